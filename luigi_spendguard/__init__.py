@@ -1,0 +1,39 @@
+"""Luigi pipelines that cannot spend more than their cap at Stripe.
+
+Importing `VendorTask` (or calling `install()`) installs the patched worker.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, SpendDenied
+    from luigi_spendguard.tasks import VendorTask
+    from luigi_spendguard.worker import WorkerSchedulerFactory, install
+
+__all__ = [
+    "BudgetExceeded",
+    "KeyRevoked",
+    "SpendDenied",
+    "VendorTask",
+    "WorkerSchedulerFactory",
+    "install",
+]
+
+_HOME = {
+    "BudgetExceeded": "errors",
+    "KeyRevoked": "errors",
+    "SpendDenied": "errors",
+    "VendorTask": "tasks",
+    "WorkerSchedulerFactory": "worker",
+    "install": "worker",
+}
+
+
+def __getattr__(name: str) -> Any:
+    # Late, so that luigid and the command line need not load the vendors' SDKs.
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)

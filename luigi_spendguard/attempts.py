@@ -1,0 +1,140 @@
+"""The patched task process: claims a vendor task, runs it under its key, says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from luigi.worker import ContextManagedTaskProcess
+
+from luigi_spendguard import proxy
+from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
+from luigi_spendguard.proxy import context
+from luigi_spendguard.roots import Root
+
+logger = logging.getLogger(__name__)
+
+#: The key in a task's `expl` by which a child tells its worker that the task is blocked.
+BLOCKED = "spendguard_blocked"
+
+
+class GuardedTaskProcess(ContextManagedTaskProcess):
+    """Luigi's task process; a vendor task's `run()` happens inside an attempt."""
+
+    #: Set by `GuardedWorker._create_task_process`; None and empty for a plain task.
+    vendor: bool = False
+    client: LedgerClient | None = None
+    refusal: str = ""
+    root: Root | None = None
+    run_id: str | None = None
+    settings: Settings | None = None
+    claim_id: str = ""
+    death_told: bool = False
+
+    def _run_get_new_deps(self) -> Any:
+        if not self.vendor:
+            with context.outside():
+                return super()._run_get_new_deps()
+        attempt = self._claim()
+        outcome = "failed"
+        try:
+            with proxy.attempt_running(attempt):
+                new_deps = super()._run_get_new_deps()
+            outcome = "yielded" if new_deps else self._completed()
+            return new_deps
+        except BaseException as error:
+            outcome = "blocked" if blocking(error) is not None else "failed"
+            raise
+        finally:
+            attempt.client.finish(attempt.claim_id, outcome)
+            attempt.client.flush()
+
+    def _completed(self) -> str:
+        """Count a completion only when the task is complete: else a repetition must stay one."""
+        try:
+            return "completed" if self.task.complete() else "failed"
+        except Exception:
+            logger.exception("complete() of %s failed", self.task)
+            return "failed"
+
+    def _claim(self) -> context.Attempt:
+        """Claim the task for this attempt. Raises PluginError, SpendDenied, LedgerUnavailable."""
+        if self.client is None or self.settings is None or self.root is None:
+            raise PluginError(self.refusal or "this vendor task belongs to no run: it was refused")
+        proxy.bind()
+        run_id = self.run_id or open_run(self.client, self.root)
+        self.claim_id = self.claim_id or str(uuid.uuid4())
+        said = self.client.claim(
+            claim_id=self.claim_id,
+            run_id=run_id,
+            task_id=self.task.task_id,
+            family=self.task.task_family,
+            params=self.task.to_str_params(only_significant=False, only_public=True),
+            worker=self.worker_id,
+        )
+        logger.info(
+            "Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id
+        )
+        return context.Attempt(
+            claim_id=self.claim_id,
+            run_id=run_id,
+            task_id=self.task.task_id,
+            family=self.task.task_family,
+            key=said["vault_key"],
+            client=self.client,
+            settings=self.settings,
+        )
+
+    def _handle_run_exception(self, ex: BaseException) -> Any:
+        denied = blocking(ex) if self.vendor else None
+        if denied is None:
+            return super()._handle_run_exception(ex)
+        # Blocked, not failed: no failure event, no e-mail, no retry.
+        logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
+        return {BLOCKED: denied.reason, "message": denied.message}
+
+    def tell_death(self) -> None:
+        """Say that this process is gone for certain; its pending calls are then in doubt at once."""
+        if self.vendor and self.client is not None and self.claim_id and not self.death_told:
+            self.death_told = True
+            self.client.finish(self.claim_id, "died")
+
+
+def open_run(client: LedgerClient, root: Root) -> str:
+    """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
+    said = client.open_run(
+        name=root.name,
+        by_task_id=root.by_task_id,
+        root_family=root.family,
+        root_task_id=root.task_id,
+        budget_usd=root.budget_usd,
+    )
+    if said.get("note"):
+        logger.warning("Run %s has a cap of $%s: %s", said["run_id"], said["cap_usd"], said["note"])
+    return str(said["run_id"])
+
+
+def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
+    """Return the denial that ended a task, also where the task raised its own error from it."""
+    seen = 0
+    current: BaseException | None = error
+    while current is not None and seen < 10:
+        if isinstance(current, (BudgetExceeded, KeyRevoked)):
+            return current
+        current, seen = current.__cause__, seen + 1
+    return None
+
+
+@contextlib.contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Do something that only helps later: an unreachable scheduler or a refusal is not an error."""
+    try:
+        yield
+    except Exception as error:
+        level = logging.DEBUG if isinstance(error, (PluginError, LedgerUnavailable)) else logging.WARNING
+        logger.log(level, "%s: %s", what, error)

@@ -1,0 +1,232 @@
+"""The worker's side of the ledger: its RPCs on the scheduler, and ends that must not be lost.
+
+One `LedgerClient` for each scheduler; safe under threads, and made anew in forked children (inherited
+keep-alive connections hand replies to the wrong child).
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+import urllib3
+
+from luigi_spendguard import config
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.messages import Answer, Ask, End
+
+logger = logging.getLogger(__name__)
+
+#: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
+GIVE_UP_S = 5.0
+#: Seconds for which ends that could not be delivered are tried again when a process ends.
+FLUSH_S = 30.0
+
+_clients: weakref.WeakSet[LedgerClient] = weakref.WeakSet()
+
+
+class LedgerClient:
+    """Speaks the `spend_*` RPCs of the scheduler at `url`.
+
+    Attributes:
+        url: the scheduler's base URL, as in `[core] default_scheduler_url`.
+    """
+
+    def __init__(self, url: str, worker_token: str | None) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https"):
+            raise PluginError(
+                f"the scheduler's address {parts.scheme}://… is not supported by luigi_spendguard: "
+                "use http or https in [core] default_scheduler_url"
+            )
+        auth = f"{parts.username}:{parts.password or ''}" if parts.username else None
+        self._proxy_auth = urllib3.make_headers(basic_auth=auth) if auth else {}
+        host = parts.hostname or "localhost"
+        host = f"[{host}]" if ":" in host else host
+        port = f":{parts.port}" if parts.port else ""
+        self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+        self._worker_token = worker_token
+        self._renew()
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"LedgerClient({self.url!r})"
+
+    def __reduce__(self) -> Any:
+        # Where children are spawned, they read the token from their own luigi.cfg.
+        return (connect, (self.url,))
+
+    def _renew(self) -> None:
+        """Start without inherited connections, threads and locks."""
+        self._pool = urllib3.PoolManager(maxsize=64, block=False)
+        self._outbox: queue.Queue[tuple[str, dict[str, Any], str | None]] = queue.Queue()
+        self._sender: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    # What a worker does with its token.
+
+    def open_run(self, **fields: Any) -> dict[str, Any]:
+        """Open (or find) a run; see `spend_open_run`. Raises LedgerUnavailable, SpendDenied."""
+        return self._post("spend_open_run", fields)
+
+    def claim(self, **fields: Any) -> dict[str, Any]:
+        """Claim a dispatched task for an attempt. Raises LedgerUnavailable, SpendDenied."""
+        return self._post("spend_claim", fields)
+
+    def finish(self, claim_id: str, outcome: str) -> None:
+        """Say how an attempt ended, now or later; never raises."""
+        self._tell("spend_finish", {"claim_id": claim_id, "outcome": outcome}, None)
+
+    def close_run(self, name: str) -> None:
+        """Say that a root has completed. Raises LedgerUnavailable."""
+        self._post("spend_close_run", {"name": name})
+
+    def blocked(self, worker: str) -> int:
+        """Return how many tasks of a worker are blocked but may still be freed."""
+        return int(self._post("spend_blocked", {"worker": worker})["blocked"])
+
+    # What an attempt does with its vault key.
+
+    def reserve(self, key: str, ask: Ask) -> Answer:
+        """Ask for a reservation. Raises LedgerUnavailable."""
+        return Answer.from_json(self._post("spend_reserve", ask.to_json(), key=key))
+
+    def end(self, key: str, end: End) -> None:
+        """Deliver how a call ended, now or later: never raises, never loses it while we live."""
+        self._tell(f"spend_{end.kind}", end.to_json(), key)
+
+    def _tell(self, method: str, body: dict[str, Any], key: str | None) -> None:
+        try:
+            self._said(self._post(method, body, key))
+        except (LedgerUnavailable, SpendDenied, PluginError) as error:
+            logger.error("%s of %s is not delivered yet and will be tried again: %s",
+                         method, body.get("call_id", body.get("claim_id")), error)  # fmt: skip
+            with self._lock:
+                self._outbox.put((method, body, key))
+                if self._sender is None or not self._sender.is_alive():
+                    self._sender = threading.Thread(
+                        target=self._send_later, name="spendguard-outbox", daemon=True
+                    )
+                    self._sender.start()
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
+        limit = time.monotonic() + timeout_s
+        while self._outbox.unfinished_tasks:
+            if time.monotonic() > limit:
+                logger.error(
+                    "%d messages to the ledger could not be delivered: their calls will be in doubt. "
+                    "See `spendguard calls` once the scheduler is back",
+                    self._outbox.unfinished_tasks,
+                )
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _send_later(self) -> None:
+        while True:
+            method, body, key = self._outbox.get()
+            wait = 0.2
+            while True:
+                try:
+                    self._said(self._post(method, body, key))
+                    break
+                except (LedgerUnavailable, PluginError):
+                    time.sleep(wait)
+                    wait = min(5.0, wait * 2)
+                except SpendDenied as error:
+                    logger.error("%s of %s was refused: %s", method, body.get("call_id"), error)
+                    break
+            self._outbox.task_done()
+
+    def _said(self, answer: dict[str, Any]) -> None:
+        if answer.get("overrun_usd", "0.00") != "0.00":
+            logger.error(
+                "The vendor billed $%s more for call %s than was reserved: it is booked as overrun and "
+                "the run is frozen. Look at `spendguard calls`, then `spendguard top-up` the run",
+                answer["overrun_usd"],
+                answer.get("call_id"),
+            )
+
+    def _post(self, method: str, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+        token = key if key is not None else self._worker_token
+        headers = {"Content-Type": "application/json", **self._proxy_auth}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        data = json.dumps(body).encode()
+        limit = time.monotonic() + GIVE_UP_S
+        wait = 0.05
+        while True:
+            left = limit - time.monotonic()
+            try:
+                reply = self._pool.request(
+                    "POST",
+                    f"{self.url}/api/{method}",
+                    body=data,
+                    headers=headers,
+                    retries=False,
+                    redirect=False,
+                    timeout=urllib3.Timeout(connect=max(0.1, min(2.0, left)), read=max(0.1, left)),
+                )
+                return self._read(method, reply.status, reply.data)
+            except urllib3.exceptions.HTTPError as error:
+                if time.monotonic() + wait > limit:
+                    raise LedgerUnavailable(
+                        f"the scheduler at {self.url} does not answer ({type(error).__name__}): start "
+                        "luigid-spendguard, or mend [core] default_scheduler_url"
+                    ) from None
+            time.sleep(wait)
+            wait = min(0.5, wait * 2)
+
+    def _read(self, method: str, status: int, data: bytes) -> dict[str, Any]:
+        try:
+            said = json.loads(data)
+        except ValueError:
+            said = {}
+        if status == 200 and isinstance(said, dict) and isinstance(said.get("response"), dict):
+            response: dict[str, Any] = said["response"]
+            return response
+        if status == 404 and not (isinstance(said, dict) and "error" in said):
+            raise PluginError(
+                f"the scheduler at {self.url} keeps no budgets: run luigid-spendguard there instead "
+                "of luigid. Vendor tasks are refused until then"
+            )
+        message = str(said.get("message", "")) if isinstance(said, dict) else ""
+        code = str(said.get("error", "")) if isinstance(said, dict) else ""
+        if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
+            raise denial(code, message)
+        if status in (401, 403):
+            raise denial("scope", f"the scheduler refused the worker: {message or status}")
+        if status in (400, 404, 409, 413):
+            raise denial("scope", f"the scheduler refused {method}: {message or status}")
+        raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
+
+
+def connect(url: str) -> LedgerClient:
+    """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
+    return LedgerClient(url, config.load().worker_token)
+
+
+def _after_fork() -> None:
+    for client in list(_clients):
+        client._renew()
+
+
+def flush_all(timeout_s: float = FLUSH_S) -> None:
+    """Deliver what every client of this process still has to say."""
+    for client in list(_clients):
+        client.flush(timeout_s)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(flush_all)

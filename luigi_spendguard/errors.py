@@ -1,0 +1,126 @@
+"""Everything this package raises.
+
+    SpendguardError
+        PluginError           the plugin cannot work here (unknown Luigi, missing SDK)
+        LedgerError           the books refuse an operation
+            LedgerUnavailable     they cannot be written or read now
+            NotFound              no such run, call or claim
+            Conflict              the operation does not fit the state
+        SpendDenied           a vendor call was refused; nothing was sent
+            BudgetExceeded        it does not fit a budget
+            KeyRevoked            its key is revoked, expired or unknown
+        OutcomeUnknown        a vendor call was sent and nobody knows what became of it
+
+`ConfigError` (`luigi_spendguard.config`) and `BadAmount` (`luigi_spendguard.money`) are `ValueError`s
+about bad input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class SpendguardError(Exception):
+    """Base of all errors of this package."""
+
+
+class PluginError(SpendguardError):
+    """The plugin cannot work in this environment; the message says what to install or change."""
+
+
+class LedgerError(SpendguardError):
+    """The ledger refuses an operation."""
+
+    status = 500
+    code = "ledger_error"
+
+
+class LedgerUnavailable(LedgerError):
+    """The ledger cannot be read or written now; calls are denied until it can (fail closed)."""
+
+    status = 503
+    code = "ledger_unavailable"
+
+
+class NotFound(LedgerError):
+    """There is no such run, call or claim."""
+
+    status = 404
+    code = "not_found"
+
+
+class Conflict(LedgerError):
+    """The operation does not fit the state of what it is about."""
+
+    status = 409
+    code = "conflict"
+
+
+#: HTTP status of every denial reason (the contract of the denials' table).
+DENIAL_STATUS: Mapping[str, int] = {
+    "cap": 429,
+    "endpoint": 403,
+    "scope": 403,
+    "unpriced": 403,
+    "currency": 403,
+    "revoked": 401,
+    "expired": 401,
+    "unknown_key": 401,
+    "idempotency_mismatch": 400,
+    "in_doubt": 409,
+    "ledger_unavailable": 503,
+}
+
+
+class SpendDenied(SpendguardError):
+    """A vendor call was refused before anything was sent.
+
+    Attributes:
+        reason: one of `DENIAL_STATUS`.
+        facts: figures behind the refusal, such as `cap_usd` and `asked_usd` (decimal strings).
+    """
+
+    def __init__(self, reason: str, message: str, facts: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.facts: dict[str, Any] = dict(facts or {})
+
+    @property
+    def denial_status(self) -> int:
+        """The HTTP status that goes with the reason."""
+        return DENIAL_STATUS[self.reason]
+
+
+class BudgetExceeded(SpendDenied):
+    """The call's worst case does not fit what remains of a budget. The task is blocked, not failed."""
+
+
+class KeyRevoked(SpendDenied):
+    """The run or its key is revoked, expired or unknown. The task is blocked for good."""
+
+
+DENIAL_CLASS: Mapping[str, type[SpendDenied]] = {
+    "cap": BudgetExceeded,
+    "revoked": KeyRevoked,
+    "expired": KeyRevoked,
+    "unknown_key": KeyRevoked,
+}
+
+
+def denial(reason: str, message: str, facts: Mapping[str, Any] | None = None) -> SpendDenied:
+    """Return the `SpendDenied` of the class that belongs to `reason`."""
+    return DENIAL_CLASS.get(reason, SpendDenied)(reason, message, facts)
+
+
+class OutcomeUnknown(SpendguardError):
+    """The call was sent, its outcome is unknown and goes on counting as in doubt.
+
+    Attributes:
+        call_id: the call, for `spendguard resolve`.
+    """
+
+    def __init__(self, message: str, call_id: str) -> None:
+        super().__init__(message)
+        self.call_id = call_id

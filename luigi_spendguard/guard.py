@@ -1,0 +1,284 @@
+"""The life of one vendor call, without I/O: decide, reserve, send, end.
+
+`guarded` is a generator: it yields what is to be done (`Reserve`, `Send`, `Finish`, `Pause`) and is sent
+what came of it, so that the same decisions serve the synchronous worker and an asynchronous gateway, and
+every path can be tested without a socket. Drivers throw what sending raised into it.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from typing import Any
+
+from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
+from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
+
+logger = logging.getLogger(__name__)
+
+#: How often a grant that was not used in time is asked for again before the call is denied.
+LATE_LIMIT = 5
+
+
+class NotSent(Exception):
+    """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided."""
+
+
+class Late(NotSent):
+    """Thrown in by a driver: the grant was too old before the first byte. It is asked for again."""
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Ask the ledger. Sent back: an `Answer`; thrown in: LedgerUnavailable."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send to the vendor, the first byte before `deadline` (the clock's seconds).
+
+    Sent back: a `Reply`; thrown in: NotSent, Late, or whatever broke the exchange after that.
+    """
+
+    request: Request
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Tell the ledger how the call ended; the driver delivers it now or later, and never raises."""
+
+    end: End
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for `seconds`: an identical call is pending."""
+
+    seconds: float
+
+
+Effect = Reserve | Send | Finish | Pause
+Life = Generator[Effect, Any, Reply]
+
+
+@dataclass
+class Call:
+    """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
+
+    call_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    ask: int = 0
+    #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
+    unsure: bool = False
+
+
+@dataclass(frozen=True)
+class Guard:
+    """What stays the same from call to call.
+
+    Attributes:
+        secret: the vendor's real credential; it is put on the wire here and nowhere else.
+        fx: USD for a unit of each currency.
+        clock: a monotonic clock, in seconds.
+    """
+
+    vendor: Vendor
+    settings: VendorSettings
+    secret: str = field(repr=False)
+    fx: Mapping[str, Decimal]
+    clock: Callable[[], float]
+
+    def guarded(self, request: Request, call: Call, refuse: SpendDenied | None = None) -> Life:
+        """Live one send of `call`. Raises SpendDenied, OutcomeUnknown, or what sending raised.
+
+        `refuse` is a denial that the binding has decided already: it is put on record and raised.
+        """
+        try:
+            if refuse is not None:
+                raise refuse
+            quote = self.vendor.quote(request, self.settings, self.secret, self.fx)
+            if quote.look_up:
+                quote = yield from self._looked_up(quote, request)
+        except SpendDenied as denied:
+            yield from self._record(request, call, denied)
+            raise
+        late = 0
+        pause = 0.05
+        while True:
+            call.ask += 1
+            asked_at = self.clock()
+            answer = yield from self._reserve(self._ask(request, quote, call), call)
+            if answer.verdict == "wait":
+                yield Pause(pause)
+                pause = min(1.0, pause * 2)
+                continue
+            if answer.verdict == "look_up":
+                quote = yield from self._looked_up(quote, request, call)
+                continue
+            if answer.verdict == "replayed":
+                return _replayed(quote, answer)
+            if answer.verdict != "allowed":
+                raise _denied(answer)
+            call.call_id, call.ask = answer.call_id, answer.ask
+            try:
+                return (yield from self._send(request, quote, answer, call, asked_at + GRANT_SECONDS))
+            except Late:
+                late += 1
+                if late >= LATE_LIMIT:
+                    yield Finish(End("void", call.call_id, call.ask, note="never sent in time"))
+                    raise denial(
+                        "ledger_unavailable",
+                        "the ledger's grants came too late to be used: this machine or luigid is "
+                        "overloaded. Nothing was sent",
+                    ) from None
+
+    def _ask(self, request: Request, quote: Quote, call: Call) -> Ask:
+        keep = quote.keep_body and not quote.read and len(request.body) <= MAX_BODY
+        return Ask(
+            call_id=call.call_id,
+            ask=call.ask,
+            vendor=self.vendor.name,
+            account=quote.account,
+            operation=quote.operation,
+            method=request.method,
+            path=quote.path,
+            target=quote.target,
+            key=quote.key,
+            key_is_callers=quote.key_is_callers,
+            unsure=call.unsure,
+            fingerprint=quote.fingerprint,
+            read=quote.read,
+            total_micros=quote.total_micros,
+            currency=quote.currency,
+            object_id=quote.object_id,
+            body=request.body.decode("utf-8") if keep else "",
+            headers=self.vendor.kept_headers(request) if keep else {},
+            timeout_ms=int(self.settings.timeout_s * 1000),
+        )
+
+    def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:
+        try:
+            answer: Answer = yield Reserve(ask)
+        except LedgerUnavailable as error:
+            # The request may have arrived and only its answer be lost: nobody will send under it.
+            yield Finish(End("void", call.call_id, call.ask, note="its grant did not arrive"))
+            raise denial(
+                "ledger_unavailable", f"denied, nothing was sent: {error}", {"call_id": call.call_id}
+            ) from None
+        except SpendDenied:
+            raise
+        except BaseException:
+            yield Finish(End("void", call.call_id, call.ask, note="its sender was interrupted"))
+            raise
+        return answer
+
+    def _record(
+        self, request: Request, call: Call, denied: SpendDenied
+    ) -> Generator[Effect, Any, None]:
+        """Put the guard's own refusal on record; a ledger that is away does not change it."""
+        call.ask += 1
+        line = f"{request.method} {request.url.split('?')[0]}"[:300]
+        try:
+            yield Reserve(
+                Ask(call.call_id, self.vendor.name, "", line, request.method, line, ask=call.ask,
+                    denied=denied.reason, message=denied.message)  # fmt: skip
+            )
+        except LedgerUnavailable as error:
+            logger.warning("A denied call could not be put on record: %s", error)
+
+    def _looked_up(
+        self, quote: Quote, request: Request, call: Call | None = None
+    ) -> Generator[Effect, Any, Quote]:
+        """Fetch the object that `quote` is about, as a call of its own, and price by it."""
+        try:
+            reply = yield from self.guarded(self.vendor.look_up(quote, request), Call())
+            return self.vendor.complete(quote, reply, self.fx)
+        except SpendDenied as denied:
+            if call is not None:
+                yield from self._record(request, call, denied)
+            raise
+
+    def _send(
+        self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
+    ) -> Generator[Effect, Any, Reply]:
+        """Send under a grant and end the reservation by what came of it."""
+        call_id, ask = answer.call_id, answer.ask
+        if answer.resend and answer.body:
+            request = replace(
+                request,
+                body=answer.body.encode("utf-8"),
+                headers={**request.headers, **answer.headers},
+            )
+        wire = self.vendor.wire(request, self.settings, self.secret, answer.wire_key)
+        try:
+            reply: Reply = yield Send(wire, deadline)
+        except Late:
+            raise
+        except NotSent as error:
+            yield Finish(End("void", call_id, ask, note=f"not sent: {error}"[:500]))
+            raise
+        except BaseException as error:
+            kind = "settle" if quote.read else "doubt"
+            call.unsure = not quote.read
+            yield Finish(End(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
+            raise
+        outcome = self.vendor.outcome(quote, reply, resent=answer.resend, fx=self.fx)
+        call.unsure = call.unsure or outcome.kind == "doubt"
+        leaked = self.secret.encode() in reply.body
+        text = reply.body.decode("utf-8", "replace")
+        kept = outcome.kind == "settle" and not quote.read and not leaked and len(text) <= MAX_BODY
+        yield Finish(
+            End(
+                outcome.kind,
+                call_id,
+                ask,
+                definite=outcome.definite,
+                total_micros=outcome.total_micros,
+                worth_micros=outcome.worth_micros,
+                object_id=outcome.object_id,
+                status=reply.status,
+                answer_headers=_kept_answer(reply) if kept else {},
+                answer_body=text if kept else "",
+                note=outcome.note,
+            )
+        )
+        if leaked:
+            raise denial("endpoint", "the reply contained the vendor's secret and was withheld")
+        if outcome.error:
+            raise OutcomeUnknown(
+                f"call {call_id} was sent, but {outcome.error}: it is in doubt and goes on counting. "
+                f"Look it up at the vendor, then `spendguard resolve {call_id}`",
+                call_id,
+            )
+        return reply
+
+
+_KEPT_ANSWER = ("content-type", "request-id", "stripe-version", "stripe-account")
+
+
+def _kept_answer(reply: Reply) -> dict[str, str]:
+    return {name: reply.headers[name] for name in _KEPT_ANSWER if name in reply.headers}
+
+
+def _replayed(quote: Quote, answer: Answer) -> Reply:
+    logger.warning(
+        "Replayed: %s %s was made before (call answered at %d ms since the epoch); nothing was sent "
+        "or spent now",
+        quote.operation,
+        quote.target or "",
+        answer.first_at,
+    )
+    return Reply(answer.status, answer.answer_headers, answer.answer_body.encode("utf-8"))
+
+
+def _denied(answer: Answer) -> SpendDenied:
+    if answer.verdict == "stale":
+        return denial("ledger_unavailable", "the ledger knows a later request of this call: denied")
+    return denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})

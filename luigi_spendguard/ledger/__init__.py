@@ -1,0 +1,1 @@
+"""The books: runs, claims, calls, objects, budgets and the journal, on peewee."""

@@ -1,0 +1,51 @@
+"""`Ledger`: the books of one process, opened; writes go through the writer, reads beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+from luigi_spendguard.ledger.engine import Tx, database, translated
+from luigi_spendguard.ledger.migrations import migrate
+from luigi_spendguard.ledger.writer import Writer
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """Opens (and brings up to date) the ledger at `path`. Raises LedgerUnavailable.
+
+    `write(operation, …)` and `read(operation, …)` call `operation(tx, …)`, one of the functions of
+    `runs`, `reserving`, `ending` and `reading`, and return a future.
+    """
+
+    def __init__(self, path: Path) -> None:
+        migrate(path)
+        self.path = path
+        self._db = database(path)
+        self._reader = database(path)
+        self._writer = Writer(self._db)
+        # One thread: reads are for people, and must not take the processor from the writer.
+        self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-read")
+
+    def write(self, operation: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `operation(tx, *args)` in a durable transaction."""
+        return self._writer.submit(lambda tx: operation(tx, *args))
+
+    def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
+        """Run `operation(tx, *args)` beside the writer; it sees what is committed."""
+
+        def reading() -> T:
+            with translated():
+                return operation(Tx(self._reader), *args)
+
+        return self._reading.submit(reading)
+
+    def close(self) -> None:
+        """Commit what is queued and close the file."""
+        self._writer.close()
+        if not self._reader.is_closed():
+            self._reading.submit(self._reader.close)
+        self._reading.shutdown()

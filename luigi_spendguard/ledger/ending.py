@@ -1,0 +1,271 @@
+"""Ends of a reservation: settle, void, doubt, resolve, correct. Each ends it once; repeating is harmless."""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.errors import Conflict, NotFound
+from luigi_spendguard.ledger.budgets import journal, move
+from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.reserving import GRANT_MS, Scope, tombstone
+from luigi_spendguard.messages import End
+from luigi_spendguard.money import Micros, format_usd
+
+
+def end(tx: Tx, scope: Scope, message: End) -> Row | None:
+    """Apply what a sender says became of its call. Returns the call row, None for a tombstone.
+
+    Ends are accepted from the key of any attempt of the call's task, ended and revoked ones too: a
+    late settle is knowledge, never dropped.
+    """
+    row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+    if row is None:
+        if message.kind == "void":
+            tombstone(tx, scope, message.call_id, message.ask)
+            return None
+        raise NotFound(f"there is no call {message.call_id} to {message.kind}")
+    if row["task_id"] != scope.claim["task_id"] or row["run_id"] is None:
+        raise Conflict("the call is another task's")
+    if row["verdict"] != "allowed":
+        return row
+    if message.kind == "settle":
+        _settle(tx, row, message)
+    elif message.ask < row["ask"]:
+        return row  # A later send of the same call is under way; it will say how it ended.
+    elif message.kind == "void":
+        _void(tx, row, message)
+    else:
+        _doubt(tx, row, message)
+    return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+
+
+def _settle(tx: Tx, row: Row, message: End) -> None:
+    object_id = message.object_id or row["object_id"]
+    before = _counted(tx, row, object_id)
+    if row["state"] in ("pending", "in_doubt"):
+        counted_before = max(0, before - row["reserved_micros"]) if row["object_id"] else before
+        actual = max(0, message.total_micros - counted_before)
+        _book(tx, row, actual, message.note)
+        _give_back(tx, row, object_id, counted_before - message.total_micros)
+    elif row["state"] == "voided":
+        # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
+        _overrun(tx, row, max(0, message.total_micros - before), "a reply came after it was voided")
+        tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
+    elif tx.value("SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
+    ) and not tx.value("SELECT status FROM exchange WHERE call_id = ?", row["id"]):
+        # An operator resolved it before this reply came.
+        _correct(tx, row, message.total_micros - before, "a reply came after it was resolved")
+    else:
+        return  # The same settle again.
+    tx.run(
+        f"UPDATE call SET status = ?, object_id = ?, ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
+        message.status,
+        object_id,
+        row["id"],
+    )
+    if object_id is not None and (before or message.total_micros or message.worth_micros):
+        _keep_object(tx, row, object_id, message.total_micros, message.worth_micros)
+    if not message.answer_body:
+        return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
+    tx.run(
+        "UPDATE exchange SET status = ?, answer_headers = ?, answer_body = ? WHERE call_id = ?",
+        message.status,
+        json.dumps(message.answer_headers),
+        message.answer_body,
+        row["id"],
+    )
+
+
+def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
+    """End a reservation at `actual` micro-dollars; what exceeds it is overrun and freezes the run."""
+    spent = min(actual, row["reserved_micros"])
+    overrun = actual - spent
+    tx.run(
+        "UPDATE call SET state = 'settled', settled_micros = ?, overrun_micros = ? WHERE id = ?",
+        spent,
+        overrun,
+        row["id"],
+    )
+    if spent or overrun or row["reserved_micros"] or row["base"] or row["key_id"]:
+        move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"],
+             overrun=overrun, note=note)  # fmt: skip
+    if overrun:
+        _freeze(tx, row)
+
+
+def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
+    move(tx, "overrun", row, overrun=amount, note=note)
+    tx.run("UPDATE call SET overrun_micros = overrun_micros + ? WHERE id = ?", amount, row["id"])
+    if amount:
+        _freeze(tx, row)
+
+
+def _freeze(tx: Tx, row: Row) -> None:
+    tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", row["run_id"])
+
+
+def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
+    """Append a later knowledge of a settled amount; what it takes beyond the cap is overrun."""
+    if change <= 0:
+        change = max(change, -(row["settled_micros"] + row["corrected_micros"]))
+        move(tx, "correct", row, spent=change, note=note)
+        tx.run(
+            "UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"]
+        )
+    else:
+        _overrun(tx, row, change, note)
+
+
+def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
+    if object_id is None:
+        return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
+    return int(
+        tx.value(
+            "SELECT counted_micros FROM vendor_object"
+            " WHERE vendor = ? AND account = ? AND object_id = ?",
+            row["vendor"],
+            row["account"],
+            object_id,
+        )
+        or 0
+    )
+
+
+def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
+    """Correct the calls that an object was counted by, newest first: it counts for less now."""
+    if amount <= 0 or object_id is None:
+        return
+    for call in tx.all(
+        "SELECT * FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND state = 'settled'"
+        " AND settled_micros + corrected_micros > 0 AND id <> ? ORDER BY created_at DESC, rowid DESC",
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["id"],
+    ):
+        part = min(amount, call["settled_micros"] + call["corrected_micros"])
+        _correct(tx, call, -part, f"by call {row['id']} ({row['operation']})")
+        amount -= part
+        if not amount:
+            return
+
+
+def _keep_object(
+    tx: Tx, row: Row, object_id: str, counted: int, worth: int, *, replace: bool = True
+) -> None:
+    """Remember what an object counts for and is worth, in micro-dollars."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros) VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT (vendor, account, object_id) DO "
+        + ("UPDATE SET counted_micros = ?6, worth_micros = ?7" if replace else "NOTHING"),
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["run_id"],
+        row["id"],
+        counted,
+        max(counted, worth),
+    )
+
+
+def _void(tx: Tx, row: Row, message: End) -> None:
+    if row["state"] not in ("pending", "in_doubt"):
+        return
+    if row["unknown"] and not message.definite:
+        # An earlier send may have been executed: only the vendor's own word ends this call.
+        _doubt(tx, row, message)
+        return
+    _release(tx, row, "void", message.note, message.status)
+    if message.object_id and message.worth_micros:
+        # A declined intent exists and can be confirmed later: it will have to be paid for then.
+        _keep_object(tx, row, message.object_id, 0, message.worth_micros, replace=False)
+
+
+def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
+    """Return the whole reservation."""
+    move(tx, kind, row, reserved=-row["reserved_micros"], note=note)
+    if row["object_id"] is not None:
+        tx.run(
+            "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?)"
+            " WHERE vendor = ? AND account = ? AND object_id = ?",
+            row["reserved_micros"],
+            row["vendor"],
+            row["account"],
+            row["object_id"],
+        )
+    tx.run(
+        f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
+        status,
+        note,
+        row["id"],
+    )
+
+
+def _doubt(tx: Tx, row: Row, message: End) -> None:
+    if row["state"] != "pending":
+        return
+    tx.run(
+        "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",
+        message.status,
+        message.note,
+        row["id"],
+    )
+    journal(tx, "doubt", run_id=row["run_id"], call_id=row["id"], note=message.note)
+
+
+def sweep(tx: Tx) -> list[str]:
+    """Put in doubt every pending call whose sender must be gone; return the runs concerned."""
+    overdue = f"state = 'pending' AND granted_at + timeout_ms + {GRANT_MS} < {NOW}"
+    rows = tx.all(f"SELECT id, run_id FROM call WHERE {overdue}")
+    for row in rows:
+        tx.run("UPDATE call SET state = 'in_doubt', unknown = 1, message = 'its sender is gone'"
+               " WHERE id = ?", row["id"])  # fmt: skip
+        journal(tx, "doubt", run_id=row["run_id"], call_id=row["id"], note="its sender is gone")
+    return sorted({row["run_id"] for row in rows})
+
+
+def resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> Row:
+    """End an in-doubt call by an operator's word: `spent` micro-dollars, or None for not sent.
+
+    Raises NotFound; Conflict when the call is not in doubt or was resolved otherwise.
+    """
+    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    if row is None:
+        raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
+    note = "not sent" if spent is None else f"spent {format_usd(spent)}"
+    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
+    if done is not None:
+        if (done["call_id"], done["note"]) != (call_id, note):
+            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+        return row
+    if row["state"] != "in_doubt":
+        state = row["state"] or row["verdict"]
+        raise Conflict(f"call {call_id} is {state}, not in doubt: there is nothing to resolve")
+    if spent is None:
+        _release(tx, row, "resolve", "resolved: not sent", row["status"])
+    else:
+        _book(tx, row, spent, f"resolved: {note}")
+        tx.run(f"UPDATE call SET ended_at = {NOW} WHERE id = ?", call_id)
+        if row["object_id"] is not None:
+            tx.run(
+                "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ?"
+                " WHERE vendor = ? AND account = ? AND object_id = ?",
+                row["reserved_micros"],
+                spent,
+                row["vendor"],
+                row["account"],
+                row["object_id"],
+            )
+    journal(tx, "operator", run_id=row["run_id"], call_id=call_id, request_id=request_id, note=note)
+    done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    assert done_row is not None
+    return done_row
+
+
+def forget(tx: Tx, days: int) -> int:
+    """Delete answers older than `days`; identity and amounts stay. In-doubt calls keep theirs."""
+    return tx.run(
+        f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
+        " (SELECT id FROM call WHERE state IN ('pending','in_doubt'))",
+        days * 86_400_000,
+    )

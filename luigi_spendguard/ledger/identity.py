@@ -1,0 +1,74 @@
+"""Which earlier call a new one repeats.
+
+The caller's own idempotency key decides; else (account, task, operation, target, ordinal). Ordinal =
+the lowest number that no equal call of this attempt holds open or with success.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from luigi_spendguard.ledger.engine import Row, Tx
+from luigi_spendguard.messages import Ask
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What makes a call the same call: `key_id` when it came with a key, `base` and `ordinal`."""
+
+    base: str | None
+    ordinal: int
+    key_id: str | None
+    epoch: int
+
+
+def _digest(*parts: str | None) -> str:
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
+    """Return the identity of `ask` within the attempt `claim`."""
+    epoch = tx.value("SELECT completions FROM task WHERE task_id = ?", claim["task_id"]) or 0
+    if ask.read:
+        return Identity(None, 0, None, int(epoch))
+    key_id = _digest("key", ask.account, ask.key) if ask.key else None
+    if key_id and ask.key_is_callers:
+        return Identity(None, 0, key_id, int(epoch))
+    base = _digest("call", ask.account, claim["task_id"], ask.operation, ask.target)
+    held = {
+        row["ordinal"]
+        for row in tx.all(
+            "SELECT ordinal FROM call WHERE claim_id = ? AND base = ?"
+            " AND (state IN ('pending','settled') OR verdict = 'replayed')",
+            claim["id"],
+            base,
+        )
+    }
+    ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
+    return Identity(base, ordinal, key_id, int(epoch))
+
+
+#: Calls that count as earlier ones: of this run, or of a task that has not completed since.
+_EARLIER = (
+    "verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND (run_id = ? OR epoch ="
+    " coalesce((SELECT completions FROM task WHERE task.task_id = call.task_id), 0))"
+    " ORDER BY created_at DESC, rowid DESC LIMIT 1"
+)
+
+
+def earlier(tx: Tx, identity: Identity, run_id: str) -> Row | None:
+    """Return the earlier call that this one repeats, or None. A voided call is no earlier call."""
+    if identity.key_id is not None:
+        row = tx.one(f"SELECT * FROM call WHERE key_id = ? AND {_EARLIER}", identity.key_id, run_id)
+        if row is not None:
+            return row
+    if identity.base is None:
+        return None
+    return tx.one(
+        f"SELECT * FROM call WHERE base = ? AND ordinal = ? AND {_EARLIER}",
+        identity.base,
+        identity.ordinal,
+        run_id,
+    )

@@ -1,0 +1,54 @@
+"""Numbered migrations; they only go forward, and a file from a newer version is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import peewee
+
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger.engine import NOW, Tx, database, prepare_file, translated, writing
+from luigi_spendguard.ledger.models import TABLES
+
+
+def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make all tables; the journal refuses changes, and half-ended calls are indexed apart."""
+    with db.bind_ctx(TABLES):
+        db.create_tables(TABLES)
+    for verb in ("UPDATE", "DELETE"):
+        tx.run(
+            f"CREATE TRIGGER journal_no_{verb.lower()} BEFORE {verb} ON journal "
+            "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
+        )
+    tx.run("CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')")
+
+
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first,)
+
+
+def migrate(path: Path) -> None:
+    """Bring the file at `path` to this version. Raises LedgerUnavailable, with advice."""
+    prepare_file(path)
+    db = database(path)
+    try:
+        with translated():
+            db.connect()
+        with writing(db) as tx:
+            known = tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migration'")
+            done = int(tx.value("SELECT max(number) FROM migration") or 0) if known else 0
+            if not known and tx.value("SELECT count(*) FROM sqlite_master"):
+                raise LedgerUnavailable(
+                    f"{path} is a database of something else: set [spendguard] ledger_url to a file "
+                    "of its own"
+                )
+            if done > len(MIGRATIONS):
+                raise LedgerUnavailable(
+                    f"the ledger {path} was written by a newer version (format {done}, this version "
+                    f"knows {len(MIGRATIONS)}): install that version of luigi_spendguard again"
+                )
+            for number, migration in enumerate(MIGRATIONS[done:], start=done + 1):
+                migration(db, tx)
+                tx.run(f"INSERT INTO migration (number, applied_at) VALUES (?, {NOW})", number)
+    finally:
+        db.close()

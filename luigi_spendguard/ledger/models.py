@@ -1,0 +1,240 @@
+"""The tables of the ledger.
+
+Money columns are micro-dollars, times are milliseconds since the epoch by the database's clock.
+The operations (`runs`, `reserving`, `ending`) speak SQL; these classes say what there is, and make it.
+"""
+
+from __future__ import annotations
+
+import peewee
+from peewee import (
+    SQL,
+    BigIntegerField,
+    BooleanField,
+    CharField,
+    Check,
+    CompositeKey,
+    IntegerField,
+    TextField,
+)
+
+
+class _Base(peewee.Model):
+    class Meta:
+        legacy_table_names = False
+
+
+class Migration(_Base):
+    """Which migrations this file has seen."""
+
+    number = IntegerField(primary_key=True)
+    applied_at = BigIntegerField()
+
+
+class Run(_Base):
+    """One root task's spending scope; `name` is shared by the successive runs of one root."""
+
+    id = peewee.AutoField()
+    run_id = CharField(unique=True)
+    name = CharField()
+    seq = IntegerField()
+    by_task_id = BooleanField()
+    root_family = CharField()
+    root_task_id = CharField()
+    label = CharField(default="")
+    state = CharField(constraints=[Check("state IN ('active','frozen','ended','revoked')")])
+    asked_micros = BigIntegerField(null=True)
+    note = TextField(default="")
+    opened_at = BigIntegerField()
+    ended_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "run"
+        indexes = ((("name", "seq"), True),)
+
+
+class Budget(_Base):
+    """What a scope may spend. `scope` is `run` (subject: run_id) or `day` (window: the UTC day)."""
+
+    id = peewee.AutoField()
+    scope = CharField()
+    subject = CharField(default="")
+    window = CharField(default="")
+    cap_micros = BigIntegerField(constraints=[Check("cap_micros >= 0")])
+    spent_micros = BigIntegerField(default=0, constraints=[Check("spent_micros >= 0")])
+    reserved_micros = BigIntegerField(default=0, constraints=[Check("reserved_micros >= 0")])
+    overrun_micros = BigIntegerField(default=0, constraints=[Check("overrun_micros >= 0")])
+
+    class Meta:
+        table_name = "budget"
+        indexes = ((("scope", "subject", "window"), True),)
+        # The conditional UPDATE takes the money; this guards it again.
+        constraints = [Check("spent_micros + reserved_micros <= cap_micros")]
+
+
+class Task(_Base):
+    """How often a task has completed: calls made before its last completion are not repeated ones."""
+
+    task_id = CharField(primary_key=True)
+    completions = IntegerField(default=0)
+
+    class Meta:
+        table_name = "task"
+        without_rowid = True
+
+
+class Claim(_Base):
+    """One attempt of one vendor task, with the hash of its vault key."""
+
+    id = CharField(primary_key=True)
+    run_id = CharField(index=True)
+    task_id = CharField(index=True)
+    family = CharField()
+    params = TextField(default="{}")
+    worker = CharField(default="")
+    key_hash = CharField(unique=True)
+    state = CharField(constraints=[Check("state IN ('open','ended','revoked')")])
+    outcome = CharField(null=True)
+    claimed_at = BigIntegerField()
+    ended_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "claim"
+
+
+class Call(_Base):
+    """One logical vendor request. `state` is null when nothing was ever reserved for it."""
+
+    id = CharField(primary_key=True)
+    run_id = CharField(index=True)
+    claim_id = CharField()
+    task_id = CharField(index=True)
+    family = CharField()
+    vendor = CharField()
+    account = CharField()
+    operation = CharField()
+    method = CharField()
+    path = TextField()
+    target = TextField(null=True)
+    base = CharField(null=True)
+    ordinal = IntegerField(default=0)
+    key_id = CharField(null=True)
+    epoch = IntegerField(default=0)
+    fingerprint = CharField(default="")
+    wire_key = CharField(default="")
+    currency = CharField(default="")
+    object_id = CharField(null=True)
+    verdict = CharField()
+    reason = CharField(default="")
+    message = TextField(default="")
+    replay_of = CharField(null=True)
+    state = CharField(
+        null=True, constraints=[Check("state IN ('pending','settled','voided','in_doubt')")]
+    )
+    asked_micros = BigIntegerField(default=0)
+    reserved_micros = BigIntegerField(default=0)
+    settled_micros = BigIntegerField(default=0)
+    corrected_micros = BigIntegerField(default=0)
+    overrun_micros = BigIntegerField(default=0)
+    sender = CharField(default="")
+    ask = IntegerField(default=1)
+    unknown = BooleanField(default=False)
+    timeout_ms = IntegerField(default=0)
+    status = IntegerField(default=0)
+    created_at = BigIntegerField()
+    granted_at = BigIntegerField(null=True)
+    ended_at = BigIntegerField(null=True)
+
+    class Meta:
+        table_name = "call"
+        indexes = (
+            (("base", "ordinal"), False),
+            (("key_id",), False),
+            (("wire_key",), False),
+            (("claim_id", "base"), False),
+            (("object_id",), False),
+        )
+        constraints = [
+            SQL("CHECK (settled_micros >= 0 AND reserved_micros >= 0 AND overrun_micros >= 0)"),
+            SQL("CHECK (settled_micros + corrected_micros >= 0)"),
+        ]
+
+
+class CallBudget(_Base):
+    """Which budgets a call's reservation was taken from; fixed when it is made."""
+
+    call_id = CharField()
+    budget_id = IntegerField()
+
+    class Meta:
+        table_name = "call_budget"
+        primary_key = CompositeKey("call_id", "budget_id")
+        without_rowid = True
+
+
+class Exchange(_Base):
+    """Request and answer of a call, kept to be sent again or replayed. Holds customers' data."""
+
+    call_id = CharField(primary_key=True)
+    request_body = TextField(default="")
+    request_headers = TextField(default="{}")
+    status = IntegerField(null=True)
+    answer_headers = TextField(default="{}")
+    answer_body = TextField(default="")
+    stored_at = BigIntegerField(index=True)
+
+    class Meta:
+        table_name = "exchange"
+
+
+class VendorObject(_Base):
+    """What a call opened at the vendor, and how much of it is already counted."""
+
+    vendor = CharField()
+    account = CharField()
+    object_id = CharField()
+    run_id = CharField()
+    call_id = CharField()
+    counted_micros = BigIntegerField(default=0)
+    worth_micros = BigIntegerField(default=0)
+
+    class Meta:
+        table_name = "vendor_object"
+        primary_key = CompositeKey("vendor", "account", "object_id")
+        without_rowid = True
+        constraints = [SQL("CHECK (counted_micros >= 0)")]
+
+
+class Journal(_Base):
+    """Every change of every total, append-only; the totals of `Budget` can be computed from it."""
+
+    id = peewee.AutoField()
+    at = BigIntegerField()
+    kind = CharField()
+    run_id = CharField(default="", index=True)
+    call_id = CharField(null=True, index=True)
+    # Set: the entry concerns this budget alone. Null: all budgets of the call.
+    budget_id = IntegerField(null=True)
+    cap_micros = BigIntegerField(default=0)
+    spent_micros = BigIntegerField(default=0)
+    reserved_micros = BigIntegerField(default=0)
+    overrun_micros = BigIntegerField(default=0)
+    request_id = CharField(null=True, unique=True)
+    note = TextField(default="")
+
+    class Meta:
+        table_name = "journal"
+
+
+TABLES: tuple[type[peewee.Model], ...] = (
+    Migration,
+    Run,
+    Budget,
+    Task,
+    Claim,
+    Call,
+    CallBudget,
+    Exchange,
+    VendorObject,
+    Journal,
+)

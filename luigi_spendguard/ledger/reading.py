@@ -1,0 +1,152 @@
+"""What the pages, the command line and the dispatch gate read of the books."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from luigi_spendguard.errors import NotFound
+from luigi_spendguard.ledger.budgets import REMAINING
+from luigi_spendguard.ledger.engine import TODAY, Row, Tx
+from luigi_spendguard.money import plain_usd
+
+_RUNS = (
+    "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros,"
+    f" {REMAINING} AS remaining_micros,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'denied')"
+    " AS denied_calls,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND state = 'in_doubt')"
+    " AS in_doubt_calls,"
+    " (SELECT coalesce(sum(reserved_micros), 0) FROM call WHERE call.run_id = run.run_id"
+    " AND state = 'in_doubt') AS in_doubt_micros"
+    " FROM run JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id"
+)
+
+
+def runs(tx: Tx, limit: int = 1000) -> list[dict[str, Any]]:
+    """Return the newest runs first, as the API shows them."""
+    return [show_run(row) for row in tx.all(f"{_RUNS} ORDER BY run.id DESC LIMIT ?", limit)]
+
+
+def run(tx: Tx, run_id: str) -> dict[str, Any]:
+    """Return one run as the API shows it. Raises NotFound."""
+    row = tx.one(f"{_RUNS} WHERE run.run_id = ?", run_id)
+    if row is None:
+        raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+    return show_run(row)
+
+
+def show_run(row: Row) -> dict[str, Any]:
+    """Return a run row for people and scripts: amounts as decimal strings."""
+    shown = {name: row[name] for name in ("run_id", "root_family", "root_task_id", "label", "state")}
+    for name in ("cap", "spent", "reserved", "overrun", "remaining", "in_doubt"):
+        if f"{name}_micros" in row:
+            shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+    for name in ("denied_calls", "in_doubt_calls"):
+        if name in row:
+            shown[name] = row[name]
+    shown["note"] = row["note"]
+    shown["opened_at"] = row["opened_at"]
+    shown["ended_at"] = row["ended_at"]
+    return shown
+
+
+_SHOWN = (
+    "id run_id task_id family vendor account operation method path target object_id verdict reason"
+    " message replay_of state status currency created_at ended_at"
+).split()
+
+
+def calls(
+    tx: Tx,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    verdict: str | None = None,
+    limit: int = 1000,
+    before: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return calls, newest first; `verdict` may be `denied` or `denied:<reason>`. Raises NotFound."""
+    if run_id is not None:
+        run(tx, run_id)
+    wanted: list[tuple[str, Any]] = []
+    if run_id is not None:
+        wanted.append(("call.run_id = ?", run_id))
+    if task_id is not None:
+        wanted.append(("call.task_id = ?", task_id))
+    if verdict is not None:
+        name, _, reason = verdict.partition(":")
+        wanted.append(("verdict = ?", name))
+        if reason:
+            wanted.append(("reason = ?", reason))
+    if before is not None:
+        wanted.append(("call.rowid < ?", before))
+    where = " AND ".join(condition for condition, _ in wanted) or "1"
+    rows = tx.all(
+        "SELECT call.rowid AS seq, call.*, claim.params FROM call"
+        f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
+        *(value for _, value in wanted),
+        limit,
+    )
+    return [show_call(row) for row in rows]
+
+
+def show_call(row: Row) -> dict[str, Any]:
+    """Return a call for people and scripts; no answer, no body, no key."""
+    shown = {name: row[name] for name in _SHOWN}
+    shown["seq"] = row.get("seq")
+    shown["params"] = json.loads(row.get("params") or "{}")
+    if row["verdict"] == "denied":
+        shown["verdict"] = f"denied:{row['reason']}"
+        shown["reason"] = row["reason"]
+    for name in ("asked", "reserved", "overrun"):
+        shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+    shown["spent_usd"] = plain_usd(row["settled_micros"] + row["corrected_micros"])
+    return shown
+
+
+def gate_rows(tx: Tx, with_paid: bool = True) -> tuple[list[Row], list[Row], int | None]:
+    """Return what the dispatch gate starts from: (runs, tasks that have paid, today's remaining).
+
+    A task has paid when a call of its current epoch costs something and is settled or in doubt.
+    """
+    open_runs = tx.all(
+        f"SELECT run.run_id, run.state, {REMAINING} AS remaining_micros FROM run JOIN budget"
+        " ON budget.scope = 'run' AND budget.subject = run.run_id WHERE run.state <> 'ended'"
+    )
+    if not with_paid:
+        return open_runs, [], day_remaining(tx)
+    paid = tx.all(
+        "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
+        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0"
+        " AND call.state IN ('pending','settled','in_doubt')"
+        " AND call.epoch = coalesce(task.completions, 0)"
+    )
+    return open_runs, paid, day_remaining(tx)
+
+
+def day_remaining(tx: Tx) -> int | None:
+    """Return what remains of today's cap of all runs in micro-dollars, None when there is none."""
+    value = tx.value(
+        f"SELECT {REMAINING} FROM budget WHERE scope = 'day' AND subject = '' AND window = {TODAY}"
+    )
+    return None if value is None else int(value)
+
+
+def audit(tx: Tx) -> list[str]:
+    """Recompute every budget from the journal; return what does not agree, one line each."""
+    rows = tx.all(
+        "SELECT budget.id, scope, subject, window, budget.cap_micros, budget.spent_micros,"
+        " budget.reserved_micros, budget.overrun_micros,"
+        " coalesce(sum(j.cap_micros), 0) AS cap, coalesce(sum(j.spent_micros), 0) AS spent,"
+        " coalesce(sum(j.reserved_micros), 0) AS reserved, coalesce(sum(j.overrun_micros), 0) AS overrun"
+        " FROM budget LEFT JOIN journal j ON j.budget_id = budget.id OR (j.budget_id IS NULL AND"
+        " j.call_id IN (SELECT call_id FROM call_budget WHERE call_budget.budget_id = budget.id))"
+        " GROUP BY budget.id"
+    )
+    return [
+        f"budget {row['scope']} {row['subject']}{row['window']}: {name} is {row[f'{name}_micros']}, "
+        f"the journal says {row[name]}"
+        for row in rows
+        for name in ("cap", "spent", "reserved", "overrun")
+        if row[f"{name}_micros"] != row[name]
+    ]

@@ -1,0 +1,175 @@
+"""What a guard and the ledger say to each other, as frozen values with a JSON form.
+
+The guard may sit in a worker and the ledger behind luigid's RPC, so everything here is plain data.
+Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+T = TypeVar("T", bound="_Message")
+
+#: A grant may be used for this long, counted by the sender from the moment it asked.
+GRANT_SECONDS = 2.0
+
+#: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
+MAX_TEXT = 4096
+MAX_BODY = 1 << 20
+
+
+class BadMessage(ValueError):
+    """A message does not have the fields or types it must have."""
+
+
+_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "dict": (dict,)}
+
+
+class _Message:
+    """JSON in and out; `from_json` refuses unknown fields, wrong types and over-long texts."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            f.name: value
+            for f in dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is one
+            if (value := getattr(self, f.name)) != f.default
+        }
+
+    @classmethod
+    def from_json(cls: type[T], data: Any) -> T:
+        """Build the message from decoded JSON. Raises BadMessage."""
+        if not isinstance(data, dict):
+            raise BadMessage("expected a JSON object")
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        if unknown := sorted(set(data) - set(fields)):
+            raise BadMessage(f"unknown field {unknown[0]!r}")
+        for name, value in data.items():
+            _check(name, value, str(fields[name].type))
+        try:
+            return cls(**data)
+        except TypeError:
+            raise BadMessage("a required field is missing") from None
+
+
+def _check(name: str, value: Any, kind: str) -> None:
+    base, _, rest = kind.partition(" | ")
+    base = base.split("[")[0]
+    if value is None and rest == "None":
+        return
+    if not isinstance(value, _KINDS[base]) or (base == "int" and isinstance(value, bool)):
+        raise BadMessage(f"{name!r} must be of type {base}")
+    if base == "str" and len(value) > (MAX_BODY if name in ("body", "answer_body") else MAX_TEXT):
+        raise BadMessage(f"{name!r} is too long")
+    if base == "int" and abs(value) > 10**15:
+        raise BadMessage(f"{name!r} is out of range")
+    if name.endswith("_micros") and value < 0:
+        raise BadMessage(f"{name!r} must not be negative")
+    if base == "dict" and not all(isinstance(x, str) for item in value.items() for x in item):
+        raise BadMessage(f"{name!r} must map texts to texts")
+
+
+@dataclass(frozen=True)
+class Ask(_Message):
+    """A request to reserve: everything the ledger needs to decide about one call.
+
+    Attributes:
+        call_id: made by the sender, one for each logical call.
+        ask: 1 for the first request, one more for each later one (the SDK's own retries).
+        target: who pays or receives, or the object acted on; None when nothing names one.
+        key: the idempotency key the request came with, None when it had none.
+        key_is_callers: False when the key has the shape of one that the SDK makes up.
+        unsure: the sender knows of an earlier send of this call with an unknown outcome.
+        fingerprint: what must be equal for two calls to be the same (amount, currency, …).
+        read: the call only reads: it costs nothing, has no identity and is always sent.
+        total_micros: the most the object of this call may count for after it, in micro-dollars;
+            None: as much as the ledger knows of `object_id`.
+        object_id: the vendor's object that is acted on.
+        body, headers: kept, so that an in-doubt call can be sent again unchanged.
+        timeout_ms: how long the sender waits for the vendor at the most.
+        denied, message: the guard has refused the call already and only wants it on record.
+    """
+
+    call_id: str
+    vendor: str
+    account: str
+    operation: str
+    method: str
+    path: str
+    ask: int = 1
+    target: str | None = None
+    key: str | None = None
+    key_is_callers: bool = False
+    unsure: bool = False
+    fingerprint: str = ""
+    read: bool = False
+    total_micros: int | None = 0
+    currency: str = ""
+    object_id: str | None = None
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    timeout_ms: int = 80_000
+    denied: str | None = None
+    message: str = ""
+
+
+@dataclass(frozen=True)
+class Answer(_Message):
+    """The ledger's answer to an `Ask`.
+
+    Attributes:
+        verdict: `allowed` | `replayed` | `denied` | `wait` (an identical call is pending: ask again) |
+            `look_up` (the object is unknown: fetch it, then ask with its amount) |
+            `stale` (this request came after its own void or after a later one).
+        call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
+        resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
+        status, answer_headers, answer_body, first_at: the stored answer of a replay.
+    """
+
+    verdict: str
+    call_id: str = ""
+    ask: int = 1
+    wire_key: str = ""
+    resend: bool = False
+    body: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
+    status: int = 0
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    answer_body: str = ""
+    first_at: int = 0
+    reason: str = ""
+    message: str = ""
+    facts: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class End(_Message):
+    """How a call ended.
+
+    Attributes:
+        kind: `settle` | `void` | `doubt`.
+        definite: a void that is certain even though an earlier send had an unknown outcome.
+        total_micros: what `object_id` counts for in all from now on, in micro-dollars.
+        worth_micros: the most that the object can still be made to move by itself.
+        status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
+        note: why, for the journal.
+    """
+
+    kind: str
+    call_id: str
+    ask: int = 1
+    definite: bool = False
+    total_micros: int = 0
+    worth_micros: int = 0
+    object_id: str | None = None
+    status: int = 0
+    answer_headers: dict[str, str] = field(default_factory=dict)
+    answer_body: str = ""
+    note: str = ""
+
+
+def facts_of(data: Mapping[str, Any]) -> dict[str, str]:
+    """Return `data` with every value as text, for `Answer.facts`."""
+    return {name: str(value) for name, value in data.items()}

@@ -1,0 +1,35 @@
+"""Drives a guarded call synchronously: does what the guard asks for, with real I/O."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from luigi_spendguard.guard import Finish, Life, Reserve, Send
+from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.vendors import Reply
+
+
+def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) -> Reply:
+    """Run `life` to its end and return the vendor's reply. Raises what `life` raises."""
+    value: Any = None
+    error: BaseException | None = None
+    while True:
+        try:
+            effect = life.send(value) if error is None else life.throw(error)
+        except StopIteration as stop:
+            reply: Reply = stop.value
+            return reply
+        value, error = None, None
+        try:
+            if isinstance(effect, Reserve):
+                value = attempt.client.reserve(attempt.key, effect.ask)
+            elif isinstance(effect, Send):
+                value = upstream.send(effect.request, effect.deadline, timeout_s)
+            elif isinstance(effect, Finish):
+                attempt.client.end(attempt.key, effect.end)
+            else:
+                time.sleep(effect.seconds)
+        except BaseException as caught:  # The guard must hear of everything, Ctrl-C included.
+            error = caught

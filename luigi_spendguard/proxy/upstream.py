@@ -1,0 +1,139 @@
+"""Sends a request to the vendor and knows for certain whether a byte of it has left.
+
+`requests` with its own connection class: the deadline of the grant is checked after connecting and
+before the first byte. No redirects, no netrc, no retries; proxies and CA bundles from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from contextlib import suppress
+from typing import Any
+
+import requests
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from luigi_spendguard.guard import Late, NotSent
+from luigi_spendguard.vendors import Reply, Request
+
+#: Time to connect, in seconds; the vendor's `timeout_s` is for its answer.
+CONNECT_S = 10.0
+#: A longer reply is not read: the call is in doubt.
+MAX_REPLY = 32 << 20
+
+
+class _Sending(threading.local):
+    """What the connection of this thread's send has to know and to say."""
+
+    deadline: float = 0.0
+    started: bool = False
+
+
+_sending = _Sending()
+
+
+class _Checked:
+    """Mixed into a connection: checks the grant's clock before the first byte."""
+
+    sock: Any
+
+    def send(self, data: Any) -> Any:
+        if self.sock is None:
+            self.connect()  # type: ignore[attr-defined]  # of the connection class
+        if not _sending.started:
+            if time.monotonic() > _sending.deadline:
+                self.close()  # type: ignore[attr-defined]  # of the connection class
+                raise Late("the grant was too old when the connection was ready")
+            _sending.started = True
+        return super().send(data)  # type: ignore[misc]  # of the connection class
+
+
+class _HTTP(_Checked, HTTPConnection):
+    pass
+
+
+class _HTTPS(_Checked, HTTPSConnection):
+    pass
+
+
+class _HTTPPool(HTTPConnectionPool):
+    ConnectionCls = _HTTP  # type: ignore[assignment]  # urllib3 declares a protocol
+
+
+class _HTTPSPool(HTTPSConnectionPool):
+    ConnectionCls = _HTTPS  # type: ignore[assignment]  # urllib3 declares a protocol
+
+
+_POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
+
+
+class _Adapter(HTTPAdapter):
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self.poolmanager.pool_classes_by_scheme = _POOLS
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
+        manager = super().proxy_manager_for(*args, **kwargs)  # type: ignore[no-untyped-call]
+        manager.pool_classes_by_scheme = _POOLS
+        return manager
+
+
+def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keep `requests` from putting netrc's credentials over the vendor's."""
+    return prepared
+
+
+class Upstream:
+    """One session for each thread of each process."""
+
+    def __init__(self) -> None:
+        self._local = threading.local()
+
+    def _session(self) -> requests.Session:
+        # A forked child must not use a connection it inherited: replies would be mixed up.
+        if getattr(self._local, "pid", None) != os.getpid():
+            session = requests.Session()
+            session.headers.clear()
+            for scheme in ("http://", "https://"):
+                session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=4, max_retries=0))
+            self._local.session, self._local.pid = session, os.getpid()
+        session = self._local.session
+        assert isinstance(session, requests.Session)
+        return session
+
+    def send(self, request: Request, deadline: float, timeout_s: float) -> Reply:
+        """Send and return the reply. Raises Late, NotSent, or what broke the exchange afterwards."""
+        _sending.deadline, _sending.started = deadline, False
+        try:
+            with self._session().request(
+                request.method,
+                request.url,
+                headers=dict(request.headers),
+                data=request.body or None,
+                timeout=(CONNECT_S, timeout_s),
+                allow_redirects=False,
+                auth=_no_auth,
+                stream=True,
+            ) as response:
+                body = response.raw.read(MAX_REPLY + 1, decode_content=True)
+                if len(body) > MAX_REPLY:
+                    raise requests.ConnectionError("the reply is too long")
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                for name in ("content-encoding", "content-length", "transfer-encoding"):
+                    headers.pop(name, None)  # The body is decoded and whole.
+                return Reply(response.status_code, headers, body)
+        except NotSent:
+            raise
+        except Exception as error:
+            if not _sending.started:
+                raise NotSent(f"{type(error).__name__} before the first byte") from error
+            raise
+
+    def close(self) -> None:
+        """Close this thread's connections."""
+        with suppress(AttributeError):
+            self._local.session.close()

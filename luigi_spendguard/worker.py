@@ -1,0 +1,311 @@
+"""The patched worker: knows runs, lets vendor tasks run as attempts, reports blocked ones as blocked."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import uuid
+from fnmatch import fnmatchcase
+from typing import Any
+
+import luigi
+import luigi.interface
+import luigi.rpc
+import luigi.worker
+from luigi.task_register import Register
+from luigi.task_status import DONE, FAILED, PENDING
+
+from luigi_spendguard import config, proxy
+from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, open_run, quietly
+from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.money import BadAmount
+from luigi_spendguard.proxy import context
+from luigi_spendguard.roots import Root, root_of
+
+logger = logging.getLogger(__name__)
+
+#: Luigi versions this was written against (Luigi 3.8, `luigi/worker.py`).
+KNOWN_LUIGI = "3.8"
+
+
+class _Results:
+    """The worker's result queue, remembering which task the last result was of."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self.last: str | None = None
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        item = self._queue.get(*args, **kwargs)
+        self.last = item[0]
+        return item
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_queue":  # Not yet there while it is unpickled.
+            raise AttributeError(name)
+        return getattr(self._queue, name)
+
+
+class GuardState:
+    """What a guarded worker knows beside Luigi's own: roots, runs, and its ledger client."""
+
+    def __init__(self, worker: Any) -> None:
+        self.roots: dict[str, Root] = {}
+        self.root_of_task: dict[str, Root] = {}
+        self.run_ids: dict[str, str] = {}
+        self.refusals: dict[str, str] = {}
+        self.adding: list[Root | None] = []
+        self.handling = False
+        self.vendor_seen = False
+        self._scheduler = worker._scheduler
+        self._client: LedgerClient | None = None
+        self._settings: config.Settings | None = None
+
+    def settings(self) -> config.Settings:
+        """Return luigi.cfg's settings, read once. Raises ConfigError."""
+        if self._settings is None:
+            self._settings = config.load()
+        return self._settings
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return the `vendor_tasks` patterns; a broken configuration matters to vendor tasks only."""
+        try:
+            return self.settings().vendor_tasks
+        except config.ConfigError:
+            return ()
+
+    def client(self) -> LedgerClient:
+        """Return the client of this worker's scheduler. Raises PluginError, ConfigError."""
+        if self._client is None:
+            if not isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
+                raise PluginError(
+                    "vendor tasks need a scheduler that keeps budgets: start luigid-spendguard and run "
+                    "without --local-scheduler. The task was refused before run()"
+                )
+            self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
+        return self._client
+
+    def open_run(self, root: Root) -> str | None:
+        """Return the run_id of a root, opened when it has to be; None when that is not possible."""
+        if root.task_id not in self.run_ids and root.task_id not in self.refusals:
+            try:
+                self.run_ids[root.task_id] = open_run(self.client(), root)
+            except (PluginError, SpendDenied, config.ConfigError) as error:
+                self.refusals[root.task_id] = str(error)
+                logger.error("The run of %s cannot be opened: %s", root.task_id, error)
+            except LedgerUnavailable as error:  # The attempt tries once more.
+                logger.error("The run of %s cannot be opened now: %s", root.task_id, error)
+        return self.run_ids.get(root.task_id)
+
+
+class GuardedWorker(luigi.worker.Worker):
+    """Luigi's worker, with vendor tasks kept within their run's budget."""
+
+    @property
+    def _guard(self) -> GuardState:
+        state = self.__dict__.get("_guard_state")
+        if state is None:
+            state = self.__dict__["_guard_state"] = GuardState(self)
+        return state  # type: ignore[no-any-return]  # set above
+
+    def __enter__(self) -> Any:
+        context.enter_worker()
+        return super().__enter__()
+
+    def __exit__(self, *args: Any) -> Any:
+        context.leave_worker()
+        return super().__exit__(*args)
+
+    # Which run a task belongs to.
+
+    def add(self, task: Any, *args: Any, **kwargs: Any) -> Any:
+        guard = self._guard
+        root = self._inherited_root() if guard.handling else self._new_root(task)
+        guard.adding.append(root)
+        try:
+            with context.outside():
+                return super().add(task, *args, **kwargs)
+        finally:
+            guard.adding.pop()
+
+    def _new_root(self, task: Any) -> Root | None:
+        guard = self._guard
+        if not hasattr(task, "task_id"):
+            return None  # Luigi's own error says what is wrong with it.
+        try:
+            root = root_of(task)
+        except BadAmount as error:
+            root = Root(task.task_id, True, task.task_family, task.task_id, None)
+            guard.refusals[task.task_id] = str(error)
+            logger.error("%s", error)
+        guard.roots[task.task_id] = root
+        return root
+
+    def _inherited_root(self) -> Root | None:
+        """Return the root of the task whose result is being handled: it yielded what is added now."""
+        results = self._task_result_queue
+        last = results.last if isinstance(results, _Results) else None
+        return self._guard.root_of_task.get(last or "")
+
+    def _add_task(self, *args: Any, **kwargs: Any) -> Any:
+        guard, task_id = self._guard, kwargs["task_id"]
+        task = self._scheduled_tasks.get(task_id)
+        if guard.adding and guard.adding[-1] is not None:
+            guard.root_of_task.setdefault(task_id, guard.adding[-1])
+        if task is not None and self._is_vendor(task):
+            guard.vendor_seen = True
+            root = self._root_for(task)
+            if root is not None and kwargs["status"] != DONE:
+                run_id = guard.open_run(root)
+                if run_id is not None:
+                    kwargs["spendguard"] = {"run_id": run_id, "vendor": True}
+        self._report_blocked(kwargs)
+        answer = super()._add_task(*args, **kwargs)
+        if kwargs["status"] == DONE and task_id in guard.roots:
+            self._root_is_complete(guard.roots[task_id])
+        return answer
+
+    def _is_vendor(self, task: Any) -> bool:
+        if getattr(type(task), "__spendguard_vendor__", False):
+            return True
+        return any(fnmatchcase(task.task_family, pattern) for pattern in self._guard.patterns())
+
+    def _report_blocked(self, kwargs: dict[str, Any]) -> None:
+        """Turn the failure of a blocked task into what BudgetScheduler understands."""
+        if kwargs["status"] == FAILED and f'"{BLOCKED}"' in (kwargs.get("expl") or ""):
+            kwargs.update(status=PENDING, runnable=True, spendguard_blocked=True)
+
+    def _root_is_complete(self, root: Root) -> None:
+        """End the run of a root that is complete, when there may be one."""
+        guard = self._guard
+        if not root.by_task_id or not (guard.vendor_seen or _vendor_tasks_known()):
+            return
+        with quietly(f"The run of {root.task_id} was not closed"):
+            guard.client().close_run(root.name)
+            guard.run_ids.pop(root.task_id, None)
+
+    # Running and reporting.
+
+    def _create_task_process(self, task: Any) -> Any:
+        process = super()._create_task_process(task)
+        if type(process) is luigi.worker.ContextManagedTaskProcess:
+            process.__class__ = GuardedTaskProcess
+        elif not isinstance(process, GuardedTaskProcess):
+            process.__class__ = type("GuardedTaskProcess", (GuardedTaskProcess, type(process)), {})
+        if not self._is_vendor(task):
+            return process
+        guard = self._guard
+        process.vendor = True
+        process.claim_id = str(uuid.uuid4())
+        root = self._root_for(task)
+        process.root = root
+        try:
+            if root is not None:
+                process.refusal = guard.refusals.get(root.task_id, "")
+                process.run_id = guard.open_run(root)
+            if not process.refusal:
+                process.settings = guard.settings()
+                process.client = guard.client()
+        except (PluginError, config.ConfigError) as error:
+            process.refusal = str(error)
+        return process
+
+    def _root_for(self, task: Any) -> Root | None:
+        guard = self._guard
+        root = guard.root_of_task.get(task.task_id)
+        if root is None and not guard.roots and self._first_task in self._scheduled_tasks:
+            # This worker was at work before it was guarded.
+            root = self._new_root(self._scheduled_tasks[self._first_task])
+        if root is None and len(guard.roots) == 1:
+            root = next(iter(guard.roots.values()))
+        return root
+
+    def _handle_next_task(self) -> Any:
+        guard = self._guard
+        if not isinstance(self._task_result_queue, _Results):
+            self._task_result_queue = _Results(self._task_result_queue)
+        guard.handling = True
+        try:
+            return super()._handle_next_task()
+        finally:
+            guard.handling = False
+
+    def _purge_children(self) -> Any:
+        for process in self._running_tasks.values():
+            if isinstance(process, GuardedTaskProcess) and process.use_multiprocessing:
+                if not process.is_alive() and process.exitcode:
+                    process.tell_death()
+        return super()._purge_children()
+
+    def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
+        if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:
+            return None
+        return super()._email_task_failure(task, formatted_traceback)
+
+    def _keep_alive(self, get_work_response: Any) -> Any:
+        if super()._keep_alive(get_work_response):
+            return True
+        guard = self._guard
+        if not guard.vendor_seen or self._stop_requesting_work:
+            return False
+        with quietly("The scheduler does not say what is blocked"):
+            if guard.settings().on_blocked == "wait":
+                return guard.client().blocked(self._id) > 0
+        return False
+
+
+def _vendor_tasks_known() -> bool:
+    """Return whether a vendor task class is known to Luigi in this process."""
+    return any(getattr(cls, "__spendguard_vendor__", False) for cls in list(Register._reg))
+
+
+class WorkerSchedulerFactory(luigi.interface._WorkerSchedulerFactory):
+    """For `luigi.build(…, worker_scheduler_factory=WorkerSchedulerFactory())`."""
+
+    def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Any:
+        """Return a guarded worker."""
+        return GuardedWorker(
+            scheduler=scheduler, worker_processes=worker_processes, assistant=assistant
+        )
+
+
+def install() -> None:
+    """Install the patched worker and the in-process proxy; once is enough.
+
+    Raises PluginError for a Luigi or vendor SDK that this version does not know.
+    """
+    version = str(luigi.__version__)
+    if not version.startswith(f"{KNOWN_LUIGI}."):
+        raise PluginError(
+            f"luigi {version} is not known to luigi_spendguard, which patches its worker: install luigi "
+            f"{KNOWN_LUIGI}.x"
+        )
+    missing = [
+        name
+        for name in ("add", "_add_task", "_create_task_process", "_handle_next_task", "_keep_alive",
+                     "_purge_children", "_email_task_failure")  # fmt: skip
+        if not callable(getattr(luigi.worker.Worker, name, None))
+    ]
+    if missing:
+        raise PluginError(f"luigi {version} has no Worker.{missing[0]}: install luigi {KNOWN_LUIGI}.x")
+    proxy.bind()
+    if luigi.worker.Worker is not GuardedWorker:
+        stock = luigi.worker.Worker
+        luigi.worker.Worker = GuardedWorker
+        _guard_in_place(stock)
+
+
+def uninstall() -> None:
+    """Put Luigi and the SDKs back as they were."""
+    proxy.stripe.unbind()
+    luigi.worker.Worker = GuardedWorker.__mro__[1]
+
+
+def _guard_in_place(stock: type) -> None:
+    """Guard workers that exist already (VendorTask imported inside `requires()` or by load_task)."""
+    for found in gc.get_objects():
+        if type(found) is stock:
+            found.__class__ = GuardedWorker
+            if hasattr(found, "_keep_alive_thread"):
+                context.enter_worker()

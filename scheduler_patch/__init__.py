@@ -1,0 +1,1 @@
+"""What runs inside luigid: the budget scheduler, its routes, and the luigid-compatible command."""
