@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from luigi_spendguard.tasks import VendorTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install
 
+__version__ = "0.1.0"
+
 __all__ = [
     "BudgetExceeded",
     "KeyRevoked",

@@ -77,9 +77,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             params=self.task.to_str_params(only_significant=False, only_public=True),
             worker=self.worker_id,
         )
-        logger.info(
-            "Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id
-        )
+        logger.info("Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id)
         return context.Attempt(
             claim_id=self.claim_id,
             run_id=run_id,

@@ -39,6 +39,7 @@ class LedgerClient:
 
     Attributes:
         url: the scheduler's base URL, as in `[core] default_scheduler_url`.
+
     """
 
     def __init__(self, url: str, worker_token: str | None) -> None:

@@ -1,28 +1,216 @@
+"""`load`: the settings of luigi.cfg, read strictly and frozen.
+
+`SETTINGS` describes each key; the reader, `spendguard check` and docs/configuration.md follow it.
+"""
+
 from __future__ import annotations
+
+import difflib
 import os
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
-from luigi_spendguard.money import *
-import configparser
-class ConfigError(ValueError): ...
+from typing import Any
+
+from luigi_spendguard import config_values as values
+from luigi_spendguard.config_files import (
+    ConfigError,
+    Raw,
+    Sections,
+    expanded,
+    luigi_files,
+    read_sections,
+)
+from luigi_spendguard.money import format_usd
+from luigi_spendguard.policy import Caps
+
+__all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
+
+#: Vendors that this version knows; each has a section `[spendguard_<vendor>]`.
+VENDORS = ("stripe",)
+
+
 @dataclass(frozen=True)
 class VendorSettings:
-    name: str; secret: object=field(default=None,repr=False); base_url: object=None; timeout_s: float=80; allowed_endpoints: tuple=()
+    """One vendor's section.
+
+    Attributes:
+        secret: the vendor's real credential, None where this file has none.
+        base_url: where calls are sent instead of to the vendor itself; None: to the vendor.
+        timeout_s: seconds to wait for the vendor.
+        allowed_endpoints: patterns of what may be called; empty: everything that has a price.
+
+    """
+
+    name: str
+    secret: str | None = field(default=None, repr=False)
+    base_url: str | None = None
+    timeout_s: float = 80.0
+    allowed_endpoints: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Settings:
-    def __init__(s, c):
-        g=c['spendguard'] if c.has_section('spendguard') else {}
-        s.ledger_path=Path(g.get('ledger_url','sqlite:////tmp/spg.db')[len('sqlite:///'):])
-        p=lambda k: parse_usd(g[k]) if k in g else None
-        s.default_cap=p('default_cap_usd'); s.max_cap=p('max_cap_usd'); s.daily_cap=p('daily_cap_usd')
-        s.admin_token=g.get('admin_token'); s.worker_token=g.get('worker_token'); s.vendor_tasks=(); s.on_blocked=g.get('on_blocked','exit'); s.anonymous_read=True; s.replay_days=30
-        s.caps={k:parse_usd(v) for k,v in (c['spendguard_caps'].items() if c.has_section('spendguard_caps') else [])}; s.fx={}
-        v=c['spendguard_stripe'] if c.has_section('spendguard_stripe') else {}
-        s._v=VendorSettings('stripe', v.get('secret'), v.get('base_url'), float(v.get('timeout_s',80)))
-    def vendor(s,n): return s._v
-    def grant_cap(s,f,a):
-        lim=s.caps.get(f, s.max_cap or s.default_cap)
-        if a is None: d=s.caps.get(f,s.default_cap); return (d or Micros(0), '' if d else 'set default_cap_usd')
-        return (min(a,lim or 0),'')
-def load(*a,**k):
-    c=configparser.RawConfigParser(); c.optionxform=str
-    c.read(os.environ.get('LUIGI_CONFIG_PATH','luigi.cfg')); return Settings(c)
+    """All settings of a process; `fx` is USD for one unit of each currency (lower case)."""
+
+    ledger_path: Path
+    caps: Caps = field(default_factory=Caps)
+    admin_token: str | None = field(default=None, repr=False)
+    worker_token: str | None = field(default=None, repr=False)
+    vendor_tasks: tuple[str, ...] = ()
+    on_blocked: str = "exit"
+    anonymous_read: bool = True
+    replay_days: int = 30
+    fx: Mapping[str, Decimal] = field(default_factory=dict)
+    vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+
+    def vendor(self, name: str) -> VendorSettings:
+        """Return a vendor's settings, the defaults where it has no section."""
+        return self.vendors.get(name, VendorSettings(name))
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One key of luigi.cfg: how it is read and what it means."""
+
+    section: str
+    key: str
+    read: Callable[[Raw, str], Any]
+    default: str
+    meaning: str
+    secret: bool = False
+
+
+_M, _V = "spendguard", "spendguard_stripe"
+SETTINGS: tuple[Setting, ...] = (
+    Setting(_M, "ledger_url", values.ledger_url, "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
+            "The ledger's file, as `sqlite:////absolute/path`. Read by luigid."),
+    Setting(_M, "default_cap_usd", values.usd, "none: such a run has a cap of 0",
+            "The cap of a run that asks for nothing."),
+    Setting(_M, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
+    Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
+    Setting(_M, "admin_token", values.token, "made at first start, beside the ledger, mode 0600",
+            "Who shows it may top up, resolve and revoke.", True),
+    Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
+            "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
+    Setting(_M, "vendor_tasks", values.names, "none",
+            "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
+    Setting(_M, "on_blocked", values.on_blocked, "exit",
+            "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker."),
+    Setting(_M, "anonymous_read", values.boolean, "true",
+            "Whether runs' figures can be seen without a token, as Luigi's own page can."),
+    Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
+    Setting(_V, "secret", values.secret, "the worker's STRIPE_SECRET_KEY or STRIPE_API_KEY",
+            "Stripe's secret key.", True),
+    Setting(_V, "base_url", values.base_url, "https://api.stripe.com",
+            "Where calls are sent: https, or http to this machine for tests."),
+    Setting(_V, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
+    Setting(_V, "allowed_endpoints", values.endpoints, "everything that has a price, and every GET",
+            "What may be called, as `POST /v1/payment_intents`, `GET /v1/*` or `payment_intents.create`."),
+)  # fmt: skip
+_BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
+#: Sections whose keys are the user's own names.
+_TABLES: Mapping[str, Callable[[Raw, str], Any]] = {
+    "spendguard_caps": values.usd,
+    "spendguard_fx": values.rate,
+}
+
+
+def load(
+    files: Sequence[Path] | None = None,
+    *,
+    kind: str | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Settings:
+    """Return the settings of Luigi's configuration files. Raises ConfigError.
+
+    `files` and `kind` (`ini` or `toml`): read these instead of the files that Luigi reads.
+    """
+    environ = os.environ if environ is None else environ
+    if files is None:
+        kind, files = luigi_files(environ)
+    elif kind is None:
+        kind = "toml" if files and files[-1].suffix == ".toml" else "ini"
+    sections = read_sections(kind, files)
+    _check_sections(sections)
+    read = {
+        name: {key: value for key, raw in content.items()
+               if (value := _value(raw, environ)) is not None}
+        for name, content in sections.items()
+    }  # fmt: skip
+    main = read.get(_M, {})
+    caps = Caps(
+        default=main.pop("default_cap_usd", None),
+        limit=main.pop("max_cap_usd", None),
+        day=main.pop("daily_cap_usd", None),
+        families=read.get("spendguard_caps", {}),
+    )
+    if caps.limit is not None and caps.default is not None and caps.default > caps.limit:
+        raise sections[_M]["default_cap_usd"].error(
+            f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
+        )
+    path = main.pop("ledger_url", None) or _default_ledger(environ)
+    vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
+    return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
+                    files=tuple(files))  # fmt: skip
+
+
+def _default_ledger(environ: Mapping[str, str]) -> Path:
+    state = environ.get("XDG_STATE_HOME", "")
+    base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
+    return base / "luigi-spendguard" / "spendguard.db"
+
+
+def _check_sections(sections: Sections) -> None:
+    known = {section for section, _ in _BY_KEY} | set(_TABLES)
+    for name, content in sections.items():
+        if name not in known:
+            first = next(iter(content.values()), None)
+            file = f"{first.file}: " if first else ""
+            raise ConfigError(f"{file}[{name}] is no section of luigi_spendguard{_nearest(name, known)}")
+        if name in _TABLES:
+            continue
+        for key, raw in content.items():
+            if (name, key) not in _BY_KEY:
+                keys = {k for section, k in _BY_KEY if section == name}
+                raise raw.error(f"there is no such setting{_nearest(key, keys)}")
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    near = difflib.get_close_matches(name.lower(), sorted(known), n=1, cutoff=0.5)
+    return f": did you mean {near[0]}?" if near else f"; there are {', '.join(sorted(known))}"
+
+
+def _value(raw: Raw, environ: Mapping[str, str]) -> Any:
+    setting = _BY_KEY.get((raw.section, raw.key))
+    read = setting.read if setting else _TABLES[raw.section]
+    if raw.section == "spendguard_fx" and not re.fullmatch(r"[a-z]{3}", raw.key):
+        raise raw.error("must be a currency's three lower-case letters")
+    if raw.section == "spendguard_fx" and raw.key == "usd":
+        raise raw.error("USD needs no rate")
+    text = expanded(raw, _text(raw), environ, optional=setting is not None and setting.secret)
+    if text is None:
+        return None
+    if not text.strip():
+        raise raw.error("is empty: give it a value or remove the line")
+    if re.search(r"\s[#;]", text):
+        raise raw.error("a comment must stand on a line of its own, not behind a value")
+    return read(raw, text.strip())
+
+
+def _text(raw: Raw) -> str:
+    value = raw.value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list) and all(isinstance(part, str) and "," not in part for part in value):
+        return ",".join(value)
+    if isinstance(value, (str, int)):
+        return str(value)
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if value is None:
+        return ""
+    raise raw.error(f"cannot be a {type(value).__name__}")

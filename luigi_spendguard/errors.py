@@ -79,6 +79,7 @@ class SpendDenied(SpendguardError):
     Attributes:
         reason: one of `DENIAL_STATUS`.
         facts: figures behind the refusal, such as `cap_usd` and `asked_usd` (decimal strings).
+
     """
 
     def __init__(self, reason: str, message: str, facts: Mapping[str, Any] | None = None) -> None:
@@ -119,6 +120,7 @@ class OutcomeUnknown(SpendguardError):
 
     Attributes:
         call_id: the call, for `spendguard resolve`.
+
     """
 
     def __init__(self, message: str, call_id: str) -> None:

@@ -87,6 +87,7 @@ class Guard:
         secret: the vendor's real credential; it is put on the wire here and nowhere else.
         fx: USD for a unit of each currency.
         clock: a monotonic clock, in seconds.
+
     """
 
     vendor: Vendor
@@ -179,16 +180,23 @@ class Guard:
             raise
         return answer
 
-    def _record(
-        self, request: Request, call: Call, denied: SpendDenied
-    ) -> Generator[Effect, Any, None]:
+    def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""
         call.ask += 1
         line = f"{request.method} {request.url.split('?')[0]}"[:300]
         try:
             yield Reserve(
-                Ask(call.call_id, self.vendor.name, "", line, request.method, line, ask=call.ask,
-                    denied=denied.reason, message=denied.message)  # fmt: skip
+                Ask(
+                    call.call_id,
+                    self.vendor.name,
+                    "",
+                    line,
+                    request.method,
+                    line,
+                    ask=call.ask,
+                    denied=denied.reason,
+                    message=denied.message,
+                )  # fmt: skip
             )
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)

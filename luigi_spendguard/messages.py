@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from luigi_spendguard.money import MAX_MICROS
+
 T = TypeVar("T", bound="_Message")
 
 #: A grant may be used for this long, counted by the sender from the moment it asked.
@@ -61,13 +63,13 @@ def _check(name: str, value: Any, kind: str) -> None:
         return
     if not isinstance(value, _KINDS[base]) or (base == "int" and isinstance(value, bool)):
         raise BadMessage(f"{name!r} must be of type {base}")
-    if base == "str" and len(value) > (MAX_BODY if name in ("body", "answer_body") else MAX_TEXT):
+    if isinstance(value, str) and len(value) > (MAX_BODY if name in ("body", "answer_body") else MAX_TEXT):
         raise BadMessage(f"{name!r} is too long")
-    if base == "int" and abs(value) > 10**15:
+    if isinstance(value, int) and abs(value) > MAX_MICROS:
         raise BadMessage(f"{name!r} is out of range")
-    if name.endswith("_micros") and value < 0:
+    if isinstance(value, int) and name.endswith("_micros") and value < 0:
         raise BadMessage(f"{name!r} must not be negative")
-    if base == "dict" and not all(isinstance(x, str) for item in value.items() for x in item):
+    if isinstance(value, dict) and not all(isinstance(x, str) for item in value.items() for x in item):
         raise BadMessage(f"{name!r} must map texts to texts")
 
 
@@ -90,6 +92,7 @@ class Ask(_Message):
         body, headers: kept, so that an in-doubt call can be sent again unchanged.
         timeout_ms: how long the sender waits for the vendor at the most.
         denied, message: the guard has refused the call already and only wants it on record.
+
     """
 
     call_id: str
@@ -126,6 +129,7 @@ class Answer(_Message):
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
         status, answer_headers, answer_body, first_at: the stored answer of a replay.
+
     """
 
     verdict: str
@@ -155,6 +159,7 @@ class End(_Message):
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
         note: why, for the journal.
+
     """
 
     kind: str

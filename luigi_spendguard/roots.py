@@ -18,6 +18,7 @@ class Root:
         name: the root's `run_id`, else SPENDGUARD_RUN_ID, else its task_id.
         by_task_id: whether the name is the task_id (the run then ends when the root completes).
         budget_usd: what the root asks for as a decimal string, None when it asks for nothing.
+
     """
 
     name: str

@@ -107,7 +107,7 @@ class GuardedWorker(luigi.worker.Worker):
         state = self.__dict__.get("_guard_state")
         if state is None:
             state = self.__dict__["_guard_state"] = GuardState(self)
-        return state  # type: ignore[no-any-return]  # set above
+        return state
 
     def __enter__(self) -> Any:
         context.enter_worker()
@@ -120,6 +120,7 @@ class GuardedWorker(luigi.worker.Worker):
     # Which run a task belongs to.
 
     def add(self, task: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add a root task, or one that a running task has yielded."""
         guard = self._guard
         root = self._inherited_root() if guard.handling else self._new_root(task)
         guard.adding.append(root)
@@ -223,8 +224,9 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _handle_next_task(self) -> Any:
         guard = self._guard
-        if not isinstance(self._task_result_queue, _Results):
-            self._task_result_queue = _Results(self._task_result_queue)
+        queue: Any = self.__dict__["_task_result_queue"]
+        if not isinstance(queue, _Results):
+            self.__dict__["_task_result_queue"] = _Results(queue)
         guard.handling = True
         try:
             return super()._handle_next_task()
@@ -233,9 +235,9 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _purge_children(self) -> Any:
         for process in self._running_tasks.values():
-            if isinstance(process, GuardedTaskProcess) and process.use_multiprocessing:
-                if not process.is_alive() and process.exitcode:
-                    process.tell_death()
+            forked = isinstance(process, GuardedTaskProcess) and process.use_multiprocessing
+            if forked and not process.is_alive() and process.exitcode:
+                process.tell_death()
         return super()._purge_children()
 
     def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
@@ -265,9 +267,7 @@ class WorkerSchedulerFactory(luigi.interface._WorkerSchedulerFactory):
 
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Any:
         """Return a guarded worker."""
-        return GuardedWorker(
-            scheduler=scheduler, worker_processes=worker_processes, assistant=assistant
-        )
+        return GuardedWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
 
 
 def install() -> None:
@@ -283,8 +283,15 @@ def install() -> None:
         )
     missing = [
         name
-        for name in ("add", "_add_task", "_create_task_process", "_handle_next_task", "_keep_alive",
-                     "_purge_children", "_email_task_failure")  # fmt: skip
+        for name in (
+            "add",
+            "_add_task",
+            "_create_task_process",
+            "_handle_next_task",
+            "_keep_alive",
+            "_purge_children",
+            "_email_task_failure",
+        )  # fmt: skip
         if not callable(getattr(luigi.worker.Worker, name, None))
     ]
     if missing:

@@ -54,7 +54,7 @@ class Handler(RequestHandler):
         except (BadMessage, BadAmount, ConfigError) as error:
             self._error(400, "bad_request", str(error))
 
-    get = post = delete = put = patch = head = options = _serve  # type: ignore[assignment]
+    get = post = delete = put = patch = head = options = _serve
 
     def _fields(self) -> Fields:
         if len(self.request.body) > MAX_REQUEST:
@@ -248,9 +248,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         settings = {"office": office, "who": who, "act": act, "method": "POST", "wrap": True}
         return rf"/api/{name}", Handler, settings
 
-    def rest(
-        method: str, path: str, who: str, act: Any
-    ) -> tuple[str, type[Handler], dict[str, Any]]:
+    def rest(method: str, path: str, who: str, act: Any) -> tuple[str, type[Handler], dict[str, Any]]:
         settings = {"office": office, "who": who, "act": act, "method": method, "wrap": False}
         return path, Handler, settings
 

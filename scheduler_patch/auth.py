@@ -69,9 +69,7 @@ def check(request: HTTPServerRequest, who: str, office: Office) -> str:
         if not office.settings.anonymous_read:
             raise Refused(401, "unauthorized", "[spendguard] anonymous_read is off: send a token")
         return ""
-    if worker_token is not None and not (
-        _same(token, worker_token) or _same(token, office.admin_token)
-    ):
+    if worker_token is not None and not (_same(token, worker_token) or _same(token, office.admin_token)):
         wrong = "is wrong" if token else "is missing"
         raise Refused(401, "unauthorized", f"the worker token {wrong}: set the same [spendguard] "
                       "worker_token in the worker's luigi.cfg as in luigid's")  # fmt: skip

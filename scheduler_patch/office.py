@@ -65,7 +65,7 @@ class Office:
 
     async def ledger(self) -> Ledger:
         """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
-        return self._ledger or await asyncio.to_thread(self._open)
+        return await asyncio.to_thread(self._open) if self._ledger is None else self._ledger
 
     async def write(self, operation: Callable[..., T], *args: Any) -> T:
         """Run a ledger operation in a durable transaction."""
@@ -94,7 +94,7 @@ class Office:
     ) -> dict[str, Any]:
         """Open or find a run. Raises BadAmount, Conflict, LedgerUnavailable."""
         asked = None if budget_usd is None else parse_usd(budget_usd)
-        cap, note = self.settings.grant_cap(family, asked)
+        cap, note = self.settings.caps.grant(family, asked)
         request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
         row = await self.write(runs.open_run, request)
         self._feed(row)
@@ -130,7 +130,7 @@ class Office:
 
     async def reserve(self, key: str, ask: Ask) -> Answer:
         """Decide about a call. Raises SpendDenied (`unknown_key`), LedgerUnavailable."""
-        answer, row = await self.write(_reserve, key, ask, self.settings.daily_cap)
+        answer, row = await self.write(_reserve, key, ask, self.settings.caps.day)
         self._feed(row)
         task_id = row["task_id"]
         if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
@@ -181,9 +181,7 @@ class Office:
         self._feed(row)
         return reading.show_run(row)
 
-    async def resolve(
-        self, call_id: str, spent: Micros | None, request_id: str | None
-    ) -> dict[str, Any]:
+    async def resolve(self, call_id: str, spent: Micros | None, request_id: str | None) -> dict[str, Any]:
         """End an in-doubt call by the operator's word. Raises NotFound, Conflict."""
         row, run = await self.write(_resolve, call_id, spent, request_id or secrets.token_hex(16))
         self._feed(run)
@@ -250,12 +248,8 @@ def kept_token(ledger_path: Path) -> str:
     except FileExistsError:
         return path.read_text("utf-8").strip()
     except OSError as error:
-        raise LedgerUnavailable(
-            f"the admin token {path} cannot be written: {error.strerror}"
-        ) from None
+        raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
     token = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token + "\n")
     return token
-
-

@@ -32,7 +32,7 @@ def app(scheduler: BudgetScheduler) -> Any:
     settings = config.load()
     office = Office(settings, scheduler)
     atexit.register(office.close)
-    if settings.worker_token is not None and settings.daily_cap is None:
+    if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(
             "[spendguard] worker_token is set without daily_cap_usd: whoever holds the token can open "
             "run after run. Set daily_cap_usd to bound them together"
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if settings.ledger_path.exists():
             migrate(settings.ledger_path)  # Before --background forks: errors are seen.
     except (config.ConfigError, LedgerError) as error:
-        print(f"luigid-spendguard: {error}", file=sys.stderr)
+        sys.stderr.write(f"luigid-spendguard: {error}\n")
         raise SystemExit(2) from None
     luigi.server.Scheduler = BudgetScheduler
     luigi.server.app = app

@@ -51,7 +51,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
         _overrun(tx, row, max(0, message.total_micros - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
-    elif tx.value("SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
+    elif tx.value(
+        "SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
     ) and not tx.value("SELECT status FROM exchange WHERE call_id = ?", row["id"]):
         # An operator resolved it before this reply came.
         _correct(tx, row, message.total_micros - before, "a reply came after it was resolved")
@@ -109,9 +110,7 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
     if change <= 0:
         change = max(change, -(row["settled_micros"] + row["corrected_micros"]))
         move(tx, "correct", row, spent=change, note=note)
-        tx.run(
-            "UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"]
-        )
+        tx.run("UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"])
     else:
         _overrun(tx, row, change, note)
 
@@ -121,8 +120,7 @@ def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
         return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
     return int(
         tx.value(
-            "SELECT counted_micros FROM vendor_object"
-            " WHERE vendor = ? AND account = ? AND object_id = ?",
+            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
             row["vendor"],
             row["account"],
             object_id,
@@ -150,9 +148,7 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
             return
 
 
-def _keep_object(
-    tx: Tx, row: Row, object_id: str, counted: int, worth: int, *, replace: bool = True
-) -> None:
+def _keep_object(tx: Tx, row: Row, object_id: str, counted: int, worth: int, *, replace: bool = True) -> None:
     """Remember what an object counts for and is worth, in micro-dollars."""
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"

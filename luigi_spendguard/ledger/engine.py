@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -60,27 +60,27 @@ class Tx:
     """A transaction: the few ways in which the ledger's operations talk to the database."""
 
     def __init__(self, db: peewee.SqliteDatabase) -> None:
-        self._db = db
+        self._execute: Callable[..., Any] = db.execute_sql
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed."""
-        return int(self._db.execute_sql(sql, values).rowcount)
+        return int(self._execute(sql, values).rowcount)
 
     def insert(self, table: str, **values: Any) -> int:
         """Insert one row and return its rowid."""
         marks = ",".join("?" * len(values))
-        sql = f"INSERT INTO {table} ({','.join(values)}) VALUES ({marks})"  # noqa: S608  # names are ours
-        return int(self._db.execute_sql(sql, tuple(values.values())).lastrowid or 0)
+        sql = f"INSERT INTO {table} ({','.join(values)}) VALUES ({marks})"  # names are ours
+        return int(self._execute(sql, tuple(values.values())).lastrowid or 0)
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Return all rows of a query."""
-        cursor = self._db.execute_sql(sql, values)
+        cursor = self._execute(sql, values)
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """Return the first row of a query, or None."""
-        cursor = self._db.execute_sql(sql, values)
+        cursor = self._execute(sql, values)
         row = cursor.fetchone()
         if row is None:
             return None
@@ -88,7 +88,7 @@ class Tx:
 
     def value(self, sql: str, *values: Any) -> Any:
         """Return the first column of the first row, or None."""
-        row = self._db.execute_sql(sql, values).fetchone()
+        row = self._execute(sql, values).fetchone()
         return None if row is None else row[0]
 
     def now(self) -> int:
@@ -98,28 +98,30 @@ class Tx:
     @contextmanager
     def savepoint(self) -> Iterator[None]:
         """Undo what the block did when it raises, and nothing else."""
-        self._db.execute_sql("SAVEPOINT part")
+        self._execute("SAVEPOINT part")
         try:
             yield
         except BaseException:
-            self._db.execute_sql("ROLLBACK TO part")
-            self._db.execute_sql("RELEASE part")
+            self._execute("ROLLBACK TO part")
+            self._execute("RELEASE part")
             raise
-        self._db.execute_sql("RELEASE part")
+        self._execute("RELEASE part")
 
 
 @contextmanager
 def writing(db: peewee.SqliteDatabase) -> Iterator[Tx]:
     """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
+    tx = Tx(db)
     with translated():
-        db.execute_sql("BEGIN IMMEDIATE")
+        tx.run("BEGIN IMMEDIATE")
         try:
-            yield Tx(db)
-            db.execute_sql("COMMIT")
+            yield tx
+            tx.run("COMMIT")
         except BaseException:
             # A failed COMMIT (a full disk) may have ended the transaction by itself.
-            if db.connection().in_transaction:
-                db.execute_sql("ROLLBACK")
+            connection: sqlite3.Connection = db.connection()
+            if connection.in_transaction:
+                tx.run("ROLLBACK")
             raise
 
 

@@ -128,9 +128,7 @@ class Call(_Base):
     reason = CharField(default="")
     message = TextField(default="")
     replay_of = CharField(null=True)
-    state = CharField(
-        null=True, constraints=[Check("state IN ('pending','settled','voided','in_doubt')")]
-    )
+    state = CharField(null=True, constraints=[Check("state IN ('pending','settled','voided','in_doubt')")])
     asked_micros = BigIntegerField(default=0)
     reserved_micros = BigIntegerField(default=0)
     settled_micros = BigIntegerField(default=0)

@@ -51,10 +51,28 @@ def show_run(row: Row) -> dict[str, Any]:
     return shown
 
 
-_SHOWN = (
-    "id run_id task_id family vendor account operation method path target object_id verdict reason"
-    " message replay_of state status currency created_at ended_at"
-).split()
+_SHOWN = [
+    "id",
+    "run_id",
+    "task_id",
+    "family",
+    "vendor",
+    "account",
+    "operation",
+    "method",
+    "path",
+    "target",
+    "object_id",
+    "verdict",
+    "reason",
+    "message",
+    "replay_of",
+    "state",
+    "status",
+    "currency",
+    "created_at",
+    "ended_at",
+]
 
 
 def calls(

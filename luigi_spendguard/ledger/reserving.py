@@ -116,9 +116,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     if ask.total_micros is None and _object(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)
     wire_key = ask.key or ("" if ask.read else f"spendguard-{ask.call_id}")
-    if ask.key and tx.value(
-        "SELECT 1 FROM call WHERE wire_key = ? AND state = 'voided' LIMIT 1", ask.key
-    ):
+    if ask.key and tx.value("SELECT 1 FROM call WHERE wire_key = ? AND state = 'voided' LIMIT 1", ask.key):
         # Stripe answers a key that met a decline with that decline again.
         wire_key = f"{ask.key[:200]}-{ask.call_id}"
     with tx.savepoint():
@@ -215,8 +213,7 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
 
 def _regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:
     tx.run(
-        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ?"
-        " WHERE id = ?",
+        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
         sender,
         ask,
         now,

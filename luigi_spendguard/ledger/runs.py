@@ -33,6 +33,7 @@ class RunRequest:
         name: the root's `run_id`, or its task_id when `by_task_id`.
         cap: granted cap in micro-dollars, pinned when the run is opened by this request.
         note: why the cap is what it is, said on the run.
+
     """
 
     name: str
@@ -193,9 +194,7 @@ def close_run(tx: Tx, name: str) -> Row | None:
     if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
         return row
     tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
-    for lost in tx.all(
-        "SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]
-    ):
+    for lost in tx.all("SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
         finish(tx, lost["id"], "completed")
     journal(tx, "close", run_id=row["run_id"])
     return run_row(tx, row["run_id"])
@@ -215,8 +214,7 @@ def usable_grants(tx: Tx, run_id: str) -> int:
     """Return how many pending calls of a run may still be about to be sent."""
     return int(
         tx.value(
-            "SELECT count(*) FROM call WHERE run_id = ? AND state = 'pending'"
-            f" AND granted_at > {NOW} - ?",
+            f"SELECT count(*) FROM call WHERE run_id = ? AND state = 'pending' AND granted_at > {NOW} - ?",
             run_id,
             int(GRANT_SECONDS * 1000),
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from types import FrameType
 
 from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.config import Settings
@@ -136,9 +137,9 @@ def inside_luigi() -> bool:
 
 def on_stack(modules: set[str]) -> bool:
     """Return whether a function of one of `modules` is being called in this thread."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None:
         if frame.f_globals.get("__name__") in modules:
             return True
-        frame = frame.f_back  # type: ignore[assignment]  # ends with None
+        frame = frame.f_back
     return False

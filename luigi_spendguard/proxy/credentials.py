@@ -25,9 +25,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def secret_of(
-    vendor: Vendor, settings: Settings, environ: Mapping[str, str] | None = None
-) -> str | None:
+def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the vendor's secret: from luigi.cfg, else from its usual environment variable."""
     configured = settings.vendor(vendor.name).secret
     if configured:

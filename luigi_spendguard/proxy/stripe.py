@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import requests
 import stripe
@@ -270,7 +270,7 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
         message=denied.message,
         http_status=denied.denial_status,
         json_body={"error": {"type": kind, "code": code, "message": denied.message}},
-        headers=CaseInsensitiveDict(headers),
+        headers=cast("dict[str, str]", CaseInsensitiveDict(headers)),
         code=code,
     )
     return error

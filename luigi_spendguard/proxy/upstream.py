@@ -61,11 +61,11 @@ class _HTTPS(_Checked, HTTPSConnection):
 
 
 class _HTTPPool(HTTPConnectionPool):
-    ConnectionCls = _HTTP  # type: ignore[assignment]  # urllib3 declares a protocol
+    ConnectionCls = _HTTP
 
 
 class _HTTPSPool(HTTPSConnectionPool):
-    ConnectionCls = _HTTPS  # type: ignore[assignment]  # urllib3 declares a protocol
+    ConnectionCls = _HTTPS
 
 
 _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
@@ -73,11 +73,11 @@ _POOLS = {"http": _HTTPPool, "https": _HTTPSPool}
 
 class _Adapter(HTTPAdapter):
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)  # type: ignore[no-untyped-call]
+        super().init_poolmanager(*args, **kwargs)
         self.poolmanager.pool_classes_by_scheme = _POOLS
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> Any:
-        manager = super().proxy_manager_for(*args, **kwargs)  # type: ignore[no-untyped-call]
+        manager = super().proxy_manager_for(*args, **kwargs)
         manager.pool_classes_by_scheme = _POOLS
         return manager
 

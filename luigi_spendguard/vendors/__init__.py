@@ -50,6 +50,7 @@ class Quote:
         key: the idempotency key of the request; `key_is_callers` when the SDK cannot have made it.
         look_up: the object must be fetched before this can be priced.
         keep_body: whether the body may be kept in the ledger to be sent again.
+
     """
 
     operation: str
@@ -78,6 +79,7 @@ class Outcome:
         worth_micros: the most it can still be made to move.
         definite: a void that holds even after an earlier send with an unknown outcome.
         error: set when the reply cannot be believed; the caller is told.
+
     """
 
     kind: str
@@ -101,9 +103,7 @@ class Vendor(Protocol):
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
 
-    def outcome(
-        self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]
-    ) -> Outcome:
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         """Read what became of the call; `resent` after an earlier send with an unknown outcome."""
 
     def look_up(self, quote: Quote, request: Request) -> Request:

@@ -12,13 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from fnmatch import fnmatchcase
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.money import NoRate, to_micros
+from luigi_spendguard.policy import is_allowed
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters, whole
 
@@ -84,7 +84,7 @@ class Stripe:
     """The Stripe adapter; see `luigi_spendguard.vendors.Vendor`."""
 
     name = "stripe"
-    secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
+    secret_variables: tuple[str, ...] = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
@@ -130,13 +130,9 @@ class Stripe:
                     raise denial("unpriced", f"{line} with a query string cannot be priced")
                 found = match.groupdict().get("id")
                 return replace(blank, operation=route.operation, object_id=found)
-        raise denial(
-            "unpriced", f"{line} has no price in this version of luigi_spendguard and is not free"
-        )
+        raise denial("unpriced", f"{line} has no price in this version of luigi_spendguard and is not free")
 
-    def outcome(
-        self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]
-    ) -> Outcome:
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         """Read what became of the call from the reply's own status and amounts."""
         status = reply.status
         if quote.read:
@@ -154,9 +150,7 @@ class Stripe:
             return Outcome("void", note=note)
         return Outcome("doubt", note=note)
 
-    def _done(
-        self, quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]
-    ) -> Outcome:
+    def _done(self, quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         body = _json(reply)
         if not body:
             return _unbelieved("the reply is not JSON")
@@ -266,11 +260,9 @@ def _asks_card_data(query: str) -> bool:
 def _check_allowed(method: str, quote: Quote, settings: VendorSettings) -> None:
     allowed = settings.allowed_endpoints
     line = f"{method} {quote.path}"
-    if not allowed or any(fnmatchcase(line, p) or quote.operation == p for p in allowed):
+    if is_allowed(allowed, line, quote.operation):
         return
-    raise denial(
-        "endpoint", f"{line} is not in [spendguard_stripe] allowed_endpoints ({', '.join(allowed)})"
-    )
+    raise denial("endpoint", f"{line} is not in [spendguard_stripe] allowed_endpoints ({', '.join(allowed)})")
 
 
 def _priced(quote: Quote, request: Request, fx: Mapping[str, Decimal]) -> Quote:
@@ -293,9 +285,7 @@ def _priced(quote: Quote, request: Request, fx: Mapping[str, Decimal]) -> Quote:
 
 def _free(quote: Quote, params: Mapping[str, str], digest: str) -> Quote:
     if "balance" in params:
-        raise denial(
-            "unpriced", "a customer's `balance` is money for the next invoice and has no price"
-        )
+        raise denial("unpriced", "a customer's `balance` is money for the next invoice and has no price")
     if quote.operation == "customers.create":
         target = params.get("email") or params.get("name") or params.get("phone") or None
         return replace(quote, target=target)

@@ -32,15 +32,11 @@ def parameters(request: Request) -> dict[str, str]:
             text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=2000
         )
     except ValueError:
-        raise denial(
-            "unpriced", "the form cannot be read: send it as the stripe SDK encodes it"
-        ) from None
+        raise denial("unpriced", "the form cannot be read: send it as the stripe SDK encodes it") from None
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found and not name.endswith("[]"):
-            raise denial(
-                "unpriced", f"the parameter {name[:60]!r} is given twice: which one counts is open"
-            )
+            raise denial("unpriced", f"the parameter {name[:60]!r} is given twice: which one counts is open")
         found[name] = value
     for name in found:
         stem = name.split("[", 1)[0]
@@ -58,9 +54,7 @@ def whole(params: Mapping[str, str], name: str) -> int | None:
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,12}", text):
-        raise denial(
-            "unpriced", f"{name} must be a whole number of the currency's smallest unit, from 0 up"
-        )
+        raise denial("unpriced", f"{name} must be a whole number of the currency's smallest unit, from 0 up")
     return int(text)
 
 

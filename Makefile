@@ -1,0 +1,44 @@
+# make demo: see it work. make test: run the tests. make help: the rest.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+export PYTHONDONTWRITEBYTECODE = 1
+
+.PHONY: help demo test check format bench figures clean
+
+help:  ## say what can be made
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+
+$(STAMP): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 14); \
+	  sys.exit(None if ok else "Python 3.10 to 3.13 is needed: make PYTHON=/path/to/python3.12 ...")'
+	$(PYTHON) -m venv $(VENV) || { echo "python3-venv is missing: install it, or use make PYTHON=..."; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=24"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
+	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+test: $(STAMP)  ## all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP)  ## lint, format, types, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP)  ## format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(STAMP)  ## measure the overhead of a guarded call, and the ledger alone
+	$(BIN)/python -m bench $(ARGS)
+
+figures: $(STAMP)  ## the races, 20 times each
+	$(BIN)/python -m pytest -m figures --repeats 20 $(ARGS)
+
+clean:  ## remove what make has installed
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

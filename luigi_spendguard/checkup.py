@@ -1,0 +1,105 @@
+"""What `spendguard check` finds: what will happen to each root and vendor, and what is missing."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from luigi_spendguard.config import VENDORS, Settings
+from luigi_spendguard.money import format_usd
+from luigi_spendguard.operator import Operator, OperatorError, admin_token, token_file
+from luigi_spendguard.vendors.stripe import Stripe
+
+_VENDORS = {"stripe": Stripe}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the check; `missing`: something has to be done before vendor tasks can run."""
+
+    subject: str
+    text: str
+    missing: bool = False
+
+
+def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
+    """Yield what is found, from the files on."""
+    files = ", ".join(str(path) for path in settings.files)
+    yield Finding("configuration", files or "no luigi.cfg was found here: all settings have their defaults")
+    yield from _scheduler(settings, operator)
+    yield _ledger(settings)
+    yield from _caps(settings)
+    for vendor in VENDORS:
+        yield _vendor(settings, vendor)
+    yield _tokens(settings)
+    waits = settings.on_blocked == "wait"
+    yield Finding("blocked", "a worker with only blocked tasks left "
+                  + ("waits for a top-up" if waits else "exits; submit again after a top-up"))  # fmt: skip
+
+
+def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
+    try:
+        runs = operator.get("/runs")
+    except OperatorError as error:
+        yield Finding("scheduler", str(error), missing=True)
+        return
+    yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({len(runs)} runs)")
+    token = admin_token(settings)
+    if token is None:
+        yield Finding("admin token", f"none yet: luigid makes {token_file(settings)} with its first run")
+
+
+def _ledger(settings: Settings) -> Finding:
+    path = settings.ledger_path
+    folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+    if path.exists():
+        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    else:
+        writable = os.access(folder, os.W_OK)
+    if not writable:
+        return Finding("ledger", f"{path} cannot be written by this user: set [spendguard] ledger_url to a "
+                       "file that luigid may write", missing=True)  # fmt: skip
+    return Finding("ledger", f"{path}" + ("" if path.exists() else " (made with the first run)"))
+
+
+def _caps(settings: Settings) -> Iterator[Finding]:
+    caps = settings.caps
+    for family in sorted(caps.families):
+        cap, _ = caps.grant(family, None)
+        yield Finding(f"root {family}", f"cap {format_usd(cap)} a run, and no more if it asks")
+    cap, note = caps.grant("any other root", None)
+    limit = caps.limit if caps.limit is not None else caps.default
+    if note and not caps.families:
+        yield Finding("roots", "no cap is set, so every paid call is denied: set default_cap_usd in "
+                      "[spendguard]", missing=True)  # fmt: skip
+    elif limit is None:
+        yield Finding("other roots", "cap $0.00: default_cap_usd is not set")
+    else:
+        yield Finding("other roots", f"cap {format_usd(cap)} a run; at most {format_usd(limit)} if its "
+                      "budget_usd asks for it")  # fmt: skip
+    if caps.day is not None:
+        yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
+
+
+def _vendor(settings: Settings, name: str) -> Finding:
+    vendor = settings.vendor(name)
+    variables = _VENDORS[name].secret_variables
+    found = next((v for v in variables if os.environ.get(v)), None)
+    to = vendor.base_url or "the vendor itself"
+    allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
+    if vendor.secret:
+        place = "luigi.cfg"
+    elif found:
+        place = f"the environment variable {found}"
+    else:
+        return Finding(name, f"no secret here: on the workers, set [spendguard_{name}] secret or "
+                       f"{variables[0]}, else their calls are denied", missing=True)  # fmt: skip
+    return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
+
+
+def _tokens(settings: Settings) -> Finding:
+    if settings.worker_token is None:
+        return Finding("workers", "no worker_token: only workers on luigid's own machine are served")
+    bound = "" if settings.caps.day is not None else ", but no daily_cap_usd bounds who has it"
+    return Finding("workers", f"must show the worker_token{bound}")

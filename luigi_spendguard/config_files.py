@@ -1,0 +1,150 @@
+"""The raw values of `[spendguard…]` in Luigi's configuration files, ini and TOML alike.
+
+Luigi's own parsers are not asked: they interpolate `%`, merge `[DEFAULT]` into every section, name
+values in warnings, and drop what they cannot read.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from luigi.configuration.core import PARSERS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+PREFIX = "spendguard"
+
+
+class ConfigError(ValueError):
+    """A setting cannot be used; the message names file, section and key, never a secret's value."""
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A value as it stands in a file: a text in ini; a text, number, boolean or list in TOML."""
+
+    value: Any
+    file: str
+    section: str
+    key: str
+
+    def error(self, what: str) -> ConfigError:
+        """Return the error that says `what` is wrong with this setting."""
+        return ConfigError(f"{self.file}: [{self.section}] {self.key}: {what}")
+
+
+#: section -> key -> value, of `[spendguard]` and the sections whose names begin with `spendguard_`.
+Sections = dict[str, dict[str, Raw]]
+
+
+def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path]]:
+    """Return the format (`ini` or `toml`) and the files that Luigi reads here, later ones winning.
+
+    Raises ConfigError when LUIGI_CONFIG_PATH names a file that Luigi would ignore.
+    """
+    asked = environ.get("LUIGI_CONFIG_PARSER", "cfg")
+    parser = PARSERS.get(asked, PARSERS["cfg"])
+    files = [Path(path) for path in parser._config_paths]
+    kind = "toml" if parser is PARSERS["toml"] else "ini"
+    extra = environ.get("LUIGI_CONFIG_PATH")
+    if extra:
+        ending = os.path.splitext(extra)[1][1:]
+        if not os.path.isfile(extra):
+            raise ConfigError(f"LUIGI_CONFIG_PATH names {extra}, which is no file")
+        if PARSERS.get(ending, parser) is not parser:
+            raise ConfigError(
+                f"LUIGI_CONFIG_PATH names {extra}, which Luigi ignores: set LUIGI_CONFIG_PARSER={ending}"
+            )
+        if Path(extra) not in files:
+            files.append(Path(extra))
+    return kind, [path for path in files if path.exists()]
+
+
+def read_sections(kind: str, files: Sequence[Path]) -> Sections:
+    """Return our sections of all files; a later file's key replaces an earlier one's.
+
+    Raises ConfigError for a file that cannot be read or is no ini or TOML.
+    """
+    merged: Sections = {}
+    for path in files:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+            raise ConfigError(f"{path}: cannot be read: {why}") from None
+        parsed = _toml(path, text) if kind == "toml" else _ini(path, text)
+        for section, content in parsed.items():
+            if not section.lower().startswith(PREFIX):
+                continue
+            if not isinstance(content, Mapping):
+                raise ConfigError(f"{path}: {section} must be a section: write [{section}]")
+            values = merged.setdefault(section, {})
+            for key, value in content.items():
+                values[key] = Raw(value, str(path), section, key)
+    return merged
+
+
+def _ini(path: Path, text: str) -> Mapping[str, Any]:
+    parser = configparser.RawConfigParser(
+        default_section="", allow_no_value=True, empty_lines_in_values=False
+    )
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their case
+    try:
+        parser.read_string(text)
+    except configparser.DuplicateOptionError as error:
+        raise ConfigError(f"{path}: [{error.section}] {error.option}: is given twice") from None
+    except configparser.DuplicateSectionError as error:
+        raise ConfigError(f"{path}: the section [{error.section}] is given twice") from None
+    except configparser.MissingSectionHeaderError as error:
+        raise ConfigError(f"{path}: line {error.lineno} stands before any [section]") from None
+    except configparser.ParsingError as error:
+        # Not its own text: it quotes the line, which may hold a secret.
+        lines = ", ".join(str(number) for number, _ in error.errors)
+        raise ConfigError(f"{path}: line {lines} is neither a section nor key = value") from None
+    return {section: dict(parser.items(section)) for section in parser.sections()}
+
+
+def _toml(path: Path, text: str) -> Mapping[str, Any]:
+    try:
+        return tomllib.loads(text, parse_float=Decimal)
+    except tomllib.TOMLDecodeError as error:
+        where = re.search(r"line \d+, column \d+|end of document", str(error))
+        place = f" ({where.group()})" if where else ""
+        raise ConfigError(
+            f"{path}: is no valid TOML{place}: a text needs quotes, a key may stand once"
+        ) from None
+
+
+_VARIABLE = re.compile(r"\$\{([^}]*)\}")
+
+
+def expanded(raw: Raw, text: str, environ: Mapping[str, str], *, optional: bool) -> str | None:
+    """Return `text` with every `${VAR}` replaced; None when one is unset and the setting `optional`.
+
+    Raises ConfigError for an unset variable elsewhere.
+    """
+    unset: list[str] = []
+
+    def value(match: re.Match[str]) -> str:
+        found = environ.get(match.group(1).strip(), "")
+        if not found:
+            unset.append(match.group(1).strip())
+        return found
+
+    result = _VARIABLE.sub(value, text)
+    if unset and optional:
+        return None
+    if unset:
+        raise raw.error(f"the environment variable {unset[0][:60]!r} is not set")
+    return result

@@ -1,0 +1,126 @@
+"""How each kind of value in luigi.cfg is read: a function of the raw setting and its expanded text.
+
+Each raises ConfigError, which names file, section and key.
+"""
+
+from __future__ import annotations
+
+import re
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from luigi_spendguard.config_files import Raw
+from luigi_spendguard.money import BadAmount, Micros, parse_usd
+
+_TOKEN_LENGTH = 16
+
+
+def usd(raw: Raw, text: str) -> Micros:
+    """Return an amount in micro-dollars."""
+    try:
+        return parse_usd(text)
+    except BadAmount as error:
+        raise raw.error(str(error)) from None
+
+
+def rate(raw: Raw, text: str) -> Decimal:
+    """Return USD for one unit of a currency."""
+    try:
+        rate = Decimal(text) if re.fullmatch(r"[0-9.]{1,20}", text) else Decimal(0)
+    except InvalidOperation:
+        rate = Decimal(0)
+    if not Decimal("1e-9") <= rate <= 10**6:
+        raise raw.error("must be USD for one unit of the currency, such as 1.12")
+    return rate
+
+
+def token(raw: Raw, text: str) -> str:
+    """Return a token that is long enough not to be guessed."""
+    if len(text) < _TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise raw.error(
+            f"must have at least {_TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
+            "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+        )
+    return text
+
+
+def secret(raw: Raw, text: str) -> str:
+    """Return a vendor's secret."""
+    if not re.fullmatch(r"[\x21-\x7e]{8,}", text):
+        raise raw.error("must be the vendor's secret: at least 8 printable ASCII characters, no blanks")
+    return text
+
+
+def seconds(raw: Raw, text: str) -> float:
+    """Return a time-out in seconds."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not 0.1 <= float(text) <= 600:
+        raise raw.error("must be a number of seconds from 0.1 to 600")
+    return float(text)
+
+
+def days(raw: Raw, text: str) -> int:
+    """Return a number of days."""
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 3650:
+        raise raw.error("must be a whole number of days from 1 to 3650")
+    return int(text)
+
+
+def boolean(raw: Raw, text: str) -> bool:
+    """Return true or false."""
+    if text.lower() not in ("true", "false"):
+        raise raw.error("must be true or false")
+    return text.lower() == "true"
+
+
+def names(raw: Raw, text: str) -> tuple[str, ...]:
+    """Return names or patterns, separated by commas."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names) or any(re.search(r"\s", name) for name in names):
+        raise raw.error("must be a list of names or patterns, separated by commas")
+    return names
+
+
+_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE) /\S+|[a-z_]+(?:\.[a-z_]+)+)")
+
+
+def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
+    """Return allowlist patterns."""
+    found = tuple(part.strip() for part in text.split(","))
+    for pattern in found:
+        if not _ENDPOINT.fullmatch(pattern):
+            raise raw.error(
+                f"{pattern[:60]!r} is neither like `POST /v1/payment_intents` nor like "
+                "`payment_intents.create`"
+            )
+    return found
+
+
+def on_blocked(raw: Raw, text: str) -> str:
+    """Return `exit` or `wait`."""
+    if text not in ("exit", "wait"):
+        raise raw.error("must be exit or wait")
+    return text
+
+
+def ledger_url(raw: Raw, text: str) -> Path:
+    """Return the path of the ledger's file."""
+    match = re.fullmatch(r"sqlite:///(/[^?#]+)", text)
+    if not match or text.endswith("/"):
+        raise raw.error("must be sqlite:/// and the file's absolute path: sqlite:////var/lib/x/spendguard.db")
+    return Path(unquote(match.group(1)))
+
+
+def base_url(raw: Raw, text: str) -> str:
+    """Return an address that the secret may be sent to."""
+    parts = urlsplit(text)
+    loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
+    try:
+        parts.port  # noqa: B018  # raises for a port that is no number
+    except ValueError:
+        raise raw.error("has a port that is no number") from None
+    if not parts.hostname or parts.username or parts.query or parts.fragment or re.search(r"\s", text):
+        raise raw.error("must be a plain address such as https://api.stripe.com")
+    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
+        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+    return text.rstrip("/")
