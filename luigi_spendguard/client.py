@@ -91,9 +91,10 @@ class LedgerClient:
         """Say that a root has completed. Raises LedgerUnavailable."""
         self._post("spend_close_run", {"name": name})
 
-    def blocked(self, worker: str) -> int:
-        """Return how many tasks of a worker are blocked but may still be freed."""
-        return int(self._post("spend_blocked", {"worker": worker})["blocked"])
+    def blocked(self, worker: str) -> tuple[int, list[str]]:
+        """Return how many blocked tasks of a worker may still be freed, and why tasks are blocked."""
+        said = self._post("spend_blocked", {"worker": worker})
+        return int(said["blocked"]), [str(line) for line in said["why"]]
 
     # What an attempt does with its vault key.
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 import luigi
+import luigi.execution_summary
 import luigi.interface
 import luigi.rpc
 import luigi.worker
@@ -58,6 +59,7 @@ class GuardState:
         self.adding: list[Root | None] = []
         self.handling = False
         self.vendor_seen = False
+        self.why_blocked: list[str] = []
         self._scheduler = worker._scheduler
         self._client: LedgerClient | None = None
         self._settings: config.Settings | None = None
@@ -116,6 +118,15 @@ class GuardedWorker(luigi.worker.Worker):
     def __exit__(self, *args: Any) -> Any:
         context.leave_worker()
         return super().__exit__(*args)
+
+    def run(self) -> Any:
+        """Run until there is no more work, then ask why vendor tasks were left."""
+        try:
+            return super().run()
+        finally:
+            if self._guard.vendor_seen:
+                with quietly("The scheduler does not say what is blocked"):
+                    self._guard.why_blocked = self._guard.client().blocked(self._id)[1]
 
     # Which run a task belongs to.
 
@@ -253,7 +264,7 @@ class GuardedWorker(luigi.worker.Worker):
             return False
         with quietly("The scheduler does not say what is blocked"):
             if guard.settings().on_blocked == "wait":
-                return guard.client().blocked(self._id) > 0
+                return guard.client().blocked(self._id)[0] > 0
         return False
 
 
@@ -300,6 +311,7 @@ def install() -> None:
     if luigi.worker.Worker is not GuardedWorker:
         stock = luigi.worker.Worker
         luigi.worker.Worker = GuardedWorker
+        luigi.execution_summary._summary_format = _summary_format
         _guard_in_place(stock)
 
 
@@ -307,6 +319,19 @@ def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
     proxy.stripe.unbind()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
+    luigi.execution_summary._summary_format = _stock_summary_format
+
+
+_stock_summary_format = luigi.execution_summary._summary_format
+
+
+def _summary_format(set_tasks: Any, worker: Any) -> str:
+    """Return Luigi's summary, and why vendor tasks are blocked: "not granted" alone says nothing."""
+    text = str(_stock_summary_format(set_tasks, worker))
+    guard = getattr(worker, "__dict__", {}).get("_guard_state")
+    if guard is None or not guard.why_blocked:
+        return text
+    return "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in guard.why_blocked)])
 
 
 def _guard_in_place(stock: type) -> None:

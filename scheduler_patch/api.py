@@ -169,7 +169,7 @@ async def _close_run(office: Office, call: Call) -> Any:
 
 async def _blocked(office: Office, call: Call) -> Any:
     call.only("worker")
-    return {"blocked": office.scheduler.blocked_but_waiting(call.text("worker"))}
+    return await office.blocked(call.text("worker"))
 
 
 async def _reserve(office: Office, call: Call) -> Any:

@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,7 +21,7 @@ from luigi_spendguard.ledger import ending, reading, reserving, runs
 from luigi_spendguard.ledger.books import Ledger
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, End
-from luigi_spendguard.money import Micros, parse_usd, plain_usd
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from scheduler_patch.gate import Gate
 from scheduler_patch.scheduler import BudgetScheduler
 
@@ -160,6 +161,17 @@ class Office:
             "overrun_usd": plain_usd(call["overrun_micros"]),
         }
 
+    async def blocked(self, worker: str) -> dict[str, Any]:
+        """Return how many blocked tasks of a worker may still be freed, and why tasks are blocked."""
+        tasks = self.scheduler.blocked(worker)
+        by_run = Counter(self.gate.run_of[task_id] for task_id in tasks)
+        why = []
+        for run_id, number in by_run.items():
+            row = await self.read(runs.run_row, run_id)
+            if row is not None:
+                why.append(f"{number} of run {run_id}: {_why_blocked(row, self.gate.day_remaining)}")
+        return {"blocked": sum(not self.gate.is_revoked(task_id) for task_id in tasks), "why": why}
+
     # The operator.
 
     async def revoke(self, run_id: str) -> dict[str, Any]:
@@ -201,6 +213,20 @@ class Office:
         for row in rows:
             self.gate.figures(row["run_id"], row["state"], row["remaining_micros"])
         self.gate.day_remaining = day
+
+
+def _why_blocked(run: Row, day_remaining: int | None) -> str:
+    if run["state"] == "revoked":
+        return "it is revoked"
+    if run["state"] == "frozen":
+        return "it is frozen: the vendor billed more than was reserved; look at its calls, then top it up"
+    if day_remaining is not None and day_remaining < run["remaining_micros"]:
+        return f"all runs together have {format_usd(day_remaining)} of the daily cap left"
+    return (
+        f"{format_usd(run['remaining_micros'])} of its cap of {format_usd(run['cap_micros'])} remains "
+        f"({format_usd(run['spent_micros'])} spent, {format_usd(run['reserved_micros'])} reserved); "
+        f"`spendguard top-up {run['run_id']} USD` frees them"
+    )
 
 
 def _figures(tx: Tx, run_id: str, task_id: str) -> Row:

@@ -91,18 +91,13 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if self.gate.run_of:
             self.gate.forget([t for t in self.gate.run_of if not self._state.has_task(t)])
 
-    def blocked_but_waiting(self, worker: str) -> int:
-        """Return how many tasks of a worker are ready, blocked, and may still be freed."""
+    def blocked(self, worker: str) -> list[str]:
+        """Return the ids of a worker's tasks that are ready but blocked."""
         if not self.gate.run_of:
-            return 0
+            return []
+        stock: Any = super()
         tasks = self._state.get_worker(worker).get_tasks(self._state, PENDING)
-        return sum(
-            1
-            for task in tasks
-            if not self.gate.allows(task.id)
-            and not self.gate.is_revoked(task.id)
-            and super(BudgetScheduler, self)._schedulable(task)
-        )
+        return [task.id for task in tasks if not self.gate.allows(task.id) and stock._schedulable(task)]
 
     def is_running(self, task_id: str, worker: str) -> bool:
         """Return whether the task was dispatched to that worker."""

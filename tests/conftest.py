@@ -1,0 +1,58 @@
+"""Fixtures: a site for the session (fast), a site of one's own (isolated), and the run's options."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+# Before the SDK is imported: nothing of a test is to reach the user's home or a network.
+os.environ.setdefault("STRIPE_ENABLE_TELEMETRY", "false")
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+
+import stripe
+
+import luigi_spendguard.tasks  # noqa: F401  # installs the patches, as a pipeline's import does
+from tests.support.attempts import Pretender
+from tests.support.site import FakeStripe, Site
+
+stripe.enable_telemetry = False
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--repeats", type=int, default=20, help="how often each race is run")
+
+
+@pytest.fixture
+def repeats(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--repeats"))
+
+
+@pytest.fixture(scope="session")
+def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("site")) as site:
+        yield site
+
+
+@pytest.fixture
+def vendor(shared_site: Site) -> FakeStripe:
+    """The session's fake Stripe with empty books."""
+    shared_site.stripe.forget()
+    return shared_site.stripe
+
+
+@pytest.fixture
+def pretender(shared_site: Site, vendor: FakeStripe) -> Pretender:
+    """A task of a fresh run on the session's site, with a cap of $100."""
+    unique = uuid.uuid4().hex[:10]
+    return Pretender(shared_site, f"run-{unique}", f"Charge_{unique}")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site of the test's own."""
+    with Site(tmp_path / "site") as site:
+        yield site

@@ -1,0 +1,97 @@
+"""The vendor's own books: what localstripe says was charged. Nothing here asks our ledger."""
+
+from __future__ import annotations
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+#: PaymentIntents asked for at once.
+PAGE = 500
+
+
+def local_session() -> requests.Session:
+    """Return an HTTP session that ignores the environment's proxies and credentials."""
+    session = requests.Session()
+    session.trust_env = False
+    return session
+
+
+@dataclass(frozen=True)
+class Charges:
+    """Succeeded charges: how many, how many cents, and how often each row was charged."""
+
+    count: int
+    cents: int
+    rows: Counter[str]
+
+    @property
+    def usd(self) -> str:
+        """The sum as `$300.00`."""
+        return f"${self.cents // 100:,}.{self.cents % 100:02d}"
+
+    def of(self, prefix: str) -> Charges:
+        """Return the charges of the rows whose id starts with `prefix` (every row costs $1.00)."""
+        rows = Counter({row: times for row, times in self.rows.items() if row.startswith(prefix)})
+        return Charges(rows.total(), 100 * rows.total(), rows)
+
+    def twice(self) -> list[str]:
+        """Return the rows that were charged more than once."""
+        return sorted(row for row, times in self.rows.items() if times > 1)
+
+
+class Books:
+    """Reads the books of the Stripe at `url` with the real secret."""
+
+    def __init__(self, url: str, secret: str) -> None:
+        self._url = url
+        self._session = local_session()
+        self._session.headers["Authorization"] = f"Bearer {secret}"
+        self._last: str | None = None
+        self._seen = 0
+
+    def new_customers(self, count: int) -> list[str]:
+        """Make customers and return their ids."""
+
+        def one(number: int) -> str:
+            name = {"name": f"Customer {number}"}
+            reply = self._session.post(f"{self._url}/v1/customers", data=name, timeout=30)
+            reply.raise_for_status()
+            return str(reply.json()["id"])
+
+        with ThreadPoolExecutor(4) as pool:
+            return list(pool.map(one, range(1, count + 1)))
+
+    def charges(self) -> Charges:
+        """Read all PaymentIntents anew and add up those that succeeded."""
+        cents, rows = 0, Counter[str]()
+        for intent in self._after(None):
+            if intent["status"] == "succeeded":
+                cents += int(intent["amount"])
+                rows[intent["metadata"]["row_id"]] += 1
+        return Charges(rows.total(), cents, rows)
+
+    def count_so_far(self) -> int:
+        """Return how many PaymentIntents there are; cheap, as it reads only what is new."""
+        new = self._after(self._last)
+        if new:
+            self._last, self._seen = new[-1]["id"], self._seen + len(new)
+        return self._seen
+
+    def _after(self, last: str | None) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        more = True
+        while more:
+            asked: dict[str, str | int] = {"limit": PAGE}
+            if last is not None:
+                asked["starting_after"] = last
+            reply = self._session.get(f"{self._url}/v1/payment_intents", params=asked, timeout=30)
+            reply.raise_for_status()
+            page = reply.json()
+            found += page["data"]
+            more = page["has_more"] and bool(page["data"])
+            last = found[-1]["id"] if found else None
+        return found

@@ -1,0 +1,322 @@
+"""A stateful Stripe look-alike with books of its own; runs as a separate process on loopback.
+
+    python -m tests.support.fake_stripe --port-file FILE [--idempotency ignore] [--latency 0.05]
+
+It keeps what a careful vendor keeps: every request as it arrived, every movement of money, and the
+stored answers of idempotency keys (https://docs.stripe.com/api/idempotent_requests). Faults are scripted
+over `POST /_control`. It shares no code with luigi_spendguard.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import time
+import uuid
+from typing import Any
+from urllib.parse import parse_qsl
+
+import tornado.web
+
+REQUESTS: list[dict[str, Any]] = []
+MOVED: list[dict[str, Any]] = []
+OBJECTS: dict[str, dict[str, Any]] = {}
+KEYS: dict[str, dict[str, Any]] = {}
+FAULTS: list[dict[str, Any]] = []
+OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour"}
+
+
+class Problem(Exception):
+    """Answer with an error in Stripe's shape."""
+
+    def __init__(self, status: int, kind: str, code: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = {"error": {"type": kind, "code": code, "message": message, **more}}
+
+
+def _missing(what: str) -> Problem:
+    return Problem(404, "invalid_request_error", "resource_missing", f"No such {what}")
+
+
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{uuid.uuid4().hex[:20]}"
+
+
+def move(obj: dict[str, Any], amount: int) -> None:
+    MOVED.append(
+        {"object": obj["id"], "amount": amount, "customer": obj["customer"], "time": time.monotonic()}
+    )
+
+
+def confirm_intent(intent: dict[str, Any]) -> None:
+    method = intent["payment_method"]
+    if method is None:
+        raise Problem(400, "invalid_request_error", "parameter_missing", "no payment_method")
+    if method == "pm_card_chargeDeclined":
+        intent["status"], intent["payment_method"] = "requires_payment_method", None
+        raise Problem(402, "card_error", "card_declined", "Your card was declined.", payment_intent=intent)
+    if intent["capture_method"] == "manual":
+        intent["status"], intent["amount_capturable"] = "requires_capture", intent["amount"]
+        return
+    intent["status"], intent["amount_received"] = "succeeded", intent["amount"]
+    move(intent, intent["amount"])
+
+
+def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
+    if not parts:
+        intent = {
+            "id": new_id("pi"),
+            "object": "payment_intent",
+            "amount": int(data["amount"]),
+            "amount_received": 0,
+            "amount_capturable": 0,
+            "currency": data["currency"],
+            "customer": data.get("customer"),
+            "payment_method": data.get("payment_method"),
+            "capture_method": data.get("capture_method", "automatic"),
+            "metadata": {k[9:-1]: v for k, v in data.items() if k.startswith("metadata[")},
+            "status": "requires_confirmation" if "payment_method" in data else "requires_payment_method",
+            "created": int(time.time()),
+        }
+        OBJECTS[intent["id"]] = intent
+        if data.get("confirm") == "true":
+            confirm_intent(intent)
+        return intent
+    intent = OBJECTS.get(parts[0]) or {}
+    if not intent:
+        raise _missing("payment_intent")
+    verb = parts[1] if len(parts) > 1 else "update"
+    if method == "GET":
+        return intent
+    if verb == "update":
+        for name in ("amount", "currency", "payment_method", "customer"):
+            if name in data:
+                intent[name] = int(data[name]) if name == "amount" else data[name]
+    elif verb == "confirm":
+        intent["payment_method"] = data.get("payment_method") or intent["payment_method"]
+        if intent["status"] == "succeeded":
+            raise Problem(400, "invalid_request_error", "unexpected_state", "succeeded already")
+        confirm_intent(intent)
+    elif verb == "capture":
+        amount = int(data.get("amount_to_capture", intent["amount_capturable"]))
+        if amount > intent["amount_capturable"]:
+            raise Problem(400, "invalid_request_error", "amount_too_large", "more than capturable")
+        intent |= {"status": "succeeded", "amount_received": amount, "amount_capturable": 0}
+        move(intent, amount)
+    elif verb == "cancel":
+        if intent["status"] == "succeeded":
+            raise Problem(400, "invalid_request_error", "unexpected_state", "succeeded already")
+        intent |= {"status": "canceled", "amount_capturable": 0}
+    else:
+        raise _missing("route")
+    return intent
+
+
+def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
+    if not parts:
+        captured = data.get("capture", "true") == "true"
+        charge = {
+            "id": new_id("ch"),
+            "object": "charge",
+            "amount": int(data["amount"]),
+            "amount_captured": int(data["amount"]) if captured else 0,
+            "currency": data["currency"],
+            "customer": data.get("customer"),
+            "captured": captured,
+            "status": "succeeded",
+        }
+        if data.get("source") == "tok_chargeDeclined":
+            raise Problem(402, "card_error", "card_declined", "Your card was declined.")
+        OBJECTS[charge["id"]] = charge
+        if captured:
+            move(charge, charge["amount"])
+        return charge
+    charge = OBJECTS.get(parts[0]) or {}
+    if not charge:
+        raise _missing("charge")
+    if method == "POST" and parts[1:] == ["capture"]:
+        amount = int(data.get("amount", charge["amount"]))
+        charge |= {"captured": True, "amount_captured": amount}
+        move(charge, amount)
+    return charge
+
+
+def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
+    if kind == "balance":
+        return {"object": "balance", "available": []}
+    if method == "POST" and not parts:
+        prefix = {"customers": "cus", "payment_methods": "pm"}[kind]
+        made = {"id": new_id(prefix), "object": kind[:-1], "email": data.get("email")}
+        OBJECTS[made["id"]] = made
+        return made
+    found = OBJECTS.get(parts[0]) if parts else None
+    if found is None:
+        raise _missing(kind)
+    return found | ({"customer": data["customer"]} if "customer" in data else {})
+
+
+def listing(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
+    found = [o for o in OBJECTS.values() if o["object"] == kind[:-1]]
+    start = data.get("starting_after")
+    begin = next((i + 1 for i, o in enumerate(found) if o["id"] == start), 0)
+    limit = int(data.get("limit", 10))
+    page = found[begin : begin + limit]
+    return {"object": "list", "url": path, "data": page, "has_more": begin + limit < len(found)}
+
+
+def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
+    _, _, kind, *parts = path.split("/")
+    if method == "GET" and not parts and kind != "balance":
+        return listing(kind, data, path)
+    if kind == "payment_intents":
+        return payment_intents(method, parts, data)
+    if kind == "charges":
+        return charges(method, parts, data)
+    if kind in ("customers", "payment_methods", "balance"):
+        return others(kind, method, parts, data)
+    raise _missing("route")
+
+
+class Vendor(tornado.web.RequestHandler):
+    """/v1/…"""
+
+    async def _serve(self) -> None:
+        request = self.request
+        text = request.body.decode()
+        data = dict(parse_qsl(text if request.method == "POST" else request.query, keep_blank_values=True))
+        REQUESTS.append(
+            {
+                "method": request.method,
+                "path": request.path,
+                "authorization": request.headers.get("Authorization"),
+                "key": request.headers.get("Idempotency-Key"),
+                "account": request.headers.get("Stripe-Account"),
+                "body": text,
+                "time": time.monotonic(),
+            }
+        )
+        if not (request.headers.get("Authorization") or "").startswith("Bearer sk_"):
+            await self._reply(401, {"error": {"type": "invalid_request_error", "message": "Invalid API Key"}})
+            return
+        fault = self._fault()
+        if fault["fault"] == "drop_before":
+            self.detach().close()
+            return
+        if OPTIONS["latency"]:
+            await asyncio.sleep(OPTIONS["latency"])
+        if fault["fault"] == "status":
+            await self._reply(fault["status"], {"error": {"type": "api_error", "message": "scripted"}})
+            return
+        status, body, replayed = await self._once(data, fault)
+        await self._broken(fault, status, body, replayed)
+
+    get = post = delete = _serve
+
+    def _fault(self) -> dict[str, Any]:
+        line = f"{self.request.method} {self.request.path}"
+        for fault in FAULTS:
+            if fault["times"] and line.startswith(fault["match"]):
+                fault["times"] -= 1
+                return fault
+        return {"fault": "none"}
+
+    async def _once(self, data: dict[str, str], fault: dict[str, Any]) -> tuple[int, dict[str, Any], bool]:
+        """Execute, or answer what is stored under the key."""
+        key = self.request.headers.get("Idempotency-Key")
+        keyed = key and self.request.method == "POST" and OPTIONS["idempotency"] == "honour"
+        said = [self.request.path, self.request.body.decode()]
+        if keyed and key in KEYS:
+            stored = KEYS[key]
+            if stored["said"] != said:
+                return 400, {"error": {"type": "idempotency_error", "message": "other parameters"}}, False
+            if stored["status"] is None:
+                error = {"code": "idempotency_key_in_use", "type": "invalid_request_error", "message": "wait"}
+                return 409, {"error": error}, False
+            return stored["status"], stored["body"], True
+        if keyed:
+            KEYS[key] = {"said": said, "status": None, "body": None}
+        await asyncio.sleep(fault.get("seconds", 0) if fault["fault"] == "hang" else 0)
+        try:
+            status, body = 200, execute(self.request.method or "", self.request.path, data)
+        except Problem as problem:
+            status, body = problem.status, problem.body
+        body = json.loads(json.dumps(body))
+        if keyed and status not in (400, 401, 403, 404, 429):
+            KEYS[key] |= {"status": status, "body": body}
+        elif keyed:
+            del KEYS[key]
+        return status, body, False
+
+    async def _broken(self, fault: dict[str, Any], status: int, body: dict[str, Any], replayed: bool) -> None:
+        kind = fault["fault"]
+        if kind == "drop_after":
+            self.detach().close()
+        elif kind == "status_after":
+            await self._reply(fault["status"], {"error": {"type": "api_error", "message": "scripted"}})
+        elif kind == "not_json":
+            await self._reply(200, "<html>a proxy's page</html>")
+        elif kind == "truncate":
+            text = json.dumps(body)
+            stream = self.detach()
+            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+            await stream.write((head + text[: len(text) // 2]).encode())
+            stream.close()
+        elif kind == "change":
+            await self._reply(status, body | fault["change"])
+        elif kind == "echo_secret":
+            await self._reply(status, body | {"leak": self.request.headers["Authorization"][7:]})
+        else:
+            if replayed:
+                self.set_header("Idempotent-Replayed", "true")
+            await self._reply(status, body)
+
+    async def _reply(self, status: int, body: Any) -> None:
+        self.set_status(status)
+        self.set_header("Request-Id", new_id("req"))
+        self.set_header("Content-Type", "application/json" if isinstance(body, dict) else "text/html")
+        await self.finish(json.dumps(body) if isinstance(body, dict) else body)
+
+
+class Control(tornado.web.RequestHandler):
+    """/_control: read the books, script faults, change options, forget everything."""
+
+    def get(self) -> None:
+        self.finish(json.dumps({"requests": REQUESTS, "moved": MOVED, "objects": OBJECTS}))
+
+    def post(self) -> None:
+        said = json.loads(self.request.body)
+        FAULTS.extend({"times": 1, "match": "POST /v1", **fault} for fault in said.get("faults", []))
+        OPTIONS.update(said.get("options", {}))
+
+    def delete(self) -> None:
+        for kept in (REQUESTS, MOVED, FAULTS):
+            kept.clear()
+        for known in (OBJECTS, KEYS):
+            known.clear()
+        OPTIONS.update(latency=0.0, idempotency="honour")
+
+
+async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port-file", required=True)
+    parser.add_argument("--idempotency", choices=["honour", "ignore"], default="honour")
+    parser.add_argument("--latency", type=float, default=0.0)
+    args = parser.parse_args()
+    OPTIONS.update(idempotency=args.idempotency, latency=args.latency)
+    app = tornado.web.Application([(r"/_control", Control), (r"/v1/.*", Vendor)], log_function=lambda _: None)
+    sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=512)
+    tornado.httpserver.HTTPServer(app).add_sockets(sockets)
+    with open(args.port_file + ".new", "w", encoding="ascii") as file:
+        file.write(str(sockets[0].getsockname()[1]))
+    os.rename(args.port_file + ".new", args.port_file)
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    import tornado.httpserver
+    import tornado.netutil
+
+    asyncio.run(main())

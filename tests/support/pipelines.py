@@ -1,0 +1,175 @@
+"""Pipelines that the tests run with the real `luigi` command: plain tasks and the stripe SDK, unchanged."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import luigi
+import stripe
+
+from luigi_spendguard import BudgetExceeded, VendorTask
+
+stripe.enable_telemetry = False
+OUT = Path(os.environ.get("OUT_DIR", "."))
+
+
+def charge(customer: str, amount: int = 100, **more: object) -> stripe.PaymentIntent:
+    return stripe.PaymentIntent.create(
+        amount=amount, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True, **more
+    )
+
+
+def note(name: str, text: str) -> None:
+    """Append a line to a file of the test's."""
+    with (OUT / name).open("a") as file:
+        file.write(text + "\n")
+
+
+class Output(luigi.Task):
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(OUT / self.task_id))
+
+    def write(self, text: str = "done") -> None:
+        with self.output().open("w") as file:
+            file.write(text)
+
+
+class Charge(VendorTask, Output):
+    """Charges a customer $1. How it goes wrong is said by files in OUT_DIR."""
+
+    customer = luigi.Parameter()
+    amount = luigi.IntParameter(default=100)
+
+    def run(self) -> None:
+        intent = charge(self.customer, self.amount)
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        if (OUT / f"kill-{self.customer}").exists():
+            (OUT / f"kill-{self.customer}").unlink()
+            os.kill(os.getpid(), signal.SIGKILL)
+        self.write(intent.id)
+
+
+class Report(Output):
+    """A plain task."""
+
+    def run(self) -> None:
+        self.write()
+
+
+class Billing(luigi.WrapperTask):
+    """Charges `n` customers, and reports besides. Not retried unless the test wants it."""
+
+    n = luigi.IntParameter()
+    first = luigi.IntParameter(default=0)
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        charges = [Charge(customer=f"cus_{i}") for i in range(self.first, self.first + self.n)]
+        return [*charges, Report()]
+
+
+class Recurring(Output):
+    """A root without a date: due again whenever its output is taken away."""
+
+    def requires(self) -> luigi.Task:
+        return Charge(customer="cus_monthly")
+
+    def run(self) -> None:
+        self.write()
+
+
+class ManyThreads(VendorTask, Output):
+    """One task whose threads all charge until there is no money left."""
+
+    threads = luigi.IntParameter(default=64)
+    run_id = luigi.Parameter()
+
+    def run(self) -> None:
+        denied = threading.Barrier(self.threads)
+
+        def work(number: int) -> None:
+            denied.wait()
+            for turn in range(10_000):
+                try:
+                    charge(f"cus_{number}_{turn}")
+                except BudgetExceeded:
+                    return
+
+        workers = [threading.Thread(target=work, args=(n,)) for n in range(self.threads)]
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.write()
+
+
+class Spender(VendorTask, Output):
+    """Charges until it is denied; several of them race."""
+
+    name = luigi.Parameter()
+    race = luigi.Parameter()
+
+    def run(self) -> None:
+        while not (OUT / f"go-{self.race}").exists():
+            time.sleep(0.005)
+        turn = 0
+        while True:
+            charge(f"cus_{self.race}_{self.name}_{turn}")
+            turn += 1
+
+
+class Race(luigi.WrapperTask):
+    run_id = luigi.Parameter(significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+    names = luigi.Parameter()
+
+    def requires(self) -> list[luigi.Task]:
+        return [Spender(name=name, race=self.run_id) for name in self.names.split(",")]
+
+
+class Yielding(VendorTask, Output):
+    """Charges, then yields another vendor task: Luigi runs it again from the top."""
+
+    customer = luigi.Parameter()
+
+    def run(self):
+        intent = charge(self.customer)
+        yield Charge(customer=f"{self.customer}_yielded")
+        self.write(intent.id)
+
+
+class PlainCaller(Output):
+    """A plain task that calls a vendor."""
+
+    read_only = luigi.BoolParameter()
+
+    def run(self) -> None:
+        if self.read_only:
+            stripe.Balance.retrieve()
+        else:
+            charge("cus_plain")
+        self.write()
+
+
+class InRequires(Output):
+    """Calls a vendor in `requires()`."""
+
+    def requires(self) -> list[luigi.Task]:
+        charge("cus_requires")
+        return []
+
+    def run(self) -> None:
+        self.write()
+
+
+class ByPattern(Output):
+    """No mixin: a vendor task by `[spendguard] vendor_tasks`."""
+
+    def run(self) -> None:
+        self.write(charge("cus_pattern").id)

@@ -1,0 +1,87 @@
+"""Real processes for tests: started on free loopback ports, ended by their own process id."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def free_port() -> int:
+    """Return a loopback port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def environment(**more: str) -> dict[str, str]:
+    """Return a clean environment for a child: no proxies, no secrets of the caller's."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    return {
+        **kept,
+        "HOME": os.environ.get("HOME", "/"),
+        "PYTHONPATH": str(REPOSITORY),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "NO_PROXY": "127.0.0.1,localhost",
+        **more,
+    }
+
+
+class Process:
+    """A child process with its log; `with` ends it."""
+
+    def __init__(
+        self, args: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str], ready: Callable[[], bool]
+    ) -> None:
+        self.log = log
+        with log.open("ab") as out:
+            self.popen = subprocess.Popen(
+                [sys.executable, *args], stdout=out, stderr=out, cwd=cwd, env=dict(env),
+                stdin=subprocess.DEVNULL, start_new_session=True,
+            )  # fmt: skip
+        deadline = time.monotonic() + 30
+        while not ready():
+            if self.popen.poll() is not None or time.monotonic() > deadline:
+                self.end()
+                raise AssertionError(f"{args[1]} did not start:\n{self.text()[-3000:]}")
+            time.sleep(0.02)
+
+    def text(self) -> str:
+        """Return what it has written so far."""
+        return self.log.read_text("utf-8", "replace")
+
+    def kill(self) -> None:
+        """End it as power loss would: no handler of it runs."""
+        self.popen.send_signal(signal.SIGKILL)
+        self.popen.wait()
+
+    def end(self) -> None:
+        """Ask it to end, then make it."""
+        if self.popen.poll() is None:
+            self.popen.terminate()
+            try:
+                self.popen.wait(10)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+def listening(port: int) -> bool:
+    """Return whether something answers on a loopback port."""
+    with socket.socket() as probe:
+        probe.settimeout(0.2)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20, what: str = "it") -> None:
+    """Wait for a condition; fail after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
+        time.sleep(0.02)

@@ -1,0 +1,175 @@
+"""A whole site on loopback: a fake Stripe, luigid-spendguard, luigi.cfg, and workers on demand."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import urllib3
+
+from tests.support.processes import Process, environment, free_port, listening
+
+SECRET = "sk_test_canary_4eC39HqLyjWDarjtT1zdp7dc"
+_http = urllib3.PoolManager(timeout=30, retries=False)
+
+
+class FakeStripe:
+    """The fake vendor's process and its books."""
+
+    def __init__(self, folder: Path, *args: str) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        port_file = folder / "stripe.port"
+        port_file.unlink(missing_ok=True)
+        self.process = Process(
+            ["-m", "tests.support.fake_stripe", "--port-file", str(port_file), *args],
+            folder / "stripe.log", folder, environment(), port_file.exists,
+        )  # fmt: skip
+        self.url = f"http://127.0.0.1:{port_file.read_text()}"
+
+    def books(self) -> dict[str, Any]:
+        """Return all requests, movements and objects."""
+        return json.loads(_http.request("GET", f"{self.url}/_control").data)
+
+    def moved(self) -> int:
+        """Return what has moved in all, in minor units."""
+        return sum(entry["amount"] for entry in self.books()["moved"])
+
+    def posts(self) -> list[dict[str, Any]]:
+        """Return the POST requests that arrived."""
+        return [request for request in self.books()["requests"] if request["method"] == "POST"]
+
+    def fault(self, fault: str, **more: Any) -> None:
+        """Break the next matching request (`times`, `match`)."""
+        self.control(faults=[{"fault": fault, **more}])
+
+    def control(self, **said: Any) -> None:
+        """Change options or add faults."""
+        _http.request("POST", f"{self.url}/_control", body=json.dumps(said))
+
+    def forget(self) -> None:
+        """Begin with empty books."""
+        _http.request("DELETE", f"{self.url}/_control")
+
+
+class Site:
+    """Everything one installation has, in one folder."""
+
+    def __init__(self, folder: Path, *, stripe: FakeStripe | None = None, start: bool = True,
+                 **settings: Any) -> None:  # fmt: skip
+        self.folder = folder
+        self.stripe = stripe or FakeStripe(folder / "vendor")
+        self.owns_stripe = stripe is None
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.ledger = folder / "ledger" / "spendguard.db"
+        self.config = folder / "luigi.cfg"
+        self.settings: dict[str, dict[str, Any]] = {
+            "core": {"default_scheduler_url": self.url},
+            "scheduler": {"retry_delay": 1, "stable_done_cooldown_secs": 0, "state_path": folder / "state"},
+            "worker": {"wait_interval": 0.05, "wait_jitter": 0, "keep_alive": "false"},
+            "spendguard": {"ledger_url": f"sqlite:///{self.ledger}", "default_cap_usd": 100},
+            "spendguard_stripe": {"secret": SECRET, "base_url": self.stripe.url},
+        }
+        (folder / "out").mkdir(parents=True, exist_ok=True)
+        self.configure(**settings)
+        self.luigid: Process | None = None
+        if start:
+            self.start()
+
+    def configure(self, **settings: Mapping[str, Any] | None) -> None:
+        """Change sections of luigi.cfg; a value of None removes the key."""
+        for section, content in settings.items():
+            self.settings.setdefault(section, {}).update(content or {})
+        lines = []
+        for section, content in self.settings.items():
+            lines.append(f"[{section}]")
+            lines += [f"{key} = {value}" for key, value in content.items() if value is not None]
+        self.config.write_text("\n".join(lines) + "\n")
+
+    def environment(self, **more: str) -> dict[str, str]:
+        """Return a worker's environment."""
+        return environment(LUIGI_CONFIG_PATH=str(self.config), OUT_DIR=str(self.folder / "out"), **more)
+
+    def start(self, module: str = "scheduler_patch.server") -> None:
+        """Start luigid-spendguard (or another luigid) on this site's port."""
+        args = ["-m", module, "--address", "127.0.0.1", "--port", str(self.port)]
+        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self.environment(),
+                              lambda: listening(self.port))  # fmt: skip
+
+    def end(self) -> None:
+        """End what was started."""
+        if self.luigid is not None:
+            self.luigid.end()
+        if self.owns_stripe:
+            self.stripe.process.end()
+
+    def __enter__(self) -> Site:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self.end()
+
+    # Workers and the command line.
+
+    def worker(
+        self, *args: str, module: str = "tests.support.pipelines", **env: str
+    ) -> subprocess.Popen[str]:
+        """Start `luigi --module … ARGS` and return it."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "luigi", "--module", module, *args], text=True,
+            cwd=self.folder, env=self.environment(**env), stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+
+    def luigi(self, *args: str, timeout: float = 120, **more: str) -> tuple[int, str]:
+        """Run `luigi --module … ARGS`; return its exit code and output."""
+        worker = self.worker(*args, **more)
+        try:
+            out, _ = worker.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            out, _ = worker.communicate()
+            raise AssertionError(f"the worker hangs:\n{out[-4000:]}") from None
+        return worker.returncode, out
+
+    def cli(self, *args: str, **env: str) -> tuple[int, str, str]:
+        """Run `spendguard ARGS`; return exit code, stdout and stderr."""
+        done = subprocess.run(
+            [sys.executable, "-c", "from luigi_spendguard.cli import main; main()", *args],
+            cwd=self.folder, env=self.environment(**env), capture_output=True, text=True, timeout=60,
+        )  # fmt: skip
+        return done.returncode, done.stdout, done.stderr
+
+    # HTTP.
+
+    def token(self) -> str:
+        """Return the admin token that luigid made."""
+        return self.ledger.with_name(self.ledger.name + ".admin-token").read_text().strip()
+
+    def call(self, method: str, path: str, body: Any = None, token: str | None = "admin",
+             **headers: str) -> tuple[int, Any]:  # fmt: skip
+        """Send a request; return status and decoded body. `token`: the admin's unless another is given."""
+        if token == "admin":
+            token = self.token()
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        reply = _http.request(method, self.url + path, headers=headers,
+                              body=None if body is None else json.dumps(body))  # fmt: skip
+        return reply.status, json.loads(reply.data)
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return a run as the API shows it."""
+        status, found = self.call("GET", f"/runs/{quote(run_id, safe='')}", token=None)
+        assert status == 200, found
+        return found
+
+    def calls(self, run_id: str) -> list[dict[str, Any]]:
+        """Return a run's calls."""
+        return self.call("GET", f"/runs/{quote(run_id, safe='')}/calls", token=None)[1]
