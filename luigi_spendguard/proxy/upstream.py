@@ -16,6 +16,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.exceptions import HTTPError
 
 from luigi_spendguard.guard import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
@@ -131,6 +132,8 @@ class Upstream:
         except Exception as error:
             if not _sending.started:
                 raise NotSent(f"{type(error).__name__} before the first byte") from error
+            if isinstance(error, HTTPError):  # Of the body, which `requests` leaves to us.
+                raise requests.ConnectionError(f"the reply broke off: {type(error).__name__}") from error
             raise
 
     def close(self) -> None:

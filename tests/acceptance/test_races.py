@@ -94,5 +94,3 @@ def test_no_request_reaches_the_vendor_after_revoke_has_answered(races: Site, re
         wait_until(lambda run_id=run_id: races.run(run_id)["reserved_usd"] == "0.00", 10)
     assert late == []
     assert len(revoked) == repeats
-
-

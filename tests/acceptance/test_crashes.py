@@ -1,0 +1,138 @@
+"""kill -9 of a worker's child and of luigid: nothing is lost, nothing is charged twice (P2, P3, P10)."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import time
+
+import pytest
+
+from tests.support.processes import wait_until
+from tests.support.site import Site
+
+
+def test_a_child_killed_between_send_and_settle_is_in_doubt_then_ended_by_the_vendors_replay(
+    site: Site,
+) -> None:
+    """The vendor has the money, the child dies before the reply: counted, shown, and charged once."""
+    site.stripe.fault("hang", seconds=1.0)
+    worker = site.worker("Charge", "--customer", "cus_k", "--workers", "2")
+    wait_until(lambda: bool(site.stripe.posts()), what="sending")
+    [child] = children_of(worker.pid)
+    kill(child)
+    out, _ = worker.communicate(timeout=60)
+    [run] = site.call("GET", "/runs", token=None)[1]
+    assert (run["spent_usd"], run["reserved_usd"], run["in_doubt_usd"]) == ("0.00", "1.00", "1.00"), out
+    code, table, _ = site.cli("runs")
+    assert code == 0
+    assert "in doubt" in table
+    assert "$1.00" in table
+    wait_until(lambda: site.stripe.moved() == 100, what="executing the killed child's call")
+    code, out = site.luigi("Charge", "--customer", "cus_k", "--workers", "2")
+    assert (code, site.stripe.moved()) == (0, 100), out
+    run = site.run(run["run_id"])
+    assert (run["spent_usd"], run["reserved_usd"], run["in_doubt_usd"]) == ("1.00", "0.00", "0.00")
+    assert len({request["key"] for request in site.stripe.posts()}) == 1
+    assert any(r["key"] and n for n, r in enumerate(site.stripe.posts()))  # It was sent again.
+
+
+def test_a_child_killed_after_it_was_settled_is_replayed_from_the_ledger(site: Site) -> None:
+    (site.folder / "out" / "kill-cus_k").touch()
+    site.luigi("Charge", "--customer", "cus_k", "--workers", "2")
+    site.stripe.control(options={"idempotency": "ignore"})
+    code, out = site.luigi("Charge", "--customer", "cus_k", "--workers", "2")
+    assert (code, site.stripe.moved()) == (0, 100), out
+    assert len(site.stripe.posts()) == 1
+
+
+def test_a_whole_worker_killed_leaves_nothing_pending_for_ever(tmp_path) -> None:
+    with Site(tmp_path / "site", spendguard_stripe={"timeout_s": 1}) as site:
+        site.stripe.fault("hang", seconds=3)
+        worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1")
+        wait_until(lambda: bool(site.stripe.posts()), what="sending")
+        worker.kill()
+        worker.communicate()
+        run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
+        assert site.run(run_id)["reserved_usd"] == "1.00"
+        wait_until(lambda: site.run(run_id)["in_doubt_usd"] == "1.00", 20, "the sweep")
+
+
+def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_restart(site: Site) -> None:
+    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 30})
+    site.stripe.control(options={"latency": 0.05})
+    worker = site.worker(
+        "Billing", "--n", "60", "--budget-usd", "40", "--workers", "4", "--run-id", "nightly"
+    )
+    try:
+        wait_until(lambda: site.stripe.moved() >= 500, 30, "charging")
+        assert site.luigid is not None
+        site.luigid.kill()
+        time.sleep(1.5)
+        site.start()
+        out, _ = worker.communicate(timeout=120)
+    finally:
+        worker.kill()
+    moved = site.stripe.moved()
+    assert moved <= 4000
+    submit = ("Billing", "--n", "60", "--budget-usd", "40", "--workers", "4", "--run-id", "nightly")
+    code, again = site.luigi(*submit)
+    run = site.run("nightly")
+    assert code == 0, again
+    assert site.stripe.moved() == 4000, (out, again)
+    assert (run["spent_usd"], run["reserved_usd"], run["cap_usd"]) == ("40.00", "0.00", "40.00")
+    customers = [entry["customer"] for entry in site.stripe.books()["moved"]]
+    assert len(set(customers)) == len(customers) == 40
+
+
+def test_losing_luigis_pickle_loses_no_money_record(site: Site) -> None:
+    submit = ("Billing", "--n", "8", "--budget-usd", "5", "--workers", "2", "--run-id", "nightly")
+    site.luigi(*submit)
+    assert site.luigid is not None
+    site.luigid.end()
+    (site.folder / "state").unlink()
+    site.start()
+    assert site.run("nightly")["spent_usd"] == "5.00"
+    site.luigi(*submit)
+    assert site.stripe.moved() == 500
+
+
+def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
+    """What the budgets say is what the journal's entries add up to, also after kill -9."""
+    worker = site.worker("Billing", "--n", "40", "--workers", "4", "--run-id", "nightly")
+    try:
+        wait_until(lambda: site.stripe.moved() >= 500, 30, "charging")
+        assert site.luigid is not None
+        site.luigid.kill()
+    finally:
+        worker.kill()
+    worker.communicate()
+    with sqlite3.connect(site.ledger) as books:
+        [(cap, spent, reserved)] = books.execute(
+            "SELECT cap_micros, spent_micros, reserved_micros FROM budget WHERE scope = 'run'"
+        )
+        [(sums,)] = books.execute(
+            "SELECT json_array(sum(cap_micros), sum(spent_micros), sum(reserved_micros)) FROM journal"
+            " WHERE run_id = 'nightly'"
+        )
+    books.close()
+    assert json.loads(sums) == [cap, spent, reserved]
+    counted = spent + reserved
+    assert site.stripe.moved() * 10_000 <= counted <= cap
+
+
+def children_of(pid: int) -> list[int]:
+    """Return the child processes of a process (Linux)."""
+    try:
+        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
+            return [int(child) for child in file.read().split()]
+    except OSError:
+        pytest.skip("needs /proc")
+
+
+def kill(pid: int) -> None:
+    """kill -9."""
+    import os
+
+    os.kill(pid, signal.SIGKILL)
