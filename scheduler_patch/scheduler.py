@@ -46,7 +46,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if blocked and task_id is not None:
             self._take_back(task_id, kwargs.get("worker"))
         elif kwargs.get("status") == DONE and self.gate.run_of:
-            self.gate.holds.pop(task_id or "", None)
+            self.gate.done(task_id or "")
         return answer
 
     def _take_back(self, task_id: str, worker: str | None) -> None:

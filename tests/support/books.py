@@ -1,0 +1,84 @@
+"""A real ledger file, and the operations on it as luigid does them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from luigi_spendguard.ledger import ending, reading, reserving, runs
+from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.money import Micros
+
+
+class Books:
+    """The ledger at `path`, with one run."""
+
+    def __init__(self, path: Path, cap: int = 100, run_id: str = "run", daily: int | None = None) -> None:
+        self.path, self.run_id = path, run_id
+        self.daily = None if daily is None else Micros(daily)
+        self.ledger = Ledger(path)
+        self.write(runs.open_run, runs.RunRequest(run_id, False, "Root", "Root_1", Micros(cap)))
+
+    def write(self, operation: Any, *args: Any) -> Any:
+        """Run one operation and wait until it is durable."""
+        return self.ledger.write(operation, *args).result(20)
+
+    def read(self, operation: Any, *args: Any) -> Any:
+        """Run one reading operation."""
+        return self.ledger.read(operation, *args).result(20)
+
+    def claim(self, task_id: str, run_id: str | None = None) -> str:
+        """Begin an attempt of a task; return its vault key."""
+        claim_id = str(uuid.uuid4())
+        request = runs.ClaimRequest(claim_id, run_id or self.run_id, task_id, "Charge", {}, "worker")
+        self.last_claim = claim_id
+        return self.write(runs.claim, request)[1]
+
+    def ask(self, amount: int, **more: Any) -> Ask:
+        """Return a request to reserve `amount` micro-dollars for a customer."""
+        return Ask(**{
+            "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
+            "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
+            "target": f"cus_{uuid.uuid4().hex}", "fingerprint": str(amount), "total_micros": amount,
+            "body": "amount=1", **more,
+        })  # fmt: skip
+
+    def reserve(self, key: str, ask: Ask) -> Answer:
+        """Ask under a vault key."""
+
+        def operation(tx: Any) -> Answer:
+            scope = reserving.find_scope(tx, key, self.daily)
+            assert scope is not None
+            return reserving.reserve(tx, scope, ask)
+
+        return self.write(operation)
+
+    def end(self, key: str, end: End) -> Any:
+        """End a call under a vault key."""
+
+        def operation(tx: Any) -> Any:
+            scope = reserving.find_scope(tx, key, self.daily)
+            assert scope is not None
+            return ending.end(tx, scope, end)
+
+        return self.write(operation)
+
+    def run(self) -> dict[str, Any]:
+        """Return the run's row with its budget."""
+        return self.read(runs.run_row, self.run_id)
+
+    def figures(self) -> tuple[int, int, int]:
+        """Return (spent, reserved, overrun) of the run in micro-dollars."""
+        run = self.run()
+        return run["spent_micros"], run["reserved_micros"], run["overrun_micros"]
+
+    def audit(self) -> list[str]:
+        """Return what does not add up."""
+        return self.read(reading.audit)
+
+    def restart(self) -> None:
+        """Close the file and open it again."""
+        self.ledger.close()
+        self.ledger = Ledger(self.path)
