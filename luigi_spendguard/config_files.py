@@ -96,9 +96,7 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
 
 
 def _ini(path: Path, text: str) -> Mapping[str, Any]:
-    parser = configparser.RawConfigParser(
-        default_section="", allow_no_value=True, empty_lines_in_values=False
-    )
+    parser = configparser.RawConfigParser(default_section="", empty_lines_in_values=False)
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their case
     try:
         parser.read_string(text)

@@ -1,0 +1,203 @@
+"""The strict reader: what it accepts, and one clear error for everything else."""
+
+from __future__ import annotations
+
+import dataclasses
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.config import SETTINGS, ConfigError, Settings, load
+from tests.support.processes import REPOSITORY
+
+TOKEN = "t" * 20
+INI, TOML = REPOSITORY / "config" / "luigi.cfg", REPOSITORY / "config" / "luigi.toml"
+
+
+def read(tmp_path: Path, text: str, name: str = "luigi.cfg", **environ: str) -> Settings:
+    path = tmp_path / name
+    path.write_text(text)
+    return load([path], environ=environ)
+
+
+def refused(tmp_path: Path, text: str, name: str = "luigi.cfg", **environ: str) -> str:
+    with pytest.raises(ConfigError) as error:
+        read(tmp_path, text, name, **environ)
+    assert str(tmp_path / name) in str(error.value)
+    return str(error.value)
+
+
+def test_both_examples_say_the_same() -> None:
+    environ = {"SPENDGUARD_ADMIN_TOKEN": TOKEN, "STRIPE_SECRET_KEY": "sk_test_12345"}
+    ini, toml = load([INI], environ=environ), load([TOML], environ=environ)
+    assert dataclasses.replace(ini, files=()) == dataclasses.replace(toml, files=())
+    assert ini.caps.families == {"BillingPipeline": 300_000_000}
+    assert (ini.admin_token, ini.worker_token) == (TOKEN, None)
+    assert ini.fx["eur"] == Decimal("1.12")
+    assert ini.vendor("stripe").secret == "sk_test_12345"
+
+
+@pytest.mark.parametrize("path", [INI, TOML])
+def test_the_examples_name_every_setting(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    for setting in SETTINGS:
+        assert any(line.startswith(f"{setting.key} = ") for line in lines), setting.key
+
+
+def test_every_setting_is_in_the_docs() -> None:
+    text = (REPOSITORY / "docs" / "configuration.md").read_text()
+    for setting in SETTINGS:
+        assert f"`{setting.key}`" in text, setting.key
+        assert setting.meaning in text, setting.key
+
+
+def test_nothing_set_is_the_defaults(tmp_path: Path) -> None:
+    settings = load([], environ={"XDG_STATE_HOME": str(tmp_path)})
+    assert settings.ledger_path == tmp_path / "luigi-spendguard" / "spendguard.db"
+    assert settings.caps.grant("Any", None)[0] == 0
+    assert "default_cap_usd" in settings.caps.grant("Any", None)[1]
+
+
+def test_a_percent_sign_is_a_percent_sign_and_a_dollar_a_dollar(tmp_path: Path) -> None:
+    settings = read(tmp_path, f"[spendguard]\nadmin_token = 50%(x)s$${TOKEN}\n")
+    assert settings.admin_token == f"50%(x)s$${TOKEN}"
+
+
+def test_default_section_is_ignored(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[DEFAULT]\nfoo = 1\ndefault_cap_usd = 9\n[spendguard]\nmax_cap_usd = 5\n")
+    assert settings.caps.default is None
+
+
+def test_an_unset_variable_means_not_set_for_secrets_and_tokens_only(tmp_path: Path) -> None:
+    text = "[spendguard]\nadmin_token = ${NOPE}\n[spendguard_stripe]\nsecret = ${NOPE}\n"
+    settings = read(tmp_path, text)
+    assert (settings.admin_token, settings.vendor("stripe").secret) == (None, None)
+    said = refused(tmp_path, "[spendguard]\ndefault_cap_usd = ${NOPE}\n")
+    assert "[spendguard] default_cap_usd" in said
+    assert "'NOPE' is not set" in said
+    assert read(tmp_path, "[spendguard]\ndefault_cap_usd = ${CAP}\n", CAP="7").caps.default == 7_000_000
+
+
+def test_a_later_file_wins_key_by_key(tmp_path: Path) -> None:
+    first, second = tmp_path / "a.cfg", tmp_path / "b.cfg"
+    first.write_text("[spendguard]\ndefault_cap_usd = 1\nmax_cap_usd = 9\n")
+    second.write_text("[spendguard]\ndefault_cap_usd = 2\n")
+    caps = load([first, second], environ={}).caps
+    assert (caps.default, caps.limit) == (2_000_000, 9_000_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[spendguard]\ndefault_cap = 5\n", "[spendguard] default_cap: there is no such setting: did you mean"),
+        ("[spendguard]\nDefault_Cap_USD = 5\n", "did you mean default_cap_usd?"),
+        ("[spendguard]\nbudget_everything = 5\n", "there is no such setting"),
+        ("[spendgard_stripe]\n[spendguard_strip]\nsecret = x\n", "did you mean spendguard_stripe?"),
+        ("[spendguard_twilio]\nsecret = x\n", "[spendguard_twilio] is no section of luigi_spendguard"),
+        ("[Spendguard]\ndefault_cap_usd = 5\n", "did you mean spendguard?"),
+        ("[spendguard]\ndefault_cap_usd = -5\n", "[spendguard] default_cap_usd: '-5' is no amount"),
+        ("[spendguard]\ndefault_cap_usd = NaN\n", "is no amount"),
+        ("[spendguard]\ndefault_cap_usd = lots\n", "is no amount"),
+        ("[spendguard]\ndefault_cap_usd = 2000000000\n", "is more than the largest amount"),
+        ("[spendguard]\ndefault_cap_usd = 10\nmax_cap_usd = 5\n", "$10.00 is more than max_cap_usd, $5.00"),
+        ("[spendguard]\ndefault_cap_usd =\n", "is empty"),
+        ("[spendguard]\ndefault_cap_usd\n", "is empty"),
+        ("[spendguard]\ndefault_cap_usd = 5 # five\n", "a comment must stand on a line of its own"),
+        ("[spendguard]\ndefault_cap_usd = 5 ; five\n", "a comment must stand on a line of its own"),
+        ("[spendguard]\ndefault_cap_usd = 5\ndefault_cap_usd = 6\n", "[spendguard] default_cap_usd: is given twice"),
+        ("[spendguard]\na = 1\n[spendguard]\nb = 2\n", "the section [spendguard] is given twice"),
+        ("[spendguard]\non_blocked = explode\n", "must be exit or wait"),
+        ("[spendguard]\nanonymous_read = maybe\n", "must be true or false"),
+        ("[spendguard]\nreplay_days = 0\n", "from 1 to 3650"),
+        ("[spendguard]\nledger_url = sqlite:///relative.db\n", "absolute path"),
+        ("[spendguard]\nledger_url = mysql://x/y\n", "absolute path"),
+        ("[spendguard]\nledger_url = sqlite:////\n", "absolute path"),
+        ("[spendguard]\nvendor_tasks = A,,B\n", "separated by commas"),
+        ("[spendguard]\nadmin_token = short\n", "at least 16"),
+        ("[spendguard_stripe]\ntimeout_s = never\n", "a number of seconds"),
+        ("[spendguard_stripe]\ntimeout_s = 0\n", "a number of seconds"),
+        ("[spendguard_stripe]\nbase_url = http://example.com\n", "must be https"),
+        ("[spendguard_stripe]\nbase_url = https://a:b@example.com\n", "must be a plain address"),
+        ("[spendguard_stripe]\nallowed_endpoints = everything\n", "is neither like"),
+        ("[spendguard_fx]\neur = 0\n", "[spendguard_fx] eur: must be USD for one unit"),
+        ("[spendguard_fx]\neur = NaN\n", "must be USD for one unit"),
+        ("[spendguard_fx]\neuro = 1\n", "three lower-case letters"),
+        ("[spendguard_fx]\nusd = 2\n", "USD needs no rate"),
+        ("[spendguard_caps]\nBilling = much\n", "[spendguard_caps] Billing: 'much' is no amount"),
+        ("default_cap_usd = 5\n", "line 1 stands before any [section]"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_used_is_named_with_file_section_and_key(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[spendguard\n", "is no valid TOML"),
+        ("[spendguard]\ndefault_cap_usd = 1\ndefault_cap_usd = 2\n", "is no valid TOML"),
+        ("[spendguard]\ndefault_cap_usd = -1.5\n", "is no amount"),
+        ("[spendguard]\ndefault_cap_usd = nan\n", "is no amount"),
+        ("[spendguard]\ndefault_cap_usd = true\n", "is no amount"),
+        ("[spendguard]\ndefault_cap_usd = 1979-05-27\n", "cannot be a date"),
+        ("[spendguard.stripe]\nsecret = 'x'\n", "there is no such setting"),
+        ("spendguard = 5\n", "spendguard must be a section"),
+        ("[spendguard]\nvendor_tasks = [1, 2]\n", "cannot be a list"),
+    ],
+)
+def test_toml_is_read_as_strictly(tmp_path: Path, text: str, says: str) -> None:
+    assert says in refused(tmp_path, text, "luigi.toml")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[spendguard_stripe]\nsecret = {} # mine\n", "[spendguard_stripe]\nsecret = {}\nsecret = {}\n",
+     "[spendguard_stripe]\nsecret = a {} b\n", "[spendguard]\nadmin_token = {0} {0}\n", "{}\n[spendguard]\n",
+     "[spendguard_stripe]\n  {}\n x\n"],
+)  # fmt: skip
+def test_no_error_shows_a_secret(tmp_path: Path, text: str) -> None:
+    assert "sk_live_canary" not in refused(tmp_path, text.format("sk_live_canary", "sk_live_canary"))
+
+
+def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
+    settings = read(tmp_path, "[spendguard]\nadmin_token = " + TOKEN + "\nworker_token = " + TOKEN
+                    + "\n[spendguard_stripe]\nsecret = sk_live_canary\n")  # fmt: skip
+    assert TOKEN not in repr(settings)
+    assert "sk_live_canary" not in repr(settings)
+
+
+def test_a_file_that_luigi_would_ignore_is_not_ignored(tmp_path: Path) -> None:
+    toml = tmp_path / "luigi.toml"
+    toml.write_text("[spendguard]\n")
+    with pytest.raises(ConfigError, match="LUIGI_CONFIG_PARSER=toml"):
+        load(environ={"LUIGI_CONFIG_PATH": str(toml)})
+    with pytest.raises(ConfigError, match="no file"):
+        load(environ={"LUIGI_CONFIG_PATH": str(tmp_path / "missing.cfg")})
+
+
+def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "luigi.cfg"
+    path.write_bytes(b"[spendguard]\ndefault_cap_usd = \xff\n")
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        load([path], environ={})
+
+
+@pytest.mark.parametrize(
+    ("caps", "asked", "granted"),
+    [
+        ("default_cap_usd = 100", None, 100), ("default_cap_usd = 100", 50, 50),
+        ("default_cap_usd = 100", 500, 100), ("default_cap_usd = 100\nmax_cap_usd = 1000", 500, 500),
+        ("default_cap_usd = 100\nmax_cap_usd = 1000", 5000, 1000), ("max_cap_usd = 1000", None, 0),
+        ("max_cap_usd = 1000", 5, 5), ("default_cap_usd = 100\n[spendguard_caps]\nRoot = 300", None, 300),
+        ("default_cap_usd = 1\nmax_cap_usd = 1000\n[spendguard_caps]\nRoot = 300", 900, 300), ("", 5, 0),
+        ("default_cap_usd = 100\n[spendguard_caps]\nRoot = 0", None, 0),
+    ],
+)  # fmt: skip
+def test_the_cap_that_is_granted(tmp_path: Path, caps: str, asked: int | None, granted: int) -> None:
+    micros = None if asked is None else asked * 1_000_000
+    cap, note = read(tmp_path, f"[spendguard]\n{caps}\n").caps.grant("Root", micros)
+    assert cap == granted * 1_000_000
+    assert bool(note) == (
+        (asked is not None and asked != granted) or (asked is None and caps in ("", "max_cap_usd = 1000"))
+    )
