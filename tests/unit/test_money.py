@@ -38,7 +38,8 @@ def test_amounts_are_read_exactly(text, micros: int) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["-1", "NaN", "inf", "1e3", "", " ", "1.", ".5", "1,000", "$5", "0x10", "1_000", "0.0000001", "1000000001",
+    ["-1", "NaN", "inf", "1e3", "", " ", "1.", ".5", "1,000", "$5", "0x10", "1_000", "0.0000001",
+     "1000000001",
      "99999999999999999999", "١٢", Decimal("NaN"), Decimal("-1"), Decimal("Infinity"), True, 1.5, None],
 )  # fmt: skip
 def test_what_is_no_amount_is_refused_with_advice(text) -> None:
