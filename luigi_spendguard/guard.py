@@ -11,6 +11,7 @@ import logging
 import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -277,11 +278,10 @@ def _kept_answer(reply: Reply) -> dict[str, str]:
 
 def _replayed(quote: Quote, answer: Answer) -> Reply:
     logger.warning(
-        "Replayed: %s %s was made before (call answered at %d ms since the epoch); nothing was sent "
-        "or spent now",
+        "Replayed: %s %s was made before, answered at %s; nothing was sent or spent now",
         quote.operation,
         quote.target or "",
-        answer.first_at,
+        datetime.fromtimestamp(answer.first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
     )
     return Reply(answer.status, answer.answer_headers, answer.answer_body.encode("utf-8"))
 

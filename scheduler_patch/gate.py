@@ -79,9 +79,8 @@ class Gate:
             self.hold(task_id, "run", run.remaining + 1)
 
     def done(self, task_id: str) -> None:
-        """Forget what was held against a task: it has completed."""
+        """Forget what was held against a task: it has completed. (What it has paid stays paid.)"""
         self.holds.pop(task_id, None)
-        self.paid.discard(task_id)
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped."""

@@ -25,8 +25,9 @@ NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 #: The UTC day, as `2026-11-23`, by the same clock.
 TODAY = "strftime('%Y-%m-%d', 'now')"
 
-#: How long a writer waits for another process's transaction, in seconds.
-LOCK_SECONDS = 5
+#: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
+#: luigid (`client.GIVE_UP_S`), so that the worker hears why.
+LOCK_SECONDS = 3
 
 
 def database(path: Path) -> peewee.SqliteDatabase:

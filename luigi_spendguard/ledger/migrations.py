@@ -8,7 +8,7 @@ from pathlib import Path
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger.engine import NOW, Tx, database, prepare_file, translated, writing
+from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, translated, writing
 from luigi_spendguard.ledger.models import TABLES
 
 
@@ -27,26 +27,45 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first,)
 
 
+def _format(tx: Tx) -> int:
+    """Return the number of the file's last migration, 0 for a new file."""
+    if not tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migration'"):
+        return 0
+    return int(tx.value("SELECT max(number) FROM migration") or 0)
+
+
+def _refuse_others(path: Path) -> None:
+    """Refuse a file that is another program's or a newer version's, before anything in it is changed."""
+    if not path.stat().st_size:
+        return
+    db = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
+    try:
+        with translated():
+            tx = Tx(db)
+            done, objects = _format(tx), tx.value("SELECT count(*) FROM sqlite_master")
+    finally:
+        db.close()
+    if objects and not done:
+        raise LedgerUnavailable(
+            f"{path} is a database of something else: set [spendguard] ledger_url to a file of its own"
+        )
+    if done > len(MIGRATIONS):
+        raise LedgerUnavailable(
+            f"the ledger {path} was written by a newer version (format {done}, this version knows "
+            f"{len(MIGRATIONS)}): install that version of luigi_spendguard again"
+        )
+
+
 def migrate(path: Path) -> None:
     """Bring the file at `path` to this version. Raises LedgerUnavailable, with advice."""
     prepare_file(path)
+    _refuse_others(path)
     db = database(path)
     try:
         with translated():
             db.connect()
         with writing(db) as tx:
-            known = tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migration'")
-            done = int(tx.value("SELECT max(number) FROM migration") or 0) if known else 0
-            if not known and tx.value("SELECT count(*) FROM sqlite_master"):
-                raise LedgerUnavailable(
-                    f"{path} is a database of something else: set [spendguard] ledger_url to a file "
-                    "of its own"
-                )
-            if done > len(MIGRATIONS):
-                raise LedgerUnavailable(
-                    f"the ledger {path} was written by a newer version (format {done}, this version "
-                    f"knows {len(MIGRATIONS)}): install that version of luigi_spendguard again"
-                )
+            done = _format(tx)
             for number, migration in enumerate(MIGRATIONS[done:], start=done + 1):
                 migration(db, tx)
                 tx.run(f"INSERT INTO migration (number, applied_at) VALUES (?, {NOW})", number)

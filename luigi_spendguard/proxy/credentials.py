@@ -38,7 +38,7 @@ def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | N
 
 
 @contextmanager
-def hidden(vendor: Vendor, secret: str, key: str) -> Iterator[None]:
+def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
     """Let task code (and its subprocesses) find `key` in every variable that holds `secret`.
 
     The environment belongs to the process: with several attempts in one process the last key is
@@ -47,7 +47,8 @@ def hidden(vendor: Vendor, secret: str, key: str) -> Iterator[None]:
     global _users
     with _lock:
         _users += 1
-        _secrets[vendor.name] = secret
+        if secret is not None:
+            _secrets[vendor.name] = secret
         for name in list(os.environ):
             if os.environ[name] == secret or (name in _hidden and _hidden[name] == secret):
                 _hidden.setdefault(name, os.environ[name])

@@ -340,17 +340,15 @@ def _counts_for(kind: str, body: Mapping[str, Any], fx: Mapping[str, Decimal]) -
     """Return (what the object is worth, what it counts for now) in micro-dollars."""
     status, currency = body["status"], body["currency"]
     amount = _minor(body["amount"])
-    counts = amount
-    if kind == "payment_intents" and status in _FINAL:
-        counts = _minor(body.get("amount_received") or 0)
-    elif kind == "charges" and status == "failed":
-        counts = 0
-    elif kind == "charges" and body.get("captured"):
-        counts = _minor(body.get("amount_captured", amount))
-    worth = counts if status in _FINAL or status == "failed" else amount
-    if kind == "charges" and body.get("captured"):
-        worth = counts
-    return int(to_micros(worth, currency, fx)), int(to_micros(counts, currency, fx))
+    if kind == "charges":
+        final = status == "failed" or body.get("captured") is True
+        moved = body.get("amount_captured") if status != "failed" else 0
+    else:
+        final = status in _FINAL
+        moved = body.get("amount_received") or (None if status == "succeeded" else 0)
+    # Older API versions and look-alikes do not say what has moved: then it is all of it.
+    counts = _minor(moved) if final and moved is not None else amount
+    return int(to_micros(counts if final else amount, currency, fx)), int(to_micros(counts, currency, fx))
 
 
 def _minor(value: Any) -> int:

@@ -13,8 +13,8 @@ stripe.enable_telemetry = False
 stripe.api_base = os.environ.get("STRIPE_API_BASE", stripe.api_base)
 
 
-class billing(luigi.Config):  # noqa: N801  # its name is the section of luigi.cfg
-    """Where the pipeline writes."""
+class billing(luigi.Config):
+    """The pipeline's own section of luigi.cfg."""
 
     folder = luigi.Parameter()
 

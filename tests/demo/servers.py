@@ -40,11 +40,11 @@ class DemoFailed(Exception):
 class Process:
     """One process in a session of its own, with its output in a file."""
 
-    def __init__(self, name: str, argv: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(self, name: str, argv: list[str], env: Mapping[str, str], log: Path, cwd: Path) -> None:
         self.name, self.log = name, log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                argv, env=dict(env), cwd=env["PYTHONPATH"], stdin=subprocess.DEVNULL, stdout=file,
+                argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=file,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
 
@@ -70,6 +70,13 @@ class Process:
         except (ProcessLookupError, PermissionError):
             return
 
+    def stop(self) -> None:
+        """End it: SIGTERM, then SIGKILL after a grace period."""
+        self.signal(signal.SIGTERM)
+        if not self.wait(GRACE_S):
+            self.signal(signal.SIGKILL)
+            self.wait(GRACE_S)
+
     def wait(self, seconds: float) -> bool:
         """Wait until it has ended; return whether it has."""
         try:
@@ -82,47 +89,52 @@ class Process:
 class Processes:
     """All processes of a demo; leaving the context ends them."""
 
-    def __init__(self, logs: Path) -> None:
-        self._logs = logs
+    def __init__(self, site: Site) -> None:
+        self._site = site
         self._all: list[Process] = []
 
     def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
+        # A second Ctrl-C must not leave processes behind.
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
         self.end()
 
     def start(self, name: str, argv: list[str], env: Mapping[str, str]) -> Process:
         """Start `python ARGV…`, its output in `NAME.log`."""
-        process = Process(name, [sys.executable, *argv], env, self._logs / f"{name}.log")
+        log = self._site.logs / f"{name}.log"
+        # Not in the user's folder: Luigi would read a luigi.cfg there.
+        process = Process(name, [sys.executable, *argv], env, log, self._site.work)
         self._all.append(process)
         return process
 
-    def serve(self, name: str, argv: Callable[[int], list[str]], env: Mapping[str, str], path: str) -> int:
+    def serve(self, name: str, argv: Callable[[int], list[str]], path: str) -> int:
         """Start a server at a free port, wait until it answers `path`; return the port."""
         for _ in range(3):
             port = free_port()
-            process = self.start(name, argv(port), env)
+            process = self.start(name, argv(port), self._site.env())
             if _answers(process, f"http://127.0.0.1:{port}{path}"):
                 return port
             if process.running:
                 break
         raise DemoFailed(f"{name} did not start", process.log)
 
-    def localstripe(self, name: str, env: Mapping[str, str]) -> str:
+    def localstripe(self, name: str) -> str:
         """Start a Stripe of our own and return its address."""
-        port = self.serve(name, lambda port: ["-c", LOCALSTRIPE, str(port)], env, "/js.stripe.com/v3/")
+        port = self.serve(name, lambda port: ["-c", LOCALSTRIPE, str(port)], "/js.stripe.com/v3/")
         return f"http://127.0.0.1:{port}"
 
-    def luigid(self, site: Site, stripe_url: str) -> str:
+    def luigid(self, stripe_url: str) -> str:
         """Start luigid-spendguard, with its luigi.cfg, and return its address."""
 
         def argv(port: int) -> list[str]:
-            site.write_config(f"http://127.0.0.1:{port}", stripe_url)
+            self._site.write_config(f"http://127.0.0.1:{port}", stripe_url)
             return ["-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(port),
-                    "--state-path", str(site.folder / "luigi-state.pickle")]  # fmt: skip
+                    "--state-path", str(self._site.folder / "luigi-state.pickle")]  # fmt: skip
 
-        return f"http://127.0.0.1:{self.serve('luigid-spendguard', argv, site.env(), '/runs')}"
+        return f"http://127.0.0.1:{self.serve('luigid-spendguard', argv, '/runs')}"
 
     def luigi(self, name: str, argv: list[str], env: Mapping[str, str]) -> Process:
         """Start a worker: the stock `luigi` command line with 16 workers."""

@@ -22,8 +22,11 @@ default_scheduler_url = {luigid}
 wait_interval = 0.1
 wait_jitter = 0
 
+# What failed is tried again by the next submission, not by this one; and Luigi believes at once that a
+# finished output is gone (it waits 10 s else).
 [scheduler]
 retry_delay = 600
+stable_done_cooldown_secs = 0
 
 [retcode]
 already_running = 10

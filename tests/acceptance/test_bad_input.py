@@ -1,0 +1,234 @@
+"""Bad input and a broken surrounding: one clear error that says what to do; nothing is sent or lost."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sqlite3
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.ledger.migrations import migrate
+from tests.support.processes import free_port, listening, wait_until
+from tests.support.site import Site
+
+
+@pytest.fixture
+def still(tmp_path: Path):
+    """A site whose luigid is not started yet."""
+    site = Site(tmp_path / "site", start=False)
+    yield site
+    site.end()
+
+
+def start_refused(site: Site) -> str:
+    """Return what luigid-spendguard says when it does not start."""
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(site.port)],
+        cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("cap", ["-5", "nan", "lots", "1e9", "99999999999"])
+def test_a_bad_cap_in_luigi_cfg_stops_the_start(still: Site, cap: str) -> None:
+    still.configure(spendguard={"default_cap_usd": cap})
+    said = start_refused(still)
+    assert f"{still.config}: [spendguard] default_cap_usd:" in said
+
+
+@pytest.mark.parametrize("cap", ["-5", "nan", "lots", "99999999999"])
+def test_a_bad_budget_of_a_root_refuses_its_vendor_tasks(site: Site, cap: str) -> None:
+    _, out = site.luigi("Billing", "--n", "1", f"--budget-usd={cap}")
+    assert site.stripe.posts() == []
+    assert "Billing.budget_usd is not usable" in out
+    assert "such as 300" in out or "largest amount" in out
+    assert (site.folder / "out").joinpath("Report__99914b932b").exists()
+
+
+def test_asking_for_more_than_the_limit_gets_the_limit_and_is_said(site: Site) -> None:
+    site.configure(spendguard={"default_cap_usd": 100})
+    _, out = site.luigi("Billing", "--n", "1", "--budget-usd", "500", "--run-id", "r")
+    assert "$500.00 was asked, $100.00 granted" in out
+    assert site.run("r")["cap_usd"] == "100.00"
+    assert "$500.00 was asked" in site.run("r")["note"]
+
+
+def test_an_unknown_vendor_is_refused_by_name(still: Site) -> None:
+    still.configure(spendguard_paypal={"secret": "x" * 20})
+    assert "[spendguard_paypal] is no section of luigi_spendguard" in start_refused(still)
+
+
+def test_a_ledger_that_cannot_be_written_stops_the_start(still: Site) -> None:
+    if os.geteuid() == 0:
+        still.configure(spendguard={"ledger_url": "sqlite:////proc/spendguard/x.db"})
+        Path("/proc/version").read_text()
+    else:
+        locked = still.folder / "locked"
+        locked.mkdir(mode=0o500)
+        still.configure(spendguard={"ledger_url": f"sqlite:///{locked}/x/y.db"})
+    still.start()
+    _, out = still.luigi("Charge", "--customer", "c")
+    assert still.stripe.posts() == []
+    assert "cannot be written" in out
+    assert "ledger_url" in out
+
+
+@pytest.mark.parametrize("what", ["newer", "foreign", "garbage"])
+def test_a_ledger_file_that_is_not_ours_stops_the_start(still: Site, what: str) -> None:
+    if what == "newer":
+        migrate(still.ledger)
+        with sqlite3.connect(still.ledger) as db:
+            db.execute("INSERT INTO migration (number, applied_at) VALUES (99, 0)")
+        db.close()
+        says = "was written by a newer version"
+    else:
+        still.ledger.parent.mkdir()
+        if what == "foreign":
+            with sqlite3.connect(still.ledger) as db:
+                db.execute("CREATE TABLE customers (id)")
+            db.close()
+        else:
+            still.ledger.write_bytes(b"this is no database, whatever its name is" * 100)
+        says = {"foreign": "is a database of something else", "garbage": "the file is not a ledger"}[what]
+    before = still.ledger.read_bytes()
+    assert says in start_refused(still)
+    assert still.ledger.read_bytes() == before
+
+
+def test_a_locked_ledger_denies_and_goes_on_when_it_is_free(site: Site) -> None:
+    site.luigi("Charge", "--customer", "first", "--workers", "1")
+    lock = sqlite3.connect(site.ledger, isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    started = time.monotonic()
+    _, out = site.luigi("Charge", "--customer", "second", timeout=60)
+    assert time.monotonic() - started < 45
+    assert site.stripe.moved() == 100
+    assert "locked" in out
+    lock.execute("ROLLBACK")
+    lock.close()
+    code, out = site.luigi("Charge", "--customer", "second")
+    assert (code, site.stripe.moved()) == (0, 200), out
+
+
+def test_a_full_disk_denies_and_says_so(still: Site) -> None:
+    """The disk is full for luigid alone: its files may not grow beyond a limit (RLIMIT_FSIZE)."""
+    still.start()
+    assert still.luigid is not None
+    still.luigi("Charge", "--customer", "first", "--workers", "1")
+    size = still.ledger.with_name(still.ledger.name + "-wal").stat().st_size
+    resource.prlimit(still.luigid.popen.pid, resource.RLIMIT_FSIZE, (size, size))
+    _, out = still.luigi("Charge", "--customer", "second", timeout=60)
+    assert still.stripe.moved() == 100, out
+    assert "ledger" in out
+    assert "disk" in out
+    still.luigid.kill()
+    still.start()
+    code, out = still.luigi("Charge", "--customer", "second")
+    assert (code, still.stripe.moved()) == (0, 200), out
+
+
+def test_an_unreachable_scheduler_denies_within_seconds(site: Site) -> None:
+    """The worker has its task; luigid goes away before the call."""
+    site.configure(core={"rpc_retry_attempts": 1, "rpc_retry_wait": 1})
+    worker = site.worker("Spender", "--name", "a", "--race", "x", "--workers", "1")
+    wait_until(lambda: bool(site.call("GET", "/runs", token=None)[1]), 30, "the claim")
+    time.sleep(1.0)
+    assert site.luigid is not None
+    site.luigid.end()
+    started = time.monotonic()
+    (site.folder / "out" / "go-x").touch()
+    out, _ = worker.communicate(timeout=100)
+    assert time.monotonic() - started < 60
+    assert site.stripe.posts() == []
+    assert "cannot be reached" in out
+
+
+def test_a_stock_luigid_on_the_other_end_is_named(still: Site) -> None:
+    still.configure(core={"rpc_retry_attempts": 1, "rpc_retry_wait": 1})
+    stock = "from luigi.cmdline import luigid; luigid()"
+    script = still.folder / "stock_luigid.py"
+    script.write_text(stock)
+    still.luigid = None
+    process = subprocess.Popen(
+        [sys.executable, str(script), "--address", "127.0.0.1", "--port", str(still.port)],
+        cwd=still.folder, env=still.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: listening(still.port), 20, "stock luigid")
+        code, out = still.luigi("Billing", "--n", "1", timeout=60)
+        assert still.stripe.posts() == []
+        assert "luigid-spendguard" in out
+        assert "keeps no budgets: run luigid-spendguard there instead of luigid" in out
+        assert (still.folder / "out").joinpath("Report__99914b932b").exists()
+        code, _, err = still.cli("runs")
+        assert (code, "stock luigid" in err) == (3, True)
+    finally:
+        process.terminate()
+        process.wait(10)
+
+
+def test_the_local_scheduler_is_refused_before_run(site: Site) -> None:
+    _, out = site.luigi("Billing", "--n", "2", "--local-scheduler")
+    assert site.stripe.posts() == []
+    assert "start luigid-spendguard" in out
+    assert (site.folder / "out").joinpath("Report__99914b932b").exists()
+
+
+@pytest.mark.parametrize("given", ["w" * 20, None])
+def test_a_wrong_or_missing_worker_token_is_named(still: Site, given: str | None) -> None:
+    still.configure(spendguard={"worker_token": "v" * 20})
+    still.start()
+    still.configure(spendguard={"worker_token": given})
+    _, out = still.luigi("Charge", "--customer", "c")
+    assert still.stripe.posts() == []
+    assert f"the worker token {'is wrong' if given else 'is missing'}" in out
+    assert "v" * 20 not in out
+    assert "w" * 20 not in out
+    still.configure(spendguard={"worker_token": "v" * 20})
+    code, out = still.luigi("Charge", "--customer", "c")
+    assert (code, still.stripe.moved()) == (0, 100), out
+
+
+def test_no_secret_anywhere_is_a_clear_error(site: Site) -> None:
+    site.configure(spendguard_stripe={"secret": None})
+    _, out = site.luigi("Charge", "--customer", "c")
+    assert site.stripe.posts() == []
+    assert "there is no Stripe secret on this worker" in out
+
+
+def test_the_secret_may_live_in_its_usual_variable(site: Site) -> None:
+    site.configure(spendguard_stripe={"secret": None})
+    code, out = site.luigi("Charge", "--customer", "c", STRIPE_SECRET_KEY="sk_test_of_the_environment")
+    assert (code, site.stripe.moved()) == (0, 100), out
+    assert {r["authorization"] for r in site.stripe.posts()} == {"Bearer sk_test_of_the_environment"}
+
+
+def test_a_broken_luigi_cfg_refuses_vendor_tasks_and_leaves_plain_ones(site: Site) -> None:
+    site.configure(spendguard={"defualt_cap_usd": 5})
+    _, out = site.luigi("Billing", "--n", "1")
+    assert site.stripe.posts() == []
+    assert "defualt_cap_usd: there is no such setting: did you mean default_cap_usd?" in out
+    assert (site.folder / "out").joinpath("Report__99914b932b").exists()
+
+
+def test_a_port_that_is_taken_is_said_plainly(site: Site) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(site.port)],
+        cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Address already in use" in done.stderr
+
+
+def test_the_command_line_says_when_nothing_answers(still: Site) -> None:
+    code, out, err = still.cli("--url", f"http://127.0.0.1:{free_port()}", "runs")
+    assert (code, out) == (3, "")
+    assert "cannot be reached" in err
+    assert "Traceback" not in err
