@@ -11,7 +11,7 @@ from typing import Any
 from luigi.worker import ContextManagedTaskProcess
 
 from luigi_spendguard import proxy
-from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.client import FLUSH_S, GIVE_UP_S, LedgerClient
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
 from luigi_spendguard.proxy import context
@@ -52,7 +52,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             raise
         finally:
             attempt.client.finish(attempt.claim_id, outcome)
-            attempt.client.flush()
+            # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
+            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
 
     def _completed(self) -> str:
         """Count a completion only when the task is complete: else a repetition must stay one."""

@@ -107,18 +107,20 @@ class LedgerClient:
         self._tell(f"spend_{end.kind}", end.to_json(), key)
 
     def _tell(self, method: str, body: dict[str, Any], key: str | None) -> None:
-        try:
-            self._said(self._post(method, body, key))
-        except (LedgerUnavailable, SpendDenied, PluginError) as error:
-            logger.error("%s of %s is not delivered yet and will be tried again: %s",
-                         method, body.get("call_id", body.get("claim_id")), error)  # fmt: skip
-            with self._lock:
-                self._outbox.put((method, body, key))
-                if self._sender is None or not self._sender.is_alive():
-                    self._sender = threading.Thread(
-                        target=self._send_later, name="spendguard-outbox", daemon=True
-                    )
-                    self._sender.start()
+        if not self._outbox.unfinished_tasks:  # Else it waits behind what could not be delivered.
+            try:
+                self._said(self._post(method, body, key))
+                return
+            except (LedgerUnavailable, SpendDenied, PluginError) as error:
+                logger.error("%s of %s is not delivered yet and will be tried again: %s",
+                             method, body.get("call_id", body.get("claim_id")), error)  # fmt: skip
+        with self._lock:
+            self._outbox.put((method, body, key))
+            if self._sender is None or not self._sender.is_alive():
+                self._sender = threading.Thread(
+                    target=self._send_later, name="spendguard-outbox", daemon=True
+                )
+                self._sender.start()
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable, denial
-from luigi_spendguard.ledger import ending, reading, reserving, runs
+from luigi_spendguard.ledger import ending, reading, reserving, runs, taking, upkeep
 from luigi_spendguard.ledger.books import Ledger
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, End
@@ -204,8 +204,8 @@ class Office:
         if self._ledger is None:
             return
         try:
-            await self.write(ending.sweep)
-            await self.write(ending.forget, self.settings.replay_days)
+            await self.write(upkeep.sweep)
+            await self.write(upkeep.forget, self.settings.replay_days)
             rows, _, day = await self.write(reading.gate_rows, False)
         except LedgerUnavailable as error:
             logger.error("%s", error)
@@ -236,8 +236,8 @@ def _figures(tx: Tx, run_id: str, task_id: str) -> Row:
     return row
 
 
-def _scope(tx: Tx, key: str, daily_cap: Micros | None = None) -> reserving.Scope:
-    scope = reserving.find_scope(tx, key, daily_cap)
+def _scope(tx: Tx, key: str, daily_cap: Micros | None = None) -> taking.Scope:
+    scope = taking.find_scope(tx, key, daily_cap)
     if scope is None:
         raise denial("unknown_key", "the ledger does not know this vault key")
     return scope

@@ -125,3 +125,14 @@ def move(
         )
     journal(tx, kind, run_id=call["run_id"], call_id=call["id"],
             spent=spent, reserved=reserved, overrun=overrun, **entry)  # fmt: skip
+
+
+def in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
+    """Let a pending call go on counting, its outcome unknown until it is resolved."""
+    tx.run(
+        "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",
+        status,
+        note,
+        call["id"],
+    )
+    journal(tx, "doubt", run_id=call["run_id"], call_id=call["id"], note=note)

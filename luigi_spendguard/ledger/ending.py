@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import journal, move
+from luigi_spendguard.ledger.budgets import in_doubt, journal, move
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
-from luigi_spendguard.ledger.reserving import GRANT_MS, Scope, tombstone
+from luigi_spendguard.ledger.taking import Scope, tombstone
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros, format_usd
 
@@ -34,8 +34,8 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
         return row  # A later send of the same call is under way; it will say how it ended.
     elif message.kind == "void":
         _void(tx, row, message)
-    else:
-        _doubt(tx, row, message)
+    elif row["state"] == "pending":
+        in_doubt(tx, row, message.note, message.status)
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
 
 
@@ -169,7 +169,8 @@ def _void(tx: Tx, row: Row, message: End) -> None:
         return
     if row["unknown"] and not message.definite:
         # An earlier send may have been executed: only the vendor's own word ends this call.
-        _doubt(tx, row, message)
+        if row["state"] == "pending":
+            in_doubt(tx, row, message.note, message.status)
         return
     _release(tx, row, "void", message.note, message.status)
     if message.object_id and message.worth_micros:
@@ -195,29 +196,6 @@ def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
         note,
         row["id"],
     )
-
-
-def _doubt(tx: Tx, row: Row, message: End) -> None:
-    if row["state"] != "pending":
-        return
-    tx.run(
-        "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",
-        message.status,
-        message.note,
-        row["id"],
-    )
-    journal(tx, "doubt", run_id=row["run_id"], call_id=row["id"], note=message.note)
-
-
-def sweep(tx: Tx) -> list[str]:
-    """Put in doubt every pending call whose sender must be gone; return the runs concerned."""
-    overdue = f"state = 'pending' AND granted_at + timeout_ms + {GRANT_MS} < {NOW}"
-    rows = tx.all(f"SELECT id, run_id FROM call WHERE {overdue}")
-    for row in rows:
-        tx.run("UPDATE call SET state = 'in_doubt', unknown = 1, message = 'its sender is gone'"
-               " WHERE id = ?", row["id"])  # fmt: skip
-        journal(tx, "doubt", run_id=row["run_id"], call_id=row["id"], note="its sender is gone")
-    return sorted({row["run_id"] for row in rows})
 
 
 def resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> Row:
@@ -256,12 +234,3 @@ def resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> Row:
     done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert done_row is not None
     return done_row
-
-
-def forget(tx: Tx, days: int) -> int:
-    """Delete answers older than `days`; identity and amounts stay. In-doubt calls keep theirs."""
-    return tx.run(
-        f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
-        " (SELECT id FROM call WHERE state IN ('pending','in_doubt'))",
-        days * 86_400_000,
-    )

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
-from luigi_spendguard.ledger.budgets import journal, open_budget, run_budget
+from luigi_spendguard.ledger.budgets import in_doubt, journal, open_budget, run_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
@@ -168,11 +168,8 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
         if outcome == "completed":
             count_completion(tx, row["task_id"])
     if outcome == "died":
-        tx.run(
-            "UPDATE call SET state = 'in_doubt', unknown = 1, reason = 'sender died'"
-            " WHERE claim_id = ? AND state = 'pending'",
-            claim_id,
-        )
+        for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
+            in_doubt(tx, call, "its sender died")
     return row
 
 

@@ -12,7 +12,8 @@ from luigi_spendguard.vendors import Vendor
 
 _lock = threading.Lock()
 _hidden: dict[str, str | None] = {}
-_secrets: dict[str, str] = {}
+#: What `secret_of` found before the keys were put in place, None for nothing.
+_secrets: dict[str, str | None] = {}
 _users = 0
 
 
@@ -47,8 +48,7 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
     global _users
     with _lock:
         _users += 1
-        if secret is not None:
-            _secrets[vendor.name] = secret
+        _secrets[vendor.name] = secret
         for name in list(os.environ):
             if os.environ[name] == secret or (name in _hidden and _hidden[name] == secret):
                 _hidden.setdefault(name, os.environ[name])
@@ -70,3 +70,4 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
                     else:
                         os.environ[name] = before
                 _hidden.clear()
+                _secrets.clear()

@@ -147,7 +147,8 @@ def test_an_unreachable_scheduler_denies_within_seconds(site: Site) -> None:
     out, _ = worker.communicate(timeout=100)
     assert time.monotonic() - started < 60
     assert site.stripe.posts() == []
-    assert "cannot be reached" in out
+    assert "does not answer" in out
+    assert "start luigid-spendguard" in out
 
 
 def test_a_stock_luigid_on_the_other_end_is_named(still: Site) -> None:

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.ledger import ending, reading, reserving, runs
+from luigi_spendguard.ledger import ending, reading, reserving, runs, taking
 from luigi_spendguard.ledger.books import Ledger
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros
@@ -49,7 +49,7 @@ class Books:
         """Ask under a vault key."""
 
         def operation(tx: Any) -> Answer:
-            scope = reserving.find_scope(tx, key, self.daily)
+            scope = taking.find_scope(tx, key, self.daily)
             assert scope is not None
             return reserving.reserve(tx, scope, ask)
 
@@ -59,7 +59,7 @@ class Books:
         """End a call under a vault key."""
 
         def operation(tx: Any) -> Any:
-            scope = reserving.find_scope(tx, key, self.daily)
+            scope = taking.find_scope(tx, key, self.daily)
             assert scope is not None
             return ending.end(tx, scope, end)
 

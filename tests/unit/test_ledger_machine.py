@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import ending, runs
+from luigi_spendguard.ledger import ending, runs, upkeep
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
@@ -253,7 +253,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        assert self.books.write(ending.sweep) == []
+        assert self.books.write(upkeep.sweep) == []
 
     # What must hold after each of them.
 

@@ -1,0 +1,136 @@
+"""Which call repeats which: equal calls, keys, ordinals, and the retry of a call that was voided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.ledger import runs
+from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.money import Micros
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    books = Books(tmp_path / "ledger.db", cap=1000)
+    yield books
+    books.ledger.close()
+
+
+def equal(books: Books, target: str = "cus_1", **more: object) -> Ask:
+    return books.ask(100, target=target, **more)
+
+
+def settle(ask: Ask, object_id: str = "pi_1") -> End:
+    return End("settle", ask.call_id, ask.ask, total_micros=100, worth_micros=100, object_id=object_id,
+               status=200, answer_body=f'{{"id": "{object_id}"}}')  # fmt: skip
+
+
+def paid(books: Books, key: str, ask: Ask, object_id: str) -> None:
+    """Reserve and settle a call."""
+    answer = books.reserve(key, ask)
+    assert answer.verdict == "allowed"
+    books.end(key, settle(replace(ask, call_id=answer.call_id, ask=answer.ask), object_id))
+
+
+def replayed(books: Books, key: str, ask: Ask) -> str:
+    """Return the vendor object that a call is answered with, or its verdict when nothing is replayed."""
+    answer = books.reserve(key, ask)
+    return answer.answer_body if answer.verdict == "replayed" else answer.verdict
+
+
+def test_a_retry_gets_a_place_of_its_own_when_an_equal_call_took_the_first(books: Books) -> None:
+    """Two threads charge one customer; the first is not sent (refused connection) and tried again."""
+    key = books.claim("task")
+    first = equal(books)
+    assert books.reserve(key, first).verdict == "allowed"
+    books.end(key, End("void", first.call_id, 1, note="not sent"))
+    paid(books, key, equal(books), "pi_second")
+    paid(books, key, replace(first, ask=2), "pi_first")
+    again = books.claim("task")
+    answers = {replayed(books, again, equal(books)), replayed(books, again, equal(books))}
+    assert answers == {'{"id": "pi_first"}', '{"id": "pi_second"}'}
+    assert books.figures() == (200, 0, 0)
+
+
+def test_a_retry_under_the_callers_key_is_answered_by_the_call_that_succeeded_meanwhile(books: Books) -> None:
+    key = books.claim("task")
+    first = equal(books, key="order-7", key_is_callers=True)
+    assert books.reserve(key, first).verdict == "allowed"
+    books.end(key, End("void", first.call_id, 1, note="not sent"))
+    paid(books, key, equal(books, key="order-7", key_is_callers=True), "pi_1")
+    assert replayed(books, key, replace(first, ask=2)) == '{"id": "pi_1"}'
+    assert replayed(books, key, replace(first, ask=2)) == '{"id": "pi_1"}'
+    assert books.figures() == (100, 0, 0)
+
+
+def test_a_voided_call_frees_its_place(books: Books) -> None:
+    key = books.claim("task")
+    declined = equal(books)
+    books.reserve(key, declined)
+    books.end(key, End("void", declined.call_id, 1, definite=True, status=402))
+    paid(books, key, equal(books), "pi_1")
+    assert replayed(books, books.claim("task"), equal(books)) == '{"id": "pi_1"}'
+
+
+def test_a_key_that_met_a_decline_goes_out_changed(books: Books) -> None:
+    """Stripe answers a key that met a decline with that decline again."""
+    key = books.claim("task")
+    declined = equal(books, key="order-7", key_is_callers=True)
+    assert books.reserve(key, declined).wire_key == "order-7"
+    books.end(key, End("void", declined.call_id, 1, definite=True, status=402))
+    wire_key = books.reserve(key, equal(books, key="order-7", key_is_callers=True)).wire_key
+    assert wire_key.startswith("order-7-")
+
+
+def other_run(books: Books, run_id: str) -> None:
+    books.write(runs.open_run, runs.RunRequest(run_id, False, "Root", run_id, Micros(1000)))
+
+
+def test_another_run_repeats_a_call_until_the_task_has_completed(books: Books) -> None:
+    paid(books, books.claim("task"), equal(books), "pi_1")
+    other_run(books, "corrected")
+    key = books.claim("task", "corrected")
+    assert replayed(books, key, equal(books)) == '{"id": "pi_1"}'
+    books.write(runs.finish, books.last_claim, "completed")
+    other_run(books, "next-month")
+    assert replayed(books, books.claim("task", "next-month"), equal(books)) == "allowed"
+
+
+def test_a_completion_is_counted_once(books: Books) -> None:
+    books.claim("task")
+    for _ in range(3):
+        books.write(runs.finish, books.last_claim, "completed")
+    assert books.read(lambda tx: tx.value("SELECT completions FROM task WHERE task_id = 'task'")) == 1
+
+
+def test_a_call_of_a_revoked_run_is_not_sent_again_by_another(books: Books) -> None:
+    key = books.claim("task")
+    lost = equal(books)
+    books.reserve(key, lost)
+    books.end(key, End("doubt", lost.call_id, 1, note="no reply"))
+    books.write(runs.revoke, "run")
+    other_run(books, "anew")
+    answer = books.reserve(books.claim("task", "anew"), equal(books))
+    assert (answer.verdict, answer.reason) == ("denied", "in_doubt")
+    assert f"spendguard resolve {lost.call_id}" in answer.message
+
+
+def test_a_frozen_run_repeats_and_reads_but_takes_no_money(books: Books) -> None:
+    key = books.claim("task")
+    billed = equal(books)
+    books.reserve(key, billed)
+    books.end(key, replace(settle(billed), total_micros=150))
+    assert books.run()["state"] == "frozen"
+    again = books.claim("task")
+    assert replayed(books, again, equal(books)) == '{"id": "pi_1"}'
+    assert books.reserve(again, books.ask(0, read=True, operation="GET /v1/customers")).verdict == "allowed"
+    answer = books.reserve(again, equal(books, "cus_2"))
+    assert (answer.reason, "is frozen" in answer.message) == ("cap", True)
+    books.write(runs.top_up, "run", Micros(1), "r1")
+    assert books.reserve(again, equal(books, "cus_2")).verdict == "allowed"
+    assert books.audit() == []
