@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, SpendDenied
+    from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
     from luigi_spendguard.tasks import VendorTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install
 
@@ -18,6 +18,7 @@ __version__ = "0.1.0"
 __all__ = [
     "BudgetExceeded",
     "KeyRevoked",
+    "OutcomeUnknown",
     "SpendDenied",
     "VendorTask",
     "WorkerSchedulerFactory",
@@ -27,6 +28,7 @@ __all__ = [
 _HOME = {
     "BudgetExceeded": "errors",
     "KeyRevoked": "errors",
+    "OutcomeUnknown": "errors",
     "SpendDenied": "errors",
     "VendorTask": "tasks",
     "WorkerSchedulerFactory": "worker",

@@ -23,11 +23,9 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import context
 from luigi_spendguard.roots import Root, root_of
+from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
 logger = logging.getLogger(__name__)
-
-#: Luigi versions this was written against (Luigi 3.8, `luigi/worker.py`).
-KNOWN_LUIGI = "3.8"
 
 
 class _Results:
@@ -286,27 +284,9 @@ def install() -> None:
 
     Raises PluginError for a Luigi or vendor SDK that this version does not know.
     """
-    version = str(luigi.__version__)
-    if not version.startswith(f"{KNOWN_LUIGI}."):
-        raise PluginError(
-            f"luigi {version} is not known to luigi_spendguard, which patches its worker: install luigi "
-            f"{KNOWN_LUIGI}.x"
-        )
-    missing = [
-        name
-        for name in (
-            "add",
-            "_add_task",
-            "_create_task_process",
-            "_handle_next_task",
-            "_keep_alive",
-            "_purge_children",
-            "_email_task_failure",
-        )  # fmt: skip
-        if not callable(getattr(luigi.worker.Worker, name, None))
-    ]
-    if missing:
-        raise PluginError(f"luigi {version} has no Worker.{missing[0]}: install luigi {KNOWN_LUIGI}.x")
+    check_luigi(luigi.worker.Worker, WORKER)
+    check_luigi(luigi.worker.ContextManagedTaskProcess, TASK_PROCESS)
+    check_luigi(luigi.execution_summary, SUMMARY)
     proxy.bind()
     if luigi.worker.Worker is not GuardedWorker:
         stock = luigi.worker.Worker

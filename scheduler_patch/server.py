@@ -9,12 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import luigi.cmdline
+import luigi.scheduler
 import luigi.server
 from tornado.ioloop import PeriodicCallback
 
 from luigi_spendguard import config
-from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
+from luigi_spendguard.targets import SCHEDULER, check_luigi
 from scheduler_patch.api import routes
 from scheduler_patch.office import SWEEP_S, Office
 from scheduler_patch.scheduler import BudgetScheduler
@@ -50,10 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run `luigid` with budgets; ends with status 2 and one line when it cannot start."""
     args = list(sys.argv[1:] if argv is None else argv)
     try:
+        check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
         settings = config.load()
         if settings.ledger_path.exists():
             migrate(settings.ledger_path)  # Before --background forks: errors are seen.
-    except (config.ConfigError, LedgerError) as error:
+    except (config.ConfigError, LedgerError, PluginError) as error:
         sys.stderr.write(f"luigid-spendguard: {error}\n")
         raise SystemExit(2) from None
     luigi.server.Scheduler = BudgetScheduler

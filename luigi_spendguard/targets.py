@@ -1,0 +1,47 @@
+"""What is patched or overridden in Luigi: checked before anything is, so that an unknown Luigi is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import luigi
+
+from luigi_spendguard.errors import PluginError
+
+#: The Luigi that this was written against: its worker and scheduler have no other seams.
+KNOWN_LUIGI = "3.8"
+
+#: `luigi.worker.Worker`, overridden by `GuardedWorker`.
+WORKER = (
+    "__enter__",
+    "__exit__",
+    "_add_task",
+    "_create_task_process",
+    "_email_task_failure",
+    "_handle_next_task",
+    "_keep_alive",
+    "_purge_children",
+    "add",
+    "run",
+)
+#: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
+TASK_PROCESS = ("_handle_run_exception", "_run_get_new_deps")
+#: `luigi.execution_summary`, extended.
+SUMMARY = ("_summary_format",)
+#: `luigi.scheduler.Scheduler`, overridden by `BudgetScheduler`.
+SCHEDULER = ("_schedulable", "_upstream_status", "add_task", "get_work", "load", "prune")
+
+
+def check_luigi(owner: Any, names: tuple[str, ...]) -> None:
+    """Refuse a Luigi that this version does not know. Raises PluginError."""
+    version = str(luigi.__version__)
+    if not version.startswith(f"{KNOWN_LUIGI}."):
+        raise PluginError(
+            f"luigi {version} is not known to luigi_spendguard, which patches its worker and scheduler: "
+            f"install luigi {KNOWN_LUIGI}.x"
+        )
+    missing = [name for name in names if not callable(getattr(owner, name, None))]
+    if missing:
+        raise PluginError(
+            f"luigi {version} has no {owner.__name__}.{missing[0]}: install luigi {KNOWN_LUIGI}.x"
+        )

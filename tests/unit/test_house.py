@@ -1,0 +1,112 @@
+"""The house: what is public, patched, configured or said is named in the docs, and exists."""
+
+from __future__ import annotations
+
+import configparser
+import re
+from pathlib import Path
+
+import click
+import luigi.execution_summary
+import luigi.scheduler
+import luigi.worker
+import pytest
+
+import luigi_spendguard
+from luigi_spendguard import targets
+from luigi_spendguard.cli import cli
+from luigi_spendguard.errors import DENIAL_STATUS, PluginError
+from luigi_spendguard.proxy import stripe as proxied
+from scheduler_patch.api import routes
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DOCS = REPOSITORY / "docs"
+
+
+def doc(name: str) -> str:
+    return (DOCS / name).read_text("utf-8")
+
+
+def test_what_is_public_is_sorted_and_there() -> None:
+    assert luigi_spendguard.__all__ == sorted(luigi_spendguard.__all__)
+    for name in luigi_spendguard.__all__:
+        assert getattr(luigi_spendguard, name).__name__ == name
+
+
+def test_every_route_and_rpc_is_in_the_docs() -> None:
+    text = doc("http-api.md")
+    paths = [str(path) for path, *_ in routes(None)]  # type: ignore[arg-type]  # only its paths are read
+    assert len(paths) > 15
+    for path in paths:
+        if path.startswith("/api/"):
+            assert f"`{path.removeprefix('/api/')}`" in text, path
+        else:
+            named = path.replace("/calls/([^/]+)", "/calls/{id}").replace("([^/]+)", "{run_id}")
+            assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
+
+
+def test_every_command_and_its_options_are_in_the_docs() -> None:
+    text = doc("cli.md")
+    for name, command in cli.commands.items():
+        assert f"`spendguard {name}" in text, name
+        for option in command.params:
+            if isinstance(option, click.Option):
+                assert option.opts[-1] in text, (name, option.opts)
+
+
+def test_every_denial_is_in_the_docs_with_its_status() -> None:
+    for reason, status in DENIAL_STATUS.items():
+        assert re.search(rf"\| `{reason}` \|.*\| {status} \|", doc("concepts.md")), reason
+
+
+def test_every_dependency_has_a_reason() -> None:
+    setup = configparser.RawConfigParser()
+    setup.read(REPOSITORY / "setup.cfg")
+    named = setup["options"]["install_requires"] + "".join(setup["options.extras_require"].values())
+    packages = {re.split(r"[<>=;[ ]", line)[0] for line in named.split("\n") if line.strip()}
+    packages -= {"luigi-spendguard"}
+    assert {"luigi", "tornado", "stripe", "peewee"} <= packages
+    for package in packages:
+        assert f"`{package}`" in doc("dependencies.md"), package
+
+
+def test_links_between_the_papers_lead_somewhere() -> None:
+    for paper in [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", paper.read_text("utf-8")):
+            if "://" not in target:
+                assert (paper.parent / target).exists(), f"{paper.name}: {target}"
+
+
+def test_every_patched_name_exists_in_the_installed_luigi() -> None:
+    targets.check_luigi(luigi.worker.Worker, targets.WORKER)
+    targets.check_luigi(luigi.worker.ContextManagedTaskProcess, targets.TASK_PROCESS)
+    targets.check_luigi(luigi.execution_summary, targets.SUMMARY)
+    targets.check_luigi(luigi.scheduler.Scheduler, targets.SCHEDULER)
+    proxied.bind()
+
+
+def test_every_overridden_method_is_checked() -> None:
+    """What a subclass of ours overrides is in the list that is checked, or it is new."""
+    from luigi_spendguard.attempts import GuardedTaskProcess
+    from luigi_spendguard.worker import GuardedWorker
+    from scheduler_patch.scheduler import BudgetScheduler
+
+    for ours, names in [
+        (GuardedWorker, targets.WORKER),
+        (GuardedTaskProcess, targets.TASK_PROCESS),
+        (BudgetScheduler, targets.SCHEDULER),
+    ]:
+        stock = ours.__mro__[1]
+        overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(stock, name)}
+        assert overridden - {"__init__"} == set(names), ours
+
+
+def test_another_luigi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(luigi, "__version__", "3.9.0")
+    with pytest.raises(PluginError, match=r"install luigi 3\.8\.x"):
+        targets.check_luigi(luigi.worker.Worker, targets.WORKER)
+
+
+def test_a_luigi_without_a_method_is_refused() -> None:
+    with pytest.raises(PluginError, match=r"has no \w*Worker\._no_such_method"):
+        targets.check_luigi(luigi.worker.Worker, ("_no_such_method",))
