@@ -66,7 +66,11 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     def _claim(self) -> context.Attempt:
         """Claim the task for this attempt. Raises PluginError, SpendDenied, LedgerUnavailable."""
         if self.client is None or self.settings is None or self.root is None:
-            raise PluginError(self.refusal or "this vendor task belongs to no run: it was refused")
+            raise PluginError(
+                self.refusal
+                or "this vendor task was refused before run(): no root task of this worker leads to it (an "
+                "--assistant runs no vendor tasks in this version)"
+            )
         proxy.bind()
         run_id = self.run_id or open_run(self.client, self.root)
         self.claim_id = self.claim_id or str(uuid.uuid4())

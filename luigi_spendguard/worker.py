@@ -11,92 +11,20 @@ from typing import Any
 import luigi
 import luigi.execution_summary
 import luigi.interface
-import luigi.rpc
 import luigi.worker
 from luigi.task_register import Register
 from luigi.task_status import DONE, FAILED, PENDING
 
 from luigi_spendguard import config, proxy
-from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, open_run, quietly
-from luigi_spendguard.client import LedgerClient
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
+from luigi_spendguard.errors import PluginError
+from luigi_spendguard.membership import GuardState, Results
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import context
 from luigi_spendguard.roots import Root, root_of
 from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
 logger = logging.getLogger(__name__)
-
-
-class _Results:
-    """The worker's result queue, remembering which task the last result was of."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-        self.last: str | None = None
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        item = self._queue.get(*args, **kwargs)
-        self.last = item[0]
-        return item
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "_queue":  # Not yet there while it is unpickled.
-            raise AttributeError(name)
-        return getattr(self._queue, name)
-
-
-class GuardState:
-    """What a guarded worker knows beside Luigi's own: roots, runs, and its ledger client."""
-
-    def __init__(self, worker: Any) -> None:
-        self.roots: dict[str, Root] = {}
-        self.root_of_task: dict[str, Root] = {}
-        self.run_ids: dict[str, str] = {}
-        self.refusals: dict[str, str] = {}
-        self.adding: list[Root | None] = []
-        self.handling = False
-        self.vendor_seen = False
-        self.why_blocked: list[str] = []
-        self._scheduler = worker._scheduler
-        self._client: LedgerClient | None = None
-        self._settings: config.Settings | None = None
-
-    def settings(self) -> config.Settings:
-        """Return luigi.cfg's settings, read once. Raises ConfigError."""
-        if self._settings is None:
-            self._settings = config.load()
-        return self._settings
-
-    def patterns(self) -> tuple[str, ...]:
-        """Return the `vendor_tasks` patterns; a broken configuration matters to vendor tasks only."""
-        try:
-            return self.settings().vendor_tasks
-        except config.ConfigError:
-            return ()
-
-    def client(self) -> LedgerClient:
-        """Return the client of this worker's scheduler. Raises PluginError, ConfigError."""
-        if self._client is None:
-            if not isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
-                raise PluginError(
-                    "vendor tasks need a scheduler that keeps budgets: start luigid-spendguard and run "
-                    "without --local-scheduler. The task was refused before run()"
-                )
-            self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
-        return self._client
-
-    def open_run(self, root: Root) -> str | None:
-        """Return the run_id of a root, opened when it has to be; None when that is not possible."""
-        if root.task_id not in self.run_ids and root.task_id not in self.refusals:
-            try:
-                self.run_ids[root.task_id] = open_run(self.client(), root)
-            except (PluginError, SpendDenied, config.ConfigError) as error:
-                self.refusals[root.task_id] = str(error)
-                logger.error("The run of %s cannot be opened: %s", root.task_id, error)
-            except LedgerUnavailable as error:  # The attempt tries once more.
-                logger.error("The run of %s cannot be opened now: %s", root.task_id, error)
-        return self.run_ids.get(root.task_id)
 
 
 class GuardedWorker(luigi.worker.Worker):
@@ -155,7 +83,7 @@ class GuardedWorker(luigi.worker.Worker):
     def _inherited_root(self) -> Root | None:
         """Return the root of the task whose result is being handled: it yielded what is added now."""
         results = self._task_result_queue
-        last = results.last if isinstance(results, _Results) else None
+        last = results.last if isinstance(results, Results) else None
         return self._guard.root_of_task.get(last or "")
 
     def _add_task(self, *args: Any, **kwargs: Any) -> Any:
@@ -234,8 +162,8 @@ class GuardedWorker(luigi.worker.Worker):
     def _handle_next_task(self) -> Any:
         guard = self._guard
         queue: Any = self.__dict__["_task_result_queue"]
-        if not isinstance(queue, _Results):
-            self.__dict__["_task_result_queue"] = _Results(queue)
+        if not isinstance(queue, Results):
+            self.__dict__["_task_result_queue"] = Results(queue)
         guard.handling = True
         try:
             return super()._handle_next_task()

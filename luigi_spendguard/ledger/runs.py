@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, journal, open_budget, run_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
-from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
 KEY_PREFIX = "vault_key_"
@@ -207,15 +206,9 @@ def revoke(tx: Tx, run_id: str) -> Row:
     return run_row(tx, run_id)
 
 
-def usable_grants(tx: Tx, run_id: str) -> int:
-    """Return how many pending calls of a run may still be about to be sent."""
-    return int(
-        tx.value(
-            f"SELECT count(*) FROM call WHERE run_id = ? AND state = 'pending' AND granted_at > {NOW} - ?",
-            run_id,
-            int(GRANT_SECONDS * 1000),
-        )
-    )
+def pending_calls(tx: Tx, run_id: str) -> int:
+    """Return how many calls of a run are granted and have not ended."""
+    return int(tx.value("SELECT count(*) FROM call WHERE run_id = ? AND state = 'pending'", run_id))
 
 
 def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:

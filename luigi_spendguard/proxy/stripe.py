@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 import requests
 import stripe
@@ -23,6 +23,7 @@ from luigi_spendguard.guard import Call, Guard, NotSent
 from luigi_spendguard.proxy import context, credentials
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.driver import drive
+from luigi_spendguard.proxy.stripe_errors import as_stripe_error, outcome_unknown
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.stripe import Stripe
@@ -77,7 +78,7 @@ class GuardedClient(HTTPClient):
         except SpendDenied as denied:
             raise as_stripe_error(denied) from None
         except OutcomeUnknown as unknown:
-            raise _outcome_unknown(unknown) from None
+            raise outcome_unknown(unknown) from None
         except NotSent as error:
             raise stripe.APIConnectionError(
                 f"could not connect to Stripe, nothing was sent: {error}", should_retry=True
@@ -220,61 +221,3 @@ def in_place(attempt: Attempt) -> Iterator[None]:
         finally:
             if stripe.api_key == attempt.key:
                 stripe.api_key = None
-
-
-_NATURAL: Mapping[str, type[stripe.StripeError]] = {
-    "cap": stripe.RateLimitError,
-    "endpoint": stripe.PermissionError,
-    "scope": stripe.PermissionError,
-    "unpriced": stripe.PermissionError,
-    "currency": stripe.PermissionError,
-    "revoked": stripe.AuthenticationError,
-    "expired": stripe.AuthenticationError,
-    "unknown_key": stripe.AuthenticationError,
-    "idempotency_mismatch": stripe.IdempotencyError,
-    "in_doubt": stripe.APIError,
-    "ledger_unavailable": stripe.APIError,
-}
-_CODES = {
-    "cap": "budget_exhausted",
-    "endpoint": "endpoint_not_allowed",
-    "revoked": "vault_key_revoked",
-    "expired": "vault_key_expired",
-    "in_doubt": "outcome_unknown",
-}
-_classes: dict[tuple[type, type], type] = {}
-
-
-def _both(ours: type[Exception], natural: type[Exception]) -> type[Any]:
-    """Return a class that is caught both as ours and as the SDK's."""
-    if (ours, natural) not in _classes:
-        _classes[ours, natural] = type(f"Stripe{ours.__name__}", (ours, natural), {})
-    return _classes[ours, natural]
-
-
-def as_stripe_error(denied: SpendDenied) -> SpendDenied:
-    """Return the denial as an exception that is also the SDK's natural error."""
-    if isinstance(denied, stripe.StripeError):
-        return denied
-    natural = _NATURAL[denied.reason]
-    kind = "idempotency_error" if denied.reason == "idempotency_mismatch" else "invalid_request_error"
-    code = _CODES.get(denied.reason, denied.reason)
-    headers = {"Stripe-Should-Retry": "false"}
-    if denied.reason == "cap":
-        headers |= {"X-Spendguard-Cap-Hit": "true", "X-Keybrake-Cap-Hit": "true"}
-    error: SpendDenied = _both(type(denied), natural)(denied.reason, denied.message, denied.facts)
-    stripe.StripeError.__init__(
-        error,  # type: ignore[arg-type]  # it is both
-        message=denied.message,
-        http_status=denied.denial_status,
-        json_body={"error": {"type": kind, "code": code, "message": denied.message}},
-        headers=cast("dict[str, str]", CaseInsensitiveDict(headers)),
-        code=code,
-    )
-    return error
-
-
-def _outcome_unknown(unknown: OutcomeUnknown) -> Exception:
-    error: Any = _both(OutcomeUnknown, stripe.APIConnectionError)(str(unknown), unknown.call_id)
-    stripe.APIConnectionError.__init__(error, str(unknown), should_retry=False)
-    return error  # type: ignore[no-any-return]  # made by type()

@@ -73,10 +73,14 @@ _FINAL = {"succeeded", "canceled"}
 #: The SDK makes up keys of this shape (stripe-python 16.1, random hexadecimal digits).
 _MADE_UP = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
+#: Credit for the next invoice, and what began a subscription in older API versions.
+_CUSTOMER_MONEY = {"account_balance", "balance", "coupon", "plan", "quantity", "trial_end"}
+
 _KEPT = ("content-type", "stripe-version", "stripe-account", "stripe-context")
 _DROPPED = {
     "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
     "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade",
+    "x-http-method", "x-http-method-override", "x-method-override",
 }  # fmt: skip
 
 
@@ -284,8 +288,8 @@ def _priced(quote: Quote, request: Request, fx: Mapping[str, Decimal]) -> Quote:
 
 
 def _free(quote: Quote, params: Mapping[str, str], digest: str) -> Quote:
-    if "balance" in params:
-        raise denial("unpriced", "a customer's `balance` is money for the next invoice and has no price")
+    if quote.operation.startswith("customers.") and (found := _CUSTOMER_MONEY & set(params)):
+        raise denial("unpriced", f"a customer's `{min(found)}` moves money later and has no price")
     if quote.operation == "customers.create":
         target = params.get("email") or params.get("name") or params.get("phone") or None
         return replace(quote, target=target)

@@ -1,0 +1,88 @@
+"""What a guarded worker knows beside Luigi's own: which root a task belongs to, and the root's run."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import luigi.rpc
+
+from luigi_spendguard import config
+from luigi_spendguard.attempts import open_run
+from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.roots import Root
+
+logger = logging.getLogger(__name__)
+
+
+class Results:
+    """The worker's result queue, remembering which task the last result was of."""
+
+    def __init__(self, queue: Any) -> None:
+        self._queue = queue
+        self.last: str | None = None
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the next result as Luigi's queue does; its first item is the task_id."""
+        item = self._queue.get(*args, **kwargs)
+        self.last = item[0]
+        return item
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_queue":  # Not yet there while it is unpickled.
+            raise AttributeError(name)
+        return getattr(self._queue, name)
+
+
+class GuardState:
+    """What a guarded worker knows beside Luigi's own: roots, runs, and its ledger client."""
+
+    def __init__(self, worker: Any) -> None:
+        self.roots: dict[str, Root] = {}
+        self.root_of_task: dict[str, Root] = {}
+        self.run_ids: dict[str, str] = {}
+        self.refusals: dict[str, str] = {}
+        self.adding: list[Root | None] = []
+        self.handling = False
+        self.vendor_seen = False
+        self.why_blocked: list[str] = []
+        self._scheduler = worker._scheduler
+        self._client: LedgerClient | None = None
+        self._settings: config.Settings | None = None
+
+    def settings(self) -> config.Settings:
+        """Return luigi.cfg's settings, read once. Raises ConfigError."""
+        if self._settings is None:
+            self._settings = config.load()
+        return self._settings
+
+    def patterns(self) -> tuple[str, ...]:
+        """Return the `vendor_tasks` patterns; a broken configuration matters to vendor tasks only."""
+        try:
+            return self.settings().vendor_tasks
+        except config.ConfigError:
+            return ()
+
+    def client(self) -> LedgerClient:
+        """Return the client of this worker's scheduler. Raises PluginError, ConfigError."""
+        if self._client is None:
+            if not isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
+                raise PluginError(
+                    "vendor tasks need a scheduler that keeps budgets: start luigid-spendguard and run "
+                    "without --local-scheduler. The task was refused before run()"
+                )
+            self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
+        return self._client
+
+    def open_run(self, root: Root) -> str | None:
+        """Return the run_id of a root, opened when it has to be; None when that is not possible."""
+        if root.task_id not in self.run_ids and root.task_id not in self.refusals:
+            try:
+                self.run_ids[root.task_id] = open_run(self.client(), root)
+            except (PluginError, SpendDenied, config.ConfigError) as error:
+                self.refusals[root.task_id] = str(error)
+                logger.error("The run of %s cannot be opened: %s", root.task_id, error)
+            except LedgerUnavailable as error:  # The attempt tries once more.
+                logger.error("The run of %s cannot be opened now: %s", root.task_id, error)
+        return self.run_ids.get(root.task_id)
