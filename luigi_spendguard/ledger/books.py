@@ -27,6 +27,7 @@ class Ledger:
         self._db = database(path)
         self._reader = database(path)
         self._writer = Writer(self._db)
+        self._closed = False
         # One thread: reads are for people, and must not take the processor from the writer.
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-read")
 
@@ -46,6 +47,8 @@ class Ledger:
     def close(self) -> None:
         """Commit what is queued and close the file."""
         self._writer.close()
-        if not self._reader.is_closed():
+        if not self._closed:
+            self._closed = True
+            # A peewee connection belongs to the thread that opened it, and is closed there.
             self._reading.submit(self._reader.close)
-        self._reading.shutdown()
+            self._reading.shutdown()

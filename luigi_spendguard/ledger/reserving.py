@@ -137,12 +137,13 @@ def _matched(
             call_id=match["id"],
         )
     if match["state"] == "settled":
+        answer = _replay(tx, ask, match)  # Refused where the answer is no longer kept.
         if row is None:
             record(tx, scope, ask, identity, now, verdict="replayed", replay_of=match["id"])
         else:
             tx.run("UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
                    match["id"], identity.ordinal, row["id"])  # fmt: skip
-        return _replay(tx, ask, match)
+        return answer
     if match["state"] == "pending":
         if match["sender"] == ask.call_id:
             return _grant(tx, match)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.ledger import runs
+from luigi_spendguard.ledger import ending, runs
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
@@ -134,3 +134,25 @@ def test_a_frozen_run_repeats_and_reads_but_takes_no_money(books: Books) -> None
     books.write(runs.top_up, "run", Micros(1), "r1")
     assert books.reserve(again, equal(books, "cus_2")).verdict == "allowed"
     assert books.audit() == []
+
+
+def test_a_repeated_call_without_a_kept_answer_is_told_the_vendors_object(books: Books) -> None:
+    key = books.claim("task")
+    lost = equal(books)
+    books.reserve(key, lost)
+    books.end(key, replace(settle(lost), answer_body=""))
+    answer = books.reserve(books.claim("task"), equal(books))
+    assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
+    assert "vendor object pi_1" in answer.message
+    assert books.figures() == (100, 0, 0)
+
+
+def test_a_call_that_an_operator_resolved_as_spent_is_not_made_again(books: Books) -> None:
+    key = books.claim("task")
+    lost = equal(books)
+    books.reserve(key, lost)
+    books.end(key, End("doubt", lost.call_id, 1))
+    books.write(ending.resolve, lost.call_id, Micros(100), "r1")
+    answer = books.reserve(books.claim("task"), equal(books))
+    assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
+    assert books.figures() == (100, 0, 0)
