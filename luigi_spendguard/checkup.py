@@ -54,9 +54,9 @@ def _ledger(settings: Settings) -> Finding:
     path = settings.ledger_path
     folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
     if path.exists():
-        writable = os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+        writable = path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
     else:
-        writable = os.access(folder, os.W_OK)
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
     if not writable:
         return Finding("ledger", f"{path} cannot be written by this user: set [spendguard] ledger_url to a "
                        "file that luigid may write", missing=True)  # fmt: skip

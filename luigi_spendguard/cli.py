@@ -6,7 +6,9 @@ Exit codes: 0 done, 1 refused (or `check` found something missing), 2 bad usage 
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timezone
@@ -71,7 +73,7 @@ def _operator() -> Operator:
 
 def _shown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: str, empty: str) -> None:
     if form == "json":
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(rows, indent=2))
         return
     if not rows:
         click.echo(empty)
@@ -151,7 +153,7 @@ def run(run_id: str, form: str) -> None:
     """Show one run."""
     found = _operator().get(path_of("runs", run_id))
     if form == "json":
-        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(found, indent=2))
         return
     for heading, show in _RUN_COLUMNS:
         click.echo(f"{heading:10} {''.join(c for c in show(found) if c.isprintable())}")
@@ -184,7 +186,12 @@ def revoke(run_id: str) -> None:
     )
 
 
-@cli.command(name="top-up", epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50")
+# So that `-1` is no unknown option but a bad amount.
+@cli.command(
+    name="top-up",
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
+)
 @click.argument("run_id", metavar="RUN")
 @click.argument("usd", type=_Usd())
 @_REQUEST_ID
@@ -224,6 +231,8 @@ def check() -> None:
 
 def main() -> None:
     """Run the command line; OperatorError ends it with its own exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # A terminal that lacks a character still gets an answer.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         cli.main(standalone_mode=False)
     except click.exceptions.Abort:

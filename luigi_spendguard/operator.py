@@ -54,7 +54,10 @@ class Operator:
     """Calls the API at `url` with the admin token. All methods raise OperatorError."""
 
     def __init__(self, url: str, token: str | None) -> None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:
+            parts = urlsplit("")
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OperatorError("the address of luigid must begin with http:// or https://", 2)
         userinfo, _, host = parts.netloc.rpartition("@")

@@ -122,8 +122,12 @@ class Call:
             raise BadMessage(f"unknown field {unknown[0]!r}: this route takes {', '.join(names)}")
 
     def query(self, name: str) -> str | None:
-        """Return a query argument."""
-        return self.handler.get_query_argument(name, None)
+        """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""
+        values = self.handler.request.query_arguments.get(name)
+        try:
+            return values[-1].decode("utf-8") if values else None
+        except UnicodeDecodeError:
+            raise BadMessage(f"{name!r} must be UTF-8") from None
 
 
 async def _open_run(office: Office, call: Call) -> Any:
