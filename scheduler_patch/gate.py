@@ -78,6 +78,13 @@ class Gate:
         if run is not None and self.allows(task_id):
             self.hold(task_id, "run", run.remaining + 1)
 
+    def pass_on(self, task_id: str, members: Iterable[str]) -> None:
+        """Let the members of a batch be held as their combined task was, which is no more."""
+        hold = self.holds.get(task_id)
+        if hold is not None:
+            self.holds.update(dict.fromkeys(members, hold))
+        self.forget([task_id])
+
     def done(self, task_id: str) -> None:
         """Forget what was held against a task: it has completed. (What it has paid stays paid.)"""
         self.holds.pop(task_id, None)

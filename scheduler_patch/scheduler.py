@@ -56,10 +56,12 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             return
         self.gate.hold_as_reported(task_id)
         ghost = task.batch_id is not None and not task.batchable
+        members = [t.id for t in self._state.get_batch_running_tasks(task.batch_id)] if ghost else []
         self._state.set_status(task, PENDING, self._config)
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.
             self._state.inactivate_tasks([task_id])
+            self.gate.pass_on(task_id, members)
 
     def _schedulable(self, task: Any) -> bool:
         return bool(super()._schedulable(task)) and self.gate.allows(task.id)

@@ -1,0 +1,239 @@
+"""The dispatch gate, and the scheduler that asks it; in-process, without a server."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import luigi.scheduler
+import pytest
+
+from scheduler_patch.gate import Gate
+from scheduler_patch.scheduler import BudgetScheduler
+
+RUN = {"run_id": "r1"}
+
+
+@pytest.fixture
+def scheduler() -> BudgetScheduler:
+    made = BudgetScheduler()
+    made.gate.figures("r1", "active", 1000)
+    return made
+
+
+def vendor(scheduler: BudgetScheduler, task_id: str = "v", **more: Any) -> None:
+    scheduler.add_task(task_id=task_id, worker="w", family="V", spendguard=RUN, **more)
+
+
+def work(scheduler: Any, worker: str = "w") -> Any:
+    return scheduler.get_work(worker=worker, host="h")["task_id"]
+
+
+def status(scheduler: Any, task_id: str) -> str:
+    return str(scheduler._state.get_task(task_id).status)
+
+
+def test_a_blocked_vendor_task_stays_pending_while_a_plain_one_is_handed_out(
+    scheduler: BudgetScheduler,
+) -> None:
+    vendor(scheduler, priority=9)
+    scheduler.add_task(task_id="plain", worker="w", family="P")
+    scheduler.gate.figures("r1", "active", 0)
+    assert work(scheduler) == "plain"
+    assert work(scheduler) is None
+    assert status(scheduler, "v") == "PENDING"
+    assert scheduler.blocked("w") == ["v"]
+
+
+def test_a_hold_is_freed_exactly_when_what_was_asked_remains(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.hold("v", "run", 1500)
+    scheduler.gate.figures("r1", "active", 1499)
+    assert work(scheduler) is None
+    scheduler.gate.figures("r1", "active", 1500)
+    assert work(scheduler) == "v"
+
+
+def test_a_task_that_has_paid_is_dispatched_at_the_cap_and_in_a_frozen_run(
+    scheduler: BudgetScheduler,
+) -> None:
+    vendor(scheduler, "paid")
+    vendor(scheduler, "new", priority=9)
+    scheduler.gate.paid.add("paid")
+    scheduler.gate.figures("r1", "frozen", 1000)
+    assert not scheduler.gate.allows("new")
+    assert scheduler.gate.allows("paid")
+    scheduler.gate.figures("r1", "active", 0)
+    assert work(scheduler) == "paid"
+    assert work(scheduler) is None
+
+
+def test_a_running_task_of_a_revoked_run_is_taken_back_when_issued_again(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    assert work(scheduler) == "v"
+    scheduler.gate.figures("r1", "revoked", 1000)
+    reply = scheduler.get_work(worker="w", host="h", current_tasks=[])
+    assert reply["task_id"] is None
+    assert "task_family" not in reply
+    assert status(scheduler, "v") == "PENDING"
+    assert work(scheduler) is None
+
+
+def test_the_day_budget_blocks_and_its_hold_ends_with_the_day(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.day_remaining = 0
+    assert work(scheduler) is None
+    scheduler.gate.hold("v", "day", 500)
+    scheduler.gate.day_remaining = 499
+    assert work(scheduler) is None
+    scheduler.gate.day_remaining = 500
+    assert work(scheduler) == "v"
+
+
+def test_only_the_worker_that_runs_a_task_can_report_it_blocked(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    assert work(scheduler) == "v"
+    report: dict[str, Any] = {"task_id": "v", "status": "RUNNING", "spendguard_blocked": True}
+    scheduler.add_task(worker="other", **report)
+    assert status(scheduler, "v") == "RUNNING"
+    scheduler.add_task(worker="w", **report)
+    assert status(scheduler, "v") == "PENDING"
+    assert work(scheduler) is None
+    scheduler.gate.figures("r1", "active", 1001)
+    assert work(scheduler) == "v"
+
+
+def test_blocked_tasks_and_what_waits_for_them_leave_the_counts(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.add_task(task_id="after", worker="w", family="P", deps=["v"])
+    assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 2
+    assert scheduler.count_pending(worker="w")["n_pending_last_scheduled"] == 2
+    scheduler.gate.figures("r1", "active", 0)
+    counts = scheduler.count_pending(worker="w")
+    assert (counts["n_pending_tasks"], counts["n_pending_last_scheduled"]) == (0, 0)
+
+
+def test_prune_forgets_the_membership_of_tasks_that_are_gone(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    vendor(scheduler, "kept")
+    scheduler._state.inactivate_tasks(["v"])
+    scheduler.prune()
+    assert scheduler.gate.run_of == {"kept": "r1"}
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_without_vendor_tasks_both_schedulers_answer_alike(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_700_000_000.0]
+    monkeypatch.setattr("luigi.scheduler.time.time", lambda: now[0])
+    draw = random.Random(seed)
+    both: list[Any] = [luigi.scheduler.Scheduler(), BudgetScheduler()]
+    for _ in range(200):
+        now[0] += draw.choice([0, 1, 30])
+        what, worker = (
+            draw.choice(["add_task", "get_work", "ping", "count_pending", "prune"]),
+            draw.choice("ab"),
+        )
+        call: dict[str, Any] = {} if what == "prune" else {"worker": worker}
+        if what == "add_task":
+            call |= {"task_id": f"t{draw.randrange(9)}", "family": "F", "priority": draw.randrange(3)}
+            call |= {"status": draw.choice(["PENDING", "DONE", "FAILED"]), "deps": [f"t{draw.randrange(9)}"]}
+        elif what == "get_work":
+            call |= {"host": "h"}
+        stock, ours = (getattr(each, what)(**call) for each in both)
+        assert stock == ours
+    assert both[0].task_list() == both[1].task_list()
+
+
+@pytest.mark.parametrize(
+    ("writer", "reader"),
+    [(BudgetScheduler, luigi.scheduler.Scheduler), (luigi.scheduler.Scheduler, BudgetScheduler)],
+)
+def test_the_state_file_is_read_by_either_scheduler(writer: Any, reader: Any, tmp_path: Path) -> None:
+    path = tmp_path / "state.pickle"
+    first = BudgetScheduler(state_path=str(path))
+    vendor(first)
+    first.dump()
+    for kind in (writer, reader, BudgetScheduler):
+        last = kind(state_path=str(path))
+        last.load()
+        assert status(last, "v") == "PENDING"
+        last.dump()
+        assert b"luigi_spendguard" not in path.read_bytes()
+        assert b"scheduler_patch" not in path.read_bytes()
+    assert last.gate.run_of == {"v": "r1"}
+
+
+class Counted(dict[str, Any]):
+    """A dict that counts how often it is looked into."""
+
+    looks = 0
+
+    def get(self, *args: Any) -> Any:
+        self.looks += 1
+        return super().get(*args)
+
+    def __iter__(self) -> Any:
+        raise AssertionError("allows() walks over all tasks")
+
+    items = values = keys = __iter__
+
+
+@pytest.mark.parametrize("tasks", [10, 10_000])
+def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
+    gate = Gate()
+    gate.figures("r1", "active", 1000)
+    for number in range(tasks):
+        gate.join(f"t{number}", "r1")
+        gate.hold(f"t{number}", "run", 2000)
+    run_of, holds, runs = (Counted(each) for each in (gate.run_of, gate.holds, gate.runs))
+    gate.run_of, gate.holds, gate.runs = run_of, holds, runs
+    assert not gate.allows("t5")
+    assert (run_of.looks, holds.looks, runs.looks) == (1, 1, 1)
+
+
+def test_a_blocked_batch_leaves_no_combined_task_behind(scheduler: BudgetScheduler) -> None:
+    scheduler.add_task_batcher(worker="w", task_family="V", batched_args=["a"], max_batch_size=2)
+    for number in "12":
+        vendor(scheduler, number, params={"a": number}, batchable=True)
+    reply = scheduler.get_work(worker="w", host="h")
+    assert sorted(reply["batch_task_ids"]) == ["1", "2"]
+    batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
+    scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING", spendguard=RUN)
+    assert status(scheduler, "vb") == "RUNNING"
+    scheduler.add_task(**batch, status="RUNNING", spendguard_blocked=True)
+    assert not scheduler._state.has_task("vb")
+    assert [status(scheduler, number) for number in "12"] == ["PENDING", "PENDING"]
+
+
+def test_the_members_of_a_denied_batch_are_held_as_the_batch_was(scheduler: BudgetScheduler) -> None:
+    scheduler.add_task_batcher(worker="w", task_family="V", batched_args=["a"], max_batch_size=2)
+    for number in "12":
+        vendor(scheduler, number, params={"a": number}, batchable=True)
+    reply = scheduler.get_work(worker="w", host="h")
+    batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
+    scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING", spendguard=RUN)
+    scheduler.gate.hold("vb", "run", 1500)
+    scheduler.add_task(**batch, status="RUNNING", spendguard_blocked=True)
+    assert scheduler.get_work(worker="w", host="h")["task_id"] is None
+    assert sorted(scheduler.blocked("w")) == ["1", "2"]
+    assert "vb" not in scheduler.gate.holds
+    scheduler.gate.figures("r1", "active", 1500)
+    assert sorted(scheduler.get_work(worker="w", host="h")["batch_task_ids"]) == ["1", "2"]
+
+
+def test_a_revoked_run_dispatches_nothing_whatever_it_paid_or_has_left(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.paid.add("v")
+    scheduler.gate.figures("r1", "revoked", 1000)
+    assert work(scheduler) is None
+    assert scheduler.blocked("w") == ["v"]
+
+
+def test_a_completed_task_is_held_by_nothing(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.hold("v", "run", 1500)
+    scheduler.add_task(task_id="v", worker="w", status="DONE")
+    assert scheduler.gate.holds == {}
