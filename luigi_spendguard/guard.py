@@ -2,7 +2,8 @@
 
 `guarded` is a generator: it yields what is to be done (`Reserve`, `Send`, `Finish`, `Pause`) and is sent
 what came of it, so that the same decisions serve the synchronous worker and an asynchronous gateway, and
-every path can be tested without a socket. Drivers throw what sending raised into it.
+every path can be tested without a socket. Drivers throw what sending raised into it, and live it to its
+end: one that is closed instead leaves its reservation to become in doubt.
 """
 
 from __future__ import annotations
@@ -174,7 +175,7 @@ class Guard:
             raise denial(
                 "ledger_unavailable", f"denied, nothing was sent: {error}", {"call_id": call.call_id}
             ) from None
-        except SpendDenied:
+        except (SpendDenied, GeneratorExit):
             raise
         except BaseException:
             yield Finish(End("void", call.call_id, call.ask, note="its sender was interrupted"))
@@ -228,7 +229,7 @@ class Guard:
         wire = self.vendor.wire(request, self.settings, self.secret, answer.wire_key)
         try:
             reply: Reply = yield Send(wire, deadline)
-        except Late:
+        except (Late, GeneratorExit):
             raise
         except NotSent as error:
             yield Finish(End("void", call_id, ask, note=f"not sent: {error}"[:500]))

@@ -1,0 +1,265 @@
+"""The life of one call without I/O: what the guard asks for, and what it makes of the answers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
+from luigi_spendguard.guard import LATE_LIMIT, Call, Finish, Guard, Late, NotSent, Pause, Reserve, Send
+from luigi_spendguard.messages import Answer
+from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors.stripe import API_BASE, Stripe
+
+SECRET = "sk_test_canary_secret"
+INTENT = {"id": "pi_1", "object": "payment_intent", "amount": 100, "amount_received": 100,
+          "amount_capturable": 0, "currency": "usd", "status": "succeeded"}  # fmt: skip
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def guard(clock: Clock) -> Guard:
+    return Guard(Stripe(), VendorSettings("stripe"), SECRET, {}, clock)
+
+
+def charge(body: bytes = b"amount=100&currency=usd&customer=cus_1&confirm=true", **headers: str) -> Request:
+    form = {"content-type": "application/x-www-form-urlencoded", **headers}
+    return Request("POST", f"{API_BASE}/v1/payment_intents", form, body)
+
+
+def reply(status: int = 200, body: Any = None, **headers: str) -> Reply:
+    content = body if isinstance(body, bytes) else json.dumps(INTENT if body is None else body).encode()
+    return Reply(status, headers, content)
+
+
+def granted(reserve: Reserve, **more: Any) -> Answer:
+    return Answer("allowed", reserve.ask.call_id, reserve.ask.ask, wire_key="wire-1", **more)
+
+
+def step(life: Any, expected: type, value: Any = None) -> Any:
+    """Answer the last effect and return the next one, which must be of the expected kind."""
+    effect = life.throw(value) if isinstance(value, BaseException) else life.send(value)
+    assert isinstance(effect, expected), effect
+    return effect
+
+
+def sent(guard: Guard, call: Call | None = None, request: Request | None = None, **more: Any) -> Any:
+    """Bring a call as far as its send; return its life and the `Send`."""
+    life = guard.guarded(request or charge(), call or Call())
+    return life, step(life, Send, granted(step(life, Reserve), **more))
+
+
+def outcome(life: Any, value: Any = None) -> Any:
+    """Answer the last effect; return what the life ends with, a reply or an exception."""
+    try:
+        effect = life.throw(value) if isinstance(value, BaseException) else life.send(value)
+    except StopIteration as stop:
+        return stop.value
+    except BaseException as error:
+        return error
+    raise AssertionError(effect)
+
+
+def test_a_call_is_reserved_sent_and_settled_at_what_the_reply_says(guard: Guard) -> None:
+    call = Call()
+    life = guard.guarded(charge(), call)
+    reserve = step(life, Reserve)
+    assert (reserve.ask.total_micros, reserve.ask.currency, reserve.ask.target) == (1_000_000, "usd", "cus_1")
+    send = step(life, Send, granted(reserve))
+    assert send.request.headers["authorization"] == f"Bearer {SECRET}"
+    assert send.request.headers["idempotency-key"] == "wire-1"
+    end = step(life, Finish, reply()).end
+    assert (end.kind, end.total_micros, end.object_id, end.status) == ("settle", 1_000_000, "pi_1", 200)
+    assert outcome(life) == reply()
+
+
+def test_the_grant_is_old_two_seconds_after_it_was_asked_for(guard: Guard, clock: Clock) -> None:
+    life = guard.guarded(charge(), Call())
+    reserve = step(life, Reserve)
+    clock.now += 1.5  # The answer took its time: the grant is that much older.
+    assert step(life, Send, granted(reserve)).deadline == 1002.0
+
+
+def test_a_late_grant_is_asked_for_again_and_given_up_at_last(guard: Guard) -> None:
+    call = Call()
+    life, _ = sent(guard, call)
+    for number in range(2, LATE_LIMIT + 1):
+        reserve = step(life, Reserve, Late())
+        assert (reserve.ask.ask, reserve.ask.call_id) == (number, call.call_id)
+        step(life, Send, granted(reserve))
+    assert step(life, Finish, Late()).end.kind == "void"
+    denied = outcome(life)
+    assert isinstance(denied, SpendDenied)
+    assert denied.reason == "ledger_unavailable"
+
+
+def test_a_call_that_was_not_sent_is_voided(guard: Guard) -> None:
+    call = Call()
+    life, _ = sent(guard, call)
+    assert step(life, Finish, NotSent("refused")).end.kind == "void"
+    assert isinstance(outcome(life), NotSent)
+    assert not call.unsure
+
+
+@pytest.mark.parametrize(
+    "broken", [TimeoutError(), ConnectionResetError(), KeyboardInterrupt(), SystemExit()]
+)
+def test_whatever_breaks_the_exchange_leaves_the_call_in_doubt(guard: Guard, broken: BaseException) -> None:
+    call = Call()
+    life, _ = sent(guard, call)
+    assert step(life, Finish, broken).end.kind == "doubt"
+    assert outcome(life) is broken
+    assert call.unsure
+    assert step(guard.guarded(charge(), call), Reserve).ask.unsure
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "definite"),
+    [(402, "void", True), (400, "void", False), (429, "void", False), (409, "doubt", False),
+     (500, "doubt", False), (503, "doubt", False)],
+)  # fmt: skip
+def test_an_error_of_the_vendor_ends_the_call(guard: Guard, status: int, kind: str, definite: bool) -> None:
+    call = Call()
+    life, _ = sent(guard, call)
+    end = step(life, Finish, reply(status, {"error": {}})).end
+    assert (end.kind, end.definite) == (kind, definite)
+    assert outcome(life).status == status
+    assert call.unsure == (kind == "doubt")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"not json", b'{"id": "pi_1", "amou', b"[]", {**INTENT, "amount": 99, "amount_received": 99},
+     {**INTENT, "currency": "eur"}, {**INTENT, "object": "charge"}],
+)  # fmt: skip
+def test_a_reply_that_cannot_be_believed_is_in_doubt_and_said(guard: Guard, body: Any) -> None:
+    life, _ = sent(guard)
+    assert step(life, Finish, reply(200, body)).end.kind == "doubt"
+    error = outcome(life)
+    assert isinstance(error, OutcomeUnknown)
+    assert f"spendguard resolve {error.call_id}" in str(error)
+
+
+def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(guard: Guard) -> None:
+    life, _ = sent(guard)
+    end = step(life, Finish, reply(200, {**INTENT, "description": SECRET})).end
+    assert (end.kind, end.answer_body) == ("settle", "")
+    error = outcome(life)
+    assert isinstance(error, SpendDenied)
+    assert error.reason == "endpoint"
+    assert SECRET not in str(error)
+
+
+def test_a_replay_sends_nothing(guard: Guard) -> None:
+    life = guard.guarded(charge(), Call())
+    step(life, Reserve)
+    answer = Answer("replayed", "c", status=200, answer_body='{"id": "pi_0"}', first_at=1)
+    assert outcome(life, answer) == Reply(200, {}, b'{"id": "pi_0"}')
+
+
+def test_an_equal_pending_call_is_waited_for_ever_longer_up_to_a_second(guard: Guard) -> None:
+    call = Call()
+    life = guard.guarded(charge(), call)
+    step(life, Reserve)
+    pauses = []
+    for asked in range(2, 9):
+        pauses.append(step(life, Pause, Answer("wait", call.call_id)).seconds)
+        assert step(life, Reserve).ask.ask == asked
+    assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
+
+
+def test_a_taken_over_call_is_sent_with_its_own_body_and_ended_under_its_own_id(guard: Guard) -> None:
+    life = guard.guarded(charge(b"amount=100&currency=usd&customer=cus_1&metadata[at]=now"), Call())
+    step(life, Reserve)
+    send = step(life, Send, Answer("allowed", "first-call", 3, wire_key="first-key", resend=True,
+                                   body="amount=100&currency=usd&customer=cus_1"))  # fmt: skip
+    assert send.request.body == b"amount=100&currency=usd&customer=cus_1"
+    assert send.request.headers["idempotency-key"] == "first-key"
+    end = step(life, Finish, reply()).end
+    assert (end.call_id, end.ask) == ("first-call", 3)
+
+
+def test_without_a_ledger_the_call_is_denied_and_its_request_voided(guard: Guard) -> None:
+    call = Call()
+    life = guard.guarded(charge(), call)
+    step(life, Reserve)
+    end = step(life, Finish, LedgerUnavailable("luigid is away")).end
+    assert (end.kind, end.call_id) == ("void", call.call_id)
+    error = outcome(life)
+    assert isinstance(error, SpendDenied)
+    assert (error.reason, "nothing was sent" in error.message) == ("ledger_unavailable", True)
+
+
+def test_an_interrupted_request_is_voided(guard: Guard) -> None:
+    life = guard.guarded(charge(), Call())
+    step(life, Reserve)
+    assert step(life, Finish, KeyboardInterrupt()).end.kind == "void"
+    assert isinstance(outcome(life), KeyboardInterrupt)
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "kind"),
+    [
+        (Answer("denied", "c", reason="cap", message="no", facts={"cap_usd": "1"}), "cap", BudgetExceeded),
+        (Answer("denied", "c", reason="in_doubt", message="no"), "in_doubt", SpendDenied),
+        (Answer("stale", "c"), "ledger_unavailable", SpendDenied),
+    ],
+)
+def test_a_denial_is_raised_and_nothing_is_sent(
+    guard: Guard, answer: Answer, reason: str, kind: type[SpendDenied]
+) -> None:
+    life = guard.guarded(charge(), Call())
+    step(life, Reserve)
+    error = outcome(life, answer)
+    assert isinstance(error, kind)
+    assert error.reason == reason
+
+
+@pytest.mark.parametrize("ledger", [Answer("denied", "c", reason="unpriced"), LedgerUnavailable("away")])
+def test_the_guards_own_denial_is_put_on_record_and_stands_without_a_ledger(
+    guard: Guard, ledger: Any
+) -> None:
+    life = guard.guarded(Request("POST", f"{API_BASE}/v1/transfers", {}, b"amount=1"), Call())
+    ask = step(life, Reserve).ask
+    assert (ask.denied, ask.operation) == ("unpriced", f"POST {API_BASE}/v1/transfers")
+    error = outcome(life, ledger)
+    assert isinstance(error, SpendDenied)
+    assert error.reason == "unpriced"
+
+
+def test_a_read_costs_nothing_and_is_not_in_doubt_when_it_breaks(guard: Guard) -> None:
+    headers: Mapping[str, str] = {}
+    life, _ = sent(guard, None, Request("GET", f"{API_BASE}/v1/customers/cus_1", headers))
+    assert step(life, Finish, TimeoutError()).end.kind == "settle"
+    assert isinstance(outcome(life), TimeoutError)
+
+
+def test_an_unknown_object_is_looked_up_before_it_is_captured(guard: Guard) -> None:
+    life = guard.guarded(Request("POST", f"{API_BASE}/v1/payment_intents/pi_1/capture", {}), Call())
+    first = step(life, Reserve)
+    assert first.ask.total_micros is None
+    look_up = step(life, Reserve, Answer("look_up", first.ask.call_id))
+    assert (look_up.ask.read, look_up.ask.path) == (True, "/v1/payment_intents/pi_1")
+    assert look_up.ask.call_id != first.ask.call_id
+    send = step(life, Send, granted(look_up))
+    assert send.request.method == "GET"
+    held = {**INTENT, "amount": 700, "amount_received": 0, "amount_capturable": 700,
+            "status": "requires_capture"}  # fmt: skip
+    step(life, Finish, reply(200, held))
+    again = step(life, Reserve)
+    assert (again.ask.total_micros, again.ask.call_id) == (7_000_000, first.ask.call_id)
