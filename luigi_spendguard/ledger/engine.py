@@ -61,7 +61,7 @@ class Tx:
     """A transaction: the few ways in which the ledger's operations talk to the database."""
 
     def __init__(self, db: peewee.SqliteDatabase) -> None:
-        self._execute: Callable[..., Any] = db.execute_sql
+        self._execute: Callable[..., Any] = db.connection().execute
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed."""
