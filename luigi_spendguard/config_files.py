@@ -10,13 +10,12 @@ import configparser
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-
-from luigi.configuration.core import PARSERS
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -53,6 +52,9 @@ def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path]]:
 
     Raises ConfigError when LUIGI_CONFIG_PATH names a file that Luigi would ignore.
     """
+    # Here, because importing Luigi reads the files: see `readable`.
+    from luigi.configuration.core import PARSERS
+
     asked = environ.get("LUIGI_CONFIG_PARSER", "cfg")
     parser = PARSERS.get(asked, PARSERS["cfg"])
     files = [Path(path) for path in parser._config_paths]
@@ -100,16 +102,8 @@ def _ini(path: Path, text: str) -> Mapping[str, Any]:
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their case
     try:
         parser.read_string(text)
-    except configparser.DuplicateOptionError as error:
-        raise ConfigError(f"{path}: [{error.section}] {error.option}: is given twice") from None
-    except configparser.DuplicateSectionError as error:
-        raise ConfigError(f"{path}: the section [{error.section}] is given twice") from None
-    except configparser.MissingSectionHeaderError as error:
-        raise ConfigError(f"{path}: line {error.lineno} stands before any [section]") from None
-    except configparser.ParsingError as error:
-        # Not its own text: it quotes the line, which may hold a secret.
-        lines = ", ".join(str(number) for number, _ in error.errors)
-        raise ConfigError(f"{path}: line {lines} is neither a section nor key = value") from None
+    except configparser.Error as error:
+        raise _unreadable_ini(path, error) from None
     return {section: dict(parser.items(section)) for section in parser.sections()}
 
 
@@ -117,11 +111,39 @@ def _toml(path: Path, text: str) -> Mapping[str, Any]:
     try:
         return tomllib.loads(text, parse_float=Decimal)
     except tomllib.TOMLDecodeError as error:
-        where = re.search(r"line \d+, column \d+|end of document", str(error))
-        place = f" ({where.group()})" if where else ""
-        raise ConfigError(
-            f"{path}: is no valid TOML{place}: a text needs quotes, a key may stand once"
-        ) from None
+        raise _unreadable_toml(path, error) from None
+
+
+def _unreadable_ini(path: object, error: configparser.Error) -> ConfigError:
+    # Not the error's own text: it quotes the line, which may hold a secret.
+    if isinstance(error, configparser.DuplicateOptionError):
+        return ConfigError(f"{path}: [{error.section}] {error.option}: is given twice")
+    if isinstance(error, configparser.DuplicateSectionError):
+        return ConfigError(f"{path}: the section [{error.section}] is given twice")
+    if isinstance(error, configparser.MissingSectionHeaderError):
+        return ConfigError(f"{path}: line {error.lineno} stands before any [section]")
+    lines = ", ".join(str(number) for number, _ in getattr(error, "errors", ()))
+    return ConfigError(f"{path}: line {lines or '?'} is neither a section nor key = value")
+
+
+def _unreadable_toml(path: object, error: ValueError) -> ConfigError:
+    where = re.search(r"line \d+,? column \d+|end of document", str(error))
+    place = f" ({where.group()})" if where else ""
+    return ConfigError(f"{path}: is no valid TOML{place}: a text needs quotes, a key may stand once")
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Turn what Luigi raises when its import meets a file that is no ini or TOML into ConfigError."""
+    try:
+        yield
+    except configparser.Error as error:
+        raise _unreadable_ini(Path(getattr(error, "source", "luigi.cfg")).absolute(), error) from None
+    except ValueError as error:
+        if type(error).__name__.lower() != "tomldecodeerror":  # Of `toml`, which Luigi uses, or `tomllib`.
+            raise
+        file = Path(os.environ.get("LUIGI_CONFIG_PATH", "luigi.toml")).absolute()
+        raise _unreadable_toml(file, error) from None
 
 
 _VARIABLE = re.compile(r"\$\{([^}]*)\}")

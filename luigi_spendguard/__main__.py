@@ -1,0 +1,22 @@
+"""The `spendguard` command: its modules import Luigi, which reads luigi.cfg at once."""
+
+from __future__ import annotations
+
+import sys
+
+from luigi_spendguard.config_files import ConfigError, readable
+
+
+def main() -> None:
+    """Run the command line; ends with status 2 and one line when luigi.cfg cannot be read."""
+    try:
+        with readable():
+            from luigi_spendguard.cli import main as run
+    except ConfigError as error:
+        sys.stderr.write(f"Error: {error}\n")
+        raise SystemExit(2) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

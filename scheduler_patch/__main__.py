@@ -1,0 +1,22 @@
+"""The `luigid-spendguard` command: its modules import Luigi, which reads luigi.cfg at once."""
+
+from __future__ import annotations
+
+import sys
+
+from luigi_spendguard.config_files import ConfigError, readable
+
+
+def main() -> None:
+    """Run luigid with budgets; ends with status 2 and one line when luigi.cfg cannot be read."""
+    try:
+        with readable():
+            from scheduler_patch.server import main as run
+    except ConfigError as error:
+        sys.stderr.write(f"luigid-spendguard: {error}\n")
+        raise SystemExit(2) from None
+    run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""Messages between guard and ledger: what is said is what is heard, and nothing else is accepted."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from luigi_spendguard.messages import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End
+from luigi_spendguard.money import MAX_MICROS
+
+texts = st.text(max_size=60)
+some = st.none() | texts
+micros = st.integers(0, MAX_MICROS)
+headers = st.dictionaries(texts, texts, max_size=3)
+
+asks = st.builds(
+    Ask, call_id=texts, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
+    ask=st.integers(0, 9), target=some, key=some, key_is_callers=st.booleans(), unsure=st.booleans(),
+    read=st.booleans(), total_micros=st.none() | micros, object_id=some, body=texts, headers=headers,
+    denied=some,
+)  # fmt: skip
+answers = st.builds(Answer, verdict=texts, call_id=texts, resend=st.booleans(), headers=headers,
+                    status=st.integers(0, 599), facts=headers)  # fmt: skip
+ends = st.builds(End, kind=texts, call_id=texts, definite=st.booleans(), total_micros=micros,
+                 worth_micros=micros, object_id=some, answer_headers=headers, answer_body=texts)  # fmt: skip
+LEAST: dict[str, Any] = {
+    "call_id": "c", "vendor": "v", "account": "a", "operation": "o", "method": "POST", "path": "/",
+}  # fmt: skip
+
+
+@given(asks | answers | ends)
+def test_a_message_survives_json(message: Any) -> None:
+    assert type(message).from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("amount", 1, "unknown field 'amount'"),
+        ("call_id", 7, "'call_id' must be of type str"),
+        ("call_id", None, "'call_id' must be of type str"),
+        ("ask", "1", "'ask' must be of type int"),
+        ("ask", True, "'ask' must be of type int"),
+        ("ask", 1.0, "'ask' must be of type int"),
+        ("read", 1, "'read' must be of type bool"),
+        ("total_micros", -1, "'total_micros' must not be negative"),
+        ("total_micros", MAX_MICROS + 1, "'total_micros' is out of range"),
+        ("total_micros", float("nan"), "'total_micros' must be of type int"),
+        ("target", "x" * (MAX_TEXT + 1), "'target' is too long"),
+        ("body", "x" * (MAX_BODY + 1), "'body' is too long"),
+        ("headers", {"a": 1}, "'headers' must map texts to texts"),
+        ("headers", ["a"], "'headers' must be of type dict"),
+    ],
+)
+def test_a_field_that_cannot_be_is_refused_by_name(field: str, value: Any, says: str) -> None:
+    with pytest.raises(BadMessage, match=says):
+        Ask.from_json({**LEAST, field: value})
+
+
+@pytest.mark.parametrize("missing", sorted(LEAST))
+def test_a_required_field_that_is_missing_is_refused(missing: str) -> None:
+    with pytest.raises(BadMessage, match="a required field is missing"):
+        Ask.from_json({name: value for name, value in LEAST.items() if name != missing})
+
+
+@pytest.mark.parametrize("data", [None, [], "text", 1])
+def test_what_is_no_object_is_refused(data: Any) -> None:
+    with pytest.raises(BadMessage, match="expected a JSON object"):
+        End.from_json(data)
+
+
+def test_an_unknown_amount_is_not_zero() -> None:
+    assert Ask.from_json({**LEAST, "total_micros": None}).total_micros is None
+    assert Ask.from_json(LEAST).total_micros == 0
