@@ -121,7 +121,8 @@ class TestFields:
     @pytest.mark.parametrize(
         ("content", "kind", "code"),
         [(b"{", "application/json", 400), (b"[]", "application/json", 400),
-         (b"\xff", "application/json", 400), (b"null", "application/json", 400), (b"usd=5", "application/x-www-form-urlencoded", 415),
+         (b"\xff", "application/json", 400), (b"null", "application/json", 400),
+         (b"usd=5", "application/x-www-form-urlencoded", 415),
          (b'{"usd": "' + b"5" * (5 << 20) + b'"}', "application/json", 413)],
     )  # fmt: skip
     def test_a_body_that_is_none(self, pretender: Pretender, content: bytes, kind: str, code: int) -> None:
