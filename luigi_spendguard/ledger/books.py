@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,6 +50,8 @@ class Ledger:
         self._writer.close()
         if not self._closed:
             self._closed = True
-            # A peewee connection belongs to the thread that opened it, and is closed there.
-            self._reading.submit(self._reader.close)
+            # A peewee connection belongs to the thread that opened it, and is closed there; when Python
+            # ends, that thread has ended already.
+            with suppress(RuntimeError):
+                self._reading.submit(self._reader.close)
             self._reading.shutdown()

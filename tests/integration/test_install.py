@@ -1,4 +1,4 @@
-"""The patched worker is there whichever way a pipeline comes: late, twice, by a factory, with its own class."""
+"""The patched worker is there however a pipeline comes: late, twice, by a factory, in a class of its own."""
 
 from __future__ import annotations
 
@@ -109,7 +109,8 @@ def _hash(site: Site, prefix: str) -> str:
 
 
 def test_the_factory_guards_where_another_factory_is_named(here: Site) -> None:
-    code, said = python(here, "from luigi_spendguard import VendorTask, WorkerSchedulerFactory\n" + CHARGE + """
+    imports = "from luigi_spendguard import VendorTask, WorkerSchedulerFactory\n"
+    code, said = python(here, imports + CHARGE + """
 factory = WorkerSchedulerFactory()
 assert luigi.build([Charge(customer="cus_factory")], worker_scheduler_factory=factory)
 """)  # fmt: skip
