@@ -98,6 +98,21 @@ def test_losing_luigis_pickle_loses_no_money_record(site: Site) -> None:
     assert site.stripe.moved() == 500
 
 
+def test_after_a_restart_the_gate_knows_who_has_paid(site: Site) -> None:
+    """At the cap, only a task that has paid already is dispatched: its repeated call costs nothing."""
+    submit = ("Billing", "--n", "2", "--budget-usd", "2", "--run-id", "nightly")
+    (site.folder / "out" / "die").touch()
+    site.luigi(*submit)
+    assert site.run("nightly")["remaining_usd"] == "0.00"
+    assert site.luigid is not None
+    site.luigid.kill()
+    (site.folder / "out" / "die").unlink()
+    site.start()
+    _, out = site.luigi(*submit)
+    assert "This progress looks :)" in out
+    assert site.stripe.moved() == 200
+
+
 def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     """What the budgets say is what the journal's entries add up to, also after kill -9."""
     worker = site.worker("Billing", "--n", "40", "--workers", "4", "--run-id", "nightly")

@@ -1,199 +1,224 @@
-"""HTTP routes: who may call them, what they take, what they refuse; nothing secret leaves."""
+"""The HTTP routes and RPCs of a real luigid-spendguard: who may, foreign pages, methods, Luigi's own."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
-from urllib.parse import quote
 
 import pytest
-import urllib3
 
-from luigi_spendguard import proxy
-from tests.support.attempts import Pretender
-from tests.support.pipelines import charge
-from tests.support.site import SECRET, FakeStripe, Site
+from tests.support.asking import ADMIN, ASK, ROUTES, WORKER, WRONG, Case, admin, books, guarded_site, send
+from tests.support.processes import Process, free_port, listening
+from tests.support.site import SECRET, Site
 
-ADMIN, WORKER = "admin-canary-token-0123456789", "worker-canary-token-0123456789"
-_http = urllib3.PoolManager(timeout=30, retries=False)
-
-READS = [("GET", "/runs"), ("GET", "/runs/r"), ("GET", "/runs/r/calls"), ("GET", "/calls"),
-         ("POST", "/api/list_runs"), ("POST", "/api/run_budget")]  # fmt: skip
-CHANGES = [("DELETE", "/runs/r"), ("POST", "/runs/r/top_up"), ("POST", "/calls/c/resolve"),
-           ("POST", "/api/revoke_run"), ("POST", "/api/top_up_run")]  # fmt: skip
-WORKERS = [("POST", f"/api/spend_{name}") for name in ("open_run", "claim", "finish", "close_run", "blocked")]
-KEYS = [("POST", f"/api/spend_{name}") for name in ("reserve", "settle", "void", "doubt")]
+PROXIED = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "x-forwarded-for"]
+CHANGING = [name for name, route in ROUTES.items() if route[2] != "read"]
+MAY = {"read": {"worker", "admin"}, "admin": {"admin"}, "worker": {"worker", "admin"}, "key": {"key"}}
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """A site with both tokens, which anonymous people may not read."""
-    tokens = {"admin_token": ADMIN, "worker_token": WORKER, "anonymous_read": "false", "daily_cap_usd": 500}
-    with Site(tmp_path_factory.mktemp("guarded"), spendguard=tokens) as site:
+def guarded(tmp_path_factory: pytest.TempPathFactory, shared_site: Site) -> Iterator[Site]:
+    with guarded_site(tmp_path_factory.mktemp("guarded"), shared_site.stripe) as site:
         yield site
 
 
-def status(site: Site, method: str, path: str, token: str | None, **headers: str) -> int:
-    body = {} if method == "POST" else None
-    return site.call(method, path, body, token=token, **headers)[0]
+class TestWhoMay:
+    @pytest.mark.parametrize("who", ["nobody", "wrong", "worker", "admin", "key"])
+    @pytest.mark.parametrize("route", ROUTES)
+    def test_a_route_serves_those_it_names_and_tells_others_401(
+        self, guarded: Site, route: str, who: str
+    ) -> None:
+        case = Case(guarded)
+        token = {"nobody": None, "wrong": WRONG, "worker": WORKER, "admin": ADMIN, "key": case.key}[who]
+        method, path, body = case.request(route)
+        before = books(guarded)
+        reply = send(guarded, method, path, body, token)
+        kind = ROUTES[route][2]
+        if who in MAY[kind]:
+            assert reply.status == 200, reply
+            assert reply.headers["cache-control"] == "no-store"
+        else:
+            assert reply.is_error(401, "unknown_key" if kind == "key" else "unauthorized")
+            assert books(guarded) == before
+
+    @pytest.mark.parametrize("scheme", ["Basic", "Token", ""])
+    def test_a_token_counts_as_a_bearer_token_only(self, guarded: Site, scheme: str) -> None:
+        reply = send(guarded, "GET", "/runs", Authorization=f"{scheme} {ADMIN}".strip())
+        assert reply.is_error(401, "unauthorized")
+
+    def test_without_a_worker_token_the_own_machine_may_read_and_claim_but_not_change(
+        self, shared_site: Site
+    ) -> None:
+        case = Case(shared_site)  # opened, dispatched and claimed without a token
+        assert send(shared_site, "GET", f"/runs/{case.run_id}").json["run_id"] == case.run_id
+        assert send(shared_site, "GET", "/runs", token=WRONG).status == 200
+        for route in ("top_up", "revoke", "resolve", "top_up_run", "revoke_run"):
+            method, path, body = case.request(route)
+            assert send(shared_site, method, path, body).is_error(401, "unauthorized")
+        run = send(shared_site, "GET", f"/runs/{case.run_id}").json
+        assert (run["cap_usd"], run["state"]) == ("100.00", "active")
+
+    @pytest.mark.parametrize("header", PROXIED)
+    @pytest.mark.parametrize("route", ["runs", "open_run", "claim", "finish", "reserve", "list_runs"])
+    def test_without_a_worker_token_a_proxy_is_never_taken_for_the_own_machine(
+        self, shared_site: Site, route: str, header: str
+    ) -> None:
+        case = Case(shared_site)
+        method, path, body = case.request(route)
+        token = case.key if ROUTES[route][2] == "key" else None
+        before = books(shared_site)
+        reply = send(shared_site, method, path, body, token, **{header: "127.0.0.1"})
+        assert reply.is_error(403, "forbidden")
+        assert "worker_token" in reply.json["message"]
+        assert books(shared_site) == before
+
+    @pytest.mark.parametrize("header", PROXIED)
+    def test_the_admin_token_is_good_through_a_proxy(self, shared_site: Site, header: str) -> None:
+        case = Case(shared_site)
+        via = {header: "203.0.113.7"}
+        assert send(shared_site, "GET", "/runs", token=admin(shared_site), **via).status == 200
+        assert case.top_up({"usd": "5"}, **via).json["cap_usd"] == "105.00"
+
+    def test_with_a_worker_token_a_proxied_worker_is_served_by_it(self, guarded: Site) -> None:
+        via = {"X-Forwarded-For": "203.0.113.7"}
+        _, path, body = Case(guarded).request("open_run")
+        assert send(guarded, "POST", path, body, WORKER, **via).status == 200
+        assert send(guarded, "POST", path, body, **via).is_error(401, "unauthorized")
+
+    def test_with_a_worker_token_alone_anybody_reads_and_only_workers_work(
+        self, tmp_path: Path, shared_site: Site
+    ) -> None:
+        said = {"worker_token": WORKER, "daily_cap_usd": 10000}
+        with Site(tmp_path / "tokened", stripe=shared_site.stripe, spendguard=said) as site:
+            case, via = Case(site), {"X-Forwarded-For": "203.0.113.7"}
+            for token in (None, WRONG, WORKER):
+                assert send(site, "GET", f"/runs/{case.run_id}", token=token, **via).status == 200
+            _, path, body = case.request("open_run")
+            assert send(site, "POST", path, body).is_error(401, "unauthorized")
+            assert send(site, "POST", path, body, WORKER, **via).status == 200
+            assert case.top_up({"usd": "5"}, WORKER).is_error(401, "unauthorized")
+
+    def test_luigids_log_holds_no_token_and_no_key(self, guarded: Site) -> None:
+        case = Case(guarded)
+        case.top_up({"usd": "5"}, WRONG)
+        for token in (case.key, WRONG):
+            send(guarded, "POST", "/api/spend_reserve", ASK | {"call_id": "x", "path": "\ud800"}, token)
+            send(guarded, "DELETE", "/runs/logged", token=token)
+        assert guarded.luigid is not None
+        log = guarded.luigid.text()
+        assert "401 DELETE /runs/logged" in log
+        assert not [one for one in (ADMIN, WORKER, WRONG, SECRET, case.key) if one in log]
+
+    def test_a_key_ends_no_call_of_another_task(self, guarded: Site) -> None:
+        victim, thief = Case(guarded), Case(guarded)
+        call_id = victim.reserved()
+        before = books(guarded)
+        for kind in ("settle", "void", "doubt"):
+            reply = send(guarded, "POST", f"/api/spend_{kind}", {"call_id": call_id}, thief.key)
+            assert 400 <= reply.status < 500, reply
+        assert books(guarded) == before
+
+    def test_a_task_that_was_not_dispatched_to_the_worker_is_403(self, guarded: Site) -> None:
+        case = Case(guarded)
+        _, path, body = case.request("claim")
+        for wrong in ({"worker": "another"}, {"task_id": "Another_1"}):
+            assert send(guarded, "POST", path, body | wrong, WORKER).is_error(403, "scope")
+
+    def test_a_revoked_run_yields_no_key_and_grants_nothing(self, guarded: Site) -> None:
+        case = Case(guarded)
+        assert send(guarded, "DELETE", f"/runs/{case.run_id}", token=ADMIN).json["state"] == "revoked"
+        _, path, body = case.request("claim")
+        assert send(guarded, "POST", path, body, WORKER).is_error(401, "revoked")
+        ask = send(guarded, "POST", "/api/spend_reserve", ASK | {"call_id": "late"}, case.key)
+        assert ask.status == 401 or ask.json["response"]["reason"] == "revoked", ask
+        assert case.top_up({"usd": "5"}).is_error(409, "conflict")
 
 
-@pytest.mark.parametrize(("method", "path"), CHANGES)
-def test_only_the_admin_token_changes_anything(guarded: Site, method: str, path: str) -> None:
-    assert [status(guarded, method, path, token) for token in (None, "wrong", WORKER)] == [401] * 3
-    assert status(guarded, method, path, ADMIN) in (400, 404)
+class TestOriginsAndMethods:
+    @pytest.mark.parametrize("route", CHANGING)
+    def test_a_foreign_web_page_changes_nothing_even_with_the_right_token(
+        self, guarded: Site, route: str
+    ) -> None:
+        case = Case(guarded)
+        method, path, body = case.request(route)
+        token = {"admin": ADMIN, "worker": WORKER, "key": case.key}[ROUTES[route][2]]
+        before = books(guarded)
+        for origin in ("http://evil.example", "null", "http://127.0.0.1:1", "http://localhost"):
+            reply = send(guarded, method, path, body, token, Origin=origin)
+            assert reply.is_error(403, "forbidden")
+            assert "access-control-allow-origin" not in reply.headers
+        assert books(guarded) == before
+
+    def test_luigis_own_page_may(self, guarded: Site) -> None:
+        assert Case(guarded).top_up({"usd": "5"}, Origin=guarded.url).json["cap_usd"] == "105.00"
+
+    @pytest.mark.xfail(
+        strict=True,
+        raises=AssertionError,
+        reason="auth.py: urlsplit() of a broken Origin raises ValueError: 500",
+    )
+    def test_an_origin_that_is_no_address_is_403(self, guarded: Site) -> None:
+        assert Case(guarded).top_up({"usd": "5"}, Origin="http://[::1").is_error(403, "forbidden")
+
+    @pytest.mark.parametrize("route", [name for name in CHANGING if name != "revoke"])
+    def test_other_methods_are_405_and_change_nothing(self, guarded: Site, route: str) -> None:
+        case = Case(guarded)
+        _, path, body = case.request(route)
+        before = books(guarded)
+        for method in ("GET", "PUT", "DELETE"):
+            reply = send(guarded, method, path, body, ADMIN)
+            assert reply.is_error(405, "method_not_allowed")
+            assert reply.headers["allow"] == "POST"
+        assert send(guarded, "HEAD", path, token=ADMIN).status == 405
+        assert books(guarded) == before
+
+    @pytest.mark.xfail(
+        strict=True,
+        raises=AssertionError,
+        reason="api.py ByMethod: Allow names GET alone, DELETE is allowed too",
+    )
+    def test_allow_names_every_method_of_a_run(self, guarded: Site) -> None:
+        reply = send(guarded, "PUT", f"/runs/{Case(guarded).run_id}", {}, ADMIN)
+        assert reply.is_error(405, "method_not_allowed")
+        assert {name.strip() for name in reply.headers["allow"].split(",")} == {"GET", "DELETE"}
 
 
-@pytest.mark.parametrize(("method", "path"), WORKERS)
-def test_only_a_worker_opens_and_claims(guarded: Site, method: str, path: str) -> None:
-    assert [status(guarded, method, path, token) for token in (None, "wrong", WORKER[:-1])] == [401] * 3
-    assert status(guarded, method, path, WORKER) == 400
-
-
-@pytest.mark.parametrize(("method", "path"), KEYS)
-def test_only_a_known_vault_key_reserves(guarded: Site, method: str, path: str) -> None:
-    message: dict[str, Any] = {"call_id": "c"}
-    if path.endswith("reserve"):
-        message |= {"vendor": "stripe", "account": "", "operation": "", "method": "POST", "path": "/"}
-    for token in (None, "vault_key_wrong", WORKER, ADMIN):
-        code, said = guarded.call(method, path, message, token=token)
-        assert (code, said["error"]) == (401, "unknown_key")
-
-
-@pytest.mark.parametrize(("method", "path"), READS)
-def test_reading_can_be_closed_to_anonymous_people(guarded: Site, method: str, path: str) -> None:
-    assert [status(guarded, method, path, token) for token in (None, "wrong")] == [401] * 2
-    assert [status(guarded, method, path, token) in (200, 400, 404) for token in (WORKER, ADMIN)] == [
-        True
-    ] * 2
-
-
-@pytest.mark.parametrize(("method", "path"), READS)
-def test_reading_is_open_as_luigis_own_page(shared_site: Site, method: str, path: str) -> None:
-    assert status(shared_site, method, path, None) in (200, 400, 404)
-
-
-@pytest.mark.parametrize("header", ["X-Forwarded-For", "Forwarded", "X-Real-Ip"])
-def test_without_a_token_a_peer_behind_a_proxy_is_not_served(
-    pretender: Pretender, shared_site: Site, header: str
-) -> None:
-    named = {header: "127.0.0.1"}
-    code, said = shared_site.call("POST", "/api/spend_open_run", {}, token=None, **named)
-    assert code == 403
-    assert "worker_token" in said["message"]
-    assert shared_site.call("GET", "/runs", token=None, **named)[0] == 403
-    assert shared_site.call("GET", "/runs", **named)[0] == 200
-
-
-@pytest.mark.parametrize(("method", "path"), [*CHANGES, *WORKERS, *KEYS])
-@pytest.mark.parametrize("origin", ["https://evil.example", "null", "http://127.0.0.1:1"])
-def test_another_pages_requests_are_refused(guarded: Site, method: str, path: str, origin: str) -> None:
-    code, said = guarded.call(method, path, {}, token=ADMIN, Origin=origin)
-    assert (code, said["error"]) == (403, "forbidden")
-
-
-@pytest.mark.parametrize("path", sorted({path for _, path in [*CHANGES, *WORKERS, *KEYS]}))
-@pytest.mark.parametrize("method", ["GET", "PUT", "PATCH"])
-def test_a_route_takes_its_own_method_alone(guarded: Site, method: str, path: str) -> None:
-    if (method, path) == ("GET", "/runs/r"):
-        return  # That one is another route.
-    assert status(guarded, method, path, ADMIN) == 405
-
-
-class TestFields:
-    """One clear error, and nothing is changed."""
-
-    @pytest.mark.parametrize(
-        "body",
-        [{}, {"usd": 50}, {"usd": "-5"}, {"usd": "NaN"}, {"usd": "1e3"}, {"usd": "99999999999"}, {"usd": ""},
-         {"usd": "0.0000001"}, {"usd": None}, {"usd": ["5"]}, {"usd": "5", "cap": "5"}, {"usd": "Infinity"},
-         {"usd": "5", "request_id": 7}, {"usd": "5", "request_id": ""}],
-    )  # fmt: skip
-    def test_a_bad_top_up(self, pretender: Pretender, body: Any) -> None:
-        site = pretender.site
-        code, said = site.call("POST", f"/runs/{pretender.run_id}/top_up", body)
-        assert (code, said["error"]) == (400, "bad_request"), said
-        assert said["message"]
-        assert site.run(pretender.run_id)["cap_usd"] == "100.00"
-
-    @pytest.mark.parametrize(
-        ("content", "kind", "code"),
-        [(b"{", "application/json", 400), (b"[]", "application/json", 400),
-         (b"\xff", "application/json", 400), (b"null", "application/json", 400),
-         (b"usd=5", "application/x-www-form-urlencoded", 415),
-         (b'{"usd": "' + b"5" * (5 << 20) + b'"}', "application/json", 413)],
-    )  # fmt: skip
-    def test_a_body_that_is_none(self, pretender: Pretender, content: bytes, kind: str, code: int) -> None:
-        site = pretender.site
-        headers = {"Authorization": f"Bearer {site.token()}", "Content-Type": kind}
-        url = f"{site.url}/runs/{pretender.run_id}/top_up"
-        reply = _http.request("POST", url, body=content, headers=headers)
-        assert reply.status == code
-        assert json.loads(reply.data)["message"]
-        assert site.run(pretender.run_id)["cap_usd"] == "100.00"
-
-    @pytest.mark.parametrize(
-        "body", [{}, {"spent_usd": "2", "not_sent": True}, {"not_sent": False}, {"not_sent": "yes"},
-                 {"spent_usd": 2}, {"spent_usd": "-1"}]
-    )  # fmt: skip
-    def test_a_bad_resolve(self, shared_site: Site, body: Any) -> None:
-        assert shared_site.call("POST", "/calls/none/resolve", body)[0] == 400
-
-    @pytest.mark.parametrize("query", ["limit=0", "limit=x", "limit=99999", "before=-1", "verdict=%ff"])
-    def test_a_bad_query(self, pretender: Pretender, query: str) -> None:
-        assert pretender.site.call("GET", f"/runs/{pretender.run_id}/calls?{query}")[0] == 400
-
-    def test_what_there_is_not_is_404(self, shared_site: Site) -> None:
-        for method, path, body in [
-            ("GET", "/runs/none", None), ("DELETE", "/runs/none", None),
-            ("POST", "/runs/none/top_up", {"usd": "5"}), ("POST", "/calls/none/resolve", {"not_sent": True}),
-        ]:  # fmt: skip
-            code, said = shared_site.call(method, path, body)
-            assert code == 404, path
-            assert "there is no" in said["message"]
-
-
-def test_a_top_up_with_one_request_id_counts_once(pretender: Pretender) -> None:
-    path = f"/runs/{pretender.run_id}/top_up"
-    said = [pretender.site.call("POST", path, {"usd": "5", "request_id": "i1" + path}) for _ in range(3)]
-    assert [code for code, _ in said] == [200] * 3
-    assert pretender.site.run(pretender.run_id)["cap_usd"] == "105.00"
-    assert pretender.site.call("POST", path, {"usd": "6", "request_id": "i1" + path})[0] == 409
-    assert pretender.site.run(pretender.run_id)["cap_usd"] == "105.00"
-
-
-@pytest.mark.parametrize("name", ["a/b", "a b", "50%", "über", "a~2x", "?x=1", "a+b", "%2F"])
-def test_a_run_id_in_a_path_is_percent_encoded(shared_site: Site, name: str) -> None:
-    run_id = Pretender(shared_site, name).run_id
-    assert shared_site.run(run_id)["run_id"] == name
-    path = f"/runs/{quote(run_id, safe='')}"
-    assert shared_site.call("GET", f"{path}/calls") == (200, [])
-    assert shared_site.call("POST", f"{path}/top_up", {"usd": "1"})[1]["cap_usd"] == "101.00"
-    assert shared_site.call("DELETE", path)[1]["state"] == "revoked"
-
-
-def test_nothing_secret_is_in_any_answer(pretender: Pretender, vendor: FakeStripe) -> None:
-    site = pretender.site
-    with pretender.attempt() as attempt:
-        proxy.bind()
-        charge("cus_1")
-        key = attempt.key
-    said = ""
-    for path in ("/runs", f"/runs/{pretender.run_id}", f"/runs/{pretender.run_id}/calls", "/calls",
-                 "/api/task_list?data=%7B%7D", "/api/worker_list"):  # fmt: skip
-        reply = _http.request("GET", site.url + path)
-        assert reply.status == 200, path
-        said += reply.data.decode()
-    assert "cus_1" in said
-    for secret in (SECRET, key, site.token()):
-        assert secret not in said
-    assert "vault_key" not in said
-    assert vendor.moved() == 100
-
-
-def test_luigis_own_routes_are_as_ever(guarded: Site, tmp_path: Path) -> None:
-    assert _http.request("GET", f"{guarded.url}/static/visualiser/index.html").status == 200
-    assert _http.request("GET", f"{guarded.url}/api/graph?data=%7B%7D").status == 200
-    assert _http.request("GET", f"{guarded.url}/nowhere").status == 404
+class TestLuigi:
+    def test_luigis_own_routes_are_served_as_by_a_stock_luigid(self, site: Site) -> None:
+        """No ledger is made for it; what we have not, Luigi answers; origins are its own affair."""
+        stock = Site.__new__(Site)
+        stock.port, stock.ledger = free_port(), site.ledger
+        args = ["-c", "from luigi.cmdline import luigid; luigid()", "--address", "127.0.0.1",
+                "--port", str(stock.port)]  # fmt: skip
+        process = Process(args, site.folder / "stock.log", site.folder,
+                          site.environment() | {"LUIGI_CONFIG_PATH": str(site.folder / "none.cfg")},
+                          lambda: listening(stock.port))  # fmt: skip
+        try:
+            for method, path, body in [
+                ("GET", "/", None),
+                ("GET", "/static/visualiser/index.html", None),
+                ("GET", "/static/visualiser/js/visualiserApp.js", None),
+                ("GET", "/static/nope.js", None),
+                ("GET", "/api/task_list?data=%7B%7D", None),
+                ("GET", "/api/worker_list", None),
+                ("GET", "/api/no_such_rpc", None),
+                ("GET", "/api/spend_nothing", None),
+                ("POST", "/api/graph", {}),
+                ("GET", "/metrics", None),
+                ("GET", "/runs/a/b/c", None),
+                ("GET", "/nothing", None),
+                ("DELETE", "/api/graph", None),
+            ]:
+                ours, theirs = (
+                    send(each, method, path, body, Origin="http://evil.example") for each in (site, stock)
+                )
+                for reply in (ours, theirs):
+                    reply.headers.pop("date", None)
+                    reply.headers.pop("last-modified", None)
+                assert ours == theirs, path
+        finally:
+            process.end()
+        assert send(site, "GET", "/runs").json == []
+        assert send(site, "GET", "/runs/nope").is_error(404, "not_found")
+        assert send(site, "POST", "/runs/nope/top_up", {"usd": "5"}).is_error(401, "unauthorized")
+        assert not site.ledger.exists()

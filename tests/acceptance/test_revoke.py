@@ -1,0 +1,61 @@
+"""P5: revoke answers when no grant made before can still be used; what was sent settles as usual."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+
+from luigi_spendguard.messages import GRANT_SECONDS, Ask, End
+from luigi_spendguard.proxy.context import Attempt
+from tests.support.attempts import Pretender
+
+
+def asked() -> Ask:
+    return Ask(call_id=str(uuid.uuid4()), vendor="stripe", account="stripe:test", method="POST",
+               operation="payment_intents.create", path="/v1/payment_intents", target=uuid.uuid4().hex,
+               fingerprint="1", total_micros=1_000_000)  # fmt: skip
+
+
+def revoke(pretender: Pretender) -> dict[str, object]:
+    status, said = pretender.site.call("DELETE", f"/runs/{pretender.run_id}")
+    assert (status, said["state"]) == (200, "revoked")
+    return said
+
+
+def settle(attempt: Attempt, ask: Ask) -> None:
+    attempt.client.end(attempt.key, End("settle", ask.call_id, 1, total_micros=1_000_000, object_id="pi_1"))
+
+
+def test_it_waits_until_a_grant_is_too_old_to_be_used(pretender: Pretender) -> None:
+    attempt, ask = pretender.claimed(), asked()
+    begun = time.monotonic()
+    assert attempt.client.reserve(attempt.key, ask).verdict == "allowed"
+    assert revoke(pretender)["calls_under_way"] == 1
+    assert time.monotonic() - begun >= GRANT_SECONDS
+
+
+def test_it_answers_when_the_last_grant_has_ended(pretender: Pretender) -> None:
+    attempt, ask = pretender.claimed(), asked()
+    attempt.client.reserve(attempt.key, ask)
+    said: list[dict[str, object]] = []
+    revoking = threading.Thread(target=lambda: said.append(revoke(pretender)))
+    revoking.start()
+    while pretender.site.run(pretender.run_id)["state"] != "revoked":
+        time.sleep(0.01)
+    assert attempt.client.reserve(attempt.key, asked()).reason == "revoked"
+    assert not said, "it answered while a grant could still be used"
+    settle(attempt, ask)
+    revoking.join(20)
+    assert said[0]["calls_under_way"] == 1
+    assert pretender.site.run(pretender.run_id)["spent_usd"] == "1.00"
+
+
+def test_it_is_final(pretender: Pretender) -> None:
+    attempt = pretender.claimed()
+    revoke(pretender)
+    pretender.site.call("POST", f"/runs/{pretender.run_id}/top_up", {"usd": "50"})
+    assert pretender.site.run(pretender.run_id)["state"] == "revoked"
+    denied = attempt.client.reserve(attempt.key, asked())
+    assert (denied.verdict, denied.reason) == ("denied", "revoked")
+    assert revoke(pretender)["calls_under_way"] == 0

@@ -1,0 +1,153 @@
+"""Requests to luigid-spendguard's routes, exactly as written; no reply may hold a secret or a token."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+import pytest
+
+from tests.support.attempts import Pretender
+from tests.support.site import SECRET, FakeStripe, Site
+
+ADMIN, WORKER, WRONG = "admin-" + "a1" * 16, "worker-" + "b2" * 16, "wrong-" + "c3" * 16
+ASK = {"vendor": "stripe", "account": "stripe:test", "operation": "payment_intents.create", "method": "POST",
+       "path": "/v1/payment_intents", "target": "cus_1", "total_micros": 2_000_000}  # fmt: skip
+
+
+class Reply(NamedTuple):
+    status: int
+    text: str
+    headers: dict[str, str]
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.text)
+
+    def is_error(self, status: int, code: str) -> bool:
+        """Return whether this is the one JSON shape of errors, with a message for people."""
+        assert self.status == status, self
+        assert self.headers["content-type"] == "application/json; charset=utf-8"
+        assert set(self.json) == {"error", "message"}
+        return self.json["error"] == code and bool(self.json["message"])
+
+
+def send(site: Site, method: str, path: str, body: Any = None, token: str | None = None,
+         **headers: str) -> Reply:  # fmt: skip
+    """Send exactly this (bytes, or what becomes JSON); no reply but a claim's may hold a key."""
+    if body is not None:
+        headers = {"Content-Type": "application/json"} | headers
+        body = body if isinstance(body, bytes) else json.dumps(body).encode()
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=30)
+    try:
+        connection.request(method, path, body, headers)
+        got = connection.getresponse()
+        said = {name.lower(): value for name, value in got.getheaders()}
+        reply = Reply(got.status, got.read().decode(), said)
+    finally:
+        connection.close()
+    hidden = {SECRET, ADMIN, WORKER, WRONG, "vault_key_"}
+    hidden |= {path.read_text().strip() for path in site.ledger.parent.glob("*.admin-token")}
+    if path == "/api/spend_claim" and got.status == 200:
+        hidden.remove("vault_key_")
+    assert not [one for one in hidden if one in f"{reply.text}{said}"], reply
+    return reply
+
+
+def admin(site: Site) -> str:
+    return str(site.settings["spendguard"].get("admin_token") or site.token())
+
+
+def books(site: Site) -> Any:
+    """Return everything the API shows of the ledger."""
+    return [send(site, "GET", path, token=admin(site)).json for path in ("/runs", "/calls?limit=10000")]
+
+
+class Case:
+    """A fresh run of a site with a claimed task."""
+
+    def __init__(self, site: Site, run_id: str | None = None) -> None:
+        unique = uuid.uuid4().hex[:10]
+        self.site = site
+        self.pretender = Pretender(site, run_id or f"run-{unique}", f"Charge_{unique}")
+        self.run_id = self.pretender.run_id
+        self.attempt = self.pretender.claimed()
+        self.key = self.attempt.key
+
+    def reserved(self) -> str:
+        """Reserve $2 for a call and leave it pending; return its id."""
+        call_id = str(uuid.uuid4())
+        answer = send(self.site, "POST", "/api/spend_reserve", ASK | {"call_id": call_id}, self.key)
+        assert answer.json["response"]["verdict"] == "allowed", answer
+        return call_id
+
+    def doubted(self) -> str:
+        """Leave a call of $2 in doubt; return its id."""
+        call_id = self.reserved()
+        send(self.site, "POST", "/api/spend_doubt", {"call_id": call_id}, self.key)
+        return call_id
+
+    def top_up(self, body: Any, token: str | None = None, **headers: str) -> Reply:
+        path = f"/runs/{quote(self.run_id, safe='')}/top_up"
+        return send(self.site, "POST", path, body, token or admin(self.site), **headers)
+
+    def request(self, route: str) -> tuple[str, str, Any]:
+        """Return method, path and a good body for a route of `ROUTES`."""
+        method, path, _, body = ROUTES[route]
+        ids = {"run": self.run_id, "claim": self.attempt.claim_id, "task": self.pretender.task_id,
+               "worker": self.pretender.worker}  # fmt: skip
+        wants = path + json.dumps(body)
+        ids |= {"pending": self.reserved()} if "{pending}" in wants else {}
+        ids |= {"doubt": self.doubted()} if "{doubt}" in wants else {}
+        ids |= {"new": str(uuid.uuid4())}
+        fill = lambda v: v.format(**ids) if isinstance(v, str) else v  # noqa: E731
+        return method, fill(path), body and {name: fill(value) for name, value in body.items()}
+
+
+#: name: (method, path, who may, a good body)
+ROUTES: dict[str, tuple[str, str, str, Any]] = {
+    "runs": ("GET", "/runs", "read", None),
+    "run": ("GET", "/runs/{run}", "read", None),
+    "calls of a run": ("GET", "/runs/{run}/calls", "read", None),
+    "calls": ("GET", "/calls", "read", None),
+    "list_runs": ("POST", "/api/list_runs", "read", {}),
+    "run_budget": ("POST", "/api/run_budget", "read", {"run_id": "{run}"}),
+    "revoke": ("DELETE", "/runs/{run}", "admin", None),
+    "top_up": ("POST", "/runs/{run}/top_up", "admin", {"usd": "5"}),
+    "resolve": ("POST", "/calls/{doubt}/resolve", "admin", {"spent_usd": "2"}),
+    "revoke_run": ("POST", "/api/revoke_run", "admin", {"run_id": "{run}"}),
+    "top_up_run": ("POST", "/api/top_up_run", "admin", {"run_id": "{run}", "usd": "5"}),
+    "open_run": ("POST", "/api/spend_open_run", "worker",
+                 {"name": "{new}", "by_task_id": False, "root_family": "R", "root_task_id": "R_1"}),
+    "claim": ("POST", "/api/spend_claim", "worker",
+              {"claim_id": "{claim}", "run_id": "{run}", "task_id": "{task}", "family": "Charge",
+               "params": {}, "worker": "{worker}"}),
+    "finish": ("POST", "/api/spend_finish", "worker", {"claim_id": "{claim}", "outcome": "failed"}),
+    "close_run": ("POST", "/api/spend_close_run", "worker", {"name": "{run}"}),
+    "blocked": ("POST", "/api/spend_blocked", "worker", {"worker": "{worker}"}),
+    "reserve": ("POST", "/api/spend_reserve", "key", ASK | {"call_id": "{new}"}),
+    "settle": ("POST", "/api/spend_settle", "key", {"call_id": "{pending}", "total_micros": 2_000_000}),
+    "void": ("POST", "/api/spend_void", "key", {"call_id": "{pending}"}),
+    "doubt": ("POST", "/api/spend_doubt", "key", {"call_id": "{pending}"}),
+}  # fmt: skip
+
+
+@contextmanager
+def guarded_site(folder: Path, stripe: FakeStripe) -> Iterator[Site]:
+    """Run a site with both tokens that shows nothing to anybody else."""
+    said = {"admin_token": ADMIN, "worker_token": WORKER, "anonymous_read": "false", "daily_cap_usd": 10000}
+    with Site(folder, stripe=stripe, spendguard=said) as site:
+        yield site
+
+
+def bug(*values: Any, reason: str) -> Any:
+    """Return a case that a known bug of the package fails."""
+    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))
