@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.money import MAX_MICROS
 
 T = TypeVar("T", bound="_Message")
@@ -21,6 +22,8 @@ GRANT_SECONDS = 2.0
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20
+#: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
+MAX_TIMEOUT_MS = 600_000
 
 
 class BadMessage(ValueError):
@@ -50,6 +53,7 @@ class _Message:
             raise BadMessage(f"unknown field {unknown[0]!r}")
         for name, value in data.items():
             _check(name, value, str(fields[name].type))
+            _check_bounds(name, value)
         try:
             return cls(**data)
         except TypeError:
@@ -71,6 +75,20 @@ def _check(name: str, value: Any, kind: str) -> None:
         raise BadMessage(f"{name!r} must not be negative")
     if isinstance(value, dict) and not all(isinstance(x, str) for item in value.items() for x in item):
         raise BadMessage(f"{name!r} must map texts to texts")
+
+
+#: The least and the most that a number may be: a longer time-out would leave a call pending for days.
+_BOUNDS = {"ask": (1, 1_000_000), "timeout_ms": (1, MAX_TIMEOUT_MS), "status": (0, 999)}
+
+
+def _check_bounds(name: str, value: Any) -> None:
+    low, high = _BOUNDS.get(name, (None, None))
+    if low is not None and high is not None and not low <= value <= high:
+        raise BadMessage(f"{name!r} must be from {low} to {high}")
+    if name == "call_id" and not value:
+        raise BadMessage("'call_id' must not be empty")
+    if name == "denied" and value is not None and value not in DENIAL_STATUS:
+        raise BadMessage(f"'denied' must be one of {', '.join(DENIAL_STATUS)}")
 
 
 @dataclass(frozen=True)

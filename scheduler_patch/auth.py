@@ -81,5 +81,9 @@ def _check_origin(request: HTTPServerRequest) -> None:
     origin = request.headers.get("Origin")
     if origin is None or request.method == "GET":
         return
-    if urlsplit(origin).netloc.lower() != request.host.lower():
+    try:
+        same = urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:
+        same = False
+    if not same:
         raise Refused(403, "forbidden", "requests from other web pages are refused")

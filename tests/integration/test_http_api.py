@@ -152,11 +152,6 @@ class TestOriginsAndMethods:
     def test_luigis_own_page_may(self, guarded: Site) -> None:
         assert Case(guarded).top_up({"usd": "5"}, Origin=guarded.url).json["cap_usd"] == "105.00"
 
-    @pytest.mark.xfail(
-        strict=True,
-        raises=AssertionError,
-        reason="auth.py: urlsplit() of a broken Origin raises ValueError: 500",
-    )
     def test_an_origin_that_is_no_address_is_403(self, guarded: Site) -> None:
         assert Case(guarded).top_up({"usd": "5"}, Origin="http://[::1").is_error(403, "forbidden")
 
@@ -172,11 +167,6 @@ class TestOriginsAndMethods:
         assert send(guarded, "HEAD", path, token=ADMIN).status == 405
         assert books(guarded) == before
 
-    @pytest.mark.xfail(
-        strict=True,
-        raises=AssertionError,
-        reason="api.py ByMethod: Allow names GET alone, DELETE is allowed too",
-    )
     def test_allow_names_every_method_of_a_run(self, guarded: Site) -> None:
         reply = send(guarded, "PUT", f"/runs/{Case(guarded).run_id}", {}, ADMIN)
         assert reply.is_error(405, "method_not_allowed")

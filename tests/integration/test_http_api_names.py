@@ -60,11 +60,6 @@ class TestNames:
         first = send(guarded, "GET", f"/runs/{name}", token=ADMIN).json
         assert (first["state"], first["cap_usd"]) == ("ended", "100.00")
 
-    @pytest.mark.xfail(
-        strict=True,
-        raises=AssertionError,
-        reason="api.py write_error: tornado's own 400 is called `internal`",
-    )
     def test_a_path_that_is_not_utf8_is_a_bad_request(self, guarded: Site) -> None:
         assert send(guarded, "GET", "/runs/%ff", token=ADMIN).is_error(400, "bad_request")
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-import pytest
-
 from tests.support.attempts import Pretender
 from tests.support.site import SECRET, FakeStripe, Site
 
@@ -146,8 +144,3 @@ def guarded_site(folder: Path, stripe: FakeStripe) -> Iterator[Site]:
     said = {"admin_token": ADMIN, "worker_token": WORKER, "anonymous_read": "false", "daily_cap_usd": 10000}
     with Site(folder, stripe=stripe, spendguard=said) as site:
         yield site
-
-
-def bug(*values: Any, reason: str) -> Any:
-    """Return a case that a known bug of the package fails."""
-    return pytest.param(*values, marks=pytest.mark.xfail(strict=True, raises=AssertionError, reason=reason))

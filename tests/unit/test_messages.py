@@ -9,23 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.messages import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End
 from luigi_spendguard.money import MAX_MICROS
 
 texts = st.text(max_size=60)
 some = st.none() | texts
+ids = st.text(min_size=1, max_size=40)
 micros = st.integers(0, MAX_MICROS)
 headers = st.dictionaries(texts, texts, max_size=3)
 
 asks = st.builds(
-    Ask, call_id=texts, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
-    ask=st.integers(0, 9), target=some, key=some, key_is_callers=st.booleans(), unsure=st.booleans(),
+    Ask, call_id=ids, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
+    ask=st.integers(1, 9), target=some, key=some, key_is_callers=st.booleans(), unsure=st.booleans(),
     read=st.booleans(), total_micros=st.none() | micros, object_id=some, body=texts, headers=headers,
-    denied=some,
+    denied=st.none() | st.sampled_from(sorted(DENIAL_STATUS)),
 )  # fmt: skip
-answers = st.builds(Answer, verdict=texts, call_id=texts, resend=st.booleans(), headers=headers,
+answers = st.builds(Answer, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
                     status=st.integers(0, 599), facts=headers)  # fmt: skip
-ends = st.builds(End, kind=texts, call_id=texts, definite=st.booleans(), total_micros=micros,
+ends = st.builds(End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=micros,
                  worth_micros=micros, object_id=some, answer_headers=headers, answer_body=texts)  # fmt: skip
 LEAST: dict[str, Any] = {
     "call_id": "c", "vendor": "v", "account": "a", "operation": "o", "method": "POST", "path": "/",
@@ -46,6 +48,11 @@ def test_a_message_survives_json(message: Any) -> None:
         ("ask", "1", "'ask' must be of type int"),
         ("ask", True, "'ask' must be of type int"),
         ("ask", 1.0, "'ask' must be of type int"),
+        ("ask", 0, "'ask' must be from 1 to"),
+        ("timeout_ms", 10**15, "'timeout_ms' must be from 1 to 600000"),
+        ("timeout_ms", 0, "'timeout_ms' must be from 1 to 600000"),
+        ("call_id", "", "'call_id' must not be empty"),
+        ("denied", "whim", "'denied' must be one of cap, "),
         ("read", 1, "'read' must be of type bool"),
         ("total_micros", -1, "'total_micros' must not be negative"),
         ("total_micros", MAX_MICROS + 1, "'total_micros' is out of range"),
