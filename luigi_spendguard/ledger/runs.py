@@ -207,8 +207,14 @@ def revoke(tx: Tx, run_id: str) -> Row:
 
 
 def pending_calls(tx: Tx, run_id: str) -> int:
-    """Return how many calls of a run are granted and have not ended."""
-    return int(tx.value("SELECT count(*) FROM call WHERE run_id = ? AND state = 'pending'", run_id))
+    """Return how many calls a run may still send, an earlier run's that it sends again included."""
+    return int(
+        tx.value(
+            "SELECT count(*) FROM call JOIN claim ON claim.id = call.claim_id"
+            " WHERE call.state = 'pending' AND ? IN (call.run_id, claim.run_id)",
+            run_id,
+        )
+    )
 
 
 def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:

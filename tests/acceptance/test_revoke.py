@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from dataclasses import replace
 
 from luigi_spendguard.messages import GRANT_SECONDS, Ask, End
 from luigi_spendguard.proxy.context import Attempt
@@ -49,6 +50,20 @@ def test_it_answers_when_the_last_grant_has_ended(pretender: Pretender) -> None:
     revoking.join(20)
     assert said[0]["calls_under_way"] == 1
     assert pretender.site.run(pretender.run_id)["spent_usd"] == "1.00"
+
+
+def test_it_waits_for_an_earlier_runs_call_that_this_run_sends_again(pretender: Pretender) -> None:
+    ask = asked()
+    with pretender.attempt() as attempt:
+        attempt.client.reserve(attempt.key, ask)
+        attempt.client.end(attempt.key, End("doubt", ask.call_id, 1))
+    later = Pretender(pretender.site, f"{pretender.run_id}-later", pretender.task_id)
+    attempt = later.claimed()
+    begun = time.monotonic()
+    answer = attempt.client.reserve(attempt.key, replace(ask, call_id=str(uuid.uuid4())))
+    assert (answer.verdict, answer.resend, answer.call_id) == ("allowed", True, ask.call_id)
+    assert revoke(later)["calls_under_way"] == 1
+    assert time.monotonic() - begun >= GRANT_SECONDS
 
 
 def test_it_is_final(pretender: Pretender) -> None:
