@@ -65,8 +65,8 @@ async def _reserve(office: Office, call: Call) -> Any:
 
 def _end(kind: str) -> Callable[[Office, Call], Awaitable[Any]]:
     async def act(office: Office, call: Call) -> Any:
-        if "kind" in call.fields:
-            raise BadMessage("unknown field 'kind': the RPC's name says it")
+        if call.fields.get("kind", kind) != kind:
+            raise BadMessage(f"'kind' must be {kind!r} here, as the RPC's name says")
         return await office.end(call.key, End.from_json({**call.fields, "kind": kind}))
 
     return act
