@@ -11,11 +11,13 @@ from typing import Any
 from luigi.worker import ContextManagedTaskProcess
 
 from luigi_spendguard import proxy
-from luigi_spendguard.client import FLUSH_S, GIVE_UP_S, LedgerClient
+from luigi_spendguard.client import FLUSH_S, GIVE_UP_S
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
-from luigi_spendguard.proxy import context
-from luigi_spendguard.roots import Root
+from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.proxy import context, interrupt
+from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +30,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     #: Set by `GuardedWorker._create_task_process`; None and empty for a plain task.
     vendor: bool = False
-    client: LedgerClient | None = None
+    client: LedgerPort | None = None
     refusal: str = ""
     root: Root | None = None
     run_id: str | None = None
@@ -43,7 +45,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         attempt = self._claim()
         outcome = "failed"
         try:
-            with proxy.attempt_running(attempt):
+            with proxy.attempt_running(attempt), self._interruptible(attempt):
                 new_deps = super()._run_get_new_deps()
             outcome = "yielded" if new_deps else self._completed()
             return new_deps
@@ -55,6 +57,12 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
             attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
 
+    def _interruptible(self, attempt: context.Attempt) -> contextlib.AbstractContextManager[None]:
+        """Let the worker end a child of its own; in the worker's process the next call is denied."""
+        return (
+            interrupt.interruptible(attempt.run_id) if self.use_multiprocessing else contextlib.nullcontext()
+        )
+
     def _completed(self) -> str:
         """Count a completion only when the task is complete: else a repetition must stay one."""
         try:
@@ -65,14 +73,13 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def _claim(self) -> context.Attempt:
         """Claim the task for this attempt. Raises PluginError, SpendDenied, LedgerUnavailable."""
-        if self.client is None or self.settings is None or self.root is None:
-            raise PluginError(
-                self.refusal
-                or "this vendor task was refused before run(): no root task of this worker leads to it (an "
-                "--assistant runs no vendor tasks in this version)"
-            )
+        if self.client is None or self.settings is None or self.refusal:
+            raise PluginError(self.refusal or "this vendor task was refused before run(): it has no worker")
         proxy.bind()
-        run_id = self.run_id or open_run(self.client, self.root)
+        run_id = self.run_id
+        if run_id is None and self.root is not None:
+            run_id = open_run(self.client, self.root)
+        # An assistant knows no root: luigid knows the run that the task was dispatched for.
         self.claim_id = self.claim_id or str(uuid.uuid4())
         said = self.client.claim(
             claim_id=self.claim_id,
@@ -81,7 +88,9 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             family=self.task.task_family,
             params=self.task.to_str_params(only_significant=False, only_public=True),
             worker=self.worker_id,
+            max_cost_usd=amount_of(self.task, "max_cost_usd"),
         )
+        run_id = said["run_id"]
         logger.info("Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id)
         return context.Attempt(
             claim_id=self.claim_id,
@@ -99,7 +108,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             return super()._handle_run_exception(ex)
         # Blocked, not failed: no failure event, no e-mail, no retry.
         logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
-        return {BLOCKED: denied.reason, "message": denied.message}
+        self.task.trigger_event(TASK_BLOCKED, self.task, denied.message)
+        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": denied.message}}
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""
@@ -108,7 +118,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             self.client.finish(self.claim_id, "died")
 
 
-def open_run(client: LedgerClient, root: Root) -> str:
+def open_run(client: LedgerPort, root: Root) -> str:
     """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
     said = client.open_run(
         name=root.name,

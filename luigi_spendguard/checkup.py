@@ -33,6 +33,7 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     for vendor in VENDORS:
         yield _vendor(settings, vendor)
     yield _tokens(settings)
+    yield from _rules(settings)
     waits = settings.on_blocked == "wait"
     yield Finding("blocked", "a worker with only blocked tasks left "
                   + ("waits for a top-up" if waits else "exits; submit again after a top-up"))  # fmt: skip
@@ -80,6 +81,27 @@ def _caps(settings: Settings) -> Iterator[Finding]:
                       "budget_usd asks for it")  # fmt: skip
     if caps.day is not None:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
+
+
+def _rules(settings: Settings) -> Iterator[Finding]:
+    caps = settings.caps
+    for family in sorted(caps.task_families):
+        yield Finding(f"tasks {family}", f"cap {format_usd(caps.task_families[family])} inside any run")
+    for vendor in sorted(caps.vendors):
+        yield Finding(f"at {vendor}", f"cap {format_usd(caps.vendors[vendor])} inside any run")
+    if caps.single is not None:
+        yield Finding("single tasks", f"above {format_usd(caps.single)} wait for `spendguard approve`")
+    what = {
+        "off": "not made",
+        "warn": "said in luigid's log when they are too much; nothing is held",
+        "hold": "a run with too high a forecast is held until `spendguard approve`",
+    }[settings.forecast]
+    yield Finding("forecasts", what)
+    if caps.shadow:
+        yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
+    if settings.vendor_tasks:
+        text = "under a worker without the plugin only their dispatch is held back; their spending is bounded"
+        yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text} where their key is")
 
 
 def _vendor(settings: Settings, name: str) -> Finding:

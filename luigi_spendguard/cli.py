@@ -10,21 +10,15 @@ import io
 import json
 import sys
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from luigi_spendguard import __version__, config
 from luigi_spendguard.checkup import findings
 from luigi_spendguard.money import BadAmount, Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, path_of, scheduler_url
-
-#: A line of a table: its heading, and what it shows of an object of the API.
-Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, forecast_of, money_of, plain, show
 
 
 class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -71,79 +65,11 @@ def _operator() -> Operator:
     return operator
 
 
-def _shown(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: str, empty: str) -> None:
-    if form == "json":
-        click.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        click.echo(empty)
-        return
-    table = Table(box=None, pad_edge=False)
-    for heading, _ in columns:
-        money = heading in _MONEY
-        table.add_column(heading, justify="right" if money else "left", no_wrap=money, overflow="fold")
-    for row in rows:
-        # Names come from pipelines and vendors: no markup, no control characters.
-        table.add_row(*(_plain(show(row)) for _, show in columns))
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, emoji=False, width=250)
-    console.print(table)
-
-
-def _plain(text: str) -> str:
-    return "".join(c if c.isprintable() else "?" for c in text)
-
-
-_MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
-
-
-def _money(name: str) -> Callable[[Mapping[str, Any]], str]:
-    return lambda row: format_usd(parse_usd(row[f"{name}_usd"]))
-
-
-def _time(name: str) -> Callable[[Mapping[str, Any]], str]:
-    def show(row: Mapping[str, Any]) -> str:
-        if not row.get(name):
-            return ""
-        return datetime.fromtimestamp(row[name] / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%SZ")
-
-    return show
-
-
-_RUN_COLUMNS: Sequence[Column] = (
-    ("run", lambda run: run["run_id"]),
-    ("root", lambda run: run["root_family"]),
-    ("state", lambda run: run["state"]),
-    ("cap", _money("cap")),
-    ("spent", _money("spent")),
-    ("reserved", _money("reserved")),
-    ("in doubt", _money("in_doubt")),
-    ("remaining", _money("remaining")),
-    ("overrun", _money("overrun")),
-    ("denied", lambda run: str(run["denied_calls"])),
-    ("opened", _time("opened_at")),
-)
-
-_CALL_COLUMNS: Sequence[Column] = (
-    ("call", lambda call: call["id"]),
-    ("time", _time("created_at")),
-    ("task", lambda call: call["task_id"] or ""),
-    ("operation", lambda call: call["operation"]),
-    ("target", lambda call: call["target"] or ""),
-    ("verdict", lambda call: call["verdict"]),
-    ("state", lambda call: call["state"] or ""),
-    ("asked", _money("asked")),
-    ("spent", _money("spent")),
-    ("object", lambda call: call["object_id"] or ""),
-)
-
-
 @cli.command(epilog="Example:  spendguard runs --format json")
 @_FORMAT
 def runs(form: str) -> None:
     """List runs with their budgets, newest first. `reserved` includes what is in doubt."""
-    _shown(_operator().get("/runs"), _RUN_COLUMNS, form, "No run was opened yet.")
+    show(_operator().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
 
 
 @cli.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
@@ -155,8 +81,20 @@ def run(run_id: str, form: str) -> None:
     if form == "json":
         click.echo(json.dumps(found, indent=2))
         return
-    for heading, show in _RUN_COLUMNS:
-        click.echo(f"{heading:10} {''.join(c for c in show(found) if c.isprintable())}")
+    for heading, text in RUN_COLUMNS:
+        click.echo(f"{heading:10} {plain(text(found))}")
+    if found["shadow_calls"]:
+        enough = format_usd(parse_usd(found["sufficient_cap_usd"]))
+        click.echo(
+            f"{'shadow':10} {found['shadow_calls']} calls were let through; {enough} would have sufficed"
+        )
+    for budget in found["budgets"]:
+        click.echo(
+            f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
+            f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
+        )
+    for task in found["shared_tasks"]:
+        click.echo(plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}"))
     if found["note"]:
         click.echo(f"{'note':10} {found['note']}")
 
@@ -170,7 +108,7 @@ def run(run_id: str, form: str) -> None:
 def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: int, form: str) -> None:
     """List vendor calls with their Luigi task, newest first."""
     found = _operator().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
-    _shown(found, _CALL_COLUMNS, form, "No call matches.")
+    show(found, CALL_COLUMNS, form, "No call matches.")
     if form == "table" and len(found) == limit:
         click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
 
@@ -182,7 +120,7 @@ def revoke(run_id: str) -> None:
     found = _operator().delete(path_of("runs", run_id))
     click.echo(
         f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
-        f"{_money('spent')(found)} is spent, {_money('reserved')(found)} reserved."
+        f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
     )
 
 
@@ -199,7 +137,46 @@ def top_up(run_id: str, usd: Micros, request_id: str | None) -> None:
     """Raise a run's cap by USD; its blocked tasks may run again."""
     body = {"usd": plain_usd(usd), "request_id": request_id or str(uuid.uuid4())}
     found = _operator().post(path_of("runs", run_id, "top_up"), body)
-    click.echo(f"{run_id} has a cap of {_money('cap')(found)}; {_money('remaining')(found)} remains.")
+    click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
+
+
+@cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
+@click.argument("run_id", metavar="RUN")
+@click.option("--forecast", type=_Usd(), help="The forecast that you have seen; asked for in a terminal.")
+@click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
+@click.option("--cost", type=_Usd(), help="What that task may cost.")
+@_REQUEST_ID
+def approve(
+    run_id: str, forecast: Micros | None, task_id: str | None, cost: Micros | None, request_id: str | None
+) -> None:
+    """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
+    if (task_id is None) is not (cost is None) or (task_id is not None and forecast is not None):
+        raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
+    amount = cost if forecast is None else forecast
+    if amount is None:
+        amount = _shown_forecast(run_id)
+    body = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
+    found = _operator().post(
+        path_of("runs", run_id, "approve"), body | ({"task_id": task_id} if task_id else {})
+    )
+    what = (
+        f"Task {task_id} may cost {format_usd(amount)}"
+        if task_id
+        else f"The forecast of {run_id} is approved"
+    )
+    click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
+
+
+def _shown_forecast(run_id: str) -> Micros:
+    """Show a run's forecast and ask for it to be approved. Raises _Stop."""
+    found = _operator().get(path_of("runs", run_id))
+    if found["forecast_usd"] is None:
+        raise _Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
+    text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
+    if not sys.stdin.isatty():
+        raise _Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}", 2)
+    click.confirm(f"{text} Approve?", abort=True)
+    return parse_usd(found["forecast_usd"])
 
 
 @cli.command(epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00")
@@ -214,7 +191,7 @@ def resolve(call_id: str, spent: Micros | None, not_sent: bool, request_id: str 
     body: dict[str, Any] = {"request_id": request_id or str(uuid.uuid4())}
     body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
     found = _operator().post(path_of("calls", call_id, "resolve"), body)
-    click.echo(f"{call_id} is {found['state']}: {_money('spent')(found)} spent.")
+    click.echo(f"{call_id} is {found['state']}: {money_of('spent')(found)} spent.")
 
 
 @cli.command(epilog="Example:  spendguard check")

@@ -91,10 +91,16 @@ class LedgerClient:
         """Say that a root has completed. Raises LedgerUnavailable."""
         self._post("spend_close_run", {"name": name})
 
-    def blocked(self, worker: str) -> tuple[int, list[str]]:
-        """Return how many blocked tasks of a worker may still be freed, and why tasks are blocked."""
-        said = self._post("spend_blocked", {"worker": worker})
-        return int(said["blocked"]), [str(line) for line in said["why"]]
+    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+        """Return what of a worker is blocked and why; see `spend_blocked`. Raises LedgerUnavailable.
+
+        With `wait_s`: when one of its tasks was freed, or after so many seconds.
+        """
+        return self._post("spend_blocked", {"worker": worker, "wait_s": wait_s}, patience_s=wait_s)
+
+    def acknowledge(self, worker: str, run_id: str) -> None:
+        """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
+        self._post("spend_acknowledge", {"worker": worker, "run_id": run_id})
 
     # What an attempt does with its vault key.
 
@@ -161,13 +167,15 @@ class LedgerClient:
                 answer.get("call_id"),
             )
 
-    def _post(self, method: str, body: Mapping[str, Any], key: str | None = None) -> dict[str, Any]:
+    def _post(
+        self, method: str, body: Mapping[str, Any], key: str | None = None, patience_s: float = 0
+    ) -> dict[str, Any]:
         token = key if key is not None else self._worker_token
         headers = {"Content-Type": "application/json", **self._proxy_auth}
         if token:
             headers["Authorization"] = f"Bearer {token}"
         data = json.dumps(body).encode()
-        limit = time.monotonic() + GIVE_UP_S
+        limit = time.monotonic() + GIVE_UP_S + patience_s
         wait = 0.05
         while True:
             left = limit - time.monotonic()

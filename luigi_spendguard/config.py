@@ -23,7 +23,7 @@ from luigi_spendguard.config_files import (
     luigi_files,
     read_sections,
 )
-from luigi_spendguard.money import format_usd
+from luigi_spendguard.money import Micros, format_usd
 from luigi_spendguard.policy import Caps
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
@@ -41,6 +41,7 @@ class VendorSettings:
         base_url: where calls are sent instead of to the vendor itself; None: to the vendor.
         timeout_s: seconds to wait for the vendor.
         allowed_endpoints: patterns of what may be called; empty: everything that has a price.
+        run_cap_usd: what may be spent there inside any run, in micro-dollars; None: the run's cap alone.
 
     """
 
@@ -49,11 +50,18 @@ class VendorSettings:
     base_url: str | None = None
     timeout_s: float = 80.0
     allowed_endpoints: tuple[str, ...] = ()
+    run_cap_usd: Micros | None = None
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of a process; `fx` is USD for one unit of each currency (lower case)."""
+    """All settings of a process.
+
+    Attributes:
+        fx: USD for one unit of each currency (lower case).
+        forecast_growth: a forecast so many times as high as the last run's is held.
+
+    """
 
     ledger_path: Path
     caps: Caps = field(default_factory=Caps)
@@ -61,6 +69,10 @@ class Settings:
     worker_token: str | None = field(default=None, repr=False)
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
+    kill_on_revoke: bool = True
+    forecast: str = "warn"
+    forecast_growth: Decimal = Decimal(3)
+    metrics_collector: str = "none"
     anonymous_read: bool = True
     replay_days: int = 30
     fx: Mapping[str, Decimal] = field(default_factory=dict)
@@ -98,8 +110,21 @@ SETTINGS: tuple[Setting, ...] = (
             "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
     Setting(_M, "vendor_tasks", values.names, "none",
             "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
-    Setting(_M, "on_blocked", values.on_blocked, "exit",
+    Setting(_M, "on_blocked", values.one_of("exit", "wait"), "exit",
             "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker."),
+    Setting(_M, "kill_on_revoke", values.boolean, "true",
+            "Whether running tasks of a revoked run are ended, once their call in flight has."),
+    Setting(_M, "forecast", values.one_of("off", "warn", "hold"), "warn",
+            "`off`, `warn` or `hold`: what is done about a run that says it will cost too much."),
+    Setting(_M, "forecast_growth", values.growth, "3",
+            "A forecast this many times as high as the last run of the same root family is too much."),
+    Setting(_M, "approve_above_usd", values.usd, "none",
+            "A single task that may cost more waits for an approval."),
+    Setting(_M, "mode", values.one_of("enforce", "shadow"), "enforce",
+            "`enforce` or `shadow`: what a cap would have denied is recorded and let through."),
+    Setting(_M, "metrics_collector", values.one_of("none", "datadog", "prometheus"), "none",
+            "Luigi's own collector beside ours, where a stock luigid is switched on by "
+            "`metrics_collector = custom`."),
     Setting(_M, "anonymous_read", values.boolean, "true",
             "Whether runs' figures can be seen without a token, as Luigi's own page can."),
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
@@ -110,11 +135,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_V, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
     Setting(_V, "allowed_endpoints", values.endpoints, "everything that has a price, and every GET",
             "What may be called, as `POST /v1/payment_intents`, `GET /v1/*` or `payment_intents.create`."),
+    Setting(_V, "run_cap_usd", values.usd, "none: the run's cap alone",
+            "What may be spent at this vendor inside any run. Read by luigid."),
 )  # fmt: skip
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
 #: Sections whose keys are the user's own names.
 _TABLES: Mapping[str, Callable[[Raw, str], Any]] = {
     "spendguard_caps": values.usd,
+    "spendguard_family_caps": values.usd,
     "spendguard_fx": values.rate,
 }
 
@@ -142,18 +170,22 @@ def load(
         for name, content in sections.items()
     }  # fmt: skip
     main = read.get(_M, {})
+    vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
     caps = Caps(
         default=main.pop("default_cap_usd", None),
         limit=main.pop("max_cap_usd", None),
         day=main.pop("daily_cap_usd", None),
         families=read.get("spendguard_caps", {}),
+        task_families=read.get("spendguard_family_caps", {}),
+        vendors={v: own.run_cap_usd for v, own in vendors.items() if own.run_cap_usd is not None},
+        single=main.pop("approve_above_usd", None),
+        shadow=main.pop("mode", "enforce") == "shadow",
     )
     if caps.limit is not None and caps.default is not None and caps.default > caps.limit:
         raise sections[_M]["default_cap_usd"].error(
             f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
         )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
-    vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
     return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
                     files=tuple(files))  # fmt: skip
 

@@ -6,6 +6,7 @@ Each raises ConfigError, which names file, section and key.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -96,11 +97,22 @@ def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
     return found
 
 
-def on_blocked(raw: Raw, text: str) -> str:
-    """Return `exit` or `wait`."""
-    if text not in ("exit", "wait"):
-        raise raw.error("must be exit or wait")
-    return text
+def one_of(*choices: str) -> Callable[[Raw, str], str]:
+    """Return a reader that accepts one of a few words."""
+
+    def read(raw: Raw, text: str) -> str:
+        if text not in choices:
+            raise raw.error(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    return read
+
+
+def growth(raw: Raw, text: str) -> Decimal:
+    """Return how many times as much as before is too much."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or Decimal(text) < 1:
+        raise raw.error("must be a number from 1 on, such as 3")
+    return Decimal(text)
 
 
 def ledger_url(raw: Raw, text: str) -> Path:

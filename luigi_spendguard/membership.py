@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from typing import Any
 
 import luigi.rpc
+import luigi.scheduler
 
 from luigi_spendguard import config
 from luigi_spendguard.attempts import open_run
 from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
-from luigi_spendguard.roots import Root
+from luigi_spendguard.money import BadAmount
+from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
 
@@ -46,9 +50,16 @@ class GuardState:
         self.adding: list[Root | None] = []
         self.handling = False
         self.vendor_seen = False
-        self.why_blocked: list[str] = []
+        #: What the scheduler said at the end about blocked tasks.
+        self.said: dict[str, Any] | None = None
+        #: Tasks and runs whose events were triggered.
+        self.told: set[str] = set()
+        #: The result that is being handled was reported: what is added now was not yielded.
+        self.reported = False
+        #: The scheduler was waited for: no need to sleep as well.
+        self.waited = False
         self._scheduler = worker._scheduler
-        self._client: LedgerClient | None = None
+        self._client: LedgerPort | None = None
         self._settings: config.Settings | None = None
 
     def settings(self) -> config.Settings:
@@ -64,16 +75,33 @@ class GuardState:
         except config.ConfigError:
             return ()
 
-    def client(self) -> LedgerClient:
-        """Return the client of this worker's scheduler. Raises PluginError, ConfigError."""
+    def client(self) -> LedgerPort:
+        """Return the way to the ledger of this worker's scheduler. Raises PluginError, ConfigError."""
         if self._client is None:
-            if not isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
+            if isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
+                self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
+            elif isinstance(self._scheduler, luigi.scheduler.Scheduler):
+                # --local-scheduler: the one place that reaches up, by name.
+                local: Any = importlib.import_module("scheduler_patch.local")
+                self._client = local.port(self._scheduler, self.settings())
+            else:
                 raise PluginError(
-                    "vendor tasks need a scheduler that keeps budgets: start luigid-spendguard and run "
-                    "without --local-scheduler. The task was refused before run()"
+                    "vendor tasks need a scheduler that keeps budgets, not a "
+                    f"{type(self._scheduler).__name__}: use luigid-spendguard or --local-scheduler. The task "
+                    "was refused before run()"
                 )
-            self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
         return self._client
+
+    def max_cost(self, task: Any) -> str | None:
+        """Return what a task declares now; one that cannot be read fails the task before run()."""
+        try:
+            return amount_of(task, "max_cost_usd")
+        except BadAmount as error:
+            self.refusals[task.task_id] = str(error)
+            logger.error("%s", error)
+        except Exception as error:  # A property that needs what other tasks have yet to make.
+            logger.warning("max_cost_usd of %s is not known yet: %s", task, error)
+        return None
 
     def open_run(self, root: Root) -> str | None:
         """Return the run_id of a root, opened when it has to be; None when that is not possible."""

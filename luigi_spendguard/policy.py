@@ -18,6 +18,10 @@ class Caps:
         limit: `max_cap_usd`, the most that a run may ask for.
         day: `daily_cap_usd`, all runs together per UTC day; None: no such budget.
         families: `[spendguard_caps]`, per root family its cap and the most its root may ask for.
+        task_families: `[spendguard_family_caps]`, what a task family may spend inside any run.
+        vendors: `run_cap_usd` of a vendor's section, what may be spent there inside any run.
+        single: `approve_above_usd`, what a single task may spend without an approval.
+        shadow: `mode = shadow`: what a cap would have denied is recorded and let through.
 
     """
 
@@ -25,6 +29,10 @@ class Caps:
     limit: Micros | None = None
     day: Micros | None = None
     families: Mapping[str, Micros] = field(default_factory=dict)
+    task_families: Mapping[str, Micros] = field(default_factory=dict)
+    vendors: Mapping[str, Micros] = field(default_factory=dict)
+    single: Micros | None = None
+    shadow: bool = False
 
     def grant(self, family: str, asked: Micros | None) -> tuple[Micros, str]:
         """Return the cap for a run of root `family`, and a note where it is not what was asked."""

@@ -44,12 +44,16 @@ def root_of(task: Any) -> Root:
         by_task_id=not name,
         family=task.task_family,
         task_id=task.task_id,
-        budget_usd=_budget(task),
+        budget_usd=amount_of(task, "budget_usd"),
     )
 
 
-def _budget(task: Any) -> str | None:
-    asked = getattr(task, "budget_usd", None)
+def amount_of(task: Any, name: str) -> str | None:
+    """Return an amount that a task declares as a decimal text, None when it declares none.
+
+    Raises BadAmount when it is none, and whatever a property of the task's raises.
+    """
+    asked = getattr(task, name, None)
     if asked is None or asked == "":
         return None
     # A Luigi FloatParameter arrives as a float: its shortest text is what the user wrote.
@@ -59,4 +63,4 @@ def _budget(task: Any) -> str | None:
             raise BadAmount(f"it is a {type(asked).__name__}")
         return plain_usd(parse_usd(text))
     except BadAmount as error:
-        raise BadAmount(f"{task.task_family}.budget_usd is not usable: {error}") from None
+        raise BadAmount(f"{task.task_family}.{name} is not usable: {error}") from None

@@ -21,15 +21,31 @@ WORKER = (
     "_handle_next_task",
     "_keep_alive",
     "_purge_children",
+    "_sleeper",
     "add",
     "run",
 )
 #: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
 TASK_PROCESS = ("_handle_run_exception", "_run_get_new_deps")
 #: `luigi.execution_summary`, extended.
-SUMMARY = ("_summary_format",)
+SUMMARY = ("_summary_dict", "_summary_format")
 #: `luigi.scheduler.Scheduler`, overridden by `BudgetScheduler`.
-SCHEDULER = ("_schedulable", "_upstream_status", "add_task", "get_work", "load", "prune")
+SCHEDULER = (
+    "_prune_tasks",
+    "_schedulable",
+    "_serialize_task",
+    "_upstream_status",
+    "add_task",
+    "add_worker",
+    "dump",
+    "fetch_error",
+    "get_work",
+    "load",
+    "ping",
+    "prune",
+)
+#: `luigi.scheduler.SimpleTaskState`, overridden by `BudgetState`.
+STATE = ("get_batcher", "inactivate_tasks", "inactivate_workers", "set_status")
 
 
 def check_luigi(owner: Any, names: tuple[str, ...]) -> None:

@@ -18,10 +18,17 @@ class VendorTask:
             def run(self):
                 stripe.PaymentIntent.create(...)
 
-    Importing it installs the patched worker. Attribute `vendors`: which vendors the task calls.
+    Importing it installs the patched worker.
+
+    Attributes:
+        vendors: which vendors the task calls.
+        max_cost_usd: the most that the task's calls may spend, as "12.50" (attribute or property); None:
+            only the run's cap bounds it. The scheduler counts it from dispatch on, and forecasts by it.
+
     """
 
     vendors: tuple[str, ...] = ("stripe",)
+    max_cost_usd: Any = None
     #: How the worker knows a vendor task without importing this module.
     __spendguard_vendor__ = True
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import logging
 import uuid
+from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -14,17 +16,22 @@ import luigi.interface
 import luigi.worker
 from luigi.task_register import Register
 from luigi.task_status import DONE, FAILED, PENDING
+from luigi.worker import rpc_message_callback
 
-from luigi_spendguard import config, proxy
+from luigi_spendguard import config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import context
 from luigi_spendguard.roots import Root, root_of
+from luigi_spendguard.stopping import Stopper
 from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
 logger = logging.getLogger(__name__)
+
+#: Seconds for which a worker with nothing but blocked tasks waits for the scheduler to say more.
+WAIT_S = 4
 
 
 class GuardedWorker(luigi.worker.Worker):
@@ -52,7 +59,8 @@ class GuardedWorker(luigi.worker.Worker):
         finally:
             if self._guard.vendor_seen:
                 with quietly("The scheduler does not say what is blocked"):
-                    self._guard.why_blocked = self._guard.client().blocked(self._id)[1]
+                    self._guard.said = self._guard.client().blocked(self._id)
+                    summary.tell(self, self._guard.said)
 
     # Which run a task belongs to.
 
@@ -82,9 +90,7 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _inherited_root(self) -> Root | None:
         """Return the root of the task whose result is being handled: it yielded what is added now."""
-        results = self._task_result_queue
-        last = results.last if isinstance(results, Results) else None
-        return self._guard.root_of_task.get(last or "")
+        return self._guard.root_of_task.get(self._last_result() or "")
 
     def _add_task(self, *args: Any, **kwargs: Any) -> Any:
         guard, task_id = self._guard, kwargs["task_id"]
@@ -93,16 +99,28 @@ class GuardedWorker(luigi.worker.Worker):
             guard.root_of_task.setdefault(task_id, guard.adding[-1])
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
-            root = self._root_for(task)
-            if root is not None and kwargs["status"] != DONE:
-                run_id = guard.open_run(root)
-                if run_id is not None:
-                    kwargs["spendguard"] = {"run_id": run_id, "vendor": True}
+            if kwargs["status"] != DONE:
+                kwargs["spendguard"] = self._announced(task)
         self._report_blocked(kwargs)
+        guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
         if kwargs["status"] == DONE and task_id in guard.roots:
             self._root_is_complete(guard.roots[task_id])
         return answer
+
+    def _announced(self, task: Any) -> dict[str, Any]:
+        """Return what the scheduler is told of a vendor task: its run, or who yielded it; and its cost."""
+        guard, said = self._guard, {}
+        if guard.handling and not guard.reported and task.task_id != self._last_result():
+            said["yielded_by"] = self._last_result()
+        root = guard.adding[-1] if guard.adding else self._root_for(task)
+        run_id = guard.open_run(root) if root is not None else None
+        cost = guard.max_cost(task) if guard.adding else None
+        return {**said, **{n: v for n, v in (("run_id", run_id), ("max_cost_usd", cost)) if v is not None}}
+
+    def _last_result(self) -> str | None:
+        results = self._task_result_queue
+        return results.last if isinstance(results, Results) else None
 
     def _is_vendor(self, task: Any) -> bool:
         if getattr(type(task), "__spendguard_vendor__", False):
@@ -111,8 +129,15 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
-        if kwargs["status"] == FAILED and f'"{BLOCKED}"' in (kwargs.get("expl") or ""):
-            kwargs.update(status=PENDING, runnable=True, spendguard_blocked=True)
+        said = _blocked(kwargs.get("expl")) if kwargs["status"] == FAILED else None
+        if kwargs["status"] == FAILED and kwargs["task_id"] in self._stopper.killed:
+            said = {"reason": "revoked"}
+        if said is None:
+            return
+        kwargs.update(status=PENDING, runnable=True, spendguard_blocked=said)
+        self._guard.told.add(kwargs["task_id"])
+        if said["reason"] == "cap" and "run_id" in said:
+            summary.cap_reached(self, said["run_id"], str(said.get("message", "")))
 
     def _root_is_complete(self, root: Root) -> None:
         """End the run of a root that is complete, when there may be one."""
@@ -138,8 +163,9 @@ class GuardedWorker(luigi.worker.Worker):
         process.claim_id = str(uuid.uuid4())
         root = self._root_for(task)
         process.root = root
+        process.refusal = guard.refusals.get(task.task_id, "")
         try:
-            if root is not None:
+            if root is not None and not process.refusal:
                 process.refusal = guard.refusals.get(root.task_id, "")
                 process.run_id = guard.open_run(root)
             if not process.refusal:
@@ -164,7 +190,7 @@ class GuardedWorker(luigi.worker.Worker):
         queue: Any = self.__dict__["_task_result_queue"]
         if not isinstance(queue, Results):
             self.__dict__["_task_result_queue"] = Results(queue)
-        guard.handling = True
+        guard.handling, guard.reported = True, False
         try:
             return super()._handle_next_task()
         finally:
@@ -180,6 +206,8 @@ class GuardedWorker(luigi.worker.Worker):
     def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
         if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:
             return None
+        if task.task_id in self._stopper.killed:
+            return None
         return super()._email_task_failure(task, formatted_traceback)
 
     def _keep_alive(self, get_work_response: Any) -> Any:
@@ -188,10 +216,48 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
+        stays = 0
         with quietly("The scheduler does not say what is blocked"):
-            if guard.settings().on_blocked == "wait":
-                return guard.client().blocked(self._id)[0] > 0
-        return False
+            waits = guard.settings().on_blocked == "wait"
+            said = guard.client().blocked(self._id, wait_s=WAIT_S if waits else 0)
+            guard.waited = waits
+            # What waits for another worker's tasks to end is not blocked, and never waits for ever.
+            stays = said["waiting"] + (said["blocked"] + said["ready"] if waits else 0)
+        return stays > 0
+
+    def _sleeper(self) -> Iterator[None]:
+        stock = super()._sleeper()
+        while True:
+            if self._guard.waited:
+                self._guard.waited = False  # The scheduler answered when something was freed.
+            else:
+                next(stock)
+            yield
+
+    # Revoked runs.
+
+    @rpc_message_callback  # type: ignore[untyped-decorator]  # Luigi's own
+    def spendguard_revoke(self, run_id: str, task_ids: list[str]) -> None:
+        """Take a message of luigid's: end these tasks. It only sets a mark (the ping thread must go on)."""
+        self._stopper.mark(run_id, task_ids)
+
+    @property
+    def _stopper(self) -> Stopper:
+        stopper: Stopper | None = self.__dict__.get("_spendguard_stopper")
+        if stopper is None:
+            stopper = self.__dict__["_spendguard_stopper"] = Stopper(self)
+        return stopper
+
+
+def _blocked(expl: Any) -> dict[str, Any] | None:
+    """Return what a child said of the denial that ended it, None when it ended otherwise."""
+    if f'"{BLOCKED}"' not in (expl or ""):
+        return None
+    try:
+        said = json.loads(expl)[BLOCKED]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return said if isinstance(said, dict) and "reason" in said else None
 
 
 def _vendor_tasks_known() -> bool:
@@ -219,7 +285,7 @@ def install() -> None:
     if luigi.worker.Worker is not GuardedWorker:
         stock = luigi.worker.Worker
         luigi.worker.Worker = GuardedWorker
-        luigi.execution_summary._summary_format = _summary_format
+        summary.install()
         _guard_in_place(stock)
 
 
@@ -227,19 +293,7 @@ def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
     proxy.stripe.unbind()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
-    luigi.execution_summary._summary_format = _stock_summary_format
-
-
-_stock_summary_format = luigi.execution_summary._summary_format
-
-
-def _summary_format(set_tasks: Any, worker: Any) -> str:
-    """Return Luigi's summary, and why vendor tasks are blocked: "not granted" alone says nothing."""
-    text = str(_stock_summary_format(set_tasks, worker))
-    guard = getattr(worker, "__dict__", {}).get("_guard_state")
-    if guard is None or not guard.why_blocked:
-        return text
-    return "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in guard.why_blocked)])
+    summary.uninstall()
 
 
 def _guard_in_place(stock: type) -> None:

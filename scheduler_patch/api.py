@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from luigi_spendguard.ledger import reading, runs
+from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.messages import Ask, BadMessage, End
 from luigi_spendguard.money import parse_usd
+from scheduler_patch import operator
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler
 from scheduler_patch.office import Office
@@ -25,27 +26,27 @@ async def _open_run(office: Office, call: Call) -> Any:
 
 
 async def _claim(office: Office, call: Call) -> Any:
-    call.only("claim_id", "run_id", "task_id", "family", "params", "worker")
+    call.only("claim_id", "run_id", "task_id", "family", "params", "worker", "max_cost_usd")
     params = {} if call.fields.get("params") is None else call.fields["params"]
     if not isinstance(params, dict) or not all(isinstance(v, str) for v in params.values()):
         raise BadMessage("'params' must map texts to texts")
+    max_cost = call.optional("max_cost_usd")
     return await office.claim(
-        runs.ClaimRequest(
-            call.text("claim_id", limit=64),
-            call.text("run_id"),
-            call.text("task_id"),
-            call.text("family", limit=255),
-            params,
-            call.text("worker"),
-        )
+        call.text("claim_id", limit=64),
+        call.optional("run_id"),
+        call.text("task_id"),
+        call.text("family", limit=255),
+        params,
+        call.text("worker"),
+        None if max_cost is None else parse_usd(max_cost),
     )
 
 
 async def _finish(office: Office, call: Call) -> Any:
     call.only("claim_id", "outcome")
     outcome = call.text("outcome")
-    if outcome not in runs.OUTCOMES:
-        raise BadMessage(f"'outcome' must be one of {', '.join(runs.OUTCOMES)}")
+    if outcome not in claims.OUTCOMES:
+        raise BadMessage(f"'outcome' must be one of {', '.join(claims.OUTCOMES)}")
     return await office.finish(call.text("claim_id", limit=64), outcome)
 
 
@@ -55,8 +56,16 @@ async def _close_run(office: Office, call: Call) -> Any:
 
 
 async def _blocked(office: Office, call: Call) -> Any:
-    call.only("worker")
-    return await office.blocked(call.text("worker"))
+    call.only("worker", "wait_s")
+    wait_s = call.fields.get("wait_s", 0)
+    if not isinstance(wait_s, int) or isinstance(wait_s, bool) or not 0 <= wait_s <= 60:
+        raise BadMessage("'wait_s' must be a whole number of seconds from 0 to 60")
+    return await operator.blocked(office, call.text("worker"), wait_s)
+
+
+async def _acknowledge(office: Office, call: Call) -> Any:
+    call.only("worker", "run_id")
+    return await office.acknowledge(call.text("worker"), call.text("run_id"))
 
 
 async def _reserve(office: Office, call: Call) -> Any:
@@ -109,7 +118,7 @@ async def _calls(office: Office, call: Call) -> Any:
 
 
 async def _revoke(office: Office, call: Call) -> Any:
-    return await office.revoke(call.run_id())
+    return await operator.revoke(office, call.run_id())
 
 
 async def _top_up(office: Office, call: Call) -> Any:
@@ -117,7 +126,18 @@ async def _top_up(office: Office, call: Call) -> Any:
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
         raise BadMessage('\'usd\' must be a text such as "50" or "12.50"')
-    return await office.top_up(run_id, usd, call.optional("request_id"))
+    return await operator.top_up(office, run_id, usd, call.optional("request_id"))
+
+
+async def _approve(office: Office, call: Call) -> Any:
+    run_id = call.run_id("usd", "task_id", "request_id")
+    usd = call.fields.get("usd")
+    if not isinstance(usd, str):
+        raise BadMessage(
+            "'usd' must be the amount that was shown, as a text: the run's `forecast_usd`, or what the task "
+            "named by 'task_id' may cost"
+        )
+    return await operator.approve(office, run_id, usd, call.optional("task_id"), call.optional("request_id"))
 
 
 async def _resolve(office: Office, call: Call) -> Any:
@@ -126,7 +146,7 @@ async def _resolve(office: Office, call: Call) -> Any:
     if (spent is None) is not not_sent:
         raise BadMessage('say either {"spent_usd": "2"} or {"not_sent": true}')
     amount = None if spent is None else parse_usd(spent)
-    return await office.resolve(call.path[0], amount, call.optional("request_id"))
+    return await operator.resolve(office, call.path[0], amount, call.optional("request_id"))
 
 
 def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
@@ -144,6 +164,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("spend_finish", "worker", _finish),
         rpc("spend_close_run", "worker", _close_run),
         rpc("spend_blocked", "worker", _blocked),
+        rpc("spend_acknowledge", "worker", _acknowledge),
         rpc("spend_reserve", "key", _reserve),
         rpc("spend_settle", "key", _end("settle")),
         rpc("spend_void", "key", _end("void")),
@@ -152,10 +173,12 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("run_budget", "read", _run),
         rpc("revoke_run", "admin", _revoke),
         rpc("top_up_run", "admin", _top_up),
+        rpc("approve_run", "admin", _approve),
         rest(r"/runs", GET=("read", _runs)),
         rest(r"/runs/([^/]+)", GET=("read", _run), DELETE=("admin", _revoke)),
         rest(r"/runs/([^/]+)/calls", GET=("read", _calls)),
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
+        rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]

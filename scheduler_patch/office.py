@@ -1,93 +1,35 @@
-"""`Office`: the ledger as luigid's routes use it; every answer of the ledger feeds the dispatch gate.
-
-Nothing here waits for the ledger in tornado's thread: operations are awaited, so Luigi's own RPCs go on.
-"""
+"""`Office`: what workers do with the ledger through luigid; every answer of it feeds the dispatch gate."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import secrets
-import threading
-import time
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from collections.abc import Coroutine
+from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable, denial
-from luigi_spendguard.ledger import ending, reading, reserving, runs, taking, upkeep
-from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.ledger import claims, ending, figures, reading, reserving, runs, taking
 from luigi_spendguard.ledger.engine import Row, Tx
-from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, End
+from luigi_spendguard.ledger.figures import Figures
+from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from scheduler_patch.gate import Gate
+from luigi_spendguard.policy import Caps
+from scheduler_patch.access import Access
+from scheduler_patch.entries import RunFigures
 from scheduler_patch.scheduler import BudgetScheduler
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
-
-#: Seconds between two looks for pending calls whose sender must be gone.
-SWEEP_S = 5.0
 
 
-class Office:
-    """Opens the ledger when it is first needed (a luigid without vendor tasks never has one)."""
+class Office(Access):
+    """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
 
     def __init__(self, settings: Settings, scheduler: BudgetScheduler) -> None:
-        self.settings = settings
-        self.scheduler = scheduler
-        self.gate: Gate = scheduler.gate
-        self._ledger: Ledger | None = None
-        self._opening = threading.Lock()
-        self.admin_token = settings.admin_token
-        if settings.ledger_path.exists():
-            self._open()
-
-    def _open(self) -> Ledger:
-        with self._opening:
-            if self._ledger is None:
-                ledger = Ledger(self.settings.ledger_path)
-                self._rebuild(ledger)
-                if self.admin_token is None:
-                    self.admin_token = kept_token(self.settings.ledger_path)
-                self._ledger = ledger
-                logger.info("The ledger is %s", ledger.path)
-            return self._ledger
-
-    def _rebuild(self, ledger: Ledger) -> None:
-        """Fill the gate from the books: what it counted before was memory."""
-        rows, paid, day = ledger.read(reading.gate_rows).result()
-        for row in rows:
-            self.gate.figures(row["run_id"], row["state"], row["remaining_micros"])
-        self.gate.paid = {row["task_id"] for row in paid}
-        self.gate.day_remaining = day
-
-    async def ledger(self) -> Ledger:
-        """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
-        return await asyncio.to_thread(self._open) if self._ledger is None else self._ledger
-
-    async def write(self, operation: Callable[..., T], *args: Any) -> T:
-        """Run a ledger operation in a durable transaction."""
-        return await asyncio.wrap_future((await self.ledger()).write(operation, *args))
-
-    async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
-        """Run a reading operation; None while there is no ledger file."""
-        if self._ledger is None and not self.settings.ledger_path.exists():
-            return None
-        return await asyncio.wrap_future((await self.ledger()).read(operation, *args))
-
-    def close(self) -> None:
-        """Commit what is queued and close the file."""
-        if self._ledger is not None:
-            self._ledger.close()
-
-    def _feed(self, row: Row) -> None:
-        self.gate.figures(row["run_id"], row["state"], row["remaining_micros"])
-        if "day_micros" in row:
-            self.gate.day_remaining = row["day_micros"]
+        super().__init__(settings, scheduler)
+        self._averages_due = False
+        self._saving: set[asyncio.Task[None]] = set()
+        scheduler.on_scheduled = self.forecast
 
     # Runs and claims.
 
@@ -98,54 +40,129 @@ class Office:
         asked = None if budget_usd is None else parse_usd(budget_usd)
         cap, note = self.settings.caps.grant(family, asked)
         request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
-        row = await self.write(runs.open_run, request)
-        self._feed(row)
+        row, found = await self.write(_open_run, request)
+        self.gate.feed(found)
+        if self._averages_due:
+            self._averages_due = False
+            self.gate.averages = await self.read(figures.averages) or {}
         if row["note"]:
             logger.warning("Run %s: %s", row["run_id"], row["note"])
         return reading.show_run(row)
 
-    async def claim(self, request: runs.ClaimRequest) -> dict[str, str]:
-        """Claim a task that was dispatched to its worker. Raises SpendDenied, Conflict."""
-        if not self.scheduler.is_running(request.task_id, request.worker):
-            raise denial("scope", f"task {request.task_id} is not dispatched to {request.worker}")
-        row, key = await self.write(runs.claim, request)
-        self.gate.join(request.task_id, request.run_id)
+    async def claim(
+        self, claim_id: str, run_id: str | None, task_id: str, family: str, params: dict[str, str],
+        worker: str, max_cost: Micros | None,
+    ) -> dict[str, str]:  # fmt: skip
+        """Claim a task that was dispatched to its worker, for the run it was dispatched for.
+
+        `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
+        Raises SpendDenied, Conflict, NotFound.
+        """
+        if not self.scheduler.is_running(task_id, worker):
+            raise denial("scope", f"task {task_id} is not dispatched to {worker}")
+        entry = self.gate.entries.get(task_id)
+        pays = self.gate.paying_run(task_id, worker) or run_id
+        if pays is None:
+            raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
+        also = tuple(sorted({run_id for run_id in entry.runs if run_id != pays})) if entry else ()
+        declared = max_cost
+        if entry is not None and entry.members and entry.cost is not None:
+            declared = Micros(entry.cost)  # One budget for a batch: what its members say together.
+        request = claims.ClaimRequest(
+            claim_id, pays, task_id, family, params, worker, self.scheduler.members_of(task_id), also,
+            declared, self.settings.caps.single,
+        )  # fmt: skip
+        if run_id is not None and run_id not in self.gate.runs:
+            await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
+        row, key, left, found = await self.write(_claim, request)
+        self.gate.feed(found)
+        self.gate.claimed(task_id, pays, worker, family, left)
         return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key}
 
     async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
         """End a claim."""
-        row = await self.write(runs.finish, claim_id, outcome)
+        row = await self.write(claims.finish, claim_id, outcome)
+        if row is not None and row["state"] == "open":
+            self.gate.stopped(row["task_id"])
         if row is not None and outcome == "completed":
-            self.gate.done(row["task_id"])
+            self._averages_due = True
+            entry = self.gate.entries.get(row["task_id"])
+            if entry is not None:
+                entry.hold = None
         return {"known": row is not None}
 
     async def close_run(self, name: str) -> dict[str, Any]:
         """End the run of a root that has completed."""
-        if self._ledger is None and not self.settings.ledger_path.exists():
+        if not self.has_ledger:
             return {"closed": False}
-        row = await self.write(runs.close_run, name)
-        if row is not None and row["state"] == "ended":
+        row = await self.write(claims.close_run, name)
+        closed = row is not None and row["state"] == "ended"
+        if row is not None and closed:
+            self._averages_due = True
             self.gate.runs.pop(row["run_id"], None)
-        return {"closed": row is not None and row["state"] == "ended"}
+        return {"closed": closed}
+
+    async def acknowledge(self, worker: str, run_id: str) -> dict[str, Any]:
+        """Take it that a worker has heard of a revoked run, and ends its tasks."""
+        self.gate.acknowledged(worker, run_id)
+        return {}
+
+    # Forecasts.
+
+    def forecast(self, scheduled: list[RunFigures]) -> None:
+        """Say and remember what runs that have been scheduled completely may cost."""
+        for run in scheduled:
+            if run.forecast is None or self.gate.rules.forecast == "off":
+                continue
+            excess = self.gate.excess(run)
+            level = logging.WARNING if excess else logging.INFO
+            logger.log(level, "Run %s may cost %s%s", run.run_id, run.forecast, self._compared(run, excess))
+            self._spawn(self._save_forecast(run))
+
+    def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(saving)
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+
+    def _compared(self, run: RunFigures, excess: str) -> str:
+        if not excess:
+            return ""
+        what = f"its cap is {format_usd(run.pots['run', ''].cap)}"
+        if excess == "growth":
+            what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
+        held = self.gate.is_held(run)
+        return f"; {what}" + (f". It is held until `spendguard approve {run.run_id}`" if held else "")
+
+    async def _save_forecast(self, run: RunFigures) -> None:
+        forecast = run.forecast
+        assert forecast is not None
+        try:
+            await self.write(
+                runs.set_forecast, run.run_id, forecast.known, forecast.estimated, forecast.unknown
+            )
+        except LedgerUnavailable as error:
+            logger.error("The forecast of run %s is not kept: %s", run.run_id, error)
 
     # Calls.
 
     async def reserve(self, key: str, ask: Ask) -> Answer:
         """Decide about a call. Raises SpendDenied (`unknown_key`), LedgerUnavailable."""
-        answer, row = await self.write(_reserve, key, ask, self.settings.caps.day)
-        self._feed(row)
-        task_id = row["task_id"]
+        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps)
+        self.gate.feed(found)
         if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
-            asked = parse_usd(answer.facts["asked_usd"])
-            self.gate.hold(task_id, answer.facts["budget"], asked)
+            scope, part = answer.facts["budget"], answer.facts["part"]
+            self.gate.hold(
+                task_id, scope, parse_usd(answer.facts["asked_usd"]), "" if scope == "day" else part
+            )
         elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
             self.gate.paid.add(task_id)
+            self.gate.paid.update(self.scheduler.members_of(task_id))
         return answer
 
     async def end(self, key: str, end: End) -> dict[str, Any]:
         """Apply the end of a call."""
-        call, row = await self.write(_end, key, end)
-        self._feed(row)
+        call, found = await self.write(_end, key, end)
+        self.gate.feed(found)
         if call is None:
             return {"call_id": end.call_id, "state": "voided"}
         if call["overrun_micros"]:
@@ -162,121 +179,34 @@ class Office:
             "overrun_usd": plain_usd(call["overrun_micros"]),
         }
 
-    async def blocked(self, worker: str) -> dict[str, Any]:
-        """Return how many blocked tasks of a worker may still be freed, and why tasks are blocked."""
-        tasks = self.scheduler.blocked(worker)
-        by_run = Counter(self.gate.run_of[task_id] for task_id in tasks)
-        why = []
-        for run_id, number in by_run.items():
-            row = await self.read(runs.run_row, run_id)
-            if row is not None:
-                why.append(f"{number} of run {run_id}: {_why_blocked(row, self.gate.day_remaining)}")
-        return {"blocked": sum(not self.gate.is_revoked(task_id) for task_id in tasks), "why": why}
 
-    # The operator.
-
-    async def revoke(self, run_id: str) -> dict[str, Any]:
-        """Revoke a run; returns when no grant made before can still be used (P5)."""
-        row = await self.write(runs.revoke, run_id)
-        # By the clock that never steps: what was granted before now is too old after 2 s.
-        limit = time.monotonic() + GRANT_SECONDS
-        self._feed(row)
-        under_way = left = await self.write(runs.pending_calls, run_id)
-        while left and time.monotonic() < limit:
-            await asyncio.sleep(0.05)
-            left = await self.write(runs.pending_calls, run_id)
-        return {**reading.show_run(row), "calls_under_way": under_way}
-
-    async def top_up(self, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
-        """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
-        amount = parse_usd(usd)
-        row = await self.write(runs.top_up, run_id, amount, request_id or secrets.token_hex(16))
-        self._feed(row)
-        return reading.show_run(row)
-
-    async def resolve(self, call_id: str, spent: Micros | None, request_id: str | None) -> dict[str, Any]:
-        """End an in-doubt call by the operator's word. Raises NotFound, Conflict."""
-        row, run = await self.write(_resolve, call_id, spent, request_id or secrets.token_hex(16))
-        self._feed(run)
-        return reading.show_call(row)
-
-    async def sweep(self) -> None:
-        """Look for senders that are gone, forget old answers, and refresh the gate."""
-        if self._ledger is None:
-            return
-        try:
-            await self.write(upkeep.sweep)
-            await self.write(upkeep.forget, self.settings.replay_days)
-            rows, _, day = await self.write(reading.gate_rows, False)
-        except LedgerUnavailable as error:
-            logger.error("%s", error)
-            return
-        for row in rows:
-            self.gate.figures(row["run_id"], row["state"], row["remaining_micros"])
-        self.gate.day_remaining = day
+def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures]:
+    row = runs.open_run(tx, request)
+    return row, figures.of_run(tx, row["run_id"])
 
 
-def _why_blocked(run: Row, day_remaining: int | None) -> str:
-    if run["state"] == "revoked":
-        return "it is revoked"
-    if run["state"] == "frozen":
-        return "it is frozen: the vendor billed more than was reserved; look at its calls, then top it up"
-    if day_remaining is not None and day_remaining < run["remaining_micros"]:
-        return f"all runs together have {format_usd(day_remaining)} of the daily cap left"
-    return (
-        f"{format_usd(run['remaining_micros'])} of its cap of {format_usd(run['cap_micros'])} remains "
-        f"({format_usd(run['spent_micros'])} spent, {format_usd(run['reserved_micros'])} reserved); "
-        f"`spendguard top-up {run['run_id']} USD` frees them"
-    )
+def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, Figures]:
+    row, key = claims.claim(tx, request)
+    left = figures.task_left(tx, request.run_id, request.task_id)
+    return row, key, left, figures.of_run(tx, request.run_id)
 
 
-def _figures(tx: Tx, run_id: str, task_id: str) -> Row:
-    row = runs.run_row(tx, run_id)
-    row["day_micros"] = reading.day_remaining(tx)
-    row["task_id"] = task_id
-    return row
-
-
-def _scope(tx: Tx, key: str, daily_cap: Micros | None = None) -> taking.Scope:
-    scope = taking.find_scope(tx, key, daily_cap)
+def _scope(tx: Tx, key: str, caps: Caps) -> taking.Scope:
+    scope = taking.find_scope(tx, key, caps)
     if scope is None:
         raise denial("unknown_key", "the ledger does not know this vault key")
     return scope
 
 
-def _reserve(tx: Tx, key: str, ask: Ask, daily_cap: Micros | None) -> tuple[Answer, Row]:
-    scope = _scope(tx, key, daily_cap)
+def _reserve(tx: Tx, key: str, ask: Ask, caps: Caps) -> tuple[Answer, str, Figures]:
+    scope = _scope(tx, key, caps)
     answer = reserving.reserve(tx, scope, ask)
-    return answer, _figures(tx, scope.run["run_id"], scope.claim["task_id"])
+    found = figures.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
+    return answer, scope.claim["task_id"], found
 
 
-def _end(tx: Tx, key: str, end: End) -> tuple[Row | None, Row]:
-    scope = _scope(tx, key)
+def _end(tx: Tx, key: str, end: End) -> tuple[Row | None, Figures]:
+    scope = _scope(tx, key, Caps())
     call = ending.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]
-    return call, _figures(tx, run_id, scope.claim["task_id"])
-
-
-def _resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> tuple[Row, Row]:
-    row = ending.resolve(tx, call_id, spent, request_id)
-    return row, _figures(tx, row["run_id"], row["task_id"])
-
-
-def token_path(ledger_path: Path) -> Path:
-    """Return where the admin token is kept when luigi.cfg names none."""
-    return ledger_path.with_name(ledger_path.name + ".admin-token")
-
-
-def kept_token(ledger_path: Path) -> str:
-    """Return the admin token beside the ledger, made at first start, mode 0600."""
-    path = token_path(ledger_path)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
-        return path.read_text("utf-8").strip()
-    except OSError as error:
-        raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
-    token = secrets.token_urlsafe(32)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(token + "\n")
-    return token
+    return call, figures.of_call(tx, run_id, end.call_id)

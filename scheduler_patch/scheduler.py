@@ -5,103 +5,297 @@ What Luigi's own RPCs say is not authenticated; here it only tells the gate whic
 
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import luigi.scheduler
-from luigi.task_status import DONE, PENDING, RUNNING
+from luigi.task_status import PENDING, RUNNING
 
+from scheduler_patch import membership
+from scheduler_patch.entries import RunFigures
 from scheduler_patch.gate import Gate
+from scheduler_patch.reasons import Reason, reason_of
+from scheduler_patch.state import watch
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
+#: Blocked tasks without a worker are kept for so long, in seconds, before Luigi may drop them.
+KEEP_BLOCKED_S = 7 * 86_400
+
+
+@dataclass
+class _Dispatch:
+    """What a `get_work` is about to hand out: the task chosen, and what its batch has set aside."""
+
+    worker: str | None
+    last: str = ""
+    chosen: bool = False
+    run_id: str | None = None
+    taken: int = 0
 
 
 class BudgetScheduler(luigi.scheduler.Scheduler):
     """Luigi's scheduler with a dispatch gate. Without vendor tasks it behaves as the stock one."""
 
+    gate: Gate
+    begun: float
+    #: Told of every run that has just been scheduled completely.
+    on_scheduled: Callable[[list[RunFigures]], None]
+    #: Takes over what other processes have done to the ledger, where nobody else does (local scheduler).
+    refresh: Callable[[], None] | None = None
+    _dispatch: _Dispatch | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.gate = Gate()
+        self.equip()
+
+    def equip(self) -> None:
+        """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
+        self.gate, self.begun = Gate(), time.time()
+        self.on_scheduled = lambda runs: None
+        watch(self._state, self.gate, self._has_chosen, self._dispatching)
+        membership.load(self)
 
     def load(self) -> None:
         """Load Luigi's state, and with it which task belongs to which run."""
         super().load()
-        for task in self._state.get_active_tasks():
-            run_id = getattr(task, "spendguard_run", None)
-            if isinstance(run_id, str):
-                self.gate.join(task.id, run_id)
+        membership.load(self)
+
+    def dump(self) -> None:
+        """Save Luigi's state, and with it which task belongs to which run."""
+        membership.remember(self)
+        super().dump()
 
     def add_task(self, *args: Any, **kwargs: Any) -> Any:
         """Add or change a task; takes `spendguard` and `spendguard_blocked` from guarded workers."""
         ours = kwargs.pop("spendguard", None)
-        blocked = kwargs.pop("spendguard_blocked", False)
-        answer = super().add_task(*args, **kwargs)
-        task_id = kwargs.get("task_id")
-        if isinstance(ours, dict) and isinstance(ours.get("run_id"), str) and task_id is not None:
-            task = self._state.get_task(task_id)
-            if task is not None:
-                # A text on Luigi's own object: a stock luigid can load the pickled state.
-                task.spendguard_run = ours["run_id"]
-                self.gate.join(task_id, ours["run_id"])
+        blocked = kwargs.pop("spendguard_blocked", None)
+        task_id, worker = kwargs.get("task_id"), kwargs.get("worker")
         if blocked and task_id is not None:
-            self._take_back(task_id, kwargs.get("worker"))
-        elif kwargs.get("status") == DONE and self.gate.run_of:
-            self.gate.done(task_id or "")
+            self._take_back(task_id, worker, blocked)
+            return None
+        members = self._members(kwargs) if kwargs.get("batch_id") and self.gate.entries else []
+        if members and kwargs.get("status") == RUNNING and task_id is not None:
+            self.gate.combine(task_id, members)
+            before = self._state.get_task(task_id)
+            if before is not None and before.status != RUNNING:
+                # The same batch as before, failed and not pruned yet: Luigi would take its last worker for
+                # the one that runs it.
+                before.worker_running = None
+        answer = super().add_task(*args, **kwargs)
+        if isinstance(ours, dict) or self.gate.rules.vendor_tasks:
+            membership.announce(self, ours, kwargs)
+        if kwargs.get("new_deps") and self.gate.entries:
+            membership.inherit(self, task_id, kwargs["new_deps"])
+            self._scheduled(worker)
         return answer
 
-    def _take_back(self, task_id: str, worker: str | None) -> None:
+    def _members(self, said: dict[str, Any]) -> list[str]:
+        return [task.id for task in self._state.get_batch_running_tasks(said["batch_id"])]
+
+    def _take_back(self, task_id: str, worker: str | None, said: Any) -> None:
         """Let a task that its worker reports as blocked be pending again, undispatched."""
         task = self._state.get_task(task_id)
         if task is None or task.status != RUNNING or task.worker_running != worker:
-            return
+            return  # Another worker has it by now, or it is over.
+        if isinstance(said, dict):
+            membership.hold_as_said(self.gate, task_id, said)
         self.gate.hold_as_reported(task_id)
+        self._undispatch(task)
+
+    def _undispatch(self, task: Any) -> None:
+        """Let a running task be pending; a batch's members then are, and its combined task is gone."""
         ghost = task.batch_id is not None and not task.batchable
         members = [t.id for t in self._state.get_batch_running_tasks(task.batch_id)] if ghost else []
         self._state.set_status(task, PENDING, self._config)
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.
-            self._state.inactivate_tasks([task_id])
-            self.gate.pass_on(task_id, members)
+            self.gate.pass_on(task.id, members)
+            self._state.inactivate_tasks([task.id])
+
+    # Dispatch.
 
     def _schedulable(self, task: Any) -> bool:
-        return bool(super()._schedulable(task)) and self.gate.allows(task.id)
+        if not super()._schedulable(task):
+            return False
+        dispatch = self._dispatch
+        if dispatch is None:
+            return not self.gate.entries or self.gate.allows(task.id)
+        if not dispatch.chosen:
+            dispatch.last = task.id
+            return self.gate.allows(task.id, dispatch.worker)
+        # From here on Luigi asks for members of the chosen task's batch, and takes each that may join.
+        if not self.gate.joins(dispatch.last, dispatch.run_id, dispatch.taken, task.id):
+            return False
+        entry = self.gate.entries.get(task.id)
+        dispatch.taken += (entry.need or 0) if entry is not None else 0
+        return True
+
+    def _has_chosen(self) -> None:
+        dispatch = self._dispatch
+        if dispatch is not None and not dispatch.chosen:
+            dispatch.chosen = True
+            dispatch.run_id = self.gate.paying_run(dispatch.last, dispatch.worker)
+            entry = self.gate.entries.get(dispatch.last)
+            dispatch.taken = (entry.need or 0) if entry is not None else 0
+
+    def _dispatching(self) -> tuple[str | None, str | None]:
+        dispatch = self._dispatch
+        return (None, None) if dispatch is None else (dispatch.run_id, dispatch.worker)
+
+    @contextmanager
+    def _as_dispatch(self, worker: str | None) -> Iterator[None]:
+        self._dispatch = _Dispatch(worker) if self.gate.entries else None
+        try:
+            yield
+        finally:
+            self._dispatch = None
 
     def get_work(self, *args: Any, **kwargs: Any) -> Any:
         """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back."""
-        reply = super().get_work(*args, **kwargs)
+        if not self.gate.entries:
+            return super().get_work(*args, **kwargs)
+        if self.refresh is not None:
+            self.refresh()
+        with self._as_dispatch(kwargs.get("worker")):
+            reply = super().get_work(*args, **kwargs)
         task_id = reply.get("task_id")
-        if task_id is not None and self.gate.run_of and self.gate.is_revoked(task_id):
-            self._state.set_status(self._state.get_task(task_id), PENDING, self._config)
+        if task_id is not None and self.gate.is_stopped(task_id):
+            self._undispatch(self._state.get_task(task_id))
             for name in _HANDED_OUT:
                 reply.pop(name, None)
             reply["task_id"] = None
+        elif reply.get("batch_task_ids"):
+            self._as_before(reply)
         return reply
+
+    def _as_before(self, reply: dict[str, Any]) -> None:
+        """Hand out an attempted batch in the order it had: the combined task's id depends on it."""
+        before = self.gate.batches.get(reply["batch_task_ids"][0])
+        now = reply["batch_task_ids"]
+        if before is None or list(before) == now or set(before) != set(now):
+            return
+        order = [now.index(member) for member in before]
+        worker = next(t.worker_running for t in self._state.get_batch_running_tasks(reply["batch_id"]))
+        names, _ = self._state.get_batcher(worker, reply["task_family"])
+        for name in names:
+            reply["task_params"][name] = [reply["task_params"][name][place] for place in order]
+        reply["batch_task_ids"] = list(before)
+
+    def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:
+        """Take what a worker says of itself; with its first task it has scheduled all its roots."""
+        answer = super().add_worker(worker, info, **kwargs)
+        if self.gate.entries and "first_task" in dict(info):
+            membership.find_roots(self, worker)
+            self._scheduled(worker)
+        return answer
+
+    def _scheduled(self, worker: str | None) -> None:
+        runs = self.gate.scheduled(worker or "")
+        if runs:
+            self.on_scheduled(runs)
+
+    def ping(self, **kwargs: Any) -> Any:
+        """Answer a ping as Luigi does; a worker is told of revoked runs until it has acknowledged them."""
+        reply = super().ping(**kwargs)
+        if self.refresh is not None:
+            self.refresh()
+        if self.gate.stopping:
+            for run_id, tasks in self.gate.to_stop(kwargs["worker"]).items():
+                said = {"run_id": run_id, "task_ids": tasks}
+                reply["rpc_messages"].append({"name": "spendguard_revoke", "kwargs": said})
+        return reply
+
+    # What Luigi's page and its workers are told.
 
     def _upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
         # Blocked tasks, and all that waits for them, must leave `count_pending`: else a keep-alive
         # worker stays for ever (Luigi 3.8, `Worker._keep_alive`).
-        if self.gate.run_of and not upstream_status_table:
+        if self.gate.entries and not upstream_status_table:
             upstream_status_table[""] = ""
             for task in self._state.get_active_tasks_by_status(PENDING):
-                if task.id in self.gate.run_of and not self.gate.allows(task.id):
+                if task.id in self.gate.entries and self.gate.is_blocked(task.id):
                     upstream_status_table[task.id] = luigi.scheduler.UPSTREAM_DISABLED
         return super()._upstream_status(task_id, upstream_status_table)
 
-    def prune(self) -> None:
-        """Prune as Luigi does, and forget membership of what is gone."""
-        super().prune()
-        if self.gate.run_of:
-            self.gate.forget([t for t in self.gate.run_of if not self._state.has_task(t)])
+    def _serialize_task(self, task_id: str, include_deps: bool = True, deps: Any = None) -> Any:
+        shown = super()._serialize_task(task_id, include_deps=include_deps, deps=deps)
+        reason = self.why(task_id) if shown["status"] == PENDING else None
+        if reason is not None:
+            shown["status_message"] = f"Blocked: {reason.text} (run {reason.run_id})"
+        return shown
 
-    def blocked(self, worker: str) -> list[str]:
-        """Return the ids of a worker's tasks that are ready but blocked."""
-        if not self.gate.run_of:
+    def fetch_error(self, task_id: str, **kwargs: Any) -> Any:
+        """Return why a task failed, as Luigi does; of a blocked one, why it is blocked."""
+        said = super().fetch_error(task_id, **kwargs)
+        task = self._state.get_task(task_id)
+        reason = self.why(task_id) if task is not None and task.status == PENDING else None
+        if reason is not None:
+            # Luigi's page decodes it, as it does a failed task's traceback.
+            said["error"] = json.dumps(f"Blocked: {reason.text} (run {reason.run_id}): {reason.advice}")
+        return said
+
+    def why(self, task_id: str) -> Reason | None:
+        """Return why a task is blocked, None when it is not."""
+        return reason_of(self.gate, task_id) if task_id in self.gate.entries else None
+
+    # Old age.
+
+    def _prune_tasks(self) -> None:
+        """Prune as Luigi does, but keep what is blocked, and what waits for it, until it is topped up."""
+        if self.gate.entries:
+            table: dict[str, str] = {}
+            limit = time.time() - KEEP_BLOCKED_S
+            for task in list(self._state.get_active_tasks_by_status(PENDING)):
+                if task.remove is None or task.updated < limit:
+                    continue
+                self._upstream_status(task.id, table)
+                if table.get(task.id) == luigi.scheduler.UPSTREAM_DISABLED and not self.gate.is_revoked(
+                    task.id
+                ):
+                    task.remove = None
+        super()._prune_tasks()
+
+    def prune(self) -> None:
+        """Prune as Luigi does, and forget what the ledger alone remembered of workers that are gone."""
+        super().prune()
+        if self.gate.entries:
+            membership.forget_the_lost(self)
+
+    def ready(self, worker: str) -> list[str]:
+        """Return a worker's vendor tasks that nothing but the gate keeps from running."""
+        if not self.gate.entries:
             return []
         stock: Any = super()
         tasks = self._state.get_worker(worker).get_tasks(self._state, PENDING)
-        return [task.id for task in tasks if not self.gate.allows(task.id) and stock._schedulable(task)]
+        return [task.id for task in tasks if task.id in self.gate.entries and stock._schedulable(task)]
+
+    def blocked(self, worker: str) -> dict[str, Reason]:
+        """Return a worker's tasks that are ready but blocked, and why."""
+        return {task_id: why for task_id in self.ready(worker) if (why := self.why(task_id)) is not None}
 
     def is_running(self, task_id: str, worker: str) -> bool:
         """Return whether the task was dispatched to that worker."""
         task = self._state.get_task(task_id)
         return task is not None and task.status == RUNNING and task.worker_running == worker
+
+    def members_of(self, task_id: str) -> tuple[str, ...]:
+        """Return the members of a running batch, in its order; empty for a single task."""
+        entry = self.gate.entries.get(task_id)
+        return entry.members if entry is not None else ()
+
+
+def adopt(scheduler: Any) -> BudgetScheduler:
+    """Turn a scheduler of Luigi's own making, loaded perhaps, into a `BudgetScheduler`."""
+    if isinstance(scheduler, BudgetScheduler):
+        return scheduler
+    stock = type(scheduler)
+    plain = stock is luigi.scheduler.Scheduler
+    scheduler.__class__ = BudgetScheduler if plain else type("BudgetScheduler", (BudgetScheduler, stock), {})
+    adopted: BudgetScheduler = scheduler
+    adopted.equip()
+    return adopted

@@ -17,22 +17,25 @@ from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, check_luigi
+from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
-from scheduler_patch.office import SWEEP_S, Office
-from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.office import Office
+from scheduler_patch.scheduler import BudgetScheduler, adopt
 
 logger = logging.getLogger(__name__)
 
 _stock_app = luigi.server.app
 
 
-def app(scheduler: BudgetScheduler) -> Any:
+def app(scheduler: Any) -> Any:
     """Return Luigi's own application with our routes ahead of its own.
 
-    Opens the ledger if its file exists. Raises ConfigError, LedgerUnavailable.
+    A scheduler of Luigi's own making gets its gate here. Opens the ledger if its file exists. Raises
+    ConfigError, LedgerUnavailable, PluginError.
     """
+    check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
     settings = config.load()
-    office = Office(settings, scheduler)
+    office = Office(settings, adopt(scheduler))
     atexit.register(office.close)
     if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(

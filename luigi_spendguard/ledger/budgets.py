@@ -11,8 +11,8 @@ from typing import Any
 from luigi_spendguard.ledger.engine import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import Micros
 
-#: remaining = cap - spent - reserved - overrun, never below 0.
-REMAINING = "max(0, cap_micros - spent_micros - reserved_micros - overrun_micros)"
+#: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.
+REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros - overrun_micros)"
 
 
 def journal(
@@ -51,36 +51,48 @@ def run_budget(tx: Tx, run_id: str) -> Row:
     """Return the budget row of a run, with `remaining_micros`."""
     row = tx.one(
         f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
-        " WHERE scope = 'run' AND subject = ? AND window = ''",
+        " WHERE scope = 'run' AND subject = ? AND part = ''",
         run_id,
     )
     assert row is not None, "a run is opened together with its budget"
     return row
 
 
-def open_budget(tx: Tx, scope: str, subject: str, window: str, cap: Micros) -> int:
+def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     """Make a budget and journal its cap; return its id."""
-    budget_id = tx.insert("budget", scope=scope, subject=subject, window=window, cap_micros=cap,
-                          spent_micros=0, reserved_micros=0, overrun_micros=0)  # fmt: skip
+    budget_id = tx.insert("budget", scope=scope, subject=subject, part=part, cap_micros=cap,
+                          spent_micros=0, reserved_micros=0, overrun_micros=0,
+                          shadow_micros=0)  # fmt: skip
     run_id = subject if scope == "run" else ""
     journal(tx, "open", run_id=run_id, budget_id=budget_id, cap=cap)
     return budget_id
 
 
-def day_budget(tx: Tx, cap: Micros) -> int:
-    """Return the id of today's budget of all runs, made or brought to `cap` when need be.
+def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
+    """Return the id of a budget whose cap is not pinned: made, or brought to `cap`, when need be.
 
     A cap that was lowered below what is counted already stops at that.
     """
-    today = tx.value(f"SELECT {TODAY}")
-    row = tx.one("SELECT * FROM budget WHERE scope = 'day' AND subject = '' AND window = ?", today)
+    row = tx.one("SELECT * FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part)
     if row is None:
-        return open_budget(tx, "day", "", today, cap)
-    wanted = max(int(cap), row["spent_micros"] + row["reserved_micros"])
-    if wanted != row["cap_micros"]:
-        tx.run("UPDATE budget SET cap_micros = ? WHERE id = ?", wanted, row["id"])
-        journal(tx, "set_cap", budget_id=row["id"], cap=wanted - row["cap_micros"])
+        return open_budget(tx, scope, subject, part, cap)
+    counted = row["spent_micros"] + row["reserved_micros"]
+    set_cap(tx, row, cap if row["shadow_micros"] else max(int(cap), counted), "set_cap")
     return int(row["id"])
+
+
+def day_budget(tx: Tx, cap: Micros) -> int:
+    """Return the id of today's budget of all runs."""
+    return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
+
+
+def set_cap(tx: Tx, row: Row, cap: int, kind: str, **entry: Any) -> None:
+    """Bring a budget's own cap to `cap`; what shadow mode has lent beyond it shrinks or grows with it."""
+    lent = max(0, row["cap_micros"] - cap) if row["shadow_micros"] else 0
+    if (cap + lent, lent) == (row["cap_micros"], row["shadow_micros"]) and not entry:
+        return
+    tx.run("UPDATE budget SET cap_micros = ?, shadow_micros = ? WHERE id = ?", cap + lent, lent, row["id"])
+    journal(tx, kind, budget_id=row["id"], cap=cap + lent - row["cap_micros"], **entry)
 
 
 def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
@@ -92,7 +104,7 @@ def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     for budget_id in sorted(budget_ids):
         moved = tx.run(
             "UPDATE budget SET reserved_micros = reserved_micros + ?1 WHERE id = ?2"
-            " AND spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros",
+            " AND spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros - shadow_micros",
             amount,
             budget_id,
         )
@@ -100,6 +112,26 @@ def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
             return tx.one(f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE id = ?",
                           budget_id)  # fmt: skip
     return None
+
+
+def lend(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
+    """Raise every budget's cap by what `amount` lacks in it: shadow mode lets through what a cap denies."""
+    for budget_id in sorted(budget_ids):
+        row = tx.one("SELECT * FROM budget WHERE id = ?", budget_id)
+        assert row is not None
+        counted = row["spent_micros"] + row["reserved_micros"] + row["overrun_micros"]
+        short = max(0, counted + amount - row["cap_micros"])
+        own = row["cap_micros"] - row["shadow_micros"]
+        tx.run(
+            "UPDATE budget SET cap_micros = cap_micros + ?1, shadow_micros = cap_micros + ?1 - ?2,"
+            " reserved_micros = reserved_micros + ?3 WHERE id = ?4",
+            short,
+            own,
+            amount,
+            budget_id,
+        )
+        if short:
+            journal(tx, "lend", budget_id=budget_id, cap=short)
 
 
 def move(

@@ -22,6 +22,7 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
             "BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
         )
     tx.run("CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')")
+    tx.run("CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'")
 
 
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first,)

@@ -45,6 +45,10 @@ class Run(_Base):
     state = CharField(constraints=[Check("state IN ('active','frozen','ended','revoked')")])
     asked_micros = BigIntegerField(null=True)
     note = TextField(default="")
+    # The last forecast: its known part, how much of that is estimated, and how many tasks are unknown.
+    forecast_micros = BigIntegerField(null=True)
+    estimated_micros = BigIntegerField(default=0)
+    unknown_tasks = IntegerField(default=0)
     opened_at = BigIntegerField()
     ended_at = BigIntegerField(null=True)
 
@@ -54,20 +58,26 @@ class Run(_Base):
 
 
 class Budget(_Base):
-    """What a scope may spend. `scope` is `run` (subject: run_id) or `day` (window: the UTC day)."""
+    """What a scope may spend.
+
+    `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task` with the run_id
+    as subject and the task family, the vendor's name or the task_id as part. `shadow_micros` is what of
+    the cap was lent in shadow mode.
+    """
 
     id = peewee.AutoField()
     scope = CharField()
     subject = CharField(default="")
-    window = CharField(default="")
+    part = CharField(default="")
     cap_micros = BigIntegerField(constraints=[Check("cap_micros >= 0")])
     spent_micros = BigIntegerField(default=0, constraints=[Check("spent_micros >= 0")])
     reserved_micros = BigIntegerField(default=0, constraints=[Check("reserved_micros >= 0")])
     overrun_micros = BigIntegerField(default=0, constraints=[Check("overrun_micros >= 0")])
+    shadow_micros = BigIntegerField(default=0, constraints=[Check("shadow_micros >= 0")])
 
     class Meta:
         table_name = "budget"
-        indexes = ((("scope", "subject", "window"), True),)
+        indexes = ((("scope", "subject", "part"), True),)
         # The conditional UPDATE takes the money; this guards it again.
         constraints = [Check("spent_micros + reserved_micros <= cap_micros")]
 
@@ -84,7 +94,11 @@ class Task(_Base):
 
 
 class Claim(_Base):
-    """One attempt of one vendor task, with the hash of its vault key."""
+    """One attempt of one vendor task (or of a batch of them), with the hash of its vault key.
+
+    `also` are the other runs that the task belongs to, `members` the tasks of a batch, `mixed` the
+    earlier task that has paid for some of them, `max_cost_micros` what the attempt may spend at most.
+    """
 
     id = CharField(primary_key=True)
     run_id = CharField(index=True)
@@ -92,6 +106,10 @@ class Claim(_Base):
     family = CharField()
     params = TextField(default="{}")
     worker = CharField(default="")
+    also = TextField(default="[]")
+    members = TextField(default="[]")
+    mixed = CharField(default="")
+    max_cost_micros = BigIntegerField(null=True)
     key_hash = CharField(unique=True)
     state = CharField(constraints=[Check("state IN ('open','ended','revoked')")])
     outcome = CharField(null=True)
@@ -100,6 +118,32 @@ class Claim(_Base):
 
     class Meta:
         table_name = "claim"
+
+
+class Member(_Base):
+    """Which tasks a claimed batch stood for, and how often each had completed by then."""
+
+    task_id = CharField()
+    claim_id = CharField()
+    epoch = IntegerField(default=0)
+
+    class Meta:
+        table_name = "member"
+        primary_key = CompositeKey("task_id", "claim_id")
+        without_rowid = True
+
+
+class Approval(_Base):
+    """What an operator let pass: a run's forecast (no task), or a single task's cost."""
+
+    run_id = CharField()
+    task_id = CharField(default="")
+    amount_micros = BigIntegerField()
+
+    class Meta:
+        table_name = "approval"
+        primary_key = CompositeKey("run_id", "task_id")
+        without_rowid = True
 
 
 class Call(_Base):
@@ -230,6 +274,8 @@ TABLES: tuple[type[peewee.Model], ...] = (
     Budget,
     Task,
     Claim,
+    Member,
+    Approval,
     Call,
     CallBudget,
     Exchange,

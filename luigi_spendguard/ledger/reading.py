@@ -7,11 +7,15 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING
-from luigi_spendguard.ledger.engine import TODAY, Row, Tx
+from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.money import plain_usd
 
 _RUNS = (
-    "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros,"
+    "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros, shadow_micros,"
+    " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
+    " AS approved_micros,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'allowed'"
+    " AND call.reason = 'cap') AS shadow_calls,"
     f" {REMAINING} AS remaining_micros,"
     " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'denied')"
     " AS denied_calls,"
@@ -33,22 +37,71 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
     row = tx.one(f"{_RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
         raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
-    return show_run(row)
+    shown = show_run(row)
+    shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
+    shown["shared_tasks"] = _shared_tasks(tx, run_id)
+    return shown
+
+
+def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
+    """Return the budgets inside a run, tasks' own ones excepted."""
+    return tx.all(
+        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
+        " WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part",
+        run_id,
+    )
+
+
+def _show_budget(row: Row) -> dict[str, Any]:
+    own = {**row, "cap_micros": row["cap_micros"] - row["shadow_micros"]}
+    amounts = ("cap", "spent", "reserved", "overrun", "remaining")
+    return {"scope": row["scope"], "part": row["part"]} | {
+        f"{name}_usd": plain_usd(own[f"{name}_micros"]) for name in amounts
+    }
+
+
+def _shared_tasks(tx: Tx, run_id: str) -> list[dict[str, Any]]:
+    """Return the tasks that belong to other runs too, and which run each was dispatched for."""
+    rows = tx.all(
+        "SELECT task_id, run_id, also FROM claim WHERE also <> '[]' AND (run_id = ?1 OR EXISTS"
+        " (SELECT 1 FROM json_each(claim.also) WHERE value = ?1)) ORDER BY claimed_at",
+        run_id,
+    )
+    shared = {
+        row["task_id"]: {
+            "task_id": row["task_id"],
+            "paid_by": row["run_id"],
+            "runs": sorted({row["run_id"], *json.loads(row["also"])}),
+        }
+        for row in rows
+    }
+    return list(shared.values())
 
 
 def show_run(row: Row) -> dict[str, Any]:
     """Return a run row for people and scripts: amounts as decimal strings."""
     shown = {name: row[name] for name in ("run_id", "root_family", "root_task_id", "label", "state")}
-    for name in ("cap", "spent", "reserved", "overrun", "remaining", "in_doubt"):
+    # What shadow mode has lent beyond the cap is no cap; with it, the cap would have sufficed.
+    shown["cap_usd"] = plain_usd(row["cap_micros"] - row["shadow_micros"])
+    for name in ("spent", "reserved", "overrun", "remaining", "in_doubt"):
         if f"{name}_micros" in row:
             shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
-    for name in ("denied_calls", "in_doubt_calls"):
+    shown["forecast_usd"] = _usd(row["forecast_micros"])
+    shown["estimated_usd"] = plain_usd(row["estimated_micros"])
+    shown["unknown_tasks"] = row["unknown_tasks"]
+    shown["approved_usd"] = _usd(row["approved_micros"])
+    shown["sufficient_cap_usd"] = plain_usd(row["cap_micros"])
+    for name in ("denied_calls", "in_doubt_calls", "shadow_calls"):
         if name in row:
             shown[name] = row[name]
     shown["note"] = row["note"]
     shown["opened_at"] = row["opened_at"]
     shown["ended_at"] = row["ended_at"]
     return shown
+
+
+def _usd(micros: int | None) -> str | None:
+    return None if micros is None else plain_usd(micros)
 
 
 _SHOWN = [
@@ -122,38 +175,10 @@ def show_call(row: Row) -> dict[str, Any]:
     return shown
 
 
-def gate_rows(tx: Tx, with_paid: bool = True) -> tuple[list[Row], list[Row], int | None]:
-    """Return what the dispatch gate starts from: (runs, tasks that have paid, today's remaining).
-
-    A task has paid when a call of its current epoch costs something and is settled or in doubt.
-    """
-    open_runs = tx.all(
-        f"SELECT run.run_id, run.state, {REMAINING} AS remaining_micros FROM run JOIN budget"
-        " ON budget.scope = 'run' AND budget.subject = run.run_id WHERE run.state <> 'ended'"
-    )
-    if not with_paid:
-        return open_runs, [], day_remaining(tx)
-    paid = tx.all(
-        "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
-        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0"
-        " AND call.state IN ('pending','settled','in_doubt')"
-        " AND call.epoch = coalesce(task.completions, 0)"
-    )
-    return open_runs, paid, day_remaining(tx)
-
-
-def day_remaining(tx: Tx) -> int | None:
-    """Return what remains of today's cap of all runs in micro-dollars, None when there is none."""
-    value = tx.value(
-        f"SELECT {REMAINING} FROM budget WHERE scope = 'day' AND subject = '' AND window = {TODAY}"
-    )
-    return None if value is None else int(value)
-
-
 def audit(tx: Tx) -> list[str]:
     """Recompute every budget from the journal; return what does not agree, one line each."""
     rows = tx.all(
-        "SELECT budget.id, scope, subject, window, budget.cap_micros, budget.spent_micros,"
+        "SELECT budget.id, scope, subject, part, budget.cap_micros, budget.spent_micros,"
         " budget.reserved_micros, budget.overrun_micros,"
         " coalesce(sum(j.cap_micros), 0) AS cap, coalesce(sum(j.spent_micros), 0) AS spent,"
         " coalesce(sum(j.reserved_micros), 0) AS reserved, coalesce(sum(j.overrun_micros), 0) AS overrun"
@@ -162,7 +187,7 @@ def audit(tx: Tx) -> list[str]:
         " GROUP BY budget.id"
     )
     return [
-        f"budget {row['scope']} {row['subject']}{row['window']}: {name} is {row[f'{name}_micros']}, "
+        f"budget {row['scope']} {row['subject']} {row['part']}: {name} is {row[f'{name}_micros']}, "
         f"the journal says {row[name]}"
         for row in rows
         for name in ("cap", "spent", "reserved", "overrun")

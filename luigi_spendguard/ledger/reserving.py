@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 
-from luigi_spendguard.ledger.budgets import day_budget, in_doubt, run_budget
+from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.runs import revoked
-from luigi_spendguard.ledger.taking import Refused, Scope, object_of, record, reserve_money
+from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
 from luigi_spendguard.money import format_usd
 
@@ -76,6 +76,7 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
         return _matched(tx, scope, ask, identity, match, now, row)
     wire_key = f"spendguard-{row['id']}-{ask.ask}"
     tx.run("UPDATE call SET wire_key = ?, ordinal = ? WHERE id = ?", wire_key, identity.ordinal, row["id"])
+    link_budgets(tx, scope, row["id"], ask.vendor)
     reserve_money(tx, scope, ask, row, now)
     return _regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
 
@@ -89,6 +90,13 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     match = None if ask.read else earlier(tx, identity, scope.run["run_id"])
     if match is not None:
         return _matched(tx, scope, ask, identity, match, now)
+    if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
+        raise Refused(
+            "idempotency_mismatch",
+            f"{scope.claim['mixed']} has paid for a part of this batch, and Luigi has made another batch of "
+            "it: whether this call repeats one of those cannot be known. Pass an idempotency key of your "
+            "own, or mark what was paid as complete",
+        )
     if ask.total_micros is None and object_of(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)
     wire_key = ask.key or ("" if ask.read else f"spendguard-{ask.call_id}")
@@ -97,11 +105,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         wire_key = f"{ask.key[:200]}-{ask.call_id}"
     with tx.savepoint():
         row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=wire_key)
-        budgets = [run_budget(tx, scope.run["run_id"])["id"]]
-        if scope.daily_cap is not None:
-            budgets.append(day_budget(tx, scope.daily_cap))
-        for budget_id in budgets:
-            tx.insert("call_budget", call_id=row["id"], budget_id=budget_id)
+        link_budgets(tx, scope, row["id"], ask.vendor)
         reserve_money(tx, scope, ask, row, now)
     if not ask.read:
         tx.insert("exchange", call_id=row["id"], request_body=ask.body, stored_at=now,

@@ -1,27 +1,16 @@
-"""Runs, claims and their vault keys: opening, claiming, finishing, closing, revoking, topping up.
+"""Runs: opening, closing, revoking, topping up, forecasts and approvals.
 
 Each function is one operation inside a transaction and idempotent by what the caller names.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
-from luigi_spendguard.ledger.budgets import in_doubt, journal, open_budget, run_budget
+from luigi_spendguard.ledger.budgets import journal, open_budget, run_budget, set_cap
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
-
-KEY_PREFIX = "vault_key_"
-
-
-def key_hash(key: str) -> str:
-    """Return the SHA-256 under which a vault key is kept."""
-    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -58,7 +47,8 @@ def open_run(tx: Tx, request: RunRequest) -> Row:
             raise Conflict(f"the name {run_id} is taken by a run of another root: choose a run_id")
         tx.run(
             "INSERT INTO run (run_id, name, seq, by_task_id, root_family, root_task_id, label, state,"
-            f" asked_micros, note, opened_at) VALUES (?,?,?,?,?,?,?,'active',?,?,{NOW})",
+            " asked_micros, note, estimated_micros, unknown_tasks, opened_at)"
+            f" VALUES (?,?,?,?,?,?,?,'active',?,?,0,0,{NOW})",
             run_id,
             request.name,
             seq,
@@ -81,58 +71,12 @@ def run_row(tx: Tx, run_id: str) -> Row:
         raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
     budget = run_budget(tx, run_id)
     row["budget_id"] = budget["id"]
-    for column in ("cap", "spent", "reserved", "overrun", "remaining"):
+    for column in ("cap", "spent", "reserved", "overrun", "shadow", "remaining"):
         row[f"{column}_micros"] = budget[f"{column}_micros"]
+    row["approved_micros"] = tx.value(
+        "SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ''", run_id
+    )
     return row
-
-
-@dataclass(frozen=True)
-class ClaimRequest:
-    """One attempt of a vendor task, as the worker that runs it names it."""
-
-    claim_id: str
-    run_id: str
-    task_id: str
-    family: str
-    params: Mapping[str, str]
-    worker: str
-
-
-def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
-    """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
-
-    The same claim asked again (its answer was lost) gets a new key and the old one is void.
-    Raises KeyRevoked when the run is revoked, NotFound, Conflict.
-    """
-    run = run_row(tx, request.run_id)
-    if run["state"] == "revoked":
-        raise revoked(run["run_id"], bool(run["by_task_id"]))
-    key = KEY_PREFIX + secrets.token_urlsafe(32)
-    known = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
-    if known is not None:
-        if known["state"] != "open" or known["task_id"] != request.task_id:
-            raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
-        tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
-        return known, key
-    tx.run(
-        f"UPDATE claim SET state = 'ended', outcome = 'superseded', ended_at = {NOW}"
-        " WHERE task_id = ? AND state = 'open'",
-        request.task_id,
-    )
-    tx.run(
-        "INSERT INTO claim (id, run_id, task_id, family, params, worker, key_hash, state, claimed_at)"
-        f" VALUES (?,?,?,?,?,?,?,'open',{NOW})",
-        request.claim_id,
-        request.run_id,
-        request.task_id,
-        request.family,
-        json.dumps(dict(request.params), ensure_ascii=False),
-        request.worker,
-        key_hash(key),
-    )
-    row = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
-    assert row is not None
-    return row, key
 
 
 def revoked(run_id: str, by_task_id: bool) -> KeyRevoked:
@@ -143,57 +87,6 @@ def revoked(run_id: str, by_task_id: bool) -> KeyRevoked:
         else "give its root another run_id to start anew"
     )
     return KeyRevoked("revoked", f"run {run_id} is revoked for good; {fresh}", {"run_id": run_id})
-
-
-#: How an attempt may end.
-OUTCOMES = ("completed", "failed", "yielded", "blocked", "died")
-
-
-def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
-    """End a claim and its key; `completed` counts a completion of the task, once.
-
-    `died`: the process is gone for certain, so its pending calls are in doubt now. Returns the claim
-    row, None for an unknown claim (it was never made).
-    """
-    row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
-    if row is None:
-        return None
-    if row["state"] == "open" or (outcome == "completed" and row["outcome"] != "completed"):
-        tx.run(
-            f"UPDATE claim SET state = 'ended', outcome = ?, ended_at = {NOW} WHERE id = ?",
-            outcome,
-            claim_id,
-        )
-        if outcome == "completed":
-            count_completion(tx, row["task_id"])
-    if outcome == "died":
-        for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
-            in_doubt(tx, call, "its sender died")
-    return row
-
-
-def count_completion(tx: Tx, task_id: str) -> None:
-    """Count that a task completed: the next run of another name pays for its calls again."""
-    tx.run(
-        "INSERT INTO task (task_id, completions) VALUES (?, 1)"
-        " ON CONFLICT (task_id) DO UPDATE SET completions = completions + 1",
-        task_id,
-    )
-
-
-def close_run(tx: Tx, name: str) -> Row | None:
-    """End the current run of that name if it was named by task_id: its root has completed.
-
-    Claims whose end was never heard count as completed with it. Returns the run row, or None.
-    """
-    row = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", name)
-    if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
-        return row
-    tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
-    for lost in tx.all("SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
-        finish(tx, lost["id"], "completed")
-    journal(tx, "close", run_id=row["run_id"])
-    return run_row(tx, row["run_id"])
 
 
 def revoke(tx: Tx, run_id: str) -> Row:
@@ -225,7 +118,7 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     row = run_row(tx, run_id)
     done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
     if done is not None:
-        if (done["kind"], done["run_id"], done["cap_micros"]) != ("top_up", run_id, amount):
+        if (done["kind"], done["run_id"], done["note"]) != ("top_up", run_id, str(amount)):
             raise Conflict(f"request id {request_id} was used for another change: make a new one")
         return row
     if row["state"] == "revoked":
@@ -234,8 +127,62 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
         raise Conflict(f"run {run_id} has ended: its root completed")
     if amount <= 0 or row["cap_micros"] + amount > MAX_MICROS:
         raise Conflict(f"a top-up of {format_usd(amount)} is out of range")
-    tx.run("UPDATE budget SET cap_micros = cap_micros + ? WHERE id = ?", amount, row["budget_id"])
+    budget = run_budget(tx, run_id)
+    own = budget["cap_micros"] - budget["shadow_micros"]
+    set_cap(tx, budget, own + amount, "top_up", run_id=run_id, request_id=request_id, note=str(amount))
     tx.run("UPDATE run SET state = 'active' WHERE run_id = ? AND state = 'frozen'", run_id)
-    journal(tx, "top_up", run_id=run_id, budget_id=row["budget_id"], cap=amount,
-            request_id=request_id)  # fmt: skip
+    return run_row(tx, run_id)
+
+
+def set_forecast(tx: Tx, run_id: str, known: Micros, estimated: Micros, unknown: int) -> Row:
+    """Remember what the run's vendor tasks may cost: `known`, of it `estimated`; tasks of `unknown` cost."""
+    tx.run(
+        "UPDATE run SET forecast_micros = ?, estimated_micros = ?, unknown_tasks = ? WHERE run_id = ?",
+        known,
+        estimated,
+        unknown,
+        run_id,
+    )
+    return run_row(tx, run_id)
+
+
+def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str) -> Row:
+    """Let a run's forecast pass (no `task_id`), or one task's cost, up to `amount`.
+
+    Once for each `request_id`. Raises NotFound, Conflict (revoked, ended, or the forecast is another one
+    now than the one that was shown).
+    """
+    row = run_row(tx, run_id)
+    said = f"{task_id} {amount}"
+    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
+    if done is not None:
+        if (done["kind"], done["run_id"], done["note"]) != ("approve", run_id, said):
+            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+        return row
+    if row["state"] in ("revoked", "ended"):
+        raise Conflict(f"run {run_id} is {row['state']}: there is nothing to approve")
+    if not task_id and row["forecast_micros"] is None:
+        raise Conflict(f"run {run_id} has no forecast yet: nothing of it was scheduled completely")
+    if not task_id and row["forecast_micros"] != amount:
+        raise Conflict(
+            f"the forecast of run {run_id} is {format_usd(row['forecast_micros'])} now, not "
+            f"{format_usd(amount)}: look at it again, then approve that"
+        )
+    tx.run(
+        "INSERT INTO approval (run_id, task_id, amount_micros) VALUES (?1,?2,?3)"
+        " ON CONFLICT (run_id, task_id) DO UPDATE SET amount_micros = ?3",
+        run_id,
+        task_id,
+        amount,
+    )
+    budget = tx.one("SELECT * FROM budget WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)
+    if task_id and budget is not None and amount > budget["cap_micros"] - budget["shadow_micros"]:
+        set_cap(tx, budget, amount, "set_cap")
+        tx.run(
+            "UPDATE claim SET max_cost_micros = ? WHERE run_id = ? AND task_id = ? AND state = 'open'",
+            amount,
+            run_id,
+            task_id,
+        )
+    journal(tx, "approve", run_id=run_id, request_id=request_id, note=said)
     return run_row(tx, run_id)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import journal, move, take
+from luigi_spendguard.ledger.budgets import day_budget, journal, keep_budget, lend, move, run_budget, take
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
-from luigi_spendguard.ledger.runs import key_hash
 from luigi_spendguard.messages import Ask, facts_of
 from luigi_spendguard.money import Micros, format_usd, plain_usd
+from luigi_spendguard.policy import Caps
 
 
 @dataclass(frozen=True)
@@ -19,7 +20,7 @@ class Scope:
 
     claim: Row
     run: Row
-    daily_cap: Micros | None
+    caps: Caps
 
 
 class Refused(Exception):
@@ -38,14 +39,14 @@ class _NoRoom(Exception):
         self.budget = budget
 
 
-def find_scope(tx: Tx, key: str, daily_cap: Micros | None) -> Scope | None:
+def find_scope(tx: Tx, key: str, caps: Caps) -> Scope | None:
     """Return whose key this is, or None. The key's hash is compared by the index on it."""
     claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", key_hash(key))
     if claim is None:
         return None
     run = tx.one("SELECT * FROM run WHERE run_id = ?", claim["run_id"])
     assert run is not None
-    return Scope(claim, run, daily_cap)
+    return Scope(claim, run, caps)
 
 
 def object_of(tx: Tx, ask: Ask) -> Row | None:
@@ -60,6 +61,24 @@ def object_of(tx: Tx, ask: Ask) -> Row | None:
     )
 
 
+def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
+    """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
+    caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
+    budgets = [int(run_budget(tx, run_id)["id"])]
+    if caps.day is not None:
+        budgets.append(day_budget(tx, caps.day))
+    if family in caps.task_families:
+        budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
+    if vendor in caps.vendors:
+        budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
+    task_cap = scope.claim["max_cost_micros"]
+    if task_cap is not None:
+        budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
+    tx.run("DELETE FROM call_budget WHERE call_id = ?", call_id)
+    for budget_id in budgets:
+        tx.insert("call_budget", call_id=call_id, budget_id=budget_id)
+
+
 def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     """Reserve what the call may cost beyond what its object already counts for."""
     known = object_of(tx, ask)
@@ -68,17 +87,14 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     if total is None:
         total = known["worth_micros"] if known else 0
     amount = Micros(max(0, total - counted))
-    if amount and scope.run["state"] == "frozen":
+    if amount and scope.run["state"] == "frozen" and not scope.caps.shadow:
         raise Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
                       "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
                       run_id=scope.run["run_id"])  # fmt: skip
     try:
         with tx.savepoint():
-            linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
             if amount:
-                full = take(tx, [link["budget_id"] for link in linked], amount)
-                if full is not None:
-                    raise _NoRoom(full)
+                _take(tx, scope, row["id"], amount)
             if known and amount:
                 tx.run(
                     "UPDATE vendor_object SET counted_micros = counted_micros + ?"
@@ -96,24 +112,57 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
         raise _refuse_cap(scope, full.budget, amount) from None
 
 
+def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
+    """Take the money from every budget of a call; in shadow mode also what none of them has."""
+    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
+    budgets = [int(link["budget_id"]) for link in linked]
+    try:
+        with tx.savepoint():
+            full = take(tx, budgets, amount)
+            if full is not None:
+                raise _NoRoom(full)
+    except _NoRoom as full:
+        if not scope.caps.shadow:
+            raise
+        lend(tx, budgets, amount)
+        tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?",
+               f"let through in shadow mode: {_refuse_cap(scope, full.budget, amount)}", call_id)  # fmt: skip
+
+
+def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
+    """Return what a budget is called, and what raises it."""
+    run_id, part = scope.run["run_id"], budget["part"]
+    if budget["scope"] == "run":
+        no_cap = not budget["cap_micros"] and scope.run["note"]
+        return f"of run {run_id}", scope.run[
+            "note"
+        ] if no_cap else f"`spendguard top-up {run_id} USD` raises it"
+    if budget["scope"] == "day":
+        return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
+    if budget["scope"] == "family":
+        return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
+    if budget["scope"] == "vendor":
+        return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
+    if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
+        approve = f"`spendguard approve {run_id} --task {part} --cost USD`"
+        return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"
+    return f"of task {part}", "it is the task's max_cost_usd"
+
+
 def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> Refused:
     run_id = scope.run["run_id"]
-    if budget["scope"] == "run":
-        what = f"the cap of {format_usd(budget['cap_micros'])} of run {run_id}"
-        advice = f"`spendguard top-up {run_id} USD` raises it"
-        if not budget["cap_micros"] and scope.run["note"]:
-            advice = scope.run["note"]
-    else:
-        what = f"the daily cap of {format_usd(budget['cap_micros'])} of all runs ({budget['window']})"
-        advice = "it is [spendguard] daily_cap_usd"
+    what, advice = _budget_name(scope, budget)
+    cap = budget["cap_micros"] - budget["shadow_micros"]
     return Refused(
         "cap",
-        f"{what} has no room for {format_usd(amount)}: {format_usd(budget['spent_micros'])} spent, "
+        f"the cap of {format_usd(cap)} {what} has no room for {format_usd(amount)}: "
+        f"{format_usd(budget['spent_micros'])} spent, "
         f"{format_usd(budget['reserved_micros'])} reserved, "
         f"{format_usd(budget['remaining_micros'])} remaining; {advice}",
         run_id=run_id,
         budget=budget["scope"],
-        cap_usd=plain_usd(budget["cap_micros"]),
+        part=budget["part"],
+        cap_usd=plain_usd(cap),
         spent_usd=plain_usd(budget["spent_micros"]),
         reserved_usd=plain_usd(budget["reserved_micros"]),
         remaining_usd=plain_usd(budget["remaining_micros"]),

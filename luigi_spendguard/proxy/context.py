@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType
 
-from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
+from luigi_spendguard.port import LedgerPort
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Attempt:
     task_id: str
     family: str
     key: str = field(repr=False)
-    client: LedgerClient
+    client: LedgerPort
     settings: Settings = field(repr=False)
 
 
@@ -38,12 +38,14 @@ _current: ContextVar[Attempt | _Outside | None] = ContextVar("spendguard_attempt
 _active: dict[str, Attempt] = {}
 _known_keys: set[str] = set()
 _workers = 0
+_in_flight = 0
+_idle: Callable[[], None] | None = None
 _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _in_flight
+    _lock, _in_flight = threading.Lock(), 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -85,6 +87,32 @@ def running(attempt: Attempt) -> Iterator[None]:
         _current.reset(token)
         with _lock:
             _active.pop(attempt.claim_id, None)
+
+
+def in_flight() -> int:
+    """Return how many vendor calls of this process are under way."""
+    return _in_flight
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Count a vendor call of this process while it is under way."""
+    global _in_flight
+    with _lock:
+        _in_flight += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _in_flight -= 1
+        if _idle is not None and not _in_flight:
+            _idle()
+
+
+def on_idle(act: Callable[[], None] | None) -> None:
+    """Let `act` be called whenever the last vendor call under way has ended."""
+    global _idle
+    _idle = act
 
 
 @contextmanager

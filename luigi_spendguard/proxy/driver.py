@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from luigi_spendguard.guard import Finish, Life, Reserve, Send
+from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Reply
@@ -13,6 +14,11 @@ from luigi_spendguard.vendors import Reply
 
 def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) -> Reply:
     """Run `life` to its end and return the vendor's reply. Raises what `life` raises."""
+    with context.calling():
+        return _driven(life, attempt, upstream, timeout_s)
+
+
+def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) -> Reply:
     value: Any = None
     error: BaseException | None = None
     while True:

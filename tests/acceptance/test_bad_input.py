@@ -175,13 +175,6 @@ def test_a_stock_luigid_on_the_other_end_is_named(still: Site) -> None:
         process.wait(10)
 
 
-def test_the_local_scheduler_is_refused_before_run(site: Site) -> None:
-    _, out = site.luigi("Billing", "--n", "2", "--local-scheduler")
-    assert site.stripe.posts() == []
-    assert "start luigid-spendguard" in out
-    assert (site.folder / "out").joinpath("Report__99914b932b").exists()
-
-
 @pytest.mark.parametrize("given", ["w" * 20, None])
 def test_a_wrong_or_missing_worker_token_is_named(still: Site, given: str | None) -> None:
     still.configure(spendguard={"worker_token": "v" * 20})

@@ -6,10 +6,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.ledger import ending, reading, reserving, runs, taking
+from luigi_spendguard.ledger import claims, ending, reading, reserving, runs, taking
 from luigi_spendguard.ledger.books import Ledger
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
 
 
 class Books:
@@ -17,7 +18,7 @@ class Books:
 
     def __init__(self, path: Path, cap: int = 100, run_id: str = "run", daily: int | None = None) -> None:
         self.path, self.run_id = path, run_id
-        self.daily = None if daily is None else Micros(daily)
+        self.caps = Caps(day=None if daily is None else Micros(daily))
         self.ledger = Ledger(path)
         self.write(runs.open_run, runs.RunRequest(run_id, False, "Root", "Root_1", Micros(cap)))
 
@@ -29,12 +30,14 @@ class Books:
         """Run one reading operation."""
         return self.ledger.read(operation, *args).result(20)
 
-    def claim(self, task_id: str, run_id: str | None = None) -> str:
+    def claim(self, task_id: str, run_id: str | None = None, **more: Any) -> str:
         """Begin an attempt of a task; return its vault key."""
         claim_id = str(uuid.uuid4())
-        request = runs.ClaimRequest(claim_id, run_id or self.run_id, task_id, "Charge", {}, "worker")
+        request = claims.ClaimRequest(
+            claim_id, run_id or self.run_id, task_id, more.pop("family", "Charge"), {}, "worker", **more
+        )
         self.last_claim = claim_id
-        return self.write(runs.claim, request)[1]
+        return self.write(claims.claim, request)[1]
 
     def ask(self, amount: int, **more: Any) -> Ask:
         """Return a request to reserve `amount` micro-dollars for a customer."""
@@ -49,7 +52,7 @@ class Books:
         """Ask under a vault key."""
 
         def operation(tx: Any) -> Answer:
-            scope = taking.find_scope(tx, key, self.daily)
+            scope = taking.find_scope(tx, key, self.caps)
             assert scope is not None
             return reserving.reserve(tx, scope, ask)
 
@@ -59,7 +62,7 @@ class Books:
         """End a call under a vault key."""
 
         def operation(tx: Any) -> Any:
-            scope = taking.find_scope(tx, key, self.daily)
+            scope = taking.find_scope(tx, key, self.caps)
             assert scope is not None
             return ending.end(tx, scope, end)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.ledger import ending, runs
+from luigi_spendguard.ledger import claims, ending, runs
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
@@ -96,7 +96,7 @@ def test_another_run_repeats_a_call_until_the_task_has_completed(books: Books) -
     other_run(books, "corrected")
     key = books.claim("task", "corrected")
     assert replayed(books, key, equal(books)) == '{"id": "pi_1"}'
-    books.write(runs.finish, books.last_claim, "completed")
+    books.write(claims.finish, books.last_claim, "completed")
     other_run(books, "next-month")
     assert replayed(books, books.claim("task", "next-month"), equal(books)) == "allowed"
 
@@ -104,7 +104,7 @@ def test_another_run_repeats_a_call_until_the_task_has_completed(books: Books) -
 def test_a_completion_is_counted_once(books: Books) -> None:
     books.claim("task")
     for _ in range(3):
-        books.write(runs.finish, books.last_claim, "completed")
+        books.write(claims.finish, books.last_claim, "completed")
     assert books.read(lambda tx: tx.value("SELECT completions FROM task WHERE task_id = 'task'")) == 1
 
 

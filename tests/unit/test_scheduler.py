@@ -11,6 +11,7 @@ import pytest
 
 from scheduler_patch.gate import Gate
 from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.gates import day, fed
 
 RUN = {"run_id": "r1"}
 
@@ -18,7 +19,7 @@ RUN = {"run_id": "r1"}
 @pytest.fixture
 def scheduler() -> BudgetScheduler:
     made = BudgetScheduler()
-    made.gate.figures("r1", "active", 1000)
+    fed(made.gate, 1000)
     return made
 
 
@@ -39,19 +40,19 @@ def test_a_blocked_vendor_task_stays_pending_while_a_plain_one_is_handed_out(
 ) -> None:
     vendor(scheduler, priority=9)
     scheduler.add_task(task_id="plain", worker="w", family="P")
-    scheduler.gate.figures("r1", "active", 0)
+    fed(scheduler.gate, 0)
     assert work(scheduler) == "plain"
     assert work(scheduler) is None
     assert status(scheduler, "v") == "PENDING"
-    assert scheduler.blocked("w") == ["v"]
+    assert list(scheduler.blocked("w")) == ["v"]
 
 
 def test_a_hold_is_freed_exactly_when_what_was_asked_remains(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     scheduler.gate.hold("v", "run", 1500)
-    scheduler.gate.figures("r1", "active", 1499)
+    fed(scheduler.gate, 1499)
     assert work(scheduler) is None
-    scheduler.gate.figures("r1", "active", 1500)
+    fed(scheduler.gate, 1500)
     assert work(scheduler) == "v"
 
 
@@ -61,10 +62,10 @@ def test_a_task_that_has_paid_is_dispatched_at_the_cap_and_in_a_frozen_run(
     vendor(scheduler, "paid")
     vendor(scheduler, "new", priority=9)
     scheduler.gate.paid.add("paid")
-    scheduler.gate.figures("r1", "frozen", 1000)
+    fed(scheduler.gate, 1000, state="frozen")
     assert not scheduler.gate.allows("new")
     assert scheduler.gate.allows("paid")
-    scheduler.gate.figures("r1", "active", 0)
+    fed(scheduler.gate, 0)
     assert work(scheduler) == "paid"
     assert work(scheduler) is None
 
@@ -72,7 +73,7 @@ def test_a_task_that_has_paid_is_dispatched_at_the_cap_and_in_a_frozen_run(
 def test_a_running_task_of_a_revoked_run_is_taken_back_when_issued_again(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     assert work(scheduler) == "v"
-    scheduler.gate.figures("r1", "revoked", 1000)
+    fed(scheduler.gate, 1000, state="revoked")
     reply = scheduler.get_work(worker="w", host="h", current_tasks=[])
     assert reply["task_id"] is None
     assert "task_family" not in reply
@@ -82,12 +83,12 @@ def test_a_running_task_of_a_revoked_run_is_taken_back_when_issued_again(schedul
 
 def test_the_day_budget_blocks_and_its_hold_ends_with_the_day(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.day_remaining = 0
+    day(scheduler.gate, 0)
     assert work(scheduler) is None
     scheduler.gate.hold("v", "day", 500)
-    scheduler.gate.day_remaining = 499
+    day(scheduler.gate, 499)
     assert work(scheduler) is None
-    scheduler.gate.day_remaining = 500
+    day(scheduler.gate, 500)
     assert work(scheduler) == "v"
 
 
@@ -100,7 +101,7 @@ def test_only_the_worker_that_runs_a_task_can_report_it_blocked(scheduler: Budge
     scheduler.add_task(worker="w", **report)
     assert status(scheduler, "v") == "PENDING"
     assert work(scheduler) is None
-    scheduler.gate.figures("r1", "active", 1001)
+    fed(scheduler.gate, 1001)
     assert work(scheduler) == "v"
 
 
@@ -109,7 +110,7 @@ def test_blocked_tasks_and_what_waits_for_them_leave_the_counts(scheduler: Budge
     scheduler.add_task(task_id="after", worker="w", family="P", deps=["v"])
     assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 2
     assert scheduler.count_pending(worker="w")["n_pending_last_scheduled"] == 2
-    scheduler.gate.figures("r1", "active", 0)
+    fed(scheduler.gate, 0)
     counts = scheduler.count_pending(worker="w")
     assert (counts["n_pending_tasks"], counts["n_pending_last_scheduled"]) == (0, 0)
 
@@ -119,7 +120,7 @@ def test_prune_forgets_the_membership_of_tasks_that_are_gone(scheduler: BudgetSc
     vendor(scheduler, "kept")
     scheduler._state.inactivate_tasks(["v"])
     scheduler.prune()
-    assert scheduler.gate.run_of == {"kept": "r1"}
+    assert list(scheduler.gate.entries) == ["kept"]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -163,7 +164,7 @@ def test_the_state_file_is_read_by_either_scheduler(writer: Any, reader: Any, tm
         last.dump()
         assert b"luigi_spendguard" not in path.read_bytes()
         assert b"scheduler_patch" not in path.read_bytes()
-    assert last.gate.run_of == {"v": "r1"}
+    assert last.gate.entries["v"].runs == ["r1"]
 
 
 class Counted(dict[str, Any]):
@@ -176,7 +177,7 @@ class Counted(dict[str, Any]):
         return super().get(*args)
 
     def __iter__(self) -> Any:
-        raise AssertionError("allows() walks over all tasks")
+        raise AssertionError("the gate walks over all tasks")
 
     items = values = keys = __iter__
 
@@ -184,14 +185,15 @@ class Counted(dict[str, Any]):
 @pytest.mark.parametrize("tasks", [10, 10_000])
 def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
     gate = Gate()
-    gate.figures("r1", "active", 1000)
+    fed(gate)
     for number in range(tasks):
-        gate.join(f"t{number}", "r1")
+        gate.join(f"t{number}", "r1", "w", "V", None, False)
         gate.hold(f"t{number}", "run", 2000)
-    run_of, holds, runs = (Counted(each) for each in (gate.run_of, gate.holds, gate.runs))
-    gate.run_of, gate.holds, gate.runs = run_of, holds, runs
+    entries = gate.entries = Counted(gate.entries)
+    runs = gate.runs = Counted(gate.runs)
+    runs["r1"].tasks = Counted(runs["r1"].tasks)
     assert not gate.allows("t5")
-    assert (run_of.looks, holds.looks, runs.looks) == (1, 1, 1)
+    assert (entries.looks, runs.looks, runs["r1"].tasks.looks) == (1, 1, 0)
 
 
 def test_a_blocked_batch_leaves_no_combined_task_behind(scheduler: BudgetScheduler) -> None:
@@ -219,21 +221,21 @@ def test_the_members_of_a_denied_batch_are_held_as_the_batch_was(scheduler: Budg
     scheduler.add_task(**batch, status="RUNNING", spendguard_blocked=True)
     assert scheduler.get_work(worker="w", host="h")["task_id"] is None
     assert sorted(scheduler.blocked("w")) == ["1", "2"]
-    assert "vb" not in scheduler.gate.holds
-    scheduler.gate.figures("r1", "active", 1500)
+    assert "vb" not in scheduler.gate.entries
+    fed(scheduler.gate, 1500)
     assert sorted(scheduler.get_work(worker="w", host="h")["batch_task_ids"]) == ["1", "2"]
 
 
 def test_a_revoked_run_dispatches_nothing_whatever_it_paid_or_has_left(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     scheduler.gate.paid.add("v")
-    scheduler.gate.figures("r1", "revoked", 1000)
+    fed(scheduler.gate, 1000, state="revoked")
     assert work(scheduler) is None
-    assert scheduler.blocked("w") == ["v"]
+    assert list(scheduler.blocked("w")) == ["v"]
 
 
 def test_a_completed_task_is_held_by_nothing(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     scheduler.gate.hold("v", "run", 1500)
     scheduler.add_task(task_id="v", worker="w", status="DONE")
-    assert scheduler.gate.holds == {}
+    assert scheduler.gate.entries == {}

@@ -1,0 +1,196 @@
+"""Claims and their vault keys: one attempt of one vendor task, or of a batch of them.
+
+Each function is one operation inside a transaction and idempotent by what the caller names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
+from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.runs import revoked, run_row
+from luigi_spendguard.money import Micros
+
+KEY_PREFIX = "vault_key_"
+
+
+def key_hash(key: str) -> str:
+    """Return the SHA-256 under which a vault key is kept."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class ClaimRequest:
+    """One attempt of a vendor task, as the worker that runs it names it.
+
+    Attributes:
+        members: the tasks of a batch, in the batch's order; empty for a single task.
+        also: the other runs that the task belongs to.
+        max_cost: what the task says its calls may spend in all, in micro-dollars; None: it does not say.
+        single: what a task may spend without an approval, in micro-dollars; None: whatever it says.
+
+    """
+
+    claim_id: str
+    run_id: str
+    task_id: str
+    family: str
+    params: Mapping[str, str]
+    worker: str
+    members: tuple[str, ...] = ()
+    also: tuple[str, ...] = ()
+    max_cost: Micros | None = None
+    single: Micros | None = None
+
+
+def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
+    """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
+
+    The same claim asked again (its answer was lost) gets a new key and the old one is void.
+    Raises KeyRevoked when the run is revoked, NotFound, Conflict.
+    """
+    run = run_row(tx, request.run_id)
+    if run["state"] == "revoked":
+        raise revoked(run["run_id"], bool(run["by_task_id"]))
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    known = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
+    if known is not None:
+        if known["state"] != "open" or known["task_id"] != request.task_id:
+            raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
+        tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
+        return known, key
+    tasks = json.dumps([request.task_id, *request.members])
+    tx.run(
+        f"UPDATE claim SET state = 'ended', outcome = 'superseded', ended_at = {NOW}"
+        f" WHERE state = 'open' AND id IN ({_OF_TASKS})",
+        tasks,
+    )
+    max_cost = _max_cost(tx, request)
+    if max_cost is not None:
+        keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
+    tx.run(
+        "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed,"
+        f" max_cost_micros, key_hash, state, claimed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,'open',{NOW})",
+        request.claim_id,
+        request.run_id,
+        request.task_id,
+        request.family,
+        json.dumps(dict(request.params), ensure_ascii=False),
+        request.worker,
+        json.dumps(list(request.also)),
+        json.dumps(list(request.members)),
+        _mixed_with(tx, request, tasks),
+        max_cost,
+        key_hash(key),
+    )
+    for member in request.members:
+        tx.insert("member", task_id=member, claim_id=request.claim_id, epoch=completions(tx, member))
+    row = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
+    assert row is not None
+    return row, key
+
+
+#: Claims of any of the tasks (a JSON list), alone or in a batch.
+_OF_TASKS = (
+    "WITH wanted AS (SELECT value FROM json_each(?1))"
+    " SELECT id FROM claim WHERE task_id IN wanted UNION SELECT claim_id FROM member WHERE task_id IN wanted"
+)
+
+
+def completions(tx: Tx, task_id: str) -> int:
+    """Return how often a task has completed."""
+    return int(tx.value("SELECT completions FROM task WHERE task_id = ?", task_id) or 0)
+
+
+def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
+    """Return what the task may spend: what it says, else what a task may without an approval."""
+    if request.max_cost is not None or request.single is None:
+        return request.max_cost
+    return Micros(max(request.single, approved(tx, request.run_id, request.task_id) or 0))
+
+
+def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:
+    """Return an earlier task that has paid for some of these tasks under another id, "" for none.
+
+    Its calls have other identities, so what a call of this batch repeats of them cannot be known. Calls
+    with the caller's own key are told apart by that. What has completed since was another matter.
+    """
+    if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
+        return ""
+    return str(
+        tx.value(
+            "SELECT call.task_id FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
+            f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
+            " AND call.task_id <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
+            " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
+            " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
+            " task.task_id = coalesce(member.task_id, call.task_id)), 0) LIMIT 1",
+            tasks,
+            request.task_id,
+        )
+        or ""
+    )
+
+
+def approved(tx: Tx, run_id: str, task_id: str = "") -> int | None:
+    """Return the amount that an operator let pass for a run, or for one of its tasks."""
+    value = tx.value("SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ?", run_id, task_id)
+    return None if value is None else int(value)
+
+
+#: How an attempt may end.
+OUTCOMES = ("completed", "failed", "yielded", "blocked", "died")
+
+
+def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
+    """End a claim and its key; `completed` counts a completion of the task, once.
+
+    `died`: the process is gone for certain, so its pending calls are in doubt now. Returns the claim
+    row, None for an unknown claim (it was never made).
+    """
+    row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
+    if row is None:
+        return None
+    if row["state"] == "open" or (outcome == "completed" and row["outcome"] != "completed"):
+        tx.run(
+            f"UPDATE claim SET state = 'ended', outcome = ?, ended_at = {NOW} WHERE id = ?",
+            outcome,
+            claim_id,
+        )
+        if outcome == "completed":
+            for task_id in [row["task_id"], *json.loads(row["members"])]:
+                count_completion(tx, task_id)
+    if outcome == "died":
+        for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
+            in_doubt(tx, call, "its sender died")
+    return row
+
+
+def count_completion(tx: Tx, task_id: str) -> None:
+    """Count that a task completed: the next run of another name pays for its calls again."""
+    tx.run(
+        "INSERT INTO task (task_id, completions) VALUES (?, 1)"
+        " ON CONFLICT (task_id) DO UPDATE SET completions = completions + 1",
+        task_id,
+    )
+
+
+def close_run(tx: Tx, name: str) -> Row | None:
+    """End the current run of that name if it was named by task_id: its root has completed.
+
+    Claims whose end was never heard count as completed with it. Returns the run row, or None.
+    """
+    row = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", name)
+    if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
+        return row
+    tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
+    for lost in tx.all("SELECT id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
+        finish(tx, lost["id"], "completed")
+    journal(tx, "close", run_id=row["run_id"])
+    return run_row(tx, row["run_id"])

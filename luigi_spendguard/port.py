@@ -1,0 +1,38 @@
+"""What a worker needs of the ledger, however it is reached: over luigid's RPCs, or in its own process."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from luigi_spendguard.messages import Answer, Ask, End
+
+
+class LedgerPort(Protocol):
+    """The worker's side of the ledger; `LedgerClient` says what each method raises."""
+
+    def open_run(self, **fields: Any) -> dict[str, Any]:
+        """Open (or find) a run."""
+
+    def claim(self, **fields: Any) -> dict[str, Any]:
+        """Claim a dispatched task for an attempt."""
+
+    def finish(self, claim_id: str, outcome: str) -> None:
+        """Say how an attempt ended, now or later; never raises."""
+
+    def close_run(self, name: str) -> None:
+        """Say that a root has completed."""
+
+    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
+
+    def acknowledge(self, worker: str, run_id: str) -> None:
+        """Say that a worker knows of a revoked run."""
+
+    def reserve(self, key: str, ask: Ask) -> Answer:
+        """Ask for a reservation."""
+
+    def end(self, key: str, end: End) -> None:
+        """Deliver how a call ended, now or later; never raises."""
+
+    def flush(self, timeout_s: float = ...) -> bool:
+        """Wait until everything that was to be delivered is."""

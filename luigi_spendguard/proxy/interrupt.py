@@ -1,0 +1,48 @@
+"""How a forked child hears that its run was revoked: a signal, obeyed between vendor calls."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from luigi_spendguard.errors import denial
+from luigi_spendguard.proxy import context
+
+#: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
+SIGNAL: Any = getattr(signal, "SIGUSR2", None)
+
+
+@contextmanager
+def interruptible(run_id: str) -> Iterator[None]:
+    """Raise KeyRevoked in the block when the worker asks for it: once no vendor call is in flight.
+
+    For forked children only, whose main thread runs the task; afterwards the signal is ignored, so that
+    it cannot end a child that is handing over its result.
+    """
+    if SIGNAL is None or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    asked = False
+
+    def obey(number: int, frame: FrameType | None) -> None:
+        nonlocal asked
+        asked = True
+        if not context.in_flight():
+            raise denial("revoked", f"run {run_id} was revoked while this task ran", {"run_id": run_id})
+
+    def call_ended() -> None:
+        if asked:
+            os.kill(os.getpid(), SIGNAL)  # To the main thread, whichever thread's call this was.
+
+    signal.signal(SIGNAL, obey)
+    context.on_idle(call_ended)
+    try:
+        yield
+    finally:
+        signal.signal(SIGNAL, signal.SIG_IGN)
+        context.on_idle(None)

@@ -1,0 +1,94 @@
+"""Ending running tasks of a revoked run: the worker signals the child, which ends by itself.
+
+The child raises KeyRevoked in its main thread once no vendor call of it is in flight. A hard kill comes
+only after a grace that is longer than any call, and never while the child writes to the result queue.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from typing import Any
+
+from luigi_spendguard.attempts import GuardedTaskProcess, quietly
+from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.proxy import interrupt
+
+logger = logging.getLogger(__name__)
+
+#: Seconds beyond the vendor's longest time-out before a child that does not end is killed.
+GRACE_S = 5.0
+_LOOK_S = 0.2
+
+
+class Stopper:
+    """Ends a worker's forked children; made for each worker, its thread starts with the first mark."""
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._marks: queue.SimpleQueue[tuple[str, tuple[str, ...]]] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._asked: dict[int, float] = {}
+        #: Tasks that were killed: their end is no failure of theirs.
+        self.killed: set[str] = set()
+
+    def mark(self, run_id: str, task_ids: list[str]) -> None:
+        """Set a mark; called in the ping thread, which holds Luigi's fork lock and must not wait."""
+        self._marks.put((run_id, tuple(task_ids)))
+        if self._thread is None or not self._thread.is_alive():
+            self._thread = threading.Thread(target=self._work, name="spendguard-stopper", daemon=True)
+            self._thread.start()
+
+    def _work(self) -> None:
+        waiting: dict[str, GuardedTaskProcess] = {}
+        while True:
+            try:
+                run_id, task_ids = self._marks.get(timeout=_LOOK_S)
+            except queue.Empty:
+                pass
+            else:
+                with quietly("The revoke was not acknowledged"):
+                    client: LedgerPort = self._worker._guard.client()
+                    client.acknowledge(self._worker._id, run_id)
+                for task_id in task_ids:
+                    process = self._worker._running_tasks.get(task_id)
+                    if isinstance(process, GuardedTaskProcess) and process.use_multiprocessing:
+                        waiting[task_id] = process
+            waiting = {task_id: p for task_id, p in waiting.items() if self._asked_to_end(task_id, p)}
+            if not waiting and self._marks.empty():
+                time.sleep(_LOOK_S)
+
+    def _asked_to_end(self, task_id: str, process: GuardedTaskProcess) -> bool:
+        """Ask a child to end, or kill it after its grace; return whether it is still to be looked at."""
+        if not process.is_alive() or process.pid is None:
+            return False
+        since = self._asked.get(process.pid)
+        if since is None:
+            self._asked[process.pid] = time.monotonic()
+            logger.warning("Task %s is asked to end: its run is revoked", task_id)
+            if interrupt.SIGNAL is not None:
+                os.kill(process.pid, interrupt.SIGNAL)
+        elif time.monotonic() - since > self._grace():
+            self._kill(task_id, process)
+            return False
+        return True
+
+    def _grace(self) -> float:
+        vendors = self._worker._guard.settings().vendors.values()
+        return GRACE_S + max((vendor.timeout_s for vendor in vendors), default=0.0)
+
+    def _kill(self, task_id: str, process: GuardedTaskProcess) -> None:
+        logger.error("Task %s did not end after its run was revoked: it is killed", task_id)
+        self.killed.add(task_id)
+        # A child that dies while it holds this lock would hang every other child's result.
+        lock = getattr(self._worker._task_result_queue, "_wlock", None)
+        if lock is None or not lock.acquire(timeout=GRACE_S):
+            process.kill()
+            return
+        try:
+            process.kill()
+        finally:
+            lock.release()

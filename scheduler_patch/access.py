@@ -1,0 +1,134 @@
+"""`Access`: the ledger as luigid's routes reach it, opened when it is first needed; it feeds the gate.
+
+Nothing here waits for the ledger in tornado's thread: operations are awaited, so Luigi's own RPCs go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import figures, upkeep
+from luigi_spendguard.ledger.books import Ledger
+from scheduler_patch.gate import Gate
+from scheduler_patch.memory import Rules
+from scheduler_patch.scheduler import BudgetScheduler
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between two looks for pending calls whose sender must be gone.
+SWEEP_S = 5.0
+
+
+class Access:
+    """Opens the ledger when it is first needed (a luigid without vendor tasks never has one)."""
+
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler) -> None:
+        self.settings = settings
+        self.scheduler = scheduler
+        self.gate: Gate = scheduler.gate
+        caps = settings.caps
+        self.gate.rules = Rules(
+            settings.forecast,
+            settings.forecast_growth,
+            caps.single,
+            caps.shadow,
+            settings.vendor_tasks,
+            settings.kill_on_revoke,
+        )
+        self._ledger: Ledger | None = None
+        self._opening = threading.Lock()
+        self._admin_token = settings.admin_token
+        if settings.ledger_path.exists():
+            self._open()
+
+    def _open(self) -> Ledger:
+        with self._opening:
+            if self._ledger is None:
+                ledger = Ledger(self.settings.ledger_path)
+                self.gate.begin(ledger.write(figures.start, self.settings.caps).result())
+                self.gate.averages = ledger.read(figures.averages).result()
+                if self._admin_token is None:
+                    self._admin_token = kept_token(self.settings.ledger_path)
+                self._ledger = ledger
+                logger.info("The ledger is %s", ledger.path)
+            return self._ledger
+
+    @property
+    def admin_token(self) -> str | None:
+        """The admin token of luigi.cfg, else of the file beside the ledger; None while there is no ledger."""
+        path = token_path(self.settings.ledger_path)
+        if self._admin_token is None and path.exists():  # Made by a worker with a local scheduler.
+            self._admin_token = kept_token(self.settings.ledger_path)
+        return self._admin_token
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger file: none is made for questions."""
+        return self._ledger is not None or self.settings.ledger_path.exists()
+
+    async def ledger(self) -> Ledger:
+        """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
+        return await asyncio.to_thread(self._open) if self._ledger is None else self._ledger
+
+    async def write(self, operation: Callable[..., T], *args: Any) -> T:
+        """Run a ledger operation in a durable transaction."""
+        return await asyncio.wrap_future((await self.ledger()).write(operation, *args))
+
+    async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
+        """Run a reading operation; None while there is no ledger file."""
+        if not self.has_ledger:
+            return None
+        return await asyncio.wrap_future((await self.ledger()).read(operation, *args))
+
+    def close(self) -> None:
+        """Commit what is queued and close the file."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    async def sweep(self) -> None:
+        """Look for senders that are gone, forget old answers, and refresh the gate."""
+        if self._ledger is None:
+            return
+        try:
+            await self.write(upkeep.sweep)
+            await self.write(upkeep.forget, self.settings.replay_days)
+            await self.refresh()
+        except LedgerUnavailable as error:
+            logger.error("%s", error)
+
+    async def refresh(self) -> None:
+        """Take over what other processes have done to the ledger."""
+        runs, day = await self.read(figures.refreshed) or ([], None)
+        for run in runs:
+            self.gate.feed(run)
+        self.gate.feed_day(day)
+
+
+def token_path(ledger_path: Path) -> Path:
+    """Return where the admin token is kept when luigi.cfg names none."""
+    return ledger_path.with_name(ledger_path.name + ".admin-token")
+
+
+def kept_token(ledger_path: Path) -> str:
+    """Return the admin token beside the ledger, made at first start, mode 0600."""
+    path = token_path(ledger_path)
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return path.read_text("utf-8").strip()
+    except OSError as error:
+        raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(token + "\n")
+    return token

@@ -1,0 +1,133 @@
+"""What the gate knows of a task, of a run, and of a budget. Amounts are micro-dollars."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from scheduler_patch.forecast import Forecast
+
+
+@dataclass(eq=False)
+class Pot:
+    """A budget: what remains of it, and what is counted for tasks that were dispatched."""
+
+    scope: str
+    part: str
+    cap: int = 0
+    spent: int = 0
+    reserved: int = 0
+    remaining: int = 0
+    counted: int = 0
+    #: What shadow mode has lent beyond the cap.
+    lent: int = 0
+    #: The UTC day of a day's budget.
+    window: str = ""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Scope and part."""
+        return self.scope, self.part
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Take over the ledger's row."""
+        self.cap = row["cap_micros"] - row["shadow_micros"]
+        self.spent, self.reserved, self.lent = (
+            row["spent_micros"],
+            row["reserved_micros"],
+            row["shadow_micros"],
+        )
+        self.remaining = row["remaining_micros"]
+
+
+@dataclass(eq=False)
+class RunFigures:
+    """A run.
+
+    Attributes:
+        last: what the last run of the same root family came to; None: there was none.
+        approved: the forecast that an operator has let pass.
+        announcing: workers that are still scheduling tasks of it.
+        scheduled: whether some worker has scheduled a root of it completely.
+
+    """
+
+    run_id: str
+    state: str = "active"
+    root_family: str = ""
+    pots: dict[tuple[str, str], Pot] = field(default_factory=lambda: {("run", ""): Pot("run", "")})
+    forecast: Forecast | None = None
+    approved: int | None = None
+    last: int | None = None
+    approvals: dict[str, int] = field(default_factory=dict)
+    announcing: set[str] = field(default_factory=set)
+    scheduled: bool = False
+    tasks: dict[str, None] = field(default_factory=dict)
+
+    def pot(self, scope: str, part: str) -> Pot:
+        """Return a budget of the run, empty when it was not known."""
+        return self.pots.setdefault((scope, part), Pot(scope, part))
+
+    def update(self, row: Mapping[str, Any]) -> None:
+        """Take over the ledger's row; one without a name only has the state."""
+        self.state = row["state"]
+        if "name" not in row:
+            return
+        self.root_family, self.last, self.approved = (
+            row["root_family"],
+            row["last_micros"],
+            row["approved_micros"],
+        )
+        if self.forecast is None and row["forecast_micros"] is not None:
+            self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
+            self.scheduled = True
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A task was denied: it stays blocked while `asked` exceeds what remains of that budget."""
+
+    scope: str
+    part: str
+    asked: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Scope and part of the budget."""
+        return self.scope, self.part
+
+
+@dataclass(eq=False)
+class Entry:
+    """A vendor task.
+
+    Attributes:
+        runs: the runs it belongs to, in the order in which they were announced.
+        workers: which of them each worker has announced.
+        cost: what it says it may cost; None: it does not say.
+        left: what its own budget in the ledger has left; None: it was never claimed.
+        pinned: the run that it was last dispatched for.
+        counted: what is set aside for it in the budgets `counted_in`, while it runs.
+        claimed_by: the guarded worker that runs it.
+        members: the tasks of a batch, when this is its combined task.
+
+    """
+
+    task_id: str
+    family: str
+    runs: list[str] = field(default_factory=list)
+    workers: dict[str, dict[str, None]] = field(default_factory=dict)
+    cost: int | None = None
+    left: int | None = None
+    pinned: str | None = None
+    hold: Hold | None = None
+    counted: int = 0
+    counted_in: list[Pot] = field(default_factory=list)
+    claimed_by: str | None = None
+    members: tuple[str, ...] = ()
+
+    @property
+    def need(self) -> int | None:
+        """What it may still cost; None when that is not known."""
+        return self.left if self.left is not None else self.cost

@@ -1,0 +1,124 @@
+"""`--local-scheduler`: the ledger in the worker's own process, and in each of its forked children.
+
+A forked child holds a copy of the scheduler, which nobody hears: its calls reach the ledger's file itself,
+and the worker's own scheduler reads there what they have spent. Found by name by the worker (the one
+place of luigi_spendguard that reaches up).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.ledger import figures
+from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.money import parse_usd
+from scheduler_patch import operator
+from scheduler_patch.office import Office
+from scheduler_patch.scheduler import BudgetScheduler, adopt
+
+T = TypeVar("T")
+
+
+class LocalOffice(Office):
+    """An office whose loop is another thread's."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(saving, self.loop)
+
+
+class LocalPort:
+    """The `LedgerPort` of a worker with a scheduler of its own; made anew in forked children."""
+
+    def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
+        self._scheduler, self._settings = scheduler, settings
+        self._pid = 0
+        self._seen = 0
+        scheduler.gate.local = True
+        scheduler.refresh = self._refresh
+        self._do(_nothing)
+
+    def _do(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
+        """Do something in the office of this process."""
+        if self._pid != os.getpid():
+            self._open()
+        return asyncio.run_coroutine_threadsafe(act(self._office), self._office.loop).result()
+
+    def _open(self) -> None:
+        loop = asyncio.new_event_loop()
+        threading.Thread(target=loop.run_forever, name="spendguard-local", daemon=True).start()
+        self._office = LocalOffice(self._settings, self._scheduler)
+        self._office.loop, self._pid = loop, os.getpid()
+
+    def _refresh(self) -> None:
+        """Let the gate know what children, and other processes, have done to the ledger."""
+        if self._pid == os.getpid() and self._office.has_ledger:
+            self._do(self._take_over)
+
+    async def _take_over(self, office: LocalOffice) -> None:
+        await office.refresh()
+        self._seen, paid = await office.read(figures.paid_since, self._seen) or (self._seen, [])
+        office.gate.paid.update(paid)
+
+    # The port.
+
+    def open_run(self, **fields: Any) -> dict[str, Any]:
+        """Open (or find) a run. Raises BadAmount, Conflict, LedgerUnavailable."""
+        return self._do(
+            lambda office: office.open_run(
+                fields["name"],
+                fields["by_task_id"],
+                fields["root_family"],
+                fields["root_task_id"],
+                fields["budget_usd"],
+            )
+        )
+
+    def claim(self, **fields: Any) -> dict[str, Any]:
+        """Claim a dispatched task for an attempt. Raises SpendDenied, Conflict, LedgerUnavailable."""
+        asked = fields.pop("max_cost_usd", None)
+        max_cost = None if asked is None else parse_usd(asked)
+        return self._do(lambda office: office.claim(**fields, max_cost=max_cost))
+
+    def finish(self, claim_id: str, outcome: str) -> None:
+        """Say how an attempt ended."""
+        self._do(lambda office: office.finish(claim_id, outcome))
+
+    def close_run(self, name: str) -> None:
+        """Say that a root has completed."""
+        self._do(lambda office: office.close_run(name))
+
+    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
+        return self._do(lambda office: operator.blocked(office, worker, wait_s))
+
+    def acknowledge(self, worker: str, run_id: str) -> None:
+        """Say that a worker knows of a revoked run."""
+        self._do(lambda office: office.acknowledge(worker, run_id))
+
+    def reserve(self, key: str, ask: Ask) -> Answer:
+        """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
+        return self._do(lambda office: office.reserve(key, ask))
+
+    def end(self, key: str, end: End) -> None:
+        """Deliver how a call ended."""
+        self._do(lambda office: office.end(key, end))
+
+    def flush(self, timeout_s: float = 0) -> bool:
+        """Nothing waits here: an end is in the file, or was refused, when `end` returns."""
+        return True
+
+
+async def _nothing(office: LocalOffice) -> None:
+    """Open the office."""
+
+
+def port(scheduler: Any, settings: Settings) -> LocalPort:
+    """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
+    return LocalPort(adopt(scheduler), settings)

@@ -1,0 +1,310 @@
+"""What the dispatch gate knows: which tasks belong to which runs, what is left of every budget.
+
+Fed by the ledger's answers and rebuilt from it; nothing here decides. Amounts are micro-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from decimal import Decimal
+
+from luigi_spendguard.ledger.figures import Figures, Start
+from scheduler_patch.entries import Entry, Hold, Pot, RunFigures
+from scheduler_patch.forecast import Forecast
+
+
+@dataclass
+class Rules:
+    """What luigi.cfg says about dispatching: see `luigi_spendguard.config.SETTINGS`."""
+
+    forecast: str = "off"
+    growth: Decimal = Decimal(3)
+    single: int | None = None
+    shadow: bool = False
+    vendor_tasks: tuple[str, ...] = ()
+    kill: bool = True
+
+
+class Memory:
+    """Tasks, runs and budgets as luigid remembers them."""
+
+    def __init__(self) -> None:
+        self.rules = Rules()
+        #: The scheduler is the worker's own: tasks are claimed in children, unheard here.
+        self.local = False
+        self.entries: dict[str, Entry] = {}
+        self.runs: dict[str, RunFigures] = {}
+        self.names: dict[str, str] = {}
+        self.day: Pot | None = None
+        self.paid: set[str] = set()
+        #: Attempted batches: each member's task_id to all members in the batch's order.
+        self.batches: dict[str, tuple[str, ...]] = {}
+        #: Workers to be told that a run is revoked: each worker's runs.
+        self.stopping: dict[str, set[str]] = {}
+        #: Workers that are still scheduling, and the runs they have announced tasks of.
+        self.announcing: dict[str, set[str]] = {}
+        self.averages: dict[str, int] = {}
+        #: The runs that each worker has announced tasks of.
+        self.runs_of: dict[str, set[str]] = {}
+        #: Counts up whenever a blocked task may have become free.
+        self.version = 0
+
+    def run(self, name: str | None) -> RunFigures | None:
+        """Return a run by its run_id, or by the name of its root."""
+        if name is None:
+            return None
+        return self.runs.get(name) or self.runs.get(self.names.get(name, ""))
+
+    def _pots(self, run: RunFigures, entry: Entry) -> Iterable[Pot]:
+        yield run.pots["run", ""]
+        if self.day is not None:
+            yield self.day
+        for key in (("family", entry.family), entry.hold.key if entry.hold is not None else ("", "")):
+            pot = run.pots.get(key)
+            if pot is not None and pot.scope != "run":
+                yield pot
+
+    # Batches.
+
+    def combine(self, task_id: str, members: list[str]) -> None:
+        """Let a batch's combined task stand for its members: their run pays, their counts are its own."""
+        entries = [self.entries[member] for member in members if member in self.entries]
+        if not entries or (task_id in self.entries and self.entries[task_id].counted_in):
+            return  # A plain batch, or said twice.
+        first, known = entries[0], [entry.cost for entry in entries if entry.cost is not None]
+        combined = Entry(task_id, first.family, list(first.runs), pinned=first.pinned, members=tuple(members))
+        combined.cost = sum(known) if len(known) == len(entries) else None
+        self.entries[task_id] = combined
+        combined.counted_in = first.counted_in
+        for entry in entries:
+            combined.counted += entry.counted
+            entry.counted, entry.counted_in = 0, []
+        for member in members:
+            self.batches[member] = tuple(members)
+
+    def pass_on(self, task_id: str, members: Iterable[str]) -> None:
+        """Let the members of a batch be held as their combined task was, which is no more."""
+        combined = self.entries.get(task_id)
+        for member in members:
+            if combined is not None and member in self.entries:
+                self.entries[member].hold = combined.hold
+        self.forget([task_id])
+
+    # What tasks do.
+
+    def join(
+        self, task_id: str, run_id: str, worker: str, family: str, cost: int | None, announcing: bool
+    ) -> None:
+        """Let a task belong to a run, as its worker says."""
+        entry = self.entries.get(task_id)
+        if entry is None:
+            entry = self.entries[task_id] = Entry(task_id, family)
+        entry.family = family or entry.family
+        if run_id not in entry.runs:
+            entry.runs.append(run_id)
+        entry.workers.setdefault(worker, {})[run_id] = None
+        self.runs_of.setdefault(worker, set()).add(run_id)
+        if cost is not None and entry.left is not None:
+            entry.left = max(0, entry.left + cost - (entry.cost or 0))
+        entry.cost = cost if cost is not None else entry.cost
+        run = self.run(run_id)
+        if run is not None:
+            run.tasks[task_id] = None
+        if announcing:
+            self.announcing.setdefault(worker, set()).add(run_id)
+            if run is not None:
+                run.announcing.add(worker)
+
+    def scheduled(self, worker: str) -> list[RunFigures]:
+        """Take it that a worker has announced all it will; return its runs, with their forecasts."""
+        found = []
+        for run_id in self.announcing.pop(worker, ()):
+            run = self.run(run_id)
+            if run is not None:
+                run.announcing.discard(worker)
+                run.scheduled = True
+                run.forecast = self._forecast(run)
+                found.append(run)
+        return found
+
+    def _forecast(self, run: RunFigures) -> Forecast:
+        pot = run.pots["run", ""]
+        known, estimated, unknown = pot.spent + pot.reserved, 0, 0
+        for entry in (self.entries[task_id] for task_id in run.tasks if task_id in self.entries):
+            if entry.need is not None:
+                known += entry.need
+            elif entry.task_id in self.paid:
+                continue  # What it declares nothing about, it has paid.
+            elif entry.family in self.averages:
+                estimated += self.averages[entry.family]
+            else:
+                unknown += 1
+        return Forecast(known + estimated, estimated, unknown)
+
+    def gone(self, workers: Iterable[str]) -> None:
+        """Forget workers: what they were still scheduling will not be completed by them."""
+        for worker in workers:
+            self.stopping.pop(worker, None)
+            self.runs_of.pop(worker, None)
+            for run_id in self.announcing.pop(worker, ()):
+                run = self.run(run_id)
+                if run is not None:
+                    run.announcing.discard(worker)
+
+    def claimed(self, task_id: str, run_id: str, worker: str, family: str, left: int | None) -> None:
+        """Take it that a worker runs a task for a run, under a budget of its own that has `left`."""
+        entry = self.entries.get(task_id)
+        if entry is None:
+            entry = self.entries[task_id] = Entry(task_id, family, [run_id])
+        entry.pinned, entry.claimed_by = run_id, worker
+        run = self.run(run_id)
+        if run is not None and not entry.counted_in:
+            self._count(run, entry, left or 0)
+        if left is not None:
+            self.draw(task_id, left)
+
+    def to_stop(self, worker: str) -> dict[str, list[str]]:
+        """Return the revoked runs that a worker has not acknowledged, with its tasks of each."""
+        runs = self.stopping.get(worker)
+        if not runs:
+            return {}
+        mine = [entry for entry in self.entries.values() if entry.claimed_by == worker]
+        found = {run_id: [e.task_id for e in mine if e.pinned == run_id] for run_id in runs}
+        self.stopping[worker] = {run_id for run_id, tasks in found.items() if tasks}
+        return {run_id: tasks for run_id, tasks in found.items() if tasks}
+
+    def acknowledged(self, worker: str, run_id: str) -> None:
+        """Take it that a worker knows of a revoked run."""
+        self.stopping.get(worker, set()).discard(run_id)
+
+    def _stop(self, run_id: str) -> None:
+        for entry in self.entries.values():
+            if self.rules.kill and entry.pinned == run_id and entry.claimed_by is not None:
+                self.stopping.setdefault(entry.claimed_by, set()).add(run_id)
+
+    def approve(self, run_id: str, task_id: str, amount: int, left: int | None) -> None:
+        """Let a task of a run cost up to `amount`; its own budget then has `left`."""
+        run, entry = self.run(run_id), self.entries.get(task_id)
+        if run is not None:
+            run.approvals[task_id] = amount
+        if entry is not None and left is not None:
+            entry.left = left
+        self.version += 1
+
+    def _count(self, run: RunFigures, entry: Entry, amount: int) -> None:
+        entry.counted, entry.counted_in = amount, list(self._pots(run, entry))
+        for pot in entry.counted_in:
+            pot.counted += amount
+
+    def draw(self, task_id: str, left: int) -> None:
+        """Take over what a task's own budget has left; what its calls have taken is counted no more."""
+        entry = self.entries.get(task_id)
+        if entry is None:
+            return
+        entry.left = left
+        self.version += 1
+        over = entry.counted - left
+        if entry.counted_in and over > 0:
+            entry.counted = left
+            for pot in entry.counted_in:
+                pot.counted -= over
+
+    def stopped(self, task_id: str) -> None:
+        """Release what was counted for a task: it runs no more."""
+        entry = self.entries.get(task_id)
+        if entry is not None:
+            for pot in entry.counted_in:
+                pot.counted -= entry.counted
+            self.version += bool(entry.counted_in)
+            entry.counted, entry.counted_in, entry.claimed_by = 0, [], None
+
+    def hold(self, task_id: str, scope: str, asked: int, part: str = "") -> None:
+        """Block a task until `asked` fits what remains of that budget."""
+        entry = self.entries.get(task_id)
+        if entry is not None:
+            entry.hold = Hold(scope, part, asked)
+
+    def done(self, task_id: str) -> None:
+        """Forget a task that has completed. (What it has paid stays paid.)"""
+        if task_id in self.entries:
+            for member in self.batches.pop(task_id, ()):
+                self.batches.pop(member, None)
+            self.forget([task_id])
+
+    def forget(self, gone: Iterable[str]) -> None:
+        """Drop tasks that the scheduler has dropped."""
+        for task_id in list(gone):
+            self.stopped(task_id)
+            entry = self.entries.pop(task_id, None)
+            for run_id in entry.runs if entry is not None else ():
+                run = self.run(run_id)
+                if run is not None:
+                    run.tasks.pop(task_id, None)
+
+    # What the ledger says.
+
+    def feed(self, figures: Figures) -> None:
+        """Take over a run's figures."""
+        row = figures.run
+        run = self.runs.get(row["run_id"])
+        if run is None:
+            if "name" not in row:
+                return  # An ended run's late answer.
+            run = self.runs[row["run_id"]] = RunFigures(row["run_id"])
+        if "name" in row:
+            self.names[row["name"]] = row["run_id"]
+        if row["state"] == "revoked" and run.state != "revoked":
+            self._stop(run.run_id)
+        run.update(row)
+        self.version += 1
+        for budget in figures.budgets:
+            if budget["scope"] == "day":
+                self.feed_day(budget)
+            elif budget["scope"] == "task":
+                self.draw(budget["part"], budget["remaining_micros"])
+            else:
+                run.pot(budget["scope"], budget["part"]).update(budget)
+        if run.state == "ended":
+            self.runs.pop(run.run_id)
+
+    def feed_day(self, budget: dict[str, object] | None) -> None:
+        """Take over today's budget of all runs; a new day starts with its whole cap."""
+        if budget is None:
+            self.day = None
+            return
+        if self.day is None or self.day.window != budget["part"]:
+            counted = self.day.counted if self.day is not None else 0
+            self.day = Pot("day", "", window=str(budget["part"]), counted=counted)
+            self._move_counts(self.day)
+        self.day.update(budget)
+
+    def _move_counts(self, day: Pot) -> None:
+        for entry in self.entries.values():
+            entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+
+    def begin(self, start: Start) -> None:
+        """Rebuild everything from the ledger."""
+        for figures in start.runs:
+            self.feed(figures)
+        self.feed_day(start.day)
+        self.paid = set(start.paid)
+        for row in start.approvals:
+            run = self.runs.get(row["run_id"])
+            if run is not None:
+                run.approvals[row["task_id"]] = row["amount_micros"]
+        for members in start.batches:
+            self.batches.update(dict.fromkeys(members, tuple(members)))
+        for claim in start.claims:
+            entry = self.entries.get(claim["task_id"])
+            if entry is None:
+                entry = self.entries[claim["task_id"]] = Entry(claim["task_id"], "", [claim["run_id"]])
+            entry.pinned, entry.claimed_by = claim["run_id"], claim["worker"]
+            entry.left = claim["left_micros"]
+            run = self.runs.get(claim["run_id"])
+            if run is not None and not entry.counted_in and claim["state"] == "open":
+                self._count(run, entry, entry.left or 0)
+            elif run is not None and run.state == "revoked":
+                self._stop(run.run_id)
+        for run in self.runs.values():
+            run.tasks.update(dict.fromkeys(t for t, e in self.entries.items() if run.run_id in e.runs))

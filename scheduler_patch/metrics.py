@@ -1,0 +1,73 @@
+"""Switches a stock `luigid` on from luigi.cfg alone:
+
+    [scheduler]
+    metrics_collector = custom
+    metrics_custom_import = scheduler_patch.metrics.SpendguardMetrics
+
+Luigi 3.8 imports that class when it makes its scheduler, before it asks for its application (`metrics.py`,
+`server.py`). The slot it takes is given back: `[spendguard] metrics_collector` names Luigi's own collector.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import luigi.server
+from luigi.metrics import MetricsCollector, MetricsCollectors
+
+from luigi_spendguard import config
+from luigi_spendguard.config_files import ConfigError
+from luigi_spendguard.errors import LedgerError, PluginError
+from scheduler_patch import server
+
+
+class SpendguardMetrics(MetricsCollector):
+    """Hands everything to the collector that is configured; making it switches budgets on."""
+
+    def __init__(self) -> None:
+        try:
+            which = config.load().metrics_collector
+            self._luigis: Any = MetricsCollectors.get(MetricsCollectors[which])
+        except ConfigError as error:
+            raise SystemExit(f"luigid: {error}") from None
+        except ImportError as error:
+            raise SystemExit(f"luigid: [spendguard] metrics_collector needs a package: {error}") from None
+        luigi.server.app = _app
+
+    def handle_task_started(self, task: Any) -> None:
+        """Pass on that a task was started."""
+        self._luigis.handle_task_started(task)
+
+    def handle_task_failed(self, task: Any) -> None:
+        """Pass on that a task has failed."""
+        self._luigis.handle_task_failed(task)
+
+    def handle_task_disabled(self, task: Any, config: Any) -> None:
+        """Pass on that a task was disabled."""
+        self._luigis.handle_task_disabled(task, config)
+
+    def handle_task_done(self, task: Any) -> None:
+        """Pass on that a task is done."""
+        self._luigis.handle_task_done(task)
+
+    def handle_task_statistics(self, task: Any, statistics: Any) -> None:
+        """Pass on a task's statistics."""
+        self._luigis.handle_task_statistics(task, statistics)
+
+    def generate_latest(self) -> Any:
+        """Return the figures of Luigi's collector."""
+        return self._luigis.generate_latest()
+
+    def configure_http_handler(self, http_handler: Any) -> None:
+        """Let Luigi's collector set the headers of its figures."""
+        self._luigis.configure_http_handler(http_handler)
+
+
+def _app(scheduler: Any) -> Any:
+    """Return luigid's application with budgets; ends luigid with one line when that cannot be."""
+    try:
+        return server.app(scheduler)
+    except (ConfigError, LedgerError, PluginError) as error:
+        sys.stderr.write(f"luigid: {error}\n")
+        raise SystemExit(2) from None

@@ -1,0 +1,144 @@
+"""What operators do to runs, and what blocked workers wait for; each change feeds the dispatch gate."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from typing import Any
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger import ending, figures, reading, runs
+from luigi_spendguard.ledger.engine import Row, Tx
+from luigi_spendguard.ledger.figures import Figures
+from luigi_spendguard.messages import GRANT_SECONDS
+from luigi_spendguard.money import Micros, format_usd, parse_usd
+from scheduler_patch.gate import READY, WAIT
+from scheduler_patch.office import Office
+from scheduler_patch.reasons import Reason
+
+#: Seconds between two looks whether something was freed.
+_LOOK_S = 0.1
+
+
+async def revoke(office: Office, run_id: str) -> dict[str, Any]:
+    """Revoke a run; returns when no grant made before can still be used (P5)."""
+    row, found = await office.write(_revoke, run_id)
+    # By the clock that never steps: what was granted before now is too old after 2 s.
+    limit = time.monotonic() + GRANT_SECONDS
+    office.gate.feed(found)
+    under_way = left = await office.write(runs.pending_calls, run_id)
+    while left and time.monotonic() < limit:
+        await asyncio.sleep(0.05)
+        left = await office.write(runs.pending_calls, run_id)
+    return {**reading.show_run(row), "calls_under_way": under_way}
+
+
+async def top_up(office: Office, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
+    """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
+    row, found = await office.write(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
+    office.gate.feed(found)
+    return reading.show_run(row)
+
+
+async def approve(
+    office: Office, run_id: str, usd: str, task_id: str | None, request_id: str | None
+) -> dict[str, Any]:
+    """Let a run's forecast pass, or one task's cost: `usd` is what was shown.
+
+    Raises BadAmount, NotFound, Conflict (it is another amount now).
+    """
+    amount = parse_usd(usd)
+    entry = office.gate.entries.get(task_id) if task_id is not None else None
+    if entry is not None and entry.cost is not None and entry.cost != amount:
+        raise Conflict(
+            f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
+            "again, then approve that"
+        )
+    row, found, left = await office.write(
+        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16)
+    )
+    office.gate.feed(found)
+    if task_id is not None:
+        office.gate.approve(run_id, task_id, amount, left)
+    return reading.show_run(row)
+
+
+async def resolve(
+    office: Office, call_id: str, spent: Micros | None, request_id: str | None
+) -> dict[str, Any]:
+    """End an in-doubt call by the operator's word. Raises NotFound, Conflict."""
+    row, found = await office.write(_resolve, call_id, spent, request_id or secrets.token_hex(16))
+    office.gate.feed(found)
+    return reading.show_call(row)
+
+
+async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
+    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time."""
+    gate, scheduler = office.gate, office.scheduler
+    why = scheduler.blocked(worker)
+    limit = time.monotonic() + wait_s
+    while (
+        wait_s and time.monotonic() < limit and all(gate.verdict(t) != READY for t in _ready(office, worker))
+    ):
+        seen = gate.version
+        while gate.version == seen and time.monotonic() < limit:
+            await asyncio.sleep(_LOOK_S)
+        why = scheduler.blocked(worker)
+    groups: dict[Reason, list[str]] = {}
+    for task_id, reason in why.items():
+        groups.setdefault(reason, []).append(task_id)
+    return {
+        "blocked": sum(reason.code != "revoked" for reason in why.values()),
+        "ready": sum(gate.verdict(task_id) == READY for task_id in _ready(office, worker)),
+        "waiting": sum(gate.verdict(task_id) == WAIT for task_id in _ready(office, worker)),
+        "why": [
+            {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
+            for reason, tasks in groups.items()
+        ],
+        "shadow": [] if wait_s else _shadow(office, worker),
+    }
+
+
+def _ready(office: Office, worker: str) -> list[str]:
+    """Return a worker's vendor tasks that nothing but the gate keeps from running."""
+    return office.scheduler.ready(worker)
+
+
+def _shadow(office: Office, worker: str) -> list[str]:
+    """Return, in shadow mode, which cap would have sufficed for each of a worker's runs."""
+    gate = office.gate
+    if not gate.rules.shadow:
+        return []
+    lines = []
+    for run_id in gate.runs_of.get(worker, ()):
+        run = gate.run(run_id)
+        if run is not None:
+            pot = run.pots["run", ""]
+            lines.append(
+                f"run {run.run_id}: a cap of {format_usd(pot.cap + pot.lent)} would have sufficed; it has "
+                f"{format_usd(pot.cap)}"
+            )
+    return lines
+
+
+def _revoke(tx: Tx, run_id: str) -> tuple[Row, Figures]:
+    row = runs.revoke(tx, run_id)
+    return row, figures.of_run(tx, run_id)
+
+
+def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, Figures]:
+    row = runs.top_up(tx, run_id, amount, request_id)
+    return row, figures.of_run(tx, run_id)
+
+
+def _approve(
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str
+) -> tuple[Row, Figures, int | None]:
+    row = runs.approve(tx, run_id, task_id, amount, request_id)
+    return row, figures.of_run(tx, run_id), figures.task_left(tx, run_id, task_id)
+
+
+def _resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> tuple[Row, Figures]:
+    row = ending.resolve(tx, call_id, spent, request_id)
+    return row, figures.of_call(tx, row["run_id"], call_id)

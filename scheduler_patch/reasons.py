@@ -1,0 +1,89 @@
+"""Why a task is blocked, for people: in the execution summary, Luigi's page and `fetch_error`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from luigi_spendguard.money import format_usd, plain_usd
+from scheduler_patch.entries import Entry, Pot, RunFigures
+from scheduler_patch.gate import Gate
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why tasks of a run are blocked: `code` for programs, `text` and `advice` for people."""
+
+    run_id: str
+    code: str
+    text: str
+    advice: str
+
+
+def reason_of(gate: Gate, task_id: str) -> Reason | None:
+    """Return why a task is blocked, None when it is not."""
+    if not gate.is_blocked(task_id):
+        return None
+    entry, code = gate.entries[task_id], gate.verdict(task_id)
+    run = gate.run(gate.paying_run(task_id))
+    assert run is not None, "only a run's state blocks a task"
+    text, advice = _said(gate, run, entry, code)
+    return Reason(run.run_id, code, text, advice)
+
+
+def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, str]:
+    run_id, top_up = run.run_id, f"`spendguard top-up {run.run_id} USD` frees them"
+    if code == "revoked":
+        return "the run is revoked", "for good"
+    if code == "frozen":
+        return (
+            "the run is frozen: the vendor billed more than was reserved",
+            f"look at its calls; then {top_up}",
+        )
+    if code == "forecast" and not run.scheduled:
+        return "held: its root was not scheduled completely", "submit it again"
+    if code == "forecast":
+        return _forecast(gate, run), f"`spendguard approve {run_id}` frees them"
+    if code == "approval":
+        limit = format_usd(gate.rules.single or 0)
+        return (
+            f"a single task may cost {limit} without an approval, this one may cost "
+            f"{format_usd(entry.cost or 0)}",
+            _approve(run_id, entry, entry.cost or 0),
+        )
+    if code == "task":
+        asked = format_usd(entry.hold.asked) if entry.hold is not None else "more"
+        if entry.cost is None:
+            return (
+                f"it asked for {asked}, more than a single task may spend without an approval",
+                _approve(run_id, entry, entry.hold.asked if entry.hold is not None else 0),
+            )
+        return f"it asked for {asked}, more than its max_cost_usd has left", "raise its max_cost_usd"
+    if code == "day":
+        assert gate.day is not None
+        return f"daily {_spent(gate.day, entry)}", "tomorrow, or with another daily_cap_usd"
+    pot = run.pots["run", ""]
+    if code in ("family", "vendor"):
+        key = (code, entry.family) if entry.hold is None or entry.hold.scope != code else entry.hold.key
+        pot = run.pots[key]
+        where = "[spendguard_family_caps]" if code == "family" else f"[spendguard_{pot.part}] run_cap_usd"
+        return f"{pot.part}'s {_spent(pot, entry)}", f"raise it in {where}"
+    return _spent(pot, entry), top_up
+
+
+def _approve(run_id: str, entry: Entry, cost: int) -> str:
+    return f"`spendguard approve {run_id} --task {entry.task_id} --cost {plain_usd(cost)}` frees it"
+
+
+def _spent(pot: Pot, entry: Entry) -> str:
+    text = f"cap of {format_usd(pot.cap)} reached, {format_usd(pot.spent)} spent"
+    if pot.reserved:
+        text += f", {format_usd(pot.reserved)} reserved"
+    if pot.remaining:
+        text += f", {format_usd(pot.remaining)} remaining is not enough"
+    return text
+
+
+def _forecast(gate: Gate, run: RunFigures) -> str:
+    if gate.excess(run) == "growth":
+        return f"held: the forecast of {run.forecast} is far above the last run's {format_usd(run.last or 0)}"
+    return f"held: the forecast of {run.forecast} exceeds the cap of {format_usd(run.pots['run', ''].cap)}"

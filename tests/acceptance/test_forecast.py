@@ -1,0 +1,162 @@
+"""Forecast and approval: the accident costs nothing, and an approval is bound to what was shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.acceptance.test_shapes import SHAPES, charged
+from tests.support.site import Site
+
+
+@pytest.fixture
+def holding(site: Site) -> Site:
+    restart(site, spendguard={"forecast": "hold"})
+    return site
+
+
+def restart(site: Site, **settings: dict[str, object]) -> None:
+    site.configure(**settings)
+    assert site.luigid is not None
+    site.luigid.end()
+    site.start()
+
+
+def the_run(site: Site, which: int = 0) -> dict[str, object]:
+    return site.call("GET", "/runs", token=None)[1][which]
+
+
+def test_a_forecast_over_the_cap_costs_nothing_until_it_is_approved(holding: Site) -> None:
+    args = ("List", "--n", "20", "--run-id", "r", "--budget-usd", "5")
+    code, out = holding.luigi(*args, "--workers", "4", module=SHAPES)
+    assert (code, holding.stripe.posts()) == (0, []), out
+    assert "20 tasks blocked: held: the forecast of $20.00 exceeds the cap of $5.00" in out
+    run = holding.run("r")
+    assert (run["forecast_usd"], run["approved_usd"]) == ("20.00", None)
+    assert holding.cli("approve", "r", "--forecast", "19")[0] == 1
+    code, said, _ = holding.cli("approve", "r")
+    assert code == 2, said
+    assert holding.cli("approve", "r", "--forecast", "20")[0] == 0
+    holding.luigi(*args, "--workers", "4", module=SHAPES)
+    assert holding.stripe.moved() == 500, "an approval raises no cap"
+
+
+def test_one_that_fits_is_not_held(holding: Site) -> None:
+    code, out = holding.luigi("List", "--n", "5", "--budget-usd", "5", "--workers", "3", module=SHAPES)
+    assert (code, holding.stripe.moved()) == (0, 500), out
+
+
+def test_two_hundred_that_become_two_thousand_are_held(holding: Site) -> None:
+    """The last run of the family came to $4; this one says $40, well within its cap."""
+    holding.luigi("List", "--n", "4", "--run-id", "monday", module=SHAPES)
+    code, out = holding.luigi(
+        "List", "--n", "40", "--first", "10", "--run-id", "tuesday", "--workers", "4", module=SHAPES
+    )
+    assert (code, holding.stripe.moved()) == (0, 400), out
+    assert "the forecast of $40.00 is far above the last run's $4.00" in out
+    # A held run is no precedent.
+    _, out = holding.luigi("List", "--n", "41", "--first", "10", "--run-id", "wednesday", module=SHAPES)
+    assert holding.stripe.moved() == 400
+    holding.call("POST", "/runs/wednesday/approve", {"usd": "41"})
+    _, out = holding.luigi(
+        "List", "--n", "41", "--first", "10", "--run-id", "wednesday", "--workers", "4", module=SHAPES
+    )
+    assert holding.stripe.moved() == 4500, out
+
+
+def test_a_forecast_that_has_grown_since_it_was_approved_is_held_again(holding: Site) -> None:
+    holding.luigi("List", "--n", "6", "--run-id", "r", "--budget-usd", "5", module=SHAPES)
+    holding.call("POST", "/runs/r/approve", {"usd": "6"})
+    _, out = holding.luigi("List", "--n", "9", "--run-id", "r", module=SHAPES)
+    assert holding.stripe.posts() == [], out
+    status, said = holding.call("POST", "/runs/r/approve", {"usd": "6"})
+    assert (status, said["error"]) == (409, "conflict")
+    assert "is $9.00 now" in said["message"]
+
+
+def test_warn_says_so_and_goes_on(site: Site) -> None:
+    code, out = site.luigi("List", "--n", "8", "--run-id", "r", "--budget-usd", "5", module=SHAPES)
+    assert (code, site.stripe.moved()) == (0, 500), out
+    assert site.luigid is not None
+    assert "Run r may cost $8.00; its cap is $5.00" in site.luigid.text()
+    assert site.run("r")["forecast_usd"] == "8.00"
+
+
+def test_tasks_that_declare_nothing_are_estimated_from_earlier_runs_or_unknown(site: Site) -> None:
+    site.luigi("Billing", "--n", "3")
+    run = the_run(site)
+    assert (run["forecast_usd"], run["estimated_usd"], run["unknown_tasks"]) == ("0.00", "0.00", 3)
+    site.luigi("Billing", "--n", "5", "--first", "10")
+    run = the_run(site)
+    assert (run["forecast_usd"], run["estimated_usd"], run["unknown_tasks"]) == ("5.00", "5.00", 0)
+
+
+def test_yielded_tasks_are_held_when_they_make_it_too_much(holding: Site) -> None:
+    holding.luigi("YieldsMany", "--n", "1", module=SHAPES)  # $3, of which the average is known now.
+    before = charged(holding)
+    _, out = holding.luigi("YieldsMany", "--n", "30", module=SHAPES)
+    assert charged(holding) == before, out
+    assert "is far above the last run's" in out
+
+
+def test_the_forecast_survives_a_restart_of_luigid(holding: Site) -> None:
+    args = ("List", "--n", "20", "--run-id", "r", "--budget-usd", "5")
+    holding.luigi(*args, module=SHAPES)
+    assert holding.luigid is not None
+    holding.luigid.kill()
+    holding.start()
+    assert holding.run("r")["forecast_usd"] == "20.00"
+    assert holding.call("POST", "/runs/r/approve", {"usd": "20"})[0] == 200
+    holding.luigi(*args, "--workers", "4", module=SHAPES)
+    assert holding.stripe.moved() == 500
+
+
+class TestSingleTasks:
+    @pytest.fixture
+    def careful(self, site: Site) -> Site:
+        restart(site, spendguard={"approve_above_usd": 10})
+        return site
+
+    def test_one_above_the_threshold_waits_without_a_worker_slot(self, careful: Site) -> None:
+        code, out = careful.luigi("List", "--n", "2", "--cost", "11", "--run-id", "r", module=SHAPES)
+        assert (code, careful.stripe.posts()) == (0, []), out
+        assert "a single task may cost $10.00 without an approval, this one may cost $11.00" in out
+
+    def test_it_runs_when_it_is_approved_for_what_it_may_cost(self, careful: Site) -> None:
+        args = ("List", "--n", "2", "--cost", "11", "--run-id", "r")
+        _, out = careful.luigi(*args, module=SHAPES)
+        task = next(word.strip("`") for word in out.split() if word.startswith("Declared_"))
+        code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "10.50")
+        assert (code, "may cost $11.00 now" in err) == (1, True)
+        code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "11")
+        assert code == 0, err
+        careful.luigi(*args, module=SHAPES)
+        assert careful.stripe.moved() == 100
+
+    def test_one_that_declares_nothing_may_spend_no_more_either(self, careful: Site) -> None:
+        args = ("Charge", "--customer", "c", "--amount", "1100")
+        _, out = careful.luigi(*args)
+        assert careful.stripe.posts() == []
+        assert "it asked for $11.00, more than a single task may spend without an approval" in out
+        run_id = str(the_run(careful)["run_id"])
+        body = {"usd": "11", "task_id": careful.calls(run_id)[0]["task_id"]}
+        assert careful.call("POST", f"/runs/{run_id}/approve", body)[0] == 200
+        careful.luigi(*args)
+        assert careful.stripe.moved() == 1100
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({}, 400),
+        ({"usd": 20}, 400),
+        ({"usd": "-1"}, 400),
+        ({"usd": "20", "who": "me"}, 400),
+        ({"usd": "20"}, 409),
+    ],
+)
+def test_approvals_are_read_strictly(site: Site, body: dict[str, object], status: int) -> None:
+    site.luigi("Charge", "--customer", "c")
+    run_id = str(the_run(site)["run_id"])
+    assert site.call("POST", f"/runs/{run_id}/approve", body)[0] == status
+    assert site.call("POST", "/runs/nope/approve", {"usd": "20"})[0] == 404
+    assert site.call("POST", f"/runs/{run_id}/approve", {"usd": "1"}, token=None)[0] in (401, 403)

@@ -1,0 +1,189 @@
+"""Every shape of pipeline: each call belongs to the right run and is paid once, by the vendor's own books."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+
+import pytest
+
+from tests.support.processes import wait_until
+from tests.support.shapes import run_build
+from tests.support.site import Site
+
+SHAPES = "tests.support.shapes"
+
+
+def charged(site: Site) -> dict[str, int]:
+    """Return how often the vendor moved money for each customer."""
+    found: dict[str, int] = {}
+    for entry in site.stripe.books()["moved"]:
+        found[entry["customer"]] = found.get(entry["customer"], 0) + 1
+    return found
+
+
+def spent(site: Site) -> dict[str, str]:
+    return {run["run_id"]: run["spent_usd"] for run in site.call("GET", "/runs", token=None)[1]}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_dependency_of_two_roots_is_paid_once_and_shown_in_both(site: Site, workers: int) -> None:
+    done = run_build(
+        site.folder, site.environment(), f"build(RootA(run_id='a'), RootB(run_id='b'), workers={workers})"
+    )
+    assert done.returncode == 0, done.stderr
+    assert charged(site) == {"shared": 1, "only_a": 1, "only_b": 1}
+    assert spent(site) == {"a": "2.00", "b": "1.00"}
+    shown = {run_id: site.run(run_id)["shared_tasks"] for run_id in "ab"}
+    assert shown["a"] == shown["b"]
+    assert [(task["paid_by"], task["runs"]) for task in shown["a"]] == [("a", ["a", "b"])]
+
+
+def test_a_dependency_of_two_workers_is_paid_by_the_run_it_was_dispatched_for(site: Site) -> None:
+    site.stripe.control(options={"latency": 2})
+    first = site.worker("RootA", "--run-id", "a", module=SHAPES)
+    wait_until(lambda: any("=shared" in post["body"] for post in site.stripe.posts()), what="the call")
+    site.stripe.control(options={"latency": 0})
+    _, out = site.luigi("RootB", "--run-id", "b", module=SHAPES)
+    assert first.wait(60) == 0
+    if first.stdout is not None:
+        first.stdout.close()
+    assert charged(site) == {"shared": 1, "only_a": 1, "only_b": 1}, out
+    assert spent(site) == {"a": "2.00", "b": "1.00"}
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+def test_yielded_tasks_belong_to_the_run_and_calls_before_the_yield_are_replayed(
+    site: Site, workers: str
+) -> None:
+    code, out = site.luigi("YieldsMany", "--workers", workers, module=SHAPES)
+    assert code == 0, out
+    assert charged(site) == {f"{when}_{n}": 1 for when in ("before", "yielded", "after") for n in "01"}
+    (run,) = site.call("GET", "/runs", token=None)[1]
+    assert (run["root_family"], run["spent_usd"]) == ("YieldsMany", "6.00")
+
+
+def test_parallel_scheduling(site: Site) -> None:
+    code, out = site.luigi("List", "--n", "6", "--parallel-scheduling", "--workers", "2", module=SHAPES)
+    assert code == 0, out
+    assert site.stripe.moved() == 600
+    assert list(spent(site).values()) == ["6.00"]
+
+
+def test_an_assistant_pays_from_the_owning_run(site: Site) -> None:
+    site.configure(worker={"keep_alive": "true"})
+    assistant = site.worker("--assistant", "YieldsMany", "--n", "0", "--workers", "2", module=SHAPES)
+    try:
+        wait_until(lambda: "Worker" in str(site.call("POST", "/api/worker_list", {}, token=None)), what="it")
+        # The owner schedules, and runs nothing itself.
+        site.luigi("YieldsMany", "--workers", "0", module=SHAPES)
+        wait_until(lambda: site.stripe.moved() == 600, what="everything")
+        assert charged(site) == {f"{when}_{n}": 1 for when in ("before", "yielded", "after") for n in "01"}
+        runs = {run["root_family"]: run["spent_usd"] for run in site.call("GET", "/runs", token=None)[1]}
+        assert runs["YieldsMany"] == "6.00"
+        assert sum(float(amount) for amount in runs.values()) == 6
+    finally:
+        assistant.kill()
+        assistant.communicate()
+
+
+@pytest.mark.parametrize("workers", ["1", "3"])
+class TestLocalScheduler:
+    def test_exactly_the_cap_is_spent_and_the_rest_is_blocked(self, site: Site, workers: str) -> None:
+        code, out = site.luigi(
+            "Billing", "--n", "8", "--budget-usd", "5", "--local-scheduler", "--workers", workers
+        )
+        assert (code, site.stripe.moved()) == (0, 500), out
+        assert "* 3 tasks blocked: cap of $5.00 reached, $5.00 spent" in out
+        assert (site.folder / "out" / "Report__99914b932b").exists()
+
+    def test_a_task_that_charged_and_died_does_not_charge_again(self, site: Site, workers: str) -> None:
+        local = ("--local-scheduler", "--workers", workers)
+        (site.folder / "out" / "die").touch()
+        site.luigi("Billing", "--n", "3", *local)
+        (site.folder / "out" / "die").unlink()
+        code, out = site.luigi("Billing", "--n", "3", *local)
+        assert (code, site.stripe.moved()) == (0, 300), out
+
+    def test_yielded_tasks(self, site: Site, workers: str) -> None:
+        code, out = site.luigi("YieldsMany", "--local-scheduler", "--workers", workers, module=SHAPES)
+        assert (code, site.stripe.moved()) == (0, 600), out
+
+    def test_a_pipeline_without_vendor_tasks_makes_no_ledger(self, site: Site, workers: str) -> None:
+        code, _ = site.luigi("Plain", "--local-scheduler", "--workers", workers, module=SHAPES)
+        assert code == 0
+        assert not site.ledger.exists()
+
+
+class TestBatches:
+    def test_a_batch_has_one_claim_and_one_budget_and_each_member_is_charged_once(self, site: Site) -> None:
+        code, out = site.luigi("Batches", "--parts", "a,b,c,d", "--run-id", "r", module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {f"batch_{part}": 1 for part in "abcd"}
+        with sqlite3.connect(site.ledger) as db:
+            claims = db.execute("SELECT members, max_cost_micros FROM claim ORDER BY claimed_at").fetchall()
+        db.close()
+        assert [(len(members.split(",")), cost) for members, cost in claims] == [
+            (3, 3_000_000),
+            (1, 1_000_000),
+        ]
+
+    def test_an_attempted_batch_comes_back_with_the_same_members_and_pays_once(self, site: Site) -> None:
+        out_folder = site.folder / "out"
+        (out_folder / "die").touch()
+        site.luigi("Batches", "--parts", "b,c", "--run-id", "r", module=SHAPES)
+        (out_folder / "die").unlink()
+        time.sleep(1.2)  # Luigi's retry_delay
+        # A member that ranks before them would otherwise join the batch.
+        code, out = site.luigi("Batches", "--parts", "a,b,c,d", "--run-id", "r", module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {f"batch_{part}": 1 for part in "abcd"}
+        attempts = (out_folder / "batches").read_text().splitlines()
+        assert attempts[0] == "b,c" or attempts[0] == "c,b"
+        assert attempts[0] in attempts[1:]
+
+    def test_it_does_so_after_luigid_has_lost_its_state(self, site: Site) -> None:
+        out_folder = site.folder / "out"
+        (out_folder / "die").touch()
+        site.luigi("Batches", "--parts", "b,c", "--run-id", "r", module=SHAPES)
+        assert site.luigid is not None
+        site.luigid.kill()
+        (out_folder / "die").unlink()
+        site.start()
+        code, out = site.luigi("Batches", "--parts", "a,b,c,d", "--run-id", "r", module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {f"batch_{part}": 1 for part in "abcd"}
+
+    def test_one_that_cannot_come_back_is_refused_and_says_so(self, site: Site) -> None:
+        out_folder = site.folder / "out"
+        (out_folder / "die").touch()
+        site.luigi("Batches", "--parts", "b,c", "--run-id", "r", module=SHAPES)
+        (out_folder / "die").unlink()
+        first = charged(site)
+        (member,) = (name.removeprefix("batch_") for name in first)
+        (out_folder / f"part-{'b' if member == 'c' else 'c'}").touch()  # The other one is complete now.
+        time.sleep(1.2)
+        _, out = site.luigi("Batches", "--parts", f"{member},d", "--run-id", "r", module=SHAPES)
+        assert "has paid for a part of this batch" in out
+        assert charged(site)[f"batch_{member}"] == 1
+
+    def test_members_of_different_runs_never_share_a_batch(self, site: Site) -> None:
+        roots = "build(Batches('a,b', run_id='r1'), Batches('c,d', run_id='r2'))"
+        done = run_build(site.folder, site.environment(), roots)
+        assert done.returncode == 0, done.stderr
+        batches = {
+            frozenset(line.split(",")) for line in (site.folder / "out" / "batches").read_text().splitlines()
+        }
+        assert batches == {frozenset("ab"), frozenset("cd")}
+        assert spent(site) == {"r1": "2.00", "r2": "2.00"}
+
+    def test_a_blocked_batch_leaves_no_ghost_and_runs_after_a_top_up(self, site: Site) -> None:
+        code, out = site.luigi(
+            "Batches", "--parts", "a,b,c", "--run-id", "r", "--budget-usd", "2", module=SHAPES
+        )
+        assert site.stripe.moved() <= 200
+        assert "blocked" in out
+        site.call("POST", "/runs/r/top_up", {"usd": "5"})
+        code, out = site.luigi("Batches", "--parts", "a,b,c", "--run-id", "r", module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {f"batch_{part}": 1 for part in "abc"}

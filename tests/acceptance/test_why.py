@@ -1,0 +1,125 @@
+"""Saying why tasks are blocked: summary, exit code, Luigi's page and RPCs, events; and going on at once."""
+
+from __future__ import annotations
+
+import json
+import time
+
+from tests.acceptance.test_shapes import SHAPES
+from tests.support.processes import wait_until
+from tests.support.site import Site
+
+
+def test_the_exit_code_is_spend_blocked(site: Site) -> None:
+    site.configure(retcode={"spend_blocked": 42, "not_run": 25, "task_failed": 30})
+    assert site.luigi("List", "--n", "3", "--budget-usd", "2", module=SHAPES)[0] == 42
+    assert site.luigi("List", "--n", "1", "--first", "9", module=SHAPES)[0] == 0
+    given = ("--budget-usd", "2", "--retcode-spend-blocked", "7")
+    code, out = site.luigi("List", "--n", "3", "--first", "5", *given, module=SHAPES)
+    assert code == 7, out  # The root was not run because of them: that is no other reason.
+
+
+def test_a_failed_task_keeps_the_higher_code(site: Site) -> None:
+    site.configure(retcode={"spend_blocked": 20, "task_failed": 30})
+    (site.folder / "out" / "die").touch()
+    assert site.luigi("Billing", "--n", "3", "--budget-usd", "2")[0] == 30
+
+
+def test_without_blocked_tasks_luigis_own_codes_are_its_own(site: Site) -> None:
+    site.configure(retcode={"spend_blocked": 42, "task_failed": 30})
+    (site.folder / "out" / "die").touch()
+    assert site.luigi("Charge", "--customer", "c")[0] == 30
+
+
+def test_luigis_page_and_fetch_error_show_the_reason(site: Site) -> None:
+    site.luigi("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
+    listed = site.rpc("task_list", status="PENDING", upstream_status="UPSTREAM_DISABLED")
+    reasons = {name: task["status_message"] for name, task in listed.items() if task["name"] == "Declared"}
+    assert list(reasons.values()) == ["Blocked: cap of $2.00 reached, $2.00 spent (run r)"]
+    (task_id,) = reasons
+    said = site.rpc("fetch_error", task_id=task_id)
+    assert json.loads(said["error"]).startswith(
+        "Blocked: cap of $2.00 reached, $2.00 spent (run r): `spendguard"
+    )
+    site.call("POST", "/runs/r/top_up", {"usd": "5"})
+    assert site.rpc("task_list", status="PENDING", upstream_status="UPSTREAM_DISABLED") == {}
+    assert site.rpc("fetch_error", task_id=task_id)["error"] is None
+
+
+def test_events_can_be_handled(site: Site) -> None:
+    site.luigi("Billing", "--n", "4", "--budget-usd", "2", "--workers", "2", module=SHAPES)
+    site.luigi("List", "--n", "5", "--first", "4", "--budget-usd", "2", "--workers", "2", module=SHAPES)
+    events = (site.folder / "out" / "events").read_text().splitlines()
+    blocked = [event for event in events if event.startswith("task_blocked Declared")]
+    assert len(blocked) == 3
+    assert all("cap of $2.00" in event for event in blocked)
+    assert len([event for event in events if event.startswith("cap_reached List")]) == 1
+
+
+def test_a_waiting_worker_goes_on_at_once(site: Site) -> None:
+    site.configure(spendguard={"on_blocked": "wait"}, worker={"wait_interval": 30, "wait_jitter": 0})
+    worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
+    wait_until(lambda: site.stripe.moved() == 200, what="the cap")
+    time.sleep(2)
+    assert worker.poll() is None
+    begun = time.monotonic()
+    site.call("POST", "/runs/r/top_up", {"usd": "1"})
+    wait_until(lambda: site.stripe.moved() == 300, what="the third")
+    assert time.monotonic() - begun < 5
+    out, _ = worker.communicate(timeout=60)
+    assert "This progress looks :)" in out
+
+
+def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> None:
+    site.luigi("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
+    site.configure(worker={"keep_alive": "true"})
+    assistant = site.worker("--assistant", "Plain", module=SHAPES)
+    try:
+        time.sleep(2)
+        assert site.stripe.moved() == 200
+        site.call("POST", "/runs/r/top_up", {"usd": "1"})
+        wait_until(lambda: site.stripe.moved() == 300, what="the third")
+    finally:
+        assistant.kill()
+        assistant.communicate()
+
+
+class TestShadow:
+    def test_what_a_cap_would_have_denied_is_recorded_and_let_through(self, site: Site) -> None:
+        site.configure(spendguard={"mode": "shadow"})
+        assert site.luigid is not None
+        site.luigid.end()
+        site.start()
+        code, out = site.luigi("Billing", "--n", "7", "--budget-usd", "3", "--run-id", "r", "--workers", "2")
+        assert (code, site.stripe.moved()) == (0, 700), out
+        assert "a cap of $7.00 would have sufficed; it has $3.00" in out
+        run = site.run("r")
+        assert (run["cap_usd"], run["spent_usd"], run["remaining_usd"]) == ("3.00", "7.00", "0.00")
+        assert (run["shadow_calls"], run["sufficient_cap_usd"]) == (4, "7.00")
+        let = site.call("GET", "/calls?run=r&verdict=allowed:cap", token=None)[1]
+        assert len(let) == 4
+        assert "let through in shadow mode" in let[0]["message"]
+
+    def test_nothing_else_is_let_through(self, site: Site) -> None:
+        site.configure(spendguard={"mode": "shadow"})
+        assert site.luigid is not None
+        site.luigid.end()
+        site.start()
+        site.luigi("Billing", "--n", "2", "--run-id", "r")
+        site.call("DELETE", "/runs/r")
+        site.luigi("Billing", "--n", "2", "--first", "5", "--run-id", "r")
+        assert site.stripe.moved() == 200
+
+    def test_switched_back_the_cap_is_enforced_at_once(self, site: Site) -> None:
+        assert site.luigid is not None
+        for mode in ("shadow", "enforce"):
+            site.configure(spendguard={"mode": mode})
+            site.luigid.end()
+            site.start()
+            site.luigi(
+                "Billing", "--n", "4" if mode == "shadow" else "9", "--budget-usd", "3", "--run-id", "r"
+            )
+        assert site.stripe.moved() == 400
+        site.call("POST", "/runs/r/top_up", {"usd": "2"})
+        site.luigi("Billing", "--n", "9", "--run-id", "r")
+        assert site.stripe.moved() == 500

@@ -1,0 +1,31 @@
+"""A dispatch gate fed as the ledger feeds it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luigi_spendguard.ledger.figures import Figures
+from scheduler_patch.gate import Gate
+
+
+def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = None) -> dict[str, Any]:
+    """Return a budget's row."""
+    spent = cap - remaining if spent is None else spent
+    return {"scope": scope, "part": part, "cap_micros": cap, "remaining_micros": remaining,
+            "spent_micros": spent, "reserved_micros": 0, "shadow_micros": 0}  # fmt: skip
+
+
+def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "active", *,
+        cap: int | None = None, budgets: tuple[dict[str, Any], ...] = (), last: int | None = None,
+        approved: int | None = None) -> None:  # fmt: skip
+    """Feed a run that has so much left."""
+    row = {"run_id": run_id, "name": run_id, "state": state, "root_family": "Root", "last_micros": last,
+           "approved_micros": approved, "forecast_micros": None, "estimated_micros": 0,
+           "unknown_tasks": 0}  # fmt: skip
+    own = budget("run", "", max(remaining, 1000) if cap is None else cap, remaining)
+    gate.feed(Figures(row, [own, *budgets]))
+
+
+def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24") -> None:
+    """Feed the day's budget of all runs."""
+    gate.feed_day(budget("day", window, cap, remaining))

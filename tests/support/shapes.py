@@ -1,0 +1,190 @@
+"""Every shape of pipeline that Luigi allows, with vendor tasks in it; run with the real `luigi` command."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from decimal import Decimal
+
+import luigi
+import stripe
+
+from luigi_spendguard import VendorTask
+from tests.support.pipelines import OUT, Charge, Output, charge, note
+
+
+class Declared(VendorTask, Output):
+    """Charges a customer `amount` cents, and says that it may cost `cost`."""
+
+    customer = luigi.Parameter()
+    amount = luigi.IntParameter(default=100)
+    cost = luigi.Parameter(default="1")
+
+    @property
+    def max_cost_usd(self) -> Decimal | str | None:
+        return None if self.cost == "none" else self.cost
+
+    def run(self) -> None:
+        self.write(charge(self.customer, self.amount).id)
+
+
+class List(luigi.WrapperTask):
+    """Charges customers `first` to `first + n`, each for $1 declared as `cost`."""
+
+    n = luigi.IntParameter()
+    first = luigi.IntParameter(default=0)
+    cost = luigi.Parameter(default="1")
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Declared(f"cus_{i}", cost=self.cost) for i in range(self.first, self.first + self.n)]
+
+
+class RootA(Output):
+    """A root that shares a task with RootB."""
+
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Charge("shared"), Charge("only_a")]
+
+    def run(self) -> None:
+        self.write()
+
+
+class RootB(RootA):
+    def requires(self) -> list[luigi.Task]:
+        return [Charge("shared"), Charge("only_b")]
+
+
+class YieldsMany(Output):
+    """A plain root that yields vendor tasks, which yield one each."""
+
+    n = luigi.IntParameter(default=2)
+
+    def run(self):
+        yield [YieldsOne(str(number)) for number in range(self.n)]
+        self.write()
+
+
+class YieldsOne(VendorTask, Output):
+    name = luigi.Parameter()
+
+    def run(self):
+        before = charge(f"before_{self.name}")
+        yield Charge(f"yielded_{self.name}")
+        charge(f"after_{self.name}")
+        self.write(before.id)
+
+
+class Batched(VendorTask, Output):
+    """A batch charges each of its members; how it goes wrong is said by files in OUT_DIR."""
+
+    part = luigi.Parameter(batch_method=",".join)
+    max_batch_size = 3
+    max_cost_usd = "1"
+
+    def complete(self) -> bool:
+        return all((OUT / f"part-{part}").exists() for part in self.part.split(","))
+
+    def run(self) -> None:
+        note("batches", self.part)
+        for part in self.part.split(","):
+            charge(f"batch_{part}")
+            if (OUT / "die").exists():
+                raise RuntimeError("died after it had charged the first member")
+        for part in self.part.split(","):
+            (OUT / f"part-{part}").touch()
+
+
+class Batches(luigi.WrapperTask):
+    parts = luigi.Parameter()
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Batched(part) for part in self.parts.split(",")]
+
+
+class Slow(VendorTask, Output):
+    """Charges, says that it runs, and then takes its time; some do not care about signals."""
+
+    name = luigi.Parameter()
+    stubborn = luigi.BoolParameter(default=False)
+
+    def run(self) -> None:
+        if self.stubborn:
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        charge(f"slow_{self.name}")
+        note("slow", self.name)
+        time.sleep(120)
+        self.write()
+
+
+class Calling(VendorTask, Output):
+    """Is in a call when its run is revoked (the fake vendor is slow)."""
+
+    name = luigi.Parameter()
+
+    def run(self) -> None:
+        note("calling", self.name)
+        try:
+            stripe.PaymentIntent.create(amount=100, currency="usd", customer=f"calling_{self.name}",
+                                        payment_method="pm_card_visa", confirm=True)  # fmt: skip
+            note("answered", self.name)
+        finally:
+            note("ended", type(sys.exc_info()[1]).__name__)
+        time.sleep(120)
+
+
+class Several(luigi.WrapperTask):
+    """Requires one task of a family for each name."""
+
+    family = luigi.Parameter()
+    names = luigi.Parameter()
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [globals()[self.family](name) for name in self.names.split(",")]
+
+
+class Plain(Output):
+    """No vendor task: goes on whatever becomes of the others."""
+
+    name = luigi.Parameter(default="plain")
+
+    def run(self) -> None:
+        time.sleep(1)
+        self.write()
+
+
+@luigi.Task.event_handler("spendguard.task_blocked")
+def blocked(task: luigi.Task, message: str) -> None:
+    note("events", f"task_blocked {task.task_family} {message}")
+
+
+@luigi.Task.event_handler("spendguard.cap_reached")
+def reached(task: luigi.Task, message: str) -> None:
+    note("events", f"cap_reached {task.task_family} {message}")
+
+
+@luigi.Task.event_handler(luigi.Event.FAILURE)
+def failed(task: luigi.Task, error: BaseException) -> None:
+    note("events", f"failure {task.task_family} {type(error).__name__}")
+
+
+def build(*roots: luigi.Task, **env: object) -> bool:
+    """Run several roots in one `luigi.build`."""
+    return bool(luigi.build(list(roots), **env))
+
+
+def run_build(folder: object, environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
+    """Run a line of Python that calls `build`."""
+    return subprocess.run(
+        [sys.executable, "-c", f"from tests.support.shapes import *\n{code}"], cwd=str(folder), timeout=120,
+        env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
+    )  # fmt: skip

@@ -1,0 +1,236 @@
+"""The dispatch gate's decisions: counts, forecasts, approvals, membership; fed as the ledger feeds it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from luigi_spendguard.ledger.figures import Figures
+from scheduler_patch.gate import READY, WAIT, Gate
+from scheduler_patch.reasons import reason_of
+from tests.support.gates import budget, day, fed
+
+
+@pytest.fixture
+def gate() -> Gate:
+    made = Gate()
+    fed(made)
+    return made
+
+
+def join(gate: Gate, task_id: str, cost: int | None = None, run_id: str = "r1", worker: str = "w",
+         announcing: bool = False) -> None:  # fmt: skip
+    gate.join(task_id, run_id, worker, "V", cost, announcing)
+
+
+class TestCounts:
+    def test_a_cost_is_counted_from_dispatch_on(self, gate: Gate) -> None:
+        join(gate, "a", 600)
+        join(gate, "b", 600)
+        gate.started("a", "r1")
+        assert gate.verdict("b") == WAIT
+        gate.stopped("a")
+        assert gate.verdict("b") == READY
+
+    def test_what_does_not_fit_even_without_counts_is_blocked(self, gate: Gate) -> None:
+        join(gate, "a", 1001)
+        assert gate.verdict("a") == "cap"
+        fed(gate, 1001)
+        assert gate.verdict("a") == READY
+
+    def test_the_count_is_drawn_down_by_the_tasks_calls(self, gate: Gate) -> None:
+        join(gate, "a", 600)
+        join(gate, "b", 600)
+        gate.started("a", "r1")
+        fed(gate, 800)
+        gate.draw("a", 400)
+        assert gate.runs["r1"].pots["run", ""].counted == 400
+        assert gate.verdict("b") == WAIT
+        gate.draw("a", 200)
+        assert gate.verdict("b") == READY
+
+    def test_a_count_is_released_once(self, gate: Gate) -> None:
+        join(gate, "a", 600)
+        gate.started("a", "r1")
+        for _ in range(2):
+            gate.stopped("a")
+        gate.forget(["a"])
+        assert gate.runs["r1"].pots["run", ""].counted == 0
+
+    def test_a_count_is_taken_in_the_day_and_the_family_too(self, gate: Gate) -> None:
+        fed(gate, budgets=(budget("family", "V", 500, 500),))
+        day(gate, 700, cap=700)
+        join(gate, "a", 400)
+        join(gate, "b", 200)
+        gate.started("a", "r1")
+        assert gate.verdict("b") == WAIT
+        gate.stopped("a")
+        day(gate, 100, cap=700)
+        assert gate.verdict("b") == "day"
+        day(gate, 700, cap=700)
+        fed(gate, budgets=(budget("family", "V", 500, 100),))
+        assert gate.verdict("b") == "family"
+
+    def test_a_new_day_takes_the_counts_over(self, gate: Gate) -> None:
+        day(gate, 700, cap=700)
+        join(gate, "a", 400)
+        gate.started("a", "r1")
+        day(gate, 700, cap=700, window="2026-11-25")
+        assert gate.day is not None
+        assert gate.day.counted == 400
+        gate.stopped("a")
+        assert gate.day.counted == 0
+
+    def test_what_has_paid_is_dispatched_whatever_it_may_still_cost(self, gate: Gate) -> None:
+        join(gate, "a", 600)
+        gate.paid.add("a")
+        fed(gate, 0)
+        assert gate.verdict("a") == READY
+
+
+class TestSharedTasks:
+    def test_the_dispatching_workers_run_pays(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        join(gate, "a")
+        join(gate, "a", run_id="r2", worker="w2")
+        assert gate.paying_run("a", "w2") == "r2"
+        assert gate.paying_run("a", "w") == "r1"
+
+    def test_a_retry_stays_with_the_run_it_was_dispatched_for(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        join(gate, "a")
+        join(gate, "a", run_id="r2", worker="w2")
+        gate.started("a", None, "w2")
+        gate.stopped("a")
+        assert gate.paying_run("a", "w") == "r2"
+
+    def test_another_run_pays_when_it_cannot_and_nothing_was_paid(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        join(gate, "a")
+        join(gate, "a", run_id="r2")
+        gate.started("a", "r1")
+        gate.stopped("a")
+        fed(gate, 0)
+        assert (gate.verdict("a"), gate.paying_run("a")) == (READY, "r2")
+        gate.paid.add("a")
+        assert gate.paying_run("a") == "r1"
+
+    def test_a_revoked_run_leaves_it_to_the_other(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        join(gate, "a")
+        join(gate, "a", run_id="r2")
+        gate.started("a", "r1")
+        fed(gate, state="revoked")
+        assert gate.is_stopped("a")
+        gate.stopped("a")
+        assert gate.paying_run("a") == "r2"
+        fed(gate, run_id="r2", state="revoked")
+        assert gate.verdict("a") == "revoked"
+
+
+class TestForecasts:
+    @pytest.fixture
+    def holding(self, gate: Gate) -> Gate:
+        gate.rules.forecast = "hold"
+        return gate
+
+    def test_nothing_is_dispatched_before_scheduling_is_complete(self, holding: Gate) -> None:
+        join(holding, "a", 10, announcing=True)
+        assert holding.verdict("a") == WAIT
+        (run,) = holding.scheduled("w")
+        assert run.forecast is not None
+        assert (run.forecast.known, holding.verdict("a")) == (10, READY)
+
+    def test_a_worker_lost_while_scheduling_leaves_it_blocked_not_waiting(self, holding: Gate) -> None:
+        join(holding, "a", 10, announcing=True)
+        holding.gone(["w"])
+        assert holding.verdict("a") == "forecast"
+        reason = reason_of(holding, "a")
+        assert reason is not None
+        assert "not scheduled completely" in reason.text
+
+    def test_one_over_the_cap_waits_for_an_approval_of_that_amount(self, holding: Gate) -> None:
+        for task_id in "abc":
+            join(holding, task_id, 400, announcing=True)
+        holding.scheduled("w")
+        assert holding.verdict("a") == "forecast"
+        fed(holding, approved=1199)
+        assert holding.verdict("a") == "forecast"
+        fed(holding, approved=1200)
+        assert holding.verdict("a") == READY
+
+    def test_one_far_above_the_last_run_is_held(self, holding: Gate) -> None:
+        fed(holding, last=100)
+        join(holding, "a", 300, announcing=True)
+        holding.scheduled("w")
+        assert holding.verdict("a") == READY
+        join(holding, "b", 1, announcing=True)
+        holding.scheduled("w")
+        assert holding.verdict("a") == "forecast"
+        holding.rules.growth = Decimal(4)
+        assert holding.verdict("a") == READY
+
+    def test_what_is_not_declared_is_estimated_or_unknown_or_paid_already(self, holding: Gate) -> None:
+        holding.averages["V"] = 50
+        for task_id in "ab":
+            join(holding, task_id, announcing=True)
+        holding.paid.add("b")
+        holding.join("c", "r1", "w", "Other", None, True)
+        (run,) = holding.scheduled("w")
+        assert run.forecast is not None
+        assert (run.forecast.known, run.forecast.estimated, run.forecast.unknown) == (50, 50, 1)
+        assert str(run.forecast) == (
+            "$0.00005 ($0.00005 of it estimated from earlier runs) and 1 tasks of unknown cost"
+        )
+
+    def test_a_single_task_above_the_threshold_waits_for_its_own_approval(self, gate: Gate) -> None:
+        gate.rules.single = 100
+        join(gate, "a", 101)
+        join(gate, "b", 100)
+        assert (gate.verdict("a"), gate.verdict("b")) == ("approval", READY)
+        gate.approve("r1", "a", 101, None)
+        assert gate.verdict("a") == READY
+        join(gate, "a", 102)
+        assert gate.verdict("a") == "approval"
+
+
+class TestStopping:
+    def test_a_worker_is_told_until_it_has_acknowledged(self, gate: Gate) -> None:
+        join(gate, "a")
+        gate.started("a", "r1")
+        gate.claimed("a", "r1", "w", "V", None)
+        fed(gate, state="revoked")
+        for _ in range(2):
+            assert gate.to_stop("w") == {"r1": ["a"]}
+        gate.acknowledged("w", "r1")
+        assert gate.to_stop("w") == {}
+
+    def test_a_task_that_has_ended_is_not_told_of(self, gate: Gate) -> None:
+        join(gate, "a")
+        gate.claimed("a", "r1", "w", "V", None)
+        fed(gate, state="revoked")
+        gate.stopped("a")
+        assert gate.to_stop("w") == {}
+
+    def test_nobody_is_told_where_that_is_switched_off(self, gate: Gate) -> None:
+        gate.rules.kill = False
+        gate.claimed("a", "r1", "w", "V", None)
+        fed(gate, state="revoked")
+        assert gate.to_stop("w") == {}
+
+
+def test_an_ended_run_is_forgotten_and_its_late_answers_are_harmless(gate: Gate) -> None:
+    late = {"run_id": "r1", "state": "ended"}
+    gate.feed(Figures(late, []))
+    assert gate.runs == {}
+    gate.feed(Figures(late, []))
+    assert gate.runs == {}
+
+
+def test_shadow_mode_lets_pass_what_only_a_cap_blocks(gate: Gate) -> None:
+    gate.rules.shadow = True
+    join(gate, "a", 5000)
+    assert gate.verdict("a") == READY
+    fed(gate, state="revoked")
+    assert gate.verdict("a") == "revoked"
