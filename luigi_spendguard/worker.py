@@ -251,7 +251,7 @@ class GuardedWorker(luigi.worker.Worker):
 
 def _blocked(expl: Any) -> dict[str, Any] | None:
     """Return what a child said of the denial that ended it, None when it ended otherwise."""
-    if f'"{BLOCKED}"' not in (expl or ""):
+    if not isinstance(expl, str) or f'"{BLOCKED}"' not in expl:
         return None
     try:
         said = json.loads(expl)[BLOCKED]

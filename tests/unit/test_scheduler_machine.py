@@ -1,0 +1,360 @@
+"""The real scheduler and a real ledger under random DAGs, workers, failures, revokes, top-ups and restarts.
+
+The vendor's books are the judge: what was sent under which key, and for which run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import Conflict, SpendDenied
+from luigi_spendguard.ledger import reading
+from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from scheduler_patch import operator
+from scheduler_patch.local import LocalOffice
+from scheduler_patch.scheduler import BudgetScheduler
+
+USD = 1_000_000
+RUNS, WORKERS, TASKS = ("r1", "r2"), ("w1", "w2"), tuple(f"T{n}" for n in range(6))
+
+
+@dataclass
+class Running:
+    """A dispatched task as its worker knows it."""
+
+    worker: str
+    task_id: str
+    claim_id: str = ""
+    key: str = ""
+    run_id: str = ""
+    denied: SpendDenied | None = None
+    #: It has made its one call, with success.
+    called: bool = False
+
+
+@dataclass
+class Vendor:
+    """The vendor's own books: one movement for each key."""
+
+    moved: dict[str, tuple[str, str, int]] = field(default_factory=dict)
+
+    def send(self, wire_key: str, run_id: str, task_id: str, amount: int) -> None:
+        self.moved.setdefault(wire_key, (run_id, task_id, amount))
+
+    def of_run(self, run_id: str) -> int:
+        return sum(amount for run, _, amount in self.moved.values() if run == run_id)
+
+
+class SchedulerMachine(RuleBasedStateMachine):
+    """Each rule is what a worker, an operator, a crash or the clock does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp(prefix="spendguard-test-"))
+        self.now = 1_700_000_000.0
+        self.clock = mock.patch("luigi.scheduler.time.time", self.time)
+        self.clock.start()
+        self.loop = asyncio.new_event_loop()
+        self.thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self.thread.start()
+        self.vendor = Vendor()
+        self.cap = dict.fromkeys(RUNS, 5 * USD)
+        self.revoked: set[str] = set()
+        self.completions: Counter[str] = Counter()
+        self.running: list[Running] = []
+        self.costs: dict[str, str | None] = {}
+
+    def time(self) -> float:
+        self.now += 0.001  # No two tasks are equally old: Luigi would choose by chance.
+        return self.now
+
+    @initialize(forecast=st.sampled_from(["warn", "hold"]), single=st.sampled_from([None, 3 * USD]),
+                shared=st.integers(0, 2))  # fmt: skip
+    def start(self, forecast: str, single: int | None, shared: int) -> None:
+        caps = Caps(
+            default=Micros(5 * USD),
+            limit=Micros(5 * USD),
+            day=Micros(50 * USD),
+            task_families={"V": Micros(40 * USD)},
+            single=None if single is None else Micros(single),
+        )
+        self.settings = Settings(self.folder / "books.db", caps, forecast=forecast)
+        self.luigid()
+        self.submit_all(shared)
+
+    def submit_all(self, shared: int) -> None:
+        """Both workers submit a root of each run; `shared` of the tasks belong to both."""
+        for worker, run_id, first in (("w1", "r1", 0), ("w2", "r2", 3 - shared)):
+            self.submit(worker, run_id, list(TASKS[first : first + 3 + shared]), 0, "1", True)
+
+    def luigid(self, *, load: bool = False) -> None:
+        """Start luigid, with or without its pickle."""
+        self.scheduler = BudgetScheduler(
+            state_path=str(self.folder / "state"),
+            retry_delay=0,
+            remove_delay=600,
+            stable_done_cooldown_secs=0,
+        )
+        if load:
+            self.scheduler.load()
+        self.office = LocalOffice(self.settings, self.scheduler)
+        self.office.loop = self.loop
+        self.gate = self.scheduler.gate
+        for run_id in RUNS:
+            self.do(self.office.open_run(run_id, False, "Root", run_id, None))
+
+    def do(self, act: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(act, self.loop).result(20)
+
+    def teardown(self) -> None:
+        if hasattr(self, "office"):
+            self.office.close()
+        self.clock.stop()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.thread.join()
+        self.loop.close()
+        shutil.rmtree(self.folder)
+
+    # Workers.
+
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        run_id=st.sampled_from(RUNS),
+        chosen=st.lists(st.sampled_from(TASKS), min_size=1, max_size=4, unique=True),
+        edges=st.integers(0, 255),
+        cost=st.sampled_from(["1", "2", "4", None]),
+        whole=st.booleans(),
+    )
+    def submit(
+        self, worker: str, run_id: str, chosen: list[str], edges: int, cost: str | None, whole: bool
+    ) -> None:
+        """Add a root over some tasks; a worker that dies meanwhile never says that it was all."""
+        root = f"Root_{run_id}_{worker}"
+        known = {"worker": worker, "runnable": True}
+        self.scheduler.add_task(task_id=root, family="Root", deps=chosen, **known)
+        for place, task_id in enumerate(chosen):
+            deps = [other for n, other in enumerate(chosen[place + 1 :]) if edges >> n & 1]
+            self.costs.setdefault(task_id, cost)
+            said = {"run_id": run_id} | ({"max_cost_usd": self.costs[task_id]} if self.costs[task_id] else {})
+            self.scheduler.add_task(task_id=task_id, family="V", deps=deps, spendguard=said, **known)
+        if whole:
+            self.scheduler.add_worker(worker, [("first_task", root)])
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def get_work(self, worker: str) -> None:
+        mine = [each.task_id for each in self.running if each.worker == worker]
+        reply = self.scheduler.get_work(worker=worker, host="h", current_tasks=mine)
+        task_id = reply["task_id"]
+        if task_id is None or task_id in mine:
+            return
+        if task_id.startswith("Root"):
+            self.scheduler.add_task(task_id=task_id, worker=worker, status="DONE")
+            return
+        self.running = [each for each in self.running if each.task_id != task_id]
+        entry = self.gate.entries[task_id]
+        assert entry.pinned not in self.revoked
+        claim_id = str(uuid.uuid4())
+        cost = self.costs[task_id]
+        said = self.do(
+            self.office.claim(
+                claim_id, None, task_id, "V", {}, worker, None if cost is None else Micros(int(cost) * USD)
+            )  # fmt: skip
+        )
+        self.running.append(Running(worker, task_id, claim_id, said["vault_key"], said["run_id"]))
+
+    @rule(
+        worker=st.sampled_from(WORKERS),
+        times=st.integers(1, 4),
+        how=st.sampled_from(["settle", "settle", "doubt", "void"]),
+        outcome=st.sampled_from(["completed", "completed", "failed", "yielded"]),
+        dep=st.sampled_from(TASKS),
+    )
+    def work(self, worker: str, times: int, how: str, outcome: str, dep: str) -> None:
+        """A worker's loop; the smaller rules interleave its parts with those of others."""
+        for _ in range(times):
+            before = len(self.running)
+            self.get_work(worker)
+            if len(self.running) > before:
+                self.call(before, how)
+                self.end_task(before, outcome, dep)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 99), how=st.sampled_from(["settle", "settle", "doubt", "void"]))
+    def call(self, which: int, how: str) -> None:
+        """Make the task's one call, for $1; how it ends is the vendor's and the network's affair."""
+        it = self.running[which % len(self.running)]
+        if it.called:
+            return  # A second good call would be another one.
+        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target=it.task_id, fingerprint="1",
+                  total_micros=USD)  # fmt: skip
+        answer = self.do(self.office.reserve(it.key, ask))
+        it.called = answer.verdict == "replayed" or (answer.verdict == "allowed" and how == "settle")
+        if answer.verdict != "allowed":
+            if answer.verdict == "denied":
+                it.denied = SpendDenied(answer.reason, answer.message, answer.facts)
+            return
+        assert it.run_id not in self.revoked, "P5"
+        if how != "void":
+            self.vendor.send(answer.wire_key, self.run_of(answer.call_id), it.task_id, USD)
+        end = End(how, answer.call_id, answer.ask, total_micros=USD if how == "settle" else 0, status=200,
+                  answer_body="{}" if how == "settle" else "")  # fmt: skip
+        self.do(self.office.end(it.key, end))
+
+    def run_of(self, call_id: str) -> str:
+        rows = self.do(self.office.read(reading.calls))
+        return next(row["run_id"] for row in rows if row["id"] == call_id)
+
+    @precondition(lambda self: self.running)
+    @rule(which=st.integers(0, 99), how=st.sampled_from(["completed", "failed", "yielded"]),
+          dep=st.sampled_from(TASKS))  # fmt: skip
+    def end_task(self, which: int, how: str, dep: str) -> None:
+        it = self.running.pop(which % len(self.running))
+        if it.denied is not None and it.denied.reason in ("cap", "revoked", "expired"):
+            self.do(self.office.finish(it.claim_id, "blocked"))
+            said = {**it.denied.facts, "reason": it.denied.reason}
+            self.scheduler.add_task(task_id=it.task_id, worker=it.worker, spendguard_blocked=said)
+            return
+        if it.denied is not None or (how == "completed" and not self.has_paid(it.task_id)):
+            how = "failed"
+        current = self.scheduler.is_running(it.task_id, it.worker)
+        self.do(self.office.finish(it.claim_id, how))
+        said = {"run_id": it.run_id}
+        report: dict[str, Any] = {"task_id": it.task_id, "worker": it.worker, "family": "V"}
+        if how == "completed":
+            self.completions[it.task_id] += 1
+            self.scheduler.add_task(**report, status="DONE")
+        elif how == "yielded" and current and dep != it.task_id:
+            self.costs.setdefault(dep, "1")
+            self.scheduler.add_task(task_id=dep, worker=it.worker, family="V",
+                                    spendguard={"yielded_by": it.task_id, "max_cost_usd": "1"})  # fmt: skip
+            self.scheduler.add_task(**report, status="PENDING", new_deps=[dep], spendguard=said)
+        else:
+            self.scheduler.add_task(**report, status="FAILED", expl="died", spendguard=said)
+
+    def has_paid(self, task_id: str) -> bool:
+        return any(task == task_id for _, task, _ in self.vendor.moved.values())
+
+    @rule(worker=st.sampled_from(WORKERS), killed=st.booleans())
+    def lose_worker(self, worker: str, killed: bool) -> None:
+        """A worker is presumed dead; sometimes it lives on, and its attempt overlaps with the next."""
+        others = [other for other in WORKERS if other != worker]
+        self.now += 61
+        for other in others:
+            self.scheduler.ping(worker=other)
+        self.scheduler.prune()
+        if killed:
+            self.running = [each for each in self.running if each.worker != worker]
+
+    @rule(worker=st.sampled_from(WORKERS))
+    def ping(self, worker: str) -> None:
+        told = self.scheduler.ping(worker=worker)["rpc_messages"]
+        for message in told:
+            assert message["kwargs"]["run_id"] in self.revoked
+
+    @rule(task_id=st.sampled_from(TASKS), door=st.sampled_from(["re_enable_task", "forgive_failures"]))
+    def old_door(self, task_id: str, door: str) -> None:
+        getattr(self.scheduler, door)(task_id=task_id)
+
+    @rule(task_id=st.sampled_from(TASKS))
+    def mark_as_done(self, task_id: str) -> None:
+        self.scheduler.mark_as_done(task_id=task_id)
+
+    # Operators and crashes.
+
+    @rule(run_id=st.sampled_from(RUNS), really=st.integers(0, 9))
+    def revoke(self, run_id: str, really: int) -> None:
+        if not really:
+            self.do(operator.revoke(self.office, run_id))
+            self.revoked.add(run_id)
+
+    @rule(run_id=st.sampled_from(RUNS), usd=st.integers(1, 3))
+    def top_up(self, run_id: str, usd: int) -> None:
+        try:
+            self.do(operator.top_up(self.office, run_id, str(usd), None))
+        except Conflict:
+            assert run_id in self.revoked
+        else:
+            self.cap[run_id] += usd * USD
+
+    @rule(run_id=st.sampled_from(RUNS))
+    def approve(self, run_id: str) -> None:
+        self.do(self.office.write(lambda tx: None))  # After the forecast that is being kept.
+        shown = self.do(self.office.read(reading.run, run_id))["forecast_usd"]
+        if shown is not None and run_id not in self.revoked:
+            self.do(operator.approve(self.office, run_id, shown, None, None))
+
+    @rule(clean=st.booleans(), shared=st.integers(0, 2))
+    def restart_luigid(self, clean: bool, shared: int) -> None:
+        if clean:
+            self.scheduler.dump()
+        self.office.close()
+        self.luigid(load=clean)
+        if not clean:
+            self.submit_all(shared)
+
+    # The promises.
+
+    @invariant()
+    def no_run_moves_more_than_its_cap(self) -> None:
+        for run_id in RUNS:
+            assert self.vendor.of_run(run_id) <= self.cap[run_id], "P1"
+
+    @invariant()
+    def the_books_add_up(self) -> None:
+        if hasattr(self, "office"):
+            assert self.do(self.office.read(reading.audit)) in ([], None), "P3"
+
+    @invariant()
+    def nobody_pays_twice(self) -> None:
+        paid = Counter(task_id for _, task_id, _ in self.vendor.moved.values())
+        for task_id, times in paid.items():
+            assert times <= 1 + self.completions[task_id], "P4"
+
+    @invariant()
+    def nothing_is_counted_that_does_not_run(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        for run in self.gate.runs.values():
+            entries = [
+                e for e in self.gate.entries.values() if any(p in e.counted_in for p in run.pots.values())
+            ]
+            assert run.pots["run", ""].counted == sum(e.counted for e in entries) >= 0
+        state = self.scheduler._state
+        for entry in self.gate.entries.values():
+            task = state.get_task(entry.task_id)
+            if entry.counted_in and task is not None:
+                assert task.status == "RUNNING" or entry.claimed_by is not None
+
+    @invariant()
+    def blocked_tasks_hold_no_worker_up(self) -> None:
+        if not hasattr(self, "scheduler"):
+            return
+        state = self.scheduler._state
+        for worker in WORKERS:
+            pending = self.scheduler.count_pending(worker=worker)["n_pending_tasks"]
+            tasks = list(state.get_worker(worker).get_tasks(state, "PENDING", "FAILED"))
+            blocked = [t for t in tasks if self.gate.is_blocked(t.id) and t.status == "PENDING"]
+            assert pending <= len(tasks) - len(blocked), "P7"
+
+
+SchedulerMachine.TestCase.settings = settings(
+    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
+)
+TestSchedulerMachine = SchedulerMachine.TestCase
