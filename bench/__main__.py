@@ -1,4 +1,4 @@
-"""Run both benchmarks and print their figures with the machine's load and the versions."""
+"""Run all benchmarks and print their figures with the machine's load and the versions."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import tornado
 
 from bench.calls import measure_calls
 from bench.ledger import measure_ledger
+from bench.scheduler import measure_scheduler
 
 
 def main() -> None:
@@ -34,6 +35,7 @@ def main() -> None:
             "cores": os.cpu_count() or 0, "load_before": round(os.getloadavg()[0], 2),
             **measure_calls(folder, 100 if given.quick else 1000),
             **measure_ledger(folder, 100 if given.quick else 2000),
+            **measure_scheduler(folder / "scheduler", (100,) if given.quick else (1000, 10_000)),
             "load_after": round(os.getloadavg()[0], 2),
         }  # fmt: skip
     if given.json:

@@ -95,6 +95,7 @@ def inherit(scheduler: Any, task_id: str | None, new_deps: Iterable[str]) -> Non
         if (entry is None and matches(gate, task.family)) or (entry is not None and entry.runs in ([], [""])):
             for run_id in [parent.pinned] if parent.pinned else parent.runs:
                 gate.join(dep, run_id, "", task.family, None, False)
+            gate.entries[dep].runs = [run_id for run_id in gate.entries[dep].runs if run_id]
 
 
 def find_roots(scheduler: Any, worker: str) -> None:

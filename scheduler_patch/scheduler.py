@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import luigi.scheduler
@@ -17,9 +17,9 @@ from luigi.task_status import PENDING, RUNNING
 
 from scheduler_patch import membership
 from scheduler_patch.entries import RunFigures
-from scheduler_patch.gate import Gate
+from scheduler_patch.gate import READY, WAIT, Gate
 from scheduler_patch.reasons import Reason, reason_of
-from scheduler_patch.state import watch
+from scheduler_patch.state import watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
@@ -36,6 +36,7 @@ class _Dispatch:
     chosen: bool = False
     run_id: str | None = None
     taken: int = 0
+    verdicts: dict[str, str] = field(default_factory=dict)
 
 
 class BudgetScheduler(luigi.scheduler.Scheduler):
@@ -43,6 +44,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     gate: Gate
     begun: float
+    _state: Any
     #: Told of every run that has just been scheduled completely.
     on_scheduled: Callable[[list[RunFigures]], None]
     #: Takes over what other processes have done to the ledger, where nobody else does (local scheduler).
@@ -57,13 +59,15 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
         self.gate, self.begun = Gate(), time.time()
         self.on_scheduled = lambda runs: None
-        watch(self._state, self.gate, self._has_chosen, self._dispatching)
+        self._state = watched(self._state, self.gate, self._has_chosen, self._dispatching)
         membership.load(self)
+        self._see_blocked()
 
     def load(self) -> None:
         """Load Luigi's state, and with it which task belongs to which run."""
         super().load()
         membership.load(self)
+        self._see_blocked()
 
     def dump(self) -> None:
         """Save Luigi's state, and with it which task belongs to which run."""
@@ -89,8 +93,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         answer = super().add_task(*args, **kwargs)
         if isinstance(ours, dict) or self.gate.rules.vendor_tasks:
             membership.announce(self, ours, kwargs)
+            self._see_blocked()
         if kwargs.get("new_deps") and self.gate.entries:
             membership.inherit(self, task_id, kwargs["new_deps"])
+            membership.find_roots(self, worker or "")
             self._scheduled(worker)
         return answer
 
@@ -127,7 +133,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             return not self.gate.entries or self.gate.allows(task.id)
         if not dispatch.chosen:
             dispatch.last = task.id
-            return self.gate.allows(task.id, dispatch.worker)
+            verdict = dispatch.verdicts[task.id] = self.gate.verdict(task.id, dispatch.worker)
+            return verdict == READY
         # From here on Luigi asks for members of the chosen task's batch, and takes each that may join.
         if not self.gate.joins(dispatch.last, dispatch.run_id, dispatch.taken, task.id):
             return False
@@ -212,14 +219,25 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     # What Luigi's page and its workers are told.
 
-    def _upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
-        # Blocked tasks, and all that waits for them, must leave `count_pending`: else a keep-alive
-        # worker stays for ever (Luigi 3.8, `Worker._keep_alive`).
-        if self.gate.entries and not upstream_status_table:
+    def _see_blocked(self) -> None:
+        """Let blocked tasks, and all that waits for them, leave `count_pending`.
+
+        Else a keep-alive worker stays for ever (Luigi 3.8, `Worker._keep_alive`). Only once there are
+        vendor tasks: Luigi asks for every pending task, and a plain `get_work` would be 15 % slower.
+        """
+        if self.gate.entries:
+            self.__dict__["_upstream_status"] = self._seeded_upstream_status
+
+    def _seeded_upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
+        if not upstream_status_table:
             upstream_status_table[""] = ""
+            # Within one `get_work` nothing changes between its choice and its counts.
+            known = self._dispatch.verdicts if self._dispatch is not None else {}
             for task in self._state.get_active_tasks_by_status(PENDING):
-                if task.id in self.gate.entries and self.gate.is_blocked(task.id):
-                    upstream_status_table[task.id] = luigi.scheduler.UPSTREAM_DISABLED
+                if task.id in self.gate.entries:
+                    verdict = known.get(task.id)
+                    if (self.gate.verdict(task.id) if verdict is None else verdict) not in (READY, WAIT):
+                        upstream_status_table[task.id] = luigi.scheduler.UPSTREAM_DISABLED
         return super()._upstream_status(task_id, upstream_status_table)
 
     def _serialize_task(self, task_id: str, include_deps: bool = True, deps: Any = None) -> Any:

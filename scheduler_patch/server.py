@@ -16,7 +16,7 @@ from tornado.ioloop import PeriodicCallback
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
-from luigi_spendguard.targets import SCHEDULER, check_luigi
+from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
 from scheduler_patch.office import Office
@@ -34,6 +34,7 @@ def app(scheduler: Any) -> Any:
     ConfigError, LedgerUnavailable, PluginError.
     """
     check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
+    check_luigi(luigi.scheduler.SimpleTaskState, STATE)
     settings = config.load()
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)

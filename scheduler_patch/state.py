@@ -18,7 +18,7 @@ _DISPATCHED = (RUNNING, BATCH_RUNNING)
 
 
 class BudgetState(SimpleTaskState):
-    """Luigi's state with a gate; made of the stock one by `watch`."""
+    """Luigi's state with a gate; made of the stock one by `watched`."""
 
     gate: Gate
     #: Called when Luigi has chosen a task and asks how it is batched.
@@ -59,15 +59,20 @@ class BudgetState(SimpleTaskState):
         return super().get_batcher(worker_id, family)
 
 
-def watch(
+def watched(
     state: Any,
     gate: Gate,
     chosen: Callable[[], None],
     dispatching: Callable[[], tuple[str | None, str | None]],
-) -> None:
-    """Turn Luigi's state, or a subclass of it, into a `BudgetState`."""
+) -> Any:
+    """Return Luigi's state, or a subclass of it, as a `BudgetState` with the same tasks and workers.
+
+    A new object: one whose class was changed is slower in every access to its attributes (Python 3.11).
+    """
     stock = type(state)
-    state.__class__ = (
-        BudgetState if stock is SimpleTaskState else type("BudgetState", (BudgetState, stock), {})
-    )
-    state.gate, state.chosen, state.dispatching = gate, chosen, dispatching
+    kind: Any = BudgetState if stock is SimpleTaskState else type("BudgetState", (BudgetState, stock), {})
+    made = kind.__new__(kind)
+    for name, value in vars(state).items():
+        setattr(made, name, value)
+    made.gate, made.chosen, made.dispatching = gate, chosen, dispatching
+    return made

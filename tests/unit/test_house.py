@@ -90,15 +90,19 @@ def test_every_overridden_method_is_checked() -> None:
     from luigi_spendguard.attempts import GuardedTaskProcess
     from luigi_spendguard.worker import GuardedWorker
     from scheduler_patch.scheduler import BudgetScheduler
+    from scheduler_patch.state import BudgetState
 
     for ours, names in [
         (GuardedWorker, targets.WORKER),
         (GuardedTaskProcess, targets.TASK_PROCESS),
         (BudgetScheduler, targets.SCHEDULER),
+        (BudgetState, targets.STATE),
     ]:
         stock = ours.__mro__[1]
         overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(stock, name)}
-        assert overridden - {"__init__"} == set(names), ours
+        # Put in its place on the instance, once there are vendor tasks.
+        late = {"_upstream_status"} if ours is BudgetScheduler else set()
+        assert overridden - {"__init__"} | late == set(names), ours
 
 
 def test_another_luigi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

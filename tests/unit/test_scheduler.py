@@ -239,3 +239,107 @@ def test_a_completed_task_is_held_by_nothing(scheduler: BudgetScheduler) -> None
     scheduler.gate.hold("v", "run", 1500)
     scheduler.add_task(task_id="v", worker="w", status="DONE")
     assert scheduler.gate.entries == {}
+
+
+class TestStockWorkers:
+    """Workers without the plugin: families of `vendor_tasks`, runs by the roots that need them."""
+
+    @pytest.fixture
+    def scheduler(self, scheduler: BudgetScheduler) -> BudgetScheduler:
+        scheduler.gate.rules.vendor_tasks = ("V", "billing.*")
+        fed(scheduler.gate, run_id="root")
+        return scheduler
+
+    def submit(
+        self, scheduler: BudgetScheduler, worker: str = "w", root: str = "root", **root_params: str
+    ) -> None:
+        add = {"worker": worker, "status": "PENDING", "runnable": True}
+        scheduler.add_task(task_id=root, family="Root", deps=["middle", "v1"], params=root_params, **add)
+        scheduler.add_task(task_id="v1", family="V", **add)
+        scheduler.add_task(task_id="middle", family="M", deps=["v2"], **add)
+        scheduler.add_task(task_id="v2", family="billing.Charge", **add)
+        scheduler.add_worker("w", [("first_task", "root")])
+
+    def test_membership_is_that_of_the_root_which_leads_there(self, scheduler: BudgetScheduler) -> None:
+        self.submit(scheduler)
+        assert {t: e.runs for t, e in scheduler.gate.entries.items()} == {"v1": ["root"], "v2": ["root"]}
+        fed(scheduler.gate, 0, run_id="root")
+        assert work(scheduler) is None
+        assert sorted(scheduler.blocked("w")) == ["v1", "v2"]
+        fed(scheduler.gate, 1, run_id="root")
+        assert work(scheduler) == "v1"
+
+    def test_a_run_id_of_the_root_names_the_run(self, scheduler: BudgetScheduler) -> None:
+        self.submit(scheduler, run_id="r1")
+        assert scheduler.gate.entries["v2"].runs == ["r1"]
+
+    def test_two_roots_of_one_worker_have_their_own_and_share(self, scheduler: BudgetScheduler) -> None:
+        add = {"worker": "w", "status": "PENDING", "runnable": True}
+        scheduler.add_task(task_id="other", family="Root", deps=["v2", "v3"], **add)
+        scheduler.add_task(task_id="v3", family="V", **add)
+        self.submit(scheduler)
+        runs = {task_id: sorted(entry.runs) for task_id, entry in scheduler.gate.entries.items()}
+        assert runs == {"v1": ["root"], "v2": ["other", "root"], "v3": ["other"]}
+
+    def test_yielded_tasks_inherit_the_run(self, scheduler: BudgetScheduler) -> None:
+        self.submit(scheduler)
+        assert work(scheduler) == "v1"
+        scheduler.add_task(task_id="v9", worker="w", family="V", status="PENDING")
+        scheduler.add_task(task_id="v1", worker="w", family="V", status="PENDING", new_deps=["v9"])
+        assert scheduler.gate.entries["v9"].runs == ["root"]
+
+    def test_what_a_plain_task_yields_belongs_to_its_roots_run(self, scheduler: BudgetScheduler) -> None:
+        scheduler.gate.rules.forecast = "hold"
+        self.submit(scheduler)
+        add = {"worker": "w", "status": "PENDING"}
+        scheduler.add_task(task_id="v9", family="V", **add)
+        scheduler.add_task(task_id="middle", family="M", new_deps=["v9"], **add)
+        assert scheduler.gate.entries["v9"].runs == ["root"]
+        assert scheduler.gate.allows("v9")
+
+    def test_hold_waits_until_all_is_scheduled(self, scheduler: BudgetScheduler) -> None:
+        scheduler.gate.rules.forecast = "hold"
+        add = {"worker": "w", "status": "PENDING", "runnable": True}
+        scheduler.add_task(task_id="v1", family="V", **add)
+        assert work(scheduler) is None
+        scheduler.add_task(task_id="root", family="Root", deps=["v1"], **add)
+        scheduler.add_worker("w", [("first_task", "root")])
+        assert work(scheduler) == "v1"
+
+    def test_plain_families_are_left_alone(self, scheduler: BudgetScheduler) -> None:
+        self.submit(scheduler)
+        assert set(scheduler.gate.entries) == {"v1", "v2"}
+
+
+def test_the_lost_reply_of_a_batch_of_a_revoked_run_leaves_no_ghost(scheduler: BudgetScheduler) -> None:
+    scheduler.add_task_batcher(worker="w", task_family="V", batched_args=["a"], max_batch_size=2)
+    for number in "12":
+        vendor(scheduler, number, params={"a": number}, batchable=True)
+    reply = scheduler.get_work(worker="w", host="h")
+    batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
+    scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING")
+    fed(scheduler.gate, state="revoked")
+    assert scheduler.get_work(worker="w", host="h", current_tasks=[])["task_id"] is None
+    assert not scheduler._state.has_task("vb")
+    assert [status(scheduler, number) for number in "12"] == ["PENDING", "PENDING"]
+
+
+def test_what_is_blocked_is_not_pruned_for_a_week(
+    scheduler: BudgetScheduler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1_700_000_000.0]
+    monkeypatch.setattr("luigi.scheduler.time.time", lambda: now[0])
+    vendor(scheduler)
+    scheduler.add_task(task_id="after", worker="w", family="P", deps=["v"])
+    scheduler.add_task(task_id="plain", worker="w", family="P")
+    fed(scheduler.gate, 0)
+    for _ in range(30):
+        now[0] += 3600
+        scheduler.prune()
+    assert sorted(scheduler._state._tasks) == ["after", "v"]
+    now[0] += 7 * 86_400
+    for _ in range(3):
+        now[0] += 3600
+        scheduler.prune()
+    assert scheduler._state._tasks == {}
+    assert scheduler.gate.entries == {}
