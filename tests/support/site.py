@@ -69,7 +69,8 @@ class Site:
         self.ledger = folder / "ledger" / "spendguard.db"
         self.config = folder / "luigi.cfg"
         self.settings: dict[str, dict[str, Any]] = {
-            "core": {"default_scheduler_url": self.url},
+            # Luigi refuses a command that runs already, another test run of this machine perhaps.
+            "core": {"default_scheduler_url": self.url, "no_lock": "true"},
             "scheduler": {"retry_delay": 1, "stable_done_cooldown_secs": 0, "state_path": folder / "state"},
             "worker": {"wait_interval": 0.05, "wait_jitter": 0, "keep_alive": "false"},
             "spendguard": {"ledger_url": f"sqlite:///{self.ledger}", "default_cap_usd": 100},

@@ -1,0 +1,207 @@
+"""Budgets inside a run, shadow mode and batches, on a real ledger file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger import claims, figures, runs
+from luigi_spendguard.messages import End
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path / "books.db", 100)
+    yield made
+    assert made.audit() == []
+    made.ledger.close()
+
+
+def budgets(books: Books) -> dict[tuple[str, str], tuple[int, int, int]]:
+    """Return (cap of its own, spent, reserved) of every budget."""
+    rows = books.read(lambda tx: tx.all("SELECT * FROM budget"))
+    return {
+        (row["scope"], "" if row["scope"] == "day" else row["part"]): (
+            row["cap_micros"] - row["shadow_micros"], row["spent_micros"], row["reserved_micros"],
+        )
+        for row in rows
+    }  # fmt: skip
+
+
+def paid(books: Books, vault_key: str, amount: int, **more: Any) -> str:
+    """Make a call and settle it; return its verdict and reason."""
+    ask = books.ask(amount, **more)
+    answer = books.reserve(vault_key, ask)
+    if answer.verdict == "allowed":
+        books.end(
+            vault_key, End("settle", answer.call_id, 1, total_micros=amount, status=200, answer_body="{}")
+        )
+    return f"{answer.verdict}:{answer.reason}"
+
+
+CAPS = Caps(day=Micros(90), task_families={"Charge": Micros(50)}, vendors={"stripe": Micros(60)})
+
+
+def test_all_that_apply_must_have_room_and_none_is_touched_otherwise(books: Books) -> None:
+    books.caps = CAPS
+    key = books.claim("A", max_cost=Micros(30))
+    assert paid(books, key, 20) == "allowed:"
+    before = budgets(books)
+    assert before == {("run", ""): (100, 20, 0), ("day", ""): (90, 20, 0), ("family", "Charge"): (50, 20, 0),
+                      ("vendor", "stripe"): (60, 20, 0), ("task", "A"): (30, 20, 0)}  # fmt: skip
+    denied = books.reserve(key, books.ask(11))
+    assert (denied.reason, denied.facts["budget"], denied.facts["part"]) == ("cap", "task", "A")
+    assert budgets(books) == before
+    other = books.claim("B")
+    denied = books.reserve(other, books.ask(31))
+    assert denied.facts["budget"] == "family"
+    assert budgets(books) == before
+    books.caps = replace(CAPS, task_families={})
+    assert books.reserve(other, books.ask(41)).facts["budget"] == "vendor"
+
+
+def test_a_tasks_budget_follows_what_its_latest_claim_says_and_is_never_below_what_is_counted(
+    books: Books,
+) -> None:
+    paid(books, books.claim("A", max_cost=Micros(30)), 20)
+    books.claim("A", max_cost=Micros(10))
+    assert budgets(books)["task", "A"] == (20, 20, 0)
+    key = books.claim("A", max_cost=Micros(40))
+    assert paid(books, key, 20) == "allowed:"
+
+
+def test_a_revived_reservation_belongs_to_the_day_on_which_it_is_made(books: Books) -> None:
+    books.caps = Caps(day=Micros(90))
+    key, ask = books.claim("A"), books.ask(10)
+    books.reserve(key, ask)
+    books.end(key, End("void", ask.call_id, 1))
+    books.write(lambda tx: tx.run("UPDATE budget SET part = '2000-01-01' WHERE scope = 'day'"))
+    assert books.reserve(key, replace(ask, ask=2)).verdict == "allowed"
+    rows = books.read(lambda tx: tx.all("SELECT part, reserved_micros FROM budget WHERE scope = 'day'"))
+    assert [row["reserved_micros"] for row in sorted(rows, key=lambda row: str(row["part"]))] == [0, 10]
+
+
+class TestShadow:
+    def test_what_a_cap_denies_is_lent_and_recorded(self, books: Books) -> None:
+        books.caps = replace(CAPS, shadow=True)
+        key = books.claim("A", max_cost=Micros(30))
+        assert [paid(books, key, 70), paid(books, key, 80)] == ["allowed:", "allowed:"]
+        assert budgets(books) == {("run", ""): (100, 150, 0), ("day", ""): (90, 150, 0),
+                                  ("family", "Charge"): (50, 150, 0), ("vendor", "stripe"): (60, 150, 0),
+                                  ("task", "A"): (30, 150, 0)}  # fmt: skip
+        assert books.run()["cap_micros"] == 150, "the cap that would have sufficed"
+        rows = books.read(lambda tx: tx.all("SELECT reason, verdict, message FROM call"))
+        assert {(row["verdict"], row["reason"]) for row in rows} == {("allowed", "cap")}
+
+    def test_enforced_again_nothing_more_is_let_through(self, books: Books) -> None:
+        books.caps = Caps(shadow=True)
+        key = books.claim("A")
+        paid(books, key, 150)
+        books.caps = Caps()
+        denied = books.reserve(key, books.ask(1))
+        assert (denied.reason, denied.facts["cap_usd"], denied.facts["remaining_usd"]) == (
+            "cap", "0.0001", "0.00")  # fmt: skip
+
+    def test_what_was_lent_and_came_back_is_no_room_either(self, books: Books) -> None:
+        books.caps = Caps(shadow=True)
+        key, lent = books.claim("A"), books.ask(80)
+        paid(books, key, 70)
+        books.reserve(key, lent)
+        books.end(key, End("void", lent.call_id, 1))
+        books.caps = Caps()
+        assert paid(books, key, 31) == "denied:cap"
+        assert paid(books, key, 30) == "allowed:"
+
+    def test_a_top_up_raises_the_cap_not_what_was_lent(self, books: Books) -> None:
+        books.caps = Caps(shadow=True)
+        key = books.claim("A")
+        paid(books, key, 150)
+        books.write(runs.top_up, "run", Micros(30), "one")
+        assert (books.run()["cap_micros"], books.run()["shadow_micros"]) == (150, 20)
+        books.write(runs.top_up, "run", Micros(40), "two")
+        assert (books.run()["cap_micros"], books.run()["shadow_micros"]) == (170, 0)
+        books.caps = Caps()
+        assert paid(books, key, 20) == "allowed:"
+        assert paid(books, key, 1) == "denied:cap"
+
+    def test_a_revoked_run_stays_revoked(self, books: Books) -> None:
+        books.caps = Caps(shadow=True)
+        key = books.claim("A")
+        books.write(runs.revoke, "run")
+        assert paid(books, key, 1) == "denied:revoked"
+
+
+class TestBatches:
+    def test_a_batch_of_other_members_pays_only_with_the_callers_key(self, books: Books) -> None:
+        paid(books, books.claim("AB", members=("A", "B")), 10)
+        key = books.claim("BC", members=("B", "C"))
+        assert paid(books, key, 10) == "denied:idempotency_mismatch"
+        assert paid(books, key, 10, key="mine", key_is_callers=True) == "allowed:"
+
+    def test_so_does_a_member_on_its_own_and_a_batch_of_what_ran_alone(self, books: Books) -> None:
+        paid(books, books.claim("AB", members=("A", "B")), 10)
+        assert paid(books, books.claim("A"), 10) == "denied:idempotency_mismatch"
+        paid(books, books.claim("C"), 10)
+        assert paid(books, books.claim("CD", members=("C", "D")), 10) == "denied:idempotency_mismatch"
+
+    def test_what_has_completed_since_was_another_matter(self, books: Books) -> None:
+        paid(books, books.claim("AB", members=("A", "B")), 10)
+        books.write(claims.finish, books.last_claim, "completed")
+        assert paid(books, books.claim("BC", members=("B", "C")), 10) == "allowed:"
+
+    def test_one_that_has_paid_nothing_leaves_its_members_free(self, books: Books) -> None:
+        books.claim("AB", members=("A", "B"))
+        assert paid(books, books.claim("BC", members=("B", "C")), 10) == "allowed:"
+
+    def test_a_claim_ends_every_open_claim_that_overlaps_it(self, books: Books) -> None:
+        first, alone = books.claim("AB", members=("A", "B")), books.claim("C")
+        books.claim("BC", members=("B", "C"))
+        assert paid(books, first, 1) == "denied:expired"
+        assert paid(books, alone, 1) == "denied:expired"
+
+    def test_the_gate_starts_with_the_batches_that_have_paid(self, books: Books) -> None:
+        paid(books, books.claim("AB", members=("A", "B")), 10)
+        books.claim("CD", members=("C", "D"))
+        assert books.write(figures.start, Caps()).batches == [["A", "B"]]
+
+
+class TestApprovals:
+    def test_an_approval_is_bound_to_the_forecast_and_counts_once(self, books: Books) -> None:
+        with pytest.raises(Conflict, match="no forecast yet"):
+            books.write(runs.approve, "run", "", Micros(10), "a")
+        books.write(runs.set_forecast, "run", Micros(200), Micros(0), 0)
+        with pytest.raises(Conflict, match=r"is \$0\.0002 now"):
+            books.write(runs.approve, "run", "", Micros(10), "b")
+        for _ in range(2):
+            assert books.write(runs.approve, "run", "", Micros(200), "c")["approved_micros"] == 200
+        with pytest.raises(Conflict, match="another change"):
+            books.write(runs.approve, "run", "A", Micros(200), "c")
+
+    def test_one_of_a_task_raises_its_budget_at_once(self, books: Books) -> None:
+        key = books.claim("A", single=Micros(10))
+        assert paid(books, key, 11) == "denied:cap"
+        books.write(runs.approve, "run", "A", Micros(11), "a")
+        assert paid(books, key, 11) == "allowed:"
+        assert paid(books, books.claim("A", single=Micros(10)), 1) == "denied:cap"
+
+    def test_a_revoked_run_has_nothing_to_approve(self, books: Books) -> None:
+        books.write(runs.set_forecast, "run", Micros(200), Micros(0), 0)
+        books.write(runs.revoke, "run")
+        with pytest.raises(Conflict, match="revoked"):
+            books.write(runs.approve, "run", "", Micros(200), "a")
+
+
+def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_members(books: Books) -> None:
+    for task_id, members, amount in (("A", (), 10), ("BCD", ("B", "C", "D"), 30)):
+        paid(books, books.claim(task_id, members=members), amount)
+        books.write(claims.finish, books.last_claim, "completed")
+    paid(books, books.claim("E", family="Other"), 5)
+    assert books.read(figures.averages) == {"Charge": 10}
