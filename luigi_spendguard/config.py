@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,8 @@ from luigi_spendguard.money import Micros, format_usd
 from luigi_spendguard.policy import Caps
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
+
+logger = logging.getLogger(__name__)
 
 #: Vendors that this version knows; each has a section `[spendguard_<vendor>]`.
 VENDORS = ("stripe",)
@@ -152,17 +155,25 @@ def load(
     *,
     kind: str | None = None,
     environ: Mapping[str, str] | None = None,
+    as_luigid: bool = False,
 ) -> Settings:
     """Return the settings of Luigi's configuration files. Raises ConfigError.
 
-    `files` and `kind` (`ini` or `toml`): read these instead of the files that Luigi reads.
+    `files` and `kind` (`ini` or `toml`): read these instead of the files that Luigi reads. `as_luigid`: a
+    LUIGI_CONFIG_PATH that Luigi ignores is no error where no other file has a section of ours, since a stock
+    luigid starts with it, too.
     """
     environ = os.environ if environ is None else environ
+    complaint = ""
     if files is None:
-        kind, files = luigi_files(environ)
+        kind, files, complaint = luigi_files(environ)
     elif kind is None:
         kind = "toml" if files and files[-1].suffix == ".toml" else "ini"
     sections = read_sections(kind, files)
+    if complaint and (sections or not as_luigid):
+        raise ConfigError(complaint)
+    if complaint:  # Nothing can be spent: no cap is known.
+        logger.warning("%s", complaint)
     _check_sections(sections)
     read = {
         name: {key: value for key, raw in content.items()

@@ -47,10 +47,10 @@ class Raw:
 Sections = dict[str, dict[str, Raw]]
 
 
-def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path]]:
-    """Return the format (`ini` or `toml`) and the files that Luigi reads here, later ones winning.
+def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path], str]:
+    """Return the format (`ini` or `toml`), the files that Luigi reads here, later ones winning, a complaint.
 
-    Raises ConfigError when LUIGI_CONFIG_PATH names a file that Luigi would ignore.
+    The complaint says that LUIGI_CONFIG_PATH names a file that Luigi ignores; else it is empty.
     """
     # Here, because importing Luigi reads the files: see `readable`.
     from luigi.configuration.core import PARSERS
@@ -59,18 +59,18 @@ def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path]]:
     parser = PARSERS.get(asked, PARSERS["cfg"])
     files = [Path(path) for path in parser._config_paths]
     kind = "toml" if parser is PARSERS["toml"] else "ini"
-    extra = environ.get("LUIGI_CONFIG_PATH")
+    extra, complaint = environ.get("LUIGI_CONFIG_PATH"), ""
     if extra:
         ending = os.path.splitext(extra)[1][1:]
         if not os.path.isfile(extra):
-            raise ConfigError(f"LUIGI_CONFIG_PATH names {extra}, which is no file")
-        if PARSERS.get(ending, parser) is not parser:
-            raise ConfigError(
+            complaint = f"LUIGI_CONFIG_PATH names {extra}, which is no file"
+        elif PARSERS.get(ending, parser) is not parser:
+            complaint = (
                 f"LUIGI_CONFIG_PATH names {extra}, which Luigi ignores: set LUIGI_CONFIG_PARSER={ending}"
             )
-        if Path(extra) not in files:
+        elif Path(extra) not in files:
             files.append(Path(extra))
-    return kind, [path for path in files if path.exists()]
+    return kind, [path for path in files if path.exists()], complaint
 
 
 def read_sections(kind: str, files: Sequence[Path]) -> Sections:
@@ -82,6 +82,8 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
     for path in files:
         try:
             text = path.read_text("utf-8")
+        except IsADirectoryError:
+            continue  # Luigi reads no file there either, and starts.
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(f"{path}: cannot be read: {why}") from None
@@ -98,7 +100,7 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
 
 
 def _ini(path: Path, text: str) -> Mapping[str, Any]:
-    parser = configparser.RawConfigParser(default_section="", empty_lines_in_values=False)
+    parser = configparser.RawConfigParser(default_section="")
     parser.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their case
     try:
         parser.read_string(text)

@@ -27,7 +27,7 @@ class SpendguardMetrics(MetricsCollector):
 
     def __init__(self) -> None:
         try:
-            which = config.load().metrics_collector
+            which = config.load(as_luigid=True).metrics_collector
             self._luigis: Any = MetricsCollectors.get(MetricsCollectors[which])
         except ConfigError as error:
             raise SystemExit(f"luigid: {error}") from None

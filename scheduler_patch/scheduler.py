@@ -27,6 +27,13 @@ _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_t
 KEEP_BLOCKED_S = 7 * 86_400
 
 
+_OF_THE_PROCESS = ("on_scheduled", "refresh", "_dispatch", "_upstream_status")
+
+
+def _nobody(runs: list[RunFigures]) -> None:
+    """Nobody wants to hear of runs that have been scheduled."""
+
+
 @dataclass
 class _Dispatch:
     """What a `get_work` is about to hand out: the task chosen, and what its batch has set aside."""
@@ -58,9 +65,19 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def equip(self) -> None:
         """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
         self.gate, self.begun = Gate(), time.time()
-        self.on_scheduled = lambda runs: None
+        self.on_scheduled = _nobody
         self._state = watched(self._state, self.gate, self._has_chosen, self._dispatching)
         membership.load(self)
+        self._see_blocked()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Luigi sends a local scheduler to its children (Luigi 3.8, `worker.SchedulerMessage`): what holds
+        # locks of this process stays here.
+        return {name: value for name, value in vars(self).items() if name not in _OF_THE_PROCESS}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.on_scheduled = _nobody
         self._see_blocked()
 
     def load(self) -> None:

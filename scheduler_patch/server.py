@@ -35,7 +35,7 @@ def app(scheduler: Any) -> Any:
     """
     check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
     check_luigi(luigi.scheduler.SimpleTaskState, STATE)
-    settings = config.load()
+    settings = config.load(as_luigid=True)
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)
     if settings.worker_token is not None and settings.caps.day is None:
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
-        settings = config.load()
+        settings = config.load(as_luigid=True)
         if settings.ledger_path.exists():
             migrate(settings.ledger_path)  # Before --background forks: errors are seen.
     except (config.ConfigError, LedgerError, PluginError) as error:

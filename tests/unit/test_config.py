@@ -200,3 +200,22 @@ def test_the_cap_that_is_granted(tmp_path: Path, caps: str, asked: int | None, g
     assert cap == granted * 1_000_000
     missing = asked is None and caps in ("", "max_cap_usd = 1000")
     assert bool(note) == (missing or (asked is not None and asked != granted))
+
+
+@pytest.mark.parametrize("text", ["[email]\nreceiver = a,\n   b\n\n   c\n", "[my]\nx = 1\n# c\n   2\n"])
+def test_values_that_luigi_reads_are_read(tmp_path: Path, text: str) -> None:
+    assert read(tmp_path, text).caps.default is None
+    (tmp_path / "folder").mkdir()
+    assert load([tmp_path / "folder"], environ={}).caps.default is None
+
+
+def test_values_of_several_lines_elsewhere_are_no_error(tmp_path: Path) -> None:
+    text = "[email]\nreceiver = a,\n   b\n\n   c\n[spendguard]\ndefault_cap_usd = 5\n"
+    assert read(tmp_path, text).caps.default == 5_000_000
+
+
+def test_luigid_starts_with_a_path_that_luigi_ignores_unless_caps_could_be_lost(tmp_path: Path) -> None:
+    missing = {"LUIGI_CONFIG_PATH": str(tmp_path / "none.cfg"), "XDG_STATE_HOME": str(tmp_path)}
+    assert load(environ=missing, as_luigid=True).caps.default is None
+    with pytest.raises(ConfigError, match="is no file"):
+        load(environ=missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 import luigi.scheduler
 import pytest
 
+from luigi_spendguard.config import Settings
+from scheduler_patch import local
 from scheduler_patch.gate import Gate
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.gates import day, fed
@@ -343,3 +346,20 @@ def test_what_is_blocked_is_not_pruned_for_a_week(
         scheduler.prune()
     assert scheduler._state._tasks == {}
     assert scheduler.gate.entries == {}
+
+
+def test_a_scheduler_can_be_sent_to_a_child_as_luigis_own() -> None:
+    """Luigi puts it on the queue of a running task's messages, and spawned workers are sent it."""
+    scheduler = BudgetScheduler()
+    scheduler.add_task(worker="w", task_id="t", family="T", spendguard={"run_id": "r"})
+    copy = pickle.loads(pickle.dumps(scheduler))
+    assert copy._state.gate is copy.gate
+    assert copy.gate.entries["t"].runs == ["r"]
+    fed(copy.gate, 0, run_id="r")
+    assert copy.blocked("w").keys() == {"t"}
+
+
+def test_a_local_scheduler_with_vendor_tasks_can_be_sent_too(tmp_path: Path) -> None:
+    scheduler = BudgetScheduler()
+    local.port(scheduler, Settings(tmp_path / "books.db"))
+    assert pickle.loads(pickle.dumps(scheduler)).refresh is None
