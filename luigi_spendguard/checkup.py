@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from luigi_spendguard.config import VENDORS, Settings
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.operator import Operator, OperatorError, admin_token, token_file
+from luigi_spendguard.operator import Operator, OperatorError, admin_token
 from luigi_spendguard.vendors.stripe import Stripe
 
 _VENDORS = {"stripe": Stripe}
@@ -48,7 +48,7 @@ def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({len(runs)} runs)")
     token = admin_token(settings)
     if token is None:
-        yield Finding("admin token", f"none yet: luigid makes {token_file(settings)} with its first run")
+        yield Finding("admin token", f"none yet: luigid makes {settings.token_file} with its first run")
 
 
 def _ledger(settings: Settings) -> Finding:

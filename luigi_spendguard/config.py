@@ -82,6 +82,11 @@ class Settings:
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
 
+    @property
+    def token_file(self) -> Path:
+        """Where luigid keeps the admin token when luigi.cfg has none: beside the ledger."""
+        return self.ledger_path.with_name(self.ledger_path.name + ".admin-token")
+
     def vendor(self, name: str) -> VendorSettings:
         """Return a vendor's settings, the defaults where it has no section."""
         return self.vendors.get(name, VendorSettings(name))

@@ -38,16 +38,10 @@ def admin_token(settings: Settings) -> str | None:
     """Return the admin token: of luigi.cfg, else of the file that luigid made beside the ledger."""
     if settings.admin_token:
         return settings.admin_token
-    path = token_file(settings)
     try:
-        return path.read_text("utf-8").strip() or None
+        return settings.token_file.read_text("utf-8").strip() or None
     except OSError:
         return None
-
-
-def token_file(settings: Settings) -> Any:
-    """Return where luigid keeps the admin token when luigi.cfg has none."""
-    return settings.ledger_path.with_name(settings.ledger_path.name + ".admin-token")
 
 
 class Operator:

@@ -58,7 +58,7 @@ class Access:
                 self.gate.begin(ledger.write(figures.start, self.settings.caps).result())
                 self.gate.averages = ledger.read(figures.averages).result()
                 if self._admin_token is None:
-                    self._admin_token = kept_token(self.settings.ledger_path)
+                    self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
                 logger.info("The ledger is %s", ledger.path)
             return self._ledger
@@ -66,9 +66,9 @@ class Access:
     @property
     def admin_token(self) -> str | None:
         """The admin token of luigi.cfg, else of the file beside the ledger; None while there is no ledger."""
-        path = token_path(self.settings.ledger_path)
+        path = self.settings.token_file
         if self._admin_token is None and path.exists():  # Made by a worker with a local scheduler.
-            self._admin_token = kept_token(self.settings.ledger_path)
+            self._admin_token = kept_token(path)
         return self._admin_token
 
     @property
@@ -114,14 +114,8 @@ class Access:
         self.gate.feed_day(day)
 
 
-def token_path(ledger_path: Path) -> Path:
-    """Return where the admin token is kept when luigi.cfg names none."""
-    return ledger_path.with_name(ledger_path.name + ".admin-token")
-
-
-def kept_token(ledger_path: Path) -> str:
-    """Return the admin token beside the ledger, made at first start, mode 0600."""
-    path = token_path(ledger_path)
+def kept_token(path: Path) -> str:
+    """Return the admin token of that file beside the ledger, made at first start, mode 0600."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -79,7 +79,9 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
     why = scheduler.blocked(worker)
     limit = time.monotonic() + wait_s
     while (
-        wait_s and time.monotonic() < limit and all(gate.verdict(t) != READY for t in _ready(office, worker))
+        wait_s
+        and time.monotonic() < limit
+        and all(gate.verdict(task_id) != READY for task_id in scheduler.ready(worker))
     ):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
@@ -90,19 +92,14 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         groups.setdefault(reason, []).append(task_id)
     return {
         "blocked": sum(reason.code != "revoked" for reason in why.values()),
-        "ready": sum(gate.verdict(task_id) == READY for task_id in _ready(office, worker)),
-        "waiting": sum(gate.verdict(task_id) == WAIT for task_id in _ready(office, worker)),
+        "ready": sum(gate.verdict(task_id) == READY for task_id in scheduler.ready(worker)),
+        "waiting": sum(gate.verdict(task_id) == WAIT for task_id in scheduler.ready(worker)),
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
         ],
         "shadow": [] if wait_s else _shadow(office, worker),
     }
-
-
-def _ready(office: Office, worker: str) -> list[str]:
-    """Return a worker's vendor tasks that nothing but the gate keeps from running."""
-    return office.scheduler.ready(worker)
 
 
 def _shadow(office: Office, worker: str) -> list[str]:
