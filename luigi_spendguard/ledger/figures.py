@@ -35,15 +35,17 @@ class Start:
     batches: list[list[str]] = field(default_factory=list)
 
 
+#: What a run has come to: what is in doubt (or under way) may have been spent.
+CAME_TO = "spent_micros + overrun_micros + reserved_micros"
 _RUN = (
     "SELECT run.run_id, run.name, run.state, run.root_family, run.root_task_id, run.by_task_id,"
     " run.forecast_micros, run.estimated_micros, run.unknown_tasks,"
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_micros,"
-    " (SELECT max(spent_micros + overrun_micros, coalesce(earlier.forecast_micros, 0)) FROM run earlier"
+    f" (SELECT {CAME_TO} FROM run earlier"
     " JOIN budget ON budget.scope = 'run' AND budget.subject = earlier.run_id"
-    " WHERE earlier.root_family = run.root_family AND earlier.id < run.id AND budget.spent_micros > 0"
-    " ORDER BY earlier.id DESC LIMIT 1) AS last_micros FROM run"
+    " WHERE earlier.root_family = run.root_family AND earlier.id < run.id AND earlier.state <> 'revoked'"
+    f" AND {CAME_TO} > 0 ORDER BY earlier.id DESC LIMIT 1) AS last_micros FROM run"
 )
 
 
