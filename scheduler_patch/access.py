@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger import figures, upkeep
+from luigi_spendguard.ledger import figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
 from scheduler_patch.gate import Gate
 from scheduler_patch.memory import Rules
@@ -46,6 +46,8 @@ class Access:
             settings.kill_on_revoke,
         )
         self._ledger: Ledger | None = None
+        #: The journal's last entry that the gate knows of.
+        self._seen = 0
         self._opening = threading.Lock()
         self._admin_token = settings.admin_token
         if settings.ledger_path.exists():
@@ -55,8 +57,9 @@ class Access:
         with self._opening:
             if self._ledger is None:
                 ledger = Ledger(self.settings.ledger_path)
-                self.gate.begin(ledger.write(figures.start, self.settings.caps).result())
-                self.gate.averages = ledger.read(figures.averages).result()
+                start = ledger.write(news.start, self.settings.caps).result()
+                self.gate.begin(start)
+                self.gate.averages, self._seen = ledger.read(figures.averages).result(), start.seen
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
@@ -108,10 +111,10 @@ class Access:
 
     async def refresh(self) -> None:
         """Take over what other processes have done to the ledger."""
-        runs, day = await self.read(figures.refreshed) or ([], None)
-        for run in runs:
-            self.gate.feed(run)
-        self.gate.feed_day(day)
+        found = await self.read(news.changes, self._seen)
+        if found is not None:
+            self.gate.hear(found)
+            self._seen = max(self._seen, found.seen)
 
 
 def kept_token(path: Path) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from luigi_spendguard.ledger.figures import Figures
 from scheduler_patch.forecast import Forecast
 
 
@@ -24,14 +25,19 @@ class Pot:
     lent: int = 0
     #: The UTC day of a day's budget.
     window: str = ""
+    #: The journal's last entry when the figures were read.
+    seen: int = 0
 
     @property
     def key(self) -> tuple[str, str]:
         """Scope and part."""
         return self.scope, self.part
 
-    def update(self, row: Mapping[str, Any]) -> None:
-        """Take over the ledger's row."""
+    def update(self, row: Mapping[str, Any], seen: int) -> None:
+        """Take over the ledger's row, unless it was read before what is known."""
+        if seen < self.seen:
+            return
+        self.seen = seen
         self.cap = row["cap_micros"] - row["shadow_micros"]
         self.spent, self.reserved, self.lent = (
             row["spent_micros"],
@@ -50,6 +56,7 @@ class RunFigures:
         approved: the forecast that an operator has let pass.
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
+        seen, told: the journal's last entry when its state, and its other figures, were read.
 
     """
 
@@ -64,16 +71,23 @@ class RunFigures:
     announcing: set[str] = field(default_factory=set)
     scheduled: bool = False
     tasks: dict[str, None] = field(default_factory=dict)
+    seen: int = 0
+    told: int = 0
 
     def pot(self, scope: str, part: str) -> Pot:
         """Return a budget of the run, empty when it was not known."""
         return self.pots.setdefault((scope, part), Pot(scope, part))
 
-    def update(self, row: Mapping[str, Any]) -> None:
-        """Take over the ledger's row; one without a name only has the state."""
-        self.state = row["state"]
-        if "name" not in row:
+    def update(self, figures: Figures) -> None:
+        """Take over the ledger's row, unless it was read before what is known."""
+        row = figures.run
+        if figures.seen >= self.seen:
+            self.state, self.seen = row["state"], figures.seen
+        if "name" not in row or figures.seen < self.told:
             return
+        self.told = figures.seen
+        if figures.approvals is not None:
+            self.approvals = dict(figures.approvals)
         self.root_family, self.last, self.approved = (
             row["root_family"],
             row["last_micros"],
@@ -107,6 +121,7 @@ class Entry:
         workers: which of them each worker has announced.
         cost: what it says it may cost; None: it does not say.
         left: what its own budget in the ledger has left; None: it was never claimed.
+        seen: the journal's last entry when `left` was read.
         pinned: the run that it was last dispatched for.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
@@ -120,6 +135,7 @@ class Entry:
     workers: dict[str, dict[str, None]] = field(default_factory=dict)
     cost: int | None = None
     left: int | None = None
+    seen: int = 0
     pinned: str | None = None
     hold: Hold | None = None
     counted: int = 0

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import figures
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
 from scheduler_patch import operator
@@ -39,7 +38,6 @@ class LocalPort:
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings
         self._pid = 0
-        self._seen = 0
         scheduler.gate.local = True
         scheduler.refresh = self._refresh
         self._do(_nothing)
@@ -63,8 +61,6 @@ class LocalPort:
 
     async def _take_over(self, office: LocalOffice) -> None:
         await office.refresh()
-        self._seen, paid = await office.read(figures.paid_since, self._seen) or (self._seen, [])
-        office.gate.paid.update(paid)
 
     # The port.
 

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from decimal import Decimal
 
-from luigi_spendguard.ledger.figures import Figures, Start
+from luigi_spendguard.ledger.figures import Figures
+from luigi_spendguard.ledger.news import Changes, Start
 from scheduler_patch.entries import Entry, Hold, Pot, RunFigures
 from scheduler_patch.forecast import Forecast
 
@@ -197,12 +198,15 @@ class Memory:
         for pot in entry.counted_in:
             pot.counted += amount
 
-    def draw(self, task_id: str, left: int) -> None:
-        """Take over what a task's own budget has left; what its calls have taken is counted no more."""
+    def draw(self, task_id: str, left: int, seen: int | None = None) -> None:
+        """Take over what a task's own budget has left; what its calls have taken is counted no more.
+
+        `seen`: the journal's last entry when that was read; None: just now.
+        """
         entry = self.entries.get(task_id)
-        if entry is None:
+        if entry is None or (seen is not None and seen < entry.seen):
             return
-        entry.left = left
+        entry.left, entry.seen = left, entry.seen if seen is None else seen
         self.version += 1
         over = entry.counted - left
         if entry.counted_in and over > 0:
@@ -246,30 +250,32 @@ class Memory:
 
     def feed(self, figures: Figures) -> None:
         """Take over a run's figures."""
-        row = figures.run
+        row, seen = figures.run, figures.seen
         run = self.runs.get(row["run_id"])
         if run is None:
-            if "name" not in row:
+            if "name" not in row or row["state"] == "ended":
                 return  # An ended run's late answer.
             run = self.runs[row["run_id"]] = RunFigures(row["run_id"])
-        if "name" in row:
             self.names[row["name"]] = row["run_id"]
-        if row["state"] == "revoked" and run.state != "revoked":
+        was = run.state
+        run.update(figures)
+        if run.state == "revoked" and was != "revoked":
             self._stop(run.run_id)
-        run.update(row)
         self.version += 1
         for budget in figures.budgets:
             if budget["scope"] == "day":
-                self.feed_day(budget)
-            elif budget["scope"] == "task":
-                self.draw(budget["part"], budget["remaining_micros"])
-            else:
-                run.pot(budget["scope"], budget["part"]).update(budget)
+                self.feed_day(budget, seen)
+            elif budget["scope"] != "task":
+                run.pot(budget["scope"], budget["part"]).update(budget, seen)
+            elif (entry := self.entries.get(budget["part"])) is not None and entry.pinned == run.run_id:
+                self.draw(entry.task_id, budget["remaining_micros"], seen)
         if run.state == "ended":
             self.runs.pop(run.run_id)
 
-    def feed_day(self, budget: dict[str, object] | None) -> None:
+    def feed_day(self, budget: dict[str, object] | None, seen: int = 0) -> None:
         """Take over today's budget of all runs; a new day starts with its whole cap."""
+        if self.day is not None and seen < self.day.seen:
+            return
         if budget is None:
             self.day = None
             return
@@ -277,22 +283,22 @@ class Memory:
             counted = self.day.counted if self.day is not None else 0
             self.day = Pot("day", "", window=str(budget["part"]), counted=counted)
             self._move_counts(self.day)
-        self.day.update(budget)
+        self.day.update(budget, seen)
 
     def _move_counts(self, day: Pot) -> None:
         for entry in self.entries.values():
             entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
 
+    def hear(self, changes: Changes) -> None:
+        """Take over what was done to the ledger since the last look, by other processes perhaps."""
+        for figures in changes.runs:
+            self.feed(figures)
+        self.feed_day(changes.day, changes.seen)
+        self.paid.update(changes.paid)
+
     def begin(self, start: Start) -> None:
         """Rebuild everything from the ledger."""
-        for figures in start.runs:
-            self.feed(figures)
-        self.feed_day(start.day)
-        self.paid = set(start.paid)
-        for row in start.approvals:
-            run = self.runs.get(row["run_id"])
-            if run is not None:
-                run.approvals[row["task_id"]] = row["amount_micros"]
+        self.hear(start)
         for members in start.batches:
             self.batches.update(dict.fromkeys(members, tuple(members)))
         for claim in start.claims:

@@ -25,7 +25,12 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
     tx.run("CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'")
 
 
-MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first,)
+def _families(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Index runs by their root's family: a run is compared with the last one of it."""
+    tx.run("CREATE INDEX IF NOT EXISTS run_family ON run (root_family, id)")
+
+
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _families)
 
 
 def _format(tx: Tx) -> int:

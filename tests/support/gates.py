@@ -17,15 +17,16 @@ def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = 
 
 def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "active", *,
         cap: int | None = None, budgets: tuple[dict[str, Any], ...] = (), last: int | None = None,
-        approved: int | None = None) -> None:  # fmt: skip
-    """Feed a run that has so much left."""
+        approved: int | None = None, seen: int = 0) -> None:  # fmt: skip
+    """Feed a run that has so much left, as it was read at entry `seen` of the journal."""
     row = {"run_id": run_id, "name": run_id, "state": state, "root_family": "Root", "last_micros": last,
            "approved_micros": approved, "forecast_micros": None, "estimated_micros": 0,
            "unknown_tasks": 0}  # fmt: skip
     own = budget("run", "", max(remaining, 1000) if cap is None else cap, remaining)
-    gate.feed(Figures(row, [own, *budgets]))
+    gate.feed(Figures(row, [own, *budgets], seen))
 
 
-def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24") -> None:
+def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24",
+        seen: int = 0) -> None:  # fmt: skip
     """Feed the day's budget of all runs."""
-    gate.feed_day(budget("day", window, cap, remaining))
+    gate.feed_day(budget("day", window, cap, remaining), seen)

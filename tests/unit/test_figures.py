@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import figures, runs
+from luigi_spendguard.ledger import claims, figures, news, runs
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
 from tests.support.books import Books
 
 
@@ -64,3 +67,83 @@ class TestThePrecedent:
         opened(books, "later")
         call(books, "later", 100)
         assert (self.last(books, "run"), self.last(books, "later")) == (None, None)
+
+    def test_all_runs_at_once_have_the_same_ones(self, books: Books) -> None:
+        for number, family in enumerate(("Root", "Other", "Root", "Root", "Other", "Root")):
+            opened(books, f"r{number}", family)
+            if number % 2 == 0:
+                call(books, f"r{number}", 10 + number)
+        books.write(runs.revoke, "r2")
+        started = books.write(news.start, Caps())
+        assert len(started.runs) == 7
+        for found in started.runs:
+            assert found.run["last_micros"] == self.last(books, found.run["run_id"])
+
+
+class TestChanges:
+    def since(self, books: Books) -> int:
+        seen: int = books.read(figures.last_entry)
+        return seen
+
+    def test_only_what_has_changed_is_read_again(self, books: Books) -> None:
+        opened(books, "other")
+        books.claim("A", max_cost=Micros(200))
+        seen = self.since(books)
+        assert books.read(news.changes, seen) == news.Changes(seen)
+        call(books, "other", 70)
+        found = books.read(news.changes, seen)
+        assert [each.run["run_id"] for each in found.runs] == ["other"]
+        assert [budget["spent_micros"] for budget in found.runs[0].budgets] == [70]
+        assert found.seen == self.since(books) > seen
+
+    @pytest.mark.parametrize(
+        ("operation", "arguments"),
+        [
+            (runs.revoke, ()),
+            (runs.top_up, (Micros(5), "once")),
+            (runs.approve, ("A", Micros(500), "once")),
+        ],
+    )
+    def test_whatever_an_operator_does_is_a_change(
+        self, books: Books, operation: Any, arguments: tuple[Any, ...]
+    ) -> None:
+        seen = self.since(books)
+        books.write(operation, "run", *arguments)
+        (found,) = books.read(news.changes, seen).runs
+        assert found == replace(
+            books.read(figures.of_run, "run"), budgets=found.budgets
+        )  # State and approvals are all there.
+
+    def test_a_new_run_and_one_that_has_ended_are_changes(self, books: Books) -> None:
+        seen = self.since(books)
+        books.write(runs.open_run, runs.RunRequest("Due", True, "Root", "Due", Micros(10)))
+        assert [each.run["state"] for each in books.read(news.changes, seen).runs] == ["active"]
+        books.write(claims.close_run, "Due")
+        assert [each.run["state"] for each in books.read(news.changes, seen).runs] == ["ended"]
+
+    def test_budgets_inside_the_run_and_of_its_tasks_are_among_them(self, books: Books) -> None:
+        books.caps = Caps(day=Micros(900), task_families={"Charge": Micros(500)})
+        key = books.claim("A", max_cost=Micros(200))
+        books.reserve(key, books.ask(10))
+        seen = self.since(books)
+        books.reserve(key, books.ask(20))
+        found = books.read(news.changes, seen)
+        changed = {(b["scope"], b["part"]): b["remaining_micros"] for b in found.runs[0].budgets}
+        assert changed == {("run", ""): 970, ("family", "Charge"): 470, ("task", "A"): 170}
+        assert found.day["remaining_micros"] == 870
+
+    def test_tasks_that_may_have_paid_are_named_a_batch_by_its_members(self, books: Books) -> None:
+        seen = self.since(books)
+        books.reserve(books.claim("AB", members=("A", "B")), books.ask(20))
+        books.reserve(books.claim("C"), books.ask(0))
+        books.reserve(books.claim("D"), books.ask(5000))
+        assert sorted(books.read(news.changes, seen).paid) == ["A", "AB", "B"]
+
+    def test_a_file_of_the_first_version_gets_its_index(self, books: Books) -> None:
+        for old in ("DROP INDEX run_family", "DELETE FROM migration WHERE number > 1"):
+            books.write(lambda tx, old=old: tx.run(old))
+        books.restart()
+        plan = books.read(
+            lambda tx: tx.all("EXPLAIN QUERY PLAN SELECT id FROM run WHERE root_family = 'Root' AND id < 9")
+        )
+        assert "run_family" in plan[0]["detail"]

@@ -11,6 +11,9 @@ from scheduler_patch.gate import READY, WAIT, Gate
 from scheduler_patch.reasons import reason_of
 from tests.support.gates import budget, day, fed
 
+RUN_ROW = {"name": "r1", "state": "active", "root_family": "Root", "last_micros": None, "estimated_micros": 0,
+           "approved_micros": None, "forecast_micros": None, "unknown_tasks": 0}  # fmt: skip
+
 
 @pytest.fixture
 def gate() -> Gate:
@@ -226,6 +229,54 @@ def test_an_ended_run_is_forgotten_and_its_late_answers_are_harmless(gate: Gate)
     assert gate.runs == {}
     gate.feed(Figures(late, []))
     assert gate.runs == {}
+
+
+class TestOrder:
+    """What was read earlier may arrive later: a look at the ledger races with answers of its writer."""
+
+    def test_an_older_state_or_budget_changes_nothing(self, gate: Gate) -> None:
+        join(gate, "a")
+        fed(gate, 0, state="revoked", seen=7)
+        fed(gate, 500, seen=6)
+        assert (gate.runs["r1"].state, gate.runs["r1"].pots["run", ""].remaining) == ("revoked", 0)
+
+    def test_each_budget_is_as_new_as_its_own_figures(self, gate: Gate) -> None:
+        late = budget("family", "V", 500, 400)
+        gate.feed(Figures({"run_id": "r1", "state": "active"}, [budget("run", "", 1000, 700)], 7))
+        fed(gate, 1000, budgets=(late,), approved=9, seen=6)
+        run = gate.runs["r1"]
+        assert (run.pots["run", ""].remaining, run.pots["family", "V"].remaining) == (700, 400)
+        assert run.approved == 9, "only the state and the one budget were newer"
+
+    def test_an_older_day_does_not_come_back(self, gate: Gate) -> None:
+        day(gate, 700, window="2026-11-25", seen=7)
+        day(gate, 10, seen=6)
+        gate.feed_day(None, 6)
+        assert gate.day is not None
+        assert (gate.day.window, gate.day.remaining) == ("2026-11-25", 700)
+
+    def test_what_a_task_has_left_is_of_its_own_run_and_not_older(self, gate: Gate) -> None:
+        fed(gate, run_id="r2")
+        join(gate, "a", 600)
+        gate.started("a", "r1")
+        for run_id, left, seen in (("r1", 100, 7), ("r1", 300, 6), ("r2", 50, 8)):
+            state = {"run_id": run_id, "state": "active"}
+            gate.feed(Figures(state, [budget("task", "a", 600, left)], seen))
+        assert (gate.entries["a"].left, gate.runs["r1"].pots["run", ""].counted) == (100, 100)
+
+    def test_approvals_are_those_of_the_newer_figures(self, gate: Gate) -> None:
+        row = {**RUN_ROW, "run_id": "r1"}
+        gate.feed(Figures(row, [], 7, {"a": 12}))
+        gate.feed(Figures(row, [], 6, {"a": 10}))
+        assert gate.runs["r1"].approvals == {"a": 12}
+
+
+def test_an_ended_runs_late_change_does_not_take_its_name_back(gate: Gate) -> None:
+    gate.feed(Figures({**RUN_ROW, "run_id": "r1~2"}, [], 5))
+    gate.feed(Figures({**RUN_ROW, "run_id": "r1", "state": "ended"}, [], 6))
+    found = gate.run("r1")
+    assert found is not None
+    assert found.run_id == "r1~2"
 
 
 def test_shadow_mode_lets_pass_what_only_a_cap_blocks(gate: Gate) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import claims, figures, runs
+from luigi_spendguard.ledger import claims, figures, news, runs
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
@@ -170,7 +170,7 @@ class TestBatches:
     def test_the_gate_starts_with_the_batches_that_have_paid(self, books: Books) -> None:
         paid(books, books.claim("AB", members=("A", "B")), 10)
         books.claim("CD", members=("C", "D"))
-        assert books.write(figures.start, Caps()).batches == [["A", "B"]]
+        assert books.write(news.start, Caps()).batches == [["A", "B"]]
 
 
 class TestApprovals:
