@@ -32,7 +32,9 @@ SWEEP_S = 5.0
 class Access:
     """Opens the ledger when it is first needed (a luigid without vendor tasks never has one)."""
 
-    def __init__(self, settings: Settings, scheduler: BudgetScheduler) -> None:
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
+        """`begin`: whether the gate has to be told what is in the ledger already."""
+        self._begin = begin
         self.settings = settings
         self.scheduler = scheduler
         self.gate: Gate = scheduler.gate
@@ -57,9 +59,10 @@ class Access:
         with self._opening:
             if self._ledger is None:
                 ledger = Ledger(self.settings.ledger_path)
-                start = ledger.write(news.start, self.settings.caps).result()
-                self.gate.begin(start)
-                self.gate.averages, self._seen = ledger.read(figures.averages).result(), start.seen
+                if self._begin:
+                    start = ledger.write(news.start, self.settings.caps).result()
+                    self.gate.begin(start)
+                    self.gate.averages, self._seen = ledger.read(figures.averages).result(), start.seen
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger

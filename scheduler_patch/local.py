@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -17,6 +18,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
 from scheduler_patch import operator
+from scheduler_patch.access import SWEEP_S
 from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 
@@ -29,7 +31,9 @@ class LocalOffice(Office):
     loop: asyncio.AbstractEventLoop
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
-        asyncio.run_coroutine_threadsafe(saving, self.loop)
+        # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and
+        # find the file locked for ever (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
+        asyncio.run_coroutine_threadsafe(saving, self.loop).result()
 
 
 class LocalPort:
@@ -38,9 +42,11 @@ class LocalPort:
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings
         self._pid = 0
+        self._swept = 0.0
         scheduler.gate.local = True
         scheduler.refresh = self._refresh
-        self._do(_nothing)
+        self._do(Office.sweep)
+        self._swept = time.monotonic()
 
     def _do(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
         """Do something in the office of this process."""
@@ -51,16 +57,23 @@ class LocalPort:
     def _open(self) -> None:
         loop = asyncio.new_event_loop()
         threading.Thread(target=loop.run_forever, name="spendguard-local", daemon=True).start()
-        self._office = LocalOffice(self._settings, self._scheduler)
+        # A child dispatches nothing: its copy of the gate need not be told all that the ledger knows.
+        self._office = LocalOffice(self._settings, self._scheduler, begin=not self._pid)
         self._office.loop, self._pid = loop, os.getpid()
 
     def _refresh(self) -> None:
-        """Let the gate know what children, and other processes, have done to the ledger."""
-        if self._pid == os.getpid() and self._office.has_ledger:
-            self._do(self._take_over)
+        """Let the gate know what children, and other processes, have done to the ledger.
 
-    async def _take_over(self, office: LocalOffice) -> None:
-        await office.refresh()
+        From time to time also do what luigid does by its clock. (Here, not in a thread of its own: Luigi
+        forks neither while it asks for work nor while it pings.)
+        """
+        if self._pid != os.getpid() or not self._office.has_ledger:
+            return
+        if time.monotonic() - self._swept < SWEEP_S:
+            self._do(Office.refresh)
+        else:
+            self._do(Office.sweep)
+            self._swept = time.monotonic()
 
     # The port.
 
@@ -109,10 +122,6 @@ class LocalPort:
     def flush(self, timeout_s: float = 0) -> bool:
         """Nothing waits here: an end is in the file, or was refused, when `end` returns."""
         return True
-
-
-async def _nothing(office: LocalOffice) -> None:
-    """Open the office."""
 
 
 def port(scheduler: Any, settings: Settings) -> LocalPort:

@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 class Office(Access):
     """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
 
-    def __init__(self, settings: Settings, scheduler: BudgetScheduler) -> None:
-        super().__init__(settings, scheduler)
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
+        super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
         self._saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast

@@ -1,0 +1,149 @@
+"""`--local-scheduler`: what other processes do to the ledger reaches the worker's own scheduler."""
+
+from __future__ import annotations
+
+import multiprocessing
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.ledger import news, reading, runs
+from luigi_spendguard.ledger.engine import NOW
+from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from scheduler_patch import local
+from scheduler_patch.local import LocalPort
+from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.books import Books
+
+USD = 1_000_000
+
+
+@pytest.fixture
+def others(tmp_path: Path) -> Iterator[Books]:
+    """The ledger as another process has it open, with the run that the worker's tasks belong to."""
+    made = Books(tmp_path / "books.db", 10 * USD)
+    yield made
+    made.ledger.close()
+
+
+def port_of(others: Books, **more: Any) -> LocalPort:
+    caps = Caps(default=Micros(10 * USD), single=more.pop("single", None))
+    return LocalPort(BudgetScheduler(), Settings(others.path, caps, **more))
+
+
+def added(port: LocalPort, task_id: str, cost: str | None = None) -> None:
+    said = {"run_id": "run"} | ({} if cost is None else {"max_cost_usd": cost})
+    port._scheduler.add_task(task_id=task_id, worker="w", family="Charge", spendguard=said)
+
+
+def work(port: LocalPort) -> Any:
+    return port._scheduler.get_work(worker="w", host="h")["task_id"]
+
+
+def test_an_approval_by_another_process_frees_the_task(others: Books) -> None:
+    port = port_of(others, single=Micros(2 * USD))
+    added(port, "A", "3")
+    assert work(port) is None
+    others.write(runs.approve, "run", "A", Micros(3 * USD), "once")
+    assert work(port) == "A"
+
+
+def test_counts_are_drawn_down_by_the_calls_of_a_child(others: Books) -> None:
+    port = port_of(others)
+    added(port, "A", "6")
+    assert work(port) == "A"
+    key = others.claim("A", max_cost=Micros(6 * USD))  # As its child does, in the ledger's file.
+    others.reserve(key, others.ask(2 * USD))
+    added(port, "B", "4")
+    assert work(port) == "B", "$8 remain, of which A may need 4 more"
+
+
+def test_a_top_up_and_a_payment_are_heard_of_too(others: Books) -> None:
+    port = port_of(others)
+    added(port, "A", "11")
+    assert work(port) is None
+    others.reserve(others.claim("B"), others.ask(USD))
+    others.write(runs.top_up, "run", Micros(2 * USD), "once")
+    assert work(port) == "A"
+    assert "B" in port._scheduler.gate.paid
+
+
+def pending(others: Books) -> str:
+    """Leave a call of a worker that was killed in the middle of it."""
+    ask = others.ask(USD, timeout_ms=1)
+    others.reserve(others.claim("gone"), ask)
+    others.write(lambda tx: tx.run(f"UPDATE call SET granted_at = {NOW} - 10000"))
+    return ask.call_id
+
+
+def states(others: Books) -> list[str]:
+    return [call["state"] for call in others.read(reading.calls)]
+
+
+def test_what_a_killed_worker_left_pending_is_in_doubt_when_the_next_one_begins(others: Books) -> None:
+    pending(others)
+    port_of(others)
+    assert states(others) == ["in_doubt"]
+
+
+def test_it_is_looked_for_from_time_to_time_not_with_each_question(
+    others: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
+    port = port_of(others)
+    added(port, "A")
+    pending(others)
+    work(port)
+    assert states(others) == ["pending"]
+    now[0] += 6
+    work(port)
+    assert states(others) == ["in_doubt"]
+
+
+def test_old_answers_are_deleted(others: Books) -> None:
+    key, ask = others.claim("A"), others.ask(USD)
+    others.reserve(key, ask)
+    others.end(key, End("settle", ask.call_id, 1, total_micros=USD, status=200, answer_body="{}"))
+    others.write(lambda tx: tx.run("UPDATE exchange SET stored_at = 0"))
+    port_of(others)
+    assert others.read(lambda tx: tx.value("SELECT count(*) FROM exchange")) == 0
+
+
+def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
+    others: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = port_of(others)
+    added(port, "A")
+    assert work(port) == "A"
+
+    def never(*_: Any) -> None:
+        raise AssertionError("a child has no gate to begin")
+
+    monkeypatch.setattr(news, "start", never)
+
+    def child() -> None:
+        said = port.claim(claim_id=str(uuid.uuid4()), run_id="run", task_id="A", family="Charge", params={},
+                          worker="w", max_cost_usd=None)  # fmt: skip
+        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target="cus", total_micros=USD)
+        assert port.reserve(said["vault_key"], ask).verdict == "allowed"
+
+    forked = multiprocessing.get_context("fork").Process(target=child)
+    forked.start()
+    forked.join(30)
+    assert forked.exitcode == 0
+    assert states(others) == ["pending"]
+
+
+def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books) -> None:
+    """A child would take the parent's lock for its own: what the scheduler tells the ledger is waited for."""
+    port = port_of(others)
+    added(port, "A", "3")
+    port._scheduler.add_worker("w", [("first_task", "A")])
+    assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
