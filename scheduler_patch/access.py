@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger import figures, news, upkeep
+from luigi_spendguard.ledger import claims, figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from scheduler_patch import recall
 from scheduler_patch.gate import Gate
 from scheduler_patch.memory import Rules
 from scheduler_patch.scheduler import BudgetScheduler
@@ -61,7 +62,7 @@ class Access:
                 ledger = Ledger(self.settings.ledger_path)
                 if self._begin:
                     start = ledger.write(news.start, self.settings.caps).result()
-                    self.gate.begin(start)
+                    recall.begin(self.gate, start)
                     self.gate.averages, self._seen = ledger.read(figures.averages).result(), start.seen
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
@@ -108,6 +109,9 @@ class Access:
         try:
             await self.write(upkeep.sweep)
             await self.write(upkeep.forget, self.settings.replay_days)
+            if gone := sorted(self.gate.vanished):
+                await self.write(claims.lose, gone)
+                self.gate.vanished.difference_update(gone)
             await self.refresh()
         except LedgerUnavailable as error:
             logger.error("%s", error)

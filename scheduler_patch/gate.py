@@ -147,7 +147,7 @@ class Gate(Memory):
         if self.local:
             entry.claimed_by = worker
         if run is not None:
-            self._count(run, entry, entry.need or 0)
+            self.count(run, entry, entry.need or 0)
 
     def hold_as_reported(self, task_id: str) -> None:
         """Block a task that its worker calls blocked; until its budget grows, if nothing better is known."""

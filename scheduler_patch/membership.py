@@ -145,7 +145,9 @@ def forget_the_lost(scheduler: Any) -> None:
         if task is not None and task.status in (RUNNING, BATCH_RUNNING):
             continue
         alive = entry.claimed_by in known or not settled
-        if entry.counted_in and not alive:
+        if not alive and entry.claimed_by is not None:
+            gate.gone([entry.claimed_by])
+        if not alive and (entry.counted_in or entry.claimed_by is not None):
             gate.stopped(task_id)
         if task is None and not entry.counted_in:
-            gate.forget([task_id])
+            gate.put_away(task_id)

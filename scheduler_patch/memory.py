@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from luigi_spendguard.ledger.figures import Figures
-from luigi_spendguard.ledger.news import Changes, Start
+from luigi_spendguard.ledger.news import Changes
 from scheduler_patch.entries import Entry, Hold, Pot, RunFigures
 from scheduler_patch.forecast import Forecast
 
@@ -35,6 +35,10 @@ class Memory:
         #: The scheduler is the worker's own: tasks are claimed in children, unheard here.
         self.local = False
         self.entries: dict[str, Entry] = {}
+        #: What the ledger knows of tasks that nobody has announced since luigid began.
+        self.kept: dict[str, Entry] = {}
+        #: Workers that are gone, their tasks' ends unheard: the ledger has to be told.
+        self.vanished: set[str] = set()
         self.runs: dict[str, RunFigures] = {}
         self.names: dict[str, str] = {}
         self.day: Pot | None = None
@@ -100,7 +104,7 @@ class Memory:
         """Let a task belong to a run, as its worker says."""
         entry = self.entries.get(task_id)
         if entry is None:
-            entry = self.entries[task_id] = Entry(task_id, family)
+            entry = self.entries[task_id] = self.kept.pop(task_id, Entry(task_id, family))
         entry.family = family or entry.family
         if run_id not in entry.runs:
             entry.runs.append(run_id)
@@ -145,7 +149,10 @@ class Memory:
 
     def gone(self, workers: Iterable[str]) -> None:
         """Forget workers: what they were still scheduling will not be completed by them."""
-        for worker in workers:
+        gone = set(workers)
+        if gone:
+            self.vanished |= gone & {entry.claimed_by for entry in self.entries.values() if entry.claimed_by}
+        for worker in gone:
             self.stopping.pop(worker, None)
             self.runs_of.pop(worker, None)
             for run_id in self.announcing.pop(worker, ()):
@@ -161,7 +168,7 @@ class Memory:
         entry.pinned, entry.claimed_by = run_id, worker
         run = self.run(run_id)
         if run is not None and not entry.counted_in:
-            self._count(run, entry, left or 0)
+            self.count(run, entry, left or 0)
         if left is not None:
             self.draw(task_id, left)
 
@@ -179,7 +186,8 @@ class Memory:
         """Take it that a worker knows of a revoked run."""
         self.stopping.get(worker, set()).discard(run_id)
 
-    def _stop(self, run_id: str) -> None:
+    def stop(self, run_id: str) -> None:
+        """Let the workers that run tasks of a run be told to end them."""
         for entry in self.entries.values():
             if self.rules.kill and entry.pinned == run_id and entry.claimed_by is not None:
                 self.stopping.setdefault(entry.claimed_by, set()).add(run_id)
@@ -193,7 +201,8 @@ class Memory:
             entry.left = left
         self.version += 1
 
-    def _count(self, run: RunFigures, entry: Entry, amount: int) -> None:
+    def count(self, run: RunFigures, entry: Entry, amount: int) -> None:
+        """Set an amount aside for a task in every budget that applies."""
         entry.counted, entry.counted_in = amount, list(self._pots(run, entry))
         for pot in entry.counted_in:
             pot.counted += amount
@@ -246,6 +255,14 @@ class Memory:
                 if run is not None:
                     run.tasks.pop(task_id, None)
 
+    def put_away(self, task_id: str) -> None:
+        """Drop a task that the scheduler does not know; should it come back, its run is still known."""
+        entry = self.entries.get(task_id)
+        self.forget([task_id])
+        if entry is not None and entry.pinned is not None:
+            entry.runs, entry.workers = [], {}
+            self.kept[task_id] = entry
+
     # What the ledger says.
 
     def feed(self, figures: Figures) -> None:
@@ -260,7 +277,7 @@ class Memory:
         was = run.state
         run.update(figures)
         if run.state == "revoked" and was != "revoked":
-            self._stop(run.run_id)
+            self.stop(run.run_id)
         self.version += 1
         for budget in figures.budgets:
             if budget["scope"] == "day":
@@ -295,22 +312,3 @@ class Memory:
             self.feed(figures)
         self.feed_day(changes.day, changes.seen)
         self.paid.update(changes.paid)
-
-    def begin(self, start: Start) -> None:
-        """Rebuild everything from the ledger."""
-        self.hear(start)
-        for members in start.batches:
-            self.batches.update(dict.fromkeys(members, tuple(members)))
-        for claim in start.claims:
-            entry = self.entries.get(claim["task_id"])
-            if entry is None:
-                entry = self.entries[claim["task_id"]] = Entry(claim["task_id"], "", [claim["run_id"]])
-            entry.pinned, entry.claimed_by = claim["run_id"], claim["worker"]
-            entry.left = claim["left_micros"]
-            run = self.runs.get(claim["run_id"])
-            if run is not None and not entry.counted_in and claim["state"] == "open":
-                self._count(run, entry, entry.left or 0)
-            elif run is not None and run.state == "revoked":
-                self._stop(run.run_id)
-        for run in self.runs.values():
-            run.tasks.update(dict.fromkeys(t for t, e in self.entries.items() if run.run_id in e.runs))

@@ -82,7 +82,7 @@ class Office(Access):
     async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
         """End a claim."""
         row = await self.write(claims.finish, claim_id, outcome)
-        if row is not None and row["state"] == "open":
+        if row is not None and row["ended_at"] is None:
             self.gate.stopped(row["task_id"])
         if row is not None and outcome == "completed":
             self._averages_due = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict
@@ -67,8 +67,8 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
         return known, key
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(
-        f"UPDATE claim SET state = 'ended', outcome = 'superseded', ended_at = {NOW}"
-        f" WHERE state = 'open' AND id IN ({_OF_TASKS})",
+        f"UPDATE claim SET {_ENDED}, outcome = 'superseded', ended_at = {NOW}"
+        f" WHERE ended_at IS NULL AND id IN ({_OF_TASKS})",
         tasks,
     )
     max_cost = _max_cost(tx, request)
@@ -76,7 +76,8 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
         keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
     tx.run(
         "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed,"
-        f" max_cost_micros, key_hash, state, claimed_at) VALUES (?,?,?,?,?,?,?,?,?,?,?,'open',{NOW})",
+        " max_cost_micros, held_scope, held_part, held_micros, key_hash, state, claimed_at)"
+        f" VALUES (?,?,?,?,?,?,?,?,?,?,'','',0,?,'open',{NOW})",
         request.claim_id,
         request.run_id,
         request.task_id,
@@ -95,6 +96,9 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
     assert row is not None
     return row, key
 
+
+#: A claim whose attempt is over; that of a revoked run stays revoked.
+_ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
 #: Claims of any of the tasks (a JSON list), alone or in a batch.
 _OF_TASKS = (
@@ -157,9 +161,9 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
     row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
     if row is None:
         return None
-    if row["state"] == "open" or (outcome == "completed" and row["outcome"] != "completed"):
+    if row["ended_at"] is None or (outcome == "completed" and row["outcome"] != "completed"):
         tx.run(
-            f"UPDATE claim SET state = 'ended', outcome = ?, ended_at = {NOW} WHERE id = ?",
+            f"UPDATE claim SET {_ENDED}, outcome = ?, ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
             outcome,
             claim_id,
         )
@@ -170,6 +174,29 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
         for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
             in_doubt(tx, call, "its sender died")
     return row
+
+
+def lose(tx: Tx, workers: Sequence[str]) -> None:
+    """End the attempts of workers that are gone, as far as they can spend nothing any more.
+
+    Those of a run that is not revoked stay open: a worker that was presumed dead may live.
+    """
+    tx.run(
+        f"UPDATE claim SET outcome = 'died', ended_at = {NOW} WHERE ended_at IS NULL AND state = 'revoked'"
+        " AND worker IN (SELECT value FROM json_each(?))",
+        json.dumps(list(workers)),
+    )
+
+
+def hold(tx: Tx, claim_id: str, scope: str, part: str, asked: Micros) -> None:
+    """Remember which budget denied a call of this attempt, and what was asked of it."""
+    tx.run(
+        "UPDATE claim SET held_scope = ?, held_part = ?, held_micros = ? WHERE id = ?",
+        scope,
+        part,
+        asked,
+        claim_id,
+    )
 
 
 def count_completion(tx: Tx, task_id: str) -> None:

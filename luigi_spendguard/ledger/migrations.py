@@ -25,12 +25,22 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
     tx.run("CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'")
 
 
-def _families(db: peewee.SqliteDatabase, tx: Tx) -> None:
-    """Index runs by their root's family: a run is compared with the last one of it."""
+def _add_column(tx: Tx, table: str, column: str, kind: str) -> None:
+    """Add a column to a table of an earlier version; a new file has it from `models`."""
+    if not tx.value("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", table, column):
+        tx.run(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+def _restarts(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Keep why a task is blocked; find a family's last run and the claims whose end was not heard."""
+    _add_column(tx, "claim", "held_scope", "VARCHAR(255) NOT NULL DEFAULT ''")
+    _add_column(tx, "claim", "held_part", "VARCHAR(255) NOT NULL DEFAULT ''")
+    _add_column(tx, "claim", "held_micros", "BIGINT NOT NULL DEFAULT 0")
     tx.run("CREATE INDEX IF NOT EXISTS run_family ON run (root_family, id)")
+    tx.run("CREATE INDEX IF NOT EXISTS claim_unheard ON claim (run_id) WHERE ended_at IS NULL")
 
 
-MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _families)
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _restarts)
 
 
 def _format(tx: Tx) -> int:

@@ -98,6 +98,7 @@ class Claim(_Base):
 
     `also` are the other runs that the task belongs to, `members` the tasks of a batch, `mixed` the
     earlier task that has paid for some of them, `max_cost_micros` what the attempt may spend at most.
+    `held_…`: the budget that denied its last denied call, and what was asked of it.
     """
 
     id = CharField(primary_key=True)
@@ -110,6 +111,9 @@ class Claim(_Base):
     members = TextField(default="[]")
     mixed = CharField(default="")
     max_cost_micros = BigIntegerField(null=True)
+    held_scope = CharField(default="")
+    held_part = CharField(default="")
+    held_micros = BigIntegerField(default=0)
     key_hash = CharField(unique=True)
     state = CharField(constraints=[Check("state IN ('open','ended','revoked')")])
     outcome = CharField(null=True)

@@ -34,7 +34,8 @@ class Start(Changes):
     """What a gate that knows nothing starts from.
 
     Attributes:
-        claims: claims whose end was not heard: their tasks may be running.
+        claims: of each task that has not completed since, the latest claim, oldest first; where its end was
+            not heard the task may be running.
         batches: batches that have been attempted and must come back with the same members, newest last.
 
     """
@@ -85,10 +86,15 @@ def start(tx: Tx, caps: Caps) -> Start:
         " AND call.epoch = coalesce(task.completions, 0)"
     )
     claims = tx.all(
-        f"SELECT claim.task_id, claim.run_id, claim.worker, claim.state, {REMAINING} AS left_micros"
-        " FROM claim JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
+        f"SELECT claim.*, {REMAINING} AS left_micros FROM claim"
+        " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
         " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
-        " AND budget.part = claim.task_id WHERE claim.ended_at IS NULL"
+        " AND budget.part = claim.task_id"
+        " WHERE claim.rowid IN (SELECT max(rowid) FROM claim GROUP BY task_id)"
+        " AND (claim.ended_at IS NULL OR (coalesce(claim.outcome, '') <> 'completed' AND NOT EXISTS"
+        " (SELECT 1 FROM member JOIN claim batch ON batch.id = member.claim_id WHERE"
+        " member.task_id = claim.task_id AND batch.rowid > claim.rowid AND batch.outcome = 'completed')))"
+        " ORDER BY claim.rowid"
     )
     batches = tx.all(
         "SELECT members FROM claim WHERE members <> '[]' AND EXISTS (SELECT 1 FROM call WHERE"

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.ledger.budgets import in_doubt
+from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
-from luigi_spendguard.money import format_usd
+from luigi_spendguard.money import format_usd, parse_usd
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
 #: (https://docs.stripe.com/api/idempotent_requests).
@@ -37,6 +38,9 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
         if row is None:
             record(tx, scope, ask, Identity(None, 0, None, 0), now, verdict="denied",
                     reason=denied.reason, message=denied.message)  # fmt: skip
+        if (asked := denied.facts.get("asked_usd")) is not None:
+            budget, part = denied.facts["budget"], denied.facts["part"]
+            hold(tx, scope.claim["id"], budget, part, parse_usd(asked))
         return Answer("denied", ask.call_id, ask.ask, reason=denied.reason,
                       message=denied.message, facts=denied.facts)  # fmt: skip
 

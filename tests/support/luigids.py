@@ -1,0 +1,128 @@
+"""luigid in the test's own process: the real scheduler, a real ledger, and workers that are played."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.ledger import reading
+from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from scheduler_patch.local import LocalOffice
+from scheduler_patch.scheduler import BudgetScheduler
+
+USD = 1_000_000
+
+
+@dataclass
+class Attempt:
+    """A claimed task as its worker knows it."""
+
+    task_id: str
+    claim_id: str
+    key: str
+    run_id: str
+
+
+class Luigid:
+    """A scheduler and its office; every vendor task is of family `V`."""
+
+    def __init__(self, folder: Path, **caps: Any) -> None:
+        self.folder, self.caps = folder, Caps(**{"default": Micros(10 * USD)} | caps)
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
+        self._thread.start()
+        self.start()
+
+    def start(self, *, load: bool = False) -> None:
+        """Start, with or without the pickle of the last one."""
+        self.scheduler = BudgetScheduler(
+            state_path=str(self.folder / "state"),
+            retry_delay=0,
+            remove_delay=600,
+            stable_done_cooldown_secs=0,
+        )
+        if load:
+            self.scheduler.load()
+        self.office = LocalOffice(Settings(self.folder / "books.db", self.caps), self.scheduler)
+        self.office.loop, self.gate = self.loop, self.scheduler.gate
+
+    def restart(self, *, pickle: bool) -> None:
+        """End and start again."""
+        if pickle:
+            self.scheduler.dump()
+        self.office.close()
+        self.start(load=pickle)
+
+    def end(self) -> None:
+        """Close the ledger and end the loop."""
+        self.office.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+    def do(self, act: Coroutine[Any, Any, Any]) -> Any:
+        """Do something in the office."""
+        return asyncio.run_coroutine_threadsafe(act, self.loop).result(20)
+
+    # Workers.
+
+    def run(self, run_id: str = "r") -> None:
+        """Open a run."""
+        self.do(self.office.open_run(run_id, False, "Root", run_id, None))
+
+    def add(self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None,
+            **more: Any) -> None:  # fmt: skip
+        """Announce a vendor task of a run."""
+        said = {"run_id": run_id} | ({} if cost is None else {"max_cost_usd": cost})
+        self.scheduler.add_task(task_id=task_id, worker=worker, family="V", spendguard=said, **more)
+
+    def work(self, worker: str = "w", **more: Any) -> str | None:
+        """Ask for work."""
+        task_id: str | None = self.scheduler.get_work(worker=worker, host="h", **more)["task_id"]
+        return task_id
+
+    def claim(self, task_id: str, worker: str = "w", cost: int | None = None) -> Attempt:
+        """Claim a task that was dispatched."""
+        claim_id = str(uuid.uuid4())
+        max_cost = None if cost is None else Micros(cost * USD)
+        said = self.do(self.office.claim(claim_id, None, task_id, "V", {}, worker, max_cost))
+        return Attempt(task_id, claim_id, said["vault_key"], said["run_id"])
+
+    def call(self, attempt: Attempt, usd: int = 1, target: str = "cus_1") -> Answer:
+        """Make a call that is settled, if it is allowed."""
+        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target=target, fingerprint=str(usd),
+                  total_micros=usd * USD)  # fmt: skip
+        answer: Answer = self.do(self.office.reserve(attempt.key, ask))
+        if answer.verdict == "allowed":
+            settled = End("settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200,
+                          answer_body="{}")  # fmt: skip
+            self.do(self.office.end(attempt.key, settled))
+        return answer
+
+    def finish(self, attempt: Attempt, outcome: str = "failed") -> None:
+        """Say how an attempt ended."""
+        self.do(self.office.finish(attempt.claim_id, outcome))
+
+    def fail(self, attempt: Attempt, worker: str = "w") -> None:
+        """Let an attempt end in a failure, which is reported to Luigi too."""
+        self.finish(attempt)
+        self.scheduler.add_task(task_id=attempt.task_id, worker=worker, status="FAILED")
+
+    def counted(self, run_id: str = "r") -> int:
+        """Return what the gate counts for dispatched tasks of a run."""
+        run = self.gate.run(run_id)
+        assert run is not None
+        return run.pots["run", ""].counted
+
+    def shown(self, run_id: str = "r") -> dict[str, Any]:
+        """Return the run as the API shows it."""
+        found: dict[str, Any] = self.do(self.office.read(reading.run, run_id))
+        return found
