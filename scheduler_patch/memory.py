@@ -5,9 +5,10 @@ Fed by the ledger's answers and rebuilt from it; nothing here decides. Amounts a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Any
 
 from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.ledger.news import Changes
@@ -27,8 +28,19 @@ class Rules:
     kill: bool = True
 
 
+def _nobody(entry: Entry) -> None:
+    """Nobody wants to hear of shared tasks."""
+
+
 class Memory:
     """Tasks, runs and budgets as luigid remembers them."""
+
+    #: Told of a task that another run needs, too, after it was dispatched for one.
+    on_shared: Callable[[Entry], None] = staticmethod(_nobody)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Luigi sends a local scheduler to its children; who listens holds locks of this process.
+        return {name: value for name, value in vars(self).items() if name != "on_shared"}
 
     def __init__(self) -> None:
         self.rules = Rules()
@@ -108,6 +120,8 @@ class Memory:
         entry.family = family or entry.family
         if run_id not in entry.runs:
             entry.runs.append(run_id)
+            if entry.pinned is not None:
+                self.on_shared(entry)  # It was dispatched before it was known to be this run's too.
         entry.workers.setdefault(worker, {})[run_id] = None
         self.runs_of.setdefault(worker, set()).add(run_id)
         if cost is not None and entry.left is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from luigi_spendguard.config import Settings
@@ -16,7 +16,7 @@ from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.policy import Caps
 from scheduler_patch.access import Access
-from scheduler_patch.entries import RunFigures
+from scheduler_patch.entries import Entry, RunFigures
 from scheduler_patch.scheduler import BudgetScheduler
 
 logger = logging.getLogger(__name__)
@@ -30,6 +30,7 @@ class Office(Access):
         self._averages_due = False
         self._saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast
+        scheduler.gate.on_shared = self.share
 
     # Runs and claims.
 
@@ -107,6 +108,11 @@ class Office(Access):
         self.gate.acknowledged(worker, run_id)
         return {}
 
+    def share(self, entry: Entry) -> None:
+        """Remember that a task that was claimed for one run belongs to others, too."""
+        if self.has_ledger:
+            self._spawn(self._save(claims.share, entry.task_id, list(entry.runs)))
+
     # Forecasts.
 
     def forecast(self, scheduled: list[RunFigures]) -> None:
@@ -117,7 +123,10 @@ class Office(Access):
             excess = self.gate.excess(run)
             level = logging.WARNING if excess else logging.INFO
             logger.log(level, "Run %s may cost %s%s", run.run_id, run.forecast, self._compared(run, excess))
-            self._spawn(self._save_forecast(run))
+            known = run.forecast
+            self._spawn(
+                self._save(runs.set_forecast, run.run_id, known.known, known.estimated, known.unknown)
+            )
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(saving)
@@ -133,15 +142,12 @@ class Office(Access):
         held = self.gate.is_held(run)
         return f"; {what}" + (f". It is held until `spendguard approve {run.run_id}`" if held else "")
 
-    async def _save_forecast(self, run: RunFigures) -> None:
-        forecast = run.forecast
-        assert forecast is not None
+    async def _save(self, operation: Callable[..., object], *said: Any) -> None:
+        """Keep what is only shown: where that cannot be, nothing else fails."""
         try:
-            await self.write(
-                runs.set_forecast, run.run_id, forecast.known, forecast.estimated, forecast.unknown
-            )
+            await self.write(operation, *said)
         except LedgerUnavailable as error:
-            logger.error("The forecast of run %s is not kept: %s", run.run_id, error)
+            logger.error("What is shown of %s is not kept: %s", said[0], error)
 
     # Calls.
 

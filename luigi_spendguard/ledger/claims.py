@@ -188,6 +188,16 @@ def lose(tx: Tx, workers: Sequence[str]) -> None:
     )
 
 
+def share(tx: Tx, task_id: str, run_ids: Sequence[str]) -> None:
+    """Let an open claim of a task, or of a batch with it, be shown in the other runs that need it."""
+    for row in tx.all(
+        f"SELECT id, run_id, also FROM claim WHERE ended_at IS NULL AND id IN ({_OF_TASKS})",
+        json.dumps([task_id]),
+    ):
+        also = {*json.loads(row["also"]), *run_ids} - {row["run_id"]}
+        tx.run("UPDATE claim SET also = ? WHERE id = ?", json.dumps(sorted(also)), row["id"])
+
+
 def hold(tx: Tx, claim_id: str, scope: str, part: str, asked: Micros) -> None:
     """Remember which budget denied a call of this attempt, and what was asked of it."""
     tx.run(

@@ -50,6 +50,9 @@ def test_a_dependency_of_two_workers_is_paid_by_the_run_it_was_dispatched_for(si
         first.stdout.close()
     assert charged(site) == {"shared": 1, "only_a": 1, "only_b": 1}, out
     assert spent(site) == {"a": "2.00", "b": "1.00"}
+    shown = {run_id: site.run(run_id)["shared_tasks"] for run_id in "ab"}
+    assert shown["a"] == shown["b"]
+    assert [(task["paid_by"], task["runs"]) for task in shown["a"]] == [("a", ["a", "b"])]
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])
