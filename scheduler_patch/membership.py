@@ -132,6 +132,9 @@ def hold_as_said(gate: Gate, task_id: str, said: dict[str, Any]) -> None:
     if entry is None or entry.hold is not None or asked is None or said.get("reason") != "cap":
         return
     scope, part = str(said.get("budget", "run")), str(said.get("part", ""))
+    if scope == "approval":
+        gate.declare(task_id, asked)
+        return
     gate.hold(task_id, scope, asked, "" if scope == "day" else part)
 
 

@@ -252,6 +252,12 @@ class Memory:
         if entry is not None:
             entry.hold = Hold(scope, part, asked)
 
+    def declare(self, task_id: str, cost: int) -> None:
+        """Take it that a task may cost so much, whatever it says."""
+        entry = self.entries.get(task_id)
+        if entry is not None:
+            entry.cost = max(entry.cost or 0, cost)
+
     def done(self, task_id: str) -> None:
         """Forget a task that has completed. (What it has paid stays paid.)"""
         if task_id in self.entries:

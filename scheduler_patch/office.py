@@ -157,9 +157,11 @@ class Office(Access):
         self.gate.feed(found)
         if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
             scope, part = answer.facts["budget"], answer.facts["part"]
-            self.gate.hold(
-                task_id, scope, parse_usd(answer.facts["asked_usd"]), "" if scope == "day" else part
-            )
+            asked = parse_usd(answer.facts["asked_usd"])
+            if scope == "approval":
+                self.gate.declare(task_id, asked)
+            else:
+                self.gate.hold(task_id, scope, asked, "" if scope == "day" else part)
         elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
             self.gate.paid.add(task_id)
             self.gate.paid.update(self.scheduler.members_of(task_id))

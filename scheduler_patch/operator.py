@@ -98,25 +98,34 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
         ],
-        "shadow": [] if wait_s else _shadow(office, worker),
+        "shadow": [] if wait_s else await _shadow(office, worker),
     }
 
 
-def _shadow(office: Office, worker: str) -> list[str]:
-    """Return, in shadow mode, which cap would have sufficed for each of a worker's runs."""
+#: Whose cap was short, in shadow mode.
+_WHOSE = {
+    "run": "",
+    "day": " for all runs of {part}",
+    "family": " for {part}",
+    "vendor": " at {part}",
+    "task": " for task {part}",
+}
+
+
+async def _shadow(office: Office, worker: str) -> list[str]:
+    """Return, in shadow mode, which caps would have sufficed for each of a worker's runs."""
     gate = office.gate
     if not gate.rules.shadow:
         return []
-    lines = []
-    for run_id in gate.runs_of.get(worker, ()):
-        run = gate.run(run_id)
-        if run is not None:
-            pot = run.pots["run", ""]
-            lines.append(
-                f"run {run.run_id}: a cap of {format_usd(pot.cap + pot.lent)} would have sufficed; it has "
-                f"{format_usd(pot.cap)}"
-            )
-    return lines
+    runs_of = [run.run_id for name in gate.runs_of.get(worker, ()) if (run := gate.run(name)) is not None]
+    short = await office.read(reading.lent, runs_of) or []
+    enough = set(runs_of) - {row["run_id"] for row in short}
+    return [
+        f"run {row['run_id']}: a cap of {format_usd(row['cap_micros'])}"
+        f"{_WHOSE[row['scope']].format(part=row['part'])} would have sufficed; it has "
+        f"{format_usd(row['own_micros'])}"
+        for row in short
+    ] + [f"run {run_id}: its caps sufficed" for run_id in sorted(enough)]
 
 
 def _revoke(tx: Tx, run_id: str) -> tuple[Row, Figures]:

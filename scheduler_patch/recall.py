@@ -27,6 +27,8 @@ def _recall(gate: Memory, claim: Row) -> None:
     for each in (claim["task_id"], *members):
         entry = gate.entries.get(each) or gate.kept.setdefault(each, Entry(each, ""))
         entry.pinned, entry.hold = claim["run_id"], _hold(gate, claim)
+        if claim["held_scope"] == "approval":
+            entry.cost = max(entry.cost or 0, claim["held_micros"])
     entry = gate.entries.get(claim["task_id"]) or gate.kept[claim["task_id"]]
     entry.left, entry.members = claim["left_micros"], members
     if claim["ended_at"] is None:
@@ -34,7 +36,7 @@ def _recall(gate: Memory, claim: Row) -> None:
 
 
 def _hold(gate: Memory, claim: Row) -> Hold | None:
-    if not claim["held_scope"] or gate.rules.shadow:
+    if claim["held_scope"] in ("", "approval") or gate.rules.shadow:
         return None
     part = "" if claim["held_scope"] == "day" else claim["held_part"]
     return Hold(claim["held_scope"], part, claim["held_micros"])

@@ -52,6 +52,20 @@ def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
     )
 
 
+def lent(tx: Tx, run_ids: list[str]) -> list[Row]:
+    """Return the budgets in which shadow mode has lent something to one of these runs, by `run_id`."""
+    columns = "scope, part, cap_micros, cap_micros - shadow_micros AS own_micros"
+    return tx.all(
+        f"SELECT subject AS run_id, {columns} FROM budget WHERE shadow_micros > 0 AND subject IN"
+        f" (SELECT value FROM json_each(?1)) UNION SELECT call.run_id, {columns} FROM call"
+        " JOIN call_budget ON call_budget.call_id = call.id JOIN budget ON budget.id = budget_id"
+        " WHERE budget.scope = 'day' AND shadow_micros > 0 AND call.verdict = 'allowed'"
+        " AND call.reason = 'cap' AND call.run_id IN (SELECT value FROM json_each(?1))"
+        " ORDER BY run_id, scope, part",
+        json.dumps(run_ids),
+    )
+
+
 def _show_budget(row: Row) -> dict[str, Any]:
     own = {**row, "cap_micros": row["cap_micros"] - row["shadow_micros"]}
     amounts = ("cap", "spent", "reserved", "overrun", "remaining")

@@ -39,8 +39,7 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
             record(tx, scope, ask, Identity(None, 0, None, 0), now, verdict="denied",
                     reason=denied.reason, message=denied.message)  # fmt: skip
         if (asked := denied.facts.get("asked_usd")) is not None:
-            budget, part = denied.facts["budget"], denied.facts["part"]
-            hold(tx, scope.claim["id"], budget, part, parse_usd(asked))
+            hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
         return Answer("denied", ask.call_id, ask.ask, reason=denied.reason,
                       message=denied.message, facts=denied.facts)  # fmt: skip
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.ledger.budgets import day_budget, journal, keep_budget, lend, move, run_budget, take
-from luigi_spendguard.ledger.claims import key_hash
+from luigi_spendguard.ledger.claims import approved, key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
 from luigi_spendguard.messages import Ask, facts_of
@@ -87,10 +88,13 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     if total is None:
         total = known["worth_micros"] if known else 0
     amount = Micros(max(0, total - counted))
-    if amount and scope.run["state"] == "frozen" and not scope.caps.shadow:
-        raise Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
-                      "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
-                      run_id=scope.run["run_id"])  # fmt: skip
+    if amount and scope.run["state"] == "frozen":
+        frozen = Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
+                         "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
+                         run_id=scope.run["run_id"])  # fmt: skip
+        if not scope.caps.shadow:
+            raise frozen
+        _let_through(tx, row["id"], frozen)
     try:
         with tx.savepoint():
             if amount:
@@ -124,9 +128,39 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     except _NoRoom as full:
         if not scope.caps.shadow:
             raise
+        _check_threshold(tx, scope, amount)
         lend(tx, budgets, amount)
-        tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?",
-               f"let through in shadow mode: {_refuse_cap(scope, full.budget, amount)}", call_id)  # fmt: skip
+        _let_through(tx, call_id, _refuse_cap(scope, full.budget, amount))
+
+
+def _let_through(tx: Tx, call_id: str, denied: Refused) -> None:
+    """Record what shadow mode lets through."""
+    message = f"let through in shadow mode: {denied}"
+    tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", message, call_id)
+
+
+def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
+    """Refuse what takes a task above what it may spend without an approval: that is no cap to be lent."""
+    run_id, task_id, single = scope.run["run_id"], scope.claim["task_id"], scope.caps.single
+    own = tx.one(
+        "SELECT spent_micros + reserved_micros + overrun_micros AS counted FROM budget"
+        " WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)  # fmt: skip
+    if single is None or own is None:
+        return
+    tasks = json.loads(scope.claim["members"]) or [task_id]
+    allowed = Micros(sum(max(single, approved(tx, run_id, task) or 0) for task in tasks))
+    wanted = Micros(own["counted"] + amount)
+    if wanted > allowed:
+        raise Refused(
+            "cap",
+            f"task {task_id} would spend {format_usd(wanted)}, and may spend {format_usd(allowed)} without "
+            f"an approval (approve_above_usd): `spendguard approve {run_id} --task {task_id} --cost "
+            f"{plain_usd(wanted)}` lets it pass",
+            run_id=run_id,
+            budget="approval",
+            part=task_id,
+            asked_usd=plain_usd(wanted),
+        )
 
 
 def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:

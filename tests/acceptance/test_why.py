@@ -100,6 +100,37 @@ class TestShadow:
         assert len(let) == 4
         assert "let through in shadow mode" in let[0]["message"]
 
+    def test_the_cap_that_was_short_is_the_one_that_is_said(self, site: Site) -> None:
+        site.configure(spendguard={"mode": "shadow"}, spendguard_family_caps={"Charge": 2})
+        assert site.luigid is not None
+        site.luigid.end()
+        site.start()
+        _, out = site.luigi("Billing", "--n", "3", "--run-id", "r")
+        assert "* run r: a cap of $3.00 for Charge would have sufficed; it has $2.00" in out
+        assert "it has $100.00" not in out
+        _, out = site.luigi("Billing", "--n", "1", "--first", "9", "--run-id", "r2")
+        assert "* run r2: its caps sufficed" in out
+
+    def test_a_task_above_the_threshold_is_held_whether_it_declares_that_or_not(self, site: Site) -> None:
+        site.configure(spendguard={"mode": "shadow", "approve_above_usd": 2})
+        assert site.luigid is not None
+        site.luigid.end()
+        site.start()
+        args = ("Charge", "--customer", "c", "--amount", "300", "--workers", "1")
+        for _ in range(2):
+            _, out = site.luigi(*args)
+            assert "a single task may cost $2.00 without an approval, this one may cost $3.00" in out
+            assert site.stripe.posts() == []
+            site.luigid.kill()
+            site.start()
+        run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
+        calls = site.calls(run_id)
+        assert [call["verdict"] for call in calls] == ["denied:cap"], "it is dispatched once to be denied"
+        body = {"usd": "3", "task_id": calls[0]["task_id"]}
+        assert site.call("POST", f"/runs/{run_id}/approve", body)[0] == 200
+        site.luigi(*args)
+        assert site.stripe.moved() == 300
+
     def test_nothing_else_is_let_through(self, site: Site) -> None:
         site.configure(spendguard={"mode": "shadow"})
         assert site.luigid is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import claims, figures, news, runs
+from luigi_spendguard.ledger import claims, figures, news, reading, runs
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
@@ -131,6 +131,57 @@ class TestShadow:
         books.caps = Caps()
         assert paid(books, key, 20) == "allowed:"
         assert paid(books, key, 1) == "denied:cap"
+
+    def test_a_frozen_runs_call_is_let_through_and_recorded_like_one_without_room(self, books: Books) -> None:
+        key, ask = books.claim("A"), books.ask(10)
+        books.reserve(key, ask)
+        books.end(key, End("settle", ask.call_id, 1, total_micros=12, status=200))
+        assert books.run()["state"] == "frozen"
+        assert paid(books, key, 20) == "denied:cap"
+        books.caps = Caps(shadow=True)
+        assert paid(books, key, 20) == "allowed:"
+        row = books.read(lambda tx: tx.one("SELECT * FROM call ORDER BY rowid DESC"))
+        assert (row["verdict"], row["reason"]) == ("allowed", "cap")
+        assert "let through in shadow mode: run run is frozen" in row["message"]
+
+    def test_what_a_task_may_spend_without_an_approval_is_no_cap(self, books: Books) -> None:
+        books.caps = Caps(shadow=True, single=Micros(50))
+        undeclared, declared = books.claim("A", single=Micros(50)), books.claim("B", max_cost=Micros(20))
+        assert [paid(books, undeclared, 40), paid(books, declared, 40)] == ["allowed:", "allowed:"]
+        for key, task_id in ((undeclared, "A"), (declared, "B")):
+            denied = books.reserve(key, books.ask(20))
+            assert (denied.reason, denied.facts["budget"], denied.facts["asked_usd"]) == (
+                "cap", "approval", "0.00006")  # fmt: skip
+            books.write(runs.approve, "run", task_id, Micros(60), task_id)
+            assert paid(books, key, 20) == "allowed:"
+            assert paid(books, key, 1) == "denied:cap"
+
+    def test_members_of_a_batch_may_spend_what_each_may_alone(self, books: Books) -> None:
+        books.caps = Caps(shadow=True, single=Micros(50))
+        key = books.claim("AB", members=("A", "B"), single=Micros(50))
+        assert [paid(books, key, 100), paid(books, key, 1)] == ["allowed:", "denied:cap"]
+
+    @pytest.mark.parametrize(
+        ("caps", "more", "whose"),
+        [
+            (Caps(), {}, ("run", 100)),
+            (Caps(day=Micros(90)), {}, ("day", 90)),
+            (Caps(task_families={"Charge": Micros(50)}), {}, ("family", 50)),
+            (Caps(vendors={"stripe": Micros(60)}), {}, ("vendor", 60)),
+            (Caps(), {"max_cost": Micros(30)}, ("task", 30)),
+        ],
+    )
+    def test_the_budgets_that_were_short_are_told_with_what_would_have_sufficed(
+        self, books: Books, caps: Caps, more: dict[str, Any], whose: tuple[str, int]
+    ) -> None:
+        books.caps = replace(caps, shadow=True)
+        key = books.claim("A", **more)
+        paid(books, key, 20)
+        assert books.read(reading.lent, ["run"]) == []
+        amount = 91 if whose[0] == "run" else 75
+        paid(books, key, amount)
+        told = [(r["scope"], r["own_micros"], r["cap_micros"]) for r in books.read(reading.lent, ["run"])]
+        assert told == [(*whose, amount + 20)]
 
     def test_a_revoked_run_stays_revoked(self, books: Books) -> None:
         books.caps = Caps(shadow=True)
