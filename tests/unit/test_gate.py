@@ -132,6 +132,31 @@ class TestSharedTasks:
         assert gate.verdict("a") == "revoked"
 
 
+class TestBatches:
+    def test_members_join_while_there_is_room_for_all(self, gate: Gate) -> None:
+        for task_id in "abc":
+            join(gate, task_id, 400)
+        assert gate.joins("a", "r1", 400, "b")
+        assert not gate.joins("a", "r1", 800, "c")
+        gate.paid.add("c")
+        assert gate.joins("a", "r1", 800, "c"), "its repeated calls cost nothing"
+
+    def test_so_do_those_that_say_nothing_while_there_is_any(self, gate: Gate) -> None:
+        for task_id in "ab":
+            join(gate, task_id)
+        assert gate.joins("a", "r1", 999, "b")
+        assert not gate.joins("a", "r1", 1000, "b")
+
+    def test_what_others_are_counted_for_is_no_room(self, gate: Gate) -> None:
+        join(gate, "running", 500)
+        gate.started("running", "r1")
+        for task_id in "ab":
+            join(gate, task_id, 300)
+        assert not gate.joins("a", "r1", 300, "b")
+        gate.stopped("running")
+        assert gate.joins("a", "r1", 300, "b")
+
+
 class TestForecasts:
     @pytest.fixture
     def holding(self, gate: Gate) -> Gate:

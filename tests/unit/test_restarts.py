@@ -36,6 +36,15 @@ def test_a_task_that_has_paid_stays_with_its_run(luigid: Luigid, pickle: bool) -
     assert luigid.claim("a", "w2").run_id == "r"
 
 
+def test_the_pickle_remembers_a_dispatch_that_nobody_has_claimed(luigid: Luigid) -> None:
+    luigid.add("a")
+    luigid.add("a", "r2", "w2")
+    assert luigid.work("w2") == "a"
+    luigid.scheduler.add_task(task_id="a", worker="w2", status="FAILED")
+    luigid.restart(pickle=True)
+    assert luigid.gate.paying_run("a", "w") == "r2"
+
+
 @both_ways
 def test_a_member_of_a_batch_that_has_paid_does_too(luigid: Luigid, pickle: bool) -> None:
     for task_id in ("a", "b"):

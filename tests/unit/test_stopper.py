@@ -1,0 +1,93 @@
+"""Ending tasks of a revoked run: the ping thread never waits, a kill never takes the result queue along."""
+
+from __future__ import annotations
+
+import multiprocessing
+import threading
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from luigi_spendguard import stopping
+from luigi_spendguard.membership import Results
+from luigi_spendguard.stopping import Stopper
+from luigi_spendguard.worker import GuardedWorker
+from tests.support.processes import wait_until
+
+
+class Client:
+    """A way to the ledger that takes its time."""
+
+    def __init__(self) -> None:
+        self.answers = threading.Event()
+        self.asked: list[tuple[str, str]] = []
+
+    def acknowledge(self, worker: str, run_id: str) -> None:
+        self.asked.append((worker, run_id))
+        self.answers.wait(20)
+
+
+def worker_of(client: Client | None = None, queue: Any = None) -> Any:
+    """Return a guarded worker of which only the stopping is real."""
+    worker: Any = object.__new__(GuardedWorker)
+    guard = SimpleNamespace(client=lambda: client, settings=lambda: SimpleNamespace(vendors={}))
+    vars(worker).update(_id="w", _running_tasks={}, _guard_state=guard, _task_result_queue=queue)
+    return worker
+
+
+def test_the_ping_thread_sets_a_mark_and_waits_for_nothing() -> None:
+    client = Client()
+    worker = worker_of(client)
+    begun = time.monotonic()
+    for number in range(20):
+        worker.spendguard_revoke(run_id=f"r{number}", task_ids=["a"])
+    assert time.monotonic() - begun < 1
+    wait_until(lambda: client.asked == [("w", "r0")], what="another thread's question")
+    worker.spendguard_revoke(run_id="last", task_ids=["a"])
+    assert time.monotonic() - begun < 2, "not even while luigid does not answer"
+    client.answers.set()
+    wait_until(lambda: ("w", "last") in client.asked, what="the last mark")
+
+
+class Child:
+    """A process that does not end by itself."""
+
+    def __init__(self, at_kill: Any = None) -> None:
+        self.killed: list[bool] = []
+        self._at_kill = at_kill or (lambda: True)
+
+    def kill(self) -> None:
+        self.killed.append(self._at_kill())
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_child_is_killed_only_while_nobody_writes_a_result(wrapped: bool) -> None:
+    queue: Any = multiprocessing.get_context("fork").Queue()
+    lock = queue._wlock
+    child = Child(lambda: not lock.acquire(block=False))
+    stopper = Stopper(worker_of(queue=Results(queue) if wrapped else queue))
+    lock.acquire()
+    killing = threading.Thread(target=stopper._kill, args=("a", child))
+    killing.start()
+    time.sleep(0.3)
+    assert child.killed == [], "it may be in the middle of writing its result"
+    lock.release()
+    killing.join(20)
+    assert child.killed == [True], "nobody else could begin to write meanwhile"
+    assert lock.acquire(block=False), "and the lock is free again"
+    lock.release()
+    assert stopper.killed == {"a"}
+    queue.close()
+
+
+def test_one_that_died_with_the_lock_does_not_keep_the_others_alive(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stopping, "GRACE_S", 0.2)
+    queue: Any = multiprocessing.get_context("fork").Queue()
+    queue._wlock.acquire()
+    child = Child()
+    Stopper(worker_of(queue=queue))._kill("a", child)
+    assert child.killed == [True]
+    queue._wlock.release()
+    queue.close()
