@@ -16,6 +16,7 @@ import luigi_spendguard
 from luigi_spendguard import targets
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
+from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.proxy import stripe as proxied
 from scheduler_patch.api import routes
 
@@ -43,6 +44,25 @@ def test_every_route_and_rpc_is_in_the_docs() -> None:
         else:
             named = path.replace("/calls/([^/]+)", "/calls/{id}").replace("([^/]+)", "{run_id}")
             assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
+
+
+def test_every_field_of_the_workers_rpcs_is_in_the_docs() -> None:
+    """Of those whose fields are not a message's of `messages.py`."""
+    code = (REPOSITORY / "scheduler_patch" / "api.py").read_text("utf-8")
+    for name in ("open_run", "claim", "finish", "close_run", "blocked", "acknowledge"):
+        body = code.split(f"async def _{name}(")[1].split("\n\n\n")[0]
+        fields = re.findall(r'"(\w+)"', re.findall(r"call\.only\((.*)\)", body)[0])
+        rows = [line for line in doc("http-api.md").splitlines() if line.startswith(f"| `spend_{name}` |")]
+        assert fields
+        assert [field for field in fields if f"`{field}`" not in rows[-1]] == [], name
+    assert [outcome for outcome in OUTCOMES if f"`{outcome}`" not in doc("http-api.md")] == []
+
+
+def test_the_exit_code_is_in_the_docs_and_in_both_examples() -> None:
+    assert "| `spend_blocked` | `0` |" in doc("configuration.md")
+    for name in ("luigi.cfg", "luigi.toml"):
+        text = (REPOSITORY / "config" / name).read_text("utf-8")
+        assert re.search(r"^\[retcode\]\n(#.*\n)*spend_blocked = \d+$", text, re.MULTILINE), name
 
 
 def test_every_command_and_its_options_are_in_the_docs() -> None:
