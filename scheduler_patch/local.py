@@ -32,8 +32,13 @@ class LocalOffice(Office):
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and
-        # find the file locked for ever (https://sqlite.org/howtocorrupt.html#_carrying_an_open_database_connection_across_a_fork_).
-        asyncio.run_coroutine_threadsafe(saving, self.loop).result()
+        # find the file locked for ever (https://sqlite.org/howtocorrupt.html, section 2.6).
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            asyncio.run_coroutine_threadsafe(saving, self.loop).result()
+        else:
+            super()._spawn(saving)  # Whoever asked this thread waits: see `LocalPort._do`.
 
 
 class LocalPort:
@@ -52,7 +57,13 @@ class LocalPort:
         """Do something in the office of this process."""
         if self._pid != os.getpid():
             self._open()
-        return asyncio.run_coroutine_threadsafe(act(self._office), self._office.loop).result()
+        return asyncio.run_coroutine_threadsafe(self._act(act), self._office.loop).result()
+
+    async def _act(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
+        done = await act(self._office)
+        while self._office.saving:
+            await asyncio.wait(self._office.saving)
+        return done
 
     def _open(self) -> None:
         loop = asyncio.new_event_loop()

@@ -28,7 +28,7 @@ class Office(Access):
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
-        self._saving: set[asyncio.Task[None]] = set()
+        self.saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast
         scheduler.gate.on_shared = self.share
 
@@ -130,8 +130,8 @@ class Office(Access):
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(saving)
-        self._saving.add(task)
-        task.add_done_callback(self._saving.discard)
+        self.saving.add(task)
+        task.add_done_callback(self.saving.discard)
 
     def _compared(self, run: RunFigures, excess: str) -> str:
         if not excess:

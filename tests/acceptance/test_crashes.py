@@ -59,6 +59,24 @@ def test_a_whole_worker_killed_leaves_nothing_pending_for_ever(tmp_path) -> None
         wait_until(lambda: site.run(run_id)["in_doubt_usd"] == "1.00", 20, "the sweep")
 
 
+def test_so_does_one_with_a_local_scheduler_once_another_is_started(tmp_path) -> None:
+    """No luigid looks after the file: the next worker does."""
+    with Site(tmp_path / "site", start=False, spendguard_stripe={"timeout_s": 1}) as site:
+        site.stripe.fault("hang", seconds=3)
+        worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1", "--local-scheduler")
+        wait_until(lambda: bool(site.stripe.posts()), what="sending")
+        worker.kill()
+        worker.communicate()
+        books = sqlite3.connect(site.ledger)
+        with books:
+            books.execute("UPDATE call SET granted_at = granted_at - 60000")
+        code, out = site.luigi("Charge", "--customer", "cus_other", "--workers", "1", "--local-scheduler")
+        assert code == 0, out
+        states = dict(books.execute("SELECT target, state FROM call"))
+        books.close()
+        assert states == {"cus_k": "in_doubt", "cus_other": "settled"}
+
+
 def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_restart(site: Site) -> None:
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 30})
     site.stripe.control(options={"latency": 0.05})

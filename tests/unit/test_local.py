@@ -17,7 +17,7 @@ from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
 from scheduler_patch import local
-from scheduler_patch.local import LocalPort
+from scheduler_patch.local import LocalOffice, LocalPort
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.books import Books
 
@@ -146,4 +146,14 @@ def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books) -
     port = port_of(others)
     added(port, "A", "3")
     port._scheduler.add_worker("w", [("first_task", "A")])
+    assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
+
+
+def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books) -> None:
+    port = port_of(others)
+
+    async def act(office: LocalOffice) -> None:
+        office._spawn(office._save(runs.set_forecast, "run", Micros(3 * USD), Micros(0), 0))
+
+    port._do(act)
     assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
