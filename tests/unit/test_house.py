@@ -122,7 +122,8 @@ def test_every_overridden_method_is_checked() -> None:
         overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(stock, name)}
         # Put in its place on the instance, once there are vendor tasks.
         late = {"_upstream_status"} if ours is BudgetScheduler else set()
-        assert overridden - {"__init__"} | late == set(names), ours
+        # What every class has is no seam of Luigi's.
+        assert overridden - {"__init__", "__getstate__"} | late == set(names), ours
 
 
 def test_another_luigi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
