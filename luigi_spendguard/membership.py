@@ -107,6 +107,8 @@ class GuardState:
         """Return the run_id of a root, opened when it has to be; None when that is not possible."""
         if root.task_id not in self.run_ids and root.task_id not in self.refusals:
             try:
+                if root.problem:
+                    raise PluginError(root.problem)
                 self.run_ids[root.task_id] = open_run(self.client(), root)
             except (PluginError, SpendDenied, config.ConfigError) as error:
                 self.refusals[root.task_id] = str(error)

@@ -22,9 +22,8 @@ from luigi_spendguard import config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
-from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import context
-from luigi_spendguard.roots import Root, root_of
+from luigi_spendguard.roots import Root
 from luigi_spendguard.stopping import Stopper
 from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
@@ -79,12 +78,7 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not hasattr(task, "task_id"):
             return None  # Luigi's own error says what is wrong with it.
-        try:
-            root = root_of(task)
-        except BadAmount as error:
-            root = Root(task.task_id, True, task.task_family, task.task_id, None)
-            guard.refusals[task.task_id] = str(error)
-            logger.error("%s", error)
+        root = Root(task)
         guard.roots[task.task_id] = root
         return root
 
@@ -142,11 +136,12 @@ class GuardedWorker(luigi.worker.Worker):
     def _root_is_complete(self, root: Root) -> None:
         """End the run of a root that is complete, when there may be one."""
         guard = self._guard
-        if not root.by_task_id or not (guard.vendor_seen or _vendor_tasks_known()):
+        if not (guard.vendor_seen or _vendor_tasks_known()):
             return
         with quietly(f"The run of {root.task_id} was not closed"):
-            guard.client().close_run(root.name)
-            guard.run_ids.pop(root.task_id, None)
+            if root.by_task_id and not root.problem:
+                guard.client().close_run(root.name)
+                guard.run_ids.pop(root.task_id, None)
 
     # Running and reporting.
 
@@ -166,8 +161,8 @@ class GuardedWorker(luigi.worker.Worker):
         process.refusal = guard.refusals.get(task.task_id, "")
         try:
             if root is not None and not process.refusal:
-                process.refusal = guard.refusals.get(root.task_id, "")
                 process.run_id = guard.open_run(root)
+                process.refusal = guard.refusals.get(root.task_id, "")
             if not process.refusal:
                 process.settings = guard.settings()
                 process.client = guard.client()
