@@ -50,6 +50,8 @@ class GuardState:
         self.adding: list[Root | None] = []
         self.handling = False
         self.vendor_seen = False
+        #: Vendor tasks were announced by the `add` that is under way.
+        self.announced = False
         #: What the scheduler said at the end about blocked tasks.
         self.said: dict[str, Any] | None = None
         #: Tasks and runs whose events were triggered.

@@ -68,11 +68,23 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         root = self._inherited_root() if guard.handling else self._new_root(task)
         guard.adding.append(root)
+        guard.announced = False
         try:
             with context.outside():
-                return super().add(task, *args, **kwargs)
+                succeeded = super().add(task, *args, **kwargs)
         finally:
             guard.adding.pop()
+        self._has_announced()
+        return succeeded
+
+    def _has_announced(self) -> None:
+        """Say that a task whose missing dependencies were added again is scheduled completely.
+
+        `run` says it of the roots, and the report of a task that yielded of what it yielded.
+        """
+        guard = self._guard
+        if guard.announced and guard.handling and guard.reported:
+            self._scheduler.add_worker(self._id, self._worker_info)
 
     def _new_root(self, task: Any) -> Root | None:
         guard = self._guard
@@ -94,7 +106,8 @@ class GuardedWorker(luigi.worker.Worker):
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
             if kwargs["status"] != DONE:
-                kwargs["spendguard"] = self._announced(task)
+                kwargs["spendguard"] = {**self._announced(task), "announcing": bool(guard.adding)}
+                guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
         guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
