@@ -1,0 +1,37 @@
+"""What the dispatch gate remembers of tasks that have paid, of costs declared late, and of days."""
+
+from __future__ import annotations
+
+import pytest
+
+from scheduler_patch.gate import Gate
+from tests.support.gates import fed
+
+
+@pytest.fixture
+def gate() -> Gate:
+    made = Gate()
+    fed(made)
+    return made
+
+
+def join(gate: Gate, task_id: str, cost: int | None = None) -> None:
+    gate.join(task_id, "r1", "w", "V", cost, False)
+
+
+def test_what_has_paid_alone_joins_no_batch(gate: Gate) -> None:
+    for task_id in ("paid", "new", "other"):
+        join(gate, task_id, 1)
+    assert gate.joins("new", "r1", 1, "other")
+    gate.paid.add("paid")
+    assert not gate.joins("paid", "r1", 0, "new")
+    assert not gate.joins("new", "r1", 1, "paid")
+
+
+def test_a_batch_that_has_paid_comes_back_with_its_members(gate: Gate) -> None:
+    for task_id in ("a", "b", "new"):
+        join(gate, task_id, 1)
+    gate.batches = dict.fromkeys("ab", ("a", "b"))
+    gate.paid = {"a", "b"}
+    assert gate.joins("a", "r1", 0, "b")
+    assert not gate.joins("a", "r1", 0, "new")
