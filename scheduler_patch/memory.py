@@ -105,8 +105,8 @@ class Memory:
             entry.runs.append(run_id)
         entry.workers.setdefault(worker, {})[run_id] = None
         self.runs_of.setdefault(worker, set()).add(run_id)
-        if cost is not None and entry.left is not None:
-            entry.left = max(0, entry.left + cost - (entry.cost or 0))
+        if cost is not None and entry.left is not None and entry.cost is not None:
+            entry.left = max(0, entry.left + cost - entry.cost)
         entry.cost = cost if cost is not None else entry.cost
         run = self.run(run_id)
         if run is not None:

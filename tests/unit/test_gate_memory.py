@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_patch.gate import Gate
+from scheduler_patch.gate import READY, Gate
 from tests.support.gates import fed
 
 
@@ -35,3 +35,13 @@ def test_a_batch_that_has_paid_comes_back_with_its_members(gate: Gate) -> None:
     gate.paid = {"a", "b"}
     assert gate.joins("a", "r1", 0, "b")
     assert not gate.joins("a", "r1", 0, "new")
+
+
+def test_a_cost_that_is_declared_late_adds_nothing_to_what_the_ledger_knows(gate: Gate) -> None:
+    join(gate, "a")
+    gate.draw("a", 50)
+    join(gate, "a", 50)
+    assert gate.entries["a"].need == 50
+    join(gate, "a", 70)
+    assert gate.entries["a"].need == 70
+    assert gate.verdict("a") == READY
