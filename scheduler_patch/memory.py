@@ -37,6 +37,8 @@ class Memory:
         self.runs: dict[str, RunFigures] = {}
         self.names: dict[str, str] = {}
         self.day: Pot | None = None
+        #: The newest UTC day that was heard of.
+        self.newest_day = ""
         self.paid: set[str] = set()
         #: Attempted batches: each member's task_id to all members in the batch's order.
         self.batches: dict[str, tuple[str, ...]] = {}
@@ -269,19 +271,27 @@ class Memory:
             self.runs.pop(run.run_id)
 
     def feed_day(self, budget: dict[str, object] | None) -> None:
-        """Take over today's budget of all runs; a new day starts with its whole cap."""
+        """Take over today's budget of all runs; a new day starts with its whole cap.
+
+        What ends after midnight brings the figures of the day before, which nothing is taken from any more.
+        """
         if budget is None:
             self.day = None
             return
-        if self.day is None or self.day.window != budget["part"]:
-            counted = self.day.counted if self.day is not None else 0
-            self.day = Pot("day", "", window=str(budget["part"]), counted=counted)
+        window = str(budget["part"])
+        if window < self.newest_day:
+            return
+        self.newest_day = window
+        if self.day is None or self.day.window != window:
+            self.day = Pot("day", "", window=window)
             self._move_counts(self.day)
         self.day.update(budget)
 
     def _move_counts(self, day: Pot) -> None:
         for entry in self.entries.values():
-            entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+            if any(pot.scope == "day" for pot in entry.counted_in):
+                entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+                day.counted += entry.counted
 
     def begin(self, start: Start) -> None:
         """Rebuild everything from the ledger."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from scheduler_patch.gate import READY, Gate
-from tests.support.gates import fed
+from tests.support.gates import day, fed
 
 
 @pytest.fixture
@@ -45,3 +45,25 @@ def test_a_cost_that_is_declared_late_adds_nothing_to_what_the_ledger_knows(gate
     join(gate, "a", 70)
     assert gate.entries["a"].need == 70
     assert gate.verdict("a") == READY
+
+
+def test_a_late_answer_of_yesterday_does_not_bring_its_budget_back(gate: Gate) -> None:
+    day(gate, 1000, window="2026-11-25")
+    day(gate, 0, window="2026-11-24")
+    assert gate.day is not None
+    assert (gate.day.window, gate.day.remaining) == ("2026-11-25", 1000)
+    gate.feed_day(None)
+    day(gate, 0, window="2026-11-24")
+    assert gate.day is None
+
+
+def test_counts_follow_into_a_day_that_nothing_was_known_of_for_a_moment(gate: Gate) -> None:
+    day(gate, 1000, window="2026-11-24")
+    join(gate, "a", 400)
+    gate.started("a", "r1")
+    gate.feed_day(None)
+    day(gate, 1000, window="2026-11-25")
+    assert gate.day is not None
+    assert gate.day.counted == 400
+    gate.stopped("a")
+    assert gate.day.counted == 0
