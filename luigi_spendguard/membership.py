@@ -16,6 +16,7 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.roots import Root, amount_of
+from luigi_spendguard.waiting import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -58,8 +59,7 @@ class GuardState:
         self.told: set[str] = set()
         #: The result that is being handled was reported: what is added now was not yielded.
         self.reported = False
-        #: The scheduler was waited for: no need to sleep as well.
-        self.waited = False
+        self.patience = Patience()
         self._scheduler = worker._scheduler
         self._client: LedgerPort | None = None
         self._settings: config.Settings | None = None

@@ -29,9 +29,6 @@ from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for which a worker with nothing but blocked tasks waits for the scheduler to say more.
-WAIT_S = 4
-
 
 class GuardedWorker(luigi.worker.Worker):
     """Luigi's worker, with vendor tasks kept within their run's budget."""
@@ -160,6 +157,7 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _create_task_process(self, task: Any) -> Any:
         process = super()._create_task_process(task)
+        self._guard.patience.given_work()
         if type(process) is luigi.worker.ContextManagedTaskProcess:
             process.__class__ = GuardedTaskProcess
         elif not isinstance(process, GuardedTaskProcess):
@@ -224,20 +222,17 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
-        stays = 0
+        stays = False
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
-            said = guard.client().blocked(self._id, wait_s=WAIT_S if waits else 0)
-            guard.waited = waits
-            # What waits for another worker's tasks to end is not blocked, and never waits for ever.
-            stays = said["waiting"] + (said["blocked"] + said["ready"] if waits else 0)
-        return stays > 0
+            stays = guard.patience.stays(guard.client(), self._id, waits)
+        return stays
 
     def _sleeper(self) -> Iterator[None]:
         stock = super()._sleeper()
         while True:
-            if self._guard.waited:
-                self._guard.waited = False  # The scheduler answered when something was freed.
+            if self._guard.patience.waited:
+                self._guard.patience.waited = False
             else:
                 next(stock)
             yield
