@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-import luigi
+import os
+import signal
+import time
 
-from tests.support.pipelines import OUT, Output
+import luigi
+import stripe
+
+from luigi_spendguard import VendorTask
+from tests.support.pipelines import OUT, Output, charge, note
 from tests.support.shapes import Declared
 
 
@@ -32,3 +38,48 @@ class Growing(Output):
 
     def run(self) -> None:
         self.write()
+
+
+class SlowInput(luigi.ExternalTask):
+    """Takes its time to say that it is there; notes who asks."""
+
+    def complete(self) -> bool:
+        note("asked", str(os.getpid()))
+        time.sleep(2)
+        return True
+
+
+class AfterSlowInput(VendorTask, Output):
+    """Its child looks for the input before it claims the task."""
+
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> luigi.Task:
+        return SlowInput()
+
+    def run(self) -> None:
+        self.write(charge("after_slow_input").id)
+
+
+class Deaf(VendorTask, Output):
+    """Ignores the signal at its first attempt, and fails by itself at the second."""
+
+    def run(self) -> None:
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        first = not (OUT / "deaf").exists()
+        stripe.Balance.retrieve()
+        note("deaf", str(os.getpid()))
+        if first:
+            time.sleep(100)
+        raise RuntimeError("a failure of its own")
+
+
+class DeafRoot(luigi.WrapperTask):
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> luigi.Task:
+        return Deaf()
+
+
+class OtherDeafRoot(DeafRoot):
+    pass
