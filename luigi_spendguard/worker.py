@@ -134,7 +134,7 @@ class GuardedWorker(luigi.worker.Worker):
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
         said = _blocked(kwargs.get("expl")) if kwargs["status"] == FAILED else None
-        if kwargs["status"] == FAILED and kwargs["task_id"] in self._stopper.killed:
+        if kwargs["status"] == FAILED and self._stopper.has_killed(kwargs["task_id"]):
             said = {"reason": "revoked"}
         if said is None:
             return
@@ -212,7 +212,7 @@ class GuardedWorker(luigi.worker.Worker):
     def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
         if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:
             return None
-        if task.task_id in self._stopper.killed:
+        if self._stopper.has_killed(task.task_id):
             return None
         return super()._email_task_failure(task, formatted_traceback)
 
