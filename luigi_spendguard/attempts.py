@@ -12,10 +12,11 @@ from typing import Any
 from luigi.worker import ContextManagedTaskProcess
 
 from luigi_spendguard import proxy
-from luigi_spendguard.client import FLUSH_S, GIVE_UP_S
+from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
 from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
 from luigi_spendguard.roots import Root, amount_of
