@@ -228,11 +228,17 @@ class Memory:
             entry.hold = Hold(scope, part, asked)
 
     def done(self, task_id: str) -> None:
-        """Forget a task that has completed. (What it has paid stays paid.)"""
+        """Forget a task that is done."""
         if task_id in self.entries:
+            if self.local:  # A child has finished its claim, unheard here.
+                self.completed([task_id, *self.batches.get(task_id, ())])
             for member in self.batches.pop(task_id, ()):
                 self.batches.pop(member, None)
             self.forget([task_id])
+
+    def completed(self, tasks: Iterable[str]) -> None:
+        """Take it that tasks have completed: should they run again, they pay like any other."""
+        self.paid.difference_update(tasks)
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.budgets import REMAINING, keep_budget, run_budget
 from luigi_spendguard.ledger.engine import TODAY, Row, Tx
+from luigi_spendguard.ledger.paid import have_paid
 from luigi_spendguard.policy import Caps
 
 #: Earlier runs whose tasks are averaged for a forecast.
@@ -80,15 +81,9 @@ def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
 
 
 def paid_since(tx: Tx, seen: int) -> tuple[int, list[str]]:
-    """Return the last row after `seen`, and the tasks (a batch's members too) that may have paid since."""
-    rows = tx.all(
-        "SELECT max(call.rowid) AS last, call.task_id, claim.members FROM call JOIN claim"
-        " ON claim.id = claim_id WHERE call.rowid > ? AND verdict = 'allowed' AND asked_micros > 0"
-        " GROUP BY call.task_id",
-        seen,
-    )
-    tasks = [task for row in rows for task in (row["task_id"], *json.loads(row["members"]))]
-    return max((row["last"] for row in rows), default=seen), tasks
+    """Return the last row after `seen`, and the tasks (a batch's members too) that have paid since."""
+    last = tx.value("SELECT max(rowid) FROM call WHERE rowid > ?", seen)
+    return (seen, []) if last is None else (int(last), have_paid(tx, seen))
 
 
 def refreshed(tx: Tx) -> tuple[list[Figures], Row | None]:
@@ -107,18 +102,9 @@ def refreshed(tx: Tx) -> tuple[list[Figures], Row | None]:
 
 
 def start(tx: Tx, caps: Caps) -> Start:
-    """Bring budgets to the configured caps, and return all that the gate counts from.
-
-    A task has paid when a call of its current epoch costs something and is settled or in doubt.
-    """
+    """Bring budgets to the configured caps, and return all that the gate counts from."""
     _apply(tx, caps)
     runs, day = refreshed(tx)
-    paid = tx.all(
-        "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
-        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0"
-        " AND call.state IN ('pending','settled','in_doubt')"
-        " AND call.epoch = coalesce(task.completions, 0)"
-    )
     claims = tx.all(
         f"SELECT claim.task_id, claim.run_id, claim.worker, claim.state, {REMAINING} AS left_micros"
         " FROM claim JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
@@ -134,7 +120,7 @@ def start(tx: Tx, caps: Caps) -> Start:
     return Start(
         runs,
         day,
-        [row["task_id"] for row in paid],
+        have_paid(tx),
         tx.all("SELECT * FROM approval WHERE task_id <> ''"),
         claims,
         [json.loads(row["members"]) for row in batches],
