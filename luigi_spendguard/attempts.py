@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 from luigi.worker import ContextManagedTaskProcess
 
 from luigi_spendguard import proxy
-from luigi_spendguard.client import FLUSH_S, GIVE_UP_S
+from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
 from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
 from luigi_spendguard.roots import Root, amount_of
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: The key in a task's `expl` by which a child tells its worker that the task is blocked.
 BLOCKED = "spendguard_blocked"
+#: Seconds for which a terminated child is waited for.
+TERMINATE_S = 2.0
 
 
 class GuardedTaskProcess(ContextManagedTaskProcess):
@@ -37,6 +41,29 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     settings: Settings | None = None
     claim_id: str = ""
     death_told: bool = False
+
+    def start(self) -> None:
+        """Start the child; a revoke that reaches it before it is ready for that waits."""
+        with interrupt.held_back() if self.vendor else contextlib.nullcontext():
+            super().start()
+
+    def terminate(self) -> Any:
+        """End this child as Luigi does (out of time, or its worker leaves), and say so when it is gone."""
+        answer = super().terminate()
+        if self.vendor and self._is_gone():
+            self.tell_death()
+        return answer
+
+    def _is_gone(self) -> bool:
+        """Return whether the child has ended, after a moment. Raises ValueError when it was closed."""
+        self.join(TERMINATE_S)
+        if not self.is_alive() or self.pid is None:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True  # Luigi has waited for it by means of psutil, which Python does not hear of.
+        return False
 
     def _run_get_new_deps(self) -> Any:
         if not self.vendor:

@@ -1,4 +1,4 @@
-"""The worker's side of the ledger: its RPCs on the scheduler, and ends that must not be lost.
+"""The worker's side of the ledger: its RPCs on the scheduler.
 
 One `LedgerClient` for each scheduler; safe under threads, and made anew in forked children (inherited
 keep-alive connections hand replies to the wrong child).
@@ -6,12 +6,9 @@ keep-alive connections hand replies to the wrong child).
 
 from __future__ import annotations
 
-import atexit
 import json
 import logging
 import os
-import queue
-import threading
 import time
 import weakref
 from collections.abc import Mapping
@@ -21,15 +18,14 @@ from urllib.parse import urlsplit
 import urllib3
 
 from luigi_spendguard import config
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.outbox import FLUSH_S, Outbox
 
 logger = logging.getLogger(__name__)
 
 #: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
 GIVE_UP_S = 5.0
-#: Seconds for which ends that could not be delivered are tried again when a process ends.
-FLUSH_S = 30.0
 
 _clients: weakref.WeakSet[LedgerClient] = weakref.WeakSet()
 
@@ -56,6 +52,7 @@ class LedgerClient:
         port = f":{parts.port}" if parts.port else ""
         self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
         self._worker_token = worker_token
+        self._outbox = Outbox()
         self._renew()
         _clients.add(self)
 
@@ -67,11 +64,8 @@ class LedgerClient:
         return (connect, (self.url,))
 
     def _renew(self) -> None:
-        """Start without inherited connections, threads and locks."""
+        """Start without inherited connections."""
         self._pool = urllib3.PoolManager(maxsize=64, block=False)
-        self._outbox: queue.Queue[tuple[str, dict[str, Any], str | None]] = queue.Queue()
-        self._sender: threading.Thread | None = None
-        self._lock = threading.Lock()
 
     # What a worker does with its token.
 
@@ -113,50 +107,12 @@ class LedgerClient:
         self._tell(f"spend_{end.kind}", end.to_json(), key)
 
     def _tell(self, method: str, body: dict[str, Any], key: str | None) -> None:
-        if not self._outbox.unfinished_tasks:  # Else it waits behind what could not be delivered.
-            try:
-                self._said(self._post(method, body, key))
-                return
-            except (LedgerUnavailable, SpendDenied, PluginError) as error:
-                logger.error("%s of %s is not delivered yet and will be tried again: %s",
-                             method, body.get("call_id", body.get("claim_id")), error)  # fmt: skip
-        with self._lock:
-            self._outbox.put((method, body, key))
-            if self._sender is None or not self._sender.is_alive():
-                self._sender = threading.Thread(
-                    target=self._send_later, name="spendguard-outbox", daemon=True
-                )
-                self._sender.start()
+        what = f"{method} of {body.get('call_id', body.get('claim_id'))}"
+        self._outbox.tell(what, lambda: self._said(self._post(method, body, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
-        limit = time.monotonic() + timeout_s
-        while self._outbox.unfinished_tasks:
-            if time.monotonic() > limit:
-                logger.error(
-                    "%d messages to the ledger could not be delivered: their calls will be in doubt. "
-                    "See `spendguard calls` once the scheduler is back",
-                    self._outbox.unfinished_tasks,
-                )
-                return False
-            time.sleep(0.05)
-        return True
-
-    def _send_later(self) -> None:
-        while True:
-            method, body, key = self._outbox.get()
-            wait = 0.2
-            while True:
-                try:
-                    self._said(self._post(method, body, key))
-                    break
-                except (LedgerUnavailable, PluginError):
-                    time.sleep(wait)
-                    wait = min(5.0, wait * 2)
-                except SpendDenied as error:
-                    logger.error("%s of %s was refused: %s", method, body.get("call_id"), error)
-                    break
-            self._outbox.task_done()
+        return self._outbox.flush(timeout_s)
 
     def _said(self, answer: dict[str, Any]) -> None:
         if answer.get("overrun_usd", "0.00") != "0.00":
@@ -233,12 +189,5 @@ def _after_fork() -> None:
         client._renew()
 
 
-def flush_all(timeout_s: float = FLUSH_S) -> None:
-    """Deliver what every client of this process still has to say."""
-    for client in list(_clients):
-        client.flush(timeout_s)
-
-
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
-atexit.register(flush_all)

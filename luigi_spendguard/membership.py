@@ -16,6 +16,7 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.roots import Root, amount_of
+from luigi_spendguard.waiting import Patience
 
 logger = logging.getLogger(__name__)
 
@@ -50,14 +51,15 @@ class GuardState:
         self.adding: list[Root | None] = []
         self.handling = False
         self.vendor_seen = False
+        #: Vendor tasks were announced by the `add` that is under way.
+        self.announced = False
         #: What the scheduler said at the end about blocked tasks.
         self.said: dict[str, Any] | None = None
         #: Tasks and runs whose events were triggered.
         self.told: set[str] = set()
         #: The result that is being handled was reported: what is added now was not yielded.
         self.reported = False
-        #: The scheduler was waited for: no need to sleep as well.
-        self.waited = False
+        self.patience = Patience()
         self._scheduler = worker._scheduler
         self._client: LedgerPort | None = None
         self._settings: config.Settings | None = None
@@ -107,6 +109,8 @@ class GuardState:
         """Return the run_id of a root, opened when it has to be; None when that is not possible."""
         if root.task_id not in self.run_ids and root.task_id not in self.refusals:
             try:
+                if root.problem:
+                    raise PluginError(root.problem)
                 self.run_ids[root.task_id] = open_run(self.client(), root)
             except (PluginError, SpendDenied, config.ConfigError) as error:
                 self.refusals[root.task_id] = str(error)

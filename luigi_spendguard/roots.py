@@ -3,49 +3,64 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
 from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
 from luigi_spendguard.money import BadAmount, parse_usd, plain_usd
 
 
-@dataclass(frozen=True)
 class Root:
     """A root task, as its run is opened for it.
 
-    Attributes:
-        name: the root's `run_id`, else SPENDGUARD_RUN_ID, else its task_id.
-        by_task_id: whether the name is the task_id (the run then ends when the root completes).
-        budget_usd: what the root asks for as a decimal string, None when it asks for nothing.
-
+    What it says is read when the first vendor task needs it: a plain pipeline's attributes of these names
+    are its own. Reading never raises; `problem` says what is not usable.
     """
 
-    name: str
-    by_task_id: bool
-    family: str
-    task_id: str
-    budget_usd: str | None
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self.family: str = task.task_family
+        self.task_id: str = task.task_id
+
+    @cached_property
+    def _said(self) -> tuple[str, str | None, str]:
+        try:
+            return _name_of(self._task), amount_of(self._task, "budget_usd"), ""
+        except BadAmount as error:
+            return "", "0", str(error)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            return "", "0", f"run_id or budget_usd of {self.family} cannot be read: {why}"
+
+    @property
+    def name(self) -> str:
+        """The root's `run_id`, else SPENDGUARD_RUN_ID, else its task_id."""
+        return self._said[0] or self.task_id
+
+    @property
+    def by_task_id(self) -> bool:
+        """Whether the name is the task_id: the run then ends when the root completes."""
+        return not self._said[0]
+
+    @property
+    def budget_usd(self) -> str | None:
+        """What the root asks for as a decimal text, None when it asks for nothing."""
+        return self._said[1]
+
+    @property
+    def problem(self) -> str:
+        """Why no run can be opened for what the root says, "" when one can."""
+        return self._said[2]
 
 
-def root_of(task: Any) -> Root:
-    """Read `run_id` and `budget_usd` (attributes or parameters) of a root task.
-
-    Raises BadAmount (a `ValueError`) when either is not usable; the message names the task.
-    """
+def _name_of(task: Any) -> str:
     run_id = getattr(task, "run_id", None)
     if run_id is not None and not isinstance(run_id, str):
         raise BadAmount(f"{task.task_family}.run_id must be a text, not {type(run_id).__name__}")
     name = (run_id or os.environ.get("SPENDGUARD_RUN_ID") or "").strip()
     if len(name) > 255 or not name.isprintable():
         raise BadAmount(f"{task.task_family}.run_id must have at most 255 printable characters")
-    return Root(
-        name=name or task.task_id,
-        by_task_id=not name,
-        family=task.task_family,
-        task_id=task.task_id,
-        budget_usd=amount_of(task, "budget_usd"),
-    )
+    return name
 
 
 def amount_of(task: Any, name: str) -> str | None:

@@ -31,9 +31,14 @@ class Stopper:
         self._worker = worker
         self._marks: queue.SimpleQueue[tuple[str, tuple[str, ...]]] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._asked: dict[int, float] = {}
-        #: Tasks that were killed: their end is no failure of theirs.
-        self.killed: set[str] = set()
+        self._asked: dict[str, float] = {}
+        #: Claims of tasks that were killed: their end is no failure of theirs, that of a later attempt is.
+        self._killed: set[str] = set()
+
+    def has_killed(self, task_id: str) -> bool:
+        """Return whether the process whose result is handled now was killed here."""
+        process = self._worker._running_tasks.get(task_id)
+        return isinstance(process, GuardedTaskProcess) and process.claim_id in self._killed
 
     def mark(self, run_id: str, task_ids: list[str]) -> None:
         """Set a mark; called in the ping thread, which holds Luigi's fork lock and must not wait."""
@@ -65,9 +70,9 @@ class Stopper:
         """Ask a child to end, or kill it after its grace; return whether it is still to be looked at."""
         if not process.is_alive() or process.pid is None:
             return False
-        since = self._asked.get(process.pid)
+        since = self._asked.get(process.claim_id)
         if since is None:
-            self._asked[process.pid] = time.monotonic()
+            self._asked[process.claim_id] = time.monotonic()
             logger.warning("Task %s is asked to end: its run is revoked", task_id)
             if interrupt.SIGNAL is not None:
                 os.kill(process.pid, interrupt.SIGNAL)
@@ -82,7 +87,7 @@ class Stopper:
 
     def _kill(self, task_id: str, process: GuardedTaskProcess) -> None:
         logger.error("Task %s did not end after its run was revoked: it is killed", task_id)
-        self.killed.add(task_id)
+        self._killed.add(process.claim_id)
         # A child that dies while it holds this lock would hang every other child's result.
         lock = getattr(self._worker._task_result_queue, "_wlock", None)
         if lock is None or not lock.acquire(timeout=GRACE_S):

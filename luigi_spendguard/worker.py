@@ -22,16 +22,12 @@ from luigi_spendguard import config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
-from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import context
-from luigi_spendguard.roots import Root, root_of
+from luigi_spendguard.roots import Root
 from luigi_spendguard.stopping import Stopper
 from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
 
 logger = logging.getLogger(__name__)
-
-#: Seconds for which a worker with nothing but blocked tasks waits for the scheduler to say more.
-WAIT_S = 4
 
 
 class GuardedWorker(luigi.worker.Worker):
@@ -69,22 +65,29 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         root = self._inherited_root() if guard.handling else self._new_root(task)
         guard.adding.append(root)
+        guard.announced = False
         try:
             with context.outside():
-                return super().add(task, *args, **kwargs)
+                succeeded = super().add(task, *args, **kwargs)
         finally:
             guard.adding.pop()
+        self._has_announced()
+        return succeeded
+
+    def _has_announced(self) -> None:
+        """Say that a task whose missing dependencies were added again is scheduled completely.
+
+        `run` says it of the roots, and the report of a task that yielded of what it yielded.
+        """
+        guard = self._guard
+        if guard.announced and guard.handling and guard.reported:
+            self._scheduler.add_worker(self._id, self._worker_info)
 
     def _new_root(self, task: Any) -> Root | None:
         guard = self._guard
         if not hasattr(task, "task_id"):
             return None  # Luigi's own error says what is wrong with it.
-        try:
-            root = root_of(task)
-        except BadAmount as error:
-            root = Root(task.task_id, True, task.task_family, task.task_id, None)
-            guard.refusals[task.task_id] = str(error)
-            logger.error("%s", error)
+        root = Root(task)
         guard.roots[task.task_id] = root
         return root
 
@@ -100,7 +103,8 @@ class GuardedWorker(luigi.worker.Worker):
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
             if kwargs["status"] != DONE:
-                kwargs["spendguard"] = self._announced(task)
+                kwargs["spendguard"] = {**self._announced(task), "announcing": bool(guard.adding)}
+                guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
         guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
@@ -130,7 +134,7 @@ class GuardedWorker(luigi.worker.Worker):
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
         said = _blocked(kwargs.get("expl")) if kwargs["status"] == FAILED else None
-        if kwargs["status"] == FAILED and kwargs["task_id"] in self._stopper.killed:
+        if kwargs["status"] == FAILED and self._stopper.has_killed(kwargs["task_id"]):
             said = {"reason": "revoked"}
         if said is None:
             return
@@ -142,16 +146,18 @@ class GuardedWorker(luigi.worker.Worker):
     def _root_is_complete(self, root: Root) -> None:
         """End the run of a root that is complete, when there may be one."""
         guard = self._guard
-        if not root.by_task_id or not (guard.vendor_seen or _vendor_tasks_known()):
+        if not (guard.vendor_seen or _vendor_tasks_known()):
             return
         with quietly(f"The run of {root.task_id} was not closed"):
-            guard.client().close_run(root.name)
-            guard.run_ids.pop(root.task_id, None)
+            if root.by_task_id and not root.problem:
+                guard.client().close_run(root.name)
+                guard.run_ids.pop(root.task_id, None)
 
     # Running and reporting.
 
     def _create_task_process(self, task: Any) -> Any:
         process = super()._create_task_process(task)
+        self._guard.patience.given_work()
         if type(process) is luigi.worker.ContextManagedTaskProcess:
             process.__class__ = GuardedTaskProcess
         elif not isinstance(process, GuardedTaskProcess):
@@ -166,8 +172,8 @@ class GuardedWorker(luigi.worker.Worker):
         process.refusal = guard.refusals.get(task.task_id, "")
         try:
             if root is not None and not process.refusal:
-                process.refusal = guard.refusals.get(root.task_id, "")
                 process.run_id = guard.open_run(root)
+                process.refusal = guard.refusals.get(root.task_id, "")
             if not process.refusal:
                 process.settings = guard.settings()
                 process.client = guard.client()
@@ -206,7 +212,7 @@ class GuardedWorker(luigi.worker.Worker):
     def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
         if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:
             return None
-        if task.task_id in self._stopper.killed:
+        if self._stopper.has_killed(task.task_id):
             return None
         return super()._email_task_failure(task, formatted_traceback)
 
@@ -216,20 +222,17 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
-        stays = 0
+        stays = False
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
-            said = guard.client().blocked(self._id, wait_s=WAIT_S if waits else 0)
-            guard.waited = waits
-            # What waits for another worker's tasks to end is not blocked, and never waits for ever.
-            stays = said["waiting"] + (said["blocked"] + said["ready"] if waits else 0)
-        return stays > 0
+            stays = guard.patience.stays(guard.client(), self._id, waits)
+        return stays
 
     def _sleeper(self) -> Iterator[None]:
         stock = super()._sleeper()
         while True:
-            if self._guard.waited:
-                self._guard.waited = False  # The scheduler answered when something was freed.
+            if self._guard.patience.waited:
+                self._guard.patience.waited = False
             else:
                 next(stock)
             yield

@@ -122,12 +122,13 @@ class Gate(Memory):
     def joins(self, first: str, run_id: str | None, taken: int, task_id: str) -> bool:
         """Return whether a task may be batched with `first`, for whose batch `taken` is set aside already.
 
-        Members have one run, and an attempted batch comes back with the members it had.
+        Members have one run, and what has paid comes back as it was: alone, or with the members it had.
         """
         entry = self.entries.get(task_id)
         if entry is None or run_id is None:
             return entry is None and first not in self.entries
-        if self.batches.get(first) != self.batches.get(task_id):
+        before = self.batches.get(first)
+        if before != self.batches.get(task_id) or (before is None and {first, task_id} & self.paid):
             return False
         run = self.runs.get(run_id)
         if run is None or run not in self._candidates(entry, None) or self._in(run, entry) != READY:

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from luigi_spendguard.config import Settings
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
+from luigi_spendguard.outbox import FLUSH_S, Outbox
 from scheduler_patch import operator
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.office import Office
@@ -46,6 +47,7 @@ class LocalPort:
 
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings
+        self._outbox = Outbox()
         self._pid = 0
         self._swept = 0.0
         scheduler.gate.local = True
@@ -107,8 +109,10 @@ class LocalPort:
         return self._do(lambda office: office.claim(**fields, max_cost=max_cost))
 
     def finish(self, claim_id: str, outcome: str) -> None:
-        """Say how an attempt ended."""
-        self._do(lambda office: office.finish(claim_id, outcome))
+        """Say how an attempt ended, now or later; never raises."""
+        self._outbox.tell(
+            f"the end of claim {claim_id}", lambda: self._do(lambda office: office.finish(claim_id, outcome))
+        )
 
     def close_run(self, name: str) -> None:
         """Say that a root has completed."""
@@ -127,12 +131,14 @@ class LocalPort:
         return self._do(lambda office: office.reserve(key, ask))
 
     def end(self, key: str, end: End) -> None:
-        """Deliver how a call ended."""
-        self._do(lambda office: office.end(key, end))
+        """Deliver how a call ended, now or later: never raises, never loses it while we live."""
+        self._outbox.tell(
+            f"the end of call {end.call_id}", lambda: self._do(lambda office: office.end(key, end))
+        )
 
-    def flush(self, timeout_s: float = 0) -> bool:
-        """Nothing waits here: an end is in the file, or was refused, when `end` returns."""
-        return True
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until every end is in the file; say which are not after `timeout_s` seconds."""
+        return self._outbox.flush(timeout_s)
 
 
 def port(scheduler: Any, settings: Settings) -> LocalPort:

@@ -51,11 +51,11 @@ def announce(scheduler: Any, ours: Any, said: dict[str, Any]) -> None:
     task = scheduler._state.get_task(task_id)
     if task is None or worker is None or task.status == DONE:
         return
-    scheduling = "first_task" not in scheduler._state.get_worker(worker).info
     if isinstance(ours, dict):
         cost = _cost(ours.get("max_cost_usd"))
         runs = [ours.get("run_id")]
-        scheduling = scheduling or "yielded_by" in ours
+        # A status report announces nothing, also where luigid has forgotten its worker.
+        scheduling = ours.get("announcing") is True
         parent = gate.entries.get(ours.get("yielded_by") or "")
         if parent is not None:
             runs = [parent.pinned] if parent.pinned else list(parent.runs)

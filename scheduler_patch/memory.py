@@ -54,6 +54,8 @@ class Memory:
         self.runs: dict[str, RunFigures] = {}
         self.names: dict[str, str] = {}
         self.day: Pot | None = None
+        #: The newest UTC day that was heard of.
+        self.newest_day = ""
         self.paid: set[str] = set()
         #: Attempted batches: each member's task_id to all members in the batch's order.
         self.batches: dict[str, tuple[str, ...]] = {}
@@ -124,8 +126,8 @@ class Memory:
                 self.on_shared(entry)  # It was dispatched before it was known to be this run's too.
         entry.workers.setdefault(worker, {})[run_id] = None
         self.runs_of.setdefault(worker, set()).add(run_id)
-        if cost is not None and entry.left is not None:
-            entry.left = max(0, entry.left + cost - (entry.cost or 0))
+        if cost is not None and entry.left is not None and entry.cost is not None:
+            entry.left = max(0, entry.left + cost - entry.cost)
         entry.cost = cost if cost is not None else entry.cost
         run = self.run(run_id)
         if run is not None:
@@ -259,11 +261,17 @@ class Memory:
             entry.cost = max(entry.cost or 0, cost)
 
     def done(self, task_id: str) -> None:
-        """Forget a task that has completed. (What it has paid stays paid.)"""
+        """Forget a task that is done."""
         if task_id in self.entries:
+            if self.local:  # A child has finished its claim, unheard here.
+                self.completed([task_id, *self.batches.get(task_id, ())])
             for member in self.batches.pop(task_id, ()):
                 self.batches.pop(member, None)
             self.forget([task_id])
+
+    def completed(self, tasks: Iterable[str]) -> None:
+        """Take it that tasks have completed: should they run again, they pay like any other."""
+        self.paid.difference_update(tasks)
 
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped."""
@@ -310,21 +318,29 @@ class Memory:
             self.runs.pop(run.run_id)
 
     def feed_day(self, budget: dict[str, object] | None, seen: int = 0) -> None:
-        """Take over today's budget of all runs; a new day starts with its whole cap."""
+        """Take over today's budget of all runs; a new day starts with its whole cap.
+
+        What ends after midnight brings the figures of the day before, which nothing is taken from any more.
+        """
         if self.day is not None and seen < self.day.seen:
             return
         if budget is None:
             self.day = None
             return
-        if self.day is None or self.day.window != budget["part"]:
-            counted = self.day.counted if self.day is not None else 0
-            self.day = Pot("day", "", window=str(budget["part"]), counted=counted)
+        window = str(budget["part"])
+        if window < self.newest_day:
+            return
+        self.newest_day = window
+        if self.day is None or self.day.window != window:
+            self.day = Pot("day", "", window=window)
             self._move_counts(self.day)
         self.day.update(budget, seen)
 
     def _move_counts(self, day: Pot) -> None:
         for entry in self.entries.values():
-            entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+            if any(pot.scope == "day" for pot in entry.counted_in):
+                entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+                day.counted += entry.counted
 
     def hear(self, changes: Changes) -> None:
         """Take over what was done to the ledger since the last look, by other processes perhaps."""

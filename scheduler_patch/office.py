@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -87,6 +88,7 @@ class Office(Access):
             self.gate.stopped(row["task_id"])
         if row is not None and outcome == "completed":
             self._averages_due = True
+            self.gate.completed([row["task_id"], *json.loads(row["members"])])
             entry = self.gate.entries.get(row["task_id"])
             if entry is not None:
                 entry.hold = None

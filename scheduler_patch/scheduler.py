@@ -211,7 +211,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         reply["batch_task_ids"] = list(before)
 
     def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:
-        """Take what a worker says of itself; with its first task it has scheduled all its roots."""
+        """Take what a worker says of itself; with its first task it has scheduled all that it added."""
         answer = super().add_worker(worker, info, **kwargs)
         if self.gate.entries and "first_task" in dict(info):
             membership.find_roots(self, worker)

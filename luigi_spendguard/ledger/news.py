@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from luigi_spendguard.ledger.budgets import REMAINING, keep_budget
 from luigi_spendguard.ledger.engine import TODAY, Row, Tx
 from luigi_spendguard.ledger.figures import CAME_TO, COLUMNS, RUN, Figures, last_entry
+from luigi_spendguard.ledger.paid import have_paid
 from luigi_spendguard.policy import Caps
 
 
@@ -19,7 +20,7 @@ class Changes:
     Attributes:
         runs: the runs concerned, each with those of its budgets (its tasks' own too) that have changed.
         day: today's budget of all runs, changed or not.
-        paid: tasks that may have paid, a batch's members too.
+        paid: tasks that have paid, a batch's members too.
 
     """
 
@@ -51,7 +52,7 @@ def changes(tx: Tx, since: int) -> Changes:
     """Return what has changed after the journal's entry `since`."""
     seen = last_entry(tx)  # First: what is written meanwhile is looked at again the next time.
     if seen <= since:
-        return Changes(seen, day=_day(tx))
+        return Changes(seen, day=today(tx))
     budgets = tx.all(
         f"{_FRESH} SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope <> 'day' AND id IN"
         " (SELECT budget_id FROM fresh UNION SELECT call_budget.budget_id FROM fresh"
@@ -63,28 +64,14 @@ def changes(tx: Tx, since: int) -> Changes:
     rows = tx.all(f"{RUN} WHERE run.run_id IN (SELECT value FROM json_each(?)) ORDER BY run.id", concerned)
     approvals = tx.all("SELECT * FROM approval WHERE task_id <> '' AND run_id IN"
                        " (SELECT value FROM json_each(?))", concerned)  # fmt: skip
-    paid = tx.all(
-        f"{_FRESH} SELECT DISTINCT call.task_id, claim.members FROM fresh"
-        " JOIN call ON call.id = fresh.call_id JOIN claim ON claim.id = call.claim_id"
-        " WHERE kind = 'reserve' AND verdict = 'allowed' AND asked_micros > 0",
-        since,
-    )
-    tasks = [task for row in paid for task in (row["task_id"], *json.loads(row["members"]))]
-    return Changes(seen, _together(rows, budgets, approvals, seen), _day(tx), tasks)
+    reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind = 'reserve'", since)
+    return Changes(seen, _together(rows, budgets, approvals, seen), today(tx),
+                   have_paid(tx, [row["call_id"] for row in reserved]))  # fmt: skip
 
 
 def start(tx: Tx, caps: Caps) -> Start:
-    """Bring budgets to the configured caps, and return all that the gate counts from.
-
-    A task has paid when a call of its current epoch costs something and is settled or in doubt.
-    """
+    """Bring budgets to the configured caps, and return all that the gate counts from."""
     _apply(tx, caps)
-    paid = tx.all(
-        "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
-        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0"
-        " AND call.state IN ('pending','settled','in_doubt')"
-        " AND call.epoch = coalesce(task.completions, 0)"
-    )
     claims = tx.all(
         f"SELECT claim.*, {REMAINING} AS left_micros FROM claim"
         " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
@@ -105,8 +92,8 @@ def start(tx: Tx, caps: Caps) -> Start:
     return Start(
         last_entry(tx),
         _all_runs(tx),
-        _day(tx),
-        [row["task_id"] for row in paid],
+        today(tx),
+        have_paid(tx),
         claims,
         [json.loads(row["members"]) for row in batches],
     )
@@ -154,7 +141,8 @@ def _together(rows: list[Row], budgets: list[Row], approvals: list[Row], seen: i
     return [Figures(row, budgets_of[row["run_id"]], seen, dict(approvals_of[row["run_id"]])) for row in rows]
 
 
-def _day(tx: Tx) -> Row | None:
+def today(tx: Tx) -> Row | None:
+    """Return today's budget of all runs, None where nothing was taken from it yet."""
     return tx.one(
         f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope = 'day' AND part = {TODAY}"
     )

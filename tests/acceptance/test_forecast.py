@@ -98,6 +98,14 @@ def test_yielded_tasks_are_held_when_they_make_it_too_much(holding: Site) -> Non
     assert "is far above the last run's" in out
 
 
+def test_a_list_that_grows_during_the_run_is_held_when_that_is_too_much(holding: Site) -> None:
+    """Luigi adds what a root is missing at its end: two customers have become fifty."""
+    args = ("Growing", "--to", "50", "--run-id", "r", "--budget-usd", "10")
+    _, out = holding.luigi(*args, module="tests.support.troubled")
+    assert (holding.stripe.moved(), holding.run("r")["forecast_usd"]) == (200, "50.00"), out
+    assert "48 tasks blocked: held: the forecast of $50.00 exceeds the cap of $10.00" in out
+
+
 def test_the_forecast_survives_a_restart_of_luigid(holding: Site) -> None:
     args = ("List", "--n", "20", "--run-id", "r", "--budget-usd", "5")
     holding.luigi(*args, module=SHAPES)

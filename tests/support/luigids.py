@@ -81,7 +81,8 @@ class Luigid:
     def add(self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None,
             **more: Any) -> None:  # fmt: skip
         """Announce a vendor task of a run."""
-        said = {"run_id": run_id} | ({} if cost is None else {"max_cost_usd": cost})
+        said: dict[str, Any] = {"run_id": run_id, "announcing": True}
+        said |= {} if cost is None else {"max_cost_usd": cost}
         self.scheduler.add_task(task_id=task_id, worker=worker, family="V", spendguard=said, **more)
 
     def work(self, worker: str = "w", **more: Any) -> str | None:

@@ -139,6 +139,8 @@ class TestBatches:
         assert gate.joins("a", "r1", 400, "b")
         assert not gate.joins("a", "r1", 800, "c")
         gate.paid.add("c")
+        assert not gate.joins("a", "r1", 400, "c"), "what has paid alone comes back alone"
+        gate.batches.update(dict.fromkeys("ac", ("a", "c")))
         assert gate.joins("a", "r1", 800, "c"), "its repeated calls cost nothing"
 
     def test_so_do_those_that_say_nothing_while_there_is_any(self, gate: Gate) -> None:

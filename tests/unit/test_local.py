@@ -38,7 +38,8 @@ def port_of(others: Books, **more: Any) -> LocalPort:
 
 
 def added(port: LocalPort, task_id: str, cost: str | None = None) -> None:
-    said = {"run_id": "run"} | ({} if cost is None else {"max_cost_usd": cost})
+    said: dict[str, Any] = {"run_id": "run", "announcing": True}
+    said |= {} if cost is None else {"max_cost_usd": cost}
     port._scheduler.add_task(task_id=task_id, worker="w", family="Charge", spendguard=said)
 
 

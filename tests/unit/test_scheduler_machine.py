@@ -152,7 +152,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         for place, task_id in enumerate(chosen):
             deps = [other for n, other in enumerate(chosen[place + 1 :]) if edges >> n & 1]
             self.costs.setdefault(task_id, cost)
-            said = {"run_id": run_id} | ({"max_cost_usd": self.costs[task_id]} if self.costs[task_id] else {})
+            said = {"run_id": run_id, "announcing": True}
+            said |= {"max_cost_usd": self.costs[task_id]} if self.costs[task_id] else {}
             self.scheduler.add_task(task_id=task_id, family="V", deps=deps, spendguard=said, **known)
         if whole:
             self.scheduler.add_worker(worker, [("first_task", root)])

@@ -56,6 +56,7 @@ class Child:
 
     def __init__(self, at_kill: Any = None) -> None:
         self.killed: list[bool] = []
+        self.claim_id = "claim"
         self._at_kill = at_kill or (lambda: True)
 
     def kill(self) -> None:
@@ -78,7 +79,7 @@ def test_a_child_is_killed_only_while_nobody_writes_a_result(wrapped: bool) -> N
     assert child.killed == [True], "nobody else could begin to write meanwhile"
     assert lock.acquire(block=False), "and the lock is free again"
     lock.release()
-    assert stopper.killed == {"a"}
+    assert stopper._killed == {"claim"}
     queue.close()
 
 

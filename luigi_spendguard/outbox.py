@@ -1,0 +1,109 @@
+"""`Outbox`: ends that must not be lost are said to the ledger now, or later in their order.
+
+In this process's memory; a forked child begins with an empty one (its parent says what is its own).
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import queue
+import threading
+import time
+import weakref
+from collections.abc import Callable
+
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError
+
+logger = logging.getLogger(__name__)
+
+#: Seconds for which what could not be delivered is tried again when a process ends.
+FLUSH_S = 30.0
+#: The ledger cannot be reached, or not by that way: it may be later.
+_LATER = (LedgerUnavailable, PluginError)
+
+_outboxes: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+class Outbox:
+    """Messages to the ledger of one client; safe under threads."""
+
+    def __init__(self) -> None:
+        self._renew()
+        _outboxes.add(self)
+
+    def _renew(self) -> None:
+        """Start without inherited messages, threads and locks."""
+        self._queue: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
+        self._sender: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def tell(self, what: str, say: Callable[[], object]) -> None:
+        """Say something to the ledger, now or later; never raises, never loses it while we live."""
+        if not self._queue.unfinished_tasks:  # Else it waits behind what could not be delivered.
+            try:
+                _say(what, say)
+                return
+            except _LATER as error:
+                logger.error("%s is not delivered yet and will be tried again: %s", what, error)
+        with self._lock:
+            self._queue.put((what, say))
+            if self._sender is None or not self._sender.is_alive():
+                self._sender = threading.Thread(target=self._work, name="spendguard-outbox", daemon=True)
+                self._sender.start()
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until everything is delivered; say what is not after `timeout_s` seconds."""
+        limit = time.monotonic() + timeout_s
+        while self._queue.unfinished_tasks:
+            if time.monotonic() > limit:
+                logger.error(
+                    "%d messages to the ledger could not be delivered: their calls will be in doubt. "
+                    "See `spendguard calls` once the scheduler is back",
+                    self._queue.unfinished_tasks,
+                )
+                return False
+            time.sleep(0.05)
+        return True
+
+    def _work(self) -> None:
+        while True:
+            what, say = self._queue.get()
+            wait = 0.2
+            while True:
+                try:
+                    _say(what, say)
+                    break
+                except _LATER:
+                    time.sleep(wait)
+                    wait = min(5.0, wait * 2)
+            self._queue.task_done()
+
+
+def _say(what: str, say: Callable[[], object]) -> None:
+    """Say it once. Raises LedgerUnavailable, PluginError; what is refused would be refused again."""
+    try:
+        say()
+    except _LATER:
+        raise
+    except SpendguardError as error:
+        logger.error("%s was refused: %s", what, error)
+    except Exception:
+        logger.exception("%s failed", what)
+
+
+def _after_fork() -> None:
+    for outbox in list(_outboxes):
+        outbox._renew()
+
+
+def flush_all(timeout_s: float = FLUSH_S) -> None:
+    """Deliver what this process still has to say."""
+    for outbox in list(_outboxes):
+        outbox.flush(timeout_s)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+atexit.register(flush_all)

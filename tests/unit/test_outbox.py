@@ -1,0 +1,86 @@
+"""What must not be lost is said now, or later in its order; the caller never hears of it."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import Conflict, LedgerUnavailable, denial
+from luigi_spendguard.ledger import reading
+from luigi_spendguard.messages import End
+from luigi_spendguard.money import Micros
+from luigi_spendguard.outbox import Outbox
+from luigi_spendguard.policy import Caps
+from scheduler_patch.local import LocalPort
+from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.books import Books
+
+
+class Ledger:
+    """A ledger that is locked until `free` is set."""
+
+    def __init__(self) -> None:
+        self.free = threading.Event()
+        self.heard: list[int] = []
+
+    def hear(self, number: int) -> None:
+        if not self.free.is_set():
+            raise LedgerUnavailable("it is locked")
+        self.heard.append(number)
+
+
+def test_what_cannot_be_said_now_is_said_later_in_its_order() -> None:
+    ledger, outbox = Ledger(), Outbox()
+    for number in range(3):
+        outbox.tell(f"message {number}", lambda number=number: ledger.hear(number))
+    assert ledger.heard == []
+    assert not outbox.flush(0.0)
+    ledger.free.set()
+    outbox.tell("message 3", lambda: ledger.hear(3))
+    assert outbox.flush(10.0)
+    assert ledger.heard == [0, 1, 2, 3]
+
+
+def test_what_is_refused_is_not_repeated_and_holds_nothing_up() -> None:
+    ledger, outbox = Ledger(), Outbox()
+    tried = []
+
+    def refused(error: Exception) -> None:
+        tried.append(error)
+        raise error
+
+    for error in (denial("scope", "no"), Conflict("it is over")):
+        outbox.tell("a first one", lambda: ledger.hear(0))
+        outbox.tell("a refused one", lambda error=error: refused(error))
+    ledger.free.set()
+    assert outbox.flush(10.0)
+    assert (len(tried), ledger.heard) == (2, [0, 0])
+    outbox.tell("a refused one", lambda: refused(Conflict("it is over")))
+    assert outbox.flush(10.0)
+
+
+def test_a_local_schedulers_locked_ledger_takes_the_end_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The vendor has answered: its reply must reach the task whatever becomes of the ledger."""
+    monkeypatch.setattr("luigi_spendguard.ledger.engine.LOCK_SECONDS", 0.1)
+    books = Books(tmp_path / "books.db")
+    port = LocalPort(BudgetScheduler(), Settings(books.path, Caps(default=Micros(100))))
+    key = books.claim("Charge_1")
+    ask = books.ask(50)
+    assert books.reserve(key, ask).verdict == "allowed"
+    other = sqlite3.connect(books.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    port.end(key, End("settle", ask.call_id, total_micros=50))
+    port.finish(books.last_claim, "completed")
+    assert not port.flush(0.0)
+    other.execute("ROLLBACK")
+    other.close()
+    assert port.flush(20.0)
+    (call,) = books.read(reading.calls, "run", None, None, 10, None)
+    assert (call["state"], call["spent_usd"]) == ("settled", "0.00005")
+    books.ledger.close()

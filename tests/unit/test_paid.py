@@ -1,0 +1,86 @@
+"""Who has paid and died is dispatched even at the cap; who has completed since pays like any other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.ledger import claims, news
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from scheduler_patch.gate import READY
+from scheduler_patch.local import LocalPort
+from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path / "books.db")
+    yield made
+    made.ledger.close()
+
+
+def paid(books: Books) -> list[str]:
+    return sorted(books.write(news.start, books.caps).paid)
+
+
+def test_a_batch_that_has_paid_is_known_by_its_members_after_a_restart(books: Books) -> None:
+    key = books.claim("Batch_ab", members=("A", "B"))
+    books.reserve(key, books.ask(50))
+    assert paid(books) == ["A", "B", "Batch_ab"]
+    books.write(claims.finish, books.last_claim, "failed")
+    assert paid(books) == ["A", "B", "Batch_ab"]
+    books.write(claims.count_completion, "A")  # By itself, or in another batch.
+    assert paid(books) == ["B", "Batch_ab"]
+
+
+def test_what_has_completed_since_has_not_paid(books: Books) -> None:
+    books.reserve(books.claim("Batch_ab", members=("A", "B")), books.ask(50))
+    books.write(claims.finish, books.last_claim, "completed")
+    assert paid(books) == []
+    assert books.read(news.changes, 0).paid == []
+    books.reserve(books.claim("A"), books.ask(10))
+    assert paid(books) == ["A"]
+    assert books.read(news.changes, 0).paid == ["A"]
+
+
+def port_of(books: Books) -> LocalPort:
+    return LocalPort(
+        BudgetScheduler(stable_done_cooldown_secs=0), Settings(books.path, Caps(default=Micros(100)))
+    )
+
+
+def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books) -> None:
+    port = port_of(books)
+    gate = port._scheduler.gate
+    port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
+    assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
+    said = port.claim(claim_id="one", run_id="run", task_id="A", family="Charge", params={}, worker="w")
+    port.reserve(said["vault_key"], books.ask(100))
+    assert "A" in gate.paid
+    port.finish("one", "completed")
+    assert "A" not in gate.paid
+    port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
+    # Its output is taken away: the next period's run of a cap that is full has no room for it.
+    port._scheduler.add_task(task_id="A", worker="w2", family="Charge", spendguard={"run_id": "run"})
+    assert gate.verdict("A") == "cap"
+
+
+def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(books: Books) -> None:
+    port = port_of(books)
+    gate = port._scheduler.gate
+    port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
+    assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
+    key = books.claim("A")
+    books.reserve(key, books.ask(50))
+    port._scheduler.ping(worker="w")
+    assert "A" in gate.paid
+    books.write(claims.finish, books.last_claim, "completed")
+    port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
+    port._scheduler.ping(worker="w")
+    assert "A" not in gate.paid
+    assert gate.verdict("A") == READY

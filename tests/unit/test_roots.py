@@ -1,0 +1,62 @@
+"""What a root says of its run is read for vendor tasks alone: a plain pipeline is as under stock Luigi."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import luigi
+import pytest
+
+import luigi_spendguard.worker
+from luigi_spendguard.roots import Root
+
+
+class Plain(luigi.Task):
+    """A plain root whose attributes mean something else."""
+
+    folder = luigi.Parameter()
+
+    def complete(self) -> bool:
+        return (Path(self.folder) / "done").exists()
+
+    def run(self) -> None:
+        (Path(self.folder) / "done").touch()
+
+
+class Raising(Plain):
+    @property
+    def run_id(self) -> str:
+        raise RuntimeError("it is not there yet")
+
+    @property
+    def budget_usd(self) -> str:
+        raise AssertionError("nobody may ask a plain root")
+
+
+class Numbered(Plain):
+    run_id = luigi.IntParameter(default=7)
+
+
+class Priced(Plain):
+    budget_usd = "a lot"
+
+
+@pytest.mark.parametrize("kind", [Raising, Numbered, Priced])
+def test_a_plain_root_with_attributes_of_these_names_runs_as_ever(
+    kind: type[Plain], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert luigi.worker.Worker is luigi_spendguard.worker.GuardedWorker
+    with caplog.at_level(logging.WARNING):
+        assert luigi.build([kind(str(tmp_path))], local_scheduler=True)
+    assert [record.getMessage() for record in caplog.records if "run_id" in record.getMessage()] == []
+
+
+def test_what_cannot_be_read_is_said_when_a_vendor_task_asks() -> None:
+    assert Root(Raising("x")).problem == (
+        "run_id or budget_usd of Raising cannot be read: RuntimeError: it is not there yet"
+    )
+    assert Root(Numbered("x")).problem == "Numbered.run_id must be a text, not int"
+    root = Root(Priced("x"))
+    assert (root.name, root.by_task_id, root.budget_usd) == (root.task_id, True, "0")
+    assert root.problem.startswith("Priced.budget_usd is not usable")
