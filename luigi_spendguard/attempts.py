@@ -38,6 +38,11 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     claim_id: str = ""
     death_told: bool = False
 
+    def start(self) -> None:
+        """Start the child; a revoke that reaches it before it is ready for that waits."""
+        with interrupt.held_back() if self.vendor else contextlib.nullcontext():
+            super().start()
+
     def _run_get_new_deps(self) -> Any:
         if not self.vendor:
             with context.outside():

@@ -18,6 +18,23 @@ SIGNAL: Any = getattr(signal, "SIGUSR2", None)
 
 
 @contextmanager
+def held_back() -> Iterator[None]:
+    """Let a child that is started in the block begin with the signal held back.
+
+    It could not obey before it has claimed its task and made ready: the signal's default is to kill. What
+    is sent meanwhile arrives once `interruptible` is ready for it.
+    """
+    if SIGNAL is None:
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {SIGNAL})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+@contextmanager
 def interruptible(run_id: str) -> Iterator[None]:
     """Raise KeyRevoked in the block when the worker asks for it: once no vendor call is in flight.
 
@@ -42,6 +59,7 @@ def interruptible(run_id: str) -> Iterator[None]:
     signal.signal(SIGNAL, obey)
     context.on_idle(call_ended)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
         yield
     finally:
         signal.signal(SIGNAL, signal.SIG_IGN)
