@@ -47,7 +47,8 @@ class RunFigures:
 
     Attributes:
         last: what the last run of the same root family came to; None: there was none.
-        approved: the forecast that an operator has let pass.
+        approved: the forecast that an operator has let pass, with so many tasks of unknown cost
+            (`approved_unknown`).
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
 
@@ -59,6 +60,7 @@ class RunFigures:
     pots: dict[tuple[str, str], Pot] = field(default_factory=lambda: {("run", ""): Pot("run", "")})
     forecast: Forecast | None = None
     approved: int | None = None
+    approved_unknown: int = 0
     last: int | None = None
     approvals: dict[str, int] = field(default_factory=dict)
     announcing: set[str] = field(default_factory=set)
@@ -79,6 +81,7 @@ class RunFigures:
             row["last_micros"],
             row["approved_micros"],
         )
+        self.approved_unknown = row["approved_unknown"] or 0
         if self.forecast is None and row["forecast_micros"] is not None:
             self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
             self.scheduled = True

@@ -6,6 +6,7 @@ No SQL and no logging here: `verdict` is asked for every candidate task of every
 from __future__ import annotations
 
 from scheduler_patch.entries import Entry, RunFigures
+from scheduler_patch.forecast import Forecast
 from scheduler_patch.memory import Memory
 
 #: Verdicts that are no reasons to be blocked: it may run now; it may once others have ended.
@@ -107,13 +108,21 @@ class Gate(Memory):
     def excess(self, run: RunFigures) -> str:
         """Return why a run's forecast is too much, "" when it is not (or is not known)."""
         forecast = run.forecast
-        if forecast is None or (run.approved is not None and forecast.known <= run.approved):
+        if forecast is None or self._is_approved(run, forecast):
             return ""
         if forecast.known > run.pots["run", ""].cap:
             return "cap"
         if run.last and forecast.known > self.rules.growth * run.last:
             return "growth"
         return ""
+
+    def _is_approved(self, run: RunFigures, forecast: Forecast) -> bool:
+        """Return whether an operator has let pass at least what the forecast says, in both its parts."""
+        return (
+            run.approved is not None
+            and forecast.known <= run.approved
+            and forecast.unknown <= run.approved_unknown
+        )
 
     def is_held(self, run: RunFigures) -> bool:
         """Return whether a run waits for an approval of its forecast."""

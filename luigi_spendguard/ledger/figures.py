@@ -40,6 +40,8 @@ _RUN = (
     " run.forecast_micros, run.estimated_micros, run.unknown_tasks,"
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_micros,"
+    " (SELECT unknown_tasks FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
+    " AS approved_unknown,"
     " (SELECT max(spent_micros + overrun_micros, coalesce(earlier.forecast_micros, 0)) FROM run earlier"
     " JOIN budget ON budget.scope = 'run' AND budget.subject = earlier.run_id"
     " WHERE earlier.root_family = run.root_family AND earlier.id < run.id AND budget.spent_micros > 0"
