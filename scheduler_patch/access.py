@@ -18,8 +18,8 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import figures, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from scheduler_patch.counting import Rules
 from scheduler_patch.gate import Gate
-from scheduler_patch.memory import Rules
 from scheduler_patch.scheduler import BudgetScheduler
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,9 @@ class Access:
             caps.shadow,
             settings.vendor_tasks,
             settings.kill_on_revoke,
+            caps.day,
+            caps.task_families,
+            caps.vendors,
         )
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()

@@ -20,6 +20,8 @@ class Pot:
     reserved: int = 0
     remaining: int = 0
     counted: int = 0
+    #: How many running tasks it is counted for.
+    running: int = 0
     #: What shadow mode has lent beyond the cap.
     lent: int = 0
     #: The UTC day of a day's budget.
@@ -29,6 +31,17 @@ class Pot:
     def key(self) -> tuple[str, str]:
         """Scope and part."""
         return self.scope, self.part
+
+    @property
+    def attainable(self) -> int:
+        """What may remain of it when the running tasks' calls give back all that they have reserved."""
+        back = self.reserved if self.running else 0
+        return max(self.remaining, min(self.remaining + back, self.cap - self.spent))
+
+    def refill(self, cap: int) -> None:
+        """Be whole again: nothing of it is spent or reserved."""
+        self.cap = self.remaining = cap
+        self.spent = self.reserved = self.lent = 0
 
     def update(self, row: Mapping[str, Any]) -> None:
         """Take over the ledger's row."""
@@ -41,11 +54,16 @@ class Pot:
         self.remaining = row["remaining_micros"]
 
 
+#: The state of a run that tasks belong to by its name and that nobody has opened yet.
+UNOPENED = "unopened"
+
+
 @dataclass(eq=False)
 class RunFigures:
     """A run.
 
     Attributes:
+        run_id: its id; of an unopened one the name; "" for the run that nobody has named.
         last: what the last run of the same root family came to; None: there was none.
         approved: the forecast that an operator has let pass, with so many tasks of unknown cost
             (`approved_unknown`).
@@ -66,6 +84,11 @@ class RunFigures:
     announcing: set[str] = field(default_factory=set)
     scheduled: bool = False
     tasks: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def opened(self) -> bool:
+        """Whether the ledger knows it."""
+        return self.state != UNOPENED
 
     def pot(self, scope: str, part: str) -> Pot:
         """Return a budget of the run, empty when it was not known."""
@@ -110,10 +133,12 @@ class Entry:
         workers: which of them each worker has announced.
         cost: what it says it may cost; None: it does not say.
         left: what its own budget in the ledger has left; None: it was never claimed.
+        vendors: the vendors that it says it calls.
         pinned: the run that it was last dispatched for.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
         members: the tasks of a batch, when this is its combined task.
+        denied: whether the ledger has said what it denied, since the task was dispatched.
 
     """
 
@@ -129,6 +154,8 @@ class Entry:
     counted_in: list[Pot] = field(default_factory=list)
     claimed_by: str | None = None
     members: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
+    denied: bool = False
 
     @property
     def need(self) -> int | None:

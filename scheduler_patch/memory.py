@@ -6,37 +6,25 @@ Fed by the ledger's answers and rebuilt from it; nothing here decides. Amounts a
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
-from decimal import Decimal
 
+from luigi_spendguard.ledger.engine import Row
 from luigi_spendguard.ledger.figures import Figures, Start
-from scheduler_patch.entries import Entry, Hold, Pot, RunFigures
+from scheduler_patch.counting import Counts
+from scheduler_patch.entries import UNOPENED, Entry, Hold, RunFigures
 from scheduler_patch.forecast import Forecast
 
 
-@dataclass
-class Rules:
-    """What luigi.cfg says about dispatching: see `luigi_spendguard.config.SETTINGS`."""
-
-    forecast: str = "off"
-    growth: Decimal = Decimal(3)
-    single: int | None = None
-    shadow: bool = False
-    vendor_tasks: tuple[str, ...] = ()
-    kill: bool = True
-
-
-class Memory:
+class Memory(Counts):
     """Tasks, runs and budgets as luigid remembers them."""
 
     def __init__(self) -> None:
-        self.rules = Rules()
+        super().__init__()
         #: The scheduler is the worker's own: tasks are claimed in children, unheard here.
         self.local = False
-        self.entries: dict[str, Entry] = {}
         self.runs: dict[str, RunFigures] = {}
         self.names: dict[str, str] = {}
-        self.day: Pot | None = None
+        #: Stands for the run of tasks of which nobody has said where they belong.
+        self.nobody = RunFigures("", UNOPENED)
         self.paid: set[str] = set()
         #: Attempted batches: each member's task_id to all members in the batch's order.
         self.batches: dict[str, tuple[str, ...]] = {}
@@ -44,11 +32,11 @@ class Memory:
         self.stopping: dict[str, set[str]] = {}
         #: Workers that are still scheduling, and the runs they have announced tasks of.
         self.announcing: dict[str, set[str]] = {}
+        #: The tasks that each worker has announced without saying where they belong.
+        self.lost: dict[str, set[str]] = {}
         self.averages: dict[str, int] = {}
         #: The runs that each worker has announced tasks of.
         self.runs_of: dict[str, set[str]] = {}
-        #: Counts up whenever a blocked task may have become free.
-        self.version = 0
 
     def run(self, name: str | None) -> RunFigures | None:
         """Return a run by its run_id, or by the name of its root."""
@@ -56,14 +44,12 @@ class Memory:
             return None
         return self.runs.get(name) or self.runs.get(self.names.get(name, ""))
 
-    def _pots(self, run: RunFigures, entry: Entry) -> Iterable[Pot]:
-        yield run.pots["run", ""]
-        if self.day is not None:
-            yield self.day
-        for key in (("family", entry.family), entry.hold.key if entry.hold is not None else ("", "")):
-            pot = run.pots.get(key)
-            if pot is not None and pot.scope != "run":
-                yield pot
+    def _named(self, name: str) -> RunFigures:
+        """Return a run by its run_id or name; one that nobody has opened yet is made here."""
+        run = self.run(name)
+        if run is None:
+            run = self.runs[name] = RunFigures(name, UNOPENED)
+        return run
 
     # Batches.
 
@@ -75,11 +61,12 @@ class Memory:
         first, known = entries[0], [entry.cost for entry in entries if entry.cost is not None]
         combined = Entry(task_id, first.family, list(first.runs), pinned=first.pinned, members=tuple(members))
         combined.cost = sum(known) if len(known) == len(entries) else None
+        combined.vendors = tuple(dict.fromkeys(v for entry in entries for v in entry.vendors))
         self.entries[task_id] = combined
-        combined.counted_in = first.counted_in
+        counted, run = sum(entry.counted for entry in entries), self.run(first.pinned)
         for entry in entries:
-            combined.counted += entry.counted
-            entry.counted, entry.counted_in = 0, []
+            self.release(entry)
+        self.count(run or self.nobody, combined, counted)
         for member in members:
             self.batches[member] = tuple(members)
 
@@ -89,35 +76,44 @@ class Memory:
         for member in members:
             if combined is not None and member in self.entries:
                 self.entries[member].hold = combined.hold
+                self.entries[member].denied = combined.denied
         self.forget([task_id])
 
     # What tasks do.
 
     def join(
-        self, task_id: str, run_id: str, worker: str, family: str, cost: int | None, announcing: bool
-    ) -> None:
-        """Let a task belong to a run, as its worker says."""
+        self, task_id: str, run_id: str | None, worker: str, family: str, cost: int | None, announcing: bool,
+        vendors: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        """Let a task belong to a run, as its worker says; None: which one is not known yet."""
         entry = self.entries.get(task_id)
         if entry is None:
             entry = self.entries[task_id] = Entry(task_id, family)
         entry.family = family or entry.family
-        if run_id not in entry.runs:
-            entry.runs.append(run_id)
-        entry.workers.setdefault(worker, {})[run_id] = None
-        self.runs_of.setdefault(worker, set()).add(run_id)
+        entry.vendors = vendors or entry.vendors
+        own = entry.workers.setdefault(worker, {})
         if cost is not None and entry.left is not None:
             entry.left = max(0, entry.left + cost - (entry.cost or 0))
         entry.cost = cost if cost is not None else entry.cost
-        run = self.run(run_id)
-        if run is not None:
-            run.tasks[task_id] = None
         if announcing:
-            self.announcing.setdefault(worker, set()).add(run_id)
-            if run is not None:
-                run.announcing.add(worker)
+            self.announcing.setdefault(worker, set())
+        if run_id is None:
+            if not own:
+                self.lost.setdefault(worker, set()).add(task_id)
+            return
+        self.lost.get(worker, set()).discard(task_id)
+        if run_id not in entry.runs:
+            entry.runs.append(run_id)
+        own[run_id] = None
+        self.runs_of.setdefault(worker, set()).add(run_id)
+        run = self._named(run_id)
+        run.tasks[task_id] = None
+        if announcing:
+            self.announcing[worker].add(run_id)
+            run.announcing.add(worker)
 
     def scheduled(self, worker: str) -> list[RunFigures]:
-        """Take it that a worker has announced all it will; return its runs, with their forecasts."""
+        """Take it that a worker has announced all it will for now; return its runs, with their forecasts."""
         found = []
         for run_id in self.announcing.pop(worker, ()):
             run = self.run(run_id)
@@ -126,6 +122,7 @@ class Memory:
                 run.scheduled = True
                 run.forecast = self._forecast(run)
                 found.append(run)
+        self.version += 1
         return found
 
     def _forecast(self, run: RunFigures) -> Forecast:
@@ -147,6 +144,7 @@ class Memory:
         for worker in workers:
             self.stopping.pop(worker, None)
             self.runs_of.pop(worker, None)
+            self.lost.pop(worker, None)
             for run_id in self.announcing.pop(worker, ()):
                 run = self.run(run_id)
                 if run is not None:
@@ -159,10 +157,10 @@ class Memory:
             entry = self.entries[task_id] = Entry(task_id, family, [run_id])
         entry.pinned, entry.claimed_by = run_id, worker
         run = self.run(run_id)
-        if run is not None and not entry.counted_in:
-            self._count(run, entry, left or 0)
-        if left is not None:
-            self.draw(task_id, left)
+        entry.left = left if left is not None else entry.left
+        if run is not None:
+            # What it declares may be known only now, and so may be its run.
+            self.count(run, entry, entry.need or 0)
 
     def to_stop(self, worker: str) -> dict[str, list[str]]:
         """Return the revoked runs that a worker has not acknowledged, with its tasks of each."""
@@ -192,38 +190,28 @@ class Memory:
             entry.left = left
         self.version += 1
 
-    def _count(self, run: RunFigures, entry: Entry, amount: int) -> None:
-        entry.counted, entry.counted_in = amount, list(self._pots(run, entry))
-        for pot in entry.counted_in:
-            pot.counted += amount
-
-    def draw(self, task_id: str, left: int) -> None:
-        """Take over what a task's own budget has left; what its calls have taken is counted no more."""
+    def declare(self, task_id: str, cost: int) -> None:
+        """Take it that a task may cost so much, each member of a batch its share."""
         entry = self.entries.get(task_id)
-        if entry is None:
-            return
-        entry.left = left
-        self.version += 1
-        over = entry.counted - left
-        if entry.counted_in and over > 0:
-            entry.counted = left
-            for pot in entry.counted_in:
-                pot.counted -= over
+        for each in (entry.members or (task_id,)) if entry is not None else ():
+            if each in self.entries:
+                share = -(-cost // (len(entry.members) or 1)) if entry is not None else cost
+                self.entries[each].cost = max(self.entries[each].cost or 0, share)
+        if entry is not None:
+            entry.cost, entry.denied = cost, True
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""
         entry = self.entries.get(task_id)
         if entry is not None:
-            for pot in entry.counted_in:
-                pot.counted -= entry.counted
-            self.version += bool(entry.counted_in)
-            entry.counted, entry.counted_in, entry.claimed_by = 0, [], None
+            self.release(entry)
+            entry.claimed_by = None
 
     def hold(self, task_id: str, scope: str, asked: int, part: str = "") -> None:
         """Block a task until `asked` fits what remains of that budget."""
         entry = self.entries.get(task_id)
         if entry is not None:
-            entry.hold = Hold(scope, part, asked)
+            entry.hold, entry.denied = Hold(scope, part, asked), True
 
     def done(self, task_id: str) -> None:
         """Forget a task that has completed. (What it has paid stays paid.)"""
@@ -237,10 +225,14 @@ class Memory:
         for task_id in list(gone):
             self.stopped(task_id)
             entry = self.entries.pop(task_id, None)
+            for worker in entry.workers if entry is not None else ():
+                self.lost.get(worker, set()).discard(task_id)
             for run_id in entry.runs if entry is not None else ():
                 run = self.run(run_id)
                 if run is not None:
                     run.tasks.pop(task_id, None)
+                    if not run.opened and not run.tasks:
+                        self.runs.pop(run.run_id, None)
 
     # What the ledger says.
 
@@ -248,10 +240,10 @@ class Memory:
         """Take over a run's figures."""
         row = figures.run
         run = self.runs.get(row["run_id"])
-        if run is None:
+        if run is None or not run.opened:
             if "name" not in row:
                 return  # An ended run's late answer.
-            run = self.runs[row["run_id"]] = RunFigures(row["run_id"])
+            run = self._opened(row)
         if "name" in row:
             self.names[row["name"]] = row["run_id"]
         if row["state"] == "revoked" and run.state != "revoked":
@@ -268,20 +260,16 @@ class Memory:
         if run.state == "ended":
             self.runs.pop(run.run_id)
 
-    def feed_day(self, budget: dict[str, object] | None) -> None:
-        """Take over today's budget of all runs; a new day starts with its whole cap."""
-        if budget is None:
-            self.day = None
-            return
-        if self.day is None or self.day.window != budget["part"]:
-            counted = self.day.counted if self.day is not None else 0
-            self.day = Pot("day", "", window=str(budget["part"]), counted=counted)
-            self._move_counts(self.day)
-        self.day.update(budget)
-
-    def _move_counts(self, day: Pot) -> None:
-        for entry in self.entries.values():
-            entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
+    def _opened(self, row: Row) -> RunFigures:
+        """Return the run of a row that is new here: the one that tasks have waited for, if they have."""
+        run = RunFigures(row["run_id"])
+        for key in (row["name"], row["run_id"]):
+            waiting = self.runs.get(key)
+            if waiting is not None and not waiting.opened:
+                del self.runs[key]
+                waiting.run_id, run = run.run_id, waiting
+        self.runs[run.run_id] = run
+        return run
 
     def begin(self, start: Start) -> None:
         """Rebuild everything from the ledger."""
@@ -303,7 +291,7 @@ class Memory:
             entry.left = claim["left_micros"]
             run = self.runs.get(claim["run_id"])
             if run is not None and not entry.counted_in and claim["state"] == "open":
-                self._count(run, entry, entry.left or 0)
+                self.count(run, entry, entry.left or 0)
             elif run is not None and run.state == "revoked":
                 self._stop(run.run_id)
         for run in self.runs.values():

@@ -86,7 +86,7 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
     while (
         wait_s
         and time.monotonic() < limit
-        and all(gate.verdict(t) != READY for t in _ready(office, worker))
+        and all(gate.verdict(t, worker) != READY for t in _ready(office, worker))
     ):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
@@ -97,8 +97,8 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         groups.setdefault(reason, []).append(task_id)
     return {
         "blocked": sum(reason.code != "revoked" for reason in why.values()),
-        "ready": sum(gate.verdict(task_id) == READY for task_id in _ready(office, worker)),
-        "waiting": sum(gate.verdict(task_id) == WAIT for task_id in _ready(office, worker)),
+        "ready": sum(gate.verdict(task_id, worker) == READY for task_id in _ready(office, worker)),
+        "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in _ready(office, worker)),
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
