@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import LedgerUnavailable, denial
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
 from luigi_spendguard.ledger import claims, ending, figures, reading, reserving, runs, taking
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
@@ -56,7 +56,7 @@ class Office(Access):
         """Claim a task that was dispatched to its worker, for the run it was dispatched for.
 
         `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
-        Raises SpendDenied, Conflict, NotFound.
+        Raises SpendDenied (`cap`: it needs an approval first), Conflict, NotFound.
         """
         if not self.scheduler.is_running(task_id, worker):
             raise denial("scope", f"task {task_id} is not dispatched to {worker}")
@@ -74,7 +74,11 @@ class Office(Access):
         )  # fmt: skip
         if run_id is not None and run_id not in self.gate.runs:
             await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
-        row, key, left, found = await self.write(_claim, request)
+        try:
+            row, key, left, found = await self.write(_claim, request)
+        except BudgetExceeded as error:
+            self.gate.declare(task_id, parse_usd(error.facts["asked_usd"]))
+            raise
         self.gate.feed(found)
         self.gate.claimed(task_id, pays, worker, family, left)
         return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key}

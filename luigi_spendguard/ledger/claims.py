@@ -11,11 +11,11 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from luigi_spendguard.errors import Conflict
+from luigi_spendguard.errors import Conflict, denial
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import Micros, format_usd, plain_usd
 
 KEY_PREFIX = "vault_key_"
 
@@ -53,7 +53,8 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
     """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
 
     The same claim asked again (its answer was lost) gets a new key and the old one is void.
-    Raises KeyRevoked when the run is revoked, NotFound, Conflict.
+    Raises KeyRevoked when the run is revoked, BudgetExceeded when the task needs an approval first,
+    NotFound, Conflict.
     """
     run = run_row(tx, request.run_id)
     if run["state"] == "revoked":
@@ -65,13 +66,13 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
             raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
         tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
         return known, key
+    max_cost = _max_cost(tx, request)
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(
         f"UPDATE claim SET state = 'ended', outcome = 'superseded', ended_at = {NOW}"
         f" WHERE state = 'open' AND id IN ({_OF_TASKS})",
         tasks,
     )
-    max_cost = _max_cost(tx, request)
     if max_cost is not None:
         keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
     tx.run(
@@ -109,10 +110,24 @@ def completions(tx: Tx, task_id: str) -> int:
 
 
 def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
-    """Return what the task may spend: what it says, else what a task may without an approval."""
-    if request.max_cost is not None or request.single is None:
+    """Return what the task may spend: what it says, else what a task may without an approval.
+
+    Raises BudgetExceeded (of the budget `approval`) when it says more than it may without one; what it
+    says may be known only now. Each member of a batch may spend as much as it might alone.
+    """
+    if request.single is None:
         return request.max_cost
-    return Micros(max(request.single, approved(tx, request.run_id, request.task_id) or 0))
+    tasks = request.members or (request.task_id,)
+    allowed = Micros(sum(max(request.single, approved(tx, request.run_id, task) or 0) for task in tasks))
+    if request.max_cost is None or request.max_cost <= allowed:
+        return allowed if request.max_cost is None else request.max_cost
+    advice = f"`spendguard approve {request.run_id} --task TASK_ID --cost USD` lets it pass"
+    raise denial(
+        "cap",
+        f"{request.task_id} may cost {format_usd(request.max_cost)}, and only {format_usd(allowed)} without "
+        f"an approval (approve_above_usd); {advice}",
+        {"run_id": request.run_id, "budget": "approval", "asked_usd": plain_usd(request.max_cost)},
+    )
 
 
 def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import Conflict
+from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, figures, runs
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros
@@ -205,3 +205,27 @@ def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_mem
         books.write(claims.finish, books.last_claim, "completed")
     paid(books, books.claim("E", family="Other"), 5)
     assert books.read(figures.averages) == {"Charge": 10}
+
+
+class TestApprovalsAtTheClaim:
+    """What a task may cost is known for certain only when it is claimed."""
+
+    def test_one_that_says_too_much_is_not_claimed(self, books: Books) -> None:
+        with pytest.raises(BudgetExceeded, match=r"may cost \$0\.00005, and only \$0\.00001") as denied:
+            books.claim("A", max_cost=Micros(50), single=Micros(10))
+        assert (denied.value.facts["budget"], denied.value.facts["asked_usd"]) == ("approval", "0.00005")
+        assert outcome_of(books, "A") == []
+        books.write(runs.approve, "run", "A", Micros(50), "1")
+        assert paid(books, books.claim("A", max_cost=Micros(50), single=Micros(10)), 50) == "allowed:"
+
+    def test_a_batch_may_cost_what_its_members_may(self, books: Books) -> None:
+        batch: dict[str, Any] = {"members": ("A", "B"), "single": Micros(10)}
+        books.claim("AB", max_cost=Micros(20), **batch)
+        with pytest.raises(BudgetExceeded):
+            books.claim("AB", max_cost=Micros(21), **batch)
+        books.write(runs.approve, "run", "A", Micros(11), "1")
+        books.claim("AB", max_cost=Micros(21), **batch)
+
+
+def outcome_of(books: Books, task_id: str) -> list[Any]:
+    return books.read(lambda tx: tx.all("SELECT * FROM claim WHERE task_id = ?", task_id))
