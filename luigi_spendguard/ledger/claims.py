@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, denial
@@ -196,16 +196,18 @@ def count_completion(tx: Tx, task_id: str) -> None:
     )
 
 
-def close_run(tx: Tx, name: str) -> Row | None:
+def close_run(tx: Tx, name: str, running: Collection[str] = ()) -> Row | None:
     """End the current run of that name if it was named by task_id: its root has completed.
 
-    Claims whose end was never heard count as completed with it. Returns the run row, or None.
+    Claims whose end was never heard count as completed with it; those of tasks that are `running` end with
+    their attempts: what they repeat after a failure must stay a repetition. Returns the run row, or None.
     """
     row = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", name)
     if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
         return row
     tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
-    for lost in tx.all("SELECT id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
-        finish(tx, lost["id"], "completed")
+    for lost in tx.all("SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
+        if lost["task_id"] not in running:
+            finish(tx, lost["id"], "completed")
     journal(tx, "close", run_id=row["run_id"])
     return run_row(tx, row["run_id"])

@@ -207,6 +207,33 @@ def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_mem
     assert books.read(figures.averages) == {"Charge": 10}
 
 
+def outcome(books: Books, claim_id: str) -> tuple[str, str | None, int]:
+    """Return a claim's state and outcome, and how often its task has completed."""
+
+    def read(tx: Any) -> tuple[str, str | None, int]:
+        row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
+        return row["state"], row["outcome"], claims.completions(tx, row["task_id"])
+
+    return books.read(read)
+
+
+def test_closing_a_run_counts_no_completion_of_a_task_that_still_runs(books: Books) -> None:
+    request = runs.RunRequest("Root_1", True, "Root", "Root_1", Micros(100))
+    books.write(runs.open_run, request)
+    key = books.claim("A", "Root_1")
+    running = books.last_claim
+    assert paid(books, key, 10, target="cus") == "allowed:"
+    books.claim("B", "Root_1")
+    lost = books.last_claim
+    books.write(claims.close_run, "Root_1", ["A"])
+    assert outcome(books, running) == ("open", None, 0)
+    assert outcome(books, lost)[1:] == ("completed", 1)
+    assert books.write(claims.finish, running, "failed") is not None
+    # Its retry is another run's, and what it repeats is a repetition.
+    assert books.write(runs.open_run, request)["run_id"] == "Root_1~2"
+    assert paid(books, books.claim("A", "Root_1~2"), 10, target="cus") == "replayed:"
+
+
 class TestApprovalsAtTheClaim:
     """What a task may cost is known for certain only when it is claimed."""
 
