@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
 import subprocess
 import time
@@ -83,7 +85,7 @@ class TestAssistants:
             lambda: "assistant" in str(site.call("POST", "/api/worker_list", {}, token=None)), what="it"
         )
         yield process
-        process.kill()
+        os.killpg(process.pid, signal.SIGKILL)  # Its children hold its output open.
         process.communicate()
 
     def owns(self, site: Site) -> dict[str, str]:
@@ -94,7 +96,7 @@ class TestAssistants:
     def test_the_owning_run_pays_what_a_plain_task_yields_there(self, site: Site) -> None:
         # The owner schedules, and runs nothing itself: when the first task is yielded, no run is open.
         site.luigi("YieldsMany", "--workers", "0", module=SHAPES)
-        wait_until(lambda: site.stripe.moved() == 600, what="everything")
+        wait_until(lambda: site.stripe.moved() == 600, seconds=60, what="everything")
         assert charged(site) == {f"{when}_{n}": 1 for when in ("before", "yielded", "after") for n in "01"}
         (run,) = site.call("GET", "/runs", token=None)[1]
         assert (run["root_family"], run["root_task_id"].split("_")[0]) == ("YieldsMany", "YieldsMany")
@@ -105,7 +107,7 @@ class TestAssistants:
         env = {"SPENDGUARD_RUN_ID": "monday"}
         args = ("Assisted", "--budget-usd", "1.50", "--workers", "0")
         site.luigi(*args, module=SHAPES, **env)
-        wait_until(lambda: site.stripe.moved() == 100, what="what it can pay")
+        wait_until(lambda: site.stripe.moved() == 100, seconds=60, what="what it can pay")
         wait_until(lambda: self.owns(site) == {"Assisted": "1.00"}, what="its end")
         run = site.run("monday")
         assert (run["root_family"], run["cap_usd"], run["spent_usd"]) == ("Assisted", "1.50", "1.00")
@@ -115,7 +117,7 @@ class TestAssistants:
         out = site.folder / "out"
         (out / "die").touch()
         site.luigi("YieldsDies", "--workers", "0", module=SHAPES)
-        wait_until((out / "charged").exists, what="the charge")
+        wait_until((out / "charged").exists, seconds=60, what="the charge")
         # Meanwhile a root of the assistant's own name completes, at another worker.
         site.luigi("Plain", "--name", "own", module=SHAPES)
         (out / "go").touch()
