@@ -36,7 +36,9 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"
     yield Finding("blocked", "a worker with only blocked tasks left "
-                  + ("waits for a top-up" if waits else "exits; submit again after a top-up"))  # fmt: skip
+                  + ("waits, and goes on at once after a top-up" if waits else
+                     "exits; after a top-up any other worker that needs them, or an --assistant, takes them "
+                     "up"))  # fmt: skip
 
 
 def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
@@ -100,8 +102,13 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     if caps.shadow:
         yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
     if settings.vendor_tasks:
-        text = "under a worker without the plugin only their dispatch is held back; their spending is bounded"
-        yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text} where their key is")
+        text = (
+            "under a worker without the plugin NOTHING BOUNDS THEIR SPENDING: no call of theirs is seen, "
+            "only their dispatch is held back by the day's budget"
+        )
+        if settings.forecast == "hold":
+            text += ", and for good by forecast = hold, since nobody opens their run"
+        yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
 
 
 def _vendor(settings: Settings, name: str) -> Finding:

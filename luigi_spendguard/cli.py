@@ -143,22 +143,29 @@ def top_up(run_id: str, usd: Micros, request_id: str | None) -> None:
 @cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
 @click.argument("run_id", metavar="RUN")
 @click.option("--forecast", type=_Usd(), help="The forecast that you have seen; asked for in a terminal.")
+@click.option("--unknown-tasks", type=click.IntRange(0), default=0, metavar="N",
+              help="The tasks of unknown cost that you have seen beside it.")  # fmt: skip
 @click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
 @click.option("--cost", type=_Usd(), help="What that task may cost.")
 @_REQUEST_ID
 def approve(
-    run_id: str, forecast: Micros | None, task_id: str | None, cost: Micros | None, request_id: str | None
+    run_id: str,
+    forecast: Micros | None,
+    unknown_tasks: int,
+    task_id: str | None,
+    cost: Micros | None,
+    request_id: str | None,
 ) -> None:
     """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
-    if (task_id is None) is not (cost is None) or (task_id is not None and forecast is not None):
+    if (task_id is None) is not (cost is None) or (task_id is not None and (forecast is not None
+                                                                           or unknown_tasks)):  # fmt: skip
         raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
     amount = cost if forecast is None else forecast
     if amount is None:
-        amount = _shown_forecast(run_id)
-    body = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
-    found = _operator().post(
-        path_of("runs", run_id, "approve"), body | ({"task_id": task_id} if task_id else {})
-    )
+        amount, unknown_tasks = _shown_forecast(run_id)
+    body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
+    body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
+    found = _operator().post(path_of("runs", run_id, "approve"), body)
     what = (
         f"Task {task_id} may cost {format_usd(amount)}"
         if task_id
@@ -167,16 +174,17 @@ def approve(
     click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
 
 
-def _shown_forecast(run_id: str) -> Micros:
-    """Show a run's forecast and ask for it to be approved. Raises _Stop."""
+def _shown_forecast(run_id: str) -> tuple[Micros, int]:
+    """Show a run's forecast and ask for it to be approved; return both its parts. Raises _Stop."""
     found = _operator().get(path_of("runs", run_id))
     if found["forecast_usd"] is None:
         raise _Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
     text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
     if not sys.stdin.isatty():
-        raise _Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}", 2)
+        unknown = f" --unknown-tasks {found['unknown_tasks']}" if found["unknown_tasks"] else ""
+        raise _Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}{unknown}", 2)
     click.confirm(f"{text} Approve?", abort=True)
-    return parse_usd(found["forecast_usd"])
+    return parse_usd(found["forecast_usd"]), int(found["unknown_tasks"])
 
 
 @cli.command(epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00")

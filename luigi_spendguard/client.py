@@ -170,6 +170,8 @@ class LedgerClient:
             )
         message = str(said.get("message", "")) if isinstance(said, dict) else ""
         code = str(said.get("error", "")) if isinstance(said, dict) else ""
+        if status == 429 and code == "cap":
+            raise denial(code, message, said.get("facts"))
         if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
             raise denial(code, message)
         if status in (401, 403):

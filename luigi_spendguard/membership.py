@@ -53,6 +53,10 @@ class GuardState:
         self.vendor_seen = False
         #: Vendor tasks were announced by the `add` that is under way.
         self.announced = False
+        #: The worker had scheduled tasks before it was guarded.
+        self.late = False
+        #: Roots whose run could not be opened when it was asked for.
+        self.missed: dict[str, Root] = {}
         #: What the scheduler said at the end about blocked tasks.
         self.said: dict[str, Any] | None = None
         #: Tasks and runs whose events were triggered.
@@ -106,15 +110,29 @@ class GuardState:
         return None
 
     def open_run(self, root: Root) -> str | None:
-        """Return the run_id of a root, opened when it has to be; None when that is not possible."""
-        if root.task_id not in self.run_ids and root.task_id not in self.refusals:
-            try:
-                if root.problem:
-                    raise PluginError(root.problem)
-                self.run_ids[root.task_id] = open_run(self.client(), root)
-            except (PluginError, SpendDenied, config.ConfigError) as error:
-                self.refusals[root.task_id] = str(error)
-                logger.error("The run of %s cannot be opened: %s", root.task_id, error)
-            except LedgerUnavailable as error:  # The attempt tries once more.
-                logger.error("The run of %s cannot be opened now: %s", root.task_id, error)
+        """Return the run_id of a root, opened when it has to be; None when that is not possible.
+
+        What could not be reached is not tried again for each of its tasks: see `open_missed`.
+        """
+        known = (self.run_ids, self.refusals, self.missed)
+        if not any(root.task_id in each for each in known):
+            self._try_to_open(root)
         return self.run_ids.get(root.task_id)
+
+    def open_missed(self) -> None:
+        """Try once more to open the runs that could not be opened. (The attempts of their tasks do, too.)"""
+        for root in list(self.missed.values()):
+            del self.missed[root.task_id]
+            self._try_to_open(root)
+
+    def _try_to_open(self, root: Root) -> None:
+        try:
+            if root.problem:
+                raise PluginError(root.problem)
+            self.run_ids[root.task_id] = open_run(self.client(), root)
+        except (PluginError, SpendDenied, config.ConfigError) as error:
+            self.refusals[root.task_id] = str(error)
+            logger.error("The run of %s cannot be opened: %s", root.task_id, error)
+        except LedgerUnavailable as error:
+            self.missed[root.task_id] = root
+            logger.error("The run of %s cannot be opened now: %s", root.task_id, error)

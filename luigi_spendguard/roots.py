@@ -63,6 +63,13 @@ def _name_of(task: Any) -> str:
     return name
 
 
+def vendors_of(task: Any) -> list[str]:
+    """Return the vendors that a task says it calls."""
+    said = getattr(task, "vendors", ())
+    named = (said,) if isinstance(said, str) else said if isinstance(said, (tuple, list)) else ()
+    return [vendor for vendor in named if isinstance(vendor, str)]
+
+
 def amount_of(task: Any, name: str) -> str | None:
     """Return an amount that a task declares as a decimal text, None when it declares none.
 

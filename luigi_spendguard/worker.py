@@ -18,7 +18,7 @@ from luigi.task_register import Register
 from luigi.task_status import DONE, FAILED, PENDING
 from luigi.worker import rpc_message_callback
 
-from luigi_spendguard import config, proxy, summary
+from luigi_spendguard import announcing, config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
@@ -50,6 +50,7 @@ class GuardedWorker(luigi.worker.Worker):
 
     def run(self) -> Any:
         """Run until there is no more work, then ask why vendor tasks were left."""
+        self._guard.open_missed()
         try:
             return super().run()
         finally:
@@ -63,7 +64,7 @@ class GuardedWorker(luigi.worker.Worker):
     def add(self, task: Any, *args: Any, **kwargs: Any) -> Any:
         """Add a root task, or one that a running task has yielded."""
         guard = self._guard
-        root = self._inherited_root() if guard.handling else self._new_root(task)
+        root = self._inherited_root() if guard.handling else announcing.new_root(guard, task)
         guard.adding.append(root)
         guard.announced = False
         try:
@@ -83,14 +84,6 @@ class GuardedWorker(luigi.worker.Worker):
         if guard.announced and guard.handling and guard.reported:
             self._scheduler.add_worker(self._id, self._worker_info)
 
-    def _new_root(self, task: Any) -> Root | None:
-        guard = self._guard
-        if not hasattr(task, "task_id"):
-            return None  # Luigi's own error says what is wrong with it.
-        root = Root(task)
-        guard.roots[task.task_id] = root
-        return root
-
     def _inherited_root(self) -> Root | None:
         """Return the root of the task whose result is being handled: it yielded what is added now."""
         return self._guard.root_of_task.get(self._last_result() or "")
@@ -100,27 +93,22 @@ class GuardedWorker(luigi.worker.Worker):
         task = self._scheduled_tasks.get(task_id)
         if guard.adding and guard.adding[-1] is not None:
             guard.root_of_task.setdefault(task_id, guard.adding[-1])
+        own = guard.roots.get(task_id)
+        if own is not None and kwargs["status"] != DONE and (guard.vendor_seen or _vendor_tasks_known()):
+            kwargs |= announcing.announced_root(own)
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
             if kwargs["status"] != DONE:
-                kwargs["spendguard"] = {**self._announced(task), "announcing": bool(guard.adding)}
+                kwargs["spendguard"] = announcing.announced(self, task, self._last_result())
                 guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
         guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
-        if kwargs["status"] == DONE and task_id in guard.roots:
-            self._root_is_complete(guard.roots[task_id])
+        if kwargs["status"] == DONE and own is not None:
+            self._root_is_complete(own)
+        elif kwargs["status"] == DONE and self._assistant and task is not None:
+            self._root_is_complete(Root(task))  # If it is one.
         return answer
-
-    def _announced(self, task: Any) -> dict[str, Any]:
-        """Return what the scheduler is told of a vendor task: its run, or who yielded it; and its cost."""
-        guard, said = self._guard, {}
-        if guard.handling and not guard.reported and task.task_id != self._last_result():
-            said["yielded_by"] = self._last_result()
-        root = guard.adding[-1] if guard.adding else self._root_for(task)
-        run_id = guard.open_run(root) if root is not None else None
-        cost = guard.max_cost(task) if guard.adding else None
-        return {**said, **{n: v for n, v in (("run_id", run_id), ("max_cost_usd", cost)) if v is not None}}
 
     def _last_result(self) -> str | None:
         results = self._task_result_queue
@@ -167,8 +155,13 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         process.vendor = True
         process.claim_id = str(uuid.uuid4())
-        root = self._root_for(task)
-        process.root = root
+        # Of a batch, all members have one run; of what others have scheduled, luigid knows it.
+        members = list(self._batch_running_tasks.get(task.task_id, ()))
+        if members:  # Luigi keeps an iterator.
+            self._batch_running_tasks[task.task_id] = members
+        root = process.root = next(
+            filter(None, (announcing.root_for(self, each) for each in [task, *members])), None
+        )
         process.refusal = guard.refusals.get(task.task_id, "")
         try:
             if root is not None and not process.refusal:
@@ -180,16 +173,6 @@ class GuardedWorker(luigi.worker.Worker):
         except (PluginError, config.ConfigError) as error:
             process.refusal = str(error)
         return process
-
-    def _root_for(self, task: Any) -> Root | None:
-        guard = self._guard
-        root = guard.root_of_task.get(task.task_id)
-        if root is None and not guard.roots and self._first_task in self._scheduled_tasks:
-            # This worker was at work before it was guarded.
-            root = self._new_root(self._scheduled_tasks[self._first_task])
-        if root is None and len(guard.roots) == 1:
-            root = next(iter(guard.roots.values()))
-        return root
 
     def _handle_next_task(self) -> Any:
         guard = self._guard
@@ -223,6 +206,7 @@ class GuardedWorker(luigi.worker.Worker):
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
         stays = False
+        guard.open_missed()
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
             stays = guard.patience.stays(guard.client(), self._id, waits)
@@ -303,6 +287,8 @@ def _guard_in_place(stock: type) -> None:
     """Guard workers that exist already (VendorTask imported inside `requires()` or by load_task)."""
     for found in gc.get_objects():
         if type(found) is stock:
-            found.__class__ = GuardedWorker
-            if hasattr(found, "_keep_alive_thread"):
+            worker: Any = found
+            worker.__class__ = GuardedWorker
+            worker._guard.late = not worker._assistant
+            if hasattr(worker, "_keep_alive_thread"):
                 context.enter_worker()

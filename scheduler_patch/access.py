@@ -19,8 +19,8 @@ from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import claims, figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
 from scheduler_patch import recall
+from scheduler_patch.counting import Rules
 from scheduler_patch.gate import Gate
-from scheduler_patch.memory import Rules
 from scheduler_patch.scheduler import BudgetScheduler
 
 logger = logging.getLogger(__name__)
@@ -47,6 +47,9 @@ class Access:
             caps.shadow,
             settings.vendor_tasks,
             settings.kill_on_revoke,
+            caps.day,
+            caps.task_families,
+            caps.vendors,
         )
         self._ledger: Ledger | None = None
         #: The journal's last entry that the gate knows of.

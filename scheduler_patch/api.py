@@ -130,14 +130,19 @@ async def _top_up(office: Office, call: Call) -> Any:
 
 
 async def _approve(office: Office, call: Call) -> Any:
-    run_id = call.run_id("usd", "task_id", "request_id")
+    run_id = call.run_id("usd", "unknown_tasks", "task_id", "request_id")
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
         raise BadMessage(
             "'usd' must be the amount that was shown, as a text: the run's `forecast_usd`, or what the task "
             "named by 'task_id' may cost"
         )
-    return await operator.approve(office, run_id, usd, call.optional("task_id"), call.optional("request_id"))
+    task_id, unknown = call.optional("task_id"), call.fields.get("unknown_tasks", 0)
+    if not isinstance(unknown, int) or isinstance(unknown, bool) or not 0 <= unknown < 10**9:
+        raise BadMessage("'unknown_tasks' must be the run's `unknown_tasks` that was shown: a whole number")
+    if task_id is not None and unknown:
+        raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
+    return await operator.approve(office, run_id, usd, task_id, call.optional("request_id"), unknown)
 
 
 async def _resolve(office: Office, call: Call) -> Any:

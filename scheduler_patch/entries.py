@@ -21,6 +21,8 @@ class Pot:
     reserved: int = 0
     remaining: int = 0
     counted: int = 0
+    #: How many running tasks it is counted for.
+    running: int = 0
     #: What shadow mode has lent beyond the cap.
     lent: int = 0
     #: The UTC day of a day's budget.
@@ -32,6 +34,17 @@ class Pot:
     def key(self) -> tuple[str, str]:
         """Scope and part."""
         return self.scope, self.part
+
+    @property
+    def attainable(self) -> int:
+        """What may remain of it when the running tasks' calls give back all that they have reserved."""
+        back = self.reserved if self.running else 0
+        return max(self.remaining, min(self.remaining + back, self.cap - self.spent))
+
+    def refill(self, cap: int) -> None:
+        """Be whole again: nothing of it is spent or reserved."""
+        self.cap = self.remaining = cap
+        self.spent = self.reserved = self.lent = 0
 
     def update(self, row: Mapping[str, Any], seen: int) -> None:
         """Take over the ledger's row, unless it was read before what is known."""
@@ -47,13 +60,19 @@ class Pot:
         self.remaining = row["remaining_micros"]
 
 
+#: The state of a run that tasks belong to by its name and that nobody has opened yet.
+UNOPENED = "unopened"
+
+
 @dataclass(eq=False)
 class RunFigures:
     """A run.
 
     Attributes:
+        run_id: its id; of an unopened one the name; "" for the run that nobody has named.
         last: what the last run of the same root family came to; None: there was none.
-        approved: the forecast that an operator has let pass.
+        approved: the forecast that an operator has let pass, with so many tasks of unknown cost
+            (`approved_unknown`).
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
         seen, told: the journal's last entry when its state, and its other figures, were read.
@@ -66,6 +85,7 @@ class RunFigures:
     pots: dict[tuple[str, str], Pot] = field(default_factory=lambda: {("run", ""): Pot("run", "")})
     forecast: Forecast | None = None
     approved: int | None = None
+    approved_unknown: int = 0
     last: int | None = None
     approvals: dict[str, int] = field(default_factory=dict)
     announcing: set[str] = field(default_factory=set)
@@ -73,6 +93,11 @@ class RunFigures:
     tasks: dict[str, None] = field(default_factory=dict)
     seen: int = 0
     told: int = 0
+
+    @property
+    def opened(self) -> bool:
+        """Whether the ledger knows it."""
+        return self.state != UNOPENED
 
     def pot(self, scope: str, part: str) -> Pot:
         """Return a budget of the run, empty when it was not known."""
@@ -93,6 +118,7 @@ class RunFigures:
             row["last_micros"],
             row["approved_micros"],
         )
+        self.approved_unknown = row["approved_unknown"] or 0
         if self.forecast is None and row["forecast_micros"] is not None:
             self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
             self.scheduled = True
@@ -122,10 +148,12 @@ class Entry:
         cost: what it says it may cost; None: it does not say.
         left: what its own budget in the ledger has left; None: it was never claimed.
         seen: the journal's last entry when `left` was read.
+        vendors: the vendors that it says it calls.
         pinned: the run that it was last dispatched for.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
         members: the tasks of a batch, when this is its combined task.
+        denied: whether the ledger has said what it denied, since the task was dispatched.
 
     """
 
@@ -142,6 +170,8 @@ class Entry:
     counted_in: list[Pot] = field(default_factory=list)
     claimed_by: str | None = None
     members: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
+    denied: bool = False
 
     @property
     def need(self) -> int | None:

@@ -5,28 +5,62 @@ No SQL and no logging here: `verdict` is asked for every candidate task of every
 
 from __future__ import annotations
 
-from scheduler_patch.entries import Entry, RunFigures
+from collections.abc import Callable, Iterator
+
+from scheduler_patch.entries import Entry, Pot, RunFigures
+from scheduler_patch.forecast import Forecast
 from scheduler_patch.memory import Memory
 
 #: Verdicts that are no reasons to be blocked: it may run now; it may once others have ended.
 READY, WAIT = "", "wait"
 
 
+def _always_due(task_id: str, worker: str | None) -> bool | None:
+    """Return that a batch's member is due: nobody knows better."""
+    return True
+
+
 class Gate(Memory):
     """Decides by what luigid remembers; a reason to be blocked is what `reasons.py` has a text for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        #: Whether nothing but the gate keeps a task from a worker; None: it cannot come back.
+        self.due: Callable[[str, str | None], bool | None] = _always_due
 
     def verdict(self, task_id: str, worker: str | None = None) -> str:
         """Return READY, WAIT, or the reason for which the task is blocked."""
         entry = self.entries.get(task_id)
         if entry is None:
             return READY
-        found = WAIT if self.rules.forecast == "hold" and "" in entry.runs else READY
+        found = self._alone(entry, worker)
+        return self._together(task_id, worker) if found == READY and task_id in self.batches else found
+
+    def _alone(self, entry: Entry, worker: str | None) -> str:
+        """Return the verdict on a task, whatever batch it was in."""
+        found = READY
         for run in self._candidates(entry, worker):
             here = self._in(run, entry)
             if here == READY:
                 return READY
             if not found or here == WAIT:
                 found = here
+        return found
+
+    def _together(self, task_id: str, worker: str | None) -> str:
+        """Return the verdict on a task of an attempted batch, which comes back with the members it had.
+
+        When one of them cannot come back, the others are free: their calls are refused where they may be
+        repetitions.
+        """
+        found = READY
+        for mate in self.batches[task_id]:
+            due = mate == task_id or self.due(mate, worker)
+            if due is None:
+                return READY
+            entry = self.entries.get(mate)
+            if not due or (entry is not None and self._alone(entry, worker) != READY):
+                found = "batch"
         return found
 
     def allows(self, task_id: str, worker: str | None = None) -> bool:
@@ -50,15 +84,14 @@ class Gate(Memory):
     def paying_run(self, task_id: str, worker: str | None = None) -> str | None:
         """Return the run that a task is (or would now be) dispatched for."""
         entry = self.entries.get(task_id)
-        if entry is None:
-            return None
+        return None if entry is None else self._payer(entry, worker).run_id or None
+
+    def _payer(self, entry: Entry, worker: str | None) -> RunFigures:
         candidates = self._candidates(entry, worker)
-        ready = [run for run in candidates if self._in(run, entry) == READY]
-        chosen = next(iter(ready or candidates), None)
-        return chosen.run_id if chosen is not None else None
+        return next((run for run in candidates if self._in(run, entry) == READY), candidates[0])
 
     def _candidates(self, entry: Entry, worker: str | None) -> list[RunFigures]:
-        """Return the runs that may pay, best first: the pinned one, then the worker's own.
+        """Return the runs that may pay, best first: the pinned one, then the worker's own, else `nobody`.
 
         What has paid, or is running, stays with its run; a retry that has not may be another's if its own
         run cannot pay any more.
@@ -69,16 +102,18 @@ class Gate(Memory):
             return [pinned]
         own = entry.workers.get(worker, ()) if worker is not None else ()
         names = dict.fromkeys([*([entry.pinned] if pinned is not None else []), *own, *entry.runs])
-        return [run for name in names if (run := self.run(name)) is not None]
+        return [run for name in names if (run := self.run(name)) is not None] or [self.nobody]
 
     def _in(self, run: RunFigures, entry: Entry) -> str:
         """Return the verdict on a task if this run were to pay for it."""
         if run.state == "revoked":
             return "revoked"
+        if run is self.nobody and any(worker in self.announcing for worker in entry.workers):
+            return WAIT  # Its worker is about to say, or what leads to it will.
         if self.rules.forecast == "hold":
             if run.announcing:
                 return WAIT
-            if not run.scheduled or self.is_held(run):
+            if not run.opened or not run.scheduled or self.is_held(run):
                 return "forecast"
         single = self.rules.single
         if single is not None and (entry.cost or 0) > max(single, run.approvals.get(entry.task_id, 0)):
@@ -91,29 +126,50 @@ class Gate(Memory):
         hold = entry.hold
         if hold is not None and hold.scope == "task" and entry.left is not None and hold.asked > entry.left:
             return "task"
-        paid = entry.task_id in self.paid
-        if run.state == "frozen" and not paid:
+        if run.state == "frozen" and entry.task_id not in self.paid:
             return "frozen"
-        waiting = False
-        for pot in self._pots(run, entry):
-            need = hold.asked if hold is not None and (hold.scope, hold.part) == pot.key else 0
-            if not paid:
-                need = max(need, 1 if entry.need is None else entry.need)
-            if need > pot.remaining:
-                return "cap" if pot.scope == "run" else pot.scope
-            waiting = waiting or (need > pot.remaining - pot.counted and not entry.counted_in)
-        return WAIT if waiting else READY
+        lacking = self.lacking(run, entry)
+        if lacking is not None:
+            return "cap" if lacking.scope == "run" else lacking.scope
+        waits = not entry.counted_in and any(
+            need > pot.remaining - pot.counted for pot, need in self._needs(run, entry)
+        )
+        return WAIT if waits else READY
+
+    def lacking(self, run: RunFigures, entry: Entry) -> Pot | None:
+        """Return the budget that cannot pay for a task, whatever running tasks give back; None: all can."""
+        return next((pot for pot, need in self._needs(run, entry) if need > pot.attainable), None)
+
+    def _needs(self, run: RunFigures, entry: Entry) -> Iterator[tuple[Pot, int]]:
+        """Yield every budget of a task with what it needs of it; repeating what was paid costs nothing."""
+        hold, paid = entry.hold, entry.task_id in self.paid
+        for pot in self.pots(run, entry):
+            asked = hold.asked if hold is not None and hold.key == pot.key else 0
+            yield pot, asked if paid else max(asked, self._need(entry, pot))
+
+    def _need(self, entry: Entry, pot: Pot) -> int:
+        """Return what a task needs of a budget; of several vendors' it is not known which one gets it."""
+        shared = pot.scope == "vendor" and len(entry.vendors) > 1
+        return 1 if entry.need is None else min(entry.need, 1) if shared else entry.need
 
     def excess(self, run: RunFigures) -> str:
         """Return why a run's forecast is too much, "" when it is not (or is not known)."""
         forecast = run.forecast
-        if forecast is None or (run.approved is not None and forecast.known <= run.approved):
+        if forecast is None or self._is_approved(run, forecast):
             return ""
         if forecast.known > run.pots["run", ""].cap:
             return "cap"
         if run.last and forecast.known > self.rules.growth * run.last:
             return "growth"
         return ""
+
+    def _is_approved(self, run: RunFigures, forecast: Forecast) -> bool:
+        """Return whether an operator has let pass at least what the forecast says, in both its parts."""
+        return (
+            run.approved is not None
+            and forecast.known <= run.approved
+            and forecast.unknown <= run.approved_unknown
+        )
 
     def is_held(self, run: RunFigures) -> bool:
         """Return whether a run waits for an approval of its forecast."""
@@ -125,18 +181,19 @@ class Gate(Memory):
         Members have one run, and what has paid comes back as it was: alone, or with the members it had.
         """
         entry = self.entries.get(task_id)
-        if entry is None or run_id is None:
+        if entry is None or first not in self.entries:
             return entry is None and first not in self.entries
         before = self.batches.get(first)
         if before != self.batches.get(task_id) or (before is None and {first, task_id} & self.paid):
             return False
-        run = self.runs.get(run_id)
-        if run is None or run not in self._candidates(entry, None) or self._in(run, entry) != READY:
+        run = self.run(run_id) or self.nobody
+        if run not in self._candidates(entry, None) or self._in(run, entry) != READY:
             return False
         if task_id in self.paid or self.rules.shadow:
             return True
-        need = 1 if entry.need is None else entry.need
-        return all(need <= pot.remaining - pot.counted - taken for pot in self._pots(run, entry))
+        return all(
+            self._need(entry, pot) <= pot.remaining - pot.counted - taken for pot in self.pots(run, entry)
+        )
 
     def started(self, task_id: str, run_id: str | None, worker: str | None = None) -> None:
         """Pin a dispatched task to the run that pays for it, and count what it may cost."""
@@ -144,15 +201,16 @@ class Gate(Memory):
         if entry is None or entry.counted_in:
             return
         entry.pinned = run_id or self.paying_run(task_id, worker) or entry.pinned
-        run = self.run(entry.pinned)
+        entry.denied = False
         if self.local:
             entry.claimed_by = worker
-        if run is not None:
-            self.count(run, entry, entry.need or 0)
+        self.count(self.run(entry.pinned) or self.nobody, entry, entry.need or 0)
 
     def hold_as_reported(self, task_id: str) -> None:
         """Block a task that its worker calls blocked; until its budget grows, if nothing better is known."""
         entry = self.entries.get(task_id)
         run = self.run(entry.pinned) if entry is not None else None
-        if run is not None and self._in(run, self.entries[task_id]) in (READY, WAIT):
+        if entry is None or entry.denied or run is None or not run.opened:
+            return
+        if self._in(run, entry) in (READY, WAIT):
             self.hold(task_id, "run", run.pots["run", ""].remaining + 1)

@@ -60,8 +60,8 @@ class Handler(RequestHandler):
         except Refused as error:
             self._error(error.status, error.code, error.message)
         except SpendDenied as error:
-            self._error(403 if error.reason == "scope" else error.denial_status, error.reason,
-                        error.message)  # fmt: skip
+            facts = {"facts": error.facts} if error.facts else {}
+            self._answer(error.denial_status, {"error": error.reason, "message": error.message, **facts})
         except LedgerError as error:
             if error.status >= 500:
                 logger.error("%s", error)

@@ -10,10 +10,14 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING
+from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.money import BadAmount, parse_usd
+from scheduler_patch import lineage
 from scheduler_patch.gate import Gate
+
+#: A task calls no more vendors than this.
+MAX_VENDORS = 8
 
 
 def load(scheduler: Any) -> None:
@@ -23,8 +27,9 @@ def load(scheduler: Any) -> None:
         said = getattr(task, "spendguard", None)
         if not isinstance(said, dict) or task.status == DONE:
             continue
-        for run_id in said["runs"]:
-            gate.join(task.id, run_id, "", task.family, said["cost"], False)
+        for run_id in said["runs"] or [None]:
+            vendors = tuple(said.get("vendors", ()))
+            gate.join(task.id, run_id, "", task.family, said["cost"], False, vendors)
         gate.entries[task.id].pinned = said.get("pinned")
         gate.entries[task.id].members = tuple(said.get("members", ()))
 
@@ -39,6 +44,7 @@ def remember(scheduler: Any) -> None:
                 "cost": entry.cost,
                 "pinned": entry.pinned,
                 "members": list(entry.members),
+                "vendors": list(entry.vendors),
             }
         elif hasattr(task, "spendguard"):
             del task.spendguard
@@ -51,22 +57,25 @@ def announce(scheduler: Any, ours: Any, said: dict[str, Any]) -> None:
     task = scheduler._state.get_task(task_id)
     if task is None or worker is None or task.status == DONE:
         return
+    entry = gate.entries.get(task_id)
+    reports = said.get("status", PENDING) not in (PENDING, UNKNOWN) or bool(said.get("new_deps"))
     if isinstance(ours, dict):
-        cost = _cost(ours.get("max_cost_usd"))
-        runs = [ours.get("run_id")]
-        # A status report announces nothing, also where luigid has forgotten its worker.
-        scheduling = ours.get("announcing") is True
-        parent = gate.entries.get(ours.get("yielded_by") or "")
+        run_id = ours.get("run_id")
+        if reports:
+            # How a task ended says nothing of where it belongs, unless luigid has lost that.
+            if isinstance(run_id, str) and (entry is None or not entry.runs):
+                gate.join(task_id, run_id, worker, task.family, None, False)
+            return
+        cost, vendors = _cost(ours.get("max_cost_usd")), _vendors(ours.get("vendors"))
+        runs = [run_id if isinstance(run_id, str) else None]
+        parent = gate.entries.get(str(ours.get("yielded_by")))
         if parent is not None:
             runs = [parent.pinned] if parent.pinned else list(parent.runs)
-        for run_id in runs:
-            if isinstance(run_id, str):
-                gate.join(task_id, run_id, worker, task.family, cost, scheduling)
-    elif said.get("status", PENDING) == PENDING and matches(gate, task.family):
+        for each in runs or [None]:
+            gate.join(task_id, each, worker, task.family, cost, ours.get("announcing") is True, vendors)
+    elif not reports and matches(gate, task.family) and (entry is None or worker not in entry.workers):
         # A stock worker: its roots are known when it has scheduled them all.
-        entry = gate.entries.get(task_id)
-        if entry is None or worker not in entry.workers:
-            gate.join(task_id, "", worker, task.family, None, False)
+        gate.join(task_id, None, worker, task.family, None, True)
 
 
 def matches(gate: Gate, family: str) -> bool:
@@ -81,35 +90,44 @@ def _cost(text: Any) -> int | None:
         return None
 
 
-def inherit(scheduler: Any, task_id: str | None, new_deps: Iterable[str]) -> None:
-    """Let tasks that a running one has yielded belong to its run, where their worker did not say so."""
-    gate = scheduler.gate
-    parent = gate.entries.get(task_id or "")
-    if parent is None:
+def _vendors(said: Any) -> tuple[str, ...]:
+    """Return the vendors that a task says it calls; what is no name of one is nothing."""
+    named = said if isinstance(said, list) else []
+    return tuple(dict.fromkeys(v for v in named[:MAX_VENDORS] if isinstance(v, str) and v.isidentifier()))
+
+
+def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) -> None:
+    """Let what a running task has yielded, and all that is below it, belong to its run."""
+    gate, state = scheduler.gate, scheduler._state
+    lost = gate.lost.get(worker)
+    if not lost:
         return
-    for dep in new_deps:
-        task = scheduler._state.get_task(dep)
+    parent = gate.entries.get(task_id)
+    runs: list[str] = []
+    if parent is not None:
+        runs = [parent.pinned] if parent.pinned else parent.runs
+    stack = list(new_deps)
+    seen = set(stack)
+    while stack:
+        task = state.get_task(stack.pop())
         if task is None or task.status == DONE:
             continue
-        entry = gate.entries.get(dep)
-        if (entry is None and matches(gate, task.family)) or (entry is not None and entry.runs in ([], [""])):
-            for run_id in [parent.pinned] if parent.pinned else parent.runs:
-                gate.join(dep, run_id, "", task.family, None, False)
-            gate.entries[dep].runs = [run_id for run_id in gate.entries[dep].runs if run_id]
+        if task.id in lost:
+            runs = runs or lineage.runs_above(scheduler, task_id)
+            for run_id in runs:
+                gate.join(task.id, run_id, worker, task.family, None, True)
+        stack += [dep for dep in task.deps if dep not in seen]
+        seen.update(task.deps)
 
 
 def find_roots(scheduler: Any, worker: str) -> None:
     """Give a stock worker's vendor tasks the runs of the roots that lead to them."""
     gate, state = scheduler.gate, scheduler._state
-    lost = {t for t, e in gate.entries.items() if worker in e.workers and e.workers[worker] == {"": None}}
+    lost = set(gate.lost.get(worker, ()))
     if not lost:
         return
-    mine = [task for task in state.get_active_tasks() if worker in task.stakeholders]
-    below = {dep for task in mine for dep in task.deps}
-    for root in mine:
-        if root.id in below:
-            continue
-        name = root.params.get("run_id") or root.id
+    for root in lineage.roots_of_worker(scheduler, worker):
+        name = lineage.root_of(root).name
         seen, stack = {root.id}, [root.id]
         while stack:
             task = state.get_task(stack.pop())
@@ -119,22 +137,22 @@ def find_roots(scheduler: Any, worker: str) -> None:
                 gate.join(task.id, name, worker, task.family, None, True)
             stack += [dep for dep in task.deps if dep not in seen]
             seen.update(task.deps)
-    for task_id in lost:
-        entry = gate.entries[task_id]
-        entry.runs = [run_id for run_id in entry.runs if run_id]
-        entry.workers[worker].pop("", None)
 
 
 def hold_as_said(gate: Gate, task_id: str, said: dict[str, Any]) -> None:
-    """Hold a task for what its worker heard when it was denied, if nothing is known of it yet."""
+    """Hold a task for what its worker heard when it was denied, if the ledger has not said it here."""
     entry = gate.entries.get(task_id)
-    asked = _cost(said.get("asked_usd"))
-    if entry is None or entry.hold is not None or asked is None or said.get("reason") != "cap":
+    asked, remaining = _cost(said.get("asked_usd")), _cost(said.get("remaining_usd"))
+    if entry is None or entry.denied or asked is None or said.get("reason") != "cap":
         return
     scope, part = str(said.get("budget", "run")), str(said.get("part", ""))
     if scope == "approval":
         gate.declare(task_id, asked)
         return
+    if scope == "task":
+        if remaining is None:
+            return
+        entry.left = remaining
     gate.hold(task_id, scope, asked, "" if scope == "day" else part)
 
 

@@ -6,56 +6,42 @@ Fed by the ledger's answers and rebuilt from it; nothing here decides. Amounts a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
+from luigi_spendguard.ledger.engine import Row
 from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.ledger.news import Changes
-from scheduler_patch.entries import Entry, Hold, Pot, RunFigures
+from scheduler_patch.counting import Counts
+from scheduler_patch.entries import UNOPENED, Entry, Hold, RunFigures
 from scheduler_patch.forecast import Forecast
 
 
-@dataclass
-class Rules:
-    """What luigi.cfg says about dispatching: see `luigi_spendguard.config.SETTINGS`."""
-
-    forecast: str = "off"
-    growth: Decimal = Decimal(3)
-    single: int | None = None
-    shadow: bool = False
-    vendor_tasks: tuple[str, ...] = ()
-    kill: bool = True
-
-
-def _nobody(entry: Entry) -> None:
+def _unheard(entry: Entry) -> None:
     """Nobody wants to hear of shared tasks."""
 
 
-class Memory:
+class Memory(Counts):
     """Tasks, runs and budgets as luigid remembers them."""
 
     #: Told of a task that another run needs, too, after it was dispatched for one.
-    on_shared: Callable[[Entry], None] = staticmethod(_nobody)
+    on_shared: Callable[[Entry], None] = staticmethod(_unheard)
 
     def __getstate__(self) -> dict[str, Any]:
         # Luigi sends a local scheduler to its children; who listens holds locks of this process.
         return {name: value for name, value in vars(self).items() if name != "on_shared"}
 
     def __init__(self) -> None:
-        self.rules = Rules()
+        super().__init__()
         #: The scheduler is the worker's own: tasks are claimed in children, unheard here.
         self.local = False
-        self.entries: dict[str, Entry] = {}
         #: What the ledger knows of tasks that nobody has announced since luigid began.
         self.kept: dict[str, Entry] = {}
         #: Workers that are gone, their tasks' ends unheard: the ledger has to be told.
         self.vanished: set[str] = set()
         self.runs: dict[str, RunFigures] = {}
         self.names: dict[str, str] = {}
-        self.day: Pot | None = None
-        #: The newest UTC day that was heard of.
-        self.newest_day = ""
+        #: Stands for the run of tasks of which nobody has said where they belong.
+        self.nobody = RunFigures("", UNOPENED)
         self.paid: set[str] = set()
         #: Attempted batches: each member's task_id to all members in the batch's order.
         self.batches: dict[str, tuple[str, ...]] = {}
@@ -63,11 +49,11 @@ class Memory:
         self.stopping: dict[str, set[str]] = {}
         #: Workers that are still scheduling, and the runs they have announced tasks of.
         self.announcing: dict[str, set[str]] = {}
+        #: The tasks that each worker has announced without saying where they belong.
+        self.lost: dict[str, set[str]] = {}
         self.averages: dict[str, int] = {}
         #: The runs that each worker has announced tasks of.
         self.runs_of: dict[str, set[str]] = {}
-        #: Counts up whenever a blocked task may have become free.
-        self.version = 0
 
     def run(self, name: str | None) -> RunFigures | None:
         """Return a run by its run_id, or by the name of its root."""
@@ -75,14 +61,12 @@ class Memory:
             return None
         return self.runs.get(name) or self.runs.get(self.names.get(name, ""))
 
-    def _pots(self, run: RunFigures, entry: Entry) -> Iterable[Pot]:
-        yield run.pots["run", ""]
-        if self.day is not None:
-            yield self.day
-        for key in (("family", entry.family), entry.hold.key if entry.hold is not None else ("", "")):
-            pot = run.pots.get(key)
-            if pot is not None and pot.scope != "run":
-                yield pot
+    def _named(self, name: str) -> RunFigures:
+        """Return a run by its run_id or name; one that nobody has opened yet is made here."""
+        run = self.run(name)
+        if run is None:
+            run = self.runs[name] = RunFigures(name, UNOPENED)
+        return run
 
     # Batches.
 
@@ -94,11 +78,12 @@ class Memory:
         first, known = entries[0], [entry.cost for entry in entries if entry.cost is not None]
         combined = Entry(task_id, first.family, list(first.runs), pinned=first.pinned, members=tuple(members))
         combined.cost = sum(known) if len(known) == len(entries) else None
+        combined.vendors = tuple(dict.fromkeys(v for entry in entries for v in entry.vendors))
         self.entries[task_id] = combined
-        combined.counted_in = first.counted_in
+        counted, run = sum(entry.counted for entry in entries), self.run(first.pinned)
         for entry in entries:
-            combined.counted += entry.counted
-            entry.counted, entry.counted_in = 0, []
+            self.release(entry)
+        self.count(run or self.nobody, combined, counted)
         for member in members:
             self.batches[member] = tuple(members)
 
@@ -108,37 +93,46 @@ class Memory:
         for member in members:
             if combined is not None and member in self.entries:
                 self.entries[member].hold = combined.hold
+                self.entries[member].denied = combined.denied
         self.forget([task_id])
 
     # What tasks do.
 
     def join(
-        self, task_id: str, run_id: str, worker: str, family: str, cost: int | None, announcing: bool
-    ) -> None:
-        """Let a task belong to a run, as its worker says."""
+        self, task_id: str, run_id: str | None, worker: str, family: str, cost: int | None, announcing: bool,
+        vendors: tuple[str, ...] = (),
+    ) -> None:  # fmt: skip
+        """Let a task belong to a run, as its worker says; None: which one is not known yet."""
         entry = self.entries.get(task_id)
         if entry is None:
             entry = self.entries[task_id] = self.kept.pop(task_id, Entry(task_id, family))
         entry.family = family or entry.family
+        entry.vendors = vendors or entry.vendors
+        own = entry.workers.setdefault(worker, {})
+        if cost is not None and entry.left is not None and entry.cost is not None:
+            entry.left = max(0, entry.left + cost - entry.cost)
+        entry.cost = cost if cost is not None else entry.cost
+        if announcing:
+            self.announcing.setdefault(worker, set())
+        if run_id is None:
+            if not own:
+                self.lost.setdefault(worker, set()).add(task_id)
+            return
+        self.lost.get(worker, set()).discard(task_id)
         if run_id not in entry.runs:
             entry.runs.append(run_id)
             if entry.pinned is not None:
                 self.on_shared(entry)  # It was dispatched before it was known to be this run's too.
-        entry.workers.setdefault(worker, {})[run_id] = None
+        own[run_id] = None
         self.runs_of.setdefault(worker, set()).add(run_id)
-        if cost is not None and entry.left is not None and entry.cost is not None:
-            entry.left = max(0, entry.left + cost - entry.cost)
-        entry.cost = cost if cost is not None else entry.cost
-        run = self.run(run_id)
-        if run is not None:
-            run.tasks[task_id] = None
+        run = self._named(run_id)
+        run.tasks[task_id] = None
         if announcing:
-            self.announcing.setdefault(worker, set()).add(run_id)
-            if run is not None:
-                run.announcing.add(worker)
+            self.announcing[worker].add(run_id)
+            run.announcing.add(worker)
 
     def scheduled(self, worker: str) -> list[RunFigures]:
-        """Take it that a worker has announced all it will; return its runs, with their forecasts."""
+        """Take it that a worker has announced all it will for now; return its runs, with their forecasts."""
         found = []
         for run_id in self.announcing.pop(worker, ()):
             run = self.run(run_id)
@@ -147,6 +141,7 @@ class Memory:
                 run.scheduled = True
                 run.forecast = self._forecast(run)
                 found.append(run)
+        self.version += 1
         return found
 
     def _forecast(self, run: RunFigures) -> Forecast:
@@ -171,6 +166,7 @@ class Memory:
         for worker in gone:
             self.stopping.pop(worker, None)
             self.runs_of.pop(worker, None)
+            self.lost.pop(worker, None)
             for run_id in self.announcing.pop(worker, ()):
                 run = self.run(run_id)
                 if run is not None:
@@ -183,10 +179,10 @@ class Memory:
             entry = self.entries[task_id] = Entry(task_id, family, [run_id])
         entry.pinned, entry.claimed_by = run_id, worker
         run = self.run(run_id)
-        if run is not None and not entry.counted_in:
-            self.count(run, entry, left or 0)
-        if left is not None:
-            self.draw(task_id, left)
+        entry.left = left if left is not None else entry.left
+        if run is not None:
+            # What it declares may be known only now, and so may be its run.
+            self.count(run, entry, entry.need or 0)
 
     def to_stop(self, worker: str) -> dict[str, list[str]]:
         """Return the revoked runs that a worker has not acknowledged, with its tasks of each."""
@@ -217,48 +213,28 @@ class Memory:
             entry.left = left
         self.version += 1
 
-    def count(self, run: RunFigures, entry: Entry, amount: int) -> None:
-        """Set an amount aside for a task in every budget that applies."""
-        entry.counted, entry.counted_in = amount, list(self._pots(run, entry))
-        for pot in entry.counted_in:
-            pot.counted += amount
-
-    def draw(self, task_id: str, left: int, seen: int | None = None) -> None:
-        """Take over what a task's own budget has left; what its calls have taken is counted no more.
-
-        `seen`: the journal's last entry when that was read; None: just now.
-        """
+    def declare(self, task_id: str, cost: int) -> None:
+        """Take it that a task may cost so much, each member of a batch its share."""
         entry = self.entries.get(task_id)
-        if entry is None or (seen is not None and seen < entry.seen):
-            return
-        entry.left, entry.seen = left, entry.seen if seen is None else seen
-        self.version += 1
-        over = entry.counted - left
-        if entry.counted_in and over > 0:
-            entry.counted = left
-            for pot in entry.counted_in:
-                pot.counted -= over
+        for each in (entry.members or (task_id,)) if entry is not None else ():
+            if each in self.entries:
+                share = -(-cost // (len(entry.members) or 1)) if entry is not None else cost
+                self.entries[each].cost = max(self.entries[each].cost or 0, share)
+        if entry is not None:
+            entry.cost, entry.denied = cost, True
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""
         entry = self.entries.get(task_id)
         if entry is not None:
-            for pot in entry.counted_in:
-                pot.counted -= entry.counted
-            self.version += bool(entry.counted_in)
-            entry.counted, entry.counted_in, entry.claimed_by = 0, [], None
+            self.release(entry)
+            entry.claimed_by = None
 
     def hold(self, task_id: str, scope: str, asked: int, part: str = "") -> None:
         """Block a task until `asked` fits what remains of that budget."""
         entry = self.entries.get(task_id)
         if entry is not None:
-            entry.hold = Hold(scope, part, asked)
-
-    def declare(self, task_id: str, cost: int) -> None:
-        """Take it that a task may cost so much, whatever it says."""
-        entry = self.entries.get(task_id)
-        if entry is not None:
-            entry.cost = max(entry.cost or 0, cost)
+            entry.hold, entry.denied = Hold(scope, part, asked), True
 
     def done(self, task_id: str) -> None:
         """Forget a task that is done."""
@@ -278,10 +254,14 @@ class Memory:
         for task_id in list(gone):
             self.stopped(task_id)
             entry = self.entries.pop(task_id, None)
+            for worker in entry.workers if entry is not None else ():
+                self.lost.get(worker, set()).discard(task_id)
             for run_id in entry.runs if entry is not None else ():
                 run = self.run(run_id)
                 if run is not None:
                     run.tasks.pop(task_id, None)
+                    if not run.opened and not run.tasks:
+                        self.runs.pop(run.run_id, None)
 
     def put_away(self, task_id: str) -> None:
         """Drop a task that the scheduler does not know; should it come back, its run is still known."""
@@ -297,10 +277,11 @@ class Memory:
         """Take over a run's figures."""
         row, seen = figures.run, figures.seen
         run = self.runs.get(row["run_id"])
-        if run is None:
+        if run is None or not run.opened:
             if "name" not in row or row["state"] == "ended":
                 return  # An ended run's late answer.
-            run = self.runs[row["run_id"]] = RunFigures(row["run_id"])
+            run = self._opened(row)
+        if "name" in row and row["state"] != "ended":
             self.names[row["name"]] = row["run_id"]
         was = run.state
         run.update(figures)
@@ -317,30 +298,16 @@ class Memory:
         if run.state == "ended":
             self.runs.pop(run.run_id)
 
-    def feed_day(self, budget: dict[str, object] | None, seen: int = 0) -> None:
-        """Take over today's budget of all runs; a new day starts with its whole cap.
-
-        What ends after midnight brings the figures of the day before, which nothing is taken from any more.
-        """
-        if self.day is not None and seen < self.day.seen:
-            return
-        if budget is None:
-            self.day = None
-            return
-        window = str(budget["part"])
-        if window < self.newest_day:
-            return
-        self.newest_day = window
-        if self.day is None or self.day.window != window:
-            self.day = Pot("day", "", window=window)
-            self._move_counts(self.day)
-        self.day.update(budget, seen)
-
-    def _move_counts(self, day: Pot) -> None:
-        for entry in self.entries.values():
-            if any(pot.scope == "day" for pot in entry.counted_in):
-                entry.counted_in = [day if pot.scope == "day" else pot for pot in entry.counted_in]
-                day.counted += entry.counted
+    def _opened(self, row: Row) -> RunFigures:
+        """Return the run of a row that is new here: the one that tasks have waited for, if they have."""
+        run = RunFigures(row["run_id"])
+        for key in (row["name"], row["run_id"]):
+            waiting = self.runs.get(key)
+            if waiting is not None and not waiting.opened:
+                del self.runs[key]
+                waiting.run_id, run = run.run_id, waiting
+        self.runs[run.run_id] = run
+        return run
 
     def hear(self, changes: Changes) -> None:
         """Take over what was done to the ledger since the last look, by other processes perhaps."""

@@ -11,10 +11,11 @@ Luigi 3.8 imports that class when it makes its scheduler, before it asks for its
 from __future__ import annotations
 
 import sys
+from functools import partial
 from typing import Any
 
 import luigi.server
-from luigi.metrics import MetricsCollector, MetricsCollectors
+from luigi.metrics import MetricsCollector, MetricsCollectors, NoMetricsCollector
 
 from luigi_spendguard import config
 from luigi_spendguard.config_files import ConfigError
@@ -23,17 +24,24 @@ from scheduler_patch import server
 
 
 class SpendguardMetrics(MetricsCollector):
-    """Hands everything to the collector that is configured; making it switches budgets on."""
+    """Hands everything to the collector that is configured; making it switches budgets on.
+
+    A worker with a scheduler of its own makes one, too. Only luigid ends over a setting that is wrong, when
+    it asks for its application; a worker refuses its vendor tasks, and runs all others.
+    """
 
     def __init__(self) -> None:
+        wrong = ""
         try:
-            which = config.load(as_luigid=True).metrics_collector
-            self._luigis: Any = MetricsCollectors.get(MetricsCollectors[which])
+            which = MetricsCollectors[config.load(as_luigid=True).metrics_collector]
+            self._luigis: Any = MetricsCollectors.get(which)
         except ConfigError as error:
-            raise SystemExit(f"luigid: {error}") from None
-        except ImportError as error:
-            raise SystemExit(f"luigid: [spendguard] metrics_collector needs a package: {error}") from None
-        luigi.server.app = _app
+            wrong = str(error)
+        except (ImportError, NameError) as error:  # Luigi's Datadog collector swallows its ImportError.
+            wrong = f"[spendguard] metrics_collector needs a package: {error}"
+        if wrong:
+            self._luigis = NoMetricsCollector()
+        luigi.server.app = partial(_app, wrong)
 
     def handle_task_started(self, task: Any) -> None:
         """Pass on that a task was started."""
@@ -64,8 +72,11 @@ class SpendguardMetrics(MetricsCollector):
         self._luigis.configure_http_handler(http_handler)
 
 
-def _app(scheduler: Any) -> Any:
+def _app(wrong: str, scheduler: Any) -> Any:
     """Return luigid's application with budgets; ends luigid with one line when that cannot be."""
+    if wrong:
+        sys.stderr.write(f"luigid: {wrong}\n")
+        raise SystemExit(2)
     try:
         return server.app(scheduler)
     except (ConfigError, LedgerError, PluginError) as error:

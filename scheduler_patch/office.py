@@ -9,13 +9,14 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import LedgerUnavailable, denial
-from luigi_spendguard.ledger import claims, ending, figures, reading, reserving, runs, taking
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
+from luigi_spendguard.ledger import claims, ending, figures, news, reading, reserving, runs, taking
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.policy import Caps
+from scheduler_patch import lineage
 from scheduler_patch.access import Access
 from scheduler_patch.entries import Entry, RunFigures
 from scheduler_patch.scheduler import BudgetScheduler
@@ -42,11 +43,15 @@ class Office(Access):
         asked = None if budget_usd is None else parse_usd(budget_usd)
         cap, note = self.settings.caps.grant(family, asked)
         request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
-        row, found = await self.write(_open_run, request)
+        row, found, today = await self.write(_open_run, request)
         self.gate.feed(found)
+        self.gate.feed_day(today, found.seen)  # Right after midnight, yesterday's is no reason to block.
         if self._averages_due:
             self._averages_due = False
             self.gate.averages = await self.read(figures.averages) or {}
+        run = self.gate.runs.get(row["run_id"])
+        if run is not None and run.scheduled and row["forecast_micros"] is None:
+            self.forecast([run])  # It was scheduled before it could be opened.
         if row["note"]:
             logger.warning("Run %s: %s", row["run_id"], row["note"])
         return reading.show_run(row)
@@ -58,14 +63,12 @@ class Office(Access):
         """Claim a task that was dispatched to its worker, for the run it was dispatched for.
 
         `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
-        Raises SpendDenied, Conflict, NotFound.
+        Raises SpendDenied (`cap`: it needs an approval first), Conflict, NotFound.
         """
         if not self.scheduler.is_running(task_id, worker):
             raise denial("scope", f"task {task_id} is not dispatched to {worker}")
         entry = self.gate.entries.get(task_id)
-        pays = self.gate.paying_run(task_id, worker) or run_id
-        if pays is None:
-            raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
+        pays = await self._paying(task_id, worker, run_id)
         also = tuple(sorted({run_id for run_id in entry.runs if run_id != pays})) if entry else ()
         declared = max_cost
         if entry is not None and entry.members and entry.cost is not None:
@@ -76,10 +79,33 @@ class Office(Access):
         )  # fmt: skip
         if run_id is not None and run_id not in self.gate.runs:
             await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
-        row, key, left, found = await self.write(_claim, request)
+        try:
+            row, key, left, found = await self.write(_claim, request)
+        except BudgetExceeded as error:
+            self.gate.declare(task_id, parse_usd(error.facts["asked_usd"]))
+            raise
         self.gate.feed(found)
         self.gate.claimed(task_id, pays, worker, family, left)
         return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key}
+
+    async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
+        """Return the run that pays for a task; opened here when its worker cannot know whose task it is.
+
+        What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
+        """
+        run = self.gate.run(self.gate.paying_run(task_id, worker))
+        if run is not None and run.opened:
+            return run.run_id
+        if said is not None:
+            return said
+        root = lineage.root_named(self.scheduler, task_id, run.run_id) if run is not None else None
+        if root is None:
+            raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
+        least = root.budget_usd
+        if least is not None:
+            least = plain_usd(min(parse_usd(least), self.settings.caps.grant(root.family, None)[0]))
+        shown = await self.open_run(root.name, root.by_task_id, root.family, root.task_id, least)
+        return str(shown["run_id"])
 
     async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
         """End a claim."""
@@ -98,7 +124,9 @@ class Office(Access):
         """End the run of a root that has completed."""
         if not self.has_ledger:
             return {"closed": False}
-        row = await self.write(claims.close_run, name)
+        run = self.gate.run(name)
+        running = self.scheduler.running_in(run.run_id) if run is not None else []
+        row = await self.write(claims.close_run, name, running)
         closed = row is not None and row["state"] == "ended"
         if row is not None and closed:
             self._averages_due = True
@@ -120,7 +148,7 @@ class Office(Access):
     def forecast(self, scheduled: list[RunFigures]) -> None:
         """Say and remember what runs that have been scheduled completely may cost."""
         for run in scheduled:
-            if run.forecast is None or self.gate.rules.forecast == "off":
+            if run.forecast is None or not run.opened or self.gate.rules.forecast == "off":
                 continue
             excess = self.gate.excess(run)
             level = logging.WARNING if excess else logging.INFO
@@ -190,9 +218,9 @@ class Office(Access):
         }
 
 
-def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures]:
+def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures, Row | None]:
     row = runs.open_run(tx, request)
-    return row, figures.of_run(tx, row["run_id"])
+    return row, figures.of_run(tx, row["run_id"]), news.today(tx)
 
 
 def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, Figures]:

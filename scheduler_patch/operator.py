@@ -42,9 +42,14 @@ async def top_up(office: Office, run_id: str, usd: str, request_id: str | None) 
 
 
 async def approve(
-    office: Office, run_id: str, usd: str, task_id: str | None, request_id: str | None
+    office: Office,
+    run_id: str,
+    usd: str,
+    task_id: str | None,
+    request_id: str | None,
+    unknown_tasks: int = 0,
 ) -> dict[str, Any]:
-    """Let a run's forecast pass, or one task's cost: `usd` is what was shown.
+    """Let a run's forecast pass, or one task's cost: `usd` and `unknown_tasks` are what was shown.
 
     Raises BadAmount, NotFound, Conflict (it is another amount now).
     """
@@ -56,7 +61,7 @@ async def approve(
             "again, then approve that"
         )
     row, found, left = await office.write(
-        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16)
+        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks
     )
     office.gate.feed(found)
     if task_id is not None:
@@ -81,7 +86,7 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
     while (
         wait_s
         and time.monotonic() < limit
-        and all(gate.verdict(task_id) != READY for task_id in scheduler.ready(worker))
+        and all(gate.verdict(task_id, worker) != READY for task_id in scheduler.ready(worker))
     ):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
@@ -92,8 +97,8 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         groups.setdefault(reason, []).append(task_id)
     return {
         "blocked": sum(reason.code != "revoked" for reason in why.values()),
-        "ready": sum(gate.verdict(task_id) == READY for task_id in scheduler.ready(worker)),
-        "waiting": sum(gate.verdict(task_id) == WAIT for task_id in scheduler.ready(worker)),
+        "ready": sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
+        "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
@@ -139,9 +144,9 @@ def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, 
 
 
 def _approve(
-    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int
 ) -> tuple[Row, Figures, int | None]:
-    row = runs.approve(tx, run_id, task_id, amount, request_id)
+    row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
     return row, figures.of_run(tx, run_id), figures.task_left(tx, run_id, task_id)
 
 

@@ -8,6 +8,10 @@ from luigi_spendguard.money import format_usd, plain_usd
 from scheduler_patch.entries import Entry, Pot, RunFigures
 from scheduler_patch.gate import Gate
 
+#: Said of tasks of which nobody has said which run they belong to.
+UNKNOWN_RUN = "unknown"
+_OPEN = "submit its root again with a worker that has the plugin"
+
 
 @dataclass(frozen=True)
 class Reason:
@@ -24,14 +28,18 @@ def reason_of(gate: Gate, task_id: str) -> Reason | None:
     if not gate.is_blocked(task_id):
         return None
     entry, code = gate.entries[task_id], gate.verdict(task_id)
-    run = gate.run(gate.paying_run(task_id))
-    assert run is not None, "only a run's state blocks a task"
+    run = gate.run(gate.paying_run(task_id)) or gate.nobody
     text, advice = _said(gate, run, entry, code)
-    return Reason(run.run_id, code, text, advice)
+    return Reason(run.run_id or UNKNOWN_RUN, code, text, advice)
 
 
 def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, str]:
     run_id, top_up = run.run_id, f"`spendguard top-up {run.run_id} USD` frees them"
+    if code == "batch":
+        return (
+            "a batch that was attempted comes back with all its members, and not all of them are due",
+            "submit the others again",
+        )
     if code == "revoked":
         return "the run is revoked", "for good"
     if code == "frozen":
@@ -39,6 +47,8 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
             "the run is frozen: the vendor billed more than was reserved",
             f"look at its calls; then {top_up}",
         )
+    if code == "forecast" and not run.opened:
+        return "held: its run is not open, so that its forecast is not known to fit", _OPEN
     if code == "forecast" and not run.scheduled:
         return "held: its root was not scheduled completely", "submit it again"
     if code == "forecast":
@@ -58,23 +68,20 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
                 _approve(run_id, entry, entry.hold.asked if entry.hold is not None else 0),
             )
         return f"it asked for {asked}, more than its max_cost_usd has left", "raise its max_cost_usd"
+    pot = gate.lacking(run, entry) or run.pots["run", ""]
     if code == "day":
-        assert gate.day is not None
-        return f"daily {_spent(gate.day, entry)}", "tomorrow, or with another daily_cap_usd"
-    pot = run.pots["run", ""]
+        return f"daily {_spent(pot)}", "tomorrow, or with another daily_cap_usd"
     if code in ("family", "vendor"):
-        key = (code, entry.family) if entry.hold is None or entry.hold.scope != code else entry.hold.key
-        pot = run.pots[key]
         where = "[spendguard_family_caps]" if code == "family" else f"[spendguard_{pot.part}] run_cap_usd"
-        return f"{pot.part}'s {_spent(pot, entry)}", f"raise it in {where}"
-    return _spent(pot, entry), top_up
+        return f"{pot.part}'s {_spent(pot)}", f"raise it in {where}"
+    return _spent(pot), top_up
 
 
 def _approve(run_id: str, entry: Entry, cost: int) -> str:
     return f"`spendguard approve {run_id} --task {entry.task_id} --cost {plain_usd(cost)}` frees it"
 
 
-def _spent(pot: Pot, entry: Entry) -> str:
+def _spent(pot: Pot) -> str:
     text = f"cap of {format_usd(pot.cap)} reached, {format_usd(pot.spent)} spent"
     if pot.reserved:
         text += f", {format_usd(pot.reserved)} reserved"

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import luigi.scheduler
-from luigi.task_status import PENDING, RUNNING
+from luigi.task_status import BATCH_RUNNING, PENDING, RUNNING
 
-from scheduler_patch import membership
+from scheduler_patch import batches, membership
 from scheduler_patch.entries import RunFigures
 from scheduler_patch.gate import READY, WAIT, Gate
 from scheduler_patch.reasons import Reason, reason_of
@@ -65,6 +65,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def equip(self) -> None:
         """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
         self.gate, self.begun = Gate(), time.time()
+        self.gate.due = self._due
         self.on_scheduled = _nobody
         self._state = watched(self._state, self.gate, self._has_chosen, self._dispatching)
         membership.load(self)
@@ -92,9 +93,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         super().dump()
 
     def add_task(self, *args: Any, **kwargs: Any) -> Any:
-        """Add or change a task; takes `spendguard` and `spendguard_blocked` from guarded workers."""
+        """Add or change a task; takes what guarded workers say of it in `spendguard…`."""
         ours = kwargs.pop("spendguard", None)
         blocked = kwargs.pop("spendguard_blocked", None)
+        root = kwargs.pop("spendguard_root", None)
         task_id, worker = kwargs.get("task_id"), kwargs.get("worker")
         if blocked and task_id is not None:
             self._take_back(task_id, worker, blocked)
@@ -108,12 +110,13 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 # the one that runs it.
                 before.worker_running = None
         answer = super().add_task(*args, **kwargs)
+        if isinstance(root, dict) and self._state.has_task(task_id):
+            self._state.get_task(task_id).spendguard_root = root
         if isinstance(ours, dict) or self.gate.rules.vendor_tasks:
             membership.announce(self, ours, kwargs)
             self._see_blocked()
         if kwargs.get("new_deps") and self.gate.entries:
-            membership.inherit(self, task_id, kwargs["new_deps"])
-            membership.find_roots(self, worker or "")
+            membership.inherit(self, str(task_id), kwargs["new_deps"], str(worker))
             self._scheduled(worker)
         return answer
 
@@ -159,6 +162,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         dispatch.taken += (entry.need or 0) if entry is not None else 0
         return True
 
+    def _due(self, task_id: str, worker: str | None) -> bool | None:
+        task = self._state.get_task(task_id)
+        schedulable = task is not None and bool(super()._schedulable(task))
+        return batches.is_due(self, task_id, worker, schedulable=schedulable)
+
     def _has_chosen(self) -> None:
         dispatch = self._dispatch
         if dispatch is not None and not dispatch.chosen:
@@ -194,24 +202,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 reply.pop(name, None)
             reply["task_id"] = None
         elif reply.get("batch_task_ids"):
-            self._as_before(reply)
+            batches.hand_out_as_before(self, reply)
         return reply
 
-    def _as_before(self, reply: dict[str, Any]) -> None:
-        """Hand out an attempted batch in the order it had: the combined task's id depends on it."""
-        before = self.gate.batches.get(reply["batch_task_ids"][0])
-        now = reply["batch_task_ids"]
-        if before is None or list(before) == now or set(before) != set(now):
-            return
-        order = [now.index(member) for member in before]
-        worker = next(t.worker_running for t in self._state.get_batch_running_tasks(reply["batch_id"]))
-        names, _ = self._state.get_batcher(worker, reply["task_family"])
-        for name in names:
-            reply["task_params"][name] = [reply["task_params"][name][place] for place in order]
-        reply["batch_task_ids"] = list(before)
-
     def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:
-        """Take what a worker says of itself; with its first task it has scheduled all that it added."""
+        """Take what a worker says of itself; with its first task it has scheduled what it was given."""
         answer = super().add_worker(worker, info, **kwargs)
         if self.gate.entries and "first_task" in dict(info):
             membership.find_roots(self, worker)
@@ -317,6 +312,12 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Return whether the task was dispatched to that worker."""
         task = self._state.get_task(task_id)
         return task is not None and task.status == RUNNING and task.worker_running == worker
+
+    def running_in(self, run_id: str) -> list[str]:
+        """Return the tasks that run, dispatched for that run."""
+        dispatched = [task_id for task_id, entry in self.gate.entries.items() if entry.pinned == run_id]
+        tasks = [self._state.get_task(task_id) for task_id in dispatched]
+        return [task.id for task in tasks if task is not None and task.status in (RUNNING, BATCH_RUNNING)]
 
     def members_of(self, task_id: str) -> tuple[str, ...]:
         """Return the members of a running batch, in its order; empty for a single task."""

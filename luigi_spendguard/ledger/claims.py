@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from luigi_spendguard.errors import Conflict
+from luigi_spendguard.errors import Conflict, denial
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import Micros, format_usd, plain_usd
 
 KEY_PREFIX = "vault_key_"
 
@@ -53,7 +53,8 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
     """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
 
     The same claim asked again (its answer was lost) gets a new key and the old one is void.
-    Raises KeyRevoked when the run is revoked, NotFound, Conflict.
+    Raises KeyRevoked when the run is revoked, BudgetExceeded when the task needs an approval first,
+    NotFound, Conflict.
     """
     run = run_row(tx, request.run_id)
     if run["state"] == "revoked":
@@ -65,13 +66,13 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
             raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
         tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
         return known, key
+    max_cost = _max_cost(tx, request)
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(
         f"UPDATE claim SET {_ENDED}, outcome = 'superseded', ended_at = {NOW}"
         f" WHERE ended_at IS NULL AND id IN ({_OF_TASKS})",
         tasks,
     )
-    max_cost = _max_cost(tx, request)
     if max_cost is not None:
         keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
     tx.run(
@@ -113,10 +114,24 @@ def completions(tx: Tx, task_id: str) -> int:
 
 
 def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
-    """Return what the task may spend: what it says, else what a task may without an approval."""
-    if request.max_cost is not None or request.single is None:
+    """Return what the task may spend: what it says, else what a task may without an approval.
+
+    Raises BudgetExceeded (of the budget `approval`) when it says more than it may without one; what it
+    says may be known only now. Each member of a batch may spend as much as it might alone.
+    """
+    if request.single is None:
         return request.max_cost
-    return Micros(max(request.single, approved(tx, request.run_id, request.task_id) or 0))
+    tasks = request.members or (request.task_id,)
+    allowed = Micros(sum(max(request.single, approved(tx, request.run_id, task) or 0) for task in tasks))
+    if request.max_cost is None or request.max_cost <= allowed:
+        return allowed if request.max_cost is None else request.max_cost
+    advice = f"`spendguard approve {request.run_id} --task TASK_ID --cost USD` lets it pass"
+    raise denial(
+        "cap",
+        f"{request.task_id} may cost {format_usd(request.max_cost)}, and only {format_usd(allowed)} without "
+        f"an approval (approve_above_usd); {advice}",
+        {"run_id": request.run_id, "budget": "approval", "asked_usd": plain_usd(request.max_cost)},
+    )
 
 
 def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:
@@ -218,16 +233,18 @@ def count_completion(tx: Tx, task_id: str) -> None:
     )
 
 
-def close_run(tx: Tx, name: str) -> Row | None:
+def close_run(tx: Tx, name: str, running: Collection[str] = ()) -> Row | None:
     """End the current run of that name if it was named by task_id: its root has completed.
 
-    Claims whose end was never heard count as completed with it. Returns the run row, or None.
+    Claims whose end was never heard count as completed with it; those of tasks that are `running` end with
+    their attempts: what they repeat after a failure must stay a repetition. Returns the run row, or None.
     """
     row = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", name)
     if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
         return row
     tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
-    for lost in tx.all("SELECT id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
-        finish(tx, lost["id"], "completed")
+    for lost in tx.all("SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
+        if lost["task_id"] not in running:
+            finish(tx, lost["id"], "completed")
     journal(tx, "close", run_id=row["run_id"])
     return run_row(tx, row["run_id"])

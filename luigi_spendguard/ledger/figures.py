@@ -37,7 +37,9 @@ COLUMNS = (
     "run.run_id, run.name, run.state, run.root_family, run.root_task_id, run.by_task_id,"
     " run.forecast_micros, run.estimated_micros, run.unknown_tasks,"
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
-    " AS approved_micros"
+    " AS approved_micros,"
+    " (SELECT unknown_tasks FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
+    " AS approved_unknown"
 )
 #: With what the last run of the same root family came to that has spent something and was not revoked.
 RUN = (

@@ -26,7 +26,7 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
 
 
 def _add_column(tx: Tx, table: str, column: str, kind: str) -> None:
-    """Add a column to a table of an earlier version; a new file has it from `models`."""
+    """Add a column to the table of an older file; a new file's has it already."""
     if not tx.value("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", table, column):
         tx.run(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
 
@@ -40,7 +40,12 @@ def _restarts(db: peewee.SqliteDatabase, tx: Tx) -> None:
     tx.run("CREATE INDEX IF NOT EXISTS claim_unheard ON claim (run_id) WHERE ended_at IS NULL")
 
 
-MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _restarts)
+def _approved_unknown(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Bind approvals to the tasks of unknown cost as well; what was approved before knew of none."""
+    _add_column(tx, "approval", "unknown_tasks", "INTEGER NOT NULL DEFAULT 0")
+
+
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _restarts, _approved_unknown)
 
 
 def _format(tx: Tx) -> int:

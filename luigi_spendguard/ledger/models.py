@@ -138,11 +138,15 @@ class Member(_Base):
 
 
 class Approval(_Base):
-    """What an operator let pass: a run's forecast (no task), or a single task's cost."""
+    """What an operator let pass: a run's forecast (no task), or a single task's cost.
+
+    `unknown_tasks` is the forecast's other part: the tasks of which nobody knows what they may cost.
+    """
 
     run_id = CharField()
     task_id = CharField(default="")
     amount_micros = BigIntegerField()
+    unknown_tasks = IntegerField(default=0)
 
     class Meta:
         table_name = "approval"

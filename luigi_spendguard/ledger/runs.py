@@ -146,14 +146,18 @@ def set_forecast(tx: Tx, run_id: str, known: Micros, estimated: Micros, unknown:
     return run_row(tx, run_id)
 
 
-def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str) -> Row:
+def _forecast(known: Micros, unknown: int) -> str:
+    return format_usd(known) + (f" and {unknown} tasks of unknown cost" if unknown else "")
+
+
+def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown: int = 0) -> Row:
     """Let a run's forecast pass (no `task_id`), or one task's cost, up to `amount`.
 
-    Once for each `request_id`. Raises NotFound, Conflict (revoked, ended, or the forecast is another one
-    now than the one that was shown).
+    A forecast's other part, its `unknown` tasks, is approved with it. Once for each `request_id`. Raises
+    NotFound, Conflict (revoked, ended, or the forecast is another one now than the one that was shown).
     """
     row = run_row(tx, run_id)
-    said = f"{task_id} {amount}"
+    said = f"{task_id} {amount}" + (f" {unknown}" if unknown else "")
     done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
     if done is not None:
         if (done["kind"], done["run_id"], done["note"]) != ("approve", run_id, said):
@@ -163,17 +167,19 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str) 
         raise Conflict(f"run {run_id} is {row['state']}: there is nothing to approve")
     if not task_id and row["forecast_micros"] is None:
         raise Conflict(f"run {run_id} has no forecast yet: nothing of it was scheduled completely")
-    if not task_id and row["forecast_micros"] != amount:
+    if not task_id and (row["forecast_micros"], row["unknown_tasks"]) != (amount, unknown):
+        now = _forecast(row["forecast_micros"], row["unknown_tasks"])
         raise Conflict(
-            f"the forecast of run {run_id} is {format_usd(row['forecast_micros'])} now, not "
-            f"{format_usd(amount)}: look at it again, then approve that"
+            f"the forecast of run {run_id} is {now} now, not {_forecast(amount, unknown)}: look at it again, "
+            "then approve that"
         )
     tx.run(
-        "INSERT INTO approval (run_id, task_id, amount_micros) VALUES (?1,?2,?3)"
-        " ON CONFLICT (run_id, task_id) DO UPDATE SET amount_micros = ?3",
+        "INSERT INTO approval (run_id, task_id, amount_micros, unknown_tasks) VALUES (?1,?2,?3,?4)"
+        " ON CONFLICT (run_id, task_id) DO UPDATE SET amount_micros = ?3, unknown_tasks = ?4",
         run_id,
         task_id,
         amount,
+        unknown,
     )
     budget = tx.one("SELECT * FROM budget WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)
     if task_id and budget is not None and amount > budget["cap_micros"] - budget["shadow_micros"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+
 import pytest
 
 from tests.acceptance.test_shapes import SHAPES, charged
@@ -40,6 +42,23 @@ def test_a_forecast_over_the_cap_costs_nothing_until_it_is_approved(holding: Sit
     assert holding.stripe.moved() == 500, "an approval raises no cap"
 
 
+def test_hold_holds_what_it_cannot_compare_with_a_cap(holding: Site) -> None:
+    """The ledger cannot be written while the root is scheduled, so its run is not open."""
+    holding.luigi("Charge", "--customer", "c")
+    args = ("List", "--n", "20", "--run-id", "r", "--budget-usd", "5", "--workers", "2")
+    with sqlite3.connect(holding.ledger, isolation_level=None) as db:
+        db.execute("BEGIN IMMEDIATE")
+        code, out = holding.luigi(*args, module=SHAPES)
+        db.execute("ROLLBACK")
+    db.close()
+    assert (code, holding.stripe.moved()) == (0, 100), out
+    assert "20 tasks blocked: held: its run is not open" in out
+    _, out = holding.luigi(*args, module=SHAPES)
+    assert "the forecast of $20.00 exceeds the cap of $5.00" in out
+    assert holding.run("r")["forecast_usd"] == "20.00"
+    assert holding.stripe.moved() == 100
+
+
 def test_one_that_fits_is_not_held(holding: Site) -> None:
     code, out = holding.luigi("List", "--n", "5", "--budget-usd", "5", "--workers", "3", module=SHAPES)
     assert (code, holding.stripe.moved()) == (0, 500), out
@@ -71,6 +90,21 @@ def test_a_forecast_that_has_grown_since_it_was_approved_is_held_again(holding: 
     status, said = holding.call("POST", "/runs/r/approve", {"usd": "6"})
     assert (status, said["error"]) == (409, "conflict")
     assert "is $9.00 now" in said["message"]
+
+
+def test_an_approval_is_bound_to_the_unknown_tasks_as_well(holding: Site) -> None:
+    holding.luigi("Mixed", "--declared", "1", "--unknown", "0", "--run-id", "monday", module=SHAPES)
+    args = ("Mixed", "--run-id", "r", "--declared", "5", "--unknown")
+    _, out = holding.luigi(*args, "3", module=SHAPES)
+    assert "the forecast of $4.00 and 3 tasks of unknown cost is far above the last run's $1.00" in out
+    status, said = holding.call("POST", "/runs/r/approve", {"usd": "4"})
+    assert (status, "and 3 tasks of unknown cost now" in said["message"]) == (409, True)
+    code, shown, err = holding.cli("approve", "r")
+    assert (code, "--forecast 4.00 --unknown-tasks 3" in shown + err) == (2, True)
+    assert holding.cli("approve", "r", "--forecast", "4", "--unknown-tasks", "3")[0] == 0
+    moved = holding.stripe.moved()
+    _, out = holding.luigi(*args, "20", module=SHAPES)
+    assert (holding.stripe.moved(), "20 tasks of unknown cost" in out) == (moved, True), out
 
 
 def test_warn_says_so_and_goes_on(site: Site) -> None:
@@ -151,6 +185,16 @@ class TestSingleTasks:
         careful.luigi(*args)
         assert careful.stripe.moved() == 1100
 
+    def test_one_that_says_so_only_when_it_is_claimed_waits_as_well(self, careful: Site) -> None:
+        code, out = careful.luigi("LateCost", module=SHAPES)
+        assert (code, careful.stripe.posts()) == (0, []), out
+        assert not (careful.folder / "out" / "late").exists()
+        assert "a single task may cost $10.00 without an approval, this one may cost $50.00" in out
+        run_id = str(the_run(careful)["run_id"])
+        assert careful.cli("approve", run_id, "--task", run_id, "--cost", "50")[0] == 0
+        code, out = careful.luigi("LateCost", module=SHAPES)
+        assert (code, careful.stripe.moved()) == (0, 5000), out
+
 
 @pytest.mark.parametrize(
     ("body", "status"),
@@ -159,6 +203,10 @@ class TestSingleTasks:
         ({"usd": 20}, 400),
         ({"usd": "-1"}, 400),
         ({"usd": "20", "who": "me"}, 400),
+        ({"usd": "20", "unknown_tasks": "3"}, 400),
+        ({"usd": "20", "unknown_tasks": True}, 400),
+        ({"usd": "20", "unknown_tasks": -1}, 400),
+        ({"usd": "20", "unknown_tasks": 3, "task_id": "t"}, 400),
         ({"usd": "20"}, 409),
     ],
 )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sqlite3
+import subprocess
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -73,21 +77,60 @@ def test_parallel_scheduling(site: Site) -> None:
     assert list(spent(site).values()) == ["6.00"]
 
 
-def test_an_assistant_pays_from_the_owning_run(site: Site) -> None:
-    site.configure(worker={"keep_alive": "true"})
-    assistant = site.worker("--assistant", "YieldsMany", "--n", "0", "--workers", "2", module=SHAPES)
-    try:
-        wait_until(lambda: "Worker" in str(site.call("POST", "/api/worker_list", {}, token=None)), what="it")
-        # The owner schedules, and runs nothing itself.
+class TestAssistants:
+    """An assistant has a root of its own, of another family; nothing of the owner's is ever its."""
+
+    @pytest.fixture
+    def assistant(self, site: Site) -> Iterator[subprocess.Popen[str]]:
+        site.configure(worker={"keep_alive": "true"})
+        process = site.worker("--assistant", "Plain", "--name", "own", "--workers", "2", module=SHAPES)
+        wait_until(
+            lambda: "assistant" in str(site.call("POST", "/api/worker_list", {}, token=None)), what="it"
+        )
+        yield process
+        os.killpg(process.pid, signal.SIGKILL)  # Its children hold its output open.
+        process.communicate()
+
+    def owns(self, site: Site) -> dict[str, str]:
+        """Return the families of the runs' roots, with what each has spent."""
+        return {r["root_family"]: r["spent_usd"] for r in site.call("GET", "/runs", token=None)[1]}
+
+    @pytest.mark.usefixtures("assistant")
+    def test_the_owning_run_pays_what_a_plain_task_yields_there(self, site: Site) -> None:
+        # The owner schedules, and runs nothing itself: when the first task is yielded, no run is open.
         site.luigi("YieldsMany", "--workers", "0", module=SHAPES)
-        wait_until(lambda: site.stripe.moved() == 600, what="everything")
+        wait_until(lambda: site.stripe.moved() == 600, seconds=60, what="everything")
         assert charged(site) == {f"{when}_{n}": 1 for when in ("before", "yielded", "after") for n in "01"}
-        runs = {run["root_family"]: run["spent_usd"] for run in site.call("GET", "/runs", token=None)[1]}
-        assert runs["YieldsMany"] == "6.00"
-        assert sum(float(amount) for amount in runs.values()) == 6
-    finally:
-        assistant.kill()
-        assistant.communicate()
+        (run,) = site.call("GET", "/runs", token=None)[1]
+        assert (run["root_family"], run["root_task_id"].split("_")[0]) == ("YieldsMany", "YieldsMany")
+        wait_until(lambda: self.owns(site) == {"YieldsMany": "6.00"}, what="the last end")
+
+    @pytest.mark.usefixtures("assistant")
+    def test_it_has_the_name_and_the_budget_that_its_root_asks_for(self, site: Site) -> None:
+        env = {"SPENDGUARD_RUN_ID": "monday"}
+        args = ("Assisted", "--budget-usd", "1.50", "--workers", "0")
+        site.luigi(*args, module=SHAPES, **env)
+        wait_until(lambda: site.stripe.moved() == 100, seconds=60, what="what it can pay")
+        wait_until(lambda: self.owns(site) == {"Assisted": "1.00"}, what="its end")
+        run = site.run("monday")
+        assert (run["root_family"], run["cap_usd"], run["spent_usd"]) == ("Assisted", "1.50", "1.00")
+
+    @pytest.mark.usefixtures("assistant")
+    def test_its_own_roots_end_is_not_the_end_of_what_it_runs_for_others(self, site: Site) -> None:
+        out = site.folder / "out"
+        (out / "die").touch()
+        site.luigi("YieldsDies", "--workers", "0", module=SHAPES)
+        wait_until((out / "charged").exists, seconds=60, what="the charge")
+        # Meanwhile a root of the assistant's own name completes, at another worker.
+        site.luigi("Plain", "--name", "own", module=SHAPES)
+        (out / "go").touch()
+        time.sleep(1.5)
+        (out / "die").unlink()
+        site.configure(worker={"keep_alive": "false"})
+        code, said = site.luigi("YieldsDies", module=SHAPES)
+        assert code == 0, said
+        assert charged(site) == {"dies_d": 1}
+        assert self.owns(site) == {"YieldsDies": "1.00"}
 
 
 @pytest.mark.parametrize("workers", ["1", "3"])

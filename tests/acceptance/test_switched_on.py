@@ -60,3 +60,27 @@ def test_a_bad_setting_ends_luigid_with_one_line(tmp_path: Path) -> None:
             site.start("tests.support.stock_luigid")
     finally:
         vendor.process.end()
+
+
+@pytest.mark.parametrize(
+    ("setting", "named"),
+    [({"defualt_cap_usd": "1"}, "did you mean default_cap_usd"), ({"metrics_collector": "datadog"}, "")],
+)
+def test_it_ends_no_worker_that_has_a_scheduler_of_its_own(
+    tmp_path: Path, setting: dict[str, str], named: str
+) -> None:
+    vendor = FakeStripe(tmp_path / "vendor")
+    try:
+        site = Site(tmp_path / "site", stripe=vendor, start=False)
+        site.configure(
+            scheduler={"metrics_collector": "custom",
+                       "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"},
+            spendguard=setting,
+        )  # fmt: skip
+        code, out = site.luigi("Report", "--local-scheduler")
+        assert (code, (site.folder / "out" / "Report__99914b932b").exists()) == (0, True), out
+        _, out = site.luigi("Charge", "--customer", "c", "--local-scheduler")
+        assert (vendor.moved() == 0) is bool(named), out
+        assert named in out
+    finally:
+        vendor.process.end()

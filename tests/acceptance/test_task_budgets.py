@@ -98,6 +98,22 @@ class TestSubBudgets:
         assert (code, site.stripe.moved()) == (0, 200), out
         assert "stripe's cap of $2.00 reached, $2.00 spent" in out
 
+    def test_what_a_vendors_cap_cannot_pay_is_not_dispatched_to_be_denied(self, site: Site) -> None:
+        self.restart(site, spendguard_stripe={"run_cap_usd": 2})
+        _, out = site.luigi("Billing", "--n", "8", "--run-id", "r")
+        assert (site.stripe.moved(), len(site.calls("r"))) == (200, 2), out
+        assert "6 tasks blocked: stripe's cap of $2.00 reached" in out
+
+    def test_nor_is_what_a_family_or_a_day_can_never_pay(self, site: Site) -> None:
+        self.restart(site, spendguard_family_caps={"Declared": 3})
+        args = ("List", "--n", "2", "--cost", "5")
+        _, out = site.luigi(*args, "--run-id", "a", module=SHAPES)
+        assert "2 tasks blocked: Declared's cap of $3.00 reached" in out
+        self.restart(site, spendguard_family_caps={"Declared": None}, spendguard={"daily_cap_usd": 4})
+        _, out = site.luigi(*args, "--run-id", "b", module=SHAPES)
+        assert "2 tasks blocked: daily cap of $4.00 reached" in out
+        assert (site.stripe.posts(), site.calls("a"), site.calls("b")) == ([], [], [])
+
     def test_all_runs_share_a_day(self, site: Site) -> None:
         self.restart(site, spendguard={"daily_cap_usd": 5})
         for first in ("0", "10"):

@@ -17,11 +17,12 @@ def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = 
 
 def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "active", *,
         cap: int | None = None, budgets: tuple[dict[str, Any], ...] = (), last: int | None = None,
-        approved: int | None = None, seen: int = 0) -> None:  # fmt: skip
+        approved: int | None = None, approved_unknown: int | None = None,
+        seen: int = 0) -> None:  # fmt: skip
     """Feed a run that has so much left, as it was read at entry `seen` of the journal."""
     row = {"run_id": run_id, "name": run_id, "state": state, "root_family": "Root", "last_micros": last,
-           "approved_micros": approved, "forecast_micros": None, "estimated_micros": 0,
-           "unknown_tasks": 0}  # fmt: skip
+           "approved_micros": approved, "approved_unknown": approved_unknown, "forecast_micros": None,
+           "estimated_micros": 0, "unknown_tasks": 0}  # fmt: skip
     own = budget("run", "", max(remaining, 1000) if cap is None else cap, remaining)
     gate.feed(Figures(row, [own, *budgets], seen))
 

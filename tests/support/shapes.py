@@ -43,6 +43,18 @@ class List(luigi.WrapperTask):
         return [Declared(f"cus_{i}", cost=self.cost) for i in range(self.first, self.first + self.n)]
 
 
+class Mixed(luigi.WrapperTask):
+    """Tasks that say what they may cost, and some that do not."""
+
+    declared = luigi.IntParameter()
+    unknown = luigi.IntParameter()
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        declared = [Declared(f"mixed_{i}") for i in range(self.declared)]
+        return [*declared, *(Charge(f"unknown_{i}") for i in range(self.unknown))]
+
+
 class RootA(Output):
     """A root that shares a task with RootB."""
 
@@ -67,6 +79,27 @@ class YieldsMany(Output):
 
     def run(self):
         yield [YieldsOne(str(number)) for number in range(self.n)]
+        self.write()
+
+
+class Assisted(Output):
+    """Another family of plain root that yields vendor tasks, one of them through a plain task."""
+
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def run(self):
+        yield [YieldsPlain("x"), Charge("assisted")]
+        self.write()
+
+
+class YieldsPlain(Output):
+    """A plain task that requires nothing and yields a vendor task."""
+
+    name = luigi.Parameter()
+
+    def run(self):
+        yield Charge(f"below_{self.name}")
         self.write()
 
 
@@ -138,6 +171,49 @@ class Calling(VendorTask, Output):
         finally:
             note("ended", type(sys.exc_info()[1]).__name__)
         time.sleep(120)
+
+
+class Dies(VendorTask, Output):
+    """Charges, says so, and dies when the test lets it."""
+
+    name = luigi.Parameter()
+
+    def run(self) -> None:
+        charge(f"dies_{self.name}")
+        note("charged", self.name)
+        while not (OUT / "go").exists():
+            time.sleep(0.05)
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        self.write()
+
+
+class YieldsDies(Output):
+    """A plain root whose vendor task is known only when it runs."""
+
+    def run(self):
+        yield Dies("d")
+        self.write()
+
+
+class LateCost(VendorTask, Output):
+    """Knows what it may cost only when what it requires has run."""
+
+    cost = luigi.Parameter(default="50")
+
+    @property
+    def max_cost_usd(self) -> str:
+        if not Plain("late").complete():
+            raise RuntimeError("not known yet")
+        return self.cost
+
+    def requires(self) -> luigi.Task:
+        return Plain("late")
+
+    def run(self) -> None:
+        note("late", "ran")
+        charge("late", 100 * int(self.cost))
+        self.write()
 
 
 class Several(luigi.WrapperTask):

@@ -12,7 +12,8 @@ from scheduler_patch.reasons import reason_of
 from tests.support.gates import budget, day, fed
 
 RUN_ROW = {"name": "r1", "state": "active", "root_family": "Root", "last_micros": None, "estimated_micros": 0,
-           "approved_micros": None, "forecast_micros": None, "unknown_tasks": 0}  # fmt: skip
+           "approved_micros": None, "approved_unknown": None,
+           "forecast_micros": None, "unknown_tasks": 0}  # fmt: skip
 
 
 @pytest.fixture
@@ -23,8 +24,14 @@ def gate() -> Gate:
 
 
 def join(gate: Gate, task_id: str, cost: int | None = None, run_id: str = "r1", worker: str = "w",
-         announcing: bool = False) -> None:  # fmt: skip
-    gate.join(task_id, run_id, worker, "V", cost, announcing)
+         announcing: bool = False, vendors: tuple[str, ...] = ()) -> None:  # fmt: skip
+    gate.join(task_id, run_id, worker, "V", cost, announcing, vendors)
+
+
+def reserved(gate: Gate, spent: int, pending: int, cap: int = 1000) -> None:
+    """Feed a run with calls under way."""
+    row = budget("run", "", cap, cap - spent - pending, spent) | {"reserved_micros": pending}
+    fed(gate, cap - spent - pending, cap=cap, budgets=(row,))
 
 
 class TestCounts:
@@ -90,6 +97,164 @@ class TestCounts:
         gate.paid.add("a")
         fed(gate, 0)
         assert gate.verdict("a") == READY
+
+    def test_it_waits_while_calls_under_way_may_give_back_what_it_needs(self, gate: Gate) -> None:
+        join(gate, "a", 600)
+        join(gate, "b", 600)
+        gate.started("a", "r1")
+        assert gate.verdict("b") == WAIT
+        reserved(gate, 0, 600)
+        gate.draw("a", 0)
+        assert gate.verdict("b") == WAIT, "a decline would free it"
+        gate.stopped("a")
+        assert gate.verdict("b") == "cap", "what is in doubt is not given back"
+        gate.started("a", "r1")
+        reserved(gate, 600, 0)
+        assert gate.verdict("b") == "cap"
+
+    def test_what_is_declared_only_when_it_is_claimed_is_counted_then(self, gate: Gate) -> None:
+        join(gate, "a")
+        join(gate, "b", 600)
+        gate.started("a", "r1")
+        assert gate.verdict("b") == READY
+        gate.claimed("a", "r1", "w", "V", 600)
+        assert gate.verdict("b") == WAIT
+        gate.stopped("a")
+        assert (gate.verdict("b"), gate.runs["r1"].pots["run", ""].counted) == (READY, 0)
+
+
+class TestConfiguredBudgets:
+    """The ledger makes them with their first reservation; the gate knows them from luigi.cfg."""
+
+    def test_a_familys_cap_is_known_before_it_has_spent(self, gate: Gate) -> None:
+        gate.rules.families = {"V": 300}
+        join(gate, "a", 500)
+        join(gate, "b", 300)
+        join(gate, "c", 300)
+        assert (gate.verdict("a"), gate.verdict("b")) == ("family", READY)
+        gate.started("b", "r1")
+        assert gate.verdict("c") == WAIT
+        reason = reason_of(gate, "a")
+        assert reason is not None
+        assert "V's cap of $0.0003 reached" in reason.text
+
+    def test_so_is_a_vendors(self, gate: Gate) -> None:
+        gate.rules.vendors = {"stripe": 200}
+        join(gate, "a", 300, vendors=("stripe",))
+        join(gate, "b", 300, vendors=("twilio",))
+        join(gate, "c", 300)
+        assert [gate.verdict(task_id) for task_id in "abc"] == ["vendor", READY, READY]
+        fed(gate, budgets=(budget("vendor", "stripe", 200, 0),))
+        join(gate, "d", vendors=("stripe",))
+        join(gate, "e", 300, vendors=("stripe", "twilio"))
+        assert (gate.verdict("d"), gate.verdict("e")) == ("vendor", "vendor")
+        reason = reason_of(gate, "d")
+        assert reason is not None
+        assert (reason.text[:17], reason.advice) == (
+            "stripe's cap of $", "raise it in [spendguard_stripe] run_cap_usd")  # fmt: skip
+
+    def test_a_task_of_two_vendors_needs_all_of_neither(self, gate: Gate) -> None:
+        gate.rules.vendors = {"stripe": 200}
+        join(gate, "a", 300, vendors=("stripe", "twilio"))
+        assert gate.verdict("a") == READY
+
+    def test_so_is_the_days(self, gate: Gate) -> None:
+        gate.rules.day = 300
+        join(gate, "a", 500)
+        assert gate.verdict("a") == "day"
+
+    def test_counts_go_on_in_a_day_in_which_nothing_was_reserved_yet(self, gate: Gate) -> None:
+        gate.rules.day = 700
+        day(gate, 0, cap=700)
+        join(gate, "a", 400)
+        join(gate, "b", 400)
+        gate.started("a", "r1")
+        assert gate.verdict("b") == "day"
+        gate.feed_day(None)
+        assert gate.verdict("b") == WAIT
+        day(gate, 0, cap=700)  # A late answer about yesterday.
+        assert gate.verdict("b") == WAIT
+        day(gate, 100, cap=700, window="2026-11-25")
+        assert gate.verdict("b") == "day"
+        day(gate, 700, cap=700)
+        assert gate.verdict("b") == "day"
+        gate.stopped("a")
+        assert gate.day is not None
+        assert (gate.day.counted, gate.day.running) == (0, 0)
+
+
+class TestUnopenedRuns:
+    """Tasks belong to a run by its name before anybody has opened it."""
+
+    def test_they_may_be_claimed_and_the_attempt_opens_it(self, gate: Gate) -> None:
+        join(gate, "a", 600, "new")
+        join(gate, "b", 600, "new")
+        assert (gate.verdict("a"), gate.paying_run("a")) == (READY, "new")
+        gate.started("a", "new")
+        fed(gate, run_id="new")
+        gate.claimed("a", "new", "w", "V", None)
+        assert gate.verdict("b") == WAIT
+        gate.stopped("a")
+        assert gate.runs["new"].pots["run", ""].counted == 0
+
+    def test_hold_holds_them_until_it_is_open(self, gate: Gate) -> None:
+        gate.rules.forecast = "hold"
+        join(gate, "a", 600, "new", announcing=True)
+        assert gate.verdict("a") == WAIT
+        assert gate.scheduled("w")
+        assert gate.verdict("a") == "forecast"
+        reason = reason_of(gate, "a")
+        assert reason is not None
+        assert "its run is not open" in reason.text
+        fed(gate, run_id="new", cap=500)
+        assert gate.verdict("a") == "forecast"
+        fed(gate, run_id="new", cap=600)
+        assert gate.verdict("a") == READY
+
+    def test_one_may_be_opened_under_a_later_id(self, gate: Gate) -> None:
+        join(gate, "a", run_id="new")
+        row = {"run_id": "new~2", "name": "new", "state": "active", "root_family": "", "last_micros": None,
+               "approved_micros": None, "approved_unknown": None, "forecast_micros": None,
+               "estimated_micros": 0, "unknown_tasks": 0}  # fmt: skip
+        gate.feed(Figures(row, [budget("run", "", 0, 0)]))
+        assert (gate.verdict("a"), gate.paying_run("a"), "new" in gate.runs) == ("cap", "new~2", False)
+
+    def test_the_days_budget_bounds_them(self, gate: Gate) -> None:
+        day(gate, 500)
+        join(gate, "a", 600, "new")
+        join(gate, "b", None, "new")
+        assert (gate.verdict("a"), gate.verdict("b")) == ("day", READY)
+        day(gate, 0)
+        assert gate.verdict("b") == "day"
+
+    def test_they_are_forgotten_with_their_last_task(self, gate: Gate) -> None:
+        join(gate, "a", run_id="new")
+        gate.forget(["a"])
+        assert list(gate.runs) == ["r1"]
+
+    def test_a_task_that_belongs_nowhere_waits_while_that_may_be_said(self, gate: Gate) -> None:
+        gate.join("a", None, "w", "V", None, True)
+        assert gate.verdict("a") == WAIT
+        gate.scheduled("w")
+        assert (gate.verdict("a"), gate.paying_run("a")) == (READY, None)
+        day(gate, 0)
+        assert gate.verdict("a") == "day"
+        day(gate, 1000)
+        gate.rules.forecast = "hold"
+        assert gate.verdict("a") == "forecast"
+        reason = reason_of(gate, "a")
+        assert reason is not None
+        assert reason.run_id == "unknown"
+
+    def test_batch_mates_have_equal_runs_known_or_not(self, gate: Gate) -> None:
+        for task_id in "ab":
+            gate.join(task_id, None, "w", "V", None, False)
+        join(gate, "c", run_id="new")
+        join(gate, "d", run_id="new")
+        assert gate.joins("a", None, 0, "b")
+        assert gate.joins("c", "new", 0, "d")
+        assert not gate.joins("a", None, 0, "c")
+        assert not gate.joins("c", "new", 0, "a")
 
 
 class TestSharedTasks:
@@ -190,6 +355,20 @@ class TestForecasts:
         fed(holding, approved=1200)
         assert holding.verdict("a") == READY
 
+    def test_an_approval_covers_the_unknown_tasks_that_were_shown(self, holding: Gate) -> None:
+        fed(holding, last=10)
+        for number in range(3):
+            join(holding, f"unknown{number}", announcing=True)
+        join(holding, "a", 40, announcing=True)
+        holding.scheduled("w")
+        fed(holding, last=10, approved=40)
+        assert holding.verdict("a") == "forecast"
+        fed(holding, last=10, approved=40, approved_unknown=3)
+        assert holding.verdict("a") == READY
+        join(holding, "unknown3", announcing=True)
+        holding.scheduled("w")
+        assert holding.verdict("a") == "forecast"
+
     def test_one_far_above_the_last_run_is_held(self, holding: Gate) -> None:
         fed(holding, last=100)
         join(holding, "a", 300, announcing=True)
@@ -223,6 +402,17 @@ class TestForecasts:
         assert gate.verdict("a") == READY
         join(gate, "a", 102)
         assert gate.verdict("a") == "approval"
+
+    def test_so_does_one_that_says_so_only_when_it_is_claimed(self, gate: Gate) -> None:
+        gate.rules.single = 100
+        join(gate, "a")
+        gate.started("a", "r1")
+        gate.declare("a", 500)
+        gate.hold_as_reported("a")
+        gate.stopped("a")
+        assert gate.verdict("a") == "approval"
+        gate.approve("r1", "a", 500, None)
+        assert gate.verdict("a") == READY
 
 
 class TestStopping:

@@ -11,8 +11,9 @@ import luigi.scheduler
 import pytest
 
 from luigi_spendguard.config import Settings
-from scheduler_patch import local
-from scheduler_patch.gate import Gate
+from scheduler_patch import lineage, local
+from scheduler_patch.gate import WAIT, Gate
+from scheduler_patch.lineage import Root
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.gates import day, fed
 
@@ -27,7 +28,8 @@ def scheduler() -> BudgetScheduler:
 
 
 def vendor(scheduler: BudgetScheduler, task_id: str = "v", **more: Any) -> None:
-    scheduler.add_task(task_id=task_id, worker="w", family="V", spendguard=RUN, **more)
+    said = {**RUN, "announcing": True}
+    scheduler.add_task(task_id=task_id, worker="w", family="V", spendguard=said, **more)
 
 
 def work(scheduler: Any, worker: str = "w") -> Any:
@@ -363,3 +365,218 @@ def test_a_local_scheduler_with_vendor_tasks_can_be_sent_too(tmp_path: Path) -> 
     scheduler = BudgetScheduler()
     local.port(scheduler, Settings(tmp_path / "books.db"))
     assert pickle.loads(pickle.dumps(scheduler)).refresh is None
+
+
+class TestWhoseTaskItIs:
+    """What nobody has said is found in the graph; how a task ended says nothing of it."""
+
+    def submit(self, scheduler: BudgetScheduler, worker: str = "owner", **root: Any) -> None:
+        """Let a worker schedule Root -> middle, both plain."""
+        add = {"worker": worker, "runnable": True}
+        scheduler.add_task(task_id="root", family="Root", deps=["middle"], **add, **root)
+        scheduler.add_task(task_id="middle", family="M", **add)
+        scheduler.add_worker(worker, [("first_task", "root")])
+
+    def assist(self, scheduler: BudgetScheduler) -> None:
+        """Let an assistant with a root and a run of its own run what it finds."""
+        scheduler.add_task(task_id="own", family="Other", worker="w")
+        scheduler.add_task(
+            task_id="v", family="V", worker="w", spendguard=RUN, status="PENDING", deps=["own"]
+        )
+        reply = scheduler.get_work(worker="w", host="h", assistant=True)
+        assert reply["task_id"] in ("own", "middle")
+        assert scheduler.get_work(worker="w", host="h", assistant=True)["task_id"] in ("own", "middle")
+
+    def test_what_an_assistants_plain_task_yields_belongs_to_the_root_above(
+        self, scheduler: BudgetScheduler
+    ) -> None:
+        self.submit(scheduler)
+        self.assist(scheduler)
+        said = {"yielded_by": "middle", "announcing": True}
+        scheduler.add_task(task_id="v2", family="V", worker="w", spendguard=said, deps=["v3"])
+        scheduler.add_task(task_id="v3", family="V", worker="w", spendguard=said)
+        assert scheduler.gate.verdict("v3", "w") == WAIT, "what leads there is not known yet"
+        scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
+        assert [scheduler.gate.entries[t].runs for t in ("v2", "v3")] == [["root"], ["root"]]
+
+    def test_a_root_may_have_said_how_its_run_is_called(self, scheduler: BudgetScheduler) -> None:
+        self.submit(scheduler, spendguard_root={"name": "monday", "budget_usd": "2.50"})
+        self.assist(scheduler)
+        scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
+        scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
+        assert scheduler.gate.entries["v2"].runs == ["monday"]
+        root = lineage.root_named(scheduler, "v2", "monday")
+        assert root == Root("monday", False, "Root", "root", "2.50")
+        assert lineage.root_named(scheduler, "v2", "tuesday") is None
+
+    @pytest.mark.parametrize(
+        ("said", "root"),
+        [
+            ({}, ("root", True, None)),
+            ({"run_id": " monday "}, ("monday", False, None)),
+            ({"run_id": "mon\nday", "budget_usd": "lots"}, ("root", True, "0")),
+            ({"budget_usd": "5"}, ("root", True, "5")),
+        ],
+    )
+    def test_a_stock_workers_root_has_its_parameters(
+        self, scheduler: BudgetScheduler, said: dict[str, str], root: tuple[str, bool, str | None]
+    ) -> None:
+        self.submit(scheduler, params=said)
+        found = lineage.root_of(scheduler._state.get_task("root"))
+        assert (found.name, found.by_task_id, found.budget_usd) == root
+
+    def test_a_yield_below_a_vendor_task_is_its_runs(self, scheduler: BudgetScheduler) -> None:
+        vendor(scheduler, "v", deps=["middle"])
+        scheduler.add_task(task_id="middle", family="M", worker="w")
+        assert work(scheduler) == "middle"
+        scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
+        scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"])
+        assert scheduler.gate.entries["v2"].runs == ["r1"]
+
+    def test_where_the_owner_is_gone_its_roots_are_what_nothing_requires(
+        self, scheduler: BudgetScheduler
+    ) -> None:
+        self.submit(scheduler)
+        self.assist(scheduler)
+        scheduler._state.inactivate_workers(["owner"])
+        scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
+        scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
+        assert scheduler.gate.entries["v2"].runs == ["root"]
+
+    def test_a_report_joins_no_other_run(self, scheduler: BudgetScheduler) -> None:
+        fed(scheduler.gate, run_id="r2")
+        vendor(scheduler)
+        assert work(scheduler) == "v"
+        scheduler.add_task(task_id="v", worker="w", status="FAILED", expl="", spendguard={"run_id": "r2"})
+        assert scheduler.gate.entries["v"].runs == ["r1"]
+
+    def test_but_it_says_what_luigid_has_lost(self, scheduler: BudgetScheduler) -> None:
+        scheduler.add_task(task_id="v", family="V", worker="w", status="FAILED", expl="", spendguard=RUN)
+        assert scheduler.gate.entries["v"].runs == ["r1"]
+
+
+@pytest.mark.parametrize(
+    ("said", "known"),
+    [
+        (["stripe"], ("stripe",)),
+        ("stripe", ()),
+        (["a b", 1, None, "x", "x"], ("x",)),
+        ([f"v{n}" for n in range(99)], tuple(f"v{n}" for n in range(8))),
+        ({}, ()),
+    ],
+)
+def test_a_tasks_vendors_are_read_strictly(
+    scheduler: BudgetScheduler, said: Any, known: tuple[str, ...]
+) -> None:
+    scheduler.add_task(task_id="v", worker="w", family="V", spendguard={**RUN, "vendors": said})
+    assert scheduler.gate.entries["v"].vendors == known
+
+
+def test_a_worker_that_is_used_twice_schedules_twice(scheduler: BudgetScheduler) -> None:
+    scheduler.gate.rules.forecast = "hold"
+    fed(scheduler.gate, run_id="r2")
+    vendor(scheduler, "a")
+    scheduler.add_worker("w", [("first_task", "a")])
+    assert work(scheduler) == "a"
+    said = {"run_id": "r2", "announcing": True}
+    scheduler.add_task(task_id="b", worker="w", family="V", spendguard=said)
+    assert scheduler.gate.verdict("b") == WAIT
+    scheduler.add_worker("w", [("first_task", "a")])
+    assert work(scheduler) == "b"
+
+
+def test_what_is_added_again_while_a_worker_runs_does_not_make_its_run_wait(
+    scheduler: BudgetScheduler,
+) -> None:
+    scheduler.gate.rules.forecast = "hold"
+    vendor(scheduler)
+    scheduler.add_worker("w", [("first_task", "v")])
+    vendor(scheduler)  # Luigi adds what a task misses once more; its worker then says that it is through.
+    scheduler.add_worker("w", [("first_task", "v")])
+    assert work(scheduler) == "v"
+
+
+class TestAttemptedBatches:
+    """A batch that was attempted comes back with the members it had, or not as a batch."""
+
+    @pytest.fixture
+    def scheduler(self, scheduler: BudgetScheduler) -> BudgetScheduler:
+        scheduler._config.retry_delay = 0.0
+        for worker in ("w", "w2"):
+            scheduler.add_task_batcher(worker=worker, task_family="V", batched_args=["a"], max_batch_size=2)
+        for number in "12":
+            vendor(scheduler, number, params={"a": number}, batchable=True)
+        reply = scheduler.get_work(worker="w", host="h")
+        batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
+        scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING")
+        scheduler.gate.paid.update("12")
+        scheduler.add_task(**batch, status="FAILED", expl="")
+        assert [status(scheduler, number) for number in "12"] == ["FAILED", "FAILED"]
+        return scheduler
+
+    def test_one_that_is_submitted_again_waits_for_the_other(self, scheduler: BudgetScheduler) -> None:
+        vendor(scheduler, "1", params={"a": "1"}, batchable=True)
+        assert work(scheduler) is None
+        why = scheduler.why("1")
+        assert why is not None
+        assert why.code == "batch"
+        assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 2, "batch and mate, failed"
+        vendor(scheduler, "2", params={"a": "2"}, batchable=True)
+        assert scheduler.get_work(worker="w", host="h")["batch_task_ids"] == ["1", "2"]
+
+    def test_also_for_one_that_another_worker_alone_may_run(self, scheduler: BudgetScheduler) -> None:
+        for number in "12":
+            vendor(scheduler, number, params={"a": number}, batchable=True)
+        scheduler.add_task(task_id="1", worker="w2", family="V", params={"a": "1"}, batchable=True)
+        assert work(scheduler, "w2") is None
+        assert scheduler.get_work(worker="w2", host="h", assistant=True)["batch_task_ids"] == ["1", "2"]
+
+    @pytest.mark.parametrize("how", ["done", "gone", "disabled"])
+    def test_until_the_other_cannot_come_back(self, scheduler: BudgetScheduler, how: str) -> None:
+        vendor(scheduler, "1", params={"a": "1"}, batchable=True)
+        scheduler.add_worker("w", [("first_task", "1")])
+        assert work(scheduler) is None
+        if how == "done":
+            scheduler.mark_as_done(task_id="2")
+        elif how == "gone":
+            scheduler._state.inactivate_tasks(["2"])
+        else:
+            scheduler._state.set_status(scheduler._state.get_task("2"), "DISABLED")
+        assert work(scheduler) == "1"
+
+    def test_one_that_luigid_has_lost_may_be_about_to_be_submitted(self, scheduler: BudgetScheduler) -> None:
+        scheduler._state.inactivate_tasks(["1", "2"])
+        vendor(scheduler, "1", params={"a": "1"}, batchable=True)
+        assert work(scheduler) is None
+        vendor(scheduler, "2", params={"a": "2"}, batchable=True)
+        scheduler.add_worker("w", [("first_task", "1")])
+        assert scheduler.get_work(worker="w", host="h")["batch_task_ids"] == ["1", "2"]
+
+
+class TestStockWorkersWithoutARun:
+    """Nobody opens a run for them in this version: the day's budget, and hold, are all there is."""
+
+    @pytest.fixture
+    def scheduler(self) -> BudgetScheduler:
+        made = BudgetScheduler()
+        made.gate.rules.vendor_tasks = ("V",)
+        made.add_task_batcher(worker="w", task_family="V", batched_args=["a"], max_batch_size=9)
+        for number in "12":
+            made.add_task(task_id=number, worker="w", family="V", params={"a": number}, batchable=True)
+        made.add_task(task_id="root", worker="w", family="Root", deps=["1", "2"])
+        made.add_worker("w", [("first_task", "root")])
+        return made
+
+    def test_they_are_batched_as_before(self, scheduler: BudgetScheduler) -> None:
+        assert scheduler.get_work(worker="w", host="h")["batch_task_ids"] == ["1", "2"]
+
+    def test_the_day_bounds_their_dispatch(self, scheduler: BudgetScheduler) -> None:
+        day(scheduler.gate, 0)
+        assert work(scheduler) is None
+        assert {why.code for why in scheduler.blocked("w").values()} == {"day"}
+
+    def test_hold_holds_them(self, scheduler: BudgetScheduler) -> None:
+        scheduler.gate.rules.forecast = "hold"
+        assert work(scheduler) is None
+        assert {why.code for why in scheduler.blocked("w").values()} == {"forecast"}
+        assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 0

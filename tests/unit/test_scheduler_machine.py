@@ -297,9 +297,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(run_id=st.sampled_from(RUNS))
     def approve(self, run_id: str) -> None:
         self.do(self.office.write(lambda tx: None))  # After the forecast that is being kept.
-        shown = self.do(self.office.read(reading.run, run_id))["forecast_usd"]
-        if shown is not None and run_id not in self.revoked:
-            self.do(operator.approve(self.office, run_id, shown, None, None))
+        run = self.do(self.office.read(reading.run, run_id))
+        if run["forecast_usd"] is not None and run_id not in self.revoked:
+            unknown = run["unknown_tasks"]
+            self.do(operator.approve(self.office, run_id, run["forecast_usd"], None, None, unknown))
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:

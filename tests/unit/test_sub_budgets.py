@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import Conflict
+from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, figures, news, reading, runs
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros
@@ -256,3 +256,54 @@ def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_mem
         books.write(claims.finish, books.last_claim, "completed")
     paid(books, books.claim("E", family="Other"), 5)
     assert books.read(figures.averages) == {"Charge": 10}
+
+
+def outcome(books: Books, claim_id: str) -> tuple[str, str | None, int]:
+    """Return a claim's state and outcome, and how often its task has completed."""
+
+    def read(tx: Any) -> tuple[str, str | None, int]:
+        row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
+        return row["state"], row["outcome"], claims.completions(tx, row["task_id"])
+
+    return books.read(read)
+
+
+def test_closing_a_run_counts_no_completion_of_a_task_that_still_runs(books: Books) -> None:
+    request = runs.RunRequest("Root_1", True, "Root", "Root_1", Micros(100))
+    books.write(runs.open_run, request)
+    key = books.claim("A", "Root_1")
+    running = books.last_claim
+    assert paid(books, key, 10, target="cus") == "allowed:"
+    books.claim("B", "Root_1")
+    lost = books.last_claim
+    books.write(claims.close_run, "Root_1", ["A"])
+    assert outcome(books, running) == ("open", None, 0)
+    assert outcome(books, lost)[1:] == ("completed", 1)
+    assert books.write(claims.finish, running, "failed") is not None
+    # Its retry is another run's, and what it repeats is a repetition.
+    assert books.write(runs.open_run, request)["run_id"] == "Root_1~2"
+    assert paid(books, books.claim("A", "Root_1~2"), 10, target="cus") == "replayed:"
+
+
+class TestApprovalsAtTheClaim:
+    """What a task may cost is known for certain only when it is claimed."""
+
+    def test_one_that_says_too_much_is_not_claimed(self, books: Books) -> None:
+        with pytest.raises(BudgetExceeded, match=r"may cost \$0\.00005, and only \$0\.00001") as denied:
+            books.claim("A", max_cost=Micros(50), single=Micros(10))
+        assert (denied.value.facts["budget"], denied.value.facts["asked_usd"]) == ("approval", "0.00005")
+        assert outcome_of(books, "A") == []
+        books.write(runs.approve, "run", "A", Micros(50), "1")
+        assert paid(books, books.claim("A", max_cost=Micros(50), single=Micros(10)), 50) == "allowed:"
+
+    def test_a_batch_may_cost_what_its_members_may(self, books: Books) -> None:
+        batch: dict[str, Any] = {"members": ("A", "B"), "single": Micros(10)}
+        books.claim("AB", max_cost=Micros(20), **batch)
+        with pytest.raises(BudgetExceeded):
+            books.claim("AB", max_cost=Micros(21), **batch)
+        books.write(runs.approve, "run", "A", Micros(11), "1")
+        books.claim("AB", max_cost=Micros(21), **batch)
+
+
+def outcome_of(books: Books, task_id: str) -> list[Any]:
+    return books.read(lambda tx: tx.all("SELECT * FROM claim WHERE task_id = ?", task_id))
