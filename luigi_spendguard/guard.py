@@ -79,6 +79,8 @@ class Call:
     ask: int = 0
     #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
     unsure: bool = False
+    #: The guard's own, to price another call.
+    look_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,9 @@ class Guard:
             body=request.body.decode("utf-8") if keep else "",
             headers=self.vendor.kept_headers(request) if keep else {},
             timeout_ms=int(self.settings.timeout_s * 1000),
+            customer=quote.customer,
+            accounts=" ".join(quote.accounts),
+            look_up=call.look_up,
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:
@@ -208,7 +213,7 @@ class Guard:
     ) -> Generator[Effect, Any, Quote]:
         """Fetch the object that `quote` is about, as a call of its own, and price by it."""
         try:
-            reply = yield from self.guarded(self.vendor.look_up(quote, request), Call())
+            reply = yield from self.guarded(self.vendor.look_up(quote, request), Call(look_up=True))
             return self.vendor.complete(quote, reply, self.fx)
         except SpendDenied as denied:
             if call is not None:

@@ -109,6 +109,8 @@ class Ask(_Message):
         object_id: the vendor's object that is acted on.
         body, headers: kept, so that an in-doubt call can be sent again unchanged.
         timeout_ms: how long the sender waits for the vendor at the most.
+        customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
+        look_up: the guard itself reads an object, to price another call: a key's allowlist is not asked.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -132,6 +134,9 @@ class Ask(_Message):
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     timeout_ms: int = 80_000
+    customer: str = ""
+    accounts: str = ""
+    look_up: bool = False
     denied: str | None = None
     message: str = ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -9,6 +10,7 @@ import stripe
 from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
     "cap": stripe.RateLimitError,
@@ -22,13 +24,6 @@ _NATURAL: Mapping[str, type[stripe.StripeError]] = {
     "idempotency_mismatch": stripe.IdempotencyError,
     "in_doubt": stripe.APIError,
     "ledger_unavailable": stripe.APIError,
-}
-_CODES = {
-    "cap": "budget_exhausted",
-    "endpoint": "endpoint_not_allowed",
-    "revoked": "vault_key_revoked",
-    "expired": "vault_key_expired",
-    "in_doubt": "outcome_unknown",
 }
 _classes: dict[tuple[type, type], type] = {}
 
@@ -44,20 +39,18 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
     """Return the denial as an exception that is also the SDK's natural error."""
     if isinstance(denied, stripe.StripeError):
         return denied
-    natural = _NATURAL[denied.reason]
-    kind = "idempotency_error" if denied.reason == "idempotency_mismatch" else "invalid_request_error"
-    code = _CODES.get(denied.reason, denied.reason)
-    headers = {"Stripe-Should-Retry": "false"}
-    if denied.reason == "cap":
-        headers |= {"X-Spendguard-Cap-Hit": "true", "X-Keybrake-Cap-Hit": "true"}
-    error: SpendDenied = _both(type(denied), natural)(denied.reason, denied.message, denied.facts)
+    shaped = shape(denied)
+    body = json.loads(shaped.body)
+    error: SpendDenied = _both(type(denied), _NATURAL[denied.reason])(
+        denied.reason, denied.message, denied.facts
+    )
     stripe.StripeError.__init__(
         error,  # type: ignore[arg-type]  # it is both
         message=denied.message,
-        http_status=denied.denial_status,
-        json_body={"error": {"type": kind, "code": code, "message": denied.message}},
-        headers=cast("dict[str, str]", CaseInsensitiveDict(headers)),
-        code=code,
+        http_status=shaped.status,
+        json_body=body,
+        headers=cast("dict[str, str]", CaseInsensitiveDict(shaped.headers)),
+        code=body["error"]["code"],
     )
     return error
 

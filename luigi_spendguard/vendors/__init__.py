@@ -12,6 +12,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class Quote:
         fingerprint: what must be equal for two calls to be the same one.
         key: the idempotency key of the request; `key_is_callers` when the SDK cannot have made it.
         look_up: the object must be fetched before this can be priced.
+        customer: the vendor's customer whom the call concerns, "" when it names none.
+        accounts: the connected accounts that the call names.
         keep_body: whether the body may be kept in the ledger to be sent again.
 
     """
@@ -66,6 +69,8 @@ class Quote:
     key: str | None = None
     key_is_callers: bool = False
     look_up: bool = False
+    customer: str = ""
+    accounts: tuple[str, ...] = ()
     keep_body: bool = True
 
 
@@ -117,3 +122,9 @@ class Vendor(Protocol):
 
     def kept_headers(self, request: Request) -> dict[str, str]:
         """Return the headers that must be sent again with a stored body."""
+
+    def credential(self, request: Request) -> str:
+        """Return what the request shows as its credential, "" when it shows none."""
+
+    def shape(self, error: SpendDenied | OutcomeUnknown) -> Reply:
+        """Return a denial, or an unknown outcome, in the vendor's own error format."""

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.money import NoRate, to_micros
-from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, stripe_denials
 from luigi_spendguard.vendors.stripe_prices import counts_for, priced
 from luigi_spendguard.vendors.stripe_routes import API_BASE, check_allowed, own_path, recognise
 
@@ -146,6 +146,9 @@ class Stripe:
     def kept_headers(self, request: Request) -> dict[str, str]:
         """Return the headers that belong to a stored body."""
         return {name: request.headers[name] for name in _KEPT if name in request.headers}
+
+    credential = staticmethod(stripe_denials.credential)
+    shape = staticmethod(stripe_denials.shape)
 
 
 def _json(reply: Reply) -> dict[str, Any]:
