@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from luigi_spendguard.config import VENDORS, Settings
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, token_file
-from luigi_spendguard.vendors.stripe import Stripe
-
-_VENDORS = {"stripe": Stripe}
+from luigi_spendguard.vendors.registry import VENDORS as ADAPTERS
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def _rules(settings: Settings) -> Iterator[Finding]:
 
 def _vendor(settings: Settings, name: str) -> Finding:
     vendor = settings.vendor(name)
-    variables = _VENDORS[name].secret_variables
+    variables = ADAPTERS[name].secret_variables
     found = next((v for v in variables if os.environ.get(v)), None)
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"

@@ -73,6 +73,8 @@ class Settings:
     forecast: str = "warn"
     forecast_growth: Decimal = Decimal(3)
     metrics_collector: str = "none"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     anonymous_read: bool = True
     replay_days: int = 30
     fx: Mapping[str, Decimal] = field(default_factory=dict)
@@ -125,6 +127,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "metrics_collector", values.one_of("none", "datadog", "prometheus"), "none",
             "Luigi's own collector beside ours, where a stock luigid is switched on by "
             "`metrics_collector = custom`."),
+    Setting(_M, "tls_cert", values.file, "none: plain HTTP",
+            "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`."),
+    Setting(_M, "tls_key", values.file, "none", "The key of `tls_cert`, PEM."),
     Setting(_M, "anonymous_read", values.boolean, "true",
             "Whether runs' figures can be seen without a token, as Luigi's own page can."),
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
@@ -185,6 +190,9 @@ def load(
         raise sections[_M]["default_cap_usd"].error(
             f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
         )
+    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if one in main and other not in main:
+            raise sections[_M][one].error(f"needs {other} beside it")
     path = main.pop("ledger_url", None) or _default_ledger(environ)
     return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
                     files=tuple(files))  # fmt: skip

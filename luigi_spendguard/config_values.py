@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 from luigi_spendguard.config_files import Raw
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
+from luigi_spendguard.policy import is_endpoint, no_endpoint
 
 _TOKEN_LENGTH = 16
 
@@ -82,18 +83,12 @@ def names(raw: Raw, text: str) -> tuple[str, ...]:
     return names
 
 
-_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE) /\S+|[a-z_]+(?:\.[a-z_]+)+)")
-
-
 def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
     """Return allowlist patterns."""
     found = tuple(part.strip() for part in text.split(","))
     for pattern in found:
-        if not _ENDPOINT.fullmatch(pattern):
-            raise raw.error(
-                f"{pattern[:60]!r} is neither like `POST /v1/payment_intents` nor like "
-                "`payment_intents.create`"
-            )
+        if not is_endpoint(pattern):
+            raise raw.error(no_endpoint(pattern))
     return found
 
 
@@ -121,6 +116,16 @@ def ledger_url(raw: Raw, text: str) -> Path:
     if not match or text.endswith("/"):
         raise raw.error("must be sqlite:/// and the file's absolute path: sqlite:////var/lib/x/spendguard.db")
     return Path(unquote(match.group(1)))
+
+
+def file(raw: Raw, text: str) -> Path:
+    """Return the path of a file that is there."""
+    path = Path(text)
+    if not path.is_absolute():
+        raise raw.error("must be an absolute path")
+    if not path.is_file():
+        raise raw.error(f"{path} is no file")
+    return path
 
 
 def base_url(raw: Raw, text: str) -> str:

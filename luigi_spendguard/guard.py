@@ -17,7 +17,7 @@ from decimal import Decimal
 from typing import Any
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 LATE_LIMIT = 5
 
 
-class NotSent(Exception):
+class NotSent(VendorUnreachable):
     """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided."""
 
 
@@ -261,6 +261,7 @@ class Guard:
                 status=reply.status,
                 answer_headers=_kept_answer(reply) if kept else {},
                 answer_body=text if kept else "",
+                customer=quote.customer,
                 note=outcome.note,
             )
         )
@@ -289,7 +290,8 @@ def _replayed(quote: Quote, answer: Answer) -> Reply:
         quote.target or "",
         datetime.fromtimestamp(answer.first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
     )
-    return Reply(answer.status, answer.answer_headers, answer.answer_body.encode("utf-8"))
+    headers = {**answer.answer_headers, "x-spendguard-replayed": str(answer.first_at)}
+    return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
 
 
 def _denied(answer: Answer) -> SpendDenied:

@@ -181,6 +181,7 @@ class End(_Message):
         total_micros: what `object_id` counts for in all from now on, in micro-dollars.
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
+        customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
 
     """
@@ -195,6 +196,7 @@ class End(_Message):
     status: int = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: str = ""
+    customer: str = ""
     note: str = ""
 
 

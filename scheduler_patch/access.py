@@ -21,6 +21,7 @@ from luigi_spendguard.ledger.books import Ledger
 from scheduler_patch.gate import Gate
 from scheduler_patch.memory import Rules
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -48,6 +49,8 @@ class Access:
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._admin_token = settings.admin_token
+        self.throttle = Throttle()
+        self._seen = 0
         if settings.ledger_path.exists():
             self._open()
 
@@ -75,6 +78,11 @@ class Access:
     def has_ledger(self) -> bool:
         """Whether there is a ledger file: none is made for questions."""
         return self._ledger is not None or self.settings.ledger_path.exists()
+
+    @property
+    def relayed_vendors(self) -> set[str]:
+        """The vendors whose calls a gateway sends: it has the secret, and a worker's proxy only forwards."""
+        return {name for name, vendor in self.settings.vendors.items() if vendor.secret is not None}
 
     async def ledger(self) -> Ledger:
         """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
@@ -112,6 +120,8 @@ class Access:
         for run in runs:
             self.gate.feed(run)
         self.gate.feed_day(day)
+        self._seen, paid = await self.read(figures.paid_since, self._seen) or (self._seen, [])
+        self.gate.paid.update(paid)
 
 
 def token_path(ledger_path: Path) -> Path:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from luigi_spendguard import __version__
 from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.messages import Ask, BadMessage, End
 from luigi_spendguard.money import parse_usd
-from scheduler_patch import operator
+from scheduler_patch import keys, operator
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler
 from scheduler_patch.office import Office
@@ -149,6 +150,16 @@ async def _resolve(office: Office, call: Call) -> Any:
     return await operator.resolve(office, call.path[0], amount, call.optional("request_id"))
 
 
+async def _status(office: Office, call: Call) -> Any:
+    call.only()
+    return {
+        "version": __version__,
+        "gateway": sorted(office.relayed_vendors),
+        "ledger": office.has_ledger,
+        "failed_attempts": office.throttle.failed,
+    }
+
+
 def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return our routes; they go ahead of Luigi's own and fall through to them."""
 
@@ -174,11 +185,17 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("revoke_run", "admin", _revoke),
         rpc("top_up_run", "admin", _top_up),
         rpc("approve_run", "admin", _approve),
+        rpc("issue_vault_key", "worker", keys.issue),
+        rpc("list_vault_keys", "admin", keys.listed_rpc),
+        rpc("revoke_vault_key", "holder", keys.revoke),
+        rest(r"/vault/keys", POST=("worker", keys.issue), GET=("admin", keys.listed)),
+        rest(r"/vault/keys/([^/]+)", DELETE=("holder", keys.revoke)),
         rest(r"/runs", GET=("read", _runs)),
         rest(r"/runs/([^/]+)", GET=("read", _run), DELETE=("admin", _revoke)),
         rest(r"/runs/([^/]+)/calls", GET=("read", _calls)),
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
         rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
+        rest(r"/status", GET=("read", _status)),
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]

@@ -14,7 +14,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import figures
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
 from scheduler_patch import operator
@@ -28,6 +27,8 @@ class LocalOffice(Office):
     """An office whose loop is another thread's."""
 
     loop: asyncio.AbstractEventLoop
+    #: The process that runs the tasks sends their calls itself.
+    relayed_vendors: frozenset[str] = frozenset()  # type: ignore[assignment]  # a property elsewhere
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         asyncio.run_coroutine_threadsafe(saving, self.loop)
@@ -39,7 +40,6 @@ class LocalPort:
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings
         self._pid = 0
-        self._seen = 0
         scheduler.gate.local = True
         scheduler.refresh = self._refresh
         self._do(_nothing)
@@ -59,12 +59,7 @@ class LocalPort:
     def _refresh(self) -> None:
         """Let the gate know what children, and other processes, have done to the ledger."""
         if self._pid == os.getpid() and self._office.has_ledger:
-            self._do(self._take_over)
-
-    async def _take_over(self, office: LocalOffice) -> None:
-        await office.refresh()
-        self._seen, paid = await office.read(figures.paid_since, self._seen) or (self._seen, [])
-        office.gate.paid.update(paid)
+            self._do(lambda office: office.refresh())
 
     # The port.
 

@@ -27,12 +27,17 @@ class SpendguardMetrics(MetricsCollector):
 
     def __init__(self) -> None:
         try:
-            which = config.load().metrics_collector
+            settings = config.load()
+            which = settings.metrics_collector
             self._luigis: Any = MetricsCollectors.get(MetricsCollectors[which])
         except ConfigError as error:
             raise SystemExit(f"luigid: {error}") from None
         except ImportError as error:
             raise SystemExit(f"luigid: [spendguard] metrics_collector needs a package: {error}") from None
+        try:
+            server.install(settings)
+        except ConfigError as error:
+            raise SystemExit(f"luigid: {error}") from None
         luigi.server.app = _app
 
     def handle_task_started(self, task: Any) -> None:

@@ -24,8 +24,10 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
             tombstone(tx, scope, message.call_id, message.ask)
             return None
         raise NotFound(f"there is no call {message.call_id} to {message.kind}")
-    if row["task_id"] != scope.claim["task_id"] or row["run_id"] is None:
+    if not scope.owns(row):
         raise Conflict("the call is another task's")
+    if row["relayed"] and not scope.relayed:
+        raise Conflict("a gateway sends this call, and says itself how it ended")
     if row["verdict"] != "allowed":
         return row
     if message.kind == "settle":
@@ -65,7 +67,7 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         row["id"],
     )
     if object_id is not None and (before or message.total_micros or message.worth_micros):
-        _keep_object(tx, row, object_id, message.total_micros, message.worth_micros)
+        _keep_object(tx, row, object_id, message, message.total_micros)
     if not message.answer_body:
         return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
     tx.run(
@@ -148,19 +150,28 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
             return
 
 
-def _keep_object(tx: Tx, row: Row, object_id: str, counted: int, worth: int, *, replace: bool = True) -> None:
-    """Remember what an object counts for and is worth, in micro-dollars."""
+def _keep_object(
+    tx: Tx, row: Row, object_id: str, message: End, counted: int, *, replace: bool = True
+) -> None:
+    """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-        " worth_micros) VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT (vendor, account, object_id) DO "
-        + ("UPDATE SET counted_micros = ?6, worth_micros = ?7" if replace else "NOTHING"),
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
+        " ON CONFLICT (vendor, account, object_id) DO "
+        + (
+            "UPDATE SET counted_micros = ?6, worth_micros = ?7,"
+            " customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+            if replace
+            else "NOTHING"
+        ),
         row["vendor"],
         row["account"],
         object_id,
         row["run_id"],
         row["id"],
         counted,
-        max(counted, worth),
+        max(counted, message.worth_micros),
+        message.customer,
     )
 
 
@@ -175,7 +186,7 @@ def _void(tx: Tx, row: Row, message: End) -> None:
     _release(tx, row, "void", message.note, message.status)
     if message.object_id and message.worth_micros:
         # A declined intent exists and can be confirmed later: it will have to be paid for then.
-        _keep_object(tx, row, message.object_id, 0, message.worth_micros, replace=False)
+        _keep_object(tx, row, message.object_id, message, 0, replace=False)
 
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:

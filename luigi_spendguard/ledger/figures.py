@@ -115,7 +115,7 @@ def start(tx: Tx, caps: Caps) -> Start:
     runs, day = refreshed(tx)
     paid = tx.all(
         "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
-        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0"
+        " WHERE call.verdict = 'allowed' AND call.asked_micros > 0 AND call.task_id <> ''"
         " AND call.state IN ('pending','settled','in_doubt')"
         " AND call.epoch = coalesce(task.completions, 0)"
     )
@@ -123,7 +123,7 @@ def start(tx: Tx, caps: Caps) -> Start:
         f"SELECT claim.task_id, claim.run_id, claim.worker, claim.state, {REMAINING} AS left_micros"
         " FROM claim JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
         " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
-        " AND budget.part = claim.task_id WHERE claim.ended_at IS NULL"
+        " AND budget.part = claim.task_id WHERE claim.ended_at IS NULL AND claim.task_id <> ''"
     )
     batches = tx.all(
         "SELECT members FROM claim WHERE members <> '[]' AND EXISTS (SELECT 1 FROM call WHERE"

@@ -9,7 +9,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, translated, writing
-from luigi_spendguard.ledger.models import TABLES
+from luigi_spendguard.ledger.models import TABLES, VaultKey
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
@@ -25,7 +25,21 @@ def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
     tx.run("CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'")
 
 
-MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first,)
+def _vault_keys(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make room for vault keys that are asked for over HTTP, and for what a gateway sends."""
+    with db.bind_ctx(TABLES):
+        db.create_tables([VaultKey])
+    _add_column(tx, "call", "relayed", "INTEGER NOT NULL DEFAULT 0")
+    _add_column(tx, "vendor_object", "customer", "VARCHAR(255) NOT NULL DEFAULT ''")
+
+
+def _add_column(tx: Tx, table: str, column: str, kind: str) -> None:
+    """Add a column to the table of an older file; a new file's has it already."""
+    if not tx.value("SELECT 1 FROM pragma_table_info(?) WHERE name = ?", table, column):
+        tx.run(f"ALTER TABLE {table} ADD COLUMN {column} {kind}")
+
+
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _vault_keys)
 
 
 def _format(tx: Tx) -> int:

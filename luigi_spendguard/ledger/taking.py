@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import hmac
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import day_budget, journal, keep_budget, lend, move, run_budget, take
+from luigi_spendguard.ledger.budgets import (
+    day_budget,
+    journal,
+    keep_budget,
+    key_budgets,
+    lend,
+    move,
+    run_budget,
+    take,
+)
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
@@ -16,11 +26,24 @@ from luigi_spendguard.policy import Caps
 
 @dataclass(frozen=True)
 class Scope:
-    """Who asks: the claim and its run, found by the vault key; and the caps in force."""
+    """Who asks: the claim and its run, found by the vault key; and the caps in force.
+
+    Attributes:
+        terms: what a key that was asked for over HTTP may do; None for a claimed task's.
+        relayed: a gateway asks, and it will send.
+
+    """
 
     claim: Row
     run: Row
     caps: Caps
+    terms: Row | None = None
+    relayed: bool = False
+
+    def owns(self, call: Row) -> bool:
+        """Return whether a call is of the same task, or of the same run where no task is known."""
+        task_id = self.claim["task_id"]
+        return bool(call["task_id"] == task_id and (task_id or call["run_id"] == self.run["run_id"]))
 
 
 class Refused(Exception):
@@ -39,14 +62,16 @@ class _NoRoom(Exception):
         self.budget = budget
 
 
-def find_scope(tx: Tx, key: str, caps: Caps) -> Scope | None:
-    """Return whose key this is, or None. The key's hash is compared by the index on it."""
-    claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", key_hash(key))
-    if claim is None:
+def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
+    """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
+    wanted = key_hash(key)
+    claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", wanted)
+    if claim is None or not hmac.compare_digest(claim["key_hash"], wanted):
         return None
     run = tx.one("SELECT * FROM run WHERE run_id = ?", claim["run_id"])
     assert run is not None
-    return Scope(claim, run, caps)
+    terms = None if claim["task_id"] else tx.one("SELECT * FROM vault_key WHERE id = ?", claim["id"])
+    return Scope(claim, run, caps, terms, relayed)
 
 
 def object_of(tx: Tx, ask: Ask) -> Row | None:
@@ -71,6 +96,8 @@ def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
         budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
     if vendor in caps.vendors:
         budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
+    if scope.terms is not None:
+        budgets += key_budgets(tx, run_id, scope.terms)
     task_cap = scope.claim["max_cost_micros"]
     if task_cap is not None:
         budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
@@ -141,6 +168,9 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
         return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
     if budget["scope"] == "family":
         return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
+    if budget["scope"] in ("key", "key_day"):
+        what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
+        return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
     if budget["scope"] == "vendor":
         return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
     if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
@@ -217,6 +247,7 @@ def record(
         "sender": ask.call_id,
         "ask": ask.ask,
         "unknown": 0,
+        "relayed": int(scope.relayed),
         "timeout_ms": ask.timeout_ms,
         "status": 0,
         "created_at": now,

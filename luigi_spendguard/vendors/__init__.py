@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Protocol
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable
 
 
 @dataclass(frozen=True)
@@ -126,5 +126,11 @@ class Vendor(Protocol):
     def credential(self, request: Request) -> str:
         """Return what the request shows as its credential, "" when it shows none."""
 
-    def shape(self, error: SpendDenied | OutcomeUnknown) -> Reply:
-        """Return a denial, or an unknown outcome, in the vendor's own error format."""
+    def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
+        """Return a denial, or why there is no reply, in the vendor's own error format."""
+
+    def url(self, rest: str) -> str:
+        """Return the vendor's own URL for what stands behind `/<vendor>` in a gateway's URL.
+
+        Raises SpendDenied (`endpoint`).
+        """

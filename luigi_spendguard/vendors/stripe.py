@@ -147,6 +147,10 @@ class Stripe:
         """Return the headers that belong to a stored body."""
         return {name: request.headers[name] for name in _KEPT if name in request.headers}
 
+    def url(self, rest: str) -> str:
+        """Return Stripe's URL for a path behind `/stripe`."""
+        return API_BASE + rest
+
     credential = staticmethod(stripe_denials.credential)
     shape = staticmethod(stripe_denials.shape)
 

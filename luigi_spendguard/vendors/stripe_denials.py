@@ -10,7 +10,7 @@ import base64
 import binascii
 import json
 
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable
 from luigi_spendguard.vendors import Reply, Request
 
 _CODES = {
@@ -35,11 +35,14 @@ def credential(request: Request) -> str:
         return ""
 
 
-def shape(error: SpendDenied | OutcomeUnknown) -> Reply:
-    """Return a denial as Stripe would answer it; nothing makes the SDK send it again."""
-    headers = {"content-type": "application/json", "stripe-should-retry": "false"}
+def shape(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
+    """Return a denial as Stripe would answer it; the SDK sends it again only where that may help."""
+    again = isinstance(error, VendorUnreachable) or (isinstance(error, OutcomeUnknown) and error.again)
+    headers = {"content-type": "application/json", "stripe-should-retry": "true" if again else "false"}
     if isinstance(error, OutcomeUnknown):
         status, kind, code, message = 502, "api_error", "outcome_unknown", str(error)
+    elif isinstance(error, VendorUnreachable):
+        status, kind, code, message = 503, "api_error", "vendor_unreachable", str(error)
     else:
         mismatch = error.reason == "idempotency_mismatch"
         kind = "idempotency_error" if mismatch else "invalid_request_error"

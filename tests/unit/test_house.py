@@ -41,7 +41,9 @@ def test_every_route_and_rpc_is_in_the_docs() -> None:
         if path.startswith("/api/"):
             assert f"`{path.removeprefix('/api/')}`" in text, path
         else:
-            named = path.replace("/calls/([^/]+)", "/calls/{id}").replace("([^/]+)", "{run_id}")
+            named = path.replace("/calls/([^/]+)", "/calls/{id}")
+            named = named.replace("/keys/([^/]+)", "/keys/{id or key}")
+            named = named.replace("([^/]+)", "{run_id}")
             assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
 
 
