@@ -102,6 +102,10 @@ class LedgerClient:
         """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
         self._post("spend_acknowledge", {"worker": worker, "run_id": run_id})
 
+    def issue_key(self, **terms: Any) -> dict[str, Any]:
+        """Ask for a vault key; see `POST /vault/keys`. Raises LedgerUnavailable, SpendDenied, PluginError."""
+        return self._post("issue_vault_key", terms)
+
     # What an attempt does with its vault key.
 
     def reserve(self, key: str, ask: Ask) -> Answer:
@@ -204,7 +208,7 @@ class LedgerClient:
             said = json.loads(data)
         except ValueError:
             said = {}
-        if status == 200 and isinstance(said, dict) and isinstance(said.get("response"), dict):
+        if status in (200, 201) and isinstance(said, dict) and isinstance(said.get("response"), dict):
             response: dict[str, Any] = said["response"]
             return response
         if status == 404 and not (isinstance(said, dict) and "error" in said):
