@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from luigi_spendguard.proxy import context, stripe
+from luigi_spendguard.config import VENDORS
+from luigi_spendguard.proxy import aside, context, stripe
+
+#: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
+ENDING_S = 15.0
 
 
 def bind() -> None:
@@ -15,6 +19,13 @@ def bind() -> None:
 
 @contextmanager
 def attempt_running(attempt: context.Attempt) -> Iterator[None]:
-    """Run a vendor task's code: its calls belong to `attempt`."""
+    """Run a vendor task's code: its calls belong to `attempt`.
+
+    Calls that an asynchronous program has begun and no longer awaits end before this does.
+    """
+    longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
     with context.running(attempt), stripe.in_place(attempt):
-        yield
+        try:
+            yield
+        finally:
+            aside.drain(attempt.claim_id, longest + ENDING_S)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
+import requests
 import stripe
 from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.guard import NotSent
 from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
@@ -60,3 +63,24 @@ def outcome_unknown(unknown: OutcomeUnknown) -> Exception:
     error: Any = _both(OutcomeUnknown, stripe.APIConnectionError)(str(unknown), unknown.call_id)
     stripe.APIConnectionError.__init__(error, str(unknown), should_retry=False)
     return error  # type: ignore[no-any-return]  # made by type()
+
+
+@contextmanager
+def as_the_sdks_errors() -> Iterator[None]:
+    """Turn what a send raises in the block into what the SDK's retry loop, and its user, understand."""
+    try:
+        yield
+    except SpendDenied as denied:
+        raise as_stripe_error(denied) from None
+    except OutcomeUnknown as unknown:
+        raise outcome_unknown(unknown) from None
+    except NotSent as error:
+        raise stripe.APIConnectionError(
+            f"could not connect to Stripe, nothing was sent: {error}", should_retry=True
+        ) from error
+    except (requests.RequestException, OSError) as error:
+        raise stripe.APIConnectionError(
+            f"no reply from Stripe ({type(error).__name__}): the call may have been executed and is in doubt "
+            "until a retry with the same key says so",
+            should_retry=True,
+        ) from error

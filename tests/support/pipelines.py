@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -107,6 +108,31 @@ class ManyThreads(VendorTask, Output):
         for worker in workers:
             worker.join()
         self.write()
+
+
+class Asynchronous(VendorTask, Output):
+    """One task whose asyncio program charges `n` customers at once."""
+
+    n = luigi.IntParameter(default=50)
+    run_id = luigi.Parameter()
+
+    def run(self) -> None:
+        said = asyncio.run(self.charge_all())
+        note("asynchronous", " ".join(said))
+        self.write()
+
+    async def charge_all(self) -> list[str]:
+        calls = (self.charge(f"cus_{number}") for number in range(self.n))
+        return sorted(await asyncio.gather(*calls))
+
+    async def charge(self, customer: str) -> str:
+        try:
+            intent = await stripe.PaymentIntent.create_async(
+                amount=100, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True
+            )
+        except BudgetExceeded:
+            return "denied"
+        return str(intent.status)
 
 
 class Spender(VendorTask, Output):
