@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from luigi_spendguard import config
+from luigi_spendguard import certificates, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.messages import Answer, Ask, End
 
@@ -68,7 +68,7 @@ class LedgerClient:
 
     def _renew(self) -> None:
         """Start without inherited connections, threads and locks."""
-        self._pool = urllib3.PoolManager(maxsize=64, block=False)
+        self._pool = urllib3.PoolManager(maxsize=64, block=False, **certificates.pool_arguments())
         self._outbox: queue.Queue[tuple[str, dict[str, Any], str | None]] = queue.Queue()
         self._sender: threading.Thread | None = None
         self._lock = threading.Lock()

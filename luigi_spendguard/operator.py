@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import luigi.configuration
 import urllib3
 
+from luigi_spendguard import certificates
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 
@@ -69,7 +70,9 @@ class Operator:
             self._headers |= urllib3.make_headers(basic_auth=userinfo)
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = urllib3.PoolManager(
-            timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
+            timeout=TIMEOUT_S,
+            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
+            **certificates.pool_arguments(),
         )
 
     def get(self, path: str, **query: str | None) -> Any:
