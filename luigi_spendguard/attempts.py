@@ -100,6 +100,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             key=said["vault_key"],
             client=self.client,
             settings=self.settings,
+            served=frozenset(said.get("gateway") or ()),
         )
 
     def _handle_run_exception(self, ex: BaseException) -> Any:

@@ -112,6 +112,8 @@ def _vendor(settings: Settings, name: str) -> Finding:
         place = "luigi.cfg"
     elif found:
         place = f"the environment variable {found}"
+    elif settings.gateway_url:
+        return Finding(name, f"no secret here: calls are forwarded to the gateway at {settings.gateway_url}")
     else:
         return Finding(name, f"no secret here: on the workers, set [spendguard_{name}] secret or "
                        f"{variables[0]}, else their calls are denied", missing=True)  # fmt: skip

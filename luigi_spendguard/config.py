@@ -60,6 +60,8 @@ class Settings:
     Attributes:
         fx: USD for one unit of each currency (lower case).
         forecast_growth: a forecast so many times as high as the last run's is held.
+        gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
+            for the vendors that it serves.
 
     """
 
@@ -67,6 +69,7 @@ class Settings:
     caps: Caps = field(default_factory=Caps)
     admin_token: str | None = field(default=None, repr=False)
     worker_token: str | None = field(default=None, repr=False)
+    gateway_url: str | None = None
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
     kill_on_revoke: bool = True
@@ -110,6 +113,8 @@ SETTINGS: tuple[Setting, ...] = (
             "Who shows it may top up, resolve and revoke.", True),
     Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
             "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
+    Setting(_M, "gateway_url", values.gateway_url, "luigid's address, for the vendors that it serves",
+            "Where the gateway is, if not at luigid's address. Read by the worker."),
     Setting(_M, "vendor_tasks", values.names, "none",
             "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
     Setting(_M, "on_blocked", values.one_of("exit", "wait"), "exit",

@@ -128,16 +128,34 @@ def file(raw: Raw, text: str) -> Path:
     return path
 
 
+def is_loopback(host: str | None) -> bool:
+    """Return whether a URL's host is this machine."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
 def base_url(raw: Raw, text: str) -> str:
     """Return an address that the secret may be sent to."""
+    address = _address(raw, text, "https://api.stripe.com")
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+    return address
+
+
+def gateway_url(raw: Raw, text: str) -> str:
+    """Return the gateway's address; whether plain http will do depends on how luigid is reached."""
+    address = _address(raw, text, "https://spendguard.example.com:8083")
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise raw.error("must begin with https:// or http://")
+    return address
+
+
+def _address(raw: Raw, text: str, example: str) -> str:
     parts = urlsplit(text)
-    loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
     try:
         parts.port  # noqa: B018  # raises for a port that is no number
     except ValueError:
         raise raw.error("has a port that is no number") from None
     if not parts.hostname or parts.username or parts.query or parts.fragment or re.search(r"\s", text):
-        raise raw.error("must be a plain address such as https://api.stripe.com")
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
-        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+        raise raw.error(f"must be a plain address such as {example}")
     return text.rstrip("/")

@@ -283,13 +283,17 @@ def _kept_answer(reply: Reply) -> dict[str, str]:
     return {name: reply.headers[name] for name in _KEPT_ANSWER if name in reply.headers}
 
 
-def _replayed(quote: Quote, answer: Answer) -> Reply:
+def say_replayed(what: str, first_at: int) -> None:
+    """Say in the task's log that `what` was answered before, at `first_at` (milliseconds since the epoch)."""
     logger.warning(
-        "Replayed: %s %s was made before, answered at %s; nothing was sent or spent now",
-        quote.operation,
-        quote.target or "",
-        datetime.fromtimestamp(answer.first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
+        "Replayed: %s was made before, answered at %s; nothing was sent or spent now",
+        what,
+        datetime.fromtimestamp(first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
     )
+
+
+def _replayed(quote: Quote, answer: Answer) -> Reply:
+    say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
     headers = {**answer.answer_headers, "x-spendguard-replayed": str(answer.first_at)}
     return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
 

@@ -37,6 +37,9 @@ class LocalOffice(Office):
 class LocalPort:
     """The `LedgerPort` of a worker with a scheduler of its own; made anew in forked children."""
 
+    #: There is no gateway here: the secret must be where the worker is.
+    url: str | None = None
+
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings
         self._pid = 0

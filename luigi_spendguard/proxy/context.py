@@ -18,7 +18,12 @@ from luigi_spendguard.port import LedgerPort
 
 @dataclass(frozen=True)
 class Attempt:
-    """One execution of a vendor task's `run()`, with the vault key it was given."""
+    """One execution of a vendor task's `run()`, with the vault key it was given.
+
+    Attributes:
+        served: the vendors whose calls luigid's gateway guards.
+
+    """
 
     claim_id: str
     run_id: str
@@ -27,6 +32,7 @@ class Attempt:
     key: str = field(repr=False)
     client: LedgerPort
     settings: Settings = field(repr=False)
+    served: frozenset[str] = frozenset()
 
 
 class _Outside:

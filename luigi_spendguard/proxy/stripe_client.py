@@ -1,4 +1,4 @@
-"""What the stripe SDK sends a call of a vendor task with: every send is reserved first.
+"""What the SDK sends a call of a vendor task with: each send is reserved first, here or by the gateway.
 
 `request` and its three siblings are what the SDK's own retry loops call, once for each send, and take an
 answer from (stripe-python 15 and 16, `_http_client.py`).
@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import io
+import re
 import time
 from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 from requests.structures import CaseInsensitiveDict
 from stripe._http_client import HTTPClient
 
+from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard import Call, Guard
 from luigi_spendguard.proxy import context, credentials
 from luigi_spendguard.proxy.aside import aside
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.driver import drive
+from luigi_spendguard.proxy.forward import Forwarder, Gateway, gateway_of
 from luigi_spendguard.proxy.stripe_errors import as_the_sdks_errors
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Reply, Request
@@ -29,6 +33,9 @@ from luigi_spendguard.vendors.stripe import Stripe
 
 VENDOR = Stripe()
 _upstream = Upstream()
+_forwarder = Forwarder()
+#: api, files, connect and meter-events (stripe-python 16.1, `_base_address.py`).
+_HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<target>/.*)")
 _Answer = tuple[Any, int, Mapping[str, str]]
 
 
@@ -96,17 +103,27 @@ def _request(method: str, url: str, headers: Mapping[str, str], post_data: Any) 
 
 
 def _guarded(request: Request, call: Call, attempt: Attempt) -> Reply:
+    """Send under a reservation: the gateway's where there is one, else this worker's own."""
     settings = attempt.settings.vendor(VENDOR.name)
     secret = credentials.secret_of(VENDOR, attempt.settings)
-    if secret is None:
+    gateway = gateway_of(VENDOR.name, secret, attempt)
+    if gateway is None and secret is None:
         raise denial(
             "scope",
-            "there is no Stripe secret on this worker: set [spendguard_stripe] secret in luigi.cfg "
-            "or STRIPE_SECRET_KEY in the worker's environment",
+            "there is no Stripe secret: set [spendguard_stripe] secret in luigid's luigi.cfg, so that its "
+            "gateway guards the calls, or in this worker's (or STRIPE_SECRET_KEY in its environment)",
         )
-    guard = Guard(VENDOR, settings, secret, attempt.settings.fx, time.monotonic)
-    life = guard.guarded(request, call, _foreign_credential(request, secret))
-    return drive(life, attempt, _upstream, settings.timeout_s)
+    refusal = _foreign_credential(request, secret)
+    if gateway is not None and refusal is None:
+        try:
+            target = _target(request.url, settings, gateway)
+        except SpendDenied as denied:
+            refusal = denied
+        else:
+            return _forwarder.forward(request, target, gateway, attempt)
+    # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
+    guard = Guard(VENDOR, settings, secret or "", attempt.settings.fx, time.monotonic)
+    return drive(guard.guarded(request, call, refusal), attempt, _upstream, settings.timeout_s)
 
 
 def _foreign_credential(request: Request, secret: str | None) -> SpendDenied | None:
@@ -118,4 +135,21 @@ def _foreign_credential(request: Request, secret: str | None) -> SpendDenied | N
         "scope",
         "this call carries a Stripe key that is not the one of [spendguard_stripe] secret (or "
         "STRIPE_SECRET_KEY): leave `api_key` away, or configure that key",
+    )
+
+
+def _target(url: str, settings: VendorSettings, gateway: Gateway) -> str:
+    """Return path and query of a call to Stripe's hosts, or to what stands for them here.
+
+    The gateway tells the hosts apart by the path. Raises SpendDenied (`endpoint`) for another host.
+    """
+    match = _HOSTS.fullmatch(url.partition("#")[0])
+    if match:
+        return match.group("target")
+    for base in (gateway.url, settings.base_url):
+        if base and url.startswith(base + "/"):
+            return url[len(base) :].partition("#")[0]
+    host = urlsplit(url).hostname or "?"
+    raise denial(
+        "endpoint", f"{host} is no host of Stripe's: calls are forwarded to the gateway at {gateway.base}"
     )

@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from luigi_spendguard import certificates
 from luigi_spendguard.guard import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
 
@@ -89,9 +90,13 @@ def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 class Upstream:
-    """One session for each thread of each process."""
+    """One session for each thread of each process.
 
-    def __init__(self) -> None:
+    `straight`: never through a proxy of the environment's, and trusting what `certificates` names.
+    """
+
+    def __init__(self, *, straight: bool = False) -> None:
+        self._straight = straight
         self._local = threading.local()
 
     def _session(self) -> requests.Session:
@@ -99,6 +104,9 @@ class Upstream:
         if getattr(self._local, "pid", None) != os.getpid():
             session = requests.Session()
             session.headers.clear()
+            if self._straight:
+                session.trust_env = False
+                session.verify = certificates.bundle() or True
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=4, max_retries=0))
             self._local.session, self._local.pid = session, os.getpid()
@@ -106,7 +114,9 @@ class Upstream:
         assert isinstance(session, requests.Session)
         return session
 
-    def send(self, request: Request, deadline: float, timeout_s: float) -> Reply:
+    def send(
+        self, request: Request, deadline: float, timeout_s: float, connect_s: float = CONNECT_S
+    ) -> Reply:
         """Send and return the reply. Raises Late, NotSent, or what broke the exchange afterwards."""
         _sending.deadline, _sending.started = deadline, False
         try:
@@ -115,7 +125,7 @@ class Upstream:
                 request.url,
                 headers=dict(request.headers),
                 data=request.body or None,
-                timeout=(CONNECT_S, timeout_s),
+                timeout=(connect_s, timeout_s),
                 allow_redirects=False,
                 auth=_no_auth,
                 stream=True,

@@ -45,7 +45,8 @@ class Pretender:
             params={"customer": "1"}, worker=self.worker,
         )  # fmt: skip
         return Attempt(claim_id=claim_id, run_id=self.run_id, task_id=self.task_id, family="Charge",
-                       key=said["vault_key"], client=self.client, settings=self.settings)  # fmt: skip
+                       key=said["vault_key"], client=self.client, settings=self.settings,
+                       served=frozenset(said.get("gateway") or ()))  # fmt: skip
 
     @contextmanager
     def attempt(self, outcome: str = "failed") -> Iterator[Attempt]:

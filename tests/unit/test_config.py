@@ -120,6 +120,9 @@ def test_a_later_file_wins_key_by_key(tmp_path: Path) -> None:
         ("[spendguard_stripe]\ntimeout_s = 0\n", "a number of seconds"),
         ("[spendguard_stripe]\nbase_url = http://example.com\n", "must be https"),
         ("[spendguard_stripe]\nbase_url = https://a:b@example.com\n", "must be a plain address"),
+        ("[spendguard]\ngateway_url = https://a:b@example.com\n", "must be a plain address"),
+        ("[spendguard]\ngateway_url = ftp://example.com\n", "must begin with https:// or http://"),
+        ("[spendguard]\ngateway_url = https://example.com:x\n", "has a port that is no number"),
         ("[spendguard_stripe]\nallowed_endpoints = everything\n", "is neither like"),
         ("[spendguard_fx]\neur = 0\n", "[spendguard_fx] eur: must be USD for one unit"),
         ("[spendguard_fx]\neur = NaN\n", "must be USD for one unit"),
@@ -201,3 +204,10 @@ def test_the_cap_that_is_granted(tmp_path: Path, caps: str, asked: int | None, g
     assert cap == granted * 1_000_000
     missing = asked is None and caps in ("", "max_cap_usd = 1000")
     assert bool(note) == (missing or (asked is not None and asked != granted))
+
+
+@pytest.mark.parametrize(
+    "url", ["https://gateway.example.com:8083/a", "http://10.0.0.1:8083", "http://[::1]:1"]
+)
+def test_a_gateway_may_be_reached_by_https_or_http(tmp_path: Path, url: str) -> None:
+    assert read(tmp_path, f"[spendguard]\ngateway_url = {url}/\n").gateway_url == url
