@@ -15,6 +15,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from luigi_spendguard.errors import PluginError
+
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
@@ -40,14 +42,20 @@ if hasattr(os, "register_at_fork"):
 async def aside(owner: str, act: Callable[[], T]) -> T:
     """Return what `act` returns in a thread of its own, on behalf of `owner` (a claim_id).
 
-    Raises what `act` raises, and RuntimeError outside asyncio.
+    Raises what `act` raises, and PluginError outside asyncio.
     """
     return await asyncio.wrap_future(_submit(owner, act))
 
 
 def _submit(owner: str, act: Callable[[], T]) -> concurrent.futures.Future[T]:
     global _pool
-    asyncio.get_running_loop()  # Before anything begins: another event loop could not be told the result.
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:  # Before anything begins: another event loop could not be told the result.
+        raise PluginError(
+            "asynchronous vendor calls inside vendor tasks need asyncio: run the program with "
+            "asyncio.run, or use the SDK's synchronous calls in threads"
+        ) from None
     with _lock:
         if _pool is None:
             _pool = concurrent.futures.ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-async")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.support.processes import wait_until
 from tests.support.site import Site
 
 
@@ -29,3 +31,16 @@ def test_fifty_calls_at_once_spend_the_cap_and_no_more(site: Site, workers: int)
     assert (run["spent_usd"], run["reserved_usd"], run["remaining_usd"]) == ("30.00", "0.00", "0.00")
     verdicts = [call["verdict"] for call in site.calls("r")]
     assert (verdicts.count("allowed"), verdicts.count("denied:cap")) == (30, 20)
+
+
+def test_revoke_lets_the_calls_of_an_event_loop_end_first(site: Site) -> None:
+    site.stripe.control(options={"latency": 3})
+    worker = site.worker("InFlight", "--run-id", "r", "--workers", "2")
+    wait_until(lambda: len(site.stripe.posts()) == 5, what="the calls")
+    begun = time.monotonic()
+    assert site.call("DELETE", "/runs/r")[0] == 200
+    out, _ = worker.communicate(timeout=40)
+    assert time.monotonic() - begun < 20
+    assert (site.folder / "out" / "ended").read_text().split() == ["KeyRevoked"], out
+    assert site.stripe.moved() == 500
+    assert [(call["state"], call["spent_usd"]) for call in site.calls("r")] == [("settled", "1.00")] * 5

@@ -13,6 +13,7 @@ import pytest
 import stripe
 
 from luigi_spendguard import BudgetExceeded, SpendDenied
+from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy import aside, context
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
@@ -174,7 +175,7 @@ def module_level_with(http_client: stripe.HTTPClient) -> Awaitable[Any]:
 
 def test_other_event_loops_are_refused_before_anything_begins() -> None:
     begun: list[int] = []
-    with pytest.raises(RuntimeError):
+    with pytest.raises(PluginError, match="need asyncio"):
         aside.aside("claim", lambda: begun.append(1)).send(None)
     assert begun == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -133,6 +134,28 @@ class Asynchronous(VendorTask, Output):
         except BudgetExceeded:
             return "denied"
         return str(intent.status)
+
+
+class InFlight(VendorTask, Output):
+    """Its asyncio program is in `n` calls when its run is revoked."""
+
+    n = luigi.IntParameter(default=5)
+    run_id = luigi.Parameter()
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self.charge_and_wait())
+        finally:
+            note("ended", type(sys.exc_info()[1]).__name__)
+
+    async def charge_and_wait(self) -> None:
+        calls = (
+            stripe.PaymentIntent.create_async(amount=100, currency="usd", customer=f"cus_{n}", confirm=True,
+                                              payment_method="pm_card_visa")
+            for n in range(self.n)
+        )  # fmt: skip
+        await asyncio.gather(*calls)
+        await asyncio.sleep(120)
 
 
 class Spender(VendorTask, Output):
