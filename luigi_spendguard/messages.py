@@ -19,6 +19,9 @@ T = TypeVar("T", bound="_Message")
 #: A grant may be used for this long, counted by the sender from the moment it asked.
 GRANT_SECONDS = 2.0
 
+#: How every vault key begins.
+KEY_PREFIX = "vault_key_"
+
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20

@@ -15,9 +15,8 @@ from luigi_spendguard.errors import Conflict, KeyRevoked
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
+from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.money import Micros
-
-KEY_PREFIX = "vault_key_"
 
 
 def key_hash(key: str) -> str:

@@ -7,7 +7,7 @@ call; their retry loops then ask the client for each send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +15,10 @@ import stripe
 from stripe._http_client import HTTPClient
 
 from luigi_spendguard.errors import PluginError, SpendDenied, denial
+from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.proxy import context, credentials
 from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.stripe_client import VENDOR, GuardedClient
+from luigi_spendguard.proxy.stripe_client import VENDOR, GuardedClient, stripes_target
 from luigi_spendguard.proxy.stripe_errors import as_stripe_error
 
 _SYNCHRONOUS = ("request_with_retries", "request_stream_with_retries")
@@ -29,33 +30,43 @@ _originals: dict[str, Callable[..., Any]] = {}
 def _patched(name: str) -> Callable[..., Any]:
     original = _originals[name]
 
-    def guarded(self: HTTPClient, method: str, *args: Any, **kwargs: Any) -> Any:
-        attempt = _owner(method)
-        return original(self if attempt is None else GuardedClient(attempt), method, *args, **kwargs)
+    def guarded(self: HTTPClient, method: str, url: str, headers: Any, *args: Any, **kwargs: Any) -> Any:
+        client = _client_for(self, method, url, headers)
+        return original(client, method, url, headers, *args, **kwargs)
 
-    async def guarded_async(self: HTTPClient, method: str, *args: Any, **kwargs: Any) -> Any:
-        attempt = _owner(method)
-        return await original(self if attempt is None else GuardedClient(attempt), method, *args, **kwargs)
+    async def guarded_async(
+        self: HTTPClient, method: str, url: str, headers: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        client = _client_for(self, method, url, headers)
+        return await original(client, method, url, headers, *args, **kwargs)
 
     chosen = guarded_async if name in _ASYNCHRONOUS else guarded
     chosen.__name__ = name
     return chosen
 
 
-def _owner(method: str) -> Attempt | None:
-    """Return whose call this is; None lets it pass unguarded. Raises SpendDenied."""
+def _client_for(own: HTTPClient, method: str, url: str, headers: Mapping[str, str]) -> HTTPClient:
+    """Return what a call is sent with: its `own` client passes unguarded. Raises SpendDenied."""
     try:
         attempt = context.current()
-        if attempt is None and method.upper() != "GET" and context.inside_luigi():
-            raise denial(
-                "scope",
-                "a Stripe call that could spend was made outside any vendor task: move it into the run() "
-                "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches "
-                "[spendguard] vendor_tasks)",
-            )
+        if attempt is not None:
+            return GuardedClient(attempt)
+        if method.upper() == "GET" or _guarded_elsewhere(url, headers) or not context.inside_luigi():
+            return own
+        raise denial(
+            "scope",
+            "a Stripe call that could spend was made outside any vendor task: move it into the run() "
+            "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches "
+            "[spendguard] vendor_tasks)",
+        )
     except SpendDenied as denied:
         raise as_stripe_error(denied) from None
-    return attempt
+
+
+def _guarded_elsewhere(url: str, headers: Mapping[str, str]) -> bool:
+    """Return whether a call shows a vault key, and not to Stripe itself: only a gateway takes it."""
+    shown = str(headers.get("Authorization", ""))
+    return shown.startswith(f"Bearer {KEY_PREFIX}") and stripes_target(url) is None
 
 
 def bind() -> None:

@@ -143,9 +143,9 @@ def _target(url: str, settings: VendorSettings, gateway: Gateway) -> str:
 
     The gateway tells the hosts apart by the path. Raises SpendDenied (`endpoint`) for another host.
     """
-    match = _HOSTS.fullmatch(url.partition("#")[0])
-    if match:
-        return match.group("target")
+    target = stripes_target(url)
+    if target is not None:
+        return target
     for base in (gateway.url, settings.base_url):
         if base and url.startswith(base + "/"):
             return url[len(base) :].partition("#")[0]
@@ -153,3 +153,9 @@ def _target(url: str, settings: VendorSettings, gateway: Gateway) -> str:
     raise denial(
         "endpoint", f"{host} is no host of Stripe's: calls are forwarded to the gateway at {gateway.base}"
     )
+
+
+def stripes_target(url: str) -> str | None:
+    """Return path and query of a call to one of Stripe's own hosts, None for another host."""
+    match = _HOSTS.fullmatch(url.partition("#")[0])
+    return match.group("target") if match else None

@@ -431,6 +431,29 @@ def test_a_forwarded_call_counts_as_in_flight(gateway: FakeGateway) -> None:
         context.on_idle(None)
 
 
+# Outside vendor tasks: a pipeline that asks for its vault keys itself.
+
+
+def test_a_plain_task_may_show_a_vault_key_to_a_gateway(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stripe, "api_base", f"{gateway.url}/stripe")
+    monkeypatch.setattr(stripe, "api_key", "vault_key_of_its_own")
+    monkeypatch.setattr(stripe, "default_http_client", stripe.RequestsClient())
+    with context.worker_running():
+        stripe.PaymentIntent.create(customer="cus_1", **CHARGE)
+    assert [seen.headers["authorization"] for seen in gateway.seen] == ["Bearer vault_key_of_its_own"]
+
+
+@pytest.mark.parametrize(
+    ("key", "base"), [("vault_key_of_its_own", "https://api.stripe.com"), (SECRET, "https://gateway/stripe")]
+)
+def test_a_plain_task_may_not_call_otherwise(key: str, base: str) -> None:
+    client = stripe.StripeClient(key, base_addresses={"api": base})
+    with context.worker_running(), pytest.raises(SpendDenied, match="outside any vendor task"):
+        client.v1.payment_intents.create({"customer": "cus_1", **CHARGE})
+
+
 @pytest.fixture
 def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     for name in certificates.VARIABLES:
