@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -104,6 +104,8 @@ class Upstream:
         if getattr(self._local, "pid", None) != os.getpid():
             session = requests.Session()
             session.headers.clear()
+            # A call goes as the SDK made it, and one vendor's cookies never reach another by the gateway.
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
             if self._straight:
                 session.trust_env = False
                 session.verify = certificates.bundle() or True
@@ -145,8 +147,3 @@ class Upstream:
             if isinstance(error, HTTPError):  # Of the body, which `requests` leaves to us.
                 raise requests.ConnectionError(f"the reply broke off: {type(error).__name__}") from error
             raise
-
-    def close(self) -> None:
-        """Close this thread's connections."""
-        with suppress(AttributeError):
-            self._local.session.close()

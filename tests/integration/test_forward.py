@@ -259,6 +259,14 @@ def test_a_redirect_is_not_followed(gateway: FakeGateway) -> None:
         assert elsewhere.seen == []
 
 
+def test_no_cookie_of_an_answer_is_sent_with_the_next_call(gateway: FakeGateway) -> None:
+    gateway.script = [(200, {"Set-Cookie": "a=b; Path=/"}, b'{"id": "pi_1", "object": "payment_intent"}')]
+    with attempt(gateway.url):
+        for customer in ("cus_1", "cus_2"):
+            stripe.PaymentIntent.create(customer=customer, **CHARGE)
+    assert not any("cookie" in seen.headers for seen in gateway.seen)
+
+
 @pytest.mark.parametrize(("said", "served"), [(["stripe"], {"stripe"}), ([], set()), (None, set())])
 def test_the_claims_answer_names_the_vendors_that_are_served(
     gateway: FakeGateway, said: list[str] | None, served: set[str]
