@@ -16,11 +16,11 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
-from luigi_spendguard.ledger.claims import KEY_PREFIX, key_hash
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, object_of
-from luigi_spendguard.messages import Ask
+from luigi_spendguard.messages import KEY_PREFIX, Ask
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.policy import Caps, is_allowed, moment
 
