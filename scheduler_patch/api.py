@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.messages import Ask, BadMessage, End
 from luigi_spendguard.money import parse_usd
-from scheduler_patch import keys, operator
+from scheduler_patch import keys, openapi, operator
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler
 from scheduler_patch.office import Office
@@ -169,7 +170,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     def rest(path: str, **methods: tuple[str, Any]) -> tuple[str, type[Handler], dict[str, Any]]:
         return path, Handler, {"office": office, "methods": methods, "wrap": False}
 
-    return [
+    served = [
         rpc("spend_open_run", "worker", _open_run),
         rpc("spend_claim", "worker", _claim),
         rpc("spend_finish", "worker", _finish),
@@ -199,3 +200,19 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
+    described = openapi.document({template(path): _who(said["methods"]) for path, _, said in served})
+
+    async def _openapi(office: Office, call: Call) -> Any:
+        return described
+
+    return [*served, rest(r"/openapi.json", GET=("public", _openapi))]
+
+
+def template(path: str) -> str:
+    """Return a route's path as OpenAPI and the docs have it: `/runs/{run_id}`."""
+    path = re.sub(r"^/(calls|vault/keys)/\(\[\^/\]\+\)", r"/\1/{id}", path)
+    return path.replace("([^/]+)", "{run_id}")
+
+
+def _who(methods: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
+    return {method: who for method, (who, _) in methods.items()}

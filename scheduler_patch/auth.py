@@ -46,9 +46,11 @@ def _same(given: str, wanted: str | None) -> bool:
 def check(request: HTTPServerRequest, who: str, office: Office) -> str:
     """Raise Refused unless the request may act as `who`; return its vault key for `key` and `holder`.
 
-    `who`: `read`, `key`, `worker`, `admin`, or `holder` (of a key, or the admin).
+    `who`: `read`, `key`, `worker`, `admin`, `holder` (of a key, or the admin), or `public`.
     """
     check_origin(request)
+    if who == "public":
+        return ""
     token = bearer(request)
     check_peer(request, token, office, anywhere=who in ("admin", "holder"))
     try:

@@ -17,7 +17,7 @@ from luigi_spendguard import targets
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.proxy import stripe as proxied
-from scheduler_patch.api import routes
+from scheduler_patch.api import routes, template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -41,9 +41,7 @@ def test_every_route_and_rpc_is_in_the_docs() -> None:
         if path.startswith("/api/"):
             assert f"`{path.removeprefix('/api/')}`" in text, path
         else:
-            named = path.replace("/calls/([^/]+)", "/calls/{id}")
-            named = named.replace("/keys/([^/]+)", "/keys/{id or key}")
-            named = named.replace("([^/]+)", "{run_id}")
+            named = template(path).replace("/keys/{id}", "/keys/{id or key}")
             assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
 
 
