@@ -10,13 +10,14 @@ from typing import Any
 
 from luigi.worker import ContextManagedTaskProcess
 
-from luigi_spendguard import proxy
+from luigi_spendguard import discretion, proxy
 from luigi_spendguard.client import FLUSH_S, GIVE_UP_S
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
 from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
+from luigi_spendguard.redaction import Secret, redacted
 from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
@@ -37,10 +38,12 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     settings: Settings | None = None
     claim_id: str = ""
     death_told: bool = False
+    #: Its pipeline has vendor tasks: what a plain task prints is redacted, too.
+    discreet: bool = False
 
     def _run_get_new_deps(self) -> Any:
         if not self.vendor:
-            with context.outside():
+            with context.outside(), discretion.streams() if self.discreet else contextlib.nullcontext():
                 return super()._run_get_new_deps()
         attempt = self._claim()
         outcome = "failed"
@@ -97,7 +100,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             run_id=run_id,
             task_id=self.task.task_id,
             family=self.task.task_family,
-            key=said["vault_key"],
+            key=Secret(said["vault_key"]),
             client=self.client,
             settings=self.settings,
             served=frozenset(said.get("gateway") or ()),
@@ -106,11 +109,11 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     def _handle_run_exception(self, ex: BaseException) -> Any:
         denied = blocking(ex) if self.vendor else None
         if denied is None:
-            return super()._handle_run_exception(ex)
+            return redacted(super()._handle_run_exception(ex))
         # Blocked, not failed: no failure event, no e-mail, no retry.
         logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
         self.task.trigger_event(TASK_BLOCKED, self.task, denied.message)
-        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": denied.message}}
+        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": redacted(denied.message)}}
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""

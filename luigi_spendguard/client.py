@@ -23,6 +23,7 @@ import urllib3
 from luigi_spendguard import certificates, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.redaction import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +51,8 @@ class LedgerClient:
                 "use http or https in [core] default_scheduler_url"
             )
         auth = f"{parts.username}:{parts.password or ''}" if parts.username else None
-        self._proxy_auth = urllib3.make_headers(basic_auth=auth) if auth else {}
+        made = urllib3.make_headers(basic_auth=auth) if auth else {}
+        self._proxy_auth = {name: Secret(value) for name, value in made.items()}
         host = parts.hostname or "localhost"
         host = f"[{host}]" if ":" in host else host
         port = f":{parts.port}" if parts.port else ""
@@ -175,9 +177,10 @@ class LedgerClient:
         self, method: str, body: Mapping[str, Any], key: str | None = None, patience_s: float = 0
     ) -> dict[str, Any]:
         token = key if key is not None else self._worker_token
-        headers = {"Content-Type": "application/json", **self._proxy_auth}
+        # Secrets, so that a traceback with local variables does not show them.
+        headers: dict[str, str] = {"Content-Type": "application/json", **self._proxy_auth}
         if token:
-            headers["Authorization"] = f"Bearer {token}"
+            headers["Authorization"] = Secret(f"Bearer {token}")
         data = json.dumps(body).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         wait = 0.05

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard import config_values as values
+from luigi_spendguard import redaction
 from luigi_spendguard.config_files import (
     ConfigError,
     Raw,
@@ -199,8 +200,10 @@ def load(
         if one in main and other not in main:
             raise sections[_M][one].error(f"needs {other} beside it")
     path = main.pop("ledger_url", None) or _default_ledger(environ)
-    return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
-                    files=tuple(files))  # fmt: skip
+    settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
+                        files=tuple(files))  # fmt: skip
+    redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
+    return settings
 
 
 def _default_ledger(environ: Mapping[str, str]) -> Path:

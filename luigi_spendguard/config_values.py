@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 from luigi_spendguard.config_files import Raw
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
 from luigi_spendguard.policy import is_endpoint, no_endpoint
+from luigi_spendguard.redaction import Secret
 
 _TOKEN_LENGTH = 16
 
@@ -37,21 +38,21 @@ def rate(raw: Raw, text: str) -> Decimal:
     return rate
 
 
-def token(raw: Raw, text: str) -> str:
+def token(raw: Raw, text: str) -> Secret:
     """Return a token that is long enough not to be guessed."""
     if len(text) < _TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise raw.error(
             f"must have at least {_TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
             "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
         )
-    return text
+    return Secret(text)
 
 
-def secret(raw: Raw, text: str) -> str:
+def secret(raw: Raw, text: str) -> Secret:
     """Return a vendor's secret."""
     if not re.fullmatch(r"[\x21-\x7e]{8,}", text):
         raise raw.error("must be the vendor's secret: at least 8 printable ASCII characters, no blanks")
-    return text
+    return Secret(text)
 
 
 def seconds(raw: Raw, text: str) -> float:

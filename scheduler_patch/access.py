@@ -14,10 +14,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import figures, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.redaction import Secret
 from scheduler_patch.gate import Gate
 from scheduler_patch.memory import Rules
 from scheduler_patch.scheduler import BudgetScheduler
@@ -135,10 +137,15 @@ def kept_token(ledger_path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return path.read_text("utf-8").strip()
+        return _learnt(path.read_text("utf-8").strip())
     except OSError as error:
         raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
     token = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token + "\n")
-    return token
+    return _learnt(token)
+
+
+def _learnt(token: str) -> Secret:
+    redaction.learn(token)
+    return Secret(token)

@@ -13,7 +13,7 @@ import luigi.scheduler
 import luigi.server
 from tornado.ioloop import IOLoop, PeriodicCallback
 
-from luigi_spendguard import config
+from luigi_spendguard import config, discretion
 from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
@@ -38,6 +38,7 @@ def app(scheduler: Any) -> Any:
     """
     check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
     check_luigi(luigi.scheduler.SimpleTaskState, STATE)
+    discretion.install()
     settings = config.load()
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)

@@ -7,22 +7,31 @@ cost, names its target, reads what became of it, and injects the secret.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Protocol
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable
+from luigi_spendguard.redaction import Secret
+
+#: Header names whose values are secrets: they never show themselves.
+_SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request: absolute `url`, header names in lower case."""
+    """One HTTP request: absolute `url`, header names in lower case; `repr` shows no secret and no body."""
 
     method: str
     url: str
-    headers: Mapping[str, str]
-    body: bytes = b""
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        hidden = {name: Secret(self.headers[name]) for name in _SECRET_HEADERS if name in self.headers}
+        if hidden:
+            object.__setattr__(self, "headers", {**self.headers, **hidden})
 
 
 @dataclass(frozen=True)
