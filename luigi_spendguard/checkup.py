@@ -28,6 +28,8 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield from _scheduler(settings, operator)
     yield _ledger(settings)
     yield from _caps(settings)
+    for text in settings.passed_over:
+        yield Finding("passed over", text)
     for vendor in VENDORS:
         yield _vendor(settings, vendor)
     yield _tokens(settings)

@@ -26,6 +26,7 @@ from luigi_spendguard.config_files import (
 )
 from luigi_spendguard.money import Micros, format_usd
 from luigi_spendguard.policy import Caps
+from luigi_spendguard.secret_files import NotMine, in_file
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
 
@@ -63,6 +64,7 @@ class Settings:
         forecast_growth: a forecast so many times as high as the last run's is held.
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
             for the vendors that it serves.
+        passed_over: why settings that stand in the files count as not set here.
 
     """
 
@@ -84,6 +86,7 @@ class Settings:
     fx: Mapping[str, Decimal] = field(default_factory=dict)
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     def vendor(self, name: str) -> VendorSettings:
         """Return a vendor's settings, the defaults where it has no section."""
@@ -112,10 +115,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
     Setting(_M, "admin_token", values.token, "made at first start, beside the ledger, mode 0600",
             "Who shows it may top up, resolve and revoke.", True),
+    Setting(_M, "admin_token_file", in_file(values.token), "none",
+            "A file with the admin token, mode 0600, instead of `admin_token`.", True),
     Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
             "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
     Setting(_M, "gateway_url", values.gateway_url, "luigid's address, for the vendors that it serves",
             "Where the gateway is, if not at luigid's address. Read by the worker."),
+    Setting(_M, "worker_token_file", in_file(values.token), "none",
+            "A file with the worker token, mode 0600, instead of `worker_token`.", True),
     Setting(_M, "vendor_tasks", values.names, "none",
             "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
     Setting(_M, "on_blocked", values.one_of("exit", "wait"), "exit",
@@ -141,6 +148,8 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
     Setting(_V, "secret", values.secret, "the worker's STRIPE_SECRET_KEY or STRIPE_API_KEY",
             "Stripe's secret key.", True),
+    Setting(_V, "secret_file", in_file(values.secret), "none",
+            "A file with Stripe's secret key, mode 0600, instead of `secret`.", True),
     Setting(_V, "base_url", values.base_url, "https://api.stripe.com",
             "Where calls are sent: https, or http to this machine for tests."),
     Setting(_V, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
@@ -175,11 +184,8 @@ def load(
         kind = "toml" if files and files[-1].suffix == ".toml" else "ini"
     sections = read_sections(kind, files)
     _check_sections(sections)
-    read = {
-        name: {key: value for key, raw in content.items()
-               if (value := _value(raw, environ)) is not None}
-        for name, content in sections.items()
-    }  # fmt: skip
+    passed_over: list[str] = []
+    read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
     main = read.get(_M, {})
     vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
     caps = Caps(
@@ -201,9 +207,28 @@ def load(
             raise sections[_M][one].error(f"needs {other} beside it")
     path = main.pop("ledger_url", None) or _default_ledger(environ)
     settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
-                        files=tuple(files))  # fmt: skip
+                        files=tuple(files), passed_over=tuple(passed_over))  # fmt: skip
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     return settings
+
+
+def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str]) -> dict[str, Any]:
+    """Return a section's values; what is in a file of its own stands under the name without `_file`."""
+    found: dict[str, Any] = {}
+    for key, raw in content.items():
+        try:
+            value = _value(raw, environ)
+        except NotMine as error:
+            passed_over.append(str(error))
+            continue
+        setting = _BY_KEY.get((raw.section, key))
+        name = key.removesuffix("_file") if setting is not None and setting.secret else key
+        if value is None:
+            continue
+        if name in found:
+            raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")
+        found[name] = value
+    return found
 
 
 def _default_ledger(environ: Mapping[str, str]) -> Path:

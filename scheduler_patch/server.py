@@ -40,6 +40,8 @@ def app(scheduler: Any) -> Any:
     check_luigi(luigi.scheduler.SimpleTaskState, STATE)
     discretion.install()
     settings = config.load()
+    for text in settings.passed_over:
+        logger.warning("%s", text)
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)
     if settings.worker_token is not None and settings.caps.day is None:
