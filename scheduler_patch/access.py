@@ -36,10 +36,20 @@ class Access:
     """Opens the ledger when it is first needed (a luigid without vendor tasks never has one)."""
 
     def __init__(self, settings: Settings, scheduler: BudgetScheduler) -> None:
-        self.settings = settings
         self.scheduler = scheduler
         self.gate: Gate = scheduler.gate
+        self._take(settings)
+        self.throttle = Throttle()
+        self._seen = 0
+        self._ledger: Ledger | None = None
+        self._opening = threading.Lock()
+        if settings.ledger_path.exists():
+            self._open()
+
+    def _take(self, settings: Settings) -> None:
+        """Let everything that is asked from now on be answered by `settings`."""
         caps = settings.caps
+        self.settings = settings
         self.gate.rules = Rules(
             settings.forecast,
             settings.forecast_growth,
@@ -48,13 +58,21 @@ class Access:
             settings.vendor_tasks,
             settings.kill_on_revoke,
         )
-        self._ledger: Ledger | None = None
-        self._opening = threading.Lock()
         self._admin_token = settings.admin_token
-        self.throttle = Throttle()
-        self._seen = 0
-        if settings.ledger_path.exists():
-            self._open()
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; runs keep the caps that they were opened with, keys stay valid.
+
+        Budgets that follow the file (of task families, vendors and the day) get their caps of now. Raises
+        LedgerUnavailable.
+        """
+        self._take(settings)
+        if self._ledger is None:
+            return
+        if self._admin_token is None:
+            self._admin_token = await asyncio.to_thread(kept_token, settings.ledger_path)
+        await self.write(figures.follow, settings.caps)
+        await self.refresh()
 
     def _open(self) -> Ledger:
         with self._opening:

@@ -22,6 +22,7 @@ from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
 from scheduler_patch.relay import relay_routes
+from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.serving import drain_on_signals, tls, with_tls
 
@@ -60,6 +61,7 @@ def app(scheduler: Any) -> Any:
             "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))
         )
     IOLoop.current().add_callback(drain_on_signals, gateway)
+    on_hangup(office)
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     return application
 

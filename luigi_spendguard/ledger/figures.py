@@ -111,7 +111,7 @@ def start(tx: Tx, caps: Caps) -> Start:
 
     A task has paid when a call of its current epoch costs something and is settled or in doubt.
     """
-    _apply(tx, caps)
+    follow(tx, caps)
     runs, day = refreshed(tx)
     paid = tx.all(
         "SELECT DISTINCT call.task_id FROM call LEFT JOIN task ON task.task_id = call.task_id"
@@ -141,7 +141,7 @@ def start(tx: Tx, caps: Caps) -> Start:
     )
 
 
-def _apply(tx: Tx, caps: Caps) -> None:
+def follow(tx: Tx, caps: Caps) -> None:
     """Bring the budgets that follow luigi.cfg to what it says now."""
     wanted = {("family", part): cap for part, cap in caps.task_families.items()}
     wanted |= {("vendor", part): cap for part, cap in caps.vendors.items()}

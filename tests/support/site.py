@@ -92,7 +92,9 @@ class Site:
         for section, content in self.settings.items():
             lines.append(f"[{section}]")
             lines += [f"{key} = {value}" for key, value in content.items() if value is not None]
-        self.config.write_text("\n".join(lines) + "\n")
+        new = self.config.with_suffix(".new")
+        new.write_text("\n".join(lines) + "\n")
+        new.replace(self.config)  # Nobody reads half of it.
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return a worker's environment; the secret is in it unless luigid is the gateway."""
