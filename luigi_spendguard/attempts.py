@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from luigi.worker import ContextManagedTaskProcess
@@ -17,7 +17,7 @@ from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailabl
 from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
-from luigi_spendguard.redaction import Secret, redacted
+from luigi_spendguard.redaction import redacted
 from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
@@ -60,6 +60,14 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
             attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
 
+    @contextlib.contextmanager
+    def _forward_attributes(self) -> Iterator[Any]:
+        """Let the task report to the scheduler as ever, without secrets."""
+        with super()._forward_attributes() as process:
+            for name in ("set_status_message", "set_tracking_url") if self.vendor or self.discreet else ():
+                setattr(self.task, name, _discreetly(getattr(self.task, name)))
+            yield process
+
     def _interruptible(self, attempt: context.Attempt) -> contextlib.AbstractContextManager[None]:
         """Let the worker end a child of its own; in the worker's process the next call is denied."""
         return (
@@ -100,7 +108,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             run_id=run_id,
             task_id=self.task.task_id,
             family=self.task.task_family,
-            key=Secret(said["vault_key"]),
+            key=said["vault_key"],
             client=self.client,
             settings=self.settings,
             served=frozenset(said.get("gateway") or ()),
@@ -120,6 +128,10 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         if self.vendor and self.client is not None and self.claim_id and not self.death_told:
             self.death_told = True
             self.client.finish(self.claim_id, "died")
+
+
+def _discreetly(report: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda said: report(redacted(said))
 
 
 def open_run(client: LedgerPort, root: Root) -> str:

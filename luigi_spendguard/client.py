@@ -57,7 +57,7 @@ class LedgerClient:
         host = f"[{host}]" if ":" in host else host
         port = f":{parts.port}" if parts.port else ""
         self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
-        self._worker_token = worker_token
+        self._worker_token = None if worker_token is None else Secret(worker_token)
         self._renew()
         _clients.add(self)
 

@@ -266,6 +266,8 @@ class Guard:
             )
         )
         if leaked:
+            # This frame is on the stack of what is raised.
+            reply, text = Reply(reply.status, {}, b""), ""
             raise denial("endpoint", "the reply contained the vendor's secret and was withheld")
         if outcome.error:
             raise OutcomeUnknown(

@@ -29,7 +29,7 @@ WORKER = (
     "run",
 )
 #: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
-TASK_PROCESS = ("_handle_run_exception", "_run_get_new_deps")
+TASK_PROCESS = ("_forward_attributes", "_handle_run_exception", "_run_get_new_deps")
 #: `luigi.execution_summary`, extended.
 SUMMARY = ("_summary_dict", "_summary_format")
 #: `luigi.scheduler.Scheduler`, overridden by `BudgetScheduler`.

@@ -14,6 +14,7 @@ from types import FrameType
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.redaction import Secret
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,9 @@ class Attempt:
     client: LedgerPort
     settings: Settings = field(repr=False)
     served: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", Secret(self.key))
 
 
 class _Outside:

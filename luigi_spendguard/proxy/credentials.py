@@ -60,7 +60,7 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
         _secrets[vendor.name] = secret
         for name in list(os.environ):
             if os.environ[name] == secret or (name in _hidden and _hidden[name] == secret):
-                # As a Secret: this frame is on the stack of whatever the task raises.
+                # As a Secret: in Python 3.10 this frame is on the stack of whatever the task raises.
                 _hidden.setdefault(name, Secret(os.environ[name]))
                 os.environ[name] = key
         if not any(os.environ.get(name) for name in vendor.secret_variables):

@@ -89,6 +89,24 @@ def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
 
 
+def _bare(error: BaseException) -> None:
+    """Take from an error, and from what it came of, all that holds the request: the secret is in it.
+
+    That is the frames of the libraries below, and the request and reply of an error of `requests`.
+    """
+    seen: list[object] = []
+    todo: list[object] = [error]
+    while todo:
+        found = todo.pop()
+        if not isinstance(found, BaseException) or any(found is one for one in seen):
+            continue
+        seen.append(found)
+        found.__traceback__ = None
+        if isinstance(found, requests.RequestException):
+            found.request = found.response = None
+        todo += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+
+
 class Upstream:
     """One session for each thread of each process.
 
@@ -139,11 +157,12 @@ class Upstream:
                 for name in ("content-encoding", "content-length", "transfer-encoding"):
                     headers.pop(name, None)  # The body is decoded and whole.
                 return Reply(response.status_code, headers, body)
-        except NotSent:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            _bare(error)
+            if isinstance(error, NotSent) or not isinstance(error, Exception):
+                raise error
             if not _sending.started:
                 raise NotSent(f"{type(error).__name__} before the first byte") from error
             if isinstance(error, HTTPError):  # Of the body, which `requests` leaves to us.
                 raise requests.ConnectionError(f"the reply broke off: {type(error).__name__}") from error
-            raise
+            raise error

@@ -36,11 +36,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """One HTTP reply, header names in lower case."""
+    """One HTTP reply, header names in lower case; `repr` shows neither them nor the body."""
 
     status: int
-    headers: Mapping[str, str]
-    body: bytes
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
 
 
 @dataclass(frozen=True)
