@@ -81,7 +81,7 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         site.start()
-        site.stripe.fault("echo_secret", match="POST /v1/payment_intents", times=1)
+        site.stripe.fault("echo_secret", match="POST /v1/customers", times=2)
         logging = ("--logging-conf-file", str(site.folder / "logging.ini"))
         secrets = {"STRIPE_SECRET_KEY": SECRET, "STRIPE_API_KEY": ANOTHER}
         more = {"module": "tests.support.indiscreet", "STRIPE_LOG": "debug", **secrets}

@@ -58,6 +58,9 @@ class Charge(VendorTask, Output):
         getattr(self, f"do_{self.how}", lambda: None)()
         self.done()
 
+    def do_leak(self) -> None:
+        stripe.Customer.create(email="leak@example.com")  # The vendor's answer holds the secret.
+
     def do_crash(self) -> None:
         raise RuntimeError("crashed after it had charged")
 

@@ -11,15 +11,22 @@ import pickle
 import re
 import sys
 import time
+import types
 from collections.abc import Iterator
 from urllib.parse import quote, quote_plus
 
+import luigi
+import luigi.notifications
+import luigi.scheduler
+import luigi.worker
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard import discretion, redaction
+from luigi_spendguard.attempts import GuardedTaskProcess
 from luigi_spendguard.redaction import REDACTED, Secret, redact, redacted, shows
+from luigi_spendguard.worker import GuardedWorker
 
 CANARY = "sk_test_c@n/ry+4eC39&Hq\"Ly'jW\\Darj"
 KEY = "vault_key_" + "AbC-_9" * 7
@@ -268,6 +275,44 @@ def test_a_factory_that_was_there_is_still_asked() -> None:
         logging.setLogRecordFactory(stock)
         if before is not stock:
             discretion.install()
+
+
+# What a worker reports.
+
+
+class Indiscreet(luigi.Task):
+    def run(self) -> None:
+        raise RuntimeError(f"{CANARY} {KEY}")
+
+
+def test_what_goes_to_the_scheduler_and_into_mails_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[object] = []
+    scheduler = luigi.scheduler.Scheduler()
+    for name in ("announce_scheduling_failure", "add_task"):
+        monkeypatch.setattr(scheduler, name, lambda **fields: told.append(fields))
+    monkeypatch.setattr(luigi.notifications, "send_error_email", lambda *said: told.append(said))
+    worker, task = GuardedWorker(scheduler=scheduler), Indiscreet()
+    worker._announce_scheduling_failure(task, f"{CANARY} {KEY}")
+    worker._email_error(task, f"{CANARY} {KEY}", subject="{task}", headline="{task}")
+    worker._add_task(
+        worker="w", task_id=task.task_id, status="FAILED", runnable=None, expl=json.dumps(f"{CANARY} {KEY}")
+    )
+    worker._handle_task_load_error(ImportError(f"{CANARY} {KEY}"), ["T_1"])
+    assert len(told) == 5
+    for fields in told:
+        assert "[redacted] [redacted]" in str(fields)
+        assert not shows(str(fields))
+
+
+def test_a_task_process_says_no_secret_of_why_its_task_failed() -> None:
+    results: list[tuple[object, ...]] = []
+    queue = types.SimpleNamespace(put=results.append)
+    reporter = luigi.worker.TaskStatusReporter(None, "T_1", "w", None)
+    process = GuardedTaskProcess(None, Indiscreet(), "w", queue, reporter)
+    process.run()
+    ((_, status, said, *_),) = results
+    assert status == "FAILED"
+    assert f"RuntimeError: {REDACTED} {REDACTED}" in said
 
 
 # Standard streams.
