@@ -17,7 +17,12 @@ from scheduler_patch.office import Office
 logger = logging.getLogger(__name__)
 
 #: What is used when luigid starts and never again: a change takes effect with the next start.
-AT_START = {"ledger_path": "ledger_url", "metrics_collector": "metrics_collector"}
+AT_START = {
+    "ledger_path": "ledger_url",
+    "metrics_collector": "metrics_collector",
+    "tls_cert": "tls_cert",
+    "tls_key": "tls_key",
+}
 
 
 def on_hangup(office: Office) -> None:

@@ -10,12 +10,14 @@ import tornado.netutil
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import Application
 
+from luigi_spendguard import discretion
 from luigi_spendguard.config import ConfigError, Settings
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
 from scheduler_patch.relay import relay_routes
+from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.serving import drain_on_signals, tls
 
@@ -28,6 +30,7 @@ _ROUTES = (r"/status", r"/openapi.json")
 def run(settings: Settings, address: str, port: int) -> None:
     """Serve until a signal ends it. Raises ConfigError, LedgerUnavailable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
+    discretion.install()
     office = Office(settings, BudgetScheduler())
     if not office.relayed_vendors:
         raise ConfigError(
@@ -45,6 +48,7 @@ def run(settings: Settings, address: str, port: int) -> None:
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     loop = IOLoop.current()
     loop.add_callback(drain_on_signals, gateway)
+    on_hangup(office)
     logger.info(
         "The gateway for %s listens on %s:%d", ", ".join(sorted(office.relayed_vendors)), address, port
     )

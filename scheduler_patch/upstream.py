@@ -97,9 +97,11 @@ class Upstream:
         except NotSent:
             raise
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
+            # Its frames, and what it came of, hold the request and so the secret.
+            kind = type(error).__name__
             if not sending.started:
-                raise NotSent(f"{type(error).__name__} before the first byte") from error
-            raise
+                raise NotSent(f"{kind} before the first byte") from None
+            raise aiohttp.ClientConnectionError(f"the exchange broke off: {kind}") from None
 
     async def close(self) -> None:
         """Close all connections."""

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from luigi_spendguard import discretion
 from luigi_spendguard.config import VENDORS
 from luigi_spendguard.proxy import aside, context, credentials, stripe
+from luigi_spendguard.vendors.registry import VENDORS as ADAPTERS
 
 #: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
 ENDING_S = 15.0
@@ -17,7 +18,8 @@ def bind() -> None:
     """Put the guard into every supported SDK, and keep secrets out of the log. Raises PluginError."""
     stripe.bind()
     discretion.install()
-    credentials.learn(stripe.VENDOR)
+    for vendor in ADAPTERS.values():
+        credentials.learn(vendor)
 
 
 @contextmanager
