@@ -108,11 +108,14 @@ async def _calls(office: Office, call: Call) -> Any:
         raise BadMessage("'limit' must be a number from 1 to 10000")
     if before is not None and not (before.isdecimal() and len(before) < 16):
         raise BadMessage("'before' must be the `seq` of a call")
+    verdict = call.query("verdict")
+    if verdict is not None and not re.fullmatch(r"allowed|replayed|denied(:[a-z_]+)?", verdict):
+        raise BadMessage("'verdict' must be allowed, replayed, denied, or denied:<reason> such as denied:cap")
     rows = await office.read(
         reading.calls,
         run_id,
         call.query("task"),
-        call.query("verdict"),
+        verdict,
         int(limit),
         None if before is None else int(before),
     )

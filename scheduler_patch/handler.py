@@ -178,6 +178,11 @@ class Call:
         """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""
         values = self.handler.request.query_arguments.get(name)
         try:
-            return values[-1].decode("utf-8") if values else None
+            value = values[0].decode("utf-8") if values else None
         except UnicodeDecodeError:
             raise BadMessage(f"{name!r} must be UTF-8") from None
+        if values and len(values) > 1:
+            raise BadMessage(f"{name!r} is given twice")
+        if value is not None and not 0 < len(value) <= 1000:
+            raise BadMessage(f"{name!r} must be a text of 1 to 1000 characters")
+        return value

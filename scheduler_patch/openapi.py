@@ -118,7 +118,7 @@ _QUERIES: Mapping[str, dict[str, Schema]] = {
 }
 _OF_CALLS: dict[str, Schema] = {
     "task": TEXT,
-    "verdict": {"type": "string", "pattern": "^(allowed|replayed|denied)(:[a-z_]+)?$"},
+    "verdict": {"type": "string", "pattern": "^(allowed|replayed|denied(:[a-z_]+)?)$"},
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "before": COUNT,
 }

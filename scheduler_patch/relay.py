@@ -121,8 +121,14 @@ class Relay(RequestHandler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer an unexpected error in the vendor's format, without its text."""
-        shaped = self._vendor.shape(denial("ledger_unavailable", "the gateway failed: see its log"))
-        self._pass_on(Reply(status_code, shaped.headers, shaped.body))
+        headers: dict[str, str] = {}
+        error = denial("ledger_unavailable", "the gateway failed: see its log")
+        if status_code < 500:
+            error = denial("endpoint", f"this request cannot be relayed ({responses.get(status_code, '?')})")
+        if status_code == 405:
+            headers["allow"] = ", ".join(self.SUPPORTED_METHODS)
+        shaped = self._vendor.shape(error)
+        self._pass_on(Reply(status_code, {**shaped.headers, **headers}, shaped.body))
 
     def _request_summary(self) -> str:
         path = urlsplit(self.request.uri or "").path
