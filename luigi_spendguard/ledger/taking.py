@@ -86,6 +86,17 @@ def object_of(tx: Tx, ask: Ask) -> Row | None:
     )
 
 
+def counted_for(tx: Tx, vendor: str, account: str, object_ids: str) -> int:
+    """Return what objects (blank between) count for together, in micro-dollars."""
+    return sum(
+        int(tx.value(
+            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+            vendor, account, object_id,
+        ) or 0)
+        for object_id in set(object_ids.split())
+    )  # fmt: skip
+
+
 def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
     """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
     caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
@@ -113,6 +124,7 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     total = ask.total_micros
     if total is None:
         total = known["worth_micros"] if known else 0
+    counted += counted_for(tx, ask.vendor, ask.account, ask.covers)
     amount = Micros(max(0, total - counted))
     if amount and scope.run["state"] == "frozen" and not scope.caps.shadow:
         raise Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
@@ -122,21 +134,31 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
         with tx.savepoint():
             if amount:
                 _take(tx, scope, row["id"], amount)
-            if known and amount:
-                tx.run(
-                    "UPDATE vendor_object SET counted_micros = counted_micros + ?"
-                    " WHERE vendor = ? AND account = ? AND object_id = ?",
-                    amount,
-                    ask.vendor,
-                    ask.account,
-                    ask.object_id,
-                )
+            if ask.object_id is not None and amount:
+                _count(tx, ask, row, amount, total)
             tx.run("UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ?"
                    " WHERE id = ?", amount, now, row["id"])  # fmt: skip
             if not ask.read:
                 journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
     except _NoRoom as full:
         raise _refuse_cap(scope, full.budget, amount) from None
+
+
+def _count(tx: Tx, ask: Ask, row: Row, amount: Micros, total: int) -> None:
+    """Let the object count for what is reserved: an equal call of another thread reserves the rest."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (vendor, account, object_id)"
+        " DO UPDATE SET counted_micros = counted_micros + ?6",
+        ask.vendor,
+        ask.account,
+        ask.object_id,
+        row["run_id"],
+        row["id"],
+        amount,
+        max(amount, total),
+        ask.customer,
+    )
 
 
 def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
