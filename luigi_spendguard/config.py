@@ -44,6 +44,7 @@ class VendorSettings:
         timeout_s: seconds to wait for the vendor.
         allowed_endpoints: patterns of what may be called; empty: everything that has a price.
         run_cap_usd: what may be spent there inside any run, in micro-dollars; None: the run's cap alone.
+        prices: what a call of an operation costs, in micro-dollars, where the operator says so.
 
     """
 
@@ -53,6 +54,7 @@ class VendorSettings:
     timeout_s: float = 80.0
     allowed_endpoints: tuple[str, ...] = ()
     run_cap_usd: Micros | None = None
+    prices: Mapping[str, Micros] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -157,6 +159,8 @@ SETTINGS: tuple[Setting, ...] = (
             "What may be called, as `POST /v1/payment_intents`, `GET /v1/*` or `payment_intents.create`."),
     Setting(_V, "run_cap_usd", values.usd, "none: the run's cap alone",
             "What may be spent at this vendor inside any run. Read by luigid."),
+    Setting(_V, "prices", values.prices, "none: what has no bound is denied",
+            "Fixed prices of operations in USD, as `subscriptions.create: 20, payment_links.create: 5`."),
 )  # fmt: skip
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
 #: Sections whose keys are the user's own names.
@@ -280,6 +284,10 @@ def _text(raw: Raw) -> str:
         return "true" if value else "false"
     if isinstance(value, list) and all(isinstance(part, str) and "," not in part for part in value):
         return ",".join(value)
+    if isinstance(value, dict) and not any(isinstance(one, (dict, list, bool)) for one in value.values()):
+        # TOML's table form of `name: value, name: value`.
+        return ",".join(f"{name}: {format(one, 'f') if isinstance(one, Decimal) else one}"
+                        for name, one in value.items())  # fmt: skip
     if isinstance(value, (str, int)):
         return str(value)
     if isinstance(value, Decimal):

@@ -84,12 +84,28 @@ def names(raw: Raw, text: str) -> tuple[str, ...]:
     return names
 
 
+_OPERATION = r"[a-z0-9_]+(?:\.[a-z0-9_]+)+"
+
+
 def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
     """Return allowlist patterns."""
     found = tuple(part.strip() for part in text.split(","))
     for pattern in found:
         if not is_endpoint(pattern):
             raise raw.error(no_endpoint(pattern))
+    return found
+
+
+def prices(raw: Raw, text: str) -> dict[str, Micros]:
+    """Return a fixed price in micro-dollars for each of some operations."""
+    found: dict[str, Micros] = {}
+    for part in text.split(","):
+        name, colon, amount = (piece.strip() for piece in part.partition(":"))
+        if not colon or not re.fullmatch(_OPERATION, name):
+            raise raw.error(f"{part.strip()[:60]!r} is not like `subscriptions.create: 20`")
+        if name in found:
+            raise raw.error(f"{name} is given two prices")
+        found[name] = usd(raw, amount)
     return found
 
 
