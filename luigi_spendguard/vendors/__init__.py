@@ -58,7 +58,13 @@ class Quote:
         minor, currency: the amount as asked, in the currency's minor unit.
         fingerprint: what must be equal for two calls to be the same one.
         key: the idempotency key of the request; `key_is_callers` when the SDK cannot have made it.
-        look_up: the object must be fetched before this can be priced.
+        look_ups: the paths that the guard may fetch to complete this quote; `look_up` when it must,
+            before the ledger is asked (else only when the ledger asks for it).
+        covers: objects whose counted money is counted by `object_id` (or by what this opens) instead.
+        only_less: the call can only free money: its object never counts for more afterwards.
+        free: the call changes nothing of what any object counts for.
+        fixed: at the operator's own price for the operation, each time it is called.
+        firm: settled at `total_micros`, whatever amounts the reply names.
         customer: the vendor's customer whom the call concerns, "" when it names none.
         accounts: the connected accounts that the call names.
         keep_body: whether the body may be kept in the ledger to be sent again.
@@ -78,6 +84,12 @@ class Quote:
     key: str | None = None
     key_is_callers: bool = False
     look_up: bool = False
+    look_ups: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
+    only_less: bool = False
+    firm: bool = False
+    free: bool = False
+    fixed: bool = False
     customer: str = ""
     accounts: tuple[str, ...] = ()
     keep_body: bool = True
@@ -89,7 +101,9 @@ class Outcome:
 
     Attributes:
         kind: `settle` | `void` | `doubt`.
-        total_micros: what `object_id` counts for from now on.
+        total_micros: what `object_id` counts for from now on; None: as much as before.
+        only_less: never more than before.
+        covers: the objects whose counted money `object_id` counts from now on.
         worth_micros: the most it can still be made to move.
         definite: a void that holds even after an earlier send with an unknown outcome.
         error: set when the reply cannot be believed; the caller is told.
@@ -97,8 +111,10 @@ class Outcome:
     """
 
     kind: str
-    total_micros: int = 0
+    total_micros: int | None = 0
     worth_micros: int = 0
+    only_less: bool = False
+    covers: tuple[str, ...] = ()
     object_id: str | None = None
     definite: bool = False
     note: str = ""
@@ -120,11 +136,21 @@ class Vendor(Protocol):
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         """Read what became of the call; `resent` after an earlier send with an unknown outcome."""
 
-    def look_up(self, quote: Quote, request: Request) -> Request:
-        """Return the GET that fetches the object of `quote`."""
+    def look_up(self, quote: Quote, request: Request, path: str) -> Request:
+        """Return the GET that fetches one of `quote.look_ups`."""
 
-    def complete(self, quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Quote:
-        """Return `quote` with the total that the looked-up object says. Raises SpendDenied."""
+    def complete(
+        self,
+        quote: Quote,
+        request: Request,
+        found: Mapping[str, Reply],
+        settings: VendorSettings,
+        fx: Mapping[str, Decimal],
+    ) -> Quote:
+        """Price the request again with what was `found` at each path so far. Raises SpendDenied.
+
+        The answer may name further `look_ups`; a path that was found is not named again.
+        """
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves: to the vendor's own host, with secret and wire key."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Mapping
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors import Request
@@ -20,19 +20,33 @@ _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code)\]$")
 def parameters(request: Request) -> dict[str, str]:
     """Return the form's parameters. Raises SpendDenied (`unpriced`) when they are ambiguous."""
     if not request.body:
-        return {}
+        return _pairs(urlsplit(request.url).query) if request.method == "DELETE" else {}
+    if request.method == "DELETE":
+        raise denial("unpriced", "a DELETE with a body cannot be priced")
     kind = request.headers.get("content-type", "application/x-www-form-urlencoded")
     if not kind.startswith("application/x-www-form-urlencoded"):
         raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send a form")
     try:
         text = request.body.decode("ascii")
+    except ValueError:
+        raise denial("unpriced", _ODD) from None
+    return _pairs(text)
+
+
+_ODD = "the form cannot be read: send it as the stripe SDK encodes it"
+
+
+def _pairs(text: str) -> dict[str, str]:
+    if not text:
+        return {}
+    try:
         if ";" in text:
             raise ValueError
         pairs = parse_qsl(
             text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=2000
         )
     except ValueError:
-        raise denial("unpriced", "the form cannot be read: send it as the stripe SDK encodes it") from None
+        raise denial("unpriced", _ODD) from None
     found: dict[str, str] = {}
     for name, value in pairs:
         if name in found and not name.endswith("[]"):
@@ -56,6 +70,15 @@ def whole(params: Mapping[str, str], name: str) -> int | None:
     if not re.fullmatch(r"[0-9]{1,12}", text):
         raise denial("unpriced", f"{name} must be a whole number of the currency's smallest unit, from 0 up")
     return int(text)
+
+
+def signed(params: Mapping[str, str], name: str) -> int | None:
+    """Return a whole number of minor units that may be negative, None when it is not given."""
+    text = params.get(name, "")
+    if not text.startswith("-"):
+        return whole(params, name)
+    amount = whole({name: text[1:]}, name)
+    return None if amount is None else -amount
 
 
 def is_sensitive(params: Mapping[str, str]) -> bool:

@@ -18,6 +18,7 @@ from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.proxy import stripe as proxied
 from scheduler_patch.api import routes, template
+from tests.support import vendor_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -57,6 +58,11 @@ def test_every_command_and_its_options_are_in_the_docs() -> None:
 def test_every_denial_is_in_the_docs_with_its_status() -> None:
     for reason, status in DENIAL_STATUS.items():
         assert re.search(rf"\| `{reason}` \|.*\| {status} \|", doc("concepts.md")), reason
+
+
+def test_what_the_docs_say_of_operations_is_what_the_adapter_does() -> None:
+    text = doc("vendors.md")
+    assert vendor_table.renewed(text) == text, "run: python -m tests.support.vendor_table"
 
 
 def test_every_dependency_has_a_reason() -> None:

@@ -1,4 +1,4 @@
-"""What an object counts for: taken once over calls, given back when it can move no more, never freed twice."""
+"""What an object counts for: taken once over calls, given back once, never freed by what is no news of it."""
 
 from __future__ import annotations
 
