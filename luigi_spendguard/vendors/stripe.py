@@ -122,8 +122,9 @@ class Stripe:
         """Fill in amount, target and fingerprint of a recognised operation."""
         fixed = settings.prices.get(route.operation)
         form = request.headers.get("content-type", "application/x-www-form-urlencoded")
+        # What a body says that is no form is asked of nobody here: only its digest counts.
         odd = not form.startswith("application/x-www-form-urlencoded") and (
-            fixed is not None or route.operation == "files.create"
+            fixed is not None or route.rule == "unpriced" or route.operation == "files.create"
         )
         params = {} if odd else parameters(request)
         sensitive = is_sensitive(params)

@@ -19,7 +19,7 @@ def _priced() -> str:
         if name in ("free", "unpriced"):
             continue
         rule = RULES[name]
-        cells = (f"`{operation}`", rule.quoted, rule.settled, rule.denied or "–")
+        cells = (f"`{operation}`", rule.quoted, rule.settled, rule.denied or "-")
         rows.append(f"| {' | '.join(cells)} |")
     return "\n".join(rows)
 
