@@ -224,7 +224,7 @@ class Guard:
         """Fetch what `quote` names, each as a call of its own, until the request is priced by it."""
         wanted = [path for path in quote.look_ups if path not in found]
         if not wanted:
-            raise denial("unpriced", f"{quote.operation} cannot be priced by what was looked up")
+            raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
         while wanted:
             if len(found) + len(wanted) > LOOK_UP_LIMIT:
                 raise denial(

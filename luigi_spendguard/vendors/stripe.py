@@ -15,9 +15,10 @@ from urllib.parse import urlsplit
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors import Quote, Reply, Request, stripe_denials, stripe_outcomes
-from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded
+from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
+from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
     PRICEABLE,
     Route,
@@ -142,6 +143,9 @@ class Stripe:
         except NotLookedUp as missing:
             quote = replace(blank, total_micros=None, object_id=ids[0] if ids else None,
                             look_up=True, look_ups=missing.paths)  # fmt: skip
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # What was looked up is not what Stripe answers.
+            raise not_there(route.operation, next(iter(found), blank.path)) from None
         except Unbounded as unbounded:
             raise denial(
                 "unpriced",
@@ -150,6 +154,9 @@ class Stripe:
             ) from None
         if quote.total_micros is None and quote.object_id is None and not quote.look_up:
             quote = replace(quote, total_micros=0, free=True)
+        if not quote.look_ups and ids and "/customers/" not in quote.path:
+            # Whom it concerns can be read there, for a key that is bound to customers.
+            quote = replace(quote, look_ups=(own_object_path(asked),))
         said = [quote.operation, quote.target, quote.minor, quote.currency]
         said += [f"{name}={params[name]}" for name in sorted(params) if name.split("[")[0] in money]
         if quote.target is None:

@@ -39,10 +39,10 @@ def created(asked: Asked) -> Quote:
         raise Unbounded("the customer has more pending items than can be added up")
     try:
         total = sum(worth_of(item, asked.fx).worth for item in items)
-        covers = tuple(str(item["id"]) for item in items)
     except (ValueError, TypeError, KeyError):
         raise not_there(asked.quote.operation, path) from None
-    return asked.quoted(total, target=target, covers=covers)
+    # Which of them it takes along (their currency, their subscription) only the reply says.
+    return asked.quoted(total, target=target)
 
 
 def _fetched(asked: Asked, invoice_id: str) -> tuple[Body, int]:

@@ -29,7 +29,10 @@ def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decima
     if quote.read or status >= 600:
         return Outcome("settle")
     if 200 <= status < 300:
-        return _done(quote, reply, resent, fx)
+        try:
+            return _done(quote, reply, resent, fx)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return _unbelieved("the reply's amount cannot be read")
     note = f"HTTP {status}"
     if status == 402:
         declined = body_of(reply).get("error", {})
@@ -67,18 +70,13 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
         return Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id)
     if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
         return Outcome("settle", only_less=True, object_id=object_id)
-    try:
-        worth = worth_of(body, fx)
-    except (ValueError, TypeError, KeyError):
-        return _unbelieved("the reply's amount cannot be read")
+    worth = worth_of(body, fx)
     if quote.minor is not None and quote.object_id is None:
         if body["currency"] != quote.currency:
             return _unbelieved("the reply is in another currency than asked")
         if abs(body["amount"]) < quote.minor:
             return _unbelieved("the reply names a smaller amount than asked")
-    covers = quote.covers if worth.counts else ()
-    if body.get("object") == "invoice" and worth.counts:
-        covers = tuple(dict.fromkeys((*quote.covers, *covered(body))))
+    covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
     return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
                    only_less=quote.only_less, covers=covers)  # fmt: skip
 

@@ -128,13 +128,16 @@ def refunds(asked: Asked) -> Quote:
         known = body.get("latest_charge") if intent else body
         if isinstance(known, dict):
             # An authorisation that is not captured is only let go: all of it is more than enough.
-            left = _amount(asked, path, known, "amount") - (known.get("amount_refunded") or 0)
+            left = _amount(asked, path, known, "amount") - _refunded(asked, path, known)
         else:
-            left = max(body.get("amount_received") or 0, _amount(asked, path, body, "amount"))
+            left = _amount(asked, path, body, "amount")
     else:
         left = minor
     currency = str(body.get("currency", ""))
-    firm = asked.quote.path.endswith("/refund")  # Its reply is the charge, with all refunds in one sum.
+    firm = asked.quote.path.endswith("/refund")
+    if firm and minor is None:
+        # Its reply is the charge, with all refunds in one sum; sent again, nothing would be left of it.
+        left = _amount(asked, path, body, "amount")
     return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
                         target=charge or intent, firm=firm)  # fmt: skip
 
@@ -144,9 +147,13 @@ def fee_refunds(asked: Asked) -> Quote:
     path = f"/v1/application_fees/{asked.ids[0]}"
     [fee] = asked.fetched(path)
     minor, currency = asked.whole("amount"), str(fee.get("currency", ""))
-    left = _amount(asked, path, fee, "amount") - (fee.get("amount_refunded") or 0) if minor is None else minor
+    firm = asked.quote.path.endswith("/refund")
+    if minor is not None:
+        left = minor
+    else:
+        left = _amount(asked, path, fee, "amount") - (0 if firm else _refunded(asked, path, fee))
     return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
-                        target=asked.ids[0], firm=asked.quote.path.endswith("/refund"))  # fmt: skip
+                        target=asked.ids[0], firm=firm)  # fmt: skip
 
 
 def customer_credit(asked: Asked) -> Quote:
@@ -216,6 +223,10 @@ def _worth(asked: Asked, path: str, body: Body) -> int:
         asked.money(0, str(body.get("currency", "")))
         raise not_there(asked.quote.operation, path) from None
     return max(found.worth, found.counts)
+
+
+def _refunded(asked: Asked, path: str, body: Body) -> int:
+    return _amount(asked, path, body, "amount_refunded") if body.get("amount_refunded") else 0
 
 
 def _amount(asked: Asked, path: str, body: Body, name: str) -> int:

@@ -68,6 +68,12 @@ class TestIntents:
         desk.client.v1.payment_intents.capture("pi_1", {"amount_to_capture": 300})
         assert desk.spent() == 300
 
+    def test_a_capture_that_may_go_on_still_counts_the_whole_intent(self, desk: Desk) -> None:
+        desk.answers["GET /v1/payment_intents/pi_1"] = intent("requires_capture")
+        desk.answers["POST /v1/payment_intents/pi_1/capture"] = intent("requires_capture")
+        desk.client.v1.payment_intents.capture("pi_1", {"amount_to_capture": 300, "final_capture": False})
+        assert desk.spent() == 1000
+
     def test_an_increment_names_the_new_total_and_counts_the_difference(self, desk: Desk) -> None:
         self.opened(desk, status="requires_capture")
         desk.answers["GET /v1/payment_intents/pi_1"] = intent("requires_capture")
@@ -165,6 +171,13 @@ class TestRefunds:
         desk.guarded(post("/v1/charges/ch_1/refund", b"amount=400"))
         assert desk.spent() == 1400
 
+    def test_the_old_route_without_an_amount_counts_the_whole_charge(self, desk: Desk) -> None:
+        """Its reply says only what all refunds came to, so one that is sent again must not count less."""
+        desk.answers["GET /v1/charges/ch_1"] = charge(amount_refunded=1000)
+        desk.answers["POST /v1/charges/ch_1/refund"] = charge(amount_refunded=1000)
+        desk.guarded(post("/v1/charges/ch_1/refund"))
+        assert desk.spent() == 1000
+
     def test_a_refund_of_another_charge_is_not_believed(self, desk: Desk) -> None:
         desk.answers["GET /v1/charges/ch_1"] = charge()
         desk.answers["POST /v1/refunds"] = moved("refund", "re_1", 1000, charge="ch_other")
@@ -183,7 +196,7 @@ class TestLookUps:
     @pytest.mark.parametrize(
         "answer",
         [(404, {"error": {}}), (500, {"error": {}}), (200, {}), TimeoutError(), {"id": "ch_1"},
-         {**charge(), "amount": "1000"}, {**charge(), "amount": -5}],
+         {**charge(), "amount": "1000"}, {**charge(), "amount": -5}, {**charge(), "amount_refunded": "5"}],
     )  # fmt: skip
     def test_one_that_fails_denies_the_call_and_sends_nothing(self, desk: Desk, answer: Any) -> None:
         desk.answers["GET /v1/charges/ch_1"] = answer

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
-from luigi_spendguard.vendors import Quote, Request
+from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
 from luigi_spendguard.vendors.stripe_hosts import host_of
 from luigi_spendguard.vendors.stripe_routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
@@ -151,3 +156,53 @@ def test_a_fixed_price_of_what_names_its_own_amount_or_is_unknown_is_one_clear_e
     assert name not in PRICEABLE
     with pytest.raises(SpendDenied, match=re.escape(name)):
         found("POST /v1/products", prices={name: Micros(1)})
+
+
+_NAMES = (
+    "id",
+    "object",
+    "amount",
+    "amount_due",
+    "amount_paid",
+    "amount_remaining",
+    "currency",
+    "status",
+    "lines",
+    "data",
+    "parent",
+    "deleted",
+    "captured",
+    "amount_total",
+    "original_payout",
+    "invoice_item_details",
+)
+_WORDS = ("pi_1", "payment_intent", "invoice", "usd", "draft", "paid", "refund", "checkout.session", "xxx")
+_json = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 10**13) | st.sampled_from(_WORDS),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=9),
+    max_leaves=25,
+)  # fmt: skip
+
+
+@given(body=st.dictionaries(st.sampled_from(_NAMES), _json), operation=st.sampled_from(sorted(RULE_OF)),
+       object_id=st.sampled_from([None, "pi_1"]), minor=st.sampled_from([None, 5]))  # fmt: skip
+def test_no_reply_breaks_the_guard_between_send_and_end(
+    body: Any, operation: str, object_id: str | None, minor: int | None
+) -> None:
+    quote = Quote(operation, "stripe:test", "/v1/x", object_id=object_id, minor=minor, currency="usd")
+    outcome = Stripe().outcome(quote, Reply(200, {}, json.dumps(body).encode()), resent=False, fx={})
+    assert outcome.kind in ("settle", "doubt")
+    assert (outcome.total_micros or 0) >= 0
+
+
+@given(body=_json, path=st.sampled_from(sorted({" ".join(concrete(line)) for line in OPERATIONS})))
+def test_no_looked_up_object_breaks_a_quote(body: Any, path: str) -> None:
+    method, _, where = path.partition(" ")
+    form = b"amount=5&charge=ch_1&invoice=in_1&customer=cus_1&items[0][price]=price_1&auto_advance=true"
+    request = Request(method, host_of(method, where) + where, {}, b"" if method == "DELETE" else form)
+    with contextlib.suppress(SpendDenied):
+        quote = Stripe().quote(request, VendorSettings("stripe"), "sk_test_x", {})
+        found = {at: Reply(200, {}, json.dumps(body).encode()) for at in quote.look_ups}
+        if found:
+            done = Stripe().complete(quote, request, found, VendorSettings("stripe"), {})
+            assert (done.total_micros or 0) >= 0
