@@ -32,6 +32,7 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
         yield Finding("passed over", text)
     for vendor in VENDORS:
         yield _vendor(settings, vendor)
+        yield from _prices(settings, vendor)
     yield _tokens(settings)
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"
@@ -120,6 +121,14 @@ def _vendor(settings: Settings, name: str) -> Finding:
         return Finding(name, f"no secret here: on the workers, set [spendguard_{name}] secret or "
                        f"{variables[0]}, else their calls are denied", missing=True)  # fmt: skip
     return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
+
+
+def _prices(settings: Settings, name: str) -> Iterator[Finding]:
+    vendor = settings.vendor(name)
+    if wrong := ADAPTERS[name].check(vendor):
+        yield Finding(f"prices at {name}", wrong, missing=True)
+    for operation, price in sorted(vendor.prices.items()):
+        yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
 
 
 def _tokens(settings: Settings) -> Finding:

@@ -128,6 +128,9 @@ class Vendor(Protocol):
     #: The environment variables in which this vendor's secret usually lives, best first.
     secret_variables: tuple[str, ...]
 
+    def check(self, settings: VendorSettings) -> str:
+        """Return what is wrong with this vendor's own settings, "" when nothing is."""
+
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:

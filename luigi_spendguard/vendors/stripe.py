@@ -21,6 +21,7 @@ from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
     PRICEABLE,
+    RULE_OF,
     Route,
     check_allowed,
     check_credentials,
@@ -48,6 +49,14 @@ class Stripe:
 
     name = "stripe"
     secret_variables: tuple[str, ...] = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
+
+    def check(self, settings: VendorSettings) -> str:
+        """Return which of `prices` no operation can have, "" when all are right."""
+        wrong = min(set(settings.prices) - PRICEABLE, default="")
+        if not wrong:
+            return ""
+        why = "which names its own amount" if wrong in RULE_OF else "which is no operation"
+        return f"[spendguard_stripe] prices gives a fixed price to {wrong}, {why}: remove it"
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
@@ -86,11 +95,8 @@ class Stripe:
         check_allowed(request.method, blank, settings)
         if query and request.method != "DELETE":
             raise denial("unpriced", f"{line} with a query string cannot be priced")
-        if odd := sorted(set(settings.prices) - PRICEABLE):
-            raise denial(
-                "unpriced",
-                f"[spendguard_stripe] prices names {odd[0]}, which is no operation that can have one",
-            )
+        if wrong := self.check(settings):
+            raise denial("unpriced", wrong)
         return self._priced(blank, route, ids, request, settings, {}, fx)
 
     def complete(
@@ -157,6 +163,8 @@ class Stripe:
         if not quote.look_ups and ids and "/customers/" not in quote.path:
             # Whom it concerns can be read there, for a key that is bound to customers.
             quote = replace(quote, look_ups=(own_object_path(asked),))
+        if route.operation == "invoices.create_preview":
+            quote = replace(quote, read=True)  # Never answered by what a preview said before.
         said = [quote.operation, quote.target, quote.minor, quote.currency]
         said += [f"{name}={params[name]}" for name in sorted(params) if name.split("[")[0] in money]
         if quote.target is None:

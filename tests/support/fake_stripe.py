@@ -147,6 +147,28 @@ def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, An
     return charge
 
 
+def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
+    """Refunds, transfers and payouts: money that leaves."""
+    if parts:
+        made = OBJECTS.get(parts[0]) or {}
+        if not made:
+            raise _missing(kind)
+        if parts[1:] == ["cancel"]:
+            made["status"] = "canceled"
+            move(made, -made["amount"])
+        return made
+    of = OBJECTS.get(data.get("charge") or data.get("payment_intent") or "", {})
+    if kind == "refunds" and not of:
+        raise _missing("charge")
+    amount = int(data.get("amount", of.get("amount", 0)))
+    made = {"id": new_id(kind[:2]), "object": kind[:-1], "amount": amount, "status": "pending",
+            "currency": data.get("currency") or of["currency"], "customer": of.get("customer"),
+            "charge": data.get("charge"), "payment_intent": data.get("payment_intent")}  # fmt: skip
+    OBJECTS[made["id"]] = made
+    move(made, amount)
+    return made
+
+
 def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
     if kind == "balance":
         return {"object": "balance", "available": []}
@@ -178,6 +200,10 @@ def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
         return payment_intents(method, parts, data)
     if kind == "charges":
         return charges(method, parts, data)
+    if kind in ("refunds", "transfers", "payouts"):
+        return outgoing(kind, method, parts, data)
+    if kind == "files":
+        return {"id": new_id("file"), "object": "file"}
     if kind in ("customers", "payment_methods", "balance"):
         return others(kind, method, parts, data)
     raise _missing("route")

@@ -126,6 +126,11 @@ def test_a_get_that_asks_for_what_is_hidden_is_denied(query: str) -> None:
     assert reason(f"GET {query}") == "endpoint"
 
 
+def test_a_preview_is_read_anew_each_time() -> None:
+    assert found("POST /v1/invoices/create_preview").read
+    assert sum(found(line).read for line in FREE) == 1
+
+
 @pytest.mark.parametrize("path", sorted({line.split(" ")[1] for line in OPERATIONS}))
 def test_reading_is_free(path: str) -> None:
     assert reason(f"GET {path}") in (None, "endpoint")
@@ -154,7 +159,8 @@ def test_an_allowlist_narrows_what_is_priced() -> None:
 )
 def test_a_fixed_price_of_what_names_its_own_amount_or_is_unknown_is_one_clear_error(name: str) -> None:
     assert name not in PRICEABLE
-    with pytest.raises(SpendDenied, match=re.escape(name)):
+    why = "its own amount" if name in RULE_OF else "no operation"
+    with pytest.raises(SpendDenied, match=f"{re.escape(name)}, which .*{why}"):
         found("POST /v1/products", prices={name: Micros(1)})
 
 
