@@ -23,7 +23,8 @@ $(STAMP): setup.cfg pyproject.toml
 $(NPM): package.json
 	@if command -v npm >/dev/null; then \
 	  mkdir -p .npm && cp package.json .npm/ && \
-	  npm install --prefix .npm --no-audit --no-fund --loglevel=error && touch $@; \
+	  if npm install --prefix .npm --no-audit --no-fund --loglevel=error; then touch $@; \
+	  else echo "npm could not install them: their tests will be skipped"; test -z "$$CI"; fi; \
 	else echo "npm is missing: tests against its look-alikes will be skipped"; fi
 
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)

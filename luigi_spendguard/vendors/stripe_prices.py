@@ -66,6 +66,8 @@ def held(asked: Asked) -> Quote:
         "charges.capture": "amount",
     }.get(operation)
     own = own_object(asked)
+    if verb == "update" and not asked.params.keys() & {"amount", "currency"}:
+        return free(asked)
     if verb == "update" and "currency" in asked.params and "amount" not in asked.params:
         raise denial("unpriced", "an update of `currency` needs `amount` to be priced")
     for odd in ("amount", "amount_to_capture", "amount_to_confirm", "final_capture", "amount_details"):

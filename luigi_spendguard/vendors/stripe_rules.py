@@ -62,7 +62,8 @@ RULES: dict[str, Rule] = {
     ),
     "held": Rule(
         prices.held,
-        "what exceeds what it counts for already, looked up where that or its currency is not known",
+        "what exceeds what it counts for already, looked up where that or its currency is not known; "
+        "nothing for an update without an amount",
         "by the object's status and amounts",
         "an amount that the operation does not take",
         True,

@@ -55,6 +55,16 @@ def books(tmp_path: Path) -> Iterator[Books]:
     books.ledger.close()
 
 
+@pytest.mark.parametrize(("ci", "end"), [("", "skip"), ("true", "fail")])
+def test_a_missing_look_alike_is_skipped_and_fails_in_ci(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ci: str, end: str
+) -> None:
+    monkeypatch.setattr(npm, "MODULES", tmp_path)
+    monkeypatch.setenv("CI", ci)
+    with pytest.raises(getattr(pytest, end).Exception, match="is not installed"):
+        npm.node("stripe-stateful-mock")
+
+
 def test_localstripe_moved_what_the_books_say(localstripe: str, books: Books) -> None:
     desk = Outside(books, localstripe)
     v1: Any = desk.client.v1

@@ -102,6 +102,15 @@ class TestIntents:
         assert desk.denied(desk.client.v1.payment_intents.update, "pi_1", asked).reason == "cap"
         assert desk.spent() == 2500
 
+    def test_an_update_of_a_foreign_intents_metadata_costs_nothing(self, desk: Desk) -> None:
+        desk.answers["POST /v1/payment_intents/pi_1"] = intent()
+        desk.client.v1.payment_intents.update("pi_1", {"metadata": {"order": "7"}})
+        assert desk.spent() == 0
+        desk.answers["GET /v1/payment_intents/pi_1"] = intent()
+        desk.answers["POST /v1/payment_intents/pi_1/confirm"] = intent("succeeded")
+        desk.client.v1.payment_intents.confirm("pi_1")
+        assert desk.spent() == 1000
+
     def test_cancelling_what_was_never_counted_frees_nothing(self, desk: Desk) -> None:
         self.opened(desk)
         desk.answers["POST /v1/payment_intents/pi_2/cancel"] = intent("canceled", id="pi_2")
