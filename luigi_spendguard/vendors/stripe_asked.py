@@ -11,7 +11,7 @@ from typing import Any
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.money import NoRate, to_micros
 from luigi_spendguard.vendors import Quote
-from luigi_spendguard.vendors.stripe_forms import whole
+from luigi_spendguard.vendors.stripe_forms import single, whole
 
 Body = Mapping[str, Any]
 
@@ -79,6 +79,7 @@ class Asked:
 
     def truth(self, name: str) -> bool:
         """Return a true-or-false parameter, false when it is not given. Raises SpendDenied."""
+        single(self.params, name)
         text = self.params.get(name, "false")
         if text not in ("true", "false"):
             raise denial("unpriced", f"{name} must be true or false")

@@ -64,12 +64,19 @@ def whole(params: Mapping[str, str], name: str) -> int | None:
 
     Raises SpendDenied (`unpriced`) for anything else.
     """
+    single(params, name)
     text = params.get(name)
     if text is None:
         return None
     if not re.fullmatch(r"[0-9]{1,12}", text):
         raise denial("unpriced", f"{name} must be a whole number of the currency's smallest unit, from 0 up")
     return int(text)
+
+
+def single(params: Mapping[str, str], name: str) -> None:
+    """Raise SpendDenied (`unpriced`) where a parameter that is one value comes as a list or a group."""
+    if any(given.startswith(f"{name}[") for given in params):
+        raise denial("unpriced", f"the parameter {name!r} is one value: a list of them cannot be priced")
 
 
 def signed(params: Mapping[str, str], name: str) -> int | None:

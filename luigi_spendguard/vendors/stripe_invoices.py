@@ -59,14 +59,18 @@ def _fetched(asked: Asked, invoice_id: str) -> tuple[Body, int]:
 
 
 def covered(invoice: Body) -> tuple[str, ...]:
-    """Return the invoice items on an invoice, as far as its first page of lines names them."""
+    """Return what was counted for an invoice before: its items, and the subscription it is the first of.
+
+    The items as far as the first page of its lines names them.
+    """
     found = []
     for line in (invoice.get("lines") or {}).get("data") or []:
         parent = (line.get("parent") or {}).get("invoice_item_details") or {}
-        item = parent.get("invoice_item") or line.get("invoice_item")
-        if isinstance(item, str):
-            found.append(item)
-    return tuple(found[:_MOST_COVERED])
+        found.append(parent.get("invoice_item") or line.get("invoice_item"))
+    if invoice.get("billing_reason") == "subscription_create":
+        parent = (invoice.get("parent") or {}).get("subscription_details") or {}
+        found.append(parent.get("subscription") or invoice.get("subscription"))
+    return tuple(one for one in found if isinstance(one, str))[:_MOST_COVERED]
 
 
 def collected(asked: Asked) -> Quote:

@@ -66,7 +66,7 @@ def held(asked: Asked) -> Quote:
         "charges.capture": "amount",
     }.get(operation)
     own = own_object(asked)
-    if verb == "update" and not asked.params.keys() & {"amount", "currency"}:
+    if verb == "update" and not {name.split("[")[0] for name in asked.params} & {"amount", "currency"}:
         return free(asked)
     if verb == "update" and "currency" in asked.params and "amount" not in asked.params:
         raise denial("unpriced", "an update of `currency` needs `amount` to be priced")

@@ -180,6 +180,22 @@ class TestLines:
         asked = {"customer": "cus_1", "items": [{"price": "price_1"}], **more}
         assert desk.denied(desk.client.v1.subscriptions.create, asked).reason == "unpriced"
 
+    def test_the_first_invoice_of_a_subscription_is_counted_with_it(self, desk: Desk) -> None:
+        desk.answers |= {"GET /v1/prices/price_1": price(), "POST /v1/subscriptions": SUBSCRIPTION}
+        asked: Any = {"customer": "cus_1", "items": [{"price": "price_1"}]}
+        desk.client.v1.subscriptions.create({**asked, "payment_behavior": "default_incomplete"})
+        first = {"billing_reason": "subscription_create",
+                 "parent": {"subscription_details": {"subscription": "sub_1"}}}  # fmt: skip
+        desk.answers["GET /v1/invoices/in_1"] = invoice("open", **first)
+        desk.answers["POST /v1/invoices/in_1/pay"] = invoice("paid", **first)
+        desk.client.v1.invoices.pay("in_1")
+        assert desk.spent() == 1000
+        later = {**first, "billing_reason": "subscription_cycle", "id": "in_2"}
+        desk.answers["GET /v1/invoices/in_2"] = invoice("open", **later)
+        desk.answers["POST /v1/invoices/in_2/pay"] = invoice("paid", **later)
+        desk.client.v1.invoices.pay("in_2")
+        assert desk.spent() == 2000
+
     def test_a_fixed_price_stands_in_for_what_has_no_bound(self, desk: Desk) -> None:
         prices = {"subscriptions.create": Micros(20_000_000), "payment_links.create": Micros(5_000_000)}
         fixed = Desk(desk.books, prices=prices)
