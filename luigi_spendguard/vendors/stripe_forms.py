@@ -14,7 +14,7 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors import Request
 
 #: Fields whose value must not be kept, nor be found by trying from a quick hash.
-_SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code)\]$")
+_SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")
 
 
 def parameters(request: Request) -> dict[str, str]:

@@ -7,6 +7,8 @@ instead of them. A draft that waits for a guarded call counts for nothing.
 
 from __future__ import annotations
 
+import re
+
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, not_there
@@ -19,7 +21,8 @@ from luigi_spendguard.vendors.stripe_worth import worth_of
 _AMOUNTS = {"automatic_tax", "default_tax_rates", "shipping_cost", "shipping_details", "from_invoice"}
 
 #: More items than these are counted beside their invoice: too much rather than too little.
-_MOST_COVERED = 100
+_MOST_COVERED = 50
+_ID = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 
 def created(asked: Asked) -> Quote:
@@ -70,7 +73,7 @@ def covered(invoice: Body) -> tuple[str, ...]:
     if invoice.get("billing_reason") == "subscription_create":
         parent = (invoice.get("parent") or {}).get("subscription_details") or {}
         found.append(parent.get("subscription") or invoice.get("subscription"))
-    return tuple(one for one in found if isinstance(one, str))[:_MOST_COVERED]
+    return tuple(one for one in found if isinstance(one, str) and _ID.fullmatch(one))[:_MOST_COVERED]
 
 
 def collected(asked: Asked) -> Quote:
