@@ -186,14 +186,14 @@ class TestLines:
         desk.client.v1.subscriptions.create({**asked, "payment_behavior": "default_incomplete"})
         first = {"billing_reason": "subscription_create",
                  "parent": {"subscription_details": {"subscription": "sub_1"}}}  # fmt: skip
-        desk.answers["GET /v1/invoices/in_1"] = invoice("open", **first)
-        desk.answers["POST /v1/invoices/in_1/pay"] = invoice("paid", **first)
-        desk.client.v1.invoices.pay("in_1")
-        assert desk.spent() == 1000
         later = {**first, "billing_reason": "subscription_cycle", "id": "in_2"}
         desk.answers["GET /v1/invoices/in_2"] = invoice("open", **later)
         desk.answers["POST /v1/invoices/in_2/pay"] = invoice("paid", **later)
         desk.client.v1.invoices.pay("in_2")
+        assert desk.spent() == 2000
+        desk.answers["GET /v1/invoices/in_1"] = invoice("open", **first)
+        desk.answers["POST /v1/invoices/in_1/pay"] = invoice("paid", **first)
+        desk.client.v1.invoices.pay("in_1")
         assert desk.spent() == 2000
 
     def test_a_fixed_price_stands_in_for_what_has_no_bound(self, desk: Desk) -> None:
