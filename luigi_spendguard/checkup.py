@@ -31,7 +31,7 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     for text in settings.passed_over:
         yield Finding("passed over", text)
     for vendor in VENDORS:
-        yield _vendor(settings, vendor)
+        yield _vendor(settings, vendor, _served(operator))
         yield from _prices(settings, vendor)
     yield _tokens(settings)
     yield from _rules(settings)
@@ -50,6 +50,14 @@ def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
     token = admin_token(settings)
     if token is None:
         yield Finding("admin token", f"none yet: luigid makes {token_file(settings)} with its first run")
+
+
+def _served(operator: Operator) -> list[str]:
+    """Return the vendors whose gateway luigid is; none when it does not answer."""
+    try:
+        return list(operator.get("/status")["gateway"])
+    except (OperatorError, KeyError, TypeError):
+        return []
 
 
 def _ledger(settings: Settings) -> Finding:
@@ -105,12 +113,15 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text} where their key is")
 
 
-def _vendor(settings: Settings, name: str) -> Finding:
+def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     vendor = settings.vendor(name)
     variables = ADAPTERS[name].secret_variables
     found = next((v for v in variables if os.environ.get(v)), None)
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
+    if name in served:
+        return Finding(name, f"luigid is the gateway: workers need no secret; it sends calls to {to}; "
+                       f"allowed: {allowed}")  # fmt: skip
     if vendor.secret:
         place = "luigi.cfg"
     elif found:

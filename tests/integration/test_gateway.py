@@ -282,6 +282,12 @@ class TestAlone:
             assert "has no vendor's secret" in done.stderr
 
 
+def test_the_check_says_who_has_the_secret(gateway: Site) -> None:
+    code, out, err = gateway.cli("check")
+    assert code == 0, out + err
+    assert "stripe: luigid is the gateway: workers need no secret" in out
+
+
 def test_tls_from_luigi_cfg(tmp_path: Path) -> None:
     cert, private = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", private,
