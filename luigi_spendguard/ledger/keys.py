@@ -76,7 +76,7 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
         key_id, run["run_id"], key_hash(key), now,
     )  # fmt: skip
     tx.insert(
-        "vault_key", id=key_id, vendor=terms.vendor, label=terms.label,
+        "key_terms", id=key_id, vendor=terms.vendor, label=terms.label,
         allowed_endpoints=json.dumps(terms.endpoints), allowed_customers=json.dumps(terms.customers),
         allowed_accounts=json.dumps(terms.accounts), budget=terms.budget, run_cap_micros=terms.run_cap,
         daily_cap_micros=terms.daily_cap, expires_at=expires_at,
@@ -103,8 +103,8 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
 
 _KEYS = (
     "SELECT claim.id, claim.run_id, claim.task_id, claim.state, claim.claimed_at, claim.ended_at,"
-    f" vault_key.*, coalesce(expires_at <= {NOW}, 0) AS expired FROM claim"
-    " LEFT JOIN vault_key ON vault_key.id = claim.id"
+    f" key_terms.*, coalesce(expires_at <= {NOW}, 0) AS expired FROM claim"
+    " LEFT JOIN key_terms ON key_terms.id = claim.id"
 )
 
 
@@ -119,7 +119,7 @@ def key_row(tx: Tx, key_id: str) -> Row:
 def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
     """Return keys that were asked for, and those of tasks that run now, newest first, for people."""
     rows = tx.all(
-        f"{_KEYS} WHERE (vault_key.id IS NOT NULL OR claim.state = 'open') AND coalesce(?1, claim.run_id) ="
+        f"{_KEYS} WHERE (key_terms.id IS NOT NULL OR claim.state = 'open') AND coalesce(?1, claim.run_id) ="
         " claim.run_id ORDER BY claim.claimed_at DESC, claim.rowid DESC LIMIT ?2",
         run_id,
         limit,

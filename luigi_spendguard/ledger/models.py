@@ -134,7 +134,7 @@ class Member(_Base):
         without_rowid = True
 
 
-class VaultKey(_Base):
+class KeyTerms(_Base):
     """What a key that was asked for over HTTP may do; its hash, run and state are those of the claim `id`.
 
     The lists are JSON, empty ones allow everything. `budget` names the key's own budgets: a key that is
@@ -153,7 +153,7 @@ class VaultKey(_Base):
     expires_at = BigIntegerField()
 
     class Meta:
-        table_name = "vault_key"
+        table_name = "key_terms"
 
 
 class Approval(_Base):
@@ -301,7 +301,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     Task,
     Claim,
     Member,
-    VaultKey,
+    KeyTerms,
     Approval,
     Call,
     CallBudget,

@@ -140,7 +140,7 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
 def _budgets_of_keys(tx: Tx, run_id: str) -> list[Row]:
     """Return what a top-up of a run raises beside its cap: its own keys' caps, the daily ones for today."""
     keys = tx.all(
-        "SELECT vault_key.* FROM vault_key JOIN claim ON claim.id = vault_key.id"
+        "SELECT key_terms.* FROM key_terms JOIN claim ON claim.id = key_terms.id"
         " WHERE claim.run_id = ? AND claim.state = 'open'",
         run_id,
     )

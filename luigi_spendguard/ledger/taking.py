@@ -70,7 +70,7 @@ def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope 
         return None
     run = tx.one("SELECT * FROM run WHERE run_id = ?", claim["run_id"])
     assert run is not None
-    terms = None if claim["task_id"] else tx.one("SELECT * FROM vault_key WHERE id = ?", claim["id"])
+    terms = None if claim["task_id"] else tx.one("SELECT * FROM key_terms WHERE id = ?", claim["id"])
     return Scope(claim, run, caps, terms, relayed)
 
 

@@ -282,6 +282,41 @@ class TestAlone:
             assert "has no vendor's secret" in done.stderr
 
 
+def test_the_secret_is_in_nothing_that_the_gateway_says(gateway: Site, key: str) -> None:
+    """A vendor that echoes it, a client that shows it in odd places, errors, pages, books."""
+    charge(gateway, key)
+    gateway.stripe.fault("echo_secret")
+    echoed = raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd&customer=cus_echo",
+                 **form(key))  # fmt: skip
+    assert (echoed[0], b"withheld" in echoed[2]) == (403, True)
+    said = [echoed[2], str(echoed[1]).encode()]
+    for path in (
+        f"/stripe/v1/{SECRET}",
+        f"/runs/{SECRET}/approve",
+        f"/vault/keys/{SECRET}",
+        f"/stripe/{key}",
+    ):
+        for method in ("GET", "POST", "DELETE"):
+            status, headers, body = raw(gateway, method, path, b"{}", **form(SECRET, Cookie=SECRET))
+            assert status >= 400
+            said += [body, str(headers).encode()]
+    for page in (
+        "/runs",
+        "/calls",
+        "/vault/keys",
+        "/status",
+        "/openapi.json",
+        "/api/worker_list",
+        "/metrics",
+    ):
+        said.append(raw(gateway, "GET", page, Authorization=f"Bearer {ADMIN}")[2])
+    assert gateway.luigid is not None
+    said.append(gateway.luigid.text().encode())
+    said += [path.read_bytes() for path in gateway.ledger.parent.iterdir()]
+    for hidden in (SECRET.encode(), key.encode(), base64.b64encode(f"{SECRET}:".encode())):
+        assert not [text for text in said if hidden in text]
+
+
 def test_the_check_says_who_has_the_secret(gateway: Site) -> None:
     code, out, err = gateway.cli("check")
     assert code == 0, out + err
