@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+NPM := .npm/.installed
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: help demo test check format bench figures clean
@@ -18,10 +19,18 @@ $(STAMP): setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	touch $@
 
+# Look-alikes of vendors that run on node: without npm their tests are skipped, and say so.
+$(NPM): package.json
+	@if command -v npm >/dev/null; then \
+	  mkdir -p .npm && cp package.json .npm/ && \
+	  if npm install --prefix .npm --no-audit --no-fund --loglevel=error; then touch $@; \
+	  else echo "npm could not install them: their tests will be skipped"; test -z "$$CI"; fi; \
+	else echo "npm is missing: tests against its look-alikes will be skipped"; fi
+
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-test: $(STAMP)  ## all tests
+test: $(STAMP) $(NPM)  ## all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order
@@ -41,4 +50,4 @@ figures: $(STAMP)  ## the races, 20 times each
 	$(BIN)/python -m pytest -m figures --repeats 20 $(ARGS)
 
 clean:  ## remove what make has installed
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

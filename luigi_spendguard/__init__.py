@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
     from luigi_spendguard.tasks import VendorTask
+    from luigi_spendguard.vault_key_task import VaultKeyTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install
 
 __version__ = "0.1.0"
@@ -20,6 +21,7 @@ __all__ = [
     "KeyRevoked",
     "OutcomeUnknown",
     "SpendDenied",
+    "VaultKeyTask",
     "VendorTask",
     "WorkerSchedulerFactory",
     "install",
@@ -30,6 +32,7 @@ _HOME = {
     "KeyRevoked": "errors",
     "OutcomeUnknown": "errors",
     "SpendDenied": "errors",
+    "VaultKeyTask": "vault_key_task",
     "VendorTask": "tasks",
     "WorkerSchedulerFactory": "worker",
     "install": "worker",

@@ -6,12 +6,12 @@ import contextlib
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from luigi.worker import ContextManagedTaskProcess
 
-from luigi_spendguard import proxy
+from luigi_spendguard import discretion, proxy
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
@@ -19,6 +19,7 @@ from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
+from luigi_spendguard.redaction import redacted
 from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     settings: Settings | None = None
     claim_id: str = ""
     death_told: bool = False
+    #: Its pipeline has vendor tasks: what a plain task prints is redacted, too.
+    discreet: bool = False
 
     def start(self) -> None:
         """Start the child; a revoke that reaches it before it is ready for that waits."""
@@ -67,7 +70,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def _run_get_new_deps(self) -> Any:
         if not self.vendor:
-            with context.outside():
+            with context.outside(), discretion.streams() if self.discreet else contextlib.nullcontext():
                 return super()._run_get_new_deps()
         attempt = self._claim()
         outcome = "failed"
@@ -83,6 +86,14 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             attempt.client.finish(attempt.claim_id, outcome)
             # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
             attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
+
+    @contextlib.contextmanager
+    def _forward_attributes(self) -> Iterator[Any]:
+        """Let the task report to the scheduler as ever, without secrets."""
+        with super()._forward_attributes() as process:
+            for name in ("set_status_message", "set_tracking_url") if self.vendor or self.discreet else ():
+                setattr(self.task, name, _discreetly(getattr(self.task, name)))
+            yield process
 
     def _interruptible(self, attempt: context.Attempt) -> contextlib.AbstractContextManager[None]:
         """Let the worker end a child of its own; in the worker's process the next call is denied."""
@@ -127,22 +138,27 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             key=said["vault_key"],
             client=self.client,
             settings=self.settings,
+            served=frozenset(said.get("gateway") or ()),
         )
 
     def _handle_run_exception(self, ex: BaseException) -> Any:
         denied = blocking(ex) if self.vendor else None
         if denied is None:
-            return super()._handle_run_exception(ex)
+            return redacted(super()._handle_run_exception(ex))
         # Blocked, not failed: no failure event, no e-mail, no retry.
         logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
         self.task.trigger_event(TASK_BLOCKED, self.task, denied.message)
-        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": denied.message}}
+        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": redacted(denied.message)}}
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""
         if self.vendor and self.client is not None and self.claim_id and not self.death_told:
             self.death_told = True
             self.client.finish(self.claim_id, "died")
+
+
+def _discreetly(report: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda said: report(redacted(said))
 
 
 def open_run(client: LedgerPort, root: Root) -> str:

@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from luigi_spendguard.config import VENDORS, Settings
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token
-from luigi_spendguard.vendors.stripe import Stripe
-
-_VENDORS = {"stripe": Stripe}
+from luigi_spendguard.vendors.registry import VENDORS as ADAPTERS
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,11 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield from _scheduler(settings, operator)
     yield _ledger(settings)
     yield from _caps(settings)
+    for text in settings.passed_over:
+        yield Finding("passed over", text)
     for vendor in VENDORS:
-        yield _vendor(settings, vendor)
+        yield _vendor(settings, vendor, _served(operator))
+        yield from _prices(settings, vendor)
     yield _tokens(settings)
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"
@@ -51,6 +52,14 @@ def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
     token = admin_token(settings)
     if token is None:
         yield Finding("admin token", f"none yet: luigid makes {settings.token_file} with its first run")
+
+
+def _served(operator: Operator) -> list[str]:
+    """Return the vendors whose gateway luigid is; none when it does not answer."""
+    try:
+        return list(operator.get("/status")["gateway"])
+    except (OperatorError, KeyError, TypeError):
+        return []
 
 
 def _ledger(settings: Settings) -> Finding:
@@ -111,20 +120,33 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
 
 
-def _vendor(settings: Settings, name: str) -> Finding:
+def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     vendor = settings.vendor(name)
-    variables = _VENDORS[name].secret_variables
+    variables = ADAPTERS[name].secret_variables
     found = next((v for v in variables if os.environ.get(v)), None)
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
+    if name in served:
+        return Finding(name, f"luigid is the gateway: workers need no secret; it sends calls to {to}; "
+                       f"allowed: {allowed}")  # fmt: skip
     if vendor.secret:
         place = "luigi.cfg"
     elif found:
         place = f"the environment variable {found}"
+    elif settings.gateway_url:
+        return Finding(name, f"no secret here: calls are forwarded to the gateway at {settings.gateway_url}")
     else:
         return Finding(name, f"no secret here: on the workers, set [spendguard_{name}] secret or "
                        f"{variables[0]}, else their calls are denied", missing=True)  # fmt: skip
     return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
+
+
+def _prices(settings: Settings, name: str) -> Iterator[Finding]:
+    vendor = settings.vendor(name)
+    if wrong := ADAPTERS[name].check(vendor):
+        yield Finding(f"prices at {name}", wrong, missing=True)
+    for operation, price in sorted(vendor.prices.items()):
+        yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
 
 
 def _tokens(settings: Settings) -> Finding:

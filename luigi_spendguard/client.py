@@ -17,10 +17,11 @@ from urllib.parse import urlsplit
 
 import urllib3
 
-from luigi_spendguard import config
+from luigi_spendguard import certificates, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.outbox import FLUSH_S, Outbox
+from luigi_spendguard.redaction import Secret
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +47,13 @@ class LedgerClient:
                 "use http or https in [core] default_scheduler_url"
             )
         auth = f"{parts.username}:{parts.password or ''}" if parts.username else None
-        self._proxy_auth = urllib3.make_headers(basic_auth=auth) if auth else {}
+        made = urllib3.make_headers(basic_auth=auth) if auth else {}
+        self._proxy_auth = {name: Secret(value) for name, value in made.items()}
         host = parts.hostname or "localhost"
         host = f"[{host}]" if ":" in host else host
         port = f":{parts.port}" if parts.port else ""
         self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
-        self._worker_token = worker_token
+        self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox = Outbox()
         self._renew()
         _clients.add(self)
@@ -65,7 +67,7 @@ class LedgerClient:
 
     def _renew(self) -> None:
         """Start without inherited connections."""
-        self._pool = urllib3.PoolManager(maxsize=64, block=False)
+        self._pool = urllib3.PoolManager(maxsize=64, block=False, **certificates.pool_arguments())
 
     # What a worker does with its token.
 
@@ -95,6 +97,10 @@ class LedgerClient:
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
         self._post("spend_acknowledge", {"worker": worker, "run_id": run_id})
+
+    def issue_key(self, **terms: Any) -> dict[str, Any]:
+        """Ask for a vault key; see `POST /vault/keys`. Raises LedgerUnavailable, SpendDenied, PluginError."""
+        return self._post("issue_vault_key", terms)
 
     # What an attempt does with its vault key.
 
@@ -127,9 +133,10 @@ class LedgerClient:
         self, method: str, body: Mapping[str, Any], key: str | None = None, patience_s: float = 0
     ) -> dict[str, Any]:
         token = key if key is not None else self._worker_token
-        headers = {"Content-Type": "application/json", **self._proxy_auth}
+        # Secrets, so that a traceback with local variables does not show them.
+        headers: dict[str, str] = {"Content-Type": "application/json", **self._proxy_auth}
         if token:
-            headers["Authorization"] = f"Bearer {token}"
+            headers["Authorization"] = Secret(f"Bearer {token}")
         data = json.dumps(body).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         wait = 0.05
@@ -160,7 +167,7 @@ class LedgerClient:
             said = json.loads(data)
         except ValueError:
             said = {}
-        if status == 200 and isinstance(said, dict) and isinstance(said.get("response"), dict):
+        if status in (200, 201) and isinstance(said, dict) and isinstance(said.get("response"), dict):
             response: dict[str, Any] = said["response"]
             return response
         if status == 404 and not (isinstance(said, dict) and "error" in said):

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard import config_values as values
+from luigi_spendguard import redaction
 from luigi_spendguard.config_files import (
     ConfigError,
     Raw,
@@ -26,6 +27,7 @@ from luigi_spendguard.config_files import (
 )
 from luigi_spendguard.money import Micros, format_usd
 from luigi_spendguard.policy import Caps
+from luigi_spendguard.secret_files import NotMine, in_file
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
 
@@ -45,6 +47,7 @@ class VendorSettings:
         timeout_s: seconds to wait for the vendor.
         allowed_endpoints: patterns of what may be called; empty: everything that has a price.
         run_cap_usd: what may be spent there inside any run, in micro-dollars; None: the run's cap alone.
+        prices: what a call of an operation costs, in micro-dollars, where the operator says so.
 
     """
 
@@ -54,6 +57,7 @@ class VendorSettings:
     timeout_s: float = 80.0
     allowed_endpoints: tuple[str, ...] = ()
     run_cap_usd: Micros | None = None
+    prices: Mapping[str, Micros] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,9 @@ class Settings:
     Attributes:
         fx: USD for one unit of each currency (lower case).
         forecast_growth: a forecast so many times as high as the last run's is held.
+        gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
+            for the vendors that it serves.
+        passed_over: why settings that stand in the files count as not set here.
 
     """
 
@@ -70,17 +77,21 @@ class Settings:
     caps: Caps = field(default_factory=Caps)
     admin_token: str | None = field(default=None, repr=False)
     worker_token: str | None = field(default=None, repr=False)
+    gateway_url: str | None = None
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
     kill_on_revoke: bool = True
     forecast: str = "warn"
     forecast_growth: Decimal = Decimal(3)
     metrics_collector: str = "none"
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     anonymous_read: bool = True
     replay_days: int = 30
     fx: Mapping[str, Decimal] = field(default_factory=dict)
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
+    passed_over: tuple[str, ...] = ()
 
     @property
     def token_file(self) -> Path:
@@ -114,8 +125,14 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
     Setting(_M, "admin_token", values.token, "made at first start, beside the ledger, mode 0600",
             "Who shows it may top up, resolve and revoke.", True),
+    Setting(_M, "admin_token_file", in_file(values.token), "none",
+            "A file with the admin token, mode 0600, instead of `admin_token`.", True),
     Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
             "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
+    Setting(_M, "gateway_url", values.gateway_url, "luigid's address, for the vendors that it serves",
+            "Where the gateway is, if not at luigid's address. Read by the worker."),
+    Setting(_M, "worker_token_file", in_file(values.token), "none",
+            "A file with the worker token, mode 0600, instead of `worker_token`.", True),
     Setting(_M, "vendor_tasks", values.names, "none",
             "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
     Setting(_M, "on_blocked", values.one_of("exit", "wait"), "exit",
@@ -133,11 +150,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "metrics_collector", values.one_of("none", "datadog", "prometheus"), "none",
             "Luigi's own collector beside ours, where a stock luigid is switched on by "
             "`metrics_collector = custom`."),
+    Setting(_M, "tls_cert", values.file, "none: plain HTTP",
+            "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`."),
+    Setting(_M, "tls_key", values.file, "none", "The key of `tls_cert`, PEM."),
     Setting(_M, "anonymous_read", values.boolean, "true",
             "Whether runs' figures can be seen without a token, as Luigi's own page can."),
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
     Setting(_V, "secret", values.secret, "the worker's STRIPE_SECRET_KEY or STRIPE_API_KEY",
             "Stripe's secret key.", True),
+    Setting(_V, "secret_file", in_file(values.secret), "none",
+            "A file with Stripe's secret key, mode 0600, instead of `secret`.", True),
     Setting(_V, "base_url", values.base_url, "https://api.stripe.com",
             "Where calls are sent: https, or http to this machine for tests."),
     Setting(_V, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
@@ -145,6 +167,8 @@ SETTINGS: tuple[Setting, ...] = (
             "What may be called, as `POST /v1/payment_intents`, `GET /v1/*` or `payment_intents.create`."),
     Setting(_V, "run_cap_usd", values.usd, "none: the run's cap alone",
             "What may be spent at this vendor inside any run. Read by luigid."),
+    Setting(_V, "prices", values.prices, "none: what has no bound is denied",
+            "Fixed prices of operations in USD, as `subscriptions.create: 20, payment_links.create: 5`."),
 )  # fmt: skip
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
 #: Sections whose keys are the user's own names.
@@ -180,11 +204,8 @@ def load(
     if complaint:  # Nothing can be spent: no cap is known.
         logger.warning("%s", complaint)
     _check_sections(sections)
-    read = {
-        name: {key: value for key, raw in content.items()
-               if (value := _value(raw, environ)) is not None}
-        for name, content in sections.items()
-    }  # fmt: skip
+    passed_over: list[str] = []
+    read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
     main = read.get(_M, {})
     vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
     caps = Caps(
@@ -201,9 +222,33 @@ def load(
         raise sections[_M]["default_cap_usd"].error(
             f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
         )
+    for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
+        if one in main and other not in main:
+            raise sections[_M][one].error(f"needs {other} beside it")
     path = main.pop("ledger_url", None) or _default_ledger(environ)
-    return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
-                    files=tuple(files))  # fmt: skip
+    settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
+                        files=tuple(files), passed_over=tuple(passed_over))  # fmt: skip
+    redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
+    return settings
+
+
+def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str]) -> dict[str, Any]:
+    """Return a section's values; what is in a file of its own stands under the name without `_file`."""
+    found: dict[str, Any] = {}
+    for key, raw in content.items():
+        try:
+            value = _value(raw, environ)
+        except NotMine as error:
+            passed_over.append(str(error))
+            continue
+        setting = _BY_KEY.get((raw.section, key))
+        name = key.removesuffix("_file") if setting is not None and setting.secret else key
+        if value is None:
+            continue
+        if name in found:
+            raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")
+        found[name] = value
+    return found
 
 
 def _default_ledger(environ: Mapping[str, str]) -> Path:
@@ -255,6 +300,10 @@ def _text(raw: Raw) -> str:
         return "true" if value else "false"
     if isinstance(value, list) and all(isinstance(part, str) and "," not in part for part in value):
         return ",".join(value)
+    if isinstance(value, dict) and not any(isinstance(one, (dict, list, bool)) for one in value.values()):
+        # TOML's table form of `name: value, name: value`.
+        return ",".join(f"{name}: {format(one, 'f') if isinstance(one, Decimal) else one}"
+                        for name, one in value.items())  # fmt: skip
     if isinstance(value, (str, int)):
         return str(value)
     if isinstance(value, Decimal):

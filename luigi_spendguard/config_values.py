@@ -13,6 +13,8 @@ from urllib.parse import unquote, urlsplit
 
 from luigi_spendguard.config_files import Raw
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
+from luigi_spendguard.policy import is_endpoint, no_endpoint
+from luigi_spendguard.redaction import Secret
 
 _TOKEN_LENGTH = 16
 
@@ -36,21 +38,21 @@ def rate(raw: Raw, text: str) -> Decimal:
     return rate
 
 
-def token(raw: Raw, text: str) -> str:
+def token(raw: Raw, text: str) -> Secret:
     """Return a token that is long enough not to be guessed."""
     if len(text) < _TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
         raise raw.error(
             f"must have at least {_TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
             "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
         )
-    return text
+    return Secret(text)
 
 
-def secret(raw: Raw, text: str) -> str:
+def secret(raw: Raw, text: str) -> Secret:
     """Return a vendor's secret."""
     if not re.fullmatch(r"[\x21-\x7e]{8,}", text):
         raise raw.error("must be the vendor's secret: at least 8 printable ASCII characters, no blanks")
-    return text
+    return Secret(text)
 
 
 def seconds(raw: Raw, text: str) -> float:
@@ -82,18 +84,28 @@ def names(raw: Raw, text: str) -> tuple[str, ...]:
     return names
 
 
-_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE) /\S+|[a-z_]+(?:\.[a-z_]+)+)")
+_OPERATION = r"[a-z0-9_]+(?:\.[a-z0-9_]+)+"
 
 
 def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
     """Return allowlist patterns."""
     found = tuple(part.strip() for part in text.split(","))
     for pattern in found:
-        if not _ENDPOINT.fullmatch(pattern):
-            raise raw.error(
-                f"{pattern[:60]!r} is neither like `POST /v1/payment_intents` nor like "
-                "`payment_intents.create`"
-            )
+        if not is_endpoint(pattern):
+            raise raw.error(no_endpoint(pattern))
+    return found
+
+
+def prices(raw: Raw, text: str) -> dict[str, Micros]:
+    """Return a fixed price in micro-dollars for each of some operations."""
+    found: dict[str, Micros] = {}
+    for part in text.split(","):
+        name, colon, amount = (piece.strip() for piece in part.partition(":"))
+        if not colon or not re.fullmatch(_OPERATION, name):
+            raise raw.error(f"{part.strip()[:60]!r} is not like `subscriptions.create: 20`")
+        if name in found:
+            raise raw.error(f"{name} is given two prices")
+        found[name] = usd(raw, amount)
     return found
 
 
@@ -123,16 +135,44 @@ def ledger_url(raw: Raw, text: str) -> Path:
     return Path(unquote(match.group(1)))
 
 
+def file(raw: Raw, text: str) -> Path:
+    """Return the path of a file that is there."""
+    path = Path(text)
+    if not path.is_absolute():
+        raise raw.error("must be an absolute path")
+    if not path.is_file():
+        raise raw.error(f"{path} is no file")
+    return path
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether a URL's host is this machine."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
 def base_url(raw: Raw, text: str) -> str:
     """Return an address that the secret may be sent to."""
+    address = _address(raw, text, "https://api.stripe.com")
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+    return address
+
+
+def gateway_url(raw: Raw, text: str) -> str:
+    """Return the gateway's address; whether plain http will do depends on how luigid is reached."""
+    address = _address(raw, text, "https://spendguard.example.com:8083")
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise raw.error("must begin with https:// or http://")
+    return address
+
+
+def _address(raw: Raw, text: str, example: str) -> str:
     parts = urlsplit(text)
-    loopback = parts.hostname in ("127.0.0.1", "::1", "localhost")
     try:
         parts.port  # noqa: B018  # raises for a port that is no number
     except ValueError:
         raise raw.error("has a port that is no number") from None
     if not parts.hostname or parts.username or parts.query or parts.fragment or re.search(r"\s", text):
-        raise raw.error("must be a plain address such as https://api.stripe.com")
-    if parts.scheme != "https" and not (parts.scheme == "http" and loopback):
-        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+        raise raw.error(f"must be a plain address such as {example}")
     return text.rstrip("/")

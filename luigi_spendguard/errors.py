@@ -9,6 +9,7 @@
         SpendDenied           a vendor call was refused; nothing was sent
             BudgetExceeded        it does not fit a budget
             KeyRevoked            its key is revoked, expired or unknown
+        VendorUnreachable     no connection to the vendor could be made; nothing was sent
         OutcomeUnknown        a vendor call was sent and nobody knows what became of it
 
 `ConfigError` (`luigi_spendguard.config`) and `BadAmount` (`luigi_spendguard.money`) are `ValueError`s
@@ -115,14 +116,20 @@ def denial(reason: str, message: str, facts: Mapping[str, Any] | None = None) ->
     return DENIAL_CLASS.get(reason, SpendDenied)(reason, message, facts)
 
 
+class VendorUnreachable(SpendguardError):
+    """No connection to the vendor could be made: nothing was sent, and the call may be made again."""
+
+
 class OutcomeUnknown(SpendguardError):
     """The call was sent, its outcome is unknown and goes on counting as in doubt.
 
     Attributes:
         call_id: the call, for `spendguard resolve`.
+        again: the very same call may be sent again, and the vendor then say what became of it.
 
     """
 
-    def __init__(self, message: str, call_id: str) -> None:
+    def __init__(self, message: str, call_id: str, *, again: bool = False) -> None:
         super().__init__(message)
         self.call_id = call_id
+        self.again = again

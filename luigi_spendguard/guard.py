@@ -17,17 +17,20 @@ from decimal import Decimal
 from typing import Any
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
 
+#: The most objects that are fetched to price one call.
+LOOK_UP_LIMIT = 20
+
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
 
 
-class NotSent(Exception):
+class NotSent(VendorUnreachable):
     """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided."""
 
 
@@ -79,6 +82,8 @@ class Call:
     ask: int = 0
     #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
     unsure: bool = False
+    #: The guard's own, to price another call.
+    look_up: bool = False
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,9 @@ class Guard:
             if refuse is not None:
                 raise refuse
             quote = self.vendor.quote(request, self.settings, self.secret, self.fx)
+            found: dict[str, Reply] = {}
             if quote.look_up:
-                quote = yield from self._looked_up(quote, request)
+                quote = yield from self._looked_up(quote, request, found)
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
             raise
@@ -123,7 +129,11 @@ class Guard:
                 pause = min(1.0, pause * 2)
                 continue
             if answer.verdict == "look_up":
-                quote = yield from self._looked_up(quote, request, call)
+                try:
+                    quote = yield from self._looked_up(quote, request, found)
+                except SpendDenied as denied:
+                    yield from self._record(request, call, denied)
+                    raise
                 continue
             if answer.verdict == "replayed":
                 return _replayed(quote, answer)
@@ -143,7 +153,8 @@ class Guard:
                     ) from None
 
     def _ask(self, request: Request, quote: Quote, call: Call) -> Ask:
-        keep = quote.keep_body and not quote.read and len(request.body) <= MAX_BODY
+        body = _text(request.body) if quote.keep_body and not quote.read else None
+        keep = body is not None
         return Ask(
             call_id=call.call_id,
             ask=call.ask,
@@ -161,9 +172,13 @@ class Guard:
             total_micros=quote.total_micros,
             currency=quote.currency,
             object_id=quote.object_id,
-            body=request.body.decode("utf-8") if keep else "",
+            body=body or "",
             headers=self.vendor.kept_headers(request) if keep else {},
             timeout_ms=int(self.settings.timeout_s * 1000),
+            customer=quote.customer,
+            accounts=" ".join(quote.accounts),
+            look_up=call.look_up,
+            covers=" ".join(quote.covers),
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:
@@ -204,16 +219,39 @@ class Guard:
             logger.warning("A denied call could not be put on record: %s", error)
 
     def _looked_up(
-        self, quote: Quote, request: Request, call: Call | None = None
+        self, quote: Quote, request: Request, found: dict[str, Reply]
     ) -> Generator[Effect, Any, Quote]:
-        """Fetch the object that `quote` is about, as a call of its own, and price by it."""
+        """Fetch what `quote` names, each as a call of its own, until the request is priced by it."""
+        wanted = [path for path in quote.look_ups if path not in found]
+        if not wanted:
+            raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
+        while wanted:
+            if len(found) + len(wanted) > LOOK_UP_LIMIT:
+                raise denial(
+                    "unpriced",
+                    f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
+                    "can be priced: split it",
+                )
+            for path in wanted:
+                found[path] = yield from self._fetched(quote, request, path)
+            quote = self.vendor.complete(quote, request, found, self.settings, self.fx)
+            wanted = [path for path in quote.look_ups if path not in found] if quote.look_up else []
+        return quote
+
+    def _fetched(self, quote: Quote, request: Request, path: str) -> Generator[Effect, Any, Reply]:
+        """Fetch one object. The operator's allowlist is about what the task calls, not about this."""
+        get = self.vendor.look_up(quote, request, path)
+        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
         try:
-            reply = yield from self.guarded(self.vendor.look_up(quote, request), Call())
-            return self.vendor.complete(quote, reply, self.fx)
-        except SpendDenied as denied:
-            if call is not None:
-                yield from self._record(request, call, denied)
+            return (yield from plain.guarded(get, Call(look_up=True)))
+        except SpendDenied:
             raise
+        except Exception as error:
+            raise denial(
+                "unpriced",
+                f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it, and could not "
+                f"be ({type(error).__name__}). Nothing was sent",
+            ) from error
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
@@ -252,14 +290,19 @@ class Guard:
                 definite=outcome.definite,
                 total_micros=outcome.total_micros,
                 worth_micros=outcome.worth_micros,
+                only_less=outcome.only_less,
+                covers=" ".join(outcome.covers),
                 object_id=outcome.object_id,
                 status=reply.status,
                 answer_headers=_kept_answer(reply) if kept else {},
                 answer_body=text if kept else "",
+                customer=quote.customer,
                 note=outcome.note,
             )
         )
         if leaked:
+            # This frame is on the stack of what is raised.
+            reply, text = Reply(reply.status, {}, b""), ""
             raise denial("endpoint", "the reply contained the vendor's secret and was withheld")
         if outcome.error:
             raise OutcomeUnknown(
@@ -273,18 +316,33 @@ class Guard:
 _KEPT_ANSWER = ("content-type", "request-id", "stripe-version", "stripe-account")
 
 
+def _text(body: bytes) -> str | None:
+    """Return a body that may be kept to be sent again; None for a file's, or one that is too long."""
+    if len(body) > MAX_BODY:
+        return None
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return None
+
+
 def _kept_answer(reply: Reply) -> dict[str, str]:
     return {name: reply.headers[name] for name in _KEPT_ANSWER if name in reply.headers}
 
 
-def _replayed(quote: Quote, answer: Answer) -> Reply:
+def say_replayed(what: str, first_at: int) -> None:
+    """Say in the task's log that `what` was answered before, at `first_at` (milliseconds since the epoch)."""
     logger.warning(
-        "Replayed: %s %s was made before, answered at %s; nothing was sent or spent now",
-        quote.operation,
-        quote.target or "",
-        datetime.fromtimestamp(answer.first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
+        "Replayed: %s was made before, answered at %s; nothing was sent or spent now",
+        what,
+        datetime.fromtimestamp(first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
     )
-    return Reply(answer.status, answer.answer_headers, answer.answer_body.encode("utf-8"))
+
+
+def _replayed(quote: Quote, answer: Answer) -> Reply:
+    say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
+    headers = {**answer.answer_headers, "x-spendguard-replayed": str(answer.first_at)}
+    return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
 
 
 def _denied(answer: Answer) -> SpendDenied:

@@ -72,6 +72,8 @@ class GuardState:
         """Return luigi.cfg's settings, read once. Raises ConfigError."""
         if self._settings is None:
             self._settings = config.load()
+            for text in self._settings.passed_over:
+                logger.warning("%s", text)
         return self._settings
 
     def patterns(self) -> tuple[str, ...]:

@@ -19,6 +19,9 @@ T = TypeVar("T", bound="_Message")
 #: A grant may be used for this long, counted by the sender from the moment it asked.
 GRANT_SECONDS = 2.0
 
+#: How every vault key begins.
+KEY_PREFIX = "vault_key_"
+
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20
@@ -109,6 +112,9 @@ class Ask(_Message):
         object_id: the vendor's object that is acted on.
         body, headers: kept, so that an in-doubt call can be sent again unchanged.
         timeout_ms: how long the sender waits for the vendor at the most.
+        customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
+        look_up: the guard itself reads an object, to price another call: a key's allowlist is not asked.
+        covers: objects (blank between) whose counted money this call's object counts instead.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -132,6 +138,10 @@ class Ask(_Message):
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     timeout_ms: int = 80_000
+    customer: str = ""
+    accounts: str = ""
+    look_up: bool = False
+    covers: str = ""
     denied: str | None = None
     message: str = ""
 
@@ -173,9 +183,12 @@ class End(_Message):
     Attributes:
         kind: `settle` | `void` | `doubt`.
         definite: a void that is certain even though an earlier send had an unknown outcome.
-        total_micros: what `object_id` counts for in all from now on, in micro-dollars.
+        total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
+        only_less: the object never counts for more than before.
+        covers: objects (blank between) whose counted money `object_id` counts from now on.
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
+        customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
 
     """
@@ -184,12 +197,15 @@ class End(_Message):
     call_id: str
     ask: int = 1
     definite: bool = False
-    total_micros: int = 0
+    total_micros: int | None = 0
     worth_micros: int = 0
+    only_less: bool = False
+    covers: str = ""
     object_id: str | None = None
     status: int = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: str = ""
+    customer: str = ""
     note: str = ""
 
 

@@ -9,8 +9,10 @@ from urllib.parse import quote, urlencode, urlsplit
 import luigi.configuration
 import urllib3
 
+from luigi_spendguard import certificates
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
+from luigi_spendguard.redaction import Secret
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0
@@ -58,12 +60,14 @@ class Operator:
         self.url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
         self._headers = {"Accept": "application/json"}
         if token:
-            self._headers["Authorization"] = f"Bearer {token}"
+            self._headers["Authorization"] = Secret(f"Bearer {token}")
         elif userinfo:
             self._headers |= urllib3.make_headers(basic_auth=userinfo)
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = urllib3.PoolManager(
-            timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
+            timeout=TIMEOUT_S,
+            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
+            **certificates.pool_arguments(),
         )
 
     def get(self, path: str, **query: str | None) -> Any:

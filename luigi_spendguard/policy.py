@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timezone
 from fnmatch import fnmatchcase
 
 from luigi_spendguard.money import Micros, format_usd
@@ -55,6 +57,51 @@ _MISSING = (
     "luigid's luigi.cfg grants {family} nothing: set default_cap_usd in [spendguard], or {family} in "
     "[spendguard_caps]"
 )
+
+
+_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE) /\S+|[a-z_0-9]+(?:\.[a-z_0-9]+)+)")
+
+
+def is_endpoint(pattern: str) -> bool:
+    """Return whether `pattern` is like `POST /v1/payment_intents` or like `payment_intents.create`."""
+    return bool(_ENDPOINT.fullmatch(pattern))
+
+
+def no_endpoint(pattern: str) -> str:
+    """Return what is wrong with a pattern of an allowlist."""
+    return f"{pattern[:60]!r} is neither like `POST /v1/payment_intents` nor like `payment_intents.create`"
+
+
+#: How long a vault key lives that is asked for without a time, and the longest it may, in milliseconds.
+DEFAULT_TTL_MS, MAX_TTL_MS = 86_400_000, 366 * 86_400_000
+_UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def ttl_ms(text: str) -> int:
+    """Return a time to live such as `30s`, `15m`, `4h` or `7d` in milliseconds. Raises ValueError."""
+    match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
+    found = int(match.group(1)) * _UNITS_MS[match.group(2)] if match else 0
+    if not 0 < found <= MAX_TTL_MS:
+        raise ValueError("must be a time such as 30s, 15m, 4h or 7d, of 366 days at the most")
+    return found
+
+
+def expiry_ms(text: str) -> int:
+    """Return a moment such as `2026-11-26T18:00:00Z` in milliseconds since the epoch. Raises ValueError."""
+    try:
+        moment = datetime.fromisoformat(re.sub(r"[zZ]$", "+00:00", text))
+        if moment.tzinfo is not None and moment.year >= 2000:
+            return int(moment.timestamp() * 1000)
+    except (ValueError, OverflowError):
+        pass
+    raise ValueError("must be a moment with its zone, such as 2026-11-26T18:00:00Z")
+
+
+def moment(ms: int | None) -> str | None:
+    """Return milliseconds since the epoch as `2026-11-26T18:00:00Z`."""
+    if ms is None:
+        return None
+    return datetime.fromtimestamp(ms // 1000, timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def is_allowed(patterns: Sequence[str], line: str, operation: str) -> bool:

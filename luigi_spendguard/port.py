@@ -10,6 +10,10 @@ from luigi_spendguard.messages import Answer, Ask, End
 class LedgerPort(Protocol):
     """The worker's side of the ledger; `LedgerClient` says what each method raises."""
 
+    @property
+    def url(self) -> str | None:
+        """The scheduler's base URL; None where the ledger is in the worker's own process."""
+
     def open_run(self, **fields: Any) -> dict[str, Any]:
         """Open (or find) a run."""
 

@@ -62,6 +62,26 @@ def time_of(name: str) -> Callable[[Mapping[str, Any]], str]:
     return shown
 
 
+def _caps_of(key: Mapping[str, Any]) -> str:
+    said = [(key["run_usd_cap"], "in all"), (key["daily_usd_cap"], "a day")]
+    return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in said if cap is not None)
+
+
+KEY_COLUMNS: Sequence[Column] = (
+    ("key", lambda key: key["id"]),
+    ("run", lambda key: key["run_id"]),
+    ("task", lambda key: key["task_id"]),
+    ("vendor", lambda key: key["vendor"] or "every"),
+    ("state", lambda key: key["state"]),
+    ("caps", _caps_of),
+    (
+        "allowed",
+        lambda key: ", ".join(key["allowed_endpoints"] + key["allowed_customers"] + key["allowed_accounts"]),
+    ),
+    ("expires", lambda key: key["expires_at"] or ""),
+)
+
+
 def forecast_of(run: Mapping[str, Any]) -> str:
     """Return a run's forecast, and how sure it is."""
     if run["forecast_usd"] is None:

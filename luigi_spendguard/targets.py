@@ -16,9 +16,12 @@ WORKER = (
     "__enter__",
     "__exit__",
     "_add_task",
+    "_announce_scheduling_failure",
     "_create_task_process",
+    "_email_error",
     "_email_task_failure",
     "_handle_next_task",
+    "_handle_task_load_error",
     "_keep_alive",
     "_purge_children",
     "_sleeper",
@@ -26,7 +29,7 @@ WORKER = (
     "run",
 )
 #: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
-TASK_PROCESS = ("_handle_run_exception", "_run_get_new_deps", "start", "terminate")
+TASK_PROCESS = ("_forward_attributes", "_handle_run_exception", "_run_get_new_deps", "start", "terminate")
 #: `luigi.execution_summary`, extended.
 SUMMARY = ("_summary_dict", "_summary_format")
 #: `luigi.scheduler.Scheduler`, overridden by `BudgetScheduler`.

@@ -23,6 +23,7 @@ from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
 from luigi_spendguard.proxy import context
+from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.roots import Root
 from luigi_spendguard.stopping import Stopper
 from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
@@ -102,6 +103,8 @@ class GuardedWorker(luigi.worker.Worker):
                 kwargs["spendguard"] = announcing.announced(self, task, self._last_result())
                 guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
+        if kwargs.get("expl"):
+            kwargs["expl"] = redacted(kwargs["expl"])
         guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
         if kwargs["status"] == DONE and own is not None:
@@ -150,9 +153,10 @@ class GuardedWorker(luigi.worker.Worker):
             process.__class__ = GuardedTaskProcess
         elif not isinstance(process, GuardedTaskProcess):
             process.__class__ = type("GuardedTaskProcess", (GuardedTaskProcess, type(process)), {})
+        guard = self._guard
+        process.discreet = guard.vendor_seen
         if not self._is_vendor(task):
             return process
-        guard = self._guard
         process.vendor = True
         process.claim_id = str(uuid.uuid4())
         # Of a batch, all members have one run; of what others have scheduled, luigid knows it.
@@ -198,6 +202,18 @@ class GuardedWorker(luigi.worker.Worker):
         if self._stopper.has_killed(task.task_id):
             return None
         return super()._email_task_failure(task, formatted_traceback)
+
+    # What goes into e-mails and to the scheduler.
+
+    def _email_error(self, task: Any, formatted_traceback: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._email_error(task, redacted(formatted_traceback), *args, **kwargs)
+
+    def _announce_scheduling_failure(self, task: Any, expl: Any) -> Any:
+        return super()._announce_scheduling_failure(task, redacted(expl))
+
+    def _handle_task_load_error(self, exception: Any, task_ids: Any) -> Any:
+        text = str(exception)
+        return super()._handle_task_load_error(redact(text) if shows(text) else exception, task_ids)
 
     def _keep_alive(self, get_work_response: Any) -> Any:
         if super()._keep_alive(get_work_response):

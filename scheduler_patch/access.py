@@ -14,14 +14,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import claims, figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.redaction import Secret
 from scheduler_patch import recall
 from scheduler_patch.counting import Rules
 from scheduler_patch.gate import Gate
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.throttle import Throttle
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -36,10 +39,21 @@ class Access:
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         """`begin`: whether the gate has to be told what is in the ledger already."""
         self._begin = begin
-        self.settings = settings
         self.scheduler = scheduler
         self.gate: Gate = scheduler.gate
+        self._take(settings)
+        self.throttle = Throttle()
+        #: The journal's last entry that the gate knows of.
+        self._seen = 0
+        self._ledger: Ledger | None = None
+        self._opening = threading.Lock()
+        if settings.ledger_path.exists():
+            self._open()
+
+    def _take(self, settings: Settings) -> None:
+        """Let everything that is asked from now on be answered by `settings`."""
         caps = settings.caps
+        self.settings = settings
         self.gate.rules = Rules(
             settings.forecast,
             settings.forecast_growth,
@@ -51,13 +65,21 @@ class Access:
             caps.task_families,
             caps.vendors,
         )
-        self._ledger: Ledger | None = None
-        #: The journal's last entry that the gate knows of.
-        self._seen = 0
-        self._opening = threading.Lock()
         self._admin_token = settings.admin_token
-        if settings.ledger_path.exists():
-            self._open()
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; runs keep the caps that they were opened with, keys stay valid.
+
+        Budgets that follow the file (of task families, vendors and the day) get their caps of now. Raises
+        LedgerUnavailable.
+        """
+        self._take(settings)
+        if self._ledger is None:
+            return
+        if self._admin_token is None:
+            self._admin_token = await asyncio.to_thread(kept_token, settings.token_file)
+        await self.write(news.follow, settings.caps)
+        await self.refresh()
 
     def _open(self) -> Ledger:
         with self._opening:
@@ -85,6 +107,11 @@ class Access:
     def has_ledger(self) -> bool:
         """Whether there is a ledger file: none is made for questions."""
         return self._ledger is not None or self.settings.ledger_path.exists()
+
+    @property
+    def relayed_vendors(self) -> set[str]:
+        """The vendors whose calls a gateway sends: it has the secret, and a worker's proxy only forwards."""
+        return {name for name, vendor in self.settings.vendors.items() if vendor.secret is not None}
 
     async def ledger(self) -> Ledger:
         """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
@@ -132,10 +159,15 @@ def kept_token(path: Path) -> str:
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        return path.read_text("utf-8").strip()
+        return _learnt(path.read_text("utf-8").strip())
     except OSError as error:
         raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
     token = secrets.token_urlsafe(32)
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(token + "\n")
-    return token
+    return _learnt(token)
+
+
+def _learnt(token: str) -> Secret:
+    redaction.learn(token)
+    return Secret(token)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from luigi_spendguard import __version__
 from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.messages import Ask, BadMessage, End
 from luigi_spendguard.money import parse_usd
-from scheduler_patch import operator
+from scheduler_patch import keys, openapi, operator
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler
 from scheduler_patch.office import Office
@@ -106,11 +108,14 @@ async def _calls(office: Office, call: Call) -> Any:
         raise BadMessage("'limit' must be a number from 1 to 10000")
     if before is not None and not (before.isdecimal() and len(before) < 16):
         raise BadMessage("'before' must be the `seq` of a call")
+    verdict = call.query("verdict")
+    if verdict is not None and not re.fullmatch(r"allowed|replayed|denied(:[a-z_]+)?", verdict):
+        raise BadMessage("'verdict' must be allowed, replayed, denied, or denied:<reason> such as denied:cap")
     rows = await office.read(
         reading.calls,
         run_id,
         call.query("task"),
-        call.query("verdict"),
+        verdict,
         int(limit),
         None if before is None else int(before),
     )
@@ -154,6 +159,16 @@ async def _resolve(office: Office, call: Call) -> Any:
     return await operator.resolve(office, call.path[0], amount, call.optional("request_id"))
 
 
+async def _status(office: Office, call: Call) -> Any:
+    call.only()
+    return {
+        "version": __version__,
+        "gateway": sorted(office.relayed_vendors),
+        "ledger": office.has_ledger,
+        "failed_attempts": office.throttle.failed,
+    }
+
+
 def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return our routes; they go ahead of Luigi's own and fall through to them."""
 
@@ -163,7 +178,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     def rest(path: str, **methods: tuple[str, Any]) -> tuple[str, type[Handler], dict[str, Any]]:
         return path, Handler, {"office": office, "methods": methods, "wrap": False}
 
-    return [
+    served = [
         rpc("spend_open_run", "worker", _open_run),
         rpc("spend_claim", "worker", _claim),
         rpc("spend_finish", "worker", _finish),
@@ -179,11 +194,33 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("revoke_run", "admin", _revoke),
         rpc("top_up_run", "admin", _top_up),
         rpc("approve_run", "admin", _approve),
+        rpc("issue_vault_key", "worker", keys.issue),
+        rpc("list_vault_keys", "admin", keys.listed_rpc),
+        rpc("revoke_vault_key", "holder", keys.revoke),
+        rest(r"/vault/keys", POST=("worker", keys.issue), GET=("admin", keys.listed)),
+        rest(r"/vault/keys/([^/]+)", DELETE=("holder", keys.revoke)),
         rest(r"/runs", GET=("read", _runs)),
         rest(r"/runs/([^/]+)", GET=("read", _run), DELETE=("admin", _revoke)),
         rest(r"/runs/([^/]+)/calls", GET=("read", _calls)),
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
         rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
+        rest(r"/status", GET=("read", _status)),
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
+    described = openapi.document({template(path): _who(said["methods"]) for path, _, said in served})
+
+    async def _openapi(office: Office, call: Call) -> Any:
+        return described
+
+    return [*served, rest(r"/openapi.json", GET=("public", _openapi))]
+
+
+def template(path: str) -> str:
+    """Return a route's path as OpenAPI and the docs have it: `/runs/{run_id}`."""
+    path = re.sub(r"^/(calls|vault/keys)/\(\[\^/\]\+\)", r"/\1/{id}", path)
+    return path.replace("([^/]+)", "{run_id}")
+
+
+def _who(methods: Mapping[str, tuple[str, Any]]) -> dict[str, str]:
+    return {method: who for method, (who, _) in methods.items()}

@@ -44,23 +44,51 @@ def _same(given: str, wanted: str | None) -> bool:
 
 
 def check(request: HTTPServerRequest, who: str, office: Office) -> str:
-    """Raise Refused unless the request may act as `who`; return its vault key for `key`.
+    """Raise Refused unless the request may act as `who`; return its vault key for `key` and `holder`.
 
-    `who`: `read`, `key`, `worker` or `admin`.
+    `who`: `read`, `key`, `worker`, `admin`, `holder` (of a key, or the admin), or `public`.
     """
-    _check_origin(request)
+    check_origin(request)
+    if who == "public":
+        return ""
     token = bearer(request)
+    check_peer(request, token, office, anywhere=who in ("admin", "holder"))
+    try:
+        return _checked(token, who, office)
+    except Refused as refused:
+        if token and refused.status == 401:
+            office.throttle.was_wrong(request.remote_ip or "")
+        raise
+
+
+def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhere: bool = False) -> None:
+    """Raise Refused for a peer on another machine that is not served, and for one that failed too often.
+
+    `anywhere`: peers on other machines are served without a worker token, too.
+    """
+    if office.throttle.is_limited(request.remote_ip or "", token):
+        raise Refused(429, "too_many_attempts", "too many attempts with a wrong token or key: wait a minute")
+    if anywhere or office.settings.worker_token is not None or is_loopback(request):
+        return
+    if not (token and _same(token, office.admin_token)):
+        raise Refused(403, "forbidden", "without [spendguard] worker_token in luigid's luigi.cfg only "
+                      "peers on its own machine are served: set the same token for both")  # fmt: skip
+
+
+def _checked(token: str, who: str, office: Office) -> str:
     worker_token = office.settings.worker_token
-    if who == "admin":
-        if not _same(token, office.admin_token):
+    is_admin = _same(token, office.admin_token)
+    if is_admin or _same(token, worker_token):
+        office.throttle.was_right(token)
+    if who == "holder" and token and not is_admin:
+        return token
+    if who in ("admin", "holder"):
+        if not is_admin:
             raise Refused(401, "unauthorized", "this needs the admin token: [spendguard] admin_token, "
                           "or the file beside the ledger that luigid made")  # fmt: skip
         return ""
-    if who == "read" and (_same(token, office.admin_token) or _same(token, worker_token)):
+    if who == "read" and (is_admin or _same(token, worker_token)):
         return ""
-    if worker_token is None and not is_loopback(request):
-        raise Refused(403, "forbidden", "without [spendguard] worker_token in luigid's luigi.cfg only "
-                      "peers on its own machine are served: set the same token for both")  # fmt: skip
     if who == "key":
         if not token:
             raise Refused(401, "unknown_key", "a vault key is missing")
@@ -69,14 +97,14 @@ def check(request: HTTPServerRequest, who: str, office: Office) -> str:
         if not office.settings.anonymous_read:
             raise Refused(401, "unauthorized", "[spendguard] anonymous_read is off: send a token")
         return ""
-    if worker_token is not None and not (_same(token, worker_token) or _same(token, office.admin_token)):
+    if worker_token is not None and not (_same(token, worker_token) or is_admin):
         wrong = "is wrong" if token else "is missing"
         raise Refused(401, "unauthorized", f"the worker token {wrong}: set the same [spendguard] "
                       "worker_token in the worker's luigi.cfg as in luigid's")  # fmt: skip
     return ""
 
 
-def _check_origin(request: HTTPServerRequest) -> None:
+def check_origin(request: HTTPServerRequest) -> None:
     """Refuse what a foreign web page makes a browser send."""
     origin = request.headers.get("Origin")
     if origin is None or request.method == "GET":

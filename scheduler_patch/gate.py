@@ -13,6 +13,8 @@ from scheduler_patch.memory import Memory
 
 #: Verdicts that are no reasons to be blocked: it may run now; it may once others have ended.
 READY, WAIT = "", "wait"
+#: Reasons that nothing frees a task of: its run, or its own vault key, is revoked.
+FOR_GOOD = ("revoked", "key")
 
 
 def _always_due(task_id: str, worker: str | None) -> bool | None:
@@ -79,7 +81,7 @@ class Gate(Memory):
 
     def is_revoked(self, task_id: str) -> bool:
         """Return whether every run that could pay for the task is revoked."""
-        return self.verdict(task_id) == "revoked"
+        return self.verdict(task_id) in FOR_GOOD
 
     def paying_run(self, task_id: str, worker: str | None = None) -> str | None:
         """Return the run that a task is (or would now be) dispatched for."""
@@ -108,6 +110,8 @@ class Gate(Memory):
         """Return the verdict on a task if this run were to pay for it."""
         if run.state == "revoked":
             return "revoked"
+        if entry.hold is not None and entry.hold.scope == "key" and entry.pinned == run.run_id:
+            return "key"
         if run is self.nobody and any(worker in self.announcing for worker in entry.workers):
             return WAIT  # Its worker is about to say, or what leads to it will.
         if self.rules.forecast == "hold":

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from tornado.web import HTTPError, RequestHandler
 
@@ -23,6 +24,12 @@ MAX_REQUEST = 4 << 20
 
 Fields = dict[str, Any]
 Act = Callable[[Office, "Call"], Awaitable[Any]]
+
+
+class Created(NamedTuple):
+    """An answer that says that something was made (HTTP 201)."""
+
+    body: Any
 
 
 class _Twice(ValueError):
@@ -56,10 +63,15 @@ class Handler(RequestHandler):
             key = check(self.request, who, self._office)
             fields = self._fields()
             answer = await act(self._office, Call(self, key, fields, path))
-            self._answer(200, {"response": answer} if self._wrap else answer)
+            if key:
+                self._office.throttle.was_right(key)
+            status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
+            self._answer(status, {"response": answer} if self._wrap else answer)
         except Refused as error:
             self._error(error.status, error.code, error.message)
         except SpendDenied as error:
+            if error.reason == "unknown_key":
+                self._office.throttle.was_wrong(self.request.remote_ip or "")
             facts = {"facts": error.facts} if error.facts else {}
             self._answer(error.denial_status, {"error": error.reason, "message": error.message, **facts})
         except LedgerError as error:
@@ -70,6 +82,10 @@ class Handler(RequestHandler):
             self._error(400, "bad_request", str(error))
 
     get = post = delete = put = patch = head = options = _serve
+
+    def _request_summary(self) -> str:
+        # A key may be revoked by itself, in the path; Luigi's access log is none of the places to keep it.
+        return re.sub(r"vault_key_[^/? ]*", "vault_key_…", super()._request_summary())
 
     def _method_not_allowed(self) -> Refused:
         self.set_header("Allow", ", ".join(self._methods))
@@ -162,6 +178,11 @@ class Call:
         """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""
         values = self.handler.request.query_arguments.get(name)
         try:
-            return values[-1].decode("utf-8") if values else None
+            value = values[0].decode("utf-8") if values else None
         except UnicodeDecodeError:
             raise BadMessage(f"{name!r} must be UTF-8") from None
+        if values and len(values) > 1:
+            raise BadMessage(f"{name!r} is given twice")
+        if value is not None and not 0 < len(value) <= 1000:
+            raise BadMessage(f"{name!r} must be a text of 1 to 1000 characters")
+        return value

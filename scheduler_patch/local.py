@@ -30,6 +30,8 @@ class LocalOffice(Office):
     """An office whose loop is another thread's."""
 
     loop: asyncio.AbstractEventLoop
+    #: The process that runs the tasks sends their calls itself.
+    relayed_vendors: frozenset[str] = frozenset()  # type: ignore[assignment]  # a property elsewhere
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and
@@ -44,6 +46,9 @@ class LocalOffice(Office):
 
 class LocalPort:
     """The `LedgerPort` of a worker with a scheduler of its own; made anew in forked children."""
+
+    #: There is no gateway here: the secret must be where the worker is.
+    url: str | None = None
 
     def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
         self._scheduler, self._settings = scheduler, settings

@@ -142,6 +142,9 @@ def find_roots(scheduler: Any, worker: str) -> None:
 def hold_as_said(gate: Gate, task_id: str, said: dict[str, Any]) -> None:
     """Hold a task for what its worker heard when it was denied, if the ledger has not said it here."""
     entry = gate.entries.get(task_id)
+    if said.get("reason") == "revoked" and not gate.is_stopped(task_id):
+        gate.hold(task_id, "key", 0)  # Not its run, so its own key.
+        return
     asked, remaining = _cost(said.get("asked_usd")), _cost(said.get("remaining_usd"))
     if entry is None or entry.denied or asked is None or said.get("reason") != "cap":
         return

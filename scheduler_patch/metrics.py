@@ -33,8 +33,9 @@ class SpendguardMetrics(MetricsCollector):
     def __init__(self) -> None:
         wrong = ""
         try:
-            which = MetricsCollectors[config.load(as_luigid=True).metrics_collector]
-            self._luigis: Any = MetricsCollectors.get(which)
+            settings = config.load(as_luigid=True)
+            self._luigis: Any = MetricsCollectors.get(MetricsCollectors[settings.metrics_collector])
+            server.install(settings)
         except ConfigError as error:
             wrong = str(error)
         except (ImportError, NameError) as error:  # Luigi's Datadog collector swallows its ImportError.

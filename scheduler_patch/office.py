@@ -13,7 +13,7 @@ from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
 from luigi_spendguard.ledger import claims, ending, figures, news, reading, reserving, runs, taking
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.messages import Answer, Ask, BadMessage, End
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.policy import Caps
 from scheduler_patch import lineage
@@ -59,7 +59,7 @@ class Office(Access):
     async def claim(
         self, claim_id: str, run_id: str | None, task_id: str, family: str, params: dict[str, str],
         worker: str, max_cost: Micros | None,
-    ) -> dict[str, str]:  # fmt: skip
+    ) -> dict[str, Any]:  # fmt: skip
         """Claim a task that was dispatched to its worker, for the run it was dispatched for.
 
         `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
@@ -86,7 +86,8 @@ class Office(Access):
             raise
         self.gate.feed(found)
         self.gate.claimed(task_id, pays, worker, family, left)
-        return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key}
+        return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key,
+                "gateway": sorted(self.relayed_vendors)}  # fmt: skip
 
     async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
         """Return the run that pays for a task; opened here when its worker cannot know whose task it is.
@@ -181,9 +182,16 @@ class Office(Access):
 
     # Calls.
 
-    async def reserve(self, key: str, ask: Ask) -> Answer:
-        """Decide about a call. Raises SpendDenied (`unknown_key`), LedgerUnavailable."""
-        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps)
+    async def reserve(self, key: str, ask: Ask, *, relayed: bool = False) -> Answer:
+        """Decide about a call; `relayed`: a gateway sends it.
+
+        Raises SpendDenied (`unknown_key`; `scope` where a gateway has to send it), LedgerUnavailable.
+        """
+        if relayed:
+            ask = _bounded(ask)
+        elif ask.vendor in self.relayed_vendors:
+            raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
+        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed)
         self.gate.feed(found)
         if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
             scope, part = answer.facts["budget"], answer.facts["part"]
@@ -197,9 +205,9 @@ class Office(Access):
             self.gate.paid.update(self.scheduler.members_of(task_id))
         return answer
 
-    async def end(self, key: str, end: End) -> dict[str, Any]:
-        """Apply the end of a call."""
-        call, found = await self.write(_end, key, end)
+    async def end(self, key: str, end: End, *, relayed: bool = False) -> dict[str, Any]:
+        """Apply the end of a call; of one that a gateway sends only with `relayed`."""
+        call, found = await self.write(_end, key, end, relayed)
         self.gate.feed(found)
         if call is None:
             return {"call_id": end.call_id, "state": "voided"}
@@ -229,22 +237,34 @@ def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, 
     return row, key, left, figures.of_run(tx, request.run_id)
 
 
-def _scope(tx: Tx, key: str, caps: Caps) -> taking.Scope:
-    scope = taking.find_scope(tx, key, caps)
+def _bounded(ask: Ask) -> Ask:
+    """Return what a client sent through the gateway if no text of it is over-long. Raises SpendDenied."""
+    try:
+        return Ask.from_json(ask.to_json())
+    except BadMessage as error:
+        raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
+
+
+def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> taking.Scope:
+    scope = taking.find_scope(tx, key, caps, relayed=relayed)
     if scope is None:
         raise denial("unknown_key", "the ledger does not know this vault key")
+    if not scope.claim["task_id"] and not relayed:
+        raise denial(
+            "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"
+        )
     return scope
 
 
-def _reserve(tx: Tx, key: str, ask: Ask, caps: Caps) -> tuple[Answer, str, Figures]:
-    scope = _scope(tx, key, caps)
+def _reserve(tx: Tx, key: str, ask: Ask, caps: Caps, relayed: bool) -> tuple[Answer, str, Figures]:
+    scope = _scope(tx, key, caps, relayed)
     answer = reserving.reserve(tx, scope, ask)
     found = figures.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
     return answer, scope.claim["task_id"], found
 
 
-def _end(tx: Tx, key: str, end: End) -> tuple[Row | None, Figures]:
-    scope = _scope(tx, key, Caps())
+def _end(tx: Tx, key: str, end: End, relayed: bool) -> tuple[Row | None, Figures]:
+    scope = _scope(tx, key, Caps(), relayed)
     call = ending.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]
     return call, figures.of_call(tx, run_id, end.call_id)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
@@ -13,7 +14,7 @@ from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import Micros, format_usd, parse_usd
-from scheduler_patch.gate import READY, WAIT
+from scheduler_patch.gate import FOR_GOOD, READY, WAIT
 from scheduler_patch.office import Office
 from scheduler_patch.reasons import Reason
 
@@ -24,14 +25,21 @@ _LOOK_S = 0.1
 async def revoke(office: Office, run_id: str) -> dict[str, Any]:
     """Revoke a run; returns when no grant made before can still be used (P5)."""
     row, found = await office.write(_revoke, run_id)
-    # By the clock that never steps: what was granted before now is too old after 2 s.
-    limit = time.monotonic() + GRANT_SECONDS
     office.gate.feed(found)
-    under_way = left = await office.write(runs.pending_calls, run_id)
+    return {**reading.show_run(row), "calls_under_way": await in_force(office, runs.pending_calls, run_id)}
+
+
+async def in_force(office: Office, pending: Callable[[Tx, str], int], name: str) -> int:
+    """Wait until no grant made before can still be used; return how many calls were under way.
+
+    By the clock that never steps: what was granted before now is too old after 2 s.
+    """
+    limit = time.monotonic() + GRANT_SECONDS
+    under_way = left = await office.write(pending, name)
     while left and time.monotonic() < limit:
         await asyncio.sleep(0.05)
-        left = await office.write(runs.pending_calls, run_id)
-    return {**reading.show_run(row), "calls_under_way": under_way}
+        left = await office.write(pending, name)
+    return under_way
 
 
 async def top_up(office: Office, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
@@ -96,7 +104,7 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
     for task_id, reason in why.items():
         groups.setdefault(reason, []).append(task_id)
     return {
-        "blocked": sum(reason.code != "revoked" for reason in why.values()),
+        "blocked": sum(reason.code not in FOR_GOOD for reason in why.values()),
         "ready": sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
         "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
         "why": [

@@ -42,6 +42,8 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
         )
     if code == "revoked":
         return "the run is revoked", "for good"
+    if code == "key":
+        return "its vault key is revoked", "for good in this run"
     if code == "frozen":
         return (
             "the run is frozen: the vendor billed more than was reserved",

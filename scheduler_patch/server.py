@@ -11,16 +11,20 @@ from typing import Any
 import luigi.cmdline
 import luigi.scheduler
 import luigi.server
-from tornado.ioloop import PeriodicCallback
+from tornado.ioloop import IOLoop, PeriodicCallback
 
-from luigi_spendguard import config
+from luigi_spendguard import config, discretion
 from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
+from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
+from scheduler_patch.relay import relay_routes
+from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler, adopt
+from scheduler_patch.serving import drain_on_signals, tls, with_tls
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +39,10 @@ def app(scheduler: Any) -> Any:
     """
     check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
     check_luigi(luigi.scheduler.SimpleTaskState, STATE)
+    discretion.install()
     settings = config.load(as_luigid=True)
+    for text in settings.passed_over:
+        logger.warning("%s", text)
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)
     if settings.worker_token is not None and settings.caps.day is None:
@@ -47,9 +54,24 @@ def app(scheduler: Any) -> Any:
         logger.info("Without [spendguard] worker_token only this machine's workers are served")
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
-    application.add_handlers(r".*", routes(office))
+    gateway = Gateway(office)
+    application.add_handlers(r".*", [*relay_routes(gateway), *routes(office)])
+    if office.relayed_vendors:
+        logger.info(
+            "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))
+        )
+    IOLoop.current().add_callback(drain_on_signals, gateway)
+    on_hangup(office)
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     return application
+
+
+def install(settings: config.Settings) -> None:
+    """Let `luigi.server.run` serve our application, over TLS where luigi.cfg says so. Raises ConfigError."""
+    luigi.server.app = app
+    context = tls(settings)
+    if context is not None:
+        with_tls(context)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,11 +82,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = config.load(as_luigid=True)
         if settings.ledger_path.exists():
             migrate(settings.ledger_path)  # Before --background forks: errors are seen.
+        tls(settings)
     except (config.ConfigError, LedgerError, PluginError) as error:
         sys.stderr.write(f"luigid-spendguard: {error}\n")
         raise SystemExit(2) from None
+    install(settings)
     luigi.server.Scheduler = BudgetScheduler
-    luigi.server.app = app
     luigi.cmdline.luigid(args)
 
 

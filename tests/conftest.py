@@ -24,11 +24,17 @@ stripe.enable_telemetry = False
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeats", type=int, default=20, help="how often each race is run")
+    parser.addoption("--malformed", type=int, default=1000, help="how many malformed requests are made")
 
 
 @pytest.fixture
 def repeats(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--repeats"))
+
+
+@pytest.fixture(scope="session")
+def malformed(request: pytest.FixtureRequest) -> int:
+    return int(request.config.getoption("--malformed"))
 
 
 @pytest.fixture(scope="session")

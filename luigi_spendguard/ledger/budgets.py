@@ -86,6 +86,24 @@ def day_budget(tx: Tx, cap: Micros) -> int:
     return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
 
 
+def key_budgets(tx: Tx, run_id: str, terms: Row) -> list[int]:
+    """Return the ids of a vault key's own budgets, made when need be; only a top-up changes their caps."""
+    parts = []
+    if terms["run_cap_micros"] is not None:
+        parts.append(("key", terms["budget"], terms["run_cap_micros"]))
+    if terms["daily_cap_micros"] is not None:
+        day = tx.value(f"SELECT {TODAY}")
+        parts.append(("key_day", f"{terms['budget']} {day}", terms["daily_cap_micros"]))
+    return [_made(tx, scope, run_id, part, cap) for scope, part, cap in parts]
+
+
+def _made(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
+    found = tx.value(
+        "SELECT id FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part
+    )
+    return open_budget(tx, scope, subject, part, cap) if found is None else int(found)
+
+
 def set_cap(tx: Tx, row: Row, cap: int, kind: str, **entry: Any) -> None:
     """Bring a budget's own cap to `cap`; what shadow mode has lent beyond it shrinks or grows with it."""
     lent = max(0, row["cap_micros"] - cap) if row["shadow_micros"] else 0

@@ -11,13 +11,12 @@ import secrets
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from luigi_spendguard.errors import Conflict, denial
+from luigi_spendguard.errors import Conflict, KeyRevoked, denial
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
+from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-
-KEY_PREFIX = "vault_key_"
 
 
 def key_hash(key: str) -> str:
@@ -59,6 +58,17 @@ def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
     run = run_row(tx, request.run_id)
     if run["state"] == "revoked":
         raise revoked(run["run_id"], bool(run["by_task_id"]))
+    if tx.value(
+        "SELECT 1 FROM claim WHERE run_id = ? AND task_id = ? AND state = 'revoked'",
+        request.run_id,
+        request.task_id,
+    ):
+        raise KeyRevoked(
+            "revoked",
+            f"the vault key of task {request.task_id} was revoked: the task spends nothing more in run "
+            f"{request.run_id}",
+            {"run_id": request.run_id},
+        )
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     known = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
     if known is not None:
@@ -184,7 +194,8 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
         )
         if outcome == "completed":
             for task_id in [row["task_id"], *json.loads(row["members"])]:
-                count_completion(tx, task_id)
+                if task_id:  # A key that was asked for over HTTP has none.
+                    count_completion(tx, task_id)
     if outcome == "died":
         for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
             in_doubt(tx, call, "its sender died")

@@ -7,7 +7,7 @@ import json
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, journal, move
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
-from luigi_spendguard.ledger.taking import Scope, tombstone
+from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
 from luigi_spendguard.messages import End
 from luigi_spendguard.money import Micros, format_usd
 
@@ -24,8 +24,10 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
             tombstone(tx, scope, message.call_id, message.ask)
             return None
         raise NotFound(f"there is no call {message.call_id} to {message.kind}")
-    if row["task_id"] != scope.claim["task_id"] or row["run_id"] is None:
+    if not scope.owns(row):
         raise Conflict("the call is another task's")
+    if row["relayed"] and not scope.relayed:
+        raise Conflict("a gateway sends this call, and says itself how it ended")
     if row["verdict"] != "allowed":
         return row
     if message.kind == "settle":
@@ -43,19 +45,27 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
     if row["state"] in ("pending", "in_doubt"):
-        counted_before = max(0, before - row["reserved_micros"]) if row["object_id"] else before
-        actual = max(0, message.total_micros - counted_before)
-        _book(tx, row, actual, message.note)
-        _give_back(tx, row, object_id, counted_before - message.total_micros)
+        before = max(0, before - row["reserved_micros"]) if row["object_id"] else before
+        covers = message.covers if object_id is not None and message.total_micros is not None else ""
+        before += counted_for(tx, row["vendor"], row["account"], covers)
+        total = _total(message, before)
+        _book(tx, row, max(0, total - before), message.note)
+        if object_id is not None:
+            _take_over(tx, row, object_id, covers)
+        open_micros = _open(tx, row, object_id)
+        _give_back(tx, row, object_id, before - open_micros - total)
+        total = max(total, min(total, before - open_micros) + open_micros)
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
-        _overrun(tx, row, max(0, message.total_micros - before), "a reply came after it was voided")
+        total = _total(message, before)
+        _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
     elif tx.value(
         "SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
     ) and not tx.value("SELECT status FROM exchange WHERE call_id = ?", row["id"]):
         # An operator resolved it before this reply came.
-        _correct(tx, row, message.total_micros - before, "a reply came after it was resolved")
+        total = _total(message, before)
+        _correct(tx, row, total - before, "a reply came after it was resolved")
     else:
         return  # The same settle again.
     tx.run(
@@ -64,8 +74,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         object_id,
         row["id"],
     )
-    if object_id is not None and (before or message.total_micros or message.worth_micros):
-        _keep_object(tx, row, object_id, message.total_micros, message.worth_micros)
+    if object_id is not None and (before or total or message.worth_micros):
+        _keep_object(tx, row, object_id, message, total, worth_known=message.total_micros is not None)
     if not message.answer_body:
         return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
     tx.run(
@@ -75,6 +85,23 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         message.answer_body,
         row["id"],
     )
+
+
+def _total(message: End, before: int) -> int:
+    """Return what an object counts for now; `before`: without what the call has reserved."""
+    if message.total_micros is None:
+        return before
+    return min(before, message.total_micros) if message.only_less else message.total_micros
+
+
+def _take_over(tx: Tx, row: Row, object_id: str, covers: str) -> None:
+    """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
+    for covered in set(covers.split()) - {object_id}:
+        where = (row["vendor"], row["account"], covered)
+        tx.run("UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
+               " AND state = 'settled'", object_id, *where)  # fmt: skip
+        tx.run("UPDATE vendor_object SET counted_micros = 0"
+               " WHERE vendor = ? AND account = ? AND object_id = ?", *where)  # fmt: skip
 
 
 def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
@@ -129,6 +156,21 @@ def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
     )
 
 
+def _open(tx: Tx, row: Row, object_id: str | None) -> int:
+    """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
+    return int(
+        tx.value(
+            "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
+            " AND state IN ('pending','in_doubt') AND id <> ?",
+            row["vendor"],
+            row["account"],
+            object_id,
+            row["id"],
+        )
+        or 0
+    )
+
+
 def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
     """Correct the calls that an object was counted by, newest first: it counts for less now."""
     if amount <= 0 or object_id is None:
@@ -148,19 +190,35 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
             return
 
 
-def _keep_object(tx: Tx, row: Row, object_id: str, counted: int, worth: int, *, replace: bool = True) -> None:
-    """Remember what an object counts for and is worth, in micro-dollars."""
+def _keep_object(
+    tx: Tx,
+    row: Row,
+    object_id: str,
+    message: End,
+    counted: int,
+    *,
+    replace: bool = True,
+    worth_known: bool = True,
+) -> None:
+    """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-        " worth_micros) VALUES (?1,?2,?3,?4,?5,?6,?7) ON CONFLICT (vendor, account, object_id) DO "
-        + ("UPDATE SET counted_micros = ?6, worth_micros = ?7" if replace else "NOTHING"),
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
+        " ON CONFLICT (vendor, account, object_id) DO "
+        + (
+            "NOTHING"
+            if not replace
+            else "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+            + (", worth_micros = ?7" if worth_known else "")
+        ),
         row["vendor"],
         row["account"],
         object_id,
         row["run_id"],
         row["id"],
         counted,
-        max(counted, worth),
+        max(counted, message.worth_micros),
+        message.customer,
     )
 
 
@@ -175,7 +233,7 @@ def _void(tx: Tx, row: Row, message: End) -> None:
     _release(tx, row, "void", message.note, message.status)
     if message.object_id and message.worth_micros:
         # A declined intent exists and can be confirmed later: it will have to be paid for then.
-        _keep_object(tx, row, message.object_id, 0, message.worth_micros, replace=False)
+        _keep_object(tx, row, message.object_id, message, 0, replace=False)
 
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:

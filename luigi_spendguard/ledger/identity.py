@@ -30,6 +30,10 @@ def _digest(*parts: str | None) -> str:
 
 def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
     """Return the identity of `ask` within the attempt `claim`."""
+    if not claim["task_id"]:
+        # No task is known: the key on the wire holds within the run, and without one each call is a new one.
+        own = None if ask.read or not ask.key else _digest("wire", claim["run_id"], ask.account, ask.key)
+        return Identity(None, 0, own, 0)
     epoch = tx.value("SELECT completions FROM task WHERE task_id = ?", claim["task_id"]) or 0
     if ask.read:
         return Identity(None, 0, None, int(epoch))

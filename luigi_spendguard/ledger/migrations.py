@@ -9,7 +9,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, translated, writing
-from luigi_spendguard.ledger.models import TABLES
+from luigi_spendguard.ledger.models import TABLES, KeyTerms
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
@@ -45,7 +45,20 @@ def _approved_unknown(db: peewee.SqliteDatabase, tx: Tx) -> None:
     _add_column(tx, "approval", "unknown_tasks", "INTEGER NOT NULL DEFAULT 0")
 
 
-MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (_first, _restarts, _approved_unknown)
+def _vault_keys(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make room for vault keys that are asked for over HTTP, and for what a gateway sends."""
+    with db.bind_ctx(TABLES):
+        db.create_tables([KeyTerms])
+    _add_column(tx, "call", "relayed", "INTEGER NOT NULL DEFAULT 0")
+    _add_column(tx, "vendor_object", "customer", "VARCHAR(255) NOT NULL DEFAULT ''")
+
+
+MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
+    _first,
+    _restarts,
+    _approved_unknown,
+    _vault_keys,
+)
 
 
 def _format(tx: Tx) -> int:

@@ -60,8 +60,9 @@ class Run(_Base):
 class Budget(_Base):
     """What a scope may spend.
 
-    `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task` with the run_id
-    as subject and the task family, the vendor's name or the task_id as part. `shadow_micros` is what of
+    `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task`, `key`, `key_day`
+    with the run_id as subject and the task family, the vendor's name, the task_id, the key's budget, or
+    that and the UTC day (`9f2c 2026-11-24`) as part. `shadow_micros` is what of
     the cap was lent in shadow mode.
     """
 
@@ -137,6 +138,28 @@ class Member(_Base):
         without_rowid = True
 
 
+class KeyTerms(_Base):
+    """What a key that was asked for over HTTP may do; its hash, run and state are those of the claim `id`.
+
+    The lists are JSON, empty ones allow everything. `budget` names the key's own budgets: a key that is
+    reissued on the same terms for the same run goes on with them.
+    """
+
+    id = CharField(primary_key=True)
+    vendor = CharField()
+    label = CharField(default="")
+    allowed_endpoints = TextField(default="[]")
+    allowed_customers = TextField(default="[]")
+    allowed_accounts = TextField(default="[]")
+    budget = CharField()
+    run_cap_micros = BigIntegerField(null=True)
+    daily_cap_micros = BigIntegerField(null=True)
+    expires_at = BigIntegerField()
+
+    class Meta:
+        table_name = "key_terms"
+
+
 class Approval(_Base):
     """What an operator let pass: a run's forecast (no task), or a single task's cost.
 
@@ -189,6 +212,8 @@ class Call(_Base):
     sender = CharField(default="")
     ask = IntegerField(default=1)
     unknown = BooleanField(default=False)
+    # A gateway sends it, not the holder of the key: only a gateway may say how it ended.
+    relayed = BooleanField(default=False)
     timeout_ms = IntegerField(default=0)
     status = IntegerField(default=0)
     created_at = BigIntegerField()
@@ -245,6 +270,7 @@ class VendorObject(_Base):
     object_id = CharField()
     run_id = CharField()
     call_id = CharField()
+    customer = CharField(default="")
     counted_micros = BigIntegerField(default=0)
     worth_micros = BigIntegerField(default=0)
 
@@ -283,6 +309,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     Task,
     Claim,
     Member,
+    KeyTerms,
     Approval,
     Call,
     CallBudget,

@@ -71,13 +71,13 @@ def changes(tx: Tx, since: int) -> Changes:
 
 def start(tx: Tx, caps: Caps) -> Start:
     """Bring budgets to the configured caps, and return all that the gate counts from."""
-    _apply(tx, caps)
+    follow(tx, caps)
     claims = tx.all(
         f"SELECT claim.*, {REMAINING} AS left_micros FROM claim"
         " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
         " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
         " AND budget.part = claim.task_id"
-        " WHERE claim.rowid IN (SELECT max(rowid) FROM claim GROUP BY task_id)"
+        " WHERE claim.task_id <> '' AND claim.rowid IN (SELECT max(rowid) FROM claim GROUP BY task_id)"
         " AND (claim.ended_at IS NULL OR (coalesce(claim.outcome, '') <> 'completed' AND NOT EXISTS"
         " (SELECT 1 FROM member JOIN claim batch ON batch.id = member.claim_id WHERE"
         " member.task_id = claim.task_id AND batch.rowid > claim.rowid AND batch.outcome = 'completed')))"
@@ -148,7 +148,7 @@ def today(tx: Tx) -> Row | None:
     )
 
 
-def _apply(tx: Tx, caps: Caps) -> None:
+def follow(tx: Tx, caps: Caps) -> None:
     """Bring the budgets that follow luigi.cfg to what it says now."""
     wanted = {("family", part): cap for part, cap in caps.task_families.items()}
     wanted |= {("vendor", part): cap for part, cap in caps.vendors.items()}

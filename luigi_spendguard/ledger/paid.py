@@ -20,7 +20,7 @@ def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
         "WITH paying AS (SELECT task_id, claim_id, epoch FROM call WHERE (?1 IS NULL OR id IN"
         " (SELECT value FROM json_each(?1))) AND verdict = 'allowed'"
         " AND asked_micros > 0 AND state IN ('pending','settled','in_doubt'))"
-        f" SELECT task_id FROM paying WHERE epoch = {_COMPLETIONS.format('paying')}"
+        f" SELECT task_id FROM paying WHERE task_id <> '' AND epoch = {_COMPLETIONS.format('paying')}"
         " UNION SELECT member.task_id FROM paying JOIN claim ON claim.id = paying.claim_id,"
         " json_each(claim.members) AS each JOIN member ON member.task_id = each.value"
         f" AND member.claim_id = claim.id AND member.epoch = {_COMPLETIONS.format('member')}",

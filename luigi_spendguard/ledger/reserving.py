@@ -12,6 +12,7 @@ from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
+from luigi_spendguard.ledger.keys import check_terms, must_look_up
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
@@ -27,7 +28,7 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
     now = tx.now()
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
-    if row is not None and row["task_id"] != scope.claim["task_id"]:
+    if row is not None and not scope.owns(row):
         return Answer("denied", ask.call_id, reason="scope", message="the call is another task's")
     try:
         if row is not None:
@@ -61,6 +62,7 @@ def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     if row["state"] == "settled":
         return _replay(tx, ask, row)
     _check_alive(scope)
+    check_terms(tx, scope, ask)
     if ask.unsure:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
     if row["state"] == "voided":
@@ -89,6 +91,9 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     _check_alive(scope)
     if ask.denied is not None:
         raise Refused(ask.denied, ask.message)
+    if must_look_up(tx, scope, ask):
+        return Answer("look_up", ask.call_id, ask.ask)
+    check_terms(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
     match = None if ask.read else earlier(tx, identity, scope.run["run_id"])
     if match is not None:
@@ -124,7 +129,7 @@ def _check_alive(scope: Scope) -> None:
         error = revoked(run["run_id"], bool(run["by_task_id"]))
         raise Refused("revoked", error.message, run_id=run["run_id"])
     if claim["state"] == "revoked":
-        raise Refused("revoked", "the task's vault key is revoked", run_id=run["run_id"])
+        raise Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
     if claim["state"] == "ended":
         raise Refused("expired", "the attempt this vault key was made for is over: a later attempt "
                        "has the task, or the task has ended", run_id=run["run_id"])  # fmt: skip
@@ -184,6 +189,13 @@ def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
 
 def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> Answer:
     """Let `sender` send an in-doubt (or retried) call again, with its stored body and wire key."""
+    if row["relayed"] and not scope.relayed:
+        raise Refused(
+            "in_doubt",
+            f"an earlier attempt of this very call ({row['id']}) was sent by a gateway and has an unknown "
+            f"outcome: send it through the gateway again, or `spendguard resolve {row['id']}`",
+            call_id=row["id"],
+        )
     if now - row["created_at"] > RESEND_MS and row["state"] == "in_doubt":
         raise Refused(
             "in_doubt",
@@ -208,11 +220,13 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
 
 def _regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:
     tx.run(
-        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
+        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ?, relayed = ?"
+        " WHERE id = ?",
         sender,
         ask,
         now,
         scope.claim["id"],
+        int(scope.relayed),
         call_id,
     )
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
-from luigi_spendguard.ledger.budgets import journal, open_budget, run_budget, set_cap
+from luigi_spendguard.ledger.budgets import journal, key_budgets, open_budget, run_budget, set_cap
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
@@ -130,8 +130,23 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     budget = run_budget(tx, run_id)
     own = budget["cap_micros"] - budget["shadow_micros"]
     set_cap(tx, budget, own + amount, "top_up", run_id=run_id, request_id=request_id, note=str(amount))
+    for key_budget in _budgets_of_keys(tx, run_id):
+        own = key_budget["cap_micros"] - key_budget["shadow_micros"]
+        set_cap(tx, key_budget, min(MAX_MICROS, own + amount), "set_cap")
     tx.run("UPDATE run SET state = 'active' WHERE run_id = ? AND state = 'frozen'", run_id)
     return run_row(tx, run_id)
+
+
+def _budgets_of_keys(tx: Tx, run_id: str) -> list[Row]:
+    """Return what a top-up of a run raises beside its cap: its own keys' caps, the daily ones for today."""
+    keys = tx.all(
+        "SELECT key_terms.* FROM key_terms JOIN claim ON claim.id = key_terms.id"
+        " WHERE claim.run_id = ? AND claim.state = 'open'",
+        run_id,
+    )
+    ids = sorted({budget for key in keys for budget in key_budgets(tx, run_id, key)})
+    rows = [tx.one("SELECT * FROM budget WHERE id = ?", budget) for budget in ids]
+    return [row for row in rows if row is not None]
 
 
 def set_forecast(tx: Tx, run_id: str, known: Micros, estimated: Micros, unknown: int) -> Row:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import day_budget, journal, keep_budget, lend, move, run_budget, take
+from luigi_spendguard.ledger.budgets import (
+    day_budget,
+    journal,
+    keep_budget,
+    key_budgets,
+    lend,
+    move,
+    run_budget,
+    take,
+)
 from luigi_spendguard.ledger.claims import approved, key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
@@ -17,11 +27,24 @@ from luigi_spendguard.policy import Caps
 
 @dataclass(frozen=True)
 class Scope:
-    """Who asks: the claim and its run, found by the vault key; and the caps in force."""
+    """Who asks: the claim and its run, found by the vault key; and the caps in force.
+
+    Attributes:
+        terms: what a key that was asked for over HTTP may do; None for a claimed task's.
+        relayed: a gateway asks, and it will send.
+
+    """
 
     claim: Row
     run: Row
     caps: Caps
+    terms: Row | None = None
+    relayed: bool = False
+
+    def owns(self, call: Row) -> bool:
+        """Return whether a call is of the same task, or of the same run where no task is known."""
+        task_id = self.claim["task_id"]
+        return bool(call["task_id"] == task_id and (task_id or call["run_id"] == self.run["run_id"]))
 
 
 class Refused(Exception):
@@ -40,14 +63,16 @@ class _NoRoom(Exception):
         self.budget = budget
 
 
-def find_scope(tx: Tx, key: str, caps: Caps) -> Scope | None:
-    """Return whose key this is, or None. The key's hash is compared by the index on it."""
-    claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", key_hash(key))
-    if claim is None:
+def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
+    """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
+    wanted = key_hash(key)
+    claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", wanted)
+    if claim is None or not hmac.compare_digest(claim["key_hash"], wanted):
         return None
     run = tx.one("SELECT * FROM run WHERE run_id = ?", claim["run_id"])
     assert run is not None
-    return Scope(claim, run, caps)
+    terms = None if claim["task_id"] else tx.one("SELECT * FROM key_terms WHERE id = ?", claim["id"])
+    return Scope(claim, run, caps, terms, relayed)
 
 
 def object_of(tx: Tx, ask: Ask) -> Row | None:
@@ -62,6 +87,17 @@ def object_of(tx: Tx, ask: Ask) -> Row | None:
     )
 
 
+def counted_for(tx: Tx, vendor: str, account: str, object_ids: str) -> int:
+    """Return what objects (blank between) count for together, in micro-dollars."""
+    return sum(
+        int(tx.value(
+            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+            vendor, account, object_id,
+        ) or 0)
+        for object_id in set(object_ids.split())
+    )  # fmt: skip
+
+
 def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
     """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
     caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
@@ -72,6 +108,8 @@ def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
         budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
     if vendor in caps.vendors:
         budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
+    if scope.terms is not None:
+        budgets += key_budgets(tx, run_id, scope.terms)
     task_cap = scope.claim["max_cost_micros"]
     if task_cap is not None:
         budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
@@ -87,6 +125,7 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     total = ask.total_micros
     if total is None:
         total = known["worth_micros"] if known else 0
+    counted += counted_for(tx, ask.vendor, ask.account, ask.covers)
     amount = Micros(max(0, total - counted))
     if amount and scope.run["state"] == "frozen":
         frozen = Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
@@ -99,21 +138,31 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
         with tx.savepoint():
             if amount:
                 _take(tx, scope, row["id"], amount)
-            if known and amount:
-                tx.run(
-                    "UPDATE vendor_object SET counted_micros = counted_micros + ?"
-                    " WHERE vendor = ? AND account = ? AND object_id = ?",
-                    amount,
-                    ask.vendor,
-                    ask.account,
-                    ask.object_id,
-                )
+            if ask.object_id is not None and amount:
+                _count(tx, ask, row, amount, total)
             tx.run("UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ?"
                    " WHERE id = ?", amount, now, row["id"])  # fmt: skip
             if not ask.read:
                 journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
     except _NoRoom as full:
         raise _refuse_cap(scope, full.budget, amount) from None
+
+
+def _count(tx: Tx, ask: Ask, row: Row, amount: Micros, total: int) -> None:
+    """Let the object count for what is reserved: an equal call of another thread reserves the rest."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (vendor, account, object_id)"
+        " DO UPDATE SET counted_micros = counted_micros + ?6",
+        ask.vendor,
+        ask.account,
+        ask.object_id,
+        row["run_id"],
+        row["id"],
+        amount,
+        max(amount, total),
+        ask.customer,
+    )
 
 
 def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
@@ -175,6 +224,9 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
         return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
     if budget["scope"] == "family":
         return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
+    if budget["scope"] in ("key", "key_day"):
+        what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
+        return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
     if budget["scope"] == "vendor":
         return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
     if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
@@ -251,6 +303,7 @@ def record(
         "sender": ask.call_id,
         "ask": ask.ask,
         "unknown": 0,
+        "relayed": int(scope.relayed),
         "timeout_ms": ask.timeout_ms,
         "status": 0,
         "created_at": now,

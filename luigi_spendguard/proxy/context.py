@@ -14,11 +14,17 @@ from types import FrameType
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.redaction import Secret
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """One execution of a vendor task's `run()`, with the vault key it was given."""
+    """One execution of a vendor task's `run()`, with the vault key it was given.
+
+    Attributes:
+        served: the vendors whose calls luigid's gateway guards.
+
+    """
 
     claim_id: str
     run_id: str
@@ -27,6 +33,10 @@ class Attempt:
     key: str = field(repr=False)
     client: LedgerPort
     settings: Settings = field(repr=False)
+    served: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", Secret(self.key))
 
 
 class _Outside:

@@ -7,7 +7,9 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
+from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Vendor
 
 _lock = threading.Lock()
@@ -26,6 +28,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
+def learn(vendor: Vendor) -> None:
+    """Take what this vendor's usual variables hold out of all that this process says."""
+    redaction.learn(*(os.environ.get(name) for name in vendor.secret_variables))
+
+
 def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | None = None) -> str | None:
     """Return the vendor's secret: from luigi.cfg, else from its usual environment variable."""
     configured = settings.vendor(vendor.name).secret
@@ -35,7 +42,9 @@ def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | N
         if vendor.name in _secrets:
             return _secrets[vendor.name]
     found = os.environ if environ is None else environ
-    return next((found[name] for name in vendor.secret_variables if found.get(name)), None)
+    secret = next((Secret(found[name]) for name in vendor.secret_variables if found.get(name)), None)
+    redaction.learn(secret)
+    return secret
 
 
 @contextmanager
@@ -51,7 +60,8 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
         _secrets[vendor.name] = secret
         for name in list(os.environ):
             if os.environ[name] == secret or (name in _hidden and _hidden[name] == secret):
-                _hidden.setdefault(name, os.environ[name])
+                # As a Secret: in Python 3.10 this frame is on the stack of whatever the task raises.
+                _hidden.setdefault(name, Secret(os.environ[name]))
                 os.environ[name] = key
         if not any(os.environ.get(name) for name in vendor.secret_variables):
             _hidden.setdefault(vendor.secret_variables[0], None)

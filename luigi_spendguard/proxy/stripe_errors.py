@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, cast
 
+import requests
 import stripe
 from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.guard import NotSent
+from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
     "cap": stripe.RateLimitError,
@@ -22,13 +27,6 @@ _NATURAL: Mapping[str, type[stripe.StripeError]] = {
     "idempotency_mismatch": stripe.IdempotencyError,
     "in_doubt": stripe.APIError,
     "ledger_unavailable": stripe.APIError,
-}
-_CODES = {
-    "cap": "budget_exhausted",
-    "endpoint": "endpoint_not_allowed",
-    "revoked": "vault_key_revoked",
-    "expired": "vault_key_expired",
-    "in_doubt": "outcome_unknown",
 }
 _classes: dict[tuple[type, type], type] = {}
 
@@ -44,20 +42,18 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
     """Return the denial as an exception that is also the SDK's natural error."""
     if isinstance(denied, stripe.StripeError):
         return denied
-    natural = _NATURAL[denied.reason]
-    kind = "idempotency_error" if denied.reason == "idempotency_mismatch" else "invalid_request_error"
-    code = _CODES.get(denied.reason, denied.reason)
-    headers = {"Stripe-Should-Retry": "false"}
-    if denied.reason == "cap":
-        headers |= {"X-Spendguard-Cap-Hit": "true", "X-Keybrake-Cap-Hit": "true"}
-    error: SpendDenied = _both(type(denied), natural)(denied.reason, denied.message, denied.facts)
+    shaped = shape(denied)
+    body = json.loads(shaped.body)
+    error: SpendDenied = _both(type(denied), _NATURAL[denied.reason])(
+        denied.reason, denied.message, denied.facts
+    )
     stripe.StripeError.__init__(
         error,  # type: ignore[arg-type]  # it is both
         message=denied.message,
-        http_status=denied.denial_status,
-        json_body={"error": {"type": kind, "code": code, "message": denied.message}},
-        headers=cast("dict[str, str]", CaseInsensitiveDict(headers)),
-        code=code,
+        http_status=shaped.status,
+        json_body=body,
+        headers=cast("dict[str, str]", CaseInsensitiveDict(shaped.headers)),
+        code=body["error"]["code"],
     )
     return error
 
@@ -67,3 +63,24 @@ def outcome_unknown(unknown: OutcomeUnknown) -> Exception:
     error: Any = _both(OutcomeUnknown, stripe.APIConnectionError)(str(unknown), unknown.call_id)
     stripe.APIConnectionError.__init__(error, str(unknown), should_retry=False)
     return error  # type: ignore[no-any-return]  # made by type()
+
+
+@contextmanager
+def as_the_sdks_errors() -> Iterator[None]:
+    """Turn what a send raises in the block into what the SDK's retry loop, and its user, understand."""
+    try:
+        yield
+    except SpendDenied as denied:
+        raise as_stripe_error(denied) from None
+    except OutcomeUnknown as unknown:
+        raise outcome_unknown(unknown) from None
+    except NotSent as error:
+        raise stripe.APIConnectionError(
+            f"could not connect to Stripe, nothing was sent: {error}", should_retry=True
+        ) from error
+    except (requests.RequestException, OSError) as error:
+        raise stripe.APIConnectionError(
+            f"no reply from Stripe ({type(error).__name__}): the call may have been executed and is in doubt "
+            "until a retry with the same key says so",
+            should_retry=True,
+        ) from error

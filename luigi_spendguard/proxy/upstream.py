@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from contextlib import suppress
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import requests
@@ -18,6 +18,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
+from luigi_spendguard import certificates
 from luigi_spendguard.guard import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
 
@@ -88,10 +89,32 @@ def _no_auth(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
     return prepared
 
 
-class Upstream:
-    """One session for each thread of each process."""
+def _bare(error: BaseException) -> None:
+    """Take from an error, and from what it came of, all that holds the request: the secret is in it.
 
-    def __init__(self) -> None:
+    That is the frames of the libraries below, and the request and reply of an error of `requests`.
+    """
+    seen: list[object] = []
+    todo: list[object] = [error]
+    while todo:
+        found = todo.pop()
+        if not isinstance(found, BaseException) or any(found is one for one in seen):
+            continue
+        seen.append(found)
+        found.__traceback__ = None
+        if isinstance(found, requests.RequestException):
+            found.request = found.response = None
+        todo += [found.__cause__, found.__context__, getattr(found, "reason", None), *found.args]
+
+
+class Upstream:
+    """One session for each thread of each process.
+
+    `straight`: never through a proxy of the environment's, and trusting what `certificates` names.
+    """
+
+    def __init__(self, *, straight: bool = False) -> None:
+        self._straight = straight
         self._local = threading.local()
 
     def _session(self) -> requests.Session:
@@ -99,6 +122,11 @@ class Upstream:
         if getattr(self._local, "pid", None) != os.getpid():
             session = requests.Session()
             session.headers.clear()
+            # A call goes as the SDK made it, and one vendor's cookies never reach another by the gateway.
+            session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+            if self._straight:
+                session.trust_env = False
+                session.verify = certificates.bundle() or True
             for scheme in ("http://", "https://"):
                 session.mount(scheme, _Adapter(pool_connections=4, pool_maxsize=4, max_retries=0))
             self._local.session, self._local.pid = session, os.getpid()
@@ -106,7 +134,9 @@ class Upstream:
         assert isinstance(session, requests.Session)
         return session
 
-    def send(self, request: Request, deadline: float, timeout_s: float) -> Reply:
+    def send(
+        self, request: Request, deadline: float, timeout_s: float, connect_s: float = CONNECT_S
+    ) -> Reply:
         """Send and return the reply. Raises Late, NotSent, or what broke the exchange afterwards."""
         _sending.deadline, _sending.started = deadline, False
         try:
@@ -115,7 +145,7 @@ class Upstream:
                 request.url,
                 headers=dict(request.headers),
                 data=request.body or None,
-                timeout=(CONNECT_S, timeout_s),
+                timeout=(connect_s, timeout_s),
                 allow_redirects=False,
                 auth=_no_auth,
                 stream=True,
@@ -127,16 +157,12 @@ class Upstream:
                 for name in ("content-encoding", "content-length", "transfer-encoding"):
                     headers.pop(name, None)  # The body is decoded and whole.
                 return Reply(response.status_code, headers, body)
-        except NotSent:
-            raise
-        except Exception as error:
+        except BaseException as error:
+            _bare(error)
+            if isinstance(error, NotSent) or not isinstance(error, Exception):
+                raise error
             if not _sending.started:
                 raise NotSent(f"{type(error).__name__} before the first byte") from error
             if isinstance(error, HTTPError):  # Of the body, which `requests` leaves to us.
                 raise requests.ConnectionError(f"the reply broke off: {type(error).__name__}") from error
-            raise
-
-    def close(self) -> None:
-        """Close this thread's connections."""
-        with suppress(AttributeError):
-            self._local.session.close()
+            raise error

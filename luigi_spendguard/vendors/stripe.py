@@ -5,7 +5,6 @@ What could move money and has no price is denied as `unpriced`.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -15,10 +14,22 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
-from luigi_spendguard.money import NoRate, to_micros
-from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.stripe_prices import counts_for, priced
-from luigi_spendguard.vendors.stripe_routes import API_BASE, check_allowed, own_path, recognise
+from luigi_spendguard.vendors import Quote, Reply, Request, stripe_denials, stripe_outcomes
+from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
+from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
+from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
+from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
+from luigi_spendguard.vendors.stripe_routes import (
+    PRICEABLE,
+    RULE_OF,
+    Route,
+    check_allowed,
+    check_credentials,
+    family,
+    find,
+)
+from luigi_spendguard.vendors.stripe_rules import RULES
+from luigi_spendguard.vendors.stripe_scope import accounts_of, customer_of
 
 __all__ = ["API_BASE", "Stripe"]
 
@@ -39,11 +50,19 @@ class Stripe:
     name = "stripe"
     secret_variables: tuple[str, ...] = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
 
+    def check(self, settings: VendorSettings) -> str:
+        """Return which of `prices` no operation can have, "" when all are right."""
+        wrong = min(set(settings.prices) - PRICEABLE, default="")
+        if not wrong:
+            return ""
+        why = "which names its own amount" if wrong in RULE_OF else "which is no operation"
+        return f"[spendguard_stripe] prices gives a fixed price to {wrong}, {why}: remove it"
+
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
-        path = own_path(request.url, settings)
+        path = own_path(request.method, request.url, settings)
         query = urlsplit(request.url).query
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")
@@ -54,89 +73,124 @@ class Stripe:
             raise denial("unpriced", "an idempotency key has at most 255 printable characters")
         blank = Quote("", account, path, key=key,
                       key_is_callers=key is not None and not _MADE_UP.fullmatch(key))  # fmt: skip
-        quote = recognise(request, path, query, blank, settings)
-        check_allowed(request.method, quote, settings)
-        if quote.read or quote.operation.endswith("*"):
+        line = f"{request.method} {path}"
+        if check_credentials(request, line, query, settings):
+            return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
+                           free=True, fingerprint=body_digest(request, True),
+                           customer=customer_of(path, query, {}, {}),
+                           accounts=accounts_of(request, path, {}))  # fmt: skip
+        if request.method == "GET":
+            quote = replace(blank, operation=f"GET {family(path)}", read=True, key=None,
+                            customer=customer_of(path, query, {}, {}),
+                            accounts=accounts_of(request, path, {}))  # fmt: skip
+            check_allowed("GET", quote, settings)
             return quote
-        return priced(quote, request, fx)
+        found = find(request.method, path)
+        if found is None:
+            raise denial(
+                "unpriced", f"{line} has no price in this version of luigi_spendguard and is not free"
+            )
+        route, ids = found
+        blank = replace(blank, operation=route.operation)
+        check_allowed(request.method, blank, settings)
+        if query and request.method != "DELETE":
+            raise denial("unpriced", f"{line} with a query string cannot be priced")
+        if wrong := self.check(settings):
+            raise denial("unpriced", wrong)
+        return self._priced(blank, route, ids, request, settings, {}, fx)
 
-    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-        """Read what became of the call from the reply's own status and amounts."""
-        status = reply.status
-        if quote.read:
-            return Outcome("settle")
-        if 200 <= status < 300:
-            return self._done(quote, reply, resent, fx)
-        note = f"HTTP {status}"
-        if status == 402:
-            declined = _json(reply).get("error", {})
-            intent = declined.get("payment_intent") if isinstance(declined, dict) else None
-            object_id = intent.get("id") if isinstance(intent, dict) else None
-            return Outcome("void", definite=True, note="declined (HTTP 402)", object_id=object_id,
-                           worth_micros=quote.total_micros or 0)  # fmt: skip
-        if 400 <= status < 500 and status != 409:
-            return Outcome("void", note=note)
-        return Outcome("doubt", note=note)
+    def complete(
+        self,
+        quote: Quote,
+        request: Request,
+        found: Mapping[str, Reply],
+        settings: VendorSettings,
+        fx: Mapping[str, Decimal],
+    ) -> Quote:
+        """Price the request again with what was looked up so far. Raises SpendDenied."""
+        at = find(request.method, quote.path)
+        assert at is not None
+        blank = Quote(quote.operation, quote.account, quote.path, key=quote.key,
+                      key_is_callers=quote.key_is_callers)  # fmt: skip
+        bodies = {path: (stripe_outcomes.body_of(reply) if reply.status == 200 else None) or None
+                  for path, reply in found.items()}  # fmt: skip
+        return self._priced(blank, *at, request, settings, bodies, fx)
 
-    def _done(self, quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-        body = _json(reply)
-        if not body:
-            return _unbelieved("the reply is not JSON")
-        kind, _, verb = quote.operation.partition(".")
-        object_id = body.get("id") if isinstance(body.get("id"), str) else None
-        if kind not in ("payment_intents", "charges"):
-            return Outcome("settle", object_id=object_id)
-        if quote.object_id is not None and object_id != quote.object_id:
-            return _unbelieved("the reply is about another object than asked")
-        if object_id is None or body.get("object") != kind[:-1]:
-            return _unbelieved(f"the reply is no {kind[:-1]}")
-        if not resent and reply.headers.get("idempotent-replayed") == "true":
-            # Another caller's money: this key moved it before, outside this call.
-            return Outcome("settle", note="the vendor replayed an earlier answer: counted 0")
+    def _priced(
+        self,
+        blank: Quote,
+        route: Route,
+        ids: tuple[str, ...],
+        request: Request,
+        settings: VendorSettings,
+        found: Mapping[str, Any],
+        fx: Mapping[str, Decimal],
+    ) -> Quote:
+        """Fill in amount, target and fingerprint of a recognised operation."""
+        fixed = settings.prices.get(route.operation)
+        form = request.headers.get("content-type", "application/x-www-form-urlencoded")
+        # What a body says that is no form is asked of nobody here: only its digest counts.
+        odd = not form.startswith("application/x-www-form-urlencoded") and (
+            fixed is not None or route.rule == "unpriced" or route.operation == "files.create"
+        )
+        params = {} if odd else parameters(request)
+        sensitive = is_sensitive(params)
+        digest = body_digest(request, sensitive)
+        asked = Asked(blank, ids, params, found, fx, digest)
+        money: tuple[str, ...] = ()
         try:
-            amount, total = counts_for(kind, body, fx)
-        except (NoRate, ValueError, TypeError, KeyError):
-            return _unbelieved("the reply's amount cannot be read")
-        if verb == "create" and quote.minor is not None:
-            if body["currency"] != quote.currency:
-                return _unbelieved("the reply is in another currency than asked")
-            if body["amount"] < quote.minor:
-                return _unbelieved("the reply names a smaller amount than asked")
-        return Outcome("settle", total_micros=total, worth_micros=amount, object_id=object_id)
-
-    def look_up(self, quote: Quote, request: Request) -> Request:
-        """Return the GET of the object that the call acts on."""
-        kind = quote.operation.partition(".")[0]
-        headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
-        return Request("GET", f"{API_BASE}/v1/{kind}/{quote.object_id}", headers)
-
-    def complete(self, quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Quote:
-        """Return `quote` with the total that the looked-up object says. Raises SpendDenied."""
-        kind = quote.operation.partition(".")[0]
-        body = _json(reply)
-        try:
-            if reply.status != 200 or body["id"] != quote.object_id:
-                raise ValueError
-            total = max(counts_for(kind, body, fx))
-            if quote.minor is not None:
-                asked = int(to_micros(quote.minor, body["currency"], fx))
-                # A capture never makes the object count for less before it is done.
-                total = asked if quote.operation.endswith(".update") else max(total, asked)
-        except NoRate as error:
-            raise denial("currency", str(error)) from None
-        except (ValueError, TypeError, KeyError):
+            if fixed is not None:
+                quote = _at_fixed_price(asked, int(fixed))
+            elif route.rule == "unpriced":
+                raise Unbounded(f"{route.operation} may move money by an amount that nothing bounds")
+            else:
+                quote = RULES[route.rule].price(asked)
+                money = RULES[route.rule].money
+        except NotLookedUp as missing:
+            quote = replace(blank, total_micros=None, object_id=ids[0] if ids else None,
+                            look_up=True, look_ups=missing.paths)  # fmt: skip
+        except (ValueError, TypeError, KeyError, AttributeError):
+            # What was looked up is not what Stripe answers.
+            raise not_there(route.operation, next(iter(found), blank.path)) from None
+        except Unbounded as unbounded:
             raise denial(
                 "unpriced",
-                f"{quote.operation} of {quote.object_id}: the object is not in the ledger and could "
-                f"not be looked up at Stripe (HTTP {reply.status})",
+                f"{unbounded}: denied unless [spendguard_stripe] prices gives it a fixed price, "
+                f"such as `{route.operation}: 5`",
             ) from None
-        return replace(quote, total_micros=total, look_up=False)
+        if quote.total_micros is None and quote.object_id is None and not quote.look_up:
+            quote = replace(quote, total_micros=0, free=True)
+        if not quote.look_ups and ids and "/customers/" not in quote.path:
+            # Whom it concerns can be read there, for a key that is bound to customers.
+            quote = replace(quote, look_ups=(own_object_path(asked),))
+        if route.operation == "invoices.create_preview":
+            quote = replace(quote, read=True)  # Never answered by what a preview said before.
+        said = [quote.operation, quote.target, quote.minor, quote.currency]
+        said += [f"{name}={params[name]}" for name in sorted(params) if name.split("[")[0] in money]
+        if quote.target is None:
+            said.append(digest)
+        fingerprint = "|".join(map(str, said))
+        if len(fingerprint) > 1000:
+            fingerprint = body_digest(Request("", "", {}, fingerprint.encode()), sensitive=False)
+        return replace(
+            quote,
+            fingerprint=fingerprint,
+            keep_body=not sensitive and not odd,
+            customer=customer_of(quote.path, urlsplit(request.url).query, params, found),
+            accounts=accounts_of(request, quote.path, params),
+        )
+
+    def look_up(self, quote: Quote, request: Request, path: str) -> Request:
+        """Return the GET of what the guard has to know, for the same account."""
+        headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
+        return Request("GET", API_BASE + path, headers)
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request for the vendor's own host, with the secret and the wire key."""
         parts = urlsplit(request.url)
-        path = own_path(request.url, settings)
-        url = (settings.base_url or API_BASE) + path + (f"?{parts.query}" if parts.query else "")
+        path = own_path(request.method, request.url, settings)
+        base = settings.base_url or host_of(request.method, path)
+        url = base + path + (f"?{parts.query}" if parts.query else "")
         headers = {name: v for name, v in request.headers.items() if name not in _DROPPED}
         headers["authorization"] = f"Bearer {secret}"
         if key:
@@ -147,14 +201,19 @@ class Stripe:
         """Return the headers that belong to a stored body."""
         return {name: request.headers[name] for name in _KEPT if name in request.headers}
 
+    def url(self, rest: str) -> str:
+        """Return Stripe's URL for a path behind `/stripe`."""
+        return API_BASE + rest
 
-def _json(reply: Reply) -> dict[str, Any]:
-    try:
-        body = json.loads(reply.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
+    outcome = staticmethod(stripe_outcomes.outcome)
+    credential = staticmethod(stripe_denials.credential)
+    shape = staticmethod(stripe_denials.shape)
 
 
-def _unbelieved(why: str) -> Outcome:
-    return Outcome("doubt", note=why, error=why)
+def _at_fixed_price(asked: Asked, price: int) -> Quote:
+    """Return the quote of an operation to which the operator has given a price, in micro-dollars.
+
+    Each call costs it anew, whatever its object has cost before.
+    """
+    about = "/".join(asked.ids) or asked.given("customer", "payment_method", "source", "destination")
+    return asked.quoted(price, target=f"{about or ''}#{asked.digest[:12]}", fixed=True)

@@ -1,114 +1,238 @@
-"""Stripe: the most that an operation may cost, and what an object counts for.
+"""Stripe: the most that an operation may cost where the request, or one object, says its amount.
 
 Amounts are integers of the currency's minor unit (https://docs.stripe.com/currencies).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from decimal import Decimal
-from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.money import NoRate, to_micros
-from luigi_spendguard.vendors import Quote, Request
-from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters, whole
+from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, amount_in, not_there
+from luigi_spendguard.vendors.stripe_forms import signed
+from luigi_spendguard.vendors.stripe_worth import worth_of
 
-#: Statuses in which a PaymentIntent moves no more than it has.
-_FINAL = {"succeeded", "canceled"}
+#: Who pays or receives, best first.
+_PARTIES = ("customer", "payment_method", "source", "destination")
 
 #: Credit for the next invoice, and what began a subscription in older API versions.
 _CUSTOMER_MONEY = {"account_balance", "balance", "coupon", "plan", "quantity", "trial_end"}
 
 
-def priced(quote: Quote, request: Request, fx: Mapping[str, Decimal]) -> Quote:
-    """Fill in amount, target and fingerprint of a recognised operation."""
-    params = parameters(request)
-    kind, _, verb = quote.operation.partition(".")
-    sensitive = is_sensitive(params)
-    digest = body_digest(request, sensitive)
-    if kind in ("customers", "payment_methods"):
-        quote = _free(quote, params, digest)
-    elif verb == "create":
-        quote = _opening(quote, params, fx)
-    else:
-        quote = _acting(quote, params, fx)
-    said = f"{quote.operation}|{quote.target}|{quote.minor}|{quote.currency}"
-    if quote.target is None:
-        said += f"|{digest}"
-    return replace(quote, fingerprint=said[:1000], keep_body=not sensitive)
+def free(asked: Asked) -> Quote:
+    """Nothing is spent. Sent again as soon as anything in it is new."""
+    about = "/".join(asked.ids) or asked.given("customer") or ""
+    return asked.quoted(None, target=f"{about}#{asked.digest[:12]}", object_id=None)
 
 
-def _free(quote: Quote, params: Mapping[str, str], digest: str) -> Quote:
-    if quote.operation.startswith("customers.") and (found := _CUSTOMER_MONEY & set(params)):
-        raise denial("unpriced", f"a customer's `{min(found)}` moves money later and has no price")
-    if quote.operation == "customers.create":
-        target = params.get("email") or params.get("name") or params.get("phone") or None
-        return replace(quote, target=target)
-    if quote.object_id is None:
-        return quote
-    # Sent again as soon as anything in it is new: it costs nothing and changes one object.
-    return replace(quote, target=f"{quote.object_id}#{digest[:12]}", object_id=None)
+def customers(asked: Asked) -> Quote:
+    """Free, unless a customer's credit is changed with it."""
+    if found := _CUSTOMER_MONEY & set(asked.params):
+        raise Unbounded(f"a customer's `{min(found)}` moves money later and has no price")
+    if asked.ids:
+        return free(asked)
+    return asked.quoted(None, target=asked.given("email", "name", "phone"))
 
 
-def _opening(quote: Quote, params: Mapping[str, str], fx: Mapping[str, Decimal]) -> Quote:
-    minor, currency = whole(params, "amount"), params.get("currency", "").lower()
+def opens(asked: Asked) -> Quote:
+    """Quote the request's own amount and currency."""
+    minor, currency = asked.whole("amount"), asked.params.get("currency", "").lower()
     if minor is None or not currency:
-        raise denial("unpriced", f"{quote.operation} without amount and currency cannot be priced")
-    target = params.get("customer") or params.get("payment_method") or params.get("source") or None
-    return replace(quote, minor=minor, currency=currency, target=target,
-                   total_micros=_micros(minor, currency, fx))  # fmt: skip
+        raise denial("unpriced", f"{asked.quote.operation} without amount and currency cannot be priced")
+    return asked.quoted(asked.money(minor, currency), minor=minor, currency=currency,
+                        target=asked.given(*_PARTIES))  # fmt: skip
 
 
-def _acting(quote: Quote, params: Mapping[str, str], fx: Mapping[str, Decimal]) -> Quote:
-    """Price an operation on an object that exists."""
-    verb = quote.operation.partition(".")[2]
-    name = {"update": "amount", "capture": "amount_to_capture"}.get(verb)
-    if quote.operation == "charges.capture":
-        name = "amount"
-    quote = replace(quote, target=quote.object_id)
-    if verb == "cancel":
-        return quote
-    if verb == "update" and "currency" in params and "amount" not in params:
+def transfers(asked: Asked) -> Quote:
+    """Quote the request's amount, else what the charge it is taken from is worth."""
+    if "amount" in asked.params or "source_transaction" not in asked.params:
+        return opens(asked)
+    path = f"/v1/charges/{asked.id_of('source_transaction')}"
+    [charge] = asked.fetched(path)
+    minor, currency = _amount(asked, path, charge, "amount"), str(charge.get("currency", ""))
+    return asked.quoted(asked.money(minor, currency), currency=currency, target=asked.given("destination"))
+
+
+def held(asked: Asked) -> Quote:
+    """Quote what the intent or charge counts for already; what exceeds that is reserved."""
+    operation = asked.quote.operation
+    verb = operation.partition(".")[2]
+    name = {
+        "payment_intents.update": "amount",
+        "payment_intents.capture": "amount_to_capture",
+        "payment_intents.increment_authorization": "amount",
+        "charges.capture": "amount",
+    }.get(operation)
+    own = own_object(asked)
+    if verb == "update" and not {name.split("[")[0] for name in asked.params} & {"amount", "currency"}:
+        return free(asked)
+    if verb == "update" and "currency" in asked.params and "amount" not in asked.params:
         raise denial("unpriced", "an update of `currency` needs `amount` to be priced")
-    for odd in ("amount", "amount_to_capture", "amount_to_confirm", "final_capture"):
-        if odd in params and odd != name and not (verb == "capture" and odd == "final_capture"):
-            raise denial("unpriced", f"{quote.operation} with {odd} has no price")
-    minor = whole(params, name) if name else None
-    currency = params.get("currency", "").lower()
+    for odd in ("amount", "amount_to_capture", "amount_to_confirm", "final_capture", "amount_details"):
+        fine = odd == name or (verb == "capture" and odd == "final_capture") or (
+            verb == "apply_customer_balance" and odd == "amount"
+        ) or (odd == "amount_details" and name)  # fmt: skip
+        if not fine and any(given.split("[")[0] == odd for given in asked.params):
+            raise denial("unpriced", f"{operation} with {odd} has no price")
+    minor = asked.whole(name) if name else None
+    if minor is None and verb == "increment_authorization":
+        raise denial("unpriced", f"{operation} without amount cannot be priced")
+    currency = asked.params.get("currency", "").lower()
+    quote = replace(own, minor=minor)
     if minor is not None and currency:
-        return replace(quote, minor=minor, currency=currency,
-                       total_micros=_micros(minor, currency, fx))  # fmt: skip
+        return replace(quote, currency=currency, total_micros=asked.money(minor, currency))
+    if minor is None and quote.look_ups[0] not in asked.found:
+        return quote  # The ledger knows what its own objects are worth.
     # An amount without a currency is in the object's own, which has to be looked up.
-    return replace(quote, minor=minor, total_micros=None, look_up=minor is not None)
+    [body] = asked.fetched(*quote.look_ups)
+    total = _worth(asked, quote.look_ups[0], body)
+    if minor is not None:
+        new = asked.money(minor, str(body["currency"]))
+        # Neither a capture nor a raise makes the object count for less before it is done.
+        total = new if verb == "update" else max(total, new)
+    return replace(quote, total_micros=total)
 
 
-def _micros(minor: int, currency: str, fx: Mapping[str, Decimal]) -> int:
-    try:
-        return int(to_micros(minor, currency, fx))
-    except NoRate as error:
-        raise denial("currency", str(error)) from None
-    except ValueError as error:
-        raise denial("unpriced", str(error)) from None
+def cancels(asked: Asked) -> Quote:
+    """Nothing; what was counted is given back when the reply says that nothing can move any more."""
+    return replace(own_object(asked), total_micros=0, only_less=True)
 
 
-def counts_for(kind: str, body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> tuple[int, int]:
-    """Return (what the object is worth, what it counts for now) in micro-dollars."""
-    status, currency = body["status"], body["currency"]
-    amount = _minor(body["amount"])
-    if kind == "charges":
-        final = status == "failed" or body.get("captured") is True
-        moved = body.get("amount_captured") if status != "failed" else 0
+def own_object(asked: Asked) -> Quote:
+    """Return the quote of a call on the object of its path, which can be looked up."""
+    object_id = asked.ids[0]
+    return asked.quoted(None, target=object_id, object_id=object_id, look_ups=(own_path(asked),))
+
+
+def own_path(asked: Asked) -> str:
+    """Return the address of the object that the path names first."""
+    parts = asked.quote.path.split("/")
+    return "/".join(parts[: parts.index(asked.ids[0]) + 1])
+
+
+def refunds(asked: Asked) -> Quote:
+    """Quote the refund's amount, else all that is left of the charge or intent."""
+    charge = asked.ids[0] if asked.ids else asked.params.get("charge")
+    intent = asked.params.get("payment_intent")
+    if "origin" in asked.params and not charge and not intent:
+        return opens(asked)
+    if bool(charge) == bool(intent):
+        raise denial("unpriced", "a refund names either a charge or a payment_intent")
+    if intent:
+        path = f"/v1/payment_intents/{asked.id_of('payment_intent')}?expand%5B%5D=latest_charge"
     else:
-        final = status in _FINAL
-        moved = body.get("amount_received") or (None if status == "succeeded" else 0)
-    # Older API versions and look-alikes do not say what has moved: then it is all of it.
-    counts = _minor(moved) if final and moved is not None else amount
-    return int(to_micros(counts if final else amount, currency, fx)), int(to_micros(counts, currency, fx))
+        path = f"/v1/charges/{asked.ids[0] if asked.ids else asked.id_of('charge')}"
+    [body] = asked.fetched(path)
+    minor = asked.whole("amount")
+    if minor is None:
+        known = body.get("latest_charge") if intent else body
+        if isinstance(known, dict):
+            # An authorisation that is not captured is only let go: all of it is more than enough.
+            left = _amount(asked, path, known, "amount") - _refunded(asked, path, known)
+        else:
+            left = _amount(asked, path, body, "amount")
+    else:
+        left = minor
+    currency = str(body.get("currency", ""))
+    firm = asked.quote.path.endswith("/refund")
+    if firm and minor is None:
+        # Its reply is the charge, with all refunds in one sum; sent again, nothing would be left of it.
+        left = _amount(asked, path, body, "amount")
+    return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
+                        target=charge or intent, firm=firm)  # fmt: skip
 
 
-def _minor(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ValueError("an amount must be a whole number")
-    return value
+def fee_refunds(asked: Asked) -> Quote:
+    """Quote the refund's amount, else all that is left of the application fee."""
+    path = f"/v1/application_fees/{asked.ids[0]}"
+    [fee] = asked.fetched(path)
+    minor, currency = asked.whole("amount"), str(fee.get("currency", ""))
+    firm = asked.quote.path.endswith("/refund")
+    if minor is not None:
+        left = minor
+    else:
+        left = _amount(asked, path, fee, "amount") - (0 if firm else _refunded(asked, path, fee))
+    return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
+                        target=asked.ids[0], firm=firm)  # fmt: skip
+
+
+def customer_credit(asked: Asked) -> Quote:
+    """Quote the change of a customer's balance, either way: the next invoice is that much less or more."""
+    minor, currency = signed(asked.params, "amount"), asked.params.get("currency", "").lower()
+    if minor is None or not currency:
+        raise denial("unpriced", f"{asked.quote.operation} without amount and currency cannot be priced")
+    return asked.quoted(asked.money(abs(minor), currency), minor=abs(minor), currency=currency,
+                        target=f"{asked.ids[0]}{'+' if minor > 0 else '-'}")  # fmt: skip
+
+
+def credit_notes(asked: Asked) -> Quote:
+    """Quote what is refunded or credited; nothing for one on an invoice that is still open."""
+    path = f"/v1/invoices/{asked.id_of('invoice')}"
+    [invoice] = asked.fetched(path)
+    currency = str(invoice.get("currency", ""))
+    named = [asked.whole("refund_amount"), asked.whole("credit_amount")]
+    minor = asked.whole("amount")
+    if any(part is not None for part in named):
+        total = sum(part or 0 for part in named)
+    elif invoice.get("status") == "open":
+        total = 0
+    else:
+        total = _amount(asked, path, invoice, "total") if minor is None else minor
+    return asked.quoted(asked.money(total, currency), currency=currency, target=asked.params["invoice"])
+
+
+def harmless(*stems: str, values: str = "") -> Callable[[Asked], Quote]:
+    """Return a rule: free as long as nothing but these parameters is changed."""
+
+    def rule(asked: Asked) -> Quote:
+        if not asked.only(*stems):
+            odd = sorted({name.split("[")[0] for name in asked.params} - {*stems, "expand", "metadata"})
+            raise Unbounded(f"{asked.quote.operation} with {odd[0]} may move money by an unknown amount")
+        if values and any(asked.params.get(stem, values) != values for stem in stems):
+            raise Unbounded(f"{asked.quote.operation} with {stems[0]} other than {values} may move money")
+        return free(asked)
+
+    return rule
+
+
+#: What must be said so that ending a subscription, or a part of it, neither bills nor credits anything;
+#: None: it does neither unless it is said.
+_QUIET: dict[str, dict[str, str | None]] = {
+    "subscriptions.cancel": {"invoice_now": None, "prorate": None},
+    "subscription_items.delete": {"proration_behavior": "none"},
+    "subscription_schedules.cancel": {"invoice_now": "false", "prorate": "false"},
+}
+
+
+def endings(asked: Asked) -> Quote:
+    """Free as long as nothing is invoiced or credited at the end."""
+    for name, needed in _QUIET[asked.quote.operation].items():
+        if asked.params.get(name, "false" if needed is None else "") != (needed or "false"):
+            raise Unbounded(f"{asked.quote.operation} bills or credits an unknown amount: pass "
+                            f"{name}={needed or 'false'}")  # fmt: skip
+    return free(asked)
+
+
+def _worth(asked: Asked, path: str, body: Body) -> int:
+    try:
+        if body["id"] != asked.ids[0]:
+            raise ValueError
+        found = worth_of(body, asked.fx)
+    except (ValueError, TypeError, KeyError):
+        # A currency without a rate is its own denial.
+        asked.money(0, str(body.get("currency", "")))
+        raise not_there(asked.quote.operation, path) from None
+    return max(found.worth, found.counts)
+
+
+def _refunded(asked: Asked, path: str, body: Body) -> int:
+    return _amount(asked, path, body, "amount_refunded") if body.get("amount_refunded") else 0
+
+
+def _amount(asked: Asked, path: str, body: Body, name: str) -> int:
+    try:
+        return amount_in(body, name)
+    except ValueError:
+        raise not_there(asked.quote.operation, path) from None

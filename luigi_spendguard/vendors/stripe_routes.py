@@ -1,126 +1,156 @@
-"""Stripe: which operation a request is, by its address; what has no place here is denied.
-
-Priced: payment_intents (create, update, confirm, capture, cancel), charges (create, capture), customers
-and payment methods (free), every GET (free).
-"""
+"""Stripe: which operation a request is, by its address; what is in no table is denied."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qsl
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.policy import is_allowed
 from luigi_spendguard.vendors import Quote, Request
-from luigi_spendguard.vendors.stripe_forms import body_digest
+from luigi_spendguard.vendors.stripe_free import FREE
+from luigi_spendguard.vendors.stripe_priced import PRICED
+from luigi_spendguard.vendors.stripe_rules import RULES
+from luigi_spendguard.vendors.stripe_unpriced import UNPRICED
 
-API_BASE = "https://api.stripe.com"
-
-_ID = r"[A-Za-z0-9_]{1,255}"
+_ID = re.compile(r"[A-Za-z0-9_.~:@-]{1,255}")
 
 
 @dataclass(frozen=True)
-class _Route:
+class Route:
+    """One operation: `rule` is a name of `stripe_rules.RULES`, "free" or "unpriced"."""
+
     method: str
-    path: re.Pattern[str]
+    parts: tuple[str, ...]
     operation: str
+    rule: str
 
 
-def _route(method: str, path: str, operation: str) -> _Route:
-    return _Route(method, re.compile(path.replace("{id}", f"(?P<id>{_ID})")), operation)
+#: Last parts of an address that name what is made there, not what is done.
+_COLLECTIONS = {
+    "balance_transactions", "bank_accounts", "cards", "external_accounts", "features", "funding_instructions",
+    "person_tokens", "persons", "refunds", "reversals", "sources", "subscriptions", "tax_ids",
+    "usage_records",
+}  # fmt: skip
+_VERBS = {"create_preview", "report_payment", "create_from_calculation", "create_reversal", "respond",
+          "create_force_capture", "create_unlinked_refund"}  # fmt: skip
 
 
-_ROUTES = (
-    _route("POST", "/v1/payment_intents", "payment_intents.create"),
-    _route("POST", "/v1/payment_intents/{id}", "payment_intents.update"),
-    _route("POST", "/v1/payment_intents/{id}/confirm", "payment_intents.confirm"),
-    _route("POST", "/v1/payment_intents/{id}/capture", "payment_intents.capture"),
-    _route("POST", "/v1/payment_intents/{id}/cancel", "payment_intents.cancel"),
-    _route("POST", "/v1/charges", "charges.create"),
-    _route("POST", "/v1/charges/{id}/capture", "charges.capture"),
-    _route("POST", "/v1/customers", "customers.create"),
-    _route("POST", "/v1/customers/{id}", "customers.update"),
-    _route("DELETE", "/v1/customers/{id}", "customers.delete"),
-    _route("POST", "/v1/payment_methods", "payment_methods.create"),
-    _route("POST", "/v1/payment_methods/{id}", "payment_methods.update"),
-    _route("POST", "/v1/payment_methods/{id}/attach", "payment_methods.attach"),
-    _route("POST", "/v1/payment_methods/{id}/detach", "payment_methods.detach"),
-)
+def named(line: str) -> str:
+    """Return an operation's name by its address: `POST /v1/refunds/{id}/cancel` is `refunds.cancel`."""
+    method, path = line.split(" ")
+    parts = path.strip("/").split("/")
+    words = [part for part in parts if not part.startswith("{")]
+    words = words[1:] if words[0] == "v1" else words
+    last, before = parts[-1], parts[-2]
+    if last.startswith("{"):
+        verb = "update" if method == "POST" else "delete"
+    elif last in _VERBS or (before.startswith("{") and last not in _COLLECTIONS and method == "POST"):
+        verb = words.pop()
+    else:
+        verb = "create" if method == "POST" else "delete"
+    return ".".join([*words, verb])
 
-#: Operations that return or mint credentials: (methods, path).
+
+def _table() -> Iterator[Route]:
+    def rows(lines: Iterable[str], rule: str) -> Iterator[Route]:
+        for line in lines:
+            method, path = line.split(" ")
+            yield Route(method, tuple(path.strip("/").split("/")), named(line), rule)
+
+    for line, operation, rule in PRICED:
+        method, path = line.split(" ")
+        yield Route(method, tuple(path.strip("/").split("/")), operation, rule)
+    yield from rows(FREE.split("\n")[1:-1], "free")
+    yield from rows(UNPRICED.split("\n")[1:-1], "unpriced")
+
+
+ROUTES = tuple(_table())
+
+RULE_OF = {route.operation: route.rule for route in ROUTES}
+
+#: Operations that may be given a fixed price: those whose request does not name its own amount.
+PRICEABLE = {operation for operation, rule in RULE_OF.items() if rule == "unpriced" or not RULES[rule].exact}
+
+
+def _index() -> dict[tuple[str, str, int], list[Route]]:
+    found: dict[tuple[str, str, int], list[Route]] = {}
+    # An address with fewer ids goes first: `invoices/create_preview` is no invoice's id.
+    for route in sorted(ROUTES, key=lambda r: sum(part.startswith("{") for part in r.parts)):
+        found.setdefault((route.method, route.parts[1], len(route.parts)), []).append(route)
+    return found
+
+
+_INDEX = _index()
+
+#: Operations that return or mint credentials.
 _CREDENTIALS = re.compile(
     r"(POST|DELETE) /v1/ephemeral_keys(/.*)?"
     r"|POST /v1/webhook_endpoints(/.*)?"
     r"|\w+ /v1/apps/secrets(/.*)?"
     r"|POST /v1/account_(links|sessions)|POST /v1/customer_sessions"
+    r"|POST /v1/billing_portal/sessions"
     r"|POST /v1/accounts/[^/]+/login_links"
-    r"|POST /v1/terminal/connection_tokens"
+    r"|POST /v1/terminal/(connection_tokens|onboarding_links)"
     r"|POST /v2/core/event_destinations(/.*)?|POST /v2/core/account_(links|tokens)(/.*)?"
+    r"|POST /v2/core/accounts/[^/]+/person_tokens|POST /v2/billing/meter_event_session"
     r"|\w+ /oauth/.*"
 )
 
-
-def recognise(request: Request, path: str, query: str, blank: Quote, settings: VendorSettings) -> Quote:
-    """Return `blank` with the operation that a request is. Raises SpendDenied."""
-    line = f"{request.method} {path}"
-    if _CREDENTIALS.fullmatch(line) or _asks_card_data(query):
-        if line not in settings.allowed_endpoints:
-            raise denial(
-                "endpoint",
-                f"{line} hands out credentials: it is denied unless [spendguard_stripe] "
-                f"allowed_endpoints names exactly {line!r}",
-            )
-        read = request.method == "GET"
-        return replace(blank, operation=f"{line} *", read=read, target=path,
-                       fingerprint=body_digest(request, True))  # fmt: skip
-    if request.method == "GET":
-        return replace(blank, operation=f"GET {_family(path)}", read=True, key=None)
-    for route in _ROUTES:
-        match = route.path.fullmatch(path)
-        if match and route.method == request.method:
-            if query:
-                raise denial("unpriced", f"{line} with a query string cannot be priced")
-            found = match.groupdict().get("id")
-            return replace(blank, operation=route.operation, object_id=found)
-    raise denial("unpriced", f"{line} has no price in this version of luigi_spendguard and is not free")
+#: What a GET has to ask for by name because it opens something: card numbers, signing secrets.
+_HIDDEN = {"number", "cvc", "signing_secret"}
 
 
-def own_path(url: str, settings: VendorSettings) -> str:
-    """Return the path of a request to Stripe's own address. Raises SpendDenied (`endpoint`)."""
-    for base in (API_BASE, settings.base_url):
-        if base and url.startswith(base + "/"):
-            path = urlsplit(url[len(base) :]).path
-            if not re.fullmatch(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=-]+)+", path) or "/." in path:
-                raise denial("endpoint", "the path has characters that no Stripe path has")
-            return path
-    host = urlsplit(url).hostname or "?"
-    raise denial(
-        "endpoint",
-        f"{host} is not where [spendguard_stripe] base_url sends calls; uploads, Connect OAuth and "
-        "other hosts are denied in this version",
+def hands_out_credentials(line: str, query: str = "") -> bool:
+    """Return whether an operation returns or mints what somebody could spend with."""
+    return bool(_CREDENTIALS.fullmatch(line)) or any(
+        name.startswith(("expand", "include")) and value.rpartition(".")[2] in _HIDDEN
+        for name, value in parse_qsl(query, keep_blank_values=True)
     )
 
 
-def _family(path: str) -> str:
-    """Return a path with its ids replaced, as an operation's name."""
+def find(method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
+    """Return the operation at an address with the ids in it, None for one that is in no table."""
+    parts = path.strip("/").split("/")
+    if len(parts) < 2:
+        return None
+    for route in _INDEX.get((method, parts[1], len(parts)), ()):
+        ids = []
+        for want, got in zip(route.parts, parts, strict=True):
+            if want.startswith("{") and _ID.fullmatch(got):
+                ids.append(got)
+            elif want != got:
+                break
+        else:
+            return route, tuple(ids)
+    return None
+
+
+def family(path: str) -> str:
+    """Return a path with its ids replaced, as a reading operation's name."""
     return "/".join("{id}" if re.search(r"[0-9_].*[0-9]|_", part) and part not in _NAMES else part
                     for part in path.split("/"))  # fmt: skip
 
 
-_NAMES = {
-    "payment_intents", "payment_methods", "balance_transactions", "setup_intents", "credit_notes",
-    "checkout_sessions", "payment_links", "tax_rates", "promotion_codes", "invoice_items",
-    "subscription_items", "subscription_schedules", "line_items", "application_fees", "test_clocks",
+_NAMES = {part for route in ROUTES for part in route.parts} | {
+    "checkout_sessions", "line_items", "invoice_items", "setup_attempts", "country_specs", "exchange_rates",
+    "cash_balance_transactions", "invoice_payments", "payment_records", "payment_attempt_records",
 }  # fmt: skip
 
 
-def _asks_card_data(query: str) -> bool:
-    """Return whether a GET expands what Issuing keeps apart (https://docs.stripe.com/issuing)."""
-    return any(
-        name.startswith("expand") and value.rpartition(".")[2] in ("number", "cvc")
-        for name, value in parse_qsl(query, keep_blank_values=True)
+def check_credentials(request: Request, line: str, query: str, settings: VendorSettings) -> bool:
+    """Return whether credentials are asked for, and may be. Raises SpendDenied (`endpoint`)."""
+    if not hands_out_credentials(line, query):
+        return False
+    if line in settings.allowed_endpoints:
+        return True
+    raise denial(
+        "endpoint",
+        f"{line} hands out credentials: it is denied unless [spendguard_stripe] "
+        f"allowed_endpoints names exactly {line!r}",
     )
 
 

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.support.processes import wait_until
 from tests.support.site import Site
+
+
+@pytest.fixture(params=["worker", "gateway"])
+def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
+    """A site whose workers have the secret, and one whose luigid has it: nothing of this differs."""
+    with Site(tmp_path / "site", gateway=request.param == "gateway") as site:
+        yield site
 
 
 def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -15,13 +17,22 @@ CAP_MINOR = 100_00
 pytestmark = [pytest.mark.figures, pytest.mark.timeout(1200)]
 
 
-@pytest.fixture(scope="module")
-def races(tmp_path_factory: pytest.TempPathFactory):
-    folder = tmp_path_factory.mktemp("races")
+def running(folder: Path, gateway: bool) -> Iterator[Site]:
     stripe = FakeStripe(folder / "vendor", "--latency", "0.05")
-    with Site(folder / "site", stripe=stripe, worker={"ping_interval": 0.5}) as site:
+    with Site(folder / "site", stripe=stripe, gateway=gateway, worker={"ping_interval": 0.5}) as site:
         yield site
     stripe.process.end()
+
+
+@pytest.fixture(scope="module")
+def races(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    yield from running(tmp_path_factory.mktemp("races"), gateway=False)
+
+
+@pytest.fixture(scope="module")
+def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose luigid is the gateway: the workers hold no secret."""
+    yield from running(tmp_path_factory.mktemp("relayed"), gateway=True)
 
 
 def spent(site: Site, run_id: str, vendor_before: int) -> int:
@@ -33,27 +44,45 @@ def spent(site: Site, run_id: str, vendor_before: int) -> int:
     return moved
 
 
-def test_64_threads_spend_exactly_the_cap(races: Site, repeats: int) -> None:
+def threads(site: Site, repeats: int) -> Counter[int]:
     results = []
     for turn in range(repeats):
-        before = races.stripe.moved()
-        code, out = races.luigi("ManyThreads", "--run-id", f"threads-{turn}")
+        before = site.stripe.moved()
+        code, out = site.luigi("ManyThreads", "--run-id", f"threads-{turn}")
         assert code == 0, out
-        results.append(spent(races, f"threads-{turn}", before))
-    assert Counter(results) == {CAP_MINOR: repeats}
+        results.append(spent(site, f"threads-{turn}", before))
+    return Counter(results)
 
 
-def test_16_forked_processes_spend_exactly_the_cap(races: Site, repeats: int) -> None:
+def forks(site: Site, repeats: int) -> Counter[int]:
     names = ",".join(str(n) for n in range(16))
     results = []
     for turn in range(repeats):
-        before = races.stripe.moved()
+        before = site.stripe.moved()
         run_id = f"forks-{turn}"
-        (races.folder / "out" / f"go-{run_id}").touch()
-        code, out = races.luigi("Race", "--names", names, "--run-id", run_id, "--workers", "16")
+        (site.folder / "out" / f"go-{run_id}").touch()
+        code, out = site.luigi("Race", "--names", names, "--run-id", run_id, "--workers", "16")
         assert code == 0, out
-        results.append(spent(races, run_id, before))
-    assert Counter(results) == {CAP_MINOR: repeats}
+        results.append(spent(site, run_id, before))
+    return Counter(results)
+
+
+def test_64_threads_spend_exactly_the_cap(races: Site, repeats: int) -> None:
+    assert threads(races, repeats) == {CAP_MINOR: repeats}
+
+
+def test_16_forked_processes_spend_exactly_the_cap(races: Site, repeats: int) -> None:
+    assert forks(races, repeats) == {CAP_MINOR: repeats}
+
+
+def test_64_threads_spend_exactly_the_cap_through_the_gateway(relayed: Site, repeats: int) -> None:
+    turns = max(1, repeats // 4)
+    assert threads(relayed, turns) == {CAP_MINOR: turns}
+
+
+def test_16_forked_processes_spend_exactly_the_cap_through_the_gateway(relayed: Site, repeats: int) -> None:
+    turns = max(1, repeats // 4)
+    assert forks(relayed, turns) == {CAP_MINOR: turns}
 
 
 def test_4_worker_processes_spend_exactly_the_cap(races: Site, repeats: int) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import email
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 import urllib3
@@ -14,34 +19,6 @@ from tests.support.site import SECRET, Site
 
 ADMIN, WORKER = "admin-canary-token-0123456789", "worker-canary-token-0123456789"
 _http = urllib3.PoolManager(timeout=30, retries=False)
-
-PIPELINE = """
-import os, luigi, stripe
-from pathlib import Path
-from luigi_spendguard import VendorTask
-OUT = Path(os.environ["OUT_DIR"])
-
-class Charge(VendorTask, luigi.Task):
-    customer = luigi.Parameter()
-    amount = luigi.IntParameter(default=100)
-    retry_count = 1
-    def output(self):
-        return luigi.LocalTarget(str(OUT / self.task_id))
-    def run(self):
-        more = {"api_key": "sk_test_other_canary"} if self.customer == "cus_scope" else {}
-        stripe.PaymentIntent.create(amount=self.amount, currency="usd", customer=self.customer, confirm=True,
-                                    payment_method="pm_card_visa", **more)
-        if self.customer == "cus_crash":
-            raise RuntimeError("crashed after it had charged")
-        with self.output().open("w") as file:
-            file.write("done")
-
-class Root(luigi.WrapperTask):
-    run_id, budget_usd = "canary", "5"
-    def requires(self):
-        names = ("cus_good", "cus_crash", "cus_scope", "cus_leak")
-        return [*(Charge(customer=name) for name in names), Charge(customer="cus_rich", amount=99_900)]
-"""
 
 LOGGING = """
 [loggers]
@@ -63,9 +40,29 @@ format=%(name)s %(levelname)s %(message)s
 """
 
 
+ANOTHER = "sk_test_another/canary+4eC39=HqLy&jWDa"
+PAGES = ["/runs", "/runs/canary", "/runs/canary/calls", "/calls", "/history", "/history/by_name/Charge",
+         "/tasklist", "/tasklist/Charge", "/static/visualiser/index.html", "/metrics"]  # fmt: skip
+RPCS: list[tuple[str, dict[str, object]]] = [
+    ("worker_list", {}), ("task_list", {}), ("graph", {}), ("resource_list", {}),
+    *(("task_list", {"status": status, "upstream_status": ""}) for status in ("FAILED", "PENDING", "DONE")),
+]  # fmt: skip
+#: A luigi.cfg that cannot be used, with a secret or token where it is wrong.
+BROKEN = [
+    f"[spendguard]\nadmin_token = {ADMIN} {ADMIN}\n",
+    f"[spendguard]\nworker_token = {WORKER} # mine\n",
+    f"[spendguard_stripe]\nsecret = {SECRET}\nsecret = {ANOTHER}\n",
+    f"[spendguard_stripe]\nsecret = {SECRET}\n  {SECRET}\n",
+    f"[spendguard_stripe]\nsecret = {SECRET}\nsecret_file = /dev/null\n",
+    f"[spendguard]\nadmin_token = {ADMIN}\nadmin_token_file = {{file}}\n",
+    f"[spendguard_stripe]\n{SECRET}\n",
+    f"{SECRET}\n[spendguard]\n",
+]
+
+
 @pytest.fixture(scope="module")
 def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """All that a pipeline with successes, a crash, denials and a leak leaves behind, by name."""
+    """All that a pipeline with successes, crashes, denials and indiscretions leaves behind, by name."""
     folder = tmp_path_factory.mktemp("secrets")
     port, mail = free_port(), folder / "mail"
     post = Process(
@@ -73,7 +70,6 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
         folder / "post.log", folder, environment(), lambda: listening(port),
     )  # fmt: skip
     site = Site(folder / "site", start=False)
-    (site.folder / "canary.py").write_text(PIPELINE)
     (site.folder / "logging.ini").write_text(LOGGING)
     site.configure(
         scheduler={"record_task_history": "true"},
@@ -85,21 +81,20 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     try:
         site.start()
-        site.stripe.fault("echo_secret", match="POST /v1/payment_intents", times=1)
-        said = site.luigi("Root", "--workers", "2", "--logging-conf-file", str(site.folder / "logging.ini"),
-                          module="canary", STRIPE_LOG="debug")[1]  # fmt: skip
+        site.stripe.fault("echo_secret", match="POST /v1/customers", times=2)
+        logging = ("--logging-conf-file", str(site.folder / "logging.ini"))
+        secrets = {"STRIPE_SECRET_KEY": SECRET, "STRIPE_API_KEY": ANOTHER}
+        more = {"module": "tests.support.indiscreet", "STRIPE_LOG": "debug", **secrets}
+        said = site.luigi("Root", "--turn", "1", "--workers", "2", *logging, **more)[1]
         found["worker's log"] = said.encode()
-        for path in ("/runs", "/runs/canary", "/runs/canary/calls", "/calls", "/history", "/api/worker_list",
-                     "/api/task_list?data=%7B%7D", "/api/graph?data=%7B%7D"):  # fmt: skip
-            found[f"GET {path}"] = _http.request("GET", site.url + path).data
-        for args in (("runs",), ("run", "canary"), ("calls", "--format", "json"), ("check",),
-                     ("top-up", "canary", "1"), ("revoke", "canary")):  # fmt: skip
-            found[f"spendguard {args[0]}"] = "".join(map(str, site.cli(*args))).encode()
+        said = site.luigi("Root", "--turn", "2", **more)[1]
+        found["worker's log, in one process"] = said.encode()
+        _look_around(site, found)
     finally:
         site.end()
         post.end()
     for path in [*site.folder.rglob("*"), *mail.rglob("*")]:
-        if path.is_file() and path != site.config and path.suffix != ".py" and "vendor" not in path.parts:
+        if path.is_file() and path != site.config and "vendor" not in path.parts:
             found[str(path.relative_to(folder))] = path.read_bytes()
     for name in [name for name in found if name.startswith("mail")]:
         parts = email.message_from_bytes(found[name]).walk()
@@ -107,13 +102,57 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return found
 
 
+def _look_around(site: Site, found: dict[str, bytes]) -> None:
+    """Ask every page, RPC and command while luigid runs."""
+    for path in PAGES:
+        found[f"GET {path}"] = _http.request("GET", site.url + path).data
+    for name, arguments in RPCS:
+        found[f"GET /api/{name} {arguments}"] = json.dumps(site.rpc(name, **arguments)).encode()
+    for task_id in site.rpc("task_list"):
+        for name in ("fetch_error", "dep_graph", "inverse_dep_graph"):
+            found[f"GET /api/{name} {task_id}"] = json.dumps(site.rpc(name, task_id=task_id)).encode()
+        if not task_id.startswith("Unready"):  # Luigi's page fails for what never ran.
+            page = f"/history/by_task_id/{task_id}"
+            found[f"GET {page}"] = _http.request("GET", site.url + page).data
+    # Wrong in every way: the answers, and luigid's log of them.
+    # (The secret in a path is for a luigid that knows it: `test_gateway.py`.)
+    for token in (ADMIN + "x", WORKER[:-1], "vault_key_" + "wrong-key-" * 4):
+        for path in (
+            "/runs/canary/top_up",
+            "/api/spend_reserve",
+            "/api/spend_claim",
+            f"/runs/{token}/approve",
+        ):
+            headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+            reply = _http.request("POST", site.url + path, headers=headers, body=json.dumps({"usd": "x"}))
+            found[f"POST {path} {token[:12]}"] = reply.data
+    for args in (("runs",), ("run", "canary"), ("calls", "--format", "json"), ("check",),
+                 ("top-up", "canary", "1"), ("revoke", "canary"), ("approve", "nobody", "--forecast", "1"),
+                 ("resolve", "nothing", "--not-sent")):  # fmt: skip
+        found[f"spendguard {args[0]}"] = "".join(map(str, site.cli(*args))).encode()
+    for path in site.ledger.parent.iterdir():  # With its -wal, which the end of luigid takes away.
+        found[f"ledger in use: {path.name}"] = path.read_bytes()
+
+
 def where(artefacts: dict[str, bytes], canary: str) -> list[str]:
     pattern = re.compile(canary.encode())
     return [name for name, content in artefacts.items() if pattern.search(content)]
 
 
+def base64_of(text: str) -> str:
+    """Return a pattern of `text` in base64, wherever it stands in what was encoded."""
+    whole = [base64.b64encode(b"x" * before + text.encode()).decode() for before in range(3)]
+    return "|".join(re.escape(one[4:].rstrip("=")[:-2]) for one in whole)
+
+
 @pytest.mark.parametrize(
-    "canary", [re.escape(SECRET), ADMIN, WORKER, r"vault_key_[A-Za-z0-9_-]{8}", "sk_test_other_canary"]
+    "canary",
+    [
+        *(re.escape(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, "sk_test_other_canary")),
+        *(re.escape(quote(ANOTHER, safe=safe)) for safe in ("", "/")),
+        *(base64_of(one) for one in (SECRET, ANOTHER, ADMIN, WORKER, "vault_key_")),
+        r"vault_key_[A-Za-z0-9_-]{8}",
+    ],
 )
 def test_the_canary_is_nowhere(artefacts: dict[str, bytes], canary: str) -> None:
     assert where(artefacts, canary) == []
@@ -121,8 +160,10 @@ def test_the_canary_is_nowhere(artefacts: dict[str, bytes], canary: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["worker's log", "GET /runs/canary/calls", "GET /api/task_list", "GET /history", "spendguard calls",
-     "mail", "site/history.db", "site/state", "site/ledger/spendguard.db", "site/luigid.log"],
+    ["worker's log", "worker's log, in one process", "GET /runs/canary/calls", "GET /api/task_list",
+     "GET /api/fetch_error", "GET /api/dep_graph", "GET /history", "spendguard calls", "mail",
+     "site/history.db", "site/state", "site/ledger/spendguard.db", "ledger in use: spendguard.db-wal",
+     "site/luigid.log"],
 )  # fmt: skip
 def test_the_search_looks_into_everything_that_names_the_tasks(
     artefacts: dict[str, bytes], name: str
@@ -132,17 +173,75 @@ def test_the_search_looks_into_everything_that_names_the_tasks(
     )
 
 
-def test_everything_happened_that_could_have_leaked(artefacts: dict[str, bytes]) -> None:
+@pytest.mark.parametrize("log", ["worker's log", "worker's log, in one process"])
+def test_everything_happened_that_could_have_leaked(artefacts: dict[str, bytes], log: str) -> None:
+    """Each indiscretion got as far as where a secret was taken out of it."""
+    text = artefacts[log].decode()
+    gone = r"\[redacted\]"
+    for said in (rf"environment: .*'STRIPE_SECRET_KEY': '{gone}'",
+                 rf"configuration: {gone}\n{gone}\nBasic {gone}",
+                 rf"printed {gone} {gone}", rf"written {gone}", rf"logged {gone} and {{'key': '{gone}'}}",
+                 rf"logged {gone}\n{gone}\nBasic {gone}", rf"locals of \({gone}, '{gone}'\)",
+                 rf"plain .*'STRIPE_API_KEY': '{gone}'", rf"plain: .*'STRIPE_API_KEY': '{gone}'",
+                 rf"unready: {gone}\n{gone}\nBasic {gone}"):  # fmt: skip
+        assert re.search(said, text), said
+
+
+def test_every_kind_of_end_was_seen(artefacts: dict[str, bytes]) -> None:
     log = artefacts["worker's log"].decode()
     for said in ("crashed after it had charged", "contained the vendor's secret", "has no room for"):
         assert said in log, said
     for verdict in (b"allowed", b"denied:scope", b"denied:cap"):
         assert verdict in artefacts["spendguard calls"]
     assert b"Traceback" not in artefacts["site/luigid.log"]
-    mails = [content for name, content in artefacts.items() if name.startswith("mail")]
-    assert any(b"crashed after it had charged" in content for content in mails)
+    mails = b"".join(content for name, content in artefacts.items() if name.startswith("mail"))
+    errors = b"".join(content for name, content in artefacts.items() if "fetch_error" in name)
+    for said in (
+        b"crashed after it had charged",
+        b"environment: ",
+        b"configuration: ",
+        b"plain: ",
+        b"its own",
+    ):
+        assert said in mails, said
+        assert said in errors, said
+    assert b"unready: [redacted]" in mails
+    assert b"status [redacted] [redacted]" in b"".join(
+        content for name, content in artefacts.items() if "/api/task_list" in name
+    )
+    assert len(where(artefacts, re.escape("[redacted]"))) > 10
 
 
-def test_what_the_search_would_find_it_finds(artefacts: dict[str, bytes], tmp_path: Path) -> None:
-    assert where({"planted": b"x" + SECRET.encode()}, re.escape(SECRET)) == ["planted"]
-    assert where({"planted": b"Bearer vault_key_abcdefgh1"}, r"vault_key_[A-Za-z0-9_-]{8}") == ["planted"]
+def test_what_the_search_would_find_it_finds() -> None:
+    basic = base64.b64encode(f"user:{SECRET}\n".encode())
+    planted = {"plain": SECRET.encode(), "key": b"Bearer vault_key_abcdefgh1", "basic": basic,
+               "url": quote(ANOTHER, safe="").encode()}  # fmt: skip
+    assert where(planted, re.escape(SECRET)) == ["plain"]
+    assert where(planted, r"vault_key_[A-Za-z0-9_-]{8}") == ["key"]
+    assert where(planted, base64_of(SECRET)) == ["basic"]
+    assert where(planted, re.escape(quote(ANOTHER, safe=""))) == ["url"]
+
+
+@pytest.mark.parametrize("number", range(len(BROKEN)))
+def test_no_command_shows_a_secret_of_a_broken_configuration(tmp_path: Path, number: int) -> None:
+    kept = tmp_path / "kept.token"
+    kept.write_text(WORKER + "\n")
+    kept.chmod(0o600)
+    config = tmp_path / "luigi.cfg"
+    config.write_text(BROKEN[number].replace("{file}", str(kept)))
+    env = environment(LUIGI_CONFIG_PATH=str(config), SPENDGUARD_URL="http://127.0.0.1:9")
+    for module, *args in (
+        ("luigi_spendguard", "check"),
+        ("luigi_spendguard", "runs"),
+        ("scheduler_patch", "--port", str(free_port())),
+    ):
+        command = [sys.executable, "-m", module, *args]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=env, capture_output=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+        said = done.stdout + done.stderr
+        assert done.returncode == 2, said
+        assert b"luigi.cfg" in said
+        assert b"Traceback" not in said
+        for canary in (SECRET, ANOTHER, ADMIN, WORKER):
+            assert canary.encode() not in said

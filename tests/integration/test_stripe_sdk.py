@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import io
 import os
 import threading
@@ -11,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import stripe
 
-from luigi_spendguard import BudgetExceeded, SpendDenied, proxy
+from luigi_spendguard import BudgetExceeded, SpendDenied
 from tests.support.attempts import Pretender
 from tests.support.site import SECRET, FakeStripe, Site
 
@@ -162,22 +161,12 @@ def test_two_runs_in_one_process_are_told_apart(shared_site: Site, vendor: FakeS
     assert vendor.moved() == 2000
 
 
-def test_an_async_call_is_denied(pretender: Pretender, vendor: FakeStripe) -> None:
-    async def call() -> None:
-        await stripe.PaymentIntent.create_async(customer="cus_1", **CHARGE)
-
-    with pretender.attempt(), pytest.raises(SpendDenied) as denied:
-        asyncio.run(call())
-    assert denied.value.reason == "unpriced"
-    assert vendor.books()["requests"] == []
-
-
 @pytest.mark.parametrize(
     ("call", "reason"),
     [
-        (lambda: stripe.Refund.create(payment_intent="pi_1"), "unpriced"),
-        (lambda: stripe.Transfer.create(amount=1, currency="usd", destination="acct_1"), "unpriced"),
-        (lambda: stripe.Payout.create(amount=1, currency="usd"), "unpriced"),
+        (lambda: stripe.Refund.create(amount=1), "unpriced"),
+        (lambda: stripe.Account.create(type="custom"), "unpriced"),
+        (lambda: stripe.PaymentLink.create(line_items=[{"price": "p", "quantity": 1}]), "unpriced"),
         (lambda: stripe.Subscription.create(customer="cus_1", items=[]), "unpriced"),
         (lambda: stripe.PaymentIntent.create(amount=1, currency="xyz"), "currency"),
         (lambda: stripe.PaymentIntent.create(currency="usd"), "unpriced"),
@@ -188,7 +177,6 @@ def test_an_async_call_is_denied(pretender: Pretender, vendor: FakeStripe) -> No
         ),
         (lambda: stripe.WebhookEndpoint.create(url="https://example.com", enabled_events=["*"]), "endpoint"),
         (lambda: stripe.OAuth.token(grant_type="authorization_code", code="ac"), "endpoint"),
-        (lambda: stripe.File.create(purpose="dispute_evidence", file=io.BytesIO(b"x")), "endpoint"),
         (lambda: stripe.StripeClient(SECRET).raw_request("post", "/v2/x", content_type="a/b"), "unpriced"),
     ],
 )
@@ -201,6 +189,29 @@ def test_what_is_not_priced_is_denied_and_on_record(
     assert isinstance(denied.value, stripe.StripeError)
     assert vendor.books()["requests"] == []
     assert [c["verdict"] for c in pretender.site.calls(pretender.run_id)] == [f"denied:{reason}"]
+
+
+def test_money_that_leaves_spends_too_and_what_a_refund_is_worth_is_looked_up(
+    pretender: Pretender, vendor: FakeStripe
+) -> None:
+    with pretender.attempt():
+        charge = stripe.Charge.create(amount=400, currency="usd", source="tok_visa")
+        stripe.Refund.create(charge=charge.id)
+        stripe.Transfer.create(amount=50, currency="usd", destination="acct_2")
+        payout = stripe.Payout.create(amount=70, currency="usd")
+        stripe.Payout.cancel(payout.id)
+    assert vendor.moved() == 850
+    assert pretender.site.run(pretender.run_id)["spent_usd"] == "8.50"
+    assert [r["path"] for r in vendor.books()["requests"] if r["method"] == "GET"] == [
+        f"/v1/charges/{charge.id}"
+    ]
+
+
+def test_a_file_is_uploaded_for_nothing(pretender: Pretender, vendor: FakeStripe) -> None:
+    with pretender.attempt():
+        made = stripe.File.create(purpose="dispute_evidence", file=io.BytesIO(b"\x89PNG\xff"))
+    assert made.id.startswith("file_")
+    assert pretender.site.run(pretender.run_id)["spent_usd"] == "0.00"
 
 
 def test_a_denial_by_the_cap_is_the_sdks_rate_limit_error_and_is_not_retried(
@@ -221,7 +232,7 @@ def test_a_denial_by_the_cap_is_the_sdks_rate_limit_error_and_is_not_retried(
 
 def test_a_scalar_given_twice_is_refused(pretender: Pretender, vendor: FakeStripe) -> None:
     with pretender.attempt(), pytest.raises(SpendDenied) as denied:
-        proxy.stripe._client.request_with_retries(
+        stripe.HTTPClient().request_with_retries(
             "post", "https://api.stripe.com/v1/payment_intents",
             {"Authorization": f"Bearer {SECRET}"}, "amount=1&amount=999&currency=usd",
         )  # fmt: skip

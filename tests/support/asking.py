@@ -54,7 +54,7 @@ def send(site: Site, method: str, path: str, body: Any = None, token: str | None
         connection.close()
     hidden = {SECRET, ADMIN, WORKER, WRONG, "vault_key_"}
     hidden |= {path.read_text().strip() for path in site.ledger.parent.glob("*.admin-token")}
-    if path == "/api/spend_claim" and got.status == 200:
+    if path in ("/api/spend_claim", "/vault/keys", "/api/issue_vault_key") and got.status in (200, 201):
         hidden.remove("vault_key_")
     assert not [one for one in hidden if one in f"{reply.text}{said}"], reply
     return reply
@@ -131,6 +131,11 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "finish": ("POST", "/api/spend_finish", "worker", {"claim_id": "{claim}", "outcome": "failed"}),
     "close_run": ("POST", "/api/spend_close_run", "worker", {"name": "{run}"}),
     "blocked": ("POST", "/api/spend_blocked", "worker", {"worker": "{worker}"}),
+    "status": ("GET", "/status", "read", None),
+    "issue a key": ("POST", "/vault/keys", "worker", {"vendor": "stripe", "run_usd_cap": "5"}),
+    "keys": ("GET", "/vault/keys", "admin", None),
+    "issue_vault_key": ("POST", "/api/issue_vault_key", "worker", {"vendor": "stripe"}),
+    "list_vault_keys": ("POST", "/api/list_vault_keys", "admin", {}),
     "reserve": ("POST", "/api/spend_reserve", "key", ASK | {"call_id": "{new}"}),
     "settle": ("POST", "/api/spend_settle", "key", {"call_id": "{pending}", "total_micros": 2_000_000}),
     "void": ("POST", "/api/spend_void", "key", {"call_id": "{pending}"}),

@@ -11,7 +11,7 @@ import luigi.rpc
 from luigi_spendguard import config, proxy
 from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.proxy.context import Attempt
-from tests.support.site import Site
+from tests.support.site import SECRET, Site
 
 
 class Pretender:
@@ -20,7 +20,9 @@ class Pretender:
     def __init__(self, site: Site, run_id: str, task_id: str = "Charge_1", *, by_task_id: bool = False,
                  budget_usd: str | None = None, name: str = "pretender") -> None:  # fmt: skip
         self.site, self.task_id = site, task_id
-        self.settings = config.load([site.config], environ={})
+        self.settings = config.load(
+            [site.config], environ={} if site.gateway else {"STRIPE_SECRET_KEY": SECRET}
+        )
         self.client = LedgerClient(site.url, self.settings.worker_token)
         self.rpc = luigi.rpc.RemoteScheduler(site.url)
         self.worker = f"{name}-{uuid.uuid4().hex[:8]}"
@@ -43,7 +45,8 @@ class Pretender:
             params={"customer": "1"}, worker=self.worker,
         )  # fmt: skip
         return Attempt(claim_id=claim_id, run_id=self.run_id, task_id=self.task_id, family="Charge",
-                       key=said["vault_key"], client=self.client, settings=self.settings)  # fmt: skip
+                       key=said["vault_key"], client=self.client, settings=self.settings,
+                       served=frozenset(said.get("gateway") or ()))  # fmt: skip
 
     @contextmanager
     def attempt(self, outcome: str = "failed") -> Iterator[Attempt]:

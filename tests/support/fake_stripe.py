@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import hashlib
 import json
 import os
 import time
@@ -25,6 +26,8 @@ MOVED: list[dict[str, Any]] = []
 OBJECTS: dict[str, dict[str, Any]] = {}
 KEYS: dict[str, dict[str, Any]] = {}
 FAULTS: list[dict[str, Any]] = []
+#: No valid UTF-8, and more than one piece of a streamed answer.
+PDF = b"%PDF-1.7\n\xff\xfe" + bytes(range(256)) * 1000
 OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour"}
 
 
@@ -144,6 +147,28 @@ def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, An
     return charge
 
 
+def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
+    """Refunds, transfers and payouts: money that leaves."""
+    if parts:
+        made = OBJECTS.get(parts[0]) or {}
+        if not made:
+            raise _missing(kind)
+        if parts[1:] == ["cancel"]:
+            made["status"] = "canceled"
+            move(made, -made["amount"])
+        return made
+    of = OBJECTS.get(data.get("charge") or data.get("payment_intent") or "", {})
+    if kind == "refunds" and not of:
+        raise _missing("charge")
+    amount = int(data.get("amount", of.get("amount", 0)))
+    made = {"id": new_id(kind[:2]), "object": kind[:-1], "amount": amount, "status": "pending",
+            "currency": data.get("currency") or of["currency"], "customer": of.get("customer"),
+            "charge": data.get("charge"), "payment_intent": data.get("payment_intent")}  # fmt: skip
+    OBJECTS[made["id"]] = made
+    move(made, amount)
+    return made
+
+
 def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> dict[str, Any]:
     if kind == "balance":
         return {"object": "balance", "available": []}
@@ -175,6 +200,10 @@ def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
         return payment_intents(method, parts, data)
     if kind == "charges":
         return charges(method, parts, data)
+    if kind in ("refunds", "transfers", "payouts"):
+        return outgoing(kind, method, parts, data)
+    if kind == "files":
+        return {"id": new_id("file"), "object": "file"}
     if kind in ("customers", "payment_methods", "balance"):
         return others(kind, method, parts, data)
     raise _missing("route")
@@ -185,7 +214,7 @@ class Vendor(tornado.web.RequestHandler):
 
     async def _serve(self) -> None:
         request = self.request
-        text = request.body.decode()
+        text = request.body.decode("utf-8", "surrogateescape")
         data = dict(parse_qsl(text if request.method == "POST" else request.query, keep_blank_values=True))
         REQUESTS.append(
             {
@@ -210,6 +239,14 @@ class Vendor(tornado.web.RequestHandler):
         if fault["fault"] == "status":
             await self._reply(fault["status"], {"error": {"type": "api_error", "message": "scripted"}})
             return
+        if request.path.endswith("/pdf"):
+            self.set_header("Content-Type", "application/pdf")
+            await self.finish(PDF)
+            return
+        if request.path == "/v1/files":
+            digest = hashlib.sha256(request.body).hexdigest()
+            await self._reply(200, {"id": new_id("file"), "object": "file", "sha256": digest})
+            return
         status, body, replayed = await self._once(data, fault)
         await self._broken(fault, status, body, replayed)
 
@@ -227,7 +264,7 @@ class Vendor(tornado.web.RequestHandler):
         """Execute, or answer what is stored under the key."""
         key = self.request.headers.get("Idempotency-Key")
         keyed = key and self.request.method == "POST" and OPTIONS["idempotency"] == "honour"
-        said = [self.request.path, self.request.body.decode()]
+        said = [self.request.path, self.request.body.decode("utf-8", "surrogateescape")]
         if keyed and key in KEYS:
             stored = KEYS[key]
             if stored["said"] != said:

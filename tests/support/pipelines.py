@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
+import sys
 import threading
 import time
 from pathlib import Path
@@ -107,6 +109,53 @@ class ManyThreads(VendorTask, Output):
         for worker in workers:
             worker.join()
         self.write()
+
+
+class Asynchronous(VendorTask, Output):
+    """One task whose asyncio program charges `n` customers at once."""
+
+    n = luigi.IntParameter(default=50)
+    run_id = luigi.Parameter()
+
+    def run(self) -> None:
+        said = asyncio.run(self.charge_all())
+        note("asynchronous", " ".join(said))
+        self.write()
+
+    async def charge_all(self) -> list[str]:
+        calls = (self.charge(f"cus_{number}") for number in range(self.n))
+        return sorted(await asyncio.gather(*calls))
+
+    async def charge(self, customer: str) -> str:
+        try:
+            intent = await stripe.PaymentIntent.create_async(
+                amount=100, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True
+            )
+        except BudgetExceeded:
+            return "denied"
+        return str(intent.status)
+
+
+class InFlight(VendorTask, Output):
+    """Its asyncio program is in `n` calls when its run is revoked."""
+
+    n = luigi.IntParameter(default=5)
+    run_id = luigi.Parameter()
+
+    def run(self) -> None:
+        try:
+            asyncio.run(self.charge_and_wait())
+        finally:
+            note("ended", type(sys.exc_info()[1]).__name__)
+
+    async def charge_and_wait(self) -> None:
+        calls = (
+            stripe.PaymentIntent.create_async(amount=100, currency="usd", customer=f"cus_{n}", confirm=True,
+                                              payment_method="pm_card_visa")
+            for n in range(self.n)
+        )  # fmt: skip
+        await asyncio.gather(*calls)
+        await asyncio.sleep(120)
 
 
 class Spender(VendorTask, Output):

@@ -38,12 +38,18 @@ class Process:
     """A child process with its log; `with` ends it."""
 
     def __init__(
-        self, args: Sequence[str], log: Path, cwd: Path, env: Mapping[str, str], ready: Callable[[], bool]
+        self,
+        args: Sequence[str],
+        log: Path,
+        cwd: Path,
+        env: Mapping[str, str],
+        ready: Callable[[], bool],
+        program: str = sys.executable,
     ) -> None:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [sys.executable, *args], stdout=out, stderr=out, cwd=cwd, env=dict(env),
+                [program, *args], stdout=out, stderr=out, cwd=cwd, env=dict(env),
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 30

@@ -60,7 +60,7 @@ class Site:
     """Everything one installation has, in one folder."""
 
     def __init__(self, folder: Path, *, stripe: FakeStripe | None = None, start: bool = True,
-                 **settings: Any) -> None:  # fmt: skip
+                 gateway: bool = False, **settings: Any) -> None:  # fmt: skip
         self.folder = folder
         self.stripe = stripe or FakeStripe(folder / "vendor")
         self.owns_stripe = stripe is None
@@ -74,8 +74,10 @@ class Site:
             "scheduler": {"retry_delay": 1, "stable_done_cooldown_secs": 0, "state_path": folder / "state"},
             "worker": {"wait_interval": 0.05, "wait_jitter": 0, "keep_alive": "false"},
             "spendguard": {"ledger_url": f"sqlite:///{self.ledger}", "default_cap_usd": 100},
-            "spendguard_stripe": {"secret": SECRET, "base_url": self.stripe.url},
+            # One file for both: whoever has the variable in its environment has the secret.
+            "spendguard_stripe": {"secret": "${STRIPE_SECRET_KEY}", "base_url": self.stripe.url},
         }
+        self.gateway = gateway
         (folder / "out").mkdir(parents=True, exist_ok=True)
         self.configure(**settings)
         self.luigid: Process | None = None
@@ -90,16 +92,23 @@ class Site:
         for section, content in self.settings.items():
             lines.append(f"[{section}]")
             lines += [f"{key} = {value}" for key, value in content.items() if value is not None]
-        self.config.write_text("\n".join(lines) + "\n")
+        new = self.config.with_suffix(".new")
+        new.write_text("\n".join(lines) + "\n")
+        new.replace(self.config)  # Nobody reads half of it.
 
     def environment(self, **more: str) -> dict[str, str]:
-        """Return a worker's environment."""
+        """Return a worker's environment; the secret is in it unless luigid is the gateway."""
+        secret = {} if self.gateway else {"STRIPE_SECRET_KEY": SECRET}
+        return self._environment(**(secret | more))
+
+    def _environment(self, **more: str) -> dict[str, str]:
         return environment(LUIGI_CONFIG_PATH=str(self.config), OUT_DIR=str(self.folder / "out"), **more)
 
     def start(self, module: str = "scheduler_patch.server") -> None:
         """Start luigid-spendguard (or another luigid) on this site's port."""
         args = ["-m", module, "--address", "127.0.0.1", "--port", str(self.port)]
-        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self.environment(),
+        secret = {"STRIPE_SECRET_KEY": SECRET} if self.gateway else {}
+        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secret),
                               lambda: listening(self.port))  # fmt: skip
 
     def end(self) -> None:

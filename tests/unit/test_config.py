@@ -42,7 +42,8 @@ def test_both_examples_say_the_same() -> None:
 def test_the_examples_name_every_setting(path: Path) -> None:
     lines = path.read_text().splitlines()
     for setting in SETTINGS:
-        assert any(line.startswith(f"{setting.key} = ") for line in lines), setting.key
+        # What needs a file of the user's own stands there as a comment.
+        assert any(line.removeprefix("# ").startswith(f"{setting.key} = ") for line in lines), setting.key
 
 
 def test_every_setting_is_in_the_docs() -> None:
@@ -88,6 +89,25 @@ def test_a_later_file_wins_key_by_key(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.cfg", "prices = v2.core.accounts.create: 2.50, payment_links.create: 0"),
+        ("a.toml", 'prices = ["v2.core.accounts.create: 2.50", "payment_links.create: 0"]'),
+        ("a.toml", 'prices = { "v2.core.accounts.create" = 2.50, "payment_links.create" = 0 }'),
+        (
+            "a.toml",
+            '[spendguard_stripe.prices]\n"v2.core.accounts.create" = "2.50"\n"payment_links.create" = 0',
+        ),
+    ],
+)
+def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: str) -> None:
+    path = tmp_path / name
+    path.write_text(f"[spendguard_stripe]\n{text}\n")
+    prices = load([path], environ={}).vendor("stripe").prices
+    assert prices == {"v2.core.accounts.create": 2_500_000, "payment_links.create": 0}
+
+
+@pytest.mark.parametrize(
     ("text", "says"),
     [
         ("[spendguard]\ndefault_cap = 5\n", "[spendguard] default_cap: there is no such setting: did you"),
@@ -119,7 +139,16 @@ def test_a_later_file_wins_key_by_key(tmp_path: Path) -> None:
         ("[spendguard_stripe]\ntimeout_s = 0\n", "a number of seconds"),
         ("[spendguard_stripe]\nbase_url = http://example.com\n", "must be https"),
         ("[spendguard_stripe]\nbase_url = https://a:b@example.com\n", "must be a plain address"),
+        ("[spendguard]\ngateway_url = https://a:b@example.com\n", "must be a plain address"),
+        ("[spendguard]\ngateway_url = ftp://example.com\n", "must begin with https:// or http://"),
+        ("[spendguard]\ngateway_url = https://example.com:x\n", "has a port that is no number"),
         ("[spendguard_stripe]\nallowed_endpoints = everything\n", "is neither like"),
+        ("[spendguard_stripe]\nprices = subscriptions.create\n", "is not like `subscriptions.create: 20`"),
+        ("[spendguard_stripe]\nprices = create: 20\n", "is not like `subscriptions.create: 20`"),
+        ("[spendguard_stripe]\nprices = quotes.accept: lots\n", "prices: 'lots' is no amount"),
+        ("[spendguard_stripe]\nprices = quotes.accept: -1\n", "prices: '-1' is no amount"),
+        ("[spendguard_stripe]\nprices = quotes.accept: 1, quotes.accept: 2\n", "given two prices"),
+        ("[spendguard_stripe]\nprices = a.b: 1,\n", "'' is not like"),
         ("[spendguard_fx]\neur = 0\n", "[spendguard_fx] eur: must be USD for one unit"),
         ("[spendguard_fx]\neur = NaN\n", "must be USD for one unit"),
         ("[spendguard_fx]\neuro = 1\n", "three lower-case letters"),
@@ -219,3 +248,10 @@ def test_luigid_starts_with_a_path_that_luigi_ignores_unless_caps_could_be_lost(
     assert load(environ=missing, as_luigid=True).caps.default is None
     with pytest.raises(ConfigError, match="is no file"):
         load(environ=missing)
+
+
+@pytest.mark.parametrize(
+    "url", ["https://gateway.example.com:8083/a", "http://10.0.0.1:8083", "http://[::1]:1"]
+)
+def test_a_gateway_may_be_reached_by_https_or_http(tmp_path: Path, url: str) -> None:
+    assert read(tmp_path, f"[spendguard]\ngateway_url = {url}/\n").gateway_url == url

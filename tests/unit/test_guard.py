@@ -169,7 +169,8 @@ def test_a_replay_sends_nothing(guard: Guard) -> None:
     life = guard.guarded(charge(), Call())
     step(life, Reserve)
     answer = Answer("replayed", "c", status=200, answer_body='{"id": "pi_0"}', first_at=1)
-    assert outcome(life, answer) == Reply(200, {}, b'{"id": "pi_0"}')
+    headers = {"x-spendguard-replayed": "1"}
+    assert outcome(life, answer) == Reply(200, headers, b'{"id": "pi_0"}')
 
 
 def test_an_equal_pending_call_is_waited_for_ever_longer_up_to_a_second(guard: Guard) -> None:

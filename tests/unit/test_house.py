@@ -18,7 +18,8 @@ from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.proxy import stripe as proxied
-from scheduler_patch.api import routes
+from scheduler_patch.api import routes, template
+from tests.support import vendor_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
@@ -42,7 +43,7 @@ def test_every_route_and_rpc_is_in_the_docs() -> None:
         if path.startswith("/api/"):
             assert f"`{path.removeprefix('/api/')}`" in text, path
         else:
-            named = path.replace("/calls/([^/]+)", "/calls/{id}").replace("([^/]+)", "{run_id}")
+            named = template(path).replace("/keys/{id}", "/keys/{id or key}")
             assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
 
 
@@ -77,6 +78,11 @@ def test_every_command_and_its_options_are_in_the_docs() -> None:
 def test_every_denial_is_in_the_docs_with_its_status() -> None:
     for reason, status in DENIAL_STATUS.items():
         assert re.search(rf"\| `{reason}` \|.*\| {status} \|", doc("concepts.md")), reason
+
+
+def test_what_the_docs_say_of_operations_is_what_the_adapter_does() -> None:
+    text = doc("vendors.md")
+    assert vendor_table.renewed(text) == text, "run: python -m tests.support.vendor_table"
 
 
 def test_every_dependency_has_a_reason() -> None:

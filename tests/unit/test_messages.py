@@ -27,7 +27,8 @@ asks = st.builds(
 )  # fmt: skip
 answers = st.builds(Answer, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
                     status=st.integers(0, 599), facts=headers)  # fmt: skip
-ends = st.builds(End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=micros,
+ends = st.builds(End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
+    only_less=st.booleans(), covers=texts,
                  worth_micros=micros, object_id=some, answer_headers=headers, answer_body=texts)  # fmt: skip
 LEAST: dict[str, Any] = {
     "call_id": "c", "vendor": "v", "account": "a", "operation": "o", "method": "POST", "path": "/",

@@ -99,6 +99,19 @@ class TestQuotes:
         assert found.total_micros == 5_000_000
         assert denied("/v1/payment_intents/pi_1", "currency=eur") == "unpriced"
 
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/v1/payment_intents/pi_1", "amount[]=5"),
+            ("/v1/payment_intents/pi_1/capture", "amount_to_capture[0]=5"),
+            ("/v1/invoices", "customer=cus_1&auto_advance[]=true"),
+            ("/v1/invoices/in_1/pay", "paid_out_of_band[x]=true"),
+            ("/v1/invoices", "customer=cus_1&auto_advance=1"),
+        ],
+    )
+    def test_a_value_in_a_form_that_it_does_not_have_is_denied(self, path: str, body: str) -> None:
+        assert denied(path, body) == "unpriced"
+
     @pytest.mark.parametrize("body", ["amount=5", "amount_to_capture=5", "amount_to_confirm=5"])
     def test_a_confirm_with_an_amount_has_no_price(self, body: str) -> None:
         assert denied("/v1/payment_intents/pi_1/confirm", body) == "unpriced"
@@ -155,7 +168,9 @@ class TestAddress:
             "https://api.stripe.com:444/v1/charges",
             "https://api.stripe.com.evil.example/v1/charges",
             "https://api.stripe.com@evil.example/v1/charges",
-            "https://files.stripe.com/v1/files",
+            "https://files.stripe.com/v1/charges",
+            "https://connect.stripe.com/v1/charges",
+            "https://files.stripe.com.evil.example/v1/files",
             "https://evil.example/v1/charges",
             "/v1//charges",
             "/v1/x/../charges",

@@ -1,0 +1,122 @@
+"""Keeps secrets and vault keys out of what a process says: its log records, its standard streams.
+
+Log records are redacted where they are made, whatever loggers and handlers there are or will be.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from luigi_spendguard import redaction
+
+#: What is logged instead of a record that could not be searched.
+UNSEARCHED = "(this log record could not be searched for secrets and was left out: {})"
+
+_before: Callable[..., logging.LogRecord] | None = None
+
+
+def install() -> None:
+    """Redact every log record that this process makes from now on; once is enough."""
+    global _before
+    if _before is None:
+        _before = logging.getLogRecordFactory()
+        logging.setLogRecordFactory(_record)
+
+
+def uninstall() -> None:
+    """Put the factory of log records back, unless somebody has put another in its place."""
+    global _before
+    if _before is not None and logging.getLogRecordFactory() is _record:
+        logging.setLogRecordFactory(_before)
+        _before = None
+
+
+def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    record = (_before or logging.LogRecord)(*args, **kwargs)
+    try:
+        _redact(record)
+    except Exception as error:  # What cannot be searched is not let through, and never stops its task.
+        record.msg, record.args = UNSEARCHED.format(type(error).__name__), ()
+        record.exc_info = record.exc_text = record.stack_info = None
+    return record
+
+
+def _redact(record: logging.LogRecord) -> None:
+    """Take secrets out of a record; one without any stays as it is."""
+    try:
+        message = record.getMessage()
+    except Exception:
+        # `logging` will show it with its arguments, and where it was made.
+        message = f"{record.msg} {record.args!r}"
+    if redaction.shows(message):
+        record.msg, record.args = redaction.redact(message), ()
+    if record.exc_info and record.exc_info[0] is not None:
+        text = "".join(traceback.format_exception(*record.exc_info))
+        if redaction.shows(text):
+            # Formatters take this text; the exception itself would be shown by others as it is.
+            record.exc_text, record.exc_info = redaction.redact(text).rstrip("\n"), None
+    if record.stack_info:
+        record.stack_info = redaction.redact(record.stack_info)
+
+
+class _Stream:
+    """A text stream that redacts what is written to it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> Any:
+        """Write `text` without secrets."""
+        return self._stream.write(redaction.redact(text) if isinstance(text, str) else text)
+
+    def writelines(self, lines: Any) -> None:
+        """Write each of `lines` without secrets."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "_stream":  # Not yet there while it is copied.
+            raise AttributeError(name)
+        return getattr(self._stream, name)
+
+
+_users = 0
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def streams() -> Iterator[None]:
+    """Redact what Python code prints meanwhile; a child process's own output is not seen."""
+    global _users
+    with _lock:
+        _users += 1
+        if _users == 1:
+            for name in ("stdout", "stderr"):
+                if getattr(sys, name) is not None:
+                    setattr(sys, name, _Stream(getattr(sys, name)))
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                for name in ("stdout", "stderr"):
+                    here = getattr(sys, name)
+                    if isinstance(here, _Stream):  # Else the task has put another in its place.
+                        setattr(sys, name, here._stream)

@@ -1,0 +1,233 @@
+"""Vault keys that are asked for over HTTP: issued for a run, listed, revoked; and what they may do.
+
+A key is a claim without a task, so that whatever ends claims ends keys; its terms are a row beside it.
+Each function is one operation inside a transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+import uuid
+from dataclasses import dataclass
+from typing import Any
+
+from luigi_spendguard.errors import NotFound
+from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
+from luigi_spendguard.ledger.claims import key_hash
+from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
+from luigi_spendguard.ledger.taking import Refused, Scope, object_of
+from luigi_spendguard.messages import KEY_PREFIX, Ask
+from luigi_spendguard.money import Micros, plain_usd
+from luigi_spendguard.policy import Caps, is_allowed, moment
+
+#: What Luigi's task_ids end with (Luigi 3.8, `task.task_id_str`).
+_TASK_ID = re.compile(r".+_[0-9a-f]{10}")
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What a key may do.
+
+    Attributes:
+        label: the run it is bound to, as `luigi/<run_id>` or `<run_id>`; "": a run of its own.
+        run_cap, daily_cap: its own caps in micro-dollars, beside the run's.
+        endpoints, customers, accounts: what it may call and for whom; empty: whatever the operator allows.
+        ttl_ms: for how long, in milliseconds, unless `expires_at` (milliseconds since the epoch) is given.
+
+    """
+
+    vendor: str
+    label: str = ""
+    run_cap: Micros | None = None
+    daily_cap: Micros | None = None
+    endpoints: tuple[str, ...] = ()
+    customers: tuple[str, ...] = ()
+    accounts: tuple[str, ...] = ()
+    ttl_ms: int = 0
+    expires_at: int | None = None
+
+    @property
+    def budget(self) -> str:
+        """What the key's own budgets are called: equal for a key that is reissued on the same terms."""
+        said: list[Any] = [self.vendor, self.run_cap, self.daily_cap]
+        said += [sorted(part) for part in (self.endpoints, self.customers, self.accounts)]
+        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+
+
+def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
+    """Issue a key for the run that its label names, opened now if need be; return (its row, the key).
+
+    Raises KeyRevoked when that run is revoked.
+    """
+    key_id = f"key_{uuid.uuid4().hex}"
+    run = _run_of(tx, terms, caps, key_id)
+    if run["state"] == "revoked":
+        raise revoked(run["run_id"], bool(run["by_task_id"]))
+    now = tx.now()
+    expires_at = now + terms.ttl_ms if terms.expires_at is None else terms.expires_at
+    key = KEY_PREFIX + secrets.token_urlsafe(32)
+    tx.run(
+        "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed, held_scope,"
+        " held_part, held_micros, key_hash, state, claimed_at)"
+        " VALUES (?,?,'','','{}','','[]','[]','','','',0,?,'open',?)",
+        key_id, run["run_id"], key_hash(key), now,
+    )  # fmt: skip
+    tx.insert(
+        "key_terms", id=key_id, vendor=terms.vendor, label=terms.label,
+        allowed_endpoints=json.dumps(terms.endpoints), allowed_customers=json.dumps(terms.customers),
+        allowed_accounts=json.dumps(terms.accounts), budget=terms.budget, run_cap_micros=terms.run_cap,
+        daily_cap_micros=terms.daily_cap, expires_at=expires_at,
+    )  # fmt: skip
+    row = key_row(tx, key_id)
+    key_budgets(tx, run["run_id"], row)
+    journal(tx, "issue", run_id=run["run_id"], note=key_id)
+    return row, key
+
+
+def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
+    """Return the run of a label. Who opens a run pins its cap: the key's own, within luigi.cfg's limits."""
+    name = terms.label.removeprefix("luigi/") or key_id
+    known = tx.one("SELECT * FROM run WHERE run_id = ? AND state <> 'ended'", name)
+    if known is not None:
+        return known
+    families = [f for f in caps.families if _TASK_ID.fullmatch(name) and name.startswith(f"{f}_")]
+    family = max(families, key=len, default="")
+    asked = terms.run_cap if terms.run_cap is not None else terms.daily_cap
+    cap, note = caps.grant(family, asked)
+    by_task_id = bool(_TASK_ID.fullmatch(name))
+    return open_run(tx, RunRequest(name, by_task_id, family, name, cap, asked, note, terms.label))
+
+
+_KEYS = (
+    "SELECT claim.id, claim.run_id, claim.task_id, claim.state, claim.claimed_at, claim.ended_at,"
+    f" key_terms.*, coalesce(expires_at <= {NOW}, 0) AS expired FROM claim"
+    " LEFT JOIN key_terms ON key_terms.id = claim.id"
+)
+
+
+def key_row(tx: Tx, key_id: str) -> Row:
+    """Return a key by its id. Raises NotFound."""
+    row = tx.one(f"{_KEYS} WHERE claim.id = ?", key_id)
+    if row is None:
+        raise NotFound("there is no such vault key: `spendguard keys` lists them")
+    return row | {"id": key_id}
+
+
+def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
+    """Return keys that were asked for, and those of tasks that run now, newest first, for people."""
+    rows = tx.all(
+        f"{_KEYS} WHERE (key_terms.id IS NOT NULL OR claim.state = 'open') AND coalesce(?1, claim.run_id) ="
+        " claim.run_id ORDER BY claim.claimed_at DESC, claim.rowid DESC LIMIT ?2",
+        run_id,
+        limit,
+    )
+    return [show_key(tx, row) for row in rows]
+
+
+def show_key(tx: Tx, row: Row) -> dict[str, Any]:
+    """Return a key for people and scripts; the key itself is in no row."""
+    state = "active" if row["state"] == "open" else row["state"]
+    if state == "active" and row["expired"]:
+        state = "expired"
+    shown = {name: row[name] for name in ("id", "run_id", "task_id")}
+    shown |= {"vendor": row["vendor"], "label": row["label"] or "", "state": state}
+    for name in ("allowed_endpoints", "allowed_customers", "allowed_accounts"):
+        shown[name] = json.loads(row[name] or "[]")
+    for name, scope in (("run_cap", "key"), ("daily_cap", "key_day")):
+        cap = row[f"{name}_micros"]
+        budget = _budget(tx, row, scope) if cap is not None else None
+        shown[name.replace("_cap", "_usd_cap")] = None if cap is None else plain_usd(cap)
+        if budget is not None:
+            shown[f"{scope}_spent_usd"] = plain_usd(budget["spent_micros"])
+            shown[f"{scope}_remaining_usd"] = plain_usd(budget["remaining_micros"])
+    for name, ms in (
+        ("issued", row["claimed_at"]),
+        ("expires", row["expires_at"]),
+        ("ended", row["ended_at"]),
+    ):
+        shown[f"{name}_at"] = moment(ms)
+    return shown
+
+
+def _budget(tx: Tx, row: Row, scope: str) -> Row | None:
+    return tx.one(
+        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
+        " WHERE scope = ? AND subject = ? AND part LIKE ? ORDER BY id DESC LIMIT 1",
+        scope,
+        row["run_id"],
+        f"{row['budget']}%",
+    )
+
+
+def revoke_key(tx: Tx, id_or_key: str) -> Row:
+    """Revoke one key, named by its id or by itself; repeating it changes nothing. Raises NotFound."""
+    row = tx.one("SELECT id, run_id, state FROM claim WHERE id = ? OR key_hash = ?",
+                 id_or_key, key_hash(id_or_key))  # fmt: skip
+    if row is None:
+        raise NotFound("there is no such vault key: `spendguard keys` lists them")
+    if row["state"] == "open":
+        tx.run(f"UPDATE claim SET state = 'revoked', ended_at = {NOW} WHERE id = ?", row["id"])
+        journal(tx, "revoke", run_id=row["run_id"], note=row["id"])
+    return key_row(tx, row["id"])
+
+
+def pending_calls(tx: Tx, key_id: str) -> int:
+    """Return how many calls may still be sent under a key."""
+    return int(tx.value("SELECT count(*) FROM call WHERE claim_id = ? AND state = 'pending'", key_id))
+
+
+def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
+    """Refuse what the key's terms do not allow. Raises Refused (`expired`, `scope`, `endpoint`)."""
+    terms = scope.terms
+    if terms is None:
+        return
+    if terms["expires_at"] <= tx.now():
+        raise Refused("expired", "the vault key has expired: ask for another one", run_id=scope.run["run_id"])
+    if ask.vendor != terms["vendor"]:
+        raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
+    if ask.look_up and ask.read:
+        return  # The guard reads an object to price a call that is checked itself.
+    endpoints = json.loads(terms["allowed_endpoints"])
+    if not is_allowed(endpoints, f"{ask.method} {ask.path}", ask.operation):
+        raise Refused(
+            "endpoint",
+            f"{ask.method} {ask.path} is not in the key's allowed_endpoints ({', '.join(endpoints)})",
+        )
+    _check_accounts(json.loads(terms["allowed_accounts"]), ask)
+    _check_customers(tx, json.loads(terms["allowed_customers"]), ask)
+
+
+def _check_accounts(allowed: list[str], ask: Ask) -> None:
+    if not allowed:
+        return
+    named = ask.accounts.split()
+    if not named or not set(named) <= set(allowed):
+        said = ", ".join(named) or "no connected account"
+        raise Refused("scope", f"the call names {said}; the key's allowed_accounts are {', '.join(allowed)}")
+
+
+def must_look_up(tx: Tx, scope: Scope, ask: Ask) -> bool:
+    """Return whether only the object at the vendor tells which customer a call concerns."""
+    if scope.terms is None or ask.customer or ask.object_id is None or ask.read:
+        return False
+    return scope.terms["allowed_customers"] != "[]" and not _customer(tx, ask)
+
+
+def _customer(tx: Tx, ask: Ask) -> str:
+    known = object_of(tx, ask) if not ask.customer else None
+    return str(ask.customer or (known["customer"] if known is not None else ""))
+
+
+def _check_customers(tx: Tx, allowed: list[str], ask: Ask) -> None:
+    if not allowed:
+        return
+    customer = _customer(tx, ask)
+    if customer not in allowed:
+        said = customer or "no customer that is known here"
+        raise Refused(
+            "scope", f"the call concerns {said}; the key's allowed_customers are {', '.join(allowed)}"
+        )

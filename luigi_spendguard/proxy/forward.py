@@ -1,0 +1,154 @@
+"""Forwards a vendor call to the gateway, which guards it: no secret and no reservation on this side.
+
+The gateway answers with the vendor's own status, headers and body. A denial carries what it was in
+`X-Spendguard-Denial`, as ASCII JSON with `reason`, `message` and `facts`; a replay the time of the first
+answer in `X-Spendguard-Replayed`, in milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from luigi_spendguard.client import GIVE_UP_S
+from luigi_spendguard.config_values import is_loopback
+from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.guard import NotSent, say_replayed
+from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.vendors import Reply, Request
+
+DENIAL, REPLAYED = "x-spendguard-denial", "x-spendguard-replayed"
+#: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
+GATEWAY_S = 15.0
+
+#: What belongs to one connection (RFC 9110, 7.6.1), and what the next one writes anew.
+_HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where a vendor's calls are forwarded to: `base` is the gateway's URL without the vendor's name."""
+
+    base: str
+    vendor: str
+
+    @property
+    def url(self) -> str:
+        """The URL that stands for the vendor's own address."""
+        return f"{self.base}/{self.vendor}"
+
+
+def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | None:
+    """Return the gateway that guards a vendor's calls; None when this worker does so itself.
+
+    What luigid serves is never guarded here as well: the cap would bite at half. Raises SpendDenied
+    (`scope`) where forwarding would put the vault key on the wire in clear, other than luigid does.
+    """
+    home, own = attempt.client.url, attempt.settings.gateway_url
+    if home is None:  # --local-scheduler: the ledger is here, and so must be the secret.
+        return None
+    if vendor not in attempt.served and (own is None or secret is not None):
+        return None
+    if own is not None and _in_clear(own) and not home.startswith("http:"):
+        raise denial(
+            "scope",
+            f"[spendguard] gateway_url = {own} would show the vault key to the network, while the scheduler "
+            "is reached by https: use https for both",
+        )
+    return Gateway(own or home, vendor)
+
+
+def _in_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
+class Forwarder:
+    """Sends calls to the gateway, straight: never through a proxy of the environment's."""
+
+    def __init__(self) -> None:
+        self._upstream = Upstream(straight=True)
+
+    def forward(self, request: Request, target: str, gateway: Gateway, attempt: Attempt) -> Reply:
+        """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
+
+        Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
+        after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
+        """
+        sent = Request(request.method, gateway.url + target, _headers(request, attempt.key), request.body)
+        with context.calling():
+            reply = self._sent(sent, gateway, attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S)
+        if DENIAL in reply.headers:
+            raise _denied(reply.headers[DENIAL], gateway)
+        if _is_luigids(reply):
+            raise denial(
+                "ledger_unavailable",
+                f"denied: {gateway.base} is no gateway for {gateway.vendor} (HTTP {reply.status}): set the "
+                f"secret of [spendguard_{gateway.vendor}] in luigid's luigi.cfg, or mend [spendguard] "
+                "gateway_url",
+            )
+        first_at = reply.headers.get(REPLAYED, "")
+        if first_at.isdecimal():
+            say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
+        return reply
+
+    def _sent(self, request: Request, gateway: Gateway, timeout_s: float) -> Reply:
+        limit = time.monotonic() + GIVE_UP_S
+        wait = 0.05
+        while True:
+            left = limit - time.monotonic()
+            try:
+                return self._upstream.send(request, limit, timeout_s, connect_s=max(0.1, min(2.0, left)))
+            except NotSent as error:
+                if time.monotonic() + wait > limit:
+                    raise denial(
+                        "ledger_unavailable",
+                        f"denied, nothing was sent now: the gateway at {gateway.base} does not answer "
+                        f"({error}): start it, or mend [core] default_scheduler_url or [spendguard] "
+                        "gateway_url",
+                    ) from None
+            time.sleep(wait)
+            wait = min(0.5, wait * 2)
+
+
+def _headers(request: Request, key: str) -> dict[str, str]:
+    named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
+    kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
+    return {**kept, "authorization": f"Bearer {key}"}
+
+
+def _denied(text: str, gateway: Gateway) -> SpendDenied | OutcomeUnknown:
+    try:
+        said: Any = json.loads(text)
+        reason, message, facts = str(said["reason"]), str(said["message"]), said.get("facts") or {}
+        if not isinstance(facts, Mapping) or reason not in (*DENIAL_STATUS, "outcome_unknown"):
+            raise ValueError
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return denial(
+            "ledger_unavailable",
+            f"denied by the gateway at {gateway.base}, for a reason that this version does not know: "
+            f"{text[:300]}",
+        )
+    if reason == "outcome_unknown":
+        return OutcomeUnknown(message, str(facts.get("call_id", "")))
+    return denial(reason, message, facts)
+
+
+def _is_luigids(reply: Reply) -> bool:
+    """Return whether luigid's own routes have answered: `{"error": "…", "message": "…"}`, or a 404 page."""
+    if reply.status < 400:
+        return False
+    try:
+        body = json.loads(reply.body)
+    except ValueError:
+        return reply.status in (404, 405)
+    return isinstance(body, dict) and isinstance(body.get("error"), str) and "message" in body

@@ -1,0 +1,123 @@
+"""Secrets that do not show themselves, and the one pattern that takes them out of any text.
+
+Whatever reads a secret or token teaches it here (`learn`); `redact` then replaces it, in every form it
+usually takes on its way into a text, and every vault key.
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import os
+import re
+import threading
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, quote_plus
+
+#: What stands in a secret's place.
+REDACTED = "[redacted]"
+#: Shorter values are not looked for: they would be found in ordinary words.
+SHORTEST = 8
+#: So many values are remembered, the latest: a process has a few, rotated now and then.
+_MOST = 64
+
+
+class Secret(str):
+    """A secret or token: a `str` in every respect, except that its `repr` does not show it.
+
+    So a traceback with local variables, a dataclass or a dict that holds it does not show it either.
+    """
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return REDACTED
+
+
+def _base64_forms(value: bytes) -> Iterator[str]:
+    """Yield what is found in the base64 of any text that contains `value`, at each of the 3 alignments.
+
+    Of its edges, whose characters depend on what stands beside it, at most two bytes are left out.
+    """
+    for before in range(3):
+        encoded = base64.b64encode(b"\0" * before + value).decode()
+        certain = encoded[(0, 2, 3)[before] : (before + len(value)) * 8 // 6]
+        yield certain
+        yield certain.translate({ord("+"): "-", ord("/"): "_"})
+
+
+def _forms(value: str) -> Iterator[str]:
+    """Yield how `value` may be written: as it is, in a URL, in JSON, in Python, in HTML, in base64."""
+    yield value
+    yield from (quote(value, errors="replace"), quote(value, "", errors="replace"))
+    yield quote_plus(value, errors="replace")
+    in_json = json.dumps(value)[1:-1]
+    yield from (in_json, json.dumps(in_json)[1:-1])  # A traceback goes to luigid as JSON in JSON.
+    yield from (repr(str(value))[1:-1], html.escape(value))
+    yield from _base64_forms(value.encode("utf-8", "surrogateescape"))
+
+
+#: A vault key, as it is (its random part has 43 characters; error codes such as vault_key_revoked stay) and
+#: in base64.
+_KEY = (
+    "vault_key_[A-Za-z0-9_-]{16,}",
+    f"(?:{'|'.join(map(re.escape, dict.fromkeys(_base64_forms(b'vault_key_'))))})[A-Za-z0-9+/=_-]{{16,}}",
+)
+_values: dict[str, None] = {}
+_pattern = re.compile("|".join(_KEY))
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def learn(*values: str | None) -> None:
+    """Take `values` out of every text from now on; None and what is too short is passed over."""
+    global _pattern
+    new = [value for value in values if value and len(value) >= SHORTEST and value not in _values]
+    if not new:
+        return
+    with _lock:
+        _values.update(dict.fromkeys(map(str, new)))
+        while len(_values) > _MOST:
+            del _values[next(iter(_values))]
+        forms = {form for value in _values for form in _forms(value)}
+        longest_first = sorted(forms, key=lambda form: (-len(form), form))
+        _pattern = re.compile("|".join((*map(re.escape, longest_first), *_KEY)))
+
+
+def forget() -> None:
+    """Forget all values (for tests)."""
+    global _pattern
+    with _lock:
+        _values.clear()
+        _pattern = re.compile("|".join(_KEY))
+
+
+def shows(text: str) -> bool:
+    """Return whether a secret or vault key stands in `text`."""
+    return _pattern.search(text) is not None
+
+
+def redact(text: str) -> str:
+    """Return `text` without secrets and vault keys."""
+    return _pattern.sub(REDACTED, text)
+
+
+def redacted(value: Any) -> Any:
+    """Return `value` with every text in it redacted: texts, and dicts, lists and tuples of them."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, dict):
+        return {redacted(key): redacted(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(redacted(item) for item in value)
+    return value

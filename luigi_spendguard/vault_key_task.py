@@ -1,0 +1,106 @@
+"""`VaultKeyTask`: asks for a vault key, so that the tasks that need it spend for one run without the secret.
+
+For workers without the plugin; a `VendorTask` under a guarded worker gets a key of its own by itself.
+Importing this module patches nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import uuid
+from pathlib import Path
+from typing import Any
+
+import luigi
+import luigi.interface
+
+from luigi_spendguard.client import connect
+from luigi_spendguard.policy import expiry_ms
+
+#: A key that expires within this many seconds is asked for again.
+MARGIN_S = 60
+
+
+class VaultKeyTask(luigi.Task):
+    """Writes a vault key of luigid's gateway to a file that its owner alone may read.
+
+        class Charge(luigi.Task):
+            def requires(self):
+                return VaultKeyTask(run_id=self.run_id, run_usd_cap="50")
+
+            def run(self):
+                with self.input().open() as file:
+                    said = json.load(file)
+                stripe.api_key, stripe.api_base = said["vault_key"], said["api_base"]
+
+    Submitted again, the same run finds the same key. One that has expired is asked for again, for the same
+    run and the same budget.
+
+    Attributes:
+        run_id: the run that the key spends for.
+        vendor: the vendor it is for.
+        run_usd_cap, daily_usd_cap: its own caps, as "12.50"; "": the run's alone.
+        allowed_endpoints: what may be called; (): whatever the operator allows.
+        expires_in: for how long, as `30s`, `15m`, `4h` or `7d`.
+        path: the file; by default `vault_keys/<run_id>.<vendor>.json` in the working folder.
+
+    """
+
+    run_id = luigi.Parameter()
+    vendor = luigi.Parameter(default="stripe")
+    run_usd_cap = luigi.Parameter(default="")
+    daily_usd_cap = luigi.Parameter(default="")
+    allowed_endpoints = luigi.ListParameter(default=())
+    expires_in = luigi.Parameter(default="24h", significant=False)
+    path = luigi.Parameter(default="", significant=False)
+
+    def output(self) -> luigi.LocalTarget:
+        """Return the key's file: JSON with `vault_key`, `api_base`, `run_id` and `expires_at`."""
+        name = "".join(c if c.isalnum() or c in "-_.~" else "_" for c in self.run_id)
+        return luigi.LocalTarget(self.path or os.path.join("vault_keys", f"{name}.{self.vendor}.json"))
+
+    def complete(self) -> bool:
+        """Return whether there is a key of this run that has not expired."""
+        try:
+            said = json.loads(Path(self.output().path).read_text("utf-8"))
+            left_s = expiry_ms(said["expires_at"]) / 1000 - time.time()
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+        return said.get("run_id") == self.run_id and left_s > MARGIN_S
+
+    def run(self) -> None:
+        """Ask for the key. Raises LedgerUnavailable, SpendDenied, PluginError (a stock luigid)."""
+        core = luigi.interface.core()  # With the command line's own flags.
+        url = (core.scheduler_url or f"http://{core.scheduler_host}:{core.scheduler_port}").rstrip("/")
+        said = connect(url).issue_key(**self._terms())
+        kept = {name: said[name] for name in ("vault_key", "run_id", "expires_at")}
+        _write_private(
+            Path(self.output().path), json.dumps({**kept, "api_base": f"{url}/{self.vendor}"}, indent=2)
+        )
+
+    def _terms(self) -> dict[str, Any]:
+        terms = {
+            "vendor": self.vendor,
+            "agent_run_label": f"luigi/{self.run_id}",
+            "run_usd_cap": self.run_usd_cap,
+            "daily_usd_cap": self.daily_usd_cap,
+            "allowed_endpoints": list(self.allowed_endpoints),
+            "expires_in": self.expires_in,
+        }
+        return {name: value for name, value in terms.items() if value}
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Replace a file by one of mode 0600, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(beside, path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,125 @@
+"""Stripe: what became of a call, read from the reply's own status and amounts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from luigi_spendguard.vendors import Outcome, Quote, Reply
+from luigi_spendguard.vendors.stripe_invoices import covered
+from luigi_spendguard.vendors.stripe_routes import RULE_OF
+from luigi_spendguard.vendors.stripe_rules import RULES
+from luigi_spendguard.vendors.stripe_worth import worth_of
+
+
+def body_of(reply: Reply) -> dict[str, Any]:
+    """Return a reply's JSON object, an empty one for anything else."""
+    try:
+        body = json.loads(reply.body)
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
+
+
+def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+    """Read what became of a call; `resent` after an earlier send with an unknown outcome."""
+    status = reply.status
+    if quote.read or status >= 600:
+        return Outcome("settle")
+    if 200 <= status < 300:
+        try:
+            return _done(quote, reply, resent, fx)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return _unbelieved("the reply's amount cannot be read")
+    note = f"HTTP {status}"
+    if status == 402:
+        declined = body_of(reply).get("error", {})
+        intent = declined.get("payment_intent") if isinstance(declined, dict) else None
+        object_id = intent.get("id") if isinstance(intent, dict) else None
+        return Outcome("void", definite=True, note="declined (HTTP 402)", object_id=object_id,
+                       worth_micros=quote.total_micros or 0)  # fmt: skip
+    if 400 <= status < 500 and status != 409:
+        return Outcome("void", note=note)
+    return Outcome("doubt", note=note)
+
+
+def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+    body = body_of(reply)
+    if not body:
+        return _unbelieved("the reply is not JSON")
+    found = body["id"] if isinstance(body.get("id"), str) else None
+    opens = quote.operation.endswith(".create") and not quote.path.endswith("/refund")
+    if quote.free:
+        return Outcome("settle", total_micros=None, object_id=found)
+    if quote.fixed:
+        total = quote.total_micros or 0
+        # What it acted on goes on counting for what it did: the price is this call's alone.
+        return Outcome("settle", total_micros=total, worth_micros=total, object_id=found if opens else None)
+    rule = RULES[RULE_OF[quote.operation]]
+    if why := _about_another(quote, body, rule.kind):
+        return _unbelieved(why)
+    if not resent and reply.headers.get("idempotent-replayed") == "true":
+        # Another caller's money: this key moved it before, outside this call.
+        return Outcome("settle", total_micros=None if quote.object_id else 0,
+                       note="the vendor replayed an earlier answer: counted 0")  # fmt: skip
+    object_id = quote.object_id or (found if opens else None)
+    if quote.firm or _says_no_amount(body):
+        total = quote.total_micros or 0
+        return Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id)
+    if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
+        return Outcome("settle", only_less=True, object_id=object_id)
+    worth = worth_of(body, fx)
+    if quote.minor is not None and quote.object_id is None:
+        if body["currency"] != quote.currency:
+            return _unbelieved("the reply is in another currency than asked")
+        if abs(body["amount"]) < quote.minor:
+            return _unbelieved("the reply names a smaller amount than asked")
+    covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
+    return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
+                   only_less=quote.only_less, covers=covers)  # fmt: skip
+
+
+def _about_another(quote: Quote, body: Mapping[str, Any], kind: str) -> str:
+    """Return why a reply is not about what was asked, "" when it is."""
+    said, found = body.get("object"), body.get("id")
+    if not isinstance(found, str):
+        return "the reply names no object"
+    expected = kind or _KIND_OF.get(quote.operation.rpartition(".")[0], "")
+    if expected and said != expected and not quote.path.endswith("/refund"):
+        return f"the reply is no {expected}"
+    for name in ("charge", "payment_intent"):
+        one = body.get(name)
+        asked = quote.target or ""
+        if expected == "refund" and asked.startswith(_PREFIX[name]) and isinstance(one, str) and one != asked:
+            return "the reply is about another object than asked"
+    asked_for = quote.target if quote.path.endswith("/refund") else quote.object_id
+    if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
+        return ""
+    if quote.operation.endswith(".create") and not quote.path.endswith("/refund"):
+        return ""
+    if asked_for is not None and found != asked_for:
+        return "the reply is about another object than asked"
+    return ""
+
+
+_PREFIX = {"charge": "ch_", "payment_intent": "pi_"}
+
+#: What the operations of a family answer with.
+_KIND_OF = {
+    "payment_intents": "payment_intent", "charges": "charge", "refunds": "refund", "payouts": "payout",
+    "topups": "topup", "invoices": "invoice", "invoiceitems": "invoiceitem",
+    "checkout.sessions": "checkout.session",
+}  # fmt: skip
+
+
+def _says_no_amount(body: Mapping[str, Any]) -> bool:
+    """Return whether a session names no total yet: what was quoted stands."""
+    return body.get("object") == "checkout.session" and body.get("amount_total") is None and (
+        body.get("status") != "expired" and body.get("mode") != "setup"
+    )  # fmt: skip
+
+
+def _unbelieved(why: str) -> Outcome:
+    return Outcome("doubt", note=why, error=why)

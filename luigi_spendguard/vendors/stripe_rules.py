@@ -1,0 +1,212 @@
+"""Stripe: which rule prices which operation, and what is said of each rule in docs/vendors.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors import stripe_invoices as invoices
+from luigi_spendguard.vendors import stripe_lines as lines
+from luigi_spendguard.vendors import stripe_prices as prices
+from luigi_spendguard.vendors.stripe_asked import Asked
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How an operation is priced.
+
+    Attributes:
+        price: returns the quote; raises Unbounded, NotLookedUp, SpendDenied.
+        quoted, settled, denied: the same for people.
+        exact: the request names its own amount, so that no fixed price may take its place.
+        kind: what `object` the reply must be; "" for any.
+        money: the parameters that must be equal for two calls to be the same one, where no amount is.
+
+    """
+
+    price: Callable[[Asked], Quote]
+    quoted: str
+    settled: str
+    denied: str = ""
+    exact: bool = False
+    kind: str = ""
+    money: tuple[str, ...] = ()
+
+
+_FREE = "nothing"
+_AS_QUOTED = "as quoted"
+_NO_AMOUNT = "no amount or no currency"
+_LINES = ("items", "add_invoice_items", "line_items", "phases", "price", "price_data", "plan", "quantity",
+          "shipping_options", "mode", "pricing", "unit_amount", "unit_amount_decimal")  # fmt: skip
+_TAX = "taxes, metered or tiered prices, prices without a fixed amount"
+
+RULES: dict[str, Rule] = {
+    "free": Rule(prices.free, _FREE, _FREE),
+    "customers": Rule(prices.customers, _FREE, _FREE, "a change of the customer's balance, coupon or plan"),
+    "intents": Rule(
+        prices.opens,
+        "`amount`, confirmed or not",
+        "`amount_received` when succeeded or canceled, `amount` before that",
+        _NO_AMOUNT,
+        True,
+        "payment_intent",
+    ),
+    "charges": Rule(
+        prices.opens,
+        "`amount`, captured or not",
+        "`amount_captured` once captured, else `amount`",
+        _NO_AMOUNT,
+        True,
+        "charge",
+    ),
+    "held": Rule(
+        prices.held,
+        "what exceeds what it counts for already, looked up where that or its currency is not known; "
+        "nothing for an update without an amount",
+        "by the object's status and amounts",
+        "an amount that the operation does not take",
+        True,
+    ),
+    "cancels": Rule(prices.cancels, _FREE, "gives back what can no longer move", "", True),
+    "refunds": Rule(
+        prices.refunds,
+        "`amount`, else what is left of the charge or intent, looked up",
+        "`amount`, 0 when failed or canceled; never gives back the charge",
+        "neither or both of `charge` and `payment_intent`",
+        True,
+        "refund",
+    ),
+    "transfers": Rule(
+        prices.transfers,
+        "`amount`, else the `source_transaction`, looked up",
+        "`amount`",
+        _NO_AMOUNT,
+        True,
+        "transfer",
+    ),
+    "payouts": Rule(
+        prices.opens, "`amount`", "`amount`, 0 when failed or canceled", _NO_AMOUNT, True, "payout"
+    ),
+    "topups": Rule(
+        prices.opens, "`amount`", "`amount`, 0 when failed or canceled", _NO_AMOUNT, True, "topup"
+    ),
+    "credit": Rule(
+        prices.customer_credit,
+        "`amount`, credit or debit",
+        "`amount`",
+        _NO_AMOUNT,
+        True,
+        "customer_balance_transaction",
+    ),
+    "fee_refunds": Rule(
+        prices.fee_refunds,
+        "`amount`, else what is left of the fee, looked up",
+        "`amount`",
+        "",
+        True,
+        "fee_refund",
+    ),
+    "credit_notes": Rule(
+        prices.credit_notes,
+        "`refund_amount` and `credit_amount`, else `amount`, else the "
+        "invoice's total, looked up; nothing on an open invoice",
+        "what was refunded or credited",
+        "",
+        False,
+        "credit_note",
+        ("amount", "refund_amount", "credit_amount", "lines"),
+    ),
+    "invoice": Rule(
+        invoices.created,
+        "nothing for a draft; with `auto_advance`, the customer's pending items, looked up",
+        "`amount_due` when Stripe collects it by itself, else nothing",
+        "`auto_advance` with taxes, shipping or a subscription",
+        False,
+        "invoice",
+        ("auto_advance", "pending_invoice_items_behavior", "subscription", "from_invoice"),
+    ),
+    "invoice_update": Rule(
+        invoices.updated,
+        "nothing for a draft; with `auto_advance`, `amount_due`, looked up",
+        "by the invoice's status and amounts",
+        "a change of taxes or shipping on what Stripe collects",
+        False,
+        "invoice",
+    ),
+    "invoice_due": Rule(
+        invoices.collected,
+        "`amount_due`, looked up, less what is counted already; nothing with `paid_out_of_band`",
+        "`amount_paid` when paid, else `amount_due`",
+        "",
+        False,
+        "invoice",
+    ),
+    "invoice_lines": Rule(
+        invoices.lines, "nothing on a draft, looked up", _FREE, "an invoice that Stripe collects by itself"
+    ),
+    "items": Rule(
+        invoices.items,
+        "`amount`, or the price (looked up) times the quantity; nothing on a draft invoice",
+        "`amount`, until an invoice counts it",
+        "tax rates of its own, metered or tiered prices",
+        False,
+        "invoiceitem",
+        ("amount", *_LINES),
+    ),
+    "subscriptions": Rule(
+        lines.subscriptions,
+        "the first invoice: prices (looked up) times quantities. Later invoices are in no run",
+        _AS_QUOTED,
+        _TAX + ", back-dating",
+        False,
+        "subscription",
+        _LINES,
+    ),
+    "subscription_items": Rule(
+        lines.subscription_items,
+        "the price (looked up) times the quantity; nothing where neither changes",
+        _AS_QUOTED,
+        _TAX,
+        False,
+        "subscription_item",
+        _LINES,
+    ),
+    "schedules": Rule(
+        lines.schedules,
+        "the first phase's first invoice, prices looked up",
+        _AS_QUOTED,
+        _TAX + ", a `start_date` other than `now`",
+        False,
+        "subscription_schedule",
+        _LINES,
+    ),
+    "quotes": Rule(lines.quotes, "what the quote comes to, looked up", _AS_QUOTED, "", False, "quote"),
+    "sessions": Rule(
+        lines.sessions,
+        "lines: prices (looked up) times the highest quantity that may be chosen, and the dearest shipping",
+        "`amount_total`, 0 when expired; as quoted where the customer may choose",
+        _TAX + ", optional items",
+        False,
+        "checkout.session",
+        _LINES,
+    ),
+    "subscription_update": Rule(
+        prices.harmless(
+            "cancel_at_period_end",
+            "cancellation_details",
+            "default_payment_method",
+            "default_source",
+            "description",
+            "payment_settings",
+        ),
+        _FREE,
+        _FREE,
+        "a change of anything but payment method, description or the end of the period",
+    ),
+    "endings": Rule(prices.endings, _FREE, _FREE, "a final invoice or a proration, where not switched off"),
+    "session_update": Rule(prices.harmless("collected_information"), _FREE, _FREE, "a change of its lines"),
+    "link_update": Rule(
+        prices.harmless("active", values="false"), _FREE, _FREE, "anything but switching it off"
+    ),
+}

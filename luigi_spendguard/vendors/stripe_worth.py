@@ -1,0 +1,111 @@
+"""Stripe: what an object counts for, read from its own status and amounts.
+
+`worth` is the most it can still be made to move, `counts` what it counts for now; micro-dollars.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+
+from luigi_spendguard.money import to_micros
+from luigi_spendguard.vendors.stripe_asked import Body, amount_in
+
+
+@dataclass(frozen=True)
+class Worth:
+    """What an object is worth and counts for, in micro-dollars."""
+
+    worth: int
+    counts: int
+
+
+def worth_of(body: Body, fx: Mapping[str, Decimal]) -> Worth:
+    """Return what an object counts for. Raises KeyError, TypeError, ValueError (NoRate is one)."""
+    if body.get("deleted") is True:
+        return Worth(0, 0)
+    currency = body["currency"]
+    worth, counts = KINDS[body["object"]](body)
+    return Worth(int(to_micros(worth, currency, fx)), int(to_micros(counts, currency, fx)))
+
+
+def _intent(body: Body) -> tuple[int, int]:
+    status, amount = body["status"], amount_in(body, "amount")
+    if status not in ("succeeded", "canceled"):
+        return amount, amount
+    received = body.get("amount_received") or (None if status == "succeeded" else 0)
+    # Older API versions and look-alikes do not say what has moved: then it is all of it.
+    moved = amount if received is None else amount_in(body, "amount_received") if received else 0
+    return moved, moved
+
+
+def _charge(body: Body) -> tuple[int, int]:
+    amount = amount_in(body, "amount")
+    if body["status"] == "failed":
+        return 0, 0
+    if body.get("captured") is True and body.get("amount_captured") is not None:
+        moved = amount_in(body, "amount_captured")
+        return moved, moved
+    return amount, amount
+
+
+def _moved_unless(*statuses: str) -> Callable[[Body], tuple[int, int]]:
+    def read(body: Body) -> tuple[int, int]:
+        amount = 0 if body["status"] in statuses else amount_in(body, "amount")
+        return amount, amount
+
+    return read
+
+
+def _amount(body: Body) -> tuple[int, int]:
+    amount = amount_in(body, "amount")
+    return amount, amount
+
+
+def _either_way(body: Body) -> tuple[int, int]:
+    value = body["amount"]
+    amount = amount_in({"amount": -value if isinstance(value, int) and value < 0 else value}, "amount")
+    return amount, amount
+
+
+def _invoice(body: Body) -> tuple[int, int]:
+    status = body["status"]
+    paid, due = amount_in(body, "amount_paid"), amount_in(body, "amount_due")
+    if status == "void":
+        return paid, paid
+    if status == "paid":
+        return max(paid, due if body.get("amount_remaining") else 0), paid
+    whole = max(due, paid + amount_in(body, "amount_remaining"))
+    # A draft is not collected, unless Stripe advances it by itself.
+    return whole, 0 if status == "draft" and body.get("auto_advance") is not True else whole
+
+
+def _session(body: Body) -> tuple[int, int]:
+    if body["status"] == "expired" or body.get("mode") == "setup":
+        return 0, 0
+    amount = amount_in(body, "amount_total")
+    return amount, amount
+
+
+def _credit_note(body: Body) -> tuple[int, int]:
+    after = body.get("post_payment_amount")
+    amount = amount_in(body, "amount") if after is None else amount_in(body, "post_payment_amount")
+    outside = body.get("out_of_band_amount") or 0
+    return max(0, amount - outside), max(0, amount - outside)
+
+
+KINDS: Mapping[str, Callable[[Body], tuple[int, int]]] = {
+    "payment_intent": _intent,
+    "charge": _charge,
+    "refund": _moved_unless("failed", "canceled"),
+    "transfer": _amount,
+    "payout": _moved_unless("failed", "canceled"),
+    "topup": _moved_unless("failed", "canceled"),
+    "invoice": _invoice,
+    "invoiceitem": _either_way,
+    "checkout.session": _session,
+    "credit_note": _credit_note,
+    "customer_balance_transaction": _either_way,
+    "fee_refund": _amount,
+}

@@ -1,0 +1,182 @@
+"""`Gateway`: relays vendor calls made under vault keys; the secret is put on the wire here.
+
+It drives the same guard as a worker's proxy, asynchronously, with a ledger in its own process. A call is
+lived to its end whether or not its client waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import aiohttp
+
+from luigi_spendguard.errors import (
+    LedgerError,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    SpendDenied,
+    VendorUnreachable,
+    denial,
+)
+from luigi_spendguard.guard import Call, Finish, Guard, Life, Reserve, Send
+from luigi_spendguard.messages import End
+from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch.office import Office
+from scheduler_patch.upstream import Upstream
+
+logger = logging.getLogger(__name__)
+
+#: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
+GRACE_S = 5.0
+
+
+class Gateway:
+    """Relays calls to the vendors whose secret is in its luigi.cfg."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        #: No new call is taken any more.
+        self.draining = False
+        self._upstream: Upstream | None = None
+        self._lives: set[asyncio.Task[Reply]] = set()
+        self._late_ends: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls, and ends of calls, are under way."""
+        return len(self._lives) + len(self._late_ends)
+
+    @property
+    def grace_s(self) -> float:
+        """The longest that a call in flight may take, in seconds."""
+        vendors = self.office.settings.vendors.values()
+        return GRACE_S + max((vendor.timeout_s for vendor in vendors), default=0.0)
+
+    async def relay(self, name: str, request: Request, key: str) -> Reply:
+        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
+
+        `request` has the vendor's own URL and none of the client's credentials.
+        """
+        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+        return await asyncio.shield(life)
+
+    async def _answered(self, vendor: Vendor, request: Request, key: str) -> Reply:
+        call = Call()
+        try:
+            return await self._live(vendor, request, key, call)
+        except SpendDenied as denied:
+            return refusal(vendor, denied)
+        except OutcomeUnknown as unknown:
+            return refusal(vendor, unknown)
+        except VendorUnreachable as error:
+            logger.warning("%s cannot be reached: %s", vendor.name, error)
+            return vendor.shape(
+                VendorUnreachable(f"{vendor.name} cannot be reached; nothing was sent: {error}")
+            )
+        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+            what = f"no reply from {vendor.name} ({type(error).__name__})"
+            if not call.unsure:
+                return vendor.shape(VendorUnreachable(f"{what} to a call that only reads: make it again"))
+            said = (
+                f"call {call.call_id} may have been executed and is in doubt until a retry with the same key"
+            )
+            return vendor.shape(OutcomeUnknown(f"{what}: {said} says so", call.call_id, again=True))
+
+    async def _live(self, vendor: Vendor, request: Request, key: str, call: Call) -> Reply:
+        settings = self.office.settings.vendor(vendor.name)
+        if settings.secret is None:
+            raise denial("scope", f"this gateway has no secret for {vendor.name}")
+        guard = Guard(vendor, settings, settings.secret, self.office.settings.fx, time.monotonic)
+        return await self._drive(guard.guarded(request, call), key, settings.timeout_s)
+
+    async def _drive(self, life: Life, key: str, timeout_s: float) -> Reply:
+        """Do what the guard asks for; whatever comes of it is told to the guard."""
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                effect = life.send(value) if error is None else life.throw(error)
+            except StopIteration as stop:
+                reply: Reply = stop.value
+                return reply
+            value, error = None, None
+            try:
+                if isinstance(effect, Reserve):
+                    value = await self.office.reserve(key, effect.ask, relayed=True)
+                elif isinstance(effect, Send):
+                    value = await self._send(effect, timeout_s)
+                elif isinstance(effect, Finish):
+                    await self._end(key, effect.end)
+                else:
+                    await asyncio.sleep(effect.seconds)
+            except BaseException as caught:
+                error = caught
+
+    async def _send(self, effect: Send, timeout_s: float) -> Reply:
+        if self._upstream is None:
+            self._upstream = Upstream()
+        return await self._upstream.send(effect.request, effect.deadline, timeout_s)
+
+    async def _end(self, key: str, end: End) -> None:
+        """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
+        try:
+            await self.office.end(key, end, relayed=True)
+        except LedgerUnavailable as error:
+            logger.error("%s of call %s is not booked yet and will be tried again: %s",
+                         end.kind, end.call_id, error)  # fmt: skip
+            later = asyncio.ensure_future(self._end_later(key, end))
+            self._late_ends.add(later)
+            later.add_done_callback(self._late_ends.discard)
+        except (LedgerError, SpendDenied) as error:
+            logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+
+    async def _end_later(self, key: str, end: End) -> None:
+        wait = 0.2
+        while True:
+            await asyncio.sleep(wait)
+            wait = min(5.0, wait * 2)
+            try:
+                await self.office.end(key, end, relayed=True)
+                return
+            except LedgerUnavailable:
+                continue
+            except (LedgerError, SpendDenied) as error:
+                logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+                return
+
+    async def drain(self) -> None:
+        """Take no new call, and wait until those in flight have ended, for `grace_s` at the most."""
+        self.draining = True
+        limit = time.monotonic() + self.grace_s
+        while self.in_flight and time.monotonic() < limit:
+            await asyncio.sleep(0.05)
+        if self.in_flight:
+            logger.error("%d calls have not ended: they will be in doubt", self.in_flight)
+
+    async def close(self) -> None:
+        """Close the connections to vendors."""
+        if self._upstream is not None:
+            await self._upstream.close()
+
+
+def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
+    """Return a denial in the vendor's format, with what a guarded worker makes its own error of.
+
+    `X-Spendguard-Denial` holds reason, message and facts as ASCII JSON.
+    """
+    shaped = vendor.shape(error)
+    if isinstance(error, OutcomeUnknown):
+        said: Mapping[str, Any] = {
+            "reason": "outcome_unknown", "message": str(error)[:1000], "facts": {"call_id": error.call_id}
+        }  # fmt: skip
+    else:
+        said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
+    return Reply(shaped.status, {**shaped.headers, "x-spendguard-denial": json.dumps(said)}, shaped.body)

@@ -1,0 +1,89 @@
+"""How luigid, or a gateway alone, serves: with TLS, and until the calls in flight have ended."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import ssl
+from types import FrameType
+from typing import Any
+
+import luigi.server
+import tornado.httpserver
+import tornado.netutil
+from tornado.ioloop import IOLoop
+
+from luigi_spendguard.config import ConfigError, Settings
+from scheduler_patch.gateway import Gateway
+
+logger = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def tls(settings: Settings) -> ssl.SSLContext | None:
+    """Return what `tls_cert` and `tls_key` say, None without them. Raises ConfigError."""
+    if settings.tls_cert is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(
+            f"[spendguard] tls_cert and tls_key cannot be used ({error.strerror or type(error).__name__}): "
+            "they must be a PEM certificate and its PEM key, readable by this user"
+        ) from None
+    return context
+
+
+def with_tls(context: ssl.SSLContext) -> None:
+    """Let luigid's whole port speak TLS; `luigi.server.run` looks up what binds it (Luigi 3.8, server.py)."""
+
+    def init_api(
+        scheduler: Any,
+        api_port: int | None = None,
+        address: str | None = None,
+        unix_socket: str | None = None,
+    ) -> list[Any]:
+        if unix_socket is not None:
+            sockets = [tornado.netutil.bind_unix_socket(unix_socket)]
+        else:
+            sockets = tornado.netutil.bind_sockets(api_port or 0, address=address)
+        server = tornado.httpserver.HTTPServer(
+            luigi.server.app(scheduler), ssl_options=None if unix_socket is not None else context
+        )
+        server.add_sockets(sockets)
+        return [one.getsockname() for one in sockets]
+
+    luigi.server._init_api = init_api
+
+
+def drain_on_signals(gateway: Gateway) -> None:
+    """Let SIGTERM and SIGINT wait for calls in flight; a second one does not.
+
+    Called when the loop runs: by then Luigi has installed its own handlers, which then end luigid.
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    loop = IOLoop.current()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+        else:
+            raise SystemExit(0)
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if gateway.draining or not gateway.in_flight:
+            end(number, frame)
+        else:
+            logger.info("Ends when %d vendor calls in flight have", gateway.in_flight)
+            gateway.draining = True
+            loop.add_callback_from_signal(finish, number)
+
+    async def finish(number: int) -> None:
+        await gateway.drain()
+        end(number, None)
+
+    for number in _SIGNALS:
+        signal.signal(number, handle)

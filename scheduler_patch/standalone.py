@@ -1,0 +1,60 @@
+"""`spendguard gateway`: the gateway alone, scaled and restarted apart from luigid, before the same ledger."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import tornado.httpserver
+import tornado.netutil
+from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.web import Application
+
+from luigi_spendguard import discretion
+from luigi_spendguard.config import ConfigError, Settings
+from scheduler_patch.access import SWEEP_S
+from scheduler_patch.api import routes
+from scheduler_patch.gateway import Gateway
+from scheduler_patch.office import Office
+from scheduler_patch.relay import relay_routes
+from scheduler_patch.reload import on_hangup
+from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.serving import drain_on_signals, tls
+
+logger = logging.getLogger(__name__)
+
+#: Of our own routes, those that a gateway alone serves: the others need luigid's scheduler.
+_ROUTES = (r"/status", r"/openapi.json")
+
+
+def run(settings: Settings, address: str, port: int) -> None:
+    """Serve until a signal ends it. Raises ConfigError, LedgerUnavailable."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
+    discretion.install()
+    office = Office(settings, BudgetScheduler())
+    if not office.relayed_vendors:
+        raise ConfigError(
+            "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in [spendguard_stripe]"
+        )
+    gateway = Gateway(office)
+    ours = [route for route in routes(office) if route[0] in _ROUTES]
+    server = tornado.httpserver.HTTPServer(
+        Application([*relay_routes(gateway), *ours]), ssl_options=tls(settings)
+    )
+    try:
+        server.add_sockets(tornado.netutil.bind_sockets(port, address=address))
+    except OSError as error:
+        raise ConfigError(f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}") from None
+    PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
+    loop = IOLoop.current()
+    loop.add_callback(drain_on_signals, gateway)
+    on_hangup(office)
+    logger.info(
+        "The gateway for %s listens on %s:%d", ", ".join(sorted(office.relayed_vendors)), address, port
+    )
+    try:
+        loop.start()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        office.close()

@@ -1,0 +1,362 @@
+"""The gateway: the guard before the vendor, for any client; what passes, is stripped, and is refused."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import http.client
+import json
+import signal
+import socket
+import sqlite3
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+
+from scheduler_patch.relay import MAX_BODY
+from tests.integration.test_vault_keys import charge, client, issued
+from tests.support.asking import ADMIN, WORKER
+from tests.support.processes import Process, free_port, listening, wait_until
+from tests.support.site import SECRET, FakeStripe, Site
+
+FORM = {"Content-Type": "application/x-www-form-urlencoded"}
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    said = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 10000, "max_cap_usd": 5000}
+    with Site(tmp_path_factory.mktemp("gateway"), gateway=True, spendguard=said) as site:
+        yield site
+
+
+@pytest.fixture
+def key(gateway: Site) -> str:
+    gateway.stripe.forget()
+    gateway.stripe.control(options={"latency": 0})
+    return str(issued(gateway, agent_run_label=None, run_usd_cap=1000)["vault_key"])
+
+
+def raw(site: Site, method: str, path: str, body: bytes | None = None, port: int | None = None,
+        **headers: str) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+    connection = http.client.HTTPConnection("127.0.0.1", port or site.port, timeout=30)
+    try:
+        connection.request(method, path, body, headers)
+        reply = connection.getresponse()
+        return reply.status, {name.lower(): value for name, value in reply.getheaders()}, reply.read()
+    finally:
+        connection.close()
+
+
+def form(key: str, **more: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}", **FORM, **more}
+
+
+class TestPassing:
+    def test_status_headers_and_bytes_are_the_vendors(self, gateway: Site, key: str) -> None:
+        direct = raw(gateway, "GET", "/v1/customers/none", port=int(gateway.stripe.url.rsplit(":", 1)[1]),
+                     Authorization=f"Bearer {SECRET}")  # fmt: skip
+        through = raw(gateway, "GET", "/stripe/v1/customers/none", Authorization=f"Bearer {key}",
+                      **{"Accept-Encoding": "gzip"})  # fmt: skip
+        assert through[0] == direct[0]
+        assert through[2] == direct[2]
+        its_own = {"date", "request-id", "connection"}
+        assert {n: v for n, v in through[1].items() if n not in its_own} == {
+            n: v for n, v in direct[1].items() if n not in its_own
+        }
+
+    def test_what_the_client_says_of_itself_never_arrives(self, gateway: Site, key: str) -> None:
+        said = {"Cookie": "a=b", "X-Api-Key": "k", "X-Forwarded-For": "1.2.3.4",
+                "Proxy-Authorization": "Basic x",
+                "X-Spendguard-Call": "c", "Via": "1.1 x", "Stripe-Version": "2026-10-28.endive"}  # fmt: skip
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd",
+                           **form(key, **said))  # fmt: skip
+        assert status == 200
+        [arrived] = gateway.stripe.posts()
+        assert arrived["authorization"] == f"Bearer {SECRET}"
+        assert key not in json.dumps(arrived)
+
+    def test_the_key_may_stand_where_curl_puts_it(self, gateway: Site, key: str) -> None:
+        basic = base64.b64encode(f"{key}:".encode()).decode()
+        status, _, _ = raw(gateway, "GET", "/stripe/v1/balance", Authorization=f"Basic {basic}")
+        assert status != 401
+
+    def test_a_repeated_key_on_the_wire_is_replayed_and_says_so(self, gateway: Site, key: str) -> None:
+        sent = [raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd&customer=cus_1",
+                    **form(key, **{"Idempotency-Key": "once"})) for _ in range(2)]  # fmt: skip
+        assert sent[0][2] == sent[1][2]
+        assert "x-spendguard-replayed" in sent[1][1]
+        assert len(gateway.stripe.posts()) == 1
+
+
+class TestRefusing:
+    @pytest.mark.parametrize("path", [
+        "/stripe/v1/../v1/charges", "/stripe/v1/%2e%2e/charges", "/stripe/v1%2fcharges",
+        "/stripe//v1/charges",
+        "/stripe/v1/charges%00", "/stripe/v1/cha\\rges", "/stripe/http://elsewhere.example/v1",
+        "/stripe/v1/charges;x",
+        "/stripe", "/stripe/", "/stripe/@elsewhere.example/v1/charges", "/stripe/v1/" + "x" * 5000,
+    ])  # fmt: skip
+    def test_a_path_that_no_vendor_path_has(self, gateway: Site, key: str, path: str) -> None:
+        status, _, body = raw(gateway, "POST", path, b"amount=1&currency=usd", **form(key))
+        assert status == 403
+        assert json.loads(body)["error"]["code"] in ("endpoint_not_allowed", "unpriced")
+        assert gateway.stripe.books()["requests"] == []
+
+    @pytest.mark.parametrize("shown", ["", "vault_key_none", SECRET, WORKER])
+    def test_no_key_a_wrong_key_and_the_secret_itself(self, gateway: Site, key: str, shown: str) -> None:
+        said = {"Authorization": f"Bearer {shown}"} if shown else {}
+        before = gateway.call("GET", "/status", token=ADMIN)[1]["failed_attempts"]
+        status, headers, body = raw(
+            gateway, "POST", "/stripe/v1/charges", b"amount=1&currency=usd", **FORM, **said
+        )
+        assert (status, headers["stripe-should-retry"]) == (401, "false")
+        assert json.loads(body)["error"]["code"] == "unknown_key"
+        after = gateway.call("GET", "/status", token=ADMIN)[1]["failed_attempts"]
+        assert after - before == len(said)
+
+    def test_a_foreign_page(self, gateway: Site, key: str) -> None:
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"amount=1&currency=usd",
+                           **form(key, Origin="https://evil.example"))  # fmt: skip
+        assert (status, gateway.stripe.posts()) == (403, [])
+
+    def test_a_body_that_is_too_large_however_it_is_sent(self, gateway: Site, key: str) -> None:
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"x" * (MAX_BODY + 1), **form(key))
+        assert status == 413
+        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
+        parts = (b"x" * (1 << 20) for _ in range((MAX_BODY >> 20) + 2))
+        connection.request("POST", "/stripe/v1/charges", parts, form(key), encode_chunked=True)
+        assert connection.getresponse().status == 413
+        connection.close()
+        assert gateway.stripe.posts() == []
+
+    @pytest.mark.parametrize(("reason", "status", "error"), [
+        ("cap", 429, stripe.RateLimitError), ("endpoint", 403, stripe.PermissionError),
+        ("revoked", 401, stripe.AuthenticationError), ("idempotency_mismatch", 400, stripe.IdempotencyError),
+    ])  # fmt: skip
+    def test_a_denial_is_the_sdks_own_error_after_one_attempt(
+        self, gateway: Site, reason: str, status: int, error: type[stripe.StripeError]
+    ) -> None:
+        gateway.stripe.forget()
+        terms: dict[str, Any] = {"allowed_endpoints": ["charges.create"]} if reason == "endpoint" else {}
+        made = issued(gateway, agent_run_label=None, run_usd_cap=1 if reason == "cap" else 50, **terms)
+        if reason in ("cap", "idempotency_mismatch"):
+            client(gateway, made["vault_key"]).v1.payment_intents.create(
+                {"amount": 100, "currency": "usd", "customer": "cus_1"}, {"idempotency_key": "k"}
+            )  # fmt: skip
+        if reason == "revoked":
+            gateway.call("DELETE", f"/runs/{made['run_id']}", token=ADMIN)
+        before = len(gateway.stripe.posts())
+        with pytest.raises(error) as refused:
+            client(gateway, made["vault_key"], max_network_retries=2).v1.payment_intents.create(
+                {"amount": 200, "currency": "usd", "customer": "cus_1"},
+                {"idempotency_key": "k" if reason == "idempotency_mismatch" else "other"})  # fmt: skip
+        assert refused.value.http_status == status
+        assert (refused.value.headers.get("X-Spendguard-Cap-Hit") == "true") is (reason == "cap")
+        assert len(gateway.stripe.posts()) == before
+        denied = [c for c in gateway.calls(made["run_id"]) if c["verdict"] == f"denied:{reason}"]
+        assert len(denied) == 1
+
+
+class TestFailing:
+    def test_a_client_that_disconnects_does_not_lose_the_accounting(self, gateway: Site, key: str) -> None:
+        gateway.stripe.fault("hang", seconds=1)
+        body = b"amount=100&currency=usd&customer=cus_1&confirm=true&payment_method=pm_x"
+        with socket.create_connection(("127.0.0.1", gateway.port)) as sock:
+            head = f"POST /stripe/v1/payment_intents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+            head += f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
+            sock.sendall(head.encode() + body)
+            wait_until(lambda: len(gateway.stripe.posts()) == 1)
+        run_id = gateway.call("GET", "/vault/keys", token=ADMIN)[1][0]["run_id"]
+        wait_until(lambda: gateway.run(run_id)["spent_usd"] == "1.00")
+        assert gateway.run(run_id)["reserved_usd"] == "0.00"
+
+    @pytest.mark.parametrize("fault", ["drop_before", "drop_after", "reset"])
+    def test_a_lost_reply_is_in_doubt_until_the_sdks_retry_says_what_became_of_it(
+        self, gateway: Site, key: str, fault: str
+    ) -> None:
+        gateway.stripe.fault("drop_after" if fault == "reset" else fault)
+        intent = client(gateway, key, max_network_retries=2).v1.payment_intents.create(
+            {"amount": 100, "currency": "usd", "customer": "cus_1", "confirm": True, "payment_method": "pm_x"}
+        )  # fmt: skip
+        assert intent.status == "succeeded"
+        assert [entry["amount"] for entry in gateway.stripe.books()["moved"]] == [100]
+
+    def test_a_vendor_that_cannot_be_reached_costs_nothing(self, tmp_path: Path) -> None:
+        said = {"base_url": f"http://127.0.0.1:{free_port()}"}
+        with Site(tmp_path / "site", gateway=True, spendguard_stripe=said) as site:
+            key = issued(site, token=None)  # type: ignore[arg-type]  # without a worker token, none is needed
+            with pytest.raises(stripe.APIError) as failed:
+                charge(site, key["vault_key"])
+            assert failed.value.http_status == 503
+            assert site.run("r")["reserved_usd"] == site.run("r")["spent_usd"] == "0.00"
+
+    def test_calls_in_flight_end_before_luigid_does(self, tmp_path: Path) -> None:
+        with Site(tmp_path / "site", gateway=True) as site:
+            key = issued(site, token=None)["vault_key"]  # type: ignore[arg-type]
+            site.stripe.fault("hang", seconds=2)
+            got: list[Any] = []
+            slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
+            slow.start()
+            wait_until(lambda: len(site.stripe.posts()) == 1)
+            assert site.luigid is not None
+            site.luigid.popen.send_signal(signal.SIGTERM)
+            with pytest.raises(stripe.StripeError):
+                charge(site, key, "cus_late", amount=200)
+            slow.join(20)
+            assert got == ["succeeded"]
+            assert site.luigid.popen.wait(20) == 0
+            site.start()
+            assert site.run("r")["spent_usd"] == "1.00"
+
+
+def test_a_slow_vendor_delays_nothing_of_luigi(gateway: Site, key: str) -> None:
+    gateway.stripe.control(options={"latency": 3})
+    slow = [threading.Thread(target=charge, args=(gateway, key, f"cus_{n}")) for n in range(16)]
+    for one in slow:
+        one.start()
+    wait_until(lambda: len(gateway.stripe.posts()) == 16)
+    begun = time.monotonic()
+    for _ in range(20):
+        gateway.rpc("task_list", status="PENDING", upstream_status="")
+    took = time.monotonic() - begun
+    for one in slow:
+        one.join(30)
+    assert took < 2, "20 RPCs waited for the vendor"
+    assert gateway.stripe.moved() == 1600
+
+
+@contextmanager
+def standalone(site: Site, *args: str) -> Iterator[int]:
+    port = free_port()
+    process = Process(["-m", "luigi_spendguard", "gateway", "--port", str(port), *args],
+                      site.folder / f"gateway-{port}.log", site.folder,
+                      site._environment(STRIPE_SECRET_KEY=SECRET), lambda: listening(port))  # fmt: skip
+    try:
+        yield port
+    finally:
+        process.end()
+
+
+class TestAlone:
+    def test_two_gateways_share_one_ledger_and_keep_one_cap(self, tmp_path: Path) -> None:
+        with Site(tmp_path / "site") as site:
+            key = issued(site, token=None, run_usd_cap=20)["vault_key"]  # type: ignore[arg-type]
+            with standalone(site) as one, standalone(site) as two:
+                status, _, body = raw(site, "POST", "/stripe/v1/charges", b"", port=site.port, **form(key))
+                assert status == 403
+                assert b"no secret" in body
+                threads = [
+                    threading.Thread(target=self._spend, args=(port, key, n))
+                    for n in range(20)
+                    for port in (one, two)
+                ]
+                for thread in threads:
+                    thread.start()
+                for thread in threads:
+                    thread.join(60)
+                assert site.stripe.moved() == 2000
+            assert site.run("r")["spent_usd"] == "20.00"
+
+    def _spend(self, port: int, key: str, n: int) -> None:
+        api = stripe.StripeClient(key, base_addresses={"api": f"http://127.0.0.1:{port}/stripe"})
+        with contextlib.suppress(stripe.RateLimitError):
+            api.v1.payment_intents.create({"amount": 100, "currency": "usd", "customer": f"cus_{port}_{n}",
+                                           "confirm": True, "payment_method": "pm_x"})  # fmt: skip
+
+    def test_without_a_secret_it_does_not_start(self, tmp_path: Path) -> None:
+        with Site(tmp_path / "site", start=False, gateway=True) as site:
+            command = [sys.executable, "-m", "luigi_spendguard", "gateway", "--port", str(free_port())]
+            done = subprocess.run(
+                command, env=site.environment(), capture_output=True, text=True, timeout=30
+            )  # fmt: skip
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "has no vendor's secret" in done.stderr
+
+
+def test_the_secret_is_in_nothing_that_the_gateway_says(gateway: Site, key: str) -> None:
+    """A vendor that echoes it, a client that shows it in odd places, errors, pages, books."""
+    charge(gateway, key)
+    gateway.stripe.fault("echo_secret")
+    echoed = raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd&customer=cus_echo",
+                 **form(key))  # fmt: skip
+    assert (echoed[0], b"withheld" in echoed[2]) == (403, True)
+    said = [echoed[2], str(echoed[1]).encode()]
+    for path in (
+        f"/stripe/v1/{SECRET}",
+        f"/runs/{SECRET}/approve",
+        f"/vault/keys/{SECRET}",
+        f"/stripe/{key}",
+    ):
+        for method in ("GET", "POST", "DELETE"):
+            status, headers, body = raw(gateway, method, path, b"{}", **form(SECRET, Cookie=SECRET))
+            assert status >= 400
+            said += [body, str(headers).encode()]
+    for page in (
+        "/runs",
+        "/calls",
+        "/vault/keys",
+        "/status",
+        "/openapi.json",
+        "/api/worker_list",
+        "/metrics",
+    ):
+        said.append(raw(gateway, "GET", page, Authorization=f"Bearer {ADMIN}")[2])
+    assert gateway.luigid is not None
+    said.append(gateway.luigid.text().encode())
+    said += [path.read_bytes() for path in gateway.ledger.parent.iterdir()]
+    for hidden in (SECRET.encode(), key.encode(), base64.b64encode(f"{SECRET}:".encode())):
+        assert not [text for text in said if hidden in text]
+
+
+def test_the_check_says_who_has_the_secret(gateway: Site) -> None:
+    code, out, err = gateway.cli("check")
+    assert code == 0, out + err
+    assert "stripe: luigid is the gateway: workers need no secret" in out
+
+
+def test_tls_from_luigi_cfg(tmp_path: Path) -> None:
+    cert, private = tmp_path / "cert.pem", tmp_path / "key.pem"
+    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", private,
+                    "-out", cert,
+                    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
+                   check=True, capture_output=True)  # fmt: skip
+    said = {"tls_cert": cert, "tls_key": private}
+    with Site(tmp_path / "site", gateway=True, spendguard=said) as site:
+        context = ssl.create_default_context(cafile=str(cert))
+        connection = http.client.HTTPSConnection("localhost", site.port, context=context, timeout=20)
+        connection.request("GET", "/status")
+        assert json.loads(connection.getresponse().read())["gateway"] == ["stripe"]
+        connection.close()
+        with pytest.raises((http.client.HTTPException, OSError)):
+            raw(site, "GET", "/status")
+
+
+def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: FakeStripe) -> None:
+    """The file is locked by another program while a call is in flight: its end waits and goes out later."""
+    with Site(tmp_path / "site", stripe=vendor, gateway=True) as site:
+        key = issued(site, token=None)["vault_key"]  # type: ignore[arg-type]
+        site.stripe.fault("hang", seconds=1)
+        got: list[Any] = []
+        slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
+        slow.start()
+        wait_until(lambda: len(site.stripe.posts()) == 1)
+        lock = sqlite3.connect(site.ledger, isolation_level=None)
+        lock.execute("BEGIN IMMEDIATE")
+        slow.join(20)
+        assert got == ["succeeded"]
+        with pytest.raises(stripe.APIError) as denied:
+            charge(site, key, "cus_2")
+        assert denied.value.http_status == 503
+        lock.execute("ROLLBACK")
+        lock.close()
+        wait_until(lambda: site.run("r")["spent_usd"] == "1.00")
+        assert len(site.stripe.posts()) == 1

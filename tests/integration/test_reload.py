@@ -1,0 +1,261 @@
+"""SIGHUP: luigi.cfg and the files of secrets are read again; runs, keys and calls go on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard import config, redaction
+from scheduler_patch.office import Office
+from scheduler_patch.reload import reload
+from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.attempts import Pretender
+from tests.support.pipelines import charge
+from tests.support.processes import listening, wait_until
+from tests.support.site import FakeStripe, Site
+
+FIRST, SECOND = "the-first-token-0123456789", "the-second-token-0123456789"
+STOCK = {"metrics_collector": "custom", "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"}
+
+
+def token_file(site: Site, token: str) -> Path:
+    path = site.folder / "admin.token"
+    path.write_text(token + "\n")
+    path.chmod(0o600)
+    return path
+
+
+@pytest.fixture(params=["scheduler_patch.server", "tests.support.stock_luigid"])
+def luigid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "site", start=False)
+    site.configure(
+        scheduler=STOCK if "stock" in request.param else {},
+        spendguard={"worker_token": FIRST, "daily_cap_usd": 50, "admin_token_file": token_file(site, FIRST)},
+    )
+    site.start(request.param)
+    yield site
+    site.end()
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Site]:
+    site = Site(tmp_path / "site", start=False)
+    site.configure(spendguard={"worker_token": FIRST, "admin_token": FIRST, "daily_cap_usd": 50})
+    site.start()
+    yield site
+    site.end()
+
+
+def hang_up(site: Site, says: str = "luigi.cfg was reloaded") -> str:
+    """Send SIGHUP, wait for what luigid says of it, and return what it has logged since."""
+    assert site.luigid is not None
+    before = len(site.luigid.text())
+    site.luigid.popen.send_signal(signal.SIGHUP)
+    wait_until(lambda: says in site.luigid.text()[before:], what=f"{says!r}")
+    return site.luigid.text()[before:]
+
+
+def opened(site: Site, token: str, name: str, asked: str | None = None) -> tuple[int, Any]:
+    body = {
+        "name": name,
+        "by_task_id": False,
+        "root_family": "Root",
+        "root_task_id": name,
+        "budget_usd": asked,
+    }
+    return site.call("POST", "/api/spend_open_run", body, token=token)
+
+
+def test_tokens_are_rotated_while_luigid_and_its_runs_go_on(luigid: Site) -> None:
+    assert opened(luigid, FIRST, "run")[0] == 200
+    luigid.configure(spendguard={"worker_token": SECOND})
+    token_file(luigid, SECOND)
+    said = hang_up(luigid)
+    assert "admin_token, worker_token changed" in said
+    assert FIRST not in said
+    assert SECOND not in said
+    assert opened(luigid, FIRST, "run")[0] == 401
+    assert opened(luigid, SECOND, "run")[0] == 200
+    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=FIRST)[0] == 401
+    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=SECOND)[0] == 200
+    assert luigid.luigid is not None
+    assert luigid.luigid.popen.poll() is None
+
+
+def test_a_claimed_key_goes_on_and_a_runs_cap_stays_pinned(served: Site) -> None:
+    pretender = Pretender(served, "pinned")
+    with pretender.attempt("completed"):
+        charge("cus_before")
+        served.configure(spendguard={"default_cap_usd": 7, "worker_token": SECOND})
+        hang_up(served)
+        charge("cus_after")
+        # The worker says with the token of now how the attempt ended.
+        pretender.client._worker_token = SECOND
+    assert served.stripe.moved() == 200
+    assert served.run("pinned")["cap_usd"] == "100.00"
+    assert opened(served, SECOND, "later")[1]["response"]["cap_usd"] == "7.00"
+
+
+def test_budgets_that_follow_the_file_follow_it(served: Site) -> None:
+    with Pretender(served, "day").attempt():
+        charge("cus_1")
+        served.configure(spendguard={"daily_cap_usd": 2})
+        assert "caps changed" in hang_up(served)
+        charge("cus_2")
+        with pytest.raises(Exception, match=r"all runs.*\$2.00"):
+            charge("cus_3")
+    assert served.stripe.moved() == 200
+
+
+@pytest.mark.parametrize(
+    "broken",
+    ["[spendguard]\ndefualt_cap_usd = 5\n", "[spendguard\n", "[spendguard]\nadmin_token = short\n",
+     f"[spendguard]\nworker_token = {SECOND}\n[spendguard_stripe]\nsecret_file = /nowhere/stripe\n", None],
+)  # fmt: skip
+def test_a_broken_file_keeps_the_settings_and_says_so_once(served: Site, broken: str | None) -> None:
+    good = served.config.read_text()
+    if broken is None:
+        served.config.unlink()
+    else:
+        served.config.write_text(broken)
+    said = hang_up(served, "was not reloaded, the settings stay as they were: ")
+    assert said.count("ERROR") == 1
+    assert "Traceback" not in said
+    assert "luigi.cfg" in said.split("as they were: ")[1]
+    assert opened(served, FIRST, "run")[0] == 200
+    served.config.write_text(good.replace(FIRST, SECOND))
+    hang_up(served)
+    assert opened(served, SECOND, "run")[0] == 200
+
+
+def test_what_needs_a_restart_is_said_and_stays(served: Site) -> None:
+    served.configure(spendguard={"ledger_url": f"sqlite:///{served.folder}/other.db", "default_cap_usd": 9})
+    said = hang_up(served)
+    assert "[spendguard] ledger_url has changed: it takes effect when luigid is started again" in said
+    assert opened(served, FIRST, "run")[1]["response"]["cap_usd"] == "9.00"
+    assert not (served.folder / "other.db").exists()
+
+
+def test_an_unchanged_file_changes_nothing(served: Site) -> None:
+    assert "nothing has changed" in hang_up(served)
+
+
+def test_without_an_admin_token_one_is_made_as_at_start(served: Site) -> None:
+    opened(served, FIRST, "run")
+    served.configure(spendguard={"admin_token": None})
+    hang_up(served)
+    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=FIRST)[0] == 401
+    assert served.call("POST", "/runs/run/top_up", {"usd": "1"})[0] == 200
+
+
+def test_a_pipeline_notices_nothing_of_many_reloads(served: Site) -> None:
+    worker = served.worker("Billing", "--n", "8", "--workers", "2", "--run-id", "busy")
+    turns = 0
+    while worker.poll() is None:
+        served.configure(spendguard={"default_cap_usd": 50 + turns % 2})
+        assert served.luigid is not None
+        served.luigid.popen.send_signal(signal.SIGHUP)
+        turns += 1
+        time.sleep(0.02)
+    out = worker.communicate()[0]
+    assert worker.returncode == 0, out
+    assert served.stripe.moved() == 800
+    assert turns > 5
+    assert "Traceback" not in served.luigid.text()
+
+
+def test_a_luigid_in_the_background_reloads_too(tmp_path: Path, vendor: FakeStripe) -> None:
+    site = Site(tmp_path / "site", stripe=vendor, start=False)
+    site.configure(spendguard={"worker_token": FIRST, "daily_cap_usd": 50})
+    pid_file = site.folder / "pid"
+    args = ["--background", "--pidfile", str(pid_file), "--logdir", str(site.folder / "logs"),
+            "--address", "127.0.0.1", "--port", str(site.port)]  # fmt: skip
+    done = subprocess.run([sys.executable, "-m", "scheduler_patch.server", *args], cwd=site.folder,
+                          env=site.environment(), timeout=60)  # fmt: skip
+    assert done.returncode == 0
+    wait_until(lambda: listening(site.port), what="luigid in the background")
+    pid = int(pid_file.read_text())
+    try:
+        site.configure(spendguard={"worker_token": SECOND})
+        os.kill(pid, signal.SIGHUP)
+        wait_until(lambda: opened(site, SECOND, "run")[0] == 200, what="the reload")
+        assert opened(site, FIRST, "run")[0] == 401
+    finally:
+        os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: not listening(site.port), what="its end")
+
+
+# The office's own settings, which a gateway asks at each call.
+
+
+def office_of(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Office:
+    path = tmp_path / "luigi.cfg"
+    path.write_text(text)
+    monkeypatch.setenv("LUIGI_CONFIG_PATH", str(path))
+    return Office(config.load(), BudgetScheduler())
+
+
+BASE = "[spendguard]\nledger_url = sqlite:///{}/x.db\nforecast = {}\n[spendguard_stripe]\nsecret = {}\n{}"
+
+
+def test_secrets_allowlists_prices_and_rules_are_replaced_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = (f"sk_test_{which}_{uuid.uuid4().hex}" for which in ("old", "new"))
+    office = office_of(tmp_path, BASE.format(tmp_path, "warn", old, ""), monkeypatch)
+    more = "allowed_endpoints = GET /v1/*\n[spendguard_fx]\neur = 2\n"
+    (tmp_path / "luigi.cfg").write_text(BASE.format(tmp_path, "hold", new, more))
+    assert asyncio.run(reload(office))
+    vendor = office.settings.vendor("stripe")
+    assert (vendor.secret, vendor.allowed_endpoints) == (new, ("GET /v1/*",))
+    assert office.settings.fx["eur"] == 2
+    assert office.gate.rules.forecast == "hold"
+    # The old one may still stand in a late reply or traceback.
+    assert redaction.redact(f"{old} {new}") == "[redacted] [redacted]"
+
+
+def test_a_file_of_a_secret_that_is_broken_keeps_the_old_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stripe"
+    path.write_text("sk_test_in_a_file_1\n")
+    path.chmod(0o600)
+    text = BASE.format(tmp_path, "warn", "${UNSET}", f"secret_file = {path}\n")
+    office = office_of(tmp_path, text, monkeypatch)
+    path.write_text("sk_test_in_a_file_2\nsk_test_in_a_file_3\n")
+    assert not asyncio.run(reload(office))
+    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_1"
+    path.write_text("sk_test_in_a_file_2\n")
+    assert asyncio.run(reload(office))
+    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_2"
+
+
+def test_a_file_that_has_become_another_users_keeps_the_old_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "stripe"
+    path.write_text("sk_test_in_a_file_1\n")
+    path.chmod(0o600)
+    office = office_of(
+        tmp_path, BASE.format(tmp_path, "warn", "${UNSET}", f"secret_file = {path}\n"), monkeypatch
+    )
+    real = os.open
+
+    def denied(name: object, *args: Any) -> int:
+        if name == str(path):
+            raise PermissionError(13, "Permission denied")
+        return real(name, *args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "open", denied)
+    assert not asyncio.run(reload(office))
+    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_1"

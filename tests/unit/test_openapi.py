@@ -1,0 +1,51 @@
+"""The OpenAPI description is that of the routes there are, and is well-formed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from openapi_spec_validator import validate
+
+from scheduler_patch import openapi
+from scheduler_patch.api import routes, template
+from tests.support.asking import ROUTES
+
+
+@pytest.fixture(scope="module")
+def served() -> dict[str, set[str]]:
+    return {template(path): set(said["methods"]) for path, _, said in routes(None)}  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def document() -> dict[str, Any]:
+    found = routes(None)  # type: ignore[arg-type]  # only its paths are read
+    return openapi.document({
+        template(path): {m: who for m, (who, _) in said["methods"].items()} for path, _, said in found
+    })  # fmt: skip
+
+
+def test_it_is_valid_and_json(document: dict[str, Any]) -> None:
+    validate(json.loads(json.dumps(document)))
+
+
+def test_it_names_every_route_with_its_methods(document: dict[str, Any], served: dict[str, set[str]]) -> None:
+    described = {path: {method.upper() for method in said} for path, said in document["paths"].items()}
+    relayed = {path for path in described if path.endswith("/{path}")}
+    assert {path: said for path, said in described.items() if path not in relayed} == served
+
+
+def test_every_body_that_is_described_belongs_to_a_route(served: dict[str, set[str]]) -> None:
+    names = {f"{method} {path}" for path, methods in served.items() for method in methods}
+    names |= {path.removeprefix("/api/") for path in served}
+    assert set(openapi.BODIES) <= names
+
+
+@pytest.mark.parametrize("route", [name for name, said in ROUTES.items() if said[3] is not None])
+def test_a_good_body_is_one_that_is_described(document: dict[str, Any], route: str) -> None:
+    method, path, _, body = ROUTES[route]
+    path = path.replace("{run}", "{run_id}").replace("{doubt}", "{id}")
+    said = document["paths"][path][method.lower()]["requestBody"]["content"]["application/json"]["schema"]
+    fields = [set(one["properties"]) for one in said.get("oneOf", [said])]
+    assert any(set(body) <= names for names in fields), (body, fields)

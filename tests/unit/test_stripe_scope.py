@@ -1,0 +1,162 @@
+"""Where Stripe's calls go and whom they concern: hosts, files, customers and connected accounts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.money import Micros
+from luigi_spendguard.vendors import Quote, Request
+from luigi_spendguard.vendors.stripe import Stripe
+from tests.support.books import Books
+from tests.support.desk import CAP, SECRET, Desk
+
+API, FILES = "https://api.stripe.com", "https://files.stripe.com"
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    books = Books(tmp_path / "ledger.db", cap=CAP)
+    yield Desk(books)
+    books.ledger.close()
+
+
+def quote(url: str, body: str = "", method: str = "POST", **more: Any) -> Quote:
+    headers = {name.replace("_", "-"): value for name, value in more.pop("headers", {}).items()}
+    request = Request(method, url if "://" in url else API + url, headers, body.encode())
+    return Stripe().quote(request, VendorSettings("stripe", **more), "sk_test_x", {})
+
+
+def wired(method: str, url: str, **settings: Any) -> str:
+    request = Request(method, url, {}, b"")
+    return Stripe().wire(request, VendorSettings("stripe", **settings), "sk_test_x", "").url
+
+
+class TestFiles:
+    def test_an_upload_is_free_and_goes_to_the_files_host(self, desk: Desk, tmp_path: Path) -> None:
+        desk.answers["POST /v1/files"] = {"id": "file_1", "object": "file"}
+        upload = tmp_path / "evidence.png"
+        upload.write_bytes(b"\x89PNG\xff\xfe")
+        with upload.open("rb") as opened:
+            desk.client.v1.files.create({"purpose": "dispute_evidence", "file": opened})
+        assert desk.spent() == 0
+        [sent] = desk.sent
+        assert sent.url == f"{FILES}/v1/files"
+        assert b"\x89PNG\xff\xfe" in sent.body
+        assert sent.headers["authorization"] == f"Bearer {SECRET}"
+        assert (desk.asked[0].body, desk.asked[0].operation) == ("", "files.create")
+
+    @pytest.mark.parametrize(
+        ("method", "url", "host"),
+        [
+            ("POST", f"{API}/v1/files", FILES),
+            ("GET", f"{FILES}/v1/files/file_1/contents", FILES),
+            ("GET", f"{API}/v1/files/file_1", API),
+            ("GET", f"{API}/v1/files", API),
+            ("GET", f"{FILES}/v1/quotes/qt_1/pdf", FILES),
+            ("POST", "https://connect.stripe.com/oauth/token", "https://connect.stripe.com"),
+            ("POST", "https://meter-events.stripe.com/v2/billing/meter_event_stream",
+             "https://meter-events.stripe.com"),
+        ],
+    )  # fmt: skip
+    def test_the_path_alone_decides_where_a_call_goes(self, method: str, url: str, host: str) -> None:
+        path = url.split("stripe.com")[1]
+        assert wired(method, url) == host + path
+        local = "http://127.0.0.1:8420"
+        assert wired(method, local + path, base_url=local) == local + path
+        assert wired(method, url, base_url=local) == local + path
+
+    @pytest.mark.parametrize(
+        ("method", "url"),
+        [("POST", f"{FILES}/v1/charges"), ("GET", f"{FILES}/v1/files"), ("POST", f"{FILES}/oauth/token"),
+         ("POST", "https://connect.stripe.com/v1/files"), ("GET", "http://files.stripe.com/v1/files/f/contents"),
+         ("POST", "https://meter-events.stripe.com/v1/charges"), ("POST", "https://files.stripe.com.x/v1/files")],
+    )  # fmt: skip
+    def test_another_hosts_path_gets_no_secret(self, method: str, url: str) -> None:
+        with pytest.raises(SpendDenied, match="nothing was sent"):
+            wired(method, url)
+
+    def test_oauth_hands_out_credentials_and_meter_events_have_no_bound(self) -> None:
+        with pytest.raises(SpendDenied, match="hands out credentials"):
+            quote("https://connect.stripe.com/oauth/token", "code=x")
+        stream = "https://meter-events.stripe.com/v2/billing/meter_event_stream"
+        with pytest.raises(SpendDenied, match=r"v2\.billing\.meter_event_stream\.create: 5"):
+            quote(stream, "{}", headers={"content_type": "application/json"})
+
+
+class TestCustomer:
+    @pytest.mark.parametrize(
+        ("method", "path", "body", "customer"),
+        [
+            ("POST", "/v1/payment_intents", "amount=1&currency=usd&customer=cus_1", "cus_1"),
+            ("POST", "/v1/payment_methods/pm_1/attach", "customer=cus_1", "cus_1"),
+            ("POST", "/v1/customers/cus_1", "name=x", "cus_1"),
+            ("POST", "/v1/customers/cus_1/sources", "source=tok_visa", "cus_1"),
+            ("DELETE", "/v1/customers/cus_1", "", "cus_1"),
+            ("GET", "/v1/customers/cus_1", "", "cus_1"),
+            ("GET", "/v1/payment_intents?customer=cus_1&limit=3", "", "cus_1"),
+            ("GET", "/v1/customers/search?query=x", "", ""),
+            ("GET", "/v1/charges", "", ""),
+            ("POST", "/v1/products", "name=x", ""),
+        ],
+    )
+    def test_the_one_that_path_query_or_form_names(
+        self, method: str, path: str, body: str, customer: str
+    ) -> None:
+        assert quote(path, body, method).customer == customer
+
+    def test_the_looked_up_objects_own(self, desk: Desk) -> None:
+        known = {"id": "ch_1", "object": "charge", "amount": 5, "amount_refunded": 0, "currency": "usd",
+                 "status": "succeeded", "customer": {"id": "cus_9", "object": "customer"}}  # fmt: skip
+        desk.answers["GET /v1/charges/ch_1"] = known
+        desk.answers["POST /v1/refunds"] = {"id": "re_1", "object": "refund", "amount": 5, "currency": "usd",
+                                            "status": "succeeded"}  # fmt: skip
+        desk.client.v1.refunds.create({"charge": "ch_1"})
+        assert desk.asked[-1].customer == "cus_9"
+
+
+class TestAccounts:
+    @pytest.mark.parametrize(
+        ("path", "body", "headers", "accounts"),
+        [
+            ("/v1/charges", "", {"stripe_account": "acct_1"}, ("acct_1",)),
+            ("/v1/charges", "transfer_data[destination]=acct_2&on_behalf_of=acct_3",
+             {"stripe_account": "acct_1"}, ("acct_1", "acct_2", "acct_3")),
+            ("/v1/transfers", "destination=acct_2", {}, ("acct_2",)),
+            ("/v1/charges", "metadata[note]=acct_2", {}, ()),
+            ("/v1/charges", "destination=acct_not-one", {}, ()),
+        ],
+    )  # fmt: skip
+    def test_headers_and_parameters_name_them(
+        self, path: str, body: str, headers: dict[str, str], accounts: tuple[str, ...]
+    ) -> None:
+        found = quote(path, f"amount=1&currency=usd&{body}".rstrip("&"), headers=headers)
+        assert found.accounts == accounts
+
+    def test_a_path_names_them(self) -> None:
+        assert quote("/v1/accounts/acct_1/persons", method="GET").accounts == ("acct_1",)
+        fixed = {"accounts.update": Micros(0)}
+        assert quote("/v1/accounts/acct_1", "email=x", prices=fixed).accounts == ("acct_1",)
+
+    def test_a_json_body_and_the_context_header_name_them(self) -> None:
+        fixed = {"v2.money_management.outbound_payments.create": Micros(5)}
+        headers = {"content_type": "application/json", "stripe_context": "acct_1/acct_2"}
+        found = quote("/v2/money_management/outbound_payments", '{"to": {"recipient": "acct_3"}}',
+                      headers=headers, prices=fixed)  # fmt: skip
+        assert found.accounts == ("acct_1", "acct_2", "acct_3")
+        assert found.total_micros == 5
+
+
+def test_two_free_calls_on_different_things_are_different_calls(desk: Desk) -> None:
+    for card in ("card_1", "card_2"):
+        desk.answers[f"DELETE /v1/customers/cus_1/sources/{card}"] = {"id": card, "deleted": True}
+        desk.client.v1.customers.payment_sources.delete("cus_1", card)
+    assert len(desk.sent) == 2
+    desk.again()
+    again = desk.client.v1.customers.payment_sources.delete("cus_1", "card_2")
+    assert (again.id, len(desk.sent)) == ("card_2", 2)
