@@ -21,17 +21,20 @@ from luigi_spendguard.operator import Operator, OperatorError, admin_token, path
 from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, forecast_of, money_of, plain, show
 
 
-class _Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+    """An amount of USD on the command line."""
+
     name = "usd"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Micros:
+        """Return the amount in micro-dollars; bad usage when it is none."""
         try:
             return parse_usd(value)
         except BadAmount as error:
             self.fail(str(error), param, ctx)
 
 
-_FORMAT = click.option(
+FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
 _REQUEST_ID = click.option(
@@ -60,24 +63,25 @@ class _Stop(click.ClickException):
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
-def _operator() -> Operator:
+def operator_of() -> Operator:
+    """Return the client of the command that is run."""
     operator: Operator = click.get_current_context().obj[1]
     return operator
 
 
 @cli.command(epilog="Example:  spendguard runs --format json")
-@_FORMAT
+@FORMAT
 def runs(form: str) -> None:
     """List runs with their budgets, newest first. `reserved` includes what is in doubt."""
-    show(_operator().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
+    show(operator_of().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
 
 
 @cli.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
 @click.argument("run_id", metavar="RUN")
-@_FORMAT
+@FORMAT
 def run(run_id: str, form: str) -> None:
     """Show one run."""
-    found = _operator().get(path_of("runs", run_id))
+    found = operator_of().get(path_of("runs", run_id))
     if form == "json":
         click.echo(json.dumps(found, indent=2))
         return
@@ -104,10 +108,10 @@ def run(run_id: str, form: str) -> None:
 @click.option("--task", "task_id", help="Calls of this Luigi task_id only.")
 @click.option("--verdict", help="allowed, replayed, denied, or denied:<reason> such as denied:cap.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@_FORMAT
+@FORMAT
 def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: int, form: str) -> None:
     """List vendor calls with their Luigi task, newest first."""
-    found = _operator().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
+    found = operator_of().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
     show(found, CALL_COLUMNS, form, "No call matches.")
     if form == "table" and len(found) == limit:
         click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
@@ -117,7 +121,7 @@ def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: i
 @click.argument("run_id", metavar="RUN")
 def revoke(run_id: str) -> None:
     """End a run's spending for good; answers when no further call of it is sent."""
-    found = _operator().delete(path_of("runs", run_id))
+    found = operator_of().delete(path_of("runs", run_id))
     click.echo(
         f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
         f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
@@ -131,20 +135,20 @@ def revoke(run_id: str) -> None:
     epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
 )
 @click.argument("run_id", metavar="RUN")
-@click.argument("usd", type=_Usd())
+@click.argument("usd", type=Usd())
 @_REQUEST_ID
 def top_up(run_id: str, usd: Micros, request_id: str | None) -> None:
     """Raise a run's cap by USD; its blocked tasks may run again."""
     body = {"usd": plain_usd(usd), "request_id": request_id or str(uuid.uuid4())}
-    found = _operator().post(path_of("runs", run_id, "top_up"), body)
+    found = operator_of().post(path_of("runs", run_id, "top_up"), body)
     click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
 
 
 @cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
 @click.argument("run_id", metavar="RUN")
-@click.option("--forecast", type=_Usd(), help="The forecast that you have seen; asked for in a terminal.")
+@click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
 @click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
-@click.option("--cost", type=_Usd(), help="What that task may cost.")
+@click.option("--cost", type=Usd(), help="What that task may cost.")
 @_REQUEST_ID
 def approve(
     run_id: str, forecast: Micros | None, task_id: str | None, cost: Micros | None, request_id: str | None
@@ -156,7 +160,7 @@ def approve(
     if amount is None:
         amount = _shown_forecast(run_id)
     body = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
-    found = _operator().post(
+    found = operator_of().post(
         path_of("runs", run_id, "approve"), body | ({"task_id": task_id} if task_id else {})
     )
     what = (
@@ -169,7 +173,7 @@ def approve(
 
 def _shown_forecast(run_id: str) -> Micros:
     """Show a run's forecast and ask for it to be approved. Raises _Stop."""
-    found = _operator().get(path_of("runs", run_id))
+    found = operator_of().get(path_of("runs", run_id))
     if found["forecast_usd"] is None:
         raise _Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
     text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
@@ -181,7 +185,7 @@ def _shown_forecast(run_id: str) -> Micros:
 
 @cli.command(epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00")
 @click.argument("call_id", metavar="CALL")
-@click.option("--spent", "spent", type=_Usd(), help="What the vendor's books say it cost.")
+@click.option("--spent", "spent", type=Usd(), help="What the vendor's books say it cost.")
 @click.option("--not-sent", is_flag=True, help="The vendor's books do not have it.")
 @_REQUEST_ID
 def resolve(call_id: str, spent: Micros | None, not_sent: bool, request_id: str | None) -> None:
@@ -190,7 +194,7 @@ def resolve(call_id: str, spent: Micros | None, not_sent: bool, request_id: str 
         raise click.UsageError("say either --spent USD or --not-sent")
     body: dict[str, Any] = {"request_id": request_id or str(uuid.uuid4())}
     body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
-    found = _operator().post(path_of("calls", call_id, "resolve"), body)
+    found = operator_of().post(path_of("calls", call_id, "resolve"), body)
     click.echo(f"{call_id} is {found['state']}: {money_of('spent')(found)} spent.")
 
 
