@@ -1,4 +1,4 @@
-"""`spendguard`: see what runs have spent, revoke them, top them up, resolve calls in doubt.
+"""`spendguard`: see what runs have spent; what changes them is in `change_commands`.
 
 Exit codes: 0 done, 1 refused (or `check` found something missing), 2 bad usage or configuration,
 3 luigid-spendguard cannot be reached, 4 not allowed.
@@ -9,16 +9,15 @@ from __future__ import annotations
 import io
 import json
 import sys
-import uuid
 from typing import Any
 
 import click
 
 from luigi_spendguard import __version__, config
 from luigi_spendguard.checkup import findings
-from luigi_spendguard.money import BadAmount, Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.money import BadAmount, Micros, format_usd, parse_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, path_of, scheduler_url
-from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, forecast_of, money_of, plain, show
+from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, money_of, plain, show
 
 
 class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -37,9 +36,6 @@ class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
-_REQUEST_ID = click.option(
-    "--request-id", default=None, help="Repeating a command with the same id changes nothing twice."
-)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs")
@@ -52,12 +48,14 @@ def cli(ctx: click.Context, url: str | None) -> None:
         settings = config.load()
         ctx.obj = (settings, Operator(url or scheduler_url(), admin_token(settings)))
     except config.ConfigError as error:
-        raise _Stop(str(error), 2) from None
+        raise Stop(str(error), 2) from None
     except OperatorError as error:
-        raise _Stop(str(error), error.exit_code) from None
+        raise Stop(str(error), error.exit_code) from None
 
 
-class _Stop(click.ClickException):
+class Stop(click.ClickException):
+    """Ends a command with a message and an exit code."""
+
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
@@ -117,87 +115,6 @@ def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: i
         click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
 
 
-@cli.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
-@click.argument("run_id", metavar="RUN")
-def revoke(run_id: str) -> None:
-    """End a run's spending for good; answers when no further call of it is sent."""
-    found = operator_of().delete(path_of("runs", run_id))
-    click.echo(
-        f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
-        f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
-    )
-
-
-# So that `-1` is no unknown option but a bad amount.
-@cli.command(
-    name="top-up",
-    context_settings={"ignore_unknown_options": True},
-    epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
-)
-@click.argument("run_id", metavar="RUN")
-@click.argument("usd", type=Usd())
-@_REQUEST_ID
-def top_up(run_id: str, usd: Micros, request_id: str | None) -> None:
-    """Raise a run's cap by USD; its blocked tasks may run again."""
-    body = {"usd": plain_usd(usd), "request_id": request_id or str(uuid.uuid4())}
-    found = operator_of().post(path_of("runs", run_id, "top_up"), body)
-    click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
-
-
-@cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
-@click.argument("run_id", metavar="RUN")
-@click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
-@click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
-@click.option("--cost", type=Usd(), help="What that task may cost.")
-@_REQUEST_ID
-def approve(
-    run_id: str, forecast: Micros | None, task_id: str | None, cost: Micros | None, request_id: str | None
-) -> None:
-    """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
-    if (task_id is None) is not (cost is None) or (task_id is not None and forecast is not None):
-        raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
-    amount = cost if forecast is None else forecast
-    if amount is None:
-        amount = _shown_forecast(run_id)
-    body = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
-    found = operator_of().post(
-        path_of("runs", run_id, "approve"), body | ({"task_id": task_id} if task_id else {})
-    )
-    what = (
-        f"Task {task_id} may cost {format_usd(amount)}"
-        if task_id
-        else f"The forecast of {run_id} is approved"
-    )
-    click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
-
-
-def _shown_forecast(run_id: str) -> Micros:
-    """Show a run's forecast and ask for it to be approved. Raises _Stop."""
-    found = operator_of().get(path_of("runs", run_id))
-    if found["forecast_usd"] is None:
-        raise _Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
-    text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
-    if not sys.stdin.isatty():
-        raise _Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}", 2)
-    click.confirm(f"{text} Approve?", abort=True)
-    return parse_usd(found["forecast_usd"])
-
-
-@cli.command(epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00")
-@click.argument("call_id", metavar="CALL")
-@click.option("--spent", "spent", type=Usd(), help="What the vendor's books say it cost.")
-@click.option("--not-sent", is_flag=True, help="The vendor's books do not have it.")
-@_REQUEST_ID
-def resolve(call_id: str, spent: Micros | None, not_sent: bool, request_id: str | None) -> None:
-    """End a call that is in doubt, by what the vendor's own books say."""
-    if (spent is None) == (not not_sent):
-        raise click.UsageError("say either --spent USD or --not-sent")
-    body: dict[str, Any] = {"request_id": request_id or str(uuid.uuid4())}
-    body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
-    found = operator_of().post(path_of("calls", call_id, "resolve"), body)
-    click.echo(f"{call_id} is {found['state']}: {money_of('spent')(found)} spent.")
-
-
 @cli.command(epilog="Example:  spendguard check")
 def check() -> None:
     """Read luigi.cfg and say what will happen to each root and vendor, and what is missing."""
@@ -207,7 +124,7 @@ def check() -> None:
         missing += finding.missing
         click.echo(f"{'MISSING ' if finding.missing else 'ok      '}{finding.subject}: {finding.text}")
     if missing:
-        raise _Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
+        raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
 def main() -> None:

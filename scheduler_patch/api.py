@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from luigi_spendguard.ledger import claims, reading
+from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import Ask, BadMessage, End
 from luigi_spendguard.money import parse_usd
 from scheduler_patch import operator
@@ -141,12 +142,17 @@ async def _approve(office: Office, call: Call) -> Any:
 
 
 async def _resolve(office: Office, call: Call) -> Any:
-    call.only("spent_usd", "not_sent", "request_id")
-    spent, not_sent = call.optional("spent_usd"), "not_sent" in call.fields and call.flag("not_sent")
-    if (spent is None) is not not_sent:
+    call.only("spent_usd", "not_sent", "object_id", "overrun", "correct", "request_id")
+    said = {name: name in call.fields and call.flag(name) for name in ("not_sent", "overrun", "correct")}
+    spent = call.optional("spent_usd")
+    if (spent is None) is not said["not_sent"]:
         raise BadMessage('say either {"spent_usd": "2"} or {"not_sent": true}')
+    object_id = call.optional("object_id")
+    if said["not_sent"] and (object_id or said["overrun"]):
+        raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
     amount = None if spent is None else parse_usd(spent)
-    return await operator.resolve(office, call.path[0], amount, call.optional("request_id"))
+    resolution = Resolution(amount, object_id, said["overrun"], said["correct"])
+    return await operator.resolve(office, call.path[0], resolution, call.optional("request_id"))
 
 
 def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:

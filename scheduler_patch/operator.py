@@ -8,9 +8,10 @@ import time
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import ending, figures, reading, runs
+from luigi_spendguard.ledger import figures, reading, resolving, runs
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
+from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from scheduler_patch.gate import READY, WAIT
@@ -64,13 +65,11 @@ async def approve(
     return reading.show_run(row)
 
 
-async def resolve(
-    office: Office, call_id: str, spent: Micros | None, request_id: str | None
-) -> dict[str, Any]:
-    """End an in-doubt call by the operator's word. Raises NotFound, Conflict."""
-    row, found = await office.write(_resolve, call_id, spent, request_id or secrets.token_hex(16))
+async def resolve(office: Office, call_id: str, said: Resolution, request_id: str | None) -> dict[str, Any]:
+    """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
+    row, found = await office.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
     office.gate.feed(found)
-    return reading.show_call(row)
+    return {**reading.show_call(row), "run_state": found.run["state"]}
 
 
 async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
@@ -139,6 +138,6 @@ def _approve(
     return row, figures.of_run(tx, run_id), figures.task_left(tx, run_id, task_id)
 
 
-def _resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> tuple[Row, Figures]:
-    row = ending.resolve(tx, call_id, spent, request_id)
+def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> tuple[Row, Figures]:
+    row = resolving.resolve(tx, call_id, said, request_id)
     return row, figures.of_call(tx, row["run_id"], call_id)

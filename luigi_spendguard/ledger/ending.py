@@ -1,15 +1,15 @@
-"""Ends of a reservation: settle, void, doubt, resolve, correct. Each ends it once; repeating is harmless."""
+"""Ends of a reservation: settle, void, doubt, correct. Each ends it once; repeating is harmless."""
 
 from __future__ import annotations
 
 import json
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import in_doubt, journal, move
+from luigi_spendguard.ledger.budgets import in_doubt, move
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.resolving import resolution, restate
 from luigi_spendguard.ledger.taking import Scope, tombstone
 from luigi_spendguard.messages import End
-from luigi_spendguard.money import Micros, format_usd
 
 
 def end(tx: Tx, scope: Scope, message: End) -> Row | None:
@@ -51,11 +51,13 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
         _overrun(tx, row, max(0, message.total_micros - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
-    elif tx.value(
-        "SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
-    ) and not tx.value("SELECT status FROM exchange WHERE call_id = ?", row["id"]):
-        # An operator resolved it before this reply came.
-        _correct(tx, row, message.total_micros - before, "a reply came after it was resolved")
+    elif resolution(tx, row["id"]) is not None:
+        # An operator resolved it before this reply came. What they said counts for the object, if they
+        # named it; the object may count for other calls, too.
+        own = row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"]
+        others = max(0, before - own) if row["object_id"] or object_id is None else before
+        total = max(0, message.total_micros - others)
+        restate(tx, row, total, "a reply came after it was resolved", forced=True)
     else:
         return  # The same settle again.
     tx.run(
@@ -82,7 +84,8 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
     spent = min(actual, row["reserved_micros"])
     overrun = actual - spent
     tx.run(
-        "UPDATE call SET state = 'settled', settled_micros = ?, overrun_micros = ? WHERE id = ?",
+        "UPDATE call SET state = 'settled', settled_micros = ?, corrected_micros = 0, overrun_micros = ?"
+        " WHERE id = ?",
         spent,
         overrun,
         row["id"],
@@ -196,41 +199,3 @@ def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
         note,
         row["id"],
     )
-
-
-def resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> Row:
-    """End an in-doubt call by an operator's word: `spent` micro-dollars, or None for not sent.
-
-    Raises NotFound; Conflict when the call is not in doubt or was resolved otherwise.
-    """
-    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    if row is None:
-        raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
-    note = "not sent" if spent is None else f"spent {format_usd(spent)}"
-    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
-    if done is not None:
-        if (done["call_id"], done["note"]) != (call_id, note):
-            raise Conflict(f"request id {request_id} was used for another change: make a new one")
-        return row
-    if row["state"] != "in_doubt":
-        state = row["state"] or row["verdict"]
-        raise Conflict(f"call {call_id} is {state}, not in doubt: there is nothing to resolve")
-    if spent is None:
-        _release(tx, row, "resolve", "resolved: not sent", row["status"])
-    else:
-        _book(tx, row, spent, f"resolved: {note}")
-        tx.run(f"UPDATE call SET ended_at = {NOW} WHERE id = ?", call_id)
-        if row["object_id"] is not None:
-            tx.run(
-                "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ?"
-                " WHERE vendor = ? AND account = ? AND object_id = ?",
-                row["reserved_micros"],
-                spent,
-                row["vendor"],
-                row["account"],
-                row["object_id"],
-            )
-    journal(tx, "operator", run_id=row["run_id"], call_id=call_id, request_id=request_id, note=note)
-    done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    assert done_row is not None
-    return done_row
