@@ -125,6 +125,8 @@ class Guard:
             if answer.verdict == "look_up":
                 quote = yield from self._looked_up(quote, request, call)
                 continue
+            if answer.verdict == "replayed" and not answer.status:
+                return (yield from self._fetched_again(quote, answer, request))
             if answer.verdict == "replayed":
                 return _replayed(quote, answer)
             if answer.verdict != "allowed":
@@ -214,6 +216,29 @@ class Guard:
             if call is not None:
                 yield from self._record(request, call, denied)
             raise
+
+    def _fetched_again(self, quote: Quote, answer: Answer, request: Request) -> Generator[Effect, Any, Reply]:
+        """Answer a repeated call with the object that an operator has named, read now: a call of its own.
+
+        The operator's allowlist is about what the task calls, not about this.
+        """
+        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
+        reply = yield from plain.guarded(self.vendor.fetch(quote, answer.object_id, request), Call())
+        if reply.status != 200:
+            raise denial(
+                "idempotency_mismatch",
+                "this call was made before, and an operator has said that it opened "
+                f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
+                "it is with `spendguard resolve --object --correct`",
+                {"call_id": answer.call_id, "object_id": answer.object_id},
+            )
+        logger.warning(
+            "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
+            quote.operation,
+            quote.target or "",
+            answer.object_id,
+        )
+        return reply
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float

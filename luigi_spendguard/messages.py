@@ -146,7 +146,8 @@ class Answer(_Message):
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
-        status, answer_headers, answer_body, first_at: the stored answer of a replay.
+        status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
+            the vendor's object `object_id`, which an operator has named, as it is now.
 
     """
 
@@ -161,6 +162,7 @@ class Answer(_Message):
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: str = ""
     first_at: int = 0
+    object_id: str = ""
     reason: str = ""
     message: str = ""
     facts: dict[str, str] = field(default_factory=dict)

@@ -11,6 +11,7 @@ import json
 from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
+from luigi_spendguard.ledger.resolving import resolution
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
@@ -160,14 +161,31 @@ def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
     """Answer with the stored reply of `source`; nothing is sent."""
     stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", source["id"])
     if stored is None or stored["status"] is None:
-        raise Refused(
-            "idempotency_mismatch",
-            f"this call was made before (call {source['id']}, vendor object "
-            f"{source['object_id'] or 'unknown'}) and its answer is no longer kept "
-            "([spendguard] replay_days): fetch the object from the vendor",
-            call_id=source["id"],
-            object_id=source["object_id"] or "",
-        )
+        said = resolution(tx, source["id"])
+        if said is None:
+            kept = (
+                "was not kept: it was too long" if stored else "is no longer kept ([spendguard] replay_days)"
+            )
+            raise Refused(
+                "idempotency_mismatch",
+                f"this call was made before (call {source['id']}, vendor object "
+                f"{source['object_id'] or 'unknown'}) and its answer {kept}: fetch the object from the "
+                "vendor, or make what this task outputs by hand",
+                call_id=source["id"],
+                object_id=source["object_id"] or "",
+            )
+        if source["object_id"] is None:
+            raise Refused(
+                "idempotency_mismatch",
+                f"call {source['id']} was made before, and an operator has resolved it ({said}) without its "
+                "answer: name what it opened at the vendor with `spendguard resolve "
+                f"{source['id']} --spent USD --object ID --correct`, and the next attempt gets that; or make "
+                "what this task outputs by hand",
+                call_id=source["id"],
+            )
+        # The guard fetches what the operator has named.
+        return Answer("replayed", ask.call_id, ask.ask, object_id=source["object_id"],
+                      first_at=source["ended_at"] or source["created_at"])  # fmt: skip
     return Answer(
         "replayed",
         ask.call_id,

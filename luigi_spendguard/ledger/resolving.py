@@ -71,9 +71,13 @@ def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
         )
     note = f"resolved: {said}"
     restate(tx, row, total, note, forced=said.overrun)
+    if said.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
+        _keep_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
+        tx.run("DELETE FROM vendor_object WHERE call_id = ? AND counted_micros = 0", call_id)
+        row["object_id"] = None
     _keep_object(tx, row, said.object_id or row["object_id"], total)
     tx.run(
-        f"UPDATE call SET state = ?, object_id = coalesce(object_id, ?), message = ?, ended_at = {NOW}"
+        f"UPDATE call SET state = ?, object_id = coalesce(?, object_id), message = ?, ended_at = {NOW}"
         " WHERE id = ?",
         "voided" if said.spent is None else "settled",
         said.object_id,
@@ -99,7 +103,7 @@ def _check(tx: Tx, row: Row, said: Resolution) -> None:
         )
     if said.object_id is None:
         return
-    if row["object_id"] not in (None, said.object_id):
+    if row["object_id"] not in (None, said.object_id) and not _named(tx, row):
         raise Conflict(f"call {row['id']} is about {row['object_id']}, not {said.object_id}")
     other = tx.value(
         "SELECT call_id FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
@@ -107,8 +111,14 @@ def _check(tx: Tx, row: Row, said: Resolution) -> None:
         row["account"],
         said.object_id,
     )
-    if other not in (None, row["id"]) and row["object_id"] is None:
+    if other not in (None, row["id"]) and row["object_id"] != said.object_id:
         raise Conflict(f"{said.object_id} is what call {other} has opened: look for this call's own")
+
+
+def _named(tx: Tx, row: Row) -> bool:
+    """Return whether a call's object is known from an operator alone."""
+    said = tx.all("SELECT note FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"])
+    return any(entry["note"].endswith(f", object {row['object_id']}") for entry in said)
 
 
 def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:

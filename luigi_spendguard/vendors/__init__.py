@@ -109,6 +109,9 @@ class Vendor(Protocol):
     def look_up(self, quote: Quote, request: Request) -> Request:
         """Return the GET that fetches the object of `quote`."""
 
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET that answers a repeated call of `quote` with what its first send has opened."""
+
     def complete(self, quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Quote:
         """Return `quote` with the total that the looked-up object says. Raises SpendDenied."""
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote as quote_path
 from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
@@ -109,6 +110,12 @@ class Stripe:
         kind = quote.operation.partition(".")[0]
         headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
         return Request("GET", f"{API_BASE}/v1/{kind}/{quote.object_id}", headers)
+
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
+        kind = quote.path.split("/")[2]
+        headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
+        return Request("GET", f"{API_BASE}/v1/{kind}/{quote_path(object_id, safe='')}", headers)
 
     def complete(self, quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Quote:
         """Return `quote` with the total that the looked-up object says. Raises SpendDenied."""

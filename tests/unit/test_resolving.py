@@ -131,5 +131,15 @@ def test_an_object_of_another_call_is_refused(books: Books) -> None:
     say(books, one, 100, object_id="pi_1")
     with pytest.raises(Conflict, match="has opened"):
         say(books, two, 100, object_id="pi_1")
+    say(books, one, 100, object_id="pi_2", correct=True)
+    say(books, two, 100, object_id="pi_1")
+    counted = books.read(lambda tx: tx.all("SELECT object_id, counted_micros FROM vendor_object ORDER BY 1"))
+    assert [row["counted_micros"] for row in counted] == [100, 100]
+
+
+def test_the_object_that_a_call_acts_on_is_not_another(books: Books) -> None:
+    key, ask = books.claim("task"), books.ask(100, object_id="pi_1", target="pi_1")
+    books.reserve(key, ask)
+    books.end(key, End("doubt", ask.call_id, 1))
     with pytest.raises(Conflict, match="is about pi_1"):
-        say(books, one, 100, object_id="pi_2", correct=True)
+        say(books, ask, 100, object_id="pi_2")
