@@ -45,7 +45,7 @@ class Office(Access):
         if self._averages_due:
             self._averages_due = False
             self.gate.averages = await self.read(figures.averages) or {}
-        if row["note"]:
+        if row["note"] and not self.gate.local:  # There the worker says it.
             logger.warning("Run %s: %s", row["run_id"], row["note"])
         return reading.show_run(row)
 

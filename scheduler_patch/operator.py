@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Mapping
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
@@ -73,13 +74,14 @@ async def resolve(office: Office, call_id: str, said: Resolution, request_id: st
 
 
 async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
-    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time."""
+    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
+
+    Where nothing is blocked or waiting there is nothing to wait for.
+    """
     gate, scheduler = office.gate, office.scheduler
     why = scheduler.blocked(worker)
     limit = time.monotonic() + wait_s
-    while (
-        wait_s and time.monotonic() < limit and all(gate.verdict(t) != READY for t in _ready(office, worker))
-    ):
+    while time.monotonic() < limit and _waits(office, worker, why):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
             await asyncio.sleep(_LOOK_S)
@@ -97,6 +99,14 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         ],
         "shadow": [] if wait_s else _shadow(office, worker),
     }
+
+
+def _waits(office: Office, worker: str, why: Mapping[str, Reason]) -> bool:
+    """Return whether some task of a worker may be freed, and none can run now."""
+    verdicts = {office.gate.verdict(task_id) for task_id in _ready(office, worker)}
+    return READY not in verdicts and (
+        WAIT in verdicts or any(reason.code != "revoked" for reason in why.values())
+    )
 
 
 def _ready(office: Office, worker: str) -> list[str]:
