@@ -15,9 +15,10 @@ import click
 
 from luigi_spendguard import __version__, config
 from luigi_spendguard.checkup import findings
-from luigi_spendguard.money import BadAmount, Micros, format_usd, parse_usd
+from luigi_spendguard.messages import VERDICTS
+from luigi_spendguard.money import BadAmount, Micros, parse_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, path_of, scheduler_url
-from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, money_of, plain, show
+from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, money_of, plain, run_lines, show
 
 
 class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -72,45 +73,47 @@ def operator_of() -> Operator:
 def runs(form: str) -> None:
     """List runs with their budgets, newest first. `reserved` includes what is in doubt."""
     show(operator_of().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
+    day = operator_of().get("/day") if form == "table" else {}
+    if day.get("spent_usd") is not None:
+        click.echo(
+            f"\nAll runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
+            f"{money_of('reserved')(day)} reserved, {money_of('remaining')(day)} remaining of "
+            f"{money_of('cap')(day)} (daily_cap_usd)."
+        )
 
 
 @cli.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
 @click.argument("run_id", metavar="RUN")
 @FORMAT
 def run(run_id: str, form: str) -> None:
-    """Show one run."""
+    """Show one run: its budgets, what of it is blocked and why, what was approved."""
     found = operator_of().get(path_of("runs", run_id))
-    if form == "json":
-        click.echo(json.dumps(found, indent=2))
-        return
-    for heading, text in RUN_COLUMNS:
-        click.echo(f"{heading:10} {plain(text(found))}")
-    if found["shadow_calls"]:
-        enough = format_usd(parse_usd(found["sufficient_cap_usd"]))
-        click.echo(
-            f"{'shadow':10} {found['shadow_calls']} calls were let through; {enough} would have sufficed"
-        )
-    for budget in found["budgets"]:
-        click.echo(
-            f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
-            f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
-        )
-    for task in found["shared_tasks"]:
-        click.echo(plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}"))
-    if found["note"]:
-        click.echo(f"{'note':10} {found['note']}")
+    click.echo(json.dumps(found, indent=2) if form == "json" else "\n".join(run_lines(found)))
 
 
 @cli.command(epilog="Example:  spendguard calls --run nightly-42 --verdict denied:cap")
 @click.option("--run", "run_id", help="Calls of this run only.")
 @click.option("--task", "task_id", help="Calls of this Luigi task_id only.")
-@click.option("--verdict", help="allowed, replayed, denied, or denied:<reason> such as denied:cap.")
+@click.option(
+    "--verdict",
+    type=click.Choice(VERDICTS),
+    metavar="VERDICT",
+    help="allowed, replayed, denied, or denied:<reason> such as denied:cap.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @FORMAT
 def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: int, form: str) -> None:
-    """List vendor calls with their Luigi task, newest first."""
+    """List vendor calls with their Luigi task, newest first.
+
+    A task that was blocked before it ran has made no call: `spendguard run RUN` shows it.
+    """
     found = operator_of().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
-    show(found, CALL_COLUMNS, form, "No call matches.")
+    empty = "No call matches."
+    if task_id is not None:
+        empty += f" If task {plain(task_id)} exists, it has made none: is this its whole task_id?"
+    elif (verdict or "").startswith("denied"):
+        empty += " Tasks that were blocked before they ran have made none: see `spendguard run RUN`."
+    show(found, CALL_COLUMNS, form, empty)
     if form == "table" and len(found) == limit:
         click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
 

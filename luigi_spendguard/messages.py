@@ -26,6 +26,10 @@ MAX_BODY = 1 << 20
 MAX_TIMEOUT_MS = 600_000
 
 
+#: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
+VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
+
+
 class BadMessage(ValueError):
     """A message does not have the fields or types it must have."""
 

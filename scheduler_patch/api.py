@@ -7,11 +7,11 @@ from typing import Any
 
 from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import Ask, BadMessage, End
-from luigi_spendguard.money import parse_usd
-from scheduler_patch import operator
+from luigi_spendguard.messages import VERDICTS, Ask, BadMessage, End
+from luigi_spendguard.money import parse_usd, plain_usd
+from scheduler_patch import operator, waiting
 from scheduler_patch.auth import Refused
-from scheduler_patch.handler import Call, Handler
+from scheduler_patch.handler import Call, Handler, Lost
 from scheduler_patch.office import Office
 
 
@@ -84,7 +84,9 @@ def _end(kind: str) -> Callable[[Office, Call], Awaitable[Any]]:
 
 async def _runs(office: Office, call: Call) -> Any:
     call.only()
-    return await office.read(reading.runs) or []
+    call.query_only()
+    rows = await office.read(reading.runs) or []
+    return [row | {"blocked_tasks": waiting.counts(office, row["run_id"])} for row in rows]
 
 
 async def _list_runs(office: Office, call: Call) -> Any:
@@ -92,26 +94,42 @@ async def _list_runs(office: Office, call: Call) -> Any:
 
 
 async def _run(office: Office, call: Call) -> Any:
-    run_id = call.run_id()
+    return await _whole(office, call.run_id())
+
+
+async def _whole(office: Office, run_id: str) -> Any:
     row = await office.read(reading.run, run_id)
     if row is None:
         raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
-    return row
+    return row | waiting.of_run(office, run_id)
+
+
+async def _day(office: Office, call: Call) -> Any:
+    call.only()
+    call.query_only()
+    cap = office.settings.caps.day
+    return await office.read(reading.day, cap) or {
+        "day": None,
+        "cap_usd": None if cap is None else plain_usd(cap),
+    }
 
 
 async def _calls(office: Office, call: Call) -> Any:
     call.only()
+    call.query_only("task", "verdict", "limit", "before", *(() if call.path else ("run",)))
     run_id = call.path[0] if call.path else call.query("run")
-    limit, before = call.query("limit") or "1000", call.query("before")
+    limit, before, verdict = call.query("limit") or "1000", call.query("before"), call.query("verdict")
     if not (limit.isdecimal() and len(limit) < 6 and 0 < int(limit) <= 10_000):
         raise BadMessage("'limit' must be a number from 1 to 10000")
     if before is not None and not (before.isdecimal() and len(before) < 16):
         raise BadMessage("'before' must be the `seq` of a call")
+    if verdict is not None and verdict not in VERDICTS:
+        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
     rows = await office.read(
         reading.calls,
         run_id,
         call.query("task"),
-        call.query("verdict"),
+        verdict,
         int(limit),
         None if before is None else int(before),
     )
@@ -119,7 +137,9 @@ async def _calls(office: Office, call: Call) -> Any:
 
 
 async def _revoke(office: Office, call: Call) -> Any:
-    return await operator.revoke(office, call.run_id())
+    run_id = call.run_id()
+    said = await operator.revoke(office, run_id)
+    return await _whole(office, run_id) | {"calls_under_way": said["calls_under_way"]}
 
 
 async def _top_up(office: Office, call: Call) -> Any:
@@ -127,7 +147,8 @@ async def _top_up(office: Office, call: Call) -> Any:
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
         raise BadMessage('\'usd\' must be a text such as "50" or "12.50"')
-    return await operator.top_up(office, run_id, usd, call.optional("request_id"))
+    await operator.top_up(office, run_id, usd, call.optional("request_id"))
+    return await _whole(office, run_id)
 
 
 async def _approve(office: Office, call: Call) -> Any:
@@ -138,7 +159,8 @@ async def _approve(office: Office, call: Call) -> Any:
             "'usd' must be the amount that was shown, as a text: the run's `forecast_usd`, or what the task "
             "named by 'task_id' may cost"
         )
-    return await operator.approve(office, run_id, usd, call.optional("task_id"), call.optional("request_id"))
+    await operator.approve(office, run_id, usd, call.optional("task_id"), call.optional("request_id"))
+    return await _whole(office, run_id)
 
 
 async def _resolve(office: Office, call: Call) -> Any:
@@ -185,6 +207,12 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rest(r"/runs/([^/]+)/calls", GET=("read", _calls)),
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
         rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
+        rest(r"/day", GET=("read", _day)),
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
+
+
+def lost() -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return what answers addresses below ours that are no route; it comes after `routes`."""
+    return [(r"/(?:runs|calls)/.*", Lost, {"office": None, "methods": {}, "wrap": False})]

@@ -57,8 +57,10 @@ async def approve(
             f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
             "again, then approve that"
         )
+    named = [office.gate.run(name) for name in entry.runs] if entry is not None else []
+    here = any(run is not None and run.run_id == run_id for run in named)
     row, found, left = await office.write(
-        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16)
+        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), here
     )
     office.gate.feed(found)
     if task_id is not None:
@@ -142,8 +144,10 @@ def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, 
 
 
 def _approve(
-    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, here: bool
 ) -> tuple[Row, Figures, int | None]:
+    if task_id and not here:
+        runs.check_known(tx, run_id, task_id)
     row = runs.approve(tx, run_id, task_id, amount, request_id)
     return row, figures.of_run(tx, run_id), figures.task_left(tx, run_id, task_id)
 

@@ -18,7 +18,7 @@ from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
 from scheduler_patch.access import SWEEP_S
-from scheduler_patch.api import routes
+from scheduler_patch.api import lost, routes
 from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 
@@ -47,7 +47,7 @@ def app(scheduler: Any) -> Any:
         logger.info("Without [spendguard] worker_token only this machine's workers are served")
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
-    application.add_handlers(r".*", routes(office))
+    application.add_handlers(r".*", [*routes(office), *lost()])
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     return application
 

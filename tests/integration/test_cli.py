@@ -178,7 +178,14 @@ class TestCalls:
 
     def test_no_match_is_said(self, pretender: Pretender) -> None:
         done = spendguard(pretender.site, "calls", "--task", "NoSuchTask")
-        assert done == (0, "No call matches.\n", "")
+        assert (done[0], done[2]) == (0, "")
+        assert done[1].startswith("No call matches. If task NoSuchTask exists, it has made none")
+
+    def test_an_unknown_verdict_is_bad_usage_and_lists_those_there_are(self, pretender: Pretender) -> None:
+        code, out, err = spendguard(pretender.site, "calls", "--verdict", "bogus")
+        assert (code, out) == (2, "")
+        assert "'replayed'" in err
+        assert "'denied:cap'" in err
 
     def test_calls_of_an_unknown_run_are_refused(self, pretender: Pretender) -> None:
         code, out, err = spendguard(pretender.site, "calls", "--run", "no-such-run")
