@@ -39,7 +39,26 @@ FORMAT = click.option(
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs")
+class _Group(click.Group):
+    """Takes `--url` behind the command as well as before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move `--url ADDRESS` to the front, wherever it stands before a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        front: list[str] = []
+        rest: list[str] = []
+        words = iter(args[:end])
+        for word in words:
+            if word == "--url":
+                front += [word, *([value] if (value := next(words, None)) is not None else [])]
+            else:
+                (front if word.startswith("--url=") else rest).append(word)
+        return super().parse_args(ctx, front + rest + args[end:])
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs"
+)
 @click.option("--url", envvar="SPENDGUARD_URL", help="luigid's address, if not luigi.cfg's.")
 @click.version_option(__version__)
 @click.pass_context

@@ -104,7 +104,7 @@ SETTINGS: tuple[Setting, ...] = (
             "The cap of a run that asks for nothing."),
     Setting(_M, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
     Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
-    Setting(_M, "admin_token", values.token, "made at first start, beside the ledger, mode 0600",
+    Setting(_M, "admin_token", values.token, "made with the first run, beside the ledger, mode 0600",
             "Who shows it may top up, resolve and revoke.", True),
     Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
             "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
@@ -184,6 +184,10 @@ def load(
     if caps.limit is not None and caps.default is not None and caps.default > caps.limit:
         raise sections[_M]["default_cap_usd"].error(
             f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
+        )
+    if main.get("admin_token") is not None and main.get("admin_token") == main.get("worker_token"):
+        raise sections[_M]["admin_token"].error(
+            "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
     return Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
@@ -187,16 +188,16 @@ class Guard:
     def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""
         call.ask += 1
-        line = f"{request.method} {request.url.split('?')[0]}"[:300]
+        path = urlsplit(request.url).path[:300]
         try:
             yield Reserve(
                 Ask(
                     call.call_id,
                     self.vendor.name,
                     "",
-                    line,
+                    f"{request.method} {path}",
                     request.method,
-                    line,
+                    path,
                     ask=call.ask,
                     denied=denied.reason,
                     message=denied.message,

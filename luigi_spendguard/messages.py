@@ -7,6 +7,7 @@ Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoc
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -197,6 +198,11 @@ class End(_Message):
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: str = ""
     note: str = ""
+
+
+def command(*words: str) -> str:
+    """Return a `spendguard` command to be pasted into a shell: ids come from pipelines, and are quoted."""
+    return f"`spendguard {shlex.join(words)}`"
 
 
 def facts_of(data: Mapping[str, Any]) -> dict[str, str]:

@@ -105,7 +105,7 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
 
 def _waits(office: Office, worker: str, why: Mapping[str, Reason]) -> bool:
     """Return whether some task of a worker may be freed, and none can run now."""
-    verdicts = {office.gate.verdict(task_id) for task_id in _ready(office, worker)}
+    verdicts = {office.gate.verdict(task_id) for task_id in office.scheduler.ready(worker)}
     return READY not in verdicts and (
         WAIT in verdicts or any(reason.code != "revoked" for reason in why.values())
     )

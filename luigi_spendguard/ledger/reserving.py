@@ -14,7 +14,7 @@ from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.resolving import resolution
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
-from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
+from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, command
 from luigi_spendguard.money import format_usd
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
@@ -203,7 +203,7 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
         raise Refused(
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
-            f"to be sent again: look it up at the vendor, then `spendguard resolve {row['id']}`",
+            f"to be sent again: look it up at the vendor, then {command('resolve', row['id'])}",
             call_id=row["id"],
         )
     if row["run_id"] != scope.run["run_id"] and tx.value(
@@ -213,7 +213,7 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and belongs to run "
             f"{row['run_id']}, which is revoked and sends nothing any more: look it up at the vendor, then "
-            f"`spendguard resolve {row['id']}`",
+            f"{command('resolve', row['id'])}",
             call_id=row["id"],
         )
     if row["state"] == "pending" and row["sender"] != sender:
