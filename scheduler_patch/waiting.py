@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from luigi.task_status import PENDING
 
 from luigi_spendguard.money import plain_usd
+from scheduler_patch.gate import READY, WAIT
 from scheduler_patch.office import Office
 from scheduler_patch.reasons import Reason
 
@@ -15,30 +17,37 @@ from scheduler_patch.reasons import Reason
 LISTED = 1000
 
 
-def _blocked(office: Office, run_id: str) -> dict[str, Reason]:
-    """Return a run's tasks that would run if it were not for money, and why they do not."""
-    run = office.gate.runs.get(run_id)
-    found = {}
+def _blocked(office: Office, run_id: str) -> Iterator[tuple[str, str]]:
+    """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
+    gate = office.gate
+    run = gate.runs.get(run_id)
     for task_id in run.tasks if run is not None else ():
-        task = office.scheduler._state.get_task(task_id)
-        why = office.scheduler.why(task_id) if task is not None and task.status == PENDING else None
-        if why is not None and why.run_id == run_id:
-            found[task_id] = why
-    return found
+        entry, task = gate.entries.get(task_id), office.scheduler._state.get_task(task_id)
+        if entry is None or task is None or task.status != PENDING:
+            continue
+        code = gate.verdict(task_id)
+        if code in (READY, WAIT):
+            continue
+        if len(entry.runs) == 1 or gate.run(gate.paying_run(task_id)) is run:
+            yield task_id, code
 
 
 def counts(office: Office, run_id: str) -> dict[str, int]:
     """Return how many tasks of a run are blocked, by reason; empty when luigid knows of none."""
-    return dict(Counter(why.code for why in _blocked(office, run_id).values()))
+    return dict(Counter(code for _, code in _blocked(office, run_id)))
 
 
 def of_run(office: Office, run_id: str) -> dict[str, Any]:
     """Return what the API shows of a run beside what the ledger knows."""
-    blocked = _blocked(office, run_id)
-    single = [office.gate.entries[task_id] for task_id, why in blocked.items() if why.code == "approval"]
-    groups: dict[Reason, int] = Counter(blocked.values())
+    blocked = list(_blocked(office, run_id))
+    single = [office.gate.entries[task_id] for task_id, code in blocked if code == "approval"]
+    groups: Counter[Reason] = Counter()
+    for task_id, _ in blocked:
+        why = office.scheduler.why(task_id)
+        if why is not None:
+            groups[why] += 1
     return {
-        "blocked_tasks": dict(Counter(why.code for why in blocked.values())),
+        "blocked_tasks": dict(Counter(code for _, code in blocked)),
         "blocked": [
             {"tasks": tasks, "code": why.code, "text": why.text, "advice": why.advice}
             for why, tasks in groups.items()

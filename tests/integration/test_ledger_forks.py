@@ -89,6 +89,43 @@ ledger.close()
 print("at once" if time.monotonic() - began < 3 else "after a wait")
 """
 
+#: Another thread stays in a transaction: the fork gives up waiting for it, and the child is told.
+BESIDE = """
+import os, sys, threading, time, warnings
+from pathlib import Path
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import forking, runs
+from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.money import Micros
+
+warnings.simplefilter("ignore", DeprecationWarning)
+forking.FORK_WAIT_S = 0.5
+path, inside, over = Path(sys.argv[1]), threading.Event(), threading.Event()
+ledger = Ledger(path)
+
+def stay(tx):
+    runs.top_up(tx, "run", Micros(1), "stays")
+    inside.set()
+    over.wait(20)
+
+staying = ledger.write(stay)
+inside.wait()
+began = time.monotonic()
+child = os.fork()
+if not child:
+    try:
+        Ledger(path)
+    except LedgerUnavailable as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+print("at once" if time.monotonic() - began < 3 else "after a wait")
+over.set()
+staying.result(20)
+ledger.write(runs.top_up, "run", Micros(1), "after").result(20)
+ledger.close()
+"""
+
 
 def said(script: str, *args: str) -> str:
     done = subprocess.run(
@@ -119,8 +156,9 @@ def test_200_children_of_a_process_that_writes_without_pause_all_write(path: Pat
     assert caps(path) >= 1_000_000 + 200 * 1000
 
 
-def test_a_fork_from_within_a_transaction_waits_for_nobody_and_its_child_is_told(path: Path) -> None:
-    told, when = said(WITHIN, str(path)).splitlines()
+@pytest.mark.parametrize("script", [WITHIN, BESIDE], ids=["within", "beside"])
+def test_a_fork_never_waits_for_ever_and_a_child_of_a_transaction_is_told(path: Path, script: str) -> None:
+    told, when = said(script, str(path)).splitlines()
     assert "forked in the middle of a transaction" in told
     assert when == "at once"
     assert caps(path) == 1_000_002
