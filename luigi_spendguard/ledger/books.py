@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import database, reading
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.ledger.writer import Writer
@@ -50,4 +51,4 @@ class Ledger:
         if not self._closed:
             self._closed = True
             self._reading.shutdown()
-            self._reader.close()
+            forking.close(self._reader)

@@ -74,6 +74,13 @@ def transaction() -> Iterator[None]:
                 gate.changed.notify_all()
 
 
+def close(db: peewee.SqliteDatabase) -> None:
+    """Close a database; no fork happens in the middle of that."""
+    if not _forked_within:  # Else nobody may touch what was inherited.
+        with transaction():
+            db.close()
+
+
 def _before() -> None:
     gate, own = _gate, getattr(_gate.mine, "depth", 0)
     limit = time.monotonic() + FORK_WAIT_S

@@ -8,6 +8,7 @@ from pathlib import Path
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, reading, writing
 from luigi_spendguard.ledger.models import TABLES
 
@@ -68,4 +69,4 @@ def migrate(path: Path) -> None:
                 migration(db, tx)
                 tx.run(f"INSERT INTO migration (number, applied_at) VALUES (?, {NOW})", number)
     finally:
-        db.close()
+        forking.close(db)
