@@ -84,8 +84,7 @@ class GuardedWorker(luigi.worker.Worker):
             root = root_of(task)
         except BadAmount as error:
             root = Root(task.task_id, True, task.task_family, task.task_id, None)
-            guard.refusals[task.task_id] = str(error)
-            logger.error("%s", error)
+            guard.refuse(task.task_id, str(error))
         guard.roots[task.task_id] = root
         return root
 
@@ -177,6 +176,8 @@ class GuardedWorker(luigi.worker.Worker):
                 process.client = guard.client()
         except (PluginError, config.ConfigError) as error:
             process.refusal = str(error)
+        if process.refusal:
+            guard.log_refusal(process.refusal)
         return process
 
     def _root_for(self, task: Any) -> Root | None:
@@ -232,14 +233,26 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
-        stays = 0
+        try:
+            return self._waits_for_money()
+        except KeyboardInterrupt:
+            logger.warning("Interrupted while waiting: submit the same root again when its tasks are freed")
+            raise SystemExit(130) from None
+
+    def _waits_for_money(self) -> bool:
+        """Return whether to stay for blocked tasks; the scheduler answers when one was freed."""
+        guard, stays = self._guard, 0
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
+            if waits and guard.waiting_for != (lines := summary.lines(guard.client().blocked(self._id))):
+                guard.waiting_for = lines
+                for line in lines:
+                    logger.warning("Waiting: %s", line)
             said = guard.client().blocked(self._id, wait_s=WAIT_S if waits else 0)
-            guard.waited = waits
             # What waits for another worker's tasks to end is not blocked, and never waits for ever.
             stays = said["waiting"] + (said["blocked"] + said["ready"] if waits else 0)
-        return stays > 0
+            guard.waited = waits and stays > 0
+        return bool(stays)
 
     def _sleeper(self) -> Iterator[None]:
         stock = super()._sleeper()
@@ -302,6 +315,8 @@ def install() -> None:
         stock = luigi.worker.Worker
         luigi.worker.Worker = GuardedWorker
         summary.install()
+        # Our lines go where Luigi's own go, in their format.
+        logging.getLogger("luigi_spendguard").parent = logging.getLogger("luigi-interface")
         _guard_in_place(stock)
 
 
@@ -309,6 +324,7 @@ def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
     proxy.stripe.unbind()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
+    logging.getLogger("luigi_spendguard").parent = logging.getLogger()
     summary.uninstall()
 
 

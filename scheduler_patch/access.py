@@ -150,7 +150,7 @@ def token_path(ledger_path: Path) -> Path:
 
 
 def kept_token(ledger_path: Path) -> str:
-    """Return the admin token beside the ledger, made at first start, mode 0600."""
+    """Return the admin token beside the ledger, made when the ledger is, mode 0600."""
     path = token_path(ledger_path)
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)

@@ -8,6 +8,7 @@ place of luigi_spendguard that reaches up).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from collections.abc import Callable, Coroutine
@@ -119,4 +120,5 @@ async def _nothing(office: LocalOffice) -> None:
 
 def port(scheduler: Any, settings: Settings) -> LocalPort:
     """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
+    logging.getLogger("scheduler_patch").parent = logging.getLogger("luigi-interface")
     return LocalPort(adopt(scheduler), settings)

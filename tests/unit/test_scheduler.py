@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import luigi.scheduler
 import pytest
 
+from scheduler_patch import operator
 from scheduler_patch.gate import Gate
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.gates import day, fed
@@ -343,3 +347,16 @@ def test_what_is_blocked_is_not_pruned_for_a_week(
         scheduler.prune()
     assert scheduler._state._tasks == {}
     assert scheduler.gate.entries == {}
+
+
+def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.started("v", "r1")
+    scheduler.gate.hold("v", "key", 0)
+    scheduler.gate.stopped("v")
+    assert scheduler.gate.verdict("v") == "key"
+    office: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
+    since = time.monotonic()
+    said = asyncio.run(operator.blocked(office, "w", 30))
+    assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])
+    assert time.monotonic() - since < 5
