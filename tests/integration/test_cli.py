@@ -497,7 +497,7 @@ class TestCheck:
         self, shared_site: Site, still: Site
     ) -> None:
         still.configure(core={"default_scheduler_url": shared_site.url}, spendguard_stripe={"secret": None})
-        code, out, _ = spendguard(still, "check")
+        code, out, _ = spendguard(still, "check", STRIPE_SECRET_KEY="")
         assert code == 1
         [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
         assert "[spendguard_stripe] secret" in line
