@@ -11,7 +11,7 @@ def main() -> None:
     """Run the command line; ends with status 2 and one line when luigi.cfg cannot be read."""
     try:
         with readable():
-            from luigi_spendguard import key_commands  # noqa: F401  # adds its commands
+            from luigi_spendguard import change_commands, key_commands  # noqa: F401  # add their commands
             from luigi_spendguard.cli import main as run
     except ConfigError as error:
         sys.stderr.write(f"Error: {error}\n")

@@ -9,13 +9,21 @@ import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import luigi
 from luigi.worker import ContextManagedTaskProcess
 
 from luigi_spendguard import discretion, proxy
 from luigi_spendguard.client import GIVE_UP_S
-from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, LedgerUnavailable, PluginError
+from luigi_spendguard.config import ConfigError, Settings
+from luigi_spendguard.errors import (
+    BudgetExceeded,
+    KeyRevoked,
+    LedgerUnavailable,
+    PluginError,
+    SpendguardError,
+)
 from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.money import BadAmount
 from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
@@ -42,6 +50,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     settings: Settings | None = None
     claim_id: str = ""
     death_told: bool = False
+    refused: BaseException | None = None
     #: Its pipeline has vendor tasks: what a plain task prints is redacted, too.
     discreet: bool = False
 
@@ -72,7 +81,11 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         if not self.vendor:
             with context.outside(), discretion.streams() if self.discreet else contextlib.nullcontext():
                 return super()._run_get_new_deps()
-        attempt = self._claim()
+        try:
+            attempt = self._claim()
+        except (SpendguardError, ConfigError, BadAmount) as error:
+            self.refused = error
+            raise
         outcome = "failed"
         try:
             with proxy.attempt_running(attempt), self._interruptible(attempt):
@@ -143,6 +156,12 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def _handle_run_exception(self, ex: BaseException) -> Any:
         denied = blocking(ex) if self.vendor else None
+        if denied is None and ex is self.refused:
+            # Nothing of it ran: a traceback of ours says less than the reason.
+            why = "" if self.refusal else f": {ex}"  # Else the worker has said it once for all.
+            logger.error("Vendor task %s was refused before run()%s", self.task.task_id, why)
+            self.task.trigger_event(luigi.Event.FAILURE, self.task, ex)
+            return redacted(f"Refused before run(): {ex}")
         if denied is None:
             return redacted(super()._handle_run_exception(ex))
         # Blocked, not failed: no failure event, no e-mail, no retry.
@@ -188,9 +207,10 @@ def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
 
 @contextlib.contextmanager
 def quietly(what: str) -> Iterator[None]:
-    """Do something that only helps later: an unreachable scheduler or a refusal is not an error."""
+    """Do something that only helps later: an unreachable scheduler or a refusal is said elsewhere."""
     try:
         yield
     except Exception as error:
-        level = logging.DEBUG if isinstance(error, (PluginError, LedgerUnavailable)) else logging.WARNING
+        known = isinstance(error, (PluginError, LedgerUnavailable, ConfigError))
+        level = logging.DEBUG if known else logging.WARNING
         logger.log(level, "%s: %s", what, error)

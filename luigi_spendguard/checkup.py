@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+import luigi.configuration
 
 from luigi_spendguard.config import VENDORS, Settings
 from luigi_spendguard.money import format_usd
@@ -34,6 +37,8 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
         yield _vendor(settings, vendor, _served(operator))
         yield from _prices(settings, vendor)
     yield _tokens(settings)
+    yield from _worker_token(settings, operator)
+    yield from _retcode()
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"
     yield Finding("blocked", "a worker with only blocked tasks left "
@@ -111,12 +116,14 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     if caps.shadow:
         yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
     if settings.vendor_tasks:
+        yield Finding("plugin", "a pipeline whose modules import no VendorTask has to call "
+                      "luigi_spendguard.install(), else its worker is one without the plugin")  # fmt: skip
         text = (
-            "under a worker without the plugin NOTHING BOUNDS THEIR SPENDING: no call of theirs is seen, "
-            "only their dispatch is held back by the day's budget"
+            "under a worker without the plugin no call of theirs is seen: only the day's budget holds back "
+            "their dispatch; what they spend is bounded by a vault key of the gateway, else BY NOTHING"
         )
         if settings.forecast == "hold":
-            text += ", and for good by forecast = hold, since nobody opens their run"
+            text += "; forecast = hold holds them for good, since nobody opens their run"
         yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
 
 
@@ -154,3 +161,24 @@ def _tokens(settings: Settings) -> Finding:
         return Finding("workers", "no worker_token: only workers on luigid's own machine are served")
     bound = "" if settings.caps.day is not None else ", but no daily_cap_usd bounds who has it"
     return Finding("workers", f"must show the worker_token{bound}")
+
+
+def _worker_token(settings: Settings, operator: Operator) -> Iterator[Finding]:
+    """Ask luigid what a worker is asked first: whether it may come in."""
+    try:
+        # No run has this name: nothing is ended, and no ledger is made for it.
+        probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
+        Operator(operator.url, settings.worker_token).post("/api/spend_close_run", probe)
+    except OperatorError as error:
+        if error.exit_code == 4:
+            yield Finding("worker token", str(error), missing=True)
+
+
+def _retcode() -> Iterator[Finding]:
+    value = luigi.configuration.get_config().get("retcode", "spend_blocked", None)
+    if value is None:
+        return
+    if str(value).strip().isdecimal() and int(value) <= 255:
+        yield Finding("exit code", f"{value} when vendor tasks are blocked")
+    else:
+        yield Finding("exit code", "[retcode] spend_blocked must be a number from 0 to 255", missing=True)

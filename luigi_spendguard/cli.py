@@ -1,4 +1,4 @@
-"""`spendguard`: see what runs have spent, revoke them, top them up, resolve calls in doubt.
+"""`spendguard`: see what runs have spent; what changes them is in `change_commands`.
 
 Exit codes: 0 done, 1 refused (or `check` found something missing), 2 bad usage or configuration,
 3 luigid-spendguard cannot be reached, 4 not allowed.
@@ -10,7 +10,6 @@ import importlib
 import io
 import json
 import sys
-import uuid
 from typing import Any
 
 import click
@@ -18,18 +17,19 @@ import click
 from luigi_spendguard import __version__, config
 from luigi_spendguard.checkup import findings
 from luigi_spendguard.errors import LedgerError
-from luigi_spendguard.money import BadAmount, Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.messages import VERDICTS
+from luigi_spendguard.money import BadAmount, Micros, parse_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, path_of, scheduler_url
-from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, forecast_of, money_of, plain, show
+from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, money_of, plain, run_lines, show
 
 
 class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
-    """An amount of USD."""
+    """An amount of USD on the command line."""
 
     name = "usd"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Micros:
-        """Return micro-dollars."""
+        """Return the amount in micro-dollars; bad usage when it is none."""
         try:
             return parse_usd(value)
         except BadAmount as error:
@@ -39,12 +39,28 @@ class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
 FORMAT = click.option(
     "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
 )
-_REQUEST_ID = click.option(
-    "--request-id", default=None, help="Repeating a command with the same id changes nothing twice."
+
+
+class _Group(click.Group):
+    """Takes `--url` behind the command as well as before it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Move `--url ADDRESS` to the front, wherever it stands before a `--`."""
+        end = args.index("--") if "--" in args else len(args)
+        front: list[str] = []
+        rest: list[str] = []
+        words = iter(args[:end])
+        for word in words:
+            if word == "--url":
+                front += [word, *([value] if (value := next(words, None)) is not None else [])]
+            else:
+                (front if word.startswith("--url=") else rest).append(word)
+        return super().parse_args(ctx, front + rest + args[end:])
+
+
+@click.group(
+    cls=_Group, context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs"
 )
-
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]}, epilog="Example:  spendguard runs")
 @click.option("--url", envvar="SPENDGUARD_URL", help="luigid's address, if not luigi.cfg's.")
 @click.version_option(__version__)
 @click.pass_context
@@ -54,19 +70,21 @@ def cli(ctx: click.Context, url: str | None) -> None:
         settings = config.load()
         ctx.obj = (settings, Operator(url or scheduler_url(), admin_token(settings)))
     except config.ConfigError as error:
-        raise _Stop(str(error), 2) from None
+        raise Stop(str(error), 2) from None
     except OperatorError as error:
-        raise _Stop(str(error), error.exit_code) from None
+        raise Stop(str(error), error.exit_code) from None
 
 
-class _Stop(click.ClickException):
+class Stop(click.ClickException):
+    """Ends a command with a message and an exit code."""
+
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
 
 
 def operator_of() -> Operator:
-    """Return what the command speaks to luigid with."""
+    """Return the client of the command that is run."""
     operator: Operator = click.get_current_context().obj[1]
     return operator
 
@@ -76,136 +94,49 @@ def operator_of() -> Operator:
 def runs(form: str) -> None:
     """List runs with their budgets, newest first. `reserved` includes what is in doubt."""
     show(operator_of().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
+    day = operator_of().get("/day") if form == "table" else {}
+    if day.get("spent_usd") is not None:
+        click.echo(
+            f"\nAll runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
+            f"{money_of('reserved')(day)} reserved, {money_of('remaining')(day)} remaining of "
+            f"{money_of('cap')(day)} (daily_cap_usd)."
+        )
 
 
 @cli.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
 @click.argument("run_id", metavar="RUN")
 @FORMAT
 def run(run_id: str, form: str) -> None:
-    """Show one run."""
+    """Show one run: its budgets, what of it is blocked and why, what was approved."""
     found = operator_of().get(path_of("runs", run_id))
-    if form == "json":
-        click.echo(json.dumps(found, indent=2))
-        return
-    for heading, text in RUN_COLUMNS:
-        click.echo(f"{heading:10} {plain(text(found))}")
-    if found["shadow_calls"]:
-        enough = format_usd(parse_usd(found["sufficient_cap_usd"]))
-        click.echo(
-            f"{'shadow':10} {found['shadow_calls']} calls were let through; {enough} would have sufficed"
-        )
-    for budget in found["budgets"]:
-        click.echo(
-            f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
-            f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
-        )
-    for task in found["shared_tasks"]:
-        click.echo(plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}"))
-    if found["note"]:
-        click.echo(f"{'note':10} {found['note']}")
+    click.echo(json.dumps(found, indent=2) if form == "json" else "\n".join(run_lines(found)))
 
 
 @cli.command(epilog="Example:  spendguard calls --run nightly-42 --verdict denied:cap")
 @click.option("--run", "run_id", help="Calls of this run only.")
 @click.option("--task", "task_id", help="Calls of this Luigi task_id only.")
-@click.option("--verdict", help="allowed, replayed, denied, or denied:<reason> such as denied:cap.")
+@click.option(
+    "--verdict",
+    type=click.Choice(VERDICTS),
+    metavar="VERDICT",
+    help="allowed, replayed, denied, or denied:<reason> such as denied:cap.",
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @FORMAT
 def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: int, form: str) -> None:
-    """List vendor calls with their Luigi task, newest first."""
+    """List vendor calls with their Luigi task, newest first.
+
+    A task that was blocked before it ran has made no call: `spendguard run RUN` shows it.
+    """
     found = operator_of().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
-    show(found, CALL_COLUMNS, form, "No call matches.")
+    empty = "No call matches."
+    if task_id is not None:
+        empty += f" If task {plain(task_id)} exists, it has made none: is this its whole task_id?"
+    elif (verdict or "").startswith("denied"):
+        empty += " Tasks that were blocked before they ran have made none: see `spendguard run RUN`."
+    show(found, CALL_COLUMNS, form, empty)
     if form == "table" and len(found) == limit:
         click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
-
-
-@cli.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
-@click.argument("run_id", metavar="RUN")
-def revoke(run_id: str) -> None:
-    """End a run's spending for good; answers when no further call of it is sent."""
-    found = operator_of().delete(path_of("runs", run_id))
-    click.echo(
-        f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
-        f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
-    )
-
-
-# So that `-1` is no unknown option but a bad amount.
-@cli.command(
-    name="top-up",
-    context_settings={"ignore_unknown_options": True},
-    epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
-)
-@click.argument("run_id", metavar="RUN")
-@click.argument("usd", type=Usd())
-@_REQUEST_ID
-def top_up(run_id: str, usd: Micros, request_id: str | None) -> None:
-    """Raise a run's cap by USD; its blocked tasks may run again."""
-    body = {"usd": plain_usd(usd), "request_id": request_id or str(uuid.uuid4())}
-    found = operator_of().post(path_of("runs", run_id, "top_up"), body)
-    click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
-
-
-@cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
-@click.argument("run_id", metavar="RUN")
-@click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
-@click.option("--unknown-tasks", type=click.IntRange(0), default=0, metavar="N",
-              help="The tasks of unknown cost that you have seen beside it.")  # fmt: skip
-@click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
-@click.option("--cost", type=Usd(), help="What that task may cost.")
-@_REQUEST_ID
-def approve(
-    run_id: str,
-    forecast: Micros | None,
-    unknown_tasks: int,
-    task_id: str | None,
-    cost: Micros | None,
-    request_id: str | None,
-) -> None:
-    """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
-    if (task_id is None) is not (cost is None) or (task_id is not None and (forecast is not None
-                                                                           or unknown_tasks)):  # fmt: skip
-        raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
-    amount = cost if forecast is None else forecast
-    if amount is None:
-        amount, unknown_tasks = _shown_forecast(run_id)
-    body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id or str(uuid.uuid4())}
-    body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
-    found = operator_of().post(path_of("runs", run_id, "approve"), body)
-    what = (
-        f"Task {task_id} may cost {format_usd(amount)}"
-        if task_id
-        else f"The forecast of {run_id} is approved"
-    )
-    click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
-
-
-def _shown_forecast(run_id: str) -> tuple[Micros, int]:
-    """Show a run's forecast and ask for it to be approved; return both its parts. Raises _Stop."""
-    found = operator_of().get(path_of("runs", run_id))
-    if found["forecast_usd"] is None:
-        raise _Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
-    text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
-    if not sys.stdin.isatty():
-        unknown = f" --unknown-tasks {found['unknown_tasks']}" if found["unknown_tasks"] else ""
-        raise _Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}{unknown}", 2)
-    click.confirm(f"{text} Approve?", abort=True)
-    return parse_usd(found["forecast_usd"]), int(found["unknown_tasks"])
-
-
-@cli.command(epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00")
-@click.argument("call_id", metavar="CALL")
-@click.option("--spent", "spent", type=Usd(), help="What the vendor's books say it cost.")
-@click.option("--not-sent", is_flag=True, help="The vendor's books do not have it.")
-@_REQUEST_ID
-def resolve(call_id: str, spent: Micros | None, not_sent: bool, request_id: str | None) -> None:
-    """End a call that is in doubt, by what the vendor's own books say."""
-    if (spent is None) == (not not_sent):
-        raise click.UsageError("say either --spent USD or --not-sent")
-    body: dict[str, Any] = {"request_id": request_id or str(uuid.uuid4())}
-    body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
-    found = operator_of().post(path_of("calls", call_id, "resolve"), body)
-    click.echo(f"{call_id} is {found['state']}: {money_of('spent')(found)} spent.")
 
 
 @cli.command(epilog="Example:  spendguard gateway --port 8083")
@@ -218,7 +149,7 @@ def gateway(address: str, port: int) -> None:
     try:
         standalone.run(click.get_current_context().obj[0], address, port)
     except (config.ConfigError, LedgerError) as error:
-        raise _Stop(str(error), 2) from None
+        raise Stop(str(error), 2) from None
 
 
 @cli.command(epilog="Example:  spendguard check")
@@ -230,7 +161,7 @@ def check() -> None:
         missing += finding.missing
         click.echo(f"{'MISSING ' if finding.missing else 'ok      '}{finding.subject}: {finding.text}")
     if missing:
-        raise _Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
+        raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
 def main() -> None:

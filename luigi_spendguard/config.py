@@ -123,7 +123,7 @@ SETTINGS: tuple[Setting, ...] = (
             "The cap of a run that asks for nothing."),
     Setting(_M, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
     Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
-    Setting(_M, "admin_token", values.token, "made at first start, beside the ledger, mode 0600",
+    Setting(_M, "admin_token", values.token, "made with the first run, beside the ledger, mode 0600",
             "Who shows it may top up, resolve and revoke.", True),
     Setting(_M, "admin_token_file", in_file(values.token), "none",
             "A file with the admin token, mode 0600, instead of `admin_token`.", True),
@@ -225,6 +225,11 @@ def load(
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if one in main and other not in main:
             raise sections[_M][one].error(f"needs {other} beside it")
+    if main.get("admin_token") is not None and main.get("admin_token") == main.get("worker_token"):
+        given = sections[_M]
+        raise given["admin_token" if "admin_token" in given else "admin_token_file"].error(
+            "is the same as worker_token: every worker could top up and resolve. Make another one"
+        )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
     settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
                         files=tuple(files), passed_over=tuple(passed_over))  # fmt: skip

@@ -7,6 +7,7 @@ values in warnings, and drop what they cannot read.
 from __future__ import annotations
 
 import configparser
+import difflib
 import os
 import re
 import sys
@@ -90,6 +91,7 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
         parsed = _toml(path, text) if kind == "toml" else _ini(path, text)
         for section, content in parsed.items():
             if not section.lower().startswith(PREFIX):
+                _check_not_meant(path, section)
                 continue
             if not isinstance(content, Mapping):
                 raise ConfigError(f"{path}: {section} must be a section: write [{section}]")
@@ -97,6 +99,17 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
             for key, value in content.items():
                 values[key] = Raw(value, str(path), section, key)
     return merged
+
+
+def _check_not_meant(path: Path, section: str) -> None:
+    """Refuse a section of somebody else's whose name is nearly ours: its limits would be ignored."""
+    letters = re.sub(r"[^a-z]", "", section.lower())
+    near = difflib.SequenceMatcher(None, letters[: len(PREFIX)], PREFIX).ratio()
+    if PREFIX in letters or near >= 0.8:
+        raise ConfigError(
+            f"{path}: [{section}] is no section of luigi_spendguard: our sections begin with {PREFIX}, as "
+            f"[{PREFIX}] and [{PREFIX}_caps] do"
+        )
 
 
 def _ini(path: Path, text: str) -> Mapping[str, Any]:
@@ -139,6 +152,14 @@ def readable() -> Iterator[None]:
     """Turn what Luigi raises when its import meets a file that is no ini or TOML into ConfigError."""
     try:
         yield
+    except ImportError as error:
+        if "luigi[" not in str(error):
+            raise
+        # Luigi's own, of a parser whose package is an extra of it.
+        raise ConfigError(
+            "LUIGI_CONFIG_PARSER=toml needs the package with which Luigi reads TOML: "
+            "pip install 'luigi[toml]'"
+        ) from None
     except configparser.Error as error:
         raise _unreadable_ini(Path(getattr(error, "source", "luigi.cfg")).absolute(), error) from None
     except ValueError as error:

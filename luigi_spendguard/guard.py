@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
+from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 #: The most objects that are fetched to price one call.
 LOOK_UP_LIMIT = 20
+
+#: The header of an answer that was given before: when, in milliseconds since the epoch.
+REPLAYED = "x-spendguard-replayed"
 
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
@@ -135,6 +139,8 @@ class Guard:
                     yield from self._record(request, call, denied)
                     raise
                 continue
+            if answer.verdict == "replayed" and not answer.status:
+                return (yield from self._fetched_again(quote, answer, request))
             if answer.verdict == "replayed":
                 return _replayed(quote, answer)
             if answer.verdict != "allowed":
@@ -200,16 +206,16 @@ class Guard:
     def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""
         call.ask += 1
-        line = f"{request.method} {request.url.split('?')[0]}"[:300]
+        path = urlsplit(request.url).path[:300]
         try:
             yield Reserve(
                 Ask(
                     call.call_id,
                     self.vendor.name,
                     "",
-                    line,
+                    f"{request.method} {path}",
                     request.method,
-                    line,
+                    path,
                     ask=call.ask,
                     denied=denied.reason,
                     message=denied.message,
@@ -252,6 +258,31 @@ class Guard:
                 f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it, and could not "
                 f"be ({type(error).__name__}). Nothing was sent",
             ) from error
+
+    def _fetched_again(self, quote: Quote, answer: Answer, request: Request) -> Generator[Effect, Any, Reply]:
+        """Answer a repeated call with the object that an operator has named, read now: a call of its own.
+
+        The operator's allowlist is about what the task calls, not about this.
+        """
+        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
+        reply = yield from plain.guarded(
+            self.vendor.fetch(quote, answer.object_id, request), Call(look_up=True)
+        )
+        if reply.status != 200:
+            raise denial(
+                "idempotency_mismatch",
+                "this call was made before, and an operator has said that it opened "
+                f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
+                "it is with `spendguard resolve --object --correct`",
+                {"call_id": answer.call_id, "object_id": answer.object_id},
+            )
+        logger.warning(
+            "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
+            quote.operation,
+            quote.target or "",
+            answer.object_id,
+        )
+        return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
@@ -341,7 +372,7 @@ def say_replayed(what: str, first_at: int) -> None:
 
 def _replayed(quote: Quote, answer: Answer) -> Reply:
     say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
-    headers = {**answer.answer_headers, "x-spendguard-replayed": str(answer.first_at)}
+    headers = {**answer.answer_headers, REPLAYED: str(answer.first_at)}
     return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
 
 

@@ -64,9 +64,23 @@ class GuardState:
         #: The result that is being handled was reported: what is added now was not yielded.
         self.reported = False
         self.patience = Patience()
+        #: What was logged already: each refusal once, and what is waited for once for each change.
+        self.logged: set[str] = set()
+        self.waiting_for: list[str] = []
         self._scheduler = worker._scheduler
         self._client: LedgerPort | None = None
         self._settings: config.Settings | None = None
+
+    def refuse(self, task_id: str, why: str) -> None:
+        """Refuse a task (or all tasks of a root) before its run(); each reason is logged once."""
+        self.refusals[task_id] = why
+        self.log_refusal(why)
+
+    def log_refusal(self, why: str) -> None:
+        """Say once why vendor tasks are refused."""
+        if why not in self.logged:
+            self.logged.add(why)
+            logger.error("Vendor tasks are refused before run(): %s", why)
 
     def settings(self) -> config.Settings:
         """Return luigi.cfg's settings, read once. Raises ConfigError."""
@@ -105,8 +119,7 @@ class GuardState:
         try:
             return amount_of(task, "max_cost_usd")
         except BadAmount as error:
-            self.refusals[task.task_id] = str(error)
-            logger.error("%s", error)
+            self.refuse(task.task_id, str(error))
         except Exception as error:  # A property that needs what other tasks have yet to make.
             logger.warning("max_cost_usd of %s is not known yet: %s", task, error)
         return None
@@ -133,8 +146,7 @@ class GuardState:
                 raise PluginError(root.problem)
             self.run_ids[root.task_id] = open_run(self.client(), root)
         except (PluginError, SpendDenied, config.ConfigError) as error:
-            self.refusals[root.task_id] = str(error)
-            logger.error("The run of %s cannot be opened: %s", root.task_id, error)
+            self.refuse(root.task_id, str(error))
         except LedgerUnavailable as error:
             self.missed[root.task_id] = root
             logger.error("The run of %s cannot be opened now: %s", root.task_id, error)

@@ -7,6 +7,7 @@ Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoc
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -27,6 +28,10 @@ MAX_TEXT = 4096
 MAX_BODY = 1 << 20
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
+
+
+#: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
+VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
 
 
 class BadMessage(ValueError):
@@ -156,7 +161,8 @@ class Answer(_Message):
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
-        status, answer_headers, answer_body, first_at: the stored answer of a replay.
+        status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
+            the vendor's object `object_id`, which an operator has named, as it is now.
 
     """
 
@@ -171,6 +177,7 @@ class Answer(_Message):
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: str = ""
     first_at: int = 0
+    object_id: str = ""
     reason: str = ""
     message: str = ""
     facts: dict[str, str] = field(default_factory=dict)
@@ -207,6 +214,11 @@ class End(_Message):
     answer_body: str = ""
     customer: str = ""
     note: str = ""
+
+
+def command(*words: str) -> str:
+    """Return a `spendguard` command to be pasted into a shell: ids come from pipelines, and are quoted."""
+    return f"`spendguard {shlex.join(words)}`"
 
 
 def facts_of(data: Mapping[str, Any]) -> dict[str, str]:

@@ -63,6 +63,8 @@ def parse_usd(value: str | int | Decimal) -> Micros:
     if isinstance(value, bool) or not isinstance(value, (str, int, Decimal)):
         raise BadAmount(f"an amount must be a decimal text such as 12.50, not a {type(value).__name__}")
     text = format(value, "f") if isinstance(value, Decimal) else str(value).strip()
+    if re.fullmatch(r"[0-9]{11,}(\.[0-9]+)?", text, re.ASCII):
+        raise BadAmount(f"{text[:40]} is more than the largest amount, {format_usd(MAX_MICROS)}")
     if not _USD.fullmatch(text):
         raise BadAmount(
             f"{text[:40]!r} is no amount of USD: write digits with at most six decimals, such as 300 or 12.50"

@@ -109,11 +109,17 @@ class Operator:
             return answer
         if isinstance(answer, dict) and "message" in answer:
             raise OperatorError(str(answer["message"]), 4 if reply.status in (401, 403) else 1)
-        raise OperatorError(
-            f"{self.url} answered HTTP {reply.status} and keeps no budgets: is it a stock luigid? Start "
-            "luigid-spendguard instead",
-            3,
-        )
+        raise OperatorError(self._stranger(reply), 3)
+
+    def _stranger(self, reply: Any) -> str:
+        """Say what may answer at our address instead of luigid-spendguard."""
+        answered = f"{self.url} answered HTTP {reply.status} and keeps no budgets: "
+        if reply.headers.get("Server", "").startswith("TornadoServer/"):
+            return (
+                f"{answered}is it a stock luigid? Start luigid-spendguard instead, or switch it on with "
+                "[scheduler] metrics_custom_import (docs/configuration.md)"
+            )
+        return f"{answered}it is no luigid. Name luigid's address with --url or [core] default_scheduler_url"
 
 
 def path_of(*parts: str) -> str:

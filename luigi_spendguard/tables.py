@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
@@ -87,7 +87,10 @@ def forecast_of(run: Mapping[str, Any]) -> str:
     if run["forecast_usd"] is None:
         return ""
     text = format_usd(parse_usd(run["forecast_usd"]))
-    text += " (partly estimated)" if run["estimated_usd"] != "0.00" else ""
+    if run["estimated_usd"] == run["forecast_usd"] != "0.00":
+        text += " (estimated)"
+    elif run["estimated_usd"] != "0.00":
+        text += " (partly estimated)"
     return text + (f" + {run['unknown_tasks']} unknown" if run["unknown_tasks"] else "")
 
 
@@ -102,9 +105,38 @@ RUN_COLUMNS: Sequence[Column] = (
     ("remaining", money_of("remaining")),
     ("overrun", money_of("overrun")),
     ("forecast", forecast_of),
+    ("blocked", lambda run: str(sum(run["blocked_tasks"].values()))),
     ("denied", lambda run: str(run["denied_calls"])),
     ("opened", time_of("opened_at")),
 )
+
+
+def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the lines that `spendguard run` shows."""
+    for heading, text in RUN_COLUMNS:
+        yield f"{heading:10} {plain(text(run))}"
+    if run["shadow_calls"]:
+        enough = format_usd(parse_usd(run["sufficient_cap_usd"]))
+        yield f"{'shadow':10} {run['shadow_calls']} calls were let through; {enough} would have sufficed"
+    for budget in run["budgets"]:
+        yield plain(
+            f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
+            f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
+        )
+    for why in run["blocked"]:
+        tasks = "1 task" if why["tasks"] == 1 else f"{why['tasks']} tasks"
+        yield plain(f"{'blocked':10} {tasks}: {why['text']}; {why['advice']}")
+    for task in run["awaiting_approval"]:
+        cost = format_usd(parse_usd(task["cost_usd"]))
+        yield plain(f"{'approval':10} {task['task_id']} may cost {cost} and waits to be approved")
+    for approval in run["approvals"]:
+        what = "the forecast" if approval["task_id"] is None else approval["task_id"]
+        yield plain(f"{'approved':10} {what}: {format_usd(parse_usd(approval['usd']))}")
+    for task in run["shared_tasks"]:
+        yield plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}")
+    if run["note"]:
+        yield f"{'note':10} {run['note']}"
+
 
 CALL_COLUMNS: Sequence[Column] = (
     ("call", lambda call: call["id"]),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from typing import Any
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.port import LedgerPort
@@ -25,11 +26,13 @@ class Patience:
 
     Attributes:
         waited: the scheduler was waited for, or has news: no need to sleep as well.
+        why: why its tasks are blocked, as `LedgerPort.blocked` has said it last.
 
     """
 
     def __init__(self) -> None:
         self.waited = False
+        self.why: list[dict[str, Any]] = []
         self._counts: tuple[int, ...] = ()
         self._looks = 0
         self._stays: bool | None = None
@@ -43,14 +46,15 @@ class Patience:
         """Ask the scheduler whether to stay; `waits`: for what is blocked too. Raises SpendguardError."""
         begun = time.monotonic()
         try:
-            said = ledger.blocked(worker, wait_s=WAIT_S if waits else 0)
+            # The first look is at once: what is waited for is said before it is waited for.
+            said = ledger.blocked(worker, wait_s=WAIT_S if waits and self._counts else 0)
         except LedgerUnavailable as error:
             self.waited = False
             logger.debug("The scheduler does not say what is blocked: %s", error)
             if self._stays is None:
                 self._stays, self._heard = waits, begun
             return self._stays and begun - self._heard < KEPT_S
-        self._heard = time.monotonic()
+        self._heard, self.why = time.monotonic(), said["why"]
         counts = (said["blocked"], said["ready"], said["waiting"])
         news = counts != self._counts
         self._counts, self._looks = counts, 1 if news else self._looks + 1

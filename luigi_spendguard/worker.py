@@ -176,6 +176,8 @@ class GuardedWorker(luigi.worker.Worker):
                 process.client = guard.client()
         except (PluginError, config.ConfigError) as error:
             process.refusal = str(error)
+        if process.refusal:
+            guard.log_refusal(process.refusal)
         return process
 
     def _handle_next_task(self) -> Any:
@@ -221,11 +223,24 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
-        stays = False
+        try:
+            return self._waits_for_money()
+        except KeyboardInterrupt:
+            logger.warning("Interrupted while waiting: submit the same root again when its tasks are freed")
+            raise SystemExit(130) from None
+
+    def _waits_for_money(self) -> bool:
+        """Return whether to stay for blocked tasks; the scheduler answers when one was freed."""
+        guard, stays = self._guard, False
         guard.open_missed()
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
             stays = guard.patience.stays(guard.client(), self._id, waits)
+            lines = summary.lines({"why": guard.patience.why}) if waits and stays else []
+            if lines and guard.waiting_for != lines:
+                guard.waiting_for = lines
+                for line in lines:
+                    logger.warning("Waiting: %s", line)
         return stays
 
     def _sleeper(self) -> Iterator[None]:
@@ -289,6 +304,8 @@ def install() -> None:
         stock = luigi.worker.Worker
         luigi.worker.Worker = GuardedWorker
         summary.install()
+        # Our lines go where Luigi's own go, in their format.
+        logging.getLogger("luigi_spendguard").parent = logging.getLogger("luigi-interface")
         _guard_in_place(stock)
 
 
@@ -296,6 +313,7 @@ def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
     proxy.stripe.unbind()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
+    logging.getLogger("luigi_spendguard").parent = logging.getLogger()
     summary.uninstall()
 
 

@@ -155,7 +155,7 @@ class Access:
 
 
 def kept_token(path: Path) -> str:
-    """Return the admin token of that file beside the ledger, made at first start, mode 0600."""
+    """Return the admin token of that file beside the ledger, made when the ledger is, mode 0600."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

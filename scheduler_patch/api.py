@@ -8,11 +8,12 @@ from typing import Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import claims, reading
-from luigi_spendguard.messages import Ask, BadMessage, End
-from luigi_spendguard.money import parse_usd
-from scheduler_patch import keys, openapi, operator
+from luigi_spendguard.ledger.resolving import Resolution
+from luigi_spendguard.messages import VERDICTS, Ask, BadMessage, End
+from luigi_spendguard.money import parse_usd, plain_usd
+from scheduler_patch import keys, openapi, operator, waiting
 from scheduler_patch.auth import Refused
-from scheduler_patch.handler import Call, Handler
+from scheduler_patch.handler import Call, Handler, Lost
 from scheduler_patch.office import Office
 
 
@@ -85,7 +86,9 @@ def _end(kind: str) -> Callable[[Office, Call], Awaitable[Any]]:
 
 async def _runs(office: Office, call: Call) -> Any:
     call.only()
-    return await office.read(reading.runs) or []
+    call.query_only()
+    rows = await office.read(reading.runs) or []
+    return [row | {"blocked_tasks": waiting.counts(office, row["run_id"])} for row in rows]
 
 
 async def _list_runs(office: Office, call: Call) -> Any:
@@ -93,24 +96,37 @@ async def _list_runs(office: Office, call: Call) -> Any:
 
 
 async def _run(office: Office, call: Call) -> Any:
-    run_id = call.run_id()
+    return await _whole(office, call.run_id())
+
+
+async def _whole(office: Office, run_id: str) -> Any:
     row = await office.read(reading.run, run_id)
     if row is None:
         raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
-    return row
+    return row | waiting.of_run(office, run_id)
+
+
+async def _day(office: Office, call: Call) -> Any:
+    call.only()
+    call.query_only()
+    cap = office.settings.caps.day
+    return await office.read(reading.day, cap) or {
+        "day": None,
+        "cap_usd": None if cap is None else plain_usd(cap),
+    }
 
 
 async def _calls(office: Office, call: Call) -> Any:
     call.only()
+    call.query_only("task", "verdict", "limit", "before", *(() if call.path else ("run",)))
     run_id = call.path[0] if call.path else call.query("run")
-    limit, before = call.query("limit") or "1000", call.query("before")
+    limit, before, verdict = call.query("limit") or "1000", call.query("before"), call.query("verdict")
     if not (limit.isdecimal() and len(limit) < 6 and 0 < int(limit) <= 10_000):
         raise BadMessage("'limit' must be a number from 1 to 10000")
     if before is not None and not (before.isdecimal() and len(before) < 16):
         raise BadMessage("'before' must be the `seq` of a call")
-    verdict = call.query("verdict")
-    if verdict is not None and not re.fullmatch(r"allowed|replayed|denied(:[a-z_]+)?", verdict):
-        raise BadMessage("'verdict' must be allowed, replayed, denied, or denied:<reason> such as denied:cap")
+    if verdict is not None and verdict not in VERDICTS:
+        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
     rows = await office.read(
         reading.calls,
         run_id,
@@ -123,7 +139,9 @@ async def _calls(office: Office, call: Call) -> Any:
 
 
 async def _revoke(office: Office, call: Call) -> Any:
-    return await operator.revoke(office, call.run_id())
+    run_id = call.run_id()
+    said = await operator.revoke(office, run_id)
+    return await _whole(office, run_id) | {"calls_under_way": said["calls_under_way"]}
 
 
 async def _top_up(office: Office, call: Call) -> Any:
@@ -131,7 +149,8 @@ async def _top_up(office: Office, call: Call) -> Any:
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
         raise BadMessage('\'usd\' must be a text such as "50" or "12.50"')
-    return await operator.top_up(office, run_id, usd, call.optional("request_id"))
+    await operator.top_up(office, run_id, usd, call.optional("request_id"))
+    return await _whole(office, run_id)
 
 
 async def _approve(office: Office, call: Call) -> Any:
@@ -147,20 +166,27 @@ async def _approve(office: Office, call: Call) -> Any:
         raise BadMessage("'unknown_tasks' must be the run's `unknown_tasks` that was shown: a whole number")
     if task_id is not None and unknown:
         raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
-    return await operator.approve(office, run_id, usd, task_id, call.optional("request_id"), unknown)
+    await operator.approve(office, run_id, usd, task_id, call.optional("request_id"), unknown)
+    return await _whole(office, run_id)
 
 
 async def _resolve(office: Office, call: Call) -> Any:
-    call.only("spent_usd", "not_sent", "request_id")
-    spent, not_sent = call.optional("spent_usd"), "not_sent" in call.fields and call.flag("not_sent")
-    if (spent is None) is not not_sent:
+    call.only("spent_usd", "not_sent", "object_id", "overrun", "correct", "request_id")
+    said = {name: name in call.fields and call.flag(name) for name in ("not_sent", "overrun", "correct")}
+    spent = call.optional("spent_usd")
+    if (spent is None) is not said["not_sent"]:
         raise BadMessage('say either {"spent_usd": "2"} or {"not_sent": true}')
+    object_id = call.optional("object_id")
+    if said["not_sent"] and (object_id or said["overrun"]):
+        raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
     amount = None if spent is None else parse_usd(spent)
-    return await operator.resolve(office, call.path[0], amount, call.optional("request_id"))
+    resolution = Resolution(amount, object_id, said["overrun"], said["correct"])
+    return await operator.resolve(office, call.path[0], resolution, call.optional("request_id"))
 
 
 async def _status(office: Office, call: Call) -> Any:
     call.only()
+    call.query_only()
     return {
         "version": __version__,
         "gateway": sorted(office.relayed_vendors),
@@ -205,6 +231,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
         rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
         rest(r"/status", GET=("read", _status)),
+        rest(r"/day", GET=("read", _day)),
         rest(r"/calls", GET=("read", _calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
@@ -214,6 +241,11 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         return described
 
     return [*served, rest(r"/openapi.json", GET=("public", _openapi))]
+
+
+def lost() -> list[tuple[str, type[Handler], dict[str, Any]]]:
+    """Return what answers addresses below ours that are no route; it comes after `routes`."""
+    return [(r"/(?:runs|calls)/.*", Lost, {"office": None, "methods": {}, "wrap": False})]
 
 
 def template(path: str) -> str:

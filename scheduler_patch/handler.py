@@ -137,6 +137,16 @@ class Handler(RequestHandler):
                          exc_info=(typ, value, tb))  # fmt: skip
 
 
+class Lost(Handler):
+    """Answers an address below ours that is no route, such as one with a slash too many."""
+
+    async def _serve(self, *path: str) -> None:
+        what = f"there is no route {self.request.path[:200]!r}: docs/http-api.md lists them"
+        self._error(404, "not_found", f"{what}; a run_id in a path is percent-encoded, and no slash ends one")
+
+    get = post = delete = put = patch = head = options = _serve
+
+
 class Call:
     """What a route's function is given: its decoded fields, path parts, vault key and query."""
 
@@ -165,6 +175,12 @@ class Call:
         """Refuse fields that the route does not know. Raises BadMessage."""
         if unknown := sorted(set(self.fields) - set(names)):
             raise BadMessage(f"unknown field {unknown[0]!r}: this route takes {', '.join(names) or 'none'}")
+
+    def query_only(self, *names: str) -> None:
+        """Refuse query parameters that the route does not know. Raises BadMessage."""
+        if unknown := sorted(set(self.handler.request.query_arguments) - set(names)):
+            known = ", ".join(sorted(names)) or "none"
+            raise BadMessage(f"unknown query parameter {unknown[0][:60]!r}: this route takes {known}")
 
     def run_id(self, *names: str) -> str:
         """Return the run of the path, or of the RPC's field, beside which only `names` may stand."""

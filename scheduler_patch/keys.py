@@ -43,6 +43,7 @@ async def issue(office: Office, call: Call) -> Created:
 async def listed(office: Office, call: Call) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
     call.only()
+    call.query_only("run")
     return await office.read(keys.keys, call.query("run")) or []
 
 

@@ -8,6 +8,7 @@ place of luigi_spendguard that reaches up).
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 import time
@@ -148,4 +149,5 @@ class LocalPort:
 
 def port(scheduler: Any, settings: Settings) -> LocalPort:
     """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
+    logging.getLogger("scheduler_patch").parent = logging.getLogger("luigi-interface")
     return LocalPort(adopt(scheduler), settings)

@@ -13,7 +13,7 @@ from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
 from luigi_spendguard.ledger import claims, ending, figures, news, reading, reserving, runs, taking
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
-from luigi_spendguard.messages import Answer, Ask, BadMessage, End
+from luigi_spendguard.messages import Answer, Ask, BadMessage, End, command
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.policy import Caps
 from scheduler_patch import lineage
@@ -52,7 +52,7 @@ class Office(Access):
         run = self.gate.runs.get(row["run_id"])
         if run is not None and run.scheduled and row["forecast_micros"] is None:
             self.forecast([run])  # It was scheduled before it could be opened.
-        if row["note"]:
+        if row["note"] and not self.gate.local:  # There the worker says it.
             logger.warning("Run %s: %s", row["run_id"], row["note"])
         return reading.show_run(row)
 
@@ -171,7 +171,7 @@ class Office(Access):
         if excess == "growth":
             what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
         held = self.gate.is_held(run)
-        return f"; {what}" + (f". It is held until `spendguard approve {run.run_id}`" if held else "")
+        return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
 
     async def _save(self, operation: Callable[..., object], *said: Any) -> None:
         """Keep what is only shown: where that cannot be, nothing else fails."""

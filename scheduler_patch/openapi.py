@@ -13,7 +13,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.claims import OUTCOMES
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.messages import VERDICTS, Answer, Ask, End
 from luigi_spendguard.vendors.registry import VENDORS
 
 Schema = dict[str, Any]
@@ -68,7 +68,7 @@ TERMS = shape(
     expires_at={"type": "string", "format": "date-time"},
 )
 _TOP_UP = {"usd": USD, "request_id": REQUEST_ID}
-_APPROVE = {"usd": USD, "task_id": TEXT, "request_id": REQUEST_ID}
+_APPROVE = {"usd": USD, "unknown_tasks": COUNT, "task_id": TEXT, "request_id": REQUEST_ID}
 _RUN_ID = {"run_id": TEXT}
 #: Bodies by RPC or by (method, path): what the handlers of `api.py` and `keys.py` take.
 BODIES: Mapping[str, Schema] = {
@@ -107,8 +107,14 @@ BODIES: Mapping[str, Schema] = {
     "POST /runs/{run_id}/approve": shape("usd", **_APPROVE),
     "POST /calls/{id}/resolve": {
         "oneOf": [
-            shape("spent_usd", spent_usd=USD, request_id=REQUEST_ID),
-            shape("not_sent", not_sent={"type": "boolean", "enum": [True]}, request_id=REQUEST_ID),
+            shape(
+                "spent_usd",
+                spent_usd=USD, object_id=TEXT, overrun=FLAG, correct=FLAG, request_id=REQUEST_ID,
+            ),
+            shape(
+                "not_sent",
+                not_sent={"type": "boolean", "enum": [True]}, correct=FLAG, request_id=REQUEST_ID,
+            ),
         ]
     },
 }  # fmt: skip
@@ -118,7 +124,7 @@ _QUERIES: Mapping[str, dict[str, Schema]] = {
 }
 _OF_CALLS: dict[str, Schema] = {
     "task": TEXT,
-    "verdict": {"type": "string", "pattern": "^(allowed|replayed|denied(:[a-z_]+)?)$"},
+    "verdict": {"type": "string", "enum": list(VERDICTS)},
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "before": COUNT,
 }

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import ending, figures, reading, runs
+from luigi_spendguard.ledger import figures, reading, resolving, runs
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
+from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from scheduler_patch.gate import FOR_GOOD, READY, WAIT
@@ -68,8 +69,10 @@ async def approve(
             f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
             "again, then approve that"
         )
+    named = [office.gate.run(name) for name in entry.runs] if entry is not None else []
+    here = any(run is not None and run.run_id == run_id for run in named)
     row, found, left = await office.write(
-        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks
+        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
     )
     office.gate.feed(found)
     if task_id is not None:
@@ -77,25 +80,22 @@ async def approve(
     return reading.show_run(row)
 
 
-async def resolve(
-    office: Office, call_id: str, spent: Micros | None, request_id: str | None
-) -> dict[str, Any]:
-    """End an in-doubt call by the operator's word. Raises NotFound, Conflict."""
-    row, found = await office.write(_resolve, call_id, spent, request_id or secrets.token_hex(16))
+async def resolve(office: Office, call_id: str, said: Resolution, request_id: str | None) -> dict[str, Any]:
+    """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
+    row, found = await office.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
     office.gate.feed(found)
-    return reading.show_call(row)
+    return {**reading.show_call(row), "run_state": found.run["state"]}
 
 
 async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
-    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time."""
+    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
+
+    Where nothing is blocked or waiting there is nothing to wait for.
+    """
     gate, scheduler = office.gate, office.scheduler
     why = scheduler.blocked(worker)
     limit = time.monotonic() + wait_s
-    while (
-        wait_s
-        and time.monotonic() < limit
-        and all(gate.verdict(task_id, worker) != READY for task_id in scheduler.ready(worker))
-    ):
+    while time.monotonic() < limit and _waits(office, worker, why):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
             await asyncio.sleep(_LOOK_S)
@@ -113,6 +113,14 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         ],
         "shadow": [] if wait_s else await _shadow(office, worker),
     }
+
+
+def _waits(office: Office, worker: str, why: Mapping[str, Reason]) -> bool:
+    """Return whether some task of a worker may be freed, and none can run now."""
+    verdicts = {office.gate.verdict(task_id, worker) for task_id in office.scheduler.ready(worker)}
+    return READY not in verdicts and (
+        WAIT in verdicts or any(reason.code not in FOR_GOOD for reason in why.values())
+    )
 
 
 #: Whose cap was short, in shadow mode.
@@ -152,12 +160,14 @@ def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, 
 
 
 def _approve(
-    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int, here: bool
 ) -> tuple[Row, Figures, int | None]:
+    if task_id and not here:
+        runs.check_known(tx, run_id, task_id)
     row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
     return row, figures.of_run(tx, run_id), figures.task_left(tx, run_id, task_id)
 
 
-def _resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> tuple[Row, Figures]:
-    row = ending.resolve(tx, call_id, spent, request_id)
+def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> tuple[Row, Figures]:
+    row = resolving.resolve(tx, call_id, said, request_id)
     return row, figures.of_call(tx, row["run_id"], call_id)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luigi_spendguard.messages import command
 from luigi_spendguard.money import format_usd, plain_usd
 from scheduler_patch.entries import Entry, Pot, RunFigures
 from scheduler_patch.gate import Gate
@@ -34,7 +35,7 @@ def reason_of(gate: Gate, task_id: str) -> Reason | None:
 
 
 def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, str]:
-    run_id, top_up = run.run_id, f"`spendguard top-up {run.run_id} USD` frees them"
+    run_id, top_up = run.run_id, f"{command('top-up', run.run_id, 'USD')} frees them"
     if code == "batch":
         return (
             "a batch that was attempted comes back with all its members, and not all of them are due",
@@ -54,7 +55,7 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
     if code == "forecast" and not run.scheduled:
         return "held: its root was not scheduled completely", "submit it again"
     if code == "forecast":
-        return _forecast(gate, run), f"`spendguard approve {run_id}` frees them"
+        return _forecast(gate, run), f"{command('approve', run_id)} frees them"
     if code == "approval":
         limit = format_usd(gate.rules.single or 0)
         return (
@@ -80,7 +81,7 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
 
 
 def _approve(run_id: str, entry: Entry, cost: int) -> str:
-    return f"`spendguard approve {run_id} --task {entry.task_id} --cost {plain_usd(cost)}` frees it"
+    return f"{command('approve', run_id, '--task', entry.task_id, '--cost', plain_usd(cost))} frees it"
 
 
 def _spent(pot: Pot) -> str:

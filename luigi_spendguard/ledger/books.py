@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from luigi_spendguard.ledger.engine import Tx, database, translated
+from luigi_spendguard.ledger import forking
+from luigi_spendguard.ledger.engine import database, reading
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.ledger.writer import Writer
 
@@ -39,19 +39,16 @@ class Ledger:
     def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run `operation(tx, *args)` beside the writer; it sees what is committed."""
 
-        def reading() -> T:
-            with translated():
-                return operation(Tx(self._reader), *args)
+        def act() -> T:
+            with reading(self._reader) as tx:
+                return operation(tx, *args)
 
-        return self._reading.submit(reading)
+        return self._reading.submit(act)
 
     def close(self) -> None:
         """Commit what is queued and close the file."""
         self._writer.close()
         if not self._closed:
             self._closed = True
-            # A peewee connection belongs to the thread that opened it, and is closed there; when Python
-            # ends, that thread has ended already.
-            with suppress(RuntimeError):
-                self._reading.submit(self._reader.close)
             self._reading.shutdown()
+            forking.close(self._reader)

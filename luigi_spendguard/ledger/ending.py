@@ -1,15 +1,15 @@
-"""Ends of a reservation: settle, void, doubt, resolve, correct. Each ends it once; repeating is harmless."""
+"""Ends of a reservation: settle, void, doubt, correct. Each ends it once; repeating is harmless."""
 
 from __future__ import annotations
 
 import json
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import in_doubt, journal, move
+from luigi_spendguard.ledger.budgets import in_doubt, move
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.resolving import resolution, restate
 from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
 from luigi_spendguard.messages import End
-from luigi_spendguard.money import Micros, format_usd
 
 
 def end(tx: Tx, scope: Scope, message: End) -> Row | None:
@@ -44,12 +44,18 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
 def _settle(tx: Tx, row: Row, message: End) -> None:
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
-    if row["state"] in ("pending", "in_doubt"):
-        before = max(0, before - row["reserved_micros"]) if row["object_id"] else before
+    late = resolution(tx, row["id"]) is not None and row["state"] == "settled"
+    if late or row["state"] in ("pending", "in_doubt"):
+        # The object may count for other calls, too: `before` is without this one.
+        own = _own(row) if late else row["reserved_micros"]
+        before = max(0, before - own) if row["object_id"] or object_id is None else before
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
         before += counted_for(tx, row["vendor"], row["account"], covers)
         total = _total(message, before)
-        _book(tx, row, max(0, total - before), message.note)
+        if late:  # An operator resolved it before this reply came.
+            restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
+        else:
+            _book(tx, row, max(0, total - before), message.note)
         if object_id is not None:
             _take_over(tx, row, object_id, covers)
         open_micros = _open(tx, row, object_id)
@@ -60,12 +66,6 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         total = _total(message, before)
         _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
-    elif tx.value(
-        "SELECT 1 FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"]
-    ) and not tx.value("SELECT status FROM exchange WHERE call_id = ?", row["id"]):
-        # An operator resolved it before this reply came.
-        total = _total(message, before)
-        _correct(tx, row, total - before, "a reply came after it was resolved")
     else:
         return  # The same settle again.
     tx.run(
@@ -109,7 +109,8 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
     spent = min(actual, row["reserved_micros"])
     overrun = actual - spent
     tx.run(
-        "UPDATE call SET state = 'settled', settled_micros = ?, overrun_micros = ? WHERE id = ?",
+        "UPDATE call SET state = 'settled', settled_micros = ?, corrected_micros = 0, overrun_micros = ?"
+        " WHERE id = ?",
         spent,
         overrun,
         row["id"],
@@ -142,9 +143,14 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
         _overrun(tx, row, change, note)
 
 
+def _own(row: Row) -> int:
+    """Return what a call has cost so far, in micro-dollars."""
+    return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
+
+
 def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
     if object_id is None:
-        return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
+        return _own(row)
     return int(
         tx.value(
             "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
@@ -254,41 +260,3 @@ def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
         note,
         row["id"],
     )
-
-
-def resolve(tx: Tx, call_id: str, spent: Micros | None, request_id: str) -> Row:
-    """End an in-doubt call by an operator's word: `spent` micro-dollars, or None for not sent.
-
-    Raises NotFound; Conflict when the call is not in doubt or was resolved otherwise.
-    """
-    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    if row is None:
-        raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
-    note = "not sent" if spent is None else f"spent {format_usd(spent)}"
-    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
-    if done is not None:
-        if (done["call_id"], done["note"]) != (call_id, note):
-            raise Conflict(f"request id {request_id} was used for another change: make a new one")
-        return row
-    if row["state"] != "in_doubt":
-        state = row["state"] or row["verdict"]
-        raise Conflict(f"call {call_id} is {state}, not in doubt: there is nothing to resolve")
-    if spent is None:
-        _release(tx, row, "resolve", "resolved: not sent", row["status"])
-    else:
-        _book(tx, row, spent, f"resolved: {note}")
-        tx.run(f"UPDATE call SET ended_at = {NOW} WHERE id = ?", call_id)
-        if row["object_id"] is not None:
-            tx.run(
-                "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ?"
-                " WHERE vendor = ? AND account = ? AND object_id = ?",
-                row["reserved_micros"],
-                spent,
-                row["vendor"],
-                row["account"],
-                row["object_id"],
-            )
-    journal(tx, "operator", run_id=row["run_id"], call_id=call_id, request_id=request_id, note=note)
-    done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    assert done_row is not None
-    return done_row

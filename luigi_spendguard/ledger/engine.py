@@ -17,6 +17,7 @@ from typing import Any
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import forking
 
 Row = dict[str, Any]
 
@@ -31,8 +32,8 @@ LOCK_SECONDS = 3
 
 
 def database(path: Path) -> peewee.SqliteDatabase:
-    """Return the database at `path`, not yet connected; its folder is made, private to the user."""
-    return peewee.SqliteDatabase(
+    """Return the database at `path`, not yet connected, for one thread at a time; no fork inherits it."""
+    db = peewee.SqliteDatabase(
         str(path),
         pragmas={
             "journal_mode": "wal",
@@ -42,7 +43,11 @@ def database(path: Path) -> peewee.SqliteDatabase:
             "cache_size": -16_000,
         },
         timeout=LOCK_SECONDS,
+        # One connection for whoever uses it: a fork closes it, whichever thread has opened it.
+        thread_safe=False,
+        check_same_thread=False,
     )
+    return forking.watched(db)
 
 
 def prepare_file(path: Path) -> None:
@@ -112,8 +117,8 @@ class Tx:
 @contextmanager
 def writing(db: peewee.SqliteDatabase) -> Iterator[Tx]:
     """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
-    tx = Tx(db)
-    with translated():
+    with translated(), forking.transaction():
+        tx = Tx(db)
         tx.run("BEGIN IMMEDIATE")
         try:
             yield tx
@@ -126,8 +131,20 @@ def writing(db: peewee.SqliteDatabase) -> Iterator[Tx]:
             raise
 
 
+@contextmanager
+def reading(db: peewee.SqliteDatabase) -> Iterator[Tx]:
+    """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
+    with translated(), forking.transaction():
+        yield Tx(db)
+
+
 _ADVICE: Sequence[tuple[str, str]] = (
-    ("locked", "it is locked by another program: end that program, or give it a copy"),
+    (
+        "locked",
+        "another program keeps its file locked (an open sqlite3 shell, a backup, a stopped process): "
+        "let that program finish, and look with `fuser` who has the file open. Nothing was sent or "
+        "lost, and it is tried again with the next call",
+    ),
     ("full", "its disk is full: make room; nothing was sent or lost"),
     ("readonly", "it is read-only for this user: mend its mode or its owner"),
     ("unable to open", "it cannot be opened: mend the folder's mode or [spendguard] ledger_url"),

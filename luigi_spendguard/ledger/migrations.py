@@ -8,7 +8,8 @@ from pathlib import Path
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, translated, writing
+from luigi_spendguard.ledger import forking
+from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, reading, writing
 from luigi_spendguard.ledger.models import TABLES, KeyTerms
 
 
@@ -73,12 +74,11 @@ def _refuse_others(path: Path) -> None:
     if not path.stat().st_size:
         return
     db = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
-    try:
-        with translated():
-            tx = Tx(db)
+    with reading(db) as tx:
+        try:
             done, objects = _format(tx), tx.value("SELECT count(*) FROM sqlite_master")
-    finally:
-        db.close()
+        finally:
+            db.close()
     if objects and not done:
         raise LedgerUnavailable(
             f"{path} is a database of something else: set [spendguard] ledger_url to a file of its own"
@@ -96,12 +96,10 @@ def migrate(path: Path) -> None:
     _refuse_others(path)
     db = database(path)
     try:
-        with translated():
-            db.connect()
         with writing(db) as tx:
             done = _format(tx)
             for number, migration in enumerate(MIGRATIONS[done:], start=done + 1):
                 migration(db, tx)
                 tx.run(f"INSERT INTO migration (number, applied_at) VALUES (?, {NOW})", number)
     finally:
-        db.close()
+        forking.close(db)

@@ -7,8 +7,8 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING
-from luigi_spendguard.ledger.engine import Row, Tx
-from luigi_spendguard.money import plain_usd
+from luigi_spendguard.ledger.engine import TODAY, Row, Tx
+from luigi_spendguard.money import Micros, plain_usd
 
 _RUNS = (
     "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros, shadow_micros,"
@@ -40,7 +40,24 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
     shown = show_run(row)
     shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
+    approved = tx.all("SELECT task_id, amount_micros FROM approval WHERE run_id = ? ORDER BY 1", run_id)
+    shown["approvals"] = [
+        {"task_id": row["task_id"] or None, "usd": plain_usd(row["amount_micros"])} for row in approved
+    ]
     return shown
+
+
+def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
+    """Return what all runs have spent today (UTC) against `daily_cap_usd`; amounts are null without one."""
+    today = str(tx.value(f"SELECT {TODAY}"))
+    row = tx.one(
+        f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope = 'day' AND part = ?", today
+    )
+    if row is None:
+        row = {"spent_micros": 0, "reserved_micros": 0, "overrun_micros": 0, "remaining_micros": cap or 0}
+    names = ("spent", "reserved", "overrun", "remaining")
+    amounts = {f"{name}_usd": None if cap is None else plain_usd(row[f"{name}_micros"]) for name in names}
+    return {"day": today, "cap_usd": _usd(cap), **amounts}
 
 
 def sub_budgets(tx: Tx, run_id: str) -> list[Row]:

@@ -13,9 +13,10 @@ from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.keys import check_terms, must_look_up
+from luigi_spendguard.ledger.resolving import resolution
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
-from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
+from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, command
 from luigi_spendguard.money import format_usd, parse_usd
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
@@ -168,14 +169,31 @@ def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
     """Answer with the stored reply of `source`; nothing is sent."""
     stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", source["id"])
     if stored is None or stored["status"] is None:
-        raise Refused(
-            "idempotency_mismatch",
-            f"this call was made before (call {source['id']}, vendor object "
-            f"{source['object_id'] or 'unknown'}) and its answer is no longer kept "
-            "([spendguard] replay_days): fetch the object from the vendor",
-            call_id=source["id"],
-            object_id=source["object_id"] or "",
-        )
+        said = resolution(tx, source["id"])
+        if said is None:
+            kept = (
+                "was not kept: it was too long" if stored else "is no longer kept ([spendguard] replay_days)"
+            )
+            raise Refused(
+                "idempotency_mismatch",
+                f"this call was made before (call {source['id']}, vendor object "
+                f"{source['object_id'] or 'unknown'}) and its answer {kept}: fetch the object from the "
+                "vendor, or make what this task outputs by hand",
+                call_id=source["id"],
+                object_id=source["object_id"] or "",
+            )
+        if source["object_id"] is None:
+            raise Refused(
+                "idempotency_mismatch",
+                f"call {source['id']} was made before, and an operator has resolved it ({said}) without its "
+                "answer: name what it opened at the vendor with `spendguard resolve "
+                f"{source['id']} --spent USD --object ID --correct`, and the next attempt gets that; or make "
+                "what this task outputs by hand",
+                call_id=source["id"],
+            )
+        # The guard fetches what the operator has named.
+        return Answer("replayed", ask.call_id, ask.ask, object_id=source["object_id"],
+                      first_at=source["ended_at"] or source["created_at"])  # fmt: skip
     return Answer(
         "replayed",
         ask.call_id,
@@ -200,7 +218,7 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
         raise Refused(
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
-            f"to be sent again: look it up at the vendor, then `spendguard resolve {row['id']}`",
+            f"to be sent again: look it up at the vendor, then {command('resolve', row['id'])}",
             call_id=row["id"],
         )
     if row["run_id"] != scope.run["run_id"] and tx.value(
@@ -210,7 +228,7 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and belongs to run "
             f"{row['run_id']}, which is revoked and sends nothing any more: look it up at the vendor, then "
-            f"`spendguard resolve {row['id']}`",
+            f"{command('resolve', row['id'])}",
             call_id=row["id"],
         )
     if row["state"] == "pending" and row["sender"] != sender:

@@ -126,7 +126,10 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     if row["state"] == "ended":
         raise Conflict(f"run {run_id} has ended: its root completed")
     if amount <= 0 or row["cap_micros"] + amount > MAX_MICROS:
-        raise Conflict(f"a top-up of {format_usd(amount)} is out of range")
+        raise Conflict(
+            f"a top-up of {format_usd(amount)} is out of range: it is more than $0.00, and a cap is at most "
+            f"{format_usd(MAX_MICROS)} (this run's is {format_usd(row['cap_micros'])})"
+        )
     budget = run_budget(tx, run_id)
     own = budget["cap_micros"] - budget["shadow_micros"]
     set_cap(tx, budget, own + amount, "top_up", run_id=run_id, request_id=request_id, note=str(amount))
@@ -159,6 +162,17 @@ def set_forecast(tx: Tx, run_id: str, known: Micros, estimated: Micros, unknown:
         run_id,
     )
     return run_row(tx, run_id)
+
+
+def check_known(tx: Tx, run_id: str, task_id: str) -> None:
+    """Raise NotFound for a task that the ledger has never met in a run."""
+    run_row(tx, run_id)
+    if tx.value("SELECT 1 FROM claim WHERE run_id = ? AND task_id = ?", run_id, task_id) is None:
+        raise NotFound(
+            f"run {run_id} has no task {task_id[:200]}: `spendguard run` lists the tasks that wait for an "
+            "approval, and a worker's summary names them; one that luigid does not know has to be submitted "
+            "first"
+        )
 
 
 def _forecast(known: Micros, unknown: int) -> str:

@@ -20,7 +20,7 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.claims import approved, key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
-from luigi_spendguard.messages import Ask, facts_of
+from luigi_spendguard.messages import Ask, command, facts_of
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.policy import Caps
 
@@ -219,7 +219,7 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
         no_cap = not budget["cap_micros"] and scope.run["note"]
         return f"of run {run_id}", scope.run[
             "note"
-        ] if no_cap else f"`spendguard top-up {run_id} USD` raises it"
+        ] if no_cap else f"{command('top-up', run_id, 'USD')} raises it"
     if budget["scope"] == "day":
         return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
     if budget["scope"] == "family":
@@ -230,7 +230,7 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
     if budget["scope"] == "vendor":
         return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
     if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
-        approve = f"`spendguard approve {run_id} --task {part} --cost USD`"
+        approve = command("approve", run_id, "--task", part, "--cost", "USD")
         return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"
     return f"of task {part}", "it is the task's max_cost_usd"
 

@@ -12,6 +12,7 @@ from typing import Any
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
+from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import Tx, translated, writing
 
 logger = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ class Writer:
                     break
             if batch:
                 self._commit(batch)
-        self._db.close()
+        forking.close(self._db)
 
     def _commit(self, batch: list[_Item]) -> None:
         done: list[tuple[Future[Any], Any, BaseException | None]] = []

@@ -17,13 +17,13 @@ from urllib.parse import urlsplit
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.guard import NotSent, say_replayed
+from luigi_spendguard.guard import REPLAYED, NotSent, say_replayed
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Reply, Request
 
-DENIAL, REPLAYED = "x-spendguard-denial", "x-spendguard-replayed"
+DENIAL = "x-spendguard-denial"
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
 GATEWAY_S = 15.0
 

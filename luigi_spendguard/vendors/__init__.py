@@ -142,6 +142,9 @@ class Vendor(Protocol):
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:
         """Return the GET that fetches one of `quote.look_ups`."""
 
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET that answers a repeated call of `quote` with what its first send has opened."""
+
     def complete(
         self,
         quote: Quote,

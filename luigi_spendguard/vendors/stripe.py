@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
+from urllib.parse import quote as percent_encoded
 from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
@@ -23,6 +24,7 @@ from luigi_spendguard.vendors.stripe_routes import (
     PRICEABLE,
     RULE_OF,
     Route,
+    answer_path,
     check_allowed,
     check_credentials,
     family,
@@ -184,6 +186,11 @@ class Stripe:
         """Return the GET of what the guard has to know, for the same account."""
         headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
         return Request("GET", API_BASE + path, headers)
+
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
+        path = answer_path(request.method, quote.path, percent_encoded(object_id, safe=""))
+        return self.look_up(quote, request, path)
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request for the vendor's own host, with the secret and the wire key."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
@@ -53,6 +53,47 @@ def named(line: str) -> str:
     else:
         verb = "create" if method == "POST" else "delete"
     return ".".join([*words, verb])
+
+
+def answer_path(method: str, path: str, object_id: str) -> str:
+    """Return where the object is read that a POST or DELETE at `path` has answered with.
+
+    Most answer with what they make, or with the object that they act on; `_ANSWERS` are the others.
+    """
+    if answered := next((kind for pattern, kind in _ANSWERS if pattern.fullmatch(path)), ""):
+        return f"/v1/{answered}/{object_id}"
+    found = find(method, path)
+    template = list(found[0].parts) if found is not None else []
+    parts = path.strip("/").split("/")
+    if template and _is_verb(method, template):
+        parts, template = parts[:-1], template[:-1]
+    if template and template[-1].startswith("{"):
+        parts[-1] = object_id
+    elif not template or template[-1] not in _SINGLE:
+        parts.append(object_id)
+    if parts[1] == "test_helpers" and parts[2] != "test_clocks":
+        del parts[1]  # It is made there, and read where all of its kind are.
+    return "/" + "/".join(parts)
+
+
+def _is_verb(method: str, parts: Sequence[str]) -> bool:
+    """Return whether the last part of a template says what is done, rather than what is made there."""
+    last, before = parts[-1], parts[-2]
+    return last in _VERBS or (
+        before.startswith("{") and not last.startswith("{") and method == "POST"
+        and last not in _COLLECTIONS and last not in _SINGLE
+    )  # fmt: skip
+
+
+#: What an object has one of, without an id of its own.
+_SINGLE = {"balance_settings", "cash_balance", "discount", "settings"}
+
+#: Operations that answer with an object of another kind than their address says.
+_ANSWERS = (
+    (re.compile(r"/v1/charges/[^/]+/dispute(/close)?"), "disputes"),
+    (re.compile(r"/v1/charges/[^/]+/refunds(/[^/]+)?"), "refunds"),
+    (re.compile(r"/v1/customers/[^/]+/subscriptions(/[^/]+)?"), "subscriptions"),
+)
 
 
 def _table() -> Iterator[Route]:

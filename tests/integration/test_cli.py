@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import socketserver
 import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -178,7 +181,14 @@ class TestCalls:
 
     def test_no_match_is_said(self, pretender: Pretender) -> None:
         done = spendguard(pretender.site, "calls", "--task", "NoSuchTask")
-        assert done == (0, "No call matches.\n", "")
+        assert (done[0], done[2]) == (0, "")
+        assert done[1].startswith("No call matches. If task NoSuchTask exists, it has made none")
+
+    def test_an_unknown_verdict_is_bad_usage_and_lists_those_there_are(self, pretender: Pretender) -> None:
+        code, out, err = spendguard(pretender.site, "calls", "--verdict", "bogus")
+        assert (code, out) == (2, "")
+        assert "'replayed'" in err
+        assert "'denied:cap'" in err
 
     def test_calls_of_an_unknown_run_are_refused(self, pretender: Pretender) -> None:
         code, out, err = spendguard(pretender.site, "calls", "--run", "no-such-run")
@@ -269,6 +279,19 @@ class TestChanging:
         assert (code, out) == (1, "")
         assert "revoked" in err
 
+    @pytest.mark.parametrize("blank", ["", " "])
+    def test_an_empty_request_id_is_bad_usage(self, pretender: Pretender, blank: str) -> None:
+        code, out, err = spendguard(pretender.site, "top-up", pretender.run_id, "5", "--request-id", blank)
+        assert (code, out) == (2, "")
+        assert "must not be empty" in err
+        assert pretender.site.run(pretender.run_id)["cap_usd"] == "100.00"
+
+    @pytest.mark.parametrize("usd", ["0", "1000000000"])
+    def test_an_amount_out_of_range_is_told_its_limits(self, pretender: Pretender, usd: str) -> None:
+        code, out, err = spendguard(pretender.site, "top-up", pretender.run_id, usd)
+        assert (code, out) == (1, "")
+        assert "a cap is at most $1,000,000,000.00" in err
+
     @pytest.mark.parametrize("args", [("run", "nope"), ("revoke", "nope"), ("top-up", "nope", "5")])
     def test_an_unknown_run_is_refused_by_name(self, pretender: Pretender, args: tuple[str, ...]) -> None:
         code, out, err = spendguard(pretender.site, *args)
@@ -283,7 +306,8 @@ class TestResolving:
         call_id = in_doubt(pretender, vendor)
         spent = f"{vendor.moved() / 100:.2f}"
         code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", spent)
-        assert (code, out) == (0, f"{call_id} is settled: $1.00 spent.\n")
+        assert code == 0
+        assert out.startswith(f"{call_id} is settled: $1.00 spent. Its object is not known")
         run = pretender.site.run(pretender.run_id)
         assert (run["spent_usd"], run["in_doubt_usd"], run["remaining_usd"]) == ("1.00", "0.00", "99.00")
 
@@ -299,14 +323,34 @@ class TestResolving:
         run = pretender.site.run(pretender.run_id)
         assert (run["spent_usd"], run["reserved_usd"], run["remaining_usd"]) == ("0.00", "0.00", "100.00")
 
-    @pytest.mark.parametrize("args", [(), ("--spent", "1", "--not-sent")])
+    def test_a_typo_is_refused_and_one_that_was_confirmed_can_be_corrected(
+        self, pretender: Pretender, vendor: FakeStripe
+    ) -> None:
+        call_id = in_doubt(pretender, vendor)
+        code, out, err = spendguard(pretender.site, "resolve", call_id, "--spent", "50")
+        assert (code, out) == (1, "")
+        assert "$50.00 is more than the $1.00 that call" in err
+        assert pretender.site.run(pretender.run_id)["in_doubt_usd"] == "1.00"
+        code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", "50", "--overrun")
+        assert code == 0
+        assert f"{call_id} is settled: $1.00 spent, and $49.00 overrun beyond what was reserved." in out
+        assert f"Run {pretender.run_id} is frozen" in out
+        code, out, _ = spendguard(pretender.site, "top-up", pretender.run_id, "1")
+        assert "It has $49.00 overrun" in out
+        code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", "1", "--correct")
+        assert code == 0
+        assert "overrun" not in out
+        run = pretender.site.run(pretender.run_id)
+        assert (run["state"], run["spent_usd"], run["overrun_usd"]) == ("active", "1.00", "0.00")
+
+    @pytest.mark.parametrize("args", [(), ("--spent", "1", "--not-sent"), ("--not-sent", "--object", "pi_1")])
     def test_neither_or_both_is_bad_usage(
         self, pretender: Pretender, vendor: FakeStripe, args: tuple[str, ...]
     ) -> None:
         call_id = in_doubt(pretender, vendor)
         code, out, err = spendguard(pretender.site, "resolve", call_id, *args)
         assert (code, out) == (2, "")
-        assert "say either --spent USD or --not-sent" in err
+        assert "--spent USD" in err
         assert pretender.site.run(pretender.run_id)["in_doubt_usd"] == "1.00"
 
     @pytest.mark.parametrize("amount", ["-1", "nan", "abc", "1e3"])
@@ -347,10 +391,27 @@ class TestReaching:
                 code, out, err = spendguard(still, *args)
                 assert (code, out) == (3, ""), args
                 assert "is it a stock luigid? Start luigid-spendguard instead" in err
+                assert "metrics_custom_import" in err
             code, out, _ = spendguard(still, "check")
             assert code == 1
             assert "MISSING scheduler: " in out
             assert "stock luigid" in out
+
+    def test_another_server_is_3_and_not_called_a_luigid(self, still: Site, vendor: FakeStripe) -> None:
+        with socketserver.TCPServer(("127.0.0.1", 0), http.server.BaseHTTPRequestHandler) as other:
+            threading.Thread(target=other.serve_forever, daemon=True).start()
+            url = f"http://127.0.0.1:{other.server_address[1]}"
+            code, out, err = spendguard(still, "--url", url, "runs")
+            other.shutdown()
+        assert (code, out) == (3, "")
+        assert "it is no luigid" in err
+        assert "stock luigid" not in err
+
+    def test_the_address_may_stand_behind_the_command(self, still: Site, pretender: Pretender) -> None:
+        url = pretender.site.url
+        assert spendguard(still, "run", pretender.run_id, "--url", url)[0] == 0
+        assert spendguard(still, "run", f"--url={url}", pretender.run_id)[0] == 0
+        assert spendguard(still, "runs", "--url")[0] == 2
 
     def test_another_address_by_option_or_environment(self, still: Site, pretender: Pretender) -> None:
         url = pretender.site.url
@@ -436,7 +497,7 @@ class TestCheck:
         self, shared_site: Site, still: Site
     ) -> None:
         still.configure(core={"default_scheduler_url": shared_site.url}, spendguard_stripe={"secret": None})
-        code, out, _ = spendguard(still, "check")
+        code, out, _ = spendguard(still, "check", STRIPE_SECRET_KEY="")
         assert code == 1
         [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
         assert "[spendguard_stripe] secret" in line
@@ -477,6 +538,32 @@ class TestCheck:
         code, out, _ = spendguard(still, "check")
         assert code == 1
         assert "[spendguard] ledger_url" in out
+
+    @pytest.mark.parametrize("token", ["", "worker-" + "d4" * 16])
+    def test_a_worker_token_that_luigid_does_not_know_is_1(self, tmp_path: Path, token: str) -> None:
+        right = "worker-" + "e5" * 16
+        with Site(tmp_path / "tokened", spendguard={"worker_token": right, "daily_cap_usd": 5}) as site:
+            assert spendguard(site, "check")[0] == 0
+            site.configure(spendguard={"worker_token": token or None})
+            code, out, _ = spendguard(site, "check")
+        assert code == 1
+        [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
+        assert line.startswith("MISSING worker token: the worker token is ")
+        assert not site.ledger.exists()
+
+    @pytest.mark.parametrize(("value", "code"), [("42", 0), ("lots", 1), ("256", 1), ("-1", 1)])
+    def test_the_exit_code_for_blocked_tasks_is_checked(self, shared_site: Site, still: Site, value: str,
+                                                        code: int) -> None:  # fmt: skip
+        still.configure(core={"default_scheduler_url": shared_site.url}, retcode={"spend_blocked": value})
+        done = spendguard(still, "check")
+        assert done[0] == code
+        assert ("MISSING exit code" in done[1]) is bool(code)
+
+    def test_vendor_tasks_without_the_mixin_are_told_what_they_need(
+        self, shared_site: Site, still: Site
+    ) -> None:
+        still.configure(core={"default_scheduler_url": shared_site.url}, spendguard={"vendor_tasks": "Pay*"})
+        assert "luigi_spendguard.install()" in spendguard(still, "check")[1]
 
     def test_tokens_are_not_printed(self, shared_site: Site, still: Site) -> None:
         tokens = {name: f"{name}-{uuid.uuid4().hex}{uuid.uuid4().hex}" for name in ("admin", "worker")}
@@ -533,6 +620,18 @@ class TestBadConfiguration:
         path.write_text('[spendguard_stripe]\nsecret = "sk_canary\n')
         env = still.environment() | {"LUIGI_CONFIG_PATH": str(path), "LUIGI_CONFIG_PARSER": "toml"}
         _is_one_line(still, env, f"{path}: is no valid TOML", "a text needs quotes")
+
+    def test_luigis_missing_toml_package_is_one_line(self, still: Site) -> None:
+        (still.folder / "toml.py").write_text("raise ImportError('not here')\n")
+        env = still.environment() | {"LUIGI_CONFIG_PARSER": "toml", "PYTHONPATH": str(still.folder)}
+        del env["LUIGI_CONFIG_PATH"]
+        for command in ([str(SPENDGUARD), "runs"], [str(LUIGID)]):
+            done = subprocess.run(
+                command, cwd=still.folder, env=env, capture_output=True, text=True, timeout=60
+            )
+            assert done.returncode == 2, done.stderr
+            assert "pip install 'luigi[toml]'" in done.stderr
+            assert len(done.stderr.splitlines()) == 1
 
     def test_a_file_that_is_missing_is_said(self, still: Site) -> None:
         still.config.unlink()

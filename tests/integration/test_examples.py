@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from luigi_spendguard import config
-from tests.support.processes import REPOSITORY, Process, free_port, listening
+from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until
 from tests.support.site import FakeStripe, Site
 
+QUICKSTART = (REPOSITORY / "docs" / "quickstart.md").read_text("utf-8")
 TOKENS = {
     "SPENDGUARD_ADMIN_TOKEN": "admin-token-of-the-example",
     "SPENDGUARD_WORKER_TOKEN": "worker-token-of-the-example",
@@ -56,3 +58,39 @@ def test_an_example_starts_a_server_and_passes_the_check(
     assert ledger.exists()
     for token in TOKENS.values():
         assert token not in luigid.text() + out
+
+
+def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) -> None:
+    [pipeline] = re.findall(r"```python\n(.*?)```", QUICKSTART, re.S)
+    submit, assist = (line.split() for line in re.findall(r"luigi --module billing (.*)", QUICKSTART))
+    said = {"default_cap_usd": 3}
+    with Site(tmp_path, stripe=vendor, spendguard=said, worker={"keep_alive": None}) as site:
+        (tmp_path / "billing.py").write_text(pipeline)
+        _, out = site.luigi(*submit, module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+        assert "* 2 tasks blocked: cap of $3.00 reached, $3.00 spent" in out
+        [run] = site.call("GET", "/runs", token=None)[1]
+        assert "blocked    2 tasks" in site.cli("run", run["run_id"])[1]
+        assert "No call matches. Tasks that were blocked" in site.cli("calls", "--verdict", "denied")[1]
+        assistant = site.worker(*assist, module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+        try:
+            site.cli("top-up", run["run_id"], "2")
+            wait_until(lambda: vendor.moved() == 500, what="the other two")
+            assert assistant.poll() is None
+        finally:
+            assistant.kill()
+            assistant.communicate()
+
+
+def test_luigid_keeps_its_state_where_the_quickstart_says(tmp_path: Path) -> None:
+    [text] = re.findall(r"```ini\n(.*?)```", QUICKSTART, re.S)
+    (tmp_path / "luigi.cfg").write_text(text)
+    port = free_port()
+    env = environment(XDG_STATE_HOME=str(tmp_path))
+    env.pop("LUIGI_CONFIG_PATH", None)
+    luigid = Process(
+        ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port)],
+        tmp_path / "luigid.log", tmp_path, env, lambda: listening(port),
+    )  # fmt: skip
+    luigid.end()
+    assert (tmp_path / "luigi-state.pickle").exists()
+    assert "Traceback" not in luigid.text()

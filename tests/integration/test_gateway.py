@@ -190,6 +190,28 @@ class TestFailing:
         assert intent.status == "succeeded"
         assert [entry["amount"] for entry in gateway.stripe.books()["moved"]] == [100]
 
+    def test_what_an_operator_has_resolved_is_read_for_a_key_that_may_not_read(self, gateway: Site) -> None:
+        gateway.stripe.forget()
+        key = issued(gateway, agent_run_label=None, run_usd_cap=1000, allowed_customers=["cus_1"],
+                     allowed_endpoints=["POST /v1/payment_intents"])  # fmt: skip
+        body = b"amount=100&currency=usd&customer=cus_1&confirm=true&payment_method=pm_x"
+        gateway.stripe.fault("status_after", status=500)
+        asked = ("POST", "/stripe/v1/payment_intents", body)
+        said = form(key["vault_key"], **{"Idempotency-Key": "resolved"})
+        assert raw(gateway, *asked, **said)[0] == 500
+        [object_id] = [name for name in gateway.stripe.books()["objects"] if name.startswith("pi_")]
+        [call] = gateway.calls(key["run_id"])
+        what = {"spent_usd": "1", "object_id": object_id}
+        assert gateway.call("POST", f"/calls/{call['id']}/resolve", what, ADMIN)[0] == 200
+        posts = len(gateway.stripe.posts())
+        status, headers, answer = raw(gateway, *asked, **said)
+        assert (status, json.loads(answer)["id"]) == (200, object_id)
+        assert "x-spendguard-replayed" in headers
+        assert len(gateway.stripe.posts()) == posts
+        assert gateway.run(key["run_id"])["spent_usd"] == "1.00"
+        by_itself = raw(gateway, "GET", f"/stripe/v1/payment_intents/{object_id}", **said)
+        assert by_itself[0] == 403
+
     def test_a_vendor_that_cannot_be_reached_costs_nothing(self, tmp_path: Path) -> None:
         said = {"base_url": f"http://127.0.0.1:{free_port()}"}
         with Site(tmp_path / "site", gateway=True, spendguard_stripe=said) as site:

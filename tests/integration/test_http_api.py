@@ -195,7 +195,6 @@ class TestLuigi:
                 ("GET", "/api/spend_nothing", None),
                 ("POST", "/api/graph", {}),
                 ("GET", "/metrics", None),
-                ("GET", "/runs/a/b/c", None),
                 ("GET", "/nothing", None),
                 ("DELETE", "/api/graph", None),
             ]:

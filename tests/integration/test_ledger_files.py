@@ -171,6 +171,19 @@ def test_a_transaction_that_cannot_be_committed_fails_all_of_it_and_keeps_nothin
     assert books.run()["note"] == ""
 
 
+def test_a_locked_file_is_said_without_dangerous_advice(books: Books) -> None:
+    other = sqlite3.connect(books.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        with pytest.raises(LedgerUnavailable) as locked:
+            books.write(runs.top_up, "run", Micros(1), "r")
+    finally:
+        other.close()
+    assert "let that program finish" in str(locked.value)
+    assert "copy" not in str(locked.value)
+    books.write(runs.top_up, "run", Micros(1), "r")
+
+
 def test_after_closing_it_says_so(books: Books) -> None:
     books.ledger.close()
     books.ledger.close()

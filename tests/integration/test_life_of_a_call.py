@@ -157,6 +157,56 @@ def test_a_smaller_amount_than_asked_is_not_believed(pretender: Pretender, vendo
     assert figures(pretender) == ("1.00", "0.00")
 
 
+def lost(pretender: Pretender, vendor: FakeStripe) -> tuple[str, str]:
+    """Leave a charge that the vendor has made in doubt; return the call's id and the object's."""
+    vendor.fault("status_after", status=500, times=3)
+    with pretender.attempt(), pytest.raises(stripe.APIError):
+        charge()
+    [call] = pretender.site.calls(pretender.run_id)
+    [object_id] = [name for name in vendor.books()["objects"] if name.startswith("pi_")]
+    return call["id"], object_id
+
+
+def test_the_object_an_operator_has_named_answers_the_next_attempt(
+    pretender: Pretender, vendor: FakeStripe
+) -> None:
+    call_id, object_id = lost(pretender, vendor)
+    said = {"spent_usd": "1", "object_id": object_id}
+    assert pretender.site.call("POST", f"/calls/{call_id}/resolve", said)[0] == 200
+    posts = len(vendor.posts())
+    with pretender.attempt():
+        intent = charge()
+    assert (intent.id, intent.status) == (object_id, "succeeded")
+    assert (vendor.moved(), len(vendor.posts()), figures(pretender)) == (100, posts, ("1.00", "0.00"))
+    assert [c["verdict"] for c in pretender.site.calls(pretender.run_id)] == [
+        "allowed",
+        "replayed",
+        "allowed",
+    ]
+
+
+def test_without_an_object_the_refusal_says_that_an_operator_resolved_it(
+    pretender: Pretender, vendor: FakeStripe
+) -> None:
+    call_id, object_id = lost(pretender, vendor)
+    path = f"/calls/{call_id}/resolve"
+    assert pretender.site.call("POST", path, {"spent_usd": "1"})[0] == 200
+    with pretender.attempt(), pytest.raises(SpendDenied) as denied:
+        charge()
+    assert denied.value.reason == "idempotency_mismatch"
+    assert "an operator has resolved it (spent $1.00)" in str(denied.value)
+    assert f"spendguard resolve {call_id} --spent USD --object ID --correct" in str(denied.value)
+    assert "replay_days" not in str(denied.value)
+    pretender.site.call("POST", path, {"spent_usd": "1", "object_id": "pi_none", "correct": True})
+    with pretender.attempt(), pytest.raises(SpendDenied, match="pi_none, which the vendor does not show"):
+        charge()
+    said = {"spent_usd": "1", "object_id": object_id, "correct": True}
+    assert pretender.site.call("POST", path, said)[0] == 200
+    with pretender.attempt():
+        assert charge().id == object_id
+    assert (vendor.moved(), figures(pretender)) == (100, ("1.00", "0.00"))
+
+
 def test_a_larger_amount_is_overrun_and_freezes_the_run(pretender: Pretender, vendor: FakeStripe) -> None:
     vendor.fault("change", change={"amount": 150, "amount_received": 150})
     with pretender.attempt():

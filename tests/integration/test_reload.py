@@ -25,6 +25,7 @@ from tests.support.processes import listening, wait_until
 from tests.support.site import FakeStripe, Site
 
 FIRST, SECOND = "the-first-token-0123456789", "the-second-token-0123456789"
+ADMIN_FIRST, ADMIN_SECOND = f"admin-{FIRST}", f"admin-{SECOND}"
 STOCK = {"metrics_collector": "custom", "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"}
 
 
@@ -40,7 +41,11 @@ def luigid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path / "site", start=False)
     site.configure(
         scheduler=STOCK if "stock" in request.param else {},
-        spendguard={"worker_token": FIRST, "daily_cap_usd": 50, "admin_token_file": token_file(site, FIRST)},
+        spendguard={
+            "worker_token": FIRST,
+            "daily_cap_usd": 50,
+            "admin_token_file": token_file(site, ADMIN_FIRST),
+        },
     )
     site.start(request.param)
     yield site
@@ -50,7 +55,7 @@ def luigid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path / "site", start=False)
-    site.configure(spendguard={"worker_token": FIRST, "admin_token": FIRST, "daily_cap_usd": 50})
+    site.configure(spendguard={"worker_token": FIRST, "admin_token": ADMIN_FIRST, "daily_cap_usd": 50})
     site.start()
     yield site
     site.end()
@@ -79,15 +84,15 @@ def opened(site: Site, token: str, name: str, asked: str | None = None) -> tuple
 def test_tokens_are_rotated_while_luigid_and_its_runs_go_on(luigid: Site) -> None:
     assert opened(luigid, FIRST, "run")[0] == 200
     luigid.configure(spendguard={"worker_token": SECOND})
-    token_file(luigid, SECOND)
+    token_file(luigid, ADMIN_SECOND)
     said = hang_up(luigid)
     assert "admin_token, worker_token changed" in said
     assert FIRST not in said
     assert SECOND not in said
     assert opened(luigid, FIRST, "run")[0] == 401
     assert opened(luigid, SECOND, "run")[0] == 200
-    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=FIRST)[0] == 401
-    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=SECOND)[0] == 200
+    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_FIRST)[0] == 401
+    assert luigid.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_SECOND)[0] == 200
     assert luigid.luigid is not None
     assert luigid.luigid.popen.poll() is None
 
@@ -154,7 +159,7 @@ def test_without_an_admin_token_one_is_made_as_at_start(served: Site) -> None:
     opened(served, FIRST, "run")
     served.configure(spendguard={"admin_token": None})
     hang_up(served)
-    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=FIRST)[0] == 401
+    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_FIRST)[0] == 401
     assert served.call("POST", "/runs/run/top_up", {"usd": "1"})[0] == 200
 
 

@@ -90,7 +90,7 @@ class WithFiles(Stripe):
         if request.url != f"{self.HOST}/v1/files":
             return super().quote(request, *args)
         return Quote("files.create", "stripe:test", "/v1/files", key=request.headers["idempotency-key"],
-                     fingerprint="upload", keep_body=False)  # fmt: skip
+                     fingerprint="upload", free=True, keep_body=False)  # fmt: skip
 
     def wire(self, request: Request, *args: Any) -> Request:
         return super().wire(replace(request, url=request.url.replace(self.HOST, API_BASE)), *args)

@@ -116,6 +116,7 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "run": ("GET", "/runs/{run}", "read", None),
     "calls of a run": ("GET", "/runs/{run}/calls", "read", None),
     "calls": ("GET", "/calls", "read", None),
+    "day": ("GET", "/day", "read", None),
     "list_runs": ("POST", "/api/list_runs", "read", {}),
     "run_budget": ("POST", "/api/run_budget", "read", {"run_id": "{run}"}),
     "revoke": ("DELETE", "/runs/{run}", "admin", None),

@@ -150,7 +150,7 @@ class Site:
     def cli(self, *args: str, **env: str) -> tuple[int, str, str]:
         """Run `spendguard ARGS`; return exit code, stdout and stderr."""
         done = subprocess.run(
-            [sys.executable, "-c", "from luigi_spendguard.cli import main; main()", *args],
+            [sys.executable, "-c", "from luigi_spendguard.__main__ import main; main()", *args],
             cwd=self.folder, env=self.environment(**env), capture_output=True, text=True, timeout=60,
         )  # fmt: skip
         return done.returncode, done.stdout, done.stderr

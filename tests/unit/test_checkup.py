@@ -28,10 +28,9 @@ def said(tmp_path: Path, subject: str, **settings: Any) -> str:
 @pytest.mark.parametrize("forecast", ["warn", "hold"])
 def test_nothing_bounds_what_a_family_spends_under_a_stock_worker(tmp_path: Path, forecast: str) -> None:
     text = said(tmp_path, "vendor_tasks", vendor_tasks=("Charge", "billing.*"), forecast=forecast)
-    assert text.startswith(
-        "Charge, billing.*: under a worker without the plugin NOTHING BOUNDS THEIR SPENDING"
-    )
-    assert ("for good by forecast = hold" in text) is (forecast == "hold")
+    assert text.startswith("Charge, billing.*: under a worker without the plugin no call of theirs is seen")
+    assert "bounded by a vault key of the gateway, else BY NOTHING" in text
+    assert ("forecast = hold holds them for good" in text) is (forecast == "hold")
 
 
 def test_a_blocked_task_needs_no_new_submission(tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: st
         ("[spendguard]\ndefault_cap = 5\n", "[spendguard] default_cap: there is no such setting: did you"),
         ("[spendguard]\nDefault_Cap_USD = 5\n", "did you mean default_cap_usd?"),
         ("[spendguard]\nbudget_everything = 5\n", "there is no such setting"),
-        ("[spendgard_stripe]\n[spendguard_strip]\nsecret = x\n", "did you mean spendguard_stripe?"),
+        ("[spendguard_strip]\nsecret = x\n", "did you mean spendguard_stripe?"),
         ("[spendguard_twilio]\nsecret = x\n", "[spendguard_twilio] is no section of luigi_spendguard"),
         ("[Spendguard]\ndefault_cap_usd = 5\n", "did you mean spendguard?"),
         ("[spendguard]\ndefault_cap_usd = -5\n", "[spendguard] default_cap_usd: '-5' is no amount"),
@@ -190,7 +190,7 @@ def test_no_error_shows_a_secret(tmp_path: Path, text: str) -> None:
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
-    settings = read(tmp_path, "[spendguard]\nadmin_token = " + TOKEN + "\nworker_token = " + TOKEN
+    settings = read(tmp_path, "[spendguard]\nadmin_token = " + TOKEN + "\nworker_token = w" + TOKEN
                     + "\n[spendguard_stripe]\nsecret = sk_live_canary\n")  # fmt: skip
     assert TOKEN not in repr(settings)
     assert "sk_live_canary" not in repr(settings)
@@ -255,3 +255,37 @@ def test_luigid_starts_with_a_path_that_luigi_ignores_unless_caps_could_be_lost(
 )
 def test_a_gateway_may_be_reached_by_https_or_http(tmp_path: Path, url: str) -> None:
     assert read(tmp_path, f"[spendguard]\ngateway_url = {url}/\n").gateway_url == url
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["spendgaurd", "spengduard_caps", "SpendGaurd", "spend_guard", "luigi_spendguard", "spenduard-stripe"],
+)
+def test_a_section_that_is_nearly_ours_is_an_error(tmp_path: Path, name: str) -> None:
+    said = refused(tmp_path, f"[{name}]\ndefault_cap_usd = 5\n")
+    assert f"[{name}] is no section of luigi_spendguard" in said
+
+
+@pytest.mark.parametrize(
+    "name", ["core", "scheduler", "worker", "spark", "email", "sendgrid", "safeguard", "Spend"]
+)
+def test_a_section_of_somebody_elses_is_left_alone(tmp_path: Path, name: str) -> None:
+    assert read(tmp_path, f"[{name}]\nkey = 5\n").caps.default is None
+
+
+def test_both_tokens_are_not_the_same(tmp_path: Path) -> None:
+    said = refused(tmp_path, f"[spendguard]\nadmin_token = {TOKEN}\nworker_token = {TOKEN}\n")
+    assert "[spendguard] admin_token: is the same as worker_token" in said
+    assert TOKEN not in said
+
+
+def test_nor_when_they_are_in_files_of_their_own(tmp_path: Path) -> None:
+    for name in ("admin", "worker"):
+        (tmp_path / name).write_text(TOKEN)
+        (tmp_path / name).chmod(0o600)
+    said = refused(
+        tmp_path,
+        f"[spendguard]\nadmin_token_file = {tmp_path}/admin\nworker_token_file = {tmp_path}/worker\n",
+    )
+    assert "[spendguard] admin_token_file: is the same as worker_token" in said
+    assert TOKEN not in said

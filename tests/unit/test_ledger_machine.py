@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import ending, runs, upkeep
+from luigi_spendguard.ledger import resolving, runs, upkeep
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
@@ -116,13 +116,20 @@ class LedgerMachine(RuleBasedStateMachine):
             call.state, call.overrun = "settled", call.overrun + actual
             self.freeze(actual)
         elif call.resolved:
-            change = actual - call.spent - call.overrun
-            if change > 0:
-                call.overrun += change
-                self.freeze(change)
-            else:
-                call.spent += max(change, -call.spent)
+            self.restate(call, actual)
         call.resolved, call.answered = False, True
+
+    def restate(self, call: Call, total: int) -> None:
+        """A settled call has cost something else: what it takes again must fit, or is overrun."""
+        spent, before = min(total, call.ask.total_micros or 0), call.overrun
+        call.overrun = min(before, total - spent)
+        more = spent - call.spent
+        short = more if more > 0 and not self.fits(more) else 0
+        call.spent, call.overrun = spent - short, total - spent + short
+        if call.overrun > before:
+            self.freeze(1)
+        elif call.overrun < before and not self.overrun and self.state == "frozen":
+            self.state = "active"
 
     def freeze(self, amount: int) -> None:
         if amount and self.state == "active":
@@ -209,24 +216,28 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # What operators do.
 
-    @rule(call=calls, spent=st.one_of(st.none(), st.integers(0, CAP)))
-    def resolve(self, call: Call, spent: int | None) -> None:
+    @rule(call=calls, spent=st.one_of(st.none(), st.integers(0, CAP)), correct=st.booleans())
+    def resolve(self, call: Call, spent: int | None, correct: bool) -> None:
         request_id = uuid.uuid4().hex
-        amount = None if spent is None else Micros(spent)
+        said = resolving.Resolution(
+            None if spent is None else Micros(spent), overrun=spent is not None, correct=correct
+        )
         for _ in range(2):
             try:
-                self.books.write(ending.resolve, call.ask.call_id, amount, request_id)
+                self.books.write(resolving.resolve, call.ask.call_id, said, request_id)
             except Conflict:
                 assert call.state != "in_doubt"
+                assert not (correct and call.resolved)
                 return
-        asked = call.ask.total_micros or 0
-        if spent is None:
-            call.state = "voided"
-        else:
-            call.state, call.resolved = "settled", True
-            call.spent = min(spent, asked)
-            call.overrun = spent - call.spent
+        if call.state == "in_doubt":
+            call.state, call.spent = "settled", min(spent or 0, call.ask.total_micros or 0)
+            call.overrun = (spent or 0) - call.spent
             self.freeze(call.overrun)
+        else:
+            assert correct
+            assert call.resolved
+            self.restate(call, spent or 0)
+        call.state, call.resolved = "voided" if spent is None else "settled", True
         call.last = None
 
     @rule(amount=st.integers(1, 60))

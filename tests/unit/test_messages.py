@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import DENIAL_STATUS
-from luigi_spendguard.messages import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End
+from luigi_spendguard.messages import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End, command
 from luigi_spendguard.money import MAX_MICROS
 
 texts = st.text(max_size=60)
@@ -84,3 +84,8 @@ def test_what_is_no_object_is_refused(data: Any) -> None:
 def test_an_unknown_amount_is_not_zero() -> None:
     assert Ask.from_json({**LEAST, "total_micros": None}).total_micros is None
     assert Ask.from_json(LEAST).total_micros == 0
+
+
+def test_a_suggested_command_can_be_pasted_whatever_an_id_holds() -> None:
+    assert command("top-up", "nightly-42", "USD") == "`spendguard top-up nightly-42 USD`"
+    assert command("run", "a b; rm -rf $HOME'") == """`spendguard run 'a b; rm -rf $HOME'"'"''`"""

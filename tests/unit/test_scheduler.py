@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 import random
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import luigi.scheduler
 import pytest
 
 from luigi_spendguard.config import Settings
-from scheduler_patch import lineage, local
+from scheduler_patch import lineage, local, operator
 from scheduler_patch.gate import WAIT, Gate
 from scheduler_patch.lineage import Root
 from scheduler_patch.scheduler import BudgetScheduler
@@ -580,3 +583,16 @@ class TestStockWorkersWithoutARun:
         assert work(scheduler) is None
         assert {why.code for why in scheduler.blocked("w").values()} == {"forecast"}
         assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 0
+
+
+def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler) -> None:
+    vendor(scheduler)
+    scheduler.gate.started("v", "r1")
+    scheduler.gate.hold("v", "key", 0)
+    scheduler.gate.stopped("v")
+    assert scheduler.gate.verdict("v") == "key"
+    office: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
+    since = time.monotonic()
+    said = asyncio.run(operator.blocked(office, "w", 30))
+    assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])
+    assert time.monotonic() - since < 5

@@ -25,7 +25,7 @@ class Scheduler:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return dict(zip(("blocked", "ready", "waiting"), answer, strict=True))
+        return dict(zip(("blocked", "ready", "waiting"), answer, strict=True)) | {"why": []}
 
 
 def a_worker(on_blocked: str, *answers: Any) -> GuardedWorker:
