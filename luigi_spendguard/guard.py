@@ -78,6 +78,18 @@ Effect = Reserve | Send | Finish | Pause
 Life = Generator[Effect, Any, Reply]
 
 
+def advance(life: Life, value: Any, error: BaseException | None) -> Effect | Reply:
+    """Tell a life what came of its last effect; return its next one, or at its end the reply.
+
+    Raises what the life raises.
+    """
+    try:
+        return life.send(value) if error is None else life.throw(error)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply
+
+
 @dataclass
 class Call:
     """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""

@@ -23,7 +23,7 @@ from luigi_spendguard.errors import (
     VendorUnreachable,
     denial,
 )
-from luigi_spendguard.guard import Call, Finish, Guard, Life, Reserve, Send
+from luigi_spendguard.guard import Call, Finish, Guard, Life, Reserve, Send, advance
 from luigi_spendguard.messages import End
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
@@ -102,11 +102,9 @@ class Gateway:
         value: Any = None
         error: BaseException | None = None
         while True:
-            try:
-                effect = life.send(value) if error is None else life.throw(error)
-            except StopIteration as stop:
-                reply: Reply = stop.value
-                return reply
+            effect = advance(life, value, error)
+            if isinstance(effect, Reply):
+                return effect
             value, error = None, None
             try:
                 if isinstance(effect, Reserve):

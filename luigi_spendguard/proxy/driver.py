@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from luigi_spendguard.guard import Finish, Life, Reserve, Send
+from luigi_spendguard.guard import Finish, Life, Reserve, Send, advance
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
@@ -22,11 +22,9 @@ def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) 
     value: Any = None
     error: BaseException | None = None
     while True:
-        try:
-            effect = life.send(value) if error is None else life.throw(error)
-        except StopIteration as stop:
-            reply: Reply = stop.value
-            return reply
+        effect = advance(life, value, error)
+        if isinstance(effect, Reply):
+            return effect
         value, error = None, None
         try:
             if isinstance(effect, Reserve):
