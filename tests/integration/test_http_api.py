@@ -128,7 +128,7 @@ class TestWhoMay:
         case = Case(guarded)
         assert send(guarded, "DELETE", f"/runs/{case.run_id}", token=ADMIN).json["state"] == "revoked"
         _, path, body = case.request("claim")
-        assert send(guarded, "POST", path, body, WORKER).is_error(401, "revoked")
+        assert send(guarded, "POST", path, body, WORKER).is_error(401, "revoked", "facts")
         ask = send(guarded, "POST", "/api/spend_reserve", ASK | {"call_id": "late"}, case.key)
         assert ask.status == 401 or ask.json["response"]["reason"] == "revoked", ask
         assert case.top_up({"usd": "5"}).is_error(409, "conflict")

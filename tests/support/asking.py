@@ -28,11 +28,11 @@ class Reply(NamedTuple):
     def json(self) -> Any:
         return json.loads(self.text)
 
-    def is_error(self, status: int, code: str) -> bool:
-        """Return whether this is the one JSON shape of errors, with a message for people."""
+    def is_error(self, status: int, code: str, *facts: str) -> bool:
+        """Return whether this is the one JSON shape of errors, with a message for people and `facts`."""
         assert self.status == status, self
         assert self.headers["content-type"] == "application/json; charset=utf-8"
-        assert set(self.json) == {"error", "message"}
+        assert set(self.json) == {"error", "message", *facts}
         return self.json["error"] == code and bool(self.json["message"])
 
 
