@@ -18,7 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
+from luigi_spendguard.effects import Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
+from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
@@ -32,62 +33,6 @@ REPLAYED = "x-spendguard-replayed"
 
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
-
-
-class NotSent(VendorUnreachable):
-    """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided."""
-
-
-class Late(NotSent):
-    """Thrown in by a driver: the grant was too old before the first byte. It is asked for again."""
-
-
-@dataclass(frozen=True)
-class Reserve:
-    """Ask the ledger. Sent back: an `Answer`; thrown in: LedgerUnavailable."""
-
-    ask: Ask
-
-
-@dataclass(frozen=True)
-class Send:
-    """Send to the vendor, the first byte before `deadline` (the clock's seconds).
-
-    Sent back: a `Reply`; thrown in: NotSent, Late, or whatever broke the exchange after that.
-    """
-
-    request: Request
-    deadline: float
-
-
-@dataclass(frozen=True)
-class Finish:
-    """Tell the ledger how the call ended; the driver delivers it now or later, and never raises."""
-
-    end: End
-
-
-@dataclass(frozen=True)
-class Pause:
-    """Wait for `seconds`: an identical call is pending."""
-
-    seconds: float
-
-
-Effect = Reserve | Send | Finish | Pause
-Life = Generator[Effect, Any, Reply]
-
-
-def advance(life: Life, value: Any, error: BaseException | None) -> Effect | Reply:
-    """Tell a life what came of its last effect; return its next one, or at its end the reply.
-
-    Raises what the life raises.
-    """
-    try:
-        return life.send(value) if error is None else life.throw(error)
-    except StopIteration as stop:
-        reply: Reply = stop.value
-        return reply
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Any
 
 import aiohttp
 
+from luigi_spendguard.effects import Finish, Life, Reserve, Send, advance
 from luigi_spendguard.errors import (
     LedgerError,
     LedgerUnavailable,
@@ -23,7 +24,7 @@ from luigi_spendguard.errors import (
     VendorUnreachable,
     denial,
 )
-from luigi_spendguard.guard import Call, Finish, Guard, Life, Reserve, Send, advance
+from luigi_spendguard.guard import Call, Guard
 from luigi_spendguard.messages import End
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS

@@ -17,7 +17,7 @@ import aiohttp
 from aiohttp.client_reqrep import ClientRequest
 from yarl import URL
 
-from luigi_spendguard.guard import Late, NotSent
+from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
 
 #: Time to connect, in seconds; the vendor's `timeout_s` is for its answer.

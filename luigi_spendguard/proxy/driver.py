@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from luigi_spendguard.guard import Finish, Life, Reserve, Send, advance
+from luigi_spendguard.effects import Finish, Life, Reserve, Send, advance
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream

@@ -11,8 +11,8 @@ import requests
 import stripe
 from requests.structures import CaseInsensitiveDict
 
+from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
-from luigi_spendguard.guard import NotSent
 from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {

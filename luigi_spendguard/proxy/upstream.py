@@ -19,7 +19,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from luigi_spendguard import certificates
-from luigi_spendguard.guard import Late, NotSent
+from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
 
 #: Time to connect, in seconds; the vendor's `timeout_s` is for its answer.

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.effects import Finish, Late, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
-from luigi_spendguard.guard import LATE_LIMIT, Call, Finish, Guard, Late, NotSent, Pause, Reserve, Send
+from luigi_spendguard.guard import LATE_LIMIT, Call, Guard
 from luigi_spendguard.messages import Answer
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
