@@ -31,6 +31,9 @@ LOOK_UP_LIMIT = 20
 #: The header of an answer that was given before: when, in milliseconds since the epoch.
 REPLAYED = "x-spendguard-replayed"
 
+#: The header of a call that may be a repeated one: the keys of calls not answered, blank between.
+UNANSWERED = "x-spendguard-unanswered"
+
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
 
@@ -45,6 +48,8 @@ class Call:
     unsure: bool = False
     #: The guard's own, to price another call.
     look_up: bool = False
+    #: As `Ask`'s.
+    unanswered: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +147,7 @@ class Guard:
             accounts=" ".join(quote.accounts),
             look_up=call.look_up,
             covers=" ".join(quote.covers),
+            unanswered=call.unanswered,
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:

@@ -120,6 +120,8 @@ class Ask(_Message):
         customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
         look_up: the guard itself reads an object, to price another call: a key's allowlist is not asked.
         covers: objects (blank between) whose counted money this call's object counts instead.
+        unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
+            an equal call is one of them, made again.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -147,6 +149,7 @@ class Ask(_Message):
     accounts: str = ""
     look_up: bool = False
     covers: str = ""
+    unanswered: str = ""
     denied: str | None = None
     message: str = ""
 

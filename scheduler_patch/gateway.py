@@ -59,18 +59,18 @@ class Gateway:
         vendors = self.office.settings.vendors.values()
         return GRACE_S + max((vendor.timeout_s for vendor in vendors), default=0.0)
 
-    async def relay(self, name: str, request: Request, key: str) -> Reply:
+    async def relay(self, name: str, request: Request, key: str, unanswered: str = "") -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
 
-        `request` has the vendor's own URL and none of the client's credentials.
+        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s.
         """
-        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key))
+        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         return await asyncio.shield(life)
 
-    async def _answered(self, vendor: Vendor, request: Request, key: str) -> Reply:
-        call = Call()
+    async def _answered(self, vendor: Vendor, request: Request, key: str, unanswered: str) -> Reply:
+        call = Call(unanswered=unanswered)
         try:
             return await self._live(vendor, request, key, call)
         except SpendDenied as denied:

@@ -16,6 +16,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import RequestHandler, stream_request_body
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.guard import UNANSWERED
 from luigi_spendguard.messages import MAX_TEXT
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
@@ -89,7 +90,8 @@ class Relay(RequestHandler):
             if name not in _STRIPPED and not name.startswith(_STRIPPED_PREFIXES)
         }  # fmt: skip
         request = Request(request.method, self._vendor.url(rest), sent, b"".join(self._parts))
-        reply = await self._gateway.relay(self._vendor.name, request, key)
+        unanswered = headers.get(UNANSWERED, "")[:MAX_TEXT]
+        reply = await self._gateway.relay(self._vendor.name, request, key, unanswered)
         self._count(reply, key)
         return reply
 

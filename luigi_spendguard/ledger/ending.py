@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, move
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.resolving import resolution, restate
+from luigi_spendguard.ledger.senders import adopt, is_gateways
 from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
 from luigi_spendguard.messages import End
 
@@ -30,6 +32,7 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
         raise Conflict("a gateway sends this call, and says itself how it ended")
     if row["verdict"] != "allowed":
         return row
+    row, message = _believed(tx, scope, row, message)
     if message.kind == "settle":
         _settle(tx, row, message)
     elif message.ask < row["ask"]:
@@ -39,6 +42,17 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
     elif row["state"] == "pending":
         in_doubt(tx, row, message.note, message.status)
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+
+
+def _believed(tx: Tx, scope: Scope, row: Row, message: End) -> tuple[Row, End]:
+    """Return what is to be applied: a worker's word about an object that a gateway knows is left out."""
+    named = f"{message.object_id or ''} {message.covers}"
+    if scope.relayed:
+        adopt(tx, row["vendor"], row["account"], named)
+    elif is_gateways(tx, row["vendor"], row["account"], f"{named} {row['object_id'] or ''}"):
+        row = {**row, "object_id": None}
+        message = replace(message, object_id=None, covers="", only_less=False)
+    return row, message
 
 
 def _settle(tx: Tx, row: Row, message: End) -> None:
@@ -52,6 +66,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
         before += counted_for(tx, row["vendor"], row["account"], covers)
         total = _total(message, before)
+        if total < before and _overlapped(tx, row, object_id):
+            total = before
         if late:  # An operator resolved it before this reply came.
             restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
         else:
@@ -99,7 +115,7 @@ def _take_over(tx: Tx, row: Row, object_id: str, covers: str) -> None:
     for covered in set(covers.split()) - {object_id}:
         where = (row["vendor"], row["account"], covered)
         tx.run("UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
-               " AND state = 'settled'", object_id, *where)  # fmt: skip
+               " AND state = 'settled' AND relayed = ?", object_id, *where, row["relayed"])  # fmt: skip
         tx.run("UPDATE vendor_object SET counted_micros = 0"
                " WHERE vendor = ? AND account = ? AND object_id = ?", *where)  # fmt: skip
 
@@ -167,13 +183,34 @@ def _open(tx: Tx, row: Row, object_id: str | None) -> int:
     return int(
         tx.value(
             "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
-            " AND state IN ('pending','in_doubt') AND id <> ?",
+            " AND state IN ('pending','in_doubt') AND id <> ? AND relayed = ?",
             row["vendor"],
             row["account"],
             object_id,
             row["id"],
+            row["relayed"],
         )
         or 0
+    )
+
+
+def _overlapped(tx: Tx, row: Row, object_id: str | None) -> bool:
+    """Return whether another call on an object was under way with this one: which came last is not known.
+
+    Then what the vendor said here may be the older state, and frees nothing.
+    """
+    return object_id is not None and bool(
+        tx.value(
+            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?"
+            " AND wire_key <> '' AND relayed = ?"
+            " AND (state IN ('pending','in_doubt') OR state = 'settled' AND ended_at > ?) LIMIT 1",
+            row["vendor"],
+            row["account"],
+            object_id,
+            row["id"],
+            row["relayed"],
+            row["granted_at"],
+        )
     )
 
 
@@ -183,11 +220,13 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
         return
     for call in tx.all(
         "SELECT * FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND state = 'settled'"
-        " AND settled_micros + corrected_micros > 0 AND id <> ? ORDER BY created_at DESC, rowid DESC",
+        " AND settled_micros + corrected_micros > 0 AND id <> ? AND relayed = ?"
+        " ORDER BY created_at DESC, rowid DESC",
         row["vendor"],
         row["account"],
         object_id,
         row["id"],
+        row["relayed"],
     ):
         part = min(amount, call["settled_micros"] + call["corrected_micros"])
         _correct(tx, call, -part, f"by call {row['id']} ({row['operation']})")
@@ -203,7 +242,7 @@ def _keep_object(
     message: End,
     counted: int,
     *,
-    replace: bool = True,
+    known: bool = False,
     worth_known: bool = True,
 ) -> None:
     """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
@@ -213,7 +252,7 @@ def _keep_object(
         " ON CONFLICT (vendor, account, object_id) DO "
         + (
             "NOTHING"
-            if not replace
+            if known
             else "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
             + (", worth_micros = ?7" if worth_known else "")
         ),
@@ -239,7 +278,7 @@ def _void(tx: Tx, row: Row, message: End) -> None:
     _release(tx, row, "void", message.note, message.status)
     if message.object_id and message.worth_micros:
         # A declined intent exists and can be confirmed later: it will have to be paid for then.
-        _keep_object(tx, row, message.object_id, message, 0, replace=False)
+        _keep_object(tx, row, message.object_id, message, 0, known=True)
 
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:

@@ -1,7 +1,7 @@
 """Which earlier call a new one repeats.
 
 The caller's own idempotency key decides; else (account, task, operation, target, ordinal). Ordinal =
-the lowest number that no equal call of this attempt holds open or with success.
+the lowest number that no equal call of this attempt holds open or with success and has answered.
 """
 
 from __future__ import annotations
@@ -41,14 +41,16 @@ def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
     if key_id and ask.key_is_callers:
         return Identity(None, 0, key_id, int(epoch))
     base = _digest("call", ask.account, claim["task_id"], ask.operation, ask.target)
+    unanswered = {_digest("key", ask.account, key) for key in ask.unanswered.split()}
     held = {
         row["ordinal"]
         for row in tx.all(
-            "SELECT ordinal FROM call WHERE claim_id = ? AND base = ?"
+            "SELECT ordinal, key_id FROM call WHERE claim_id = ? AND base = ?"
             " AND (state IN ('pending','settled') OR verdict = 'replayed')",
             claim["id"],
             base,
         )
+        if row["key_id"] not in unanswered
     }
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
     return Identity(base, ordinal, key_id, int(epoch))

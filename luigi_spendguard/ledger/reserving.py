@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.keys import check_terms, must_look_up
 from luigi_spendguard.ledger.resolving import resolution
 from luigi_spendguard.ledger.runs import revoked
+from luigi_spendguard.ledger.senders import adopt, is_gateways, same_call
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask, command
 from luigi_spendguard.money import format_usd, parse_usd
@@ -29,9 +30,10 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
     now = tx.now()
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
-    if row is not None and not scope.owns(row):
-        return Answer("denied", ask.call_id, reason="scope", message="the call is another task's")
+    if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
+        return Answer("denied", ask.call_id, reason="scope", message="the call is another sender's")
     try:
+        _check_objects(tx, scope, ask)
         if row is not None:
             return _again(tx, scope, ask, row, now)
         return _new(tx, scope, ask, now)
@@ -50,6 +52,8 @@ def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     """Answer a request for a call that is known."""
     if row["verdict"] == "denied":
         return Answer("denied", row["id"], ask.ask, reason=row["reason"], message=row["message"])
+    if not same_call(row, ask):
+        raise Refused("scope", f"call {row['id']} was for something else: a call id is for one call")
     if row["verdict"] == "replayed":
         source = tx.one("SELECT * FROM call WHERE id = ?", row["replay_of"])
         assert source is not None
@@ -123,6 +127,15 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     return Answer("allowed", row["id"], ask.ask, wire_key=wire_key)
 
 
+def _check_objects(tx: Tx, scope: Scope, ask: Ask) -> None:
+    """Keep what a gateway knows of an object, and what workers say of it, apart."""
+    named = f"{ask.object_id or ''} {ask.covers}"
+    if scope.relayed:
+        adopt(tx, ask.vendor, ask.account, named)
+    elif not ask.read and is_gateways(tx, ask.vendor, ask.account, named):
+        raise Refused("scope", f"{named.strip()} was paid through a gateway: go on with it there")
+
+
 def _check_alive(scope: Scope) -> None:
     """Refuse when the run or the key may not spend any more."""
     run, claim = scope.run, scope.claim
@@ -157,12 +170,28 @@ def _matched(
             tx.run("UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
                    match["id"], identity.ordinal, row["id"])  # fmt: skip
         return answer
+    _check_sender(scope, match)
     if match["state"] == "pending":
         if match["sender"] == ask.call_id:
             return _grant(tx, match)
         if match["granted_at"] + GRANT_MS + match["timeout_ms"] > now:
             return Answer("wait", ask.call_id, ask.ask)
+    if identity.key_id is not None:  # From now on it is this call that may be repeated.
+        tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
     return _resend(tx, scope, match, ask.call_id, match["ask"] + 1, now)
+
+
+def _check_sender(scope: Scope, match: Row) -> None:
+    """Refuse to send again what another kind of sender has asked for: its body is not to be trusted."""
+    if bool(match["relayed"]) == scope.relayed:
+        return
+    by, how = ("a gateway", "through the gateway") if match["relayed"] else ("a worker", "from there")
+    raise Refused(
+        "in_doubt",
+        f"an earlier attempt of this very call ({match['id']}) was sent by {by} and has an unknown outcome: "
+        f"send it {how} again, or {command('resolve', match['id'])}",
+        call_id=match["id"],
+    )
 
 
 def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
@@ -207,13 +236,6 @@ def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
 
 def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> Answer:
     """Let `sender` send an in-doubt (or retried) call again, with its stored body and wire key."""
-    if row["relayed"] and not scope.relayed:
-        raise Refused(
-            "in_doubt",
-            f"an earlier attempt of this very call ({row['id']}) was sent by a gateway and has an unknown "
-            f"outcome: send it through the gateway again, or `spendguard resolve {row['id']}`",
-            call_id=row["id"],
-        )
     if now - row["created_at"] > RESEND_MS and row["state"] == "in_doubt":
         raise Refused(
             "in_doubt",
@@ -238,13 +260,11 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
 
 def _regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:
     tx.run(
-        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ?, relayed = ?"
-        " WHERE id = ?",
+        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
         sender,
         ask,
         now,
         scope.claim["id"],
-        int(scope.relayed),
         call_id,
     )
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)

@@ -23,6 +23,7 @@ class Attempt:
 
     Attributes:
         served: the vendors whose calls luigid's gateway guards.
+        unanswered: the SDK's idempotency keys of calls that a gateway was sent and has not answered.
 
     """
 
@@ -34,6 +35,7 @@ class Attempt:
     client: LedgerPort
     settings: Settings = field(repr=False)
     served: frozenset[str] = frozenset()
+    unanswered: set[str] = field(default_factory=set, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", Secret(self.key))

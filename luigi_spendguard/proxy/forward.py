@@ -8,8 +8,10 @@ answer in `X-Spendguard-Replayed`, in milliseconds since the epoch.
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,7 +20,7 @@ from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.guard import REPLAYED, say_replayed
+from luigi_spendguard.guard import REPLAYED, UNANSWERED, say_replayed
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
@@ -85,9 +87,10 @@ class Forwarder:
         Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
         after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
         """
-        sent = Request(request.method, gateway.url + target, _headers(request, attempt.key), request.body)
-        with context.calling():
-            reply = self._sent(sent, gateway, attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S)
+        sent = Request(request.method, gateway.url + target, _headers(request, attempt), request.body)
+        timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
+        with context.calling(), _remembered(sent, attempt.unanswered):
+            reply = self._sent(sent, gateway, timeout_s)
         if DENIAL in reply.headers:
             raise _denied(reply.headers[DENIAL], gateway)
         if _is_luigids(reply):
@@ -121,10 +124,32 @@ class Forwarder:
             wait = min(0.5, wait * 2)
 
 
-def _headers(request: Request, key: str) -> dict[str, str]:
+@contextmanager
+def _remembered(request: Request, unanswered: set[str]) -> Iterator[None]:
+    """Remember a call that the gateway was sent and has not answered, until it is answered.
+
+    When the task makes it again the SDK makes up another key: only so can the gateway tell that it is no
+    second call.
+    """
+    own = request.headers.get("idempotency-key", "")
+    try:
+        yield
+    except SpendDenied:
+        raise
+    except BaseException:
+        if request.method != "GET" and re.fullmatch(r"[\w-]{1,64}", own):
+            unanswered.add(own)
+        raise
+    unanswered.discard(own)
+
+
+def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
-    return {**kept, "authorization": f"Bearer {key}"}
+    kept.pop(UNANSWERED, None)
+    if others := attempt.unanswered - {request.headers.get("idempotency-key", "")}:
+        kept[UNANSWERED] = " ".join(sorted(others)[:20])
+    return {**kept, "authorization": f"Bearer {attempt.key}"}
 
 
 def _denied(text: str, gateway: Gateway) -> SpendDenied | OutcomeUnknown:

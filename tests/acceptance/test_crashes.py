@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import time
+from pathlib import Path
 
 import pytest
 
@@ -102,6 +103,24 @@ def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_re
     assert (run["spent_usd"], run["reserved_usd"], run["cap_usd"]) == ("40.00", "0.00", "40.00")
     customers = [entry["customer"] for entry in site.stripe.books()["moved"]]
     assert len(set(customers)) == len(customers) == 40
+
+
+def test_a_task_that_repeats_what_a_killed_gateway_did_not_answer_pays_once(tmp_path: Path) -> None:
+    with Site(tmp_path / "site", gateway=True, spendguard_stripe={"timeout_s": 10}) as site:
+        site.stripe.control(options={"latency": 2})
+        worker = site.worker("Stubborn")
+        try:
+            wait_until(lambda: bool(site.stripe.posts()), what="sending")
+            assert site.luigid is not None
+            site.luigid.kill()
+            site.start()
+            out, _ = worker.communicate(timeout=120)
+        finally:
+            worker.kill()
+        assert (worker.returncode, site.stripe.moved()) == (0, 100), out
+        assert len({request["key"] for request in site.stripe.posts()}) == 1
+        [run] = site.call("GET", "/runs", token=None)[1]
+        assert (run["spent_usd"], run["reserved_usd"]) == ("1.00", "0.00")
 
 
 def test_losing_luigis_pickle_loses_no_money_record(site: Site) -> None:

@@ -56,6 +56,22 @@ class Charge(VendorTask, Output):
         self.write(intent.id)
 
 
+class Stubborn(VendorTask, Output):
+    """Makes its call again itself: the SDK then makes up another idempotency key."""
+
+    def run(self) -> None:
+        stripe.max_network_retries = 0
+        for left in (2, 1, 0):
+            try:
+                charge("cus_1")
+                break
+            except stripe.APIConnectionError:
+                if not left:
+                    raise
+                time.sleep(3)
+        self.output().open("w").close()
+
+
 class Report(Output):
     """A plain task."""
 

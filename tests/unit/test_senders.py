@@ -1,0 +1,142 @@
+"""Whose word counts: a gateway and a worker with a vault key never end or lower what the other counts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger import ending, reserving, taking
+from luigi_spendguard.messages import Answer, Ask, End
+from tests.support.books import Books
+
+
+class Sides(Books):
+    """One ledger, which a gateway and a worker ask under the same vault key."""
+
+    relayed = True
+
+    def reserve(self, key: str, ask: Ask) -> Answer:
+        def operation(tx: Any) -> Answer:
+            scope = taking.find_scope(tx, key, self.caps, relayed=self.relayed)
+            assert scope is not None
+            return reserving.reserve(tx, scope, ask)
+
+        return self.write(operation)
+
+    def end(self, key: str, end: End) -> Any:
+        def operation(tx: Any) -> Any:
+            scope = taking.find_scope(tx, key, self.caps, relayed=self.relayed)
+            assert scope is not None
+            return ending.end(tx, scope, end)
+
+        return self.write(operation)
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> Iterator[Sides]:
+    sides = Sides(tmp_path / "ledger.db")
+    yield sides
+    assert sides.audit() == []
+    sides.ledger.close()
+
+
+def pay(sides: Sides, key: str, object_id: str = "pi_1") -> Ask:
+    """Count 100 for an object, as the side that asks."""
+    ask = sides.ask(100)
+    assert sides.reserve(key, ask).verdict == "allowed"
+    sides.end(key, End("settle", ask.call_id, 1, total_micros=100, worth_micros=100, object_id=object_id))
+    return ask
+
+
+def test_a_worker_revives_no_call_of_a_gateways(sides: Sides) -> None:
+    key, ask = sides.claim("task"), sides.ask(0)
+    sides.reserve(key, ask)
+    sides.end(key, End("void", ask.call_id, 1, definite=True))
+    sides.relayed = False
+    for vendor in ("stripe", "x"):
+        answer = sides.reserve(key, replace(ask, vendor=vendor, ask=50))
+        assert (answer.verdict, answer.reason) == ("denied", "scope")
+    with pytest.raises(Conflict):
+        sides.end(key, End("settle", ask.call_id, 50, total_micros=0, object_id="pi_1"))
+
+
+def test_a_worker_frees_nothing_that_a_gateway_counts(sides: Sides) -> None:
+    key = sides.claim("task")
+    pay(sides, key)
+    sides.relayed = False
+    for naming in ({"object_id": "pi_1"}, {"object_id": "pi_own", "covers": "pi_1"}):
+        ask = sides.ask(0)
+        assert sides.reserve(key, ask).verdict == "allowed"
+        sides.end(key, End("settle", ask.call_id, 1, total_micros=0, **naming))  # type: ignore[arg-type]
+        assert sides.figures() == (100, 0, 0)
+    acted = sides.ask(0, object_id="pi_1")
+    assert sides.reserve(key, acted).reason == "scope"
+
+
+def test_a_gateway_believes_nothing_that_a_worker_says_of_an_object(sides: Sides) -> None:
+    key = sides.claim("task")
+    sides.relayed = False
+    planted = sides.ask(0)
+    sides.reserve(key, planted)
+    sides.end(key, End("settle", planted.call_id, 1, total_micros=0, worth_micros=1, object_id="pi_1"))
+    sides.relayed = True
+    confirm = sides.ask(0, operation="payment_intents.confirm", object_id="pi_1", total_micros=None)
+    assert sides.reserve(key, confirm).verdict == "look_up"
+    assert sides.reserve(key, replace(confirm, total_micros=100)).verdict == "allowed"
+    assert sides.figures() == (0, 100, 0)
+
+
+def test_a_gateway_sends_no_body_that_a_worker_has_left_in_doubt(sides: Sides) -> None:
+    key = sides.claim("task")
+    sides.relayed = False
+    planted = sides.ask(1, target="cus_1", body="amount=10000")
+    sides.reserve(key, planted)
+    sides.end(key, End("doubt", planted.call_id, 1))
+    sides.relayed = True
+    answer = sides.reserve(key, sides.ask(1, target="cus_1", body="amount=1"))
+    assert (answer.verdict, answer.reason) == ("denied", "in_doubt")
+
+
+def test_a_call_id_is_for_one_call(sides: Sides) -> None:
+    key, ask = sides.claim("task"), sides.ask(10)
+    sides.reserve(key, ask)
+    sides.end(key, End("void", ask.call_id, 1, definite=True))
+    for change in ({"fingerprint": "99"}, {"operation": "refunds.create"}, {"account": "other"}):
+        answer = sides.reserve(key, replace(ask, ask=2, **change))  # type: ignore[arg-type]
+        assert (answer.verdict, answer.reason) == ("denied", "scope")
+
+
+def test_replies_that_came_out_of_order_free_nothing(sides: Sides) -> None:
+    """The vendor executed `small` first and answered it last: the object is worth 100."""
+    key = sides.claim("task")
+    pay(sides, key)
+    update = {"operation": "payment_intents.update", "object_id": "pi_1", "target": "pi_1"}
+    small, large = sides.ask(1, **update), sides.ask(100, **update)
+    for ask in (small, large):
+        assert sides.reserve(key, ask).verdict == "allowed"
+    for ask, total in ((large, 100), (small, 1)):
+        sides.end(key, End("settle", ask.call_id, 1, total_micros=total, object_id="pi_1"))
+    assert sides.figures() == (100, 0, 0)
+
+
+def test_a_call_made_again_because_it_was_not_answered_is_the_same_call(sides: Sides) -> None:
+    """The SDK makes up another key when the task calls again; the sender knows of the first one."""
+    key, keys = sides.claim("task"), [uuid.uuid4().hex for _ in range(4)]
+    first, second, third, other = (sides.ask(10, target="cus_1", key=own) for own in keys)
+    assert sides.reserve(key, first).verdict == "allowed"
+    assert sides.reserve(key, replace(second, unanswered=keys[0])).verdict == "wait"
+    sides.end(key, End("doubt", first.call_id, 1))
+    again = sides.reserve(key, replace(second, unanswered=keys[0]))
+    assert (again.verdict, again.call_id, again.wire_key) == ("allowed", first.call_id, keys[0])
+    sides.end(key, End("doubt", again.call_id, again.ask))
+    again = sides.reserve(key, replace(third, unanswered=f"{keys[0]} {keys[1]}"))
+    assert (again.verdict, again.call_id) == ("allowed", first.call_id)
+    sides.end(key, End("settle", again.call_id, again.ask, total_micros=10, object_id="pi_1"))
+    assert sides.reserve(key, replace(other, unanswered=keys[0])).call_id == other.call_id
+    assert sides.figures() == (10, 10, 0)
