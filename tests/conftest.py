@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,9 @@ from tests.support.attempts import Pretender
 from tests.support.site import FakeStripe, Site
 
 stripe.enable_telemetry = False
+
+# A shell lets what it runs in the background ignore this, and a worker that is to be interrupted inherits it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -118,6 +118,7 @@ class TestAssistants:
     @pytest.mark.usefixtures("assistant")
     def test_its_own_roots_end_is_not_the_end_of_what_it_runs_for_others(self, site: Site) -> None:
         out = site.folder / "out"
+        site.configure(worker={"keep_alive": "false"})  # Else the owner waits for what has failed.
         (out / "die").touch()
         site.luigi("YieldsDies", "--workers", "0", module=SHAPES)
         wait_until((out / "charged").exists, seconds=60, what="the charge")
@@ -126,7 +127,6 @@ class TestAssistants:
         (out / "go").touch()
         time.sleep(1.5)
         (out / "die").unlink()
-        site.configure(worker={"keep_alive": "false"})
         code, said = site.luigi("YieldsDies", module=SHAPES)
         assert code == 0, said
         assert charged(site) == {"dies_d": 1}
