@@ -123,6 +123,24 @@ class TestRefusing:
         after = gateway.call("GET", "/status", token=ADMIN)[1]["failed_attempts"]
         assert after - before == len(said)
 
+    @pytest.mark.parametrize(("method", "path", "said"), [
+        ("GET", "/v1/issuing/cards/ic_1", {}), ("POST", "/v1/payment_intents", {"Content-Encoding": "gzip"}),
+    ])  # fmt: skip
+    def test_a_body_that_the_vendor_may_read_otherwise(
+        self, gateway: Site, key: str, method: str, path: str, said: dict[str, str]
+    ) -> None:
+        body = b"amount=100&currency=usd&expand[]=number"
+        status, _, answer = raw(gateway, method, f"/stripe{path}", body, **form(key, **said))
+        assert (status, json.loads(answer)["error"]["code"]) == (403, "unpriced")
+        assert gateway.stripe.books()["requests"] == []
+
+    def test_a_vault_key_in_a_path_is_not_shown_by_the_record(self, gateway: Site, key: str) -> None:
+        assert raw(gateway, "GET", f"/stripe/v1/customers/{key}", **form(key))[0] == 404
+        run_id = gateway.call("GET", "/vault/keys", token=ADMIN)[1][0]["run_id"]
+        [call] = gateway.calls(run_id)
+        assert call["path"] == "/v1/customers/[redacted]"
+        assert "vault_key_" not in json.dumps(call)
+
     def test_a_foreign_page(self, gateway: Site, key: str) -> None:
         status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"amount=1&currency=usd",
                            **form(key, Origin="https://evil.example"))  # fmt: skip
