@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import unquote
 
@@ -39,6 +39,15 @@ def clock() -> Clock:
 @pytest.fixture
 def guard(clock: Clock) -> Guard:
     return Guard(Stripe(), VendorSettings("stripe"), SECRET, {}, clock)
+
+
+@pytest.fixture
+def learnt() -> Iterator[None]:
+    before = list(redaction._values)
+    redaction.learn(SECRET)
+    yield
+    redaction.forget()
+    redaction.learn(*before)
 
 
 def charge(body: bytes = b"amount=100&currency=usd&customer=cus_1&confirm=true", **headers: str) -> Request:
@@ -264,8 +273,9 @@ def test_a_read_costs_nothing_and_is_not_in_doubt_when_it_breaks(guard: Guard) -
 
 
 @pytest.mark.parametrize("secret", [KEY, SECRET, KEY.replace("_", "%5F")])
-def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(guard: Guard, secret: str) -> None:
-    redaction.learn(SECRET)
+def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(
+    guard: Guard, learnt: None, secret: str
+) -> None:
     requests = [
         Request("GET", f"{API_BASE}/v1/customers/{secret}", {}),
         Request("POST", f"{API_BASE}/v1/customers/{secret}", {}, b"name=x"),
@@ -282,9 +292,8 @@ def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(guard: Guard, sec
     assert Ask.from_json({**ask.to_json(), "path": f"/v1/x/{secret}"}).path == "/v1/x/[redacted]"
 
 
-def test_a_key_that_is_cut_in_two_leaves_no_piece(guard: Guard) -> None:
+def test_a_key_that_is_cut_in_two_leaves_no_piece(guard: Guard, learnt: None) -> None:
     path = "/v1/" + "x" * 250
-    redaction.learn(SECRET)
     ask = step(guard.guarded(Request("POST", f"{API_BASE}{path}/{SECRET * 3}", {}), Call()), Reserve).ask
     assert ask.denied
     assert SECRET[:12] not in f"{ask.path}{ask.operation}{ask.message}"
