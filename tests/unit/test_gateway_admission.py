@@ -1,4 +1,4 @@
-"""The gateway looks a key up before it reads what was sent under it, and reads forms aside from luigid's thread."""
+"""The gateway looks a key up before it reads what came under it, and reads forms in the thread pool."""
 
 from __future__ import annotations
 
