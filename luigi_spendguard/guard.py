@@ -21,6 +21,7 @@ from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.effects import Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
+from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
@@ -169,7 +170,7 @@ class Guard:
     def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""
         call.ask += 1
-        path = urlsplit(request.url).path[:300]
+        path = redact_url(urlsplit(request.url).path)[:300]  # A secret that is cut is not found any more.
         try:
             yield Reserve(
                 Ask(
@@ -273,7 +274,9 @@ class Guard:
             raise
         outcome = self.vendor.outcome(quote, reply, resent=answer.resend, fx=self.fx)
         call.unsure = call.unsure or outcome.kind == "doubt"
-        leaked = self.secret.encode() in reply.body
+        leaked = self.secret.encode() in reply.body or any(
+            self.secret in value for value in reply.headers.values()
+        )
         text = reply.body.decode("utf-8", "replace")
         kept = outcome.kind == "settle" and not quote.read and not leaked and len(text) <= MAX_BODY
         yield Finish(

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.money import MAX_MICROS
+from luigi_spendguard.redaction import redact_url
 
 T = TypeVar("T", bound="_Message")
 
@@ -152,6 +153,12 @@ class Ask(_Message):
     unanswered: str = ""
     denied: str | None = None
     message: str = ""
+
+    def __post_init__(self) -> None:
+        """Take secrets and vault keys out of what everybody may read of a call (P6)."""
+        for name in ("path", "operation", "target", "object_id", "message", "customer", "accounts"):
+            if text := getattr(self, name):
+                object.__setattr__(self, name, redact_url(text))
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import re
 import threading
 from collections.abc import Iterator
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 #: What stands in a secret's place.
 REDACTED = "[redacted]"
@@ -110,6 +110,14 @@ def shows(text: str) -> bool:
 def redact(text: str) -> str:
     """Return `text` without secrets and vault keys."""
     return _pattern.sub(REDACTED, text)
+
+
+def redact_url(text: str) -> str:
+    """Return a path, or a text with one in it, redacted; decoded where only that shows a secret."""
+    text = redact(text)
+    if "%" in text and shows(decoded := unquote(text)):
+        return redact(decoded)
+    return text
 
 
 def redacted(value: Any) -> Any:

@@ -7,6 +7,7 @@ import ipaddress
 import socket
 from urllib.parse import urlsplit
 
+import luigi.configuration
 from tornado.httputil import HTTPServerRequest
 
 from scheduler_patch.office import Office
@@ -30,13 +31,17 @@ def is_loopback(request: HTTPServerRequest) -> bool:
     """Return whether the peer is on this machine and no proxy stands between."""
     if any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip")):
         return False
-    context = getattr(request.connection, "context", None)
-    if getattr(context, "address_family", None) == getattr(socket, "AF_UNIX", object()):
+    if _on_unix_socket(request):
         return True
     try:
         return ipaddress.ip_address(request.remote_ip or "").is_loopback
     except ValueError:
         return False
+
+
+def _on_unix_socket(request: HTTPServerRequest) -> bool:
+    context = getattr(request.connection, "context", None)
+    return bool(getattr(context, "address_family", None) == getattr(socket, "AF_UNIX", object()))
 
 
 def _same(given: str, wanted: str | None) -> bool:
@@ -68,11 +73,40 @@ def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhe
     """
     if office.throttle.is_limited(request.remote_ip or "", token):
         raise Refused(429, "too_many_attempts", "too many attempts with a wrong token or key: wait a minute")
-    if anywhere or office.settings.worker_token is not None or is_loopback(request):
+    if anywhere or office.settings.worker_token is not None or (token and _same(token, office.admin_token)):
         return
-    if not (token and _same(token, office.admin_token)):
+    if not is_loopback(request):
         raise Refused(403, "forbidden", "without [spendguard] worker_token in luigid's luigi.cfg only "
                       "peers on its own machine are served: set the same token for both")  # fmt: skip
+    _check_host(request, office.settings.gateway_url)
+
+
+def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
+    """Refuse a name that its owner may have pointed at this machine, so that his page shares our origin.
+
+    For peers who are served because they are on this machine: a browser is there, too. An IP address is
+    no such name (what is served from it cannot be moved here), nor does a browser reach a Unix socket.
+    """
+    if _on_unix_socket(request):
+        return
+    name = _host_of(f"//{request.host}")
+    if name == "localhost" or name.endswith(".localhost"):
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
+        if name and name in {socket.gethostname().lower(), _host_of(ours), _host_of(gateway_url or "")}:
+            return
+        raise Refused(403, "forbidden", f"{name[:60]!r} is no name of this machine: send the request to "
+                      "localhost, or set [spendguard] worker_token in luigi.cfg") from None  # fmt: skip
+
+
+def _host_of(url: str) -> str:
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
 
 
 def _checked(token: str, who: str, office: Office) -> str:

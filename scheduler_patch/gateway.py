@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -25,7 +26,11 @@ from luigi_spendguard.errors import (
     denial,
 )
 from luigi_spendguard.guard import Call, Guard
-from luigi_spendguard.messages import End
+from luigi_spendguard.ledger import taking
+from luigi_spendguard.ledger.engine import Tx
+from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.policy import Caps
+from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.office import Office
@@ -95,15 +100,46 @@ class Gateway:
         settings = self.office.settings.vendor(vendor.name)
         if settings.secret is None:
             raise denial("scope", f"this gateway has no secret for {vendor.name}")
+        await self._admit(vendor, request, key, call)
         guard = Guard(vendor, settings, settings.secret, self.office.settings.fx, time.monotonic)
-        return await self._drive(guard.guarded(request, call), key, settings.timeout_s)
+        life = guard.guarded(request, call)
+        return await self._drive(life, key, settings.timeout_s, aside=bool(request.body))
 
-    async def _drive(self, life: Life, key: str, timeout_s: float) -> Reply:
-        """Do what the guard asks for; whatever comes of it is told to the guard."""
+    async def _admit(self, vendor: Vendor, request: Request, key: str, call: Call) -> None:
+        """Refuse a key that is worth nothing before its request is read, and put that on record.
+
+        What a request costs to be read is its sender's to choose. Raises SpendDenied.
+        """
+        try:
+            ended = await self.office.read(_ended, key)
+        except LedgerUnavailable as error:
+            raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
+        if ended == "":
+            return
+        if ended is None:
+            raise denial("unknown_key", "the ledger does not know this vault key")
+        path = redact_url(urlsplit(request.url).path)[:300]
+        line = f"{request.method} {path}"
+        ask = Ask(call.call_id, vendor.name, "", line, request.method, path, denied=ended, message=_EXPIRED)
+        try:
+            answer = await self.office.reserve(key, ask, relayed=True)
+        except LedgerUnavailable as error:
+            raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
+        raise denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})
+
+    async def _drive(self, life: Life, key: str, timeout_s: float, *, aside: bool) -> Reply:
+        """Do what the guard asks for; whatever comes of it is told to the guard.
+
+        `aside`: the guard thinks in a thread of the pool, since a form may take long to be read and a card
+        number to be hashed, while luigid's only thread serves Luigi.
+        """
         value: Any = None
         error: BaseException | None = None
         while True:
-            effect = advance(life, value, error)
+            if aside:
+                effect = await asyncio.to_thread(advance, life, value, error)
+            else:
+                effect = advance(life, value, error)
             if isinstance(effect, Reply):
                 return effect
             value, error = None, None
@@ -164,6 +200,20 @@ class Gateway:
         """Close the connections to vendors."""
         if self._upstream is not None:
             await self._upstream.close()
+
+
+_EXPIRED = "the vault key has expired: ask for another one"
+
+
+def _ended(tx: Tx, key: str) -> str | None:
+    """Return why a key is worth nothing any more, "" while it is worth something; None: it is unknown."""
+    scope = taking.find_scope(tx, key, Caps(), relayed=True)
+    if scope is None:
+        return None
+    if "revoked" in (scope.run["state"], scope.claim["state"]):
+        return "revoked"
+    over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
+    return "expired" if over or scope.claim["state"] == "ended" else ""
 
 
 def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:

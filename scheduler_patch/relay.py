@@ -25,7 +25,9 @@ from scheduler_patch.gateway import Gateway, refusal
 
 logger = logging.getLogger(__name__)
 
-#: The largest body that is relayed, in bytes: Stripe's files have at most 16 MB.
+#: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
+#: most 16 MB).
+MAX_FORM = 1 << 20
 MAX_BODY = 17 << 20
 
 #: What says who the client is or how it came here; a vendor is told neither.
@@ -47,21 +49,23 @@ class Relay(RequestHandler):
     def initialize(self, gateway: Gateway, name: str) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
         self._gateway, self._vendor = gateway, VENDORS[name]
+        kind = self.request.headers.get("Content-Type", "").lower()
+        self._limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
         self._parts: list[bytes] = []
         self._size = 0
 
     def data_received(self, chunk: bytes) -> None:
         """Keep a part of the body; one that is too large is read, so that its client gets an answer."""
         self._size += len(chunk)
-        if self._size <= MAX_BODY:
+        if self._size <= self._limit:
             self._parts.append(chunk)
         else:
             self._parts.clear()
 
     async def _relay(self) -> None:
         try:
-            if self._size > MAX_BODY:
-                raise _too_large()
+            if self._size > self._limit:
+                raise Refused(413, "too_large", f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}")
             reply = await self._relayed()
         except SpendDenied as denied:
             reply = self._refused(denied)
@@ -135,10 +139,6 @@ class Relay(RequestHandler):
     def _request_summary(self) -> str:
         path = urlsplit(self.request.uri or "").path
         return f"{self.request.method} {path[:200]} ({self.request.remote_ip})"
-
-
-def _too_large() -> Refused:
-    return Refused(413, "too_large", f"a body has at most {MAX_BODY} bytes")
 
 
 def relay_routes(gateway: Gateway) -> list[tuple[str, type[Relay], dict[str, Any]]]:

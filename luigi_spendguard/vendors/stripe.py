@@ -17,7 +17,7 @@ from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors import Quote, Reply, Request, stripe_denials, stripe_outcomes
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
-from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
+from luigi_spendguard.vendors.stripe_forms import body_digest, check_body, is_sensitive, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
@@ -65,6 +65,7 @@ class Stripe:
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
         path = own_path(request.method, request.url, settings)
+        check_body(request)
         query = urlsplit(request.url).query
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")

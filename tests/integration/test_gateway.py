@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import stripe
 
-from scheduler_patch.relay import MAX_BODY
+from scheduler_patch.relay import MAX_BODY, MAX_FORM
 from tests.integration.test_vault_keys import charge, client, issued
 from tests.support.asking import ADMIN, WORKER
 from tests.support.processes import Process, free_port, listening, wait_until
@@ -123,14 +123,38 @@ class TestRefusing:
         after = gateway.call("GET", "/status", token=ADMIN)[1]["failed_attempts"]
         assert after - before == len(said)
 
+    @pytest.mark.parametrize(("method", "path", "said"), [
+        ("GET", "/v1/issuing/cards/ic_1", {}), ("POST", "/v1/payment_intents", {"Content-Encoding": "gzip"}),
+    ])  # fmt: skip
+    def test_a_body_that_the_vendor_may_read_otherwise(
+        self, gateway: Site, key: str, method: str, path: str, said: dict[str, str]
+    ) -> None:
+        body = b"amount=100&currency=usd&expand[]=number"
+        status, _, answer = raw(gateway, method, f"/stripe{path}", body, **form(key, **said))
+        assert (status, json.loads(answer)["error"]["code"]) == (403, "unpriced")
+        assert gateway.stripe.books()["requests"] == []
+
+    def test_a_vault_key_in_a_path_is_not_shown_by_the_record(self, gateway: Site, key: str) -> None:
+        assert raw(gateway, "GET", f"/stripe/v1/customers/{key}", **form(key))[0] == 404
+        run_id = gateway.call("GET", "/vault/keys", token=ADMIN)[1][0]["run_id"]
+        [call] = gateway.calls(run_id)
+        assert call["path"] == "/v1/customers/[redacted]"
+        assert "vault_key_" not in json.dumps(call)
+
     def test_a_foreign_page(self, gateway: Site, key: str) -> None:
         status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"amount=1&currency=usd",
                            **form(key, Origin="https://evil.example"))  # fmt: skip
         assert (status, gateway.stripe.posts()) == (403, [])
 
     def test_a_body_that_is_too_large_however_it_is_sent(self, gateway: Site, key: str) -> None:
-        status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"x" * (MAX_BODY + 1), **form(key))
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"x" * (MAX_FORM + 1), **form(key))
         assert status == 413
+        upload = form(key) | {"Content-Type": "multipart/form-data; boundary=x"}
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/files", b"x" * (MAX_BODY + 1), **upload)
+        assert status == 413
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/files", b"x" * (MAX_FORM + 1), **upload)
+        assert status != 413
+        gateway.stripe.forget()
         connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
         parts = (b"x" * (1 << 20) for _ in range((MAX_BODY >> 20) + 2))
         connection.request("POST", "/stripe/v1/charges", parts, form(key), encode_chunked=True)
@@ -254,6 +278,23 @@ def test_a_slow_vendor_delays_nothing_of_luigi(gateway: Site, key: str) -> None:
         one.join(30)
     assert took < 2, "20 RPCs waited for the vendor"
     assert gateway.stripe.moved() == 1600
+
+
+_ESCAPED = b"description=" + b"%41" * 5_000_000
+
+
+@pytest.mark.parametrize("body", [_ESCAPED, _ESCAPED[:1_000_000], b"a=b&" * 250_000, b"card[number]=4242"])
+def test_a_wrong_key_makes_luigi_wait_for_no_form(gateway: Site, key: str, body: bytes) -> None:
+    """Nothing of the request is read before its key is known."""
+    shown = "vault_key_none"
+    took = []
+    for _ in range(2):
+        begun = time.monotonic()
+        status, _, answer = raw(gateway, "POST", "/stripe/v1/payment_intents", body, **form(shown))
+        took.append(time.monotonic() - begun)
+        assert json.loads(answer)["error"]["code"] == ("unknown_key" if len(body) <= MAX_FORM else "scope")
+        assert status == (401 if len(body) <= MAX_FORM else 413)
+    assert min(took) < 0.5
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,13 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A luigid that is the gateway, with both tokens."""
     said = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 10000}
     with Site(tmp_path_factory.mktemp("gateway"), gateway=True, spendguard=said) as site:
+        yield site
+
+
+@pytest.fixture(scope="module")
+def tokenless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A luigid that is the gateway, for peers on its own machine."""
+    with Site(tmp_path_factory.mktemp("tokenless"), gateway=True) as site:
         yield site
 
 
@@ -101,6 +109,29 @@ class TestIssuing:
             assert gateway.call("GET", "/vault/keys", token=token)[0] == 401
         assert gateway.call("GET", "/vault/keys", token=WORKER)[0] == 401
         assert issued(gateway, token=ADMIN)["state"] == "active"
+
+    @pytest.mark.parametrize(("method", "path"), [
+        ("POST", "/vault/keys"), ("POST", "/api/issue_vault_key"), ("GET", "/runs"),
+        ("POST", "/stripe/v1/payment_intents"),
+    ])  # fmt: skip
+    def test_a_page_whose_name_was_pointed_at_this_machine_is_refused(
+        self, tokenless: Site, method: str, path: str
+    ) -> None:
+        """Its browser is a loopback peer, and its Origin is the Host that it asks for."""
+        host = f"evil.example:{tokenless.port}"
+        page = {"Host": host} | ({"Origin": f"http://{host}"} if method == "POST" else {})
+        status, said = tokenless.call(
+            method, path, TERMS if method == "POST" else None, "vault_key_x", **page
+        )
+        assert status == 403, said
+        assert "localhost" in json.dumps(said)
+        assert "vault_key_" not in json.dumps(said)
+
+    @pytest.mark.parametrize("name", ["localhost", "127.0.0.1", "[::1]", socket.gethostname()])
+    def test_this_machines_own_names_are_served_without_a_token(self, tokenless: Site, name: str) -> None:
+        host = f"{name}:{tokenless.port}"
+        page = {"Host": host, "Origin": f"http://{host}"}
+        assert tokenless.call("POST", "/vault/keys", TERMS, None, **page)[0] == 201
 
     def test_the_same_as_rpcs(self, gateway: Site) -> None:
         status, made = gateway.call(

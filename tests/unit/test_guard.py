@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 
+from luigi_spendguard import redaction
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.effects import Finish, Late, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
 from luigi_spendguard.guard import LATE_LIMIT, Call, Guard
-from luigi_spendguard.messages import Answer
+from luigi_spendguard.messages import Answer, Ask
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 
 SECRET = "sk_test_canary_secret"
+KEY = "vault_key_" + "k" * 43
 INTENT = {"id": "pi_1", "object": "payment_intent", "amount": 100, "amount_received": 100,
           "amount_capturable": 0, "currency": "usd", "status": "succeeded"}  # fmt: skip
 
@@ -36,6 +39,15 @@ def clock() -> Clock:
 @pytest.fixture
 def guard(clock: Clock) -> Guard:
     return Guard(Stripe(), VendorSettings("stripe"), SECRET, {}, clock)
+
+
+@pytest.fixture
+def learnt() -> Iterator[None]:
+    before = list(redaction._values)
+    redaction.learn(SECRET)
+    yield
+    redaction.forget()
+    redaction.learn(*before)
 
 
 def charge(body: bytes = b"amount=100&currency=usd&customer=cus_1&confirm=true", **headers: str) -> Request:
@@ -156,9 +168,18 @@ def test_a_reply_that_cannot_be_believed_is_in_doubt_and_said(guard: Guard, body
     assert f"spendguard resolve {error.call_id}" in str(error)
 
 
-def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(guard: Guard) -> None:
+@pytest.mark.parametrize(
+    ("described", "headers"),
+    [(SECRET, {}), ("", {"x-debug": f"Bearer {SECRET}"}), ("", {"request-id": SECRET})],
+)
+def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(
+    guard: Guard, described: str, headers: dict[str, str]
+) -> None:
     life, _ = sent(guard)
-    end = step(life, Finish, reply(200, {**INTENT, "description": SECRET})).end
+    end = step(
+        life, Finish, Reply(200, headers, json.dumps({**INTENT, "description": described}).encode())
+    ).end
+    assert end.answer_headers == {}
     assert (end.kind, end.answer_body) == ("settle", "")
     error = outcome(life)
     assert isinstance(error, SpendDenied)
@@ -249,6 +270,33 @@ def test_a_read_costs_nothing_and_is_not_in_doubt_when_it_breaks(guard: Guard) -
     life, _ = sent(guard, None, Request("GET", f"{API_BASE}/v1/customers/cus_1", headers))
     assert step(life, Finish, TimeoutError()).end.kind == "settle"
     assert isinstance(outcome(life), TimeoutError)
+
+
+@pytest.mark.parametrize("secret", [KEY, SECRET, KEY.replace("_", "%5F")])
+def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(
+    guard: Guard, learnt: None, secret: str
+) -> None:
+    requests = [
+        Request("GET", f"{API_BASE}/v1/customers/{secret}", {}),
+        Request("POST", f"{API_BASE}/v1/customers/{secret}", {}, b"name=x"),
+        Request("POST", f"{API_BASE}/v1/payment_intents/{secret}/capture", {}),
+        Request("POST", f"{API_BASE}/v1/nothing/{secret}", {}),
+        Request("GET", f"{API_BASE}/v1/payment_intents?customer={secret}", {}),
+        charge(f"amount=1&currency=usd&customer={secret}".encode()),
+    ]
+    for request in requests:
+        ask = step(guard.guarded(request, Call()), Reserve).ask
+        told = " ".join(map(str, (ask.path, ask.target, ask.operation, ask.object_id, ask.message,
+                                  ask.customer, ask.accounts)))  # fmt: skip
+        assert not redaction.shows(unquote(told)), told
+    assert Ask.from_json({**ask.to_json(), "path": f"/v1/x/{secret}"}).path == "/v1/x/[redacted]"
+
+
+def test_a_key_that_is_cut_in_two_leaves_no_piece(guard: Guard, learnt: None) -> None:
+    path = "/v1/" + "x" * 250
+    ask = step(guard.guarded(Request("POST", f"{API_BASE}{path}/{SECRET * 3}", {}), Call()), Reserve).ask
+    assert ask.denied
+    assert SECRET[:12] not in f"{ask.path}{ask.operation}{ask.message}"
 
 
 def test_an_unknown_object_is_looked_up_before_it_is_captured(guard: Guard) -> None:

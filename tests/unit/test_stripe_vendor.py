@@ -79,6 +79,23 @@ class TestQuotes:
         json_body = '{"amount": 1, "currency": "usd"}'
         assert denied("/v1/payment_intents", json_body, content_type="application/json") == "unpriced"
 
+    @pytest.mark.parametrize("path", ["/v1/issuing/cards/ic_1", "/v1/balance", "/v1/payment_intents"])
+    def test_a_body_on_a_get_is_denied(self, path: str) -> None:
+        """What it asks for is read by nobody here: in a query it would be refused."""
+        assert quote(path, method="GET").read
+        assert denied(path, "expand[]=number&expand[]=cvc", method="GET") == "unpriced"
+
+    @pytest.mark.parametrize(("coding", "passes"), [
+        ("gzip", False), ("deflate", False), ("gzip, identity", False), ("x", False),
+        ("identity", True), ("Identity", True),
+    ])  # fmt: skip
+    def test_a_body_in_a_coding_is_denied(self, coding: str, passes: bool) -> None:
+        asked = ("/v1/payment_intents", "amount=100&currency=usd")
+        if passes:
+            assert quote(*asked, content_encoding=coding).total_micros == 1_000_000
+        else:
+            assert denied(*asked, content_encoding=coding) == "unpriced"
+
     def test_a_query_string_on_what_spends_is_denied(self) -> None:
         assert denied("/v1/payment_intents?amount=900", "amount=1&currency=usd") == "unpriced"
 

@@ -1,0 +1,89 @@
+"""The gateway looks a key up before it reads what came under it, and reads forms in the thread pool."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.config import Settings, VendorSettings
+from luigi_spendguard.errors import denial
+from luigi_spendguard.ledger import keys, reading, runs
+from luigi_spendguard.ledger.engine import Tx
+from luigi_spendguard.money import Micros
+from luigi_spendguard.policy import Caps
+from luigi_spendguard.vendors import Quote, Reply, Request
+from luigi_spendguard.vendors.stripe import API_BASE, Stripe
+from scheduler_patch.gateway import Gateway
+from scheduler_patch.office import Office
+from scheduler_patch.scheduler import BudgetScheduler
+
+FORM = Request("POST", f"{API_BASE}/v1/payment_intents", {}, b"amount=100&currency=usd")
+
+
+@pytest.fixture
+def quoted_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Deny every quote; return the threads in which one was asked for."""
+    threads: list[str] = []
+
+    def quote(*_: Any) -> Quote:
+        threads.append(threading.current_thread().name)
+        raise denial("unpriced", "no")
+
+    monkeypatch.setattr(Stripe, "quote", quote)
+    return threads
+
+
+def relayed(
+    folder: Path, before: Callable[[Tx, str, str], object] | None = None, key: str = "", ttl_ms: int = 60_000
+) -> tuple[Reply, list[dict[str, Any]]]:
+    """Relay one call under a fresh key, or `key`, after `before`; return its reply and what is recorded."""
+    caps = Caps(default=Micros(10**8))
+    vendors = {"stripe": VendorSettings("stripe", "sk_test_canary_secret")}
+
+    async def live() -> tuple[Reply, list[dict[str, Any]]]:
+        office = Office(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
+        row, made = await office.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
+        if before is not None:
+            await office.write(before, row["id"], row["run_id"])
+        reply = await Gateway(office).relay("stripe", FORM, key or made)
+        calls = await office.read(reading.calls)
+        office.close()
+        return reply, calls or []
+
+    return asyncio.run(live())
+
+
+def test_what_an_unknown_key_sends_is_not_read(tmp_path: Path, quoted_in: list[str]) -> None:
+    reply, calls = relayed(tmp_path, key="vault_key_none")
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (401, "unknown_key")
+    assert (quoted_in, calls) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("before", "ttl_ms", "reason"),
+    [
+        (lambda tx, key_id, run_id: keys.revoke_key(tx, key_id), 60_000, "revoked"),
+        (lambda tx, key_id, run_id: runs.revoke(tx, run_id), 60_000, "revoked"),
+        (None, 0, "expired"),
+    ],
+)
+def test_what_a_dead_key_sends_is_recorded_and_not_read(
+    tmp_path: Path, quoted_in: list[str], before: Any, ttl_ms: int, reason: str
+) -> None:
+    reply, [call] = relayed(tmp_path, before, ttl_ms=ttl_ms)
+    assert (reply.status, json.loads(reply.body)["error"]["code"]) == (401, f"vault_key_{reason}")
+    assert (call["verdict"], call["path"]) == (f"denied:{reason}", "/v1/payment_intents")
+    assert quoted_in == []
+
+
+def test_a_good_keys_form_is_read_in_another_thread(tmp_path: Path, quoted_in: list[str]) -> None:
+    _, [call] = relayed(tmp_path)
+    assert call["verdict"] == "denied:unpriced"
+    assert len(quoted_in) == 1
+    assert quoted_in != [threading.main_thread().name]
