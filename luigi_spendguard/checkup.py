@@ -134,7 +134,8 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
     if name in served:
-        return Finding(name, f"luigid is the gateway: workers need no secret; it sends calls to {to}; "
+        where = f", and workers forward to {settings.gateway_url}" if settings.gateway_url else ""
+        return Finding(name, f"luigid is the gateway{where}: workers need no secret; it sends calls to {to}; "
                        f"allowed: {allowed}")  # fmt: skip
     if vendor.secret:
         place = "luigi.cfg"

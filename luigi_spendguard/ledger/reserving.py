@@ -156,10 +156,14 @@ def _matched(
     if match["fingerprint"] != ask.fingerprint:
         raise Refused(
             "idempotency_mismatch",
-            f"call {match['id']} of this task was for {format_usd(match['asked_micros'])} "
+            f"call {match['id']} was for {format_usd(match['asked_micros'])} "
             f"({match['operation']}) and this one differs in amount, currency, operation, target or, "
-            "where nothing names a target, in its body. If it is another call, pass `customer` or an "
-            "idempotency key of your own",
+            "where nothing names a target, in its body. If it is another call, "
+            + (
+                "use another idempotency key"
+                if identity.base is None
+                else "pass `customer` or an idempotency key of your own"
+            ),
             call_id=match["id"],
         )
     if match["state"] == "settled":
