@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 import aiohttp
 
@@ -103,7 +104,7 @@ class Gateway:
         await self._admit(vendor, request, key, call)
         guard = Guard(vendor, settings, settings.secret, self.office.settings.fx, time.monotonic)
         life = guard.guarded(request, call)
-        return await self._drive(life, key, settings.timeout_s, aside=bool(request.body))
+        return await self._drive(life, key, settings.timeout_s, aside=_is_slow(request.body))
 
     async def _admit(self, vendor: Vendor, request: Request, key: str, call: Call) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.
@@ -130,8 +131,7 @@ class Gateway:
     async def _drive(self, life: Life, key: str, timeout_s: float, *, aside: bool) -> Reply:
         """Do what the guard asks for; whatever comes of it is told to the guard.
 
-        `aside`: the guard thinks in a thread of the pool, since a form may take long to be read and a card
-        number to be hashed, while luigid's only thread serves Luigi.
+        `aside`: the guard thinks in a thread of the pool, while luigid's only thread serves Luigi.
         """
         value: Any = None
         error: BaseException | None = None
@@ -202,6 +202,10 @@ class Gateway:
             await self._upstream.close()
 
 
+#: A form of so many bytes is read within a millisecond.
+_LONG = 4096
+#: What numbers that could be guessed are called; `vendors/stripe_forms.py` hashes their forms slowly.
+_GUESSABLE = re.compile(rb"number|cvc|iban|security_code|ssn", re.IGNORECASE)
 _EXPIRED = "the vault key has expired: ask for another one"
 
 
@@ -214,6 +218,11 @@ def _ended(tx: Tx, key: str) -> str | None:
         return "revoked"
     over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
     return "expired" if over or scope.claim["state"] == "ended" else ""
+
+
+def _is_slow(body: bytes) -> bool:
+    """Return whether the guard may need long: for a long form, or to hash what names a card or an account."""
+    return len(body) > _LONG or _GUESSABLE.search(unquote_to_bytes(body)) is not None
 
 
 def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
