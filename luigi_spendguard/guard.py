@@ -144,8 +144,9 @@ class Guard:
             body=body or "",
             headers=self.vendor.kept_headers(request) if keep else {},
             timeout_ms=int(self.settings.timeout_s * 1000),
-            customer=quote.customer,
+            customer=" ".join(quote.customers),
             accounts=" ".join(quote.accounts),
+            owner_unknown=quote.owner_unknown,
             look_up=call.look_up,
             covers=" ".join(quote.covers),
             unanswered=call.unanswered,
@@ -288,12 +289,14 @@ class Guard:
                 total_micros=outcome.total_micros,
                 worth_micros=outcome.worth_micros,
                 only_less=outcome.only_less,
+                only_more=outcome.only_more,
                 covers=" ".join(outcome.covers),
                 object_id=outcome.object_id,
                 status=reply.status,
                 answer_headers=_kept_answer(reply) if kept else {},
                 answer_body=text if kept else "",
-                customer=quote.customer,
+                # What only the request says of an existing object is not the object's own.
+                customer="" if quote.owner_unknown else " ".join(quote.customers),
                 note=outcome.note,
             )
         )

@@ -119,6 +119,8 @@ class Ask(_Message):
         body, headers: kept, so that an in-doubt call can be sent again unchanged.
         timeout_ms: how long the sender waits for the vendor at the most.
         customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
+        owner_unknown: it acts on an object whose own customer is not among them: a key that is bound to
+            customers needs it from what the ledger knows, or looked up.
         look_up: the guard itself reads an object, to price another call: a key's allowlist is not asked.
         covers: objects (blank between) whose counted money this call's object counts instead.
         unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
@@ -148,6 +150,7 @@ class Ask(_Message):
     timeout_ms: int = 80_000
     customer: str = ""
     accounts: str = ""
+    owner_unknown: bool = False
     look_up: bool = False
     covers: str = ""
     unanswered: str = ""
@@ -201,7 +204,7 @@ class End(_Message):
         kind: `settle` | `void` | `doubt`.
         definite: a void that is certain even though an earlier send had an unknown outcome.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
-        only_less: the object never counts for more than before.
+        only_less, only_more: the object never counts for more, or less, than before.
         covers: objects (blank between) whose counted money `object_id` counts from now on.
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
@@ -217,6 +220,7 @@ class End(_Message):
     total_micros: int | None = 0
     worth_micros: int = 0
     only_less: bool = False
+    only_more: bool = False
     covers: str = ""
     object_id: str | None = None
     status: int = 0

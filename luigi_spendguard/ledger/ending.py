@@ -107,6 +107,8 @@ def _total(message: End, before: int) -> int:
     """Return what an object counts for now; `before`: without what the call has reserved."""
     if message.total_micros is None:
         return before
+    if message.only_more:
+        return max(before, message.total_micros)
     return min(before, message.total_micros) if message.only_less else message.total_micros
 
 

@@ -206,28 +206,35 @@ def _check_accounts(allowed: list[str], ask: Ask) -> None:
         return
     named = ask.accounts.split()
     if not named or not set(named) <= set(allowed):
-        said = ", ".join(named) or "no connected account"
+        said = ", ".join(named) or "no connected account that it goes to"
         raise Refused("scope", f"the call names {said}; the key's allowed_accounts are {', '.join(allowed)}")
 
 
 def must_look_up(tx: Tx, scope: Scope, ask: Ask) -> bool:
     """Return whether only the object at the vendor tells which customer a call concerns."""
-    if scope.terms is None or ask.customer or ask.object_id is None or ask.read:
+    if scope.terms is None or ask.read or not (ask.owner_unknown or ask.object_id is not None):
         return False
-    return scope.terms["allowed_customers"] != "[]" and not _customer(tx, ask)
+    return scope.terms["allowed_customers"] != "[]" and not _customers(tx, ask)[1]
 
 
-def _customer(tx: Tx, ask: Ask) -> str:
-    known = object_of(tx, ask) if not ask.customer else None
-    return str(ask.customer or (known["customer"] if known is not None else ""))
+def _customers(tx: Tx, ask: Ask) -> tuple[set[str], bool]:
+    """Return whom a call concerns, and whether that is all.
+
+    What the request says of an object never takes the place of the object's own customer.
+    """
+    known = object_of(tx, ask)
+    own = set() if known is None else set(known["customer"].split())
+    customers = {*ask.customer.split(), *own}
+    return customers, bool(own or (customers and not ask.owner_unknown))
 
 
 def _check_customers(tx: Tx, allowed: list[str], ask: Ask) -> None:
     if not allowed:
         return
-    customer = _customer(tx, ask)
-    if customer not in allowed:
-        said = customer or "no customer that is known here"
+    customers, all_known = _customers(tx, ask)
+    if not all_known or not customers <= set(allowed):
+        said = [*sorted(customers), *([] if all_known else ["no customer that is known here"])]
         raise Refused(
-            "scope", f"the call concerns {said}; the key's allowed_customers are {', '.join(allowed)}"
+            "scope",
+            f"the call concerns {', '.join(said)}; the key's allowed_customers are {', '.join(allowed)}",
         )

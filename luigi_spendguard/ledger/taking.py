@@ -161,7 +161,7 @@ def _count(tx: Tx, ask: Ask, row: Row, amount: Micros, total: int) -> None:
         row["id"],
         amount,
         max(amount, total),
-        ask.customer,
+        "" if ask.owner_unknown else ask.customer,
     )
 
 

@@ -65,8 +65,9 @@ class Quote:
         free: the call changes nothing of what any object counts for.
         fixed: at the operator's own price for the operation, each time it is called.
         firm: settled at `total_micros`, whatever amounts the reply names.
-        customer: the vendor's customer whom the call concerns, "" when it names none.
-        accounts: the connected accounts that the call names.
+        customers: the vendor's customers whom the call concerns, as far as they are known.
+        owner_unknown: it acts on an object whose own customer is not (yet) among them.
+        accounts: the connected accounts that the call names; none where no part of it goes to one.
         keep_body: whether the body may be kept in the ledger to be sent again.
 
     """
@@ -90,7 +91,8 @@ class Quote:
     firm: bool = False
     free: bool = False
     fixed: bool = False
-    customer: str = ""
+    customers: tuple[str, ...] = ()
+    owner_unknown: bool = False
     accounts: tuple[str, ...] = ()
     keep_body: bool = True
 
@@ -103,6 +105,7 @@ class Outcome:
         kind: `settle` | `void` | `doubt`.
         total_micros: what `object_id` counts for from now on; None: as much as before.
         only_less: never more than before.
+        only_more: never less than before.
         covers: the objects whose counted money `object_id` counts from now on.
         worth_micros: the most it can still be made to move.
         definite: a void that holds even after an earlier send with an unknown outcome.
@@ -114,6 +117,7 @@ class Outcome:
     total_micros: int | None = 0
     worth_micros: int = 0
     only_less: bool = False
+    only_more: bool = False
     covers: tuple[str, ...] = ()
     object_id: str | None = None
     definite: bool = False

@@ -31,7 +31,7 @@ from luigi_spendguard.vendors.stripe_routes import (
     find,
 )
 from luigi_spendguard.vendors.stripe_rules import RULES
-from luigi_spendguard.vendors.stripe_scope import accounts_of, customer_of
+from luigi_spendguard.vendors.stripe_scope import whom
 
 __all__ = ["API_BASE", "Stripe"]
 
@@ -80,12 +80,10 @@ class Stripe:
         if check_credentials(request, line, query, settings):
             return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
                            free=True, fingerprint=body_digest(request, True),
-                           customer=customer_of(path, query, {}, {}),
-                           accounts=accounts_of(request, path, {}))  # fmt: skip
+                           **whom(request, path))  # fmt: skip
         if request.method == "GET":
             quote = replace(blank, operation=f"GET {family(path)}", read=True, key=None,
-                            customer=customer_of(path, query, {}, {}),
-                            accounts=accounts_of(request, path, {}))  # fmt: skip
+                            **whom(request, path))  # fmt: skip
             check_allowed("GET", quote, settings)
             return quote
         found = find(request.method, path)
@@ -179,8 +177,7 @@ class Stripe:
             quote,
             fingerprint=fingerprint,
             keep_body=not sensitive and not odd,
-            customer=customer_of(quote.path, urlsplit(request.url).query, params, found),
-            accounts=accounts_of(request, quote.path, params),
+            **whom(request, quote.path, own_object_path(asked) if ids else "", found),
         )
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:

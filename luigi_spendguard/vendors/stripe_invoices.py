@@ -106,6 +106,8 @@ def lines(asked: Asked) -> Quote:
     invoice, _ = _fetched(asked, asked.ids[0])
     if invoice["status"] != "draft" or invoice.get("auto_advance") is True:
         raise Unbounded("the lines of an invoice that Stripe collects by itself have no bound")
+    if "unassign" in asked.params.values():
+        raise Unbounded("an item that is unassigned is pending again, and billed with what comes next: that")
     return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
 
 

@@ -78,7 +78,15 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
             return _unbelieved("the reply names a smaller amount than asked")
     covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
     return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
-                   only_less=quote.only_less, covers=covers)  # fmt: skip
+                   only_less=quote.only_less, only_more=_still_pending(body), covers=covers)  # fmt: skip
+
+
+def _still_pending(body: Mapping[str, Any]) -> bool:
+    """Return whether items that the invoice has taken along may be pending again, or become so.
+
+    A draft lets go of them when it is deleted or they are unassigned: their money goes on counting.
+    """
+    return body.get("object") == "invoice" and (body.get("deleted") is True or body.get("status") == "draft")
 
 
 def _about_another(quote: Quote, body: Mapping[str, Any], kind: str) -> str:

@@ -143,7 +143,10 @@ RULES: dict[str, Rule] = {
         "invoice",
     ),
     "invoice_lines": Rule(
-        invoices.lines, "nothing on a draft, looked up", _FREE, "an invoice that Stripe collects by itself"
+        invoices.lines,
+        "nothing on a draft, looked up",
+        _FREE,
+        "an invoice that Stripe collects by itself; an item that is unassigned",
     ),
     "items": Rule(
         invoices.items,

@@ -55,6 +55,23 @@ def charge(site: Site, key: str, customer: str = "cus_1", **more: Any) -> Any:
     return client(site, key).v1.payment_intents.create({**said, **more})
 
 
+def test_naming_an_allowed_customer_opens_no_others_objects(gateway: Site) -> None:
+    theirs = charge(gateway, issued(gateway)["vault_key"], "cus_other", capture_method="manual").id
+    key = issued(gateway, allowed_customers=["cus_1"], agent_run_label="luigi/bound")["vault_key"]
+    mine = charge(gateway, key, capture_method="manual").id
+    api = client(gateway, key).v1
+    for said in ({}, {"customer": "cus_1"}):
+        asked: Any = said
+        for call in (
+            lambda asked=asked: api.payment_intents.capture(theirs, asked),
+            lambda asked=asked: api.payment_intents.retrieve(theirs, asked),
+            lambda asked=asked: api.refunds.create({"payment_intent": theirs, "amount": 5, **asked}),
+        ):
+            with pytest.raises(stripe.StripeError, match="allowed_customers"):
+                call()
+    assert api.payment_intents.capture(mine, {}).status == "succeeded"
+
+
 class TestIssuing:
     def test_the_answer_has_the_key_once_and_the_terms(self, gateway: Site) -> None:
         key = issued(gateway, agent_run_label="luigi/once", daily_usd_cap="2.50",

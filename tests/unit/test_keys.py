@@ -159,6 +159,20 @@ class TestTerms:
         known = {"operation": "payment_intents.confirm", "object_id": "pi_2", "customer": "cus_2"}
         assert reserve(books, key, ask(5, **known)).reason == "scope"
 
+    def test_the_requests_word_does_not_stand_for_an_objects_own_customer(self, books: Books) -> None:
+        _, other = issue(books)
+        made = ask(5, customer="cus_2")
+        assert reserve(books, other, made).verdict == "allowed"
+        end(books, other, End("settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1",
+                              customer="cus_2"))  # fmt: skip
+        _, key = issue(books, customers=("cus_1",))
+        said = {"operation": "payment_intents.capture", "customer": "cus_1", "owner_unknown": True}
+        assert reserve(books, key, ask(5, object_id="pi_1", **said)).reason == "scope"
+        assert reserve(books, key, ask(5, object_id="pi_2", **said)).verdict == "look_up"
+        assert reserve(books, key, ask(5, **said)).verdict == "look_up"
+        assert reserve(books, key, ask(5, **READ, **said)).reason == "scope"
+        assert reserve(books, key, ask(5, customer="cus_1 cus_2")).reason == "scope"
+
     def test_an_expired_key_is_refused(self, books: Books) -> None:
         _, key = issue(books, expires_at=1)
         assert reserve(books, key, ask(1)).reason == "expired"

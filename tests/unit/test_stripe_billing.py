@@ -73,7 +73,18 @@ class TestInvoices:
         assert desk.spent() == 1000
         desk.answers["DELETE /v1/invoices/in_1"] = {"id": "in_1", "object": "invoice", "deleted": True}
         desk.client.v1.invoices.delete("in_1")
-        assert desk.spent() == 0
+        assert desk.spent() == 1000  # The item is pending again: a subscription's next invoice bills it.
+
+    def test_a_draft_that_advances_no_more_keeps_its_items_money(self, desk: Desk) -> None:
+        self.test_an_update_that_lets_stripe_advance_it_counts_it(desk)
+        desk.answers["DELETE /v1/invoices/in_1"] = {"id": "in_1", "object": "invoice", "deleted": True}
+        desk.client.v1.invoices.delete("in_1")
+        assert desk.spent() == 1000
+
+    def test_an_item_is_not_unassigned(self, desk: Desk) -> None:
+        desk.answers["GET /v1/invoices/in_1"] = invoice(lines=LINES)
+        asked: Any = {"lines": [{"id": "il_1", "behavior": "unassign"}]}
+        assert desk.denied(desk.client.v1.invoices.remove_lines, "in_1", asked).reason == "unpriced"
 
     def test_items_of_several_pages_are_no_bound(self, desk: Desk) -> None:
         desk.answers["GET /v1/invoiceitems"] = {"data": [item()], "has_more": True}
@@ -91,7 +102,7 @@ class TestInvoices:
         desk.answers["GET /v1/invoices/in_1"] = invoice(auto_advance=True)
         desk.answers["POST /v1/invoices/in_1"] = invoice()
         desk.client.v1.invoices.update("in_1", {"auto_advance": False})
-        assert desk.spent() == 0
+        assert desk.spent() == 1000
 
     def test_paid_elsewhere_moves_nothing(self, desk: Desk) -> None:
         desk.answers["POST /v1/invoices/in_1/pay"] = invoice("paid")

@@ -13,6 +13,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Request
 from luigi_spendguard.vendors.stripe import Stripe
+from luigi_spendguard.vendors.stripe_scope import whom
 from tests.support.books import Books
 from tests.support.desk import CAP, SECRET, Desk
 
@@ -108,7 +109,55 @@ class TestCustomer:
     def test_the_one_that_path_query_or_form_names(
         self, method: str, path: str, body: str, customer: str
     ) -> None:
-        assert quote(path, body, method).customer == customer
+        assert quote(path, body, method).customers == ((customer,) if customer else ())
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("POST", "/v1/payment_intents/pi_1/capture", "customer=cus_1"),
+            ("POST", "/v1/payment_methods/pm_1", "customer=cus_1"),
+            ("POST", "/v1/transfers", "amount=1&currency=usd&destination=acct_1&customer=cus_1"),
+            ("GET", "/v1/payment_intents/pi_1?customer=cus_1", ""),
+            ("GET", "/v1/balance?customer=cus_1", ""),
+            ("GET", "/v1/charges", "customer=cus_1"),
+        ],
+    )
+    def test_the_requests_word_does_not_say_whose_an_object_is(
+        self, method: str, path: str, body: str
+    ) -> None:
+        found = quote(path, body, method)
+        assert (found.customers, found.owner_unknown) == (("cus_1",), True)
+
+    def test_a_list_of_one_and_a_new_object_are_that_customers(self) -> None:
+        assert not quote("/v1/charges?customer=cus_1", method="GET").owner_unknown
+        assert not quote("/v1/payment_intents", "amount=1&currency=usd&customer=cus_1").owner_unknown
+        assert quote("/v1/charges?customer=cus_1&customer=cus_2", method="GET").customers == (
+            "cus_1",
+            "cus_2",
+        )
+
+    @pytest.mark.parametrize(
+        ("own", "customers", "unknown"),
+        [("cus_9", ("cus_1", "cus_9"), False), (None, ("cus_1",), True)],
+    )
+    def test_a_refund_concerns_the_customer_of_its_charge(
+        self, desk: Desk, own: str | None, customers: tuple[str, ...], unknown: bool
+    ) -> None:
+        charge = {"id": "ch_1", "object": "charge", "amount": 5, "amount_refunded": 0, "currency": "usd"}
+        desk.answers["GET /v1/charges/ch_1"] = charge | {"customer": own}
+        desk.answers["POST /v1/refunds"] = {"id": "re_1", "object": "refund", "amount": 5, "currency": "usd",
+                                            "status": "succeeded"}  # fmt: skip
+        desk.client.v1.refunds.create({"charge": "ch_1", "customer": "cus_1"})
+        assert desk.asked[-1].customer == " ".join(customers)
+        assert desk.asked[-1].owner_unknown is unknown
+
+    def test_a_payment_method_of_nobody_becomes_the_named_customers(self) -> None:
+        attach = Request("POST", f"{API}/v1/payment_methods/pm_1/attach", {}, b"customer=cus_1")
+        for own, unknown in (("", False), ("cus_9", False)):
+            at = "/v1/payment_methods/pm_1"
+            found = whom(attach, f"{at}/attach", at, {at: {"id": "pm_1", "customer": own}})
+            assert found["owner_unknown"] is unknown
+            assert set(found["customers"]) == {"cus_1", own} - {""}
 
     def test_the_looked_up_objects_own(self, desk: Desk) -> None:
         known = {"id": "ch_1", "object": "charge", "amount": 5, "amount_refunded": 0, "currency": "usd",
@@ -137,6 +186,40 @@ class TestAccounts:
     ) -> None:
         found = quote(path, f"amount=1&currency=usd&{body}".rstrip("&"), headers=headers)
         assert found.accounts == accounts
+
+    @pytest.mark.parametrize(
+        ("method", "path", "body"),
+        [
+            ("POST", "/v1/payouts", "amount=7&currency=usd&statement_descriptor=acct_1"),
+            ("POST", "/v1/payouts", "amount=7&currency=usd&destination=acct_1"),
+            ("POST", "/v1/payment_intents", "amount=7&currency=usd&transfer_group=acct_1"),
+            ("POST", "/v1/payment_intents", "amount=7&currency=usd&metadata[destination]=acct_1"),
+            ("POST", "/v1/products/acct_1", "name=x"),
+            ("GET", "/v1/balance", "acct_1"),
+            ("GET", "/v1/balance?x=acct_1", ""),
+            ("GET", "/v1/balance?destination=acct_1", ""),
+        ],
+    )
+    def test_a_call_that_goes_to_none_names_none(self, method: str, path: str, body: str) -> None:
+        assert quote(path, body, method).accounts == ()
+
+    def test_what_a_call_names_besides_still_forbids(self) -> None:
+        body = "amount=7&currency=usd&transfer_group=acct_2"
+        assert quote("/v1/charges", body, headers={"stripe_account": "acct_1"}).accounts == (
+            "acct_1",
+            "acct_2",
+        )
+        fixed = {"v2.money_management.outbound_payments.create": Micros(5)}
+        headers = {"content_type": "application/json"}
+        text = '{"to": {"recipient": "acct_1"}, "memo": ["\\u0061cct_2"]}'
+        path = "/v2/money_management/outbound_payments"
+        assert quote(path, text, headers=headers, prices=fixed).accounts == ("acct_1", "acct_2")
+        twice = '{"to": {"recipient": "acct_1", "recipient": "fa_2"}}'
+        assert quote(path, twice, headers=headers, prices=fixed).accounts == ()
+        headers["stripe_account"] = "acct_1"
+        for text in ('{"memo": "', "[" * 100_000):
+            found = quote(path, text, headers=headers, prices=fixed)
+            assert found.accounts == ("acct_1", "acct_unreadable")
 
     def test_a_path_names_them(self) -> None:
         assert quote("/v1/accounts/acct_1/persons", method="GET").accounts == ("acct_1",)
