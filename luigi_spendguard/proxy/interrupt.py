@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import threading
@@ -15,6 +16,9 @@ from luigi_spendguard.proxy import context
 
 #: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
 SIGNAL: Any = getattr(signal, "SIGUSR2", None)
+
+#: Seconds that a running event loop has to end before it is asked again.
+AGAIN_S = 2.0
 
 
 @contextmanager
@@ -45,11 +49,17 @@ def interruptible(run_id: str) -> Iterator[None]:
         yield
         return
     asked = False
+    again: threading.Timer | None = None
 
     def obey(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
+        nonlocal asked, again
         asked = True
         if not context.in_flight():
+            if asyncio._get_running_loop() is not None:
+                # What is raised inside a callback of the loop is only logged: ask again until the loop ends.
+                again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), SIGNAL))
+                again.daemon = True
+                again.start()
             raise denial("revoked", f"run {run_id} was revoked while this task ran", {"run_id": run_id})
 
     def call_ended() -> None:
@@ -63,4 +73,7 @@ def interruptible(run_id: str) -> Iterator[None]:
         yield
     finally:
         signal.signal(SIGNAL, signal.SIG_IGN)
+        if again is not None:
+            again.cancel()
+            again.join()
         context.on_idle(None)

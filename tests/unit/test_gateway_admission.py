@@ -6,6 +6,7 @@ import asyncio
 import json
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ def quoted_in(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def relayed(
-    folder: Path, before: Callable[[Tx, str, str], object] | None = None, key: str = "", ttl_ms: int = 60_000
+    folder: Path,
+    before: Callable[[Tx, str, str], object] | None = None,
+    key: str = "",
+    ttl_ms: int = 60_000,
+    body: bytes = FORM.body,
 ) -> tuple[Reply, list[dict[str, Any]]]:
     """Relay one call under a fresh key, or `key`, after `before`; return its reply and what is recorded."""
     caps = Caps(default=Micros(10**8))
@@ -51,7 +56,7 @@ def relayed(
         row, made = await office.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
         if before is not None:
             await office.write(before, row["id"], row["run_id"])
-        reply = await Gateway(office).relay("stripe", FORM, key or made)
+        reply = await Gateway(office).relay("stripe", replace(FORM, body=body), key or made)
         calls = await office.read(reading.calls)
         office.close()
         return reply, calls or []
@@ -82,8 +87,13 @@ def test_what_a_dead_key_sends_is_recorded_and_not_read(
     assert quoted_in == []
 
 
-def test_a_good_keys_form_is_read_in_another_thread(tmp_path: Path, quoted_in: list[str]) -> None:
-    _, [call] = relayed(tmp_path)
+@pytest.mark.parametrize(
+    "body", [b"a=" + b"%41" * 2000, b"card[n%75mber]=4242", b"bank_account[account_number]=1"]
+)
+def test_a_form_that_takes_long_is_read_in_another_thread(
+    tmp_path: Path, quoted_in: list[str], body: bytes
+) -> None:
+    _, [call] = relayed(tmp_path, body=body)
     assert call["verdict"] == "denied:unpriced"
     assert len(quoted_in) == 1
     assert quoted_in != [threading.main_thread().name]

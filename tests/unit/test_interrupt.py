@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
+import signal
 import subprocess
 import sys
+
+import pytest
+
+from luigi_spendguard import KeyRevoked
+from luigi_spendguard.proxy import interrupt
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
@@ -42,3 +50,21 @@ sys.exit(child.exitcode)
 def test_a_signal_before_the_child_is_ready_arrives_when_it_is() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_an_event_loop_only_logs_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(interrupt, "AGAIN_S", 0.2)
+    before = signal.getsignal(interrupt.SIGNAL)
+
+    async def work() -> None:
+        asyncio.get_running_loop().call_soon(os.kill, os.getpid(), interrupt.SIGNAL)
+        await asyncio.sleep(5)
+
+    try:
+        with pytest.raises(KeyRevoked), interrupt.interruptible("r"):
+            asyncio.run(work())
+    finally:
+        signal.signal(interrupt.SIGNAL, before)
+    assert "Exception in callback" in caplog.text

@@ -119,7 +119,6 @@ class TestCustomer:
             ("POST", "/v1/transfers", "amount=1&currency=usd&destination=acct_1&customer=cus_1"),
             ("GET", "/v1/payment_intents/pi_1?customer=cus_1", ""),
             ("GET", "/v1/balance?customer=cus_1", ""),
-            ("GET", "/v1/charges", "customer=cus_1"),
         ],
     )
     def test_the_requests_word_does_not_say_whose_an_object_is(
@@ -195,7 +194,6 @@ class TestAccounts:
             ("POST", "/v1/payment_intents", "amount=7&currency=usd&transfer_group=acct_1"),
             ("POST", "/v1/payment_intents", "amount=7&currency=usd&metadata[destination]=acct_1"),
             ("POST", "/v1/products/acct_1", "name=x"),
-            ("GET", "/v1/balance", "acct_1"),
             ("GET", "/v1/balance?x=acct_1", ""),
             ("GET", "/v1/balance?destination=acct_1", ""),
         ],
