@@ -11,7 +11,7 @@ from tests.demo.servers import DemoFailed
 from tests.demo.site import Site
 
 #: `spendguard`, also where the console script is not on the PATH.
-_COMMAND = "import sys; from luigi_spendguard.cli import main; sys.exit(main())"
+_COMMAND = "from luigi_spendguard.__main__ import main; main()"
 
 
 class Operator:
