@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.effects import Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, Answer, Ask, End
+from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
@@ -28,12 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: The most objects that are fetched to price one call.
 LOOK_UP_LIMIT = 20
-
-#: The header of an answer that was given before: when, in milliseconds since the epoch.
-REPLAYED = "x-spendguard-replayed"
-
-#: The header of a call that may be a repeated one: the keys of calls not answered, blank between.
-UNANSWERED = "x-spendguard-unanswered"
 
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5

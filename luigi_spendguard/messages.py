@@ -24,6 +24,12 @@ GRANT_SECONDS = 2.0
 #: How every vault key begins.
 KEY_PREFIX = "vault_key_"
 
+#: The header of an answer that was given before: when, in milliseconds since the epoch.
+REPLAYED = "x-spendguard-replayed"
+
+#: The header of a call that may be a repeated one: the keys of calls not answered, blank between.
+UNANSWERED = "x-spendguard-unanswered"
+
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20
@@ -57,7 +63,7 @@ class _Message:
         """Build the message from decoded JSON. Raises BadMessage."""
         if not isinstance(data, dict):
             raise BadMessage("expected a JSON object")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
         if unknown := sorted(set(data) - set(fields)):
             raise BadMessage(f"unknown field {unknown[0]!r}")
         for name, value in data.items():

@@ -16,8 +16,7 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import RequestHandler, stream_request_body
 
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.guard import UNANSWERED
-from luigi_spendguard.messages import MAX_TEXT
+from luigi_spendguard.messages import MAX_TEXT, UNANSWERED
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import Refused, check_origin, check_peer

@@ -29,7 +29,7 @@ def on_hangup(office: Office) -> None:
     """Let SIGHUP reload the settings of `office`; called in the thread that will run tornado's loop."""
     if not hasattr(signal, "SIGHUP"):
         return  # Windows.
-    loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]
+    loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]  # tornado's own
     one_at_a_time = asyncio.Lock()
     under_way: set[asyncio.Task[None]] = set()
 

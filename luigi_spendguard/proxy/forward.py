@@ -20,7 +20,8 @@ from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.guard import REPLAYED, UNANSWERED, say_replayed
+from luigi_spendguard.guard import say_replayed
+from luigi_spendguard.messages import REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
