@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import luigi.configuration
 
-from luigi_spendguard.config import VENDORS, Settings
+from luigi_spendguard.config import Settings
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token
-from luigi_spendguard.vendors.registry import VENDORS as ADAPTERS
+from luigi_spendguard.vendors.registry import VENDORS
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,7 @@ def _rules(settings: Settings) -> Iterator[Finding]:
 
 def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     vendor = settings.vendor(name)
-    variables = ADAPTERS[name].secret_variables
+    variables = VENDORS[name].secret_variables
     found = next((v for v in variables if os.environ.get(v)), None)
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
@@ -151,7 +151,7 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
 
 def _prices(settings: Settings, name: str) -> Iterator[Finding]:
     vendor = settings.vendor(name)
-    if wrong := ADAPTERS[name].check(vendor):
+    if wrong := VENDORS[name].check(vendor):
         yield Finding(f"prices at {name}", wrong, missing=True)
     for operation, price in sorted(vendor.prices.items()):
         yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")

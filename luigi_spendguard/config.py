@@ -25,39 +25,15 @@ from luigi_spendguard.config_files import (
     luigi_files,
     read_sections,
 )
-from luigi_spendguard.money import Micros, format_usd
+from luigi_spendguard.money import format_usd
 from luigi_spendguard.policy import Caps
 from luigi_spendguard.secret_files import NotMine, in_file
+from luigi_spendguard.settings import Setting, VendorSettings
+from luigi_spendguard.vendors.registry import VENDORS
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
 
 logger = logging.getLogger(__name__)
-
-#: Vendors that this version knows; each has a section `[spendguard_<vendor>]`.
-VENDORS = ("stripe",)
-
-
-@dataclass(frozen=True)
-class VendorSettings:
-    """One vendor's section.
-
-    Attributes:
-        secret: the vendor's real credential, None where this file has none.
-        base_url: where calls are sent instead of to the vendor itself; None: to the vendor.
-        timeout_s: seconds to wait for the vendor.
-        allowed_endpoints: patterns of what may be called; empty: everything that has a price.
-        run_cap_usd: what may be spent there inside any run, in micro-dollars; None: the run's cap alone.
-        prices: what a call of an operation costs, in micro-dollars, where the operator says so.
-
-    """
-
-    name: str
-    secret: str | None = field(default=None, repr=False)
-    base_url: str | None = None
-    timeout_s: float = 80.0
-    allowed_endpoints: tuple[str, ...] = ()
-    run_cap_usd: Micros | None = None
-    prices: Mapping[str, Micros] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -103,19 +79,7 @@ class Settings:
         return self.vendors.get(name, VendorSettings(name))
 
 
-@dataclass(frozen=True)
-class Setting:
-    """One key of luigi.cfg: how it is read and what it means."""
-
-    section: str
-    key: str
-    read: Callable[[Raw, str], Any]
-    default: str
-    meaning: str
-    secret: bool = False
-
-
-_M, _V = "spendguard", "spendguard_stripe"
+_M = "spendguard"
 SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "ledger_url", values.ledger_url, "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
             "The ledger's file, as `sqlite:////absolute/path`. Read by luigid."),
@@ -156,19 +120,7 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(_M, "anonymous_read", values.boolean, "true",
             "Whether runs' figures can be seen without a token, as Luigi's own page can."),
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
-    Setting(_V, "secret", values.secret, "the worker's STRIPE_SECRET_KEY or STRIPE_API_KEY",
-            "Stripe's secret key.", True),
-    Setting(_V, "secret_file", in_file(values.secret), "none",
-            "A file with Stripe's secret key, mode 0600, instead of `secret`.", True),
-    Setting(_V, "base_url", values.base_url, "https://api.stripe.com",
-            "Where calls are sent: https, or http to this machine for tests."),
-    Setting(_V, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
-    Setting(_V, "allowed_endpoints", values.endpoints, "everything that has a price, and every GET",
-            "What may be called, as `POST /v1/payment_intents`, `GET /v1/*` or `payment_intents.create`."),
-    Setting(_V, "run_cap_usd", values.usd, "none: the run's cap alone",
-            "What may be spent at this vendor inside any run. Read by luigid."),
-    Setting(_V, "prices", values.prices, "none: what has no bound is denied",
-            "Fixed prices of operations in USD, as `subscriptions.create: 20, payment_links.create: 5`."),
+    *(setting for vendor in VENDORS.values() for setting in vendor.section()),
 )  # fmt: skip
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
 #: Sections whose keys are the user's own names.
@@ -207,7 +159,7 @@ def load(
     passed_over: list[str] = []
     read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
     main = read.get(_M, {})
-    vendors = {v: VendorSettings(v, **read.get(f"spendguard_{v}", {})) for v in VENDORS}
+    vendors = {v: _vendor(v, read.get(f"spendguard_{v}", {}), environ) for v in VENDORS}
     caps = Caps(
         default=main.pop("default_cap_usd", None),
         limit=main.pop("max_cap_usd", None),
@@ -235,6 +187,12 @@ def load(
                         files=tuple(files), passed_over=tuple(passed_over))  # fmt: skip
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     return settings
+
+
+def _vendor(name: str, given: dict[str, Any], environ: Mapping[str, str]) -> VendorSettings:
+    """Return a vendor's section; what only this vendor has is in `own`."""
+    own = {s.key: given.pop(s.key, environ.get(s.variable) or None) for s in VENDORS[name].settings}
+    return VendorSettings(name, **given, own={k: value for k, value in own.items() if value is not None})
 
 
 def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str]) -> dict[str, Any]:

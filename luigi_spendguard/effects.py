@@ -6,13 +6,28 @@ A driver has the I/O: the worker's is synchronous (`proxy/driver.py`), the gatew
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spendguard.errors import VendorUnreachable
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.vendors import Reply, Request
+
+
+@dataclass
+class Call:
+    """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
+
+    call_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    ask: int = 0
+    #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
+    unsure: bool = False
+    #: The guard's own, to price another call.
+    look_up: bool = False
+    #: As `Ask`'s.
+    unanswered: str = ""
 
 
 class NotSent(VendorUnreachable):

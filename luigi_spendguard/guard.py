@@ -9,7 +9,6 @@ end: one that is closed instead leaves its reservation to become in doubt.
 from __future__ import annotations
 
 import logging
-import uuid
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
@@ -17,34 +16,18 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.effects import Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
+from luigi_spendguard import lookups
+from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
 from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
 
-#: The most objects that are fetched to price one call.
-LOOK_UP_LIMIT = 20
-
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
-
-
-@dataclass
-class Call:
-    """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
-
-    call_id: str = field(default_factory=lambda: str(uuid.uuid4()))
-    ask: int = 0
-    #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
-    unsure: bool = False
-    #: The guard's own, to price another call.
-    look_up: bool = False
-    #: As `Ask`'s.
-    unanswered: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,29 +58,35 @@ class Guard:
             quote = self.vendor.quote(request, self.settings, self.secret, self.fx)
             found: dict[str, Reply] = {}
             if quote.look_up:
-                quote = yield from self._looked_up(quote, request, found)
+                quote = yield from self._priced(quote, request, found)
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
             raise
+        executed: Mapping[str, Reply] | None = None  # Not asked for yet.
         late = 0
         pause = 0.05
         while True:
             call.ask += 1
             asked_at = self.clock()
-            answer = yield from self._reserve(self._ask(request, quote, call), call)
+            answer = yield from self._reserve(self._ask(request, quote, call, executed), call)
             if answer.verdict == "wait":
                 yield Pause(pause)
                 pause = min(1.0, pause * 2)
                 continue
-            if answer.verdict == "look_up":
+            if answer.verdict in ("look_up", "search"):
                 try:
-                    quote = yield from self._looked_up(quote, request, found)
+                    if answer.verdict == "look_up":
+                        quote = yield from self._priced(quote, request, found)
+                    else:
+                        executed = yield from lookups.executed(self.vendor, self._get, quote, answer, request)
                 except SpendDenied as denied:
                     yield from self._record(request, call, denied)
                     raise
                 continue
+            if answer.verdict == "found" and executed is not None:
+                return (yield from self._found(quote, answer, call, executed[answer.object_id]))
             if answer.verdict == "replayed" and not answer.status:
-                return (yield from self._fetched_again(quote, answer, request))
+                return (yield from lookups.answered_again(self.vendor, self._get, quote, answer, request))
             if answer.verdict == "replayed":
                 return _replayed(quote, answer)
             if answer.verdict != "allowed":
@@ -115,7 +104,7 @@ class Guard:
                         "overloaded. Nothing was sent",
                     ) from None
 
-    def _ask(self, request: Request, quote: Quote, call: Call) -> Ask:
+    def _ask(self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None) -> Ask:
         body = _text(request.body) if quote.keep_body and not quote.read else None
         keep = body is not None
         return Ask(
@@ -136,7 +125,7 @@ class Guard:
             currency=quote.currency,
             object_id=quote.object_id,
             body=body or "",
-            headers=self.vendor.kept_headers(request) if keep else {},
+            headers=_some(request, self.vendor.kept) if keep else {},
             timeout_ms=int(self.settings.timeout_s * 1000),
             customer=" ".join(quote.customers),
             accounts=" ".join(quote.accounts),
@@ -144,6 +133,9 @@ class Guard:
             look_up=call.look_up,
             covers=" ".join(quote.covers),
             unanswered=call.unanswered,
+            repeatable=quote.repeatable,
+            searched=executed is not None,
+            executed=" ".join(executed or ()),
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:
@@ -183,65 +175,15 @@ class Guard:
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
-    def _looked_up(
+    def _get(self, request: Request) -> Life:
+        """Send a GET of the guard's own; the operator's allowlist is about what the task calls."""
+        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
+        return plain.guarded(request, Call(look_up=True))
+
+    def _priced(
         self, quote: Quote, request: Request, found: dict[str, Reply]
     ) -> Generator[Effect, Any, Quote]:
-        """Fetch what `quote` names, each as a call of its own, until the request is priced by it."""
-        wanted = [path for path in quote.look_ups if path not in found]
-        if not wanted:
-            raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
-        while wanted:
-            if len(found) + len(wanted) > LOOK_UP_LIMIT:
-                raise denial(
-                    "unpriced",
-                    f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
-                    "can be priced: split it",
-                )
-            for path in wanted:
-                found[path] = yield from self._fetched(quote, request, path)
-            quote = self.vendor.complete(quote, request, found, self.settings, self.fx)
-            wanted = [path for path in quote.look_ups if path not in found] if quote.look_up else []
-        return quote
-
-    def _fetched(self, quote: Quote, request: Request, path: str) -> Generator[Effect, Any, Reply]:
-        """Fetch one object. The operator's allowlist is about what the task calls, not about this."""
-        get = self.vendor.look_up(quote, request, path)
-        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
-        try:
-            return (yield from plain.guarded(get, Call(look_up=True)))
-        except SpendDenied:
-            raise
-        except Exception as error:
-            raise denial(
-                "unpriced",
-                f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it, and could not "
-                f"be ({type(error).__name__}). Nothing was sent",
-            ) from error
-
-    def _fetched_again(self, quote: Quote, answer: Answer, request: Request) -> Generator[Effect, Any, Reply]:
-        """Answer a repeated call with the object that an operator has named, read now: a call of its own.
-
-        The operator's allowlist is about what the task calls, not about this.
-        """
-        plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
-        reply = yield from plain.guarded(
-            self.vendor.fetch(quote, answer.object_id, request), Call(look_up=True)
-        )
-        if reply.status != 200:
-            raise denial(
-                "idempotency_mismatch",
-                "this call was made before, and an operator has said that it opened "
-                f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
-                "it is with `spendguard resolve --object --correct`",
-                {"call_id": answer.call_id, "object_id": answer.object_id},
-            )
-        logger.warning(
-            "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
-            quote.operation,
-            quote.target or "",
-            answer.object_id,
-        )
-        return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
+        return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
@@ -254,7 +196,8 @@ class Guard:
                 body=answer.body.encode("utf-8"),
                 headers={**request.headers, **answer.headers},
             )
-        wire = self.vendor.wire(request, self.settings, self.secret, answer.wire_key)
+        key = answer.wire_key if quote.repeatable else ""
+        wire = self.vendor.wire(request, self.settings, self.secret, key)
         try:
             reply: Reply = yield Send(wire, deadline)
         except (Late, GeneratorExit):
@@ -267,7 +210,21 @@ class Guard:
             call.unsure = not quote.read
             yield Finish(End(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
             raise
-        outcome = self.vendor.outcome(quote, reply, resent=answer.resend, fx=self.fx)
+        return (yield from self._ended(quote, call, answer, reply, resent=answer.resend))
+
+    def _found(self, quote: Quote, answer: Answer, call: Call, reply: Reply) -> Generator[Effect, Any, Reply]:
+        """End an earlier send by what the vendor shows that it has opened, and answer with that."""
+        call.call_id, call.ask = answer.call_id, answer.ask
+        say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
+        ended = yield from self._ended(quote, call, answer, reply, resent=True)
+        return replace(ended, headers={**ended.headers, REPLAYED: str(answer.first_at)})
+
+    def _ended(
+        self, quote: Quote, call: Call, answer: Answer, reply: Reply, *, resent: bool
+    ) -> Generator[Effect, Any, Reply]:
+        """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
+        call_id, ask = answer.call_id, answer.ask
+        outcome = self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
         call.unsure = call.unsure or outcome.kind == "doubt"
         leaked = self.secret.encode() in reply.body or any(
             self.secret in value for value in reply.headers.values()
@@ -287,11 +244,12 @@ class Guard:
                 covers=" ".join(outcome.covers),
                 object_id=outcome.object_id,
                 status=reply.status,
-                answer_headers=_kept_answer(reply) if kept else {},
+                answer_headers=_some(reply, self.vendor.kept_answer) if kept else {},
                 answer_body=text if kept else "",
                 # What only the request says of an existing object is not the object's own.
                 customer="" if quote.owner_unknown else " ".join(quote.customers),
                 note=outcome.note,
+                price_due=outcome.price_due,
             )
         )
         if leaked:
@@ -307,9 +265,6 @@ class Guard:
         return reply
 
 
-_KEPT_ANSWER = ("content-type", "request-id", "stripe-version", "stripe-account")
-
-
 def _text(body: bytes) -> str | None:
     """Return a body that may be kept to be sent again; None for a file's, or one that is too long."""
     if len(body) > MAX_BODY:
@@ -320,8 +275,8 @@ def _text(body: bytes) -> str | None:
         return None
 
 
-def _kept_answer(reply: Reply) -> dict[str, str]:
-    return {name: reply.headers[name] for name in _KEPT_ANSWER if name in reply.headers}
+def _some(message: Request | Reply, names: tuple[str, ...]) -> dict[str, str]:
+    return {name: message.headers[name] for name in names if name in message.headers}
 
 
 def say_replayed(what: str, first_at: int) -> None:

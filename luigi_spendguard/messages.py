@@ -21,6 +21,9 @@ T = TypeVar("T", bound="_Message")
 #: A grant may be used for this long, counted by the sender from the moment it asked.
 GRANT_SECONDS = 2.0
 
+#: How the key begins that a worker gives a call whose SDK has made none up.
+OWN_KEY = "spendguard-call-"
+
 #: How every vault key begins.
 KEY_PREFIX = "vault_key_"
 
@@ -131,6 +134,9 @@ class Ask(_Message):
         covers: objects (blank between) whose counted money this call's object counts instead.
         unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
             an equal call is one of them, made again.
+        repeatable: the vendor executes the call once, however often it is sent under one key.
+        searched, executed: the vendor was asked, and shows these objects (blank between, oldest first) that
+            an earlier send of this call may have opened.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -160,6 +166,9 @@ class Ask(_Message):
     look_up: bool = False
     covers: str = ""
     unanswered: str = ""
+    repeatable: bool = False
+    searched: bool = False
+    executed: str = ""
     denied: str | None = None
     message: str = ""
 
@@ -177,6 +186,8 @@ class Answer(_Message):
     Attributes:
         verdict: `allowed` | `replayed` | `denied` | `wait` (an identical call is pending: ask again) |
             `look_up` (the object is unknown: fetch it, then ask with its amount) |
+            `search` (an earlier send, at `first_at`, has an unknown outcome and the call is not repeatable:
+            ask the vendor, then ask again) | `found` (it has opened `object_id`: end the call by that) |
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
@@ -216,6 +227,7 @@ class End(_Message):
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
         customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
+        price_due: the vendor names the price of `object_id` later.
 
     """
 
@@ -234,6 +246,7 @@ class End(_Message):
     answer_body: str = ""
     customer: str = ""
     note: str = ""
+    price_due: bool = False
 
 
 def command(*words: str) -> str:

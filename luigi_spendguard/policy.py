@@ -59,7 +59,7 @@ _MISSING = (
 )
 
 
-_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE) /\S+|[a-z_0-9]+(?:\.[a-z_0-9]+)+)")
+_ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE|PUT|PATCH) /\S+|[a-z_0-9]+(?:\.[a-z_0-9]+)+)")
 
 
 def is_endpoint(pattern: str) -> bool:

@@ -21,13 +21,14 @@ class VendorTask:
     Importing it installs the patched worker.
 
     Attributes:
-        vendors: which vendors the task calls.
+        vendors: which vendors the task calls, where that is known: a task whose only vendor's `run_cap_usd`
+            is used up is not dispatched.
         max_cost_usd: the most that the task's calls may spend, as "12.50" (attribute or property); None:
             only the run's cap bounds it. The scheduler counts it from dispatch on, and forecasts by it.
 
     """
 
-    vendors: tuple[str, ...] = ("stripe",)
+    vendors: tuple[str, ...] = ()
     max_cost_usd: Any = None
     #: How the worker knows a vendor task without importing this module.
     __spendguard_vendor__ = True

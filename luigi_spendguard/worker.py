@@ -311,7 +311,7 @@ def install() -> None:
 
 def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
-    proxy.stripe.unbind()
+    proxy.unbind()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
     logging.getLogger("luigi_spendguard").parent = logging.getLogger()
     summary.uninstall()

@@ -9,15 +9,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import re
 import time
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import urlsplit
 
 import aiohttp
 
-from luigi_spendguard.effects import Finish, Life, Reserve, Send, advance
+from luigi_spendguard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.errors import (
     LedgerError,
     LedgerUnavailable,
@@ -26,7 +25,7 @@ from luigi_spendguard.errors import (
     VendorUnreachable,
     denial,
 )
-from luigi_spendguard.guard import Call, Guard
+from luigi_spendguard.guard import Guard
 from luigi_spendguard.ledger import taking
 from luigi_spendguard.ledger.engine import Tx
 from luigi_spendguard.messages import Ask, End
@@ -104,7 +103,7 @@ class Gateway:
         await self._admit(vendor, request, key, call)
         guard = Guard(vendor, settings, settings.secret, self.office.settings.fx, time.monotonic)
         life = guard.guarded(request, call)
-        return await self._drive(life, key, settings.timeout_s, aside=_is_slow(request.body))
+        return await self._drive(life, key, settings.timeout_s, aside=vendor.is_slow(request))
 
     async def _admit(self, vendor: Vendor, request: Request, key: str, call: Call) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.
@@ -202,10 +201,6 @@ class Gateway:
             await self._upstream.close()
 
 
-#: A form of so many bytes is read within a millisecond.
-_LONG = 4096
-#: What numbers that could be guessed are called; `vendors/stripe_forms.py` hashes their forms slowly.
-_GUESSABLE = re.compile(rb"number|cvc|iban|security_code|ssn", re.IGNORECASE)
 _EXPIRED = "the vault key has expired: ask for another one"
 
 
@@ -218,11 +213,6 @@ def _ended(tx: Tx, key: str) -> str | None:
         return "revoked"
     over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
     return "expired" if over or scope.claim["state"] == "ended" else ""
-
-
-def _is_slow(body: bytes) -> bool:
-    """Return whether the guard may need long: for a long form, or to hash what names a card or an account."""
-    return len(body) > _LONG or _GUESSABLE.search(unquote_to_bytes(body)) is not None
 
 
 def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:

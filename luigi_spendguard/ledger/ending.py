@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, move
+from luigi_spendguard.ledger.corrections import await_price
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.resolving import resolution, restate
 from luigi_spendguard.ledger.senders import adopt, is_gateways
@@ -90,6 +91,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         object_id,
         row["id"],
     )
+    if message.price_due and object_id is not None:
+        await_price(tx, row, object_id)
     if object_id is not None and (before or total or message.worth_micros):
         _keep_object(tx, row, object_id, message, total, worth_known=message.total_micros is not None)
     if not message.answer_body:

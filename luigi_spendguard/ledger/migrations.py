@@ -10,7 +10,7 @@ import peewee
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, reading, writing
-from luigi_spendguard.ledger.models import TABLES, KeyTerms
+from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
@@ -54,11 +54,18 @@ def _vault_keys(db: peewee.SqliteDatabase, tx: Tx) -> None:
     _add_column(tx, "vendor_object", "customer", "VARCHAR(255) NOT NULL DEFAULT ''")
 
 
+def _late_prices(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make room for calls whose price the vendor names later."""
+    with db.bind_ctx(TABLES):
+        db.create_tables([PriceDue])
+
+
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _first,
     _restarts,
     _approved_unknown,
     _vault_keys,
+    _late_prices,
 )
 
 

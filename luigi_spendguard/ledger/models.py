@@ -281,6 +281,22 @@ class VendorObject(_Base):
         constraints = [SQL("CHECK (counted_micros >= 0)")]
 
 
+class PriceDue(_Base):
+    """A settled call whose price the vendor names later: when it is asked for again."""
+
+    call_id = CharField(primary_key=True)
+    vendor = CharField()
+    account = CharField()
+    object_id = CharField()
+    relayed = BooleanField(default=False)
+    tries = IntegerField(default=0)
+    due_at = BigIntegerField(index=True)
+
+    class Meta:
+        table_name = "price_due"
+        without_rowid = True
+
+
 class Journal(_Base):
     """Every change of every total, append-only; the totals of `Budget` can be computed from it."""
 
@@ -315,5 +331,6 @@ TABLES: tuple[type[peewee.Model], ...] = (
     CallBudget,
     Exchange,
     VendorObject,
+    PriceDue,
     Journal,
 )

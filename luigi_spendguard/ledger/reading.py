@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from luigi_spendguard.errors import NotFound
+from luigi_spendguard.ledger import corrections
 from luigi_spendguard.ledger.budgets import REMAINING
 from luigi_spendguard.ledger.engine import TODAY, Row, Tx
 from luigi_spendguard.money import Micros, plain_usd
@@ -184,16 +186,18 @@ def calls(
         wanted.append(("call.rowid < ?", before))
     where = " AND ".join(condition for condition, _ in wanted) or "1"
     rows = tx.all(
-        "SELECT call.rowid AS seq, call.*, claim.params FROM call"
+        "SELECT call.rowid AS seq, call.*, claim.params,"
+        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
         f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
         *(value for _, value in wanted),
         limit,
     )
-    return [show_call(row) for row in rows]
+    found = corrections.of_calls(tx, [row["id"] for row in rows])
+    return [show_call(row, found.get(row["id"], ())) for row in rows]
 
 
-def show_call(row: Row) -> dict[str, Any]:
-    """Return a call for people and scripts; no answer, no body, no key."""
+def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:
+    """Return a call with its corrections for people and scripts; no answer, no body, no key."""
     shown = {name: row[name] for name in _SHOWN}
     shown["seq"] = row.get("seq")
     shown["params"] = json.loads(row.get("params") or "{}")
@@ -203,6 +207,10 @@ def show_call(row: Row) -> dict[str, Any]:
     for name in ("asked", "reserved", "overrun"):
         shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
     shown["spent_usd"] = plain_usd(row["settled_micros"] + row["corrected_micros"])
+    shown["estimated"] = bool(row.get("price_due"))
+    shown["corrections"] = [
+        {"at": one["at"], "usd": plain_usd(one["change_micros"]), "note": one["note"]} for one in corrected
+    ]
     return shown
 
 

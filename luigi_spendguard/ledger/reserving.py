@@ -7,6 +7,7 @@ the SDK's own retry of the same call.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.claims import hold
@@ -72,7 +73,7 @@ def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
     if row["state"] == "voided":
         return _revived(tx, scope, ask, row, now)
-    return _resend(tx, scope, row, ask.call_id, ask.ask, now)
+    return _resend(tx, scope, row, ask, ask.ask, now)
 
 
 def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
@@ -182,7 +183,7 @@ def _matched(
             return Answer("wait", ask.call_id, ask.ask)
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
-    return _resend(tx, scope, match, ask.call_id, match["ask"] + 1, now)
+    return _resend(tx, scope, match, ask, match["ask"] + 1, now)
 
 
 def _check_sender(scope: Scope, match: Row) -> None:
@@ -238,8 +239,10 @@ def _replay(tx: Tx, ask: Ask, source: Row) -> Answer:
     )
 
 
-def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> Answer:
-    """Let `sender` send an in-doubt (or retried) call again, with its stored body and wire key."""
+def _resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+    """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
+    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or row["sender"] != ask.call_id):
+        return _found(tx, scope, row, ask, number, now)
     if now - row["created_at"] > RESEND_MS and row["state"] == "in_doubt":
         raise Refused(
             "in_doubt",
@@ -257,9 +260,32 @@ def _resend(tx: Tx, scope: Scope, row: Row, sender: str, ask: int, now: int) -> 
             f"{command('resolve', row['id'])}",
             call_id=row["id"],
         )
-    if row["state"] == "pending" and row["sender"] != sender:
+    if row["state"] == "pending" and row["sender"] != ask.call_id:
         in_doubt(tx, row, "its sender is gone")
-    return _regrant(tx, scope, row["id"], sender, ask, now)
+    return _regrant(tx, scope, row["id"], ask.call_id, number, now)
+
+
+def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+    """Answer a call that the vendor would execute twice: an earlier send of it is searched for there.
+
+    Of what the vendor shows, what no other call has opened is this one's, the oldest first.
+    """
+    if row["state"] == "pending":
+        in_doubt(tx, row, "its sender is gone")
+    if not ask.searched:
+        return Answer("search", row["id"], row["ask"], first_at=row["created_at"])
+    for object_id in ask.executed.split():
+        if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?",
+                        row["vendor"], row["account"], object_id, row["id"]):  # fmt: skip
+            granted = _regrant(tx, scope, row["id"], ask.call_id, number, now)
+            return replace(granted, verdict="found", object_id=object_id, first_at=row["created_at"])
+    raise Refused(
+        "in_doubt",
+        f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
+        "the vendor does not show it (yet). Look it up there, then "
+        f"{command('resolve', row['id'])}",
+        call_id=row["id"],
+    )
 
 
 def _regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:

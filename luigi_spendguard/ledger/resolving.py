@@ -72,10 +72,10 @@ def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
     note = f"resolved: {said}"
     restate(tx, row, total, note, forced=said.overrun)
     if said.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
-        _keep_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
+        keep_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
         tx.run("DELETE FROM vendor_object WHERE call_id = ? AND counted_micros = 0", call_id)
         row["object_id"] = None
-    _keep_object(tx, row, said.object_id or row["object_id"], total)
+    keep_object(tx, row, said.object_id or row["object_id"], total)
     tx.run(
         f"UPDATE call SET state = ?, object_id = coalesce(?, object_id), message = ?, ended_at = {NOW}"
         " WHERE id = ?",
@@ -174,7 +174,7 @@ def _taken(tx: Tx, row: Row, amount: int) -> bool:
     return True
 
 
-def _keep_object(tx: Tx, row: Row, object_id: str | None, total: int) -> None:
+def keep_object(tx: Tx, row: Row, object_id: str | None, total: int) -> None:
     """Let a call's object count for what is known of the call now."""
     if object_id is None:
         return

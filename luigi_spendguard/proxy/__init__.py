@@ -3,33 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from luigi_spendguard import discretion
-from luigi_spendguard.config import VENDORS
 from luigi_spendguard.proxy import aside, context, credentials, stripe
-from luigi_spendguard.vendors.registry import VENDORS as ADAPTERS
+from luigi_spendguard.vendors.registry import VENDORS
 
 #: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
 ENDING_S = 15.0
 
+#: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
+_BINDINGS = (stripe,)
+
 
 def bind() -> None:
     """Put the guard into every supported SDK, and keep secrets out of the log. Raises PluginError."""
-    stripe.bind()
+    for binding in _BINDINGS:
+        binding.bind()
     discretion.install()
-    for vendor in ADAPTERS.values():
+    for vendor in VENDORS.values():
         credentials.learn(vendor)
+
+
+def unbind() -> None:
+    """Put the SDKs back as they were."""
+    for binding in _BINDINGS:
+        binding.unbind()
 
 
 @contextmanager
 def attempt_running(attempt: context.Attempt) -> Iterator[None]:
-    """Run a vendor task's code: its calls belong to `attempt`.
+    """Run a vendor task's code: its calls belong to `attempt`, and it finds the attempt's vault key where it
+    looks for a secret.
 
     Calls that an asynchronous program has begun and no longer awaits end before this does.
     """
     longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
-    with discretion.streams(), context.running(attempt), stripe.in_place(attempt):
+    with ExitStack() as stack:
+        stack.enter_context(discretion.streams())
+        stack.enter_context(context.running(attempt))
+        for vendor in VENDORS.values():
+            secret = credentials.secret_of(vendor, attempt.settings)
+            # Without a secret the call gets as far as the guard, whose error says what to set.
+            stack.enter_context(credentials.hidden(vendor, secret, attempt.key))
+        for binding in _BINDINGS:
+            stack.enter_context(binding.in_place(attempt))
         try:
             yield
         finally:

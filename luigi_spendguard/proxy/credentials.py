@@ -49,7 +49,8 @@ def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | N
 
 @contextmanager
 def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
-    """Let task code (and its subprocesses) find `key` in every variable that holds `secret`.
+    """Let task code (and its subprocesses) find `key` in every variable that holds `secret`, and what else
+    the vendor's SDK asks the environment for.
 
     The environment belongs to the process: with several attempts in one process the last key is
     found, and the last attempt to end puts the variables back. The proxy accepts any of their keys.
@@ -63,11 +64,15 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
                 # As a Secret: in Python 3.10 this frame is on the stack of whatever the task raises.
                 _hidden.setdefault(name, Secret(os.environ[name]))
                 os.environ[name] = key
-        if not any(os.environ.get(name) for name in vendor.secret_variables):
+        if vendor.secret_variables and not any(os.environ.get(name) for name in vendor.secret_variables):
             _hidden.setdefault(vendor.secret_variables[0], None)
         for name, before in _hidden.items():
-            if before is None:
+            if before is None and name in vendor.secret_variables:
                 os.environ[name] = key
+        for name, text in vendor.stand_ins.items():
+            if not os.environ.get(name):
+                _hidden.setdefault(name, None)
+                os.environ[name] = text
     try:
         yield
     finally:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard import say_replayed
-from luigi_spendguard.messages import REPLAYED, UNANSWERED
+from luigi_spendguard.messages import OWN_KEY, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
@@ -88,7 +89,11 @@ class Forwarder:
         Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
         after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
         """
-        sent = Request(request.method, gateway.url + target, _headers(request, attempt), request.body)
+        headers = _headers(request, attempt)
+        if request.method != "GET" and not headers.get("idempotency-key"):
+            # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
+            headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+        sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
         with context.calling(), _remembered(sent, attempt.unanswered):
             reply = self._sent(sent, gateway, timeout_s)

@@ -14,12 +14,12 @@ from typing import Any
 import stripe
 from stripe._http_client import HTTPClient
 
-from luigi_spendguard.errors import PluginError, SpendDenied, denial
-from luigi_spendguard.messages import KEY_PREFIX
-from luigi_spendguard.proxy import context, credentials
+from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.stripe_client import VENDOR, GuardedClient, stripes_target
+from luigi_spendguard.proxy.sending import attempt_for
+from luigi_spendguard.proxy.stripe_client import GuardedClient
 from luigi_spendguard.proxy.stripe_errors import as_stripe_error
+from luigi_spendguard.vendors.stripe import VENDOR
 
 _SYNCHRONOUS = ("request_with_retries", "request_stream_with_retries")
 _ASYNCHRONOUS = ("request_with_retries_async", "request_stream_with_retries_async")
@@ -48,25 +48,10 @@ def _patched(name: str) -> Callable[..., Any]:
 def _client_for(own: HTTPClient, method: str, url: str, headers: Mapping[str, str]) -> HTTPClient:
     """Return what a call is sent with: its `own` client passes unguarded. Raises SpendDenied."""
     try:
-        attempt = context.current()
-        if attempt is not None:
-            return GuardedClient(attempt)
-        if method.upper() == "GET" or _guarded_elsewhere(url, headers) or not context.inside_luigi():
-            return own
-        raise denial(
-            "scope",
-            "a Stripe call that could spend was made outside any vendor task: move it into the run() "
-            "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches "
-            "[spendguard] vendor_tasks)",
-        )
+        attempt = attempt_for(VENDOR, method, url, headers)
     except SpendDenied as denied:
         raise as_stripe_error(denied) from None
-
-
-def _guarded_elsewhere(url: str, headers: Mapping[str, str]) -> bool:
-    """Return whether a call shows a vault key, and not to Stripe itself: only a gateway takes it."""
-    shown = str(headers.get("Authorization", ""))
-    return shown.startswith(f"Bearer {KEY_PREFIX}") and stripes_target(url) is None
+    return own if attempt is None else GuardedClient(attempt)
 
 
 def bind() -> None:
@@ -95,14 +80,11 @@ def unbind() -> None:
 
 @contextmanager
 def in_place(attempt: Attempt) -> Iterator[None]:
-    """Let the task's code find the attempt's vault key where it looks for the secret."""
-    secret = credentials.secret_of(VENDOR, attempt.settings)
-    # Without a secret the call gets as far as the guard, whose error says what to set.
-    with credentials.hidden(VENDOR, secret, attempt.key):
-        if stripe.api_key is None:
-            stripe.api_key = attempt.key
-        try:
-            yield
-        finally:
-            if stripe.api_key == attempt.key:
-                stripe.api_key = None
+    """Let the SDK have the attempt's vault key where it has no key at all."""
+    if stripe.api_key is None:
+        stripe.api_key = attempt.key
+    try:
+        yield
+    finally:
+        if stripe.api_key == attempt.key:
+            stripe.api_key = None

@@ -11,11 +11,13 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote as percent_encoded
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
-from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
-from luigi_spendguard.vendors import Quote, Reply, Request, stripe_denials, stripe_outcomes
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors import stripe_denials, stripe_hosts, stripe_outcomes
+from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
+from luigi_spendguard.vendors.calls import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, check_body, is_sensitive, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
@@ -25,32 +27,29 @@ from luigi_spendguard.vendors.stripe_routes import (
     RULE_OF,
     Route,
     answer_path,
-    check_allowed,
-    check_credentials,
     family,
     find,
+    hands_out_credentials,
 )
 from luigi_spendguard.vendors.stripe_rules import RULES
 from luigi_spendguard.vendors.stripe_scope import whom
 
 __all__ = ["API_BASE", "Stripe"]
 
-#: The SDK makes up keys of this shape (stripe-python 16.1, random hexadecimal digits).
-_MADE_UP = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-
-_KEPT = ("content-type", "stripe-version", "stripe-account", "stripe-context")
-_DROPPED = {
-    "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
-    "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade",
-    "x-http-method", "x-http-method-override", "x-method-override",
-}  # fmt: skip
+#: What names a number that could be guessed: `stripe_forms` hashes such a form slowly.
+_GUESSABLE = re.compile(rb"number|cvc|iban|security_code|ssn", re.IGNORECASE)
 
 
-class Stripe:
-    """The Stripe adapter; see `luigi_spendguard.vendors.Vendor`."""
+class Stripe(Vendor):
+    """The Stripe adapter."""
 
     name = "stripe"
-    secret_variables: tuple[str, ...] = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
+    home = API_BASE
+    secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
+    #: Or of the SDK's own form (stripe-python 16.1, random hexadecimal digits).
+    made_up = re.compile(rf"({Vendor.made_up.pattern}|[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})")
+    kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
+    kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
 
     def check(self, settings: VendorSettings) -> str:
         """Return which of `prices` no operation can have, "" when all are right."""
@@ -74,17 +73,18 @@ class Stripe:
         key = request.headers.get("idempotency-key") or None
         if key is not None and (len(key) > 255 or not key.isprintable()):
             raise denial("unpriced", "an idempotency key has at most 255 printable characters")
-        blank = Quote("", account, path, key=key,
-                      key_is_callers=key is not None and not _MADE_UP.fullmatch(key))  # fmt: skip
+        blank = Quote("", account, path, key=key, repeatable=True,
+                      key_is_callers=key is not None and not self.made_up.fullmatch(key))  # fmt: skip
         line = f"{request.method} {path}"
-        if check_credentials(request, line, query, settings):
+        if hands_out_credentials(line, query):
+            self.check_allowed(line, line, settings, hands_out_credentials=True)
             return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
                            free=True, fingerprint=body_digest(request, True),
                            **whom(request, path))  # fmt: skip
         if request.method == "GET":
             quote = replace(blank, operation=f"GET {family(path)}", read=True, key=None,
                             **whom(request, path))  # fmt: skip
-            check_allowed("GET", quote, settings)
+            self.check_allowed(line, quote.operation, settings)
             return quote
         found = find(request.method, path)
         if found is None:
@@ -93,7 +93,7 @@ class Stripe:
             )
         route, ids = found
         blank = replace(blank, operation=route.operation)
-        check_allowed(request.method, blank, settings)
+        self.check_allowed(line, blank.operation, settings)
         if query and request.method != "DELETE":
             raise denial("unpriced", f"{line} with a query string cannot be priced")
         if wrong := self.check(settings):
@@ -111,7 +111,7 @@ class Stripe:
         """Price the request again with what was looked up so far. Raises SpendDenied."""
         at = find(request.method, quote.path)
         assert at is not None
-        blank = Quote(quote.operation, quote.account, quote.path, key=quote.key,
+        blank = Quote(quote.operation, quote.account, quote.path, key=quote.key, repeatable=True,
                       key_is_callers=quote.key_is_callers)  # fmt: skip
         bodies = {path: (stripe_outcomes.body_of(reply) if reply.status == 200 else None) or None
                   for path, reply in found.items()}  # fmt: skip
@@ -182,7 +182,7 @@ class Stripe:
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:
         """Return the GET of what the guard has to know, for the same account."""
-        headers = {name: request.headers[name] for name in _KEPT[1:] if name in request.headers}
+        headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
         return Request("GET", API_BASE + path, headers)
 
     def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
@@ -196,23 +196,25 @@ class Stripe:
         path = own_path(request.method, request.url, settings)
         base = settings.base_url or host_of(request.method, path)
         url = base + path + (f"?{parts.query}" if parts.query else "")
-        headers = {name: v for name, v in request.headers.items() if name not in _DROPPED}
+        headers = {name: v for name, v in request.headers.items() if name not in NOT_SENT_ON}
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key
         return Request(request.method, url, headers, request.body)
 
-    def kept_headers(self, request: Request) -> dict[str, str]:
-        """Return the headers that belong to a stored body."""
-        return {name: request.headers[name] for name in _KEPT if name in request.headers}
+    def rest(self, url: str) -> str | None:
+        """Return path and query of a call to one of Stripe's own hosts: the path tells them apart."""
+        return stripe_hosts.rest(url)
 
-    def url(self, rest: str) -> str:
-        """Return Stripe's URL for a path behind `/stripe`."""
-        return API_BASE + rest
+    def is_slow(self, request: Request) -> bool:
+        """Return whether a form is long, or names a number that could be guessed and is hashed slowly."""
+        return super().is_slow(request) or _GUESSABLE.search(unquote_to_bytes(request.body)) is not None
 
     outcome = staticmethod(stripe_outcomes.outcome)
-    credential = staticmethod(stripe_denials.credential)
     shape = staticmethod(stripe_denials.shape)
+
+
+VENDOR = Stripe()
 
 
 def _at_fixed_price(asked: Asked, price: int) -> Quote:

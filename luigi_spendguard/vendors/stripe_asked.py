@@ -10,7 +10,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.money import NoRate, to_micros
-from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_forms import single, whole
 
 Body = Mapping[str, Any]

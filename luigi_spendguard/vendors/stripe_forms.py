@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import parse_qsl, urlsplit
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.vendors import Request
+from luigi_spendguard.vendors.calls import Request
 
 #: Fields whose value must not be kept, nor be found by trying from a quick hash.
 _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from urllib.parse import urlsplit
 
-from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import denial
+from luigi_spendguard.settings import VendorSettings
 
 API_BASE = "https://api.stripe.com"
 FILES_BASE = "https://files.stripe.com"
@@ -17,6 +17,15 @@ _ELSEWHERE = (
     (re.compile(r"\w+ /oauth/.*"), "https://connect.stripe.com"),
     (re.compile(r"\w+ /v2/billing/meter_event_stream"), "https://meter-events.stripe.com"),
 )
+
+#: api, files, connect and meter-events (stripe-python 16.1, `_base_address.py`).
+_HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<rest>/.*)")
+
+
+def rest(url: str) -> str | None:
+    """Return path and query of a call to one of Stripe's own hosts, None for another host."""
+    match = _HOSTS.fullmatch(url.partition("#")[0])
+    return match.group("rest") if match else None
 
 
 def host_of(method: str, path: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed
 from luigi_spendguard.vendors.stripe_lines import cost

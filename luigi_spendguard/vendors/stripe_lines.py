@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import whole
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from luigi_spendguard.vendors import Outcome, Quote, Reply
+from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
 from luigi_spendguard.vendors.stripe_invoices import covered
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.vendors import Quote
+from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, amount_in, not_there
 from luigi_spendguard.vendors.stripe_forms import signed
 from luigi_spendguard.vendors.stripe_worth import worth_of

@@ -7,10 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from urllib.parse import parse_qsl
 
-from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.errors import denial
-from luigi_spendguard.policy import is_allowed
-from luigi_spendguard.vendors import Quote, Request
 from luigi_spendguard.vendors.stripe_free import FREE
 from luigi_spendguard.vendors.stripe_priced import PRICED
 from luigi_spendguard.vendors.stripe_rules import RULES
@@ -180,25 +176,3 @@ _NAMES = {part for route in ROUTES for part in route.parts} | {
     "checkout_sessions", "line_items", "invoice_items", "setup_attempts", "country_specs", "exchange_rates",
     "cash_balance_transactions", "invoice_payments", "payment_records", "payment_attempt_records",
 }  # fmt: skip
-
-
-def check_credentials(request: Request, line: str, query: str, settings: VendorSettings) -> bool:
-    """Return whether credentials are asked for, and may be. Raises SpendDenied (`endpoint`)."""
-    if not hands_out_credentials(line, query):
-        return False
-    if line in settings.allowed_endpoints:
-        return True
-    raise denial(
-        "endpoint",
-        f"{line} hands out credentials: it is denied unless [spendguard_stripe] "
-        f"allowed_endpoints names exactly {line!r}",
-    )
-
-
-def check_allowed(method: str, quote: Quote, settings: VendorSettings) -> None:
-    """Raise SpendDenied (`endpoint`) for what the operator's allowlist does not name."""
-    allowed = settings.allowed_endpoints
-    line = f"{method} {quote.path}"
-    if is_allowed(allowed, line, quote.operation):
-        return
-    raise denial("endpoint", f"{line} is not in [spendguard_stripe] allowed_endpoints ({', '.join(allowed)})")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luigi_spendguard.vendors import Quote
 from luigi_spendguard.vendors import stripe_invoices as invoices
 from luigi_spendguard.vendors import stripe_lines as lines
 from luigi_spendguard.vendors import stripe_prices as prices
+from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from luigi_spendguard.messages import MAX_BODY
-from luigi_spendguard.vendors import Request
+from luigi_spendguard.vendors.calls import Request
 from luigi_spendguard.vendors.stripe_asked import Body
 
 _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,250}")

@@ -194,7 +194,7 @@ def test_no_secret_anywhere_is_a_clear_error(site: Site) -> None:
     site.configure(spendguard_stripe={"secret": None})
     _, out = site.luigi("Charge", "--customer", "c", STRIPE_SECRET_KEY="")
     assert site.stripe.posts() == []
-    assert "there is no Stripe secret: set [spendguard_stripe] secret" in out
+    assert "there is no secret for stripe: set [spendguard_stripe] secret" in out
 
 
 def test_the_secret_may_live_in_its_usual_variable(site: Site) -> None:

@@ -100,5 +100,5 @@ def test_a_task_that_died_after_it_had_paid_gets_the_first_answer(site: Site, ga
 def test_without_gateway_and_secret_the_error_says_what_to_set(site: Site, more: tuple[str, ...]) -> None:
     site.gateway = True  # Nobody has the secret: luigid was started without it.
     _, out = site.luigi("Billing", "--n", "1", "--run-id", "r", *more)
-    assert "there is no Stripe secret: set [spendguard_stripe] secret in luigid's luigi.cfg" in out
+    assert "there is no secret for stripe: set [spendguard_stripe] secret in luigid's luigi.cfg" in out
     assert site.stripe.books()["requests"] == []

@@ -24,7 +24,7 @@ from luigi_spendguard.attempts import GuardedTaskProcess
 from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.messages import Answer, Ask
-from luigi_spendguard.proxy import context, forward, stripe_client
+from luigi_spendguard.proxy import context, forward, sending
 from luigi_spendguard.proxy.stripe_errors import as_stripe_error
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway, denial
 from tests.support.processes import free_port, wait_until
@@ -352,13 +352,13 @@ def test_a_local_secret_is_guarded_here_unless_luigid_serves_the_vendor(gateway:
 @pytest.mark.parametrize("gateway_url", [None, "http://127.0.0.1:9"])
 def test_a_local_scheduler_has_no_gateway(gateway_url: str | None) -> None:
     local = attempt(None, gateway_url=gateway_url)
-    with local, pytest.raises(SpendDenied, match="no Stripe secret") as denied:
+    with local, pytest.raises(SpendDenied, match="no secret for stripe") as denied:
         stripe.PaymentIntent.create(customer="cus_1", **CHARGE)
     assert denied.value.reason == "scope"
 
 
 def test_without_gateway_or_secret_the_error_says_what_to_set(gateway: FakeGateway) -> None:
-    with attempt(gateway.url, served=()), pytest.raises(SpendDenied, match="no Stripe secret"):
+    with attempt(gateway.url, served=()), pytest.raises(SpendDenied, match="no secret for stripe"):
         stripe.PaymentIntent.create(customer="cus_1", **CHARGE)
 
 
@@ -467,7 +467,7 @@ def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     for name in certificates.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     # A session keeps what it was told to trust.
-    monkeypatch.setattr(stripe_client, "_forwarder", forward.Forwarder())
+    monkeypatch.setattr(sending, "_forwarder", forward.Forwarder())
     monkeypatch.setattr(forward, "GIVE_UP_S", 0.5)
     with FakeGateway(tls=True) as gateway:
         yield gateway

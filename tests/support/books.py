@@ -45,7 +45,7 @@ class Books:
             "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
             "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
             "target": f"cus_{uuid.uuid4().hex}", "fingerprint": str(amount), "total_micros": amount,
-            "body": "amount=1", **more,
+            "body": "amount=1", "repeatable": True, **more,
         })  # fmt: skip
 
     def reserve(self, key: str, ask: Ask) -> Answer:

@@ -39,7 +39,7 @@ def ask(amount: int, **more: Any) -> Ask:
     return Ask(**{
         "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
         "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
-        "fingerprint": str(amount), "total_micros": amount, **more,
+        "fingerprint": str(amount), "total_micros": amount, "repeatable": True, **more,
     })  # fmt: skip
 
 

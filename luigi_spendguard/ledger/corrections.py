@@ -1,0 +1,93 @@
+"""Prices that a vendor names late: which calls wait for one, and what becomes of them.
+
+What waits is in the ledger, so that it survives restarts; whoever has the vendor's secret takes it from
+there.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.ledger.budgets import journal
+from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.resolving import keep_object, restate
+from luigi_spendguard.money import format_usd
+
+#: Milliseconds after which a price is asked for: again and again, then it is given up.
+_MINUTE = 60_000
+BACK_OFF_MS = (
+    2_000, 10_000, 30_000, 2 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE, 60 * _MINUTE, 3 * 60 * _MINUTE,
+    6 * 60 * _MINUTE, 12 * 60 * _MINUTE, 24 * 60 * _MINUTE, 24 * 60 * _MINUTE,
+)  # fmt: skip
+#: Whoever was told to ask has so long to do it, in milliseconds.
+LEASE_MS = 60_000
+
+
+def await_price(tx: Tx, row: Row, object_id: str) -> None:
+    """Remember that the price of what a call opened is to be asked for."""
+    tx.run(
+        "INSERT INTO price_due (call_id, vendor, account, object_id, relayed, tries, due_at)"
+        f" VALUES (?,?,?,?,?,0,{NOW} + ?) ON CONFLICT (call_id) DO NOTHING",
+        row["id"],
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["relayed"],
+        BACK_OFF_MS[0],
+    )
+
+
+def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> list[Row]:
+    """Return calls of these vendors whose price is to be asked for now; others are told so later.
+
+    `relayed_too`: a worker's word about what a gateway has sent is not believed, so it gets none of that.
+    """
+    rows = tx.all(
+        "SELECT * FROM price_due WHERE vendor IN (SELECT value FROM json_each(?))"
+        f" AND due_at <= {NOW} AND relayed <= ? ORDER BY due_at LIMIT ?",
+        json.dumps(vendors),
+        int(relayed_too),
+        limit,
+    )
+    for row in rows:
+        tx.run(f"UPDATE price_due SET due_at = {NOW} + ? WHERE call_id = ?", LEASE_MS, row["call_id"])
+    return rows
+
+
+def correct(
+    tx: Tx, call_id: str, total: int | None, note: str, *, final: bool, relayed_too: bool = True
+) -> Row | None:
+    """Take what the vendor says a call has cost, in micro-dollars; None: it does not say, yet or for good.
+
+    Returns the call, None when no price of it was waited for any more.
+    """
+    waiting = tx.one("SELECT * FROM price_due WHERE call_id = ? AND relayed <= ?", call_id, int(relayed_too))
+    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    if waiting is None or row is None or row["state"] != "settled":
+        return None
+    tries = waiting["tries"] + 1
+    if total is not None:
+        restate(tx, row, total, note, forced=True)
+        keep_object(tx, row, waiting["object_id"], total)
+    elif final or tries >= len(BACK_OFF_MS):
+        cost = format_usd(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
+        journal(tx, "correct", run_id=row["run_id"], call_id=call_id,
+                note=f"{note or 'the vendor has named no price'}: {cost} stays")  # fmt: skip
+    if final or tries >= len(BACK_OFF_MS):
+        tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
+    else:
+        tx.run(f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",
+               tries, BACK_OFF_MS[tries], call_id)  # fmt: skip
+    return tx.one("SELECT * FROM call WHERE id = ?", call_id)
+
+
+def of_calls(tx: Tx, call_ids: list[str]) -> dict[str, list[Row]]:
+    """Return the corrections of each of some calls, oldest first."""
+    found: dict[str, list[Row]] = {}
+    for row in tx.all(
+        "SELECT call_id, at, spent_micros + overrun_micros AS change_micros, note FROM journal"
+        " WHERE kind IN ('correct','overrun') AND call_id IN (SELECT value FROM json_each(?)) ORDER BY id",
+        json.dumps(call_ids),
+    ):
+        found.setdefault(row["call_id"], []).append(row)
+    return found

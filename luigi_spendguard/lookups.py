@@ -1,0 +1,118 @@
+"""What the guard reads at the vendor for a call: its price, what a repeated one is answered with, and
+whether one whose outcome is unknown was executed. Without I/O, as `guard.py`.
+
+`get` sends a GET of the guard's own, as a call of its own; the operator's allowlist is not about it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+from luigi_spendguard.effects import Effect, Life
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.messages import REPLAYED, Answer, command
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
+
+logger = logging.getLogger(__name__)
+
+#: The most objects that are fetched to price one call.
+LOOK_UP_LIMIT = 20
+
+Get = Callable[[Request], Life]
+
+
+def priced(
+    vendor: Vendor,
+    get: Get,
+    quote: Quote,
+    request: Request,
+    found: dict[str, Reply],
+    settings: VendorSettings,
+    fx: Mapping[str, Decimal],
+) -> Generator[Effect, Any, Quote]:
+    """Fetch what `quote` names, until the request is priced by it. Raises SpendDenied (`unpriced`)."""
+    wanted = [path for path in quote.look_ups if path not in found]
+    if not wanted:
+        raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
+    while wanted:
+        if len(found) + len(wanted) > LOOK_UP_LIMIT:
+            raise denial(
+                "unpriced",
+                f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
+                "can be priced: split it",
+            )
+        for path in wanted:
+            found[path] = yield from _fetched(vendor, get, quote, request, path)
+        quote = vendor.complete(quote, request, found, settings, fx)
+        wanted = [path for path in quote.look_ups if path not in found] if quote.look_up else []
+    return quote
+
+
+def _fetched(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str) -> Life:
+    try:
+        return (yield from get(vendor.look_up(quote, request, path)))
+    except SpendDenied:
+        raise
+    except Exception as error:
+        raise denial(
+            "unpriced",
+            f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it, and could not "
+            f"be ({type(error).__name__}). Nothing was sent",
+        ) from error
+
+
+def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request) -> Life:
+    """Answer a repeated call with the object that an operator has named, read now."""
+    reply = yield from get(vendor.fetch(quote, answer.object_id, request))
+    if reply.status != 200:
+        raise denial(
+            "idempotency_mismatch",
+            "this call was made before, and an operator has said that it opened "
+            f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
+            "it is with `spendguard resolve --object --correct`",
+            {"call_id": answer.call_id, "object_id": answer.object_id},
+        )
+    logger.warning(
+        "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
+        quote.operation,
+        quote.target or "",
+        answer.object_id,
+    )
+    return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
+
+
+def executed(
+    vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request
+) -> Generator[Effect, Any, Mapping[str, Reply]]:
+    """Return what the vendor shows that an earlier send of this call may have opened: by object id, oldest
+    first, the reply it would have got. Raises SpendDenied (`in_doubt`) where it cannot be asked.
+    """
+    search = vendor.search(quote, request, answer.first_at)
+    if search is None:
+        raise in_doubt(answer.call_id, f"{vendor.name} has no list in which it could be found")
+    try:
+        listed: Reply = yield from get(search)
+    except SpendDenied:
+        raise
+    except Exception as error:
+        raise in_doubt(
+            answer.call_id, f"{vendor.name} could not be asked ({type(error).__name__})"
+        ) from error
+    if listed.status != 200:
+        raise in_doubt(answer.call_id, f"{vendor.name} could not be asked (HTTP {listed.status})")
+    return vendor.matches(quote, request, listed, answer.first_at)
+
+
+def in_doubt(call_id: str, why: str) -> SpendDenied:
+    """Return the denial of a call that may have been executed and would be executed twice."""
+    return denial(
+        "in_doubt",
+        f"an earlier attempt of this very call ({call_id}) has an unknown outcome and is never sent twice; "
+        f"{why}. Look it up at the vendor, then {command('resolve', call_id)}",
+        {"call_id": call_id},
+    )

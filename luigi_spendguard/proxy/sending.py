@@ -1,0 +1,127 @@
+"""One call of a client library, whichever it is: whose it is, who guards it, and where it goes.
+
+Every binding of this package asks `attempt_for` whether a call is a vendor task's, and sends it by `send`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from urllib.parse import urlsplit
+
+from luigi_spendguard.effects import Call
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.guard import Guard
+from luigi_spendguard.messages import KEY_PREFIX
+from luigi_spendguard.proxy import context, credentials
+from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.driver import drive
+from luigi_spendguard.proxy.forward import Forwarder, Gateway, gateway_of
+from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.registry import VENDORS
+
+_upstream = Upstream()
+_forwarder = Forwarder()
+
+
+def vendor_of(url: str, attempt: Attempt | None = None) -> Vendor | None:
+    """Return the vendor to which a URL leads, None for nobody's we know.
+
+    Within an `attempt` also what stands for a vendor there: its gateway, and its `base_url` in luigi.cfg.
+    """
+    for vendor in VENDORS.values():
+        if vendor.rest(url) is not None:
+            return vendor
+        if attempt is not None:
+            secret = credentials.secret_of(vendor, attempt.settings)
+            gateway = gateway_of(vendor.name, secret, attempt)
+            for base in (attempt.settings.vendor(vendor.name).base_url, gateway.url if gateway else None):
+                if base and url.startswith(base + "/"):
+                    return vendor
+    return None
+
+
+def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str]) -> Attempt | None:
+    """Return the attempt that a call belongs to; None for one that passes unguarded, as its SDK made it.
+
+    Raises SpendDenied (`scope`) for a call that could spend and belongs to no vendor task.
+    """
+    attempt = context.current()
+    if attempt is not None:
+        return attempt
+    if method.upper() == "GET" or _guarded_elsewhere(vendor, url, headers) or not context.inside_luigi():
+        return None
+    raise denial(
+        "scope",
+        f"a call to {vendor.name} that could spend was made outside any vendor task: move it into the run() "
+        "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches [spendguard] "
+        "vendor_tasks)",
+    )
+
+
+def _guarded_elsewhere(vendor: Vendor, url: str, headers: Mapping[str, str]) -> bool:
+    """Return whether a call shows a vault key, and not to the vendor itself: only a gateway takes it."""
+    lowered = {name.lower(): str(value) for name, value in headers.items()}
+    shown = vendor.credential(Request("", url, lowered))
+    return shown.startswith(KEY_PREFIX) and vendor.rest(url) is None
+
+
+def send(vendor: Vendor, request: Request, call: Call, attempt: Attempt) -> Reply:
+    """Send under a reservation: the gateway's where there is one, else this worker's own.
+
+    Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the exchange.
+    """
+    settings = attempt.settings.vendor(vendor.name)
+    secret = credentials.secret_of(vendor, attempt.settings)
+    gateway = gateway_of(vendor.name, secret, attempt)
+    if gateway is None and secret is None:
+        also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
+        raise denial(
+            "scope",
+            f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
+            f"luigi.cfg, so that its gateway guards the calls, or in this worker's{also}",
+        )
+    refusal = _foreign_credential(vendor, request, secret)
+    if gateway is not None and refusal is None:
+        try:
+            target = _target(vendor, request.url, settings, gateway)
+        except SpendDenied as denied:
+            refusal = denied
+        else:
+            return _forwarder.forward(request, target, gateway, attempt)
+    # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
+    guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
+    return drive(guard.guarded(request, call, refusal), attempt, _upstream, settings.timeout_s)
+
+
+def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) -> SpendDenied | None:
+    """Accept no credential, our vault key and the configured secret; any other is another account's."""
+    shown = vendor.credential(request)
+    if shown in ("", secret) or context.is_vault_key(shown):
+        return None
+    variables = " or ".join(vendor.secret_variables)
+    return denial(
+        "scope",
+        f"this call carries a credential for {vendor.name} that is not [spendguard_{vendor.name}] secret "
+        f"(or {variables}): leave it away, or configure that one",
+    )
+
+
+def _target(vendor: Vendor, url: str, settings: VendorSettings, gateway: Gateway) -> str:
+    """Return path and query, at the gateway, of a call to the vendor or to what stands for it here.
+
+    Raises SpendDenied (`endpoint`) for another host.
+    """
+    rest = vendor.rest(url)
+    if rest is not None:
+        return rest
+    for base in (gateway.url, settings.base_url):
+        if base and url.startswith(base + "/"):
+            return url[len(base) :].partition("#")[0]
+    host = urlsplit(url).hostname or "?"
+    raise denial(
+        "endpoint",
+        f"{host} is no host of {vendor.name}'s: calls are forwarded to the gateway at {gateway.base}",
+    )

@@ -1,0 +1,191 @@
+"""`Vendor`: what an adapter is asked; what most vendors have in common is answered here."""
+
+from __future__ import annotations
+
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from decimal import Decimal
+from urllib.parse import urlsplit
+
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
+from luigi_spendguard.messages import OWN_KEY
+from luigi_spendguard.policy import is_allowed
+from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
+from luigi_spendguard.vendors import shapes
+from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
+
+#: Headers that a request has for its first hop alone, or that would make it another request.
+NOT_SENT_ON = frozenset({
+    "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
+    "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade", "x-api-key",
+    "x-http-method", "x-http-method-override", "x-method-override",
+})  # fmt: skip
+
+
+class Vendor(ABC):
+    """One vendor's knowledge; every method is pure. An adapter has `quote` and `outcome`, and what differs.
+
+    Attributes:
+        name: as in `[spendguard_<name>]` and in a gateway's URLs.
+        home: the vendor's own address; "" when it has several (then `rest` and `url` tell them apart).
+        secret_variables: the environment variables in which its secret usually lives, best first.
+        stand_ins: what else its SDK asks the environment for, and what will do in its place.
+        settings: the keys of luigi.cfg that only this vendor has.
+        made_up: idempotency keys of this form come from the SDK and not from its caller.
+        kept: the request's headers that must be sent again with a stored body.
+        kept_answer: the reply's headers that a replay has, too.
+
+    """
+
+    name: str
+    home: str = ""
+    secret_variables: tuple[str, ...] = ()
+    stand_ins: Mapping[str, str] = {}
+    settings: tuple[Setting, ...] = ()
+    made_up: re.Pattern[str] = re.compile(rf"{OWN_KEY}[0-9a-f-]{{36}}")
+    kept: tuple[str, ...] = ("content-type",)
+    kept_answer: tuple[str, ...] = ("content-type",)
+
+    @abstractmethod
+    def quote(
+        self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
+    ) -> Quote:
+        """Recognise and price a request; `secret` is "" where this side does not have it.
+
+        Raises SpendDenied.
+        """
+
+    @abstractmethod
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+        """Read what became of the call; `resent` after an earlier send with an unknown outcome."""
+
+    def check(self, settings: VendorSettings) -> str:
+        """Return what is wrong with this vendor's own settings, "" when nothing is."""
+        return ""
+
+    def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
+        """Yield what is priced, and its price with where that comes from, for `spendguard check`."""
+        yield from ()
+
+    def check_allowed(
+        self, line: str, operation: str, settings: VendorSettings, *, hands_out_credentials: bool = False
+    ) -> None:
+        """Raise SpendDenied (`endpoint`) for what the operator's allowlist does not name.
+
+        `line` is method and path; what hands out credentials has to be named exactly.
+        """
+        allowed, where = settings.allowed_endpoints, f"[spendguard_{self.name}] allowed_endpoints"
+        if hands_out_credentials and not {line, operation} & set(allowed):
+            raise denial(
+                "endpoint",
+                f"{line} hands out credentials: it is denied unless {where} names exactly {line!r}",
+            )
+        if not is_allowed(allowed, line, operation):
+            raise denial("endpoint", f"{line} is not in {where} ({', '.join(allowed)})")
+
+    def section(self) -> tuple[Setting, ...]:
+        """Return what may stand in `[spendguard_<name>]`."""
+        return vendor_section(self.name, self.home, self.secret_variables, self.settings)
+
+    def look_up(self, quote: Quote, request: Request, path: str) -> Request:
+        """Return the GET that fetches one of `quote.look_ups`."""
+        return Request("GET", self.url(path), {})
+
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET that answers a repeated call of `quote` with what its first send has opened.
+
+        Raises SpendDenied (`idempotency_mismatch`) where the vendor has no such thing.
+        """
+        raise denial(
+            "idempotency_mismatch",
+            f"{quote.operation} was made before and resolved by an operator; {self.name} has no way to "
+            "fetch what it answered: make what this task outputs by hand",
+        )
+
+    def complete(
+        self,
+        quote: Quote,
+        request: Request,
+        found: Mapping[str, Reply],
+        settings: VendorSettings,
+        fx: Mapping[str, Decimal],
+    ) -> Quote:
+        """Price the request again with what was `found` at each path so far. Raises SpendDenied.
+
+        The answer may name further `look_ups`; a path that was found is not named again.
+        """
+        return quote
+
+    def search(self, quote: Quote, request: Request, since_ms: int) -> Request | None:
+        """Return the GET that lists what an earlier send of this call, at `since_ms`, may have opened.
+
+        Asked for calls that the vendor would execute twice. None: the vendor has no such list.
+        """
+        return None
+
+    def matches(self, quote: Quote, request: Request, listed: Reply, since_ms: int) -> Mapping[str, Reply]:
+        """Return what of a `search`'s reply this call may have opened: object ids, oldest first, each with
+        the reply that the call would have got.
+        """
+        return {}
+
+    def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
+        """Return the GET that tells what an object has cost in the end; None: not from this account."""
+        return None
+
+    def followed(self, reply: Reply, fx: Mapping[str, Decimal]) -> FollowedUp:
+        """Read the reply to a `follow_up`."""
+        return FollowedUp(None, final=True)
+
+    def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
+        """Return the request as it leaves: to the vendor's own host, with secret and wire key."""
+        url = (settings.base_url or self.home) + self.own_rest(request.url, settings)
+        headers = {name: value for name, value in request.headers.items() if name not in NOT_SENT_ON}
+        headers["authorization"] = f"Bearer {secret}"
+        if key:
+            headers["idempotency-key"] = key
+        return Request(request.method, url, headers, request.body)
+
+    def credential(self, request: Request) -> str:
+        """Return what the request shows as its credential, "" when it shows none."""
+        return shapes.bearer_or_user(request)
+
+    def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
+        """Return a denial, or why there is no reply, in the vendor's own error format."""
+        said = shapes.said_of(error)
+        body = {"error": {"type": said.code, "code": said.code, "message": said.message}}
+        return Reply(said.status, said.headers, json.dumps(body).encode())
+
+    def rest(self, url: str) -> str | None:
+        """Return what stands behind `/<name>` in a gateway's URL for a URL of this vendor's; else None."""
+        own = self.home and url.startswith(self.home + "/")
+        return url[len(self.home) :].partition("#")[0] if own else None
+
+    def url(self, rest: str) -> str:
+        """Return the vendor's own URL for what stands behind `/<name>`; `rest`'s inverse.
+
+        Raises SpendDenied (`endpoint`).
+        """
+        return self.home + rest
+
+    def own_rest(self, url: str, settings: VendorSettings) -> str:
+        """Return `rest` of a URL of the vendor's, or of what luigi.cfg has set in its place.
+
+        Raises SpendDenied (`endpoint`) for any other: the secret goes nowhere else.
+        """
+        rest = self.rest(url)
+        if rest is None and settings.base_url and url.startswith(settings.base_url + "/"):
+            rest = url[len(settings.base_url) :].partition("#")[0]
+        if rest is not None:
+            return rest
+        raise denial("endpoint", f"{urlsplit(url).hostname or '?'} is no address of {self.name}'s")
+
+    def relinked(self, reply: Reply, base: str) -> Reply:
+        """Return a reply whose links to further pages lead to `base`, a gateway's URL for this vendor."""
+        return reply
+
+    def is_slow(self, request: Request) -> bool:
+        """Return whether quoting may take more than a millisecond: then luigid does it in a thread."""
+        return len(request.body) > 4096

@@ -1,0 +1,138 @@
+"""`Request` and `Reply`, and what a vendor makes of them: `Quote`, `Outcome`, `FollowedUp`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from luigi_spendguard.redaction import Secret
+
+#: Header names whose values are secrets: they never show themselves.
+_SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One HTTP request: absolute `url`, header names in lower case; `repr` shows no secret and no body."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        hidden = {name: Secret(self.headers[name]) for name in _SECRET_HEADERS if name in self.headers}
+        if hidden:
+            object.__setattr__(self, "headers", {**self.headers, **hidden})
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One HTTP reply, header names in lower case; `repr` shows neither them nor the body."""
+
+    status: int
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Quote:
+    """What a vendor makes of a request.
+
+    Attributes:
+        operation: such as `payment_intents.create`.
+        account: whose money: config section, live or test, connected account; never the secret.
+        path: the request's path, for the audit.
+        target: who pays or receives, or the object acted on.
+        object_id: the vendor's object that is acted on and may move money.
+        total_micros: the most that object may count for afterwards, in micro-dollars; None: as
+            much as it is known to be worth, looked up at the vendor when it is unknown.
+        minor, currency: the amount as asked, in the currency's minor unit.
+        fingerprint: what must be equal for two calls to be the same one.
+        key: the idempotency key of the request; `key_is_callers` when the SDK cannot have made it.
+        look_ups: the paths that the guard may fetch to complete this quote; `look_up` when it must,
+            before the ledger is asked (else only when the ledger asks for it).
+        covers: objects whose counted money is counted by `object_id` (or by what this opens) instead.
+        only_less: the call can only free money: its object never counts for more afterwards.
+        free: the call changes nothing of what any object counts for.
+        fixed: at the operator's own price for the operation, each time it is called.
+        firm: settled at `total_micros`, whatever amounts the reply names.
+        customers: the vendor's customers whom the call concerns, as far as they are known.
+        owner_unknown: it acts on an object whose own customer is not (yet) among them.
+        accounts: the connected accounts that the call names; none where no part of it goes to one.
+        keep_body: whether the body may be kept in the ledger to be sent again.
+        repeatable: the vendor executes it once, however often it is sent under one idempotency key; another
+            call whose outcome is unknown is searched for at the vendor, and never sent again.
+
+    """
+
+    operation: str
+    account: str
+    path: str
+    target: str | None = None
+    object_id: str | None = None
+    total_micros: int | None = 0
+    minor: int | None = None
+    currency: str = ""
+    fingerprint: str = ""
+    read: bool = False
+    key: str | None = None
+    key_is_callers: bool = False
+    look_up: bool = False
+    look_ups: tuple[str, ...] = ()
+    covers: tuple[str, ...] = ()
+    only_less: bool = False
+    firm: bool = False
+    free: bool = False
+    fixed: bool = False
+    customers: tuple[str, ...] = ()
+    owner_unknown: bool = False
+    accounts: tuple[str, ...] = ()
+    keep_body: bool = True
+    repeatable: bool = False
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a call, read from the vendor's reply.
+
+    Attributes:
+        kind: `settle` | `void` | `doubt`.
+        total_micros: what `object_id` counts for from now on; None: as much as before.
+        only_less: never more than before.
+        only_more: never less than before.
+        covers: the objects whose counted money `object_id` counts from now on.
+        worth_micros: the most it can still be made to move.
+        definite: a void that holds even after an earlier send with an unknown outcome.
+        error: set when the reply cannot be believed; the caller is told.
+        price_due: the vendor names the price later: it is asked for then (`Vendor.follow_up`).
+
+    """
+
+    kind: str
+    total_micros: int | None = 0
+    worth_micros: int = 0
+    only_less: bool = False
+    only_more: bool = False
+    covers: tuple[str, ...] = ()
+    object_id: str | None = None
+    definite: bool = False
+    note: str = ""
+    error: str = ""
+    price_due: bool = False
+
+
+@dataclass(frozen=True)
+class FollowedUp:
+    """What a vendor says later of what an object has cost.
+
+    Attributes:
+        total_micros: what it has cost in all, in micro-dollars; None: that is not known (yet).
+        final: nothing more will be said.
+        note: why, for the journal.
+
+    """
+
+    total_micros: int | None
+    final: bool = False
+    note: str = ""
