@@ -189,7 +189,6 @@ class Guard:
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
     ) -> Generator[Effect, Any, Reply]:
         """Send under a grant and end the reservation by what came of it."""
-        call_id, ask = answer.call_id, answer.ask
         if answer.resend and answer.body:
             request = replace(
                 request,
@@ -198,6 +197,19 @@ class Guard:
             )
         key = answer.wire_key if quote.repeatable else ""
         wire = self.vendor.wire(request, self.settings, self.secret, key)
+        # No name for the reply here: this frame is on the stack of what is raised about it.
+        return (
+            yield from self._ended(
+                quote, call, answer, (yield from self._sent(wire, deadline, quote, call, answer)),
+                resent=answer.resend,
+            )
+        )  # fmt: skip
+
+    def _sent(
+        self, wire: Request, deadline: float, quote: Quote, call: Call, answer: Answer
+    ) -> Generator[Effect, Any, Reply]:
+        """Send, and end the reservation where no reply comes."""
+        call_id, ask = answer.call_id, answer.ask
         try:
             reply: Reply = yield Send(wire, deadline)
         except (Late, GeneratorExit):
@@ -210,7 +222,7 @@ class Guard:
             call.unsure = not quote.read
             yield Finish(End(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
             raise
-        return (yield from self._ended(quote, call, answer, reply, resent=answer.resend))
+        return reply
 
     def _found(self, quote: Quote, answer: Answer, call: Call, reply: Reply) -> Generator[Effect, Any, Reply]:
         """End an earlier send by what the vendor shows that it has opened, and answer with that."""
