@@ -262,6 +262,7 @@ class Guard:
                 customer="" if quote.owner_unknown else " ".join(quote.customers),
                 note=outcome.note,
                 price_due=outcome.price_due,
+                fees_micros=quote.fees_micros,
             )
         )
         if leaked:

@@ -92,6 +92,9 @@ def executed(
     """Return what the vendor shows that an earlier send of this call may have opened: by object id, oldest
     first, the reply it would have got. Raises SpendDenied (`in_doubt`) where it cannot be asked.
     """
+    if answer.body:  # What was sent then is what may be found; the task may say it otherwise now.
+        headers = {**request.headers, **answer.headers}
+        request = replace(request, body=answer.body.encode("utf-8"), headers=headers)
     search = vendor.search(quote, request, answer.first_at)
     if search is None:
         raise in_doubt(answer.call_id, f"{vendor.name} has no list in which it could be found")

@@ -227,7 +227,7 @@ class End(_Message):
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
         customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
-        price_due: the vendor names the price of `object_id` later.
+        price_due: the vendor names the price of `object_id` later; `fees_micros` come on top of that.
 
     """
 
@@ -247,6 +247,7 @@ class End(_Message):
     customer: str = ""
     note: str = ""
     price_due: bool = False
+    fees_micros: int = 0
 
 
 def command(*words: str) -> str:

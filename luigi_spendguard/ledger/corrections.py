@@ -23,16 +23,17 @@ BACK_OFF_MS = (
 LEASE_MS = 60_000
 
 
-def await_price(tx: Tx, row: Row, object_id: str) -> None:
-    """Remember that the price of what a call opened is to be asked for."""
+def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
+    """Remember that the price of what a call opened is to be asked for; `fees` micro-dollars are added."""
     tx.run(
-        "INSERT INTO price_due (call_id, vendor, account, object_id, relayed, tries, due_at)"
-        f" VALUES (?,?,?,?,?,0,{NOW} + ?) ON CONFLICT (call_id) DO NOTHING",
+        "INSERT INTO price_due (call_id, vendor, account, object_id, relayed, fees_micros, tries, due_at)"
+        f" VALUES (?,?,?,?,?,?,0,{NOW} + ?) ON CONFLICT (call_id) DO NOTHING",
         row["id"],
         row["vendor"],
         row["account"],
         object_id,
         row["relayed"],
+        fees,
         BACK_OFF_MS[0],
     )
 

@@ -92,7 +92,7 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         row["id"],
     )
     if message.price_due and object_id is not None:
-        await_price(tx, row, object_id)
+        await_price(tx, row, object_id, message.fees_micros)
     if object_id is not None and (before or total or message.worth_micros):
         _keep_object(tx, row, object_id, message, total, worth_known=message.total_micros is not None)
     if not message.answer_body:
@@ -208,13 +208,15 @@ def _overlapped(tx: Tx, row: Row, object_id: str | None) -> bool:
         tx.value(
             "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?"
             " AND wire_key <> '' AND relayed = ?"
-            " AND (state IN ('pending','in_doubt') OR state = 'settled' AND ended_at > ?) LIMIT 1",
+            " AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1 FROM journal"
+            " WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id >"
+            " (SELECT max(id) FROM journal WHERE call_id = ? AND kind = 'reserve'))) LIMIT 1",
             row["vendor"],
             row["account"],
             object_id,
             row["id"],
             row["relayed"],
-            row["granted_at"],
+            row["id"],
         )
     )
 

@@ -282,13 +282,14 @@ class VendorObject(_Base):
 
 
 class PriceDue(_Base):
-    """A settled call whose price the vendor names later: when it is asked for again."""
+    """A settled call whose price the vendor names later: when it is asked for again, and what is added."""
 
     call_id = CharField(primary_key=True)
     vendor = CharField()
     account = CharField()
     object_id = CharField()
     relayed = BooleanField(default=False)
+    fees_micros = BigIntegerField(default=0)
     tries = IntegerField(default=0)
     due_at = BigIntegerField(index=True)
 

@@ -273,7 +273,10 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
     if row["state"] == "pending":
         in_doubt(tx, row, "its sender is gone")
     if not ask.searched:
-        return Answer("search", row["id"], row["ask"], first_at=row["created_at"])
+        sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
+        return Answer("search", row["id"], row["ask"], first_at=row["created_at"],
+                      body=sent["request_body"] if sent else "",
+                      headers=json.loads(sent["request_headers"]) if sent else {})  # fmt: skip
     for object_id in ask.executed.split():
         if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?",
                         row["vendor"], row["account"], object_id, row["id"]):  # fmt: skip

@@ -17,9 +17,10 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import stripe_denials, stripe_hosts, stripe_outcomes
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
+from luigi_spendguard.vendors.bodies import check_body, reply_object
 from luigi_spendguard.vendors.calls import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
-from luigi_spendguard.vendors.stripe_forms import body_digest, check_body, is_sensitive, parameters
+from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
@@ -113,7 +114,7 @@ class Stripe(Vendor):
         assert at is not None
         blank = Quote(quote.operation, quote.account, quote.path, key=quote.key, repeatable=True,
                       key_is_callers=quote.key_is_callers)  # fmt: skip
-        bodies = {path: (stripe_outcomes.body_of(reply) if reply.status == 200 else None) or None
+        bodies = {path: (reply_object(reply) if reply.status == 200 else None) or None
                   for path, reply in found.items()}  # fmt: skip
         return self._priced(blank, *at, request, settings, bodies, fx)
 

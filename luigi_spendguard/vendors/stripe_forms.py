@@ -17,17 +17,6 @@ from luigi_spendguard.vendors.calls import Request
 _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")
 
 
-def check_body(request: Request) -> None:
-    """Raise SpendDenied (`unpriced`) for a body that Stripe could read otherwise than it is read here."""
-    if request.body and request.method in ("GET", "HEAD"):
-        raise denial("unpriced", f"a {request.method} with a body cannot be judged: use the query string")
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding not in ("", "identity"):
-        raise denial(
-            "unpriced", f"a body with Content-Encoding {coding[:60]!r} cannot be read: send it plain"
-        )
-
-
 def parameters(request: Request) -> dict[str, str]:
     """Return the form's parameters. Raises SpendDenied (`unpriced`) when they are ambiguous."""
     if not request.body:

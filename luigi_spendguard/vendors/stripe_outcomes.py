@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
 from luigi_spendguard.vendors.stripe_invoices import covered
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
@@ -14,41 +14,26 @@ from luigi_spendguard.vendors.stripe_rules import RULES
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 
-def body_of(reply: Reply) -> dict[str, Any]:
-    """Return a reply's JSON object, an empty one for anything else."""
-    try:
-        body = json.loads(reply.body)
-    except ValueError:
-        return {}
-    return body if isinstance(body, dict) else {}
-
-
 def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
     """Read what became of a call; `resent` after an earlier send with an unknown outcome."""
-    status = reply.status
-    if quote.read or status >= 600:
-        return Outcome("settle")
-    if 200 <= status < 300:
-        try:
-            return _done(quote, reply, resent, fx)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            return _unbelieved("the reply's amount cannot be read")
-    note = f"HTTP {status}"
-    if status == 402:
-        declined = body_of(reply).get("error", {})
+    if reply.status == 402 and not quote.read:
+        declined = reply_object(reply).get("error", {})
         intent = declined.get("payment_intent") if isinstance(declined, dict) else None
         object_id = intent.get("id") if isinstance(intent, dict) else None
         return Outcome("void", definite=True, note="declined (HTTP 402)", object_id=object_id,
                        worth_micros=quote.total_micros or 0)  # fmt: skip
-    if 400 <= status < 500 and status != 409:
-        return Outcome("void", note=note)
-    return Outcome("doubt", note=note)
+    if ended := unsuccessful(quote, reply):
+        return ended
+    try:
+        return _done(quote, reply, resent, fx)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return unbelieved("the reply's amount cannot be read")
 
 
 def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-    body = body_of(reply)
+    body = reply_object(reply)
     if not body:
-        return _unbelieved("the reply is not JSON")
+        return unbelieved("the reply is not JSON")
     found = body["id"] if isinstance(body.get("id"), str) else None
     opens = quote.operation.endswith(".create") and not quote.path.endswith("/refund")
     if quote.free:
@@ -59,7 +44,7 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
         return Outcome("settle", total_micros=total, worth_micros=total, object_id=found if opens else None)
     rule = RULES[RULE_OF[quote.operation]]
     if why := _about_another(quote, body, rule.kind):
-        return _unbelieved(why)
+        return unbelieved(why)
     if not resent and reply.headers.get("idempotent-replayed") == "true":
         # Another caller's money: this key moved it before, outside this call.
         return Outcome("settle", total_micros=None if quote.object_id else 0,
@@ -73,9 +58,9 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
     worth = worth_of(body, fx)
     if quote.minor is not None and quote.object_id is None:
         if body["currency"] != quote.currency:
-            return _unbelieved("the reply is in another currency than asked")
+            return unbelieved("the reply is in another currency than asked")
         if abs(body["amount"]) < quote.minor:
-            return _unbelieved("the reply names a smaller amount than asked")
+            return unbelieved("the reply names a smaller amount than asked")
     covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
     return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
                    only_less=quote.only_less, only_more=_still_pending(body), covers=covers)  # fmt: skip
@@ -127,7 +112,3 @@ def _says_no_amount(body: Mapping[str, Any]) -> bool:
     return body.get("object") == "checkout.session" and body.get("amount_total") is None and (
         body.get("status") != "expired" and body.get("mode") != "setup"
     )  # fmt: skip
-
-
-def _unbelieved(why: str) -> Outcome:
-    return Outcome("doubt", note=why, error=why)
