@@ -13,6 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.proxy.natural import both
 from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
@@ -28,14 +29,6 @@ _NATURAL: Mapping[str, type[stripe.StripeError]] = {
     "in_doubt": stripe.APIError,
     "ledger_unavailable": stripe.APIError,
 }
-_classes: dict[tuple[type, type], type] = {}
-
-
-def _both(ours: type[Exception], natural: type[Exception]) -> type[Any]:
-    """Return a class that is caught both as ours and as the SDK's."""
-    if (ours, natural) not in _classes:
-        _classes[ours, natural] = type(f"Stripe{ours.__name__}", (ours, natural), {})
-    return _classes[ours, natural]
 
 
 def as_stripe_error(denied: SpendDenied) -> SpendDenied:
@@ -44,7 +37,7 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
         return denied
     shaped = shape(denied)
     body = json.loads(shaped.body)
-    error: SpendDenied = _both(type(denied), _NATURAL[denied.reason])(
+    error: SpendDenied = both(type(denied), _NATURAL[denied.reason], "Stripe")(
         denied.reason, denied.message, denied.facts
     )
     stripe.StripeError.__init__(
@@ -60,7 +53,7 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
 
 def outcome_unknown(unknown: OutcomeUnknown) -> Exception:
     """Return the error as an exception that is also the SDK's natural one."""
-    error: Any = _both(OutcomeUnknown, stripe.APIConnectionError)(str(unknown), unknown.call_id)
+    error: Any = both(OutcomeUnknown, stripe.APIConnectionError, "Stripe")(str(unknown), unknown.call_id)
     stripe.APIConnectionError.__init__(error, str(unknown), should_retry=False)
     return error  # type: ignore[no-any-return]  # made by type()
 

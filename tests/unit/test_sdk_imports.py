@@ -1,0 +1,112 @@
+"""An SDK is guarded whenever it is imported, and not imported for a pipeline that does not use it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.machinery import SourceFileLoader
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from luigi_spendguard.errors import BudgetExceeded, PluginError
+from luigi_spendguard.proxy import imports
+from luigi_spendguard.proxy.natural import both
+from luigi_spendguard.proxy.patches import Patches
+
+NAME = "some_sdk_of_nobody"
+
+
+@pytest.fixture
+def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A package that can be imported, and is forgotten afterwards."""
+    file = tmp_path / f"{NAME}.py"
+    file.write_text("class Client:\n    def send(self):\n        return self.http\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield file
+    imports.forget(NAME)
+    sys.modules.pop(NAME, None)
+
+
+def mark(module: ModuleType) -> None:
+    module.marked = getattr(module, "marked", 0) + 1  # type: ignore[attr-defined]
+
+
+def test_a_later_import_is_acted_upon_and_the_module_keeps_its_own_loader(sdk: Path) -> None:
+    imports.when_imported(NAME, mark)
+    assert NAME not in sys.modules
+    assert importlib.util.find_spec(NAME).loader.get_source(NAME) == sdk.read_text()  # type: ignore[union-attr]
+    module = importlib.import_module(NAME)
+    assert module.marked == 1
+    assert type(module.__loader__) is type(module.__spec__.loader) is SourceFileLoader
+    assert importlib.reload(module).marked == 2
+
+
+def test_an_earlier_import_is_acted_upon_at_once_and_again(sdk: Path) -> None:
+    module = importlib.import_module(NAME)
+    for _ in range(2):
+        imports.when_imported(NAME, mark)
+    assert module.marked == 2
+
+
+def test_an_import_that_cannot_be_guarded_fails_each_time(sdk: Path) -> None:
+    def refuse(module: ModuleType) -> None:
+        raise PluginError("unknown SDK")
+
+    imports.when_imported(NAME, refuse)
+    for _ in range(2):
+        with pytest.raises(PluginError, match="unknown SDK"):
+            importlib.import_module(NAME)
+    imports.forget(NAME)
+    assert importlib.import_module(NAME).Client
+
+
+def test_what_is_not_installed_stays_so() -> None:
+    imports.when_imported("no_such_sdk_at_all", mark)
+    try:
+        assert importlib.util.find_spec("no_such_sdk_at_all") is None
+        with pytest.raises(ModuleNotFoundError):
+            importlib.import_module("no_such_sdk_at_all")
+    finally:
+        imports.forget("no_such_sdk_at_all")
+
+
+def test_a_function_is_replaced_once_and_put_back(sdk: Path) -> None:
+    client = importlib.import_module(NAME).Client
+    before, patches = client.send, Patches("works with 2")
+    for _ in range(2):
+        patches.put(client, "send", lambda original: lambda self: ("guarded", original), reads="http")
+    assert client().send() == ("guarded", before)
+    assert client.send.__name__ == "send"
+    patches.undo()
+    assert client.send is before
+
+
+@pytest.mark.parametrize(("name", "reads"), [("dispatch", ""), ("send", "transport")])
+def test_an_sdk_without_what_is_needed_is_refused(sdk: Path, name: str, reads: str) -> None:
+    client = importlib.import_module(NAME).Client
+    with pytest.raises(PluginError, match="works with 2"):
+        Patches("works with 2").put(client, name, lambda original: original, reads=reads)
+
+
+def test_an_error_of_both_kinds_can_be_pickled() -> None:
+    made = both(BudgetExceeded, LookupError, "Some")("cap", "no money left", {"cap_usd": "1"})
+    again = pickle.loads(pickle.dumps(made))
+    assert type(again) is type(made)
+    assert (type(again).__name__, str(again)) == ("SomeBudgetExceeded", "no money left")
+    assert (again.reason, again.facts) == ("cap", {"cap_usd": "1"})
+
+
+def test_two_names_of_one_class_are_one_class() -> None:
+    assert both(BudgetExceeded, LookupError, "Some") is both(BudgetExceeded, LookupError, "Some")
+
+
+def test_nothing_is_imported_for_a_pipeline_that_does_not() -> None:
+    code = "import sys, luigi_spendguard.tasks; print({'twilio', 'resend'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "set()", done.stderr
