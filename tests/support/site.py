@@ -13,47 +13,10 @@ from urllib.parse import quote
 import urllib3
 
 from tests.support.processes import Process, environment, free_port, listening
+from tests.support.vendors import FakeStripe
 
 SECRET = "sk_test_canary_4eC39HqLyjWDarjtT1zdp7dc"
 _http = urllib3.PoolManager(timeout=30, retries=False)
-
-
-class FakeStripe:
-    """The fake vendor's process and its books."""
-
-    def __init__(self, folder: Path, *args: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        port_file = folder / "stripe.port"
-        port_file.unlink(missing_ok=True)
-        self.process = Process(
-            ["-m", "tests.support.fake_stripe", "--port-file", str(port_file), *args],
-            folder / "stripe.log", folder, environment(), port_file.exists,
-        )  # fmt: skip
-        self.url = f"http://127.0.0.1:{port_file.read_text()}"
-
-    def books(self) -> dict[str, Any]:
-        """Return all requests, movements and objects."""
-        return json.loads(_http.request("GET", f"{self.url}/_control").data)
-
-    def moved(self) -> int:
-        """Return what has moved in all, in minor units."""
-        return sum(entry["amount"] for entry in self.books()["moved"])
-
-    def posts(self) -> list[dict[str, Any]]:
-        """Return the POST requests that arrived."""
-        return [request for request in self.books()["requests"] if request["method"] == "POST"]
-
-    def fault(self, fault: str, **more: Any) -> None:
-        """Break the next matching request (`times`, `match`)."""
-        self.control(faults=[{"fault": fault, **more}])
-
-    def control(self, **said: Any) -> None:
-        """Change options or add faults."""
-        _http.request("POST", f"{self.url}/_control", body=json.dumps(said))
-
-    def forget(self) -> None:
-        """Begin with empty books."""
-        _http.request("DELETE", f"{self.url}/_control")
 
 
 class Site:
