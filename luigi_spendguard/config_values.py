@@ -96,17 +96,47 @@ def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
     return found
 
 
-def prices(raw: Raw, text: str) -> dict[str, Micros]:
-    """Return a fixed price in micro-dollars for each of some operations."""
-    found: dict[str, Micros] = {}
-    for part in text.split(","):
-        name, colon, amount = (piece.strip() for piece in part.partition(":"))
-        if not colon or not re.fullmatch(_OPERATION, name):
-            raise raw.error(f"{part.strip()[:60]!r} is not like `subscriptions.create: 20`")
-        if name in found:
-            raise raw.error(f"{name} is given two prices")
-        found[name] = usd(raw, amount)
-    return found
+def price_table(names: str, example: str) -> Callable[[Raw, str], dict[str, Micros]]:
+    """Return a reader of `name: USD, name: USD`, in micro-dollars; names match the pattern `names`."""
+
+    def read(raw: Raw, text: str) -> dict[str, Micros]:
+        found: dict[str, Micros] = {}
+        for part in text.split(","):
+            name, colon, amount = (piece.strip() for piece in part.partition(":"))
+            if not colon or not re.fullmatch(names, name):
+                raise raw.error(f"{part.strip()[:60]!r} is not like `{example}`")
+            if name in found:
+                raise raw.error(f"{name} is given two prices")
+            found[name] = usd(raw, amount)
+        return found
+
+    return read
+
+
+#: A fixed price for each of some operations.
+prices = price_table(_OPERATION, "subscriptions.create: 20")
+
+
+def matching(pattern: str, what: str) -> Callable[[Raw, str], str]:
+    """Return a reader that accepts a text of a form, which `what` says."""
+
+    def read(raw: Raw, text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise raw.error(f"must be {what}")
+        return text
+
+    return read
+
+
+def whole(low: int, high: int) -> Callable[[Raw, str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
+
+    def read(raw: Raw, text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise raw.error(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
 
 
 def one_of(*choices: str) -> Callable[[Raw, str], str]:

@@ -51,7 +51,8 @@ def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str
     attempt = context.current()
     if attempt is not None:
         return attempt
-    if method.upper() == "GET" or _guarded_elsewhere(vendor, url, headers) or not context.inside_luigi():
+    request = Request(method.upper(), url, {name.lower(): str(value) for name, value in headers.items()})
+    if vendor.only_reads(request) or _guarded_elsewhere(vendor, request) or not context.inside_luigi():
         return None
     raise denial(
         "scope",
@@ -61,11 +62,9 @@ def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str
     )
 
 
-def _guarded_elsewhere(vendor: Vendor, url: str, headers: Mapping[str, str]) -> bool:
+def _guarded_elsewhere(vendor: Vendor, request: Request) -> bool:
     """Return whether a call shows a vault key, and not to the vendor itself: only a gateway takes it."""
-    lowered = {name.lower(): str(value) for name, value in headers.items()}
-    shown = vendor.credential(Request("", url, lowered))
-    return shown.startswith(KEY_PREFIX) and vendor.rest(url) is None
+    return vendor.credential(request).startswith(KEY_PREFIX) and vendor.rest(request.url) is None
 
 
 def send(vendor: Vendor, request: Request, call: Call, attempt: Attempt) -> Reply:

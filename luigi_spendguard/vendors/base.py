@@ -61,6 +61,10 @@ class Vendor(ABC):
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         """Read what became of the call; `resent` after an earlier send with an unknown outcome."""
 
+    def only_reads(self, request: Request) -> bool:
+        """Return whether a request changes nothing and costs nothing, whoever makes it."""
+        return request.method in ("GET", "HEAD")
+
     def check(self, settings: VendorSettings) -> str:
         """Return what is wrong with this vendor's own settings, "" when nothing is."""
         return ""
@@ -135,7 +139,7 @@ class Vendor(ABC):
         """Return the GET that tells what an object has cost in the end; None: not from this account."""
         return None
 
-    def followed(self, reply: Reply, fx: Mapping[str, Decimal]) -> FollowedUp:
+    def followed(self, reply: Reply, settings: VendorSettings, fx: Mapping[str, Decimal]) -> FollowedUp:
         """Read the reply to a `follow_up`."""
         return FollowedUp(None, final=True)
 

@@ -61,6 +61,7 @@ class Quote:
         owner_unknown: it acts on an object whose own customer is not (yet) among them.
         accounts: the connected accounts that the call names; none where no part of it goes to one.
         keep_body: whether the body may be kept in the ledger to be sent again.
+        parts: what each item of a batch costs, in micro-dollars: the vendor may refuse some.
         fees_micros: what of `total_micros` the price that the vendor names later does not contain.
         repeatable: the vendor executes it once, however often it is sent under one idempotency key; another
             call whose outcome is unknown is searched for at the vendor, and never sent again.
@@ -90,6 +91,7 @@ class Quote:
     owner_unknown: bool = False
     accounts: tuple[str, ...] = ()
     keep_body: bool = True
+    parts: tuple[int, ...] = ()
     fees_micros: int = 0
     repeatable: bool = False
 

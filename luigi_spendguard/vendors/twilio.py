@@ -1,0 +1,253 @@
+"""Twilio: messages, calls, verifications and lookups within a cap.
+
+Twilio has no idempotency: what may have been executed is searched for and never sent again. A message's price
+comes later; until then it counts for its quote. The account SID in a path is the operator's, whatever the
+client was made with.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twilio_quotes
+from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
+from luigi_spendguard.vendors.bodies import check_body, digest, form
+from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.twilio_routes import HOST, kind_of, operation_of
+
+#: What a client is made with where the account is known to the gateway alone.
+STAND_IN = "AC" + "0" * 32
+#: Our denials' error codes are the HTTP status and this; Twilio's have five or six digits.
+DENIED_CODE = 9_000_000
+
+_SID = r"AC[0-9a-fA-F]{32}"
+_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=-]+)+")
+_ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
+_PRICED = {"message": twilio_quotes.message, "call": twilio_quotes.call,
+           "verification": twilio_quotes.verification}  # fmt: skip
+
+
+class Twilio(Vendor):
+    """The Twilio adapter; `rest` of its URLs begins with the host: `/api.twilio.com/2010-04-01/…`."""
+
+    name = "twilio"
+    secret_variables = ("TWILIO_AUTH_TOKEN",)
+    stand_ins = {"TWILIO_ACCOUNT_SID": STAND_IN}
+    settings = twilio_prices.SETTINGS
+    kept_answer = ("content-type", "twilio-request-id")
+
+    def check(self, settings: VendorSettings) -> str:
+        """Return what is missing beside the secret, "" when nothing is."""
+        if settings.secret and "account_sid" not in settings.own:
+            return "[spendguard_twilio] account_sid is not set: every call is denied until it is"
+        return ""
+
+    def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
+        """Yield the prices in force."""
+        return twilio_prices.price_list(settings)
+
+    def only_reads(self, request: Request) -> bool:
+        """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
+        parts = urlsplit(request.url)
+        kind = kind_of(request.method, parts.hostname or "", parts.path)
+        return kind == "read" or (kind == "lookup" and not _fields(parts.query))
+
+    def quote(
+        self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
+    ) -> Quote:
+        """Recognise and price a request. Raises SpendDenied."""
+        check_body(request)
+        path, _, query = self._path(request, settings).partition("?")
+        _, host, rest = path.split("/", 2)
+        kind = kind_of(request.method, host, f"/{rest}")
+        operation = operation_of(request.method, host, f"/{rest}")
+        key = request.headers.get("idempotency-key") or None
+        if key is not None and (len(key) > 255 or not key.isprintable()):
+            raise denial("unpriced", "an idempotency key has at most 255 printable characters")
+        quote = Quote(operation, f"twilio:{settings.own['account_sid']}", path, key=key,
+                      key_is_callers=key is not None and not self.made_up.fullmatch(key))  # fmt: skip
+        credential = kind == "credential"
+        self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
+        if kind == "read" or (credential and request.method == "GET"):
+            return replace(quote, read=True, key=None)
+        said = digest(request.method, path, query, request.body.decode("latin-1"))
+        price = settings.prices.get(operation)
+        if price is not None and kind not in _PRICED:
+            return replace(quote, total_micros=int(price), target=f"{rest}#{said[:12]}", fixed=True,
+                           fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
+        if kind in ("free", "credential", "verification_check"):
+            return replace(quote, free=True, target=rest, repeatable=kind != "verification_check",
+                           fingerprint=f"{operation}|{said}")  # fmt: skip
+        if kind == "lookup":
+            return self._lookup(quote, rest, query, settings)
+        if kind in ("message_update", "call_update"):
+            return self._update(quote, rest, form(request))
+        if kind not in _PRICED:
+            raise denial(
+                "unpriced",
+                f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
+                f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
+            )
+        if query:
+            raise denial("unpriced", f"{operation} with a query string cannot be priced")
+        priced = _PRICED[kind](form(request, twilio_quotes.LISTS), settings)
+        return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
+                       customers=(priced.target,),
+                       fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}")  # fmt: skip
+
+    def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
+        fields = _fields(query)
+        if not fields:
+            return replace(quote, read=True, key=None)
+        priced = twilio_quotes.lookup(rest.rpartition("/")[2], fields, settings)
+        return replace(quote, total_micros=priced.total, target=priced.target,
+                       fingerprint=f"{quote.operation}|{priced.target}|{priced.total}")  # fmt: skip
+
+    def _update(self, quote: Quote, rest: str, said: Mapping[str, list[str]]) -> Quote:
+        """Cancel what has not been sent, end a call, or take a message's text away: nothing else is free."""
+        object_id = rest.rpartition("/")[2].removesuffix(".json")
+        fingerprint = f"{quote.operation}|{object_id}|{digest(said)}"
+        known = replace(quote, target=object_id, repeatable=True, fingerprint=fingerprint)
+        only = [(name, values[0]) for name, values in said.items()]
+        if only in ([("Status", "canceled")], [("Status", "completed")]):
+            return replace(known, object_id=object_id, only_less=True)
+        if only == [("Body", "")] and quote.operation == "messages.update":
+            return replace(known, free=True)
+        raise denial("unpriced", f"{quote.operation} may only cancel, complete or redact; else it may cost")
+
+    def _path(self, request: Request, settings: VendorSettings) -> str:
+        """Return host, path and query, with the operator's account SID. Raises SpendDenied."""
+        own = settings.own.get("account_sid")
+        if not own:
+            raise denial(
+                "scope",
+                "Twilio's account is not known: set [spendguard_twilio] account_sid, or TWILIO_ACCOUNT_SID "
+                "in the environment of a worker that has the secret",
+            )
+        rest, mark, query = self.own_rest(request.url, settings).partition("?")
+        _, host, path = [*rest.replace("%2B", "+").split("/", 2), "", ""][:3]
+        if not HOST.fullmatch(host) or not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
+            raise denial("endpoint", "the path has characters that no path of Twilio's has")
+        user = shapes.basic(request)[0]
+        match = _ACCOUNT.fullmatch(f"/{path}")
+        named = match.group(2) if match else own
+        for sid in (user, named):
+            if re.fullmatch(_SID, sid) and sid not in (own, STAND_IN):
+                raise denial(
+                    "scope", f"account {sid} is not [spendguard_twilio] account_sid: nothing was sent"
+                )
+        if named not in (own, STAND_IN, user):
+            raise denial("scope", f"{named[:40]} is no account here: make the client with the account's SID")
+        if match:
+            path = f"{match.group(1)}{own}{match.group(3)}"[1:]
+        return f"/{host}/{path}{mark}{query}"
+
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+        """Read what became of the call."""
+        return twilio_outcomes.outcome(quote, reply, fx)
+
+    def look_up(self, quote: Quote, request: Request, path: str) -> Request:
+        """Return a GET of `path` at the host that the call goes to."""
+        return Request("GET", self.url(f"/{quote.path.split('/')[1]}{path}"), {})
+
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET of what an operator has named as a call's."""
+        if quote.operation not in ("messages.create", "calls.create"):
+            return super().fetch(quote, object_id, request)
+        if not re.fullmatch("[A-Z]{2}[0-9a-f]{32}", object_id):
+            raise denial("idempotency_mismatch", f"{object_id[:60]!r} is no SID of Twilio's")
+        return Request("GET", self.url(f"{quote.path.removesuffix('.json')}/{object_id}.json"), {})
+
+    def search(self, quote: Quote, request: Request, since_ms: int) -> Request | None:
+        """Return the GET of an account's messages or calls to the same number.
+
+        By number alone: a queued message has no DateSent yet and would be missed by it.
+        """
+        if quote.operation not in ("messages.create", "calls.create"):
+            return None
+        said = form(request, twilio_quotes.LISTS)
+        wanted = [(name, said[name][0]) for name in ("To", "From") if name in said]
+        query = urlencode([*wanted, ("PageSize", "1000")])
+        return Request("GET", self.url(f"{quote.path}?{query}"), {})
+
+    def matches(self, quote: Quote, request: Request, listed: Reply, since_ms: int) -> Mapping[str, Reply]:
+        """Return the messages or calls that an earlier send of this one may have made."""
+        return twilio_outcomes.matches(form(request, twilio_quotes.LISTS), listed, since_ms)
+
+    def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
+        """Return the GET of a message or call, whose price may be known by now."""
+        own = settings.own.get("account_sid")
+        if account != f"twilio:{own}":
+            return None
+        kind = "Calls" if object_id.startswith("CA") else "Messages"
+        return Request("GET", f"https://api.twilio.com/2010-04-01/Accounts/{own}/{kind}/{object_id}.json", {})
+
+    def followed(self, reply: Reply, settings: VendorSettings, fx: Mapping[str, Decimal]) -> FollowedUp:
+        """Read what a message or call has cost."""
+        return twilio_outcomes.followed(reply, twilio_prices.given(settings, "failed_price"), fx)
+
+    def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
+        """Return the request as it leaves, a call with its time limit; Twilio knows no idempotency key."""
+        path = self._path(request, settings)
+        headers = {name: value for name, value in request.headers.items() if name not in NOT_SENT_ON}
+        user = settings.own.get("api_key_sid") or settings.own["account_sid"]
+        headers["authorization"] = "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
+        body = request.body
+        host, rest = path[1:].split("/", 1)
+        if kind_of(request.method, host, "/" + rest.partition("?")[0]) == "call":
+            said = form(request, twilio_quotes.LISTS)
+            if not said.get("TimeLimit", [""])[0]:
+                limit = twilio_quotes.time_limit({}, settings)
+                body = urlencode({**said, "TimeLimit": [str(limit)]}, doseq=True).encode()
+        url = settings.base_url + path if settings.base_url else self.url(path)
+        return Request(request.method, url, headers, body)
+
+    def credential(self, request: Request) -> str:
+        """Return the password of basic authentication, where Twilio's token goes; or a bearer token."""
+        return shapes.basic(request)[1] or shapes.bearer(request)
+
+    def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
+        """Return a denial in Twilio's error format: the SDK keeps `code` and `details`, and no header.
+
+        Not as `application/problem+json`: the SDK would raise another class (twilio-python 9.13).
+        """
+        said = shapes.said_of(error)
+        facts = error.facts if isinstance(error, SpendDenied) else {}
+        details = {**facts, "reason": said.code, "cap_hit": said.code == "budget_exhausted"}
+        body = {"code": DENIED_CODE + said.status, "message": said.message, "status": said.status,
+                "more_info": "", "details": details}  # fmt: skip
+        return Reply(said.status, said.headers, json.dumps(body).encode())
+
+    def rest(self, url: str) -> str | None:
+        """Return `/<host>/<path>` of a URL of one of Twilio's hosts, else None."""
+        match = re.fullmatch(rf"https://({HOST.pattern})(/.*)", url.partition("#")[0])
+        return f"/{match.group(1)}{match.group(3)}" if match else None
+
+    def url(self, rest: str) -> str:
+        """Return Twilio's URL for `/<host>/<path>`. Raises SpendDenied (`endpoint`)."""
+        host = rest.lstrip("/").partition("/")[0]
+        if not HOST.fullmatch(host):
+            raise denial("endpoint", f"{host[:60]!r} is no host of Twilio's: use /twilio/api.twilio.com/…")
+        return "https:/" + rest
+
+    def relinked(self, reply: Reply, base: str) -> Reply:
+        """Return a reply whose links to pages (`meta.next_page_url`) lead to the gateway at `base`."""
+        return twilio_outcomes.relinked(reply, base)
+
+
+def _fields(query: str) -> list[str]:
+    said = parse_qs(query, keep_blank_values=True)
+    fields = [one.strip() for name, values in said.items() if name.lower() == "fields" for value in values
+              for one in value.split(",")]  # fmt: skip
+    return sorted({one for one in fields if one not in ("", "validation")})
+
+
+VENDOR = Twilio()

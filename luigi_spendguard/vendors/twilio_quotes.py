@@ -1,0 +1,213 @@
+"""Twilio: the most that a message, a call, a verification or a lookup can cost.
+
+What a request says that is in no list here could cost more, and is unpriced.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors.bodies import digest
+from luigi_spendguard.vendors.twilio_prices import (
+    CALL_TIME_LIMIT_S,
+    DETECTION_PRICE,
+    RECORDING_PRICE,
+    by_number,
+    given,
+)
+from luigi_spendguard.vendors.twilio_sms import MAX_SEGMENTS, MAX_UNITS, segments, units
+
+Form = Mapping[str, list[str]]
+
+#: Parameters that may be given several times.
+LISTS = ("MediaUrl", "PersistentAction", "StatusCallbackEvent", "RecordingStatusCallbackEvent")
+
+_NUMBER = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
+#: Of a message (Twilio's API, 2010-04-01): what says what is sent and to whom, and what costs nothing.
+_SAID = ("To", "From", "MessagingServiceSid", "Body", "MediaUrl", "ContentSid", "ContentVariables", "SendAt",
+         "PersistentAction")  # fmt: skip
+_MESSAGE = frozenset({
+    *_SAID, "StatusCallback", "ApplicationSid", "MaxPrice", "ProvideFeedback", "Attempt", "ValidityPeriod",
+    "ForceDelivery", "ContentRetention", "AddressRetention", "SmartEncoded", "TrafficType", "ShortenUrls",
+    "ScheduleType", "SendAsMms", "RiskCheck", "Tags", "MessageIntent",
+})  # fmt: skip
+_RUNG = ("To", "From", "Url", "Twiml", "ApplicationSid", "SendDigits")
+_CALL = frozenset({
+    *_RUNG, "Method", "FallbackUrl", "FallbackMethod",
+    "StatusCallback", "StatusCallbackEvent", "StatusCallbackMethod", "Timeout", "TimeLimit",
+    "CallerId", "Trim", "Byoc", "CallToken", "SipAuthUsername", "SipAuthPassword",
+    "MachineDetection", "MachineDetectionTimeout", "MachineDetectionSpeechThreshold",
+    "MachineDetectionSpeechEndThreshold", "MachineDetectionSilenceTimeout", "AsyncAmd",
+    "AsyncAmdStatusCallback", "AsyncAmdStatusCallbackMethod",
+    "Record", "RecordingChannels", "RecordingStatusCallback", "RecordingStatusCallbackMethod",
+    "RecordingStatusCallbackEvent", "RecordingTrack",
+})  # fmt: skip
+_VERIFICATION = frozenset({
+    "To", "Channel", "CustomFriendlyName", "CustomMessage", "SendDigits", "Locale", "CustomCode", "Amount",
+    "Payee", "RateLimits", "ChannelConfiguration", "AppHash", "TemplateSid", "TemplateCustomSubstitutions",
+    "DeviceIp", "EnableSnaClientToken", "RiskCheck", "Tags",
+})  # fmt: skip
+#: TwiML that rings nobody and starts nothing that is billed apart (https://www.twilio.com/docs/voice/twiml).
+_QUIET = {"Response", "Say", "Play", "Pause", "Hangup", "Reject", "break", "emphasis", "p", "phoneme",
+          "prosody", "s", "say-as", "sub", "w", "lang"}  # fmt: skip
+#: Of all voices of `<Say>`, those that cost nothing.
+_VOICES = {"man", "woman", "alice"}
+
+
+@dataclass(frozen=True)
+class Priced:
+    """A quote's money: micro-dollars in all, what of it no price of Twilio's contains; target and content."""
+
+    total: int
+    target: str
+    said: str
+    fees: int = 0
+
+
+def message(form: Form, settings: VendorSettings) -> Priced:
+    """Quote a message. Raises SpendDenied (`unpriced`)."""
+    _known(form, _MESSAGE, "message")
+    to, text = _one(form, "To"), _one(form, "Body")
+    if units(text) > MAX_UNITS:
+        raise _unpriced(f"a message has at most {MAX_UNITS} characters")
+    later = bool(form.get("ScheduleType") or form.get("SendAt") or _is_true(form, "ShortenUrls"))
+    fees = int(given(settings, "scheduling_price")) if later else 0
+    channel, colon, _ = to.partition(":")
+    if colon:
+        total = given(settings, "channel_prices").get(channel.lower())
+        if total is None:
+            raise _unpriced(f"a message by {channel[:20]} has no price: set channel_prices")
+        return Priced(total + fees, to.lower(), digest(*(form.get(name) for name in _SAID)), fees)
+    number = _number(to, "a message")
+    smart = _is_true(form, "SmartEncoded") or "MessagingServiceSid" in form
+    count = segments(text, smart=smart)
+    if "ContentSid" in form:
+        count = MAX_SEGMENTS  # Its text is at Twilio.
+    elif "MessagingServiceSid" in form:  # It may send RCS first: 160 bytes to a segment.
+        count = max(count, -(-len(text.encode()) // 160))
+    price, carriers = _price(settings, "sms_prices", number), _fee(settings, "sms_fees", number)
+    total, fee = count * price, count * carriers
+    if form.get("MediaUrl") or _is_true(form, "SendAsMms") or "ContentSid" in form:
+        # Where there is no MMS, Twilio may send the text with a link to the media.
+        media = _price(settings, "mms_prices", number), _fee(settings, "mms_fees", number)
+        links = count if "ContentSid" in form else segments(text + "x" * 100, smart=smart)
+        total, fee = max((links * price, links * carriers), media, key=sum)
+    return Priced(total + fee + fees, number, digest(*(form.get(name) for name in _SAID)), fee + fees)
+
+
+def call(form: Form, settings: VendorSettings) -> Priced:
+    """Quote a call: whole minutes up to its time limit, for each leg. Raises SpendDenied (`unpriced`)."""
+    _known(form, _CALL, "call")
+    to = _one(form, "To")
+    minutes = -(-time_limit(form, settings) // 60)
+    legs = _legs(form, settings)
+    table = given(settings, "call_prices")
+    scheme = to.partition(":")[0].lower() if ":" in to else ""
+    price = table.get(scheme) if scheme else by_number(table, _number(to, "a call"))
+    if price is None:
+        raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
+    further = (legs - 1) * max(table.values())
+    extras = DETECTION_PRICE if form.get("MachineDetection", ["none"]) != ["none"] else 0
+    extras += minutes * RECORDING_PRICE * legs if _is_true(form, "Record") else 0
+    said = digest(*(form.get(name) for name in _RUNG))
+    return Priced(minutes * (price + further) + extras, to.lower(), said, minutes * further + extras)
+
+
+def time_limit(form: Form, settings: VendorSettings) -> int:
+    """Return a call's longest duration in seconds. Raises SpendDenied (`unpriced`)."""
+    text = _one(form, "TimeLimit")
+    if not text:
+        return int(settings.own.get("call_time_limit_s", CALL_TIME_LIMIT_S))
+    if not re.fullmatch(r"[0-9]{1,5}", text, re.ASCII) or not 0 < int(text) <= 86_400:
+        raise _unpriced("TimeLimit must be a number of seconds from 1 to 86400")
+    return int(text)
+
+
+def _legs(form: Form, settings: VendorSettings) -> int:
+    """Return how many parties a call may ring."""
+    allowed = settings.own.get("call_legs")
+    if allowed is not None:
+        return int(allowed)
+    text = _one(form, "Twiml")
+    if not text or "Url" in form or "ApplicationSid" in form:
+        raise _unpriced("what the TwiML at a URL dials is not known: set call_legs, or pass Twiml")
+    try:
+        if "<!" in text:
+            raise ElementTree.ParseError  # No entities.
+        elements = list(ElementTree.fromstring(text).iter())  # noqa: S314  # no entities, see above
+    except (ElementTree.ParseError, ValueError):
+        raise _unpriced("Twiml is no XML that can be read") from None
+    loud = {one.tag for one in elements} - _QUIET
+    loud |= {"Say voice"} if any(one.get("voice", "alice") not in _VOICES for one in elements) else set()
+    if loud:
+        raise _unpriced(f"Twiml with <{min(loud)[:40]}> may cost more than the call: set call_legs")
+    return 1
+
+
+def verification(form: Form, settings: VendorSettings) -> Priced:
+    """Quote a verification: its success, its message or call, and a lookup. Raises SpendDenied."""
+    _known(form, _VERIFICATION, "verification")
+    to, channel = _one(form, "To"), _one(form, "Channel")
+    total = int(given(settings, "verify_price"))
+    if channel == "sms":  # Texts of some languages take two segments.
+        number = _number(to, "a verification")
+        total += 2 * (_price(settings, "sms_prices", number) + _fee(settings, "sms_fees", number))
+        total += given(settings, "lookup_prices").get("line_type_intelligence", 0)
+    elif channel == "call":
+        total += _price(settings, "call_prices", _number(to, "a verification"))
+    elif channel == "whatsapp" and channel in given(settings, "channel_prices"):
+        _number(to, "a verification")
+        total += given(settings, "channel_prices")[channel]
+    else:
+        raise _unpriced(f"a verification by {channel[:20] or 'no channel'} has no price")
+    return Priced(total, f"{channel}:{to.lower()}", digest(to, channel))
+
+
+def lookup(number: str, fields: list[str], settings: VendorSettings) -> Priced:
+    """Quote a Lookup by its `Fields`. Raises SpendDenied (`unpriced`)."""
+    table = given(settings, "lookup_prices")
+    wanted = sorted(set(fields) - {"", "validation"})
+    for name in wanted:
+        if name not in table:
+            raise _unpriced(f"a Lookup of {name[:40]} has no price: set lookup_prices")
+    return Priced(sum(table[name] for name in wanted), f"{number} {','.join(wanted)}", digest(number, wanted))
+
+
+def _price(settings: VendorSettings, key: str, number: str) -> int:
+    price = by_number(given(settings, key), number)
+    if price is None:
+        raise _unpriced(f"{number[:5]}… has no price: set {key}")
+    return price
+
+
+def _fee(settings: VendorSettings, key: str, number: str) -> int:
+    return by_number(given(settings, key), number) or 0
+
+
+def _number(text: str, what: str) -> str:
+    if not _NUMBER.fullmatch(text):
+        raise _unpriced(f"the number of {what} must be in E.164, as +14155550100")
+    return text
+
+
+def _known(form: Form, names: frozenset[str], what: str) -> None:
+    for name in form:
+        if name not in names:
+            raise _unpriced(f"a {what} with the parameter {name[:40]!r} may cost more than it would without")
+
+
+def _one(form: Form, name: str) -> str:
+    return form.get(name, [""])[0]
+
+
+def _is_true(form: Form, name: str) -> bool:
+    return _one(form, name).lower() not in ("", "false")
+
+
+def _unpriced(why: str) -> SpendDenied:
+    return denial("unpriced", why)
