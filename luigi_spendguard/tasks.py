@@ -18,7 +18,10 @@ class VendorTask:
             def run(self):
                 stripe.PaymentIntent.create(...)
 
-    Importing it installs the patched worker.
+    Importing it installs the patched worker. Inside `run()` the official SDKs of Stripe, Twilio and Resend
+    work as ever, synchronous and asynchronous; what is denied is raised as `SpendDenied` (`BudgetExceeded`,
+    `KeyRevoked`) and as the SDK's own: `stripe.RateLimitError`, `TwilioRestException`,
+    `resend.exceptions.RateLimitError`. Nothing has been sent then.
 
     Attributes:
         vendors: which vendors the task calls, where that is known: a task whose only vendor's `run_cap_usd`

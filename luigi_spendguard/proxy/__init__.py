@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from luigi_spendguard import discretion
-from luigi_spendguard.proxy import aside, context, credentials, stripe
+from luigi_spendguard.proxy import aside, context, credentials, resend, stripe, twilio
 from luigi_spendguard.vendors.registry import VENDORS
 
 #: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
 ENDING_S = 15.0
 
 #: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
-_BINDINGS = (stripe,)
+_BINDINGS = (stripe, twilio, resend)
 
 
 def bind() -> None:
@@ -42,12 +42,12 @@ def attempt_running(attempt: context.Attempt) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(discretion.streams())
         stack.enter_context(context.running(attempt))
+        for binding in _BINDINGS:
+            stack.enter_context(binding.in_place(attempt))
         for vendor in VENDORS.values():
             secret = credentials.secret_of(vendor, attempt.settings)
             # Without a secret the call gets as far as the guard, whose error says what to set.
             stack.enter_context(credentials.hidden(vendor, secret, attempt.key))
-        for binding in _BINDINGS:
-            stack.enter_context(binding.in_place(attempt))
         try:
             yield
         finally:

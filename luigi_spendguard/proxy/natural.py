@@ -8,26 +8,41 @@ from typing import Any
 _classes: dict[tuple[type, type, str], type[Any]] = {}
 
 
-def both(ours: type[Exception], natural: type[Exception], sdk: str) -> type[Any]:
-    """Return the class, named after `sdk`, that is caught both as `ours` and as the SDK's `natural`.
-
-    Its instances can be pickled: a task's process pool hands them on.
+def also(error: Exception, natural: type[Exception], sdk: str) -> Any:
+    """Return `error` as an instance of its own class and of the SDK's `natural`, whose `__init__` is to be
+    called: the class is named after `sdk`, and can be pickled, as a task's process pool does.
     """
-    known = (ours, natural, sdk)
-    if known not in _classes:
+    return _made((type(error), natural, sdk), error.args, vars(error))
+
+
+def _made(bases: tuple[Any, Any, str], args: tuple[Any, ...], state: Mapping[str, Any]) -> Exception:
+    if bases not in _classes:
+        ours, natural, sdk = bases
 
         def reduced(self: Exception) -> tuple[Any, ...]:
-            return _unpickled, (known, self.args, vars(self))
+            return _made, (bases, self.args, vars(self))
 
         body = {"__module__": __name__, "__reduce__": reduced}
-        _classes[known] = type(f"{sdk}{ours.__name__}", (ours, natural), body)
-    return _classes[known]
-
-
-def _unpickled(known: tuple[Any, Any, str], args: tuple[Any, ...], state: Mapping[str, Any]) -> Exception:
-    made = both(*known)
-    error: Exception = made.__new__(made, *args)
+        _classes[bases] = type(f"{sdk}{ours.__name__}", (ours, natural), body)
+    made = _classes[bases]
+    error: Exception = made.__new__(made, *args)  # No `__init__`: they take different arguments.
     vars(error).update(state)
+    return error
+
+
+def bare(error: Exception) -> Exception:
+    """Return an error without the frames that it, and what it came of, went through: they hold credentials.
+
+    To be raised after the `except` that caught it, else that adds them again.
+    """
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        found = todo.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            todo += [found.__cause__, found.__context__]
     return error
 
 

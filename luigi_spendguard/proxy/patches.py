@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
 
 from luigi_spendguard.errors import PluginError
@@ -20,19 +21,22 @@ class Patches:
 
     def __init__(self, works_with: str) -> None:
         self._works_with = works_with
-        self._originals: dict[tuple[type, str], Function] = {}
+        self._originals: dict[tuple[Any, str], Function] = {}
 
-    def put(self, owner: type, name: str, made: Callable[[Function], Function], reads: str = "") -> None:
-        """Replace `owner`'s function `name` by what is `made` of it; once is enough.
+    def put(
+        self, module: ModuleType, kind: str, name: str, made: Callable[[Function], Function], reads: str = ""
+    ) -> None:
+        """Replace function `name` of the module's class `kind` by what is `made` of it; once is enough.
 
         `reads` is a name that the function must itself look up for the replacement to hold. Raises
         PluginError for an SDK without it.
         """
+        owner = getattr(module, kind, None)
         if (owner, name) in self._originals:
             return
-        original = vars(owner).get(name)
-        named = f"{owner.__module__}.{owner.__qualname__}.{name}"
-        if not callable(original):
+        original = vars(owner).get(name) if isinstance(owner, type) else None
+        named = f"{module.__name__}.{kind}.{name}"
+        if not isinstance(owner, type) or not callable(original):
             raise PluginError(f"there is no {named}: {self._works_with}")
         code = getattr(inspect.unwrap(original), "__code__", None)
         if reads and (code is None or reads not in code.co_names):

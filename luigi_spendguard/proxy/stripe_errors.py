@@ -13,7 +13,7 @@ from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
-from luigi_spendguard.proxy.natural import both
+from luigi_spendguard.proxy.natural import also
 from luigi_spendguard.vendors.stripe_denials import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
@@ -37,9 +37,7 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
         return denied
     shaped = shape(denied)
     body = json.loads(shaped.body)
-    error: SpendDenied = both(type(denied), _NATURAL[denied.reason], "Stripe")(
-        denied.reason, denied.message, denied.facts
-    )
+    error: SpendDenied = also(denied, _NATURAL[denied.reason], "Stripe")
     stripe.StripeError.__init__(
         error,  # type: ignore[arg-type]  # it is both
         message=denied.message,
@@ -53,7 +51,7 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
 
 def outcome_unknown(unknown: OutcomeUnknown) -> Exception:
     """Return the error as an exception that is also the SDK's natural one."""
-    error: Any = both(OutcomeUnknown, stripe.APIConnectionError, "Stripe")(str(unknown), unknown.call_id)
+    error: Any = also(unknown, stripe.APIConnectionError, "Stripe")
     stripe.APIConnectionError.__init__(error, str(unknown), should_retry=False)
     return error  # type: ignore[no-any-return]  # made by type()
 

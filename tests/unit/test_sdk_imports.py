@@ -16,7 +16,7 @@ import pytest
 
 from luigi_spendguard.errors import BudgetExceeded, PluginError
 from luigi_spendguard.proxy import imports
-from luigi_spendguard.proxy.natural import both
+from luigi_spendguard.proxy.natural import also
 from luigi_spendguard.proxy.patches import Patches
 
 NAME = "some_sdk_of_nobody"
@@ -77,33 +77,57 @@ def test_what_is_not_installed_stays_so() -> None:
 
 
 def test_a_function_is_replaced_once_and_put_back(sdk: Path) -> None:
-    client = importlib.import_module(NAME).Client
-    before, patches = client.send, Patches("works with 2")
+    module = importlib.import_module(NAME)
+    client, patches = module.Client, Patches("works with 2")
+    before = client.send
     for _ in range(2):
-        patches.put(client, "send", lambda original: lambda self: ("guarded", original), reads="http")
+        patches.put(
+            module, "Client", "send", lambda original: lambda self: ("guarded", original), reads="http"
+        )
     assert client().send() == ("guarded", before)
     assert client.send.__name__ == "send"
     patches.undo()
     assert client.send is before
 
 
-@pytest.mark.parametrize(("name", "reads"), [("dispatch", ""), ("send", "transport")])
-def test_an_sdk_without_what_is_needed_is_refused(sdk: Path, name: str, reads: str) -> None:
-    client = importlib.import_module(NAME).Client
-    with pytest.raises(PluginError, match="works with 2"):
-        Patches("works with 2").put(client, name, lambda original: original, reads=reads)
+@pytest.mark.parametrize(
+    ("kind", "name", "reads"),
+    [("Api", "send", ""), ("Client", "dispatch", ""), ("Client", "send", "transport")],
+)
+def test_an_sdk_without_what_is_needed_is_refused(sdk: Path, kind: str, name: str, reads: str) -> None:
+    module = importlib.import_module(NAME)
+    with pytest.raises(PluginError, match=rf"{NAME}.{kind}.{name}.*: works with 2"):
+        Patches("works with 2").put(module, kind, name, lambda original: original, reads=reads)
+
+
+@pytest.mark.parametrize(
+    ("name", "works_with"), [("twilio.base.client_base", "twilio 9, from 9.13 on"),
+                             ("resend.request", "resend 2, from 2.52 on"),
+                             ("resend", "resend 2, from 2.52 on")],
+)  # fmt: skip
+def test_another_sdk_is_refused_when_it_is_imported(tmp_path: Path, name: str, works_with: str) -> None:
+    """One of the same name that has nothing of what is known."""
+    folder = tmp_path.joinpath(*name.split("."))
+    folder.mkdir(parents=True)
+    for part in [folder, *folder.parents][: name.count(".") + 1]:
+        (part / "__init__.py").write_text("")
+    code = (
+        f"import sys, luigi_spendguard.tasks; sys.path.insert(0, {str(tmp_path)!r})\n"
+        f"try: import {name}\n"
+        "except Exception as error: print(type(error).__name__, error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("PluginError there is no "), done.stderr
+    assert works_with in done.stdout
 
 
 def test_an_error_of_both_kinds_can_be_pickled() -> None:
-    made = both(BudgetExceeded, LookupError, "Some")("cap", "no money left", {"cap_usd": "1"})
+    made = also(BudgetExceeded("cap", "no money left", {"cap_usd": "1"}), LookupError, "Some")
+    assert isinstance(made, LookupError)
     again = pickle.loads(pickle.dumps(made))
     assert type(again) is type(made)
     assert (type(again).__name__, str(again)) == ("SomeBudgetExceeded", "no money left")
     assert (again.reason, again.facts) == ("cap", {"cap_usd": "1"})
-
-
-def test_two_names_of_one_class_are_one_class() -> None:
-    assert both(BudgetExceeded, LookupError, "Some") is both(BudgetExceeded, LookupError, "Some")
 
 
 def test_nothing_is_imported_for_a_pipeline_that_does_not() -> None:

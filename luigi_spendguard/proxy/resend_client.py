@@ -1,0 +1,79 @@
+"""What the Resend SDK sends a vendor task's call with: reserved first, here or by the gateway; sent once.
+
+A request is made by `requests`, as the SDK's own client makes it (resend-python 2.52,
+`http_client_requests.py`), except that a GET or DELETE carries no empty JSON object: some servers refuse it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import requests
+from requests.structures import CaseInsensitiveDict
+
+from luigi_spendguard.effects import Call, NotSent
+from luigi_spendguard.proxy.aside import aside
+from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.natural import not_answered, not_sent
+from luigi_spendguard.proxy.resend_errors import brought_out
+from luigi_spendguard.proxy.sending import send
+from luigi_spendguard.vendors import Request
+from luigi_spendguard.vendors.resend import VENDOR
+
+__all__ = ["GuardedAsyncClient", "GuardedClient", "brought_out", "request_of"]
+
+_Answer = tuple[bytes, int, Mapping[str, str]]
+
+
+def request_of(
+    method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None, data: Any = None
+) -> Request:
+    """Return the request that the SDK's own client would send for its arguments."""
+    verb = method.upper()
+    if files is not None or data is not None or (verb in ("GET", "DELETE") and not json):
+        json = None
+    made = requests.Request(verb, url, headers=dict(headers), json=json, files=files, data=data).prepare()
+    content = made.body or b""
+    if isinstance(content, str):
+        content = content.encode()
+    lowered = {name.lower(): value for name, value in made.headers.items() if name != "Content-Length"}
+    if lowered.get("authorization") == "Bearer None":  # The SDK's text for no key.
+        del lowered["authorization"]
+    return Request(verb, made.url or "", lowered, content)
+
+
+class GuardedClient:
+    """The HTTP client of one logical call, synchronous."""
+
+    def __init__(self, attempt: Attempt) -> None:
+        self._attempt = attempt
+
+    def request(self, method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None,
+                data: Any = None) -> _Answer:  # fmt: skip
+        """Send once under a reservation.
+
+        Raises SpendDenied, OutcomeUnknown, and RuntimeError for what the SDK's own client calls a failed
+        request: nothing was sent, or the exchange broke.
+        """
+        return self._answer(request_of(method, url, headers, json, files, data))
+
+    def _answer(self, request: Request) -> _Answer:
+        try:
+            reply = send(VENDOR, request, Call(), self._attempt)
+        except NotSent as error:
+            raise RuntimeError(not_sent("Resend", error)) from error
+        except (requests.RequestException, OSError) as error:
+            raise RuntimeError(not_answered("Resend", error)) from error
+        return reply.body, reply.status, CaseInsensitiveDict(reply.headers)
+
+
+class GuardedAsyncClient(GuardedClient):
+    """The same for an asynchronous call, which lives in a thread."""
+
+    async def request(  # type: ignore[override]  # of the SDK's other kind of client
+        self, method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None,
+        data: Any = None) -> _Answer:  # fmt: skip
+        """Send once under a reservation, in a thread."""
+        request = request_of(method, url, headers, json, files, data)
+        return await aside(self._attempt.claim_id, lambda: self._answer(request))
