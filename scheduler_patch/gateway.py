@@ -7,10 +7,8 @@ lived to its end whether or not its client waits for it.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -31,6 +29,7 @@ from luigi_spendguard.ledger.engine import Tx
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.policy import Caps
 from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.office import Office
@@ -213,18 +212,3 @@ def _ended(tx: Tx, key: str) -> str | None:
         return "revoked"
     over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
     return "expired" if over or scope.claim["state"] == "ended" else ""
-
-
-def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
-    """Return a denial in the vendor's format, with what a guarded worker makes its own error of.
-
-    `X-Spendguard-Denial` holds reason, message and facts as ASCII JSON.
-    """
-    shaped = vendor.shape(error)
-    if isinstance(error, OutcomeUnknown):
-        said: Mapping[str, Any] = {
-            "reason": "outcome_unknown", "message": str(error)[:1000], "facts": {"call_id": error.call_id}
-        }  # fmt: skip
-    else:
-        said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
-    return Reply(shaped.status, {**shaped.headers, "x-spendguard-denial": json.dumps(said)}, shaped.body)
