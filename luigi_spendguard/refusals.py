@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.vendors import Reply, Vendor
 
 #: The header's name, in lower case.
@@ -26,6 +26,20 @@ def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
     else:
         said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
     return Reply(shaped.status, {**shaped.headers, DENIAL: json.dumps(said)}, shaped.body)
+
+
+def unreachable(vendor: Vendor, error: Exception) -> Reply:
+    """Return the reply to a call of which no byte was sent: it may be made again."""
+    return vendor.shape(VendorUnreachable(f"{vendor.name} cannot be reached; nothing was sent: {error}"))
+
+
+def unanswered(vendor: Vendor, error: Exception, call_id: str) -> Reply:
+    """Return the reply to a call that was sent and not answered; `call_id`: "" for one that only reads."""
+    what = f"no reply from {vendor.name} ({type(error).__name__})"
+    if not call_id:
+        return vendor.shape(VendorUnreachable(f"{what} to a call that only reads: make it again"))
+    said = f"call {call_id} may have been executed and is in doubt until a retry with the same key says so"
+    return vendor.shape(OutcomeUnknown(f"{what}: {said}", call_id, again=True))
 
 
 def error_of(text: str) -> SpendDenied | OutcomeUnknown:

@@ -99,15 +99,15 @@ class Relaying(RequestHandler):
         shaped = self.vendor.shape(denial("scope", error.message))
         return Reply(error.status, shaped.headers, shaped.body)
 
-    def pass_on(self, reply: Reply) -> None:
-        """Answer with a reply, unchanged."""
+    def pass_on(self, reply: Reply) -> Any:
+        """Answer with a reply, unchanged; return the future of its last byte."""
         self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
         self.set_status(reply.status, responses.get(reply.status, "Unknown"))
         self._headers = HTTPHeaders()
         for name, value in reply.headers.items():
             if not _UNFIT.search(value):
                 self._headers.add(name.title(), value)
-        self.finish(reply.body if reply.status not in (204, 304) and reply.status >= 200 else None)
+        return self.finish(reply.body if reply.status not in (204, 304) and reply.status >= 200 else None)
 
     def compute_etag(self) -> str | None:
         """Return no tag of our own: what the vendor answered is passed on as it is."""

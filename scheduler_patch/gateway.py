@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from luigi_spendguard import refusals
 from luigi_spendguard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.errors import (
     LedgerError,
@@ -29,7 +30,6 @@ from luigi_spendguard.ledger.engine import Tx
 from luigi_spendguard.messages import Ask, End
 from luigi_spendguard.policy import Caps
 from luigi_spendguard.redaction import redact_url
-from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.office import Office
@@ -78,22 +78,14 @@ class Gateway:
         try:
             return await self._live(vendor, request, key, call)
         except SpendDenied as denied:
-            return refusal(vendor, denied)
+            return refusals.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
-            return refusal(vendor, unknown)
+            return refusals.refusal(vendor, unknown)
         except VendorUnreachable as error:
             logger.warning("%s cannot be reached: %s", vendor.name, error)
-            return vendor.shape(
-                VendorUnreachable(f"{vendor.name} cannot be reached; nothing was sent: {error}")
-            )
+            return refusals.unreachable(vendor, error)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            what = f"no reply from {vendor.name} ({type(error).__name__})"
-            if not call.unsure:
-                return vendor.shape(VendorUnreachable(f"{what} to a call that only reads: make it again"))
-            said = (
-                f"call {call.call_id} may have been executed and is in doubt until a retry with the same key"
-            )
-            return vendor.shape(OutcomeUnknown(f"{what}: {said} says so", call.call_id, again=True))
+            return refusals.unanswered(vendor, error, call.call_id if call.unsure else "")
 
     async def _live(self, vendor: Vendor, request: Request, key: str, call: Call) -> Reply:
         settings = self.office.settings.vendor(vendor.name)
