@@ -13,17 +13,29 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import requests
 
 from luigi_spendguard import BudgetExceeded
 from luigi_spendguard.attempts import blocking
+from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.httpx import AsyncSpendTransport, SpendTransport
 from luigi_spendguard.proxy.requests import SpendAdapter
 from tests.integration.test_tracebacks import seen_from
 from tests.support.attempts import Pretender
-from tests.support.clients import CLIENTS, Send, by_async_httpx, by_httpx, by_requests, dead_proxies
+from tests.support.clients import (
+    ASYNCHRONOUS,
+    CLIENTS,
+    HTTP_ERROR,
+    NO_REPLY,
+    NOT_CONNECTED,
+    Send,
+    by_httpx,
+    by_requests,
+    dead_proxies,
+)  # fmt: skip
 from tests.support.fake_gateway import FakeGateway
 from tests.support.processes import free_port
 from tests.support.site import SECRET, FakeStripe, Site
@@ -102,7 +114,7 @@ def test_the_cap_is_an_answer_that_blocks_the_task(place: Place, send: Send) -> 
     assert said.json()["error"]["code"] == "budget_exhausted"
     assert json.loads(said.headers["X-Spendguard-Denial"])["facts"]["asked_usd"] == "1.00"
     assert place.stripe.moved() == 100
-    with pytest.raises((httpx.HTTPStatusError, requests.HTTPError)) as error:
+    with pytest.raises(HTTP_ERROR) as error:
         said.raise_for_status()
     assert isinstance(blocking(error.value), BudgetExceeded)
     wrapped = RuntimeError("my own")
@@ -219,7 +231,7 @@ async def async_parts() -> AsyncIterator[bytes]:
 @pytest.mark.parametrize("kind", ["bytes", "text", "iterator", "file"])
 @every_client
 def test_a_body_of_any_kind_is_read_once(worker: Place, send: Send, kind: str) -> None:
-    if send is by_async_httpx and kind in ("iterator", "file"):
+    if send in ASYNCHRONOUS and kind in ("iterator", "file"):
         content: Any = async_parts()
     else:
         content = {"bytes": FORM, "text": FORM.decode(), "iterator": parts(), "file": io.BytesIO(FORM)}[kind]
@@ -231,7 +243,7 @@ def test_a_body_of_any_kind_is_read_once(worker: Place, send: Send, kind: str) -
 
 @every_client
 def test_a_body_that_was_read_follows_a_redirect(worker: Place, send: Send) -> None:
-    content: Any = async_parts() if send is by_async_httpx else parts()
+    content: Any = async_parts() if send in ASYNCHRONOUS else parts()
     worker.stripe.fault("redirect", to=URL, status=307)
     with worker.task().attempt():
         body = {"data" if send is by_requests else "content": content}
@@ -301,7 +313,7 @@ def nowhere(worker: Place) -> Iterator[Place]:
 @every_client
 def test_a_vendor_that_is_away_is_the_clients_connection_error(nowhere: Place, send: Send) -> None:
     task = nowhere.task()
-    with task.attempt(), pytest.raises((httpx.ConnectError, requests.ConnectionError)) as error:
+    with task.attempt(), pytest.raises(NOT_CONNECTED) as error:
         send("POST", URL, data=CHARGE)
     shown: Any = error.value
     assert str(shown.request.url) == URL
@@ -313,7 +325,7 @@ def test_a_vendor_that_is_away_is_the_clients_connection_error(nowhere: Place, s
 def test_a_lost_reply_is_in_doubt_until_the_call_is_made_again(worker: Place, send: Send) -> None:
     worker.stripe.fault("drop_after")
     task = worker.task()
-    with task.attempt(), pytest.raises((httpx.ReadError, requests.ConnectionError)) as error:
+    with task.attempt(), pytest.raises(NO_REPLY) as error:
         send("POST", URL, data=CHARGE)
     shown: Any = error.value
     assert "authorization" not in shown.request.headers
@@ -401,8 +413,18 @@ def test_a_cancelled_call_is_accounted_for_before_the_attempt_ends(worker: Place
     assert worker.site.run(task.run_id)["spent_usd"] == "1.00"
 
 
-def test_without_httpx_the_error_says_what_to_install() -> None:
-    code = "import sys; sys.modules['httpx'] = None; import luigi_spendguard.proxy.httpx"
+@pytest.mark.parametrize("package", ["httpx", "httpx2"])
+def test_without_its_package_a_binding_says_what_to_install(package: str) -> None:
+    code = f"import sys; sys.modules[{package!r}] = None; import luigi_spendguard.proxy.{package}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
-    assert "PluginError: luigi_spendguard.proxy.httpx needs httpx" in done.stderr
-    assert "pip install 'luigi-spendguard[httpx]'" in done.stderr
+    assert f"PluginError: luigi_spendguard.proxy.{package} needs {package}" in done.stderr
+    assert f"pip install 'luigi-spendguard[{package}]'" in done.stderr
+
+
+def test_the_other_packages_client_is_told_before_anything_is_sent(worker: Place) -> None:
+    """It would take the transport, pay, and not be able to read the response."""
+    transport: Any = SpendTransport()
+    raises = pytest.raises(PluginError, match="for clients of httpx, and nothing was sent")
+    with worker.task().attempt(), httpx2.Client(transport=transport) as client, raises:
+        client.post(URL, data=CHARGE)
+    assert worker.stripe.books()["requests"] == []

@@ -10,9 +10,11 @@ from contextlib import contextmanager
 from typing import Any
 
 import httpx
+import httpx2
 import pytest
 import requests
 
+from luigi_spendguard.proxy import httpx2 as of_httpx2
 from luigi_spendguard.proxy.httpx import AsyncSpendTransport, SpendTransport
 from luigi_spendguard.proxy.requests import SpendAdapter
 from tests.support.processes import free_port
@@ -22,17 +24,33 @@ Send = Callable[..., Any]
 PROXIES = ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 
-def by_httpx(method: str, url: str, *, follow: bool = False, **more: Any) -> httpx.Response:
-    with httpx.Client(transport=SpendTransport(), follow_redirects=follow) as client:
+def _sent(package: Any, transport: Any, method: str, url: str, follow: bool, more: dict[str, Any]) -> Any:
+    with package.Client(transport=transport, follow_redirects=follow) as client:
         return client.request(method, url, **more)
 
 
-def by_async_httpx(method: str, url: str, *, follow: bool = False, **more: Any) -> httpx.Response:
-    async def program() -> httpx.Response:
-        async with httpx.AsyncClient(transport=AsyncSpendTransport(), follow_redirects=follow) as client:
+def _sent_async(package: Any, transport: Any, method: str, url: str, follow: bool, more: Any) -> Any:
+    async def program() -> Any:
+        async with package.AsyncClient(transport=transport, follow_redirects=follow) as client:
             return await client.request(method, url, **more)
 
     return asyncio.run(program())
+
+
+def by_httpx(method: str, url: str, *, follow: bool = False, **more: Any) -> Any:
+    return _sent(httpx, SpendTransport(), method, url, follow, more)
+
+
+def by_httpx2(method: str, url: str, *, follow: bool = False, **more: Any) -> Any:
+    return _sent(httpx2, of_httpx2.SpendTransport(), method, url, follow, more)
+
+
+def by_async_httpx(method: str, url: str, *, follow: bool = False, **more: Any) -> Any:
+    return _sent_async(httpx, AsyncSpendTransport(), method, url, follow, more)
+
+
+def by_async_httpx2(method: str, url: str, *, follow: bool = False, **more: Any) -> Any:
+    return _sent_async(httpx2, of_httpx2.AsyncSpendTransport(), method, url, follow, more)
 
 
 def by_requests(method: str, url: str, *, follow: bool = False, **more: Any) -> requests.Response:
@@ -42,7 +60,12 @@ def by_requests(method: str, url: str, *, follow: bool = False, **more: Any) -> 
         return session.request(method, url, allow_redirects=follow, **more)
 
 
-CLIENTS = (by_httpx, by_async_httpx, by_requests)
+CLIENTS = (by_httpx, by_httpx2, by_async_httpx, by_async_httpx2, by_requests)
+ASYNCHRONOUS = (by_async_httpx, by_async_httpx2)
+#: The same error of each library.
+HTTP_ERROR = (httpx.HTTPStatusError, httpx2.HTTPStatusError, requests.HTTPError)
+NOT_CONNECTED = (httpx.ConnectError, httpx2.ConnectError, requests.ConnectionError)
+NO_REPLY = (httpx.ReadError, httpx2.ReadError, requests.ConnectionError)
 
 
 @contextmanager
