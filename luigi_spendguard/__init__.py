@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
+    from luigi_spendguard.proxy.listener import spend_proxy
     from luigi_spendguard.tasks import VendorTask
     from luigi_spendguard.vault_key_task import VaultKeyTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install
@@ -25,6 +26,7 @@ __all__ = [
     "VendorTask",
     "WorkerSchedulerFactory",
     "install",
+    "spend_proxy",
 ]
 
 _HOME = {
@@ -36,6 +38,7 @@ _HOME = {
     "VendorTask": "tasks",
     "WorkerSchedulerFactory": "worker",
     "install": "worker",
+    "spend_proxy": "proxy.listener",
 }
 
 

@@ -28,6 +28,7 @@ from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.proxy import context, interrupt
 from luigi_spendguard.redaction import redacted
+from luigi_spendguard.refusals import shown_by
 from luigi_spendguard.roots import Root, amount_of
 
 logger = logging.getLogger(__name__)
@@ -195,12 +196,18 @@ def open_run(client: LedgerPort, root: Root) -> str:
 
 
 def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
-    """Return the denial that ended a task, also where the task raised its own error from it."""
+    """Return the denial that ended a task, also where the task raised its own error from it, or an HTTP
+    client's error about the reply that told it.
+
+    What was raised while another error was handled (`__context__`) is about something else: the task may
+    have gone on without the call that was denied.
+    """
     seen = 0
     current: BaseException | None = error
     while current is not None and seen < 10:
-        if isinstance(current, (BudgetExceeded, KeyRevoked)):
-            return current
+        for denied in (current, shown_by(current)):
+            if isinstance(denied, (BudgetExceeded, KeyRevoked)):
+                return denied
         current, seen = current.__cause__, seen + 1
     return None
 

@@ -98,6 +98,20 @@ class LedgerClient:
         """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
         self._post("spend_acknowledge", {"worker": worker, "run_id": run_id})
 
+    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+        """Return calls whose price is to be asked for now; see `spend_due_prices`. Raises LedgerUnavailable,
+        SpendDenied.
+        """
+        due: list[dict[str, Any]] = self._post("spend_due_prices", {"vendors": vendors})["due"]
+        return due
+
+    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
+        """Say what a call has cost, in micro-dollars; see `spend_correct`. Raises LedgerUnavailable,
+        SpendDenied.
+        """
+        said = {"call_id": call_id, "total_micros": total_micros, "note": note, "final": final}
+        self._post("spend_correct", said)
+
     def issue_key(self, **terms: Any) -> dict[str, Any]:
         """Ask for a vault key; see `POST /vault/keys`. Raises LedgerUnavailable, SpendDenied, PluginError."""
         return self._post("issue_vault_key", terms)

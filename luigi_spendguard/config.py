@@ -247,7 +247,9 @@ def _value(raw: Raw, environ: Mapping[str, str]) -> Any:
         raise raw.error("must be a currency's three lower-case letters")
     if raw.section == "spendguard_fx" and raw.key == "usd":
         raise raw.error("USD needs no rate")
-    text = expanded(raw, _text(raw), environ, optional=setting is not None and setting.secret)
+    text = expanded(
+        raw, _text(raw), environ, optional=setting is not None and bool(setting.secret or setting.variable)
+    )
     if text is None:
         return None
     if not text.strip():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 from typing import Any
@@ -12,7 +13,8 @@ import luigi.scheduler
 from luigi_spendguard import config
 from luigi_spendguard.attempts import open_run
 from luigi_spendguard.client import LedgerClient
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.corrector import Corrector
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.port import LedgerPort
 from luigi_spendguard.roots import Root, amount_of
@@ -70,6 +72,7 @@ class GuardState:
         self._scheduler = worker._scheduler
         self._client: LedgerPort | None = None
         self._settings: config.Settings | None = None
+        self._prices: Corrector | None = None
 
     def refuse(self, task_id: str, why: str) -> None:
         """Refuse a task (or all tasks of a root) before its run(); each reason is logged once."""
@@ -113,6 +116,25 @@ class GuardState:
                     "was refused before run()"
                 )
         return self._client
+
+    def begin_prices(self) -> None:
+        """Begin to ask for prices that a vendor names late, where its secret is this worker's."""
+        if self._prices is not None:
+            return
+        with contextlib.suppress(PluginError, config.ConfigError):
+            self._prices = Corrector(self.client(), self.settings)
+            if self.client().url is not None:
+                self._prices.start()
+
+    def end_prices(self) -> None:
+        """Ask no more; with a ledger in this process it is done now, as Luigi forks no child any more."""
+        if self._prices is None:
+            return
+        self._prices.end()
+        if self.client().url is None:
+            with contextlib.suppress(SpendguardError):
+                self._prices.look()
+        self._prices = None
 
     def max_cost(self, task: Any) -> str | None:
         """Return what a task declares now; one that cannot be read fails the task before run()."""

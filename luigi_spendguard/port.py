@@ -38,5 +38,11 @@ class LedgerPort(Protocol):
     def end(self, key: str, end: End) -> None:
         """Deliver how a call ended, now or later; never raises."""
 
+    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+        """Return calls of these vendors, sent by workers, whose price is to be asked for now."""
+
+    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
+        """Say what a vendor says that a call has cost, in micro-dollars; None: nothing (yet)."""
+
     def flush(self, timeout_s: float = ...) -> bool:
         """Wait until everything that was to be delivered is."""

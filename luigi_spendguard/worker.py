@@ -55,6 +55,7 @@ class GuardedWorker(luigi.worker.Worker):
         try:
             return super().run()
         finally:
+            self._guard.end_prices()
             if self._guard.vendor_seen:
                 with quietly("The scheduler does not say what is blocked"):
                     self._guard.said = self._guard.client().blocked(self._id)
@@ -158,6 +159,7 @@ class GuardedWorker(luigi.worker.Worker):
         if not self._is_vendor(task):
             return process
         process.vendor = True
+        guard.begin_prices()
         process.claim_id = str(uuid.uuid4())
         # Of a batch, all members have one run; of what others have scheduled, luigid knows it.
         members = list(self._batch_running_tasks.get(task.task_id, ()))

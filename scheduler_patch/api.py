@@ -10,7 +10,8 @@ from luigi_spendguard import __version__
 from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import VERDICTS, Ask, BadMessage, End
-from luigi_spendguard.money import parse_usd, plain_usd
+from luigi_spendguard.money import MAX_MICROS, parse_usd, plain_usd
+from luigi_spendguard.redaction import redact_url
 from scheduler_patch import keys, openapi, operator, waiting
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler, Lost
@@ -69,6 +70,29 @@ async def _blocked(office: Office, call: Call) -> Any:
 async def _acknowledge(office: Office, call: Call) -> Any:
     call.only("worker", "run_id")
     return await office.acknowledge(call.text("worker"), call.text("run_id"))
+
+
+async def _due_prices(office: Office, call: Call) -> Any:
+    call.only("vendors")
+    vendors = call.fields.get("vendors")
+    if not isinstance(vendors, list) or not all(isinstance(one, str) for one in vendors):
+        raise BadMessage("'vendors' must be a list of names")
+    return {"due": await office.due_prices(vendors, relayed_too=False)}
+
+
+async def _correct(office: Office, call: Call) -> Any:
+    call.only("call_id", "total_micros", "note", "final")
+    total = call.fields.get("total_micros")
+    if total is not None and (not isinstance(total, int) or isinstance(total, bool) or total < 0):
+        raise BadMessage("'total_micros' must be a whole number of micro-dollars, or null")
+    if total is not None and total > MAX_MICROS:
+        raise BadMessage("'total_micros' is out of range")
+    note = call.fields.get("note", "")
+    if not isinstance(note, str) or len(note) > 300:
+        raise BadMessage("'note' must be a text of 300 characters at the most")
+    return await office.correct(
+        call.text("call_id", limit=64), total, redact_url(note), call.flag("final"), relayed_too=False
+    )
 
 
 async def _reserve(office: Office, call: Call) -> Any:
@@ -211,6 +235,8 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("spend_close_run", "worker", _close_run),
         rpc("spend_blocked", "worker", _blocked),
         rpc("spend_acknowledge", "worker", _acknowledge),
+        rpc("spend_due_prices", "worker", _due_prices),
+        rpc("spend_correct", "worker", _correct),
         rpc("spend_reserve", "key", _reserve),
         rpc("spend_settle", "key", _end("settle")),
         rpc("spend_void", "key", _end("void")),

@@ -5,20 +5,14 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import socket
-from urllib.parse import urlsplit
 
 import luigi.configuration
 from tornado.httputil import HTTPServerRequest
 
+from luigi_spendguard.peers import Refused, check_host, check_origin, host_of
 from scheduler_patch.office import Office
 
-
-class Refused(Exception):
-    """The request is not allowed; `status` and `message` say why."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
+__all__ = ["Refused", "bearer", "check", "check_origin", "check_peer", "is_loopback"]
 
 
 def bearer(request: HTTPServerRequest) -> str:
@@ -82,31 +76,16 @@ def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhe
 
 
 def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
-    """Refuse a name that its owner may have pointed at this machine, so that his page shares our origin.
+    """Refuse a name that may lead here although it is not ours.
 
-    For peers who are served because they are on this machine: a browser is there, too. An IP address is
-    no such name (what is served from it cannot be moved here), nor does a browser reach a Unix socket.
+    For peers who are served because they are on this machine: a browser is there, too. It does not reach a
+    Unix socket.
     """
     if _on_unix_socket(request):
         return
-    name = _host_of(f"//{request.host}")
-    if name == "localhost" or name.endswith(".localhost"):
-        return
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
-        if name and name in {socket.gethostname().lower(), _host_of(ours), _host_of(gateway_url or "")}:
-            return
-        raise Refused(403, "forbidden", f"{name[:60]!r} is no name of this machine: send the request to "
-                      "localhost, or set [spendguard] worker_token in luigi.cfg") from None  # fmt: skip
-
-
-def _host_of(url: str) -> str:
-    try:
-        return (urlsplit(url).hostname or "").lower()
-    except ValueError:
-        return ""
+    ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
+    names = {socket.gethostname().lower(), host_of(ours), host_of(gateway_url or "")}
+    check_host(request, names, ", or set [spendguard] worker_token in luigi.cfg")
 
 
 def _checked(token: str, who: str, office: Office) -> str:
@@ -136,16 +115,3 @@ def _checked(token: str, who: str, office: Office) -> str:
         raise Refused(401, "unauthorized", f"the worker token {wrong}: set the same [spendguard] "
                       "worker_token in the worker's luigi.cfg as in luigid's")  # fmt: skip
     return ""
-
-
-def check_origin(request: HTTPServerRequest) -> None:
-    """Refuse what a foreign web page makes a browser send."""
-    origin = request.headers.get("Origin")
-    if origin is None or request.method == "GET":
-        return
-    try:
-        same = urlsplit(origin).netloc.lower() == request.host.lower()
-    except ValueError:
-        same = False
-    if not same:
-        raise Refused(403, "forbidden", "requests from other web pages are refused")

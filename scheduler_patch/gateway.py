@@ -7,15 +7,14 @@ lived to its end whether or not its client waits for it.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 import aiohttp
 
+from luigi_spendguard import refusals
 from luigi_spendguard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.errors import (
     LedgerError,
@@ -79,22 +78,14 @@ class Gateway:
         try:
             return await self._live(vendor, request, key, call)
         except SpendDenied as denied:
-            return refusal(vendor, denied)
+            return refusals.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
-            return refusal(vendor, unknown)
+            return refusals.refusal(vendor, unknown)
         except VendorUnreachable as error:
             logger.warning("%s cannot be reached: %s", vendor.name, error)
-            return vendor.shape(
-                VendorUnreachable(f"{vendor.name} cannot be reached; nothing was sent: {error}")
-            )
+            return refusals.unreachable(vendor, error)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            what = f"no reply from {vendor.name} ({type(error).__name__})"
-            if not call.unsure:
-                return vendor.shape(VendorUnreachable(f"{what} to a call that only reads: make it again"))
-            said = (
-                f"call {call.call_id} may have been executed and is in doubt until a retry with the same key"
-            )
-            return vendor.shape(OutcomeUnknown(f"{what}: {said} says so", call.call_id, again=True))
+            return refusals.unanswered(vendor, error, call.call_id if call.unsure else "")
 
     async def _live(self, vendor: Vendor, request: Request, key: str, call: Call) -> Reply:
         settings = self.office.settings.vendor(vendor.name)
@@ -213,18 +204,3 @@ def _ended(tx: Tx, key: str) -> str | None:
         return "revoked"
     over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
     return "expired" if over or scope.claim["state"] == "ended" else ""
-
-
-def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
-    """Return a denial in the vendor's format, with what a guarded worker makes its own error of.
-
-    `X-Spendguard-Denial` holds reason, message and facts as ASCII JSON.
-    """
-    shaped = vendor.shape(error)
-    if isinstance(error, OutcomeUnknown):
-        said: Mapping[str, Any] = {
-            "reason": "outcome_unknown", "message": str(error)[:1000], "facts": {"call_id": error.call_id}
-        }  # fmt: skip
-    else:
-        said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
-    return Reply(shaped.status, {**shaped.headers, "x-spendguard-denial": json.dumps(said)}, shaped.body)

@@ -132,6 +132,14 @@ class LocalPort:
         """Say that a worker knows of a revoked run."""
         self._do(lambda office: office.acknowledge(worker, run_id))
 
+    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+        """Return calls whose price is to be asked for now."""
+        return self._do(lambda office: office.due_prices(vendors, relayed_too=False))
+
+    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
+        """Say what a vendor says that a call has cost, in micro-dollars."""
+        self._do(lambda office: office.correct(call_id, total_micros, note, final, relayed_too=False))
+
     def reserve(self, key: str, ask: Ask) -> Answer:
         """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
         return self._do(lambda office: office.reserve(key, ask))

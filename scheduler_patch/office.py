@@ -10,7 +10,17 @@ from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
-from luigi_spendguard.ledger import claims, ending, figures, news, reading, reserving, runs, taking
+from luigi_spendguard.ledger import (
+    claims,
+    corrections,
+    ending,
+    figures,
+    news,
+    reading,
+    reserving,
+    runs,
+    taking,
+)
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.messages import Answer, Ask, BadMessage, End, command
@@ -189,7 +199,7 @@ class Office(Access):
         """
         if relayed:
             ask = _bounded(ask)
-        elif ask.vendor in self.relayed_vendors:
+        elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
         answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed)
         self.gate.feed(found)
@@ -224,6 +234,41 @@ class Office(Access):
             "state": call["state"],
             "overrun_usd": plain_usd(call["overrun_micros"]),
         }
+
+    # Prices that come late.
+
+    async def due_prices(self, vendors: list[str], *, relayed_too: bool) -> list[dict[str, Any]]:
+        """Return calls whose price is to be asked for now; none without a ledger."""
+        if not await self.read(corrections.waits):
+            return []
+        return await self.write(_due, vendors, relayed_too)
+
+    async def correct(
+        self, call_id: str, total_micros: int | None, note: str, final: bool, *, relayed_too: bool
+    ) -> dict[str, Any]:
+        """Take what a vendor says that a call has cost, in micro-dollars."""
+        call, found = await self.write(_correct, call_id, total_micros, note, final, relayed_too)
+        if found is not None:
+            self.gate.feed(found)
+        if call is not None and call["overrun_micros"]:
+            logger.error(
+                "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
+                call_id, call["task_id"], note, plain_usd(call["overrun_micros"]), call["run_id"],
+            )  # fmt: skip
+        return {"known": call is not None}
+
+
+def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
+    shown = ("call_id", "vendor", "account", "object_id")
+    rows = corrections.due(tx, vendors, relayed_too=relayed_too)
+    return [{name: row[name] for name in shown} for row in rows]
+
+
+def _correct(
+    tx: Tx, call_id: str, total: int | None, note: str, final: bool, relayed_too: bool
+) -> tuple[Row | None, Figures | None]:
+    call = corrections.correct(tx, call_id, total, note, final=final, relayed_too=relayed_too)
+    return call, None if call is None else figures.of_call(tx, call["run_id"], call_id)
 
 
 def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures, Row | None]:

@@ -18,6 +18,9 @@ from luigi_spendguard.vendors.registry import VENDORS
 
 Schema = dict[str, Any]
 
+#: What vendors are called with.
+_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
+
 TEXT: Schema = {"type": "string", "minLength": 1, "maxLength": 1000}
 USD: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,6})?$", "description": "USD, as a decimal."}
 MAYBE_USD: Schema = {**USD, "nullable": True}
@@ -90,6 +93,11 @@ BODIES: Mapping[str, Schema] = {
     "spend_close_run": shape("name", name={**TEXT, "maxLength": 255}),
     "spend_blocked": shape("worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60}),
     "spend_acknowledge": shape("worker run_id", worker=TEXT, run_id=TEXT),
+    "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT}),
+    "spend_correct": shape(
+        "call_id final", call_id={**TEXT, "maxLength": 64}, total_micros={**COUNT, "nullable": True},
+        note={"type": "string", "maxLength": 300}, final=FLAG,
+    ),
     "spend_reserve": _message(Ask),
     "spend_settle": _message(End, "kind"),
     "spend_void": _message(End, "kind"),
@@ -195,7 +203,7 @@ def document(served: Mapping[str, Mapping[str, str]]) -> Schema:
         for path, methods in served.items()
     }
     for name in VENDORS:
-        paths[f"/{name}/{{path}}"] = {m.lower(): _relayed(name, m) for m in ("GET", "POST", "DELETE")}
+        paths[f"/{name}/{{path}}"] = {m.lower(): _relayed(name, m) for m in _METHODS}
     bearer = {"type": "http", "scheme": "bearer"}
     return {
         "openapi": "3.0.3",

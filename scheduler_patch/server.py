@@ -21,6 +21,7 @@ from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
+from scheduler_patch.prices import correct_prices
 from scheduler_patch.relay import relay_routes
 from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler, adopt
@@ -61,6 +62,7 @@ def app(scheduler: Any) -> Any:
             "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))
         )
     IOLoop.current().add_callback(drain_on_signals, gateway)
+    IOLoop.current().add_callback(correct_prices, office)
     on_hangup(office)
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     return application

@@ -16,6 +16,7 @@ from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
+from scheduler_patch.prices import correct_prices
 from scheduler_patch.relay import relay_routes
 from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler
@@ -34,7 +35,8 @@ def run(settings: Settings, address: str, port: int) -> None:
     office = Office(settings, BudgetScheduler())
     if not office.relayed_vendors:
         raise ConfigError(
-            "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in [spendguard_stripe]"
+            "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in its section, "
+            "such as [spendguard_stripe]"
         )
     gateway = Gateway(office)
     ours = [route for route in routes(office) if route[0] in _ROUTES]
@@ -48,6 +50,7 @@ def run(settings: Settings, address: str, port: int) -> None:
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
     loop = IOLoop.current()
     loop.add_callback(drain_on_signals, gateway)
+    loop.add_callback(correct_prices, office)
     on_hangup(office)
     logger.info(
         "The gateway for %s listens on %s:%d", ", ".join(sorted(office.relayed_vendors)), address, port

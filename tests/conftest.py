@@ -47,6 +47,13 @@ def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture(scope="session")
+def gateway_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    """A site whose luigid is the gateway; its workers have no secret."""
+    with Site(tmp_path_factory.mktemp("gateway-site"), gateway=True) as site:
+        yield site
+
+
 @pytest.fixture
 def vendor(shared_site: Site) -> FakeStripe:
     """The session's fake Stripe with empty books."""

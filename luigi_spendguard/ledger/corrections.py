@@ -38,6 +38,11 @@ def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
     )
 
 
+def waits(tx: Tx) -> bool:
+    """Return whether a price is to be asked for now."""
+    return tx.value(f"SELECT 1 FROM price_due WHERE due_at <= {NOW} LIMIT 1") is not None
+
+
 def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> list[Row]:
     """Return calls of these vendors whose price is to be asked for now; others are told so later.
 
@@ -68,6 +73,7 @@ def correct(
         return None
     tries = waiting["tries"] + 1
     if total is not None:
+        total += waiting["fees_micros"] if total else 0
         restate(tx, row, total, note, forced=True)
         keep_object(tx, row, waiting["object_id"], total)
     elif final or tries >= len(BACK_OFF_MS):

@@ -9,9 +9,6 @@ from luigi_spendguard import discretion
 from luigi_spendguard.proxy import aside, context, credentials, resend, stripe, twilio
 from luigi_spendguard.vendors.registry import VENDORS
 
-#: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
-ENDING_S = 15.0
-
 #: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
 _BINDINGS = (stripe, twilio, resend)
 
@@ -51,4 +48,4 @@ def attempt_running(attempt: context.Attempt) -> Iterator[None]:
         try:
             yield
         finally:
-            aside.drain(attempt.claim_id, longest + ENDING_S)
+            aside.drain(attempt.claim_id, longest + aside.ENDING_S)

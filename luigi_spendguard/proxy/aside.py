@@ -22,6 +22,8 @@ T = TypeVar("T")
 
 #: Calls of asynchronous programs that are under way at once in a process; others wait their turn.
 THREADS = 64
+#: Seconds after a vendor's time-out within which a call has told the ledger how it ended.
+ENDING_S = 15.0
 
 _lock = threading.Lock()
 _pool: concurrent.futures.ThreadPoolExecutor | None = None

@@ -74,8 +74,7 @@ def current() -> Attempt | None:
         return attempt
     if attempt is _OUTSIDE or not _active:
         return None
-    with _lock:
-        running = list(_active.values())
+    running = all_running()
     if len(running) > 1:
         raise denial(
             "scope",
@@ -99,6 +98,12 @@ def running(attempt: Attempt) -> Iterator[None]:
         _current.reset(token)
         with _lock:
             _active.pop(attempt.claim_id, None)
+
+
+def all_running() -> list[Attempt]:
+    """Return the attempts that run in this process."""
+    with _lock:
+        return list(_active.values())
 
 
 def in_flight() -> int:

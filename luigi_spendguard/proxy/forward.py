@@ -1,8 +1,8 @@
 """Forwards a vendor call to the gateway, which guards it: no secret and no reservation on this side.
 
 The gateway answers with the vendor's own status, headers and body. A denial carries what it was in
-`X-Spendguard-Denial`, as ASCII JSON with `reason`, `message` and `facts`; a replay the time of the first
-answer in `X-Spendguard-Replayed`, in milliseconds since the epoch.
+`X-Spendguard-Denial` (`refusals.py`); a replay the time of the first answer in `X-Spendguard-Replayed`, in
+milliseconds since the epoch.
 """
 
 from __future__ import annotations
@@ -11,24 +11,23 @@ import json
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 from urllib.parse import urlsplit
 
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
-from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard import say_replayed
 from luigi_spendguard.messages import OWN_KEY, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.refusals import DENIAL, error_of
 from luigi_spendguard.vendors import Reply, Request
 
-DENIAL = "x-spendguard-denial"
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
 GATEWAY_S = 15.0
 
@@ -160,19 +159,13 @@ def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
 
 def _denied(text: str, gateway: Gateway) -> SpendDenied | OutcomeUnknown:
     try:
-        said: Any = json.loads(text)
-        reason, message, facts = str(said["reason"]), str(said["message"]), said.get("facts") or {}
-        if not isinstance(facts, Mapping) or reason not in (*DENIAL_STATUS, "outcome_unknown"):
-            raise ValueError
-    except (ValueError, TypeError, KeyError, AttributeError):
+        return error_of(text)
+    except (ValueError, RecursionError):
         return denial(
             "ledger_unavailable",
             f"denied by the gateway at {gateway.base}, for a reason that this version does not know: "
             f"{text[:300]}",
         )
-    if reason == "outcome_unknown":
-        return OutcomeUnknown(message, str(facts.get("call_id", "")))
-    return denial(reason, message, facts)
 
 
 def _is_luigids(reply: Reply) -> bool:

@@ -29,17 +29,17 @@ _forwarder = Forwarder()
 def vendor_of(url: str, attempt: Attempt | None = None) -> Vendor | None:
     """Return the vendor to which a URL leads, None for nobody's we know.
 
-    Within an `attempt` also what stands for a vendor there: its gateway, and its `base_url` in luigi.cfg.
+    Within an `attempt` also what stands for a vendor there: a gateway, and its `base_url` in luigi.cfg.
     """
     for vendor in VENDORS.values():
         if vendor.rest(url) is not None:
             return vendor
-        if attempt is not None:
-            secret = credentials.secret_of(vendor, attempt.settings)
-            gateway = gateway_of(vendor.name, secret, attempt)
-            for base in (attempt.settings.vendor(vendor.name).base_url, gateway.url if gateway else None):
-                if base and url.startswith(base + "/"):
-                    return vendor
+        if attempt is None:
+            continue
+        gateway = attempt.settings.gateway_url or attempt.client.url
+        for base in (attempt.settings.vendor(vendor.name).base_url, gateway and f"{gateway}/{vendor.name}"):
+            if base and url.startswith(base + "/"):
+                return vendor
     return None
 
 

@@ -1,7 +1,8 @@
 """Sends a request to the vendor and knows for certain whether a byte of it has left.
 
 `requests` with its own connection class: the deadline of the grant is checked after connecting and
-before the first byte. No redirects, no netrc, no retries; proxies and CA bundles from the environment.
+before the first byte. No redirects, no netrc, no retries; proxies and CA bundles from the environment, but
+no proxy for this machine.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import threading
 import time
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
+from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -19,6 +21,7 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError
 
 from luigi_spendguard import certificates
+from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.vendors import Reply, Request
 
@@ -26,6 +29,8 @@ from luigi_spendguard.vendors import Reply, Request
 CONNECT_S = 10.0
 #: A longer reply is not read: the call is in doubt.
 MAX_REPLY = 32 << 20
+#: No proxy of the environment's: None takes its place.
+_NO_PROXIES: Any = {"http": None, "https": None, "all": None}
 
 
 class _Sending(threading.local):
@@ -139,11 +144,14 @@ class Upstream:
     ) -> Reply:
         """Send and return the reply. Raises Late, NotSent, or what broke the exchange afterwards."""
         _sending.deadline, _sending.started = deadline, False
+        # The bytes are the vendor's own: who would undo a coding is not the one who asked for it.
+        headers = {name: value for name, value in request.headers.items() if name != "accept-encoding"}
         try:
             with self._session().request(
                 request.method,
                 request.url,
-                headers=dict(request.headers),
+                headers=headers,
+                proxies=_NO_PROXIES if is_loopback(urlsplit(request.url).hostname) else {},
                 data=request.body or None,
                 timeout=(connect_s, timeout_s),
                 allow_redirects=False,
@@ -153,10 +161,10 @@ class Upstream:
                 body = response.raw.read(MAX_REPLY + 1, decode_content=True)
                 if len(body) > MAX_REPLY:
                     raise requests.ConnectionError("the reply is too long")
-                headers = {name.lower(): value for name, value in response.headers.items()}
+                said = {name.lower(): value for name, value in response.headers.items()}
                 for name in ("content-encoding", "content-length", "transfer-encoding"):
-                    headers.pop(name, None)  # The body is decoded and whole.
-                return Reply(response.status_code, headers, body)
+                    said.pop(name, None)  # The body is decoded and whole.
+                return Reply(response.status_code, said, body)
         except BaseException as error:
             _bare(error)
             if isinstance(error, NotSent) or not isinstance(error, Exception):

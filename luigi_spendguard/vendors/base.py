@@ -33,6 +33,7 @@ class Vendor(ABC):
         secret_variables: the environment variables in which its secret usually lives, best first.
         stand_ins: what else its SDK asks the environment for, and what will do in its place.
         settings: the keys of luigi.cfg that only this vendor has.
+        prices_late: it names prices later: `follow_up` asks for them.
         made_up: idempotency keys of this form come from the SDK and not from its caller.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
@@ -44,6 +45,7 @@ class Vendor(ABC):
     secret_variables: tuple[str, ...] = ()
     stand_ins: Mapping[str, str] = {}
     settings: tuple[Setting, ...] = ()
+    prices_late: bool = False
     made_up: re.Pattern[str] = re.compile(rf"{OWN_KEY}[0-9a-f-]{{36}}")
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)

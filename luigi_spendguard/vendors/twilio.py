@@ -43,6 +43,7 @@ class Twilio(Vendor):
     stand_ins = {"TWILIO_ACCOUNT_SID": STAND_IN}
     settings = twilio_prices.SETTINGS
     kept_answer = ("content-type", "twilio-request-id")
+    prices_late = True
 
     def check(self, settings: VendorSettings) -> str:
         """Return what is missing beside the secret, "" when nothing is."""

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from urllib.parse import quote
 
 import pytest
@@ -52,7 +52,8 @@ def _deep(value: object) -> str:
     held = [value, *(vars(value).values() if hasattr(value, "__dict__") else ())]
     held += [item for one in list(held) if isinstance(one, dict) for item in one.values()]
     held += [item for one in list(held) if hasattr(one, "__dict__") for item in vars(one).values()]
-    held += [dict(one) for one in list(held) if isinstance(one, Mapping)]
+    maps = [one for one in held if hasattr(one, "keys") and hasattr(one, "items")]
+    held += [dict(one) for one in maps if not isinstance(one, type)]
     return "\n".join(repr(one) for one in held)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gzip
 import hashlib
 import json
 import os
@@ -303,6 +304,14 @@ class Vendor(tornado.web.RequestHandler):
             stream.close()
         elif kind == "change":
             await self._reply(status, body | fault["change"])
+        elif kind == "redirect":
+            self.set_header("Location", fault["to"])
+            await self._reply(fault["status"], {"error": {"type": "api_error", "message": "moved"}})
+        elif kind == "gzip":
+            self.set_header("Content-Encoding", "gzip")
+            self.set_header("Content-Type", "application/json")
+            self.add_header("Set-Cookie", "session=of-the-vendor; Path=/")
+            await self.finish(gzip.compress(json.dumps(body).encode()))
         elif kind == "echo_secret":
             await self._reply(status, body | {"leak": self.request.headers["Authorization"][7:]})
         else:

@@ -1,0 +1,214 @@
+"""Chat completions of OpenAI, or of who speaks as it does, as a vendor of luigi_spendguard.
+
+A call reserves the most that it can cost: `max_completion_tokens` for each of its `n` choices at the model's
+output price, and one input token for each byte of its body. It is settled by the `usage` of the reply.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+from typing import Any
+from urllib.parse import urlsplit
+
+from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Setting, Vendor, VendorSettings, denial
+from luigi_spendguard.vendors.bodies import (
+    check_body,
+    digest,
+    json_body,
+    reply_object,
+    unbelieved,
+    unsuccessful,
+)
+
+#: What costs nothing beyond the tokens of the body and of the answer. What is not here is denied: images and
+#: files are more tokens than bytes, and searches, priorities and predictions have prices of their own.
+KNOWN = {
+    "model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "stop",
+    "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
+    "top_logprobs", "user", "response_format", "tools", "tool_choice", "parallel_tool_calls",
+    "reasoning_effort",
+}  # fmt: skip
+#: The highest number of tokens or choices that is taken for meant.
+MOST = 10_000_000
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD for a million tokens, which is micro-dollars for one."""
+
+    input: Decimal
+    output: Decimal
+
+    def micros(self, input_tokens: int, output_tokens: int) -> int:
+        """Return what so many tokens cost, in micro-dollars, rounded up."""
+        cost = self.input * input_tokens + self.output * output_tokens
+        return int(cost.to_integral_value(ROUND_CEILING))
+
+
+@dataclass(frozen=True)
+class Completion(Quote):
+    """A quote that knows the price by which its reply is settled."""
+
+    price: Price = Price(Decimal(0), Decimal(0))
+
+
+def prices(raw: Any, text: str) -> dict[str, Price]:
+    """Read `model: input/output, …`. Raises ConfigError, which names file, section and key."""
+    found: dict[str, Price] = {}
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\S+)\s*:\s*(\d{1,6}(?:\.\d{1,6})?)\s*/\s*(\d{1,6}(?:\.\d{1,6})?)\s*", part)
+        if match is None:
+            raise raw.error(f"{part.strip()[:60]!r} is not like `gpt-4o-mini: 0.15/0.60`")
+        model, into, out = match.groups()
+        if model in found:
+            raise raw.error(f"{model} is given two prices")
+        found[model] = Price(Decimal(into), Decimal(out))
+    return found
+
+
+class Llm(Vendor):
+    """The adapter: what each request may cost, and what its reply says it did cost."""
+
+    name = "llm"
+    home = "https://api.openai.com"
+    secret_variables = ("OPENAI_API_KEY",)
+    #: Or of the SDK's own form: a retry of it has the same.
+    made_up = re.compile(rf"({Vendor.made_up.pattern}|stainless-python-retry-.*)")
+    settings = (
+        Setting("", "prices_per_million", prices, "none: every model is denied",
+                "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`"),
+    )  # fmt: skip
+
+    def check(self, settings: VendorSettings) -> str:
+        """Return what is missing in luigi.cfg, "" when nothing is."""
+        if settings.own.get("prices_per_million"):
+            return ""
+        return "[spendguard_llm] prices_per_million is not set: every completion is denied"
+
+    def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
+        """Yield each model with its price."""
+        for model, price in sorted(settings.own.get("prices_per_million", {}).items()):
+            yield model, f"${price.input} in, ${price.output} out for a million tokens (prices_per_million)"
+
+    def quote(
+        self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
+    ) -> Quote:
+        """Recognise and price a request. Raises SpendDenied."""
+        parts = urlsplit(self.own_rest(request.url, settings))
+        if not re.fullmatch(r"(/[\w.~:@-]+)+", parts.path, re.ASCII) or "/." in parts.path:
+            raise denial("endpoint", "the path has characters that no path of this API has")
+        check_body(request)
+        line = f"{request.method} {parts.path}"
+        if request.method == "GET":
+            self.check_allowed(line, line, settings, hands_out_credentials="/organization" in parts.path)
+            return Quote(line, self.name, parts.path, read=True)
+        if line != "POST /v1/chat/completions" or parts.query:
+            raise denial("unpriced", f"{line} has no price in spendguard_llm and is not free")
+        self.check_allowed(line, "chat.completions.create", settings)
+        key = request.headers.get("idempotency-key")
+        asked = json_body(request)
+        model, output_tokens, price = _asked(asked, settings.own.get("prices_per_million", {}))
+        # The whole body says which call this is: the same prompt again is answered by the first answer.
+        about = digest(asked)
+        return Completion(
+            "chat.completions.create",
+            self.name,
+            parts.path,
+            target=f"{model}#{about[:16]}",
+            fingerprint=about,
+            total_micros=price.micros(len(request.body), output_tokens),
+            key=key,
+            key_is_callers=key is not None and not self.made_up.fullmatch(key),
+            keep_body=False,
+            price=price,
+        )
+
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+        """Settle by the tokens that the reply names, else at what was reserved."""
+        if ended := unsuccessful(quote, reply):
+            return ended
+        assert isinstance(quote, Completion)
+        if not _streamed(reply) and not reply_object(reply):
+            return unbelieved("the reply is not JSON")
+        used = _usage(reply)
+        if used is None:
+            return Outcome("settle", total_micros=quote.total_micros, note="the reply names no usage")
+        return Outcome("settle", total_micros=quote.price.micros(*used), note=f"{used[0]} + {used[1]} tokens")
+
+
+def _asked(asked: Any, priced: Mapping[str, Price]) -> tuple[str, int, Price]:
+    """Return the model, the most output tokens and the price. Raises SpendDenied (`unpriced`)."""
+    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+        raise denial("unpriced", "a completion without a `model` cannot be priced")
+    price = priced.get(asked["model"])
+    if price is None:
+        raise denial("unpriced", f"[spendguard_llm] prices_per_million has none for {asked['model'][:60]!r}")
+    if unknown := sorted(set(asked) - KNOWN):
+        raise denial("unpriced", f"what {unknown[0][:60]!r} costs is not known: leave it out")
+    limits = [asked[name] for name in ("max_completion_tokens", "max_tokens") if asked.get(name) is not None]
+    if not limits:
+        raise denial("unpriced", "a completion without `max_completion_tokens` has no bound: give it one")
+    choices = 1 if asked.get("n") is None else asked["n"]
+    if not all(type(number) is int and 0 < number <= MOST for number in (*limits, choices)):
+        raise denial("unpriced", f"`max_completion_tokens`, `max_tokens` and `n` go from 1 to {MOST}")
+    if not _is_text(asked.get("messages")):
+        raise denial("unpriced", "images, sound and files are more tokens than bytes: only text has a price")
+    tools = asked.get("tools") or []
+    if not isinstance(tools, list) or not all(_is(tool, "function") for tool in tools):
+        raise denial("unpriced", "a tool that the vendor runs itself has a price of its own")
+    options = asked.get("stream_options")
+    if asked.get("stream") and not (isinstance(options, dict) and options.get("include_usage") is True):
+        raise denial("unpriced", 'a stream must say its cost: pass stream_options={"include_usage": true}')
+    return asked["model"], max(limits) * choices, price
+
+
+def _is(part: Any, kind: str) -> bool:
+    return isinstance(part, dict) and part.get("type") == kind
+
+
+def _is_text(messages: Any) -> bool:
+    """Return whether messages are of text alone."""
+    if not isinstance(messages, list):
+        return False
+    for message in messages:
+        if not isinstance(message, dict) or "audio" in message:
+            return False
+        content = message.get("content")
+        if isinstance(content, list) and all(_is(part, "text") for part in content):
+            continue
+        if content is not None and not isinstance(content, str):
+            return False
+    return True
+
+
+def _usage(reply: Reply) -> tuple[int, int] | None:
+    """Return the input and output tokens that a reply, or the last event of a stream that does, names."""
+    if not _streamed(reply):
+        return _tokens(reply_object(reply))
+    found = None
+    # Not `splitlines`: a model may write what that takes for the end of a line.
+    for line in re.split("[\r\n]", reply.body.decode("utf-8", "replace")):
+        if line.startswith("data:"):
+            try:
+                found = _tokens(json.loads(line[5:])) or found
+            except ValueError:  # `data: [DONE]`
+                continue
+    return found
+
+
+def _streamed(reply: Reply) -> bool:
+    return "text/event-stream" in reply.headers.get("content-type", "")
+
+
+def _tokens(body: Any) -> tuple[int, int] | None:
+    usage = body.get("usage") if isinstance(body, dict) else None
+    if not isinstance(usage, dict):
+        return None
+    used = usage.get("prompt_tokens"), usage.get("completion_tokens")
+    if all(type(number) is int and number >= 0 for number in used):
+        return used  # type: ignore[return-value]  # as has just been seen
+    return None

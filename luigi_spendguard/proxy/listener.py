@@ -1,0 +1,198 @@
+"""`spend_proxy`: an address on this machine at which a task's programs call vendors, whatever their language.
+
+A thread of the task's own process listens, on loopback and a free port, while the block runs. It takes the
+vault keys of this process's running tasks and nothing else: others on this machine reach the port, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import requests
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
+
+from luigi_spendguard.effects import Call, NotSent
+from luigi_spendguard.errors import (
+    BudgetExceeded,
+    KeyRevoked,
+    OutcomeUnknown,
+    PluginError,
+    SpendDenied,
+    denial,
+)
+from luigi_spendguard.proxy import context, past_proxies
+from luigi_spendguard.proxy.aside import ENDING_S
+from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.listening import Elsewhere, Listening
+from luigi_spendguard.proxy.sending import send
+from luigi_spendguard.refusals import refusal, unanswered, unreachable
+from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.registry import VENDORS
+
+logger = logging.getLogger(__name__)
+
+#: Calls that are under way at once in one listener; others wait their turn.
+THREADS = 32
+_here: set[Listener] = set()
+
+
+def _after_fork() -> None:
+    """Let a child not hold the port open: nobody there answers."""
+    for listener in _here:
+        for socket in listener.sockets:
+            socket.close()
+    _here.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@contextmanager
+def spend_proxy(vendor: str = "") -> Iterator[str]:
+    """Listen on this machine while the block of a vendor task runs, and yield the URL for its programs.
+
+    Behind it stand the vendors, `<url>/stripe/v1/…`; with `vendor` it stands for that one's own address. The
+    programs show the vault key that they find in the environment where the secret usually is. When the block
+    ends, calls under way end first, within the vendors' time-outs.
+
+    Raises SpendDenied (`scope`) outside a vendor task and PluginError for a vendor that there is not; where
+    a program has ended with an error (subprocess.CalledProcessError) after its last call was denied for good,
+    BudgetExceeded or KeyRevoked from that.
+    """
+    attempt = context.current()
+    if attempt is None:
+        raise denial("scope", "spend_proxy() is for programs of a vendor task: use it inside its run()")
+    if vendor and vendor not in VENDORS:
+        raise PluginError(f"there is no vendor {vendor!r}; there are {', '.join(sorted(VENDORS))}")
+    listener = Listener(attempt, vendor)
+    try:
+        with past_proxies.past_proxies():
+            yield listener.url
+    except subprocess.CalledProcessError as error:
+        if (denied := listener.denied) is None:
+            raise
+        raise type(denied)(denied.reason, denied.message, denied.facts) from error
+    finally:
+        listener.end()
+
+
+class Listener:
+    """One port and its thread.
+
+    Attributes:
+        denied: what the task's last call was told, where that blocks the task.
+
+    """
+
+    def __init__(self, attempt: Attempt, only: str) -> None:
+        self.denied: BudgetExceeded | KeyRevoked | None = None
+        self._attempt, self._only, self._pid = attempt, only, os.getpid()
+        self.sockets = bind_sockets(0, "127.0.0.1")
+        self.url = f"http://127.0.0.1:{self.sockets[0].getsockname()[1]}"
+        longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
+        self._bound_s = longest + ENDING_S
+        self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-listener")
+        self._calls: set[Listening] = set()
+        self._ending = False
+        self._loop = asyncio.new_event_loop()
+        self._asked, self._idle = asyncio.Event(), asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="spendguard-listener", daemon=True)
+        _here.add(self)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._loop.run_until_complete(self._serve())
+        finally:
+            self._loop.close()
+
+    async def _serve(self) -> None:
+        """Serve until it is asked to end, and then until no call is under way, within the bound."""
+        names = [self._only] if self._only else list(VENDORS)
+        routes = [
+            (r"/.*" if self._only else rf"/{name}(?:/.*)?", Listening,
+             {"listener": self, "vendor": VENDORS[name], "prefix": 0 if self._only else len(name) + 1})
+            for name in names
+        ]  # fmt: skip
+        app = Application(
+            routes, default_handler_class=Elsewhere, default_handler_args={"names": names},
+            log_function=lambda handler: logger.debug("%s %s", handler.get_status(), handler),
+        )  # fmt: skip
+        server = HTTPServer(app)
+        server.add_sockets(self.sockets)
+        await self._asked.wait()
+        self._ending = True
+        server.stop()
+        if self._calls:
+            try:
+                await asyncio.wait_for(self._idle.wait(), self._bound_s)
+            except asyncio.TimeoutError:
+                logger.error("%d calls of a task's programs have not ended in time", len(self._calls))
+        await server.close_all_connections()
+        self._pool.shutdown(wait=not self._calls, cancel_futures=True)
+
+    def end(self) -> None:
+        """End the calls under way, close the port and wait for the thread. A forked child has none."""
+        if os.getpid() != self._pid:
+            return
+        _here.discard(self)
+        try:
+            self._loop.call_soon_threadsafe(self._asked.set)
+        except RuntimeError:  # The thread has ended with an error of its own.
+            return
+        self._thread.join(self._bound_s + ENDING_S)
+
+    # In the thread.
+
+    def attempt_of(self, key: str) -> Attempt:
+        """Return the task of this process that shows `key`. Raises SpendDenied (`unknown_key`)."""
+        for attempt in context.all_running():
+            if key and hmac.compare_digest(attempt.key.encode(), key.encode("utf-8", "replace")):
+                return attempt
+        raise denial(
+            "unknown_key",
+            "this is no vault key of a task that runs here: send what stands in the environment where the "
+            "vendor's own key usually is",
+        )
+
+    async def reply(self, call: Listening, vendor: Vendor, request: Request, attempt: Attempt) -> Reply:
+        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
+        if self._ending:
+            raise denial("ledger_unavailable", "the task goes on without its programs: no new call is taken")
+        self._calls.add(call)
+        return await self._loop.run_in_executor(self._pool, self._sent, vendor, request, attempt)
+
+    def ended(self, call: Listening) -> None:
+        """Take note that a call was answered."""
+        self._calls.discard(call)
+        if self._ending and not self._calls:
+            self._idle.set()
+
+    def _sent(self, vendor: Vendor, request: Request, attempt: Attempt) -> Reply:
+        denied: SpendDenied | None = None
+        call = Call()
+        try:
+            return send(vendor, request, call, attempt)
+        except SpendDenied as error:
+            denied = error
+            return refusal(vendor, error)
+        except OutcomeUnknown as error:
+            return refusal(vendor, error)
+        except NotSent as error:
+            return unreachable(vendor, error)
+        except (requests.RequestException, OSError) as error:
+            return unanswered(vendor, error, call.call_id if request.method != "GET" else "")
+        finally:
+            if attempt is self._attempt:
+                self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None

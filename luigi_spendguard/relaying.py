@@ -1,0 +1,129 @@
+"""A client's request as the guard sees it, and the vendor's reply back, for those who relay calls.
+
+The whole body is read, within a limit, before anything is sent: no call can be priced by a part of it. The
+whole reply is read before any of it is passed on: one that contains the secret is withheld.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from http.client import responses
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.httputil import HTTPHeaders
+from tornado.web import RequestHandler, stream_request_body
+
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.messages import MAX_TEXT
+from luigi_spendguard.peers import Refused
+from luigi_spendguard.refusals import refusal
+from luigi_spendguard.vendors import Reply, Request, Vendor
+
+#: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
+#: most 16 MB).
+MAX_FORM = 1 << 20
+MAX_BODY = 17 << 20
+
+#: What says who the client is or how it came here; a vendor is told neither.
+_STRIPPED = {
+    "authorization", "proxy-authorization", "cookie", "x-api-key", "host", "content-length", "connection",
+    "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "origin",
+    "referer", "accept-encoding", "forwarded", "via", "x-real-ip",
+}  # fmt: skip
+_STRIPPED_PREFIXES = ("x-forwarded-", "x-spendguard-", "sec-", "proxy-")
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the headers that a vendor is sent of a client's (names in lower case)."""
+    return {
+        name: value for name, value in headers.items()
+        if name not in _STRIPPED and not name.startswith(_STRIPPED_PREFIXES)
+    }  # fmt: skip
+
+
+@stream_request_body
+class Relaying(RequestHandler):
+    """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
+
+    SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
+    vendor: Vendor
+
+    def initialize(self, **settings: Any) -> None:
+        """Take the route's settings."""
+        kind = self.request.headers.get("Content-Type", "").lower()
+        self._limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
+        self._parts: list[bytes] = []
+        self._size = 0
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a part of the body; one that is too large is read, so that its client gets an answer."""
+        self._size += len(chunk)
+        if self._size <= self._limit:
+            self._parts.append(chunk)
+        else:
+            self._parts.clear()
+
+    async def _relay(self) -> None:
+        try:
+            if self._size > self._limit:
+                raise Refused(413, "too_large", f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}")
+            reply = await self.relayed()
+        except (SpendDenied, Refused) as error:
+            reply = self.refused(error)
+        self.pass_on(reply)
+
+    get = post = delete = put = patch = head = options = _relay
+
+    async def relayed(self) -> Reply:
+        """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
+        raise NotImplementedError
+
+    def asked(self) -> Request:
+        """Return the request as it came; `url` is path and query, header names are in lower case."""
+        headers = {name.lower(): value for name, value in self.request.headers.items()}
+        return Request(self.request.method or "", self.request.uri or "", headers, b"".join(self._parts))
+
+    def as_the_vendors(self, asked: Request, rest: str) -> Request:
+        """Return the request as the guard is to see it. Raises SpendDenied (`endpoint`)."""
+        if len(asked.url) > MAX_TEXT:
+            raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
+        return Request(asked.method, self.vendor.url(rest), passed_on(asked.headers), asked.body)
+
+    def refused(self, error: SpendDenied | Refused) -> Reply:
+        """Return a refusal in the vendor's format."""
+        if isinstance(error, SpendDenied):
+            return refusal(self.vendor, error)
+        shaped = self.vendor.shape(denial("scope", error.message))
+        return Reply(error.status, shaped.headers, shaped.body)
+
+    def pass_on(self, reply: Reply) -> Any:
+        """Answer with a reply, unchanged; return the future of its last byte."""
+        self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
+        self.set_status(reply.status, responses.get(reply.status, "Unknown"))
+        self._headers = HTTPHeaders()
+        for name, value in reply.headers.items():
+            if not _UNFIT.search(value):
+                self._headers.add(name.title(), value)
+        return self.finish(reply.body if reply.status not in (204, 304) and reply.status >= 200 else None)
+
+    def compute_etag(self) -> str | None:
+        """Return no tag of our own: what the vendor answered is passed on as it is."""
+        return None
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an unexpected error in the vendor's format, without its text."""
+        headers: dict[str, str] = {}
+        error = denial("ledger_unavailable", "the gateway failed: see its log")
+        if status_code < 500:
+            error = denial("endpoint", f"this request cannot be relayed ({responses.get(status_code, '?')})")
+        if status_code == 405:
+            headers["allow"] = ", ".join(self.SUPPORTED_METHODS)
+        shaped = self.vendor.shape(error)
+        self.pass_on(Reply(status_code, {**shaped.headers, **headers}, shaped.body))
+
+    def _request_summary(self) -> str:
+        path = urlsplit(self.request.uri or "").path
+        return f"{self.request.method} {path[:200]} ({self.request.remote_ip})"
