@@ -11,7 +11,7 @@ import luigi.rpc
 from luigi_spendguard import config, proxy
 from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.proxy.context import Attempt
-from tests.support.site import SECRET, Site
+from tests.support.site import Site
 
 
 class Pretender:
@@ -20,9 +20,7 @@ class Pretender:
     def __init__(self, site: Site, run_id: str, task_id: str = "Charge_1", *, by_task_id: bool = False,
                  budget_usd: str | None = None, name: str = "pretender") -> None:  # fmt: skip
         self.site, self.task_id = site, task_id
-        self.settings = config.load(
-            [site.config], environ={} if site.gateway else {"STRIPE_SECRET_KEY": SECRET}
-        )
+        self.settings = config.load([site.config], environ={} if site.gateway else site.secrets)
         self.client = LedgerClient(site.url, self.settings.worker_token)
         self.rpc = luigi.rpc.RemoteScheduler(site.url)
         self.worker = f"{name}-{uuid.uuid4().hex[:8]}"

@@ -13,17 +13,24 @@ from urllib.parse import quote
 import urllib3
 
 from tests.support.processes import Process, environment, free_port, listening
-from tests.support.vendors import FakeStripe
+from tests.support.vendors import FakeResend, FakeStripe, FakeTwilio
 
 SECRET = "sk_test_canary_4eC39HqLyjWDarjtT1zdp7dc"
+TWILIO_ACCOUNT = "AC" + "a1" * 16
+TWILIO_SECRET = "twilio_canary_0f1e2d3c4b5a69788796a5b4c3d2e1f0"
+RESEND_SECRET = "re_canary_4eC39HqLyjWDarjtT1zdp7dc"
 _http = urllib3.PoolManager(timeout=30, retries=False)
 
 
 class Site:
-    """Everything one installation has, in one folder."""
+    """Everything one installation has, in one folder.
 
-    def __init__(self, folder: Path, *, stripe: FakeStripe | None = None, start: bool = True,
-                 gateway: bool = False, **settings: Any) -> None:  # fmt: skip
+    `twilio`, `resend`: what stands for these vendors, where the site has their secrets.
+    """
+
+    def __init__(self, folder: Path, *, stripe: FakeStripe | None = None, twilio: FakeTwilio | None = None,
+                 resend: FakeResend | None = None, start: bool = True, gateway: bool = False,
+                 **settings: Any) -> None:  # fmt: skip
         self.folder = folder
         self.stripe = stripe or FakeStripe(folder / "vendor")
         self.owns_stripe = stripe is None
@@ -40,6 +47,16 @@ class Site:
             # One file for both: whoever has the variable in its environment has the secret.
             "spendguard_stripe": {"secret": "${STRIPE_SECRET_KEY}", "base_url": self.stripe.url},
         }
+        #: What is in the environment of whoever has the secrets.
+        self.secrets = {"STRIPE_SECRET_KEY": SECRET}
+        if twilio is not None:
+            self.secrets["TWILIO_AUTH_TOKEN"] = TWILIO_SECRET
+            self.settings["spendguard_twilio"] = {
+                "secret": "${TWILIO_AUTH_TOKEN}", "account_sid": TWILIO_ACCOUNT, "base_url": twilio.url,
+            }  # fmt: skip
+        if resend is not None:
+            self.secrets["RESEND_API_KEY"] = RESEND_SECRET
+            self.settings["spendguard_resend"] = {"secret": "${RESEND_API_KEY}", "base_url": resend.url}
         self.gateway = gateway
         (folder / "out").mkdir(parents=True, exist_ok=True)
         self.configure(**settings)
@@ -61,8 +78,8 @@ class Site:
 
     def environment(self, **more: str) -> dict[str, str]:
         """Return a worker's environment; the secret is in it unless luigid is the gateway."""
-        secret = {} if self.gateway else {"STRIPE_SECRET_KEY": SECRET}
-        return self._environment(**(secret | more))
+        secrets = {} if self.gateway else self.secrets
+        return self._environment(**(secrets | more))
 
     def _environment(self, **more: str) -> dict[str, str]:
         return environment(LUIGI_CONFIG_PATH=str(self.config), OUT_DIR=str(self.folder / "out"), **more)
@@ -70,8 +87,8 @@ class Site:
     def start(self, module: str = "scheduler_patch.server") -> None:
         """Start luigid-spendguard (or another luigid) on this site's port."""
         args = ["-m", module, "--address", "127.0.0.1", "--port", str(self.port)]
-        secret = {"STRIPE_SECRET_KEY": SECRET} if self.gateway else {}
-        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secret),
+        secrets = self.secrets if self.gateway else {}
+        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secrets),
                               lambda: listening(self.port))  # fmt: skip
 
     def end(self) -> None:

@@ -1,0 +1,203 @@
+"""The Resend SDK, unchanged, inside vendor tasks: guarded by the worker itself and by luigid's gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import pytest
+import resend
+from resend.exceptions import RateLimitError, ResendError, ValidationError
+
+from luigi_spendguard import BudgetExceeded, SpendDenied
+from tests.support.attempts import Pretender
+from tests.support.sdks import MAIL, MAILS, mail
+from tests.support.site import RESEND_SECRET, Site
+from tests.support.vendors import FakeResend
+
+both_ways = pytest.mark.parametrize("way", ["sync", "async"])
+
+
+@pytest.fixture(scope="module")
+def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeResend]:
+    vendor = FakeResend(tmp_path_factory.mktemp("resend"))
+    yield vendor
+    vendor.process.end()
+
+
+@pytest.fixture(scope="module", params=["worker", "gateway"])
+def here(
+    request: pytest.FixtureRequest,
+    process: FakeResend,
+    shared_site: Site,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp(request.param)
+    gateway = request.param == "gateway"
+    with Site(folder, stripe=shared_site.stripe, resend=process, gateway=gateway) as site:
+        yield site
+
+
+@pytest.fixture
+def vendor(process: FakeResend) -> FakeResend:
+    process.forget()
+    return process
+
+
+@pytest.fixture
+def task(here: Site, vendor: FakeResend) -> Pretender:
+    return pretender(here)
+
+
+def pretender(site: Site, **more: Any) -> Pretender:
+    unique = uuid.uuid4().hex[:10]
+    return Pretender(site, f"run-{unique}", f"Send_{unique}", **more)
+
+
+@both_ways
+def test_a_mail_is_sent_and_on_record(task: Pretender, vendor: FakeResend, way: str) -> None:
+    assert resend.api_key is None
+    with task.attempt() as attempt:
+        assert resend.api_key == attempt.key
+        sent = MAILS[way]()
+    assert resend.api_key is None
+    [request] = vendor.posts()
+    assert request["authorization"] == f"Bearer {RESEND_SECRET}"
+    assert request["key"]
+    [call] = task.site.calls(task.run_id)
+    assert (call["operation"], call["state"], call["object_id"]) == ("emails.send", "settled", sent)
+
+
+@both_ways
+def test_a_repeated_attempt_is_answered_as_before(task: Pretender, vendor: FakeResend, way: str) -> None:
+    answers = []
+    for _ in range(2):
+        with task.attempt():
+            answers.append(MAILS[way]())
+    assert answers[0] == answers[1]
+    assert vendor.mails() == 1
+
+
+@both_ways
+def test_the_callers_key_is_the_call(task: Pretender, vendor: FakeResend, way: str) -> None:
+    key, other = str(uuid.uuid4()), str(uuid.uuid4())
+    with task.attempt():
+        first = MAILS[way](idempotency_key=key)
+        assert MAILS[way](idempotency_key=key) == first
+        assert MAILS[way](idempotency_key=other) != first
+        with pytest.raises(ValidationError) as caught:
+            MAILS[way]("somebody_else@example.com", idempotency_key=key)
+    assert caught.value.reason == "idempotency_mismatch"
+    assert vendor.mails() == 2
+
+
+@both_ways
+def test_a_mail_that_the_vendor_may_have_sent_is_sent_again_under_its_key(
+    task: Pretender, vendor: FakeResend, way: str
+) -> None:
+    vendor.fault("drop_after")
+    with task.attempt(), pytest.raises(ResendError):
+        MAILS[way]()
+    with task.attempt():
+        MAILS[way]()
+    assert vendor.mails() == 1
+    assert len({request["key"] for request in vendor.posts()}) == 1
+    [call] = task.site.calls(task.run_id)
+    assert call["state"] == "settled"
+
+
+@both_ways
+def test_a_denial_by_the_cap(here: Site, vendor: FakeResend, way: str) -> None:
+    task = pretender(here, budget_usd="0.0001")
+    with task.attempt(), pytest.raises(RateLimitError) as caught:
+        MAILS[way]()
+    error = caught.value
+    assert isinstance(error, BudgetExceeded)
+    assert (error.code, error.error_type) == (429, "budget_exhausted")
+    assert error.headers["X-Spendguard-Cap-Hit"] == error.headers["X-Keybrake-Cap-Hit"] == "true"
+    assert error.facts["run_id"] == task.run_id
+    assert vendor.books()["requests"] == []
+    assert [call["verdict"] for call in here.calls(task.run_id)] == ["denied:cap"]
+
+
+def test_thirty_mails_of_an_event_loop_stay_within_the_cap(here: Site, vendor: FakeResend) -> None:
+    task = pretender(here, budget_usd="0.0100")
+
+    async def program() -> list[Any]:
+        made = ({**MAIL, "to": f"{number}@example.com"} for number in range(30))
+        return await asyncio.gather(
+            *(resend.Emails.send_async(one) for one in made),
+            return_exceptions=True,  # type: ignore[arg-type]
+        )
+
+    with task.attempt():
+        said = asyncio.run(program())
+    assert len([answer for answer in said if isinstance(answer, RateLimitError)]) == 30 - 10_000 // 900
+    assert vendor.mails() == 10_000 // 900
+
+
+def test_threads_of_the_task_belong_to_it(task: Pretender, vendor: FakeResend) -> None:
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            mail(f"{number}@example.com")
+        except BaseException as error:
+            failures.append(error)
+
+    with task.attempt():
+        threads = [threading.Thread(target=work, args=(number,)) for number in range(12)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert failures == []
+    assert vendor.mails() == 12
+
+
+def test_what_else_the_sdk_does(task: Pretender, vendor: FakeResend) -> None:
+    with task.attempt():
+        sent = mail()
+        assert resend.Emails.get(sent)["id"] == sent
+        soon = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+        later = resend.Emails.send({**MAIL, "to": "b@example.com", "scheduled_at": soon})  # type: ignore[typeddict-item]
+        resend.Emails.cancel(later["id"])
+        batch = resend.Batch.send([{**MAIL, "to": "c@example.com"}, {**MAIL, "to": "d@example.com"}])  # type: ignore[list-item]
+        assert len(batch["data"]) == 2
+        for act in (lambda: resend.ApiKeys.create({"name": "x"}), lambda: resend.ApiKeys.remove("k")):
+            with pytest.raises(ResendError) as caught:
+                act()
+            assert caught.value.reason == "endpoint"
+    assert vendor.mails() == 3
+    assert {request["body"] for request in vendor.books()["requests"] if request["method"] == "GET"} == {""}
+
+
+@both_ways
+def test_another_accounts_key_is_denied_and_on_record(
+    task: Pretender, vendor: FakeResend, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with task.attempt():
+        monkeypatch.setattr(resend, "api_key", "re_another_account")
+        with pytest.raises(ResendError) as caught:
+            MAILS[way]()
+        monkeypatch.undo()
+    assert isinstance(caught.value, SpendDenied)
+    assert caught.value.reason == "scope"
+    assert "re_another" not in str(caught.value)
+    assert vendor.books()["requests"] == []
+    assert [call["verdict"] for call in task.site.calls(task.run_id)] == ["denied:scope"]
+
+
+@both_ways
+def test_a_revoked_run(here: Site, vendor: FakeResend, way: str) -> None:
+    task = pretender(here)
+    with task.attempt():
+        assert here.call("DELETE", f"/runs/{task.run_id}")[0] == 200
+        with pytest.raises(resend.exceptions.InvalidApiKeyError) as caught:
+            MAILS[way]()
+    assert (caught.value.reason, caught.value.code) == ("revoked", 401)
+    assert vendor.books()["requests"] == []
