@@ -88,7 +88,7 @@ class Relaying(RequestHandler):
         return Request(self.request.method or "", self.request.uri or "", headers, b"".join(self._parts))
 
     def shown_key(self, asked: Request) -> str:
-        """Return the vault key that a request shows: as a bearer token, or where the vendor's own key goes."""
+        """Return the vault key that a request shows: a bearer token, or where the vendor's key goes."""
         token = bearer(asked)
         return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
 
