@@ -1,4 +1,4 @@
-"""Luigi pipelines that cannot spend more than their cap at Stripe.
+"""Luigi pipelines that cannot spend more than their cap at Stripe, Twilio, Resend and other vendors.
 
 Importing `VendorTask` (or calling `install()`) installs the patched worker.
 """
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
     from luigi_spendguard.proxy.listener import spend_proxy
+    from luigi_spendguard.proxy.naming import idempotency_key
     from luigi_spendguard.tasks import VendorTask
     from luigi_spendguard.vault_key_task import VaultKeyTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install
@@ -25,6 +26,7 @@ __all__ = [
     "VaultKeyTask",
     "VendorTask",
     "WorkerSchedulerFactory",
+    "idempotency_key",
     "install",
     "spend_proxy",
 ]
@@ -37,6 +39,7 @@ _HOME = {
     "VaultKeyTask": "vault_key_task",
     "VendorTask": "tasks",
     "WorkerSchedulerFactory": "worker",
+    "idempotency_key": "proxy.naming",
     "install": "worker",
     "spend_proxy": "proxy.listener",
 }

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import luigi.configuration
 
-from luigi_spendguard.config import Settings
+from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token
 from luigi_spendguard.vendors.registry import VENDORS
@@ -33,9 +33,13 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield from _caps(settings)
     for text in settings.passed_over:
         yield Finding("passed over", text)
-    for vendor in VENDORS:
-        yield _vendor(settings, vendor, _served(operator))
-        yield from _prices(settings, vendor)
+    served = _served(operator)
+    used = [name for name in VENDORS if _is_used(settings, name, served)]
+    for vendor in used:
+        yield _vendor(settings, vendor, served)
+        yield from _prices(settings, vendor, served)
+    if unused := [name for name in VENDORS if name not in used]:
+        yield _unused(unused, missing=not used)
     yield _tokens(settings)
     yield from _worker_token(settings, operator)
     yield from _retcode()
@@ -127,6 +131,22 @@ def _rules(settings: Settings) -> Iterator[Finding]:
         yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
 
 
+def _is_used(settings: Settings, name: str, served: list[str]) -> bool:
+    """Return whether anything here is about a vendor: a section, a secret, a gateway."""
+    variables = VENDORS[name].secret_variables
+    told = settings.vendor(name) != VendorSettings(name) or any(os.environ.get(one) for one in variables)
+    return name in served or told or settings.gateway_url is not None
+
+
+def _unused(names: list[str], *, missing: bool) -> Finding:
+    where = ", ".join(f"[spendguard_{name}] secret or {VENDORS[name].secret_variables[0]}" for name in names
+                      if VENDORS[name].secret_variables)  # fmt: skip
+    if missing:
+        return Finding("vendors", f"no secret here: on the workers, set {where}, else their calls are denied",
+                       missing=True)  # fmt: skip
+    return Finding("not used", f"{', '.join(names)}: their calls are denied (there is no {where})")
+
+
 def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     vendor = settings.vendor(name)
     variables = VENDORS[name].secret_variables
@@ -149,10 +169,13 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
 
 
-def _prices(settings: Settings, name: str) -> Iterator[Finding]:
+def _prices(settings: Settings, name: str, served: list[str]) -> Iterator[Finding]:
     vendor = settings.vendor(name)
     if wrong := VENDORS[name].check(vendor):
         yield Finding(f"prices at {name}", wrong, missing=True)
+    if name in served or vendor.secret or vendor.own:
+        for what, said in VENDORS[name].price_list(vendor):
+            yield Finding(f"at {name}", f"{what}: {said}")
     for operation, price in sorted(vendor.prices.items()):
         yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
 

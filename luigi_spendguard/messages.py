@@ -33,6 +33,9 @@ REPLAYED = "x-spendguard-replayed"
 #: The header of a call that may be a repeated one: the keys of calls not answered, blank between.
 UNANSWERED = "x-spendguard-unanswered"
 
+#: The header of a call that a guarded worker has forwarded: its SDK follows the vendor's own links.
+FORWARDED = "x-spendguard-forwarded"
+
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20

@@ -16,10 +16,11 @@ from tornado.httputil import HTTPHeaders
 from tornado.web import RequestHandler, stream_request_body
 
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.messages import MAX_TEXT
+from luigi_spendguard.messages import FORWARDED, KEY_PREFIX, MAX_TEXT
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.shapes import bearer
 
 #: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
 #: most 16 MB).
@@ -86,11 +87,22 @@ class Relaying(RequestHandler):
         headers = {name.lower(): value for name, value in self.request.headers.items()}
         return Request(self.request.method or "", self.request.uri or "", headers, b"".join(self._parts))
 
+    def shown_key(self, asked: Request) -> str:
+        """Return the vault key that a request shows: a bearer token, or where the vendor's key goes."""
+        token = bearer(asked)
+        return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
+
     def as_the_vendors(self, asked: Request, rest: str) -> Request:
         """Return the request as the guard is to see it. Raises SpendDenied (`endpoint`)."""
         if len(asked.url) > MAX_TEXT:
             raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
         return Request(asked.method, self.vendor.url(rest), passed_on(asked.headers), asked.body)
+
+    def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
+        """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""
+        if FORWARDED in asked.headers:
+            return reply
+        return self.vendor.relinked(reply, f"{self.request.protocol}://{self.request.host}{prefix}")
 
     def refused(self, error: SpendDenied | Refused) -> Reply:
         """Return a refusal in the vendor's format."""

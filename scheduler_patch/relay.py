@@ -27,7 +27,7 @@ class Relay(Relaying):
         """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
         check_origin(self.request)
         asked = self.asked()
-        key = self.vendor.credential(asked)
+        key = self.shown_key(asked)
         check_peer(self.request, key, self._gateway.office)
         if not key:
             raise denial("unknown_key", "a vault key is missing: send it where the vendor's own key goes")
@@ -37,7 +37,7 @@ class Relay(Relaying):
         unanswered = asked.headers.get(UNANSWERED, "")[:MAX_TEXT]
         reply = await self._gateway.relay(self.vendor.name, request, key, unanswered)
         self._count(reply, key)
-        return reply
+        return self.relinked(reply, asked, f"/{self.vendor.name}")
 
     def _count(self, reply: Reply, key: str) -> None:
         throttle = self._gateway.office.throttle

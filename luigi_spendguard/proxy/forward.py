@@ -21,7 +21,7 @@ from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard import say_replayed
-from luigi_spendguard.messages import OWN_KEY, REPLAYED, UNANSWERED
+from luigi_spendguard.messages import FORWARDED, OWN_KEY, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.upstream import Upstream
@@ -154,6 +154,7 @@ def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
     kept.pop(UNANSWERED, None)
     if others := attempt.unanswered - {request.headers.get("idempotency-key", "")}:
         kept[UNANSWERED] = " ".join(sorted(others)[:20])
+    kept[FORWARDED] = "1"
     return {**kept, "authorization": f"Bearer {attempt.key}"}
 
 

@@ -31,7 +31,7 @@ class Listening(Relaying):
         try:
             check_origin(self.request)
             check_host(self.request, ())
-            self._attempt = self._listener.attempt_of(self.vendor.credential(self.asked()))
+            self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
         except (SpendDenied, Refused) as error:
             self.pass_on(self.refused(error))
 
@@ -39,7 +39,8 @@ class Listening(Relaying):
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
         request = self.as_the_vendors(asked, asked.url[self._prefix :])
-        return await self._listener.reply(self, self.vendor, request, self._attempt)
+        reply = await self._listener.reply(self, self.vendor, request, self._attempt)
+        return self.relinked(reply, asked, asked.url[: self._prefix])
 
     def pass_on(self, reply: Reply) -> Any:
         """Answer with a reply; the call has ended once its last byte is with the client."""

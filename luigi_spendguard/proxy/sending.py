@@ -17,6 +17,7 @@ from luigi_spendguard.proxy import context, credentials
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.driver import drive
 from luigi_spendguard.proxy.forward import Forwarder, Gateway, gateway_of
+from luigi_spendguard.proxy.naming import named
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Reply, Request, Vendor
@@ -72,6 +73,7 @@ def send(vendor: Vendor, request: Request, call: Call, attempt: Attempt) -> Repl
 
     Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the exchange.
     """
+    request = named(request)
     settings = attempt.settings.vendor(vendor.name)
     secret = credentials.secret_of(vendor, attempt.settings)
     gateway = gateway_of(vendor.name, secret, attempt)

@@ -137,16 +137,12 @@ class Twilio(Vendor):
         _, host, path = [*rest.replace("%2B", "+").split("/", 2), "", ""][:3]
         if not HOST.fullmatch(host) or not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
             raise denial("endpoint", "the path has characters that no path of Twilio's has")
-        user = shapes.basic(request)[0]
         match = _ACCOUNT.fullmatch(f"/{path}")
-        named = match.group(2) if match else own
-        for sid in (user, named):
+        for sid in (shapes.basic(request)[0], match.group(2) if match else own):
             if re.fullmatch(_SID, sid) and sid not in (own, STAND_IN):
                 raise denial(
                     "scope", f"account {sid} is not [spendguard_twilio] account_sid: nothing was sent"
                 )
-        if named not in (own, STAND_IN, user):
-            raise denial("scope", f"{named[:40]} is no account here: make the client with the account's SID")
         if match:
             path = f"{match.group(1)}{own}{match.group(3)}"[1:]
         return f"/{host}/{path}{mark}{query}"

@@ -197,9 +197,8 @@ def test_what_says_who_the_client_is_goes_no_further(worker: Place) -> None:
 
 def test_another_path_is_not_found(worker: Place) -> None:
     with worker.task().attempt(), spend_proxy() as url:
-        assert post(url, "/elsewhere/v1/x") == (
-            404, {"error": "not_found", "message": "no vendor's path; they begin with /stripe/"}
-        )  # fmt: skip
+        status, said = post(url, "/elsewhere/v1/x")
+        assert (status, said["error"], "/stripe/" in said["message"]) == (404, "not_found", True)
         assert post(url, "/stripe?x=y")[0] == 403
 
 

@@ -1,0 +1,212 @@
+"""What becomes of a message whose reply is lost, and what it costs in the end, by the vendor's books."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import requests
+
+from luigi_spendguard.errors import BudgetExceeded, SpendDenied
+from luigi_spendguard.ledger import corrections
+from tests.support.books import Books
+from tests.support.twilio_desk import SID, TwilioDesk
+from tests.support.vendors import FakeTwilio
+
+CAP = 1_000_000  # $1
+
+
+@pytest.fixture(scope="module")
+def fake(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTwilio]:
+    vendor = FakeTwilio(tmp_path_factory.mktemp("twilio"))
+    yield vendor
+    vendor.process.end()
+
+
+@pytest.fixture
+def desk(fake: FakeTwilio, tmp_path: Path) -> Iterator[TwilioDesk]:
+    fake.forget()
+    fake.control(options={"sms_price": {"1": "0.01"}, "price_delay": 0, "send_delay": 0})
+    books = Books(tmp_path / "spendguard.db", CAP)
+    yield TwilioDesk(books, fake)
+    assert books.audit() == []
+    books.ledger.close()
+
+
+def lost(desk: TwilioDesk, fault: str, body: str = "Hello") -> None:
+    desk.fake.fault(fault, match="POST /api.twilio.com/*/Messages.json")
+    with pytest.raises(requests.RequestException):
+        desk.message(body)
+
+
+def test_a_message_whose_reply_was_lost_is_found_and_not_sent_again(desk: TwilioDesk) -> None:
+    lost(desk, "drop_after")
+    assert [call["state"] for call in desk.calls()] == ["in_doubt"]
+    desk.again()
+    found = json.loads(desk.message().body)
+    assert found["sid"] == desk.fake.sent()[0]["sid"]
+    assert (desk.posts(), len(desk.fake.sent())) == (1, 1)
+    [call] = [call for call in desk.calls() if call["verdict"] == "allowed"]
+    assert (call["state"], call["object_id"]) == ("settled", found["sid"])
+    desk.again()
+    assert json.loads(desk.message().body)["sid"] == found["sid"]
+    assert desk.posts() == 1
+
+
+def test_what_the_vendor_does_not_show_is_not_sent_again_either(desk: TwilioDesk) -> None:
+    lost(desk, "drop_before")
+    for _ in range(2):
+        desk.again()
+        with pytest.raises(SpendDenied, match="never sent twice") as denied:
+            desk.message()
+        assert denied.value.reason == "in_doubt"
+    assert (desk.posts(), desk.fake.sent()) == (1, [])
+    assert desk.books.figures() == (0, 10_000, 0)
+
+
+def test_two_equal_messages_are_two_and_each_is_found_once(desk: TwilioDesk) -> None:
+    lost(desk, "drop_after")
+    # Its outcome is not known, so an equal call of this attempt is that one, made again.
+    first = json.loads(desk.message().body)["sid"]
+    lost(desk, "drop_after")
+    desk.again()
+    sids = {json.loads(desk.message().body)["sid"] for _ in range(2)}
+    assert len(sids | {first}) == len(sids) == 2
+    assert sids == {one["sid"] for one in desk.fake.sent()}
+    assert desk.posts() == 2
+
+
+def test_an_older_message_of_another_program_is_not_taken_for_it(desk: TwilioDesk) -> None:
+    lost(desk, "drop_after")
+    desk.books.write(lambda tx: tx.run("UPDATE call SET created_at = created_at + 60000"))
+    desk.again()
+    with pytest.raises(SpendDenied, match="does not show it"):
+        desk.message()
+
+
+def test_a_message_found_for_one_call_is_no_other_calls(desk: TwilioDesk) -> None:
+    sent = json.loads(desk.message().body)["sid"]
+    lost(desk, "drop_before")
+    desk.again()
+    assert json.loads(desk.message().body)["sid"] == sent  # The first call, replayed.
+    with pytest.raises(SpendDenied, match="does not show it"):
+        desk.message()
+    assert len(desk.fake.sent()) == 1
+
+
+def test_the_list_that_cannot_be_asked_leaves_it_in_doubt(desk: TwilioDesk) -> None:
+    lost(desk, "drop_after")
+    desk.fake.fault("status", status=500, match="GET /api.twilio.com")
+    desk.again()
+    with pytest.raises(SpendDenied, match="could not be asked"):
+        desk.message()
+    assert desk.posts() == 1
+    assert json.loads(desk.message().body)["sid"] == desk.fake.sent()[0]["sid"]
+
+
+def test_a_repeated_call_with_another_text_is_refused(desk: TwilioDesk) -> None:
+    desk.message("Your code is 1")
+    desk.again()
+    with pytest.raises(SpendDenied) as denied:
+        desk.message("Your code is 2")
+    assert denied.value.reason == "idempotency_mismatch"
+    assert desk.posts() == 1
+
+
+def test_a_message_that_does_not_fit_is_not_sent(desk: TwilioDesk) -> None:
+    for n in range(100):
+        desk.message(f"{n}")
+    with pytest.raises(BudgetExceeded):
+        desk.message("one too many")
+    assert (desk.fake.billed(), desk.books.figures()) == (CAP, (CAP, 0, 0))
+
+
+# Prices that come late.
+
+
+def test_a_late_price_corrects_the_estimate(desk: TwilioDesk) -> None:
+    desk.fake.control(options={"price_delay": 3600})
+    sid = json.loads(desk.message().body)["sid"]
+    desk.fake.control(options={"price": {sid: "-0.00750"}})
+    assert desk.books.figures() == (10_000, 0, 0)
+    assert desk.corrector.look() == 0  # Not yet.
+    desk.prices_are_due()
+    assert desk.corrector.look() == 1  # It names none yet.
+    assert desk.calls()[0]["estimated"] is True
+    desk.fake.control(options={"price_delay": 0})
+    desk.books.restart()
+    desk.prices_are_due()
+    assert desk.corrector.look() == 1
+    assert desk.books.figures() == (7_500, 0, 0)
+    [call] = desk.calls()
+    assert (call["estimated"], call["spent_usd"]) == (False, "0.0075")
+    assert [(one["usd"], one["note"]) for one in call["corrections"]] == [
+        ("-0.0025", "Twilio's price is -0.00750 USD")
+    ]
+    desk.prices_are_due()
+    assert desk.corrector.look() == 0
+
+
+def test_what_costs_more_than_was_reserved_is_overrun(desk: TwilioDesk) -> None:
+    sid = json.loads(desk.message().body)["sid"]
+    desk.fake.control(options={"price": {sid: "-0.03"}})
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert desk.books.figures() == (10_000, 0, 20_000)
+    assert desk.books.run()["state"] == "frozen"
+    assert desk.calls()[0]["corrections"][-1]["usd"] == "0.02"
+
+
+@pytest.mark.parametrize("how", ["failed", "canceled"])
+def test_a_failed_or_cancelled_message_gives_its_money_back(desk: TwilioDesk, how: str) -> None:
+    if how == "failed":
+        desk.fake.control(options={"failing": ["+14155550100"]})
+        desk.message()
+    else:
+        in_a_week = (datetime.now(timezone.utc) + timedelta(days=7)).isoformat(timespec="seconds")
+        later = {"MessagingServiceSid": "MG" + "1" * 32, "ScheduleType": "fixed",
+                 "SendAt": in_a_week}  # fmt: skip
+        made = desk.message(**later)
+        assert made.status == 201, made.body
+        sid = json.loads(made.body)["sid"]
+        desk.post(f"/2010-04-01/Accounts/{SID}/Messages/{sid}.json", {"Status": "canceled"})
+        assert desk.books.figures() == (0, 0, 0)
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert (desk.fake.billed(), desk.books.figures()) == (0, (0, 0, 0))
+
+
+def test_a_price_that_never_comes_is_given_up_and_the_estimate_stays(desk: TwilioDesk) -> None:
+    desk.fake.control(options={"price_delay": 10**9})
+    desk.message()
+    for _ in range(len(corrections.BACK_OFF_MS)):
+        desk.prices_are_due()
+        assert desk.corrector.look() == 1
+    desk.prices_are_due()
+    assert desk.corrector.look() == 0
+    assert desk.books.figures() == (10_000, 0, 0)
+    assert desk.calls()[0]["corrections"][0]["note"] == "Twilio names no price yet: $0.01 stays"
+
+
+def test_a_vendor_that_does_not_answer_is_asked_again(desk: TwilioDesk) -> None:
+    desk.message()
+    desk.fake.fault("drop_before", match="GET /api.twilio.com")
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert desk.calls()[0]["estimated"] is True
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert desk.calls()[0]["estimated"] is False
+
+
+def test_another_accounts_prices_are_not_asked_for(desk: TwilioDesk) -> None:
+    desk.message()
+    desk.with_account("AC" + "2" * 32)
+    desk.prices_are_due()
+    before = len(desk.fake.books()["requests"])
+    desk.corrector.look()
+    assert len(desk.fake.books()["requests"]) == before
+    assert desk.calls()[0]["estimated"] is True
