@@ -43,6 +43,12 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def _corrections(call: Mapping[str, Any]) -> str:
+    """Return how a call's amount was corrected, or that its price is still to come."""
+    said = [f"{one['usd']} ({one['note']})" for one in call.get("corrections", ())]
+    return plain("; ".join([*said, *(["price to come"] if call.get("estimated") else [])]))
+
+
 _MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
 
 
@@ -149,4 +155,5 @@ CALL_COLUMNS: Sequence[Column] = (
     ("asked", money_of("asked")),
     ("spent", money_of("spent")),
     ("object", lambda call: call["object_id"] or ""),
+    ("corrections", lambda call: _corrections(call)),
 )
