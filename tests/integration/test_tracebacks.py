@@ -52,7 +52,7 @@ def _deep(value: object) -> str:
     held = [value, *(vars(value).values() if hasattr(value, "__dict__") else ())]
     held += [item for one in list(held) if isinstance(one, dict) for item in one.values()]
     held += [item for one in list(held) if hasattr(one, "__dict__") for item in vars(one).values()]
-    maps = [one for one in held if hasattr(one, "keys") and hasattr(one, "items")]
+    maps = [one for one in held if hasattr(type(one), "keys") and hasattr(type(one), "items")]
     held += [dict(one) for one in maps if not isinstance(one, type)]
     return "\n".join(repr(one) for one in held)
 

@@ -87,7 +87,7 @@ class TestIssuing:
 
     @pytest.mark.parametrize(("said", "names"), [
         ({"vendor": None}, "vendor"),
-        ({"vendor": "paypal"}, "must be one of stripe"),
+        ({"vendor": "paypal"}, "must be one of resend, stripe, twilio"),
         ({"run_usd_cap": True}, "run_usd_cap"),
         ({"run_usd_cap": -1}, "amount"),
         ({"run_usd_cap": "1e9"}, "amount"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextvars
 import os
 import subprocess
 import sys
@@ -138,13 +139,17 @@ def test_two_attempts_in_one_process_leave_what_was_there(
 ) -> None:
     other = attempt(tmp_path, port, server.url)
     first, second = proxy.attempt_running(task), proxy.attempt_running(other)
-    first.__enter__()
-    second.__enter__()
-    assert resend.api_key == other.key
-    first.__exit__(None, None, None)
-    assert resend.api_key == other.key
-    text()
-    second.__exit__(None, None, None)
+
+    def overlapping() -> None:
+        first.__enter__()
+        second.__enter__()
+        assert resend.api_key == other.key
+        first.__exit__(None, None, None)
+        assert resend.api_key == other.key
+        text()
+        second.__exit__(None, None, None)
+
+    contextvars.copy_context().run(overlapping)  # Each attempt has its thread in a worker.
     assert resend.api_key == RESEND_SECRET
 
 
