@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
+from luigi_spendguard.messages import command
 from luigi_spendguard.vendors import Reply, Vendor
 
 #: The header's name, in lower case.
@@ -33,13 +34,23 @@ def unreachable(vendor: Vendor, error: Exception) -> Reply:
     return vendor.shape(VendorUnreachable(f"{vendor.name} cannot be reached; nothing was sent: {error}"))
 
 
-def unanswered(vendor: Vendor, error: Exception, call_id: str) -> Reply:
-    """Return the reply to a call that was sent and not answered; `call_id`: "" for one that only reads."""
+def unanswered(vendor: Vendor, error: Exception, call_id: str, *, known: bool = True) -> Reply:
+    """Return the reply to a call that was sent and not answered; `call_id`: "" for one that only reads.
+
+    `known`: made again it would be known for the same call, by its task or its key; else it would be another.
+    """
     what = f"no reply from {vendor.name} ({type(error).__name__})"
     if not call_id:
         return vendor.shape(VendorUnreachable(f"{what} to a call that only reads: make it again"))
-    said = f"call {call_id} may have been executed and is in doubt until a retry with the same key says so"
-    return vendor.shape(OutcomeUnknown(f"{what}: {said}", call_id, again=True))
+    said = f"call {call_id} may have been executed and is in doubt"
+    if known:
+        return vendor.shape(
+            OutcomeUnknown(f"{what}: {said} until the same call, made again, says so", call_id, again=True)
+        )
+    said += (
+        f": it has no idempotency key, so made again it would be another call. {command('resolve', call_id)}"
+    )
+    return vendor.shape(OutcomeUnknown(f"{what}: {said}", call_id))
 
 
 def error_of(text: str) -> SpendDenied | OutcomeUnknown:

@@ -155,5 +155,5 @@ CALL_COLUMNS: Sequence[Column] = (
     ("asked", money_of("asked")),
     ("spent", money_of("spent")),
     ("object", lambda call: call["object_id"] or ""),
-    ("corrections", lambda call: _corrections(call)),
+    ("corrections", _corrections),
 )

@@ -85,7 +85,8 @@ class Gateway:
             logger.warning("%s cannot be reached: %s", vendor.name, error)
             return refusals.unreachable(vendor, error)
         except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
-            return refusals.unanswered(vendor, error, call.call_id if call.unsure else "")
+            known = bool(request.headers.get("idempotency-key"))
+            return refusals.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 
     async def _live(self, vendor: Vendor, request: Request, key: str, call: Call) -> Reply:
         settings = self.office.settings.vendor(vendor.name)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import resend
 from twilio.base.exceptions import TwilioRestException
 from twilio.rest import Client
@@ -126,3 +127,28 @@ def test_curl_as_the_docs_have_it(site: Site, tmp_path: Path) -> None:
     )  # fmt: skip
     sent = json.loads(done.stdout)
     assert (sent["to"], sent["account_sid"]) == ("+14155550100", TWILIO_ACCOUNT)
+
+
+@pytest.mark.parametrize("key_given", [True, False])
+def test_a_lost_reply_is_asked_for_again_only_under_a_key(site: Site, key_given: bool) -> None:
+    """Without a key the client's own retry would be another message."""
+    twilio = site.fakes["twilio"]  # type: ignore[attr-defined]  # see above
+    before = len(twilio.sent())
+    headers = {"Idempotency-Key": "order-17"} if key_given else {}
+
+    def send() -> requests.Response:
+        return requests.post(
+            f"{site.url}/twilio/api.twilio.com/2010-04-01/Accounts/me/Messages.json",
+            data={"To": "+14155550177", "From": "+14155550199", "Body": "Paid"},
+            auth=("me", vault_key), headers=headers, timeout=30,
+        )  # fmt: skip
+
+    vault_key = key(site, "twilio")["vault_key"]
+    twilio.fault("drop_after", match="POST /api.twilio.com/*/Messages.json")
+    lost = send()
+    assert (lost.status_code, lost.headers["X-Should-Retry"]) == (502, str(key_given).lower())
+    if key_given:
+        found = send()
+        assert (found.status_code, found.json()["sid"]) == (201, twilio.sent()[-1]["sid"])
+        assert "X-Spendguard-Replayed" in found.headers
+    assert len(twilio.sent()) == before + 1

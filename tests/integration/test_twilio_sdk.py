@@ -16,7 +16,7 @@ from twilio.base.exceptions import TwilioRestException
 from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.rest import Client
 
-from luigi_spendguard import BudgetExceeded, SpendDenied
+from luigi_spendguard import BudgetExceeded, SpendDenied, idempotency_key
 from tests.support.attempts import Pretender
 from tests.support.sdks import TEXTS, text, text_soon
 from tests.support.site import TWILIO_ACCOUNT, TWILIO_SECRET, Site
@@ -103,6 +103,17 @@ def test_a_text_that_the_vendor_may_have_sent_is_looked_for(
     [sent] = vendor.sent()
     assert sent["sid"] == sid
     assert len(vendor.posts()) == 1
+
+
+@both_ways
+def test_a_text_may_be_named_by_its_task(task: Pretender, vendor: FakeTwilio, way: str) -> None:
+    sids = []
+    with task.attempt():
+        for receipt in ("1", "2", "1"):
+            with idempotency_key(f"{task.run_id}-{receipt}"):
+                sids.append(TEXTS[way]())
+    assert sids[0] == sids[2] != sids[1]
+    assert len(vendor.sent()) == 2
 
 
 def test_a_denial_by_the_cap(here: Site, vendor: FakeTwilio) -> None:
