@@ -18,6 +18,7 @@ from luigi_spendguard.guard import Call, Guard
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
 from tests.support.books import Books
+from tests.support.lives import lived
 
 SECRET = "sk_test_canary_secret"
 CAP = 100_000_000  # $100
@@ -50,19 +51,7 @@ class Desk(stripe.HTTPClient):
 
     def guarded(self, request: Request) -> Reply:
         """Live one call to its end."""
-        life = self.guard.guarded(request, Call())
-        effect = next(life)
-        try:
-            while True:
-                try:
-                    got = self._do(effect)
-                except Exception as error:
-                    effect = life.throw(error)
-                else:
-                    effect = life.send(got)
-        except StopIteration as stop:
-            reply: Reply = stop.value
-            return reply
+        return lived(self.guard.guarded(request, Call()), self._do)
 
     def _do(self, effect: Any) -> Any:
         if isinstance(effect, Reserve):

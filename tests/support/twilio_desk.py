@@ -19,6 +19,7 @@ from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from tests.support.books import Books
+from tests.support.lives import lived
 from tests.support.vendors import FakeTwilio
 
 SID = "AC" + "1" * 32
@@ -56,19 +57,7 @@ class TwilioDesk:
 
     def call(self, request: Request) -> Reply:
         """Live one call to its end."""
-        life = self._guard.guarded(request, Call())
-        effect = next(life)
-        try:
-            while True:
-                try:
-                    got = self._do(effect)
-                except Exception as error:
-                    effect = life.throw(error)
-                else:
-                    effect = life.send(got)
-        except StopIteration as stop:
-            reply: Reply = stop.value
-            return reply
+        return lived(self._guard.guarded(request, Call()), self._do)
 
     def _do(self, effect: Any) -> Any:
         if isinstance(effect, Reserve):
