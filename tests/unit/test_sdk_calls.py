@@ -224,8 +224,11 @@ def test_every_product_and_region_and_page_is_guarded(task: Attempt, server: Ven
         "next_page_uri": f"/2010-04-01/Accounts/{ACCOUNT}/M.json?Page=1",
     }
     page = client.messages.page(page_size=1)
-    server.body = {"messages": []}
-    assert list(page.next_page()) == []
+    server.body = {"messages": [], "next_page_uri": "/2010-04-01/Accounts/AC" + "f" * 32 + "/M.json?Page=2"}
+    last = page.next_page()
+    assert list(last) == []
+    with pytest.raises(SpendDenied, match="account_sid: nothing was sent"):
+        last.next_page()  # The vendor's own answer names another account.
     server.body = {"sid": "VE1", "status": "pending"}
     client.verify.v2.services("VA" + "3" * 32).verifications.create(to="+15551234567", channel="sms")
     hosts = [request["path"].split("/")[1] for request in server.requests]
