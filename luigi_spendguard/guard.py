@@ -253,8 +253,8 @@ class Guard:
                 worth_micros=outcome.worth_micros,
                 only_less=outcome.only_less,
                 only_more=outcome.only_more,
-                covers=" ".join(outcome.covers),
-                object_id=outcome.object_id,
+                covers="" if leaked else " ".join(outcome.covers),
+                object_id=None if leaked else outcome.object_id,  # Whatever part of it is the secret.
                 status=reply.status,
                 answer_headers=_some(reply, self.vendor.kept_answer) if kept else {},
                 answer_body=text if kept else "",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.checkup import findings
-from luigi_spendguard.config import Settings
+from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.operator import OperatorError
 from luigi_spendguard.policy import Caps
+from luigi_spendguard.vendors.registry import VENDORS
 
 
 class Unreachable:
@@ -38,3 +39,43 @@ def test_a_blocked_task_needs_no_new_submission(tmp_path: Path) -> None:
         "exits; after a top-up any other worker that needs them, or an --assistant, takes them up"
     )
     assert said(tmp_path, "blocked", on_blocked="wait").endswith("waits, and goes on at once after a top-up")
+
+
+def lines(tmp_path: Path, **settings: Any) -> list[str]:
+    made = Settings(tmp_path / "books.db", Caps(), **settings)
+    found = findings(made, Unreachable())  # type: ignore[arg-type]  # it only gets
+    return [f"{finding.subject}: {finding.text}" for finding in found]
+
+
+def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -> None:
+    own = {"account_sid": "AC" + "0" * 32, "sms_prices": {"44": 56_000}}
+    said = lines(tmp_path, vendors={"twilio": VendorSettings("twilio", "token", own=own),
+                                    "resend": VendorSettings("resend", "re_1")})  # fmt: skip
+    assert "at twilio: sms_prices 44: 0.056 USD a segment (luigi.cfg)" in said
+    [us] = [line for line in said if line.startswith("at twilio: sms_prices 1:")]
+    assert us.startswith(
+        "at twilio: sms_prices 1: 0.0083 USD a segment (default: Twilio's US page as read on"
+    )
+    assert any(line.startswith("at resend: email_price: 0.0009 USD a recipient (default:") for line in said)
+    assert not any("stripe" in line and "prices" in line for line in said)
+
+
+def test_twilio_without_its_account_is_missing_something(tmp_path: Path) -> None:
+    said = lines(tmp_path, vendors={"twilio": VendorSettings("twilio", "token")})
+    wanted = "[spendguard_twilio] account_sid is not set: every call is denied until it is"
+    assert f"prices at twilio: {wanted}" in said
+
+
+def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for vendor in VENDORS.values():
+        for name in vendor.secret_variables:
+            monkeypatch.delenv(name, raising=False)
+    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
+    [none] = [finding for finding in found if finding.subject == "vendors"]
+    assert none.missing
+    assert "[spendguard_twilio] secret or TWILIO_AUTH_TOKEN" in none.text
+    monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_1")
+    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
+    [rest] = [finding for finding in found if finding.subject == "not used"]
+    assert not rest.missing
+    assert rest.text.startswith("twilio, resend") or rest.text.startswith("resend, twilio")

@@ -187,6 +187,13 @@ def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(
     assert SECRET not in str(error)
 
 
+def test_a_reply_whose_id_is_the_secret_leaves_it_in_no_ledger(guard: Guard) -> None:
+    life, _ = sent(guard)
+    end = step(life, Finish, reply(body={**INTENT, "id": f"pi_{SECRET}"})).end
+    assert SECRET not in str(end.to_json())
+    assert (end.kind, end.total_micros) == ("settle", 1_000_000)
+
+
 def test_a_replay_sends_nothing(guard: Guard) -> None:
     life = guard.guarded(charge(), Call())
     step(life, Reserve)
