@@ -119,3 +119,15 @@ class Mailing(luigi.WrapperTask):
     def requires(self) -> list[luigi.Task]:
         return [SendAndDie(vendor=self.vendor, run_id=self.run_id, number=number, how=self.how)
                 for number in range(self.n)]  # fmt: skip
+
+
+class SendAndWait(VendorTask, Output):
+    """Sends a text, and goes on with something else for a while."""
+
+    vendor = luigi.Parameter(default="twilio")
+    seconds = luigi.IntParameter()
+
+    def run(self) -> None:
+        sent = send(self.vendor, 1, "Your order is on its way")
+        time.sleep(self.seconds)
+        self.write(sent)
