@@ -42,6 +42,8 @@ _MAIL = frozenset({
     "from", "to", "cc", "bcc", "subject", "reply_to", "html", "text", "headers", "attachments", "tags",
     "scheduled_at", "template", "topic_id",
 })  # fmt: skip
+#: Headers of a mail that name recipients.
+_WHOM = r"(resent-)?(to|cc|bcc)"
 #: What a mail's recipients do not see: it may differ in a repeated call.
 _UNSEEN = {"headers", "tags"}
 
@@ -229,6 +231,13 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
     for name in mail:
         if name not in _MAIL:
             raise denial("unpriced", f"a mail with {name[:40]!r} may go to more people than it says")
+    own = mail.get("headers") or {}
+    if not isinstance(own, dict) or any(
+        re.fullmatch(_WHOM, str(name).strip(), re.IGNORECASE) for name in own
+    ):
+        raise denial(
+            "unpriced", "headers that name recipients may send a mail to more people: use to, cc, bcc"
+        )
     for name in ("scheduled_at", "attachments"):
         if in_batch and mail.get(name):
             raise denial("unpriced", f"Resend sends a batch at once and without its {name}: send one mail")
