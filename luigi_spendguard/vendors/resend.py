@@ -248,7 +248,7 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
             raise denial("unpriced", f"{name} must be an address or a list of them")
         for text in given:
-            addresses = [address.lower() for _, address in getaddresses([text]) if address]
+            addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
             # What cannot be read is as many as it has signs, and one at the least.
             found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)
     return [re.sub(r"\s", "", one)[:300] for one in found]
