@@ -140,3 +140,13 @@ class FollowedUp:
     total_micros: int | None
     final: bool = False
     note: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of docs/vendors.md: how an operation is quoted and settled, and what of it is denied."""
+
+    operation: str
+    quoted: str
+    settled: str
+    denied: str = "-"

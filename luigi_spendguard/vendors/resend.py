@@ -29,7 +29,7 @@ from luigi_spendguard.vendors.bodies import (
     unbelieved,
     unsuccessful,
 )
-from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request, Row
 
 #: What a mail more costs on Resend's plans: 0.90 for a bucket of 1,000 (changelog "Pay-as-you-go pricing", as
 #: stored on 2026-11-25), that is 0.0009 each once the bucket is full.
@@ -46,6 +46,16 @@ _MAIL = frozenset({
 _WHOM = r"(resent-)?(to|cc|bcc)"
 #: What a mail's recipients do not see: it may differ in a repeated call.
 _UNSEEN = {"headers", "tags"}
+
+TABLE = (
+    Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
+        "fields that are not in Resend's description, headers that name recipients"),
+    Row("batch.send", "the recipients of all its mails times `email_price`",
+        "without the mails that a permissive batch names as errors",
+        "more than 100 mails; `scheduled_at` and `attachments`, which Resend leaves out: it sends at once"),
+    Row("emails.cancel", "nothing", "gives back the mail's amount"),
+    Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many people is not known"),
+)  # fmt: skip
 
 _ID = r"[^/]+"
 #: `kind`, and what "METHOD path" has to match; the first one that matches decides. Checked against the 104
@@ -65,7 +75,7 @@ _RULES = [
     ("free", rf"PATCH /emails/{_ID}"),
     ("free", rf"POST /(?:broadcasts/{_ID}/cancel|automations/{_ID}/stop)"),
     ("free", r"(?:POST|PATCH) /(?:templates|segments|topics|contact-properties|audiences|events|suppressions)"
-             rf"(?:/{_ID}(?:/(?:publish|duplicate))?)?"),
+             rf"(?:/{_ID}(?:/(?:publish|duplicate|add|remove))?)?"),
     ("free", rf"PATCH /webhooks/{_ID}"),
     ("free", rf"PATCH /contacts/{_ID}(?:/topics)?|POST /contacts/{_ID}/segments/{_ID}"),
     ("free", rf"PATCH /audiences/{_ID}/contacts/{_ID}"),

@@ -5,11 +5,17 @@ python -m tests.support.vendor_table renews them.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+from luigi_spendguard.money import plain_usd
+from luigi_spendguard.vendors import resend, twilio_quotes, twilio_routes
+from luigi_spendguard.vendors.calls import Row
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
+from luigi_spendguard.vendors.twilio_prices import DEFAULTS
 
+DATA = Path(__file__).resolve().parents[1] / "unit" / "data"
 PAPER = Path(__file__).resolve().parents[2] / "docs" / "vendors.md"
 
 
@@ -28,12 +34,54 @@ def _listed(rule: str) -> str:
     return ", ".join(sorted(f"`{operation}`" for operation, name in RULE_OF.items() if name == rule)) + "."
 
 
+def _table(rows: tuple[Row, ...]) -> str:
+    lines = ["| operation | how it is quoted | how it is settled | denied |", "| --- | --- | --- | --- |"]
+    lines += [f"| `{row.operation}` | {row.quoted} | {row.settled} | {row.denied} |" for row in rows]
+    return "\n".join(lines)
+
+
+def _defaults() -> str:
+    lines = ["| key | default in USD | where it comes from |", "| --- | --- | --- |"]
+    for key, default in DEFAULTS.items():
+        table = default.value if isinstance(default.value, dict) else {"": default.value}
+        said = ", ".join(f"{name}: {plain_usd(price)}".removeprefix(": ") for name, price in table.items())
+        lines.append(f"| `{key}` | {said or 'none'} {default.per} | {default.source or '-'} |")
+    return "\n".join(lines)
+
+
+def operations(vendor: str) -> list[tuple[str, str, str, str]]:
+    """Return every operation of a vendor's SDK: class, method, host ("" for Resend), path with ids."""
+    found = []
+    for line in (DATA / f"{vendor}-operations.txt").read_text("utf-8").splitlines():
+        kind, method, *host, path = line.split(" ")
+        one = re.sub(r"\{[^}]*\}", "XX" + "1" * 32, path)
+        found.append((kind, method, "".join(host), one))
+    return found
+
+
+def _of_kind(vendor: str, kind: str) -> str:
+    names = set()
+    for _, method, host, path in operations(vendor):
+        if vendor == "twilio" and twilio_routes.kind_of(method, host, path) == kind:
+            names.add(twilio_routes.operation_of(method, host, path))
+        elif vendor == "resend" and resend.kind_of(method, path) == kind:
+            names.add(resend.operation_of(method, path))
+    return ", ".join(f"`{name}`" for name in sorted(names)) + "."
+
+
 def renewed(text: str) -> str:
     """Return the paper with every part between its marks made anew."""
     for name, part in (
         ("priced", _priced()),
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
+        ("twilio priced", _table(twilio_quotes.TABLE)),
+        ("twilio defaults", _defaults()),
+        ("twilio free", _of_kind("twilio", "free")),
+        ("twilio credential", _of_kind("twilio", "credential")),
+        ("resend priced", _table(resend.TABLE)),
+        ("resend free", _of_kind("resend", "free")),
+        ("resend credential", _of_kind("resend", "credential")),
     ):
         before, begin, rest = text.partition(f"<!-- {name}: by tests/support/vendor_table.py -->\n")
         _, end, after = rest.partition("<!-- end -->")
