@@ -75,8 +75,10 @@ async def _acknowledge(office: Office, call: Call) -> Any:
 async def _due_prices(office: Office, call: Call) -> Any:
     call.only("vendors")
     vendors = call.fields.get("vendors")
-    if not isinstance(vendors, list) or not all(isinstance(one, str) for one in vendors):
-        raise BadMessage("'vendors' must be a list of names")
+    if not isinstance(vendors, list) or len(vendors) > 100:
+        raise BadMessage("'vendors' must be a list of 100 names at the most")
+    if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in vendors):
+        raise BadMessage("'vendors' must be names")
     return {"due": await office.due_prices(vendors, relayed_too=False)}
 
 

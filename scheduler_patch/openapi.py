@@ -93,7 +93,7 @@ BODIES: Mapping[str, Schema] = {
     "spend_close_run": shape("name", name={**TEXT, "maxLength": 255}),
     "spend_blocked": shape("worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60}),
     "spend_acknowledge": shape("worker run_id", worker=TEXT, run_id=TEXT),
-    "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT}),
+    "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT, "maxItems": 100}),
     "spend_correct": shape(
         "call_id final", call_id={**TEXT, "maxLength": 64}, total_micros={**COUNT, "nullable": True},
         note={"type": "string", "maxLength": 300}, final=FLAG,

@@ -52,7 +52,7 @@ TABLE = (
         "fields that are not in Resend's description, headers that name recipients"),
     Row("batch.send", "the recipients of all its mails times `email_price`",
         "without the mails that a permissive batch names as errors",
-        "more than 100 mails; `scheduled_at` and `attachments`, which Resend leaves out: it sends at once"),
+        "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores and sends at once"),
     Row("emails.cancel", "nothing", "gives back the mail's amount"),
     Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many people is not known"),
 )  # fmt: skip

@@ -27,22 +27,27 @@ Form = Mapping[str, list[str]]
 
 _LATE = "as quoted; corrected to Twilio's price, with the fees, once it is there: 0 when canceled"
 TABLE = (
-    Row("messages.create", "segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; "
-        "with media the dearer of that, with a link, and `mms_prices` + `mms_fees`; a content template at "
+    Row("messages.create",
+        "segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; with media "
+        "the dearer of that, with a link, and `mms_prices` + `mms_fees`; a content template at "
         f"{MAX_SEGMENTS} segments; other channels by `channel_prices`; `scheduling_price` on top",
         f"{_LATE}, `failed_price` when failed",
-        "a number that is not E.164, more than 1,600 characters, a channel without a price, unknown parameters"),
+        "a number that is not E.164, more than 1,600 characters, a channel without a price, unknown "
+        "parameters"),
     Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
-    Row("calls.create", "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, "
-        "for `call_legs` parties; recording and machine detection on top", f"{_LATE}, busy, failed or not answered",
+    Row("calls.create",
+        "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "
+        "`call_legs` parties; recording and machine detection on top",
+        f"{_LATE}, busy, failed or not answered",
         "a destination without a price; TwiML that could dial where `call_legs` is not set, at a URL always"),
     Row("calls.update", "nothing", "cancelling gives back, completing changes nothing", "anything else"),
     Row("verify.services.verifications.create", "`verify_price`, two segments or a minute, and a Lookup",
         "as quoted", "channels other than `sms`, `call` and, priced, `whatsapp`"),
-    Row("verify.services.verification_check.create", "nothing: its success was counted with the verification",
-        "nothing"),
-    Row("lookups.phone_numbers.fetch", "the sum of `lookup_prices` of its `Fields`; nothing without any",
-        "as quoted", "fields without a price"),
+    Row("verify.services.verification_check.create",
+        "nothing: its success was counted with the verification", "nothing"),
+    Row("lookups.phone_numbers.fetch",
+        "the sum of `lookup_prices` of its `Fields`; nothing without any", "as quoted",
+        "fields without a price"),
 )  # fmt: skip
 
 #: Parameters that may be given several times.
