@@ -52,9 +52,9 @@ TABLE = (
         "fields that are not in Resend's description, headers that name recipients"),
     Row("batch.send", "the recipients of all its mails times `email_price`",
         "without the mails that a permissive batch names as errors",
-        "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores and sends at once"),
+        "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores in a batch"),
     Row("emails.cancel", "nothing", "gives back the mail's amount"),
-    Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many people is not known"),
+    Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
 )  # fmt: skip
 
 _ID = r"[^/]+"
@@ -91,7 +91,7 @@ _VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("updat
 
 def kind_of(method: str, path: str) -> str:
     """Return of which kind an operation is: what its method and path say."""
-    line = f"{method} {path}"
+    line = f"{method} {path.rstrip('/')}"
     return next((kind for kind, pattern in _COMPILED if pattern.fullmatch(line)), "unpriced")
 
 

@@ -80,10 +80,8 @@ _VERBS = {"GET": ("list", "fetch"), "POST": ("create", "update"), "DELETE": ("de
 
 def kind_of(method: str, host: str, path: str) -> str:
     """Return of which kind an operation is: what its host, path (without a query) and method say."""
-    product = _product(host)
-    if product == "api":
-        path = re.sub(r"\.(json|xml|csv|html)$", "", path, flags=re.IGNORECASE)
-    line = f"{method} {product} {path}"
+    path = re.sub(r"(\.(json|xml|csv|html))+$", "", path.rstrip("/"), flags=re.IGNORECASE)
+    line = f"{method} {_product(host)} {path}"
     return next((kind for kind, pattern in _COMPILED if pattern.fullmatch(line)), "unpriced")
 
 
