@@ -1,0 +1,184 @@
+"""What Twilio's replies are read as: at once, later, and in a list."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, denial
+from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.twilio import DENIED_CODE, VENDOR
+from tests.unit.test_twilio_vendor import API, SID, call, post, quote, settings, sms
+
+SM = "SM" + "1" * 32
+FX = {"eur": Decimal("1.1")}
+SENT = {"sid": SM, "to": "+14155550100", "from": "+14155550199", "body": "Hello", "price": None,
+        "price_unit": "USD", "status": "queued", "direction": "outbound-api",
+        "date_created": "Wed, 25 Nov 2026 10:00:00 +0000"}  # fmt: skip
+SINCE = 1_795_600_800_000  # The same moment, in milliseconds.
+
+
+def reply(http: int = 201, **more: Any) -> Reply:
+    return Reply(http, {"content-type": "application/json"}, json.dumps({**SENT, **more}).encode())
+
+
+def read(quoted: Quote, answered: Reply) -> Outcome:
+    return VENDOR.outcome(quoted, answered, resent=False, fx=FX)
+
+
+def test_a_message_without_a_price_is_settled_at_its_quote() -> None:
+    found = read(quote(sms()), reply())
+    assert (found.kind, found.total_micros, found.object_id, found.price_due) == ("settle", 11, SM, True)
+
+
+@pytest.mark.parametrize(
+    ("price", "unit", "total"),
+    [("-0.00750", "USD", 7_501), ("-0.01", "EUR", 11_001), ("-0.01", "GBP", None), ("much", "USD", None),
+     ("NaN", "USD", None)],
+)  # fmt: skip
+def test_a_price_is_taken_with_the_fees_that_it_lacks(price: str, unit: str, total: int | None) -> None:
+    found = read(quote(sms()), reply(price=price, price_unit=unit))
+    assert (found.total_micros, found.price_due) == (total or 11, total is None)
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (400, "void"),
+        (401, "void"),
+        (404, "void"),
+        (429, "void"),
+        (409, "doubt"),
+        (500, "doubt"),
+        (302, "doubt"),
+    ],
+)
+def test_what_a_status_says(status: int, kind: str) -> None:
+    assert read(quote(sms()), reply(status)).kind == kind
+
+
+@pytest.mark.parametrize("body", [b"<html>", b"[]", b"{}", json.dumps({**SENT, "to": "+1999"}).encode()])
+def test_what_cannot_be_believed_is_in_doubt(body: bytes) -> None:
+    found = read(quote(sms()), Reply(201, {}, body))
+    assert found.kind == "doubt"
+    assert found.error
+
+
+def test_cancelling_frees_that_message_alone() -> None:
+    cancel = quote(post(f"{API}/Messages/{SM}.json", {"Status": "canceled"}))
+    done = read(cancel, reply(200, status="canceled"))
+    assert (done.total_micros, done.only_less, done.object_id) == (0, True, SM)
+    assert read(cancel, reply(200, status="sent")).total_micros is None
+    assert read(cancel, reply(200, sid="SM" + "2" * 32, status="canceled")).kind == "doubt"
+
+
+# Later.
+
+
+def test_only_the_own_accounts_prices_are_asked_for() -> None:
+    asked = VENDOR.follow_up(f"twilio:{SID}", SM, settings())
+    assert asked is not None
+    assert asked.url == f"{API}/Messages/{SM}.json"
+    ring = VENDOR.follow_up(f"twilio:{SID}", "CA" + "1" * 32, settings())
+    assert ring is not None
+    assert "/Calls/CA" in ring.url
+    assert VENDOR.follow_up("twilio:AC" + "9" * 32, SM, settings()) is None
+
+
+@pytest.mark.parametrize(
+    ("said", "total", "final"),
+    [
+        ({"status": "delivered", "price": "-0.00830"}, 8_300, True),
+        ({"status": "delivered"}, None, False),
+        ({"status": "queued"}, None, False),
+        ({"status": "canceled"}, 0, True),
+        ({"status": "failed"}, 1_000, True),
+        ({"status": "failed", "sid": "CA1"}, 0, True),
+        ({"status": "busy", "sid": "CA1"}, 0, True),
+        ({"status": "no-answer", "sid": "CA1"}, 0, True),
+        ({"status": "delivered", "price": "-0.01", "price_unit": "EUR"}, 11_000, True),
+        ({"status": "delivered", "price": "-0.01", "price_unit": "GBP"}, None, False),
+    ],
+)
+def test_what_an_object_has_cost(said: dict[str, Any], total: int | None, final: bool) -> None:
+    found = VENDOR.followed(reply(200, **said), settings(), FX)
+    assert (found.total_micros, found.final) == (total, final)
+    assert found.note
+
+
+def test_what_cannot_be_asked_is_asked_again() -> None:
+    assert VENDOR.followed(Reply(500, {}, b""), settings(), FX).final is False
+    assert VENDOR.followed(Reply(404, {}, b"{}"), settings(), FX).final is True
+
+
+# Found in a list.
+
+
+def found(request: Request, *listed: dict[str, Any], kind: str = "messages") -> list[str]:
+    page = Reply(200, {}, json.dumps({kind: [{**SENT, **one} for one in listed]}).encode())
+    return list(VENDOR.matches(quote(request), request, page, SINCE))
+
+
+def test_a_list_is_asked_for_by_number_alone() -> None:
+    asked = VENDOR.search(quote(sms()), sms(), SINCE)
+    assert asked is not None
+    assert asked.url == f"{API}/Messages.json?To=%2B14155550100&From=%2B14155550199&PageSize=1000"
+    bought = post(f"{API}/IncomingPhoneNumbers.json", {"PhoneNumber": "+1"})
+    assert VENDOR.search(quote(bought, prices={"incoming_phone_numbers.create": 5}), bought, SINCE) is None
+
+
+def test_what_an_earlier_send_may_have_made_is_found_oldest_first() -> None:
+    newer = {"sid": "SM3", "date_created": "Wed, 25 Nov 2026 10:00:09 +0000"}
+    assert found(sms(), newer, {"sid": "SM2"}) == ["SM2", "SM3"]
+    assert found(sms(), {"body": "Sent from your Twilio trial account - Hello"}) == [SM]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"body": "Bye"}, {"to": "+14155550101"}, {"from": "+1999"}, {"direction": "inbound"},
+     {"date_created": "Wed, 25 Nov 2026 09:59:50 +0000"}, {"date_created": None}],
+)  # fmt: skip
+def test_what_it_cannot_have_made_is_not(other: dict[str, Any]) -> None:
+    assert found(sms(), other) == []
+
+
+def test_a_template_has_a_text_that_is_not_known_here() -> None:
+    assert found(sms(ContentSid="HX" + "1" * 32), {"body": "Dear customer"}) == [SM]
+    service = {"MessagingServiceSid": "MG1"}
+    assert found(sms(**service), {"messaging_service_sid": "MG2"}) == []
+
+
+def test_calls_are_found_by_their_numbers() -> None:
+    assert found(call(), {"sid": "CA1", "body": None}, kind="calls") == ["CA1"]
+
+
+# Said to the client.
+
+
+@pytest.mark.parametrize("reason", sorted(DENIAL_STATUS))
+def test_a_denial_has_twilios_shape(reason: str) -> None:
+    shaped = VENDOR.shape(denial(reason, "no", {"cap_usd": "1"}))
+    body = json.loads(shaped.body)
+    status = DENIAL_STATUS[reason]
+    assert (shaped.status, body["status"], body["code"]) == (status, status, DENIED_CODE + status)
+    assert body["details"]["cap_usd"] == "1"
+    assert body["details"]["cap_hit"] is (reason == "cap")
+    assert shaped.headers["content-type"] == "application/json"
+    assert shaped.headers["x-should-retry"] == "false"
+    unknown = VENDOR.shape(OutcomeUnknown("?", "c1"))
+    assert (unknown.status, json.loads(unknown.body)["code"]) == (502, DENIED_CODE + 502)
+
+
+def test_links_to_pages_lead_to_the_gateway() -> None:
+    page = {"meta": {"next_page_url": "https://messaging.twilio.com/v1/Services?Page=1", "page": 0,
+                     "previous_page_url": None}, "services": []}  # fmt: skip
+    made = VENDOR.relinked(Reply(200, {}, json.dumps(page).encode()), "http://gw/twilio")
+    assert json.loads(made.body)["meta"] == {
+        "next_page_url": "http://gw/twilio/messaging.twilio.com/v1/Services?Page=1", "page": 0,
+        "previous_page_url": None,
+    }  # fmt: skip
+    plain = Reply(200, {}, b'{"sid":  "SM1"}')
+    assert VENDOR.relinked(plain, "http://gw/twilio") is plain
