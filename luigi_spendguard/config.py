@@ -78,6 +78,19 @@ class Settings:
         """Return a vendor's settings, the defaults where it has no section."""
         return self.vendors.get(name, VendorSettings(name))
 
+    @property
+    def longest_timeout_s(self) -> float:
+        """The longest that a vendor may take to answer, in seconds: of those that are set up here.
+
+        That is one with a section, or with its secret in the environment now; of none, the default.
+        """
+        used = [
+            vendor.timeout_s for name, vendor in self.vendors.items()
+            if vendor != VendorSettings(name)
+            or any(os.environ.get(one) for one in VENDORS[name].secret_variables)
+        ]  # fmt: skip
+        return max(used, default=VendorSettings("").timeout_s)
+
 
 _M = "spendguard"
 SETTINGS: tuple[Setting, ...] = (

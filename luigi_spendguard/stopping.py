@@ -82,8 +82,7 @@ class Stopper:
         return True
 
     def _grace(self) -> float:
-        vendors = self._worker._guard.settings().vendors.values()
-        return GRACE_S + max((vendor.timeout_s for vendor in vendors), default=0.0)
+        return GRACE_S + float(self._worker._guard.settings().longest_timeout_s)
 
     def _kill(self, task_id: str, process: GuardedTaskProcess) -> None:
         logger.error("Task %s did not end after its run was revoked: it is killed", task_id)

@@ -60,8 +60,7 @@ class Gateway:
     @property
     def grace_s(self) -> float:
         """The longest that a call in flight may take, in seconds."""
-        vendors = self.office.settings.vendors.values()
-        return GRACE_S + max((vendor.timeout_s for vendor in vendors), default=0.0)
+        return GRACE_S + self.office.settings.longest_timeout_s
 
     async def relay(self, name: str, request: Request, key: str, unanswered: str = "") -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.

@@ -15,7 +15,7 @@ from tests.support.attempts import Pretender
 def asked() -> Ask:
     return Ask(call_id=str(uuid.uuid4()), vendor="stripe", account="stripe:test", method="POST",
                operation="payment_intents.create", path="/v1/payment_intents", target=uuid.uuid4().hex,
-               fingerprint="1", total_micros=1_000_000)  # fmt: skip
+               fingerprint="1", total_micros=1_000_000, repeatable=True)  # fmt: skip
 
 
 def revoke(pretender: Pretender) -> dict[str, object]:
