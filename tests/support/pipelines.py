@@ -43,6 +43,7 @@ class Output(luigi.Task):
 class Charge(VendorTask, Output):
     """Charges a customer $1. How it goes wrong is said by files in OUT_DIR."""
 
+    vendors = ("stripe",)
     customer = luigi.Parameter()
     amount = luigi.IntParameter(default=100)
 
