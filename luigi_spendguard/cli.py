@@ -9,7 +9,9 @@ from __future__ import annotations
 import importlib
 import io
 import json
+import re
 import sys
+import time
 from typing import Any
 
 import click
@@ -20,7 +22,9 @@ from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.messages import VERDICTS
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
 from luigi_spendguard.operator import Operator, OperatorError, admin_token, path_of, scheduler_url
-from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, money_of, plain, run_lines, show
+from luigi_spendguard.policy import expiry_ms, moment, ttl_ms
+from luigi_spendguard.tables import CALL_COLUMNS, RUN_COLUMNS, csv_of_calls, money_of, plain, run_lines, show
+from luigi_spendguard.vendors.registry import VENDORS
 
 
 class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -34,6 +38,21 @@ class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
             return parse_usd(value)
         except BadAmount as error:
             self.fail(str(error), param, ctx)
+
+
+class Since(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A moment on the command line, or how long ago it was."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the moment with its zone, in seconds; bad usage when it is none."""
+        try:
+            if re.fullmatch(r"[0-9]+[smhd]", value):
+                return str(moment(int(time.time() * 1000) - ttl_ms(value)))
+            return str(moment(expiry_ms(value)))
+        except ValueError:
+            self.fail("must be a time such as 30m, 4h or 7d, or a moment such as 2026-11-26T18:00:00Z")
 
 
 FORMAT = click.option(
@@ -121,14 +140,31 @@ def run(run_id: str, form: str) -> None:
     metavar="VERDICT",
     help="allowed, replayed, denied, or denied:<reason> such as denied:cap.",
 )
+@click.option("--vendor", type=click.Choice(sorted(VENDORS)), help="Calls to this vendor only.")
+@click.option("--since", type=Since(), help="Calls since then only: 30m, 4h, 7d, or 2026-11-26T18:00:00Z.")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@FORMAT
-def calls(run_id: str | None, task_id: str | None, verdict: str | None, limit: int, form: str) -> None:
+@click.option(
+    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
+)
+def calls(
+    run_id: str | None,
+    task_id: str | None,
+    verdict: str | None,
+    vendor: str | None,
+    since: str | None,
+    limit: int,
+    form: str,
+) -> None:
     """List vendor calls with their Luigi task, newest first.
 
     A task that was blocked before it ran has made no call: `spendguard run RUN` shows it.
     """
-    found = operator_of().get("/calls", run=run_id, task=task_id, verdict=verdict, limit=str(limit))
+    found = operator_of().get(
+        "/calls", run=run_id, task=task_id, verdict=verdict, vendor=vendor, since=since, limit=str(limit)
+    )
+    if form == "csv":
+        csv_of_calls(found, sys.stdout)
+        return
     empty = "No call matches."
     if task_id is not None:
         empty += f" If task {plain(task_id)} exists, it has made none: is this its whole task_id?"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import IO, Any
 
 import click
 from rich.console import Console
@@ -142,6 +144,29 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}")
     if run["note"]:
         yield f"{'note':10} {run['note']}"
+
+
+#: The columns of a CSV of calls: fields of the API, amounts in USD, times as in tables.
+CSV_FIELDS = (
+    "id", "created_at", "run_id", "task_id", "family", "vendor", "operation", "method", "path", "target",
+    "verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd",
+    "estimated", "currency", "object_id", "message", "ended_at",
+)  # fmt: skip
+
+
+def csv_of_calls(rows: Sequence[Mapping[str, Any]], file: IO[str]) -> None:
+    """Write calls as CSV (RFC 4180) with a heading; no cell begins as a spreadsheet's formula does."""
+    writer = csv.writer(file)
+    writer.writerow(CSV_FIELDS)
+    for row in rows:
+        shown = {**row, "created_at": time_of("created_at")(row), "ended_at": time_of("ended_at")(row)}
+        writer.writerow([_cell(shown[name]) for name in CSV_FIELDS])
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else plain(str(value))
+    # Names come from pipelines. A phone number stays one: a sign before digits alone is no formula.
+    return f"'{text}" if re.match(r"[=@]|[+-](?![0-9.]*$)", text) else text
 
 
 CALL_COLUMNS: Sequence[Column] = (

@@ -11,7 +11,9 @@ from luigi_spendguard.ledger import claims, reading
 from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import VERDICTS, Ask, BadMessage, End
 from luigi_spendguard.money import MAX_MICROS, parse_usd, plain_usd
+from luigi_spendguard.policy import expiry_ms
 from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch import keys, openapi, operator, waiting
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call, Handler, Lost
@@ -144,7 +146,8 @@ async def _day(office: Office, call: Call) -> Any:
 
 async def _calls(office: Office, call: Call) -> Any:
     call.only()
-    call.query_only("task", "verdict", "limit", "before", *(() if call.path else ("run",)))
+    filters = ("task", "vendor", "verdict", "since", "limit", "before")
+    call.query_only(*filters, *(() if call.path else ("run",)))
     run_id = call.path[0] if call.path else call.query("run")
     limit, before, verdict = call.query("limit") or "1000", call.query("before"), call.query("verdict")
     if not (limit.isdecimal() and len(limit) < 6 and 0 < int(limit) <= 10_000):
@@ -153,6 +156,13 @@ async def _calls(office: Office, call: Call) -> Any:
         raise BadMessage("'before' must be the `seq` of a call")
     if verdict is not None and verdict not in VERDICTS:
         raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
+    vendor, since = call.query("vendor"), call.query("since")
+    if vendor is not None and vendor not in VENDORS:
+        raise BadMessage(f"'vendor' must be one of {', '.join(sorted(VENDORS))}")
+    try:
+        since_ms = None if since is None else expiry_ms(since)
+    except ValueError as error:
+        raise BadMessage(f"'since' {error}") from None
     rows = await office.read(
         reading.calls,
         run_id,
@@ -160,6 +170,8 @@ async def _calls(office: Office, call: Call) -> Any:
         verdict,
         int(limit),
         None if before is None else int(before),
+        vendor,
+        since_ms,
     )
     return rows or []
 

@@ -132,6 +132,8 @@ _QUERIES: Mapping[str, dict[str, Schema]] = {
 }
 _OF_CALLS: dict[str, Schema] = {
     "task": TEXT,
+    "vendor": {"type": "string", "enum": sorted(VENDORS)},
+    "since": {"type": "string", "format": "date-time"},
     "verdict": {"type": "string", "enum": list(VERDICTS)},
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "before": COUNT,

@@ -168,8 +168,13 @@ def calls(
     verdict: str | None = None,
     limit: int = 1000,
     before: int | None = None,
+    vendor: str | None = None,
+    since: int | None = None,
 ) -> list[dict[str, Any]]:
-    """Return calls, newest first; `verdict` may be `denied` or `denied:<reason>`. Raises NotFound."""
+    """Return calls, newest first. Raises NotFound.
+
+    `verdict` may be `denied` or `denied:<reason>`; `since` is in milliseconds since the epoch.
+    """
     if run_id is not None:
         run(tx, run_id)
     wanted: list[tuple[str, Any]] = []
@@ -177,6 +182,10 @@ def calls(
         wanted.append(("call.run_id = ?", run_id))
     if task_id is not None:
         wanted.append(("call.task_id = ?", task_id))
+    if vendor is not None:
+        wanted.append(("call.vendor = ?", vendor))
+    if since is not None:
+        wanted.append(("call.created_at >= ?", since))
     if verdict is not None:
         name, _, reason = verdict.partition(":")
         wanted.append(("verdict = ?", name))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import http.server
+import io
 import json
 import os
 import socketserver
@@ -151,6 +153,33 @@ class TestCalls:
         assert seen("--run", one.run_id, "--verdict", "allowed") == [(first, "allowed")]
         assert seen("--run", one.run_id, "--limit", "1") == [(first, "denied:cap")]
         assert seen("--run", one.run_id, "--verdict", "replayed") == [(first, "replayed")]
+
+    def test_calls_are_filtered_by_vendor_and_time(self, pretender: Pretender, vendor: FakeStripe) -> None:
+        with pretender.attempt():
+            charge()
+        run = ("--run", pretender.run_id)
+        for args, count in (
+            (("--vendor", "stripe"), 1),
+            (("--vendor", "twilio"), 0),
+            (("--since", "1h"), 1),
+            (("--since", "2099-01-01T00:00:00Z"), 0),
+            (("--since", "2026-01-01T00:00:00+02:00", "--vendor", "stripe"), 1),
+        ):
+            assert len(answer(pretender.site, "calls", *run, *args)) == count, args
+        code, out, err = spendguard(pretender.site, "calls", "--since", "last week")
+        assert (code, out) == (2, "")
+        assert "must be a time such as 30m, 4h or 7d" in err
+
+    def test_a_csv_can_be_opened_by_a_spreadsheet(self, pretender: Pretender, vendor: FakeStripe) -> None:
+        with pretender.attempt():
+            charge("=1+1", amount=1234)
+            charge("+14155550100")
+        code, out, err = spendguard(pretender.site, "calls", "--run", pretender.run_id, "--format", "csv")
+        assert (code, err) == (0, "")
+        rows = list(csv.DictReader(io.StringIO(out)))
+        assert [row["spent_usd"] for row in rows] == ["1.00", "12.34"]
+        assert [row["target"] for row in rows] == ["+14155550100", "'=1+1"]
+        assert {row["task_id"] for row in rows} == {pretender.task_id}
 
     def test_the_table_shows_task_target_amounts_and_object(
         self, pretender: Pretender, vendor: FakeStripe

@@ -70,7 +70,12 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
             "'verdict' must be one of allowed, allowed:cap, replayed, denied, ",
         ),
         ("/calls?verdict=denied:bogus", "'verdict' must be one of"),
-        ("/calls?tsk=x", "unknown query parameter 'tsk': this route takes before, limit, run, task, verdict"),
+        (
+            "/calls?tsk=x",
+            "this route takes before, limit, run, since, task, vendor, verdict",
+        ),
+        ("/calls?vendor=paypal", "'vendor' must be one of resend, stripe, twilio"),
+        ("/calls?since=yesterday", "'since' must be a moment with its zone"),
         ("/runs?limit=3", "unknown query parameter 'limit': this route takes none"),
     ],
 )
