@@ -22,7 +22,7 @@ from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDeni
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.settings import VendorSettings
-from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
+from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class Guard:
         try:
             if refuse is not None:
                 raise refuse
-            quote = self.vendor.quote(request, self.settings, self.secret, self.fx)
+            quote = self._quoted(request)
             found: dict[str, Reply] = {}
             if quote.look_up:
                 quote = yield from self._priced(quote, request, found)
@@ -103,6 +103,26 @@ class Guard:
                         "the ledger's grants came too late to be used: this machine or luigid is "
                         "overloaded. Nothing was sent",
                     ) from None
+
+    def _quoted(self, request: Request) -> Quote:
+        """Price a request; an adapter that fails at it has not priced it. Raises SpendDenied."""
+        try:
+            return self.vendor.quote(request, self.settings, self.secret, self.fx)
+        except SpendDenied:
+            raise
+        except Exception as error:
+            logger.exception("The vendor %s failed to price a call", self.vendor.name)
+            why = f"this call could not be priced ({type(error).__name__} in {self.vendor.name}: see the log)"
+            raise denial("unpriced", why) from None
+
+    def _read(self, quote: Quote, reply: Reply, *, resent: bool) -> Outcome:
+        """Read what became of a call; where its adapter fails at that, nobody knows."""
+        try:
+            return self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
+        except Exception as error:
+            logger.exception("The vendor %s failed to read a reply", self.vendor.name)
+            why = f"its reply could not be read ({type(error).__name__}: see the log)"
+            return Outcome("settle" if quote.read else "doubt", note=why, error="" if quote.read else why)
 
     def _ask(self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None) -> Ask:
         body = _text(request.body) if quote.keep_body and not quote.read else None
@@ -236,7 +256,7 @@ class Guard:
     ) -> Generator[Effect, Any, Reply]:
         """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
         call_id, ask = answer.call_id, answer.ask
-        outcome = self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
+        outcome = self._read(quote, reply, resent=resent)
         call.unsure = call.unsure or outcome.kind == "doubt"
         leaked = self.secret.encode() in reply.body or any(
             self.secret in value for value in reply.headers.values()

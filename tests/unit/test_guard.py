@@ -187,6 +187,31 @@ def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(
     assert SECRET not in str(error)
 
 
+class Broken(Stripe):
+    """An adapter with a mistake in it."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def quote(self, *args: Any) -> Any:
+        return 1 / 0 if self.where == "quote" else super().quote(*args)
+
+    def outcome(self, *args: Any, **kwargs: Any) -> Any:
+        return 1 / 0 if self.where == "outcome" else super().outcome(*args, **kwargs)
+
+
+def test_an_adapter_that_fails_before_the_send_has_not_priced_the_call(clock: Clock) -> None:
+    life = Guard(Broken("quote"), VendorSettings("stripe"), SECRET, {}, clock).guarded(charge(), Call())
+    assert step(life, Reserve).ask.denied == "unpriced"
+    assert isinstance(outcome(life, Answer("denied", "c", reason="unpriced")), SpendDenied)
+
+
+def test_an_adapter_that_fails_after_the_send_leaves_the_call_in_doubt(clock: Clock) -> None:
+    life, _ = sent(Guard(Broken("outcome"), VendorSettings("stripe"), SECRET, {}, clock))
+    assert step(life, Finish, reply()).end.kind == "doubt"
+    assert isinstance(outcome(life), OutcomeUnknown)
+
+
 def test_a_reply_whose_id_is_the_secret_leaves_it_in_no_ledger(guard: Guard) -> None:
     life, _ = sent(guard)
     end = step(life, Finish, reply(body={**INTENT, "id": f"pi_{SECRET}"})).end
