@@ -20,7 +20,7 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Re
 NOT_SENT_ON = frozenset({
     "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
     "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade", "x-api-key",
-    "x-http-method", "x-http-method-override", "x-method-override",
+    "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
 })  # fmt: skip
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection
 from typing import Any
 from urllib.parse import parse_qsl
@@ -28,8 +29,8 @@ def form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
 
     Raises SpendDenied (`unpriced`).
     """
-    kind = request.headers.get("content-type", "")
-    if request.body and not kind.lower().startswith("application/x-www-form-urlencoded"):
+    kind = _media_type(request)
+    if request.body and kind != "application/x-www-form-urlencoded":
         raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send a form")
     try:
         text = request.body.decode("ascii")
@@ -51,7 +52,7 @@ def form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
 
 def json_body(request: Request) -> Any:
     """Return a request's JSON. Raises SpendDenied (`unpriced`) for another body, or a doubled key."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind = _media_type(request)
     if kind != "application/json":
         raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send JSON")
     try:
@@ -59,6 +60,14 @@ def json_body(request: Request) -> Any:
     except (ValueError, RecursionError) as error:
         why = str(error) if isinstance(error, _Doubled) else "it is no JSON"
         raise denial("unpriced", f"the body cannot be priced: {why}") from None
+
+
+def _media_type(request: Request) -> str:
+    """Return a body's media type. Raises SpendDenied (`unpriced`): in other signs it says something else."""
+    kind, _, more = request.headers.get("content-type", "").partition(";")
+    if more.strip() and not re.fullmatch(r'charset=("?)utf-8\1', more.strip(), re.IGNORECASE):
+        raise denial("unpriced", f"a body with {more.strip()[:60]!r} cannot be priced: send it as UTF-8")
+    return kind.strip().lower()
 
 
 class _Doubled(ValueError):

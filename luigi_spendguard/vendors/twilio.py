@@ -8,12 +8,13 @@ client was made with.
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
-from urllib.parse import parse_qs, urlencode, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.settings import VendorSettings
@@ -21,7 +22,7 @@ from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twi
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
 from luigi_spendguard.vendors.bodies import check_body, digest, form
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.twilio_routes import HOST, kind_of, operation_of
+from luigi_spendguard.vendors.twilio_routes import API_HOST, HOST, kind_of, operation_of
 
 #: What a client is made with where the account is known to the gateway alone.
 STAND_IN = "AC" + "0" * 32
@@ -29,7 +30,7 @@ STAND_IN = "AC" + "0" * 32
 DENIED_CODE = 9_000_000
 
 _SID = r"AC[0-9a-fA-F]{32}"
-_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=-]+)+")
+_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,=-]+)+")
 _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
 _PRICED = {"message": twilio_quotes.message, "call": twilio_quotes.call,
            "verification": twilio_quotes.verification}  # fmt: skip
@@ -59,7 +60,10 @@ class Twilio(Vendor):
         """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
         parts = urlsplit(request.url)
         kind = kind_of(request.method, parts.hostname or "", parts.path)
-        return kind == "read" or (kind == "lookup" and not _fields(parts.query))
+        if kind == "lookup":
+            with contextlib.suppress(SpendDenied):
+                return not twilio_quotes.fields(parts.query)
+        return kind == "read"
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
@@ -89,9 +93,8 @@ class Twilio(Vendor):
                            fingerprint=f"{operation}|{said}")  # fmt: skip
         if kind == "lookup":
             return self._lookup(quote, rest, query, settings)
-        if kind in ("message_update", "call_update"):
-            return self._update(quote, rest, form(request))
-        if kind not in _PRICED:
+        updates = kind in ("message_update", "call_update")
+        if kind not in _PRICED and not updates:
             raise denial(
                 "unpriced",
                 f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
@@ -99,13 +102,15 @@ class Twilio(Vendor):
             )
         if query:
             raise denial("unpriced", f"{operation} with a query string cannot be priced")
+        if updates:
+            return self._update(quote, rest, form(request))
         priced = _PRICED[kind](form(request, twilio_quotes.LISTS), settings)
         return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
                        customers=(priced.target,),
                        fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}")  # fmt: skip
 
     def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
-        fields = _fields(query)
+        fields = twilio_quotes.fields(query)
         if not fields:
             return replace(quote, read=True, key=None)
         priced = twilio_quotes.lookup(rest.rpartition("/")[2], fields, settings)
@@ -135,10 +140,15 @@ class Twilio(Vendor):
             )
         rest, mark, query = self.own_rest(request.url, settings).partition("?")
         _, host, path = [*rest.replace("%2B", "+").split("/", 2), "", ""][:3]
-        if not HOST.fullmatch(host) or not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
+        if not API_HOST.fullmatch(host):
+            raise denial(
+                "endpoint", f"{host[:60]!r} is no host of Twilio's API: the secret is not sent to it"
+            )
+        if not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
             raise denial("endpoint", "the path has characters that no path of Twilio's has")
         match = _ACCOUNT.fullmatch(f"/{path}")
-        for sid in (shapes.basic(request)[0], match.group(2) if match else own):
+        named = (shapes.basic(request)[0], *re.split(r"[^0-9A-Za-z]", path))
+        for sid in named:
             if re.fullmatch(_SID, sid) and sid not in (own, STAND_IN):
                 raise denial(
                     "scope", f"account {sid} is not [spendguard_twilio] account_sid: nothing was sent"
@@ -238,13 +248,6 @@ class Twilio(Vendor):
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to pages (`meta.next_page_url`) lead to the gateway at `base`."""
         return twilio_outcomes.relinked(reply, base)
-
-
-def _fields(query: str) -> list[str]:
-    said = parse_qs(query, keep_blank_values=True)
-    fields = [one.strip() for name, values in said.items() if name.lower() == "fields" for value in values
-              for one in value.split(",")]  # fmt: skip
-    return sorted({one for one in fields if one not in ("", "validation")})
 
 
 VENDOR = Twilio()

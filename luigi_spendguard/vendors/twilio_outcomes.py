@@ -15,6 +15,8 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply
 
 #: What is found in a list may have been made so much before it was asked for: both clocks, whole seconds.
 _SKEW_MS = 5_000
+#: No message or call costs more: what says so is not believed.
+_DEAREST = 1_000_000
 #: The most of a list that may be an earlier send.
 _MOST = 100
 #: A trial account's messages begin so.
@@ -78,7 +80,7 @@ def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
         amount = abs(Decimal(price)) if isinstance(price, str) else None
     except InvalidOperation:
         amount = None
-    if amount is None or rate is None or not amount.is_finite():
+    if amount is None or rate is None or not amount.is_finite() or amount > _DEAREST:
         return None
     return int((amount * rate * MICROS_PER_USD).to_integral_value("ROUND_CEILING"))
 
@@ -91,16 +93,20 @@ def matches(said: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapp
     for one in reversed(objects if isinstance(objects, list) else []):
         if isinstance(one, dict) and _is_that(one, said, since_ms):
             body = json.dumps(one).encode()
-            found[str(one["sid"])] = Reply(201, {"content-type": "application/json"}, body)
+            found[one["sid"]] = Reply(201, {"content-type": "application/json"}, body)
     return dict(list(found.items())[:_MOST])
 
 
 def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: int) -> bool:
     try:
         made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return False
-    if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
+    if (
+        not isinstance(one.get("sid"), str)
+        or made < since_ms - _SKEW_MS
+        or str(one.get("direction", "")).startswith("inbound")
+    ):
         return False
     for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
         if name in said and str(one.get(key, "")).lower() != said[name][0].lower():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import parse_qs
 from xml.etree import ElementTree
 
 from luigi_spendguard.errors import SpendDenied, denial
@@ -21,7 +22,7 @@ from luigi_spendguard.vendors.twilio_prices import (
     by_number,
     given,
 )
-from luigi_spendguard.vendors.twilio_sms import MAX_SEGMENTS, MAX_UNITS, segments, units
+from luigi_spendguard.vendors.twilio_sms import MAX_GROWN, MAX_SEGMENTS, MAX_UNITS, segments, units
 
 Form = Mapping[str, list[str]]
 
@@ -30,24 +31,28 @@ TABLE = (
     Row("messages.create",
         "segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; with media "
         "the dearer of that, with a link, and `mms_prices` + `mms_fees`; a content template at "
-        f"{MAX_SEGMENTS} segments; other channels by `channel_prices`; `scheduling_price` on top",
+        f"{MAX_SEGMENTS} segments, at {MAX_GROWN} where it may be encoded otherwise; other channels by "
+        "`channel_prices`, RCS for every 160 bytes; `scheduling_price` on top",
         f"{_LATE}, `failed_price` when failed",
-        "a number that is not E.164, more than 1,600 characters, a channel without a price, unknown "
-        "parameters"),
+        "a number that is not E.164, more than 1,600 characters, a channel without a price, a channel in "
+        "`From` alone, unknown parameters"),
     Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
     Row("calls.create",
         "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "
         "`call_legs` parties; recording and machine detection on top",
         f"{_LATE}, busy, failed or not answered",
-        "a destination without a price; TwiML that could dial where `call_legs` is not set, at a URL always"),
+        "a destination without a price; TwiML that could dial where `call_legs` is not set, at a URL "
+        "(`FallbackUrl`, too) always"),
     Row("calls.update", "nothing", "cancelling gives back, completing changes nothing", "anything else"),
-    Row("verify.services.verifications.create", "`verify_price`, two segments or a minute, and a Lookup",
+    Row("verify.services.verifications.create",
+        f"`verify_price`, two segments ({MAX_SEGMENTS} with a text or template of its own) and a Lookup, or "
+        "a minute; on WhatsApp the dearer of `channel_prices` and a text",
         "as quoted", "channels other than `sms`, `call` and, priced, `whatsapp`"),
     Row("verify.services.verification_check.create",
         "nothing: its success was counted with the verification", "nothing"),
     Row("lookups.phone_numbers.fetch",
         "the sum of `lookup_prices` of its `Fields`; nothing without any", "as quoted",
-        "fields without a price"),
+        "fields without a price, unknown parameters"),
 )  # fmt: skip
 
 #: Parameters that may be given several times.
@@ -78,11 +83,25 @@ _VERIFICATION = frozenset({
     "Payee", "RateLimits", "ChannelConfiguration", "AppHash", "TemplateSid", "TemplateCustomSubstitutions",
     "DeviceIp", "EnableSnaClientToken", "RiskCheck", "Tags",
 })  # fmt: skip
+#: How TwiML may begin: in another character set it would say something else.
+_DECLARATION = re.compile(
+    r"""\s*<\?xml version=["']1\.0["']( encoding=["']utf-8["'])?\s*\?>""", re.IGNORECASE
+)
 #: TwiML that rings nobody and starts nothing that is billed apart (https://www.twilio.com/docs/voice/twiml).
 _QUIET = {"Response", "Say", "Play", "Pause", "Hangup", "Reject", "break", "emphasis", "p", "phoneme",
           "prosody", "s", "say-as", "sub", "w", "lang"}  # fmt: skip
 #: Of all voices of `<Say>`, those that cost nothing.
 _VOICES = {"man", "woman", "alice"}
+#: What a Lookup may say (Lookup v2): `fields` decides what it costs.
+_LOOKUP = {
+    "fields", "countrycode", "firstname", "lastname", "addressline1", "addressline2", "city", "state",
+    "postalcode", "addresscountrycode", "nationalid", "dateofbirth", "lastverifieddate", "verificationsid",
+    "partnersubid",
+}  # fmt: skip
+#: What makes a verification's text longer than a code and a short name.
+_OWN_TEXT = ("CustomMessage", "TemplateSid", "TemplateCustomSubstitutions", "Payee")
+#: A link that Twilio puts into a text, and the bytes of a segment of RCS.
+_LINK, _RCS_BYTES = "x" * 100, 160
 
 
 @dataclass(frozen=True)
@@ -103,25 +122,33 @@ def message(form: Form, settings: VendorSettings) -> Priced:
         raise _unpriced(f"a message has at most {MAX_UNITS} characters")
     later = bool(form.get("ScheduleType") or form.get("SendAt") or _is_true(form, "ShortenUrls"))
     fees = int(given(settings, "scheduling_price")) if later else 0
+    service = "MessagingServiceSid" in form or _one(form, "From").startswith("MG")
+    if _is_true(form, "ShortenUrls"):  # The domain of the shortened ones is not known here.
+        text += _LINK * text.lower().count("://")
     channel, colon, _ = to.partition(":")
     if colon:
         total = given(settings, "channel_prices").get(channel.lower())
         if total is None:
             raise _unpriced(f"a message by {channel[:20]} has no price: set channel_prices")
+        if channel.lower() == "rcs":
+            total *= MAX_GROWN if "ContentSid" in form else max(_rcs(text), 1)
         return Priced(total + fees, to.lower(), digest(*(form.get(name) for name in _SAID)), fees)
+    if ":" in _one(form, "From"):
+        raise _unpriced("a message from a channel to a number may go out by that channel: name it in To")
     number = _number(to, "a message")
-    smart = _is_true(form, "SmartEncoded") or "MessagingServiceSid" in form
+    smart = _is_true(form, "SmartEncoded") or service
     count = segments(text, smart=smart)
-    if "ContentSid" in form:
-        count = MAX_SEGMENTS  # Its text is at Twilio.
-    elif "MessagingServiceSid" in form:  # It may send RCS first: 160 bytes to a segment.
-        count = max(count, -(-len(text.encode()) // 160))
+    if "ContentSid" in form:  # Its text is at Twilio, but for what the request fills in.
+        filled = segments(_one(form, "ContentVariables"), smart=smart)
+        count = max(MAX_GROWN if smart else MAX_SEGMENTS, filled)
+    elif service:  # It may send RCS first.
+        count = max(count, _rcs(text))
     price, carriers = _price(settings, "sms_prices", number), _fee(settings, "sms_fees", number)
     total, fee = count * price, count * carriers
     if form.get("MediaUrl") or _is_true(form, "SendAsMms") or "ContentSid" in form:
         # Where there is no MMS, Twilio may send the text with a link to the media.
         media = _price(settings, "mms_prices", number), _fee(settings, "mms_fees", number)
-        links = count if "ContentSid" in form else segments(text + "x" * 100, smart=smart)
+        links = count if "ContentSid" in form else max(count, segments(text + _LINK, smart=smart))
         total, fee = max((links * price, links * carriers), media, key=sum)
     return Priced(total + fee + fees, number, digest(*(form.get(name) for name in _SAID)), fee + fees)
 
@@ -134,7 +161,10 @@ def call(form: Form, settings: VendorSettings) -> Priced:
     legs = _legs(form, settings)
     table = given(settings, "call_prices")
     scheme = to.partition(":")[0].lower() if ":" in to else ""
-    price = table.get(scheme) if scheme else by_number(table, _number(to, "a call"))
+    if scheme:
+        price = table.get(scheme) if scheme in ("sip", "client") else None
+    else:
+        price = by_number(table, _number(to, "a call"))
     if price is None:
         raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
     further = (legs - 1) * max(table.values())
@@ -160,11 +190,12 @@ def _legs(form: Form, settings: VendorSettings) -> int:
     if allowed is not None:
         return int(allowed)
     text = _one(form, "Twiml")
-    if not text or "Url" in form or "ApplicationSid" in form:
+    if not text or {"Url", "FallbackUrl", "ApplicationSid"} & set(form):
         raise _unpriced("what the TwiML at a URL dials is not known: set call_legs, or pass Twiml")
+    text = _DECLARATION.sub("", text, count=1)
     try:
-        if "<!" in text:
-            raise ElementTree.ParseError  # No entities.
+        if "<!" in text or "<?" in text:
+            raise ElementTree.ParseError  # No entities, no other character set.
         elements = list(ElementTree.fromstring(text).iter())  # noqa: S314  # no entities, see above
     except (ElementTree.ParseError, ValueError):
         raise _unpriced("Twiml is no XML that can be read") from None
@@ -180,18 +211,36 @@ def verification(form: Form, settings: VendorSettings) -> Priced:
     _known(form, _VERIFICATION, "verification")
     to, channel = _one(form, "To"), _one(form, "Channel")
     total = int(given(settings, "verify_price"))
-    if channel == "sms":  # Texts of some languages take two segments.
-        number = _number(to, "a verification")
-        total += 2 * (_price(settings, "sms_prices", number) + _fee(settings, "sms_fees", number))
-        total += given(settings, "lookup_prices").get("line_type_intelligence", 0)
+    own = any(name in form for name in _OWN_TEXT) or len(_one(form, "CustomFriendlyName")) > 32
+    if channel == "sms":
+        total += _code(to, settings, own_text=own)
     elif channel == "call":
         total += _price(settings, "call_prices", _number(to, "a verification"))
     elif channel == "whatsapp" and channel in given(settings, "channel_prices"):
-        _number(to, "a verification")
-        total += given(settings, "channel_prices")[channel]
+        # A number without WhatsApp may get the text.
+        total += max(given(settings, "channel_prices")[channel], _code(to, settings, own_text=own))
     else:
         raise _unpriced(f"a verification by {channel[:20] or 'no channel'} has no price")
     return Priced(total, f"{channel}:{to.lower()}", digest(to, channel))
+
+
+def _code(to: str, settings: VendorSettings, *, own_text: bool) -> int:
+    """Return what a verification's text costs; those of some languages take two segments."""
+    number = _number(to, "a verification")
+    count = MAX_SEGMENTS if own_text else 2
+    total = count * (_price(settings, "sms_prices", number) + _fee(settings, "sms_fees", number))
+    return total + int(given(settings, "lookup_prices").get("line_type_intelligence", 0))
+
+
+def fields(query: str) -> list[str]:
+    """Return the `Fields` of a Lookup that may cost. Raises SpendDenied (`unpriced`)."""
+    said = parse_qs(query, keep_blank_values=True)
+    unknown = [name for name in said if name.lower() not in _LOOKUP]
+    if ";" in query or unknown:
+        raise _unpriced("a Lookup with parameters that are not in Twilio's description may cost more")
+    listed = [value for name, values in said.items() if name.lower() == "fields" for value in values]
+    wanted = {one.strip() for value in listed for one in value.split(",")}
+    return sorted(wanted - {"", "validation"})
 
 
 def lookup(number: str, fields: list[str], settings: VendorSettings) -> Priced:
@@ -202,6 +251,10 @@ def lookup(number: str, fields: list[str], settings: VendorSettings) -> Priced:
         if name not in table:
             raise _unpriced(f"a Lookup of {name[:40]} has no price: set lookup_prices")
     return Priced(sum(table[name] for name in wanted), f"{number} {','.join(wanted)}", digest(number, wanted))
+
+
+def _rcs(text: str) -> int:
+    return -(-len(text.encode()) // _RCS_BYTES)
 
 
 def _price(settings: VendorSettings, key: str, number: str) -> int:

@@ -12,6 +12,14 @@ _ID = r"[^/]+"
 _ACCOUNT = rf"/2010-04-01/Accounts/{_ID}"
 _WRITES = r"(?:POST|PUT|PATCH|DELETE)"
 
+#: Twilio's APIs: other hosts below twilio.com are its web sites, and others' machines.
+_APIS = (
+    "accounts|api|bulkexports|chat|content|conversations|events|flex-api|frontline-api|iam|insights|intelligence"
+    "|ip-messaging|knowledge|lookups|marketplace|memory|messaging|monitor|notify|numbers|oauth|preview"
+    "|preview-iam|pricing|proxy|routes|serverless|studio|supersim|sync|taskrouter|trunking|trusthub|verify"
+    "|video|voice|webhooks|wireless"
+)
+
 #: `kind`, and what "METHOD product path" has to match; the first one that matches decides.
 _RULES = [
     # The reply returns or mints credentials, or the request manages them.
@@ -32,8 +40,11 @@ _RULES = [
     ("credential", r"POST flex-api /(?:v1/Insights/Session|v2/WebChats)"),
     ("credential", r"\w+ trusthub /v1/ComplianceInquiries/.*"),
     ("credential", r"POST (?:trusthub|numbers) /v1/.*/EmbeddedSessions"),
+    # Older versions have other rules; what begins so at `webhooks` starts a flow.
+    ("unpriced", r"\w+ api /(?!2010-04-01/).*"),
+    ("unpriced", r"\w+ webhooks /(?!v1/Webhooks(?:/|$)).*"),
     # What is priced by its own rule.
-    ("lookup", rf"GET lookups /v2/PhoneNumbers/{_ID}"),
+    ("lookup", rf"(?:GET|HEAD) lookups /v2/PhoneNumbers/{_ID}"),
     ("message", rf"POST api {_ACCOUNT}/Messages"),
     ("call", rf"POST api {_ACCOUNT}/Calls"),
     ("verification", rf"POST verify /v2/Services/{_ID}/Verifications"),
@@ -65,14 +76,16 @@ _RULES = [
     ("free", rf"POST video /v1/Rooms/{_ID}(?:/Participants/{_ID}(?:/(?:Anonymize|SubscribeRules))?)?"),
     ("free", r"POST numbers /v1/Porting/Configuration/Webhook"),
     ("free", rf"POST insights /v1/Voice/{_ID}/Annotation"),
-    ("unpriced", r"GET numbers /v1/Porting/Portability/.*"),
-    ("unpriced", r"GET lookups /v1/.*"),
+    ("unpriced", r"\w+ numbers /v1/Porting/Portability/.*"),
+    ("unpriced", rf"\w+ lookups /(?!v2/(?:RateLimits|PhoneNumbers/{_ID}/Overrides)(?:/|$)).*"),
     ("read", r"(?:GET|HEAD) \S+ /.*"),
 ]  # fmt: skip
 _COMPILED = [(kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in _RULES]
 
 #: Twilio's hosts: product, and perhaps edge and region (https://www.twilio.com/docs/global-infrastructure).
 HOST = re.compile(r"([a-z0-9-]+)(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
+#: Those of them that the secret is for.
+API_HOST = re.compile(rf"({_APIS})(?:(?:\.[a-z0-9-]+)?\.[a-z]{{2}}[0-9])?\.twilio\.com")
 
 _HAS_ID = re.compile(r"[A-Z]{2}[0-9a-fA-F]{32}|.*[0-9].*|\+.*")
 _VERBS = {"GET": ("list", "fetch"), "POST": ("create", "update"), "DELETE": ("delete", "delete")}
@@ -100,7 +113,7 @@ def operation_of(method: str, host: str, path: str) -> str:
 
 
 def _product(host: str) -> str:
-    match = HOST.fullmatch(host)
+    match = API_HOST.fullmatch(host)
     return match.group(1) if match else ""
 
 

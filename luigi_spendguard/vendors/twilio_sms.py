@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterable
 #: The longest text that Twilio takes (error 21617), read here as UTF-16 units, and the segments that it may
 #: come to: 800 surrogate pairs, 33 to a part.
 MAX_UNITS, MAX_SEGMENTS = 1600, 25
+#: What they may come to where each sign is replaced by three, or sent as RCS in three bytes of 160.
+MAX_GROWN = 32
 
 _BASIC = frozenset(
     "@£$¥èéùìòÇ\nØø\rÅåΔ_ΦΓΛΩΠΨΣΘΞÆæßÉ !\"#¤%&'()*+,-./0123456789:;<=>?¡ABCDEFGHIJKLMNOPQRSTUVWXYZÄÖÑÜ§¿"

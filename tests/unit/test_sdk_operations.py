@@ -16,7 +16,7 @@ from tests.support.vendor_table import operations
 NAMED = {
     "message": {"message"}, "call": {"call"}, "lookup": {"lookup"}, "emails": {"emails"}, "batch": {"batch"},
     "verify": {"verification", "verification_check"}, "cancel": {"cancel"},
-    "free": {"free", "message_update"}, "read": {"read"},
+    "free": {"free", "message_update", "move"}, "read": {"read"},
     "credential": {"credential"}, "unpriced": {"call_update", "broadcast"},
 }  # fmt: skip
 #: What is never let through without the operator's word.
