@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from decimal import Decimal
@@ -43,16 +44,19 @@ _MAIL = frozenset({
     "scheduled_at", "template", "topic_id",
 })  # fmt: skip
 #: Headers of a mail that name recipients.
-_WHOM = r"(resent-)?(to|cc|bcc)"
+_WHOM = r"(resent-|apparently-)?(to|cc|bcc)"
+#: What becomes a line of a mail's head: a second line in it could name recipients.
+_LINES = ("from", "to", "cc", "bcc", "subject", "reply_to")
 #: What a mail's recipients do not see: it may differ in a repeated call.
 _UNSEEN = {"headers", "tags"}
 
 TABLE = (
     Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
-        "fields that are not in Resend's description, headers that name recipients"),
+        "fields that are not in Resend's description, headers that name recipients, lines in what is one"),
     Row("batch.send", "the recipients of all its mails times `email_price`",
         "without the mails that a permissive batch names as errors",
         "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores in a batch"),
+    Row("emails.update", "nothing", "nothing", "anything but another `scheduled_at`"),
     Row("emails.cancel", "nothing", "gives back the mail's amount"),
     Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
 )  # fmt: skip
@@ -64,18 +68,19 @@ _RULES = [
     ("emails", r"POST /emails"),
     ("batch", r"POST /emails/batch"),
     ("cancel", rf"POST /emails/{_ID}/cancel"),
+    ("move", rf"PATCH /emails/{_ID}"),
     ("credential", r"(?:POST|PATCH|DELETE|PUT) /api-keys(?:/.*)?"),
-    ("credential", rf"POST /webhooks(?:/{_ID}/signing-secret/rotate)?|GET /webhooks/{_ID}"),
+    ("credential", rf"POST /webhooks(?:/{_ID}/signing-secret/rotate)?|GET /webhooks/.+"),
     ("credential", rf"\w+ /oauth/grants(?:/{_ID})?"),
     ("credential", rf"GET /logs/{_ID}"),  # Bodies of earlier calls.
     ("credential", rf"POST /emails/{_ID}/share"),
     ("broadcast", r"POST /broadcasts"),
     ("unpriced", rf"PATCH /broadcasts/{_ID}|POST /broadcasts/{_ID}/(?:send|duplicate)"),
     ("unpriced", r"POST /events/send"),
-    ("free", rf"PATCH /emails/{_ID}"),
     ("free", rf"POST /(?:broadcasts/{_ID}/cancel|automations/{_ID}/stop)"),
-    ("free", r"(?:POST|PATCH) /(?:templates|segments|topics|contact-properties|audiences|events|suppressions)"
-             rf"(?:/{_ID}(?:/(?:publish|duplicate|add|remove))?)?"),
+    ("free", r"POST /(?:templates|segments|topics|contact-properties|audiences|events|suppressions)"),
+    ("free", rf"PATCH /(?:templates|segments|topics|contact-properties|events)/{_ID}"),
+    ("free", rf"POST /templates/{_ID}/(?:publish|duplicate)|POST /suppressions/batch/(?:add|remove)"),
     ("free", rf"PATCH /webhooks/{_ID}"),
     ("free", rf"PATCH /contacts/{_ID}(?:/topics)?|POST /contacts/{_ID}/segments/{_ID}"),
     ("free", rf"PATCH /audiences/{_ID}/contacts/{_ID}"),
@@ -83,7 +88,10 @@ _RULES = [
     ("read", r"(?:GET|HEAD) /.*"),
 ]  # fmt: skip
 _COMPILED = [(kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in _RULES]
-_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=%-]+)+")
+#: Escaped are "@" and "+" alone: any other could hide the name of an operation.
+_PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
+#: The operations of which Resend reads an idempotency key.
+_KEYED = ("emails.send", "batch.send")
 _HAS_ID = re.compile(r".*[0-9@].*")
 _VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("update", "update"),
           "DELETE": ("remove", "remove")}  # fmt: skip
@@ -130,7 +138,7 @@ class Resend(Vendor):
         request = _bare(request)
         check_body(request)
         path, mark, query = self.own_rest(request.url, settings).partition("?")
-        if not _PATH.fullmatch(path) or "/." in path or re.search("%2[fF]", path):
+        if not _PATH.fullmatch(path) or "/." in path:
             raise denial("endpoint", "the path has characters that no path of Resend's has")
         kind, operation = kind_of(request.method, path), operation_of(request.method, path)
         key = request.headers.get("idempotency-key") or None
@@ -145,7 +153,13 @@ class Resend(Vendor):
         if mark and request.method != "DELETE":
             raise denial("unpriced", f"{operation} with a query string cannot be priced")
         if kind in ("emails", "batch"):
+            if operation not in _KEYED:
+                raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
             return _mails(quote, json_body(request), settings)
+        if kind == "move":
+            moved = json_body(request)
+            if not isinstance(moved, dict) or not moved.keys() <= {"id", "scheduled_at"}:
+                raise denial("unpriced", f"{operation} may only name another scheduled_at")
         if kind == "cancel":
             object_id = path.split("/")[2]
             return replace(quote, target=object_id, object_id=object_id, only_less=True,
@@ -156,7 +170,7 @@ class Resend(Vendor):
             return replace(quote, total_micros=int(price), target=f"{path}#{said[:12]}", fixed=True,
                            repeatable=False, fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
         draft = kind == "broadcast" and _is_draft(json_body(request))
-        if kind == "free" or credential or draft:
+        if kind in ("free", "move") or credential or draft:
             return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")
         raise denial(
             "unpriced",
@@ -191,9 +205,7 @@ class Resend(Vendor):
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves; its key where Resend reads one."""
-        keyed = operation_of(request.method, self.own_rest(request.url, settings)) in (
-            "emails.send", "batch.send",
-        )  # fmt: skip
+        keyed = operation_of(request.method, self.own_rest(request.url, settings)) in _KEYED
         return super().wire(_bare(request), settings, secret, key if keyed else "")
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
@@ -243,11 +255,13 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
             raise denial("unpriced", f"a mail with {name[:40]!r} may go to more people than it says")
     own = mail.get("headers") or {}
     if not isinstance(own, dict) or any(
-        re.fullmatch(_WHOM, str(name).strip(), re.IGNORECASE) for name in own
+        re.fullmatch(_WHOM, re.sub("[^a-z-]", "", str(name).lower())) for name in own
     ):
         raise denial(
             "unpriced", "headers that name recipients may send a mail to more people: use to, cc, bcc"
         )
+    if _is_broken([*own, *own.values(), *(mail.get(name) for name in _LINES)]):
+        raise denial("unpriced", "a line break in what is one line of a mail could name recipients")
     for name in ("scheduled_at", "attachments"):
         if in_batch and mail.get(name):
             raise denial("unpriced", f"Resend sends a batch at once and without its {name}: send one mail")
@@ -257,23 +271,32 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         given = [given] if isinstance(given, str) else given
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
             raise denial("unpriced", f"{name} must be an address or a list of them")
-        for text in given:
+        for text in (unicodedata.normalize("NFKC", one) for one in given):  # Other signs for "@" and ",".
             addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
             # What cannot be read is as many as it has signs, and one at the least.
             found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)
     return [re.sub(r"\s", "", one)[:300] for one in found]
 
 
+def _is_broken(value: Any) -> bool:
+    """Return whether a text, or one in a list, has a line break."""
+    if isinstance(value, list):
+        return any(_is_broken(one) for one in value)
+    return bool(re.search(r"[\r\n]", str(value)))
+
+
 def _is_draft(broadcast: Any) -> bool:
     """Return whether a broadcast is only written down; one that is sent goes to nobody knows how many."""
-    return isinstance(broadcast, dict) and broadcast.get("send", False) is False
+    if not isinstance(broadcast, dict) or broadcast.get("scheduled_at"):
+        return False
+    return broadcast.get("send", False) is False
 
 
 def _accepted(quote: Quote, body: Mapping[str, Any]) -> int:
     """Return what a batch has cost: without the mails that a permissive batch names as errors."""
     errors, data = body.get("errors") or [], body.get("data")
     errors = errors if isinstance(errors, list) else []
-    refused = {one.get("index") for one in errors if isinstance(one, dict)}
+    refused = {one["index"] for one in errors if isinstance(one, dict) and isinstance(one.get("index"), int)}
     if not isinstance(data, list) or len(data) + len(refused) != len(quote.parts):
         return quote.total_micros or 0
     return sum(part for index, part in enumerate(quote.parts) if index not in refused)
