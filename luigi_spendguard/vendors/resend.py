@@ -52,7 +52,7 @@ _UNSEEN = {"headers", "tags"}
 
 TABLE = (
     Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
-        "fields that are not in Resend's description, headers that name recipients, lines in what is one"),
+        "fields that are not in Resend's description, headers that name recipients, line breaks in its head"),
     Row("batch.send", "the recipients of all its mails times `email_price`",
         "without the mails that a permissive batch names as errors",
         "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores in a batch"),

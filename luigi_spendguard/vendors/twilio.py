@@ -85,7 +85,7 @@ class Twilio(Vendor):
             return replace(quote, read=True, key=None)
         said = digest(request.method, path, query, request.body.decode("latin-1"))
         price = settings.prices.get(operation)
-        if price is not None and kind not in _PRICED:
+        if price is not None and kind not in (*_PRICED, "lookup"):
             return replace(quote, total_micros=int(price), target=f"{rest}#{said[:12]}", fixed=True,
                            fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
         if kind in ("free", "credential", "verification_check"):

@@ -68,14 +68,16 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("", "mms_fees", values.price_table(_NUMBERS, "1: 0.0135"), "1: 0.0135",
             "Carriers' fees in USD a message with media."),
     Setting("", "channel_prices", values.price_table("[a-z]{2,20}", "whatsapp: 0.205"), "none: denied",
-            "USD a message on other channels, what Twilio and the channel take together."),
+            "USD a message on other channels, what Twilio and the channel take together; of `rcs` for every "
+            "160 bytes."),
     Setting("", "call_prices", values.price_table(f"{_NUMBERS}|sip|client", "1: 0.014, *: 0.90"),
             "1: 0.014, 1907: 0.09; others are denied",
             "USD a minute of a call by the beginning of the number, or for `sip` and `client`."),
     Setting("", "call_time_limit_s", values.whole(60, 86_400), "600",
             "The `TimeLimit` in seconds of a call that names none."),
     Setting("", "call_legs", values.whole(1, 10), "none: calls whose TwiML could dial are denied",
-            "How many parties a call's TwiML rings at the most; the call is reserved so many times."),
+            "How many parties a call's TwiML rings at the most: those after the first at the dearest of "
+            "`call_prices`."),
     Setting("", "lookup_prices", values.price_table("[a-z_]{2,40}", "line_type_intelligence: 0.008"),
             "see vendors.md", "USD for each `Fields` of a Lookup; others are denied."),
     Setting("", "verify_price", values.usd, "0.05",

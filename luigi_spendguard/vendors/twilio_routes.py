@@ -107,6 +107,8 @@ def operation_of(method: str, host: str, path: str) -> str:
         words = words[1:] if words[:1] == ["Accounts"] and len(parts) > 3 else words
     else:
         words.insert(0, product)
+        if parts[:1] == ["v1"] and product == "lookups":  # Its add-ons have prices of their own.
+            words.insert(1, "v1")
     on_one = len(parts) > 1 and bool(_HAS_ID.fullmatch(parts[-1]))
     verb = _VERBS.get(method, (method.lower(), method.lower()))[on_one]
     return ".".join([*(_snake(word) for word in words), verb])

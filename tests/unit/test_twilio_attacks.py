@@ -159,6 +159,13 @@ class TestNotFree:
         assert reason(post(ring, {"Status": "completed", "Twiml": "<Dial/>"})) == "unpriced"
         assert reason(post(f"{API}/Messages/SM{'1' * 32}.json?Body=x", {"Status": "canceled"})) == "unpriced"
 
+    def test_a_fixed_price_is_no_price_of_a_lookup(self) -> None:
+        fixed = {"lookups.phone_numbers.fetch": 1}
+        assert quote(get(f"{LOOKUP}?Fields=line_type_intelligence"), prices=fixed).total_micros == 8
+        old = get(LOOKUP.replace("v2", "v1") + "?AddOns=x")
+        assert reason(old, prices=fixed) == "unpriced"
+        assert quote(old, prices={"lookups.v1.phone_numbers.fetch": 9}).total_micros == 9
+
     def test_no_operation_that_may_cost_is_free(self) -> None:
         for decided, method, host, path in operations("twilio"):
             if decided not in ("free", "read", "message", "call", "lookup", "verify"):
