@@ -181,6 +181,10 @@ class TestNotDearer:
         plain = {"content-type": f"{FORM}; charset=UTF-8"}
         assert quote(post(f"{API}/Messages.json", {"To": "+14155550100", "Body": "x"}, **plain)).total_micros
 
+    def test_a_semicolon_may_begin_another_parameter(self) -> None:
+        body = b"Body=Hi;To=%2B4915123456789&To=%2B14155550100"
+        assert reason(Request("POST", f"{API}/Messages.json", {"content-type": FORM}, body)) == "unpriced"
+
     def test_a_form_is_a_form(self) -> None:
         more = {"content-type": f"{FORM}-2"}
         assert reason(post(f"{API}/Messages.json", {"To": "+14155550100"}, **more)) == "unpriced"
