@@ -29,7 +29,7 @@ STAND_IN = "AC" + "0" * 32
 DENIED_CODE = 9_000_000
 
 _SID = r"AC[0-9a-fA-F]{32}"
-_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=-]+)+")
+_PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,=-]+)+")
 _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
 _PRICED = {"message": twilio_quotes.message, "call": twilio_quotes.call,
            "verification": twilio_quotes.verification}  # fmt: skip
@@ -58,6 +58,8 @@ class Twilio(Vendor):
     def only_reads(self, request: Request) -> bool:
         """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
         parts = urlsplit(request.url)
+        if not _is_plain(parts.path):
+            return False
         kind = kind_of(request.method, parts.hostname or "", parts.path)
         return kind == "read" or (kind == "lookup" and not _fields(parts.query))
 
@@ -89,6 +91,8 @@ class Twilio(Vendor):
                            fingerprint=f"{operation}|{said}")  # fmt: skip
         if kind == "lookup":
             return self._lookup(quote, rest, query, settings)
+        if query and kind in ("message_update", "call_update", *_PRICED):
+            raise denial("unpriced", f"{operation} with a query string cannot be priced")
         if kind in ("message_update", "call_update"):
             return self._update(quote, rest, form(request))
         if kind not in _PRICED:
@@ -97,8 +101,6 @@ class Twilio(Vendor):
                 f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
                 f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
             )
-        if query:
-            raise denial("unpriced", f"{operation} with a query string cannot be priced")
         priced = _PRICED[kind](form(request, twilio_quotes.LISTS), settings)
         return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
                        customers=(priced.target,),
@@ -135,7 +137,7 @@ class Twilio(Vendor):
             )
         rest, mark, query = self.own_rest(request.url, settings).partition("?")
         _, host, path = [*rest.replace("%2B", "+").split("/", 2), "", ""][:3]
-        if not HOST.fullmatch(host) or not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
+        if not HOST.fullmatch(host) or not _is_plain(f"/{path}"):
             raise denial("endpoint", "the path has characters that no path of Twilio's has")
         match = _ACCOUNT.fullmatch(f"/{path}")
         for sid in (shapes.basic(request)[0], match.group(2) if match else own):
@@ -240,10 +242,16 @@ class Twilio(Vendor):
         return twilio_outcomes.relinked(reply, base)
 
 
+def _is_plain(path: str) -> bool:
+    """Return whether a path can be read in one way only: no escapes, parameters, empty or dotted parts."""
+    return bool(_PATH.fullmatch(path.replace("%2B", "+"))) and "/." not in path
+
+
 def _fields(query: str) -> list[str]:
-    said = parse_qs(query, keep_blank_values=True)
-    fields = [one.strip() for name, values in said.items() if name.lower() == "fields" for value in values
-              for one in value.split(",")]  # fmt: skip
+    """Return the paid `Fields`, however the name is written: what has none costs nothing."""
+    said = parse_qs(query.replace(";", "&"), keep_blank_values=True)
+    fields = [one.strip() for name, values in said.items() if name.strip().lower().startswith("fields")
+              for value in values for one in value.split(",")]  # fmt: skip
     return sorted({one for one in fields if one not in ("", "validation")})
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -17,6 +18,8 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply
 _SKEW_MS = 5_000
 #: The most of a list that may be an earlier send.
 _MOST = 100
+#: A price above it, in any currency, is not believed.
+_DEAREST = 1_000_000
 #: A trial account's messages begin so.
 _TRIAL = "Sent from your Twilio trial account - "
 #: States in which nothing was sent and nothing is billed, or the call never began.
@@ -78,7 +81,7 @@ def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
         amount = abs(Decimal(price)) if isinstance(price, str) else None
     except InvalidOperation:
         amount = None
-    if amount is None or rate is None or not amount.is_finite():
+    if amount is None or rate is None or not amount.is_finite() or amount > _DEAREST:
         return None
     return int((amount * rate * MICROS_PER_USD).to_integral_value("ROUND_CEILING"))
 
@@ -99,6 +102,8 @@ def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: in
     try:
         made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
     except (ValueError, TypeError):
+        return False
+    if not re.fullmatch(r"\w+", str(one.get("sid") or "")):
         return False
     if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
         return False

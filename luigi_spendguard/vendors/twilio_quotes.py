@@ -134,7 +134,10 @@ def call(form: Form, settings: VendorSettings) -> Priced:
     legs = _legs(form, settings)
     table = given(settings, "call_prices")
     scheme = to.partition(":")[0].lower() if ":" in to else ""
-    price = table.get(scheme) if scheme else by_number(table, _number(to, "a call"))
+    if scheme in ("sip", "client"):
+        price = table.get(scheme)
+    else:
+        price = None if scheme else by_number(table, _number(to, "a call"))
     if price is None:
         raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
     further = (legs - 1) * max(table.values())

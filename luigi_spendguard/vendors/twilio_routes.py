@@ -15,7 +15,7 @@ _WRITES = r"(?:POST|PUT|PATCH|DELETE)"
 #: `kind`, and what "METHOD product path" has to match; the first one that matches decides.
 _RULES = [
     # The reply returns or mints credentials, or the request manages them.
-    ("credential", rf"\w+ api /2010-04-01/Accounts(?:/{_ID})?"),
+    ("credential", rf"\w+ api /2010-04-01/Accounts(?:\.[^/]*)?(?:/{_ID})?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:Keys|SigningKeys|Tokens)(?:/{_ID})?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/CredentialLists(?:/.*)?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/Domains/{_ID}/(?:Auth/(?:Calls|Registrations)/)?"
@@ -33,7 +33,7 @@ _RULES = [
     ("credential", r"\w+ trusthub /v1/ComplianceInquiries/.*"),
     ("credential", r"POST (?:trusthub|numbers) /v1/.*/EmbeddedSessions"),
     # What is priced by its own rule.
-    ("lookup", rf"GET lookups /v2/PhoneNumbers/{_ID}"),
+    ("lookup", rf"(?:GET|HEAD) lookups /v2/PhoneNumbers/{_ID}"),
     ("message", rf"POST api {_ACCOUNT}/Messages"),
     ("call", rf"POST api {_ACCOUNT}/Calls"),
     ("verification", rf"POST verify /v2/Services/{_ID}/Verifications"),
@@ -65,8 +65,8 @@ _RULES = [
     ("free", rf"POST video /v1/Rooms/{_ID}(?:/Participants/{_ID}(?:/(?:Anonymize|SubscribeRules))?)?"),
     ("free", r"POST numbers /v1/Porting/Configuration/Webhook"),
     ("free", rf"POST insights /v1/Voice/{_ID}/Annotation"),
-    ("unpriced", r"GET numbers /v1/Porting/Portability/.*"),
-    ("unpriced", r"GET lookups /v1/.*"),
+    ("unpriced", r"(?:GET|HEAD) numbers /v1/Porting/Portability/.*"),
+    ("unpriced", r"(?:GET|HEAD) lookups /v1/.*"),
     ("read", r"(?:GET|HEAD) \S+ /.*"),
 ]  # fmt: skip
 _COMPILED = [(kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in _RULES]
