@@ -59,6 +59,8 @@ class Twilio(Vendor):
     def only_reads(self, request: Request) -> bool:
         """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
         parts = urlsplit(request.url)
+        if not _is_plain(parts.path):
+            return False
         kind = kind_of(request.method, parts.hostname or "", parts.path)
         if kind == "lookup":
             with contextlib.suppress(SpendDenied):
@@ -93,17 +95,16 @@ class Twilio(Vendor):
                            fingerprint=f"{operation}|{said}")  # fmt: skip
         if kind == "lookup":
             return self._lookup(quote, rest, query, settings)
-        updates = kind in ("message_update", "call_update")
-        if kind not in _PRICED and not updates:
+        if query and kind in ("message_update", "call_update", *_PRICED):
+            raise denial("unpriced", f"{operation} with a query string cannot be priced")
+        if kind in ("message_update", "call_update"):
+            return self._update(quote, rest, form(request))
+        if kind not in _PRICED:
             raise denial(
                 "unpriced",
                 f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
                 f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
             )
-        if query:
-            raise denial("unpriced", f"{operation} with a query string cannot be priced")
-        if updates:
-            return self._update(quote, rest, form(request))
         priced = _PRICED[kind](form(request, twilio_quotes.LISTS), settings)
         return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
                        customers=(priced.target,),
@@ -144,7 +145,7 @@ class Twilio(Vendor):
             raise denial(
                 "endpoint", f"{host[:60]!r} is no host of Twilio's API: the secret is not sent to it"
             )
-        if not _PATH.fullmatch(f"/{path}") or "/." in f"/{path}":
+        if not _is_plain(f"/{path}"):
             raise denial("endpoint", "the path has characters that no path of Twilio's has")
         match = _ACCOUNT.fullmatch(f"/{path}")
         named = (shapes.basic(request)[0], *re.split(r"[^0-9A-Za-z]", path))
@@ -248,6 +249,11 @@ class Twilio(Vendor):
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to pages (`meta.next_page_url`) lead to the gateway at `base`."""
         return twilio_outcomes.relinked(reply, base)
+
+
+def _is_plain(path: str) -> bool:
+    """Return whether a path can be read in one way only: no escapes, parameters, empty or dotted parts."""
+    return bool(_PATH.fullmatch(path.replace("%2B", "+"))) and "/." not in path
 
 
 VENDOR = Twilio()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
@@ -15,10 +16,10 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply
 
 #: What is found in a list may have been made so much before it was asked for: both clocks, whole seconds.
 _SKEW_MS = 5_000
-#: No message or call costs more: what says so is not believed.
-_DEAREST = 1_000_000
 #: The most of a list that may be an earlier send.
 _MOST = 100
+#: A price above it, in any currency, is not believed.
+_DEAREST = 1_000_000
 #: A trial account's messages begin so.
 _TRIAL = "Sent from your Twilio trial account - "
 #: States in which nothing was sent and nothing is billed, or the call never began.
@@ -102,11 +103,10 @@ def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: in
         made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
     except (ValueError, TypeError, OverflowError):
         return False
-    if (
-        not isinstance(one.get("sid"), str)
-        or made < since_ms - _SKEW_MS
-        or str(one.get("direction", "")).startswith("inbound")
-    ):
+    sid = one.get("sid")
+    if not isinstance(sid, str) or not re.fullmatch(r"\w+", sid):
+        return False
+    if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
         return False
     for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
         if name in said and str(one.get(key, "")).lower() != said[name][0].lower():

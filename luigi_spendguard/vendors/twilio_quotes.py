@@ -161,10 +161,10 @@ def call(form: Form, settings: VendorSettings) -> Priced:
     legs = _legs(form, settings)
     table = given(settings, "call_prices")
     scheme = to.partition(":")[0].lower() if ":" in to else ""
-    if scheme:
-        price = table.get(scheme) if scheme in ("sip", "client") else None
+    if scheme in ("sip", "client"):
+        price = table.get(scheme)
     else:
-        price = by_number(table, _number(to, "a call"))
+        price = None if scheme else by_number(table, _number(to, "a call"))
     if price is None:
         raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
     further = (legs - 1) * max(table.values())

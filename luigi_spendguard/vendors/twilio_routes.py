@@ -23,7 +23,7 @@ _APIS = (
 #: `kind`, and what "METHOD product path" has to match; the first one that matches decides.
 _RULES = [
     # The reply returns or mints credentials, or the request manages them.
-    ("credential", rf"\w+ api /2010-04-01/Accounts(?:/{_ID})?"),
+    ("credential", rf"\w+ api /2010-04-01/Accounts(?:\.[^/]*)?(?:/{_ID})?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:Keys|SigningKeys|Tokens)(?:/{_ID})?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/CredentialLists(?:/.*)?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/Domains/{_ID}/(?:Auth/(?:Calls|Registrations)/)?"

@@ -26,7 +26,9 @@ def charge(customer: str, amount: int = 100, **more: object) -> stripe.PaymentIn
 
 
 def note(name: str, text: str) -> None:
-    """Append a line to a file of the test's."""
+    """Append a line to a file of the test's; none where a test only imports these classes."""
+    if "OUT_DIR" not in os.environ:
+        return
     with (OUT / name).open("a") as file:
         file.write(text + "\n")
 

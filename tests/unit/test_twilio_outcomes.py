@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, denial
+from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.twilio import DENIED_CODE, VENDOR
 from tests.unit.test_twilio_vendor import API, SID, call, post, quote, settings, sms
@@ -37,7 +38,7 @@ def test_a_message_without_a_price_is_settled_at_its_quote() -> None:
 @pytest.mark.parametrize(
     ("price", "unit", "total"),
     [("-0.00750", "USD", 7_501), ("-0.01", "EUR", 11_001), ("-0.01", "GBP", None), ("much", "USD", None),
-     ("NaN", "USD", None)],
+     ("NaN", "USD", None), ("-1E999999", "USD", None), ("-1E300", "EUR", None), ("-Infinity", "USD", None)],
 )  # fmt: skip
 def test_a_price_is_taken_with_the_fees_that_it_lacks(price: str, unit: str, total: int | None) -> None:
     found = read(quote(sms()), reply(price=price, price_unit=unit))
@@ -73,6 +74,36 @@ def test_cancelling_frees_that_message_alone() -> None:
     assert (done.total_micros, done.only_less, done.object_id) == (0, True, SM)
     assert read(cancel, reply(200, status="sent")).total_micros is None
     assert read(cancel, reply(200, sid="SM" + "2" * 32, status="canceled")).kind == "doubt"
+
+
+def test_a_call_is_settled_as_a_message_is() -> None:
+    ring = quote(call("client:Joe", TimeLimit="60"), own={"call_prices": {"client": 4}})
+    assert read(ring, reply(sid="CA1", to="client:Joe")).total_micros == 4
+    assert read(ring, reply(sid="CA1", to="client:Jim")).error
+    assert read(ring, reply(sid="CA1", to="client:joe", price="-0.000003")).total_micros == 3
+
+
+@pytest.mark.parametrize("sid", [None, "", 1, []])
+def test_a_reply_without_a_sid_is_in_doubt(sid: Any) -> None:
+    assert read(quote(sms()), reply(sid=sid)).kind == "doubt"
+
+
+def test_what_is_free_or_fixed_stays_so_whatever_is_said() -> None:
+    bought = post(f"{API}/IncomingPhoneNumbers.json", {"PhoneNumber": "+14155550100"})
+    fixed = quote(bought, prices={"incoming_phone_numbers.create": 5})
+    assert read(fixed, reply(price="-9.00", to="+1999")).total_micros == 5
+    assert read(fixed, reply(500)).kind == "doubt"
+    redacted = quote(post(f"{API}/Messages/{SM}.json", {"Body": ""}))
+    assert read(redacted, reply(200, status="canceled")).total_micros is None
+    looked = quote(Request("GET", f"{API}/Messages/{SM}.json", {}))
+    assert (looked.read, read(looked, reply(500)).kind) == (True, "settle")
+
+
+def test_completing_frees_nothing_yet() -> None:
+    end = quote(post(f"{API}/Calls/CA1.json", {"Status": "completed"}))
+    done = read(end, reply(200, sid="CA1", status="in-progress"))
+    assert (done.kind, done.total_micros, done.only_less) == ("settle", None, True)
+    assert read(end, reply(404)).kind == "void"
 
 
 # Later.
@@ -155,7 +186,52 @@ def test_calls_are_found_by_their_numbers() -> None:
     assert found(call(), {"sid": "CA1", "body": None}, kind="calls") == ["CA1"]
 
 
+def test_a_search_goes_to_the_host_that_was_called() -> None:
+    there = API.replace("api.twilio.com", "api.dublin.ie1.twilio.com")
+    request = Request("POST", f"{there}/Messages.json", sms().headers, sms().body)
+    asked = VENDOR.search(quote(request), request, SINCE)
+    assert asked is not None
+    assert asked.url.startswith(f"{there}/Messages.json?To=")
+    assert "DateSent" not in asked.url
+
+
+def test_what_an_operator_has_named_is_fetched() -> None:
+    asked = VENDOR.fetch(quote(sms()), SM, sms())
+    assert (asked.method, asked.url) == ("GET", f"{API}/Messages/{SM}.json")
+    for named in ("SM1", f"{SM}/../x", "", f"{SM}\n"):
+        with pytest.raises(SpendDenied) as denied:
+            VENDOR.fetch(quote(sms()), named, sms())
+        assert denied.value.reason == "idempotency_mismatch"
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b'{"messages": 5}', b'{"messages": [5, null, {}]}', b"\xff"])
+def test_a_list_that_is_none_shows_nothing(body: bytes) -> None:
+    assert VENDOR.matches(quote(sms()), sms(), Reply(200, {}, body), SINCE) == {}
+
+
+@pytest.mark.parametrize("sid", [None, "", "SM1 SM2", []])
+def test_an_entry_without_a_sid_is_not_taken(sid: Any) -> None:
+    assert found(sms(), {"sid": sid}) == []
+    entry = {name: value for name, value in SENT.items() if name != "sid"}
+    page = Reply(200, {}, json.dumps({"messages": [entry]}).encode())
+    assert VENDOR.matches(quote(sms()), sms(), page, SINCE) == {}
+
+
 # Said to the client.
+
+
+@pytest.mark.parametrize(
+    ("shown", "secret"),
+    [
+        ({"authorization": "Basic " + base64.b64encode(b"AC1:token").decode()}, "token"),
+        ({"authorization": "Basic " + base64.b64encode(b"AC1").decode()}, ""),
+        ({"authorization": "Bearer vault_x"}, "vault_x"),
+        ({"authorization": "Basic !"}, ""),
+        ({}, ""),
+    ],
+)
+def test_the_credential_is_the_password(shown: dict[str, str], secret: str) -> None:
+    assert VENDOR.credential(Request("GET", API, shown)) == secret
 
 
 @pytest.mark.parametrize("reason", sorted(DENIAL_STATUS))
