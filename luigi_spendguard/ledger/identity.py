@@ -30,18 +30,20 @@ def _digest(*parts: str | None) -> str:
 
 def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
     """Return the identity of `ask` within the attempt `claim`."""
+    # With the vendor's name: what a worker says of a vendor that no gateway serves answers no call of one's.
+    whose = f"{ask.vendor} {ask.account}"
     if not claim["task_id"]:
         # No task is known: the key on the wire holds within the run, and without one each call is a new one.
-        own = None if ask.read or not ask.key else _digest("wire", claim["run_id"], ask.account, ask.key)
+        own = None if ask.read or not ask.key else _digest("wire", claim["run_id"], whose, ask.key)
         return Identity(None, 0, own, 0)
     epoch = tx.value("SELECT completions FROM task WHERE task_id = ?", claim["task_id"]) or 0
     if ask.read:
         return Identity(None, 0, None, int(epoch))
-    key_id = _digest("key", ask.account, ask.key) if ask.key else None
+    key_id = _digest("key", whose, ask.key) if ask.key else None
     if key_id and ask.key_is_callers:
         return Identity(None, 0, key_id, int(epoch))
-    base = _digest("call", ask.account, claim["task_id"], ask.operation, ask.target)
-    unanswered = {_digest("key", ask.account, key) for key in ask.unanswered.split()}
+    base = _digest("call", whose, claim["task_id"], ask.operation, ask.target)
+    unanswered = {_digest("key", whose, key) for key in ask.unanswered.split()}
     held = {
         row["ordinal"]
         for row in tx.all(
