@@ -29,13 +29,18 @@ Form = Mapping[str, list[str]]
 _LATE = "as quoted; corrected to Twilio's price, with the fees, once it is there: 0 when canceled"
 TABLE = (
     Row("messages.create",
-        "segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; with media "
-        "the dearer of that, with a link, and `mms_prices` + `mms_fees`; a content template at "
-        f"{MAX_SEGMENTS} segments, at {MAX_GROWN} where it may be encoded otherwise; other channels by "
-        "`channel_prices`, RCS for every 160 bytes; `scheduling_price` on top",
+        "SMS: segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; "
+        "`scheduling_price` on top where it is scheduled or its links are shortened",
         f"{_LATE}, `failed_price` when failed",
-        "a number that is not E.164, more than 1,600 characters, a channel without a price, a channel in "
-        "`From` alone, unknown parameters"),
+        f"a number that is not E.164, more than {MAX_UNITS:,} characters, unknown parameters"),
+    Row("messages.create",
+        "MMS: `mms_prices` + `mms_fees`, or its text with a link as an SMS where that is dearer",
+        "as an SMS", "as an SMS"),
+    Row("messages.create",
+        f"content template: {MAX_SEGMENTS} segments, {MAX_GROWN} where it may be encoded otherwise, or an "
+        "MMS where that is dearer", "as an SMS", "as an SMS"),
+    Row("messages.create", "other channels (`whatsapp:+1…`): `channel_prices`, RCS for every 160 bytes",
+        "as an SMS", "a channel without a price, a channel in `From` alone"),
     Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
     Row("calls.create",
         "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "
