@@ -47,6 +47,8 @@ _MAIL = frozenset({
 _WHOM = r"(resent-|apparently-)?(to|cc|bcc)"
 #: What becomes a line of a mail's head: a second line in it could name recipients.
 _LINES = ("from", "to", "cc", "bcc", "subject", "reply_to")
+#: What does not stand in an address, and in the ledger could not: blanks, controls, half a surrogate pair.
+_UNWRITABLE = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
 #: What a mail's recipients do not see: it may differ in a repeated call.
 _UNSEEN = {"headers", "tags"}
 
@@ -121,6 +123,7 @@ class Resend(Vendor):
     name = "resend"
     home = "https://api.resend.com"
     secret_variables = ("RESEND_API_KEY",)
+    kept = ("content-type", "x-batch-validation")
     settings = (
         Setting("", "email_price", values.usd, "0.0009", "USD for each recipient of a mail: to, cc and bcc."),
     )
@@ -186,6 +189,8 @@ class Resend(Vendor):
             return Outcome("settle", total_micros=None)
         body = reply_object(reply)
         if quote.object_id is not None:
+            if body.get("id") != quote.object_id:
+                return unbelieved("the reply is about another mail than asked")
             return Outcome("settle", only_less=True, object_id=quote.object_id)
         if quote.parts:
             return Outcome("settle", total_micros=_accepted(quote, body))
@@ -236,7 +241,7 @@ def _mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
     if not 1 <= len(mails) <= MOST_MAILS:
         raise denial("unpriced", f"a batch has 1 to {MOST_MAILS} mails, this one {len(mails)}")
     people = [_recipients(mail, batch) for mail in mails]
-    parts = tuple(len(each) * _price(settings) for each in people)
+    parts = tuple(max(len(each), 1) * _price(settings) for each in people)
     everybody = " ".join(sorted({one for each in people for one in each}))
     long = len(everybody) > 200
     target = f"{everybody[:180]}… #{digest(everybody)[:12]}" if long else everybody
@@ -275,7 +280,7 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
             addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
             # What cannot be read is as many as it has signs, and one at the least.
             found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)
-    return [re.sub(r"\s", "", one)[:300] for one in found]
+    return [_UNWRITABLE.sub("", one)[:300] for one in found]
 
 
 def _is_broken(value: Any) -> bool:

@@ -53,12 +53,19 @@ class TestMails:
             ({}, 1), ({"to": ["a@x.y", "b@x.y"]}, 2), ({"to": "Ann <a@x.y>"}, 1),
             ({"to": '"Doe, Ann" <a@x.y>'}, 1), ({"to": "Doe, Ann <a@x.y>"}, 1), ({"to": "a@x.y, b@x.y"}, 2),
             ({"to": ["a@x.y; b@x.y"]}, 2), ({"cc": "c@x.y", "bcc": ["d@x.y", "e@x.y"]}, 4),
-            ({"to": ["nobody"]}, 1), ({"to": ["a@x.y", "a@x.y"]}, 2), ({"cc": None, "bcc": []}, 1),
+            ({"to": ["Jr, Ann <a@x.y>", "b@x.y"], "cc": "Jr, Bo <c@x.y>"}, 3),
+            ({"to": ["nobody"]}, 1), ({"to": []}, 1), ({"to": None}, 1), ({"to": "", "bcc": ["b@x.y"]}, 1),
+            ({"to": ["a@x.y", "a@x.y"]}, 2), ({"cc": None, "bcc": []}, 1),
         ],
     )  # fmt: skip
     def test_every_recipient_is_paid_for(self, said: dict[str, Any], people: int) -> None:
         quoted = quote(asked("/emails", mail(**said)))
         assert (quoted.operation, quoted.total_micros) == ("emails.send", people * 10)
+
+    @pytest.mark.parametrize("to", ["a\ud800@x.y", "a\x00@x.y", "a\x7f@x.y"])
+    def test_whom_it_goes_to_can_be_put_on_record(self, to: str) -> None:
+        quoted = quote(asked("/emails", mail(to=to)))
+        assert (quoted.total_micros, quoted.target, quoted.customers) == (10, "a@x.y", ("a@x.y",))
 
     def test_the_default_price(self) -> None:
         plain = VendorSettings("resend", SECRET)
@@ -96,8 +103,13 @@ class TestMails:
     def test_cancelling_gives_back_and_moving_does_not(self) -> None:
         cancel = quote(asked("/emails/m1/cancel", {}))
         assert (cancel.object_id, cancel.only_less, cancel.total_micros) == ("m1", True, 0)
-        done = outcome(cancel, 200, {"id": "m1"})
+        done = outcome(cancel, 200, {"object": "email", "id": "m1"})
         assert (done.kind, done.total_micros, done.only_less) == ("settle", 0, True)
+        assert done.object_id == "m1"
+        for body in ({"id": "m2"}, {"id": None}, {}, [], b"<html>"):
+            doubted = outcome(cancel, 200, body)
+            assert (doubted.kind, bool(doubted.error)) == ("doubt", True)
+        assert outcome(cancel, 422, {"name": "validation_error"}).kind == "void"
         assert quote(asked("/emails/m1", {"scheduled_at": "in 2 hours"}, "PATCH")).free
 
 
@@ -122,6 +134,11 @@ class TestBatches:
         assert outcome(quoted, 200, {"data": [], "errors": [{"index": 1}]}).total_micros == 40
         assert outcome(quoted, 200, b"<html>").total_micros == 40
 
+    def test_it_is_sent_again_as_permissive_as_it_was(self) -> None:
+        asked_ = asked("/emails/batch", [MAIL], **{"x-batch-validation": "permissive"})
+        assert "x-batch-validation" in VENDOR.kept
+        assert VENDOR.wire(asked_, settings(), SECRET, "k").headers["x-batch-validation"] == "permissive"
+
 
 class TestKeys:
     @pytest.mark.parametrize(
@@ -137,14 +154,19 @@ class TestKeys:
             return wire.headers.get("idempotency-key")
 
         assert (sent("/emails", MAIL), sent("/emails/batch", [MAIL])) == ("k1", "k1")
-        assert sent("/emails/m1/cancel", {}) is None
+        for path in ("/emails/m1/cancel", "/broadcasts", "/events/send"):
+            assert sent(path, {}) is None
+        for method in ("GET", "PATCH", "DELETE"):
+            assert sent("/emails/m1", {}, method) is None
+        assert quote(asked("/emails", MAIL, **{"idempotency-key": "k" * 256})).key == "k" * 256
+        assert reason(asked("/emails", MAIL, **{"idempotency-key": "k\n"})) == "unpriced"
         assert reason(asked("/emails", MAIL, **{"idempotency-key": "k" * 257})) == "unpriced"
 
 
 @pytest.mark.parametrize(
     ("path", "method"),
     [("/broadcasts/b1/send", "POST"), ("/events/send", "POST"), ("/contacts", "POST"),
-     ("/inboxes/i/drafts", "POST"),
+     ("/inboxes", "POST"), ("/inboxes/i/drafts", "POST"), ("/audiences/a1/contacts", "POST"),
      ("/automations", "POST"), ("/nothing", "POST")],
 )  # fmt: skip
 def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -> None:
@@ -152,6 +174,7 @@ def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -
     assert reason(request) == "unpriced"
     with pytest.raises(SpendDenied, match="prices gives it a fixed price") as denied:
         quote(request)
+    assert reason(asked(f"{path}?a=1", {}, method)) == "unpriced"
     operation = denied.value.message.split(" ", 1)[0]
     priced = quote(request, prices={operation: 5})
     assert (priced.total_micros, priced.fixed, priced.repeatable) == (5, True, False)
@@ -167,7 +190,10 @@ def test_a_broadcast_is_free_as_long_as_it_is_a_draft() -> None:
 @pytest.mark.parametrize(
     ("path", "method"),
     [("/api-keys", "POST"), ("/API-KEYS", "POST"), ("/webhooks", "POST"), ("/webhooks/w1", "GET"),
-     ("/logs/l1", "GET"), ("/oauth/grants", "GET"), ("/emails/m1/share", "POST"), ("/api-keys/", "POST")],
+     ("/logs/l1", "GET"), ("/Logs/l1", "GET"), ("/WEBHOOKS/w1", "GET"), ("/OAuth/Grants", "GET"),
+     ("/api-keys/k1", "DELETE"), ("/Api-Keys/k1", "PATCH"), ("/webhooks/w1/signing-secret/rotate", "POST"),
+     ("/oauth/grants/g1", "DELETE"), ("/oauth/grants", "GET"), ("/emails/m1/share", "POST"),
+     ("/api-keys/", "POST")],
 )  # fmt: skip
 def test_credentials_are_denied_unless_named_exactly(path: str, method: str) -> None:
     request = asked(path, None if method == "GET" else {}, method)
@@ -182,13 +208,16 @@ def test_the_sdks_empty_object_is_not_sent_with_a_read() -> None:
     assert quote(request).read
     assert VENDOR.wire(request, settings(), SECRET, "").body == b""
     assert reason(asked("/emails/m1", {"a": 1}, "GET")) == "unpriced"
+    assert VENDOR.wire(asked("/contacts/c1", {}, "DELETE"), settings(), SECRET, "").body == b""
+    assert quote(asked("/contacts/c1", {}, "DELETE")).free
+    assert VENDOR.wire(asked("/emails/m1/cancel", {}), settings(), SECRET, "").body == b"{}"
 
 
 @pytest.mark.parametrize(
     "url",
     ["https://api.resend.com@evil.example/emails", "https://api.resend.com.evil.example/emails",
      "http://api.resend.com/emails", f"{HOME}//emails", f"{HOME}/emails/../api-keys",
-     f"{HOME}/emails%2Fbatch",
+     f"{HOME}/emails%2Fbatch", f"{HOME}/emails%2fbatch", f"{HOME}/..", f"{HOME}/./emails", HOME,
      f"{HOME}:444/emails"],
 )  # fmt: skip
 def test_no_other_place_is_sent_to(url: str) -> None:
