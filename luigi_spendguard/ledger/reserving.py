@@ -168,6 +168,14 @@ def _matched(
             call_id=match["id"],
         )
     if match["state"] == "settled":
+        if scope.relayed and not match["relayed"] and resolution(tx, match["id"]) is None:
+            raise Refused(
+                "idempotency_mismatch",
+                f"a worker says that it has made this call before (call {match['id']}), and a gateway "
+                "answers nothing that a worker has said: fetch the object from the vendor, make what this "
+                "task outputs by hand, or pass another idempotency key where it is another call",
+                call_id=match["id"],
+            )
         answer = _replay(tx, ask, match)  # Refused where the answer is no longer kept.
         if row is None:
             record(tx, scope, ask, identity, now, verdict="replayed", replay_of=match["id"])

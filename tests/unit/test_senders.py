@@ -103,6 +103,31 @@ def test_a_gateway_sends_no_body_that_a_worker_has_left_in_doubt(sides: Sides) -
     assert (answer.verdict, answer.reason) == ("denied", "in_doubt")
 
 
+def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
+    """A worker plants a reply for a key that another task's call will bring."""
+    key, other = sides.claim("task"), sides.claim("other task")
+    sides.relayed = False
+    planted = sides.ask(1, key="order-1", key_is_callers=True)
+    sides.reserve(key, planted)
+    sides.end(key, End("settle", planted.call_id, 1, total_micros=1, object_id="pi_own",
+                       status=200, answer_headers={}, answer_body='{"id": "pi_own"}'))  # fmt: skip
+    sides.relayed = True
+    answer = sides.reserve(other, sides.ask(1, key="order-1", key_is_callers=True))
+    assert (answer.verdict, answer.reason, answer.answer_body) == ("denied", "idempotency_mismatch", "")
+    sides.relayed = False
+    assert sides.reserve(other, sides.ask(1, key="order-1", key_is_callers=True)).verdict == "replayed"
+
+
+def test_no_call_answers_another_vendors(sides: Sides) -> None:
+    """What a worker says of a vendor that no gateway serves is no answer to one's."""
+    key, keyed = sides.claim("task"), {"key": "order-1", "key_is_callers": True}
+    for names in (keyed, {"target": "cus_1"}):
+        first = sides.ask(1, vendor="x", **names)
+        assert sides.reserve(key, first).verdict == "allowed"
+        sides.end(key, End("settle", first.call_id, 1, total_micros=1, object_id=first.call_id))
+        assert sides.reserve(key, sides.ask(1, **names)).verdict == "allowed"
+
+
 def test_a_call_id_is_for_one_call(sides: Sides) -> None:
     key, ask = sides.claim("task"), sides.ask(10)
     sides.reserve(key, ask)
