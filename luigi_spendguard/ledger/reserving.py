@@ -276,7 +276,8 @@ def _resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> 
 def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
     """Answer a call that the vendor would execute twice: an earlier send of it is searched for there.
 
-    Of what the vendor shows, what no other call has opened is this one's, the oldest first.
+    Of what the vendor shows, what no other call has opened is this one's, the oldest first; unless equal
+    calls of which nobody knows what they have opened are as many: then it may be one of theirs.
     """
     if row["state"] == "pending":
         in_doubt(tx, row, "its sender is gone")
@@ -285,15 +286,27 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
         return Answer("search", row["id"], row["ask"], first_at=row["created_at"],
                       body=sent["request_body"] if sent else "",
                       headers=json.loads(sent["request_headers"]) if sent else {})  # fmt: skip
-    for object_id in ask.executed.split():
-        if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?",
-                        row["vendor"], row["account"], object_id, row["id"]):  # fmt: skip
-            granted = _regrant(tx, scope, row["id"], ask.call_id, number, now)
-            return replace(granted, verdict="found", object_id=object_id, first_at=row["created_at"])
+    others = (row["vendor"], row["account"], row["id"])
+    free = [
+        object_id
+        for object_id in ask.executed.split()
+        if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
+                        *others, object_id)
+    ]  # fmt: skip
+    equal = tx.value(
+        "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
+        " AND fingerprint = ? AND (state IN ('pending','in_doubt') OR state = 'settled' AND ended_at >= ?)",
+        *others, row["fingerprint"], row["created_at"],
+    )  # fmt: skip
+    if len(free) > int(equal or 0):
+        granted = _regrant(tx, scope, row["id"], ask.call_id, number, now)
+        tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
+        return replace(granted, verdict="found", object_id=free[0], first_at=row["created_at"])
+    shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
     raise Refused(
         "in_doubt",
         f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
-        "the vendor does not show it (yet). Look it up there, then "
+        f"the vendor {shows}. Look it up there, then "
         f"{command('resolve', row['id'])}",
         call_id=row["id"],
     )

@@ -175,19 +175,21 @@ class Twilio(Vendor):
         return Request("GET", self.url(f"{quote.path.removesuffix('.json')}/{object_id}.json"), {})
 
     def search(self, quote: Quote, request: Request, since_ms: int) -> Request | None:
-        """Return the GET of an account's messages or calls to the same number.
+        """Return the GET of an account's messages to the same number; None where a list does not tell enough.
 
         By number alone: a queued message has no DateSent yet and would be missed by it.
         """
-        if quote.operation not in ("messages.create", "calls.create"):
+        if quote.operation != "messages.create":
             return None
         said = form(request, twilio_quotes.LISTS)
+        if not twilio_quotes.is_text(said):
+            return None
         wanted = [(name, said[name][0]) for name in ("To", "From") if name in said]
         query = urlencode([*wanted, ("PageSize", "1000")])
         return Request("GET", self.url(f"{quote.path}?{query}"), {})
 
     def matches(self, quote: Quote, request: Request, listed: Reply, since_ms: int) -> Mapping[str, Reply]:
-        """Return the messages or calls that an earlier send of this one may have made."""
+        """Return the messages that an earlier send of this one may have made."""
         return twilio_outcomes.matches(form(request, twilio_quotes.LISTS), listed, since_ms)
 
     def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:

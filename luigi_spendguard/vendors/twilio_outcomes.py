@@ -87,9 +87,9 @@ def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
 
 
 def matches(said: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapping[str, Reply]:
-    """Return the objects of a list that a request may have made since then, oldest first."""
+    """Return the messages of a list that a request may have made since then, oldest first."""
     page = reply_object(listed)
-    objects = page.get("messages") or page.get("calls") or []
+    objects = page.get("messages")
     found: dict[str, Reply] = {}
     for one in reversed(objects if isinstance(objects, list) else []):
         if isinstance(one, dict) and _is_that(one, said, since_ms):
@@ -111,8 +111,8 @@ def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: in
     for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
         if name in said and str(one.get(key, "")).lower() != said[name][0].lower():
             return False
-    if "Body" not in said or "ContentSid" in said:
-        return True
+    if one.get("num_media") not in (None, "0"):
+        return False
     text = str(one.get("body") or "").removeprefix(_TRIAL)
     return text.strip() == said["Body"][0].strip()
 

@@ -119,6 +119,12 @@ class Priced:
     fees: int = 0
 
 
+def is_text(form: Form) -> bool:
+    """Return whether a message says no more than Twilio's list of messages shows again."""
+    said = {name for name in _SAID if name in form}
+    return "Body" in said and said <= {"To", "From", "MessagingServiceSid", "Body"}
+
+
 def message(form: Form, settings: VendorSettings) -> Priced:
     """Quote a message. Raises SpendDenied (`unpriced`)."""
     _known(form, _MESSAGE, "message")

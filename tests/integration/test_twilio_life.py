@@ -97,6 +97,42 @@ def test_a_message_found_for_one_call_is_no_other_calls(desk: TwilioDesk) -> Non
     assert len(desk.fake.sent()) == 1
 
 
+def test_which_of_two_tasks_equal_messages_arrived_is_not_guessed(desk: TwilioDesk) -> None:
+    lost(desk, "drop_before")
+    desk.again("Remind_1")
+    lost(desk, "drop_after")
+    [sent] = desk.fake.sent()
+    for task in ("Notify_1", "Remind_1"):
+        desk.again(task)
+        with pytest.raises(SpendDenied, match=f"shows {sent['sid']}, which may be an equal call's"):
+            desk.message()
+    assert (desk.posts(), desk.books.figures()) == (2, (0, 20_000, 0))
+
+
+def test_where_both_arrived_each_task_finds_one(desk: TwilioDesk) -> None:
+    lost(desk, "drop_after")
+    desk.again("Remind_1")
+    lost(desk, "drop_after")
+    sids = set()
+    for task in ("Notify_1", "Remind_1"):
+        desk.again(task)
+        sids.add(json.loads(desk.message().body)["sid"])
+    assert sids == {one["sid"] for one in desk.fake.sent()}
+    assert (desk.posts(), len(sids)) == (2, 2)
+
+
+def test_a_call_whose_reply_was_lost_is_the_operators_to_resolve(desk: TwilioDesk) -> None:
+    """A list of calls does not show what was said: another call to this number would look the same."""
+    said = {"To": "+14155550100", "From": "+14155550199", "Twiml": "<Response><Say>Hi</Say></Response>"}
+    path = f"/2010-04-01/Accounts/{SID}/Calls.json"
+    desk.fake.fault("drop_after", match=f"POST /api.twilio.com{path}")
+    with pytest.raises(requests.RequestException):
+        desk.post(path, said)
+    desk.again()
+    with pytest.raises(SpendDenied, match="no list in which it could be found"):
+        desk.post(path, said)
+
+
 def test_the_list_that_cannot_be_asked_leaves_it_in_doubt(desk: TwilioDesk) -> None:
     lost(desk, "drop_after")
     desk.fake.fault("status", status=500, match="GET /api.twilio.com")

@@ -40,9 +40,9 @@ class TwilioDesk:
         self.corrector = Corrector(self, lambda: whole)
         self.again()
 
-    def again(self) -> None:
-        """Begin a new attempt of the task."""
-        self.key = self.books.claim("Notify_1")
+    def again(self, task_id: str = "Notify_1") -> None:
+        """Begin a new attempt of a task."""
+        self.key = self.books.claim(task_id)
 
     def message(self, body: str = "Hello", **more: str) -> Reply:
         """Send a message."""

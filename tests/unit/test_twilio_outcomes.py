@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -148,8 +149,8 @@ def test_what_cannot_be_asked_is_asked_again() -> None:
 # Found in a list.
 
 
-def found(request: Request, *listed: dict[str, Any], kind: str = "messages") -> list[str]:
-    page = Reply(200, {}, json.dumps({kind: [{**SENT, **one} for one in listed]}).encode())
+def found(request: Request, *listed: dict[str, Any]) -> list[str]:
+    page = Reply(200, {}, json.dumps({"messages": [{**SENT, **one} for one in listed]}).encode())
     return list(VENDOR.matches(quote(request), request, page, SINCE))
 
 
@@ -169,21 +170,27 @@ def test_what_an_earlier_send_may_have_made_is_found_oldest_first() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"body": "Bye"}, {"to": "+14155550101"}, {"from": "+1999"}, {"direction": "inbound"},
+    [{"body": "Bye"}, {"num_media": "1"}, {"to": "+14155550101"}, {"from": "+1999"}, {"direction": "inbound"},
      {"date_created": "Wed, 25 Nov 2026 09:59:50 +0000"}, {"date_created": None}],
 )  # fmt: skip
 def test_what_it_cannot_have_made_is_not(other: dict[str, Any]) -> None:
     assert found(sms(), other) == []
 
 
-def test_a_template_has_a_text_that_is_not_known_here() -> None:
-    assert found(sms(ContentSid="HX" + "1" * 32), {"body": "Dear customer"}) == [SM]
+def test_a_message_of_another_service_is_not_it() -> None:
     service = {"MessagingServiceSid": "MG1"}
     assert found(sms(**service), {"messaging_service_sid": "MG2"}) == []
+    assert found(sms(**service), {"messaging_service_sid": "MG1", "num_media": "0"}) == [SM]
 
 
-def test_calls_are_found_by_their_numbers() -> None:
-    assert found(call(), {"sid": "CA1", "body": None}, kind="calls") == ["CA1"]
+@pytest.mark.parametrize(
+    "unshown",
+    [sms(ContentSid="HX" + "1" * 32), sms(MediaUrl="https://example.com/a.png"), sms(PersistentAction="a"),
+     sms(SendAt="2026-12-01T10:00:00Z", ScheduleType="fixed", MessagingServiceSid="MG1"), call()],
+)  # fmt: skip
+def test_what_a_list_does_not_show_again_is_not_searched_for(unshown: Request) -> None:
+    """Another template, picture, time or TwiML to the same number would look just the same."""
+    assert VENDOR.search(replace(quote(sms()), operation=quote(unshown).operation), unshown, SINCE) is None
 
 
 def test_a_search_goes_to_the_host_that_was_called() -> None:
