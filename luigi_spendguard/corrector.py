@@ -15,14 +15,14 @@ from typing import Any, Protocol
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.proxy import credentials
-from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.proxy.upstream import CONNECT_S, Upstream
 from luigi_spendguard.vendors import FollowedUp, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks at what is due.
-EVERY_S = 2.0
+#: Seconds between two looks at what is due, and for a look: what is due is lent for a minute.
+EVERY_S, LOOK_S = 2.0, 45.0
 
 
 class PricePort(Protocol):
@@ -70,8 +70,12 @@ class Corrector:
             except Exception:
                 logger.exception("Prices cannot be asked for now")
 
-    def look(self) -> int:
-        """Ask for every price that is due now; return how many there were. Raises SpendguardError."""
+    def look(self, within_s: float = LOOK_S) -> int:
+        """Ask for every price that is due now; return how many there were. Raises SpendguardError.
+
+        What has not been asked for after `within_s` seconds is left for a later look, whosever.
+        """
+        until = time.monotonic() + within_s
         settings = self._settings()
         secrets = {
             name: secret
@@ -80,12 +84,14 @@ class Corrector:
         }
         due = self._port.due_prices(sorted(secrets)) if secrets else []
         for row in due:
-            found = self._asked(row, settings, secrets[row["vendor"]])
+            if time.monotonic() >= until:
+                break
+            found = self._asked(row, settings, secrets[row["vendor"]], until)
             if found is not None:
                 self._port.correct(row["call_id"], found.total_micros, found.note[:300], found.final)
         return len(due)
 
-    def _asked(self, row: dict[str, Any], settings: Settings, secret: str) -> FollowedUp | None:
+    def _asked(self, row: dict[str, Any], settings: Settings, secret: str, until: float) -> FollowedUp | None:
         """Return what the vendor says; None where it is another account's, which is not ours to ask."""
         vendor, own = VENDORS[row["vendor"]], settings.vendor(row["vendor"])
         request = vendor.follow_up(row["account"], row["object_id"], own)
@@ -93,7 +99,8 @@ class Corrector:
             return None
         try:
             wire = vendor.wire(request, own, secret, "")
-            reply = self._upstream.send(wire, time.monotonic() + 10, own.timeout_s)
+            left = max(0.1, (until - time.monotonic()) / 2)
+            reply = self._upstream.send(wire, until, min(own.timeout_s, left), min(CONNECT_S, left))
             return vendor.followed(reply, own, settings.fx)
         except Exception as error:  # Asked again later.
             return FollowedUp(None, note=f"{vendor.name} does not say ({type(error).__name__})")

@@ -22,6 +22,9 @@ from luigi_spendguard.waiting import Patience
 
 logger = logging.getLogger(__name__)
 
+#: Seconds for the prices that are asked for when a worker with a ledger of its own has done its work.
+END_S = 10.0
+
 
 class Results:
     """The worker's result queue, remembering which task the last result was of."""
@@ -133,7 +136,7 @@ class GuardState:
         self._prices.end()
         if self.client().url is None:
             with contextlib.suppress(SpendguardError):
-                self._prices.look()
+                self._prices.look(END_S)
         self._prices = None
 
     def max_cost(self, task: Any) -> str | None:

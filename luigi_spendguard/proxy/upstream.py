@@ -1,15 +1,17 @@
 """Sends a request to the vendor and knows for certain whether a byte of it has left.
 
-`requests` with its own connection class: the deadline of the grant is checked after connecting and
-before the first byte. No redirects, no netrc, no retries; proxies and CA bundles from the environment, but
-no proxy for this machine.
+`requests` with its own connection class: the deadline of the grant is checked after connecting and before
+the first byte, and the whole reply has to come within the time-out. No redirects, no netrc, no retries;
+proxies and CA bundles from the environment, but no proxy for this machine.
 """
 
 from __future__ import annotations
 
+import io
 import os
 import threading
 import time
+from http.client import HTTPResponse
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,15 +40,49 @@ class _Sending(threading.local):
 
     deadline: float = 0.0
     started: bool = False
+    timeout_s: float = 0.0
+    #: When the reply has to be here, by `time.monotonic`; before the first byte, a proxy's.
+    reply_by: float = 0.0
 
 
 _sending = _Sending()
+
+
+class _Timely(io.RawIOBase):
+    """Reads a socket as long as the reply may take: a time-out of the socket's is for each read alone."""
+
+    def __init__(self, sock: Any, raw: Any) -> None:
+        self._sock, self._raw = sock, raw
+
+    def readinto(self, buffer: Any) -> Any:
+        left = _sending.reply_by - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("the reply has not come within the time-out")
+        self._sock.settimeout(left)
+        return self._raw.readinto(buffer)
+
+    def readable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return int(self._raw.fileno())
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
+class _Response(HTTPResponse):
+    def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp = io.BufferedReader(_Timely(sock, self.fp.detach()))
 
 
 class _Checked:
     """Mixed into a connection: checks the grant's clock before the first byte."""
 
     sock: Any
+    response_class: type[HTTPResponse] = _Response
 
     def send(self, data: Any) -> Any:
         if self.sock is None:
@@ -56,6 +92,7 @@ class _Checked:
                 self.close()  # type: ignore[attr-defined]  # of the connection class
                 raise Late("the grant was too old when the connection was ready")
             _sending.started = True
+            _sending.reply_by = time.monotonic() + _sending.timeout_s
         return super().send(data)  # type: ignore[misc]  # of the connection class
 
 
@@ -142,8 +179,12 @@ class Upstream:
     def send(
         self, request: Request, deadline: float, timeout_s: float, connect_s: float = CONNECT_S
     ) -> Reply:
-        """Send and return the reply. Raises Late, NotSent, or what broke the exchange afterwards."""
+        """Send and return the reply, which has to be whole `timeout_s` seconds after the first byte.
+
+        Raises Late, NotSent, or what broke the exchange afterwards.
+        """
         _sending.deadline, _sending.started = deadline, False
+        _sending.timeout_s, _sending.reply_by = timeout_s, time.monotonic() + connect_s
         # The bytes are the vendor's own: who would undo a coding is not the one who asked for it.
         headers = {name: value for name, value in request.headers.items() if name != "accept-encoding"}
         try:

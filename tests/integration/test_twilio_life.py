@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -236,6 +237,18 @@ def test_a_vendor_that_does_not_answer_is_asked_again(desk: TwilioDesk) -> None:
     desk.prices_are_due()
     desk.corrector.look()
     assert desk.calls()[0]["estimated"] is False
+
+
+def test_a_vendor_that_hangs_is_asked_for_a_bounded_time(desk: TwilioDesk) -> None:
+    """However many prices are due: a worker with a ledger of its own asks at its end."""
+    for number in range(5):
+        desk.message(f"Hello {number}")
+    desk.fake.fault("hang", seconds=30, times=5, match="GET /api.twilio.com")
+    desk.prices_are_due()
+    began = time.monotonic()
+    desk.corrector.look(1.0)
+    assert 0.5 < time.monotonic() - began < 4
+    assert all(call["estimated"] for call in desk.calls())
 
 
 def test_another_accounts_prices_are_not_asked_for(desk: TwilioDesk) -> None:
