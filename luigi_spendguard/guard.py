@@ -20,7 +20,7 @@ from luigi_spendguard import lookups
 from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
-from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
@@ -258,8 +258,8 @@ class Guard:
         call_id, ask = answer.call_id, answer.ask
         outcome = self._read(quote, reply, resent=resent)
         call.unsure = call.unsure or outcome.kind == "doubt"
-        leaked = self.secret.encode() in reply.body or any(
-            self.secret in value for value in reply.headers.values()
+        leaked = is_in(reply.body, self.secret) or any(
+            is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()
         )
         text = reply.body.decode("utf-8", "replace")
         kept = outcome.kind == "settle" and not quote.read and not leaked and len(text) <= MAX_BODY

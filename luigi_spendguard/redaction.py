@@ -13,6 +13,7 @@ import os
 import re
 import threading
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
@@ -105,6 +106,17 @@ def forget() -> None:
 def shows(text: str) -> bool:
     """Return whether a secret or vault key stands in `text`."""
     return _pattern.search(text) is not None
+
+
+@lru_cache(maxsize=_MOST)
+def _written(secret: str) -> tuple[bytes, ...]:
+    forms = {form.encode("utf-8", "surrogateescape") for form in _forms(secret) if len(form) >= SHORTEST}
+    return (secret.encode("utf-8", "surrogateescape"), *forms)
+
+
+def is_in(data: bytes, secret: str) -> bool:
+    """Return whether `secret` stands in `data`, in any form that it is taken out of texts in."""
+    return any(form in data for form in _written(secret))
 
 
 def redact(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -170,7 +171,12 @@ def test_a_reply_that_cannot_be_believed_is_in_doubt_and_said(guard: Guard, body
 
 @pytest.mark.parametrize(
     ("described", "headers"),
-    [(SECRET, {}), ("", {"x-debug": f"Bearer {SECRET}"}), ("", {"request-id": SECRET})],
+    [
+        (SECRET, {}),
+        ("", {"x-debug": f"Bearer {SECRET}"}),
+        ("", {"request-id": SECRET}),
+        *((base64.b64encode(f"{user}:{SECRET}".encode()).decode(), {}) for user in ("AC", "AC1", "AC12")),
+    ],
 )
 def test_a_reply_with_the_secret_in_it_is_withheld_and_not_kept(
     guard: Guard, described: str, headers: dict[str, str]
