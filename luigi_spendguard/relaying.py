@@ -26,6 +26,7 @@ from luigi_spendguard.vendors.shapes import bearer
 #: most 16 MB).
 MAX_FORM = 1 << 20
 MAX_BODY = 17 << 20
+_TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}"
 
 #: What says who the client is or how it came here; a vendor is told neither.
 _STRIPPED = {
@@ -69,18 +70,18 @@ class Relaying(RequestHandler):
 
     async def _relay(self) -> None:
         try:
-            if self._size > self._limit:
-                raise Refused(413, "too_large", f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}")
             reply = await self.relayed()
         except (SpendDenied, Refused) as error:
             reply = self.refused(error)
+        if self._size > self._limit:
+            reply = self.refused(Refused(413, "too_large", _TOO_LARGE))
         self.pass_on(reply)
 
     get = post = delete = put = patch = head = options = _relay
 
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
-        raise NotImplementedError
+        raise NotImplementedError  # A route's own: tornado's handlers are no abstract classes.
 
     def asked(self) -> Request:
         """Return the request as it came; `url` is path and query, header names are in lower case."""
@@ -92,11 +93,18 @@ class Relaying(RequestHandler):
         token = bearer(asked)
         return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
 
-    def as_the_vendors(self, asked: Request, rest: str) -> Request:
-        """Return the request as the guard is to see it. Raises SpendDenied (`endpoint`)."""
-        if len(asked.url) > MAX_TEXT:
-            raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
-        return Request(asked.method, self.vendor.url(rest), passed_on(asked.headers), asked.body)
+    def as_the_vendors(self, asked: Request, rest: str) -> tuple[Request, SpendDenied | None]:
+        """Return the request as the guard is to see it, and why it is to refuse it all the same."""
+        url, refuse = "/" + rest.lstrip("/"), None
+        try:
+            url = self.vendor.url(rest)
+            if len(asked.url) > MAX_TEXT:
+                raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
+            if self._size > self._limit:
+                raise denial("endpoint", _TOO_LARGE)
+        except SpendDenied as denied:
+            refuse = denied
+        return Request(asked.method, url, passed_on(asked.headers), asked.body), refuse
 
     def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
         """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""

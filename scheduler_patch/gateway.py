@@ -62,20 +62,25 @@ class Gateway:
         """The longest that a call in flight may take, in seconds."""
         return GRACE_S + self.office.settings.longest_timeout_s
 
-    async def relay(self, name: str, request: Request, key: str, unanswered: str = "") -> Reply:
+    async def relay(
+        self, name: str, request: Request, key: str, unanswered: str = "", refuse: SpendDenied | None = None
+    ) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
 
-        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s.
+        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s;
+        `refuse` as the guard's.
         """
-        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered))
+        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered, refuse))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         return await asyncio.shield(life)
 
-    async def _answered(self, vendor: Vendor, request: Request, key: str, unanswered: str) -> Reply:
+    async def _answered(
+        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None
+    ) -> Reply:
         call = Call(unanswered=unanswered)
         try:
-            return await self._live(vendor, request, key, call)
+            return await self._live(vendor, request, key, call, refuse)
         except SpendDenied as denied:
             return refusals.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
@@ -87,13 +92,15 @@ class Gateway:
             known = bool(request.headers.get("idempotency-key"))
             return refusals.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 
-    async def _live(self, vendor: Vendor, request: Request, key: str, call: Call) -> Reply:
+    async def _live(
+        self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None
+    ) -> Reply:
         settings = self.office.settings.vendor(vendor.name)
         if settings.secret is None:
-            raise denial("scope", f"this gateway has no secret for {vendor.name}")
+            refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
         await self._admit(vendor, request, key, call)
-        guard = Guard(vendor, settings, settings.secret, self.office.settings.fx, time.monotonic)
-        life = guard.guarded(request, call)
+        guard = Guard(vendor, settings, settings.secret or "", self.office.settings.fx, time.monotonic)
+        life = guard.guarded(request, call, refuse)
         return await self._drive(life, key, settings.timeout_s, aside=vendor.is_slow(request))
 
     async def _admit(self, vendor: Vendor, request: Request, key: str, call: Call) -> None:

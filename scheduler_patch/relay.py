@@ -33,9 +33,9 @@ class Relay(Relaying):
             raise denial("unknown_key", "a vault key is missing: send it where the vendor's own key goes")
         if self._gateway.draining:
             raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
-        request = self.as_the_vendors(asked, asked.url[len(self.vendor.name) + 1 :])
+        request, refuse = self.as_the_vendors(asked, asked.url[len(self.vendor.name) + 1 :])
         unanswered = asked.headers.get(UNANSWERED, "")[:MAX_TEXT]
-        reply = await self._gateway.relay(self.vendor.name, request, key, unanswered)
+        reply = await self._gateway.relay(self.vendor.name, request, key, unanswered, refuse)
         self._count(reply, key)
         return self.relinked(reply, asked, f"/{self.vendor.name}")
 

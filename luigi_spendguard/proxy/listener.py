@@ -166,12 +166,14 @@ class Listener:
             "vendor's own key usually is",
         )
 
-    async def reply(self, call: Listening, vendor: Vendor, request: Request, attempt: Attempt) -> Reply:
+    async def reply(
+        self, call: Listening, vendor: Vendor, request: Request, attempt: Attempt, refuse: SpendDenied | None
+    ) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
         if self._ending:
             raise denial("ledger_unavailable", "the task goes on without its programs: no new call is taken")
         self._calls.add(call)
-        return await self._loop.run_in_executor(self._pool, self._sent, vendor, request, attempt)
+        return await self._loop.run_in_executor(self._pool, self._sent, vendor, request, attempt, refuse)
 
     def ended(self, call: Listening) -> None:
         """Take note that a call was answered."""
@@ -179,11 +181,11 @@ class Listener:
         if self._ending and not self._calls:
             self._idle.set()
 
-    def _sent(self, vendor: Vendor, request: Request, attempt: Attempt) -> Reply:
+    def _sent(self, vendor: Vendor, request: Request, attempt: Attempt, refuse: SpendDenied | None) -> Reply:
         denied: SpendDenied | None = None
         call = Call()
         try:
-            return send(vendor, request, call, attempt)
+            return send(vendor, request, call, attempt, refuse)
         except SpendDenied as error:
             denied = error
             return refusal(vendor, error)

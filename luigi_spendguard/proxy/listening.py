@@ -38,8 +38,8 @@ class Listening(Relaying):
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
-        request = self.as_the_vendors(asked, asked.url[self._prefix :])
-        reply = await self._listener.reply(self, self.vendor, request, self._attempt)
+        request, refuse = self.as_the_vendors(asked, asked.url[self._prefix :])
+        reply = await self._listener.reply(self, self.vendor, request, self._attempt, refuse)
         return self.relinked(reply, asked, asked.url[: self._prefix])
 
     def pass_on(self, reply: Reply) -> Any:

@@ -68,10 +68,13 @@ def _guarded_elsewhere(vendor: Vendor, request: Request) -> bool:
     return vendor.credential(request).startswith(KEY_PREFIX) and vendor.rest(request.url) is None
 
 
-def send(vendor: Vendor, request: Request, call: Call, attempt: Attempt) -> Reply:
+def send(
+    vendor: Vendor, request: Request, call: Call, attempt: Attempt, refuse: SpendDenied | None = None
+) -> Reply:
     """Send under a reservation: the gateway's where there is one, else this worker's own.
 
-    Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the exchange.
+    `refuse` is put on record and raised. Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the
+    exchange.
     """
     request = named(request)
     settings = attempt.settings.vendor(vendor.name)
@@ -79,22 +82,22 @@ def send(vendor: Vendor, request: Request, call: Call, attempt: Attempt) -> Repl
     gateway = gateway_of(vendor.name, secret, attempt)
     if gateway is None and secret is None:
         also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
-        raise denial(
+        refuse = denial(
             "scope",
             f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
             f"luigi.cfg, so that its gateway guards the calls, or in this worker's{also}",
         )
-    refusal = _foreign_credential(vendor, request, secret)
-    if gateway is not None and refusal is None:
+    refuse = refuse or _foreign_credential(vendor, request, secret)
+    if gateway is not None and refuse is None:
         try:
             target = _target(vendor, request.url, settings, gateway)
         except SpendDenied as denied:
-            refusal = denied
+            refuse = denied
         else:
             return _forwarder.forward(request, target, gateway, attempt)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
-    return drive(guard.guarded(request, call, refusal), attempt, _upstream, settings.timeout_s)
+    return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s)
 
 
 def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) -> SpendDenied | None:

@@ -60,6 +60,12 @@ def form(key: str, **more: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}", **FORM, **more}
 
 
+def recorded(gateway: Site) -> list[str]:
+    """Return the reasons of what is on record under the key that was made last."""
+    run_id = gateway.call("GET", "/vault/keys", token=ADMIN)[1][0]["run_id"]
+    return [call["reason"] for call in gateway.calls(run_id)]
+
+
 class TestPassing:
     def test_status_headers_and_bytes_are_the_vendors(self, gateway: Site, key: str) -> None:
         direct = raw(gateway, "GET", "/v1/customers/none", port=int(gateway.stripe.url.rsplit(":", 1)[1]),
@@ -110,6 +116,7 @@ class TestRefusing:
         assert status == 403
         assert json.loads(body)["error"]["code"] in ("endpoint_not_allowed", "unpriced")
         assert gateway.stripe.books()["requests"] == []
+        assert recorded(gateway) in (["endpoint"], ["unpriced"])
 
     @pytest.mark.parametrize("shown", ["", "vault_key_none", SECRET, WORKER])
     def test_no_key_a_wrong_key_and_the_secret_itself(self, gateway: Site, key: str, shown: str) -> None:
@@ -161,6 +168,7 @@ class TestRefusing:
         assert connection.getresponse().status == 413
         connection.close()
         assert gateway.stripe.posts() == []
+        assert recorded(gateway).count("endpoint") == 3
 
     @pytest.mark.parametrize(("reason", "status", "error"), [
         ("cap", 429, stripe.RateLimitError), ("endpoint", 403, stripe.PermissionError),

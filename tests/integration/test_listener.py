@@ -144,10 +144,12 @@ def test_chunks_continuation_and_uploads_pass(worker: Place, tmp_path: Path) -> 
 @pytest.mark.parametrize(("kind", "size"), [("application/x-www-form-urlencoded", MAX_FORM + 1),
                                             ("multipart/form-data; boundary=x", MAX_BODY + 1)])  # fmt: skip
 def test_too_large_a_body_is_refused(worker: Place, kind: str, size: int) -> None:
-    with worker.task().attempt(), spend_proxy() as url:
+    task = worker.task()
+    with task.attempt(), spend_proxy() as url:
         status, said = post(url, body=b"x" * size, **{"Content-Type": kind})
     assert (status, said["error"]["code"]) == (413, "scope")
     assert worker.stripe.posts() == []
+    assert [call["reason"] for call in worker.site.calls(task.run_id)] == ["endpoint"]
 
 
 # Who gets in.

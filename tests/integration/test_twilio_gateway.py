@@ -100,6 +100,8 @@ def test_another_account_and_another_host_are_refused(site: Site, client: Client
     client.api.base_url = f"{site.url}/twilio/api.twilio.com.evil.example"
     with pytest.raises(TwilioRestException, match="no host of Twilio"):
         client.messages("SM" + "1" * 32).fetch()
+    run_id = site.call("GET", "/vault/keys")[1][0]["run_id"]
+    assert [call["reason"] for call in site.calls(run_id)] == ["endpoint", "scope"]
 
 
 def test_a_mail_by_the_stock_sdk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
