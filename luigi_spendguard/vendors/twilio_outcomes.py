@@ -47,7 +47,7 @@ def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         return unbelieved("the reply names no sid")
     if isinstance(said, str) and said.lower() != quote.target:
         return unbelieved("the reply is about another recipient than asked")
-    price = _micros(body, fx)
+    price = None if _by_channel(body) else _micros(body, fx)
     total = quote.total_micros if price is None else price + quote.fees_micros
     return Outcome("settle", total_micros=total, worth_micros=quote.total_micros or 0, object_id=sid,
                    price_due=price is None)  # fmt: skip
@@ -67,7 +67,14 @@ def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> Fol
     price = _micros(body, fx)
     if price is None:
         return FollowedUp(None, note="Twilio names no price yet")
+    if _by_channel(body):
+        return FollowedUp(None, final=True, note="Twilio's price does not contain what the channel charges")
     return FollowedUp(price, final=True, note=f"Twilio's price is {body['price']} {body['price_unit']}")
+
+
+def _by_channel(body: Mapping[str, Any]) -> bool:
+    """Return whether a message went by WhatsApp or another channel, whose owner charges on top."""
+    return ":" in str(body.get("to")) and not str(body.get("sid")).startswith("CA")
 
 
 def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:

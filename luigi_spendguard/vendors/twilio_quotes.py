@@ -40,7 +40,8 @@ TABLE = (
         f"content template: {MAX_SEGMENTS} segments, {MAX_GROWN} where it may be encoded otherwise, or an "
         "MMS where that is dearer", "as an SMS", "as an SMS"),
     Row("messages.create", "other channels (`whatsapp:+1…`): `channel_prices`, RCS for every 160 bytes",
-        "as an SMS", "a channel without a price, a channel in `From` alone"),
+        "as quoted, 0 when canceled, `failed_price` when failed",
+        "a channel without a price, a channel in `From` alone"),
     Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
     Row("calls.create",
         "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "

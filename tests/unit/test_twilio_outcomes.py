@@ -46,6 +46,13 @@ def test_a_price_is_taken_with_the_fees_that_it_lacks(price: str, unit: str, tot
     assert (found.total_micros, found.price_due) == (total or 11, total is None)
 
 
+def test_what_a_channel_charges_is_not_in_twilios_price() -> None:
+    to = "whatsapp:+14155550100"
+    quoted = quote(sms(to, From="whatsapp:+14155550199"), own={"channel_prices": {"whatsapp": 80_000}})
+    found = read(quoted, reply(to=to, price="-0.005"))
+    assert (found.total_micros, found.price_due) == (80_000, True)
+
+
 @pytest.mark.parametrize(
     ("status", "kind"),
     [
@@ -133,6 +140,10 @@ def test_only_the_own_accounts_prices_are_asked_for() -> None:
         ({"status": "no-answer", "sid": "CA1"}, 0, True),
         ({"status": "delivered", "price": "-0.01", "price_unit": "EUR"}, 11_000, True),
         ({"status": "delivered", "price": "-0.01", "price_unit": "GBP"}, None, False),
+        ({"status": "read", "price": "-0.005", "to": "whatsapp:+14155550100"}, None, True),
+        ({"status": "read", "price": None, "to": "whatsapp:+14155550100"}, None, False),
+        ({"status": "failed", "price": "-0.005", "to": "whatsapp:+14155550100"}, 1_000, True),
+        ({"status": "completed", "price": "-0.004", "to": "client:Joe", "sid": "CA1"}, 4_000, True),
     ],
 )
 def test_what_an_object_has_cost(said: dict[str, Any], total: int | None, final: bool) -> None:
