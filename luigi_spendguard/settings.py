@@ -71,7 +71,7 @@ def vendor_section(
                 "A file with the vendor's secret, mode 0600, instead of `secret`.", True),
         Setting(section, "base_url", values.base_url, home or "the vendor's own addresses",
                 "Where calls are sent: https, or http to this machine for tests."),
-        Setting(section, "timeout_s", values.seconds, "80", "Seconds to wait for the vendor."),
+        Setting(section, "timeout_s", values.seconds, "80", "Seconds from the first byte of a request until the vendor's whole reply is here."),
         Setting(section, "allowed_endpoints", values.endpoints, "everything that has a price, and what reads",
                 "What may be called: a method and a path, in which `*` may stand, or an operation"),
         Setting(section, "run_cap_usd", values.usd, "none: the run's cap alone",
