@@ -6,15 +6,14 @@ Log records are redacted where they are made, whatever loggers and handlers ther
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import threading
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 from luigi_spendguard import redaction
+from luigi_spendguard.blocks import Blocks
 
 #: What is logged instead of a record that could not be searched.
 UNSEARCHED = "(this log record could not be searched for secrets and was left out: {})"
@@ -87,36 +86,22 @@ class _Stream:
         return getattr(self._stream, name)
 
 
-_users = 0
-_lock = threading.Lock()
+_blocks = Blocks()
 
 
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
-
-
-@contextmanager
-def streams() -> Iterator[None]:
+def streams() -> AbstractContextManager[None]:
     """Redact what Python code prints meanwhile; a child process's own output is not seen."""
-    global _users
-    with _lock:
-        _users += 1
-        if _users == 1:
-            for name in ("stdout", "stderr"):
-                if getattr(sys, name) is not None:
-                    setattr(sys, name, _Stream(getattr(sys, name)))
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                for name in ("stdout", "stderr"):
-                    here = getattr(sys, name)
-                    if isinstance(here, _Stream):  # Else the task has put another in its place.
-                        setattr(sys, name, here._stream)
+    return _blocks.block(_begin, _end)
+
+
+def _begin(first: bool) -> None:
+    for name in ("stdout", "stderr") if first else ():
+        if getattr(sys, name) is not None:
+            setattr(sys, name, _Stream(getattr(sys, name)))
+
+
+def _end(last: bool) -> None:
+    for name in ("stdout", "stderr") if last else ():
+        here = getattr(sys, name)
+        if isinstance(here, _Stream):  # Else the task has put another in its place.
+            setattr(sys, name, here._stream)

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import sys
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
+from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.proxy import context, credentials, imports
 from luigi_spendguard.proxy.context import Attempt
@@ -32,17 +32,7 @@ _patches = Patches(_WORKS_WITH)
 #: Our client of the call that is being made in this context.
 _ours: ContextVar[Any] = ContextVar("spendguard_resend_client", default=None)
 
-_lock = threading.Lock()
-_users = 0
-
-
-def _after_fork() -> None:
-    global _lock
-    _lock = threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_blocks = Blocks()
 
 
 def bind() -> None:
@@ -61,28 +51,25 @@ def unbind() -> None:
         module.__class__ = ModuleType
 
 
-@contextmanager
-def in_place(attempt: Attempt) -> Iterator[None]:
+def in_place(attempt: Attempt) -> AbstractContextManager[None]:
     """Let the SDK have the attempt's vault key where it has no key, or the secret.
 
     It reads its variable once, when it is imported: afterwards it has again what that says then. To be
     entered before the environment's variables are hidden.
     """
-    global _users
+    return _blocks.block(lambda _: _put_in_place(attempt), _put_back)
+
+
+def _put_in_place(attempt: Attempt) -> None:
     module: Any = sys.modules.get("resend")
-    with _lock:
-        _users += 1
-        if module is not None and _replaceable(getattr(module, "api_key", ""), attempt):
-            module.api_key = attempt.key
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            module = sys.modules.get("resend")
-            key = str(getattr(module, "api_key", ""))
-            if not _users and module is not None and context.is_vault_key(key):
-                module.api_key = os.environ.get(_KEY_VARIABLE)
+    if module is not None and _replaceable(getattr(module, "api_key", ""), attempt):
+        module.api_key = attempt.key
+
+
+def _put_back(last: bool) -> None:
+    module: Any = sys.modules.get("resend")
+    if last and module is not None and context.is_vault_key(str(getattr(module, "api_key", ""))):
+        module.api_key = os.environ.get(_KEY_VARIABLE)
 
 
 def _replaceable(key: str | None, attempt: Attempt) -> bool:
