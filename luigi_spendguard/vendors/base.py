@@ -35,6 +35,7 @@ class Vendor(ABC):
         settings: the keys of luigi.cfg that only this vendor has.
         prices_late: it names prices later: `follow_up` asks for them.
         made_up: idempotency keys of this form come from the SDK and not from its caller.
+        longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
 
@@ -47,6 +48,7 @@ class Vendor(ABC):
     settings: tuple[Setting, ...] = ()
     prices_late: bool = False
     made_up: re.Pattern[str] = re.compile(rf"{OWN_KEY}[0-9a-f-]{{36}}")
+    longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)
 
@@ -90,6 +92,15 @@ class Vendor(ABC):
             )
         if not is_allowed(allowed, line, operation):
             raise denial("endpoint", f"{line} is not in {where} ({', '.join(allowed)})")
+
+    def key_of(self, request: Request) -> tuple[str | None, bool]:
+        """Return a request's idempotency key, and whether it is its caller's own. Raises SpendDenied."""
+        key = request.headers.get("idempotency-key") or None
+        if key is not None and (len(key) > self.longest_key or not key.isprintable()):
+            raise denial(
+                "unpriced", f"an idempotency key has at most {self.longest_key} printable characters"
+            )
+        return key, key is not None and not self.made_up.fullmatch(key)
 
     def section(self) -> tuple[Setting, ...]:
         """Return what may stand in `[spendguard_<name>]`."""

@@ -31,6 +31,7 @@ from luigi_spendguard.vendors.bodies import (
     unsuccessful,
 )
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request, Row
+from luigi_spendguard.vendors.kinds import Kinds
 
 #: What a mail more costs on Resend's plans: 0.90 for a bucket of 1,000 (changelog "Pay-as-you-go pricing", as
 #: stored on 2026-11-25), that is 0.0009 each once the bucket is full.
@@ -64,9 +65,9 @@ TABLE = (
 )  # fmt: skip
 
 _ID = r"[^/]+"
-#: `kind`, and what "METHOD path" has to match; the first one that matches decides. Checked against the 104
-#: operations of Resend's description and the 147 of resend-python 2.52.0.
-_RULES = [
+#: By "METHOD path". Checked against the 104 operations of Resend's description and the 147 of resend-python
+#: 2.52.0.
+_KINDS = Kinds([
     ("emails", r"POST /emails"),
     ("batch", r"POST /emails/batch"),
     ("cancel", rf"POST /emails/{_ID}/cancel"),
@@ -88,8 +89,7 @@ _RULES = [
     ("free", rf"PATCH /audiences/{_ID}/contacts/{_ID}"),
     ("free", r"DELETE /.*"),
     ("read", r"(?:GET|HEAD) /.*"),
-]  # fmt: skip
-_COMPILED = [(kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in _RULES]
+])  # fmt: skip
 #: Escaped are "@" and "+" alone: any other could hide the name of an operation.
 _PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
 #: The operations of which Resend reads an idempotency key.
@@ -101,8 +101,7 @@ _VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("updat
 
 def kind_of(method: str, path: str) -> str:
     """Return of which kind an operation is: what its method and path say."""
-    line = f"{method} {path.rstrip('/')}"
-    return next((kind for kind, pattern in _COMPILED if pattern.fullmatch(line)), "unpriced")
+    return _KINDS.of(f"{method} {path.rstrip('/')}")
 
 
 def operation_of(method: str, path: str) -> str:
@@ -123,6 +122,7 @@ class Resend(Vendor):
     name = "resend"
     home = "https://api.resend.com"
     secret_variables = ("RESEND_API_KEY",)
+    longest_key = 256
     kept = ("content-type", "x-batch-validation")
     settings = (
         Setting("", "email_price", values.usd, "0.0009", "USD for each recipient of a mail: to, cc and bcc."),
@@ -144,11 +144,8 @@ class Resend(Vendor):
         if not _PATH.fullmatch(path) or "/." in path:
             raise denial("endpoint", "the path has characters that no path of Resend's has")
         kind, operation = kind_of(request.method, path), operation_of(request.method, path)
-        key = request.headers.get("idempotency-key") or None
-        if key is not None and (len(key) > 256 or not key.isprintable()):
-            raise denial("unpriced", "an idempotency key has at most 256 printable characters")
-        quote = Quote(operation, "resend", path, key=key, repeatable=True,
-                      key_is_callers=key is not None and not self.made_up.fullmatch(key))  # fmt: skip
+        key, callers = self.key_of(request)
+        quote = Quote(operation, "resend", path, key=key, key_is_callers=callers, repeatable=True)
         credential = kind == "credential"
         self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):

@@ -71,11 +71,8 @@ class Stripe(Vendor):
         context = request.headers.get("stripe-context", "")
         mode = "live" if "_live_" in secret else "test"
         account = ":".join(["stripe", mode, connected, context]).rstrip(":")
-        key = request.headers.get("idempotency-key") or None
-        if key is not None and (len(key) > 255 or not key.isprintable()):
-            raise denial("unpriced", "an idempotency key has at most 255 printable characters")
-        blank = Quote("", account, path, key=key, repeatable=True,
-                      key_is_callers=key is not None and not self.made_up.fullmatch(key))  # fmt: skip
+        key, callers = self.key_of(request)
+        blank = Quote("", account, path, key=key, key_is_callers=callers, repeatable=True)
         line = f"{request.method} {path}"
         if hands_out_credentials(line, query):
             self.check_allowed(line, line, settings, hands_out_credentials=True)

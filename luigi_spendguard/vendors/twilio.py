@@ -76,11 +76,9 @@ class Twilio(Vendor):
         _, host, rest = path.split("/", 2)
         kind = kind_of(request.method, host, f"/{rest}")
         operation = operation_of(request.method, host, f"/{rest}")
-        key = request.headers.get("idempotency-key") or None
-        if key is not None and (len(key) > 255 or not key.isprintable()):
-            raise denial("unpriced", "an idempotency key has at most 255 printable characters")
-        quote = Quote(operation, f"twilio:{settings.own['account_sid']}", path, key=key,
-                      key_is_callers=key is not None and not self.made_up.fullmatch(key))  # fmt: skip
+        key, callers = self.key_of(request)
+        account = f"twilio:{settings.own['account_sid']}"
+        quote = Quote(operation, account, path, key=key, key_is_callers=callers)
         credential = kind == "credential"
         self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):

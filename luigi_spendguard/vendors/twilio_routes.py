@@ -1,12 +1,13 @@
 """Twilio: which operation a request is, and of which kind. What is in no rule is unpriced.
 
 The rules were checked against every operation of twilio-python 9.13.0: 795 that write and 793 GETs.
-Restrictive rules match in any letter case, so that none can be written around; free ones only as they stand.
 """
 
 from __future__ import annotations
 
 import re
+
+from luigi_spendguard.vendors.kinds import Kinds
 
 _ID = r"[^/]+"
 _ACCOUNT = rf"/2010-04-01/Accounts/{_ID}"
@@ -20,8 +21,8 @@ _APIS = (
     "|video|voice|webhooks|wireless"
 )
 
-#: `kind`, and what "METHOD product path" has to match; the first one that matches decides.
-_RULES = [
+#: By "METHOD product path".
+_KINDS = Kinds([
     # The reply returns or mints credentials, or the request manages them.
     ("credential", rf"\w+ api /2010-04-01/Accounts(?:\.[^/]*)?(?:/{_ID})?"),
     ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:Keys|SigningKeys|Tokens)(?:/{_ID})?"),
@@ -79,8 +80,7 @@ _RULES = [
     ("unpriced", r"\w+ numbers /v1/Porting/Portability/.*"),
     ("unpriced", rf"\w+ lookups /(?!v2/(?:RateLimits|PhoneNumbers/{_ID}/Overrides)(?:/|$)).*"),
     ("read", r"(?:GET|HEAD) \S+ /.*"),
-]  # fmt: skip
-_COMPILED = [(kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in _RULES]
+])  # fmt: skip
 
 #: Twilio's hosts: product, and perhaps edge and region (https://www.twilio.com/docs/global-infrastructure).
 HOST = re.compile(r"([a-z0-9-]+)(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
@@ -94,8 +94,7 @@ _VERBS = {"GET": ("list", "fetch"), "POST": ("create", "update"), "DELETE": ("de
 def kind_of(method: str, host: str, path: str) -> str:
     """Return of which kind an operation is: what its host, path (without a query) and method say."""
     path = re.sub(r"(\.(json|xml|csv|html))+$", "", path.rstrip("/"), flags=re.IGNORECASE)
-    line = f"{method} {_product(host)} {path}"
-    return next((kind for kind, pattern in _COMPILED if pattern.fullmatch(line)), "unpriced")
+    return _KINDS.of(f"{method} {_product(host)} {path}")
 
 
 def operation_of(method: str, host: str, path: str) -> str:

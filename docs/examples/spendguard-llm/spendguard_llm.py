@@ -109,7 +109,7 @@ class Llm(Vendor):
         if line != "POST /v1/chat/completions" or parts.query:
             raise denial("unpriced", f"{line} has no price in spendguard_llm and is not free")
         self.check_allowed(line, "chat.completions.create", settings)
-        key = request.headers.get("idempotency-key")
+        key, callers = self.key_of(request)
         asked = json_body(request)
         model, output_tokens, price = _asked(asked, settings.own.get("prices_per_million", {}))
         # The whole body says which call this is: the same prompt again is answered by the first answer.
@@ -122,7 +122,7 @@ class Llm(Vendor):
             fingerprint=about,
             total_micros=price.micros(len(request.body), output_tokens),
             key=key,
-            key_is_callers=key is not None and not self.made_up.fullmatch(key),
+            key_is_callers=callers,
             keep_body=False,
             price=price,
         )
