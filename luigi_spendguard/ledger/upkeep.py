@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.engine import NOW, Tx
-from luigi_spendguard.ledger.reserving import GRANT_MS
+from luigi_spendguard.ledger.repeating import GRANT_MS
 
 
 def sweep(tx: Tx) -> list[str]:
