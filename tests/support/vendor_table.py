@@ -9,7 +9,7 @@ import re
 from pathlib import Path
 
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.vendors import resend, twilio_quotes, twilio_routes
+from luigi_spendguard.vendors import resend, resend_routes, twilio_quotes, twilio_routes
 from luigi_spendguard.vendors.calls import Row
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
@@ -64,8 +64,8 @@ def _of_kind(vendor: str, kind: str) -> str:
     for _, method, host, path in operations(vendor):
         if vendor == "twilio" and twilio_routes.kind_of(method, host, path) == kind:
             names.add(twilio_routes.operation_of(method, host, path))
-        elif vendor == "resend" and resend.kind_of(method, path) == kind:
-            names.add(resend.operation_of(method, path))
+        elif vendor == "resend" and resend_routes.kind_of(method, path) == kind:
+            names.add(resend_routes.operation_of(method, path))
     return ", ".join(f"`{name}`" for name in sorted(names)) + "."
 
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.vendors.resend import VENDOR, kind_of
+from luigi_spendguard.vendors.resend import VENDOR
+from luigi_spendguard.vendors.resend_routes import kind_of
 from tests.support.vendor_table import operations
 from tests.unit.test_resend_vendor import HOME, MAIL, SECRET, asked, mail, outcome, quote, reason, settings
 

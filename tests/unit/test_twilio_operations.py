@@ -89,6 +89,23 @@ def test_the_names_that_money_hangs_on_are_had_once(name: str) -> None:
     assert len(named) == 1
 
 
+@pytest.mark.parametrize(
+    ("method", "host", "path", "name"),
+    [
+        ("POST", "api.twilio.com", "/2010-04-01/Accounts/AC1/Messages.json", "messages.create"),
+        ("POST", "api.dublin.ie1.twilio.com", "/2010-04-01/Accounts/AC1/Messages", "messages.create"),
+        ("POST", "api.twilio.com", f"/2010-04-01/Accounts/AC1/Messages/SM{'1' * 32}.json", "messages.update"),
+        ("POST", "api.twilio.com", "/2010-04-01/Accounts/AC1/IncomingPhoneNumbers.json",
+         "incoming_phone_numbers.create"),
+        ("POST", "verify.twilio.com", "/v2/Services/VA1/Verifications",
+         "verify.services.verifications.create"),
+        ("GET", "lookups.twilio.com", "/v2/PhoneNumbers/+14155550100", "lookups.phone_numbers.fetch"),
+    ],
+)  # fmt: skip
+def test_operations_have_the_sdks_names(method: str, host: str, path: str, name: str) -> None:
+    assert operation_of(method, host, path) == name
+
+
 def test_each_write_and_each_read_of_a_place_has_its_own_name() -> None:
     for line in LINES:
         _, method, host, path = parsed(line)
@@ -100,6 +117,8 @@ def test_each_write_and_each_read_of_a_place_has_its_own_name() -> None:
     [
         ("https://api.twilio.com/2010-04-01/Accounts/AC1/Messages.json?PageSize=5", True),
         ("https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100", True),
+        ("https://lookups.twilio.com/v2/PhoneNumbers/+14155550100", True),
+        ("https://lookups.twilio.com/v2/PhoneNumbers/+14155550100?fields=sim_swap", False),
         ("https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100?Fields=validation", True),
         ("https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100?Fields=caller_name", False),
         ("https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100?fields[]=caller_name", False),

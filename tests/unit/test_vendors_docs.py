@@ -11,10 +11,22 @@ from urllib.parse import urlencode
 import pytest
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.ledger.reserving import RESEND_MS
+from luigi_spendguard.ledger.repeating import RESEND_MS
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.vendors import Quote, Request, VendorSettings, resend, twilio, twilio_prices
+from luigi_spendguard.vendors import (
+    Quote,
+    Request,
+    VendorSettings,
+    resend,
+    resend_mails,
+    resend_routes,
+    twilio,
+    twilio_prices,
+    twilio_quotes,
+    twilio_routes,
+)
 from luigi_spendguard.vendors.base import Vendor
+from tests.support.vendor_table import operations
 
 PAPER = (Path(__file__).resolve().parents[2] / "docs" / "vendors.md").read_text("utf-8")
 SID, MESSAGE, CALL = (f"{kind}{'1' * 32}" for kind in ("AC", "SM", "CA"))
@@ -122,6 +134,13 @@ def test_every_row_has_its_sample(name: str) -> None:
         assert any(f"{operation} | {told}".startswith(one) for one in sampled), (operation, told)
 
 
+def test_every_row_of_the_tables_is_an_operation_of_the_sdk() -> None:
+    known = {twilio_routes.operation_of(method, host, path) for _, method, host, path in operations("twilio")}
+    assert {row.operation for row in twilio_quotes.TABLE} <= known
+    known = {resend_routes.operation_of(method, path) for _, method, _, path in operations("resend")}
+    assert {row.operation for row in resend.TABLE} <= known
+
+
 def test_the_allowlist_lines_let_pass_what_they_name() -> None:
     lines = {
         "Twilio": (form(f"{API}/Messages.json", SMS),
@@ -154,9 +173,9 @@ def test_the_figures_in_the_text_are_the_codes() -> None:
     assert f"Machine detection is counted at {plain_usd(twilio_prices.DETECTION_PRICE)} USD a call" in said
     assert f"recording at {plain_usd(twilio_prices.RECORDING_PRICE)} USD a minute" in said
     assert f"`call_time_limit_s`, {twilio_prices.CALL_TIME_LIMIT_S} seconds by default" in said
-    assert f"`email_price` is {plain_usd(resend.EMAIL_PRICE)} USD" in mails
-    assert f"{plain_usd(1000 * resend.EMAIL_PRICE)} for 1,000 mails" in mails
-    assert f"more than {resend.MOST_MAILS} mails" in section("Resend")
+    assert f"`email_price` is {plain_usd(resend_mails.EMAIL_PRICE)} USD" in mails
+    assert f"{plain_usd(1000 * resend_mails.EMAIL_PRICE)} for 1,000 mails" in mails
+    assert f"more than {resend_mails.MOST_MAILS} mails" in section("Resend")
     assert f"within {RESEND_MS // 3_600_000} hours" in mails
 
 

@@ -1,0 +1,98 @@
+"""Resend: whom a mail goes to, and what that costs. What could go to more people than it says is unpriced."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from dataclasses import replace
+from email.utils import getaddresses
+from typing import Any
+
+from luigi_spendguard.errors import denial
+from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors.bodies import digest
+from luigi_spendguard.vendors.calls import Quote
+
+#: What a mail more costs on Resend's plans: 0.90 for a bucket of 1,000 (changelog "Pay-as-you-go pricing", as
+#: stored on 2026-11-25), that is 0.0009 each once the bucket is full.
+EMAIL_PRICE = 900
+#: The most mails in a batch (https://resend.com/docs/api-reference/emails/send-batch-emails).
+MOST_MAILS = 100
+
+#: What a mail may say (Resend's OpenAPI description). What is in no list could be sent to more people.
+_MAIL = frozenset({
+    "from", "to", "cc", "bcc", "subject", "reply_to", "html", "text", "headers", "attachments", "tags",
+    "scheduled_at", "template", "topic_id",
+})  # fmt: skip
+#: Headers of a mail that name recipients.
+_WHOM = r"(resent-|apparently-)?(to|cc|bcc)"
+#: What becomes a line of a mail's head: a second line in it could name recipients.
+_LINES = ("from", "to", "cc", "bcc", "subject", "reply_to")
+#: What does not stand in an address, and in the ledger could not: blanks, controls, half a surrogate pair.
+_UNWRITABLE = re.compile(r"[\s\x00-\x1f\x7f\ud800-\udfff]")
+#: What a mail's recipients do not see: it may differ in a repeated call.
+_UNSEEN = {"headers", "tags"}
+
+
+def price(settings: VendorSettings) -> int:
+    """Return what a mail costs for each recipient, in micro-dollars."""
+    return int(settings.own.get("email_price", EMAIL_PRICE))
+
+
+def mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
+    """Quote a mail, or a batch of them. Raises SpendDenied (`unpriced`)."""
+    batch = quote.operation == "batch.send"
+    if isinstance(body, list) is not batch:
+        kind = "list" if batch else "object"
+        raise denial("unpriced", f"the body of {quote.operation} must be a JSON {kind}")
+    every: list[Any] = body if batch else [body]
+    if not 1 <= len(every) <= MOST_MAILS:
+        raise denial("unpriced", f"a batch has 1 to {MOST_MAILS} mails, this one {len(every)}")
+    people = [_recipients(mail, batch) for mail in every]
+    parts = tuple(max(len(each), 1) * price(settings) for each in people)
+    everybody = " ".join(sorted({one for each in people for one in each}))
+    long = len(everybody) > 200
+    target = f"{everybody[:180]}… #{digest(everybody)[:12]}" if long else everybody
+    seen = [{name: value for name, value in mail.items() if name not in _UNSEEN} for mail in every]
+    return replace(quote, total_micros=sum(parts), target=target, parts=parts if batch else (),
+                   customers=() if long else tuple(everybody.split()),
+                   fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}")  # fmt: skip
+
+
+def _recipients(mail: Any, in_batch: bool) -> list[str]:
+    """Return the addresses of a mail's to, cc and bcc."""
+    if not isinstance(mail, dict):
+        raise denial("unpriced", "a mail must be a JSON object")
+    for name in mail:
+        if name not in _MAIL:
+            raise denial("unpriced", f"a mail with {name[:40]!r} may go to more people than it says")
+    own = mail.get("headers") or {}
+    if not isinstance(own, dict) or any(
+        re.fullmatch(_WHOM, re.sub("[^a-z-]", "", str(name).lower())) for name in own
+    ):
+        raise denial(
+            "unpriced", "headers that name recipients may send a mail to more people: use to, cc, bcc"
+        )
+    if _is_broken([*own, *own.values(), *(mail.get(name) for name in _LINES)]):
+        raise denial("unpriced", "a line break in what is one line of a mail could name recipients")
+    for name in ("scheduled_at", "attachments"):
+        if in_batch and mail.get(name):
+            raise denial("unpriced", f"Resend sends a batch at once and without its {name}: send one mail")
+    found: list[str] = []
+    for name in ("to", "cc", "bcc"):
+        given = mail.get(name) or []
+        given = [given] if isinstance(given, str) else given
+        if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
+            raise denial("unpriced", f"{name} must be an address or a list of them")
+        for text in (unicodedata.normalize("NFKC", one) for one in given):  # Other signs for "@" and ",".
+            addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
+            # What cannot be read is as many as it has signs, and one at the least.
+            found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)
+    return [_UNWRITABLE.sub("", one)[:300] for one in found]
+
+
+def _is_broken(value: Any) -> bool:
+    """Return whether a text, or one in a list, has a line break."""
+    if isinstance(value, list):
+        return any(_is_broken(one) for one in value)
+    return bool(re.search(r"[\r\n]", str(value)))
