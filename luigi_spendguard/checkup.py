@@ -177,7 +177,7 @@ def _prices(settings: Settings, name: str, served: list[str]) -> Iterator[Findin
     if name in served or vendor.secret or vendor.own:
         for what, said in VENDORS[name].price_list(vendor):
             yield Finding(f"at {name}", f"{what}: {said}")
-    for operation, price in sorted(vendor.prices.items()):
+    for operation, price in () if wrong else sorted(vendor.prices.items()):
         yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
 
 

@@ -34,6 +34,7 @@ class Vendor(ABC):
         stand_ins: what else its SDK asks the environment for, and what will do in its place.
         settings: the keys of luigi.cfg that only this vendor has.
         prices_late: it names prices later: `follow_up` asks for them.
+        ruled: operations that are priced by what they ask for, and take no fixed price.
         made_up: idempotency keys of this form come from the SDK and not from its caller.
         longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
@@ -47,6 +48,7 @@ class Vendor(ABC):
     stand_ins: Mapping[str, str] = {}
     settings: tuple[Setting, ...] = ()
     prices_late: bool = False
+    ruled: frozenset[str] = frozenset()
     made_up: re.Pattern[str] = re.compile(rf"{OWN_KEY}[0-9a-f-]{{36}}")
     longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
@@ -71,7 +73,9 @@ class Vendor(ABC):
 
     def check(self, settings: VendorSettings) -> str:
         """Return what is wrong with this vendor's own settings, "" when nothing is."""
-        return ""
+        wrong = min(self.ruled & set(settings.prices), default="")
+        where = f"[spendguard_{self.name}] prices gives a fixed price to {wrong}"
+        return f"{where}, which is priced by what it asks for: remove it" if wrong else ""
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
         """Yield what is priced, and its price with where that comes from, for `spendguard check`."""

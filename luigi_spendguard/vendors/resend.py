@@ -55,6 +55,7 @@ class Resend(Vendor):
     name = "resend"
     home = "https://api.resend.com"
     secret_variables = ("RESEND_API_KEY",)
+    ruled = frozenset({"emails.send", "batch.send", "emails.cancel"})
     longest_key = 256
     kept = ("content-type", "x-batch-validation")
     settings = (
@@ -83,6 +84,8 @@ class Resend(Vendor):
         self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):
             return replace(quote, read=True, key=None)
+        if wrong := self.check(settings):
+            raise denial("unpriced", wrong)
         if mark and request.method != "DELETE":
             raise denial("unpriced", f"{operation} with a query string cannot be priced")
         if kind in ("emails", "batch"):

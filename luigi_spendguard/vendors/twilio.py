@@ -45,12 +45,23 @@ class Twilio(Vendor):
     settings = twilio_prices.SETTINGS
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
+    ruled = frozenset({"messages.create", "calls.create", "verify.services.verifications.create",
+                       "lookups.phone_numbers.fetch"})  # fmt: skip
 
     def check(self, settings: VendorSettings) -> str:
-        """Return what is missing beside the secret, "" when nothing is."""
+        """Return what is missing beside the secret, or cannot be so; "" when all is right."""
         if settings.secret and "account_sid" not in settings.own:
-            return "[spendguard_twilio] account_sid is not set: every call is denied until it is"
-        return ""
+            return (
+                "[spendguard_twilio] account_sid (TWILIO_ACCOUNT_SID on a worker) is not set: every call is "
+                "denied until it is"
+            )
+        for entry in settings.allowed_endpoints:
+            path = entry.partition(" ")[2].strip()
+            if path and "*" not in path.split("/")[1] and not HOST.fullmatch(path.split("/")[1]):
+                return (
+                    f"[spendguard_twilio] allowed_endpoints: {entry} names no host, as /api.twilio.com{path}"
+                )
+        return super().check(settings)
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
         """Yield the prices in force."""
@@ -83,6 +94,8 @@ class Twilio(Vendor):
         self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):
             return replace(quote, read=True, key=None)
+        if wrong := self.check(settings):
+            raise denial("unpriced", wrong)
         said = digest(request.method, path, query, request.body.decode("latin-1"))
         price = settings.prices.get(operation)
         if price is not None and kind not in (*_PRICED, "lookup"):

@@ -9,6 +9,7 @@ import pytest
 
 from luigi_spendguard.checkup import findings
 from luigi_spendguard.config import Settings, VendorSettings
+from luigi_spendguard.money import Micros
 from luigi_spendguard.operator import OperatorError
 from luigi_spendguard.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
@@ -62,8 +63,16 @@ def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -
 
 def test_twilio_without_its_account_is_missing_something(tmp_path: Path) -> None:
     said = lines(tmp_path, vendors={"twilio": VendorSettings("twilio", "token")})
-    wanted = "[spendguard_twilio] account_sid is not set: every call is denied until it is"
-    assert f"prices at twilio: {wanted}" in said
+    wanted = "account_sid (TWILIO_ACCOUNT_SID on a worker) is not set: every call is denied until it is"
+    assert f"prices at twilio: [spendguard_twilio] {wanted}" in said
+
+
+def test_a_price_that_is_not_taken_is_not_called_right(tmp_path: Path) -> None:
+    prices = {"emails.send": Micros(100_000)}
+    said = lines(tmp_path, vendors={"resend": VendorSettings("resend", "re_1", prices=prices)})
+    wrong = "prices gives a fixed price to emails.send, which is priced by what it asks for: remove it"
+    assert f"prices at resend: [spendguard_resend] {wrong}" in said
+    assert not any("emails.send costs" in line for line in said)
 
 
 def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,8 @@ class TestKeys:
 def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -> None:
     request = asked(path, {}, method)
     assert reason(request) == "unpriced"
+    with pytest.raises(SpendDenied, match=r"emails\.send, which is priced by what it asks for"):
+        quote(asked("/emails", mail()), prices={"emails.send": 5})
     with pytest.raises(SpendDenied, match="prices gives it a fixed price") as denied:
         quote(request)
     assert reason(asked(f"{path}?a=1", {}, method)) == "unpriced"

@@ -203,7 +203,9 @@ def test_what_nothing_bounds_needs_the_operators_price() -> None:
     assert reason(buy) == "unpriced"
     priced = quote(buy, prices={"incoming_phone_numbers.create": 1_150_000})
     assert (priced.total_micros, priced.fixed) == (1_150_000, True)
-    assert quote(sms(), prices={"messages.create": 1}).total_micros == 11  # It names its own amount.
+    with pytest.raises(SpendDenied, match=r"messages\.create, which is priced by what it asks for"):
+        quote(sms(), prices={"messages.create": 1})
+    assert quote(Request("GET", f"{API}/Messages.json", {}), prices={"messages.create": 1}).read
 
 
 def test_a_message_may_be_cancelled_or_redacted_and_a_call_be_ended() -> None:
@@ -300,4 +302,7 @@ def test_an_allowlist_names_operations_or_paths() -> None:
     line = "POST /api.twilio.com/2010-04-01/Accounts/*/Messages.json"
     assert quote(sms(), allowed_endpoints=(line,)).total_micros == 11
     assert reason(call(), allowed_endpoints=(line,)) == "endpoint"
+    hostless = "POST /2010-04-01/Accounts/*/Messages.json"
+    with pytest.raises(SpendDenied, match=r"names no host, as /api\.twilio\.com/2010"):
+        quote(sms(), allowed_endpoints=("messages.create", hostless))
     assert reason(Request("GET", f"{API}/Messages.json", {}), allowed_endpoints=(line,)) == "endpoint"
