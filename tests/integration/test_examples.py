@@ -10,6 +10,7 @@ import pytest
 from luigi_spendguard import config
 from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until
 from tests.support.site import FakeStripe, Site
+from tests.support.vendors import FakeResend, FakeTwilio
 
 QUICKSTART = (REPOSITORY / "docs" / "quickstart.md").read_text("utf-8")
 TOKENS = {
@@ -61,7 +62,7 @@ def test_an_example_starts_a_server_and_passes_the_check(
 
 
 def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) -> None:
-    [pipeline] = re.findall(r"```python\n(.*?)```", QUICKSTART, re.S)
+    [pipeline, _] = re.findall(r"```python\n(.*?)```", QUICKSTART, re.S)
     submit, assist = (line.split() for line in re.findall(r"luigi --module billing (.*)", QUICKSTART))
     said = {"default_cap_usd": 3}
     with Site(tmp_path, stripe=vendor, spendguard=said, worker={"keep_alive": None}) as site:
@@ -79,6 +80,25 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) ->
         finally:
             assistant.kill()
             assistant.communicate()
+
+
+def test_texts_and_mails_of_the_quickstart(tmp_path: Path, vendor: FakeStripe) -> None:
+    [_, pipeline] = re.findall(r"```python\n(.*?)```", QUICKSTART, re.S)
+    (tmp_path / "reminding.py").write_text(pipeline)
+    twilio, mails = FakeTwilio(tmp_path / "twilio"), FakeResend(tmp_path / "resend")
+    try:
+        with Site(tmp_path, stripe=vendor, twilio=twilio, resend=mails) as site:
+            code, out = site.luigi("Remind", "--phone", "+14155550100", "--mail", "ann@example.com",
+                                   module="reminding", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")  # fmt: skip
+            assert code == 0, out
+            [run] = site.call("GET", "/runs", token=None)[1]
+            spent = {(call["vendor"], call["state"]) for call in site.calls(run["run_id"])}
+            assert spent == {("twilio", "settled"), ("resend", "settled")}
+        receipt = (tmp_path / "reminders" / "+14155550100.txt").read_text("utf-8")
+        assert receipt == f"{twilio.sent()[0]['sid']} {mails.sent()[0]['id']}"
+    finally:
+        twilio.process.end()
+        mails.process.end()
 
 
 def test_luigid_keeps_its_state_where_the_quickstart_says(tmp_path: Path) -> None:
