@@ -50,9 +50,13 @@ class Since(click.ParamType):  # type: ignore[type-arg]  # as above
         try:
             if re.fullmatch(r"[0-9]+[smhd]", value):
                 return str(moment(int(time.time() * 1000) - ttl_ms(value)))
-            return str(moment(expiry_ms(value)))
+            day = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)
+            return str(moment(expiry_ms(f"{value}T00:00:00Z" if day else value)))
         except ValueError:
-            self.fail("must be a time such as 30m, 4h or 7d, or a moment such as 2026-11-26T18:00:00Z")
+            self.fail(
+                "must be a time such as 30m, 4h or 7d, a UTC day such as 2026-11-26, or a moment such as "
+                "2026-11-26T18:00:00Z"
+            )
 
 
 FORMAT = click.option(
@@ -141,7 +145,9 @@ def run(run_id: str, form: str) -> None:
     help="allowed, replayed, denied, or denied:<reason> such as denied:cap.",
 )
 @click.option("--vendor", type=click.Choice(sorted(VENDORS)), help="Calls to this vendor only.")
-@click.option("--since", type=Since(), help="Calls since then only: 30m, 4h, 7d, or 2026-11-26T18:00:00Z.")
+@click.option(
+    "--since", type=Since(), help="Calls since then only: 30m, 4h, 7d, 2026-11-26, or 2026-11-26T18:00:00Z."
+)
 @click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
 @click.option(
     "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True

@@ -177,7 +177,8 @@ class Guard:
     def _record(self, request: Request, call: Call, denied: SpendDenied) -> Generator[Effect, Any, None]:
         """Put the guard's own refusal on record; a ledger that is away does not change it."""
         call.ask += 1
-        path = redact_url(urlsplit(request.url).path)[:300]  # A secret that is cut is not found any more.
+        rest = self.vendor.rest(request.url) or urlsplit(request.url).path
+        path = redact_url(rest.partition("?")[0])[:300]  # A secret that is cut is not found any more.
         try:
             yield Reserve(
                 Ask(

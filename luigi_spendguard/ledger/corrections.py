@@ -73,7 +73,9 @@ def correct(
         return None
     tries = waiting["tries"] + 1
     if total is not None:
-        total += waiting["fees_micros"] if total else 0
+        if total and waiting["fees_micros"]:
+            total += waiting["fees_micros"]
+            note += f", and fees {format_usd(waiting['fees_micros'])}"
         restate(tx, row, total, note, forced=True)
         keep_object(tx, row, waiting["object_id"], total)
     elif final or tries >= len(BACK_OFF_MS):

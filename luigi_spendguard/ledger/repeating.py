@@ -30,12 +30,13 @@ def matched(
         raise Refused(
             "idempotency_mismatch",
             f"call {match['id']} was for {format_usd(match['asked_micros'])} "
-            f"({match['operation']}) and this one differs in amount, currency, operation, target or, "
-            "where nothing names a target, in its body. If it is another call, "
+            f"({match['operation']}) and this one differs in amount, currency, operation, target or "
+            "in its content. If it is another call, "
             + (
                 "use another idempotency key"
                 if identity.base is None
-                else "pass `customer` or an idempotency key of your own"
+                else "name whom it concerns (Stripe's `customer`), or give it an idempotency key of its own: "
+                'the SDK\'s, or `with idempotency_key("…")`'
             ),
             call_id=match["id"],
         )

@@ -201,7 +201,9 @@ class Vendor(ABC):
             rest = url[len(settings.base_url) :].partition("#")[0]
         if rest is not None:
             return rest
-        raise denial("endpoint", f"{urlsplit(url).hostname or '?'} is no address of {self.name}'s")
+        parts = urlsplit(url)
+        shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or '?'}"
+        raise denial("endpoint", f"{shown} is no address of {self.name}'s: the secret is not sent to it")
 
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to further pages lead to `base`, a gateway's URL for this vendor."""

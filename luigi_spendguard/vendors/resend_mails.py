@@ -65,7 +65,8 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         raise denial("unpriced", "a mail must be a JSON object")
     for name in mail:
         if name not in _MAIL:
-            raise denial("unpriced", f"a mail with {name[:40]!r} may go to more people than it says")
+            raise denial("unpriced", f"{name[:40]!r} is no field of a mail that is known here: it could "
+                         "send it to more people than it says")  # fmt: skip
     own = mail.get("headers") or {}
     if not isinstance(own, dict) or any(
         re.fullmatch(_WHOM, re.sub("[^a-z-]", "", str(name).lower())) for name in own

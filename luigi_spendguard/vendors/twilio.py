@@ -242,7 +242,8 @@ class Twilio(Vendor):
         """
         said = shapes.said_of(error)
         facts = error.facts if isinstance(error, SpendDenied) else {}
-        details = {**facts, "reason": said.code, "cap_hit": said.code == "budget_exhausted"}
+        reason = error.reason if isinstance(error, SpendDenied) else said.code
+        details = {**facts, "reason": reason, "cap_hit": reason == "cap"}
         body = {"code": DENIED_CODE + said.status, "message": said.message, "status": said.status,
                 "more_info": "", "details": details}  # fmt: skip
         return Reply(said.status, said.headers, json.dumps(body).encode())
@@ -256,7 +257,8 @@ class Twilio(Vendor):
         """Return Twilio's URL for `/<host>/<path>`. Raises SpendDenied (`endpoint`)."""
         host = rest.lstrip("/").partition("/")[0]
         if not HOST.fullmatch(host):
-            raise denial("endpoint", f"{host[:60]!r} is no host of Twilio's: use /twilio/api.twilio.com/…")
+            raise denial("endpoint", f"{host[:60]!r} is no host of Twilio's: a path here begins with one, "
+                         "as /api.twilio.com/2010-04-01/…")  # fmt: skip
         return "https:/" + rest
 
     def relinked(self, reply: Reply, base: str) -> Reply:

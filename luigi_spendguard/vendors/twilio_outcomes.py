@@ -69,7 +69,9 @@ def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> Fol
         return FollowedUp(None, note="Twilio names no price yet")
     if _by_channel(body):
         return FollowedUp(None, final=True, note="Twilio's price does not contain what the channel charges")
-    return FollowedUp(price, final=True, note=f"Twilio's price is {body['price']} {body['price_unit']}")
+    return FollowedUp(
+        price, final=True, note=f"Twilio's price is {body['price'].lstrip('-')} {body['price_unit']}"
+    )
 
 
 def _by_channel(body: Mapping[str, Any]) -> bool:

@@ -163,6 +163,7 @@ class TestCalls:
             (("--vendor", "twilio"), 0),
             (("--since", "1h"), 1),
             (("--since", "2099-01-01T00:00:00Z"), 0),
+            (("--since", "2026-01-01"), 1),
             (("--since", "2026-01-01T00:00:00+02:00", "--vendor", "stripe"), 1),
         ):
             assert len(answer(pretender.site, "calls", *run, *args)) == count, args

@@ -74,7 +74,7 @@ def test_prices_that_come_late_are_asked_for_by_luigid(site: Site, client: Clien
     assert call()["corrections"][0]["usd"] == "-0.04"
     code, out, _ = site.cli("calls", "--run", call()["run_id"])
     assert code == 0
-    assert "-0.04 (Twilio's price is -0.01000 USD)" in out
+    assert "-0.04 (Twilio's price is 0.01000 USD)" in out
 
 
 def test_the_links_of_a_page_lead_back_to_the_gateway(site: Site, client: Client) -> None:
@@ -101,7 +101,9 @@ def test_another_account_and_another_host_are_refused(site: Site, client: Client
     with pytest.raises(TwilioRestException, match="no host of Twilio"):
         client.messages("SM" + "1" * 32).fetch()
     run_id = site.call("GET", "/vault/keys")[1][0]["run_id"]
-    assert [call["reason"] for call in site.calls(run_id)] == ["endpoint", "scope"]
+    assert [(call["reason"], call["path"].split("/")[1]) for call in site.calls(run_id)] == [
+        ("endpoint", "api.twilio.com.evil.example"), ("scope", "api.twilio.com"),
+    ]  # fmt: skip
 
 
 def test_a_mail_by_the_stock_sdk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

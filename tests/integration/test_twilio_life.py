@@ -181,7 +181,7 @@ def test_a_late_price_corrects_the_estimate(desk: TwilioDesk) -> None:
     [call] = desk.calls()
     assert (call["estimated"], call["spent_usd"]) == (False, "0.0075")
     assert [(one["usd"], one["note"]) for one in call["corrections"]] == [
-        ("-0.0025", "Twilio's price is -0.00750 USD")
+        ("-0.0025", "Twilio's price is 0.00750 USD")
     ]
     desk.prices_are_due()
     assert desk.corrector.look() == 0

@@ -125,7 +125,7 @@ def test_a_denial_by_the_cap(here: Site, vendor: FakeTwilio) -> None:
     assert (error.status, error.code, error.method) == (429, 9_000_429, "POST")
     assert error.uri.endswith("/Messages.json")
     assert error.details["cap_hit"] is True
-    assert (error.details["reason"], error.details["run_id"]) == ("budget_exhausted", task.run_id)
+    assert (error.details["reason"], error.details["run_id"]) == ("cap", task.run_id)
     assert vendor.books()["requests"] == []
     assert [call["verdict"] for call in here.calls(task.run_id)] == ["denied:cap"]
 
