@@ -55,6 +55,8 @@ def issue_key(
         "/vault/keys", {name: value for name, value in body.items() if value is not None}
     )
     click.echo(f"{found['id']} spends for run {found['run_id']} until {found['expires_at']}.", err=True)
+    if note := operator_of().get(path_of("runs", found["run_id"]))["note"]:  # As that its cap is lower.
+        click.echo(f"Note: {note}", err=True)
     click.echo(found["vault_key"])
 
 

@@ -45,6 +45,12 @@ def plain(text: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
+def _spent(call: Mapping[str, Any]) -> str:
+    """Return what a call has cost within its reservation, and beyond it."""
+    over = parse_usd(call["overrun_usd"])
+    return money_of("spent")(call) + (f" + {format_usd(over)} overrun" if over else "")
+
+
 def _corrections(call: Mapping[str, Any]) -> str:
     """Return how a call's amount was corrected, or that its price is still to come."""
     said = [f"{one['usd']} ({one['note']})" for one in call.get("corrections", ())]
@@ -178,7 +184,7 @@ CALL_COLUMNS: Sequence[Column] = (
     ("verdict", lambda call: call["verdict"]),
     ("state", lambda call: call["state"] or ""),
     ("asked", money_of("asked")),
-    ("spent", money_of("spent")),
+    ("spent", _spent),
     ("object", lambda call: call["object_id"] or ""),
     ("corrections", _corrections),
 )

@@ -365,6 +365,7 @@ class TestResolving:
         assert code == 0
         assert f"{call_id} is settled: $1.00 spent, and $49.00 overrun beyond what was reserved." in out
         assert f"Run {pretender.run_id} is frozen" in out
+        assert "$1.00 + $49.00 overrun" in spendguard(pretender.site, "calls", "--run", pretender.run_id)[1]
         code, out, _ = spendguard(pretender.site, "top-up", pretender.run_id, "1")
         assert "It has $49.00 overrun" in out
         code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", "1", "--correct")

@@ -188,6 +188,14 @@ class TestIssuing:
         with pytest.raises(stripe.AuthenticationError, match="revoked"):
             charge(gateway, key)
 
+    def test_a_cap_that_is_not_granted_is_said(self, gateway: Site) -> None:
+        said = ("issue-key", "--run", "greedy", "--run-cap", "5000000")
+        code, key, told = gateway.cli(*said)
+        assert (code, key.startswith("vault_key_")) == (0, True)
+        note = gateway.run("greedy")["note"]
+        assert "5,000,000" in note
+        assert f"Note: {note}" in told
+
 
 class TestRevoking:
     def test_a_key_ends_itself_and_no_other(self, gateway: Site) -> None:
