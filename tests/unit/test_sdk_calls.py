@@ -6,7 +6,6 @@ import asyncio
 import io
 import os
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,30 +29,11 @@ from tests.support.ports import (
     StubPort,
     VendorServer,
     attempt,
-    vendor_server,
 )
 from tests.support.sdks import MAIL, MAILS, TEXTS, mail, mail_async, text, text_async
 
 MESSAGES = f"https://api.twilio.com/2010-04-01/Accounts/{ACCOUNT}/Messages.json"
 TEXT = {"To": "+15551234567", "From": "+15557654321", "Body": "hello"}
-
-
-@pytest.fixture
-def port() -> StubPort:
-    return StubPort()
-
-
-@pytest.fixture
-def server() -> Iterator[VendorServer]:
-    with vendor_server() as server:
-        yield server
-
-
-@pytest.fixture
-def task(tmp_path: Path, port: StubPort, server: VendorServer) -> Iterator[Attempt]:
-    made = attempt(tmp_path, port, server.url)
-    with proxy.attempt_running(made):
-        yield made
 
 
 class Own(HttpClient):

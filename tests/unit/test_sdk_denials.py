@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 
 import aiohttp
@@ -17,30 +16,13 @@ from luigi_spendguard.attempts import blocking
 from luigi_spendguard.errors import DENIAL_CLASS, DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.messages import Answer
 from luigi_spendguard.proxy import resend_errors, twilio_errors
-from tests.support.ports import StubPort, VendorServer, attempt, vendor_server
+from tests.support.ports import StubPort, VendorServer, attempt
 from tests.support.sdks import MAILS, TEXTS
 
 RESEND = {"cap": RateLimitError, "revoked": InvalidApiKeyError, "expired": InvalidApiKeyError,
           "unknown_key": InvalidApiKeyError, "idempotency_mismatch": ValidationError}  # fmt: skip
 both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 every_reason = pytest.mark.parametrize("reason", DENIAL_STATUS)
-
-
-@pytest.fixture
-def port() -> StubPort:
-    return StubPort()
-
-
-@pytest.fixture
-def server() -> Iterator[VendorServer]:
-    with vendor_server() as server:
-        yield server
-
-
-@pytest.fixture
-def task(tmp_path: Path, port: StubPort, server: VendorServer) -> Iterator[None]:
-    with proxy.attempt_running(attempt(tmp_path, port, server.url)):
-        yield
 
 
 def denied_by(port: StubPort, reason: str) -> None:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -28,7 +27,6 @@ from tests.support.ports import (
     StubPort,
     VendorServer,
     attempt,
-    vendor_server,
 )
 from tests.support.sdks import MAILS, TEXTS, text
 
@@ -42,17 +40,6 @@ ENVIRONMENT = {
     "TWILIO_AUTH_TOKEN": TWILIO_SECRET,
     "RESEND_API_KEY": RESEND_SECRET,
 }
-
-
-@pytest.fixture
-def port() -> StubPort:
-    return StubPort()
-
-
-@pytest.fixture
-def server() -> Iterator[VendorServer]:
-    with vendor_server() as server:
-        yield server
 
 
 @pytest.fixture
