@@ -245,6 +245,10 @@ def test_a_vendor_that_hangs_is_asked_for_a_bounded_time(desk: TwilioDesk) -> No
         desk.message(f"Hello {number}")
     desk.fake.fault("hang", seconds=30, times=5, match="GET /api.twilio.com")
     desk.prices_are_due()
+    desk.corrector.look(0.0)
+    assert not [one for one in desk.fake.books()["requests"] if one["method"] == "GET"]
+    assert desk.books.read(lambda tx: tx.value("SELECT max(tries) FROM price_due")) == 0
+    desk.prices_are_due()
     began = time.monotonic()
     desk.corrector.look(1.0)
     assert 0.5 < time.monotonic() - began < 4

@@ -150,6 +150,26 @@ def test_replies_that_came_out_of_order_free_nothing(sides: Sides) -> None:
     assert sides.figures() == (100, 0, 0)
 
 
+def test_what_is_found_for_one_call_is_taken_before_that_has_ended(sides: Sides) -> None:
+    """Two tasks look for their equal texts at once; the vendor shows two."""
+    said = {"target": "+14155550100", "fingerprint": "text", "repeatable": False}
+    for task in ("a", "b"):
+        key, lost = sides.claim(task), sides.ask(1, **said)
+        sides.reserve(key, lost)
+        sides.end(key, End("doubt", lost.call_id, 1))
+    found = []
+    for task in ("a", "b"):
+        again = sides.ask(1, **said, searched=True, executed="SM1 SM2")
+        found.append(sides.reserve(sides.claim(task), again))
+    assert [(one.verdict, one.object_id) for one in found] == [("found", "SM1"), ("found", "SM2")]
+    one_left = sides.ask(1, **said, searched=True, executed="SM1 SM2")
+    key = sides.claim("c")
+    lost = sides.ask(1, **said)
+    sides.reserve(key, lost)
+    sides.end(key, End("doubt", lost.call_id, 1))
+    assert sides.reserve(sides.claim("c"), one_left).reason == "in_doubt"
+
+
 def test_a_call_made_again_because_it_was_not_answered_is_the_same_call(sides: Sides) -> None:
     """The SDK makes up another key when the task calls again; the sender knows of the first one."""
     key, keys = sides.claim("task"), [uuid.uuid4().hex for _ in range(4)]
