@@ -6,16 +6,12 @@ import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from luigi_spendguard import __version__
-from luigi_spendguard.ledger import claims, reading
+from luigi_spendguard.ledger import claims
 from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import VERDICTS, Ask, BadMessage, End
-from luigi_spendguard.money import MAX_MICROS, parse_usd, plain_usd
-from luigi_spendguard.policy import expiry_ms
+from luigi_spendguard.messages import Ask, BadMessage, End
+from luigi_spendguard.money import MAX_MICROS, parse_usd
 from luigi_spendguard.redaction import redact_url
-from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch import keys, openapi, operator, waiting
-from scheduler_patch.auth import Refused
+from scheduler_patch import keys, openapi, operator, reads
 from scheduler_patch.handler import Call, Handler, Lost
 from scheduler_patch.office import Office
 
@@ -112,74 +108,10 @@ def _end(kind: str) -> Callable[[Office, Call], Awaitable[Any]]:
     return act
 
 
-async def _runs(office: Office, call: Call) -> Any:
-    call.only()
-    call.query_only()
-    rows = await office.read(reading.runs) or []
-    return [row | {"blocked_tasks": waiting.counts(office, row["run_id"])} for row in rows]
-
-
-async def _list_runs(office: Office, call: Call) -> Any:
-    return {"runs": await _runs(office, call)}
-
-
-async def _run(office: Office, call: Call) -> Any:
-    return await _whole(office, call.run_id())
-
-
-async def _whole(office: Office, run_id: str) -> Any:
-    row = await office.read(reading.run, run_id)
-    if row is None:
-        raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
-    return row | waiting.of_run(office, run_id)
-
-
-async def _day(office: Office, call: Call) -> Any:
-    call.only()
-    call.query_only()
-    cap = office.settings.caps.day
-    return await office.read(reading.day, cap) or {
-        "day": None,
-        "cap_usd": None if cap is None else plain_usd(cap),
-    }
-
-
-async def _calls(office: Office, call: Call) -> Any:
-    call.only()
-    filters = ("task", "vendor", "verdict", "since", "limit", "before")
-    call.query_only(*filters, *(() if call.path else ("run",)))
-    run_id = call.path[0] if call.path else call.query("run")
-    limit, before, verdict = call.query("limit") or "1000", call.query("before"), call.query("verdict")
-    if not (limit.isdecimal() and len(limit) < 6 and 0 < int(limit) <= 10_000):
-        raise BadMessage("'limit' must be a number from 1 to 10000")
-    if before is not None and not (before.isdecimal() and len(before) < 16):
-        raise BadMessage("'before' must be the `seq` of a call")
-    if verdict is not None and verdict not in VERDICTS:
-        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
-    vendor, since = call.query("vendor"), call.query("since")
-    if vendor is not None and vendor not in VENDORS:
-        raise BadMessage(f"'vendor' must be one of {', '.join(sorted(VENDORS))}")
-    try:
-        since_ms = None if since is None else expiry_ms(since)
-    except ValueError as error:
-        raise BadMessage(f"'since' {error}") from None
-    rows = await office.read(
-        reading.calls,
-        run_id,
-        call.query("task"),
-        verdict,
-        int(limit),
-        None if before is None else int(before),
-        vendor,
-        since_ms,
-    )
-    return rows or []
-
-
 async def _revoke(office: Office, call: Call) -> Any:
     run_id = call.run_id()
     said = await operator.revoke(office, run_id)
-    return await _whole(office, run_id) | {"calls_under_way": said["calls_under_way"]}
+    return await reads.whole(office, run_id) | {"calls_under_way": said["calls_under_way"]}
 
 
 async def _top_up(office: Office, call: Call) -> Any:
@@ -188,7 +120,7 @@ async def _top_up(office: Office, call: Call) -> Any:
     if not isinstance(usd, str):
         raise BadMessage('\'usd\' must be a text such as "50" or "12.50"')
     await operator.top_up(office, run_id, usd, call.optional("request_id"))
-    return await _whole(office, run_id)
+    return await reads.whole(office, run_id)
 
 
 async def _approve(office: Office, call: Call) -> Any:
@@ -205,7 +137,7 @@ async def _approve(office: Office, call: Call) -> Any:
     if task_id is not None and unknown:
         raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
     await operator.approve(office, run_id, usd, task_id, call.optional("request_id"), unknown)
-    return await _whole(office, run_id)
+    return await reads.whole(office, run_id)
 
 
 async def _resolve(office: Office, call: Call) -> Any:
@@ -220,17 +152,6 @@ async def _resolve(office: Office, call: Call) -> Any:
     amount = None if spent is None else parse_usd(spent)
     resolution = Resolution(amount, object_id, said["overrun"], said["correct"])
     return await operator.resolve(office, call.path[0], resolution, call.optional("request_id"))
-
-
-async def _status(office: Office, call: Call) -> Any:
-    call.only()
-    call.query_only()
-    return {
-        "version": __version__,
-        "gateway": sorted(office.relayed_vendors),
-        "ledger": office.has_ledger,
-        "failed_attempts": office.throttle.failed,
-    }
 
 
 def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
@@ -255,8 +176,9 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("spend_settle", "key", _end("settle")),
         rpc("spend_void", "key", _end("void")),
         rpc("spend_doubt", "key", _end("doubt")),
-        rpc("list_runs", "read", _list_runs),
-        rpc("run_budget", "read", _run),
+        rpc("list_runs", "read", reads.list_runs),
+        rpc("task_costs", "read", reads.task_costs),
+        rpc("run_budget", "read", reads.run),
         rpc("revoke_run", "admin", _revoke),
         rpc("top_up_run", "admin", _top_up),
         rpc("approve_run", "admin", _approve),
@@ -265,14 +187,15 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rpc("revoke_vault_key", "holder", keys.revoke),
         rest(r"/vault/keys", POST=("worker", keys.issue), GET=("admin", keys.listed)),
         rest(r"/vault/keys/([^/]+)", DELETE=("holder", keys.revoke)),
-        rest(r"/runs", GET=("read", _runs)),
-        rest(r"/runs/([^/]+)", GET=("read", _run), DELETE=("admin", _revoke)),
-        rest(r"/runs/([^/]+)/calls", GET=("read", _calls)),
+        rest(r"/runs", GET=("read", reads.runs)),
+        rest(r"/runs/([^/]+)", GET=("read", reads.run), DELETE=("admin", _revoke)),
+        rest(r"/runs/([^/]+)/calls", GET=("read", reads.calls)),
+        rest(r"/runs/([^/]+)/spending", GET=("read", reads.spending)),
         rest(r"/runs/([^/]+)/top_up", POST=("admin", _top_up)),
         rest(r"/runs/([^/]+)/approve", POST=("admin", _approve)),
-        rest(r"/status", GET=("read", _status)),
-        rest(r"/day", GET=("read", _day)),
-        rest(r"/calls", GET=("read", _calls)),
+        rest(r"/status", GET=("read", reads.status)),
+        rest(r"/day", GET=("read", reads.day)),
+        rest(r"/calls", GET=("read", reads.calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
     described = openapi.document({template(path): _who(said["methods"]) for path, _, said in served})

@@ -13,6 +13,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.claims import OUTCOMES
+from luigi_spendguard.ledger.overview import SORTS
 from luigi_spendguard.messages import VERDICTS, Answer, Ask, End
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -103,6 +104,9 @@ BODIES: Mapping[str, Schema] = {
     "spend_void": _message(End, "kind"),
     "spend_doubt": _message(End, "kind"),
     "list_runs": shape(),
+    "task_costs": shape(
+        "task_ids", task_ids={"type": "array", "items": TEXT, "maxItems": 500}
+    ),
     "run_budget": shape("run_id", **_RUN_ID),
     "revoke_run": shape("run_id", **_RUN_ID),
     "top_up_run": shape("run_id usd", **_RUN_ID, **_TOP_UP),
@@ -129,6 +133,14 @@ BODIES: Mapping[str, Schema] = {
 _QUERIES: Mapping[str, dict[str, Schema]] = {
     "GET /vault/keys": {"run": TEXT},
     "GET /calls": {"run": TEXT},
+    "GET /runs": {
+        "search": TEXT,
+        "status": {"type": "string", "enum": ["active", "blocked", "held", "frozen", "ended", "revoked"]},
+        "sort": {"type": "string", "enum": [f"{mark}{name}" for name in SORTS for mark in ("", "-")]},
+        "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+        "offset": COUNT,
+    },
+    "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }
 _OF_CALLS: dict[str, Schema] = {
     "task": TEXT,

@@ -17,6 +17,7 @@ from luigi_spendguard import config, discretion
 from luigi_spendguard.errors import LedgerError, PluginError
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
+from scheduler_patch import page
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
@@ -56,7 +57,7 @@ def app(scheduler: Any) -> Any:
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
     gateway = Gateway(office)
-    application.add_handlers(r".*", [*relay_routes(gateway), *routes(office), *lost()])
+    application.add_handlers(r".*", [*relay_routes(gateway), *routes(office), *lost(), *page.routes()])
     if office.relayed_vendors:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))

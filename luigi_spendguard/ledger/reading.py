@@ -12,7 +12,8 @@ from luigi_spendguard.ledger.budgets import REMAINING
 from luigi_spendguard.ledger.engine import TODAY, Row, Tx
 from luigi_spendguard.money import Micros, plain_usd
 
-_RUNS = (
+#: Runs with what the API shows of them; a condition may follow.
+RUNS = (
     "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros, shadow_micros,"
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_micros,"
@@ -24,19 +25,19 @@ _RUNS = (
     " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND state = 'in_doubt')"
     " AS in_doubt_calls,"
     " (SELECT coalesce(sum(reserved_micros), 0) FROM call WHERE call.run_id = run.run_id"
-    " AND state = 'in_doubt') AS in_doubt_micros"
+    " AND state = 'in_doubt') AS in_doubt_micros,"
+    # From vendor to vendor through the index, not over all calls of the run.
+    " (WITH RECURSIVE seen (name) AS (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id"
+    " UNION ALL SELECT (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id AND vendor > seen.name)"
+    " FROM seen WHERE seen.name IS NOT NULL) SELECT json_group_array(name) FROM seen"
+    " WHERE name IS NOT NULL) AS vendors"
     " FROM run JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id"
 )
 
 
-def runs(tx: Tx, limit: int = 1000) -> list[dict[str, Any]]:
-    """Return the newest runs first, as the API shows them."""
-    return [show_run(row) for row in tx.all(f"{_RUNS} ORDER BY run.id DESC LIMIT ?", limit)]
-
-
 def run(tx: Tx, run_id: str) -> dict[str, Any]:
     """Return one run as the API shows it. Raises NotFound."""
-    row = tx.one(f"{_RUNS} WHERE run.run_id = ?", run_id)
+    row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
         raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
     shown = show_run(row)
@@ -127,6 +128,8 @@ def show_run(row: Row) -> dict[str, Any]:
     for name in ("denied_calls", "in_doubt_calls", "shadow_calls"):
         if name in row:
             shown[name] = row[name]
+    if "vendors" in row:
+        shown["vendors"] = json.loads(row["vendors"])
     shown["note"] = row["note"]
     shown["opened_at"] = row["opened_at"]
     shown["ended_at"] = row["ended_at"]

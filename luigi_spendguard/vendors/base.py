@@ -39,6 +39,7 @@ class Vendor(ABC):
         longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
+        pages: the vendor's own pages, up to an object's id, by how the ids begin.
 
     """
 
@@ -53,6 +54,7 @@ class Vendor(ABC):
     longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)
+    pages: Mapping[str, str] = {}
 
     @abstractmethod
     def quote(
@@ -159,6 +161,13 @@ class Vendor(ABC):
     def followed(self, reply: Reply, settings: VendorSettings, fx: Mapping[str, Decimal]) -> FollowedUp:
         """Read the reply to a `follow_up`."""
         return FollowedUp(None, final=True)
+
+    def object_url(self, account: str, object_id: str) -> str | None:
+        """Return the address at which the vendor's own pages show an object; None: there is none known."""
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", object_id):
+            return None
+        known = (page for begin, page in self.pages.items() if object_id.startswith(begin))
+        return next((page + object_id for page in known), None)
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves: to the vendor's own host, with secret and wire key."""

@@ -58,6 +58,7 @@ class Resend(Vendor):
     ruled = frozenset({"emails.send", "batch.send", "emails.cancel"})
     longest_key = 256
     kept = ("content-type", "x-batch-validation")
+    pages = {"": "https://resend.com/emails/"}
     settings = (
         Setting("", "email_price", values.usd, "0.0009", "USD for each recipient of a mail: to, cc and bcc."),
     )

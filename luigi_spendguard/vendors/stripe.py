@@ -51,6 +51,10 @@ class Stripe(Vendor):
     made_up = re.compile(rf"({Vendor.made_up.pattern}|[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})")
     kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
     kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
+    # The dashboard's addresses (https://docs.stripe.com/dashboard/basics); its search finds what has none.
+    pages = {"pi_": "payments/", "ch_": "payments/", "py_": "payments/", "cus_": "customers/",
+             "in_": "invoices/", "sub_": "subscriptions/", "po_": "payouts/",
+             "": "search?query="}  # fmt: skip
 
     def check(self, settings: VendorSettings) -> str:
         """Return which of `prices` no operation can have, "" when all are right."""
@@ -187,6 +191,13 @@ class Stripe(Vendor):
         """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
         path = answer_path(request.method, quote.path, percent_encoded(object_id, safe=""))
         return self.look_up(quote, request, path)
+
+    def object_url(self, account: str, object_id: str) -> str | None:
+        """Return the address of an object in the dashboard, of its account and mode."""
+        page, (_, mode, *more) = super().object_url(account, object_id), account.split(":")
+        own = "".join(f"{one}/" for one in more if re.fullmatch(r"acct_[A-Za-z0-9]+", one))
+        test = "test/" if mode == "test" else ""
+        return None if page is None else f"https://dashboard.stripe.com/{own}{test}{page}"
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request for the vendor's own host, with the secret and the wire key."""

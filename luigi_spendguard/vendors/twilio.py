@@ -45,6 +45,9 @@ class Twilio(Vendor):
     settings = twilio_prices.SETTINGS
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
+    pages = {"SM": "https://www.twilio.com/console/sms/logs/",
+             "MM": "https://www.twilio.com/console/sms/logs/",
+             "CA": "https://www.twilio.com/console/voice/calls/logs/"}  # fmt: skip
     ruled = frozenset({"messages.create", "calls.create", "verify.services.verifications.create",
                        "lookups.phone_numbers.fetch"})  # fmt: skip
 

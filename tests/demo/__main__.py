@@ -82,6 +82,7 @@ def _stay(screen: Screen, site: Site, luigid: str, waiting: Process) -> None:
     """Leave the servers up and say how to use them."""
     spendguard = f"{python().rpartition('/')[0]}/spendguard"
     screen.say(f"\n  The scheduler is up:  {luigid}/")
+    screen.say(f"Its Budgets tab:      {luigid}/static/visualiser/index.html#tab=budgets&run=march")
     screen.say(f"Its admin token:      {site.admin_token}")
     screen.say(f"All files and logs:   {site.folder}")
     screen.say("A worker waits at the cap of run march: top it up, and it charges on. In another terminal:")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -201,6 +202,12 @@ class TestLuigi:
                 ours, theirs = (
                     send(each, method, path, body, Origin="http://evil.example") for each in (site, stock)
                 )
+                if path.endswith("index.html"):  # The Budgets tab is all that differs.
+                    added = re.search(r"<link[^>]*spendguard/.*?</script>", ours.text)
+                    assert added is not None
+                    ours = ours._replace(text=ours.text.replace(added[0], ""))
+                    assert ours.text == theirs.text
+                    continue
                 for reply in (ours, theirs):
                     reply.headers.pop("date", None)
                     reply.headers.pop("last-modified", None)

@@ -76,7 +76,14 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
         ),
         ("/calls?vendor=paypal", "'vendor' must be one of resend, stripe, twilio"),
         ("/calls?since=yesterday", "'since' must be a moment with its zone"),
-        ("/runs?limit=3", "unknown query parameter 'limit': this route takes none"),
+        (
+            "/runs?before=3",
+            "unknown query parameter 'before': this route takes limit, offset, search, sort, status",
+        ),
+        ("/runs?limit=0", "'limit' must be a number from 1 to 1000"),
+        ("/runs?offset=-1", "'offset' must be a number from 0 to 1000000000"),
+        ("/runs?sort=name", "'sort' must be one of opened_at, run_id, root_family"),
+        ("/runs?status=late", "'status' must be one of active, blocked, held, frozen, ended, revoked"),
     ],
 )
 def test_a_mistake_in_a_query_is_400_and_says_what_there_is(shared_site: Site, path: str, says: str) -> None:

@@ -117,6 +117,8 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "calls of a run": ("GET", "/runs/{run}/calls", "read", None),
     "calls": ("GET", "/calls", "read", None),
     "day": ("GET", "/day", "read", None),
+    "spending": ("GET", "/runs/{run}/spending", "read", None),
+    "task_costs": ("POST", "/api/task_costs", "read", {"task_ids": []}),
     "list_runs": ("POST", "/api/list_runs", "read", {}),
     "run_budget": ("POST", "/api/run_budget", "read", {"run_id": "{run}"}),
     "revoke": ("DELETE", "/runs/{run}", "admin", None),

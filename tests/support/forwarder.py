@@ -35,6 +35,8 @@ class Forwarder:
                 self.send_response(reply.status)
                 self.send_header("Content-Type", reply.headers.get("Content-Type", "text/plain"))
                 self.send_header("Content-Length", str(len(reply.data)))
+                if "X-Total-Count" in reply.headers:
+                    self.send_header("X-Total-Count", reply.headers["X-Total-Count"])
                 self.end_headers()
                 self.wfile.write(reply.data)
 

@@ -1,0 +1,176 @@
+"""What people and pages read of runs and calls: the routes that change nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from luigi_spendguard import __version__
+from luigi_spendguard.ledger import overview, reading
+from luigi_spendguard.ledger.overview import SORTS, Page
+from luigi_spendguard.messages import VERDICTS, BadMessage
+from luigi_spendguard.money import plain_usd
+from luigi_spendguard.policy import expiry_ms
+from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch import waiting
+from scheduler_patch.auth import Refused
+from scheduler_patch.handler import Call
+from scheduler_patch.office import Office
+
+#: Tasks whose cost may be asked for at once.
+_TASKS = 500
+#: What calls may be filtered by.
+_FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
+
+
+async def runs(office: Office, call: Call) -> Any:
+    """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
+    call.only()
+    call.query_only("search", "status", "sort", "limit", "offset")
+    sort = call.query("sort") or "-opened_at"
+    if sort.removeprefix("-") not in SORTS:
+        raise BadMessage(f"'sort' must be one of {', '.join(SORTS)}, with a - before it for descending")
+    status = call.query("status")
+    if status is not None and status not in waiting.STATUSES:
+        raise BadMessage(f"'status' must be one of {', '.join(waiting.STATUSES)}")
+    state, among, without = await _standing(office, status)
+    page = Page(
+        call.query("search") or "", state, among, without, sort.removeprefix("-"), sort.startswith("-"),
+        _number(call, "limit", 1000, 1, 1000), _number(call, "offset", 0, 0, 10**9),
+    )  # fmt: skip
+    rows, total = await office.read(overview.runs, page) or ([], 0)
+    call.handler.set_header("X-Total-Count", str(total))
+    return [row | await waiting.of_row(office, row) for row in rows]
+
+
+async def _standing(
+    office: Office, status: str | None
+) -> tuple[str | None, tuple[str, ...] | None, tuple[str, ...]]:
+    """Return which state a status means, which runs alone have it, and which have not."""
+    if status is None or status in ("frozen", "ended", "revoked"):
+        return status, None, ()
+    known = await waiting.statuses(office)
+    if status == "active":
+        return "active", None, tuple(known)
+    return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
+
+
+def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
+    text = call.query(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        raise BadMessage(f"{name!r} must be a number from {least} to {most}")
+    return int(text)
+
+
+async def list_runs(office: Office, call: Call) -> Any:
+    """Return what `runs` does, as an RPC: an object."""
+    return {"runs": await runs(office, call)}
+
+
+async def run(office: Office, call: Call) -> Any:
+    """Return one run."""
+    return await whole(office, call.run_id())
+
+
+async def whole(office: Office, run_id: str) -> Any:
+    """Return one run as every answer has it that is a single run. Raises NotFound, Refused."""
+    row = await office.read(reading.run, run_id)
+    if row is None:
+        raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
+    return row | await waiting.of_run(office, row)
+
+
+async def spending(office: Office, call: Call) -> Any:
+    """Return what a run has spent over time, by vendor or by task family."""
+    call.only()
+    call.query_only("by")
+    by = call.query("by") or "vendor"
+    if by not in ("vendor", "family"):
+        raise BadMessage("'by' must be vendor or family")
+    found = await office.read(overview.spending, call.path[0], by)
+    if found is None:
+        raise Refused(404, "not_found", f"there is no run {call.path[0]}: no run was ever opened here")
+    return found
+
+
+async def task_costs(office: Office, call: Call) -> Any:
+    """Return which runs tasks belong to, what they have cost in each, and those runs."""
+    call.only("task_ids")
+    asked = call.fields.get("task_ids")
+    if not isinstance(asked, list) or len(asked) > _TASKS:
+        raise BadMessage(f"'task_ids' must be a list of {_TASKS} texts at the most")
+    if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in asked):
+        raise BadMessage("'task_ids' must be texts of 1 to 1000 characters")
+    rows = await office.read(overview.costs, asked) or []
+    paid = {(row["task_id"], row["run_id"]) for row in rows}
+    for task_id in dict.fromkeys(asked):
+        entry = office.gate.entries.get(task_id)
+        for name in entry.runs if entry is not None else ():
+            found = office.gate.run(name)
+            if found is not None and found.opened and (task_id, found.run_id) not in paid:
+                rows.append({"task_id": task_id, "run_id": found.run_id, "calls": 0, "spent_usd": "0.00",
+                             "reserved_usd": "0.00"})  # fmt: skip
+    named = sorted({row["run_id"] for row in rows})
+    return {"tasks": rows, "runs": await office.read(overview.named, named) or []}
+
+
+async def day(office: Office, call: Call) -> Any:
+    """Return what all runs have spent today."""
+    call.only()
+    call.query_only()
+    cap = office.settings.caps.day
+    return await office.read(reading.day, cap) or {
+        "day": None,
+        "cap_usd": None if cap is None else plain_usd(cap),
+    }
+
+
+async def calls(office: Office, call: Call) -> Any:
+    """Return calls, newest first."""
+    call.only()
+    call.query_only(*_FILTERS, *(() if call.path else ("run",)))
+    run_id = call.path[0] if call.path else call.query("run")
+    limit, before, verdict = (
+        _number(call, "limit", 1000, 1, 10_000),
+        call.query("before"),
+        call.query("verdict"),
+    )
+    if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 16):
+        raise BadMessage("'before' must be the `seq` of a call")
+    if verdict is not None and verdict not in VERDICTS:
+        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
+    vendor, since = call.query("vendor"), call.query("since")
+    if vendor is not None and vendor not in VENDORS:
+        raise BadMessage(f"'vendor' must be one of {', '.join(sorted(VENDORS))}")
+    try:
+        since_ms = None if since is None else expiry_ms(since)
+    except ValueError as error:
+        raise BadMessage(f"'since' {error}") from None
+    rows = await office.read(
+        reading.calls,
+        run_id,
+        call.query("task"),
+        verdict,
+        limit,
+        None if before is None else int(before),
+        vendor,
+        since_ms,
+    )
+    return [row | {"object_url": _object_url(row)} for row in rows or []]
+
+
+def _object_url(row: dict[str, Any]) -> str | None:
+    """Return where the vendor's own pages show what a call has opened."""
+    vendor = VENDORS.get(row["vendor"])
+    return vendor.object_url(row["account"], row["object_id"]) if vendor and row["object_id"] else None
+
+
+async def status(office: Office, call: Call) -> Any:
+    """Return what luigid is, and whether it has a ledger."""
+    call.only()
+    call.query_only()
+    return {
+        "version": __version__,
+        "gateway": sorted(office.relayed_vendors),
+        "ledger": office.has_ledger,
+        "failed_attempts": office.throttle.failed,
+    }

@@ -1,0 +1,162 @@
+/* What changes something: a dialog that asks, the admin token, and what luigid says to it. */
+
+import { ApiError, del, get, hasToken, post, requestId, setToken } from "./api.js";
+import { h } from "./dom.js";
+import { forecast, usd } from "./format.js";
+
+/**
+ * Ask in a dialog and act; resolves to whether it was done. What is refused is said in the dialog, which
+ * then stays open. `act(values)` gets the values of the named fields.
+ */
+function dialog({ title, text, fields = [], confirm, danger = false, act }) {
+  return new Promise((resolve) => {
+    const refused = h("p", { class: "spendguard-refused", role: "alert" });
+    const go = h("button", { type: "submit", class: `btn ${danger ? "btn-danger" : "btn-primary"}` }, confirm);
+    const box = h("dialog", { class: "spendguard-dialog", "aria-labelledby": "spendguard-title" },
+      h("form", { method: "dialog", autocomplete: "off", onsubmit: submit },
+        h("h3", { id: "spendguard-title" }, title), text.map((one) => h("p", null, one)), fields, refused,
+        h("div", { class: "spendguard-buttons" },
+          h("button", { type: "button", class: "btn btn-default", onclick: () => box.close() }, "Cancel"), go)));
+    let done = false;
+    async function submit(event) {
+      event.preventDefault();
+      if (go.disabled) {
+        return;
+      }
+      refused.replaceChildren();
+      go.disabled = true;
+      try {
+        await act(Object.fromEntries(new FormData(event.target)));
+        done = true;
+        box.close();
+      } catch (error) {
+        refused.append(error instanceof ApiError ? error.message : String(error));
+        if (error.status === 401 && hasToken()) {
+          setToken("");
+        }
+      } finally {
+        go.disabled = false;
+      }
+    }
+    box.addEventListener("close", () => {
+      box.remove();
+      resolve(done);
+    });
+    document.body.append(box);
+    box.showModal();
+  });
+}
+
+const field = (name, label, attributes, help) =>
+  h("p", { class: "form-group" },
+    h("label", { for: `spendguard-${name}` }, label),
+    h("input", { id: `spendguard-${name}`, name, class: "form-control", ...attributes }),
+    help && h("span", { class: "help-block" }, help));
+
+const amount = (name, label, more) =>
+  field(name, label, { inputmode: "decimal", pattern: "[0-9]+([.][0-9]{1,6})?", placeholder: "12.50",
+    title: "an amount such as 50 or 12.50", ...more });
+
+/** Ask for the admin token, once; resolves to whether it is known. */
+export function askToken() {
+  return hasToken() ? Promise.resolve(true) : dialog({
+    title: "Admin token",
+    text: ["Changes need the admin token: [spendguard] admin_token in luigi.cfg, or the file beside the ledger " +
+      "that luigid made. It stays in the memory of this page."],
+    fields: [field("token", "Token", { type: "password", required: true, autocomplete: "off" })],
+    confirm: "Use it",
+    act: async ({ token }) => {
+      setToken(token.trim());
+      try {
+        await get(["vault", "keys"], { run: "-" });  // What only an operator may read.
+      } catch (error) {
+        setToken("");
+        throw error;
+      }
+    },
+  });
+}
+
+async function change(about) {
+  return (await askToken()) && dialog(about);
+}
+
+export function topUp(run) {
+  const request_id = requestId();
+  return change({
+    title: `Top up ${run.run_id}`,
+    text: [`Its cap is ${usd(run.cap_usd)}: ${usd(run.spent_usd)} spent, ${usd(run.reserved_usd)} reserved, ` +
+      `${usd(run.remaining_usd)} remaining. Blocked tasks may run again if it suffices.`],
+    fields: [amount("usd", "Raise it by (USD)", { required: true })],
+    confirm: "Top up",
+    act: ({ usd: by }) => post(["runs", run.run_id, "top_up"], { usd: by.trim(), request_id }),
+  });
+}
+
+export function revoke(run) {
+  return change({
+    title: `Revoke ${run.run_id}`,
+    text: ["This ends the run's spending for good: it cannot be undone. Calls that were sent already settle as " +
+      "usual; other runs are untouched."],
+    confirm: "Revoke the run",
+    danger: true,
+    act: () => del(["runs", run.run_id]),
+  });
+}
+
+export function approve(run) {
+  return change({
+    title: `Approve ${run.run_id}`,
+    text: [`Its tasks say they may cost ${forecast(run)}; its cap is ${usd(run.cap_usd)}. The cap stays as it is.`],
+    confirm: `Approve ${usd(run.forecast_usd)}`,
+    act: () => post(["runs", run.run_id, "approve"],
+      { usd: run.forecast_usd, unknown_tasks: run.unknown_tasks, request_id: requestId() }),
+  });
+}
+
+export function approveTask(run, task) {
+  return change({
+    title: "Approve a task",
+    text: [task.task_id, `It may cost ${usd(task.cost_usd)}.`],
+    confirm: `Approve ${usd(task.cost_usd)}`,
+    act: () => post(["runs", run.run_id, "approve"],
+      { usd: task.cost_usd, task_id: task.task_id, request_id: requestId() }),
+  });
+}
+
+export function revokeKey(key) {
+  return change({
+    title: `Revoke key ${key.id}`,
+    text: [`No further call is sent under it, for good. It belongs to run ${key.run_id}` +
+      (key.task_id ? `, task ${key.task_id}.` : ".")],
+    confirm: "Revoke the key",
+    danger: true,
+    act: () => del(["vault", "keys", key.id]),
+  });
+}
+
+export function resolve(call) {
+  const request_id = requestId();
+  return change({
+    title: "Resolve a call in doubt",
+    text: [`${call.operation} of task ${call.task_id}, ${usd(call.reserved_usd)} reserved. Look at ` +
+      `${call.vendor}'s own books first: what you say here ends the call.`],
+    fields: [
+      h("p", { class: "radio" }, h("label", null,
+        h("input", { type: "radio", name: "what", value: "not_sent", required: true }),
+        "Nothing was sent, or it cost nothing")),
+      h("p", { class: "radio" }, h("label", null,
+        h("input", { type: "radio", name: "what", value: "spent" }), "It cost the amount below")),
+      amount("spent_usd", "Amount (USD)", { value: call.reserved_usd }),
+      field("object_id", "The vendor's object, if you know it", { placeholder: "pi_… or SM…" }),
+      h("p", { class: "checkbox" }, h("label", null, h("input", { type: "checkbox", name: "overrun" }),
+        "It really cost more than was reserved (books the rest as overrun, and freezes the run)")),
+    ],
+    confirm: "Resolve",
+    act: (said) => post(["calls", call.id, "resolve"], said.what === "not_sent" ? { not_sent: true, request_id } : {
+      spent_usd: said.spent_usd.trim(), request_id,
+      ...(said.object_id.trim() && { object_id: said.object_id.trim() }), ...(said.overrun && { overrun: true }),
+    }),
+  });
+}
+

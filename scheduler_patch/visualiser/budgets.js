@@ -1,0 +1,130 @@
+/* The Budgets tab in Luigi's visualiser: its place on the page, its address, and its refreshes. */
+
+import { askToken } from "./actions.js";
+import * as address from "./address.js";
+import { hasToken, onToken, setToken } from "./api.js";
+import { showCosts } from "./costs.js";
+import { h, show } from "./dom.js";
+import { runPage } from "./run.js";
+import { runsList } from "./runs.js";
+
+const REFRESH_MS = 5000;
+
+const link = h("a", { href: "#tab=budgets", id: "budgets-link" }, "Budgets");
+const said = h("p", { class: "spendguard-said", role: "status" });
+const failed = h("div", { class: "spendguard-failed", role: "alert" });
+const access = h("p", { class: "spendguard-access" });
+const loading = h("p", { class: "spendguard-loading" }, "Loading…");
+const list = h("div"), single = h("div");
+const pane = h("section", { id: "budgets", class: "tab-pane container-fluid", "aria-label": "Budgets" },
+  access, said, failed, loading, list, single);
+
+const refreshList = runsList(list);
+let refreshRun = null, shownRun = null, timer = null, turn = 0;
+
+/** Let a dialog's action run; say `words` when it was done, and show what it has changed. */
+async function acted(action, words) {
+  if (await action()) {
+    said.textContent = words;
+    refresh();
+  }
+}
+
+/** Fetch and show what the address asks for; an answer that comes late is dropped. */
+async function refresh() {
+  clearTimeout(timer);
+  const wanted = address.read(), mine = (turn += 1);
+  if (wanted === null) {
+    return;
+  }
+  const run = wanted.run || null;
+  if (run !== shownRun) {
+    shownRun = run;
+    refreshRun = run && runPage(single, acted);
+    said.textContent = "";
+    failed.replaceChildren();
+    loading.hidden = false;
+    list.hidden = single.hidden = true;
+  }
+  try {
+    await (run ? refreshRun(wanted) : refreshList(wanted));
+    if (mine !== turn) {
+      return;
+    }
+    failed.replaceChildren();
+    failed.spendguardSeen = undefined;
+    list.hidden = run !== null;
+    single.hidden = run === null;
+  } catch (error) {
+    if (mine !== turn) {
+      return;
+    }
+    show(failed, [error.status, error.message], () => trouble(error));
+  }
+  loading.hidden = true;
+  timer = setTimeout(() => (document.hidden ? undefined : refresh()), REFRESH_MS);
+}
+
+function trouble(error) {
+  const readable = error.status !== 401 && error.status !== 403;
+  return h("div", { class: "spendguard-trouble" },
+    h("p", null, readable ? "What is shown may be old: " : "Budgets cannot be read: ", error.message), " ",
+    readable
+      ? h("button", { type: "button", class: "btn btn-default btn-sm", "data-key": "again", onclick: refresh }, "Try again")
+      : h("button", { type: "button", class: "btn btn-default btn-sm", "data-key": "token",
+        onclick: () => acted(askToken, "") }, "Enter the admin token…"));
+}
+
+function showAccess() {
+  show(access, hasToken(), (known) => known
+    ? ["You may change budgets: the admin token is in this page's memory. ",
+      h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "forget",
+        onclick: () => setToken("") }, "Forget it")]
+    : ["Read only. ", h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "enter",
+      onclick: () => acted(askToken, "You may change budgets now.") }, "Enter the admin token…")]);
+}
+
+/** Luigi's own handler takes an unknown tab for its task list: it does not hear of ours. */
+function route(event) {
+  const ours = address.read() !== null;
+  link.parentElement.classList.toggle("active", ours);
+  pane.classList.toggle("active", ours);
+  if (!ours) {
+    clearTimeout(timer);
+    turn += 1;
+    return;
+  }
+  event?.stopImmediatePropagation();
+  activate();
+  refresh();
+}
+
+function activate() {
+  document.querySelectorAll(".tab-content > .tab-pane, #topNavbar > li").forEach((one) =>
+    one.classList.toggle("active", one === pane || one === link.parentElement));
+  document.body.classList.add("sidebar-collapse");
+}
+
+function start() {
+  const tabs = document.getElementById("topNavbar"), panes = document.querySelector(".tab-content");
+  if (!tabs || !panes) {
+    console.warn("luigi_spendguard: this page has no tabs that are known; it is left alone");
+    return;
+  }
+  tabs.append(h("li", null, link));
+  panes.append(pane);
+  onToken(() => {
+    showAccess();
+    refresh();
+  });
+  showAccess();
+  addEventListener("hashchange", route, true);
+  document.addEventListener("visibilitychange", () => document.hidden || refresh());
+  // When its tasks have arrived, Luigi's page shows them whatever the address says.
+  new MutationObserver(() => address.read() !== null && !pane.classList.contains("active") && activate())
+    .observe(pane, { attributeFilter: ["class"] });
+  route();
+  showCosts();
+}
+
+start();

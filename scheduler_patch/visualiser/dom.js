@@ -1,0 +1,96 @@
+/* Makes elements. Texts are always text nodes: names come from pipelines and vendors. */
+
+/** Addresses that a link may lead to: parts of this page, and pages on the web. */
+const SAFE = /^(#|https:\/\/)/;
+
+/**
+ * Return an element. `attributes`: `on…` are listeners, booleans are set or left out, null is left out.
+ * `children`: elements, texts, numbers, lists of them; null and false are nothing.
+ */
+export function h(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name.startsWith("on")) {
+      element.addEventListener(name.slice(2), value);
+    } else if (name === "href" && !SAFE.test(value)) {
+      throw new Error("a link may lead to this page or to https only");
+    } else if (value === true) {
+      element.setAttribute(name, "");
+    } else if (value !== false && value !== null && value !== undefined) {
+      element.setAttribute(name, String(value));
+    }
+  }
+  append(element, children);
+  return element;
+}
+
+function append(parent, children) {
+  for (const child of children) {
+    if (Array.isArray(child)) {
+      append(parent, child);
+    } else if (child !== null && child !== undefined && child !== false) {
+      parent.append(child instanceof Node ? child : document.createTextNode(String(child)));
+    }
+  }
+}
+
+/** Return a link to a vendor's or another site's page; a text where the address is none. */
+export function external(address, text) {
+  return address && SAFE.test(address)
+    ? h("a", { href: address, target: "_blank", rel: "noopener noreferrer" }, text)
+    : text;
+}
+
+/**
+ * Let `parent` show `data` by `make(data)`, if that is something else than what it shows. What was focused
+ * stays focused: it is found again by its `data-key`.
+ */
+export function show(parent, data, make) {
+  const seen = JSON.stringify(data);
+  if (parent.spendguardSeen === seen) {
+    return;
+  }
+  const focused = parent.contains(document.activeElement) && document.activeElement.dataset.key;
+  parent.spendguardSeen = seen;
+  parent.replaceChildren();
+  append(parent, [make(data)]);
+  if (focused) {
+    const again = [...parent.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused);
+    again?.focus({ preventScroll: true });
+  }
+}
+
+/**
+ * Let the rows of a table's body be those of `items`, in their order; only rows that changed are made anew.
+ * `key(item)` names an item, `make(item)` returns its row.
+ */
+export function rows(body, items, key, make) {
+  const old = new Map([...body.children].map((row) => [row.spendguardKey, row]));
+  let place = body.firstChild;
+  for (const item of items) {
+    const name = key(item);
+    let row = old.get(name);
+    old.delete(name);
+    if (!row) {
+      row = h("tr");
+      row.spendguardKey = name;
+    }
+    show(row, item, () => make(item));
+    if (row === place) {
+      place = place.nextSibling;
+    } else {
+      body.insertBefore(row, place);
+    }
+  }
+  old.forEach((row) => row.remove());
+}
+
+/** Return a table: `headings` are texts or cells, `body` gets the rows. */
+export function table(caption, headings, body, classes = "") {
+  const cells = headings.map((one) => (one instanceof Node ? one : h("th", { scope: "col" }, one)));
+  return h("div", { class: "table-responsive", tabindex: 0, role: "region", "aria-label": caption },
+    h("table", { class: `table table-striped ${classes}` },
+      h("caption", { class: "sr-only" }, caption),
+      h("thead", null, h("tr", null, cells)),
+      body));
+}

@@ -1,0 +1,52 @@
+/* How amounts, times and states are written. Amounts are decimal texts and stay texts: no rounding. */
+
+/** Return an amount of the API ("-1234.5") as people write it ("−$1,234.50"). */
+export function usd(amount) {
+  const [, sign, whole, part] = /^(-?)(\d+)(?:\.(\d+))?$/.exec(amount) || ["", "", "0", ""];
+  const cents = (part || "").padEnd(2, "0");
+  return `${sign ? "−" : ""}$${whole.replace(/\B(?=(\d{3})+$)/g, ",")}.${cents}`;
+}
+
+/** Return an amount, or nothing where there is none or it is zero. */
+export function some(amount) {
+  return amount === null || amount === undefined || Number(amount) === 0 ? "" : usd(amount);
+}
+
+/** Return a time (milliseconds since the epoch) as Luigi's page writes its own. */
+export function time(ms) {
+  return ms === null || ms === undefined ? "" : new Date(ms).toLocaleString();
+}
+
+/** Return how long a call took, in milliseconds or seconds. */
+export function duration(from, to) {
+  if (from === null || to === null || from === undefined || to === undefined) {
+    return "";
+  }
+  const ms = Math.max(0, to - from);
+  return ms < 10000 ? `${ms} ms` : `${(ms / 1000).toFixed(1)} s`;
+}
+
+/** Return `1 task`, `2 tasks`. */
+export function count(number, name) {
+  return `${number.toLocaleString("en-US")} ${name}${number === 1 ? "" : "s"}`;
+}
+
+/** What a run's statuses are called. */
+export const STATUSES = {
+  active: "active",
+  blocked: "blocked",
+  held: "held for approval",
+  frozen: "overrun",
+  revoked: "revoked",
+  ended: "ended",
+};
+
+/** Return what a run may cost, and how sure that is. */
+export function forecast(run) {
+  if (run.forecast_usd === null) {
+    return "";
+  }
+  const estimated = Number(run.estimated_usd) === 0 ? "" : `, ${usd(run.estimated_usd)} of it estimated`;
+  const unknown = run.unknown_tasks ? ` + ${count(run.unknown_tasks, "task")} of unknown cost` : "";
+  return usd(run.forecast_usd) + estimated + unknown;
+}

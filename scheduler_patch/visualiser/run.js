@@ -1,0 +1,130 @@
+/* One run: its budgets, its spending over time, what of it is blocked, its keys and its calls. */
+
+import * as actions from "./actions.js";
+import * as address from "./address.js";
+import { get, hasToken } from "./api.js";
+import { bar } from "./bar.js";
+import { callsTable } from "./calls.js";
+import { h, show, table } from "./dom.js";
+import { count, forecast, some, time, usd } from "./format.js";
+import { spendingPlot } from "./plot.js";
+import { label } from "./runs.js";
+
+/** Luigi's own page of a task. */
+const graph = (task_id) => `#tab=graph&taskId=${encodeURIComponent(task_id)}`;
+
+/** Make the page in `place`; `acted(action, words)` runs a dialog's action. Returns `refresh(wanted)`. */
+export function runPage(place, acted) {
+  const head = h("div"), blocked = h("div"), keys = h("div"), calls = h("div");
+  const by = h("div", { class: "btn-group", role: "group", "aria-label": "Split by" });
+  const spent = h("div", null, h("h3", null, "Spending"), by);
+  place.replaceChildren(head, spent, blocked, keys, calls);
+  const plot = spendingPlot(spent), table_ = callsTable(calls, acted);
+  let plotted = "";
+
+  return async function refresh(wanted) {
+    const run = await get(["runs", wanted.run]);
+    const split = wanted.by === "family" ? "family" : "vendor";
+    // The plot is read anew only when the run's books have changed.
+    const books = JSON.stringify([run.run_id, split, run.spent_usd, run.overrun_usd, run.reserved_usd,
+      run.cap_usd, run.denied_calls]);
+    const [spending, found] = await Promise.all([
+      books === plotted ? null : get(["runs", run.run_id, "spending"], { by: split }),
+      hasToken() ? get(["vault", "keys"], { run: run.run_id }) : null,
+      table_(wanted, run),
+    ]);
+    show(head, run, () => about(run, acted));
+    show(by, split, () => ["vendor", "family"].map((one) =>
+      h("button", { type: "button", class: `btn btn-default btn-sm${one === split ? " active" : ""}`,
+        "aria-pressed": String(one === split), "data-key": `by ${one}`,
+        onclick: () => address.change({ by: one === "vendor" ? "" : one }, true) },
+        one === "vendor" ? "By vendor" : "By task family")));
+    show(blocked, [run.blocked, run.awaiting_approval, run.budgets], () => waiting(run, acted));
+    show(keys, found, () => vaultKeys(found, acted));
+    if (spending) {
+      await plot(spending);
+      plotted = books;
+    }
+  };
+}
+
+function about(run, acted) {
+  const button = (text, action, words, kind = "default") =>
+    h("button", { type: "button", class: `btn btn-${kind} btn-sm`, "data-key": text,
+      onclick: () => acted(() => action(run), words) }, text);
+  const over = run.state === "revoked" || run.state === "ended";
+  const facts = [
+    ["Root task", h("a", { href: graph(run.root_task_id) }, run.root_task_id)], ["Label", run.label],
+    ["Started", time(run.opened_at)], ["Ended", time(run.ended_at)], ["Cap", usd(run.cap_usd)],
+    ["Spent", usd(run.spent_usd)], ["Reserved", some(run.reserved_usd)],
+    ["In doubt", run.in_doubt_calls && `${usd(run.in_doubt_usd)} in ${count(run.in_doubt_calls, "call")}`],
+    ["Remaining", usd(run.remaining_usd)], ["Overrun", some(run.overrun_usd)], ["Forecast", forecast(run)],
+    ["Approved", run.approved_usd === null ? "" : usd(run.approved_usd)],
+    ["Denied", run.denied_calls && count(run.denied_calls, "call")],
+    ["Shadow mode", run.shadow_calls && `${count(run.shadow_calls, "call")} let through; a cap of ` +
+      `${usd(run.sufficient_cap_usd)} would have sufficed`],
+    ["Note", run.note],
+  ];
+  return h("div", null,
+    h("p", null, h("a", { href: address.to({}), "data-key": "all" }, "← All runs")),
+    h("h2", { tabindex: -1, class: "spendguard-heading" }, run.run_id, " ", label(run)),
+    bar(run),
+    h("dl", { class: "spendguard-facts" }, facts.filter(([, text]) => text).map(([name, text]) =>
+      h("div", null, h("dt", null, name), h("dd", null, text)))),
+    !over && h("p", { class: "spendguard-buttons" },
+      button("Top up…", actions.topUp, "The cap is raised."),
+      run.status === "held" && run.forecast_usd !== null &&
+        button("Approve forecast…", actions.approve, "The forecast is approved."),
+      button("Revoke…", actions.revoke, "The run is revoked: no further call of it is sent.", "danger")));
+}
+
+function waiting(run, acted) {
+  const budgets = run.budgets.length > 0 && [
+    h("h3", null, "Budgets inside the run"),
+    table("Budgets inside the run", ["Budget", "Cap", "Spent", "Remaining", "Of the cap"],
+      h("tbody", null, run.budgets.map((budget) => h("tr", null,
+        h("th", { scope: "row" }, `${budget.scope} ${budget.part}`),
+        [budget.cap_usd, budget.spent_usd, budget.remaining_usd].map((one) =>
+          h("td", { class: "text-right spendguard-amount" }, usd(one))),
+        h("td", null, bar(budget)))))),
+  ];
+  const groups = run.blocked.map((group) => h("li", null,
+    h("strong", null, `${count(group.tasks, "task")}: `), `${group.text}; ${group.advice}`,
+    h("details", null, h("summary", null, "Show tasks"),
+      h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
+      group.tasks > group.task_ids.length && h("p", null,
+        `and ${(group.tasks - group.task_ids.length).toLocaleString("en-US")} more`))));
+  const approvals = run.awaiting_approval.map((task) => h("li", null,
+    h("a", { href: graph(task.task_id) }, task.task_id), ` may cost ${usd(task.cost_usd)} `,
+    h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `approve ${task.task_id}`,
+      onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));
+  return h("div", null, budgets,
+    groups.length > 0 && [h("h3", null, "Blocked tasks"), h("ul", null, groups)],
+    approvals.length > 0 && [h("h3", null, "Tasks that wait for an approval"), h("ul", null, approvals)]);
+}
+
+function vaultKeys(keys, acted) {
+  if (keys === null) {
+    return h("div", null, h("h3", null, "Vault keys"), h("p", null, "Shown to those who have the admin token. ",
+      h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": "show keys",
+        onclick: () => acted(actions.askToken, "") }, "Show them…")));
+  }
+  return h("div", null, h("h3", null, "Vault keys"), keys.length === 0
+    ? h("p", null, "No key of this run was asked for, and none of its tasks runs now.")
+    : table("Vault keys of this run", ["Key", "Task", "Vendor", "State", "Caps", "Allowed", "Expires", ""],
+      h("tbody", null, keys.map((key) => row(key, acted)))));
+}
+
+function row(key, acted) {
+  const caps = [[key.run_usd_cap, "in all"], [key.daily_usd_cap, "a day"]].filter(([cap]) => cap !== null);
+  const allowed = [...key.allowed_endpoints, ...key.allowed_customers, ...key.allowed_accounts];
+  return h("tr", null,
+    h("th", { scope: "row", class: "spendguard-name" }, key.id, h("div", { class: "spendguard-small" }, key.label)),
+    h("td", { class: "spendguard-name" }, key.task_id), h("td", null, key.vendor || "every"),
+    h("td", null, key.state), h("td", null, caps.map(([cap, when]) => `${usd(cap)} ${when}`).join(", ")),
+    h("td", null, allowed.join(", ")),
+    h("td", { class: "spendguard-small" }, key.expires_at ? time(Date.parse(key.expires_at)) : ""),
+    h("td", null, key.state === "active" && h("button", { type: "button", class: "btn btn-default btn-xs",
+      "data-key": `revoke ${key.id}`, onclick: () => acted(() => actions.revokeKey(key), "The key is revoked.") },
+      "Revoke key…")));
+}

@@ -1,0 +1,209 @@
+"""What an operator does on a run's page, in a real browser on a real pipeline; the vendor counts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.browser.conftest import MODULE, nightly
+from tests.support.asking import Case, send
+from tests.support.browser import Tab
+from tests.support.processes import wait_until
+from tests.support.site import Site
+
+
+@pytest.fixture
+def tab(browser: Any, site: Site) -> Iterator[Tab]:
+    found = Tab(browser, site.url)
+    yield found
+    found.close()
+
+
+def status(page: Any) -> str:
+    return str(page.locator("#budgets h2 .label").inner_text())
+
+
+def test_revoke_asks_for_the_token_and_for_a_confirmation_and_is_seen(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 2, 0, "50")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Revoke…").click()
+    page.get_by_label("Token", exact=True).fill("wrong" * 5)
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("alert").get_by_text("this needs the admin token").wait_for()
+    tab.shot("token-refused")
+    tab.say_token(site.token())
+    dialog = page.get_by_role("dialog", name="Revoke night")
+    dialog.get_by_text("for good").wait_for()
+    tab.shot("revoke-dialog")
+    assert tab.faults(".spendguard-dialog") == []
+    dialog.get_by_role("button", name="Cancel").click()
+    assert (status(page), site.run("night")["state"]) == ("active", "active")
+    page.get_by_role("button", name="Revoke…").click()
+    page.get_by_role("button", name="Revoke the run").click()
+    page.locator("h2 .spendguard-is-revoked").wait_for()
+    assert page.get_by_role("status").inner_text() == "The run is revoked: no further call of it is sent."
+    assert page.get_by_role("button", name="Top up…").count() == 0
+    tab.shot("revoked")
+    sent = site.stripe.moved()
+    nightly(site, "night", 5, 0, "50")
+    assert (site.run("night")["state"], site.stripe.moved()) == ("revoked", sent)
+
+
+def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
+    site.configure(spendguard={"on_blocked": "wait"})
+    worker = site.worker("Nightly", "--n", "5", "--run-id", "night", "--budget-usd", "3", "--workers", "2",
+                         module=MODULE)  # fmt: skip
+    try:
+        wait_until(lambda: site.ledger.exists() and site.stripe.moved() == 300, what="three charges")
+        page = tab.go("#tab=budgets&run=night")
+        page.locator("h2 .spendguard-is-blocked").wait_for()
+        page.get_by_text("cap of $3.00 reached").first.wait_for()
+        page.get_by_text("Show tasks").click()
+        assert page.get_by_role("link", name=re.compile("^Pay_")).count() >= 2
+        tab.shot("blocked")
+        page.get_by_role("button", name="Top up…").click()
+        tab.say_token(site.token())
+        page.get_by_label("Raise it by (USD)").fill("2")
+        page.get_by_role("button", name="Top up", exact=True).click()
+        page.get_by_text("The cap is raised.").wait_for()
+        out, _ = worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+        worker.wait()
+    assert (worker.returncode, site.stripe.moved()) == (0, 500), out
+    page.get_by_label("$5.00 spent of $5.00").first.wait_for()
+
+
+def test_what_luigid_refuses_is_said_and_the_dialog_stays(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 1, 0, "5")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Top up…").click()
+    tab.say_token(site.token())
+    page.get_by_label("Raise it by (USD)").fill("0")
+    page.get_by_role("button", name="Top up", exact=True).click()
+    page.get_by_role("alert").get_by_text("out of range").wait_for()
+    tab.shot("refused")
+    page.get_by_label("Raise it by (USD)").fill("1")
+    page.get_by_role("button", name="Top up", exact=True).click()
+    page.get_by_text("The cap is raised.").wait_for()
+    assert site.run("night")["cap_usd"] == "6.00"
+
+
+def test_a_held_run_is_approved_with_what_is_shown(tab: Tab, site: Site) -> None:
+    site.configure(spendguard={"forecast": "hold"})
+    assert site.luigid is not None
+    site.luigid.end()
+    site.start()
+    nightly(site, "night", 6, 0, "2")
+    assert site.stripe.posts() == []
+    page = tab.go("#tab=budgets&run=night")
+    page.locator("h2 .spendguard-is-held").wait_for()
+    tab.shot("held")
+    page.get_by_role("button", name="Approve forecast…").click()
+    tab.say_token(site.token())
+    page.get_by_role("button", name="Approve $6.00").click()
+    page.get_by_text("The forecast is approved.").wait_for()
+    nightly(site, "night", 6, 0, "2")
+    assert site.stripe.moved() == 200, "an approval raises no cap"
+
+
+def test_a_call_in_doubt_is_resolved_and_a_key_revoked(tab: Tab, site: Site) -> None:
+    site.stripe.fault("drop_after", times=9)
+    nightly(site, "night", 1, 0, "5")
+    site.stripe.control(faults=[])
+    (call,) = [one for one in site.calls("night") if one["state"] == "in_doubt"]
+    key = site.call("POST", "/vault/keys", {"vendor": "stripe", "agent_run_label": "luigi/night"})[1]
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Show them…").click()
+    tab.say_token(site.token())
+    page.get_by_text(key["id"]).wait_for()
+    tab.shot("in-doubt")
+    page.get_by_role("button", name="Resolve…").first.click()
+    page.get_by_label("It cost the amount below").check()
+    page.get_by_label("Amount (USD)").fill("1")
+    assert tab.faults(".spendguard-dialog") == []
+    tab.shot("resolve-dialog")
+    page.get_by_role("button", name="Resolve", exact=True).click()
+    page.get_by_text("The call is resolved.").wait_for()
+    page.get_by_label("$1.00 spent of $5.00").first.wait_for()
+    (found,) = [one for one in site.calls("night") if one["id"] == call["id"]]
+    assert (found["state"], found["spent_usd"]) == ("settled", "1.00")
+    page.get_by_role("button", name="Revoke key…").click()
+    page.get_by_role("button", name="Revoke the key").click()
+    page.get_by_text("The key is revoked.").wait_for()
+    assert site.call("GET", "/vault/keys?run=night")[1][0]["state"] == "revoked"
+
+
+def test_the_token_is_in_the_pages_memory_alone(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 1, 0, "5")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Enter the admin token…").click()
+    tab.say_token(site.token())
+    page.get_by_text("You may change budgets: the admin token").wait_for()
+    kept = page.evaluate(
+        "JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])"
+    )
+    assert site.token() not in kept + page.content()
+    page.reload()
+    page.get_by_text("Read only.").wait_for()
+    page.get_by_role("button", name="Revoke…").click()
+    page.get_by_role("dialog", name="Admin token").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert page.evaluate("document.activeElement.textContent") == "Revoke…", "the focus comes back"
+    assert site.run("night")["state"] == "active"
+
+
+def test_what_comes_from_pipelines_and_vendors_is_text(tab: Tab, site: Site) -> None:
+    """A canary in a task's parameter, a run's id and label, and what a vendor says."""
+    canary = "<img src=x onerror=\"window.canary='run'\"><script>window.canary='run'</script>"
+    nightly(site, canary, 1, 0, "5", word=canary)
+    site.call("POST", "/vault/keys", {"vendor": "stripe", "agent_run_label": f"{canary}label"})
+    site.stripe.fault("change", change={"id": canary})
+    nightly(site, canary, 2, 0, "5", word=canary)
+    case = Case(site, canary)
+    said = {"call_id": case.reserved(), "note": f"{canary}note"}
+    assert send(site, "POST", "/api/spend_doubt", said, case.key).status == 200
+    objects = {call["object_id"] for call in site.calls(canary)}
+    assert canary in objects, "what the vendor says of itself is shown"
+    page = tab.go()
+    page.get_by_role("link", name=canary, exact=True).click()
+    page.get_by_role("heading", name=canary).wait_for()
+    page.locator(".spendguard-calls").get_by_text(f"{canary}note").wait_for()
+    page.locator(".spendguard-calls").get_by_text(canary, exact=True).first.wait_for()
+    page.get_by_role("button", name="By task family").click()
+    page.get_by_role("button", name="Revoke…").click()
+    tab.say_token(site.token())
+    page.get_by_role("dialog").get_by_text(canary).first.wait_for()
+    tab.shot("escaped")
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="All runs").click()
+    page.get_by_text(f"{canary}label").first.wait_for()
+    page.locator("#topNavbar").get_by_role("link", name="Task List").click()
+    page.locator(".spendguard-cost").first.wait_for()
+    assert page.evaluate("window.canary") is None
+    assert page.locator("#budgets img[src=x]").count() == 0
+
+
+def test_calls_are_filtered_paged_and_linked_to_the_vendors_pages(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 60, 0, "58")
+    page = tab.go("#tab=budgets&run=night")
+    calls = page.locator(".spendguard-calls tbody tr")
+    calls.nth(49).wait_for()
+    assert calls.count() == 50
+    page.get_by_role("link", name="Older").click()
+    page.get_by_role("link", name="Newest").wait_for()
+    page.wait_for_function("document.querySelectorAll('.spendguard-calls tbody tr').length < 50")
+    page.get_by_label("Verdict").select_option("allowed")
+    page.wait_for_function("!document.querySelector('.spendguard-calls').textContent.includes('denied')")
+    link = calls.first.get_by_role("link", name=re.compile("^pi_"))
+    assert re.fullmatch(r"https://dashboard\.stripe\.com/test/payments/pi_\w+", link.get_attribute("href"))
+    assert link.get_attribute("rel") == "noopener noreferrer"
+    page.get_by_label("Verdict").select_option("replayed")
+    page.get_by_text("No call matches.").wait_for()
+    plot = page.locator(".spendguard-plot")
+    assert plot.get_attribute("aria-label") == "Spent over time: stripe $58.00. Cap $58.00."
+    tab.shot("run")

@@ -1,0 +1,115 @@
+"""Debian's Chromium, driven by Playwright: pages of a site, and what went wrong on them.
+
+Where it is missing the tests are skipped, but fail in continuous integration.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.support.npm import MODULES, node
+from tests.support.processes import REPOSITORY
+
+#: Where a screenshot of each state is kept.
+SHOTS = REPOSITORY / "build" / "screenshots"
+#: Chromium asks for nothing in the background: this is a closed network.
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+         "--disable-background-networking", "--disable-sync"]  # fmt: skip
+
+
+def chromium() -> str:
+    """Return the browser's path; else skip, or fail in CI."""
+    try:
+        import playwright  # noqa: F401
+    except ImportError:
+        missing = "playwright"
+    else:
+        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+        if found is not None:
+            return found
+        missing = "Chromium"
+    reason = f"{missing} is not installed: Debian's package `chromium` and `pip install playwright` will do"
+    if os.environ.get("CI"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+@contextmanager
+def browsing() -> Iterator[Any]:
+    """Run a browser."""
+    path = chromium()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class Tab:
+    """A page of a site's visualiser; `errors` are those of our scripts, `asked` the hosts that it asked."""
+
+    def __init__(self, browser: Any, url: str, *, width: int = 1440) -> None:
+        self.url = url
+        self.context = browser.new_context(
+            viewport={"width": width, "height": 900}, locale="en-US", timezone_id="UTC"
+        )
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(20_000)
+        self.errors: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.on("console", self._said)
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        # Luigi's own styles ask a host of the web for a font.
+        self.page.route(
+            lambda address: urlsplit(address).hostname != "127.0.0.1", lambda route: route.abort()
+        )
+
+    def _said(self, said: Any) -> None:
+        if "spendguard" in said.text:
+            self.errors.append(said.text)
+
+    def go(self, fragment: str = "#tab=budgets") -> Any:
+        """Open the visualiser anew at that tab."""
+        self.page.goto("about:blank")
+        self.page.goto(f"{self.url}/static/visualiser/index.html{fragment}")
+        return self.page
+
+    def shot(self, name: str) -> None:
+        """Keep a screenshot."""
+        SHOTS.mkdir(parents=True, exist_ok=True)
+        self.page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+    def faults(self, within: str) -> list[str]:
+        """Return the serious accessibility faults that axe-core finds in an element."""
+        node("axe-core")
+        self.page.evaluate((MODULES / "axe-core" / "axe.min.js").read_text("utf-8"))
+        found = self.page.evaluate(f"axe.run({json.dumps(within)})")
+        assert found["passes"], "axe has looked at nothing"
+        return [
+            f"{one['id']}: {one['help']}: {[part['html'][:150] for part in one['nodes'][:3]]}"
+            for one in found["violations"]
+            if one["impact"] in ("serious", "critical")
+        ]
+
+    def say_token(self, token: str) -> None:
+        """Fill in the dialog that asks for the admin token."""
+        self.page.get_by_label("Token", exact=True).fill(token)
+        self.page.get_by_role("button", name="Use it").click()
+        self.page.get_by_role("heading", name="Admin token").wait_for(state="detached")
+
+    def close(self) -> None:
+        """Close it; none of our scripts may have failed."""
+        self.context.close()
+        assert self.errors == []
