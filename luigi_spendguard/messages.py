@@ -33,6 +33,9 @@ REPLAYED = "x-spendguard-replayed"
 #: The header of a call that may be a repeated one: the keys of calls not answered, blank between.
 UNANSWERED = "x-spendguard-unanswered"
 
+#: The header of every answer of a gateway's, the vendor's own or not.
+RELAYED = "x-spendguard-relayed"
+
 #: The header of a call that a guarded worker has forwarded: its SDK follows the vendor's own links.
 FORWARDED = "x-spendguard-forwarded"
 
@@ -81,6 +84,10 @@ class _Message:
             raise BadMessage("a required field is missing") from None
 
 
+#: Fields that may be as long as a body.
+_LONG = ("body", "answer_body", "unanswered")
+
+
 def _check(name: str, value: Any, kind: str) -> None:
     base, _, rest = kind.partition(" | ")
     base = base.split("[")[0]
@@ -88,7 +95,7 @@ def _check(name: str, value: Any, kind: str) -> None:
         return
     if not isinstance(value, _KINDS[base]) or (base == "int" and isinstance(value, bool)):
         raise BadMessage(f"{name!r} must be of type {base}")
-    if isinstance(value, str) and len(value) > (MAX_BODY if name in ("body", "answer_body") else MAX_TEXT):
+    if isinstance(value, str) and len(value) > (MAX_BODY if name in _LONG else MAX_TEXT):
         raise BadMessage(f"{name!r} is too long")
     if isinstance(value, int) and abs(value) > MAX_MICROS:
         raise BadMessage(f"{name!r} is out of range")

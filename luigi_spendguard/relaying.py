@@ -6,16 +6,17 @@ whole reply is read before any of it is passed on: one that contains the secret 
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping
 from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
 
-from tornado.httputil import HTTPHeaders
+from tornado.httputil import HTTPHeaders, HTTPInputError
 from tornado.web import RequestHandler, stream_request_body
 
-from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import FORWARDED, KEY_PREFIX, MAX_TEXT
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.refusals import refusal
@@ -50,6 +51,10 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
 class Relaying(RequestHandler):
     """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
 
+    #: Headers that every answer has besides.
+    marks: Mapping[str, str] = {}
+    #: Whether the call was handed on, and may have been sent.
+    begun = False
     SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
     vendor: Vendor
 
@@ -124,9 +129,11 @@ class Relaying(RequestHandler):
         self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
         self.set_status(reply.status, responses.get(reply.status, "Unknown"))
         self._headers = HTTPHeaders()
-        for name, value in reply.headers.items():
-            if not _UNFIT.search(value):
-                self._headers.add(name.title(), value)
+        for name, value in {**reply.headers, **self.marks}.items():
+            with contextlib.suppress(ValueError, HTTPInputError):  # What cannot be written is left out.
+                value.encode()
+                if not _UNFIT.search(value):
+                    self._headers.add(name.title(), value)
         return self.finish(reply.body if reply.status not in (204, 304) and reply.status >= 200 else None)
 
     def compute_etag(self) -> str | None:
@@ -141,6 +148,12 @@ class Relaying(RequestHandler):
             error = denial("endpoint", f"this request cannot be relayed ({responses.get(status_code, '?')})")
         if status_code == 405:
             headers["allow"] = ", ".join(self.SUPPORTED_METHODS)
+        if status_code >= 500 and self.begun:
+            unknown = (
+                "the gateway failed, and the call may have been sent: see its log and `spendguard calls`"
+            )
+            self.pass_on(refusal(self.vendor, OutcomeUnknown(unknown, "")))
+            return
         shaped = self.vendor.shape(error)
         self.pass_on(Reply(status_code, {**shaped.headers, **headers}, shaped.body))
 

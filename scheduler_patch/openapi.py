@@ -200,6 +200,10 @@ def _relayed(name: str, method: str) -> Schema:
                         "description": "Why it was denied: reason, message and facts, as JSON.",
                         "schema": {"type": "string"},
                     },
+                    "X-Spendguard-Relayed": {
+                        "description": "On every answer of the gateway's: what lacks it is of a proxy before it.",
+                        "schema": {"type": "string"},
+                    },
                     "X-Spendguard-Replayed": {
                         "description": "When it was answered first, in milliseconds since the epoch.",
                         "schema": {"type": "integer"},

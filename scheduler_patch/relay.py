@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.messages import MAX_TEXT, UNANSWERED
+from luigi_spendguard.messages import RELAYED, UNANSWERED
 from luigi_spendguard.refusals import DENIAL
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply
@@ -16,6 +16,8 @@ from scheduler_patch.gateway import Gateway
 
 class Relay(Relaying):
     """Relays one call of one vendor."""
+
+    marks = {RELAYED: "1"}
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
@@ -34,7 +36,8 @@ class Relay(Relaying):
         if self._gateway.draining:
             raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
         request, refuse = self.as_the_vendors(asked, asked.url[len(self.vendor.name) + 1 :])
-        unanswered = asked.headers.get(UNANSWERED, "")[:MAX_TEXT]
+        unanswered = asked.headers.get(UNANSWERED, "")
+        self.begun = True
         reply = await self._gateway.relay(self.vendor.name, request, key, unanswered, refuse)
         self._count(reply, key)
         return self.relinked(reply, asked, f"/{self.vendor.name}")

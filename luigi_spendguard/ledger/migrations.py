@@ -62,10 +62,12 @@ def _late_prices(db: peewee.SqliteDatabase, tx: Tx) -> None:
 
 def _pages(db: peewee.SqliteDatabase, tx: Tx) -> None:
     """Let pages of runs count calls, and find a run's vendors, without reading all of its calls."""
-    tx.run("CREATE INDEX call_vendor ON call (run_id, vendor)")
-    tx.run("CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'")
-    tx.run("CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'")
-    tx.run("CREATE INDEX call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'")
+    tx.run("CREATE INDEX IF NOT EXISTS call_vendor ON call (run_id, vendor)")
+    tx.run("CREATE INDEX IF NOT EXISTS call_denied ON call (run_id) WHERE verdict = 'denied'")
+    tx.run("CREATE INDEX IF NOT EXISTS call_doubt ON call (run_id) WHERE state = 'in_doubt'")
+    tx.run(
+        "CREATE INDEX IF NOT EXISTS call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'"
+    )
 
 
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (

@@ -14,6 +14,7 @@ from types import FrameType
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.redaction import Secret
 
 
@@ -23,7 +24,7 @@ class Attempt:
 
     Attributes:
         served: the vendors whose calls luigid's gateway guards.
-        unanswered: the SDK's idempotency keys of calls that a gateway was sent and has not answered.
+        unanswered: the calls that a gateway was sent and has not answered.
 
     """
 
@@ -35,7 +36,7 @@ class Attempt:
     client: LedgerPort
     settings: Settings = field(repr=False)
     served: frozenset[str] = frozenset()
-    unanswered: set[str] = field(default_factory=set, compare=False)
+    unanswered: Unanswered = field(default_factory=Unanswered, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", Secret(self.key))

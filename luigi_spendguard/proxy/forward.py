@@ -2,28 +2,28 @@
 
 The gateway answers with the vendor's own status, headers and body. A denial carries what it was in
 `X-Spendguard-Denial` (`refusals.py`); a replay the time of the first answer in `X-Spendguard-Replayed`, in
-milliseconds since the epoch.
+milliseconds since the epoch. An answer without `X-Spendguard-Relayed` is not the gateway's: what stands
+between (a proxy whose time-out is shorter) does not know what became of the call.
 """
 
 from __future__ import annotations
 
-import json
-import re
 import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
+
+import requests
 
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard import say_replayed
-from luigi_spendguard.messages import FORWARDED, OWN_KEY, REPLAYED, UNANSWERED
+from luigi_spendguard.messages import FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.refusals import DENIAL, error_of
 from luigi_spendguard.vendors import Reply, Request
@@ -82,29 +82,32 @@ class Forwarder:
     def __init__(self) -> None:
         self._upstream = Upstream(straight=True)
 
-    def forward(self, request: Request, target: str, gateway: Gateway, attempt: Attempt) -> Reply:
+    def forward(
+        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool
+    ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
+
+        `reads`: it only reads, so it may be made again whatever became of it.
 
         Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
         after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
         """
-        headers = _headers(request, attempt)
-        if request.method != "GET" and not headers.get("idempotency-key"):
-            # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
-            headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+        headers, mark = _headers(request, attempt), None
+        if not reads:
+            if not headers.get("idempotency-key"):
+                # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
+                headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+            mark = Unanswered.of(request, target)
+            if named := attempt.unanswered.named(mark, headers["idempotency-key"]):
+                headers[UNANSWERED] = named
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
-        with context.calling(), _remembered(sent, attempt.unanswered):
+        with context.calling(), attempt.unanswered.remembered(headers.get("idempotency-key", ""), mark):
             reply = self._sent(sent, gateway, timeout_s)
-        if DENIAL in reply.headers:
-            raise _denied(reply.headers[DENIAL], gateway)
-        if _is_luigids(reply):
-            raise denial(
-                "ledger_unavailable",
-                f"denied: {gateway.base} is no gateway for {gateway.vendor} (HTTP {reply.status}): set the "
-                f"secret of [spendguard_{gateway.vendor}] in luigid's luigi.cfg, or mend [spendguard] "
-                "gateway_url",
-            )
+            if DENIAL in reply.headers:
+                raise _denied(reply.headers[DENIAL], gateway)
+            if RELAYED not in reply.headers:
+                raise _not_the_gateways(reply, gateway)
         first_at = reply.headers.get(REPLAYED, "")
         if first_at.isdecimal():
             say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
@@ -129,31 +132,10 @@ class Forwarder:
             wait = min(0.5, wait * 2)
 
 
-@contextmanager
-def _remembered(request: Request, unanswered: set[str]) -> Iterator[None]:
-    """Remember a call that the gateway was sent and has not answered, until it is answered.
-
-    When the task makes it again the SDK makes up another key: only so can the gateway tell that it is no
-    second call.
-    """
-    own = request.headers.get("idempotency-key", "")
-    try:
-        yield
-    except SpendDenied:
-        raise
-    except BaseException:
-        if request.method != "GET" and re.fullmatch(r"[\w-]{1,64}", own):
-            unanswered.add(own)
-        raise
-    unanswered.discard(own)
-
-
 def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
     kept.pop(UNANSWERED, None)
-    if others := attempt.unanswered - {request.headers.get("idempotency-key", "")}:
-        kept[UNANSWERED] = " ".join(sorted(others)[:20])
     kept[FORWARDED] = "1"
     return {**kept, "authorization": f"Bearer {attempt.key}"}
 
@@ -169,12 +151,20 @@ def _denied(text: str, gateway: Gateway) -> SpendDenied | OutcomeUnknown:
         )
 
 
-def _is_luigids(reply: Reply) -> bool:
-    """Return whether luigid's own routes have answered: `{"error": "…", "message": "…"}`, or a 404 page."""
-    if reply.status < 400:
-        return False
-    try:
-        body = json.loads(reply.body)
-    except ValueError:
-        return reply.status in (404, 405)
-    return isinstance(body, dict) and isinstance(body.get("error"), str) and "message" in body
+def _not_the_gateways(reply: Reply, gateway: Gateway) -> Exception:
+    """Return the error of an answer that no gateway has given.
+
+    Who has no such route, or lets nobody in, has sent nothing on; of any other answer nobody knows what
+    became of the call.
+    """
+    if reply.status in (401, 403, 404, 405, 407):
+        return denial(
+            "ledger_unavailable",
+            f"denied: {gateway.base} is no gateway for {gateway.vendor} (HTTP {reply.status}): set the "
+            f"secret of [spendguard_{gateway.vendor}] in luigid's luigi.cfg, or mend [spendguard] "
+            "gateway_url",
+        )
+    return requests.ConnectionError(
+        f"what stands before the gateway at {gateway.base} has answered HTTP {reply.status} itself: its "
+        f"time-out has to be longer than the vendor's, and {int(GATEWAY_S)} seconds"
+    )

@@ -194,7 +194,7 @@ class Listener:
         except NotSent as error:
             return unreachable(vendor, error)
         except (requests.RequestException, OSError) as error:
-            return unanswered(vendor, error, call.call_id if request.method != "GET" else "")
+            return unanswered(vendor, error, "" if vendor.only_reads(request) else call.call_id)
         finally:
             if attempt is self._attempt:
                 self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None

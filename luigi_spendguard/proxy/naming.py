@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
 
-from luigi_spendguard.vendors import Request
+from luigi_spendguard.vendors import Request, Vendor
 
 _key: ContextVar[str | None] = ContextVar("spendguard_idempotency_key", default=None)
 
@@ -31,9 +31,9 @@ def idempotency_key(key: str) -> Iterator[None]:
         _key.reset(token)
 
 
-def named(request: Request) -> Request:
-    """Return a request with the block's key, if it has none and could change something."""
+def named(request: Request, vendor: Vendor) -> Request:
+    """Return a request with the block's key, if it has none and does not only read."""
     key = _key.get()
-    if key is None or request.method in ("GET", "HEAD") or request.headers.get("idempotency-key"):
+    if key is None or vendor.only_reads(request) or request.headers.get("idempotency-key"):
         return request
     return replace(request, headers={**request.headers, "idempotency-key": key})

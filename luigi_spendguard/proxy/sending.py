@@ -76,7 +76,7 @@ def send(
     `refuse` is put on record and raised. Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the
     exchange.
     """
-    request = named(request)
+    request = named(request, vendor)
     settings = attempt.settings.vendor(vendor.name)
     secret = credentials.secret_of(vendor, attempt.settings)
     gateway = gateway_of(vendor.name, secret, attempt)
@@ -94,7 +94,8 @@ def send(
         except SpendDenied as denied:
             refuse = denied
         else:
-            return _forwarder.forward(request, target, gateway, attempt)
+            reads = vendor.only_reads(request)
+            return _forwarder.forward(request, target, gateway, attempt, reads=reads)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
     return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s)

@@ -82,7 +82,10 @@ class Binding:
         return self._as_response(reply)
 
     def _as_response(self, reply: Reply) -> Any:
-        headers = {**reply.headers, "content-length": str(len(reply.body))}
+        headers = [
+            (name.encode("latin-1"), value.encode("latin-1", "replace"))  # A text would have to be ASCII.
+            for name, value in {**reply.headers, "content-length": str(len(reply.body))}.items()
+        ]
         more = {"http_version": b"HTTP/1.1"}
         return self._package.Response(
             reply.status, headers=headers, stream=self._body(reply.body), extensions=more

@@ -11,7 +11,7 @@ import io
 import os
 import threading
 import time
-from http.client import HTTPResponse
+from http.client import BadStatusLine, HTTPResponse, parse_headers
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urlsplit
@@ -76,6 +76,16 @@ class _Response(HTTPResponse):
     def __init__(self, sock: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
         self.fp = io.BufferedReader(_Timely(sock, self.fp.detach()))
+
+    def _read_status(self) -> tuple[str, int, str]:
+        """Skip interim replies: `http.client` takes all but 100 for the reply, and would mix up the next."""
+        while True:
+            version, status, reason = super()._read_status()  # type: ignore[misc]  # not in its stubs
+            if status == 101:
+                raise BadStatusLine("the vendor speaks another protocol now")
+            if not 102 <= status < 200:
+                return version, status, reason
+            parse_headers(self.fp)
 
 
 class _Checked:

@@ -102,10 +102,10 @@ def digest(*parts: object) -> str:
 def unsuccessful(quote: Quote, reply: Reply) -> Outcome | None:
     """Return what became of a call that its vendor has not answered with 2xx, or that only reads.
 
-    A 409 says that an earlier send is under way; a 3xx or 5xx may have been executed.
+    A 409 says that an earlier send is under way; anything beyond 4xx may have been executed.
     """
     note = f"HTTP {reply.status}"
-    if quote.read or reply.status >= 600:
+    if quote.read:
         return Outcome("settle")
     if 400 <= reply.status < 500 and reply.status != 409:
         return Outcome("void", note=note)

@@ -18,6 +18,8 @@ from luigi_spendguard.vendors.calls import Quote
 EMAIL_PRICE = 900
 #: The most mails in a batch (https://resend.com/docs/api-reference/emails/send-batch-emails).
 MOST_MAILS = 100
+#: A longer text is no address with its name, and to count what it may name would take long.
+LONGEST = 1000
 
 #: What a mail may say (Resend's OpenAPI description). What is in no list could be sent to more people.
 _MAIL = frozenset({
@@ -85,7 +87,12 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         given = [given] if isinstance(given, str) else given
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
             raise denial("unpriced", f"{name} must be an address or a list of them")
-        for text in (unicodedata.normalize("NFKC", one) for one in given):  # Other signs for "@" and ",".
+        for one in given:
+            if len(one) > LONGEST:
+                raise denial(
+                    "unpriced", f"an address in {name} has more than {LONGEST} characters: list them"
+                )
+            text = unicodedata.normalize("NFKC", one)  # Other signs for "@" and ",".
             addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
             # What cannot be read is as many as it has signs, and one at the least.
             found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)

@@ -74,6 +74,7 @@ class TestPassing:
                       **{"Accept-Encoding": "gzip"})  # fmt: skip
         assert through[0] == direct[0]
         assert through[2] == direct[2]
+        assert through[1].pop("x-spendguard-relayed") == "1"
         its_own = {"date", "request-id", "connection"}
         assert {n: v for n, v in through[1].items() if n not in its_own} == {
             n: v for n, v in direct[1].items() if n not in its_own

@@ -13,6 +13,7 @@ import requests
 
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Request
+from tests.support.raw import RawVendor, answer
 
 WHOLE = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nbody"
 
@@ -80,3 +81,22 @@ def test_a_connection_serves_one_reply_after_another() -> None:
             assert (reply.status, reply.body) == (200, b"body")
         thread.join(10)
     assert len(accepted) == 1
+
+
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\n", b"HTTP/1.1 199 X\r\n\r\n"]
+)
+def test_an_interim_reply_is_not_the_reply_and_never_the_next_ones(interim: bytes) -> None:
+    with RawVendor(
+        lambda number, body: interim * 2 + answer(422 if not number else 200, {"n": number})
+    ) as vendor:
+        upstream = Upstream()
+        for status in (422, 200):
+            reply = upstream.send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)
+            assert reply.status == status
+
+
+def test_a_vendor_that_changes_the_protocol_has_not_answered() -> None:
+    switched = b"HTTP/1.1 101 Switching\r\n\r\n"
+    with RawVendor(lambda number, body: switched) as vendor, pytest.raises(requests.ConnectionError):
+        Upstream().send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)

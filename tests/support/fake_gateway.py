@@ -74,6 +74,8 @@ class FakeGateway:
                     self.close_connection = True
                     return
                 status, more, body = answer
+                if status not in (401, 404, 405):  # Those are no gateway's.
+                    more = {"X-Spendguard-Relayed": "1", **more}
                 self.send_response(status)
                 for name, value in {**more, "Content-Length": str(len(body))}.items():
                     self.send_header(name, value)

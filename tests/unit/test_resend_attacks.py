@@ -145,3 +145,15 @@ def test_a_list_is_a_batch_only_where_batches_go() -> None:
     long = [json.loads(json.dumps(MAIL))] * 2
     assert reason(asked("/emails", long)) == "unpriced"
     assert reason(asked("/emails/batch", mail(to=["a@x.y", "b@x.y"]))) == "unpriced"
+
+
+def test_a_thousand_addresses_in_one_text_are_refused_at_once() -> None:
+    """To count them would take a gateway minutes."""
+    assert reason(asked("/emails", mail(to=" ".join(["someone@example.com"] * 20_000)))) == "unpriced"
+    assert reason(asked("/emails", mail(cc=["x@y.z", "a" * 1001]))) == "unpriced"
+    assert quote(asked("/emails", mail(to="a" * 980 + "@example.com"))).total_micros is not None
+
+
+@pytest.mark.parametrize("status", [100, 101, 301, 500, 599, 600, 999])
+def test_a_status_that_says_nothing_of_success_frees_nothing(status: int) -> None:
+    assert outcome(quote(asked("/emails", MAIL)), status, {"id": "m1"}).kind == "doubt"

@@ -1,0 +1,84 @@
+"""`Unanswered`: the calls of an attempt that a gateway was sent and has not answered.
+
+When the task makes one again its SDK makes up another idempotency key: only by the first one can the
+gateway tell that it is no second call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.vendors import Request
+
+#: What a header with keys has at the most, in characters: many a proxy takes 8 KB and no more.
+LONGEST = 7000
+
+
+class Mark(NamedTuple):
+    """What two requests have in common: where they go, and whether they are the same in every byte."""
+
+    line: str
+    body: str
+
+
+class Unanswered:
+    """Remembers keys, oldest first, each with its request's mark."""
+
+    def __init__(self) -> None:
+        self._marks: dict[str, Mark] = {}
+        self._lock = threading.Lock()
+
+    @staticmethod
+    def of(request: Request, target: str) -> Mark:
+        """Return the mark of a request to `target` (path and query)."""
+        path, _, query = target.partition("?")
+        return Mark(
+            f"{request.method} {path}", hashlib.sha256(query.encode() + b"?" + request.body).hexdigest()
+        )
+
+    def named(self, mark: Mark, own: str) -> str:
+        """Return the keys (blank between) of all calls that a request may be, `own` excepted.
+
+        Requests to another path are other calls. Raises SpendDenied (`in_doubt`) when they are too many: one
+        that is left out could be made twice.
+        """
+        with self._lock:
+            marks = dict(self._marks)
+        keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
+        keys.sort(key=lambda key: marks[key].body != mark.body)
+        found = " ".join(keys)
+        if len(found) <= LONGEST:
+            return found
+        if marks[keys[0]].body == mark.body:  # It is one of those that stand first.
+            return found[: LONGEST + 1].rpartition(" ")[0]
+        raise denial(
+            "in_doubt",
+            f"{len(keys)} calls of this task to {mark.line} were not answered, too many to tell whether this "
+            "is one of them made again: let the task end and run again",
+        )
+
+    @contextmanager
+    def remembered(self, own: str, mark: Mark | None) -> Iterator[None]:
+        """Remember a call if it is not answered in the block; None: it only reads.
+
+        One that is answered is forgotten, and so is the oldest equal one: it is that call, made again.
+        """
+        try:
+            yield
+        except SpendDenied:
+            raise
+        except BaseException:
+            if mark is not None and re.fullmatch(r"[\w-]{1,64}", own):
+                with self._lock:
+                    self._marks.setdefault(own, mark)
+            raise
+        with self._lock:
+            if self._marks.pop(own, None) is None and mark is not None:
+                equal = next((key for key, other in self._marks.items() if other == mark), "")
+                self._marks.pop(equal, None)

@@ -1,0 +1,79 @@
+"""Which calls a request may be that the gateway has not answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.proxy.unanswered import LONGEST, Mark, Unanswered
+from luigi_spendguard.vendors import Request
+
+
+def mark(body: bytes, target: str = "/emails", method: str = "POST") -> Mark:
+    return Unanswered.of(Request(method, f"https://api.resend.com{target}", {}, body), target)
+
+
+def lose(known: Unanswered, key: str, body: bytes, error: BaseException | None = None, **more: str) -> None:
+    with pytest.raises((ConnectionError, OutcomeUnknown)), known.remembered(key, mark(body, **more)):
+        raise error or ConnectionError
+
+
+def answered(known: Unanswered, key: str, body: bytes) -> None:
+    with known.remembered(key, mark(body)):
+        pass
+
+
+def test_an_equal_request_stands_first_and_other_paths_are_left_out() -> None:
+    known = Unanswered()
+    for key, body in (("k1", b"a"), ("k2", b"b"), ("k3", b"c")):
+        lose(known, key, body)
+    lose(known, "k4", b"b", target="/emails/batch")
+    lose(known, "k5", b"b", method="PATCH")
+    assert known.named(mark(b"c"), "new") == "k3 k1 k2"
+    assert known.named(mark(b"c"), "k3") == "k1 k2"
+    assert known.named(mark(b"x", "/other"), "new") == ""
+
+
+def test_a_query_makes_it_another_request_on_the_same_path() -> None:
+    known = Unanswered()
+    lose(known, "k1", b"", target="/lookup?a=1")
+    lose(known, "k2", b"", target="/lookup?a=2")
+    assert known.named(mark(b"", "/lookup?a=2"), "new") == "k2 k1"
+
+
+def test_what_is_answered_is_forgotten_whichever_key_it_came_under() -> None:
+    known = Unanswered()
+    lose(known, "k1", b"a")
+    lose(known, "k2", b"a")
+    answered(known, "k9", b"a")
+    assert known.named(mark(b"a"), "new") == "k2", "one answer is one call"
+    answered(known, "k2", b"a")
+    assert known.named(mark(b"a"), "new") == ""
+
+
+def test_an_unknown_outcome_is_no_answer_and_a_denial_sends_nothing() -> None:
+    known = Unanswered()
+    lose(known, "k1", b"a", OutcomeUnknown("?", "c1"))
+    with pytest.raises(SpendDenied), known.remembered("k2", mark(b"b")):
+        raise denial("cap", "no")
+    assert known.named(mark(b"z"), "new") == "k1"
+
+
+def test_more_than_fit_are_named_where_one_is_equal_and_refused_where_none_is() -> None:
+    known = Unanswered()
+    for number in range(400):
+        lose(known, f"spendguard-call-{number:020}", b"%d" % number)
+    named = known.named(mark(b"399"), "new")
+    assert len(named) <= LONGEST
+    assert named.split()[0] == f"spendguard-call-{399:020}"
+    assert all(len(key) == 36 for key in named.split()), "none is cut"
+    with pytest.raises(SpendDenied, match="too many to tell") as denied:
+        known.named(mark(b"new"), "new")
+    assert denied.value.reason == "in_doubt"
+
+
+def test_reads_are_not_remembered() -> None:
+    known = Unanswered()
+    with pytest.raises(ConnectionError), known.remembered("k1", None):
+        raise ConnectionError
+    assert known.named(mark(b""), "new") == ""
