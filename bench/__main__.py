@@ -18,6 +18,7 @@ import tornado
 from bench.calls import measure_calls
 from bench.gateway import measure_gateway
 from bench.ledger import measure_ledger
+from bench.page import measure_page
 from bench.scheduler import measure_scheduler
 
 
@@ -38,6 +39,7 @@ def main() -> None:
             **measure_ledger(folder, 100 if given.quick else 2000),
             **measure_scheduler(folder / "scheduler", (100,) if given.quick else (1000, 10_000)),
             **measure_gateway(folder / "gateway", 1 if given.quick else 8),
+            **measure_page(folder / "page", *((50, 2000, 1) if given.quick else (1000, 100_000, 8))),
             "load_after": round(os.getloadavg()[0], 2),
         }  # fmt: skip
     if given.json:

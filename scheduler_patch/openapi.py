@@ -201,7 +201,7 @@ def _relayed(name: str, method: str) -> Schema:
                         "schema": {"type": "string"},
                     },
                     "X-Spendguard-Relayed": {
-                        "description": "On every answer of the gateway's: what lacks it is of a proxy before it.",
+                        "description": "On every answer of the gateway's: a proxy's own lacks it.",
                         "schema": {"type": "string"},
                     },
                     "X-Spendguard-Replayed": {

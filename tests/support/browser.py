@@ -25,18 +25,16 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
          "--disable-background-networking", "--disable-sync"]  # fmt: skip
 
 
+def installed() -> str | None:
+    """Return the browser's path, None where it is not installed."""
+    return next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
 def chromium() -> str:
     """Return the browser's path; else skip, or fail in CI."""
-    try:
-        import playwright  # noqa: F401
-    except ImportError:
-        missing = "playwright"
-    else:
-        found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-        if found is not None:
-            return found
-        missing = "Chromium"
-    reason = f"{missing} is not installed: Debian's package `chromium` and `pip install playwright` will do"
+    if (found := installed()) is not None:
+        return found
+    reason = "Chromium is not installed: Debian's package `chromium` will do"
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
