@@ -94,7 +94,7 @@ function marks(plot, spending) {
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
     ctx.textAlign = "left";
-    ctx.fillText("top-up", x + 4, bbox.top + 12 * devicePixelRatio);
+    ctx.fillText("top-up", x + 4, bbox.top + bbox.height / 2);
   }
   ctx.restore();
 }
@@ -124,14 +124,15 @@ export function spendingPlot(place) {
     } else {
       plot?.destroy();
       canvas.replaceChildren();
-      plot = new Plot(options(Plot, spending, canvas.clientWidth || 800), columns(spending), canvas);
+      plot = new Plot(options(Plot, spending, canvas.clientWidth - 2 || 800), columns(spending), canvas);
       plot.spendguardLines = lines;
       plot.spendguardCaps = spending.caps.length;
     }
     shown = seen;
   }
-  addEventListener("resize", () => plot && canvas.clientWidth &&
-    plot.setSize({ width: canvas.clientWidth, height: HEIGHT }));
+  // Also when the page is shown at last: while it is hidden it has no width.
+  new ResizeObserver(() => plot && canvas.clientWidth &&
+    plot.setSize({ width: canvas.clientWidth - 2, height: HEIGHT })).observe(canvas);
   return refresh;
 }
 

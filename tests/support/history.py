@@ -24,7 +24,8 @@ def write_history(path: Path, runs: int, calls: int) -> None:
             cap = (own + 50) * USD
             db.execute(
                 "INSERT INTO run (run_id, name, seq, by_task_id, root_family, root_task_id, label, state,"
-                " note, estimated_micros, unknown_tasks, opened_at) VALUES (?,?,1,0,?,?,'','active','',0,0,?)",
+                " note, estimated_micros, unknown_tasks, opened_at)"
+                " VALUES (?,?,1,0,?,?,'','active','',0,0,?)",
                 (run_id, run_id, f"Root{number % 7}", f"Root_{number}", begun),
             )
             budget = db.execute(
@@ -64,8 +65,8 @@ def write_history(path: Path, runs: int, calls: int) -> None:
             db.executemany(
                 "INSERT INTO call (id, run_id, claim_id, task_id, family, vendor, account, operation, method,"
                 " path, target, verdict, state, asked_micros, reserved_micros, settled_micros, created_at,"
-                " ended_at, ordinal, epoch, fingerprint, wire_key, currency, reason, message, corrected_micros,"
-                " overrun_micros, sender, ask, unknown, relayed, timeout_ms, status) VALUES"
+                " ended_at, ordinal, epoch, fingerprint, wire_key, currency, reason, message,"
+                " corrected_micros, overrun_micros, sender, ask, unknown, relayed, timeout_ms, status) VALUES"
                 " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0,'','','usd','','',0,0,'',1,0,0,80000,200)",
                 rows,
             )
