@@ -66,6 +66,11 @@ async function refresh() {
 }
 
 function trouble(error) {
+  if (error.status === 404) {
+    list.hidden = single.hidden = true;
+    return h("div", { class: "spendguard-trouble" }, h("p", null, error.message), " ",
+      h("a", { href: address.to({}), "data-key": "all runs" }, "Show all runs"));
+  }
   const readable = error.status !== 401 && error.status !== 403;
   return h("div", { class: "spendguard-trouble" },
     h("p", null, readable ? "What is shown may be old: " : "Budgets cannot be read: ", error.message), " ",

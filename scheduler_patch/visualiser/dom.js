@@ -42,8 +42,8 @@ export function external(address, text) {
 }
 
 /**
- * Let `parent` show `data` by `make(data)`, if that is something else than what it shows. What was focused
- * stays focused: it is found again by its `data-key`.
+ * Let `parent` show `data` by `make(data)`, if that is something else than what it shows. What was focused, or
+ * opened, stays so: it is found again by its `data-key`.
  */
 export function show(parent, data, make) {
   const seen = JSON.stringify(data);
@@ -51,12 +51,17 @@ export function show(parent, data, make) {
     return;
   }
   const focused = parent.contains(document.activeElement) && document.activeElement.dataset.key;
+  const open = new Set([...parent.querySelectorAll("details[open]")].map((one) => one.dataset.key));
   parent.spendguardSeen = seen;
   parent.replaceChildren();
   append(parent, [make(data)]);
-  if (focused) {
-    const again = [...parent.querySelectorAll("[data-key]")].find((one) => one.dataset.key === focused);
-    again?.focus({ preventScroll: true });
+  for (const one of parent.querySelectorAll("[data-key]")) {
+    if (one.dataset.key === focused) {
+      one.focus({ preventScroll: true });
+    }
+    if (open.has(one.dataset.key)) {
+      one.open = true;
+    }
   }
 }
 

@@ -90,7 +90,7 @@ function waiting(run, acted) {
   ];
   const groups = run.blocked.map((group) => h("li", null,
     h("strong", null, `${count(group.tasks, "task")}: `), `${group.text}; ${group.advice}`,
-    h("details", null, h("summary", null, "Show tasks"),
+    h("details", { "data-key": `tasks ${group.code}` }, h("summary", null, "Show tasks"),
       h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
       group.tasks > group.task_ids.length && h("p", null,
         `and ${(group.tasks - group.task_ids.length).toLocaleString("en-US")} more`))));

@@ -64,6 +64,11 @@ def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
         page.get_by_text("Show tasks").click()
         assert page.get_by_role("link", name=re.compile("^Pay_")).count() >= 2
         tab.shot("blocked")
+        site.call("POST", "/runs/night/top_up", {"usd": "0.10"})  # Not enough; the text says other amounts.
+        page.get_by_text("cap of $3.10 reached").first.wait_for()
+        assert page.get_by_role("link", name=re.compile("^Pay_")).first.is_visible(), (
+            "what is open stays open"
+        )
         page.get_by_role("button", name="Top up…").click()
         tab.say_token(site.token())
         page.get_by_label("Raise it by (USD)").fill("2")
@@ -74,7 +79,7 @@ def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
         worker.kill()
         worker.wait()
     assert (worker.returncode, site.stripe.moved()) == (0, 500), out
-    page.get_by_label("$5.00 spent of $5.00").first.wait_for()
+    page.get_by_label("$5.00 spent of $5.10").first.wait_for()
 
 
 def test_what_luigid_refuses_is_said_and_the_dialog_stays(tab: Tab, site: Site) -> None:

@@ -164,6 +164,14 @@ def test_before_the_first_run_the_page_says_what_begins_one(browser: Any, site: 
     tab.close()
 
 
+def test_a_link_to_no_run_leads_on(tab: Tab) -> None:
+    page = tab.go("#tab=budgets&run=nope")
+    page.get_by_text("there is no run nope").wait_for()
+    tab.shot("no-such-run")
+    page.get_by_role("link", name="Show all runs").click()
+    row(page, "fine").wait_for()
+
+
 def test_while_luigid_is_down_the_page_says_so_and_then_recovers(browser: Any, site: Site) -> None:
     nightly(site, "first", 1, 0, "5")
     tab = Tab(browser, site.url)
