@@ -23,6 +23,7 @@ from tests.support import vendor_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
+PAPERS = [*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")]
 
 
 def doc(name: str) -> str:
@@ -97,11 +98,24 @@ def test_every_dependency_has_a_reason() -> None:
         assert f"`{package}`" in doc("dependencies.md"), package
 
 
+def anchors(text: str) -> set[str]:
+    """Return what GitHub calls the headings of a paper."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_links_between_the_papers_lead_somewhere() -> None:
-    for paper in [*REPOSITORY.glob("*.md"), *DOCS.glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", paper.read_text("utf-8")):
-            if "://" not in target:
-                assert (paper.parent / target).exists(), f"{paper.name}: {target}"
+    links = 0
+    for paper in PAPERS:
+        text = paper.read_text("utf-8")
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]*))?\)", text):
+            if "://" in target:
+                continue
+            where, found = f"{paper.name}: {target}#{anchor}", paper.parent / target if target else paper
+            assert found.exists(), where
+            assert not anchor or anchor in anchors(found.read_text("utf-8")), where
+            links += 1
+    assert links > 50
 
 
 def test_every_patched_name_exists_in_the_installed_luigi() -> None:
