@@ -1,0 +1,118 @@
+"""docs/how-to/ as it is written: its files, its luigi.cfg, its commands; judged by the vendors' own books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import pytest
+
+from tests.support.paper import Paper
+from tests.support.processes import REPOSITORY, wait_until
+from tests.support.site import SECRET, Site
+
+NEW_SECRET = "sk_test_canary_of_the_next_month_0123456789"
+PIPELINES = "tests.support.pipelines"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """A site whose luigid is not started yet."""
+    with Site(tmp_path / "site", start=False) as site:
+        yield site
+
+
+def charged(site: Site) -> dict[str, str]:
+    """Return for each customer whom the vendor charged $1, once, the secret by which it did."""
+    found: dict[str, str] = {}
+    for post in site.stripe.posts():
+        customer = dict(parse_qsl(post["body"]))["customer"]
+        assert customer not in found, "charged twice"
+        found[customer] = post["authorization"].removeprefix("Bearer ")
+    assert site.stripe.moved() == 100 * len(found)
+    return found
+
+
+def pid(site: Site) -> str:
+    assert site.luigid is not None
+    return str(site.luigid.popen.pid)
+
+
+def reloaded(site: Site, what: str) -> None:
+    assert site.luigid is not None
+    luigid = site.luigid
+    wait_until(lambda: f"luigi.cfg was reloaded: {what}" in luigid.text(), what=f"the reload of {what}")
+
+
+def test_a_secret_is_rotated_at_the_gateway(site: Site) -> None:
+    place = site.folder / "stripe"
+    place.write_text(SECRET + "\n")
+    place.chmod(0o600)
+    paper = Paper("how-to/rotate-a-secret.md", site, {"/etc/spendguard/stripe": str(place)})
+    site.configure(spendguard_stripe={"secret": None})
+    site.gateway, site.secrets = True, {}
+    paper.configure()
+    site.start()
+    site.luigi("Billing", "--n", "1")
+    paper.command(stdin=NEW_SECRET + "\n")
+    assert site.luigi("Billing", "--n", "1", "--first", "1")[0] == 0
+    paper.command(LUIGID_PID=pid(site))
+    reloaded(site, "secret of stripe changed")
+    assert '"object": "balance"' in paper.command()
+    site.luigi("Billing", "--n", "1", "--first", "2")
+    assert charged(site) == {"cus_0": SECRET, "cus_1": SECRET, "cus_2": NEW_SECRET}
+    assert site.stripe.books()["requests"][-2]["authorization"] == f"Bearer {NEW_SECRET}"
+
+
+def test_a_secret_is_rotated_on_the_workers(site: Site) -> None:
+    """A worker that stays ends after its task; what it had paid for is not paid for again."""
+    paper = Paper("how-to/rotate-a-secret.md", site)
+    site.start()
+    site.stripe.control(options={"latency": 2})
+    (site.folder / "out" / "die").touch()
+    old = site.worker("Billing", "--n", "1", "--worker-keep-alive")
+    wait_until(lambda: bool(site.stripe.posts()), what="the call")
+    for _ in range(3):
+        paper.skip("sh")
+    paper.command(WORKER_PID=str(old.pid))
+    old.communicate(timeout=60)
+    site.stripe.control(options={"latency": 0})
+    (site.folder / "out" / "die").unlink()
+    code, out = site.luigi("Billing", "--n", "2", STRIPE_SECRET_KEY=NEW_SECRET)
+    assert code == 0, out
+    assert charged(site) == {"cus_0": SECRET, "cus_1": NEW_SECRET}
+
+
+def test_a_pipeline_with_a_key_of_the_environments_is_put_under_a_cap(site: Site) -> None:
+    place = site.folder / "stripe"
+    place.write_text(SECRET + "\n")
+    place.chmod(0o600)
+    site.configure(spendguard_stripe={"secret": None}, spendguard={"default_cap_usd": None})
+    paper = Paper("how-to/migrate-from-environment-keys.md", site, {"/etc/spendguard/stripe": str(place)})
+    path = {"PYTHONPATH": f"{site.folder}:{REPOSITORY}"}
+    paper.write_files()
+    # 2. In shadow mode, with the mixin. (1. is tests/acceptance/test_stock_behaviour.py.)
+    paper.configure()
+    site.start()
+    paper.change()
+    paper.change()
+    said = paper.command(**path)
+    assert sorted(charged(site)) == [f"cus_{n}" for n in range(5)]
+    assert said.count("payment_intents.create") == 5 + 2
+    [run] = site.call("GET", "/runs", token=None)[1]
+    assert "2 calls were let through; $5.00 would have sufficed" in site.cli("run", run["run_id"])[1]
+    # 3. Enforced.
+    paper.configure()
+    site.stripe.forget()
+    said = paper.command(LUIGID_PID=pid(site), **path)
+    assert len(charged(site)) == 3
+    assert "* 2 tasks blocked: cap of $3.00 reached" in said
+    # 4. The secret is luigid's.
+    paper.configure()
+    paper.change()
+    site.stripe.forget()
+    site.gateway = True
+    said = paper.command(LUIGID_PID=pid(site), **path)
+    assert list(charged(site).values()) == [SECRET] * 3, said
+    paper.check()
