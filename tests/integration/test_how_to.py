@@ -168,3 +168,20 @@ def test_what_airflow_and_prefect_flows_call_spends_to_the_cap(site: Site) -> No
     assert run() == ""
     assert len(charged(site)) == 5
     paper.check()
+
+
+def test_batches_duplicates_and_yields_pay_once(site: Site) -> None:
+    paper = Paper("how-to/batch-pipelines.md", site)
+    paper.write_files()
+    paper.configure()
+    site.start()
+    path = {"PYTHONPATH": f"{site.folder}:{REPOSITORY}"}
+    paper.command(**path)
+    assert sorted(charged(site)) == ["cus_a", "cus_b", "cus_c", "cus_d"]
+    assert len(site.call("GET", "/runs", token=None)[1]) == 1
+    said = paper.command(**path)
+    assert "6 tasks blocked" in said
+    assert len(charged(site)) == 4
+    said = paper.command(**path)
+    assert sorted(charged(site)) == ["cus_a", "cus_b", "cus_c", "cus_d", "cus_partner", "cus_x"], said
+    paper.check()
