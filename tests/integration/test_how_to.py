@@ -10,9 +10,10 @@ from urllib.parse import parse_qsl
 
 import pytest
 
+from tests.support.llm import FakeLlm, LlmSite, install
 from tests.support.paper import Paper
 from tests.support.processes import REPOSITORY, wait_until
-from tests.support.site import SECRET, Site
+from tests.support.site import SECRET, FakeStripe, Site
 
 NEW_SECRET = "sk_test_canary_of_the_next_month_0123456789"
 PIPELINES = "tests.support.pipelines"
@@ -185,3 +186,44 @@ def test_batches_duplicates_and_yields_pay_once(site: Site) -> None:
     said = paper.command(**path)
     assert sorted(charged(site)) == ["cus_a", "cus_b", "cus_c", "cus_d", "cus_partner", "cus_x"], said
     paper.check()
+
+
+def test_an_agents_tool_calls_are_budgeted(tmp_path: Path) -> None:
+    llm = FakeLlm(tmp_path)
+    stripe = FakeStripe(tmp_path / "vendor")
+    packages = install(tmp_path / "llm")
+    try:
+        with LlmSite(tmp_path / "site", packages, llm, stripe, start=False) as site:
+            paper = Paper("how-to/budget-an-agent.md", site)
+            paper.write_files()
+            path = {"PYTHONPATH": f"{packages}:{site.folder}:{REPOSITORY}"}
+            # Its tools are tasks: the secret is on the worker.
+            paper.configure()
+            site.start()
+            said = paper.command(**path)
+            assert sorted(charged(site)) == ["cus_0", "cus_1"], said
+            assert said.count("refused: the budget of this conversation is used up") == 1
+            assert site.run("conversation-7")["spent_usd"] == "2.00"
+            # A program of its own: luigid is the gateway.
+            assert site.luigid is not None
+            site.luigid.end()
+            site.gateway = True
+            site.start()
+            stripe.forget()
+            said = paper.command(**path)
+            assert (said.count("charged pi_"), said.count("refused: ")) == (2, 1), said
+            assert stripe.moved() == 200
+            assert site.run("conversation-8")["state"] == "revoked"
+            # Inside a task, with its tokens.
+            paper.configure()
+            site.luigid.end()
+            site.start()
+            stripe.forget()
+            said = paper.command(**path)
+            assert charged(site) == {"cus_ann": SECRET}, said
+            assert len(llm.books()["requests"]) == 1
+            assert "chat.completions.create" in said
+            paper.check()
+    finally:
+        llm.process.end()
+        stripe.process.end()

@@ -20,7 +20,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-PRICES = {"m-small": (2, 8), "m-free": (0, 0)}
+PRICES = {"m-small": (2, 8), "m-free": (0, 0), "gpt-4o-mini": (Fraction("0.15"), Fraction("0.60"))}
 BOOKS: dict[str, Any] = {"requests": [], "input": 0, "output": 0, "micros": Fraction(0)}
 OPTIONS: dict[str, Any] = {"words": 7, "fault": None}
 
