@@ -226,3 +226,15 @@ def test_the_command_line_says_when_nothing_answers(still: Site) -> None:
     assert (code, out) == (3, "")
     assert "cannot be reached" in err
     assert "Traceback" not in err
+
+
+def test_a_worker_token_that_no_daily_cap_bounds_is_warned_of(still: Site) -> None:
+    still.configure(spendguard={"worker_token": "a-token-of-the-workers-0123"})
+    still.start()
+    assert still.luigid is not None
+    assert "worker_token is set without daily_cap_usd" in still.luigid.text()
+    still.luigid.end()
+    still.configure(spendguard={"daily_cap_usd": 500})
+    before = len(still.luigid.text())
+    still.start()
+    assert "daily_cap_usd" not in still.luigid.text()[before:]

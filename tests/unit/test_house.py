@@ -82,6 +82,20 @@ def test_every_denial_is_in_the_docs_with_its_status() -> None:
         assert re.search(rf"\| `{reason}` \|.*\| {status} \|", doc("concepts.md")), reason
 
 
+def test_every_line_of_the_threat_model_names_the_tests_that_show_it() -> None:
+    said, _, shown = doc("threat-model.md").partition("## Shown by")
+    rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", shown, re.MULTILINE)[2:])
+    lines = re.findall(r"^(?:\| |\* )\*\*(.+?)\*\*", said, re.MULTILINE)
+    assert len(lines) > 15
+    assert [line for line in lines if line not in rows] == []
+    for line, names in rows.items():
+        named = re.findall(r"`([\w/]+\.py)::(\w+)`", names)
+        assert named or names.startswith("nothing: "), line
+        for path, name in named:
+            code = (REPOSITORY / "tests" / path).read_text("utf-8")
+            assert re.search(rf"^ *(async )?def {name}\(", code, re.MULTILINE), (path, name)
+
+
 def test_what_the_docs_say_of_operations_is_what_the_adapter_does() -> None:
     text = doc("vendors.md")
     assert vendor_table.renewed(text) == text, "run: python -m tests.support.vendor_table"
