@@ -13,7 +13,7 @@ import luigi.worker
 import pytest
 
 import luigi_spendguard
-from luigi_spendguard import change_commands, targets
+from luigi_spendguard import change_commands, key_commands, targets
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.ledger.claims import OUTCOMES
@@ -68,7 +68,7 @@ def test_the_exit_code_is_in_the_docs_and_in_both_examples() -> None:
 
 
 def test_every_command_and_its_options_are_in_the_docs() -> None:
-    assert change_commands.cli is cli
+    assert change_commands.cli is key_commands.cli is cli
     text = doc("cli.md")
     for name, command in cli.commands.items():
         assert f"`spendguard {name}" in text, name
