@@ -1,0 +1,126 @@
+"""The self-test itself: forked workers race for one cap at a fake vendor, by a luigid of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import urllib.request
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.money import Micros, format_usd
+from luigi_spendguard.selftest.children import Children, Failed, free_port, listening, tail
+from luigi_spendguard.selftest.site import FAMILY, SelfTestError, Site, make_site, python_path
+from luigi_spendguard.selftest.verdict import Facts
+
+#: So many charges together are the cap; each worker asks for so many.
+CHARGES = 10
+_MICROS_PER_CENT = 10_000
+_RUN = "self-test"
+_PACKAGE = __package__ or ""
+_ATTEMPTS = 3
+
+
+def limit_of(settings: Settings, cap: Micros) -> tuple[Micros, str]:
+    """Return the lowest cap that a run of the self-test has, and the user's setting it comes from, if any."""
+    limits: list[tuple[Micros, str]] = [(cap, "")]
+    if settings.caps.day is not None:
+        limits.append((settings.caps.day, "daily_cap_usd"))
+    if "stripe" in settings.caps.vendors:
+        limits.append((settings.caps.vendors["stripe"], "[spendguard_stripe] run_cap_usd"))
+    lowest, name = min(limits, key=lambda limit: limit[0])
+    if lowest < CHARGES * _MICROS_PER_CENT:
+        whose = f" ({name})" if name else ""
+        raise SelfTestError(
+            f"a cap of {format_usd(lowest)}{whose} is too low for a self-test: $0.10 at least"
+        )
+    return lowest, name
+
+
+def race(settings: Settings, workers: int, cap: Micros, timeout_s: float) -> Facts:
+    """Let `workers` processes ask for the whole cap each, at once; return what became of it.
+
+    Raises SelfTestError, ConfigError.
+    """
+    effective, limit = limit_of(settings, cap)
+    day = datetime.now(timezone.utc).date()
+    asked = {"workers": workers, "charges": CHARGES, "cents": effective // (CHARGES * _MICROS_PER_CENT)}
+    with tempfile.TemporaryDirectory(prefix="spendguard-self-test-") as name:
+        folder = Path(name).resolve()
+        site = make_site(folder, settings)
+        with Children(folder, timeout_s) as children:
+            vendor_url = _start_vendor(children)
+            _start_luigid(children, site, cap, vendor_url)
+            _run_pipeline(children, site, vendor_url, asked)
+            books = _books(vendor_url)
+            run = _run_in_ledger(children, site, vendor_url)
+            reports = [json.loads(path.read_bytes()) for path in sorted(folder.glob("worker-*.json"))]
+            logs = "".join(f"--- {name}\n{tail(children.log(name))}\n" for name in ("luigid", "workers"))
+    if settings.caps.day is not None and datetime.now(timezone.utc).date() != day:
+        raise SelfTestError("midnight (UTC) has renewed daily_cap_usd in the midst of it: start it again")
+    strangers = [shown for shown in books["credentials"] if shown != site.secret]
+    return Facts(
+        **asked, cap=effective, limit=limit, shadow=settings.caps.shadow, gateway=site.gateway,
+        charged=books["charges"], counted_cents=books["cents"], strangers=len(strangers), run=run,
+        reports=reports, logs=logs,
+    )  # fmt: skip
+
+
+def _start_vendor(children: Children) -> str:
+    """Start the fake vendor; return its address."""
+    port_file = children.folder / "vendor.port"
+    environment = {"PYTHONPATH": os.pathsep.join(python_path())}
+    children.serve("vendor", ["-m", f"{_PACKAGE}.vendor", str(port_file)], environment, port_file.exists)
+    return f"http://127.0.0.1:{int(port_file.read_text())}"
+
+
+def _child(site: Site, vendor_url: str, module: str, *args: str) -> list[str]:
+    return ["-m", f"{_PACKAGE}.child", str(site.config), vendor_url, module, *args]
+
+
+def _start_luigid(children: Children, site: Site, cap: Micros, vendor_url: str) -> None:
+    """Start luigid-spendguard on a free port, and write the luigi.cfg that leads there."""
+    for left in reversed(range(_ATTEMPTS)):
+        port = free_port()
+        site.write(cap, vendor_url, port)
+        args = _child(site, vendor_url, "scheduler_patch", "--address", "127.0.0.1", "--port", str(port))
+        try:
+            children.serve("luigid", args, site.environment(luigid=True), partial(listening, port))
+        except Failed:
+            # Somebody else may have taken the port meanwhile.
+            if not left or "Address already in use" not in tail(children.log("luigid")):
+                raise
+        else:
+            return
+
+
+def _run_pipeline(children: Children, site: Site, vendor_url: str, asked: dict[str, int]) -> None:
+    """Run the pipeline with Luigi's own command, whose worker forks a process for each task."""
+    args = [
+        "--module", f"{_PACKAGE}.pipeline", FAMILY, "--workers", str(asked["workers"]), "--run-id", _RUN,
+        "--tasks", str(asked["workers"]), "--charges", str(asked["charges"]), "--cents", str(asked["cents"]),
+        "--folder", str(site.folder),
+    ]  # fmt: skip
+    environment = site.environment() | {"SPENDGUARD_SELF_TEST_VENDOR": vendor_url}
+    children.run("workers", _child(site, vendor_url, "luigi", *args), environment)
+
+
+def _books(vendor_url: str) -> dict[str, Any]:
+    """Return what the vendor has counted."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{vendor_url}/books", timeout=10) as reply:
+        found: dict[str, Any] = json.load(reply)
+    return found
+
+
+def _run_in_ledger(children: Children, site: Site, vendor_url: str) -> dict[str, Any] | None:
+    """Return the run as `spendguard run` shows it, None if there is none."""
+    args = _child(site, vendor_url, "luigi_spendguard", "run", _RUN, "--format", "json")
+    if children.run("ledger", args, site.environment()) != 0:
+        return None
+    found: dict[str, Any] = json.loads(children.log("ledger").read_bytes())
+    return found

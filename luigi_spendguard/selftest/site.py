@@ -1,0 +1,212 @@
+"""`Site`: the self-test's own folder, luigi.cfg and environments, made of the user's settings.
+
+Kept is what decides about money. Replaced are addresses, files, tokens and secrets, and what would hold the
+run before it can ask. Luigi's own sections are not taken: no history database, mail or log of the user's.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import sysconfig
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from luigi_spendguard import certificates, config
+from luigi_spendguard.config_files import Sections, luigi_files, read_sections
+from luigi_spendguard.money import Micros, plain_usd
+from luigi_spendguard.redaction import Secret
+from luigi_spendguard.selftest.files import Content, written
+from luigi_spendguard.vendors.registry import VENDORS
+
+FAMILY = "SpendguardSelfTest"
+#: Of [spendguard], what is the self-test's own or left away: addresses, files, tokens, and what only waits.
+_REPLACED = (
+    "ledger_url", "gateway_url", "tls_cert", "tls_key", "metrics_collector", "on_blocked", "forecast",
+    "approve_above_usd", "admin_token", "admin_token_file", "worker_token", "worker_token_file",
+)  # fmt: skip
+#: Of a vendor's section, what is kept.
+_KEPT = ("run_cap_usd", "timeout_s", "prices")
+_SECRET, _SECRET_FILE = "SPENDGUARD_SELF_TEST_SECRET", "SPENDGUARD_SELF_TEST_SECRET_FILE"
+_DROPPED = ("LUIGI_CONFIG_PATH", "SPENDGUARD_RUN_ID", "SPENDGUARD_URL", "CREDENTIALS_DIRECTORY")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
+
+
+class SelfTestError(Exception):
+    """The self-test cannot be made here; the message says why."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where a self-test takes place.
+
+    Attributes:
+        folder: everything that is written, for its user alone.
+        settings: the user's own.
+        gateway: whether luigid has the secret; else the workers have it.
+        secret: what stands for Stripe's secret.
+
+    """
+
+    folder: Path
+    settings: config.Settings
+    kind: str
+    sections: Sections
+    gateway: bool
+    secret: Secret
+
+    @property
+    def config(self) -> Path:
+        """The file that the self-test's processes read."""
+        return self.folder / ("luigi.toml" if self.kind == "toml" else "luigi.cfg")
+
+    @property
+    def tls(self) -> bool:
+        """Whether luigid speaks TLS: as the user's does, if a certificate for this machine could be made."""
+        return (self.folder / "cert.pem").exists()
+
+    def write(self, cap: Micros, vendor_url: str, port: int) -> None:
+        """Write luigi.cfg. Raises SelfTestError when what it says is not what was meant."""
+        url = f"{'https' if self.tls else 'http'}://127.0.0.1:{port}"
+        content: Content = {
+            # Written with dashes, as Luigi alone reads it of TOML.
+            "core": {"default-scheduler-url": url, "no_lock": True},
+            "scheduler": {"state_path": str(self.folder / "state.pickle"), "retry_delay": 1},
+            "worker": {"wait_interval": 0.1, "wait_jitter": 0, "keep_alive": False},
+            "spendguard": self._main(url),
+            "spendguard_caps": self._kept("spendguard_caps") | {FAMILY: plain_usd(cap)},
+        }
+        for table in ("spendguard_family_caps", "spendguard_fx"):
+            if table in self.sections:
+                content[table] = self._kept(table)
+        for vendor in VENDORS:
+            content[f"spendguard_{vendor}"] = {"base_url": vendor_url}
+        content["spendguard_stripe"] |= self._stripe()
+        self._private(self.config, written(self.kind, content))
+        self._check(vendor_url)
+
+    def _kept(self, section: str) -> dict[str, Any]:
+        return {key: raw.value for key, raw in self.sections.get(section, {}).items()}
+
+    def _main(self, url: str) -> dict[str, Any]:
+        own = {key: value for key, value in self._kept("spendguard").items() if key not in _REPLACED}
+        own |= {"ledger_url": f"sqlite:///{self.folder / 'ledger' / 'spendguard.db'}", "forecast": "off"}
+        if self.settings.gateway_url is not None:
+            own["gateway_url"] = url
+        if self.tls:
+            own |= {"tls_cert": str(self.folder / "cert.pem"), "tls_key": str(self.folder / "key.pem")}
+        for name in ("admin_token", "worker_token"):
+            if getattr(self.settings, name) is None:
+                continue
+            token = secrets.token_urlsafe(32)
+            if f"{name}_file" in self.sections["spendguard"]:
+                own[f"{name}_file"] = str(self._private(self.folder / name, token))
+            else:
+                own[name] = token
+        return own
+
+    def _stripe(self) -> dict[str, Any]:
+        kept = {key: value for key, value in self._kept("spendguard_stripe").items() if key in _KEPT}
+        if not self.gateway:
+            return kept
+        if "secret_file" not in self.sections.get("spendguard_stripe", {}):
+            return kept | {"secret": f"${{{_SECRET}}}"}
+        self._private(self.folder / "stripe", self.secret)
+        return kept | {"secret_file": f"${{{_SECRET_FILE}}}"}
+
+    def environment(self, *, luigid: bool = False) -> dict[str, str]:
+        """Return the environment of a child: the user's, without any secret of the user's and any proxy.
+
+        Whose the secret is here, luigid's or the workers', has what stands for it.
+        """
+        dropped = {*self._variables_of_secrets(), *certificates.VARIABLES, *_DROPPED}
+        found = {
+            name: value for name, value in os.environ.items()
+            if name not in dropped and name.lower() not in _PROXIES and not self._shows_secret(value)
+        }  # fmt: skip
+        found["PYTHONPATH"] = os.pathsep.join(python_path())
+        found["XDG_STATE_HOME"] = found["TMPDIR"] = str(self.folder)
+        if self.tls:
+            found[certificates.VARIABLES[0]] = str(self.folder / "cert.pem")
+        if luigid and self.gateway:
+            found |= {_SECRET: self.secret, _SECRET_FILE: str(self.folder / "stripe")}
+        elif not luigid and not self.gateway:
+            found["STRIPE_SECRET_KEY"] = self.secret
+        return found
+
+    def _variables_of_secrets(self) -> set[str]:
+        """Return the environment variables that hold a secret of the user's, or say whose account it is."""
+        found = {name for vendor in VENDORS.values() for name in vendor.secret_variables}
+        for setting in config.SETTINGS:
+            if setting.secret or setting.variable:
+                raw = self.sections.get(setting.section, {}).get(setting.key)
+                found |= {
+                    setting.variable,
+                    *re.findall(r"\$\{\s*([^}]*?)\s*\}", str(raw.value) if raw else ""),
+                }
+        return found
+
+    def _shows_secret(self, text: str) -> bool:
+        given = self.settings
+        own = [given.admin_token, given.worker_token, *(vendor.secret for vendor in given.vendors.values())]
+        own += [os.environ.get(name) for vendor in VENDORS.values() for name in vendor.secret_variables]
+        return any(secret in text for secret in own if secret)
+
+    def _check(self, vendor_url: str) -> None:
+        """Refuse to go on if any process would use what is not the self-test's own. Raises SelfTestError."""
+        if self._shows_secret(self.config.read_text("utf-8")):
+            raise SelfTestError(
+                "a secret stands in your settings where none is meant to be: `spendguard check`"
+            )
+        for luigid in (True, False):
+            try:
+                made = config.load([self.config], kind=self.kind, environ=self.environment(luigid=luigid))
+            except config.ConfigError as error:
+                raise SelfTestError(f"the self-test's own settings cannot be read: {error}") from None
+            vendors = [made.vendor(name) for name in VENDORS]
+            if not (
+                all(vendor.base_url == vendor_url for vendor in vendors)
+                and all(vendor.secret in (None, self.secret) for vendor in vendors)
+                and self.folder in made.ledger_path.parents
+            ):
+                raise SelfTestError("your settings cannot be kept away from your own vendors and ledger")
+
+    @staticmethod
+    def _private(path: Path, text: str) -> Path:
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+        return path
+
+
+def make_site(folder: Path, settings: config.Settings) -> Site:
+    """Return the site of a self-test of the settings that are in force here. Raises ConfigError."""
+    kind, files, _ = luigi_files(os.environ)
+    # Who has the secret with the user's settings has it here.
+    gateway = settings.vendor("stripe").secret is not None or settings.gateway_url is not None
+    secret = Secret(f"sk_test_selftest_{secrets.token_hex(16)}")
+    site = Site(folder, settings, kind, read_sections(kind, files), gateway, secret)
+    openssl = shutil.which("openssl")
+    if settings.tls_cert is not None and openssl is not None:
+        _certificate(openssl, folder)
+    return site
+
+
+def _certificate(openssl: str, folder: Path) -> None:
+    """Make a certificate for this machine: the user's own is for another name."""
+    subprocess.run(  # noqa: S603
+        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1",
+         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
+        cwd=folder, check=False, capture_output=True,
+    )  # fmt: skip
+
+
+def python_path() -> list[str]:
+    """Return PYTHONPATH for a process in another folder: this very package, wherever it was found."""
+    given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    root = str(Path(__file__).resolve().parents[2])
+    installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
+    return given if root in (*given, *installed) else [*given, root]
