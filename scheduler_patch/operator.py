@@ -138,7 +138,8 @@ async def _shadow(office: Office, worker: str) -> list[str]:
     gate = office.gate
     if not gate.rules.shadow:
         return []
-    runs_of = [run.run_id for name in gate.runs_of.get(worker, ()) if (run := gate.run(name)) is not None]
+    # By name: one that has ended with its root is in the gate no more.
+    runs_of = sorted({gate.names.get(name, name) for name in gate.runs_of.get(worker, ())})
     short = await office.read(reading.lent, runs_of) or []
     enough = set(runs_of) - {row["run_id"] for row in short}
     return [

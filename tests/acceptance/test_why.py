@@ -100,6 +100,19 @@ class TestShadow:
         assert len(let) == 4
         assert "let through in shadow mode" in let[0]["message"]
 
+    def test_a_run_that_has_ended_with_its_root_says_so_too(self, site: Site) -> None:
+        site.configure(spendguard={"mode": "shadow"})
+        assert site.luigid is not None
+        site.luigid.end()
+        site.start()
+        for number in (1, 2):
+            _, out = site.luigi("Billing", "--n", "7", "--budget-usd", "3", "--first", "0")
+            (run,) = [one for one in site.call("GET", "/runs")[1] if one["state"] == "ended"][:1]
+            assert f"* run {run['run_id']}: a cap of $7.00 would have sufficed; it has $3.00" in out
+            for receipt in (site.folder / "out").iterdir():
+                receipt.unlink()
+            assert site.stripe.moved() == 700 * number
+
     def test_the_cap_that_was_short_is_the_one_that_is_said(self, site: Site) -> None:
         site.configure(spendguard={"mode": "shadow"}, spendguard_family_caps={"Charge": 2})
         assert site.luigid is not None
