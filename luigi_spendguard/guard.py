@@ -19,11 +19,12 @@ from urllib.parse import urlsplit
 from luigi_spendguard import lookups
 from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, MAX_TEXT, REPLAYED, Answer, Ask, End
+from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
 from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import unbelieved
+from luigi_spendguard.vendors.calls import is_writable
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Guard:
             found: dict[str, Reply] = {}
             if quote.look_up:
                 quote = yield from self._priced(quote, request, found)
-            if why := _unkeepable(quote):
+            if why := quote.unkeepable:
                 raise denial("unpriced", f"the call cannot be kept in the ledger: {why}")
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
@@ -122,7 +123,7 @@ class Guard:
         """Read what became of a call; where its adapter fails at that, nobody knows."""
         try:
             outcome = self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
-            if _writable(" ".join([outcome.object_id or "", *outcome.covers])):
+            if is_writable(" ".join([outcome.object_id or "", *outcome.covers])):
                 return outcome
             return unbelieved("it names an object that no ledger can keep")
         except Exception as error:
@@ -303,21 +304,6 @@ class Guard:
                 call_id,
             )
         return reply
-
-
-def _writable(text: str) -> bool:
-    """Return whether the ledger can keep a text: half a surrogate pair fits no database."""
-    return len(text) <= MAX_TEXT and text.encode("utf-8", "replace").decode() == text
-
-
-def _unkeepable(quote: Quote) -> str:
-    """Return what of a call is too long or unfit for the ledger, "" when nothing is."""
-    named = {
-        "its path": quote.path, "whom it concerns": quote.target or "", "its key": quote.key or "",
-        "its customers": " ".join(quote.customers), "its accounts": " ".join(quote.accounts),
-        "its objects": " ".join([quote.object_id or "", *quote.covers]),
-    }  # fmt: skip
-    return next((f"{name} is too long or no text" for name, text in named.items() if not _writable(text)), "")
 
 
 def _text(body: bytes) -> str | None:

@@ -5,10 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from luigi_spendguard.messages import MAX_TEXT
 from luigi_spendguard.redaction import Secret
 
 #: Header names whose values are secrets: they never show themselves.
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie")
+
+
+def is_writable(text: str) -> bool:
+    """Return whether the ledger can keep a text: half a surrogate pair fits no database."""
+    return len(text) <= MAX_TEXT and text.encode("utf-8", "replace").decode() == text
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,17 @@ class Quote:
     parts: tuple[int, ...] = ()
     fees_micros: int = 0
     repeatable: bool = False
+
+    @property
+    def unkeepable(self) -> str:
+        """What of the call is too long or unfit for the ledger, "" when nothing is."""
+        named = {
+            "its path": self.path, "whom it concerns": self.target or "", "its key": self.key or "",
+            "its customers": " ".join(self.customers), "its accounts": " ".join(self.accounts),
+            "its objects": " ".join([self.object_id or "", *self.covers]),
+        }  # fmt: skip
+        wrong = (name for name, text in named.items() if not is_writable(text))
+        return next((f"{name} is too long or no text" for name in wrong), "")
 
 
 @dataclass(frozen=True)
