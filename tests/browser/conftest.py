@@ -1,4 +1,4 @@
-"""One browser for all tests; a site with runs in every state."""
+"""A browser for each module; a site with runs in every state."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tests.support.site import Site
 MODULE = "tests.support.tab_pipeline"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    """Run a browser for a module: while Playwright is at work, nothing else has an event loop here."""
     with browsing() as found:
         yield found
 
