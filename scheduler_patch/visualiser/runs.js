@@ -79,7 +79,7 @@ function cells(run) {
   return [
     h("th", { scope: "row" },
       h("a", { href: address.to({ run: run.run_id }), "data-key": `run ${run.run_id}` }, run.run_id),
-      h("div", { class: "spendguard-small" }, run.root_family, run.label && ` · ${run.label}`)),
+      h("div", { class: "spendguard-small", title: run.root_task_id }, run.root_family, run.label && ` · ${run.label}`)),
     h("td", null, label(run)),
     h("td", { class: "spendguard-small" }, time(run.opened_at)),
     amount(usd(run.cap_usd)), amount(usd(run.spent_usd)), amount(some(run.reserved_usd)),

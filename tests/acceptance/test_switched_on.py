@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import urllib3
 
+from tests.support.asking import send
 from tests.support.site import FakeStripe, Site
 
 
@@ -28,6 +29,11 @@ def test_exactly_the_cap_is_spent(switched: Site) -> None:
     assert (code, switched.stripe.moved()) == (0, 300), out
     assert "2 tasks blocked: cap of $3.00 reached" in out
     assert switched.cli("runs")[0] == 0
+
+
+def test_its_page_has_the_budgets_tab(switched: Site) -> None:
+    assert "spendguard/budgets.js" in send(switched, "GET", "/static/visualiser/index.html").text
+    assert send(switched, "GET", "/spendguard/budgets.js").status == 200
 
 
 def test_the_collector_it_had_still_works(switched: Site) -> None:

@@ -164,6 +164,24 @@ def test_before_the_first_run_the_page_says_what_begins_one(browser: Any, site: 
     tab.close()
 
 
+def test_until_luigid_has_answered_the_page_says_that_it_loads(tab: Tab) -> None:
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    tab.page.route("**/runs?*", hold)
+    page = tab.go()
+    page.get_by_text("Loading…").wait_for()
+    tab.shot("loading")
+    assert page.locator(".spendguard-runs").is_hidden()
+    while not held:
+        page.wait_for_timeout(20)
+    held.pop().continue_()
+    row(page, "fine").wait_for()
+    assert page.get_by_text("Loading…").is_hidden()
+
+
 def test_a_link_to_no_run_leads_on(tab: Tab) -> None:
     page = tab.go("#tab=budgets&run=nope")
     page.get_by_text("there is no run nope").wait_for()
