@@ -19,7 +19,7 @@ import os, sys, threading, time, warnings
 from pathlib import Path
 from luigi_spendguard.ledger import runs
 from luigi_spendguard.ledger.books import Ledger
-from luigi_spendguard.ledger.reading import runs as listed
+from luigi_spendguard.ledger.reading import calls as listed
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
