@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import environment
+from tests.support.processes import REPOSITORY, environment
 
 #: What would be the user's own, and must reach neither the fake vendor nor a screen.
 SECRETS = {"STRIPE_SECRET_KEY": "sk_live_of_the_user_0123456789", "MY_TOKEN": "token-of-the-user-0123456789"}
@@ -21,11 +21,29 @@ OK = re.compile(
     r"vendor counted \$10\.00 \(10 charges\), the ledger agrees; 30 were refused\n"
 )
 #: Makes every call cost nothing for the guard: what a bug there would do.
-BROKEN = """
+NO_PRICE = """
 import dataclasses
 from luigi_spendguard.vendors.stripe import Stripe
 quote = Stripe.quote
 Stripe.quote = lambda self, *given: dataclasses.replace(quote(self, *given), total_micros=0)
+"""
+#: The ledger's conditional update takes the money whether or not it is there.
+NO_CAP = """
+from luigi_spendguard.ledger import taking
+taking.take = lambda tx, budgets, amount: taking.lend(tx, budgets, amount)
+"""
+#: The SDK's calls go past the guard.
+NO_GUARD = """
+from luigi_spendguard.proxy import stripe
+stripe.bind = lambda: None
+"""
+#: Shows what each process is given: its environment, and the settings that it reads.
+SPY = """
+import os, pathlib, sys
+if "luigi_spendguard.selftest.child" in sys.orig_argv:
+    config = pathlib.Path(sys.orig_argv[sys.orig_argv.index("luigi_spendguard.selftest.child") + 1])
+    with open(pathlib.Path(__file__).with_name("seen"), "a") as seen:
+        seen.write(f"{dict(os.environ)}\\n{config.read_text()}")
 """
 
 
@@ -52,9 +70,24 @@ class User:
         assert list(self.temporary.iterdir()) == []
         assert not (self.folder / "state").exists(), "the user's own ledger is not touched"
         assert [secret for secret in SECRETS.values() if secret in said] == []
+        assert self.processes() == []
+
+    def processes(self) -> list[bytes]:
+        """Return the command lines of what self-tests of this user have started and what still runs."""
         here = str(self.temporary).encode()
-        left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if here in read(path)]
-        assert left == []
+        return [line for path in Path("/proc").glob("[0-9]*/cmdline") if here in (line := read(path))]
+
+    def before(self, code: str) -> None:
+        """Let every Python process of this user run `code` first."""
+        (self.folder / "sitecustomize.py").write_text(code)
+        self.env["PYTHONPATH"] = os.pathsep.join([str(self.folder), self.env.get("PYTHONPATH", "")])
+
+    def private(self, name: str, text: str) -> Path:
+        """Write a file that is this user's alone."""
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
 
     def configure(self, text: str, name: str = "luigi.cfg") -> None:
         (self.folder / name).write_text(text)
@@ -110,13 +143,49 @@ def test_in_shadow_mode_it_says_that_the_cap_does_not_bite(user: User) -> None:
     assert "THE CAP DOES NOT BITE, because mode = shadow: $10.00 too much passed" in out
 
 
-def test_a_guard_that_is_broken_is_found_out_by_the_vendors_count(user: User) -> None:
-    (user.folder / "sitecustomize.py").write_text(BROKEN)
-    user.env["PYTHONPATH"] = os.pathsep.join([str(user.folder), user.env.get("PYTHONPATH", "")])
-    code, out, _ = user.run("--workers", "2", "--cap", "5")
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (NO_PRICE, "the ledger says $0.00"),
+        (NO_CAP, ""),
+        (NO_GUARD, "the vendor was shown another credential than the secret; the ledger says $0.00"),
+    ],
+    ids=["price", "cap", "guard"],
+)
+def test_a_guard_that_is_broken_is_found_out_by_the_vendors_count(user: User, broken: str, says: str) -> None:
+    user.before(broken)
+    code, out, err = user.run("--workers", "2", "--cap", "5")
     assert code == 1
     assert out.startswith("FAILED: 2 workers asked for $10.00 in 20 charges under a cap of $5.00: the vendor "
                           "counted $10.00 (20 charges); THE CAP WAS PASSED by $5.00")  # fmt: skip
+    assert says in out
+    assert "--- luigid\n" in err
+    assert "--- workers\n" in err
+
+
+def test_no_process_is_given_a_secret_of_the_users(user: User) -> None:
+    theirs = {name: f"{name}-of-the-user-0123456789" for name in ("vendor", "worker", "admin")}
+    tls = REPOSITORY / "tests" / "support" / "tls"
+    user.configure(
+        "[spendguard]\n"
+        f"worker_token_file = {user.private('worker', theirs['worker'])}\nadmin_token = {theirs['admin']}\n"
+        f"tls_cert = {tls / 'loopback.pem'}\ntls_key = {tls / 'loopback.key'}\n"
+        "gateway_url = https://gateway.example.com\n[spendguard_caps]\nBilling = 5\n"
+        "[spendguard_twilio]\nsecret = ${MY_TOKEN}\n"
+        f"[spendguard_stripe]\nsecret_file = {user.private('vendor', theirs['vendor'])}\n"
+        "base_url = https://stripe.example.com\n"
+    )
+    user.env |= {"A_COPY": f"Bearer {theirs['vendor']}", "ALL_PROXY": "http://proxy.example.com:3128"}
+    user.before(SPY)
+    code, out, err = user.run()
+    assert (code, err) == (0, ""), err
+    assert OK.fullmatch(out)
+    seen = (user.folder / "seen").read_text()
+    assert seen.count("[spendguard_stripe]") == 3  # luigid, the workers, and what reads the ledger
+    kept = ("https://127.0.0.1:", "worker_token_file", "admin_token", "secret_file", "Billing = 5")
+    assert [text for text in kept if text not in seen] == []
+    secrets = (*theirs.values(), *SECRETS.values())
+    assert [text for text in (*secrets, "example.com", str(tls)) if text in seen] == []
 
 
 @pytest.mark.parametrize(
@@ -136,12 +205,13 @@ def test_what_cannot_be_tested_is_bad_usage(user: User, text: str, args: tuple[s
 
 
 def test_one_that_takes_too_long_is_given_up_with_the_end_of_its_log(user: User) -> None:
-    (user.folder / "sitecustomize.py").write_text(
-        "import sys, time\nif 'luigi_spendguard.selftest.child' in ' '.join(sys.orig_argv): time.sleep(60)\n"
+    user.before(
+        "import sys, time\nif 'luigi_spendguard.selftest.child' in sys.orig_argv:\n"
+        "    print('asleep', flush=True)\n    time.sleep(60)\n"
     )
-    user.env["PYTHONPATH"] = os.pathsep.join([str(user.folder), user.env.get("PYTHONPATH", "")])
     code, out, err = user.run("--timeout", "5")
     assert (code, out) == (1, "")
+    assert err.startswith("asleep\n")
     assert "was not done after 5 seconds (--timeout)" in err
 
 
