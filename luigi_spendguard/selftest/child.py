@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
+import os
 import runpy
 import signal
 import sys
@@ -47,11 +48,16 @@ def _is_here(host: Any) -> bool:
 
 
 def end_with_parent() -> None:
-    """Let Linux end this process when the self-test is killed; elsewhere only an orderly end does."""
+    """Let Linux end this process, and what it forks, when the self-test is killed.
+
+    Elsewhere only an orderly end does.
+    """
     try:
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        prctl = ctypes.CDLL(None).prctl
     except (AttributeError, OSError, TypeError):
         return
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
 
 
 def read_alone(path: Path) -> None:

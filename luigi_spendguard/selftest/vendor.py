@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
+from luigi_spendguard.selftest.child import end_with_parent
+
 #: Seconds that a charge takes, so that those of several workers overlap.
 _TAKES_S = 0.02
 
@@ -103,6 +105,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 def main() -> None:
     """Serve on a free port of 127.0.0.1, which is written to the file that is named."""
+    end_with_parent()
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     port_file = Path(sys.argv[1])

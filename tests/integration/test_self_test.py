@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import REPOSITORY, environment
+from tests.support.processes import REPOSITORY, environment, wait_until
 
 #: What would be the user's own, and must reach neither the fake vendor nor a screen.
 SECRETS = {"STRIPE_SECRET_KEY": "sk_live_of_the_user_0123456789", "MY_TOKEN": "token-of-the-user-0123456789"}
@@ -225,3 +225,13 @@ def test_interrupted_it_leaves_nothing_behind(user: User, number: signal.Signals
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130, err
     user.check_nothing_is_left(out + err)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends a killed process's children")
+def test_killed_it_leaves_no_process_behind(user: User) -> None:
+    process = user.start("--workers", "8")
+    wait_until(lambda: bool(list(user.temporary.glob("*/started-*"))), what="a task")
+    assert len(user.processes()) > 2
+    process.kill()
+    process.communicate(timeout=30)
+    wait_until(lambda: not user.processes(), what="the end of all processes")
