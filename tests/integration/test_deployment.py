@@ -7,12 +7,15 @@ import json
 import re
 import secrets
 import shlex
+import shutil
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.ledger.books import Ledger
 from tests.support.asking import send
 from tests.support.processes import Process, environment, free_port, listening
 from tests.support.site import SECRET, FakeStripe, Site
@@ -63,6 +66,37 @@ def test_every_service_runs_a_command_that_is_installed() -> None:
             assert file in PAGE
     assert instruction("ENTRYPOINT") == [["luigid-spendguard"]]
     assert re.findall(r"^USER (\w+)$", CONTAINER, re.MULTILINE) == ["10001"]
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
+def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
+    for path in UNITS:  # Where no program is installed in /opt, that is all it would find.
+        (tmp_path / path.name).write_text(path.read_text("utf-8").replace("/opt/luigi/bin/", "/bin/true "))
+    units = [str(tmp_path / path.name) for path in UNITS]
+    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60)
+    said = (done.stdout + done.stderr).splitlines()
+    assert [line for line in said if any(path.stem in line for path in UNITS)] == []
+
+
+def test_the_backup_that_the_docs_show_is_whole_and_for_nobody_else(tmp_path: Path) -> None:
+    [script] = re.findall(r"```sh\n(umask 077\nsqlite3 .*?)```", PAGE, re.DOTALL)
+    if shutil.which("sqlite3") is None:
+        pytest.skip("there is no sqlite3")
+    backups = tmp_path / "backups"
+    backups.mkdir()
+    script = script.replace("/var/lib/luigi-server", str(tmp_path)).replace("/var/backups", str(backups))
+    ledger = Ledger(tmp_path / "spendguard.db")
+    try:
+        ledger.write(lambda tx: tx.run("CREATE TABLE committed_last (x)")).result()
+        subprocess.run(["sh", "-ec", script], check=True, timeout=60)
+    finally:
+        ledger.close()
+    copy = backups / "spendguard.db"
+    assert copy.stat().st_mode & 0o077 == 0
+    found = sqlite3.connect(copy)
+    assert found.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+    assert found.execute("SELECT count(*) FROM committed_last").fetchone() == (0,)
+    found.close()
 
 
 def test_the_container_has_what_the_wheel_is_made_of() -> None:
