@@ -192,6 +192,12 @@ def open_run(client: LedgerPort, root: Root) -> str:
     )
     if said.get("note"):
         logger.warning("Run %s has a cap of $%s: %s", said["run_id"], said["cap_usd"], said["note"])
+    if root.by_task_id and said["run_id"] != root.name:
+        logger.info(
+            "Run %s: an earlier run of this root has ended, and what its tasks call now are new calls. A "
+            "root with a run_id goes on with its run",
+            said["run_id"],
+        )
     return str(said["run_id"])
 
 

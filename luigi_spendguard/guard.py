@@ -244,6 +244,14 @@ class Guard:
             raise
         except NotSent as error:
             yield Finish(End("void", call_id, ask, note=f"not sent: {error}"[:500]))
+            if answer.resend or call.unsure:
+                raise OutcomeUnknown(
+                    f"call {call_id} was sent before, and no reply came: it is in doubt and counts. "
+                    f"It could not be sent again now ({error}). Made again later, it is ended by what the "
+                    f"vendor says; or `spendguard resolve {call_id}`",
+                    call_id,
+                    again=True,
+                ) from error
             raise
         except BaseException as error:
             kind = "settle" if quote.read else "doubt"

@@ -41,10 +41,10 @@ class Caps:
         own = self.families.get(family)
         if asked is None:
             cap = own if own is not None else self.default
-            return (Micros(0), _MISSING.format(family=family)) if cap is None else (cap, "")
+            return (Micros(0), _missing(family)) if cap is None else (cap, "")
         limit = next((c for c in (own, self.limit, self.default) if c is not None), None)
         if limit is None:
-            return Micros(0), _MISSING.format(family=family)
+            return Micros(0), _missing(family)
         if asked <= limit:
             return asked, ""
         where = "[spendguard_caps]" if own is not None else (
@@ -53,10 +53,13 @@ class Caps:
         return limit, f"{format_usd(asked)} was asked, {format_usd(limit)} granted: the limit of {where}"
 
 
-_MISSING = (
-    "luigid's luigi.cfg grants {family} nothing: set default_cap_usd in [spendguard], or {family} in "
-    "[spendguard_caps]"
-)
+def _missing(family: str) -> str:
+    """Return why a run of a root family has no cap, and what to do for later runs, and for this one."""
+    own = f", or {family} in [spendguard_caps]" if family else ""
+    return (
+        f"luigid's luigi.cfg grants {family or 'it'} nothing: set default_cap_usd in [spendguard]{own}, for "
+        "later runs; this one keeps $0.00 until it is topped up"
+    )
 
 
 _ENDPOINT = re.compile(r"(?:(?:GET|POST|DELETE|PUT|PATCH) /\S+|[a-z_0-9]+(?:\.[a-z_0-9]+)+)")

@@ -57,6 +57,8 @@ def _corrections(call: Mapping[str, Any]) -> str:
     return plain("; ".join([*said, *(["price to come"] if call.get("estimated") else [])]))
 
 
+#: Blocked tasks that are listed one by one, for each reason.
+LISTED = 20
 _MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
 
 
@@ -111,7 +113,7 @@ def forecast_of(run: Mapping[str, Any]) -> str:
 RUN_COLUMNS: Sequence[Column] = (
     ("run", lambda run: run["run_id"]),
     ("root", lambda run: run["root_family"]),
-    ("state", lambda run: run["state"]),
+    ("status", lambda run: run["status"]),
     ("cap", money_of("cap")),
     ("spent", money_of("spent")),
     ("reserved", money_of("reserved")),
@@ -137,9 +139,18 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
             f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
             f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
         )
+    if run["in_doubt_calls"]:
+        yield plain(
+            f"{'in doubt':10} `spendguard calls --run {run['run_id']}` shows each call; `spendguard resolve "
+            "CALL` ends it, after a look at the vendor's books"
+        )
     for why in run["blocked"]:
         tasks = "1 task" if why["tasks"] == 1 else f"{why['tasks']} tasks"
-        yield plain(f"{'blocked':10} {tasks}: {why['text']}; {why['advice']}")
+        yield plain(f"{'because':10} {tasks}: {why['text']}; {why['advice']}")
+        for task_id in why["task_ids"][:LISTED]:
+            yield plain(f"{'':10}   {task_id}")
+        if why["tasks"] > LISTED:
+            yield f"{'':10}   and {why['tasks'] - LISTED} more: --format json has their ids"
     for task in run["awaiting_approval"]:
         cost = format_usd(parse_usd(task["cost_usd"]))
         yield plain(f"{'approval':10} {task['task_id']} may cost {cost} and waits to be approved")

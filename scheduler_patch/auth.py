@@ -97,8 +97,11 @@ def _checked(token: str, who: str, office: Office) -> str:
         return token
     if who in ("admin", "holder"):
         if not is_admin:
-            raise Refused(401, "unauthorized", "this needs the admin token: [spendguard] admin_token, "
-                          "or the file beside the ledger that luigid made")  # fmt: skip
+            what = (
+                "this is not the admin token, which is needed here" if token else "this needs the admin token"
+            )
+            raise Refused(401, "unauthorized", f"{what}: [spendguard] admin_token, or the file beside the "
+                          "ledger that luigid made")  # fmt: skip
         return ""
     if who == "read" and (is_admin or _same(token, worker_token)):
         return ""

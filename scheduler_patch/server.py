@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -91,7 +92,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise SystemExit(2) from None
     install(settings)
     luigi.server.Scheduler = BudgetScheduler
-    luigi.cmdline.luigid(args)
+    try:
+        luigi.cmdline.luigid(args)
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        sys.stderr.write(
+            "luigid-spendguard: Address already in use: stop what listens there (a stock luigid perhaps), or "
+            "name another --port\n"
+        )
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

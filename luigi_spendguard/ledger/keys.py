@@ -103,8 +103,9 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
 
 
 _KEYS = (
-    "SELECT claim.id, claim.run_id, claim.task_id, claim.state, claim.claimed_at, claim.ended_at,"
-    f" key_terms.*, coalesce(expires_at <= {NOW}, 0) AS expired FROM claim"
+    # The claim's columns stand last: a running task's key has no terms, and keeps its own id.
+    f"SELECT key_terms.*, coalesce(expires_at <= {NOW}, 0) AS expired, claim.id, claim.run_id, claim.task_id,"
+    " claim.state, claim.claimed_at, claim.ended_at FROM claim"
     " LEFT JOIN key_terms ON key_terms.id = claim.id"
 )
 
@@ -114,7 +115,7 @@ def key_row(tx: Tx, key_id: str) -> Row:
     row = tx.one(f"{_KEYS} WHERE claim.id = ?", key_id)
     if row is None:
         raise NotFound("there is no such vault key: `spendguard keys` lists them")
-    return row | {"id": key_id}
+    return row
 
 
 def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:

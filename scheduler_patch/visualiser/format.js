@@ -46,7 +46,8 @@ export function forecast(run) {
   if (run.forecast_usd === null) {
     return "";
   }
-  const estimated = Number(run.estimated_usd) === 0 ? "" : `, ${usd(run.estimated_usd)} of it estimated`;
+  const estimated = Number(run.estimated_usd) === 0 ? "" : run.estimated_usd === run.forecast_usd
+    ? " (estimated)" : ` (${usd(run.estimated_usd)} of it estimated)`;
   const unknown = run.unknown_tasks ? ` + ${count(run.unknown_tasks, "task")} of unknown cost` : "";
   return usd(run.forecast_usd) + estimated + unknown;
 }

@@ -32,7 +32,7 @@ def test_revoke_asks_for_the_token_and_for_a_confirmation_and_is_seen(tab: Tab, 
     page.get_by_role("button", name="Revoke…").click()
     page.get_by_label("Token", exact=True).fill("wrong" * 5)
     page.get_by_role("button", name="Use it").click()
-    page.get_by_role("alert").get_by_text("this needs the admin token").wait_for()
+    page.get_by_role("alert").get_by_text("this is not the admin token").wait_for()
     tab.shot("token-refused")
     tab.say_token(site.token())
     dialog = page.get_by_role("dialog", name="Revoke night")

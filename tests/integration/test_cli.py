@@ -94,11 +94,11 @@ class TestSeeing:
         assert vendor.moved() == 350
         [found] = [r for r in answer(pretender.site, "runs") if r["run_id"] == pretender.run_id]
         assert (found["cap_usd"], found["spent_usd"], found["reserved_usd"]) == ("100.00", "3.50", "0.00")
-        assert (found["remaining_usd"], found["state"]) == ("96.50", "active")
+        assert (found["remaining_usd"], found["status"]) == ("96.50", "active")
         code, out, _ = spendguard(pretender.site, "runs")
         [line] = [line for line in out.splitlines() if pretender.run_id in line]
         assert code == 0
-        assert out.split()[:4] == ["run", "root", "state", "cap"]
+        assert out.split()[:4] == ["run", "root", "status", "cap"]
         assert line.split()[:5] == [pretender.run_id, "Root", "active", "$100.00", "$3.50"]
 
     def test_run_shows_one_run_as_text_and_as_json(self, pretender: Pretender, vendor: FakeStripe) -> None:

@@ -235,3 +235,14 @@ class TestWhoEnds:
         assert reserve(books, key, made).verdict == "allowed"
         with pytest.raises(Conflict, match="another"):
             end(books, foreign, End("void", made.call_id, 1))
+
+
+def test_a_running_tasks_key_is_listed_by_its_id_and_can_be_revoked(tmp_path: Path) -> None:
+    books = Books(tmp_path / "ledger.db")
+    books.claim("task")
+    (shown,) = books.read(keys.keys)
+    assert (shown["id"], shown["task_id"], shown["state"]) == (books.last_claim, "task", "active")
+    assert shown["vendor"] is None
+    books.write(keys.revoke_key, shown["id"])
+    assert books.read(keys.keys, "run") == []
+    books.ledger.close()
