@@ -130,6 +130,19 @@ def test_a_call_that_was_not_sent_is_voided(guard: Guard) -> None:
     assert not call.unsure
 
 
+def test_a_call_in_doubt_that_cannot_be_sent_again_is_not_said_to_be_unsent(guard: Guard) -> None:
+    call = Call()
+    life, _ = sent(guard, call)
+    step(life, Finish, TimeoutError())
+    outcome(life)
+    again, _ = sent(guard, call)
+    assert step(again, Finish, NotSent("refused")).end.kind == "void", "the ledger knows of the first send"
+    error = outcome(again)
+    assert isinstance(error, OutcomeUnknown)
+    assert error.again
+    assert "was sent before" in str(error)
+
+
 @pytest.mark.parametrize(
     "broken", [TimeoutError(), ConnectionResetError(), KeyboardInterrupt(), SystemExit()]
 )
