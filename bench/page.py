@@ -12,7 +12,7 @@ from typing import Any
 import luigi.rpc
 
 from bench.calls import quantile
-from tests.support.browser import Tab, browsing, installed
+from tests.support.browser import Tab, browsing, installed, until
 from tests.support.history import write_history
 from tests.support.site import FakeStripe, Site
 
@@ -108,7 +108,7 @@ def _page(browser: Any, site: Site, name: str, at: str, requests: int, repeats: 
     for _ in range(repeats):
         tab = Tab(browser, site.url)
         page = tab.go(at)
-        page.wait_for_function(_ROWS, polling="raf")
+        until(page, _ROWS)
         paint, ready, size = page.evaluate(_LOADED)
         first.append(paint)
         shown.append(ready)

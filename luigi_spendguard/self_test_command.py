@@ -33,7 +33,8 @@ def self_test(workers: int, cap: Micros, timeout_s: int) -> None:
     touched, and no vendor is called.
     """
     settings = click.get_current_context().obj[0]
-    signal.signal(signal.SIGTERM, _end)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _end)
     try:
         facts = race(settings, workers, cap, timeout_s)
     except Failed as error:

@@ -19,6 +19,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import claims, figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.peers import Refused
 from luigi_spendguard.redaction import Secret
 from scheduler_patch import recall
 from scheduler_patch.counting import Rules
@@ -31,6 +32,8 @@ T = TypeVar("T")
 
 #: Seconds between two looks for pending calls whose sender must be gone.
 SWEEP_S = 5.0
+#: Reads of pages that wait for each other at the most.
+MOST_BROWSING = 64
 
 
 class Access:
@@ -47,6 +50,7 @@ class Access:
         self._seen = 0
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
+        self._browsing = 0
         if settings.ledger_path.exists():
             self._open()
 
@@ -126,6 +130,21 @@ class Access:
         if not self.has_ledger:
             return None
         return await asyncio.wrap_future((await self.ledger()).read(operation, *args))
+
+    async def browse(self, operation: Callable[..., T], *args: Any) -> T | None:
+        """Run what a page asks for; nothing else waits behind it. None while there is no ledger file.
+
+        Raises Refused when too many wait already: whoever looks does not slow down who pays.
+        """
+        if not self.has_ledger:
+            return None
+        if self._browsing >= MOST_BROWSING:
+            raise Refused(503, "busy", "too many pages are being read: try again in some seconds")
+        self._browsing += 1
+        try:
+            return await asyncio.wrap_future((await self.ledger()).browse(operation, *args))
+        finally:
+            self._browsing -= 1
 
     def close(self) -> None:
         """Commit what is queued and close the file."""

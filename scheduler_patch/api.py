@@ -18,6 +18,8 @@ from scheduler_patch.office import Office
 
 async def _open_run(office: Office, call: Call) -> Any:
     call.only("name", "by_task_id", "root_family", "root_task_id", "budget_usd")
+    if call.fields.get("name") in (".", ".."):
+        raise BadMessage("'name' must not be . or ..: no address could lead to such a run")
     return await office.open_run(
         call.text("name", limit=255),
         call.flag("by_task_id"),

@@ -104,7 +104,7 @@ def _label(call: Call) -> str:
     label = call.optional("agent_run_label")
     if label is None:
         return ""
-    if len(label) > 255 or not label.isprintable() or not label.removeprefix("luigi/").strip():
+    if len(label) > 255 or not label.isprintable() or label.removeprefix("luigi/").strip() in ("", ".", ".."):
         raise BadMessage("'agent_run_label' must be luigi/<run_id>, of at most 255 printable characters")
     return label.strip()
 

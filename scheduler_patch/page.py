@@ -6,7 +6,10 @@ what is known, Luigi's own handler answers.
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +41,43 @@ class Ours(StaticFileHandler):
         self.set_header("Cache-Control", "no-cache")
 
 
-class Page(RequestHandler):
-    """Serves Luigi's page with the Budgets tab."""
+class Luigis(StaticFileHandler):
+    """Serves Luigi's own files as Luigi does, and its page with the Budgets tab.
 
-    def get(self) -> None:
-        """Answer with the page."""
+    All of them, because an address has many spellings. Luigi's page shows families of tasks and messages as
+    HTML, and anybody may send them: the scripts that are installed run, and no others, where an operator
+    enters a token.
+    """
+
+    #: The file that is served; the page is none.
+    absolute_path: str | None = None
+
+    def compute_etag(self) -> str | None:
+        """Return the file's tag; the page has none."""
+        return None if self.absolute_path is None else super().compute_etag()
+
+    async def get(self, path: str, include_body: bool = True) -> None:
+        """Answer with the page or the file."""
+        self.set_header("Content-Security-Policy", policy())
+        if Path(self.get_absolute_path(self.root, path)) != _PAGE:
+            await super().get(path, include_body)
+            return
         self.set_header("Content-Type", "text/html; charset=UTF-8")
         self.set_header("Cache-Control", "no-cache")
-        self.finish(page())
+        await self.finish(page() if include_body else None)
 
-    head = get
+
+def policy() -> str:
+    """Return which scripts a browser may run on Luigi's pages: the files that are installed, and the page's
+    own lines of script as they are written there (https://www.w3.org/TR/CSP3/).
+    """
+    lines = re.findall(r"<script>(.*?)</script>", _PAGE.read_text("utf-8"), re.DOTALL)
+    digests = (base64.b64encode(hashlib.sha256(line.encode()).digest()).decode() for line in lines)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (
+        f"script-src 'self' {allowed}; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'self'"
+    )
 
 
 def page() -> str:
@@ -60,6 +90,10 @@ def page() -> str:
 
 
 def routes() -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
-    """Return the routes of the page and of what it loads."""
-    ours = (r"/spendguard/(.*)", Ours, {"path": str(FOLDER)})
-    return [(r"/static/visualiser/index\.html", Page, {}), ours] if _PAGE.exists() else []
+    """Return the routes of Luigi's files and of ours."""
+    if not _PAGE.exists():
+        return []
+    return [
+        (r"/static/(.*)", Luigis, {"path": str(_PAGE.parents[1])}),
+        (r"/spendguard/(.*)", Ours, {"path": str(FOLDER)}),
+    ]

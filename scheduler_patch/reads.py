@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from luigi_spendguard import __version__
@@ -15,6 +16,8 @@ from scheduler_patch import waiting
 from scheduler_patch.auth import Refused
 from scheduler_patch.handler import Call
 from scheduler_patch.office import Office
+
+logger = logging.getLogger(__name__)
 
 #: Tasks whose cost may be asked for at once.
 _TASKS = 500
@@ -37,7 +40,7 @@ async def runs(office: Office, call: Call) -> Any:
         call.query("search") or "", state, among, without, sort.removeprefix("-"), sort.startswith("-"),
         _number(call, "limit", 1000, 1, 1000), _number(call, "offset", 0, 0, 10**9),
     )  # fmt: skip
-    rows, total = await office.read(overview.runs, page) or ([], 0)
+    rows, total = await office.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
     return [row | await waiting.of_row(office, row) for row in rows]
 
@@ -86,7 +89,7 @@ async def spending(office: Office, call: Call) -> Any:
     by = call.query("by") or "vendor"
     if by not in ("vendor", "family"):
         raise BadMessage("'by' must be vendor or family")
-    found = await office.read(overview.spending, call.path[0], by)
+    found = await office.browse(overview.spending, call.path[0], by)
     if found is None:
         raise Refused(404, "not_found", f"there is no run {call.path[0]}: no run was ever opened here")
     return found
@@ -100,7 +103,7 @@ async def task_costs(office: Office, call: Call) -> Any:
         raise BadMessage(f"'task_ids' must be a list of {_TASKS} texts at the most")
     if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in asked):
         raise BadMessage("'task_ids' must be texts of 1 to 1000 characters")
-    rows = await office.read(overview.costs, asked) or []
+    rows = await office.browse(overview.costs, asked) or []
     paid = {(row["task_id"], row["run_id"]) for row in rows}
     for task_id in dict.fromkeys(asked):
         entry = office.gate.entries.get(task_id)
@@ -110,7 +113,7 @@ async def task_costs(office: Office, call: Call) -> Any:
                 rows.append({"task_id": task_id, "run_id": found.run_id, "calls": 0, "spent_usd": "0.00",
                              "reserved_usd": "0.00"})  # fmt: skip
     named = sorted({row["run_id"] for row in rows})
-    return {"tasks": rows, "runs": await office.read(overview.named, named) or []}
+    return {"tasks": rows, "runs": await office.browse(overview.named, named) or []}
 
 
 async def day(office: Office, call: Call) -> Any:
@@ -145,7 +148,7 @@ async def calls(office: Office, call: Call) -> Any:
         since_ms = None if since is None else expiry_ms(since)
     except ValueError as error:
         raise BadMessage(f"'since' {error}") from None
-    rows = await office.read(
+    rows = await office.browse(
         reading.calls,
         run_id,
         call.query("task"),
@@ -161,7 +164,13 @@ async def calls(office: Office, call: Call) -> Any:
 def _object_url(row: dict[str, Any]) -> str | None:
     """Return where the vendor's own pages show what a call has opened."""
     vendor = VENDORS.get(row["vendor"])
-    return vendor.object_url(row["account"], row["object_id"]) if vendor and row["object_id"] else None
+    if vendor is None or not row["object_id"]:
+        return None
+    try:
+        return vendor.object_url(row["account"], row["object_id"])
+    except Exception:  # It is anybody's vendor, and what only shows stops nothing.
+        logger.exception("The vendor %s failed to name the page of an object", vendor.name)
+        return None
 
 
 async def status(office: Office, call: Call) -> Any:

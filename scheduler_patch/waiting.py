@@ -32,6 +32,7 @@ async def _blocked(office: Office, run_id: str) -> AsyncIterator[tuple[Entry, st
     """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
     gate = office.gate
     run = gate.runs.get(run_id)
+    await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
     for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
         if number % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)

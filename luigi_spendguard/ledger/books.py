@@ -26,11 +26,13 @@ class Ledger:
         migrate(path)
         self.path = path
         self._db = database(path)
-        self._reader = database(path)
+        self._reader, self._browser = database(path), database(path)
         self._writer = Writer(self._db)
         self._closed = False
-        # One thread: reads are for people, and must not take the processor from the writer.
+        # One thread each, which must not take the processor from the writer: pages of people, who may ask for
+        # much, and what a call or a change waits for.
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-read")
+        self._browsing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-browse")
 
     def write(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run `operation(tx, *args)` in a durable transaction."""
@@ -45,10 +47,21 @@ class Ledger:
 
         return self._reading.submit(act)
 
+    def browse(self, operation: Callable[..., T], *args: Any) -> Future[T]:
+        """Run a reading operation that may take long, behind others of its kind alone."""
+
+        def act() -> T:
+            with reading(self._browser) as tx:
+                return operation(tx, *args)
+
+        return self._browsing.submit(act)
+
     def close(self) -> None:
         """Commit what is queued and close the file."""
         self._writer.close()
         if not self._closed:
             self._closed = True
             self._reading.shutdown()
+            self._browsing.shutdown()
             forking.close(self._reader)
+            forking.close(self._browser)

@@ -29,7 +29,7 @@ SORTS = {
     "in_doubt_calls": "(SELECT count(*) FROM call WHERE call.run_id = run.run_id AND state = 'in_doubt')",
 }
 #: Points of a run's spending over time at the most, and names that it is split by.
-POINTS, NAMES = 200, 9
+POINTS, NAMES = 199, 9
 #: What a call has cost, and may still cost.
 _COST = "call.settled_micros + call.corrected_micros + call.overrun_micros"
 _OPEN = "CASE WHEN call.state IN ('pending','in_doubt') THEN call.reserved_micros ELSE 0 END"
@@ -109,10 +109,10 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
     end = int(tx.value("SELECT at FROM journal WHERE run_id = ? ORDER BY id DESC LIMIT 1", run_id) or start)
     step = max(1000, -(-(end - start + 1) // POINTS))
     rows = tx.all(
-        f"SELECT max(0, j.at - ?1) / ?2 AS bucket, call.{by} AS name, sum(j.spent_micros + j.overrun_micros)"
-        " AS micros FROM journal j JOIN call ON call.id = j.call_id WHERE j.run_id = ?3"
-        " AND (j.spent_micros <> 0 OR j.overrun_micros <> 0) GROUP BY 1, 2",
-        start, step, run_id,
+        f"SELECT min(?4, max(0, j.at - ?1) / ?2) AS bucket, call.{by} AS name,"
+        " sum(j.spent_micros + j.overrun_micros) AS micros FROM journal j JOIN call ON call.id = j.call_id"
+        " WHERE j.run_id = ?3 AND (j.spent_micros <> 0 OR j.overrun_micros <> 0) GROUP BY 1, 2",
+        start, step, run_id, POINTS - 1,
     )  # fmt: skip
     totals = tx.all(
         f"SELECT call.{by} AS name, count(*) AS calls, sum({_COST}) AS spent, sum({_OPEN}) AS reserved,"

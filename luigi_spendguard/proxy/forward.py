@@ -83,26 +83,28 @@ class Forwarder:
         self._upstream = Upstream(straight=True)
 
     def forward(
-        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool
+        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, named: bool
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
-        `reads`: it only reads, so it may be made again whatever became of it.
+        `reads`: it only reads, so it may be made again whatever became of it; `named`: it has a key of its
+        caller's, by which it is known again.
 
         Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
         after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
         """
-        headers, mark = _headers(request, attempt), None
-        if not reads:
-            if not headers.get("idempotency-key"):
-                # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
-                headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+        headers, mark, told = _headers(request, attempt), None, ""
+        if not reads and not headers.get("idempotency-key"):
+            # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
+            headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+        if not reads and not named:
             mark = Unanswered.of(request, target)
-            if named := attempt.unanswered.named(mark, headers["idempotency-key"]):
-                headers[UNANSWERED] = named
+            if told := attempt.unanswered.named(mark, headers["idempotency-key"]):
+                headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
-        with context.calling(), attempt.unanswered.remembered(headers.get("idempotency-key", ""), mark):
+        own = headers.get("idempotency-key", "")
+        with context.calling(), attempt.unanswered.remembered(own, mark, told):
             reply = self._sent(sent, gateway, timeout_s)
             if DENIAL in reply.headers:
                 raise _denied(reply.headers[DENIAL], gateway)

@@ -94,11 +94,19 @@ def send(
         except SpendDenied as denied:
             refuse = denied
         else:
-            reads = vendor.only_reads(request)
-            return _forwarder.forward(request, target, gateway, attempt, reads=reads)
+            reads, own_key = vendor.only_reads(request), _has_own_key(vendor, request)
+            return _forwarder.forward(request, target, gateway, attempt, reads=reads, named=own_key)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
     return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s)
+
+
+def _has_own_key(vendor: Vendor, request: Request) -> bool:
+    """Return whether a request has an idempotency key of its caller's; an unfit one the gateway denies."""
+    try:
+        return vendor.key_of(request)[1]
+    except SpendDenied:
+        return False
 
 
 def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) -> SpendDenied | None:

@@ -64,10 +64,11 @@ class Unanswered:
         )
 
     @contextmanager
-    def remembered(self, own: str, mark: Mark | None) -> Iterator[None]:
-        """Remember a call if it is not answered in the block; None: it only reads.
+    def remembered(self, own: str, mark: Mark | None, told: str = "") -> Iterator[None]:
+        """Remember a call if it is not answered in the block; None: it is known again without.
 
-        One that is answered is forgotten, and so is the oldest equal one: it is that call, made again.
+        One that is answered is forgotten, and so is the oldest equal one of those that the gateway was `told`
+        of (keys, blank between): it is that call, made again.
         """
         try:
             yield
@@ -80,5 +81,8 @@ class Unanswered:
             raise
         with self._lock:
             if self._marks.pop(own, None) is None and mark is not None:
-                equal = next((key for key, other in self._marks.items() if other == mark), "")
+                named = set(told.split())
+                equal = next(
+                    (key for key, other in self._marks.items() if other == mark and key in named), ""
+                )
                 self._marks.pop(equal, None)

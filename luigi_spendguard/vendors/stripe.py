@@ -194,7 +194,7 @@ class Stripe(Vendor):
 
     def object_url(self, account: str, object_id: str) -> str | None:
         """Return the address of an object in the dashboard, of its account and mode."""
-        page, (_, mode, *more) = super().object_url(account, object_id), account.split(":")
+        page, (_, mode, *more) = super().object_url(account, object_id), [*account.split(":"), ""]
         own = "".join(f"{one}/" for one in more if re.fullmatch(r"acct_[A-Za-z0-9]+", one))
         test = "test/" if mode == "test" else ""
         return None if page is None else f"https://dashboard.stripe.com/{own}{test}{page}"

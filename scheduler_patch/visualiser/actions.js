@@ -5,42 +5,51 @@ import { h } from "./dom.js";
 import { forecast, usd } from "./format.js";
 
 /**
- * Ask in a dialog and act; resolves to whether it was done. What is refused is said in the dialog, which
- * then stays open. `act(values)` gets the values of the named fields.
+ * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
+ * it was tried. What is refused is said in the dialog, which then stays open. `act(values)` gets the values of the named fields.
  */
 function dialog({ title, text, fields = [], confirm, danger = false, act }) {
   return new Promise((resolve) => {
     const refused = h("p", { class: "spendguard-refused", role: "alert" });
+    const cancel = h("button", { type: "button", class: "btn btn-default", onclick: () => box.close() }, "Cancel");
     const go = h("button", { type: "submit", class: `btn ${danger ? "btn-danger" : "btn-primary"}` }, confirm);
     const box = h("dialog", { class: "spendguard-dialog", "aria-labelledby": "spendguard-title" },
       h("form", { method: "dialog", autocomplete: "off", onsubmit: submit },
         h("h3", { id: "spendguard-title" }, title), text.map((one) => h("p", null, one)), fields, refused,
         h("div", { class: "spendguard-buttons" },
-          h("button", { type: "button", class: "btn btn-default", onclick: () => box.close() }, "Cancel"), go)));
-    let done = false;
+          cancel, go)));
+    let done = false, acting = false;
     async function submit(event) {
       event.preventDefault();
       if (go.disabled) {
         return;
       }
       refused.replaceChildren();
-      go.disabled = true;
+      go.disabled = cancel.disabled = acting = true;
+      let wrong = null;
       try {
         await act(Object.fromEntries(new FormData(event.target)));
         done = true;
-        box.close();
       } catch (error) {
-        refused.append(error instanceof ApiError ? error.message : String(error));
+        wrong = error instanceof ApiError ? error.message : String(error);
+        refused.append(wrong);
         if (error.status === 401 && hasToken()) {
           setToken("");
         }
-      } finally {
-        go.disabled = false;
+      }
+      go.disabled = cancel.disabled = acting = false;
+      if (!box.isConnected) {  // It was closed meanwhile: what became of it is said all the same.
+        resolve(done || wrong);
+      } else if (done) {
+        box.close();
       }
     }
+    box.addEventListener("cancel", (event) => acting && event.preventDefault());
     box.addEventListener("close", () => {
       box.remove();
-      resolve(done);
+      if (!acting) {
+        resolve(done);
+      }
     });
     document.body.append(box);
     box.showModal();
@@ -66,6 +75,9 @@ export function askToken() {
     fields: [field("token", "Token", { type: "password", required: true, autocomplete: "off" })],
     confirm: "Use it",
     act: async ({ token }) => {
+      if (!/^[\x21-\x7e]+$/.test(token.trim())) {
+        throw new ApiError(401, "unauthorized", "this is not the admin token: it has other signs than a token has");
+      }
       setToken(token.trim());
       try {
         await get(["vault", "keys"], { run: "-" });  // What only an operator may read.
@@ -78,7 +90,7 @@ export function askToken() {
 }
 
 async function change(about) {
-  return (await askToken()) && dialog(about);
+  return (await askToken()) === true && dialog(about);
 }
 
 export function topUp(run) {

@@ -24,8 +24,9 @@ let refreshRun = null, shownRun = null, timer = null, turn = 0;
 
 /** Let a dialog's action run; say `words` when it was done, and show what it has changed. */
 async function acted(action, words) {
-  if (await action()) {
-    said.textContent = words;
+  const done = await action();
+  if (done) {
+    said.textContent = done === true ? words : `It was refused: ${done}`;
     refresh();
   }
 }
@@ -43,11 +44,13 @@ async function refresh() {
     refreshRun = run && runPage(single, acted);
     said.textContent = "";
     failed.replaceChildren();
+    failed.spendguardSeen = undefined;
     loading.hidden = false;
     list.hidden = single.hidden = true;
   }
   try {
-    await (run ? refreshRun(wanted) : refreshList(wanted));
+    const current = () => mine === turn;
+    await (run ? refreshRun(wanted, current) : refreshList(wanted, current));
     if (mine !== turn) {
       return;
     }
@@ -92,6 +95,7 @@ function showAccess() {
 /** Luigi's own handler takes an unknown tab for its task list: it does not hear of ours. */
 function route(event) {
   const ours = address.read() !== null;
+  document.querySelectorAll(".spendguard-dialog").forEach((box) => box.close());  // It was about what stood here.
   link.parentElement.classList.toggle("active", ours);
   pane.classList.toggle("active", ours);
   if (!ours) {

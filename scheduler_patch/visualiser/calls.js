@@ -30,11 +30,14 @@ export function callsTable(place, acted) {
       h("label", { for: "spendguard-task" }, "Task"), task),
     grid, empty, pages);
 
-  return async function refresh(wanted, run) {
+  return async function refresh(wanted, run, current) {
     const { verdict: said, vendor: at, task: of, before } = wanted;
     const found = await get(["runs", run.run_id, "calls"],
       { verdict: said, vendor: at, task: of, before, limit: SIZE + 1 });
     const seen = found.slice(0, SIZE);
+    if (!current()) {
+      return undefined;
+    }
     show(vendor, [run.vendors, at], () => ["", ...new Set([...run.vendors, ...(at ? [at] : [])])].map((one) =>
       h("option", { value: one, selected: one === (at || "") }, one || "all")));
     verdict.value = said || "";
@@ -51,6 +54,7 @@ export function callsTable(place, acted) {
           "Newest")),
         found.length > SIZE && h("li", null,
           h("a", { href: address.to({ ...address.read(), before: seen.at(-1).seq }), "data-key": "older" }, "Older"))));
+    return found[0]?.seq;
   };
 }
 

@@ -3,6 +3,9 @@
 /** Addresses that a link may lead to: parts of this page, and pages on the web. */
 const SAFE = /^(#|https:\/\/)/;
 
+/** Signs that turn the direction of what follows: an amount behind one would read backwards. */
+const TURNS = /[\u202a-\u202e\u2066-\u2069]/g;
+
 /**
  * Return an element. `attributes`: `on…` are listeners, booleans are set or left out, null is left out.
  * `children`: elements, texts, numbers, lists of them; null and false are nothing.
@@ -29,7 +32,7 @@ function append(parent, children) {
     if (Array.isArray(child)) {
       append(parent, child);
     } else if (child !== null && child !== undefined && child !== false) {
-      parent.append(child instanceof Node ? child : document.createTextNode(String(child)));
+      parent.append(child instanceof Node ? child : document.createTextNode(String(child).replace(TURNS, "\ufffd")));
     }
   }
 }

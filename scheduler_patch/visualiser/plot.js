@@ -64,7 +64,7 @@ function words(spending) {
 }
 
 function options(Plot, spending, width) {
-  const money = (value) => value === null || value === undefined ? "" : `$${value.toLocaleString("en-US")}`;
+  const money = (value) => value === null || value === undefined ? "" : `$${value.toLocaleString("en-US", { maximumFractionDigits: 6 })}`;
   const line = (label, stroke, more) => ({ label, stroke, width: 2, points: { show: false },
     paths: Plot.paths.stepped({ align: 1 }), value: (_, value) => money(value), ...more });
   return {

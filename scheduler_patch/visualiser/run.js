@@ -22,19 +22,22 @@ export function runPage(place, acted) {
   const plot = spendingPlot(spent), table_ = callsTable(calls, acted);
   let plotted = "", due = 0;
 
-  return async function refresh(wanted) {
+  return async function refresh(wanted, current) {
     const run = await get(["runs", wanted.run]);
     const split = wanted.by === "family" ? "family" : "vendor";
     // The plot is read anew only when the run's books have changed.
     const key = JSON.stringify([run.run_id, split]);
+    const newest = await table_(wanted, run, current);
     const books = key + JSON.stringify([run.spent_usd, run.overrun_usd, run.reserved_usd, run.cap_usd,
-      run.denied_calls]);
+      run.denied_calls, newest]);
     const begun = performance.now(), other = !plotted.startsWith(key);
     const [spending, found] = await Promise.all([
       books === plotted || (begun < due && !other) ? null : get(["runs", run.run_id, "spending"], { by: split }),
       hasToken() ? get(["vault", "keys"], { run: run.run_id }) : null,
-      table_(wanted, run),
     ]);
+    if (!current()) {
+      return;
+    }
     show(head, run, () => about(run, acted));
     show(by, split, () => ["vendor", "family"].map((one) =>
       h("button", { type: "button", class: `btn btn-default btn-sm${one === split ? " active" : ""}`,
@@ -76,10 +79,10 @@ function about(run, acted) {
     h("dl", { class: "spendguard-facts" }, facts.filter(([, text]) => text).map(([name, text]) =>
       h("div", null, h("dt", null, name), h("dd", null, text)))),
     !over && h("p", { class: "spendguard-buttons" },
-      button("Top up…", actions.topUp, "The cap is raised."),
-      run.status === "held" && run.forecast_usd !== null &&
-        button("Approve forecast…", actions.approve, "The forecast is approved."),
-      button("Revoke…", actions.revoke, "The run is revoked: no further call of it is sent.", "danger")));
+      button("Top up…", actions.topUp, `The cap of ${run.run_id} is raised.`),
+      run.blocked_tasks.forecast && run.forecast_usd !== null &&
+        button("Approve forecast…", actions.approve, `The forecast of ${run.run_id} is approved.`),
+      button("Revoke…", actions.revoke, `${run.run_id} is revoked: no further call of it is sent.`, "danger")));
 }
 
 function waiting(run, acted) {

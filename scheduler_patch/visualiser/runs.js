@@ -53,12 +53,15 @@ export function runsList(place) {
         text, h("span", { "aria-hidden": "true" }, descending ? " ▾" : ascending ? " ▴" : "")));
   }
 
-  return async function refresh(wanted) {
+  return async function refresh(wanted, current) {
     const at = Math.max(0, Math.floor(Number(wanted.page)) || 0), sort = wanted.sort || "-opened_at";
     const [{ found, total }, today] = await Promise.all([
       page(["runs"], { search: wanted.find, status: wanted.status, sort, limit: SIZE, offset: at * SIZE }),
       get(["day"]),
     ]);
+    if (!current()) {
+      return;
+    }
     if (document.activeElement !== search) {
       search.value = wanted.find || "";
     }
@@ -67,7 +70,7 @@ export function runsList(place) {
     rows(body, found, (run) => run.run_id, cells);
     grid.hidden = found.length === 0;
     show(empty, [total, wanted.find, wanted.status], () => !found.length && nothing(wanted));
-    show(pages, [at, total], () => (total > SIZE || at > 0) && turn(at, total));
+    show(pages, [at, total, found.length], () => found.length > 0 && (total > SIZE || at > 0) && turn(at, total));
     show(day, today, () => today.spent_usd === null || today.day === null ? "" :
       `All runs together today (UTC): ${usd(today.spent_usd)} spent, ${usd(today.reserved_usd)} reserved, ` +
       `${usd(today.remaining_usd)} remaining of ${usd(today.cap_usd)}.`);

@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser.conftest import MODULE, nightly
 from tests.support.asking import Case, send
-from tests.support.browser import Tab
+from tests.support.browser import Tab, until
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
@@ -44,7 +44,7 @@ def test_revoke_asks_for_the_token_and_for_a_confirmation_and_is_seen(tab: Tab, 
     page.get_by_role("button", name="Revoke…").click()
     page.get_by_role("button", name="Revoke the run").click()
     page.locator("h2 .spendguard-is-revoked").wait_for()
-    assert page.get_by_role("status").inner_text() == "The run is revoked: no further call of it is sent."
+    assert page.get_by_role("status").inner_text() == "night is revoked: no further call of it is sent."
     assert page.get_by_role("button", name="Top up…").count() == 0
     tab.shot("revoked")
     sent = site.stripe.moved()
@@ -73,7 +73,7 @@ def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
         tab.say_token(site.token())
         page.get_by_label("Raise it by (USD)").fill("2")
         page.get_by_role("button", name="Top up", exact=True).click()
-        page.get_by_text("The cap is raised.").wait_for()
+        page.get_by_text("The cap of night is raised.").wait_for()
         out, _ = worker.communicate(timeout=60)
     finally:
         worker.kill()
@@ -93,7 +93,7 @@ def test_what_luigid_refuses_is_said_and_the_dialog_stays(tab: Tab, site: Site) 
     tab.shot("refused")
     page.get_by_label("Raise it by (USD)").fill("1")
     page.get_by_role("button", name="Top up", exact=True).click()
-    page.get_by_text("The cap is raised.").wait_for()
+    page.get_by_text("The cap of night is raised.").wait_for()
     assert site.run("night")["cap_usd"] == "6.00"
 
 
@@ -110,7 +110,7 @@ def test_a_held_run_is_approved_with_what_is_shown(tab: Tab, site: Site) -> None
     page.get_by_role("button", name="Approve forecast…").click()
     tab.say_token(site.token())
     page.get_by_role("button", name="Approve $6.00").click()
-    page.get_by_text("The forecast is approved.").wait_for()
+    page.get_by_text("The forecast of night is approved.").wait_for()
     nightly(site, "night", 6, 0, "2")
     assert site.stripe.moved() == 200, "an approval raises no cap"
 
@@ -201,9 +201,9 @@ def test_calls_are_filtered_paged_and_linked_to_the_vendors_pages(tab: Tab, site
     assert calls.count() == 50
     page.get_by_role("link", name="Older").click()
     page.get_by_role("link", name="Newest").wait_for()
-    page.wait_for_function("document.querySelectorAll('.spendguard-calls tbody tr').length < 50")
+    until(page, "document.querySelectorAll('.spendguard-calls tbody tr').length < 50")
     page.get_by_label("Verdict").select_option("allowed")
-    page.wait_for_function("!document.querySelector('.spendguard-calls').textContent.includes('denied')")
+    until(page, "!document.querySelector('.spendguard-calls').textContent.includes('denied')")
     link = calls.first.get_by_role("link", name=re.compile("^pi_"))
     assert re.fullmatch(r"https://dashboard\.stripe\.com/test/payments/pi_\w+", link.get_attribute("href"))
     assert link.get_attribute("rel") == "noopener noreferrer"
@@ -212,3 +212,85 @@ def test_calls_are_filtered_paged_and_linked_to_the_vendors_pages(tab: Tab, site
     plot = page.locator(".spendguard-plot")
     assert plot.get_attribute("aria-label") == "Spent over time: stripe $58.00. Cap $58.00."
     tab.shot("run")
+
+
+def test_a_family_that_is_script_steals_no_token(tab: Tab, site: Site) -> None:
+    """Luigi's own table shows families as HTML, and anybody who reaches the port may send one."""
+    nightly(site, "night", 1, 0, "5")
+    hook = (
+        "window.stolen='x';const f=window.fetch;"
+        "window.fetch=(a,b)=>{window.stolen=b.headers.Authorization;return f(a,b)}"
+    )
+    family = f'<img src=x onerror="{hook}"><svg onload="{hook}">'
+    site.rpc("add_task", task_id="Evil_1", worker="w", family=family, params={"a": "b"}, status="PENDING",
+             runnable=False)  # fmt: skip
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Enter the admin token…").click()
+    tab.say_token(site.token())
+    page.get_by_text("You may change budgets: the admin token").wait_for()
+    page.locator("#topNavbar").get_by_role("link", name="Task List").click()
+    page.locator("#taskTable img[src=x]").first.wait_for(state="attached")
+    assert page.evaluate("window.stolen") is None
+    for link, pane in (
+        ("Dependency Graph", "dependencyGraph"),
+        ("Workers", "workerList"),
+        ("Budgets", "budgets"),
+    ):
+        page.locator("#topNavbar").get_by_role("link", name=link, exact=True).click()
+        page.locator(f"#{pane}.active").wait_for(state="attached")
+
+
+def test_a_change_that_is_under_way_is_told_of_whatever_is_pressed(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 1, 0, "5")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Top up…").click()
+    tab.say_token(site.token())
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/top_up", hold)
+    page.get_by_label("Raise it by (USD)").fill("1")
+    page.get_by_role("button", name="Top up", exact=True).click()
+    while not held:
+        page.wait_for_timeout(20)
+    assert page.get_by_role("button", name="Cancel").is_disabled()
+    for _ in range(3):
+        page.keyboard.press("Escape")
+    held.pop().continue_()
+    page.get_by_text("The cap of night is raised.").wait_for()
+    assert site.run("night")["cap_usd"] == "6.00"
+
+
+def test_a_dialog_is_closed_with_the_page_that_it_was_about(tab: Tab, site: Site) -> None:
+    nightly(site, "a", 1, 0, "5")
+    nightly(site, "b", 1, 9, "5")
+    page = tab.go("#tab=budgets&run=b")
+    page.get_by_role("link", name="All runs").click()
+    page.get_by_role("link", name="a", exact=True).click()
+    page.get_by_role("button", name="Revoke…").click()
+    tab.say_token(site.token())
+    page.get_by_role("dialog", name="Revoke a").wait_for()
+    page.go_back()
+    page.get_by_role("dialog").wait_for(state="detached")
+    assert {site.run(run)["state"] for run in "ab"} == {"active"}
+
+
+def test_a_token_with_odd_signs_is_none(tab: Tab, site: Site) -> None:
+    nightly(site, "night", 1, 0, "5")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("button", name="Enter the admin token…").click()
+    page.get_by_label("Token", exact=True).fill("tökén—with signs")
+    page.get_by_role("button", name="Use it").click()
+    page.get_by_role("alert").get_by_text("this is not the admin token").wait_for()
+
+
+def test_a_name_turns_no_amount_around(tab: Tab, site: Site) -> None:
+    Case(site, "night\u202e99.99$ devreser")
+    page = tab.go()
+    row = page.locator(".spendguard-runs tbody th")
+    row.first.wait_for()
+    assert "\u202e" not in row.first.inner_text()
+    row.first.get_by_role("link").click()
+    page.get_by_role("button", name="Top up…").wait_for()

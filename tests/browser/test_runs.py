@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.browser.conftest import nightly
-from tests.support.browser import Tab
+from tests.support.browser import Tab, until
 from tests.support.forwarder import Forwarder
 from tests.support.site import Site
 
@@ -92,7 +92,7 @@ def test_luigis_own_tabs_go_on_as_before(tab: Tab) -> None:
                        ("Resources", "resourceList"), ("Budgets", "budgets")):  # fmt: skip
         page.locator("#topNavbar").get_by_role("link", name=link, exact=True).click()
         page.locator(f"#{pane}.active").wait_for(state="attached")
-        page.wait_for_function("document.querySelectorAll('.tab-pane.active').length === 1")
+        until(page, "document.querySelectorAll('.tab-pane.active').length === 1")
         active = page.locator("#topNavbar li.active").all_inner_texts()
         assert [text.strip() for text in active] == [link]
 
@@ -106,8 +106,9 @@ def test_a_page_that_is_left_open_shows_changes_without_flicker(tab: Tab, busy: 
     page.evaluate("window.scrollTo(0, 30)")
     busy.call("POST", "/runs/fine/top_up", {"usd": "1.50"})
     cap = row(page, "fine").locator("td").nth(2)
-    page.wait_for_function(
-        "[...document.querySelectorAll('.spendguard-runs td')].some(one => one.textContent === '$61.50')"
+    until(
+        page,
+        "[...document.querySelectorAll('.spendguard-runs td')].some(one => one.textContent === '$61.50')",
     )
     assert cap.inner_text() == "$61.50"
     marks = page.evaluate(f"{rows}.map(row => row.spendguardMark)")
@@ -137,7 +138,7 @@ def test_the_task_list_shows_what_tasks_have_cost(tab: Tab) -> None:
     page.locator(".spendguard-cost").first.wait_for()
     page.get_by_label("Filter table:").fill("cus_201")
     found = page.locator("#taskTable tr", has_text="cus_201").locator(".spendguard-cost")
-    page.wait_for_function("document.querySelectorAll('.spendguard-cost').length === 1")
+    until(page, "document.querySelectorAll('.spendguard-cost').length === 1")
     assert re.fullmatch(r"\$1.00 · run \$3.00 of \$6\d\.\d0", found.inner_text())
     tab.shot("task-list")
     found.get_by_role("link").click()
@@ -148,7 +149,7 @@ def test_the_task_list_shows_what_tasks_have_cost(tab: Tab) -> None:
 def test_axe_finds_no_serious_fault(tab: Tab, at: str) -> None:
     page = tab.go(at)
     page.locator("#budgets .label").first.wait_for()
-    page.wait_for_function("!document.querySelector('.spendguard-loading:not([hidden])')")
+    until(page, "!document.querySelector('.spendguard-loading:not([hidden])')")
     assert tab.faults("#budgets") == []
 
 
@@ -237,4 +238,45 @@ def test_hundreds_of_runs_are_paged_by_luigid(browser: Any, site: Site) -> None:
     assert page.get_by_role("link", name="Next").count() == 0
     page.get_by_role("link", name="Previous").click()
     page.get_by_text("51 to 100 of 120 runs").wait_for()
+    tab.close()
+
+
+def test_an_answer_that_comes_late_is_dropped(tab: Tab) -> None:
+    page = tab.go()
+    row(page, "fine").wait_for()
+    held: list[Any] = []
+
+    def hold(route: Any) -> None:
+        held.append(route)
+
+    page.route("**/runs?search=held*", hold)
+    page.get_by_label("Find").fill("held")
+    while not held:
+        page.wait_for_timeout(20)
+    page.get_by_label("Find").fill("broke")
+    until(page, "document.querySelectorAll('.spendguard-runs tbody tr').length === 1")
+    for route in held:
+        route.continue_()
+    page.wait_for_timeout(500)
+    assert names(page) == ["broke"]
+    assert page.get_by_label("Find").input_value() == "broke"
+
+
+def test_a_page_beyond_the_last_says_so(tab: Tab) -> None:
+    page = tab.go("#tab=budgets&page=5")
+    page.get_by_text("No run matches.").wait_for()
+    assert page.get_by_text("251 to").count() == 0
+
+
+def test_the_error_is_shown_on_every_page_while_luigid_is_down(browser: Any, site: Site) -> None:
+    nightly(site, "first", 1, 0, "5")
+    tab = Tab(browser, site.url)
+    page = tab.go("#tab=budgets&run=first")
+    page.get_by_role("button", name="Revoke…").wait_for()
+    assert site.luigid is not None
+    site.luigid.end()
+    for fragment in ("#tab=budgets&run=other", "#tab=budgets", "#tab=budgets&run=first"):
+        page.evaluate(f"location.hash = {fragment!r}")
+        page.wait_for_timeout(300)
+        page.get_by_role("alert").get_by_text("luigid does not answer").wait_for()
     tab.close()

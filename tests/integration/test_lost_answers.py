@@ -113,6 +113,22 @@ def test_thirty_calls_that_a_gateway_did_not_answer_are_sent_once_each(
     assert (len(to), set(to.values())) == (33, {1})
 
 
+def test_an_equal_call_under_its_callers_key_is_another_one(relayed: World) -> None:
+    with Losing(relayed.site.port) as network:
+        relayed.site.configure(spendguard={"gateway_url": network.url})
+        try:
+            with relayed.attempt():
+                with pytest.raises(requests.ConnectionError):
+                    make("mail", 1)
+                network.loses = False
+                with idempotency_key("order-7"):
+                    assert make("mail", 1) == 200
+                assert make("mail", 1) == 200
+        finally:
+            relayed.site.configure(spendguard={"gateway_url": None})
+    assert len(relayed.sent("mail")) == 2
+
+
 @pytest.mark.parametrize("send", [by_requests, by_httpx])
 @pytest.mark.parametrize("gateway", [False, True], ids=["worker", "gateway"])
 def test_a_reply_with_bytes_beyond_ascii_in_a_header_is_the_reply(

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import re
+import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,12 @@ from urllib.parse import quote
 
 import pytest
 
+from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.peers import Refused
+from scheduler_patch import waiting
+from scheduler_patch.access import MOST_BROWSING
 from tests.support.asking import ASK, Case, Reply, send
+from tests.support.luigids import Luigid
 from tests.support.site import Site
 
 
@@ -149,6 +157,7 @@ def test_a_tasks_costs_are_those_of_each_run_that_paid(filled: Any) -> None:
      ("stripe:live", "cus_2", "https://dashboard.stripe.com/customers/cus_2"),
      ("stripe:live:acct_9", "po_1", "https://dashboard.stripe.com/acct_9/payouts/po_1"),
      ("stripe:test", "tr_1", "https://dashboard.stripe.com/test/search?query=tr_1"),
+     ("evil", "pi_1", "https://dashboard.stripe.com/payments/pi_1"),
      ("stripe:test", "pi_1/../x", None), ("stripe:test", "javascript:alert(1)", None)],
 )  # fmt: skip
 def test_a_calls_object_has_the_address_of_the_vendors_page(
@@ -189,6 +198,80 @@ def test_luigis_page_has_the_tab_and_an_unlike_one_is_left_alone(
     assert page.page() == "<p>no head</p>"
     monkeypatch.setattr(page, "_PAGE", tmp_path / "nothing")
     assert page.routes() == []
+
+
+@pytest.mark.parametrize("path", ["/static/visualiser/index.html", "/static/visualiser/./index.html",
+                                  "/static/visualiser/index.htm%6c",
+                                  "/static/visualiser/test.html"])  # fmt: skip
+def test_luigis_page_runs_the_scripts_that_are_installed_and_no_others(filled: Any, path: str) -> None:
+    site, _ = filled
+    policy = send(site, "GET", path).headers["content-security-policy"]
+    assert re.match(
+        r"script-src 'self' ('sha256-[\w+/]{43}=' ?)+; object-src 'none'; base-uri 'none'", policy
+    )
+    assert "frame-ancestors 'self'" in policy
+
+
+@pytest.mark.parametrize("name", [".", ".."])
+def test_a_run_that_no_address_leads_to_is_not_opened(filled: Any, name: str) -> None:
+    site, _ = filled
+    body = {"name": name, "by_task_id": False, "root_family": "R", "root_task_id": "R_1"}
+    assert send(site, "POST", "/api/spend_open_run", body).is_error(400, "bad_request")
+    key = {"vendor": "stripe", "agent_run_label": f"luigi/{name}"}
+    assert send(site, "POST", "/vault/keys", key).is_error(400, "bad_request")
+
+
+def test_what_a_call_waits_for_does_not_wait_for_pages(tmp_path: Path) -> None:
+    ledger, over = Ledger(tmp_path / "books.db"), threading.Event()
+    slow = ledger.browse(lambda tx: over.wait(20))
+    assert ledger.read(lambda tx: tx.value("SELECT 1")).result(10) == 1
+    assert not slow.done()
+    over.set()
+    assert slow.result(10)
+    ledger.close()
+
+
+def test_too_many_pages_at_once_are_refused(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path)
+    try:
+        luigid.run()
+        over = threading.Event()
+
+        async def crowd() -> Any:
+            crowded = [asyncio.ensure_future(luigid.office.browse(lambda tx: over.wait(20)))
+                       for _ in range(MOST_BROWSING)]  # fmt: skip
+            await asyncio.sleep(0.1)
+            try:
+                await luigid.office.browse(lambda tx: 1)
+            except Refused as refused:
+                return refused.status
+            finally:
+                over.set()
+                await asyncio.gather(*crowded)
+
+        assert luigid.do(crowd()) == 503
+        assert luigid.do(luigid.office.browse(lambda tx: 1)) == 1
+    finally:
+        luigid.end()
+
+
+def test_luigis_rpcs_have_their_turn_while_many_runs_are_looked_through(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path)
+    try:
+        for number in range(30):
+            luigid.run(f"r{number}")
+            luigid.add(f"T{number}", f"r{number}")
+
+        async def turns() -> int:
+            looking, turns = asyncio.ensure_future(waiting.statuses(luigid.office)), 0
+            while not looking.done():
+                turns += 1
+                await asyncio.sleep(0)
+            return turns
+
+        assert luigid.do(turns()) >= 30
+    finally:
+        luigid.end()
 
 
 def test_odd_run_ids_have_pages_too(filled: Any) -> None:

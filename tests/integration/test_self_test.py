@@ -215,7 +215,7 @@ def test_one_that_takes_too_long_is_given_up_with_the_end_of_its_log(user: User)
     assert "was not done after 5 seconds (--timeout)" in err
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_interrupted_it_leaves_nothing_behind(user: User, number: signal.Signals) -> None:
     process = user.start("--workers", "8")
     limit = time.monotonic() + 20

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -52,6 +53,14 @@ def browsing() -> Iterator[Any]:
             yield browser
         finally:
             browser.close()
+
+
+def until(page: Any, condition: str) -> None:
+    """Wait until a JavaScript expression holds; Playwright's own way needs scripts that the page forbids."""
+    limit = time.monotonic() + 20
+    while not page.evaluate(condition):
+        assert time.monotonic() < limit, condition
+        page.wait_for_timeout(20)
 
 
 class Tab:
@@ -110,4 +119,4 @@ class Tab:
     def close(self) -> None:
         """Close it; none of our scripts may have failed."""
         self.context.close()
-        assert self.errors == []
+        assert self.errors == [], self.errors

@@ -18,8 +18,9 @@ def lose(known: Unanswered, key: str, body: bytes, error: BaseException | None =
         raise error or ConnectionError
 
 
-def answered(known: Unanswered, key: str, body: bytes) -> None:
-    with known.remembered(key, mark(body)):
+def answered(known: Unanswered, key: str, body: bytes, told: str | None = None) -> None:
+    told = known.named(mark(body), key) if told is None else told
+    with known.remembered(key, mark(body), told):
         pass
 
 
@@ -49,6 +50,15 @@ def test_what_is_answered_is_forgotten_whichever_key_it_came_under() -> None:
     assert known.named(mark(b"a"), "new") == "k2", "one answer is one call"
     answered(known, "k2", b"a")
     assert known.named(mark(b"a"), "new") == ""
+
+
+def test_an_answer_says_nothing_of_calls_that_the_gateway_was_not_told_of() -> None:
+    """One that was lost while another thread's equal call was under way."""
+    known = Unanswered()
+    told = known.named(mark(b"a"), "k2")
+    lose(known, "k1", b"a")
+    answered(known, "k2", b"a", told)
+    assert known.named(mark(b"a"), "new") == "k1"
 
 
 def test_an_unknown_outcome_is_no_answer_and_a_denial_sends_nothing() -> None:
