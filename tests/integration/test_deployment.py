@@ -137,13 +137,13 @@ class Installed:
     def here(self, text: str) -> str:
         return text.replace("/var/lib/luigi-server", str(self.state))
 
-    def start(self, program: str, args: list[str]) -> Process:
+    def start(self, program: str, args: list[str], **given: str) -> Process:
         """Start a server as its unit or container does, on a free port."""
         args = [self.here(arg) for arg in args]
         args[args.index("--port") + 1] = str(self.port)
         args[args.index("--address") + 1] = "127.0.0.1"
         module = "scheduler_patch" if program == "luigid-spendguard" else "luigi_spendguard"
-        env = environment(LUIGI_CONFIG_PATH=str(self.own), CREDENTIALS_DIRECTORY=str(self.secrets))
+        env = environment(LUIGI_CONFIG_PATH=str(self.own), CREDENTIALS_DIRECTORY=str(self.secrets), **given)
         return Process(["-m", module, *args], self.folder / f"{program}.log", self.folder, env,
                        lambda: listening(self.port))  # fmt: skip
 
@@ -169,7 +169,9 @@ def test_what_a_unit_starts_is_the_gateway_with_the_secret_of_its_file(
     installed: Installed, name: str
 ) -> None:
     program, *args = shlex.split(unit(name)["ExecStart"][0])
-    process = installed.start(Path(program).name, args)
+    (variable,) = [v for v in unit(name)["Environment"] if "%d" in v]
+    key, _, value = variable.partition("=")
+    process = installed.start(Path(program).name, args, **{key: value.replace("%d", str(installed.secrets))})
     try:
         site = Site.__new__(Site)
         site.port, site.ledger = installed.port, installed.state / "spendguard.db"
@@ -182,6 +184,25 @@ def test_what_a_unit_starts_is_the_gateway_with_the_secret_of_its_file(
             b"unknown_key"
             in send(site, "GET", "/stripe/v1/balance", token="vault_key_" + "x" * 43).text.encode()
         )
+    finally:
+        process.end()
+
+
+def test_luigid_beside_a_gateway_starts_without_the_vendors_secret(installed: Installed) -> None:
+    [drop_in] = re.findall(r"```systemd\n(.*?)```", PAGE, re.DOTALL)
+    (taken,) = re.findall(r"^UnsetEnvironment=(\w+)$", drop_in, re.MULTILINE)
+    assert any(line.startswith(f"{taken}=") for line in unit(SERVERS[0])["Environment"])
+    kept = re.findall(r"^LoadCredential=(\w+):", drop_in, re.MULTILINE)
+    for path in installed.secrets.iterdir():
+        if path.name not in kept:
+            path.unlink()
+    program, *args = shlex.split(unit(SERVERS[0])["ExecStart"][0])
+    process = installed.start(Path(program).name, args)
+    try:
+        site = Site.__new__(Site)
+        site.port, site.ledger = installed.port, installed.state / "spendguard.db"
+        token = (installed.secrets / "admin_token").read_text()
+        assert send(site, "GET", "/status", token=token).json["gateway"] == []
     finally:
         process.end()
 
