@@ -207,6 +207,50 @@ def test_luigid_beside_a_gateway_starts_without_the_vendors_secret(installed: In
         process.end()
 
 
+@pytest.mark.parametrize("program", ["nginx", "haproxy"])
+def test_behind_the_proxy_that_the_docs_show_an_operators_page_may_change(
+    installed: Installed, program: str
+) -> None:
+    if shutil.which(program) is None:
+        pytest.skip(f"there is no {program}")
+    name, *args = shlex.split(unit(SERVERS[0])["ExecStart"][0])
+    [shown] = re.findall(rf"```{program}\n(.*?)```", PAGE, re.DOTALL)
+    port, file = free_port(), installed.folder / f"{program}.conf"
+    text = shown.replace("127.0.0.1:8082", f"127.0.0.1:{installed.port}")
+    if program == "nginx":
+        temporary = "".join(
+            f"{kind}_temp_path {installed.folder}/{kind};"
+            for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+        )
+        text = (
+            f"daemon off; pid {installed.folder}/pid; error_log stderr; events {{}}\n"
+            f"http {{ access_log off; {temporary} server {{ listen 127.0.0.1:{port};\n{text}}} }}\n"
+        )
+        command = ["-e", "stderr", "-c", str(file)]
+    else:
+        text = re.sub(r"^    bind .*$", f"    bind 127.0.0.1:{port}", text, flags=re.MULTILINE)
+        command = ["-db", "-f", str(file)]
+    file.write_text(text)
+    luigid = installed.start(Path(name).name, args)
+    try:
+        proxy = Process(command, installed.folder / f"{program}.log", installed.folder, environment(),
+                        lambda: listening(port), str(shutil.which(program)))  # fmt: skip
+        try:
+            site = Site.__new__(Site)
+            site.port, site.ledger = port, installed.state / "spendguard.db"
+            token = (installed.secrets / "admin_token").read_text()
+            assert send(site, "GET", "/status", token=token).status == 200
+            own, other = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{port + 1}"
+            found = send(site, "DELETE", "/runs/no-such-run", token=token, Origin=own)
+            assert found.is_error(404, "not_found")
+            refused = send(site, "DELETE", "/runs/no-such-run", token=token, Origin=other)
+            assert refused.is_error(403, "forbidden")
+        finally:
+            proxy.end()
+    finally:
+        luigid.end()
+
+
 def test_what_the_container_starts_is_healthy_and_not_after_its_end(installed: Installed) -> None:
     (args,), (probe,) = instruction("CMD")[-1:], instruction("CMD")[:1]
     process = installed.start("luigid-spendguard", args)
