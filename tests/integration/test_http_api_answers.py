@@ -32,7 +32,7 @@ def test_blocked_tasks_are_counted_and_told(site: Site) -> None:
     code, out, _ = site.cli("run", "r")
     assert code == 0
     assert (
-        "blocked    3 tasks: cap of $2.00 reached, $2.00 spent; `spendguard top-up r USD` frees them" in out
+        "because    3 tasks: cap of $2.00 reached, $2.00 spent; `spendguard top-up r USD` frees them" in out
     )
     assert [line.split()[0] for line in site.cli("runs")[1].splitlines()] == ["run", "r"]
     site.call("POST", "/runs/r/top_up", {"usd": "5"})
