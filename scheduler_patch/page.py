@@ -56,15 +56,22 @@ class Luigis(StaticFileHandler):
         """Return the file's tag; the page has none."""
         return None if self.absolute_path is None else super().compute_etag()
 
+    def initialize(
+        self, path: str, default_filename: str | None = None, *, page: str = "", policy: str = ""
+    ) -> None:
+        """Take the folder, and what was made once of its page: Luigi's thread reads it for no request."""
+        super().initialize(path, default_filename)
+        self._page, self._policy = page, policy
+
     async def get(self, path: str, include_body: bool = True) -> None:
         """Answer with the page or the file."""
-        self.set_header("Content-Security-Policy", policy())
+        self.set_header("Content-Security-Policy", self._policy)
         if Path(self.get_absolute_path(self.root, path)) != _PAGE:
             await super().get(path, include_body)
             return
         self.set_header("Content-Type", "text/html; charset=UTF-8")
         self.set_header("Cache-Control", "no-cache")
-        await self.finish(page() if include_body else None)
+        await self.finish(self._page if include_body else None)
 
 
 def policy() -> str:
@@ -94,6 +101,6 @@ def routes() -> list[tuple[str, type[RequestHandler], dict[str, Any]]]:
     if not _PAGE.exists():
         return []
     return [
-        (r"/static/(.*)", Luigis, {"path": str(_PAGE.parents[1])}),
+        (r"/static/(.*)", Luigis, {"path": str(_PAGE.parents[1]), "page": page(), "policy": policy()}),
         (r"/spendguard/(.*)", Ours, {"path": str(FOLDER)}),
     ]
