@@ -42,6 +42,8 @@ FORWARDED = "x-spendguard-forwarded"
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20
+#: All keys of calls that were not answered: many a proxy takes a header of 8 KB and no more.
+MAX_UNANSWERED = 7000
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
 
@@ -84,8 +86,8 @@ class _Message:
             raise BadMessage("a required field is missing") from None
 
 
-#: Fields that may be as long as a body.
-_LONG = ("body", "answer_body", "unanswered")
+#: The longest text of a field that has another limit than MAX_TEXT.
+_LIMITS = {"body": MAX_BODY, "answer_body": MAX_BODY, "unanswered": MAX_UNANSWERED}
 
 
 def _check(name: str, value: Any, kind: str) -> None:
@@ -95,7 +97,7 @@ def _check(name: str, value: Any, kind: str) -> None:
         return
     if not isinstance(value, _KINDS[base]) or (base == "int" and isinstance(value, bool)):
         raise BadMessage(f"{name!r} must be of type {base}")
-    if isinstance(value, str) and len(value) > (MAX_BODY if name in _LONG else MAX_TEXT):
+    if isinstance(value, str) and len(value) > _LIMITS.get(name, MAX_TEXT):
         raise BadMessage(f"{name!r} is too long")
     if isinstance(value, int) and abs(value) > MAX_MICROS:
         raise BadMessage(f"{name!r} is out of range")

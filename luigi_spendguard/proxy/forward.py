@@ -83,11 +83,11 @@ class Forwarder:
         self._upstream = Upstream(straight=True)
 
     def forward(
-        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, named: bool
+        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, own_key: bool
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
-        `reads`: it only reads, so it may be made again whatever became of it; `named`: it has a key of its
+        `reads`: it only reads, so it may be made again whatever became of it; `own_key`: it has a key of its
         caller's, by which it is known again.
 
         Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
@@ -97,7 +97,7 @@ class Forwarder:
         if not reads and not headers.get("idempotency-key"):
             # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
-        if not reads and not named:
+        if not reads and not own_key:
             mark = Unanswered.of(request, target)
             if told := attempt.unanswered.named(mark, headers["idempotency-key"]):
                 headers[UNANSWERED] = told

@@ -95,7 +95,7 @@ def send(
             refuse = denied
         else:
             reads, own_key = vendor.only_reads(request), _has_own_key(vendor, request)
-            return _forwarder.forward(request, target, gateway, attempt, reads=reads, named=own_key)
+            return _forwarder.forward(request, target, gateway, attempt, reads=reads, own_key=own_key)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
     return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s)

@@ -14,10 +14,8 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.messages import MAX_UNANSWERED
 from luigi_spendguard.vendors import Request
-
-#: What a header with keys has at the most, in characters: many a proxy takes 8 KB and no more.
-LONGEST = 7000
 
 
 class Mark(NamedTuple):
@@ -53,10 +51,10 @@ class Unanswered:
         keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
         keys.sort(key=lambda key: marks[key].body != mark.body)
         found = " ".join(keys)
-        if len(found) <= LONGEST:
+        if len(found) <= MAX_UNANSWERED:
             return found
         if marks[keys[0]].body == mark.body:  # It is one of those that stand first.
-            return found[: LONGEST + 1].rpartition(" ")[0]
+            return found[: MAX_UNANSWERED + 1].rpartition(" ")[0]
         raise denial(
             "in_doubt",
             f"{len(keys)} calls of this task to {mark.line} were not answered, too many to tell whether this "

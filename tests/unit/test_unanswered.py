@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.proxy.unanswered import LONGEST, Mark, Unanswered
+from luigi_spendguard.messages import MAX_UNANSWERED
+from luigi_spendguard.proxy.unanswered import Mark, Unanswered
 from luigi_spendguard.vendors import Request
 
 
@@ -74,7 +75,7 @@ def test_more_than_fit_are_named_where_one_is_equal_and_refused_where_none_is() 
     for number in range(400):
         lose(known, f"spendguard-call-{number:020}", b"%d" % number)
     named = known.named(mark(b"399"), "new")
-    assert len(named) <= LONGEST
+    assert len(named) <= MAX_UNANSWERED
     assert named.split()[0] == f"spendguard-call-{399:020}"
     assert all(len(key) == 36 for key in named.split()), "none is cut"
     with pytest.raises(SpendDenied, match="too many to tell") as denied:
