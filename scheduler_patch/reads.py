@@ -71,12 +71,17 @@ async def list_runs(office: Office, call: Call) -> Any:
 
 async def run(office: Office, call: Call) -> Any:
     """Return one run."""
-    return await whole(office, call.run_id())
+    run_id = call.run_id()
+    return await _whole(office, run_id, await office.browse(reading.run, run_id))
 
 
 async def whole(office: Office, run_id: str) -> Any:
-    """Return one run as every answer has it that is a single run. Raises NotFound, Refused."""
-    row = await office.read(reading.run, run_id)
+    """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
+    return await _whole(office, run_id, await office.read(reading.run, run_id))
+
+
+async def _whole(office: Office, run_id: str, row: dict[str, Any] | None) -> Any:
+    """Return one run as every answer has it that is a single run."""
     if row is None:
         raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
     return row | await waiting.of_run(office, row)
