@@ -56,7 +56,7 @@ class Children:
     def start(self, name: str, args: list[str], env: Mapping[str, str]) -> subprocess.Popen[bytes]:
         """Start `python ARGS…` in a session of its own."""
         with self.log(name).open("ab") as log:
-            process = subprocess.Popen(  # noqa: S603
+            process = subprocess.Popen(  # noqa: S603  # Python itself, with modules of ours
                 [sys.executable, *args], env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL,
                 stdout=log, stderr=log, start_new_session=True,
             )  # fmt: skip

@@ -197,7 +197,7 @@ def make_site(folder: Path, settings: config.Settings) -> Site:
 
 def _certificate(openssl: str, folder: Path) -> None:
     """Make a certificate for this machine: the user's own is for another name."""
-    subprocess.run(  # noqa: S603
+    subprocess.run(  # noqa: S603  # openssl, with arguments of ours
         [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1",
          "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
         cwd=folder, check=False, capture_output=True,
