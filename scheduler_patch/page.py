@@ -56,11 +56,9 @@ class Luigis(StaticFileHandler):
         """Return the file's tag; the page has none."""
         return None if self.absolute_path is None else super().compute_etag()
 
-    def initialize(
-        self, path: str, default_filename: str | None = None, *, page: str = "", policy: str = ""
-    ) -> None:
+    def initialize(self, path: str, *args: Any, page: str = "", policy: str = "", **more: Any) -> None:
         """Take the folder, and what was made once of its page: Luigi's thread reads it for no request."""
-        super().initialize(path, default_filename)
+        super().initialize(path, *args, **more)
         self._page, self._policy = page, policy
 
     async def get(self, path: str, include_body: bool = True) -> None:
