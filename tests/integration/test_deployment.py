@@ -7,7 +7,6 @@ import json
 import re
 import secrets
 import shlex
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import pytest
 from luigi_spendguard.ledger.books import Ledger
 from tests.support.asking import send
 from tests.support.processes import Process, environment, free_port, listening
+from tests.support.programs import program as installed_program
 from tests.support.site import SECRET, FakeStripe, Site
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -68,20 +68,20 @@ def test_every_service_runs_a_command_that_is_installed() -> None:
     assert re.findall(r"^USER (\w+)$", CONTAINER, re.MULTILINE) == ["10001"]
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd-analyze")
 def test_systemd_finds_nothing_wrong_with_the_units(tmp_path: Path) -> None:
     for path in UNITS:  # Where no program is installed in /opt, that is all it would find.
         (tmp_path / path.name).write_text(path.read_text("utf-8").replace("/opt/luigi/bin/", "/bin/true "))
     units = [str(tmp_path / path.name) for path in UNITS]
-    done = subprocess.run(["systemd-analyze", "verify", *units], capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [installed_program("systemd-analyze"), "verify", *units], capture_output=True, text=True, timeout=60
+    )
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if any(path.stem in line for path in UNITS)] == []
 
 
 def test_the_backup_that_the_docs_show_is_whole_and_for_nobody_else(tmp_path: Path) -> None:
     [script] = re.findall(r"```sh\n(umask 077\nsqlite3 .*?)```", PAGE, re.DOTALL)
-    if shutil.which("sqlite3") is None:
-        pytest.skip("there is no sqlite3")
+    installed_program("sqlite3")
     backups = tmp_path / "backups"
     backups.mkdir()
     script = script.replace("/var/lib/luigi-server", str(tmp_path)).replace("/var/backups", str(backups))
@@ -211,8 +211,7 @@ def test_luigid_beside_a_gateway_starts_without_the_vendors_secret(installed: In
 def test_behind_the_proxy_that_the_docs_show_an_operators_page_may_change(
     installed: Installed, program: str
 ) -> None:
-    if shutil.which(program) is None:
-        pytest.skip(f"there is no {program}")
+    found = installed_program(program)
     name, *args = shlex.split(unit(SERVERS[0])["ExecStart"][0])
     [shown] = re.findall(rf"```{program}\n(.*?)```", PAGE, re.DOTALL)
     port, file = free_port(), installed.folder / f"{program}.conf"
@@ -234,7 +233,7 @@ def test_behind_the_proxy_that_the_docs_show_an_operators_page_may_change(
     luigid = installed.start(Path(name).name, args)
     try:
         proxy = Process(command, installed.folder / f"{program}.log", installed.folder, environment(),
-                        lambda: listening(port), str(shutil.which(program)))  # fmt: skip
+                        lambda: listening(port), found)  # fmt: skip
         try:
             site = Site.__new__(Site)
             site.port, site.ledger = port, installed.state / "spendguard.db"

@@ -21,8 +21,9 @@ from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy import context
 from luigi_spendguard.relaying import MAX_BODY, MAX_FORM
 from tests.integration.test_any_client import Place
-from tests.support.clients import dead_proxies, program
+from tests.support.clients import dead_proxies
 from tests.support.processes import wait_until
+from tests.support.programs import program
 from tests.support.site import SECRET, Site
 
 FORM = "amount=100&currency=usd&customer=cus_1&payment_method=pm_card_visa&confirm=true"

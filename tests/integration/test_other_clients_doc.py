@@ -7,8 +7,9 @@ from urllib.parse import parse_qsl
 
 import pytest
 
-from tests.support.clients import PROXIES, program
+from tests.support.clients import PROXIES
 from tests.support.processes import REPOSITORY, free_port
+from tests.support.programs import program
 from tests.support.site import Site
 
 TEXT = (REPOSITORY / "docs" / "other-clients.md").read_text("utf-8")

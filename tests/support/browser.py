@@ -6,7 +6,6 @@ Where it is missing the tests are skipped, but fail in continuous integration.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import time
 from collections.abc import Iterator
@@ -14,10 +13,9 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
-
 from tests.support.npm import MODULES, node
 from tests.support.processes import REPOSITORY
+from tests.support.programs import lacking
 
 #: Where a screenshot of each state is kept.
 SHOTS = REPOSITORY / "build" / "screenshots"
@@ -35,10 +33,7 @@ def chromium() -> str:
     """Return the browser's path; else skip, or fail in CI."""
     if (found := installed()) is not None:
         return found
-    reason = "Chromium is not installed: Debian's package `chromium` will do"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking("Chromium is not installed: Debian's package `chromium` will do")
 
 
 @contextmanager

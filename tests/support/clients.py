@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import httpx2
-import pytest
 import requests
 
 from luigi_spendguard.proxy import httpx2 as of_httpx2
@@ -80,11 +78,3 @@ def dead_proxies() -> Iterator[None]:
             os.environ.pop(name, None)
             if value is not None:
                 os.environ[name] = value
-
-
-def program(name: str) -> str:
-    """Return a program of this machine; without it skip, or fail in CI."""
-    found = shutil.which(name)
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is not installed")
-    return str(found)

@@ -6,14 +6,12 @@ but fail in continuous integration.
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
-import pytest
-
 from tests.demo.servers import LOCALSTRIPE
 from tests.support.processes import REPOSITORY, Process, environment, free_port, listening
+from tests.support.programs import lacking
 
 MODULES = REPOSITORY / ".npm" / "node_modules"
 
@@ -28,10 +26,7 @@ def node(package: str) -> str:
     program = shutil.which("node")
     if program is not None and (MODULES / package).is_dir():
         return program
-    reason = f"{package} is not installed: `make test` does it where npm is"
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
+    lacking(f"{package} is not installed: `make test` does it where npm is")
 
 
 class Server:
