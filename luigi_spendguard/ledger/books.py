@@ -7,6 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
+from peewee import SqliteDatabase
+
 from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import database, reading
 from luigi_spendguard.ledger.migrations import migrate
@@ -40,21 +42,16 @@ class Ledger:
 
     def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run `operation(tx, *args)` beside the writer; it sees what is committed."""
-
-        def act() -> T:
-            with reading(self._reader) as tx:
-                return operation(tx, *args)
-
-        return self._reading.submit(act)
+        return self._reading.submit(self._look, self._reader, operation, *args)
 
     def browse(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run a reading operation that may take long, behind others of its kind alone."""
+        return self._browsing.submit(self._look, self._browser, operation, *args)
 
-        def act() -> T:
-            with reading(self._browser) as tx:
-                return operation(tx, *args)
-
-        return self._browsing.submit(act)
+    @staticmethod
+    def _look(db: SqliteDatabase, operation: Callable[..., T], *args: Any) -> T:
+        with reading(db) as tx:
+            return operation(tx, *args)
 
     def close(self) -> None:
         """Commit what is queued and close the file."""

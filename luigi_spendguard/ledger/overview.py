@@ -6,10 +6,9 @@ import json
 from dataclasses import dataclass
 from typing import Any
 
-from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, run_budget
 from luigi_spendguard.ledger.engine import Row, Tx
-from luigi_spendguard.ledger.reading import RUNS, show_run
+from luigi_spendguard.ledger.reading import RUNS, check_run, show_run
 from luigi_spendguard.money import plain_usd
 
 #: What runs can be sorted by, as the API names it.
@@ -102,10 +101,8 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
 
     Overrun counts as spent here. Raises NotFound.
     """
-    run = tx.one("SELECT opened_at FROM run WHERE run_id = ?", run_id)
-    if run is None:
-        raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
-    start = int(run["opened_at"])
+    check_run(tx, run_id)
+    start = int(tx.value("SELECT opened_at FROM run WHERE run_id = ?", run_id))
     end = int(tx.value("SELECT at FROM journal WHERE run_id = ? ORDER BY id DESC LIMIT 1", run_id) or start)
     step = max(1000, -(-(end - start + 1) // POINTS))
     rows = tx.all(

@@ -39,7 +39,7 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
     """Return one run as the API shows it. Raises NotFound."""
     row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
-        raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+        raise _no_run(run_id)
     shown = show_run(row)
     shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
@@ -48,6 +48,16 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
         {"task_id": row["task_id"] or None, "usd": plain_usd(row["amount_micros"])} for row in approved
     ]
     return shown
+
+
+def check_run(tx: Tx, run_id: str) -> None:
+    """Raise NotFound for a run that was never opened here."""
+    if not tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id):
+        raise _no_run(run_id)
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
 
 
 def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
@@ -179,7 +189,7 @@ def calls(
     `verdict` may be `denied` or `denied:<reason>`; `since` is in milliseconds since the epoch.
     """
     if run_id is not None:
-        run(tx, run_id)
+        check_run(tx, run_id)
     wanted: list[tuple[str, Any]] = []
     if run_id is not None:
         wanted.append(("call.run_id = ?", run_id))
