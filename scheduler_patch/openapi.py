@@ -14,7 +14,7 @@ from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.ledger.overview import SORTS
-from luigi_spendguard.messages import VERDICTS, Answer, Ask, End
+from luigi_spendguard.messages import RUN_STATUSES, VERDICTS, Answer, Ask, End
 from luigi_spendguard.vendors.registry import VENDORS
 
 Schema = dict[str, Any]
@@ -135,7 +135,7 @@ _QUERIES: Mapping[str, dict[str, Schema]] = {
     "GET /calls": {"run": TEXT},
     "GET /runs": {
         "search": TEXT,
-        "status": {"type": "string", "enum": ["active", "blocked", "held", "frozen", "ended", "revoked"]},
+        "status": {"type": "string", "enum": list(RUN_STATUSES)},
         "sort": {"type": "string", "enum": [f"{mark}{name}" for name in SORTS for mark in ("", "-")]},
         "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
         "offset": COUNT,

@@ -8,7 +8,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import overview, reading
 from luigi_spendguard.ledger.overview import SORTS, Page
-from luigi_spendguard.messages import VERDICTS, BadMessage
+from luigi_spendguard.messages import RUN_STATUSES, VERDICTS, BadMessage
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
@@ -33,8 +33,8 @@ async def runs(office: Office, call: Call) -> Any:
     if sort.removeprefix("-") not in SORTS:
         raise BadMessage(f"'sort' must be one of {', '.join(SORTS)}, with a - before it for descending")
     status = call.query("status")
-    if status is not None and status not in waiting.STATUSES:
-        raise BadMessage(f"'status' must be one of {', '.join(waiting.STATUSES)}")
+    if status is not None and status not in RUN_STATUSES:
+        raise BadMessage(f"'status' must be one of {', '.join(RUN_STATUSES)}")
     state, among, without = await _standing(office, status)
     page = Page(
         call.query("search") or "", state, among, without, sort.removeprefix("-"), sort.startswith("-"),

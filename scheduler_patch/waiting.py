@@ -20,8 +20,6 @@ from scheduler_patch.reasons import Reason
 
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
-#: What a run is at: its state, refined by what its tasks wait for.
-STATUSES = ("active", "blocked", "held", "frozen", "ended", "revoked")
 #: Reasons that only an approval ends.
 _HELD = ("forecast", "approval")
 #: Tasks that are looked at in one go: about a millisecond.
