@@ -44,6 +44,8 @@ MAX_TEXT = 4096
 MAX_BODY = 1 << 20
 #: All keys of calls that were not answered: many a proxy takes a header of 8 KB and no more.
 MAX_UNANSWERED = 7000
+#: Stands for keys that are too many to be named: the gateway refuses the call, on record.
+TOO_MANY_UNANSWERED = "*"
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
 

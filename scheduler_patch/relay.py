@@ -5,13 +5,18 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.messages import RELAYED, UNANSWERED
+from luigi_spendguard.messages import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
 from luigi_spendguard.refusals import DENIAL
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import check_origin, check_peer
 from scheduler_patch.gateway import Gateway
+
+_TOO_MANY = (
+    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
+    "again: let the task end and run again"
+)
 
 
 class Relay(Relaying):
@@ -37,6 +42,8 @@ class Relay(Relaying):
             raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
         request, refuse = self.as_the_vendors(asked, asked.url[len(self.vendor.name) + 1 :])
         unanswered = asked.headers.get(UNANSWERED, "")
+        if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
+            unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
         self.begun = True
         reply = await self._gateway.relay(self.vendor.name, request, key, unanswered, refuse)
         self._count(reply, key)

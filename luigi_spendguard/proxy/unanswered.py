@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
-from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.messages import MAX_UNANSWERED
+from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.messages import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.vendors import Request
 
 
@@ -43,8 +43,8 @@ class Unanswered:
     def named(self, mark: Mark, own: str) -> str:
         """Return the keys (blank between) of all calls that a request may be, `own` excepted.
 
-        Requests to another path are other calls. Raises SpendDenied (`in_doubt`) when they are too many: one
-        that is left out could be made twice.
+        Requests to another path are other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal:
+        a call that is left out could be made twice.
         """
         with self._lock:
             marks = dict(self._marks)
@@ -55,11 +55,7 @@ class Unanswered:
             return found
         if marks[keys[0]].body == mark.body:  # It is one of those that stand first.
             return found[: MAX_UNANSWERED + 1].rpartition(" ")[0]
-        raise denial(
-            "in_doubt",
-            f"{len(keys)} calls of this task to {mark.line} were not answered, too many to tell whether this "
-            "is one of them made again: let the task end and run again",
-        )
+        return TOO_MANY_UNANSWERED
 
     @contextmanager
     def remembered(self, own: str, mark: Mark | None, told: str = "") -> Iterator[None]:

@@ -6,7 +6,8 @@ import { forecast, usd } from "./format.js";
 
 /**
  * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
- * it was tried. What is refused is said in the dialog, which then stays open. `act(values)` gets the values of the named fields.
+ * it was tried. What is refused is said in the dialog, which then stays open. `act(values)` gets the values of
+ * the named fields.
  */
 function dialog({ title, text, fields = [], confirm, danger = false, act }) {
   return new Promise((resolve) => {

@@ -91,7 +91,9 @@ def make(kind: str, number: int) -> int:
 
 @pytest.mark.parametrize("kind", ["mail", "text", "lookup"])
 @pytest.mark.parametrize(
-    "instead", [b"", b"HTTP/1.1 504 X\r\nContent-Length: 4\r\n\r\nlate"], ids=["lost", "504"]
+    "instead",
+    [b"", b"HTTP/1.1 504 X\r\nConnection: close\r\nContent-Length: 4\r\n\r\nlate"],
+    ids=["lost", "504"],
 )
 def test_thirty_calls_that_a_gateway_did_not_answer_are_sent_once_each(
     relayed: World, kind: str, instead: bytes
@@ -111,6 +113,18 @@ def test_thirty_calls_that_a_gateway_did_not_answer_are_sent_once_each(
             relayed.site.configure(spendguard={"gateway_url": None})
     to = Counter(str(one.get("to") or one["recipients"]) for one in relayed.sent(kind))
     assert (len(to), set(to.values())) == (33, {1})
+
+
+@pytest.mark.parametrize("named", ["*", "k" * 7001])
+def test_more_lost_calls_than_can_be_named_are_refused_on_record(relayed: World, named: str) -> None:
+    with relayed.attempt() as attempt:
+        mail = {"from": "a@example.com", "to": "b@example.com", "subject": "s", "text": "t"}
+        reply = requests.post(f"{relayed.site.url}/resend/emails", json=mail, timeout=30,
+                              headers={"Authorization": f"Bearer {str.__str__(attempt.key)}",
+                                       "X-Spendguard-Unanswered": named})  # fmt: skip
+    assert (reply.status_code, relayed.sent("mail")) == (409, []), reply.text
+    (call,) = relayed.calls()
+    assert call["verdict"] == "denied:in_doubt"
 
 
 def test_an_equal_call_under_its_callers_key_is_another_one(relayed: World) -> None:
