@@ -9,7 +9,7 @@ import difflib
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -46,6 +46,7 @@ class Settings:
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
             for the vendors that it serves.
         passed_over: why settings that stand in the files count as not set here.
+        set_here: what the files set, as `[section] key` (for a list or table also each entry that is in it).
 
     """
 
@@ -68,6 +69,7 @@ class Settings:
     vendors: Mapping[str, VendorSettings] = field(default_factory=dict)
     files: tuple[Path, ...] = ()
     passed_over: tuple[str, ...] = ()
+    set_here: frozenset[str] = frozenset()
 
     @property
     def token_file(self) -> Path:
@@ -150,12 +152,13 @@ def load(
     kind: str | None = None,
     environ: Mapping[str, str] | None = None,
     as_luigid: bool = False,
+    whole: bool = False,
 ) -> Settings:
     """Return the settings of Luigi's configuration files. Raises ConfigError.
 
     `files` and `kind` (`ini` or `toml`): read these instead of the files that Luigi reads. `as_luigid`: a
     LUIGI_CONFIG_PATH that Luigi ignores is no error where no other file has a section of ours, since a stock
-    luigid starts with it, too.
+    luigid starts with it, too. `whole`: a file whose last line has no end is refused.
     """
     environ = os.environ if environ is None else environ
     complaint = ""
@@ -163,7 +166,7 @@ def load(
         kind, files, complaint = luigi_files(environ)
     elif kind is None:
         kind = "toml" if files and files[-1].suffix == ".toml" else "ini"
-    sections = read_sections(kind, files)
+    sections = read_sections(kind, files, whole=whole)
     if complaint and (sections or not as_luigid):
         raise ConfigError(complaint)
     if complaint:  # Nothing can be spent: no cap is known.
@@ -171,6 +174,10 @@ def load(
     _check_sections(sections)
     passed_over: list[str] = []
     read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
+    set_here = frozenset(
+        name for section, content in read.items() for key, value in content.items()
+        for name in _names(section, key, value)
+    )  # fmt: skip
     main = read.get(_M, {})
     vendors = {v: _vendor(v, read.get(f"spendguard_{v}", {}), environ) for v in VENDORS}
     caps = Caps(
@@ -197,7 +204,7 @@ def load(
         )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
     settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
-                        files=tuple(files), passed_over=tuple(passed_over))  # fmt: skip
+                        files=tuple(files), passed_over=tuple(passed_over), set_here=set_here)  # fmt: skip
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     return settings
 
@@ -225,6 +232,16 @@ def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: l
             raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")
         found[name] = value
     return found
+
+
+def _names(section: str, key: str, value: Any) -> Iterator[str]:
+    """Yield what a setting that has a value is called, and each entry of its list or table.
+
+    Not those of an allowlist: a shorter one guards more.
+    """
+    yield f"[{section}] {key}"
+    if isinstance(value, (tuple, Mapping)) and not key.startswith("allowed_"):
+        yield from (f"[{section}] {key}: {entry}" for entry in value)
 
 
 def _default_ledger(environ: Mapping[str, str]) -> Path:

@@ -74,10 +74,11 @@ def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path], str]:
     return kind, [path for path in files if path.exists()], complaint
 
 
-def read_sections(kind: str, files: Sequence[Path]) -> Sections:
+def read_sections(kind: str, files: Sequence[Path], *, whole: bool = False) -> Sections:
     """Return our sections of all files; a later file's key replaces an earlier one's.
 
-    Raises ConfigError for a file that cannot be read or is no ini or TOML.
+    Raises ConfigError for a file that cannot be read or is no ini or TOML; when `whole`, also for one whose
+    last line has no end: it may be being written.
     """
     merged: Sections = {}
     for path in files:
@@ -88,6 +89,10 @@ def read_sections(kind: str, files: Sequence[Path]) -> Sections:
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(f"{path}: cannot be read: {why}") from None
+        if whole and text and not text.endswith("\n"):
+            raise ConfigError(
+                f"{path}: its last line has no end, so it may be cut off: end it with a newline"
+            )
         parsed = _toml(path, text) if kind == "toml" else _ini(path, text)
         for section, content in parsed.items():
             if not section.lower().startswith(PREFIX):

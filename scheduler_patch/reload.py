@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import logging
 import signal
+from functools import partial
 
 from tornado.ioloop import IOLoop
 
@@ -56,7 +57,7 @@ async def reload(office: Office) -> bool:
     """Take over what luigi.cfg says now; return whether it could be: else everything stays as it was."""
     before = office.settings
     try:
-        settings = await asyncio.to_thread(config.load)
+        settings = await asyncio.to_thread(partial(config.load, whole=True))
         _check_complete(before, settings)
     except config.ConfigError as error:
         logger.error("luigi.cfg was not reloaded, the settings stay as they were: %s", error)
@@ -81,13 +82,20 @@ async def reload(office: Office) -> bool:
 
 
 def _check_complete(before: Settings, settings: Settings) -> None:
-    """Refuse settings without a file that was there: it may be being replaced. Raises ConfigError."""
+    """Refuse settings in which anything is missing that was there: absence never weakens the guard.
+
+    A file may be being replaced, or have been cut off while it was written. Raises ConfigError.
+    """
     for text in settings.passed_over:
         if text not in before.passed_over:
             raise config.ConfigError(text)
-    gone = [path for path in before.files if path not in settings.files]
+    files = [str(path) for path in before.files if path not in settings.files]
+    gone = files or sorted(before.set_here - settings.set_here)
     if gone:
-        raise config.ConfigError(f"{gone[0]} is gone; restart luigid if it is to stay away")
+        more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
+        raise config.ConfigError(
+            f"luigi.cfg: {gone[0]}{more} was there and is gone; restart luigid if it is to stay away"
+        )
 
 
 def _changes(before: Settings, settings: Settings) -> list[str]:
@@ -95,7 +103,7 @@ def _changes(before: Settings, settings: Settings) -> list[str]:
     names = [
         field.name
         for field in dataclasses.fields(Settings)
-        if field.name not in ("vendors", "passed_over")
+        if field.name not in ("vendors", "passed_over", "set_here")
         and getattr(before, field.name) != getattr(settings, field.name)
     ]
     for vendor, own in settings.vendors.items():

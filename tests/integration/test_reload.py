@@ -155,12 +155,65 @@ def test_an_unchanged_file_changes_nothing(served: Site) -> None:
     assert "nothing has changed" in hang_up(served)
 
 
-def test_without_an_admin_token_one_is_made_as_at_start(served: Site) -> None:
-    opened(served, FIRST, "run")
-    served.configure(spendguard={"admin_token": None})
+def refused(site: Site, what: str) -> None:
+    said = hang_up(site, "was not reloaded, the settings stay as they were: ")
+    assert f"{what} was there and is gone; restart luigid if it is to stay away" in said
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["within a line", "after a line"])
+def test_a_file_that_was_cut_off_anywhere_opens_no_door(served: Site, within: bool) -> None:
+    served.configure(spendguard={"anonymous_read": "false", "max_cap_usd": 100, "default_cap_usd": 100})
     hang_up(served)
-    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_FIRST)[0] == 401
-    assert served.call("POST", "/runs/run/top_up", {"usd": "1"})[0] == 200
+    lines = served.config.read_text().splitlines()
+    for count in range(len(lines)):
+        kept = "".join(f"{line}\n" for line in lines[:count])
+        served.config.write_text(kept + lines[count][:-1] if within else kept)
+        hang_up(served, "was not reloaded, the settings stay as they were: ")
+        assert opened(served, "", f"run {count}")[0] == 401
+        body = {"vendor": "stripe", "run_usd_cap": "90", "expires_in": "1h"}
+        assert served.call("POST", "/vault/keys", body, token=None)[0] == 401
+        assert served.call("GET", "/runs", None, token=None)[0] == 401
+    assert served.stripe.moved() == 0
+
+
+@pytest.mark.parametrize("key", ["worker_token", "admin_token", "daily_cap_usd"])
+def test_what_was_set_and_is_gone_is_refused_as_a_whole(served: Site, key: str) -> None:
+    served.configure(spendguard={key: None, "default_cap_usd": 9})
+    refused(served, f"[spendguard] {key}")
+    assert opened(served, FIRST, "run")[1]["response"]["cap_usd"] == "100.00"
+    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_FIRST)[0] == 200
+    assert opened(served, "", "other")[0] == 401
+
+
+def test_entries_of_lists_and_tables_do_not_go_either(served: Site) -> None:
+    served.configure(spendguard={"vendor_tasks": "A, B"}, spendguard_caps={"Root": 5})
+    hang_up(served)
+    served.configure(spendguard={"vendor_tasks": "A"})
+    refused(served, "[spendguard] vendor_tasks: B")
+    served.configure(spendguard={"vendor_tasks": "A, B"}, spendguard_caps={"Root": None, "Other": 5})
+    refused(served, "[spendguard_caps] Root")
+    served.configure(spendguard_caps={"Root": 6})
+    assert "caps changed" in hang_up(served)
+
+
+def test_a_token_may_move_to_a_file(served: Site) -> None:
+    served.configure(spendguard={"admin_token": None, "admin_token_file": token_file(served, ADMIN_SECOND)})
+    hang_up(served)
+    opened(served, FIRST, "run")
+    assert served.call("POST", "/runs/run/top_up", {"usd": "1"}, token=ADMIN_SECOND)[0] == 200
+
+
+def test_without_an_admin_token_one_is_made_as_at_start(tmp_path: Path) -> None:
+    site = Site(tmp_path / "site", start=False)
+    site.configure(spendguard={"worker_token": FIRST, "default_cap_usd": 50})
+    site.start()
+    try:
+        opened(site, FIRST, "run")
+        site.configure(spendguard={"default_cap_usd": 51})
+        hang_up(site)
+        assert site.call("POST", "/runs/run/top_up", {"usd": "1"})[0] == 200
+    finally:
+        site.end()
 
 
 def test_a_pipeline_notices_nothing_of_many_reloads(served: Site) -> None:
