@@ -35,6 +35,9 @@ def matched(
             + (
                 "use another idempotency key"
                 if identity.base is None
+                else "its idempotency key looks like one that an SDK has made up: let it say what the call "
+                "is for, such as `order-17`"
+                if identity.key_id is not None
                 else "name whom it concerns (Stripe's `customer`), or give it an idempotency key of its own: "
                 'the SDK\'s, or `with idempotency_key("…")`'
             ),

@@ -23,6 +23,12 @@ NOT_SENT_ON = frozenset({
     "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
 })  # fmt: skip
 
+_UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
+#: Idempotency keys that no caller need have chosen: a UUID, alone or after our own beginning or one that ends
+#: in "retry" (stripe-node, all that Stainless generates), and the nanoseconds and random signs of stripe-go.
+#: Clients put one of them into a call that was given none, a fresh one each time.
+MADE_UP = rf"(?ia:(?:{OWN_KEY}|(?:\w+[-_])*retry[-_])?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}})"
+
 
 class Vendor(ABC):
     """One vendor's knowledge; every method is pure. An adapter has `quote` and `outcome`, and what differs.
@@ -35,7 +41,8 @@ class Vendor(ABC):
         settings: the keys of luigi.cfg that only this vendor has.
         prices_late: it names prices later: `follow_up` asks for them.
         ruled: operations that are priced by what they ask for, and take no fixed price.
-        made_up: idempotency keys of this form come from the SDK and not from its caller.
+        made_up: idempotency keys of this form may come from the SDK and not from its caller: the call is
+            known by them, or else by what it is.
         longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
@@ -50,7 +57,7 @@ class Vendor(ABC):
     settings: tuple[Setting, ...] = ()
     prices_late: bool = False
     ruled: frozenset[str] = frozenset()
-    made_up: re.Pattern[str] = re.compile(rf"{OWN_KEY}[0-9a-f-]{{36}}")
+    made_up: re.Pattern[str] = re.compile(MADE_UP)
     longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)

@@ -47,8 +47,6 @@ class Stripe(Vendor):
     name = "stripe"
     home = API_BASE
     secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
-    #: Or of the SDK's own form (stripe-python 16.1, random hexadecimal digits).
-    made_up = re.compile(rf"({Vendor.made_up.pattern}|[0-9a-f]{{8}}(-[0-9a-f]{{4}}){{3}}-[0-9a-f]{{12}})")
     kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
     kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
     # The dashboard's addresses (https://docs.stripe.com/dashboard/basics); its search finds what has none.

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,7 +22,9 @@ from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy import context
 from luigi_spendguard.relaying import MAX_BODY, MAX_FORM
 from tests.integration.test_any_client import Place
+from tests.support import npm
 from tests.support.clients import dead_proxies
+from tests.support.made_up import MADE_UP
 from tests.support.processes import wait_until
 from tests.support.programs import program
 from tests.support.site import SECRET, Site
@@ -36,6 +39,15 @@ for (let turn = 0; turn < 3; turn++) {
   const reply = await fetch(process.argv[1] + "/v1/payment_intents", { method: "POST", headers, body: form });
   console.log(reply.status, reply.headers.get("x-spendguard-cap-hit"), (await reply.json()).status);
 }
+"""
+
+#: The official SDK, as a task's program would use it.
+STRIPE_NODE = """
+const Stripe = require("stripe");
+const { hostname: host, port } = new URL(process.argv[1]);
+const stripe = new Stripe(process.env.STRIPE_SECRET_KEY, { host, port, protocol: "http" });
+const charge = { amount: 100, currency: "usd", customer: "cus_1", payment_method: "pm_card_visa" };
+stripe.paymentIntents.create({ ...charge, confirm: true }).then((intent) => console.log(intent.id));
 """
 
 
@@ -103,6 +115,39 @@ def test_node_is_held_within_the_cap(place: Place) -> None:
     assert lines == ["200 null succeeded", "200 null succeeded", "429 true undefined"], done
     assert place.stripe.moved() == 200
     assert SECRET not in done.stdout + done.stderr
+
+
+def test_a_task_of_the_node_sdk_that_died_and_runs_again_pays_once(place: Place) -> None:
+    node = npm.node("stripe")
+    task, answers = place.task(), []
+    for _ in range(2):
+        with task.attempt(), dead_proxies(), spend_proxy("stripe") as url:
+            done = subprocess.run([node, "-e", STRIPE_NODE, url], capture_output=True, text=True, timeout=60,
+                                  env={**os.environ, "NODE_PATH": str(npm.MODULES)})  # fmt: skip
+        assert done.returncode == 0, done
+        answers.append(done.stdout)
+    assert place.stripe.moved() == 100
+    assert len(set(answers)) == 1
+
+
+@pytest.mark.parametrize("sdk", MADE_UP)
+def test_a_task_of_any_sdk_that_died_and_runs_again_pays_once(worker: Place, sdk: str) -> None:
+    task, make_up = worker.task(), MADE_UP[sdk]
+    for _ in range(2):
+        with task.attempt(), dead_proxies(), spend_proxy() as url:
+            assert post(url, **{"Idempotency-Key": make_up()})[0] == 200
+    assert worker.stripe.moved() == 100
+
+
+def test_a_key_that_a_caller_chose_stays_its_own(worker: Place) -> None:
+    """One that only looks made up, too: whoever sends it again gets the same answer, in any order."""
+    task, orders = worker.task(), [str(uuid.uuid5(uuid.NAMESPACE_URL, order)) for order in ("a", "b")]
+    answers = []
+    for keys in (orders, orders[::-1], ["order-17", "order-18"]):
+        with task.attempt(), dead_proxies(), spend_proxy() as url:
+            answers.append({key: post(url, **{"Idempotency-Key": key})[1]["id"] for key in keys})
+    assert answers[0] == answers[1]
+    assert worker.stripe.moved() == 400
 
 
 def test_a_program_that_ends_with_an_error_after_a_denial_blocks_its_task(place: Place) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import DENIAL_STATUS, SpendDenied, denial
-from luigi_spendguard.messages import OWN_KEY
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, VendorSettings
 from luigi_spendguard.vendors.resend import VENDOR
+from tests.support.made_up import MADE_UP
 
 HOME = "https://api.resend.com"
 MAIL = {"from": "shop@example.com", "to": "a@example.com", "subject": "Paid", "text": "Thanks"}
@@ -142,7 +142,7 @@ class TestBatches:
 
 class TestKeys:
     @pytest.mark.parametrize(
-        ("key", "callers"), [("order-1", True), (f"{OWN_KEY}{'0' * 36}", False), (None, False)]
+        ("key", "callers"), [("order-1", True), (MADE_UP["stripe-node"](), False), (None, False)]
     )
     def test_whose_key_it_is(self, key: str | None, callers: bool) -> None:
         quoted = quote(asked("/emails", MAIL, **({"idempotency-key": key} if key else {})))

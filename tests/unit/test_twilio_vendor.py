@@ -10,9 +10,9 @@ from urllib.parse import parse_qs, urlencode
 import pytest
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.messages import OWN_KEY
 from luigi_spendguard.vendors import Quote, Request, VendorSettings
 from luigi_spendguard.vendors.twilio import STAND_IN, VENDOR
+from tests.support.made_up import MADE_UP
 
 SID = "AC" + "1" * 32
 OTHER = "AC" + "2" * 32
@@ -124,7 +124,7 @@ class TestMessages:
         assert quote(sms(body="Bye")).fingerprint != same
 
     @pytest.mark.parametrize(
-        ("key", "callers"), [("order-1", True), (f"{OWN_KEY}{'0' * 36}", False), (None, False)]
+        ("key", "callers"), [("order-1", True), (MADE_UP["stripe-node"](), False), (None, False)]
     )
     def test_whose_key_it_is(self, key: str | None, callers: bool) -> None:
         request = sms()

@@ -76,8 +76,6 @@ class Llm(Vendor):
     name = "llm"
     home = "https://api.openai.com"
     secret_variables = ("OPENAI_API_KEY",)
-    #: Or of the SDK's own form: a retry of it has the same.
-    made_up = re.compile(rf"({Vendor.made_up.pattern}|stainless-python-retry-.*)")
     settings = (
         Setting("", "prices_per_million", prices, "none: every model is denied",
                 "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`"),
