@@ -45,8 +45,10 @@ class Counts:
 
     @property
     def day(self) -> Pot | None:
-        """Today's budget of all runs; whole until the ledger says otherwise."""
-        if self._day is None and self.rules.day is not None:
+        """Today's budget of all runs; whole until the ledger says otherwise, None where no cap is set."""
+        if self.rules.day is None:
+            return None  # The ledger may have one of before: no call takes from it.
+        if self._day is None:
             self._day = Pot("day", "", cap=self.rules.day, remaining=self.rules.day)
         return self._day
 
@@ -72,7 +74,10 @@ class Counts:
         self._day.update(budget, seen)
 
     def pots(self, run: RunFigures, entry: Entry) -> Iterator[Pot]:
-        """Return the budgets that a task's calls take from if this run pays."""
+        """Return the budgets that a task's calls take from if this run pays: those that luigi.cfg names now.
+
+        The ledger takes from the same ones (`taking.link_budgets`); it may have others of before.
+        """
         if run.opened:
             yield run.pots["run", ""]
         if self.day is not None:
@@ -83,11 +88,12 @@ class Counts:
         if entry.hold is not None and entry.hold.scope in ("family", "vendor"):
             keys.append(entry.hold.key)
         for key in dict.fromkeys(keys):
-            pot, cap = run.pots.get(key), self.rules.cap(*key)
-            if pot is None and cap is not None:  # The ledger makes it with its first reservation.
-                pot = run.pots[key] = Pot(*key, cap=cap, remaining=cap)
-            if pot is not None:
-                yield pot
+            cap = self.rules.cap(*key)
+            if cap is None:
+                continue
+            if key not in run.pots:  # The ledger makes it with its first reservation.
+                run.pots[key] = Pot(*key, cap=cap, remaining=cap)
+            yield run.pots[key]
 
     def count(self, run: RunFigures, entry: Entry, amount: int) -> None:
         """Set aside what a dispatched task may cost, in every budget it may take it from."""

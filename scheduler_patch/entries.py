@@ -177,3 +177,7 @@ class Entry:
     def need(self) -> int | None:
         """What it may still cost; None when that is not known."""
         return self.left if self.left is not None else self.cost
+
+    def held_by(self, scope: str) -> bool:
+        """Return whether a budget of that scope has denied its last call."""
+        return self.hold is not None and self.hold.scope == scope

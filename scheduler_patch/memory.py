@@ -111,6 +111,8 @@ class Memory(Counts):
         own = entry.workers.setdefault(worker, {})
         if cost is not None and entry.left is not None and entry.cost is not None:
             entry.left = max(0, entry.left + cost - entry.cost)
+        if announcing and cost is None and self.rules.single is None and entry.held_by("task"):
+            entry.cost = entry.left = entry.hold = None  # It has no budget any more; else its claim will say.
         entry.cost = cost if cost is not None else entry.cost
         if announcing:
             self.announcing.setdefault(worker, set())

@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from tests.acceptance.test_forecast import restart
 from tests.acceptance.test_shapes import SHAPES, charged
 from tests.support.shapes import run_build
 from tests.support.site import Site
@@ -171,3 +172,21 @@ def test_several_workers_in_one_run_end_with_the_cap_and_none_hangs(site: Site) 
     assert len(outs) == 3
     # The last dollar is too little for another task that says $2.
     assert site.stripe.moved() == 900
+
+
+@pytest.mark.parametrize(
+    "cap",
+    [("spendguard_family_caps", "Charge"), ("spendguard_stripe", "run_cap_usd"),
+     ("spendguard", "daily_cap_usd")],
+)  # fmt: skip
+def test_a_cap_that_was_taken_out_of_luigi_cfg_blocks_nothing(site: Site, cap: tuple[str, str]) -> None:
+    section, key = cap
+    restart(site, **{section: {key: "1.50"}})
+    args = ("Mixed", "--declared", "0", "--unknown", "2", "--run-id", "r")
+    out = site.luigi(*args, module=SHAPES)[1]
+    assert site.stripe.moved() == 100, out
+    assert "1 task blocked" in out
+    restart(site, **{section: {key: None}})
+    code, out = site.luigi(*args, module=SHAPES)
+    assert (code, site.stripe.moved()) == (0, 200), out
+    assert "blocked" not in out

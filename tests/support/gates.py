@@ -15,6 +15,17 @@ def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = 
             "spent_micros": spent, "reserved_micros": 0, "shadow_micros": 0}  # fmt: skip
 
 
+def configure(gate: Gate, row: dict[str, Any]) -> None:
+    """Let luigi.cfg name the cap of a budget, so that calls take from it."""
+    rules, cap = gate.rules, {row["part"]: row["cap_micros"]}
+    if row["scope"] == "family":
+        rules.families = {**rules.families, **cap}
+    elif row["scope"] == "vendor":
+        rules.vendors = {**rules.vendors, **cap}
+    elif row["scope"] == "day":
+        rules.day = row["cap_micros"]
+
+
 def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "active", *,
         cap: int | None = None, budgets: tuple[dict[str, Any], ...] = (), last: int | None = None,
         approved: int | None = None, approved_unknown: int | None = None,
@@ -23,6 +34,8 @@ def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "act
     row = {"run_id": run_id, "name": run_id, "state": state, "root_family": "Root", "last_micros": last,
            "approved_micros": approved, "approved_unknown": approved_unknown, "forecast_micros": None,
            "estimated_micros": 0, "unknown_tasks": 0}  # fmt: skip
+    for one in budgets:
+        configure(gate, one)
     own = budget("run", "", max(remaining, 1000) if cap is None else cap, remaining)
     gate.feed(Figures(row, [own, *budgets], seen))
 
@@ -30,4 +43,6 @@ def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "act
 def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24",
         seen: int = 0) -> None:  # fmt: skip
     """Feed the day's budget of all runs."""
-    gate.feed_day(budget("day", window, cap, remaining), seen)
+    row = budget("day", window, cap, remaining)
+    configure(gate, row)
+    gate.feed_day(row, seen)

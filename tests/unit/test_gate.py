@@ -138,6 +138,32 @@ class TestConfiguredBudgets:
         assert reason is not None
         assert "V's cap of $0.0003 reached" in reason.text
 
+    @pytest.mark.parametrize("scope", ["family", "vendor", "day"])
+    def test_one_that_luigi_cfg_has_no_more_blocks_nothing(self, gate: Gate, scope: str) -> None:
+        rules, caps = gate.rules, {"V": 300, "stripe": 300}
+        rules.families, rules.vendors, rules.day = caps, caps, 300
+        join(gate, "a", vendors=("stripe",))
+        part = {"family": "V", "vendor": "stripe"}.get(scope, "")
+        if scope == "day":
+            day(gate, 0, cap=300)
+        else:
+            fed(gate, budgets=(budget(scope, part, 300, 0),))
+        gate.hold("a", scope, 400, part)
+        assert gate.verdict("a") == scope
+        rules.families, rules.vendors, rules.day = {}, {}, None
+        assert gate.verdict("a") == READY
+
+    def test_a_task_that_declares_nothing_any_more_is_not_held_by_what_it_declared(self, gate: Gate) -> None:
+        join(gate, "a", 300)
+        gate.started("a", "r1")
+        gate.claimed("a", "r1", "w", "V", 0)
+        gate.hold("a", "task", 400)
+        gate.stopped("a")
+        assert gate.verdict("a") == "task"
+        join(gate, "a", None, announcing=True)
+        gate.scheduled("w")
+        assert gate.verdict("a") == READY
+
     def test_so_is_a_vendors(self, gate: Gate) -> None:
         gate.rules.vendors = {"stripe": 200}
         join(gate, "a", 300, vendors=("stripe",))
