@@ -1,6 +1,7 @@
 """Money: an `int` of micro-dollars inside; decimal texts and vendors' minor units at the edges.
 
-1 USD = 1_000_000 micro-dollars. There is no float anywhere.
+1 USD = 1_000_000 micro-dollars. There is no float anywhere. How many decimals a currency's minor unit
+has is what https://docs.stripe.com/currencies says of Stripe's API, its special cases included: not ISO 4217.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ MAX_MICROS = Micros(10**15)
 _USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?", re.ASCII)
 
 #: Currencies whose smallest unit is the unit (https://docs.stripe.com/currencies#zero-decimal).
-#: UGX has a second, two-decimal reading at Stripe; this one can only reserve too much.
 ZERO_DECIMAL = frozenset(
     [
         "bif",
@@ -35,7 +35,6 @@ ZERO_DECIMAL = frozenset(
         "mga",
         "pyg",
         "rwf",
-        "ugx",
         "vnd",
         "vuv",
         "xaf",
@@ -43,7 +42,11 @@ ZERO_DECIMAL = frozenset(
         "xpf",
     ]
 )
-#: Currencies with thousandths (https://docs.stripe.com/currencies#three-decimal).
+#: Currencies without a smaller unit that are sent with two decimals all the same: 5 ISK and 5 UGX are 500.
+#: HUF and TWD have two decimals as well; only their payouts have to be whole, so that they count alike
+#: (https://docs.stripe.com/currencies#special-cases).
+SENT_WITH_TWO_DECIMALS = frozenset(["isk", "ugx"])
+#: Currencies with thousandths, the last digit of which is 0 (https://docs.stripe.com/currencies#three-decimal).
 THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 
 

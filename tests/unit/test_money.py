@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from luigi_spendguard.money import (
     MAX_MICROS,
+    SENT_WITH_TWO_DECIMALS,
     THREE_DECIMAL,
     ZERO_DECIMAL,
     BadAmount,
@@ -62,12 +63,18 @@ def test_amounts_are_shown_for_people() -> None:
 
 def test_the_currency_tables_are_the_vendors() -> None:
     said = json.loads(CURRENCIES.read_text())
-    assert sorted(said["zero_decimal"]) == sorted(ZERO_DECIMAL)
+    # Two of those without a smaller unit are sent with two decimals, whatever else lists them.
+    assert sorted(set(said["zero_decimal"]) - SENT_WITH_TWO_DECIMALS) == sorted(ZERO_DECIMAL)
     assert sorted(said["three_decimal"]) == sorted(THREE_DECIMAL)
 
 
 def test_exponents() -> None:
-    assert [currency_exponent(c) for c in ("jpy", "usd", "isk", "bhd")] == [0, 2, 2, 3]
+    assert [currency_exponent(c) for c in ("jpy", "usd", "bhd")] == [0, 2, 3]
+
+
+@pytest.mark.parametrize("currency", ["isk", "ugx", "huf", "twd"])
+def test_stripes_special_cases_are_sent_with_two_decimals(currency: str) -> None:
+    assert to_micros(500, currency, {currency: Decimal("0.01")}) == 50_000
 
 
 @pytest.mark.parametrize(
