@@ -12,6 +12,7 @@ import os
 import time
 import weakref
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,9 +20,10 @@ import urllib3
 
 from luigi_spendguard import certificates, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.messages import MAX_NOTE, Answer, Ask, End
 from luigi_spendguard.outbox import FLUSH_S, Outbox
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.vendors import FollowedUp
 
 logger = logging.getLogger(__name__)
 
@@ -105,12 +107,10 @@ class LedgerClient:
         due: list[dict[str, Any]] = self._post("spend_due_prices", {"vendors": vendors})["due"]
         return due
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        """Say what a call has cost, in micro-dollars; see `spend_correct`. Raises LedgerUnavailable,
-        SpendDenied.
-        """
-        said = {"call_id": call_id, "total_micros": total_micros, "note": note, "final": final}
-        self._post("spend_correct", said)
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        """Say what a call has cost; see `spend_correct`. Raises LedgerUnavailable, SpendDenied."""
+        said = {**asdict(found), "note": found.note[:MAX_NOTE], "problem": found.problem[:MAX_NOTE]}
+        self._post("spend_correct", {"call_id": call_id, **said})
 
     def issue_key(self, **terms: Any) -> dict[str, Any]:
         """Ask for a vault key; see `POST /vault/keys`. Raises LedgerUnavailable, SpendDenied, PluginError."""

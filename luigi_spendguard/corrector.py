@@ -31,8 +31,8 @@ class PricePort(Protocol):
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         """Return calls of these vendors whose price is to be asked for now."""
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        """Say what a vendor says that a call has cost, in micro-dollars; None: nothing (yet)."""
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        """Say what a vendor says that a call has cost."""
 
 
 class Corrector:
@@ -49,6 +49,7 @@ class Corrector:
     ) -> None:
         self._port, self._settings, self._secret_of = port, settings, secret_of
         self._upstream = Upstream()
+        self._said: set[str] = set()  # Once is enough.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spendguard-prices", daemon=True)
 
@@ -88,7 +89,10 @@ class Corrector:
                 break
             found = self._asked(row, settings, secrets[row["vendor"]], until)
             if found is not None:
-                self._port.correct(row["call_id"], found.total_micros, found.note[:300], found.final)
+                if found.problem and found.problem not in self._said:
+                    self._said.add(found.problem)
+                    logger.warning("Call %s: %s", row["call_id"], found.problem)
+                self._port.correct(row["call_id"], found)
         return len(due)
 
     def _asked(self, row: dict[str, Any], settings: Settings, secret: str, until: float) -> FollowedUp | None:

@@ -46,6 +46,8 @@ MAX_BODY = 1 << 20
 MAX_UNANSWERED = 7000
 #: Stands for keys that are too many to be named: the gateway refuses the call, on record.
 TOO_MANY_UNANSWERED = "*"
+#: The longest remark about a price that came late.
+MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
 
@@ -243,7 +245,7 @@ class End(_Message):
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
         customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
-        price_due: the vendor names the price of `object_id` later; `fees_micros` come on top of that.
+        price_due: the vendor names the price of `object_id` later; `fees_micros` may not be in it.
 
     """
 

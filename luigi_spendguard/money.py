@@ -93,6 +93,14 @@ def format_usd(micros: int) -> str:
     return f"{'-' if micros < 0 else ''}${int(whole):,}.{part}"
 
 
+def with_fees(price: int, fees: int, quoted: int) -> int:
+    """Return what to book for a `price` that may or may not contain the `fees` that were `quoted` with it.
+
+    All in micro-dollars. A price beyond the quote is what is billed; the fees are not booked once more.
+    """
+    return min(price + fees, max(price, quoted)) if price else 0
+
+
 def currency_exponent(currency: str) -> int:
     """Return how many decimals a currency's minor unit stands for at Stripe: 0, 2 or 3."""
     if currency in ZERO_DECIMAL:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.vendors import FollowedUp
 
 
 class LedgerPort(Protocol):
@@ -41,8 +42,8 @@ class LedgerPort(Protocol):
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         """Return calls of these vendors, sent by workers, whose price is to be asked for now."""
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        """Say what a vendor says that a call has cost, in micro-dollars; None: nothing (yet)."""
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        """Say what a vendor says that a call has cost."""
 
     def flush(self, timeout_s: float = ...) -> bool:
         """Wait until everything that was to be delivered is."""

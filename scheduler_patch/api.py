@@ -8,9 +8,10 @@ from typing import Any
 
 from luigi_spendguard.ledger import claims
 from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import Ask, BadMessage, End
+from luigi_spendguard.messages import MAX_NOTE, Ask, BadMessage, End
 from luigi_spendguard.money import MAX_MICROS, parse_usd
 from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import keys, openapi, operator, reads
 from scheduler_patch.handler import Call, Handler, Lost
 from scheduler_patch.office import Office
@@ -83,18 +84,16 @@ async def _due_prices(office: Office, call: Call) -> Any:
 
 
 async def _correct(office: Office, call: Call) -> Any:
-    call.only("call_id", "total_micros", "note", "final")
+    call.only("call_id", "total_micros", "note", "final", "whole", "problem")
     total = call.fields.get("total_micros")
     if total is not None and (not isinstance(total, int) or isinstance(total, bool) or total < 0):
         raise BadMessage("'total_micros' must be a whole number of micro-dollars, or null")
     if total is not None and total > MAX_MICROS:
         raise BadMessage("'total_micros' is out of range")
-    note = call.fields.get("note", "")
-    if not isinstance(note, str) or len(note) > 300:
-        raise BadMessage("'note' must be a text of 300 characters at the most")
-    return await office.correct(
-        call.text("call_id", limit=64), total, redact_url(note), call.flag("final"), relayed_too=False
-    )
+    note, problem = (redact_url(call.text(name, "", limit=MAX_NOTE)) for name in ("note", "problem"))
+    whole = "whole" in call.fields and call.flag("whole")
+    found = FollowedUp(total, call.flag("final"), note, whole, problem)
+    return await office.correct(call.text("call_id", limit=64), found, relayed_too=False)
 
 
 async def _reserve(office: Office, call: Call) -> Any:

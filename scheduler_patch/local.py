@@ -19,6 +19,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.outbox import FLUSH_S, Outbox
+from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import operator
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.office import Office
@@ -136,9 +137,9 @@ class LocalPort:
         """Return calls whose price is to be asked for now."""
         return self._do(lambda office: office.due_prices(vendors, relayed_too=False))
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        """Say what a vendor says that a call has cost, in micro-dollars."""
-        self._do(lambda office: office.correct(call_id, total_micros, note, final, relayed_too=False))
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        """Say what a vendor says that a call has cost."""
+        self._do(lambda office: office.correct(call_id, found, relayed_too=False))
 
     def reserve(self, key: str, ask: Ask) -> Answer:
         """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""

@@ -26,6 +26,7 @@ from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.messages import Answer, Ask, BadMessage, End, command
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.policy import Caps
+from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import lineage
 from scheduler_patch.access import Access
 from scheduler_patch.entries import Entry, RunFigures
@@ -243,17 +244,15 @@ class Office(Access):
             return []
         return await self.write(_due, vendors, relayed_too)
 
-    async def correct(
-        self, call_id: str, total_micros: int | None, note: str, final: bool, *, relayed_too: bool
-    ) -> dict[str, Any]:
-        """Take what a vendor says that a call has cost, in micro-dollars."""
-        call, found = await self.write(_correct, call_id, total_micros, note, final, relayed_too)
-        if found is not None:
-            self.gate.feed(found)
+    async def correct(self, call_id: str, found: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
+        """Take what a vendor says that a call has cost."""
+        call, changed = await self.write(_correct, call_id, found, relayed_too)
+        if changed is not None:
+            self.gate.feed(changed)
         if call is not None and call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
-                call_id, call["task_id"], note, plain_usd(call["overrun_micros"]), call["run_id"],
+                call_id, call["task_id"], found.note, plain_usd(call["overrun_micros"]), call["run_id"],
             )  # fmt: skip
         return {"known": call is not None}
 
@@ -264,10 +263,8 @@ def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
     return [{name: row[name] for name in shown} for row in rows]
 
 
-def _correct(
-    tx: Tx, call_id: str, total: int | None, note: str, final: bool, relayed_too: bool
-) -> tuple[Row | None, Figures | None]:
-    call = corrections.correct(tx, call_id, total, note, final=final, relayed_too=relayed_too)
+def _correct(tx: Tx, call_id: str, found: FollowedUp, relayed_too: bool) -> tuple[Row | None, Figures | None]:
+    call = corrections.correct(tx, call_id, found, relayed_too=relayed_too)
     return call, None if call is None else figures.of_call(tx, call["run_id"], call_id)
 
 

@@ -14,7 +14,7 @@ from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.ledger.overview import SORTS
-from luigi_spendguard.messages import RUN_STATUSES, VERDICTS, Answer, Ask, End
+from luigi_spendguard.messages import MAX_NOTE, RUN_STATUSES, VERDICTS, Answer, Ask, End
 from luigi_spendguard.vendors.registry import VENDORS
 
 Schema = dict[str, Any]
@@ -27,6 +27,7 @@ USD: Schema = {"type": "string", "pattern": r"^[0-9]+(\.[0-9]{1,6})?$", "descrip
 MAYBE_USD: Schema = {**USD, "nullable": True}
 COUNT: Schema = {"type": "integer", "minimum": 0}
 FLAG: Schema = {"type": "boolean"}
+NOTE: Schema = {"type": "string", "maxLength": MAX_NOTE}
 REQUEST_ID: Schema = {**TEXT, "description": "Repeating a change with the same id changes nothing twice."}
 #: Who may, as names of `components.securitySchemes`; none: anybody whom Luigi's own page serves.
 _WHO: Mapping[str, list[dict[str, list[str]]]] = {
@@ -97,7 +98,7 @@ BODIES: Mapping[str, Schema] = {
     "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT, "maxItems": 100}),
     "spend_correct": shape(
         "call_id final", call_id={**TEXT, "maxLength": 64}, total_micros={**COUNT, "nullable": True},
-        note={"type": "string", "maxLength": 300}, final=FLAG,
+        note=NOTE, final=FLAG, whole=FLAG, problem=NOTE,
     ),
     "spend_reserve": _message(Ask),
     "spend_settle": _message(End, "kind"),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from tornado.ioloop import IOLoop
 
 from luigi_spendguard.corrector import Corrector
+from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.office import Office
 
 T = TypeVar("T")
@@ -30,9 +31,9 @@ class OfficePrices:
         """Return calls whose price is to be asked for now, whoever has sent them."""
         return self._do(self._office.due_prices(vendors, relayed_too=True))
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        """Take what a vendor says that a call has cost, in micro-dollars."""
-        self._do(self._office.correct(call_id, total_micros, note, final, relayed_too=True))
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        """Take what a vendor says that a call has cost."""
+        self._do(self._office.correct(call_id, found, relayed_too=True))
 
 
 def correct_prices(office: Office) -> None:

@@ -11,7 +11,8 @@ import json
 from luigi_spendguard.ledger.budgets import journal
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.resolving import keep_object, restate
-from luigi_spendguard.money import format_usd
+from luigi_spendguard.money import Micros, format_usd, with_fees
+from luigi_spendguard.vendors import FollowedUp
 
 #: Milliseconds after which a price is asked for: again and again, then it is given up.
 _MINUTE = 60_000
@@ -24,7 +25,7 @@ LEASE_MS = 60_000
 
 
 def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
-    """Remember that the price of what a call opened is to be asked for; `fees` micro-dollars are added."""
+    """Remember that the price of what a call opened is to be asked for; it may lack `fees` micro-dollars."""
     tx.run(
         "INSERT INTO price_due (call_id, vendor, account, object_id, relayed, fees_micros, tries, due_at)"
         f" VALUES (?,?,?,?,?,?,0,{NOW} + ?) ON CONFLICT (call_id) DO NOTHING",
@@ -60,10 +61,8 @@ def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> li
     return rows
 
 
-def correct(
-    tx: Tx, call_id: str, total: int | None, note: str, *, final: bool, relayed_too: bool = True
-) -> Row | None:
-    """Take what the vendor says a call has cost, in micro-dollars; None: it does not say, yet or for good.
+def correct(tx: Tx, call_id: str, found: FollowedUp, *, relayed_too: bool = True) -> Row | None:
+    """Take what the vendor says a call has cost; it may not say, yet or for good.
 
     Returns the call, None when no price of it was waited for any more.
     """
@@ -72,22 +71,41 @@ def correct(
     if waiting is None or row is None or row["state"] != "settled":
         return None
     tries = waiting["tries"] + 1
-    if total is not None:
-        if total and waiting["fees_micros"]:
-            total += waiting["fees_micros"]
-            note += f", and fees {format_usd(waiting['fees_micros'])}"
-        restate(tx, row, total, note, forced=True)
-        keep_object(tx, row, waiting["object_id"], total)
-    elif final or tries >= len(BACK_OFF_MS):
+    given_up = found.final or tries >= len(BACK_OFF_MS)
+    if found.total_micros is not None:
+        _book(tx, row, waiting, found.total_micros, found)
+    elif given_up:
         cost = format_usd(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
         journal(tx, "correct", run_id=row["run_id"], call_id=call_id,
-                note=f"{note or 'the vendor has named no price'}: {cost} stays")  # fmt: skip
-    if final or tries >= len(BACK_OFF_MS):
+                note=f"{found.note or 'the vendor has named no price'}: {cost} stays")  # fmt: skip
+    elif found.problem:
+        _say(tx, row, found.problem)
+    if given_up:
         tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
     else:
         tx.run(f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",
                tries, BACK_OFF_MS[tries], call_id)  # fmt: skip
     return tx.one("SELECT * FROM call WHERE id = ?", call_id)
+
+
+def _book(tx: Tx, row: Row, waiting: Row, price: int, found: FollowedUp) -> None:
+    """Let a call have cost what its vendor says, with the fees that its price may lack."""
+    total, note = price, found.note
+    if not found.whole:
+        total = with_fees(price, waiting["fees_micros"], row["asked_micros"])
+    if total > price:
+        note += f", and fees {format_usd(Micros(total - price))}"
+    restate(tx, row, total, note, forced=True)
+    keep_object(tx, row, waiting["object_id"], total)
+
+
+def _say(tx: Tx, row: Row, problem: str) -> None:
+    """Put on the call and on its run, once each, why a price cannot be booked."""
+    run = tx.value("SELECT note FROM run WHERE run_id = ?", row["run_id"])
+    if problem not in run:
+        tx.run("UPDATE run SET note = ? WHERE run_id = ?", f"{run}; {problem}".strip("; "), row["run_id"])
+    if not tx.value("SELECT 1 FROM journal WHERE call_id = ? AND note = ?", row["id"], problem):
+        journal(tx, "correct", run_id=row["run_id"], call_id=row["id"], note=problem)
 
 
 def of_calls(tx: Tx, call_ids: list[str]) -> dict[str, list[Row]]:

@@ -68,7 +68,7 @@ class Quote:
         accounts: the connected accounts that the call names; none where no part of it goes to one.
         keep_body: whether the body may be kept in the ledger to be sent again.
         parts: what each item of a batch costs, in micro-dollars: the vendor may refuse some.
-        fees_micros: what of `total_micros` the price that the vendor names later does not contain.
+        fees_micros: what of `total_micros` the price that the vendor names later may not contain.
         repeatable: the vendor executes it once, however often it is sent under one idempotency key; another
             call whose outcome is unknown is searched for at the vendor, and never sent again.
 
@@ -148,15 +148,19 @@ class FollowedUp:
     """What a vendor says later of what an object has cost.
 
     Attributes:
-        total_micros: what it has cost in all, in micro-dollars; None: that is not known (yet).
+        total_micros: what it has cost, in micro-dollars; None: that is not known (yet).
         final: nothing more will be said.
         note: why, for the journal.
+        whole: the call's fees are in it, whatever they were thought to be.
+        problem: why it cannot be booked until somebody has done something; said in the log and on the run.
 
     """
 
     total_micros: int | None
     final: bool = False
     note: str = ""
+    whole: bool = False
+    problem: str = ""
 
 
 @dataclass(frozen=True)

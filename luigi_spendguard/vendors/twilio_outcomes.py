@@ -10,7 +10,7 @@ from decimal import Decimal, InvalidOperation
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from luigi_spendguard.money import MICROS_PER_USD
+from luigi_spendguard.money import MICROS_PER_USD, with_fees
 from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply
 
@@ -47,9 +47,9 @@ def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         return unbelieved("the reply names no sid")
     if isinstance(said, str) and said.lower() != quote.target:
         return unbelieved("the reply is about another recipient than asked")
-    price = None if _by_channel(body) else _micros(body, fx)
-    total = quote.total_micros if price is None else price + quote.fees_micros
-    return Outcome("settle", total_micros=total, worth_micros=quote.total_micros or 0, object_id=sid,
+    price, quoted = None if _by_channel(body) else _micros(body, fx), quote.total_micros or 0
+    total = quoted if price is None else with_fees(price, quote.fees_micros, quoted)
+    return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid,
                    price_due=price is None)  # fmt: skip
 
 
@@ -63,8 +63,12 @@ def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> Fol
         return FollowedUp(0, final=True, note=f"it was {status}")
     if status == "failed":
         is_call = str(body.get("sid", "")).startswith("CA")
-        return FollowedUp(0 if is_call else failed_micros, final=True, note="it failed")
+        return FollowedUp(0 if is_call else failed_micros, final=True, note="it failed", whole=True)
     price = _micros(body, fx)
+    if price is None and _amount(body) is not None:
+        unit = str(body.get("price_unit") or "a currency that it does not name")[:40]
+        why = f"Twilio's prices are in {unit}, which has no rate in [spendguard_fx]: quotes stand in for them"
+        return FollowedUp(None, note=why, problem=why)
     if price is None:
         return FollowedUp(None, note="Twilio names no price yet")
     if _by_channel(body):
@@ -80,19 +84,25 @@ def _by_channel(body: Mapping[str, Any]) -> bool:
 
 
 def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
-    """Return the price that a reply names, in micro-dollars rounded up; None for none that can be read.
+    """Return the price that a reply names, in micro-dollars rounded up; None for none that can be booked.
 
     It is a negative text such as "-0.00750" (Twilio's API, Message resource).
     """
-    price, unit = body.get("price"), str(body.get("price_unit") or "").lower()
+    amount, unit = _amount(body), str(body.get("price_unit") or "").lower()
     rate = Decimal(1) if unit == "usd" else fx.get(unit)
+    if amount is None or rate is None:
+        return None
+    return int((amount * rate * MICROS_PER_USD).to_integral_value("ROUND_CEILING"))
+
+
+def _amount(body: Mapping[str, Any]) -> Decimal | None:
+    """Return the price that a reply names, in its own currency; None for none that is to be believed."""
+    price = body.get("price")
     try:
         amount = abs(Decimal(price)) if isinstance(price, str) else None
     except InvalidOperation:
-        amount = None
-    if amount is None or rate is None or not amount.is_finite() or amount > _DEAREST:
         return None
-    return int((amount * rate * MICROS_PER_USD).to_integral_value("ROUND_CEILING"))
+    return amount if amount is not None and amount.is_finite() and amount <= _DEAREST else None
 
 
 def matches(said: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapping[str, Reply]:

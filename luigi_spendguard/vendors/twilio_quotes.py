@@ -26,7 +26,9 @@ from luigi_spendguard.vendors.twilio_sms import MAX_GROWN, MAX_SEGMENTS, MAX_UNI
 
 Form = Mapping[str, list[str]]
 
-_LATE = "as quoted; corrected to Twilio's price, with the fees, once it is there: 0 when canceled"
+_LATE = (
+    "as quoted; corrected to Twilio's price, and the fees that it may lack, once it is there: 0 when canceled"
+)
 TABLE = (
     Row("messages.create",
         "SMS: segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; "

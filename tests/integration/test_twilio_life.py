@@ -187,6 +187,65 @@ def test_a_late_price_corrects_the_estimate(desk: TwilioDesk) -> None:
     assert desk.corrector.look() == 0
 
 
+#: Twilio's list price and a carrier's fee, in micro-dollars a segment.
+LIST, FEE = 8_300, 8_750
+
+
+@pytest.mark.parametrize(
+    ("billed", "spent", "overrun"),
+    [
+        (LIST, LIST + FEE, 0),  # Twilio's price lacks the fee, which comes on a bill of its own.
+        (LIST + 3_000, LIST + FEE, 0),  # It contains a carrier's that is less dear.
+        (LIST + FEE, LIST + FEE, 0),
+        (LIST + FEE + 1_000, LIST + FEE, 1_000),  # It is what Twilio bills, not the fee once more.
+        (1_000, 1_000 + FEE, 0),
+    ],
+)
+def test_a_price_that_contains_the_carriers_fee_is_not_booked_with_it_twice(
+    desk: TwilioDesk, billed: int, spent: int, overrun: int
+) -> None:
+    desk = TwilioDesk(desk.books, desk.fake, sms_prices={"1": LIST}, sms_fees={"1": FEE})
+    sid = json.loads(desk.message().body)["sid"]
+    assert desk.books.figures() == (LIST + FEE, 0, 0)
+    desk.fake.control(options={"price": {sid: f"-{billed / 1_000_000:.5f}"}})
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert desk.fake.billed() == billed
+    assert desk.books.figures() == (spent, 0, overrun)
+    assert desk.books.run()["state"] == ("frozen" if overrun else "active")
+
+
+@pytest.mark.parametrize("more", [{}, {"ShortenUrls": "true"}], ids=["plain", "with fees of Twilio's own"])
+def test_a_failed_message_costs_the_price_of_one_and_no_fees(desk: TwilioDesk, more: dict[str, str]) -> None:
+    desk = TwilioDesk(desk.books, desk.fake, sms_fees={"1": FEE}, failed_price=1_000)
+    desk.fake.control(options={"failing": ["+14155550100"], "price": {"+14155550100": "-0.00100"}})
+    desk.message(**more)
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert (desk.fake.billed(), desk.books.figures()) == (1_000, (1_000, 0, 0))
+
+
+def test_a_price_in_a_currency_without_a_rate_is_said(
+    desk: TwilioDesk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.fake.control(options={"price_unit": "EUR"})
+    for number in range(2):
+        desk.message(f"Hello {number}")
+    for _ in range(2):
+        desk.prices_are_due()
+        desk.corrector.look()
+    assert desk.books.figures() == (20_000, 0, 0)
+    said = "Twilio's prices are in EUR, which has no rate in [spendguard_fx]"
+    assert [said in line for line in caplog.messages] == [True]
+    assert desk.books.run()["note"].count(said) == 1
+    assert all(said in call["corrections"][-1]["note"] for call in desk.calls())
+    assert [len(call["corrections"]) for call in desk.calls()] == [1, 1]
+    desk.with_rates(EUR="1.5")
+    desk.prices_are_due()
+    desk.corrector.look()
+    assert desk.books.figures() == (20_000, 0, 10_000)
+
+
 def test_what_costs_more_than_was_reserved_is_overrun(desk: TwilioDesk) -> None:
     sid = json.loads(desk.message().body)["sid"]
     desk.fake.control(options={"price": {sid: "-0.03"}})

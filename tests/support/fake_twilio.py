@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
     "verify_price": "0.05",  # a code that was approved
     "lookup_price": {"line_type_intelligence": "0.008", "": "0.01"},  # a field
     "number_price": "1.15",
+    "price_unit": "USD",  # the account's currency
     "price": {},  # by sid or number: what is billed instead, even for one that fails
     "failing": [],  # numbers that cannot be reached
     "failed_price": None,  # what the price of a failed message reads as

@@ -82,7 +82,7 @@ def _settle(thing: dict[str, Any], plan: dict[str, Any], done: float) -> None:
     plan["entry"]["micros"] = micros(price or Decimal(0))
     if time.time() >= done + OPTIONS["price_delay"]:
         shown = OPTIONS["failed_price"] if price is None else f"{-price:.5f}"
-        thing |= {"price": shown, "price_unit": None if shown is None else "USD"}
+        thing |= {"price": shown, "price_unit": None if shown is None else OPTIONS["price_unit"]}
 
 
 def advance(thing: dict[str, Any]) -> dict[str, Any]:

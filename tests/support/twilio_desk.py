@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import time
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -16,7 +17,7 @@ from luigi_spendguard.guard import Guard
 from luigi_spendguard.ledger import corrections, reading
 from luigi_spendguard.messages import End
 from luigi_spendguard.proxy.upstream import Upstream
-from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors import FollowedUp, Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from tests.support.books import Books
 from tests.support.lives import lived
@@ -85,12 +86,18 @@ class TwilioDesk:
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         return self.books.write(lambda tx: corrections.due(tx, vendors, relayed_too=True))
 
-    def correct(self, call_id: str, total_micros: int | None, note: str, final: bool) -> None:
-        self.books.write(lambda tx: corrections.correct(tx, call_id, total_micros, note, final=final))
+    def correct(self, call_id: str, found: FollowedUp) -> None:
+        self.books.write(lambda tx: corrections.correct(tx, call_id, found))
 
     def prices_are_due(self) -> None:
         """Let the time pass until every price is asked for again."""
         self.books.write(lambda tx: tx.run("UPDATE price_due SET due_at = 0"))
+
+    def with_rates(self, **rates: str) -> None:
+        """Let luigi.cfg have rates from now on."""
+        fx = {currency.lower(): Decimal(rate) for currency, rate in rates.items()}
+        whole = Settings(Path("/none"), vendors={"twilio": self.settings}, fx=fx)
+        self.corrector = Corrector(self, lambda: whole)
 
     def with_account(self, account: str) -> None:
         """Let luigi.cfg name another account from now on."""

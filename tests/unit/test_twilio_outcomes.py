@@ -38,10 +38,11 @@ def test_a_message_without_a_price_is_settled_at_its_quote() -> None:
 
 @pytest.mark.parametrize(
     ("price", "unit", "total"),
-    [("-0.00750", "USD", 7_501), ("-0.01", "EUR", 11_001), ("-0.01", "GBP", None), ("much", "USD", None),
+    [("-0.000008", "USD", 9), ("-0.000011", "USD", 11), ("-0.00750", "USD", 7_500),
+     ("-0.000005", "EUR", 7), ("-0.01", "EUR", 11_000), ("-0.01", "GBP", None), ("much", "USD", None),
      ("NaN", "USD", None), ("-1E999999", "USD", None), ("-1E300", "EUR", None), ("-Infinity", "USD", None)],
 )  # fmt: skip
-def test_a_price_is_taken_with_the_fees_that_it_lacks(price: str, unit: str, total: int | None) -> None:
+def test_a_price_is_taken_with_the_fees_that_it_may_lack(price: str, unit: str, total: int | None) -> None:
     found = read(quote(sms()), reply(price=price, price_unit=unit))
     assert (found.total_micros, found.price_due) == (total or 11, total is None)
 
