@@ -7,10 +7,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
-from peewee import SqliteDatabase
-
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import database, reading
+from luigi_spendguard.ledger.engine import LedgerFile, reading
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.ledger.writer import Writer
 
@@ -27,8 +25,7 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         migrate(path)
         self.path = path
-        self._db = database(path)
-        self._reader, self._browser = database(path), database(path)
+        self._db, self._reader, self._browser = LedgerFile(path), LedgerFile(path), LedgerFile(path)
         self._writer = Writer(self._db)
         self._closed = False
         # One thread each, which must not take the processor from the writer: pages of people, who may ask for
@@ -49,7 +46,7 @@ class Ledger:
         return self._browsing.submit(self._look, self._browser, operation, *args)
 
     @staticmethod
-    def _look(db: SqliteDatabase, operation: Callable[..., T], *args: Any) -> T:
+    def _look(db: LedgerFile, operation: Callable[..., T], *args: Any) -> T:
         with reading(db) as tx:
             return operation(tx, *args)
 

@@ -31,23 +31,79 @@ TODAY = "strftime('%Y-%m-%d', 'now')"
 LOCK_SECONDS = 3
 
 
-def database(path: Path) -> peewee.SqliteDatabase:
-    """Return the database at `path`, not yet connected, for one thread at a time; no fork inherits it."""
-    db = peewee.SqliteDatabase(
-        str(path),
-        pragmas={
-            "journal_mode": "wal",
-            "synchronous": "full",
-            "foreign_keys": 1,
-            "busy_timeout": LOCK_SECONDS * 1000,
-            "cache_size": -16_000,
-        },
-        timeout=LOCK_SECONDS,
-        # One connection for whoever uses it: a fork closes it, whichever thread has opened it.
-        thread_safe=False,
-        check_same_thread=False,
-    )
-    return forking.watched(db)
+_PRAGMAS = {
+    "journal_mode": "wal",
+    "synchronous": "full",
+    "foreign_keys": 1,
+    "busy_timeout": LOCK_SECONDS * 1000,
+    "cache_size": -16_000,
+}
+_GONE = (
+    "the ledger {} was deleted, replaced or cut off while this process had it open. Nothing is granted: "
+    "it would be lost. Put the file back, or a backup of it, and start luigid again"
+)
+
+
+class LedgerFile(peewee.SqliteDatabase):
+    """The database at `path`, not yet connected, for one thread at a time; no fork inherits it.
+
+    It is the file that stood there when this was made: another one of that name is never written to.
+    """
+
+    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+        super().__init__(
+            # A file that is gone is not made anew.
+            f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
+            uri=True,
+            pragmas={} if read_only else _PRAGMAS,
+            timeout=LOCK_SECONDS,
+            # One connection for whoever uses it: a fork closes it, whichever thread has opened it.
+            thread_safe=False,
+            check_same_thread=False,
+        )
+        self._path = path
+        self._opened = _stat(path)
+        self._of: object = None
+        self._beside: dict[str, os.stat_result] = {}
+        forking.watch(self)
+
+    def handle(self) -> sqlite3.Connection:
+        """Return the connection, opened if need be."""
+        connection: sqlite3.Connection = peewee.Database.connection(self)
+        return connection
+
+    def check(self) -> None:
+        """Look whether the files are those that were opened. Raises LedgerUnavailable.
+
+        SQLite would go on with files that have no name any more. Beside an open connection stand its WAL and
+        the index of that, which never shrink while it is open. The index is mapped memory: reading what was
+        cut off it would end the process by SIGBUS (https://sqlite.org/walformat.html).
+        """
+        self._compare(self._path, self._opened, least=min(1, self._opened.st_size if self._opened else 0))
+        connection = None if self.is_closed() else self.handle()
+        if connection is not self._of:
+            self._of, self._beside = connection, {}
+        for ending in ("-wal", "-shm") if connection is not None else ():
+            before = self._beside.get(ending)
+            least = before.st_size if before is not None else 0
+            found = self._compare(self._path.with_name(self._path.name + ending), before, least)
+            if found is not None:
+                self._beside[ending] = found
+
+    def _compare(self, path: Path, before: os.stat_result | None, least: int) -> os.stat_result | None:
+        found = _stat(path)
+        if before is None or (
+            found is not None and os.path.samestat(found, before) and found.st_size >= least
+        ):
+            return found
+        raise LedgerUnavailable(_GONE.format(self._path))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def prepare_file(path: Path) -> None:
@@ -65,8 +121,8 @@ def prepare_file(path: Path) -> None:
 class Tx:
     """A transaction: the few ways in which the ledger's operations talk to the database."""
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
-        self._execute: Callable[..., Any] = db.connection().execute
+    def __init__(self, db: LedgerFile) -> None:
+        self._execute: Callable[..., Any] = db.handle().execute
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed."""
@@ -115,26 +171,29 @@ class Tx:
 
 
 @contextmanager
-def writing(db: peewee.SqliteDatabase) -> Iterator[Tx]:
+def writing(db: LedgerFile) -> Iterator[Tx]:
     """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
     with translated(), forking.transaction():
+        db.check()
         tx = Tx(db)
         tx.run("BEGIN IMMEDIATE")
         try:
+            db.check()
             yield tx
             tx.run("COMMIT")
+            db.check()  # Else it may be durable in a file that nobody will find.
         except BaseException:
             # A failed COMMIT (a full disk) may have ended the transaction by itself.
-            connection: sqlite3.Connection = db.connection()
-            if connection.in_transaction:
+            if db.handle().in_transaction:
                 tx.run("ROLLBACK")
             raise
 
 
 @contextmanager
-def reading(db: peewee.SqliteDatabase) -> Iterator[Tx]:
+def reading(db: LedgerFile) -> Iterator[Tx]:
     """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
     with translated(), forking.transaction():
+        db.check()
         yield Tx(db)
 
 

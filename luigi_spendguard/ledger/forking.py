@@ -43,11 +43,10 @@ _databases: weakref.WeakSet[peewee.SqliteDatabase] = weakref.WeakSet()
 _forked_within = False
 
 
-def watched(db: peewee.SqliteDatabase) -> peewee.SqliteDatabase:
-    """Return `db`, to be closed before a fork; it is opened again by the next transaction."""
+def watch(db: peewee.SqliteDatabase) -> None:
+    """Close `db` before a fork; it is opened again by the next transaction."""
     with _gate.changed:
         _databases.add(db)
-    return db
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, Tx, database, prepare_file, reading, writing
+from luigi_spendguard.ledger.engine import NOW, LedgerFile, Tx, prepare_file, reading, writing
 from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue
 
 
@@ -91,7 +91,7 @@ def _refuse_others(path: Path) -> None:
     """Refuse a file that is another program's or a newer version's, before anything in it is changed."""
     if not path.stat().st_size:
         return
-    db = peewee.SqliteDatabase(f"{path.as_uri()}?mode=ro", uri=True, timeout=LOCK_SECONDS)
+    db = LedgerFile(path, read_only=True)
     with reading(db) as tx:
         try:
             done, objects = _format(tx), tx.value("SELECT count(*) FROM sqlite_master")
@@ -112,7 +112,7 @@ def migrate(path: Path) -> None:
     """Bring the file at `path` to this version. Raises LedgerUnavailable, with advice."""
     prepare_file(path)
     _refuse_others(path)
-    db = database(path)
+    db = LedgerFile(path)
     try:
         with writing(db) as tx:
             done = _format(tx)

@@ -9,11 +9,9 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
-import peewee
-
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import Tx, translated, writing
+from luigi_spendguard.ledger.engine import LedgerFile, Tx, translated, writing
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +29,7 @@ class Writer:
     alone; a transaction that cannot be committed fails all of its operations.
     """
 
-    def __init__(self, db: peewee.SqliteDatabase) -> None:
+    def __init__(self, db: LedgerFile) -> None:
         self._db = db
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         self._closed = False

@@ -6,6 +6,7 @@ import json
 import signal
 import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,26 @@ def kill(pid: int) -> None:
     import os
 
     os.kill(pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
+def test_a_ledger_that_is_gone_grants_nothing_until_it_is_back(site: Site, replaced: bool) -> None:
+    args = ("Billing", "--budget-usd", "12", "--run-id", "r", "--n")
+    assert site.luigi(*args, "10")[0] == 0
+    aside = site.ledger.with_name("aside")
+    if replaced:
+        with closing(sqlite3.connect(site.ledger)) as before, closing(sqlite3.connect(aside)) as copy:
+            before.backup(copy)
+        aside.replace(site.ledger)
+    else:
+        site.ledger.rename(aside)
+    out = site.luigi(*args, "14")[1]
+    assert site.stripe.moved() == 1000, "nothing would remember it"
+    assert "was deleted, replaced or cut off" in out
+    assert site.luigid is not None
+    site.luigid.end()
+    if not replaced:
+        aside.rename(site.ledger)
+    site.start()
+    site.luigi(*args, "14")
+    assert site.stripe.moved() == 1200

@@ -218,3 +218,76 @@ def test_answers_are_forgotten_after_replay_days_but_the_charge_is_not(books: Bo
     assert books.figures() == (7, 0, 0)
     assert os.stat(books.path).st_size
     assert books.read(lambda tx: tx.value("SELECT count(*) FROM exchange")) == 0
+
+
+def test_what_a_gone_file_would_keep_is_not_granted(books: Books, path: Path) -> None:
+    """Deleted, replaced by a copy, moved, or its folder: SQLite would go on with files without a name."""
+    key = books.claim("task")
+    assert books.reserve(key, books.ask(1)).verdict == "allowed"
+    copy, aside = path.with_name("copy"), path.with_name("aside")
+    copy.write_bytes(path.read_bytes())
+    for put_away in (lambda: path.rename(aside), lambda: (path.rename(aside), copy.rename(path))):
+        put_away()
+        with pytest.raises(LedgerUnavailable, match="deleted, replaced or cut off"):
+            books.reserve(key, books.ask(1))
+        with pytest.raises(LedgerUnavailable, match="deleted, replaced or cut off"):
+            books.read(lambda tx: tx.value("SELECT count(*) FROM call"))
+        aside.replace(path)
+        assert books.reserve(key, books.ask(1)).verdict == "allowed"
+    moved = path.parent.rename(path.parent.with_name("moved"))
+    with pytest.raises(LedgerUnavailable, match="deleted, replaced or cut off"):
+        books.reserve(key, books.ask(1))
+    assert not path.exists()
+    moved.rename(path.parent)
+    assert books.figures() == (0, 3, 0)
+    assert books.audit() == []
+
+
+@pytest.mark.parametrize("ending", ["-wal", "-shm"])
+@pytest.mark.parametrize("harm", ["delete", "replace", "cut off"])
+def test_so_it_is_with_the_files_beside_it(path: Path, ending: str, harm: str) -> None:
+    beside = path.with_name(path.name + ending)
+    program = f"""
+import os, sys
+from pathlib import Path
+from luigi_spendguard.errors import LedgerUnavailable
+from tests.support.books import Books
+books, beside = Books(Path({str(path)!r})), {str(beside)!r}
+key = books.claim("task")
+assert books.reserve(key, books.ask(1)).verdict == "allowed"
+if {harm!r} == "cut off":
+    os.truncate(beside, 0)
+else:
+    os.unlink(beside)
+if {harm!r} == "replace":
+    open(beside, "wb").close()
+for attempt in range(2):
+    try:
+        books.reserve(key, books.ask(1))
+    except LedgerUnavailable as error:
+        print(error, flush=True)
+os._exit(7)
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment(), timeout=60,
+                          text=True, capture_output=True)  # fmt: skip
+    assert done.returncode == 7, done.stderr  # Not a SIGBUS.
+    assert done.stdout.count("deleted, replaced or cut off") == 2, done.stdout + done.stderr
+
+
+def test_a_fork_goes_on_with_the_same_file_alone(books: Books, path: Path) -> None:
+    books.write(lambda tx: tx.run("UPDATE run SET note = 'before'"))
+    copy = path.with_name("copy")
+    copy.write_bytes(path.read_bytes())
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    assert os.waitpid(pid, 0)[1] == 0
+    assert books.run()["note"] == "before"  # The fork has closed the file; it is opened again.
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    path.unlink()
+    copy.rename(path)
+    with pytest.raises(LedgerUnavailable, match="deleted, replaced or cut off"):
+        books.run()
