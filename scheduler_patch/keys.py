@@ -86,7 +86,9 @@ def terms_of(call: Call) -> keys.Terms:
         _amount(call, "run_usd_cap"),
         _amount(call, "daily_usd_cap"),
         _names(call, "allowed_endpoints", is_endpoint, no_endpoint),
-        _names(call, "allowed_customers", _is_customer, lambda name: f"{name[:60]!r} is no cus_… id"),
+        _names(
+            call, "allowed_customers", _is_customer, lambda name: f"{name[:60]!r} is no cus_… or acct_… id"
+        ),
         _names(call, "allowed_accounts", _is_account, lambda name: f"{name[:60]!r} is no acct_… id"),
         DEFAULT_TTL_MS if expires_in is None else _read("expires_in", ttl_ms, expires_in),
         moment,

@@ -22,6 +22,7 @@ from luigi_spendguard.vendors.calls import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
+from luigi_spendguard.vendors.stripe_prices import PARTIES
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
     PRICEABLE,
@@ -139,6 +140,7 @@ class Stripe(Vendor):
         digest = body_digest(request, sensitive)
         asked = Asked(blank, ids, params, found, fx, digest)
         money: tuple[str, ...] = ()
+        asked.payer()  # One, whatever the operation makes of it.
         try:
             if fixed is not None:
                 quote = _at_fixed_price(asked, int(fixed))
@@ -229,5 +231,5 @@ def _at_fixed_price(asked: Asked, price: int) -> Quote:
 
     Each call costs it anew, whatever its object has cost before.
     """
-    about = "/".join(asked.ids) or asked.given("customer", "payment_method", "source", "destination")
+    about = "/".join(asked.ids) or asked.given(*PARTIES)
     return asked.quoted(price, target=f"{about or ''}#{asked.digest[:12]}", fixed=True)

@@ -15,6 +15,10 @@ from luigi_spendguard.vendors.stripe_forms import single, whole
 
 Body = Mapping[str, Any]
 
+#: Who pays, by a parameter's name: a customer, or an account that stands for one (in Stripe's v1 API a
+#: `customer_account`, https://docs.stripe.com/connect/use-accounts-as-customers; in v2 an `account`).
+PAYERS = ("customer", "customer_account", "account")
+
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,255}")
 
 
@@ -76,6 +80,16 @@ class Asked:
     def given(self, *names: str) -> str | None:
         """Return the first of these parameters that has a value."""
         return next((self.params[name] for name in names if self.params.get(name)), None)
+
+    def payer(self) -> tuple[str, str] | None:
+        """Return who pays, as (the parameter's name, the id); None where nobody is named.
+
+        Raises SpendDenied where several are.
+        """
+        named = [(name, self.params[name]) for name in PAYERS if self.params.get(name)]
+        if len(named) > 1:
+            raise denial("unpriced", f"{named[0][0]} and {named[1][0]} are named: which one pays is open")
+        return named[0] if named else None
 
     def truth(self, name: str) -> bool:
         """Return a true-or-false parameter, false when it is not given. Raises SpendDenied."""

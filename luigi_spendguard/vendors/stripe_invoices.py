@@ -11,7 +11,7 @@ import re
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
-from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, not_there
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed
 from luigi_spendguard.vendors.stripe_lines import cost
 from luigi_spendguard.vendors.stripe_prices import own_object
@@ -27,7 +27,7 @@ _ID = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 def created(asked: Asked) -> Quote:
     """Quote nothing for a draft, the customer's items for one that Stripe collects by itself."""
-    target = asked.given("customer", "subscription")
+    target = asked.given(*PAYERS, "subscription")
     if not asked.truth("auto_advance"):
         return asked.quoted(0, target=target)
     odd = {name.split("[")[0] for name in asked.params} & {*_AMOUNTS, "subscription"}
@@ -117,7 +117,7 @@ def items(asked: Asked) -> Quote:
         return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
     if any(name.startswith(("tax_rates", "tax_behavior")) for name in asked.params):
         raise Unbounded("an item with taxes of its own may come to more than its amount")
-    target = asked.ids[0] if asked.ids else asked.given("customer")
+    target = asked.ids[0] if asked.ids else asked.given(*PAYERS)
     minor, currency = _item(asked)
     total = asked.money(abs(minor), currency)
     more = {"minor": abs(minor), "currency": currency, "target": target}

@@ -14,7 +14,7 @@ from typing import Any
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
-from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, not_there
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import whole
 
 #: How many a customer may choose where the request names no maximum
@@ -146,7 +146,7 @@ def subscriptions(asked: Asked) -> Quote:
     """Quote the first invoice: every line's price times its quantity. Later invoices are in no run."""
     _no_extras(asked, *_TAXES, "backdate_start_date", "billing_thresholds")
     minor, currency, _ = cost(asked, "items", "add_invoice_items")
-    customer = asked.ids[0] if asked.ids else asked.given("customer")
+    customer = asked.ids[0] if asked.ids else asked.given(*PAYERS)
     return asked.quoted(asked.money(minor, currency), currency=currency, target=customer, firm=True)
 
 
@@ -164,7 +164,7 @@ def schedules(asked: Asked) -> Quote:
     stems = (f"{first[0]}[items]", f"{first[0]}[add_invoice_items]")
     minor, currency, _ = cost(asked, *stems)
     return asked.quoted(asked.money(minor, currency), currency=currency,
-                        target=asked.given("customer"), firm=True)  # fmt: skip
+                        target=asked.given(*PAYERS), firm=True)  # fmt: skip
 
 
 def subscription_items(asked: Asked) -> Quote:
@@ -197,7 +197,7 @@ def subscription_items(asked: Asked) -> Quote:
 
 def sessions(asked: Asked) -> Quote:
     """All lines, each in the highest quantity that may be chosen, and the dearest shipping."""
-    target = asked.given("customer", "customer_email", "client_reference_id")
+    target = asked.given(*PAYERS, "customer_email", "client_reference_id")
     if asked.params.get("mode") == "setup":
         return asked.quoted(0, target=target)
     _no_extras(asked, *_TAXES, "optional_items", "subscription_data[default_tax_rates]")

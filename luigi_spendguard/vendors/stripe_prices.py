@@ -10,12 +10,12 @@ from dataclasses import replace
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
-from luigi_spendguard.vendors.stripe_asked import Asked, Body, Unbounded, amount_in, not_there
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, amount_in, not_there
 from luigi_spendguard.vendors.stripe_forms import signed
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 #: Who pays or receives, best first.
-_PARTIES = ("customer", "payment_method", "source", "destination")
+PARTIES = (*PAYERS, "payment_method", "source", "destination")
 
 #: Credit for the next invoice, and what began a subscription in older API versions.
 _CUSTOMER_MONEY = {"account_balance", "balance", "coupon", "plan", "quantity", "trial_end"}
@@ -23,7 +23,7 @@ _CUSTOMER_MONEY = {"account_balance", "balance", "coupon", "plan", "quantity", "
 
 def free(asked: Asked) -> Quote:
     """Nothing is spent. Sent again as soon as anything in it is new."""
-    about = "/".join(asked.ids) or asked.given("customer") or ""
+    about = "/".join(asked.ids) or asked.given(*PAYERS) or ""
     return asked.quoted(None, target=f"{about}#{asked.digest[:12]}", object_id=None)
 
 
@@ -42,7 +42,7 @@ def opens(asked: Asked) -> Quote:
     if minor is None or not currency:
         raise denial("unpriced", f"{asked.quote.operation} without amount and currency cannot be priced")
     return asked.quoted(asked.money(minor, currency), minor=minor, currency=currency,
-                        target=asked.given(*_PARTIES))  # fmt: skip
+                        target=asked.given(*PARTIES))  # fmt: skip
 
 
 def transfers(asked: Asked) -> Quote:

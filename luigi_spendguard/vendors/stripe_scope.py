@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from luigi_spendguard.messages import MAX_BODY
 from luigi_spendguard.vendors.calls import Request
-from luigi_spendguard.vendors.stripe_asked import Body
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Body
 
 _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,250}")
 _IN_TEXT = re.compile(r"(?<![A-Za-z0-9_])acct_[A-Za-z0-9]{1,250}")
@@ -40,13 +40,13 @@ _STEERS = re.compile(
     r"|POST /v2/money_management/outbound_payments to\[recipient\]"
 )
 
-#: The lists that Stripe filters by `customer`: what else is read says only afterwards whose it is.
+#: The lists that Stripe filters by their payer: what else is read says only afterwards whose it is.
 _LISTS = re.compile(
     r"/v1/(charges|payment_intents|setup_intents|payment_methods|invoices|invoiceitems|subscriptions"
     r"|subscription_schedules|quotes|credit_notes|promotion_codes|checkout/sessions"
     r"|billing/credit_(grants|balance_summary|balance_transactions)|entitlements/active_entitlements)"
 )
-#: Where a new object is the customer's whom `customer` names.
+#: Where a new object is the customer's whom `customer` (or `customer_account`) names.
 _OPENS = re.compile(
     _LISTS.pattern + r"|/v1/(refunds|sources|tokens|tax/calculations|invoices/create_preview)"
 )
@@ -64,18 +64,19 @@ def whom(
     `own_path` is the address of the object that the path names, "" where it names none.
     """
     said = list(_said(request))
-    owner, named = _of_path(path), [value for name, value in said if name == "customer" and value]
+    owner, named = _of_path(path), [value for name, value in said if name in PAYERS and value]
     customers, unknown = {*named, *([owner] if owner else [])}, False
     if request.method == "GET":
-        filtered = dict(parse_qsl(urlsplit(request.url).query)).get("customer") and _LISTS.fullmatch(path)
+        query = dict(parse_qsl(urlsplit(request.url).query))
+        filtered = (query.get("customer") or query.get("customer_account")) and _LISTS.fullmatch(path)
         unknown = bool(request.body) or not (owner or filtered)  # Whether a GET's body counts is open.
     elif found is None:
         unknown = not owner
     elif not owner:
         wanted = {own_path} - {""} | {one for one in found if not _CATALOGUE.fullmatch(one)}
-        owners = {one: _own(found.get(one) or {}) for one in wanted}
-        customers |= set(owners.values()) - {""}
-        unknown = "" in owners.values() or not (owners or _OPENS.fullmatch(path))
+        owners = [_own(found.get(one) or {}) for one in wanted]
+        customers |= {one for own in owners for one in own}
+        unknown = not all(owners) or not (owners or _OPENS.fullmatch(path))
         if named and re.fullmatch(r"/v1/payment_methods/[^/]+/attach", path) and found.get(own_path):
             unknown = False  # It becomes the named customer's, and was nobody else's.
     words = sorted(re.sub(r"\s", "_", one)[:255] for one in customers)  # Messages put a blank between two.
@@ -91,10 +92,11 @@ def _of_path(path: str) -> str:
     return parts[3] if len(parts) > 3 and parts[2] == "customers" and parts[3] != "search" else ""
 
 
-def _own(body: Body) -> str:
-    one = body.get("customer")
-    one = one.get("id") if isinstance(one, dict) else one
-    return one if isinstance(one, str) else ""
+def _own(body: Body) -> set[str]:
+    """Return whose an object is: its customer, and the account that stands for one."""
+    said = [body.get("customer"), body.get("customer_account")]
+    named = [one.get("id") if isinstance(one, dict) else one for one in said]
+    return {one for one in named if isinstance(one, str) and one}
 
 
 def _accounts(request: Request, path: str, said: list[tuple[str, str]]) -> tuple[str, ...]:
@@ -108,7 +110,8 @@ def _accounts(request: Request, path: str, said: list[tuple[str, str]]) -> tuple
                  if times[name] == 1 and _STEERS.fullmatch(f"{request.method} {path} {name}")]  # fmt: skip
     if not any(_ACCOUNT.fullmatch(one) for one in steering):
         return ()
-    texts = [*headers, path, *(v for name, v in said if not name.startswith(("metadata", "descr")))]
+    harmless = ("metadata", "descr", "customer_account")  # That one pays, and is judged as a customer.
+    texts = [*headers, path, *(v for name, v in said if not name.startswith(harmless))]
     return tuple(sorted({one for text in texts for one in _IN_TEXT.findall(text)}))
 
 

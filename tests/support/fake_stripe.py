@@ -22,6 +22,8 @@ from urllib.parse import parse_qsl
 
 import tornado.web
 
+from tests.support.fake_stripe_billing import Billing
+
 REQUESTS: list[dict[str, Any]] = []
 MOVED: list[dict[str, Any]] = []
 OBJECTS: dict[str, dict[str, Any]] = {}
@@ -50,9 +52,8 @@ def new_id(prefix: str) -> str:
 
 
 def move(obj: dict[str, Any], amount: int) -> None:
-    MOVED.append(
-        {"object": obj["id"], "amount": amount, "customer": obj["customer"], "time": time.monotonic()}
-    )
+    MOVED.append({"object": obj["id"], "amount": amount, "customer": obj["customer"],
+                  "currency": obj.get("currency"), "time": time.monotonic()})  # fmt: skip
 
 
 def confirm_intent(intent: dict[str, Any]) -> None:
@@ -61,7 +62,8 @@ def confirm_intent(intent: dict[str, Any]) -> None:
         raise Problem(400, "invalid_request_error", "parameter_missing", "no payment_method")
     if method == "pm_card_chargeDeclined":
         intent["status"], intent["payment_method"] = "requires_payment_method", None
-        raise Problem(402, "card_error", "card_declined", "Your card was declined.", payment_intent=intent)
+        error = {"payment_intent": dict(intent)}
+        raise Problem(402, "card_error", "card_declined", "Your card was declined.", **error)
     if intent["capture_method"] == "manual":
         intent["status"], intent["amount_capturable"] = "requires_capture", intent["amount"]
         return
@@ -79,12 +81,14 @@ def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict
             "amount_capturable": 0,
             "currency": data["currency"],
             "customer": data.get("customer"),
+            "customer_account": data.get("customer_account"),
             "payment_method": data.get("payment_method"),
             "capture_method": data.get("capture_method", "automatic"),
             "metadata": {k[9:-1]: v for k, v in data.items() if k.startswith("metadata[")},
             "status": "requires_confirmation" if "payment_method" in data else "requires_payment_method",
             "created": int(time.time()),
         }
+        intent["client_secret"] = f"{intent['id']}_secret_{uuid.uuid4().hex[:12]}"
         OBJECTS[intent["id"]] = intent
         if data.get("confirm") == "true":
             confirm_intent(intent)
@@ -101,8 +105,8 @@ def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict
                 intent[name] = int(data[name]) if name == "amount" else data[name]
     elif verb == "confirm":
         intent["payment_method"] = data.get("payment_method") or intent["payment_method"]
-        if intent["status"] == "succeeded":
-            raise Problem(400, "invalid_request_error", "unexpected_state", "succeeded already")
+        if intent["status"] in ("succeeded", "canceled"):
+            raise Problem(400, "invalid_request_error", "unexpected_state", f"{intent['status']} already")
         confirm_intent(intent)
     elif verb == "capture":
         amount = int(data.get("amount_to_capture", intent["amount_capturable"]))
@@ -111,8 +115,8 @@ def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict
         intent |= {"status": "succeeded", "amount_received": amount, "amount_capturable": 0}
         move(intent, amount)
     elif verb == "cancel":
-        if intent["status"] == "succeeded":
-            raise Problem(400, "invalid_request_error", "unexpected_state", "succeeded already")
+        if intent["status"] in ("succeeded", "canceled"):
+            raise Problem(400, "invalid_request_error", "unexpected_state", f"{intent['status']} already")
         intent |= {"status": "canceled", "amount_capturable": 0}
     else:
         raise _missing("route")
@@ -175,7 +179,8 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
         return {"object": "balance", "available": []}
     if method == "POST" and not parts:
         prefix = {"customers": "cus", "payment_methods": "pm"}[kind]
-        made = {"id": new_id(prefix), "object": kind[:-1], "email": data.get("email")}
+        made = {"id": new_id(prefix), "object": kind[:-1], "email": data.get("email"),
+                "currency": data.get("currency")}  # fmt: skip
         OBJECTS[made["id"]] = made
         return made
     found = OBJECTS.get(parts[0]) if parts else None
@@ -193,8 +198,17 @@ def listing(kind: str, data: dict[str, str], path: str) -> dict[str, Any]:
     return {"object": "list", "url": path, "data": page, "has_more": begin + limit < len(found)}
 
 
+def _billing_problem(status: int, code: str) -> Problem:
+    return Problem(status, "card_error" if status == 402 else "invalid_request_error", code, code)
+
+
+BILLING = Billing(OBJECTS, new_id, move, _billing_problem)
+
+
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
     _, _, kind, *parts = path.split("/")
+    if kind in BILLING.kinds:
+        return BILLING.kinds[kind](method, parts, data)
     if method == "GET" and not parts and kind != "balance":
         return listing(kind, data, path)
     if kind == "payment_intents":
@@ -228,7 +242,8 @@ class Vendor(tornado.web.RequestHandler):
                 "time": time.monotonic(),
             }
         )
-        if not (request.headers.get("Authorization") or "").startswith("Bearer sk_"):
+        shown = request.headers.get("Authorization") or ""
+        if not shown.startswith("Bearer sk_") and not self._by_page(data):
             await self._reply(401, {"error": {"type": "invalid_request_error", "message": "Invalid API Key"}})
             return
         fault = self._fault()
@@ -252,6 +267,13 @@ class Vendor(tornado.web.RequestHandler):
         await self._broken(fault, status, body, replayed)
 
     get = post = delete = _serve
+
+    def _by_page(self, data: dict[str, str]) -> bool:
+        """Return whether somebody's page confirms an intent: a publishable key and its client_secret do."""
+        shown, parts = self.request.headers.get("Authorization") or "", self.request.path.split("/")
+        intent = OBJECTS.get(parts[3] if parts[4:] == ["confirm"] else "", {})
+        said = data.pop("client_secret", "")
+        return shown.startswith("Bearer pk_") and bool(said) and said == intent.get("client_secret")
 
     def _fault(self) -> dict[str, Any]:
         line = f"{self.request.method} {self.request.path}"

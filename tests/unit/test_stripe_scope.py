@@ -241,3 +241,28 @@ def test_two_free_calls_on_different_things_are_different_calls(desk: Desk) -> N
     desk.again()
     again = desk.client.v1.customers.payment_sources.delete("cus_1", "card_2")
     assert (again.id, len(desk.sent)) == ("card_2", 2)
+
+
+class TestAccountsThatPay:
+    """`customer_account` is a payer as `customer` is: keys that are bound to customers judge it as one."""
+
+    def test_the_request_names_it(self) -> None:
+        said = quote("/v1/payment_intents", "amount=5&currency=usd&customer_account=acct_7")
+        assert (said.customers, said.accounts, said.target) == (("acct_7",), (), "acct_7")
+        listed = quote("/v1/payment_intents?customer_account=acct_7", method="GET")
+        assert (listed.customers, listed.owner_unknown) == (("acct_7",), False)
+
+    def test_the_object_names_it(self) -> None:
+        found = {"/v1/charges/ch_1": {"id": "ch_1", "customer": None, "customer_account": {"id": "acct_7"}}}
+        said = whom(
+            Request("POST", f"{API}/v1/charges/ch_1", {}), "/v1/charges/ch_1", "/v1/charges/ch_1", found
+        )
+        assert (said["customers"], said["owner_unknown"]) == (("acct_7",), False)
+
+    def test_it_is_no_account_that_money_goes_to(self) -> None:
+        sent = "amount=5&currency=usd&customer_account=acct_7&transfer_data[destination]=acct_1"
+        assert quote("/v1/payment_intents", sent).accounts == ("acct_1",)
+
+    def test_two_payers_are_refused(self) -> None:
+        with pytest.raises(SpendDenied, match="which one pays"):
+            quote("/v1/payment_intents", "amount=5&currency=usd&customer_account=acct_7&customer=cus_1")
