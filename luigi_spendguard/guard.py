@@ -123,7 +123,8 @@ class Guard:
         """Read what became of a call; where its adapter fails at that, nobody knows."""
         try:
             outcome = self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
-            if is_writable(" ".join([outcome.object_id or "", *outcome.covers])):
+            named = " ".join([outcome.object_id or "", *outcome.covers])
+            if all(is_writable(one) for one in (named, *outcome.opened)):
                 return outcome
             return unbelieved("it names an object that no ledger can keep")
         except Exception as error:
@@ -299,6 +300,7 @@ class Guard:
                 note=outcome.note,
                 price_due=outcome.price_due,
                 fees_micros=quote.fees_micros,
+                opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
             )
         )
         if leaked:

@@ -246,6 +246,7 @@ class End(_Message):
         customer: the vendor's customer whom the object concerns, "" when none is known.
         note: why, for the journal.
         price_due: the vendor names the price of `object_id` later; `fees_micros` may not be in it.
+        opened: what each of several objects counts for, in micro-dollars as a text.
 
     """
 
@@ -266,6 +267,11 @@ class End(_Message):
     note: str = ""
     price_due: bool = False
     fees_micros: int = 0
+    opened: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
+            raise BadMessage("'opened' must name micro-dollars")
 
 
 def command(*words: str) -> str:

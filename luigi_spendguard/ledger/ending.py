@@ -9,7 +9,7 @@ from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, move
 from luigi_spendguard.ledger.corrections import await_price
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
-from luigi_spendguard.ledger.resolving import resolution, restate
+from luigi_spendguard.ledger.resolving import keep_part, resolution, restate
 from luigi_spendguard.ledger.senders import adopt, is_gateways
 from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
 from luigi_spendguard.messages import End
@@ -47,12 +47,12 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
 
 def _believed(tx: Tx, scope: Scope, row: Row, message: End) -> tuple[Row, End]:
     """Return what is to be applied: a worker's word about an object that a gateway knows is left out."""
-    named = f"{message.object_id or ''} {message.covers}"
+    named = " ".join([message.object_id or "", message.covers, *message.opened])
     if scope.relayed:
         adopt(tx, row["vendor"], row["account"], named)
     elif is_gateways(tx, row["vendor"], row["account"], f"{named} {row['object_id'] or ''}"):
         row = {**row, "object_id": None}
-        message = replace(message, object_id=None, covers="", only_less=False)
+        message = replace(message, object_id=None, covers="", only_less=False, opened={})
     return row, message
 
 
@@ -91,6 +91,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         object_id,
         row["id"],
     )
+    for one, micros in message.opened.items():
+        keep_part(tx, row, one, int(micros))
     if message.price_due and object_id is not None:
         await_price(tx, row, object_id, message.fees_micros)
     if object_id is not None and (before or total or message.worth_micros):
@@ -226,8 +228,10 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
     if amount <= 0 or object_id is None:
         return
     for call in tx.all(
-        "SELECT * FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND state = 'settled'"
-        " AND settled_micros + corrected_micros > 0 AND id <> ? AND relayed = ?"
+        "SELECT * FROM call WHERE vendor = ?1 AND account = ?2"
+        " AND (object_id = ?3 OR object_id IS NULL AND id = (SELECT call_id FROM vendor_object"
+        " WHERE vendor = ?1 AND account = ?2 AND object_id = ?3))"
+        " AND state = 'settled' AND settled_micros + corrected_micros > 0 AND id <> ?4 AND relayed = ?5"
         " ORDER BY created_at DESC, rowid DESC",
         row["vendor"],
         row["account"],

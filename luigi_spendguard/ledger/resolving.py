@@ -200,3 +200,19 @@ def keep_object(tx: Tx, row: Row, object_id: str | None, total: int) -> None:
             total,
             max(total, row["reserved_micros"]),
         )
+
+
+def keep_part(tx: Tx, row: Row, object_id: str, micros: int) -> None:
+    """Remember what of a call's cost is one of several objects' that it has opened."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?,?,?,?,?,?,?,'')"
+        " ON CONFLICT (vendor, account, object_id) DO NOTHING",
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["run_id"],
+        row["id"],
+        micros,
+        micros,
+    )

@@ -127,6 +127,8 @@ class Outcome:
         definite: a void that holds even after an earlier send with an unknown outcome.
         error: set when the reply cannot be believed; the caller is told.
         price_due: the vendor names the price later: it is asked for then (`Vendor.follow_up`).
+        opened: what each of several objects counts for, in micro-dollars, where the call has opened more than
+            one: what is freed later of one of them is given back to this call.
 
     """
 
@@ -141,6 +143,7 @@ class Outcome:
     note: str = ""
     error: str = ""
     price_due: bool = False
+    opened: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,8 @@ TABLE = (
     Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
         "fields that are not in Resend's description, headers that name recipients, line breaks in its head"),
     Row("batch.send", "the recipients of all its mails times `email_price`",
-        "without the mails that a permissive batch names as errors",
-        "more than 100 mails; `scheduled_at` and `attachments`, which Resend ignores in a batch"),
+        "without the mails that a permissive batch names as errors; without each mail that is canceled",
+        "more than 100 mails; `attachments`, which Resend ignores in a batch"),
     Row("emails.update", "nothing", "nothing", "anything but another `scheduled_at`"),
     Row("emails.cancel", "nothing", "gives back the mail's amount"),
     Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
@@ -127,7 +127,9 @@ class Resend(Vendor):
                 return unbelieved("the reply is about another mail than asked")
             return Outcome("settle", only_less=True, object_id=quote.object_id)
         if quote.parts:
-            return Outcome("settle", total_micros=_accepted(quote, body))
+            opened = _opened(quote, body)
+            total = quote.total_micros if opened is None else sum(opened.values())
+            return Outcome("settle", total_micros=total, opened=opened or {})
         if quote.operation == "emails.send":
             found = body.get("id")
             if not isinstance(found, str) or not found:
@@ -168,14 +170,18 @@ def _is_draft(broadcast: Any) -> bool:
     return broadcast.get("send", False) is False
 
 
-def _accepted(quote: Quote, body: Mapping[str, Any]) -> int:
-    """Return what a batch has cost: without the mails that a permissive batch names as errors."""
+def _opened(quote: Quote, body: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return the mails of a batch and what each costs, without those that a permissive one names as errors.
+
+    None where that does not add up: then it is paid for as asked.
+    """
     errors, data = body.get("errors") or [], body.get("data")
     errors = errors if isinstance(errors, list) else []
     refused = {one["index"] for one in errors if isinstance(one, dict) and isinstance(one.get("index"), int)}
-    if not isinstance(data, list) or len(data) + len(refused) != len(quote.parts):
-        return quote.total_micros or 0
-    return sum(part for index, part in enumerate(quote.parts) if index not in refused)
+    taken = [part for index, part in enumerate(quote.parts) if index not in refused]
+    ids = [one.get("id") for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+    named = {one: part for one, part in zip(ids, taken, strict=False) if isinstance(one, str) and one.strip()}
+    return named if len(ids) == len(taken) == len(named) else None
 
 
 VENDOR = Resend()

@@ -78,9 +78,8 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         )
     if _is_broken([*own, *own.values(), *(mail.get(name) for name in _LINES)]):
         raise denial("unpriced", "a line break in what is one line of a mail could name recipients")
-    for name in ("scheduled_at", "attachments"):
-        if in_batch and mail.get(name):
-            raise denial("unpriced", f"Resend sends a batch at once and without its {name}: send one mail")
+    if in_batch and mail.get("attachments"):
+        raise denial("unpriced", "Resend sends a batch without its attachments: send one mail")
     found: list[str] = []
     for name in ("to", "cc", "bcc"):
         given = mail.get(name) or []

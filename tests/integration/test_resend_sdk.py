@@ -14,6 +14,7 @@ import resend
 from resend.exceptions import RateLimitError, ResendError, ValidationError
 
 from luigi_spendguard import BudgetExceeded, SpendDenied
+from luigi_spendguard.money import parse_usd
 from tests.support.attempts import Pretender
 from tests.support.sdks import MAIL, MAILS, mail
 from tests.support.site import RESEND_SECRET, Site
@@ -174,6 +175,45 @@ def test_what_else_the_sdk_does(task: Pretender, vendor: FakeResend) -> None:
             assert caught.value.reason == "endpoint"
     assert vendor.mails() == 3
     assert {request["body"] for request in vendor.books()["requests"] if request["method"] == "GET"} == {""}
+
+
+def test_a_cancelled_mail_of_a_batch_gives_its_part_back_once(here: Site, vendor: FakeResend) -> None:
+    task, later = pretender(here), (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+    said = [
+        {**MAIL, "to": to, "scheduled_at": later} for to in (["b@a.co", "c@a.co"], ["d@a.co"], ["e@a.co"])
+    ]
+    with task.attempt():
+        sent = [one["id"] for one in resend.Batch.send(said)["data"]]  # type: ignore[arg-type]
+        assert spent(task) == 4 * 900
+        resend.Emails.cancel(sent[0])
+        assert spent(task) == vendor.mails() * 900 == 2 * 900
+    with task.attempt():  # The task is tried again.
+        resend.Emails.cancel(sent[0])
+        assert spent(task) == 2 * 900
+    other = pretender(here)
+    with other.attempt():  # Another one cancels what is cancelled, and then the next one.
+        with pytest.raises(ValidationError):
+            resend.Emails.cancel(sent[0])
+        resend.Emails.cancel(sent[1])
+    assert (spent(task), spent(other)) == (vendor.mails() * 900, 0) == (900, 0)
+    [batch] = [call for call in here.calls(task.run_id) if call["operation"] == "batch.send"]
+    assert [one["usd"] for one in batch["corrections"]] == ["-0.0018", "-0.0009"]
+
+
+def test_of_a_permissive_batch_the_mails_that_were_taken_are_known(here: Site, vendor: FakeResend) -> None:
+    task, later = pretender(here), (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
+    bad = {"from": "a@a.co", "to": ["x@a.co"] * 3, "scheduled_at": later}  # It has no subject.
+    said = [bad, {**MAIL, "to": ["b@a.co", "c@a.co"], "scheduled_at": later}]
+    with task.attempt():
+        taken = resend.Batch.send(said, {"batch_validation": "permissive"})["data"]  # type: ignore[arg-type]
+        assert spent(task) == vendor.mails() * 900 == 2 * 900
+        resend.Emails.cancel(taken[0]["id"])
+    assert spent(task) == vendor.mails() == 0
+
+
+def spent(task: Pretender) -> int:
+    """Return what a task's run has spent, in micro-dollars."""
+    return parse_usd(task.site.run(task.run_id)["spent_usd"])
 
 
 @both_ways

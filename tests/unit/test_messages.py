@@ -18,6 +18,7 @@ some = st.none() | texts
 ids = st.text(min_size=1, max_size=40)
 micros = st.integers(0, MAX_MICROS)
 headers = st.dictionaries(texts, texts, max_size=3)
+parts = st.dictionaries(ids, micros.map(str).filter(lambda text: len(text) < 16), max_size=3)
 
 asks = st.builds(
     Ask, call_id=ids, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
@@ -27,9 +28,11 @@ asks = st.builds(
 )  # fmt: skip
 answers = st.builds(Answer, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
                     status=st.integers(0, 599), facts=headers)  # fmt: skip
-ends = st.builds(End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
-    only_less=st.booleans(), covers=texts,
-                 worth_micros=micros, object_id=some, answer_headers=headers, answer_body=texts)  # fmt: skip
+ends = st.builds(
+    End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
+    only_less=st.booleans(), covers=texts, worth_micros=micros, object_id=some, answer_headers=headers,
+    answer_body=texts, opened=parts,
+)  # fmt: skip
 LEAST: dict[str, Any] = {
     "call_id": "c", "vendor": "v", "account": "a", "operation": "o", "method": "POST", "path": "/",
 }  # fmt: skip
@@ -89,3 +92,9 @@ def test_an_unknown_amount_is_not_zero() -> None:
 def test_a_suggested_command_can_be_pasted_whatever_an_id_holds() -> None:
     assert command("top-up", "nightly-42", "USD") == "`spendguard top-up nightly-42 USD`"
     assert command("run", "a b; rm -rf $HOME'") == """`spendguard run 'a b; rm -rf $HOME'"'"''`"""
+
+
+@pytest.mark.parametrize("micros", ["-1", "1.5", "", "x", "\u0661", "9" * 16])
+def test_what_an_object_counts_for_is_a_number(micros: str) -> None:
+    with pytest.raises(BadMessage, match="'opened' must name micro-dollars"):
+        End.from_json({"kind": "settle", "call_id": "c", "opened": {"m": micros}})

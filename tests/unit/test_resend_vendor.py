@@ -121,15 +121,20 @@ class TestBatches:
         for mails in ([], [MAIL] * 101, MAIL, ["a@x.y"]):
             assert reason(asked("/emails/batch", mails)) == "unpriced"
 
-    @pytest.mark.parametrize("more", [{"scheduled_at": "in 1 hour"}, {"attachments": [{"path": "x"}]}])
-    def test_what_resend_ignores_in_a_batch_is_refused(self, more: dict[str, Any]) -> None:
-        assert reason(asked("/emails/batch", [mail(**more)])) == "unpriced"
+    def test_what_resend_ignores_in_a_batch_is_refused(self) -> None:
+        assert reason(asked("/emails/batch", [mail(attachments=[{"path": "x"}])])) == "unpriced"
+        assert quote(asked("/emails/batch", [mail(scheduled_at="in 1 hour")])).total_micros == 10
 
     def test_what_was_accepted_is_paid_for(self) -> None:
         quoted = quote(asked("/emails/batch", [mail(), mail(cc="c@x.y"), mail()]))
         some = {"data": [{"id": "1"}, {"id": "3"}], "errors": [{"index": 1, "message": "no"}]}
         assert outcome(quoted, 200, some).total_micros == 20
-        assert outcome(quoted, 200, {"data": [{"id": "1"}] * 3}).total_micros == 40
+        assert outcome(quoted, 200, some).opened == {"1": 10, "3": 10}
+        whole = outcome(quoted, 200, {"data": [{"id": "1"}, {"id": "2"}, {"id": "3"}]})
+        assert (whole.total_micros, whole.opened) == (40, {"1": 10, "2": 20, "3": 10})
+        for ids in (["1"] * 3, ["1", "2", " "], ["1", "2", None], ["1", "2"]):
+            unclear = outcome(quoted, 200, {"data": [{"id": one} for one in ids]})
+            assert (unclear.total_micros, unclear.opened) == (40, {})
         # What does not add up is paid for as asked.
         assert outcome(quoted, 200, {"data": [], "errors": [{"index": 1}]}).total_micros == 40
         assert outcome(quoted, 200, b"<html>").total_micros == 40
