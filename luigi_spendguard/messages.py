@@ -36,6 +36,9 @@ UNANSWERED = "x-spendguard-unanswered"
 #: The header of every answer of a gateway's, the vendor's own or not.
 RELAYED = "x-spendguard-relayed"
 
+#: The header of a token or vault key, where a proxy in between has `Authorization` for itself.
+CREDENTIAL = "x-spendguard-token"
+
 #: The header of a call that a guarded worker has forwarded: its SDK follows the vendor's own links.
 FORWARDED = "x-spendguard-forwarded"
 

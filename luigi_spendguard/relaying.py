@@ -14,11 +14,11 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tornado.httputil import HTTPHeaders, HTTPInputError
-from tornado.web import RequestHandler, stream_request_body
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.messages import FORWARDED, KEY_PREFIX, MAX_TEXT
+from luigi_spendguard.messages import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEXT
 from luigi_spendguard.peers import Refused
+from luigi_spendguard.receiving import Receiving
 from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.shapes import bearer
@@ -47,8 +47,7 @@ def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
     }  # fmt: skip
 
 
-@stream_request_body
-class Relaying(RequestHandler):
+class Relaying(Receiving):
     """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
 
     #: Headers that every answer has besides.
@@ -60,29 +59,29 @@ class Relaying(RequestHandler):
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings."""
+        super().initialize()
         kind = self.request.headers.get("Content-Type", "").lower()
-        self._limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
-        self._parts: list[bytes] = []
-        self._size = 0
-
-    def data_received(self, chunk: bytes) -> None:
-        """Keep a part of the body; one that is too large is read, so that its client gets an answer."""
-        self._size += len(chunk)
-        if self._size <= self._limit:
-            self._parts.append(chunk)
-        else:
-            self._parts.clear()
+        self.limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
 
     async def _relay(self) -> None:
+        if self.refusal is not None:
+            self.end_refused(self.refusal)
+            return
         try:
             reply = await self.relayed()
         except (SpendDenied, Refused) as error:
             reply = self.refused(error)
-        if self._size > self._limit:
+        if self.size > self.limit:
             reply = self.refused(Refused(413, "too_large", _TOO_LARGE))
         self.pass_on(reply)
 
     get = post = delete = put = patch = head = options = _relay
+
+    def refuse(self, error: Exception) -> None:
+        """Answer a denial in the vendor's format; raise what is none."""
+        if not isinstance(error, (SpendDenied, Refused)):
+            raise error
+        self.pass_on(self.refused(error))
 
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
@@ -91,10 +90,14 @@ class Relaying(RequestHandler):
     def asked(self) -> Request:
         """Return the request as it came; `url` is path and query, header names are in lower case."""
         headers = {name.lower(): value for name, value in self.request.headers.items()}
-        return Request(self.request.method or "", self.request.uri or "", headers, b"".join(self._parts))
+        return Request(self.request.method or "", self.request.uri or "", headers, self.body)
 
     def shown_key(self, asked: Request) -> str:
-        """Return the vault key that a request shows: a bearer token, or where the vendor's key goes."""
+        """Return the vault key that a request shows: in our header, as a bearer token, or where the vendor's
+        own key goes.
+        """
+        if token := asked.headers.get(CREDENTIAL, "").strip():
+            return token
         token = bearer(asked)
         return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
 
@@ -105,7 +108,7 @@ class Relaying(RequestHandler):
             url = self.vendor.url(rest)
             if len(asked.url) > MAX_TEXT:
                 raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
-            if self._size > self._limit:
+            if self.size > self.limit:
                 raise denial("endpoint", _TOO_LARGE)
         except SpendDenied as denied:
             refuse = denied
@@ -128,7 +131,7 @@ class Relaying(RequestHandler):
         """Answer with a reply, unchanged; return the future of its last byte."""
         self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
         self.set_status(reply.status, responses.get(reply.status, "Unknown"))
-        self._headers = HTTPHeaders()
+        self._headers = HTTPHeaders({"Connection": "close"} if self.closing else {})
         for name, value in {**reply.headers, **self.marks}.items():
             with contextlib.suppress(ValueError, HTTPInputError):  # What cannot be written is left out.
                 value.encode()

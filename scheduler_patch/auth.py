@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 import ipaddress
 import socket
@@ -9,14 +10,17 @@ import socket
 import luigi.configuration
 from tornado.httputil import HTTPServerRequest
 
+from luigi_spendguard.messages import CREDENTIAL
 from luigi_spendguard.peers import Refused, check_host, check_origin, host_of
 from scheduler_patch.office import Office
 
-__all__ = ["Refused", "bearer", "check", "check_origin", "check_peer", "is_loopback"]
+__all__ = ["Refused", "check", "check_origin", "check_peer", "is_loopback", "shown", "wrong"]
 
 
-def bearer(request: HTTPServerRequest) -> str:
-    """Return the bearer token of a request, or an empty text."""
+def shown(request: HTTPServerRequest) -> str:
+    """Return the token or key of a request, or an empty text: of our own header, else the bearer token."""
+    if token := request.headers.get(CREDENTIAL, "").strip():
+        return str(token)
     scheme, _, token = request.headers.get("Authorization", "").partition(" ")
     return token.strip() if scheme.lower() == "bearer" else ""
 
@@ -39,7 +43,17 @@ def _on_unix_socket(request: HTTPServerRequest) -> bool:
 
 
 def _same(given: str, wanted: str | None) -> bool:
-    return bool(wanted) and hmac.compare_digest(given.encode(), (wanted or "").encode())
+    """Compare digests: how long it takes tells nothing of the token, nor of its length."""
+    digests = (hashlib.sha256(one.encode("utf-8", "replace")).digest() for one in (given, wanted or ""))
+    return bool(wanted) and hmac.compare_digest(*digests)
+
+
+def wrong(request: HTTPServerRequest, office: Office) -> Refused | None:
+    """Count a wrong token or key; return what is to be answered instead where its peer shows too many."""
+    if not office.throttle.was_wrong(request.remote_ip or ""):
+        return None
+    return Refused(429, "too_many_attempts", "too many wrong tokens or keys from this address, and this "
+                   "one is wrong, too: wait a minute")  # fmt: skip
 
 
 def check(request: HTTPServerRequest, who: str, office: Office) -> str:
@@ -50,23 +64,21 @@ def check(request: HTTPServerRequest, who: str, office: Office) -> str:
     check_origin(request)
     if who == "public":
         return ""
-    token = bearer(request)
+    token = shown(request)
     check_peer(request, token, office, anywhere=who in ("admin", "holder"))
     try:
         return _checked(token, who, office)
     except Refused as refused:
-        if token and refused.status == 401:
-            office.throttle.was_wrong(request.remote_ip or "")
+        if token and refused.status == 401 and (instead := wrong(request, office)) is not None:
+            raise instead from None
         raise
 
 
 def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhere: bool = False) -> None:
-    """Raise Refused for a peer on another machine that is not served, and for one that failed too often.
+    """Raise Refused for a peer on another machine that is not served.
 
     `anywhere`: peers on other machines are served without a worker token, too.
     """
-    if office.throttle.is_limited(request.remote_ip or "", token):
-        raise Refused(429, "too_many_attempts", "too many attempts with a wrong token or key: wait a minute")
     if anywhere or office.settings.worker_token is not None or (token and _same(token, office.admin_token)):
         return
     if not is_loopback(request):
@@ -91,8 +103,6 @@ def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
 def _checked(token: str, who: str, office: Office) -> str:
     worker_token = office.settings.worker_token
     is_admin = _same(token, office.admin_token)
-    if is_admin or _same(token, worker_token):
-        office.throttle.was_right(token)
     if who == "holder" and token and not is_admin:
         return token
     if who in ("admin", "holder"):

@@ -10,7 +10,6 @@ import asyncio
 import logging
 import time
 from typing import Any
-from urllib.parse import urlsplit
 
 import aiohttp
 
@@ -98,12 +97,11 @@ class Gateway:
         settings = self.office.settings.vendor(vendor.name)
         if settings.secret is None:
             refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
-        await self._admit(vendor, request, key, call)
         guard = Guard(vendor, settings, settings.secret or "", self.office.settings.fx, time.monotonic)
         life = guard.guarded(request, call, refuse)
         return await self._drive(life, key, settings.timeout_s, aside=vendor.is_slow(request))
 
-    async def _admit(self, vendor: Vendor, request: Request, key: str, call: Call) -> None:
+    async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.
 
         What a request costs to be read is its sender's to choose. Raises SpendDenied.
@@ -116,9 +114,9 @@ class Gateway:
             return
         if ended is None:
             raise denial("unknown_key", "the ledger does not know this vault key")
-        path = redact_url(urlsplit(request.url).path)[:300]
-        line = f"{request.method} {path}"
-        ask = Ask(call.call_id, vendor.name, "", line, request.method, path, denied=ended, message=_EXPIRED)
+        path = redact_url(path)[:300]
+        line = f"{method} {path}"
+        ask = Ask(Call().call_id, vendor.name, "", line, method, path, denied=ended, message=_EXPIRED)
         try:
             answer = await self.office.reserve(key, ask, relayed=True)
         except LedgerUnavailable as error:

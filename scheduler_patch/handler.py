@@ -6,21 +6,27 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
-from tornado.web import HTTPError, RequestHandler
+from tornado.web import HTTPError
 
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.messages import BadMessage
 from luigi_spendguard.money import BadAmount
-from scheduler_patch.auth import Refused, check
+from luigi_spendguard.receiving import Receiving
+from scheduler_patch.auth import Refused, check, wrong
 from scheduler_patch.office import Office
 
 logger = logging.getLogger(__name__)
 
-#: The largest body that our routes read, in bytes.
+#: The largest body that our routes read, in bytes: of who shows a token or key, and of anybody, who has
+#: nothing long to say.
 MAX_REQUEST = 4 << 20
+MAX_ANYBODYS = 64 << 10
+#: Values and names in a body at the most: our messages have few, and each takes more memory than its text.
+MAX_TOKENS = 20_000
 
 Fields = dict[str, Any]
 Act = Callable[[Office, "Call"], Awaitable[Any]]
@@ -30,6 +36,10 @@ class Created(NamedTuple):
     """An answer that says that something was made (HTTP 201)."""
 
     body: Any
+
+
+#: What begins a value in JSON: a text, a list or an object, or what stands before any other.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{,]', re.DOTALL)
 
 
 class _Twice(ValueError):
@@ -48,38 +58,58 @@ def _once(pairs: list[tuple[str, Any]]) -> Fields:
     return fields
 
 
-class Handler(RequestHandler):
+class Handler(Receiving):
     """Authenticates, decodes, calls one function and encodes its answer or its error."""
 
-    def initialize(self, office: Office, methods: Mapping[str, tuple[str, Act]], wrap: bool) -> None:
+    def initialize(self, **settings: Any) -> None:
         """Take the route's settings: for each method who may use it and what it does."""
-        self._office, self._methods, self._wrap = office, methods, wrap
+        super().initialize()
+        self._office: Office = settings["office"]
+        self._methods: Mapping[str, tuple[str, Act]] = settings["methods"]
+        self._wrap: bool = settings["wrap"]
+        self._key = ""
+
+    async def admit(self) -> None:
+        """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""
+        who, act = self._methods.get(self.request.method or "", ("", None))
+        if act is None:
+            raise self._method_not_allowed()
+        self._key = check(self.request, who, self._office)
+        if who == "key":
+            await self._office.check_key(self._key)
+        self.limit = MAX_ANYBODYS if who in ("public", "read", "holder") else MAX_REQUEST
+        if (self.declared or 0) > self.limit:
+            raise self._too_large()
 
     async def _serve(self, *path: str) -> None:
+        if self.refusal is not None:
+            self.end_refused(self.refusal)
+            return
         try:
-            who, act = self._methods.get(self.request.method or "", ("", None))
-            if act is None:
-                raise self._method_not_allowed()
-            key = check(self.request, who, self._office)
-            fields = self._fields()
-            answer = await act(self._office, Call(self, key, fields, path))
-            if key:
-                self._office.throttle.was_right(key)
+            _, act = self._methods[self.request.method or ""]
+            answer = await act(self._office, Call(self, self._key, self._fields(), path))
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)
-        except Refused as error:
+        except Exception as error:
+            self.refuse(error)
+
+    def refuse(self, error: Exception) -> None:
+        """Answer a refusal as JSON; raise what is none."""
+        if isinstance(error, SpendDenied) and error.reason == "unknown_key":
+            error = wrong(self.request, self._office) or error
+        if isinstance(error, Refused):
             self._error(error.status, error.code, error.message)
-        except SpendDenied as error:
-            if error.reason == "unknown_key":
-                self._office.throttle.was_wrong(self.request.remote_ip or "")
+        elif isinstance(error, SpendDenied):
             facts = {"facts": error.facts} if error.facts else {}
             self._answer(error.denial_status, {"error": error.reason, "message": error.message, **facts})
-        except LedgerError as error:
+        elif isinstance(error, LedgerError):
             if error.status >= 500:
                 logger.error("%s", error)
             self._error(error.status, error.code, str(error))
-        except (BadMessage, BadAmount, ConfigError) as error:
+        elif isinstance(error, (BadMessage, BadAmount, ConfigError)):
             self._error(400, "bad_request", str(error))
+        else:
+            raise error
 
     get = post = delete = put = patch = head = options = _serve
 
@@ -91,16 +121,21 @@ class Handler(RequestHandler):
         self.set_header("Allow", ", ".join(self._methods))
         return Refused(405, "method_not_allowed", f"use {' or '.join(self._methods)} here")
 
+    def _too_large(self) -> Refused:
+        return Refused(413, "too_large", f"a body has at most {self.limit} bytes here")
+
     def _fields(self) -> Fields:
-        if len(self.request.body) > MAX_REQUEST:
-            raise Refused(413, "too_large", f"a body has at most {MAX_REQUEST} bytes")
-        if not self.request.body:
+        if self.size > self.limit:
+            raise self._too_large()
+        if not (body := self.body):
             return {}
         kind = self.request.headers.get("Content-Type", "").split(";")[0].strip()
         if kind != "application/json":
             raise Refused(415, "unsupported_media_type", "send application/json")
+        if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
+            raise Refused(400, "bad_request", f"the body has more than {MAX_TOKENS} values and names")
         try:
-            fields = json.loads(self.request.body, object_pairs_hook=_once)
+            fields = json.loads(body, object_pairs_hook=_once)
             json.dumps(fields, ensure_ascii=False).encode()  # Half a surrogate pair fits no database.
         except _Twice as error:
             raise Refused(400, "bad_request", f"the field {error.name[:60]!r} is given twice") from None
@@ -117,6 +152,8 @@ class Handler(RequestHandler):
         self.set_status(status)
         self.set_header("Content-Type", "application/json; charset=utf-8")
         self.set_header("Cache-Control", "no-store")
+        if self.closing:
+            self.set_header("Connection", "close")
         self.finish(json.dumps(body, ensure_ascii=False))
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
@@ -140,11 +177,10 @@ class Handler(RequestHandler):
 class Lost(Handler):
     """Answers an address below ours that is no route, such as one with a slash too many."""
 
-    async def _serve(self, *path: str) -> None:
-        what = f"there is no route {self.request.path[:200]!r}: docs/http-api.md lists them"
-        self._error(404, "not_found", f"{what}; a run_id in a path is percent-encoded, and no slash ends one")
-
-    get = post = delete = put = patch = head = options = _serve
+    async def admit(self) -> None:
+        """Let nobody in. Raises Refused."""
+        what = f"there is no route {self.request.path[:200]!r}: docs/http-api.md lists them; a run_id"
+        raise Refused(404, "not_found", f"{what} in a path is percent-encoded, and no slash ends one")
 
 
 class Call:

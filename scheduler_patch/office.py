@@ -193,6 +193,11 @@ class Office(Access):
 
     # Calls.
 
+    async def check_key(self, key: str) -> None:
+        """Raise SpendDenied (`unknown_key`) for a key that the ledger does not know, LedgerUnavailable."""
+        if not await self.read(_knows, key):
+            raise denial("unknown_key", "the ledger does not know this vault key")
+
     async def reserve(self, key: str, ask: Ask, *, relayed: bool = False) -> Answer:
         """Decide about a call; `relayed`: a gateway sends it.
 
@@ -285,6 +290,10 @@ def _bounded(ask: Ask) -> Ask:
         return Ask.from_json(ask.to_json())
     except BadMessage as error:
         raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
+
+
+def _knows(tx: Tx, key: str) -> bool:
+    return taking.find_scope(tx, key, Caps()) is not None
 
 
 def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> taking.Scope:

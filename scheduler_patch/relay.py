@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from luigi_spendguard.errors import denial
+from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.messages import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
-from luigi_spendguard.refusals import DENIAL
+from luigi_spendguard.peers import Refused
 from luigi_spendguard.relaying import Relaying
-from luigi_spendguard.vendors import Reply
+from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.auth import check_origin, check_peer
+from scheduler_patch.auth import check_origin, check_peer, wrong
 from scheduler_patch.gateway import Gateway
 
 _TOO_MANY = (
@@ -23,6 +23,7 @@ class Relay(Relaying):
     """Relays one call of one vendor."""
 
     marks = {RELAYED: "1"}
+    _key = ""
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
@@ -30,31 +31,38 @@ class Relay(Relaying):
         self._gateway: Gateway = settings["gateway"]
         self.vendor = VENDORS[settings["name"]]
 
-    async def relayed(self) -> Reply:
-        """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
+    async def admit(self) -> None:
+        """Let a key in that is worth something. Raises SpendDenied, Refused."""
         check_origin(self.request)
         asked = self.asked()
-        key = self.shown_key(asked)
-        check_peer(self.request, key, self._gateway.office)
-        if not key:
+        self._key = self.shown_key(asked)
+        check_peer(self.request, self._key, self._gateway.office)
+        if not self._key:
             raise denial("unknown_key", "a vault key is missing: send it where the vendor's own key goes")
         if self._gateway.draining:
             raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
-        request, refuse = self.as_the_vendors(asked, asked.url[len(self.vendor.name) + 1 :])
+        path = self._rest(asked).partition("?")[0]
+        await self._gateway.admit(self.vendor, asked.method, path, self._key)
+
+    def _rest(self, asked: Request) -> str:
+        return asked.url[len(self.vendor.name) + 1 :]
+
+    async def relayed(self) -> Reply:
+        """Return the vendor's reply, or a denial. Raises SpendDenied."""
+        asked = self.asked()
+        request, refuse = self.as_the_vendors(asked, self._rest(asked))
         unanswered = asked.headers.get(UNANSWERED, "")
         if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
             unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
         self.begun = True
-        reply = await self._gateway.relay(self.vendor.name, request, key, unanswered, refuse)
-        self._count(reply, key)
+        reply = await self._gateway.relay(self.vendor.name, request, self._key, unanswered, refuse)
         return self.relinked(reply, asked, f"/{self.vendor.name}")
 
-    def _count(self, reply: Reply, key: str) -> None:
-        throttle = self._gateway.office.throttle
-        if '"reason": "unknown_key"' in reply.headers.get(DENIAL, "")[:30]:
-            throttle.was_wrong(self.request.remote_ip or "")
-        else:
-            throttle.was_right(key)
+    def refused(self, error: SpendDenied | Refused) -> Reply:
+        """Return a refusal in the vendor's format; a wrong key is counted."""
+        if isinstance(error, SpendDenied) and error.reason == "unknown_key" and self._key:
+            error = wrong(self.request, self._gateway.office) or error
+        return super().refused(error)
 
 
 def relay_routes(gateway: Gateway) -> list[tuple[str, type[Relay], dict[str, Any]]]:

@@ -1,62 +1,44 @@
-"""`Throttle`: counts failed attempts to authenticate, and makes who fails too often wait."""
+"""`Throttle`: counts wrong tokens and keys by the peer's address; who shows too many is told so.
+
+It is asked about a credential that was looked at and is wrong: what is right is served at once, whoever
+else fails from the same address (a proxy's, a team's).
+"""
 
 from __future__ import annotations
 
-import hashlib
-import secrets
 import time
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Callable
 
-#: Failed attempts of one peer within `WINDOW_S` seconds after which it has to wait.
+#: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
 LIMIT = 200
 WINDOW_S = 60.0
-#: Peers, and credentials that were right, which are remembered.
+#: Peers that are remembered.
 REMEMBERED = 10_000
 
 
 class Throttle:
-    """What luigid knows of failed attempts, by the peer's address.
-
-    A credential that was right before is always tried, so that a peer that shares its address with one that
-    guesses (behind a proxy) goes on being served.
+    """What luigid knows of wrong credentials.
 
     Attributes:
-        failed: how many attempts have failed since luigid was started.
+        failed: how many have been shown since luigid was started.
 
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self.failed = 0
         self._clock = clock
-        self._salt = secrets.token_bytes(16)
-        self._good: OrderedDict[bytes, None] = OrderedDict()
-        self._bad: OrderedDict[str, deque[float]] = OrderedDict()
+        #: By peer: when its window has begun, and how many were wrong in it.
+        self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
 
-    def _digest(self, credential: str) -> bytes:
-        return hashlib.sha256(self._salt + credential.encode()).digest()
-
-    def is_limited(self, peer: str, credential: str) -> bool:
-        """Return whether an attempt is refused unseen."""
-        times = self._bad.get(peer)
-        if times is None or self._digest(credential) in self._good:
-            return False
-        while times and times[0] < self._clock() - WINDOW_S:
-            times.popleft()
-        return len(times) >= LIMIT
-
-    def was_right(self, credential: str) -> None:
-        """Remember a credential that was right."""
-        digest = self._digest(credential)
-        self._good[digest] = None
-        self._good.move_to_end(digest)
-        if len(self._good) > REMEMBERED:
-            self._good.popitem(last=False)
-
-    def was_wrong(self, peer: str) -> None:
-        """Count a failed attempt."""
+    def was_wrong(self, peer: str) -> bool:
+        """Count a wrong credential; return whether its peer shows too many."""
         self.failed += 1
-        self._bad.setdefault(peer, deque(maxlen=LIMIT)).append(self._clock())
-        self._bad.move_to_end(peer)
-        if len(self._bad) > REMEMBERED:
-            self._bad.popitem(last=False)
+        now = self._clock()
+        begun, times = self._wrong.get(peer, (now, 0))
+        begun, times = (begun, times + 1) if now - begun <= WINDOW_S else (now, 1)
+        self._wrong[peer] = begun, times
+        self._wrong.move_to_end(peer)
+        if len(self._wrong) > REMEMBERED:
+            self._wrong.popitem(last=False)
+        return times > LIMIT

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.web import RequestHandler
 
-from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.peers import Refused, check_host, check_origin
+from luigi_spendguard.peers import check_host, check_origin
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply
 
@@ -26,14 +25,11 @@ class Listening(Relaying):
         self.vendor = settings["vendor"]
         self._prefix: int = settings["prefix"]
 
-    def prepare(self) -> None:
-        """Refuse what is not a running task's program."""
-        try:
-            check_origin(self.request)
-            check_host(self.request, ())
-            self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
-        except (SpendDenied, Refused) as error:
-            self.pass_on(self.refused(error))
+    async def admit(self) -> None:
+        """Refuse what is not a running task's program. Raises SpendDenied, Refused."""
+        check_origin(self.request)
+        check_host(self.request, ())
+        self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
 
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied."""

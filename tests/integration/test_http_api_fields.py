@@ -72,9 +72,9 @@ class TestStrictFields:
         reply = Case(guarded).top_up({"usd": "5"}, **{"Content-Type": kind})
         assert reply.is_error(415, "unsupported_media_type")
 
-    def test_a_form_with_files_is_a_bad_request(self, guarded: Site) -> None:
+    def test_a_form_with_files_is_no_json(self, guarded: Site) -> None:
         reply = Case(guarded).top_up({"usd": "5"}, **{"Content-Type": "multipart/form-data; boundary=x"})
-        assert reply.is_error(400, "bad_request")
+        assert reply.is_error(415, "unsupported_media_type")
 
     @pytest.mark.parametrize(
         "raw",

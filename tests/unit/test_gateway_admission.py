@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import Settings, VendorSettings
-from luigi_spendguard.errors import denial
+from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger import keys, reading, runs
 from luigi_spendguard.ledger.engine import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
+from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import Gateway
@@ -56,7 +57,12 @@ def relayed(
         row, made = await office.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
         if before is not None:
             await office.write(before, row["id"], row["run_id"])
-        reply = await Gateway(office).relay("stripe", replace(FORM, body=body), key or made)
+        gateway = Gateway(office)
+        try:
+            await gateway.admit(Stripe(), "POST", "/v1/payment_intents", key or made)
+            reply = await gateway.relay("stripe", replace(FORM, body=body), key or made)
+        except SpendDenied as denied:
+            reply = refusal(Stripe(), denied)
         calls = await office.read(reading.calls)
         office.close()
         return reply, calls or []
