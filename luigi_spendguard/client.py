@@ -134,6 +134,10 @@ class LedgerClient:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
         return self._outbox.flush(timeout_s)
 
+    def close(self) -> None:
+        """Close the connections; whatever is asked later opens others."""
+        self._pool.clear()
+
     def _said(self, answer: dict[str, Any]) -> None:
         if answer.get("overrun_usd", "0.00") != "0.00":
             logger.error(

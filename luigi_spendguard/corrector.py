@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between two looks at what is due, and for a look: what is due is lent for a minute.
 EVERY_S, LOOK_S = 2.0, 45.0
+#: Seconds that a look which is under way has to end with the worker; else its thread ends after it.
+END_S = 1.0
 
 
 class PricePort(Protocol):
@@ -60,6 +62,8 @@ class Corrector:
     def end(self) -> None:
         """Look no more; what is being asked for goes on being waited for in the ledger."""
         self._ended.set()
+        if self._thread.is_alive():
+            self._thread.join(END_S)
 
     def _run(self) -> None:
         while not self._ended.wait(EVERY_S):

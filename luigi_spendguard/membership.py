@@ -120,6 +120,11 @@ class GuardState:
                 )
         return self._client
 
+    def close(self) -> None:
+        """Let go of the way to the ledger; it is there again when it is needed again."""
+        if self._client is not None:
+            self._client.close()
+
     def begin_prices(self) -> None:
         """Begin to ask for prices that a vendor names late, where its secret is this worker's."""
         if self._prices is not None:

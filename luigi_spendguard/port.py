@@ -47,3 +47,6 @@ class LedgerPort(Protocol):
 
     def flush(self, timeout_s: float = ...) -> bool:
         """Wait until everything that was to be delivered is."""
+
+    def close(self) -> None:
+        """Let go of files, threads and connections; whatever is asked later opens them again."""

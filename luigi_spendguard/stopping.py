@@ -29,7 +29,7 @@ class Stopper:
 
     def __init__(self, worker: Any) -> None:
         self._worker = worker
-        self._marks: queue.SimpleQueue[tuple[str, tuple[str, ...]]] = queue.SimpleQueue()
+        self._marks: queue.SimpleQueue[tuple[str, tuple[str, ...]] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._asked: dict[str, float] = {}
         #: Claims of tasks that were killed: their end is no failure of theirs, that of a later attempt is.
@@ -47,14 +47,24 @@ class Stopper:
             self._thread = threading.Thread(target=self._work, name="spendguard-stopper", daemon=True)
             self._thread.start()
 
+    def end(self) -> None:
+        """End the thread, when the worker leaves."""
+        if self._thread is not None:
+            self._marks.put(None)
+            self._thread.join()
+            self._thread = None
+
     def _work(self) -> None:
         waiting: dict[str, GuardedTaskProcess] = {}
         while True:
             try:
-                run_id, task_ids = self._marks.get(timeout=_LOOK_S)
+                marked = self._marks.get(timeout=_LOOK_S)
             except queue.Empty:
                 pass
             else:
+                if marked is None:
+                    return
+                run_id, task_ids = marked
                 with quietly("The revoke was not acknowledged"):
                     client: LedgerPort = self._worker._guard.client()
                     client.acknowledge(self._worker._id, run_id)

@@ -64,3 +64,25 @@ def check_luigi(owner: Any, names: tuple[str, ...]) -> None:
         raise PluginError(
             f"luigi {version} has no {owner.__name__}.{missing[0]}: install luigi {KNOWN_LUIGI}.x"
         )
+
+
+_combined: dict[tuple[type, type], type] = {}
+
+
+def combined(ours: type, theirs: type) -> type:
+    """Return `ours` over a subclass of Luigi's own that somebody else has made; it pickles as that does."""
+    if (ours, theirs) not in _combined:
+        made = type(ours.__name__, (ours, theirs), {"__reduce_ex__": _reduced})
+        _combined[ours, theirs] = made
+    return _combined[ours, theirs]
+
+
+def _reduced(self: Any, protocol: int) -> Any:
+    ours, theirs = type(self).__bases__
+    state = self.__getstate__() if hasattr(self, "__getstate__") else vars(self)
+    return _unpickled, (ours, theirs), state
+
+
+def _unpickled(ours: type, theirs: type) -> Any:
+    kind: Any = combined(ours, theirs)
+    return kind.__new__(kind)

@@ -26,7 +26,7 @@ from luigi_spendguard.proxy import context
 from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.roots import Root
 from luigi_spendguard.stopping import Stopper
-from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi
+from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,15 @@ class GuardedWorker(luigi.worker.Worker):
 
     def __exit__(self, *args: Any) -> Any:
         context.leave_worker()
-        return super().__exit__(*args)
+        try:
+            return super().__exit__(*args)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """End what this worker has begun beside Luigi: threads, files, connections."""
+        self._stopper.end()
+        self._guard.close()
 
     def run(self) -> Any:
         """Run until there is no more work, then ask why vendor tasks were left."""
@@ -60,6 +68,8 @@ class GuardedWorker(luigi.worker.Worker):
                 with quietly("The scheduler does not say what is blocked"):
                     self._guard.said = self._guard.client().blocked(self._id)
                     summary.tell(self, self._guard.said)
+            if not hasattr(self, "_keep_alive_thread"):  # Else `__exit__` has the last word.
+                self._let_go()
 
     # Which run a task belongs to.
 
@@ -153,7 +163,7 @@ class GuardedWorker(luigi.worker.Worker):
         if type(process) is luigi.worker.ContextManagedTaskProcess:
             process.__class__ = GuardedTaskProcess
         elif not isinstance(process, GuardedTaskProcess):
-            process.__class__ = type("GuardedTaskProcess", (GuardedTaskProcess, type(process)), {})
+            process.__class__ = combined(GuardedTaskProcess, type(process))
         guard = self._guard
         process.discreet = guard.vendor_seen
         if not self._is_vendor(task):

@@ -47,7 +47,7 @@ class Access:
         self._take(settings)
         self.throttle = Throttle()
         #: The journal's last entry that the gate knows of.
-        self._seen = 0
+        self.seen = 0
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._browsing = 0
@@ -92,7 +92,7 @@ class Access:
                 if self._begin:
                     start = ledger.write(news.start, self.settings.caps).result()
                     recall.begin(self.gate, start)
-                    self.gate.averages, self._seen = ledger.read(figures.averages).result(), start.seen
+                    self.gate.averages, self.seen = ledger.read(figures.averages).result(), start.seen
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
@@ -167,10 +167,10 @@ class Access:
 
     async def refresh(self) -> None:
         """Take over what other processes have done to the ledger."""
-        found = await self.read(news.changes, self._seen)
+        found = await self.read(news.changes, self.seen)
         if found is not None:
             self.gate.hear(found)
-            self._seen = max(self._seen, found.seen)
+            self.seen = max(self.seen, found.seen)
 
 
 def kept_token(path: Path) -> str:

@@ -38,48 +38,90 @@ class LocalOffice(Office):
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and
         # find the file locked for ever (https://sqlite.org/howtocorrupt.html, section 2.6).
-        try:
-            asyncio.get_running_loop()
-        except RuntimeError:
-            asyncio.run_coroutine_threadsafe(saving, self.loop).result()
-        else:
+        if _loop_here() is self.loop:
             super()._spawn(saving)  # Whoever asked this thread waits: see `LocalPort._do`.
+        else:  # Also where another loop runs: a notebook's cell is called by one.
+            asyncio.run_coroutine_threadsafe(saving, self.loop).result()
+
+
+def _loop_here() -> asyncio.AbstractEventLoop | None:
+    """Return the event loop that runs in this thread, whosever it is."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class LocalPort:
-    """The `LedgerPort` of a worker with a scheduler of its own; made anew in forked children."""
+    """The `LedgerPort` of a worker with a scheduler of its own; made anew in children, forked or spawned."""
 
     #: There is no gateway here: the secret must be where the worker is.
     url: str | None = None
 
-    def __init__(self, scheduler: BudgetScheduler, settings: Settings) -> None:
+    def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
+        """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""
         self._scheduler, self._settings = scheduler, settings
         self._outbox = Outbox()
+        self._office: LocalOffice | None = None
+        #: The journal's last entry that the gate knew of when the file was let go.
+        self._seen = 0
         self._pid = 0
-        self._swept = 0.0
-        scheduler.gate.local = True
-        scheduler.refresh = self._refresh
-        self._do(Office.sweep)
         self._swept = time.monotonic()
+        if dispatches:
+            scheduler.gate.local = True
+            scheduler.refresh = self._refresh
+            self._do(Office.sweep)
+
+    def __reduce__(self) -> Any:
+        # A spawned child has a copy of the scheduler, as a forked one has: what it claims was dispatched.
+        return (_in_child, (self._scheduler, self._settings))
 
     def _do(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
-        """Do something in the office of this process."""
-        if self._pid != os.getpid():
-            self._open()
-        return asyncio.run_coroutine_threadsafe(self._act(act), self._office.loop).result()
+        """Do something in the office of this process, which is opened when it is not."""
+        with _lock:
+            office = self._office if self._pid == os.getpid() else None
+            office = office or self._open()
+        return asyncio.run_coroutine_threadsafe(self._act(office, act), office.loop).result()
 
-    async def _act(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
-        done = await act(self._office)
-        while self._office.saving:
-            await asyncio.wait(self._office.saving)
+    async def _act(self, office: LocalOffice, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
+        done = await act(office)
+        while office.saving:
+            await asyncio.wait(office.saving)
         return done
 
-    def _open(self) -> None:
+    def _open(self) -> LocalOffice:
         loop = asyncio.new_event_loop()
-        threading.Thread(target=loop.run_forever, name="spendguard-local", daemon=True).start()
+        self._thread = threading.Thread(target=_run, args=(loop,), name="spendguard-local", daemon=True)
+        self._thread.start()
         # A child dispatches nothing: its copy of the gate need not be told all that the ledger knows.
-        self._office = LocalOffice(self._settings, self._scheduler, begin=not self._pid)
+        begin = not self._pid and self._scheduler.refresh is not None
+        self._office = LocalOffice(self._settings, self._scheduler, begin=begin)
+        self._office.seen = max(self._office.seen, self._seen)
         self._office.loop, self._pid = loop, os.getpid()
+        return self._office
+
+    def close(self) -> None:
+        """Let go of the ledger's file and of the threads; whatever is asked later opens them again."""
+        with _lock:
+            office, self._office = self._office, None
+            if office is None or self._pid != os.getpid():
+                return
+            self._seen = office.seen
+            office.close()
+            office.loop.call_soon_threadsafe(office.loop.stop)
+            self._thread.join()
 
     def _refresh(self) -> None:
         """Let the gate know what children, and other processes, have done to the ledger.
@@ -87,7 +129,7 @@ class LocalPort:
         From time to time also do what luigid does by its clock. (Here, not in a thread of its own: Luigi
         forks neither while it asks for work nor while it pings.)
         """
-        if self._pid != os.getpid() or not self._office.has_ledger:
+        if self._pid != os.getpid() or self._office is None or not self._office.has_ledger:
             return
         if time.monotonic() - self._swept < SWEEP_S:
             self._do(Office.refresh)
@@ -156,7 +198,18 @@ class LocalPort:
         return self._outbox.flush(timeout_s)
 
 
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    """Run a loop until it is stopped, then close what it has opened."""
+    loop.run_forever()
+    loop.run_until_complete(loop.shutdown_default_executor())
+    loop.close()
+
+
 def port(scheduler: Any, settings: Settings) -> LocalPort:
     """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
     logging.getLogger("scheduler_patch").parent = logging.getLogger("luigi-interface")
     return LocalPort(adopt(scheduler), settings)
+
+
+def _in_child(scheduler: BudgetScheduler, settings: Settings) -> LocalPort:
+    return LocalPort(scheduler, settings, dispatches=False)

@@ -15,6 +15,7 @@ from typing import Any
 import luigi.scheduler
 from luigi.task_status import BATCH_RUNNING, PENDING, RUNNING
 
+from luigi_spendguard.targets import combined
 from scheduler_patch import batches, membership
 from scheduler_patch.entries import RunFigures
 from scheduler_patch.gate import READY, WAIT, Gate
@@ -331,7 +332,7 @@ def adopt(scheduler: Any) -> BudgetScheduler:
         return scheduler
     stock = type(scheduler)
     plain = stock is luigi.scheduler.Scheduler
-    scheduler.__class__ = BudgetScheduler if plain else type("BudgetScheduler", (BudgetScheduler, stock), {})
+    scheduler.__class__ = BudgetScheduler if plain else combined(BudgetScheduler, stock)
     adopted: BudgetScheduler = scheduler
     adopted.equip()
     return adopted

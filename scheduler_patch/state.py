@@ -12,6 +12,7 @@ from typing import Any
 from luigi.scheduler import SimpleTaskState
 from luigi.task_status import BATCH_RUNNING, DONE, RUNNING
 
+from luigi_spendguard.targets import combined
 from scheduler_patch.gate import Gate
 
 _DISPATCHED = (RUNNING, BATCH_RUNNING)
@@ -70,7 +71,7 @@ def watched(
     A new object: one whose class was changed is slower in every access to its attributes (Python 3.11).
     """
     stock = type(state)
-    kind: Any = BudgetState if stock is SimpleTaskState else type("BudgetState", (BudgetState, stock), {})
+    kind: Any = BudgetState if stock is SimpleTaskState else combined(BudgetState, stock)
     made = kind.__new__(kind)
     for name, value in vars(state).items():
         setattr(made, name, value)

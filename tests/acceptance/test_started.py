@@ -1,0 +1,78 @@
+"""Pipelines whose children are forked, spawned or made by a forkserver: guarded, whatever the scheduler."""
+
+from __future__ import annotations
+
+import multiprocessing
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from tests.acceptance.test_shapes import charged
+from tests.support.site import SECRET, Site
+
+METHODS = multiprocessing.get_all_start_methods()
+
+
+def started(site: Site, method: str, root: str, *more: str, **env: str) -> str:
+    """Run a pipeline in a program of its own; return all that it said."""
+    (site.folder / "out" / "secret").write_text(SECRET)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.started", method, root, *more], cwd=site.folder, timeout=120,
+        env=site.environment(STRIPE_BASE=site.stripe.url, **env), capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(params=["remote", "local", "gateway"])
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def here(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp(kind)
+    with Site(folder, gateway=kind == "gateway", start=kind != "local") as site:
+        yield site
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_plain_vendor_and_threaded_tasks(here: Site, kind: str, method: str) -> None:
+    said = started(here, method, "All", *(["--local"] if kind == "local" else []))
+    threads = {f"thread_x_{number}": 1 for number in range(3)}
+    assert charged(here) == {"own_a": 1, "own_b": 1, **threads}, said
+    assert "This progress looks :)" in said
+    assert "_thread.lock" not in said
+
+
+@pytest.mark.parametrize("local", [True, False])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_many_builds_of_a_process_leave_nothing_behind(site: Site, local: bool, workers: str) -> None:
+    said = started(site, "fork", "Vendor", "--builds", "15", "--workers", workers, *["--local"] * local)
+    flat = [line.split()[1:] for line in said.splitlines() if line.startswith("FLAT")]
+    assert len(flat) == 15
+    assert flat[2] == flat[-1], flat
+    assert len(charged(site)) == 15
+
+
+NOTEBOOK = """
+import asyncio, luigi
+from tests.support.started import Vendor
+
+async def cell():
+    return luigi.build([Vendor(name)], local_scheduler=True, workers=workers)
+
+for name, workers in (("one", 1), ("two", 2)):
+    assert asyncio.run(cell())
+"""
+
+
+def test_a_build_where_an_event_loop_runs_ends(site: Site) -> None:
+    """A notebook's cell and an asynchronous handler have a loop in their thread: it is not ours."""
+    done = subprocess.run([sys.executable, "-c", NOTEBOOK], cwd=site.folder, env=site.environment(),
+                          timeout=60, capture_output=True, text=True)  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert charged(site) == {"own_one": 1, "own_two": 1}
