@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from configparser import InterpolationError
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -27,13 +28,20 @@ class OperatorError(SpendguardError):
 
 
 def scheduler_url() -> str:
-    """Return the address of luigid as Luigi's own configuration has it."""
+    """Return the address of luigid as Luigi's own configuration has it. Raises OperatorError."""
     config = luigi.configuration.get_config()
-    url = config.get("core", "default_scheduler_url", "") or config.get("core", "default-scheduler-url", "")
-    if url:
-        return str(url)
-    host = config.get("core", "default_scheduler_host", "localhost")
-    return f"http://{host}:{config.get('core', 'default_scheduler_port', 8082)}"
+    try:
+        url = config.get("core", "default_scheduler_url", "") or config.get(
+            "core", "default-scheduler-url", ""
+        )
+        if url:
+            return str(url)
+        host = config.get("core", "default_scheduler_host", "localhost")
+        return f"http://{host}:{config.get('core', 'default_scheduler_port', 8082)}"
+    except InterpolationError:
+        raise OperatorError(
+            "the address of luigid in [core] of luigi.cfg cannot be read: Luigi wants a % there as %%", 2
+        ) from None
 
 
 def admin_token(settings: Settings) -> str | None:

@@ -19,10 +19,11 @@ from scheduler_patch.office import Office
 
 async def _open_run(office: Office, call: Call) -> Any:
     call.only("name", "by_task_id", "root_family", "root_task_id", "budget_usd")
-    if call.fields.get("name") in (".", ".."):
+    name = call.run_name("name")
+    if name in (".", ".."):
         raise BadMessage("'name' must not be . or ..: no address could lead to such a run")
     return await office.open_run(
-        call.text("name", limit=255),
+        name,
         call.flag("by_task_id"),
         call.text("root_family", limit=255),
         call.text("root_task_id"),
@@ -57,7 +58,7 @@ async def _finish(office: Office, call: Call) -> Any:
 
 async def _close_run(office: Office, call: Call) -> Any:
     call.only("name")
-    return await office.close_run(call.text("name", limit=255))
+    return await office.close_run(call.run_name("name"))
 
 
 async def _blocked(office: Office, call: Call) -> Any:

@@ -222,9 +222,21 @@ class Call:
         """Return the run of the path, or of the RPC's field, beside which only `names` may stand."""
         if self.path:
             self.only(*names)
-            return self.path[0]
+            return self.path[0].strip()
         self.only("run_id", *names)
-        return self.text("run_id")
+        return self.run_name("run_id")
+
+    def run_name(self, name: str) -> str:
+        """Return a field that names a run: blanks at its ends are no part of a name. Raises BadMessage."""
+        value = self.text(name, limit=255).strip()
+        if not value:
+            raise BadMessage(f"{name!r} must be more than blanks")
+        return value
+
+    def asked_run(self) -> str | None:
+        """Return the run that the path, else the query, asks for; None: all of them. Raises BadMessage."""
+        value = self.path[0] if self.path else self.query("run")
+        return None if value is None else value.strip()
 
     def query(self, name: str) -> str | None:
         """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""

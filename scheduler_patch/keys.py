@@ -44,7 +44,7 @@ async def listed(office: Office, call: Call) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
     call.only()
     call.query_only("run")
-    return await office.read(keys.keys, call.query("run")) or []
+    return await office.read(keys.keys, call.asked_run()) or []
 
 
 async def listed_rpc(office: Office, call: Call) -> Any:

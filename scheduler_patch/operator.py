@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.figures import Figures
 from luigi_spendguard.ledger.resolving import Resolution
 from luigi_spendguard.messages import GRANT_SECONDS
 from luigi_spendguard.money import Micros, format_usd, parse_usd
+from scheduler_patch.entries import RunFigures
 from scheduler_patch.gate import FOR_GOOD, READY, WAIT
 from scheduler_patch.office import Office
 from scheduler_patch.reasons import Reason
@@ -105,13 +106,16 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
         groups.setdefault(reason, []).append(task_id)
     return {
         "blocked": sum(reason.code not in FOR_GOOD for reason in why.values()),
-        "ready": sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
+        # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
+        "ready": 0
+        if scheduler.is_paused()["paused"]
+        else sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
         "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
         ],
-        "shadow": [] if wait_s else await _shadow(office, worker),
+        "shadow": [] if wait_s else await _shadow(office, worker, {reason.run_id for reason in groups}),
     }
 
 
@@ -133,8 +137,11 @@ _WHOSE = {
 }
 
 
-async def _shadow(office: Office, worker: str) -> list[str]:
-    """Return, in shadow mode, which caps would have sufficed for each of a worker's runs."""
+async def _shadow(office: Office, worker: str, blocked: set[str]) -> list[str]:
+    """Return, in shadow mode, which caps would have sufficed for each of a worker's runs.
+
+    Of one that is frozen, revoked or held, of which tasks are `blocked`, nobody knows.
+    """
     gate = office.gate
     if not gate.rules.shadow:
         return []
@@ -147,7 +154,14 @@ async def _shadow(office: Office, worker: str) -> list[str]:
         f"{_WHOSE[row['scope']].format(part=row['part'])} would have sufficed; it has "
         f"{format_usd(row['own_micros'])}"
         for row in short
-    ] + [f"run {run_id}: its caps sufficed" for run_id in sorted(enough)]
+    ] + [f"run {run_id}: {_so_far(gate.runs.get(run_id), run_id in blocked)}" for run_id in sorted(enough)]
+
+
+def _so_far(run: RunFigures | None, blocked: bool) -> str:
+    """Say of a run that lacked no room whether that is the whole truth; None: it has ended with its root."""
+    if run is not None and run.state != "active":
+        return f"no call lacked room, but it is {run.state}: enforced, nothing more would be spent"
+    return "no call has lacked room so far, but tasks are blocked" if blocked else "its caps sufficed"
 
 
 def _revoke(tx: Tx, run_id: str) -> tuple[Row, Figures]:

@@ -136,7 +136,7 @@ async def calls(office: Office, call: Call) -> Any:
     """Return calls, newest first."""
     call.only()
     call.query_only(*_FILTERS, *(() if call.path else ("run",)))
-    run_id = call.path[0] if call.path else call.query("run")
+    run_id = call.asked_run()
     limit, before, verdict = (
         _number(call, "limit", 1000, 1, 10_000),
         call.query("before"),

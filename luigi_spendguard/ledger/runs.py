@@ -90,13 +90,31 @@ def revoked(run_id: str, by_task_id: bool) -> KeyRevoked:
 
 
 def revoke(tx: Tx, run_id: str) -> Row:
-    """Revoke a run for good; repeating it changes nothing. Returns the run row."""
+    """Revoke a run for good; repeating it changes nothing. Returns the run row.
+
+    Raises Conflict for one that has ended and can spend nothing any more: its root may go on.
+    """
     row = run_row(tx, run_id)
+    if row["state"] == "ended" and not _may_spend(tx, run_id):
+        now = tx.value(
+            "SELECT run_id FROM run WHERE name = ? AND state <> 'ended' ORDER BY seq DESC LIMIT 1",
+            row["name"],
+        )
+        raise Conflict(
+            f"run {run_id} has ended and spends nothing any more: its root completed"
+            + (f". The run of that root is {now} now: revoke that one" if now else "")
+        )
     if row["state"] != "revoked":
         tx.run(f"UPDATE run SET state = 'revoked', ended_at = {NOW} WHERE run_id = ?", run_id)
         tx.run("UPDATE claim SET state = 'revoked' WHERE run_id = ? AND state = 'open'", run_id)
         journal(tx, "revoke", run_id=run_id)
     return run_row(tx, run_id)
+
+
+def _may_spend(tx: Tx, run_id: str) -> bool:
+    """Return whether an attempt goes on, or a call is under way, in a run that has ended."""
+    open_claim = tx.value("SELECT 1 FROM claim WHERE run_id = ? AND state = 'open'", run_id)
+    return bool(open_claim) or pending_calls(tx, run_id) > 0
 
 
 def pending_calls(tx: Tx, run_id: str) -> int:

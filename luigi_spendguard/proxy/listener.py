@@ -10,7 +10,6 @@ import asyncio
 import hmac
 import logging
 import os
-import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,8 +66,9 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
     ends, calls under way end first, within the vendors' time-outs.
 
     Raises SpendDenied (`scope`) outside a vendor task and PluginError for a vendor that there is not; where
-    a program has ended with an error (subprocess.CalledProcessError) after its last call was denied for good,
-    BudgetExceeded or KeyRevoked from that.
+    the block ends with an error after its programs' last call was denied for good, BudgetExceeded or
+    KeyRevoked from that. Whoever runs programs has an error of its own: subprocess.CalledProcessError,
+    luigi.contrib.external_program.ExternalProgramRunError, sh.ErrorReturnCode and others.
     """
     attempt = context.current()
     if attempt is None:
@@ -79,7 +79,7 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
     try:
         with past_proxies.past_proxies():
             yield listener.url
-    except subprocess.CalledProcessError as error:
+    except Exception as error:
         if (denied := listener.denied) is None:
             raise
         raise type(denied)(denied.reason, denied.message, denied.facts) from error

@@ -85,3 +85,15 @@ def test_what_twilio_bills_beyond_the_operators_price_freezes_the_run(
         wait_until(lambda: site.run("a")["state"] == "frozen", 60, "the price")
         run = site.run("a")
         assert (run["spent_usd"], run["overrun_usd"]) == ("0.001", "0.009")
+
+
+def test_in_shadow_mode_a_frozen_runs_caps_have_not_sufficed(tmp_path: Path, twilio: FakeTwilio) -> None:
+    cheap = {"sms_prices": "1: 0.001", "sms_fees": "1: 0"}
+    shadow = {"mode": "shadow"}
+    with Site(tmp_path / "site", twilio=twilio, gateway=True, spendguard_twilio=cheap,
+              spendguard=shadow) as site:  # fmt: skip
+        out = site.luigi("SendAndWait", "--seconds", "0", "--run-id", "a", module=MODULE)[1]
+        assert "* run a: its caps sufficed" in out
+        wait_until(lambda: site.run("a")["state"] == "frozen", 60, "the price")
+        out = site.luigi("SendAndWait", "--seconds", "1", "--run-id", "a", module=MODULE)[1]
+        assert "* run a: no call lacked room, but it is frozen: enforced, nothing more would be spent" in out

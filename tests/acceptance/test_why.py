@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import time
 
+import pytest
+
 from tests.acceptance.test_shapes import SHAPES
 from tests.support.processes import wait_until
 from tests.support.site import Site
@@ -68,6 +70,18 @@ def test_a_waiting_worker_goes_on_at_once(site: Site) -> None:
     assert time.monotonic() - begun < 5
     out, _ = worker.communicate(timeout=60)
     assert "This progress looks :)" in out
+
+
+@pytest.mark.parametrize("on_blocked", ["exit", "wait"])
+def test_a_worker_of_a_paused_luigid_ends_as_luigis_own_does(site: Site, on_blocked: str) -> None:
+    site.configure(spendguard={"on_blocked": on_blocked})
+    site.rpc("pause")
+    code, out = site.luigi("List", "--n", "2", "--run-id", "r", module=SHAPES)
+    assert (code, site.stripe.moved()) == (0, 0)
+    assert "not granted run permission" in out
+    site.rpc("unpause")
+    assert site.luigi("List", "--n", "2", "--run-id", "r", module=SHAPES)[0] == 0
+    assert site.stripe.moved() == 200
 
 
 def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> None:

@@ -21,7 +21,7 @@ import stripe
 
 from luigi_spendguard import SpendDenied
 from tests.support.attempts import Pretender
-from tests.support.processes import Process, free_port, listening
+from tests.support.processes import Process, environment, free_port, listening
 from tests.support.site import SECRET, FakeStripe, Site
 
 SPENDGUARD = Path(sys.executable).parent / "spendguard"
@@ -250,6 +250,61 @@ class TestChanging:
         assert vendor.moved() == 100
         assert pretender.site.run(pretender.run_id)["state"] == "revoked"
         assert spendguard(pretender.site, "revoke", pretender.run_id)[0] == 0
+
+    def test_a_run_that_has_ended_is_not_said_to_be_revoked(self, tmp_path: Path) -> None:
+        with Site(tmp_path / "site") as site:
+            site.luigi("Billing", "--n", "1", "--first", "0")
+            (first,) = site.call("GET", "/runs", token=None)[1]
+            code, _, err = site.cli("revoke", first["run_id"])
+            assert (code, first["state"]) == (1, "ended")
+            assert f"run {first['run_id']} has ended and spends nothing any more: its root completed" in err
+            site.call(
+                "POST",
+                "/api/spend_open_run",
+                {
+                    "name": first["run_id"],
+                    "by_task_id": True,
+                    "root_family": "B",
+                    "root_task_id": first["run_id"],
+                    "budget_usd": None,
+                },
+            )
+            code, _, err = site.cli("revoke", first["run_id"])
+            assert code == 1
+            assert f"The run of that root is {first['run_id']}~2 now: revoke that one" in err
+            assert site.run(f"{first['run_id']}~2")["state"] == "active"
+            assert site.cli("revoke", f"{first['run_id']}~2")[0] == 0
+
+    def test_a_run_is_found_with_the_blanks_it_was_named_with(self, shared_site: Site) -> None:
+        name = f"r {uuid.uuid4().hex}"
+        shared_site.call(
+            "POST",
+            "/api/spend_open_run",
+            {
+                "name": f" {name} ",
+                "by_task_id": False,
+                "root_family": "B",
+                "root_task_id": "B",
+                "budget_usd": "1",
+            },
+        )
+        for said in (name, f" {name}", f"{name}  "):
+            code, out, _ = spendguard(shared_site, "run", said)
+            assert (code, name in out) == (0, True)
+            assert spendguard(shared_site, "calls", "--run", said)[0] == 0
+        assert spendguard(shared_site, "top-up", f" {name} ", "2")[0] == 0
+        assert shared_site.run(name)["cap_usd"] == "3.00"
+
+    def test_a_percent_sign_in_luigids_address_is_said_in_one_line(self, tmp_path: Path) -> None:
+        config = tmp_path / "luigi.cfg"
+        config.write_text("[core]\ndefault_scheduler_url = http://a:p%40b@127.0.0.1:1\n")
+        done = subprocess.run(
+            [sys.executable, "-m", "luigi_spendguard", "runs"], capture_output=True, text=True, timeout=60,
+            env=environment(LUIGI_CONFIG_PATH=str(config)), cwd=tmp_path,
+        )  # fmt: skip
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "Luigi wants a % there as %%" in done.stderr
+        assert "Traceback" not in done.stderr
 
     def test_top_up_lets_the_next_call_through(self, shared_site: Site, vendor: FakeStripe) -> None:
         pretender = Pretender(shared_site, f"r-{uuid.uuid4().hex}", f"T_{uuid.uuid4().hex}", budget_usd="1")

@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import luigi
 import pytest
 import requests
+from luigi.contrib.external_program import ExternalProgramRunError, ExternalProgramTask
 
 from luigi_spendguard import BudgetExceeded, SpendDenied, spend_proxy
 from luigi_spendguard.errors import PluginError
@@ -157,6 +159,22 @@ def test_a_program_that_ends_with_an_error_after_a_denial_blocks_its_task(place:
                         f"{url}/v1/payment_intents", "-d", FORM], check=True)  # fmt: skip
     assert denied.value.facts["asked_usd"] == "1.00"
     assert isinstance(denied.value.__cause__, subprocess.CalledProcessError)
+
+
+class Curl(ExternalProgramTask):
+    url = luigi.Parameter()
+
+    def program_args(self) -> list[str]:
+        key = os.environ["STRIPE_SECRET_KEY"]
+        return [program("curl"), "-sf", "-u", f"{key}:", f"{self.url}/v1/payment_intents", "-d", FORM]
+
+
+def test_so_does_luigis_task_for_programs_whose_error_is_its_own(place: Place) -> None:
+    task = place.task(budget_usd="0.50")
+    with task.attempt(), pytest.raises(BudgetExceeded) as denied, spend_proxy("stripe") as url:
+        Curl(url).run()
+    assert isinstance(denied.value.__cause__, ExternalProgramRunError)
+    assert place.stripe.moved() == 0
 
 
 def test_another_error_of_a_program_stays_one(worker: Place) -> None:
