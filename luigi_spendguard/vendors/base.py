@@ -14,13 +14,18 @@ from luigi_spendguard.messages import OWN_KEY
 from luigi_spendguard.policy import is_allowed
 from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.vendors import shapes
+from luigi_spendguard.vendors.bodies import names_method
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
 
+#: Headers by which some servers take a request for another one.
+_OVERRIDES = ("x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
+              "x-original-url", "x-rewrite-url", "x-forwarded-method", "x-forwarded-uri",
+              "x-forwarded-prefix")  # fmt: skip
 #: Headers that a request has for its first hop alone, or that would make it another request.
 NOT_SENT_ON = frozenset({
     "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
     "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade", "x-api-key",
-    "x-http-method", "x-http-method-override", "x-method-override", "x-original-url", "x-rewrite-url",
+    *_OVERRIDES,
 })  # fmt: skip
 
 _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
@@ -28,6 +33,11 @@ _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
 #: in "retry" (stripe-node, all that Stainless generates), and the nanoseconds and random signs of stripe-go.
 #: Clients put one of them into a call that was given none, a fresh one each time.
 MADE_UP = rf"(?ia:(?:{OWN_KEY}|(?:\w+[-_])*retry[-_])?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}})"
+
+
+def is_disguised(request: Request) -> bool:
+    """Return whether a request asks to be taken for another one than its method and address say."""
+    return names_method(request) or any(name in request.headers for name in _OVERRIDES)
 
 
 class Vendor(ABC):
@@ -78,7 +88,7 @@ class Vendor(ABC):
 
     def only_reads(self, request: Request) -> bool:
         """Return whether a request changes nothing and costs nothing, whoever makes it."""
-        return request.method in ("GET", "HEAD")
+        return request.method in ("GET", "HEAD") and not is_disguised(request)
 
     def check(self, settings: VendorSettings) -> str:
         """Return what is wrong with this vendor's own settings, "" when nothing is."""

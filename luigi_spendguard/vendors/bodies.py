@@ -1,88 +1,276 @@
-"""Bodies and replies that several vendors have in common, read strictly: what is ambiguous is refused."""
+"""Bodies and queries, read strictly by one parser: what two parsers could read differently is refused.
+
+Rack and qs read `[amount]` and `amount]` as `amount`, drop a blank behind `&` and what comes after the
+1,000th parameter, group `a[][b]` each in its own way, and take a name given twice for its first, its last
+or a list of both. None of that is in a form that a vendor's SDK encodes.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
-from luigi_spendguard.errors import denial
+from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+
+#: A form's parameters by their full names, such as `items[0][price]`: see `parameters`.
+Params = Mapping[str, str]
+
+#: More parameters than these are cut off by some parsers (qs: `parameterLimit`), and groups below these are
+#: no groups to others (Rack: `param_depth_limit`).
+MOST_PARAMETERS, DEEPEST = 1000, 32
+#: The largest whole number that every JSON parser reads alike (RFC 8259, 6).
+_LARGEST = 2**53 - 1
+
+#: A name and a value as they are encoded: no blank before either, no second "=" (qs would look for "]=").
+_CODE = r"(?:%[0-9A-Fa-f]{2}|[!-$'-:<>-~])"
+_PAIR = re.compile(rf"{_CODE}+=(?:{_CODE}(?:{_CODE}| )*)?", re.ASCII)
+_NAME = re.compile(r"[A-Za-z0-9_]+(\[[^][]+\])*(\[\])?", re.ASCII)
+_FLAT = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
+_KEY = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
+#: A key of `metadata` is its caller's to choose, and stays within its brackets.
+_OWN_KEY = re.compile(r"[A-Za-z0-9_]+([ .:/-]+[A-Za-z0-9_]+)*", re.ASCII)
+#: What a framework may take for a request's method (Rack::MethodOverride).
+_METHOD = "_method"
+_NAMES_METHOD = re.compile(rf"(^|[&;])[^&;=]*(?<![A-Za-z0-9]){_METHOD}\b", re.IGNORECASE)
 
 
 def check_body(request: Request) -> None:
     """Raise SpendDenied (`unpriced`) for a body that a vendor could read otherwise than it is read here."""
-    if request.body and request.method in ("GET", "HEAD"):
-        raise denial("unpriced", f"a {request.method} with a body cannot be judged: use the query string")
+    if request.body and request.method in ("GET", "HEAD", "DELETE"):
+        raise _unread(f"a {request.method} with a body cannot be judged: use the query string")
+    if names_method(request):
+        raise _unread(f"the parameter {_METHOD!r} may make it another method: {_AS_SDK}")
     coding = request.headers.get("content-encoding", "identity").strip().lower()
     if coding not in ("", "identity"):
-        raise denial(
-            "unpriced", f"a body with Content-Encoding {coding[:60]!r} cannot be read: send it plain"
-        )
+        raise _unread(f"a body with Content-Encoding {coding[:60]!r} cannot be read: send it plain")
 
 
-def form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
-    """Return a form's parameters; only those in `lists` may be given several times.
+def names_method(request: Request) -> bool:
+    """Return whether a request's query has a parameter that may make it another method."""
+    return _NAMES_METHOD.search(unquote(urlsplit(request.url).query)) is not None
+
+
+def form_text(request: Request) -> str:
+    """Return the one form of a request, as it is encoded: a body's, or the query's where none has a body.
+
+    Raises SpendDenied (`unpriced`) for both at once, and for a body of another type.
+    """
+    check_body(request)
+    query = urlsplit(request.url).query
+    if request.method in ("GET", "HEAD", "DELETE"):
+        return query
+    if query:
+        raise _unread(f"a {request.method} with a query string cannot be priced: say it in the body")
+    if not request.body:
+        return ""
+    if (kind := media_type(request)) != "application/x-www-form-urlencoded":
+        raise _unread(f"a body of type {kind[:60]!r} cannot be priced: send a form")
+    try:
+        return request.body.decode("ascii")
+    except ValueError:
+        raise _unread(_ODD) from None
+
+
+def parameters(text: str) -> Params:
+    r"""Return the parameters of a form whose groups stand in brackets, in their order, not to be changed.
+
+    Names are `[A-Za-z0-9_]+(\[[A-Za-z0-9_]*\])*`, once each, and none is both a value and a group. Lists
+    are numbered from 0 up, in that order: `items[0][price]`; a list of values may come as `expand[]=…` each
+    time, and is numbered here. Only a key of `metadata` may have blanks, and any of `.:/-`, inside.
+    `pattern_of` gives the name under which a table knows a parameter.
 
     Raises SpendDenied (`unpriced`).
     """
-    kind = _media_type(request)
-    if request.body and kind != "application/x-www-form-urlencoded":
-        raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send a form")
-    try:
-        text = request.body.decode("ascii")
-        if ";" in text:
-            raise ValueError
-        pairs = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=bool(text), errors="strict", max_num_fields=2000
-        )
-    except ValueError:
-        raise denial("unpriced", "the form cannot be read: send it as the vendor's SDK encodes it") from None
+    found: dict[str, str] = {}
+    listed: dict[str, int] = {}
+    tree: dict[str, Any] = {}
+    for given, value in _pairs(text):
+        name, path = given, _path(given)
+        if path[-1] == "":
+            number = listed[given] = listed.get(given, -1) + 1
+            path[-1], name = str(number), f"{given[:-2]}[{number}]"
+        elif f"{name.rpartition('[')[0]}[]" in listed:
+            raise _unread(f"the list {name[:60]!r} is numbered in part only: which one counts is open")
+        _insert(tree, path, name)
+        found[name] = value
+    _check_lists(tree, "")
+    return MappingProxyType(found)
+
+
+def pattern_of(name: str) -> str:
+    """Return a parameter's name as tables have it: `items[0][price]` is `items[][price]`.
+
+    A key of `metadata`, which is the caller's to choose, is `[]` as well: `metadata[]`.
+    """
+    path = name.replace("]", "").split("[")
+    return path[0] + "".join(
+        "[]" if key.isdecimal() or before == "metadata" else f"[{key}]"
+        for before, key in itertools.pairwise(path)
+    )
+
+
+def fields(text: str, lists: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return the parameters of a form without brackets; only those in `lists` may be given several times.
+
+    Raises SpendDenied (`unpriced`).
+    """
     found: dict[str, list[str]] = {}
-    for name, value in pairs:
+    for name, value in _pairs(text):
+        if not _FLAT.fullmatch(name):
+            raise _unread(f"the parameter {name[:60]!r} could be read as another one: {_AS_SDK}")
+        if name in found and name not in lists:
+            raise _unread(_TWICE.format(name[:60]))
         found.setdefault(name, []).append(value)
-    for name, values in found.items():
-        if len(values) > 1 and name not in lists:
-            raise denial("unpriced", f"the parameter {name[:60]!r} is given twice: which one counts is open")
     return found
 
 
+def form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return `fields` of a request. Raises SpendDenied (`unpriced`)."""
+    return fields(form_text(request), lists)
+
+
+_AS_SDK = "send it as the vendor's SDK encodes it"
+_ODD = f"the form cannot be read: {_AS_SDK}"
+_TWICE = "the parameter {!r} is given twice: which one counts is open"
+
+
+def _unread(why: str) -> SpendDenied:
+    return denial("unpriced", why)
+
+
+def _pairs(text: str) -> Iterator[tuple[str, str]]:
+    """Yield names and values, decoded. Raises SpendDenied (`unpriced`)."""
+    pairs = text.split("&") if text else []
+    if len(pairs) > MOST_PARAMETERS:
+        raise _unread(f"a form has at most {MOST_PARAMETERS} parameters: make several calls")
+    for pair in pairs:
+        if not _PAIR.fullmatch(pair):
+            raise _unread(_ODD)
+        try:
+            name, value = (
+                unquote_to_bytes(part.replace("+", " ")).decode("utf-8") for part in pair.split("=")
+            )
+        except ValueError:  # No UTF-8, or too long for what it says.
+            raise _unread(_ODD) from None
+        if "\0" in value:
+            raise _unread(_ODD)
+        if name == _METHOD:
+            raise _unread(f"the parameter {_METHOD!r} may make it another method: {_AS_SDK}")
+        yield name, value
+
+
+def _path(name: str) -> list[str]:
+    """Return a name's parts, of which the last is "" for `[]`. Raises SpendDenied (`unpriced`)."""
+    if _NAME.fullmatch(name):
+        path = name.replace("]", "").split("[")
+        befores = itertools.pairwise(path)
+        if len(path) <= DEEPEST and all(
+            _KEY.fullmatch(key) or not key or (before == "metadata" and _OWN_KEY.fullmatch(key))
+            for before, key in befores
+        ):
+            return path
+    raise _unread(f"the parameter {name[:60]!r} could be read as another one: {_AS_SDK}")
+
+
+def _insert(tree: dict[str, Any], path: list[str], name: str) -> None:
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+        if not isinstance(tree, dict):
+            raise _unread(f"the parameter {path[0][:60]!r} is both a value and a group")
+    if isinstance(tree.get(path[-1]), dict):
+        raise _unread(f"the parameter {path[0][:60]!r} is both a value and a group")
+    if path[-1] in tree:
+        raise _unread(_TWICE.format(name[:60]))
+    tree[path[-1]] = name
+
+
+def _check_lists(tree: dict[str, Any], above: str) -> None:
+    """Refuse a list with a gap, a number written in another way, or in another order than its numbers'."""
+    for name, inner in tree.items():
+        if isinstance(inner, dict) and name != "metadata":
+            numbered = any(key.isdecimal() for key in inner)
+            if numbered and list(inner) != [str(number) for number in range(len(inner))]:
+                raise _unread(
+                    f"the list {f'{above}{name}'[:60]!r} is not numbered 0, 1, 2 and so on: {_AS_SDK}"
+                )
+            _check_lists(inner, f"{above}{name} ")
+
+
 def json_body(request: Request) -> Any:
-    """Return a request's JSON. Raises SpendDenied (`unpriced`) for another body, or a doubled key."""
-    kind = _media_type(request)
+    """Return a request's JSON.
+
+    Raises SpendDenied (`unpriced`) for another body, and for JSON that parsers read differently: a doubled
+    key (in other letters, too), a number that is none or is too large, half a surrogate pair, a NUL.
+    """
+    kind = media_type(request)
     if kind != "application/json":
-        raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send JSON")
+        raise _unread(f"a body of type {kind[:60]!r} cannot be priced: send JSON")
     try:
-        return json.loads(request.body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant)
+        found = json.loads(request.body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant,
+                           parse_int=_whole, parse_float=_finite)  # fmt: skip
+        json.dumps(found, ensure_ascii=False).encode()  # Half a surrogate pair is no text.
+        return found
     except (ValueError, RecursionError) as error:
-        why = str(error) if isinstance(error, _Doubled) else "it is no JSON"
-        raise denial("unpriced", f"the body cannot be priced: {why}") from None
+        why = str(error) if isinstance(error, _Odd) else "it is no JSON"
+        raise _unread(f"the body cannot be priced: {why}") from None
 
 
-def _media_type(request: Request) -> str:
+#: What the two content types may say besides.
+_CHARSET = re.compile(r'\s*;\s*charset=("?)utf-8\1\s*', re.IGNORECASE)
+
+
+def is_json(request: Request) -> bool:
+    """Return whether a request has a body that says of itself that it is JSON."""
+    return bool(request.body) and request.headers.get("content-type", "").lower().startswith(
+        "application/json"
+    )
+
+
+def media_type(request: Request) -> str:
     """Return a body's media type. Raises SpendDenied (`unpriced`): in other signs it says something else."""
-    kind, _, more = request.headers.get("content-type", "").partition(";")
-    if more.strip() and not re.fullmatch(r'charset=("?)utf-8\1', more.strip(), re.IGNORECASE):
-        raise denial("unpriced", f"a body with {more.strip()[:60]!r} cannot be priced: send it as UTF-8")
+    given = request.headers.get("content-type", "")
+    kind, mark, more = given.partition(";")
+    if mark and not _CHARSET.fullmatch(mark + more):
+        raise _unread(f"a body with {more.strip()[:60]!r} cannot be priced: send it as UTF-8")
     return kind.strip().lower()
 
 
-class _Doubled(ValueError):
+class _Odd(ValueError):
     pass
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
-    if len(found) != len(pairs):
-        raise _Doubled("a key stands in it twice, and which one counts is open")
+    if len({name.casefold() for name in found}) != len(pairs):
+        raise _Odd("a key stands in it twice, and which one counts is open")
+    if any("\0" in name for name in found):
+        raise _Odd("a key has a NUL in it")
     return found
 
 
 def _no_constant(text: str) -> Any:
-    raise _Doubled(f"{text} is no JSON")
+    raise _Odd(f"{text} is no JSON")
+
+
+def _whole(text: str) -> int:
+    number = int(text) if len(text) < 20 else _LARGEST + 1
+    if abs(number) > _LARGEST:
+        raise _Odd(f"{text[:20]} is a number that not every reader reads alike")
+    return number
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(number := float(text)):
+        raise _Odd(f"{text[:20]} is a number that not every reader reads alike")
+    return number
 
 
 def reply_object(reply: Reply) -> dict[str, Any]:

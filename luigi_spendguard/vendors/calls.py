@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from luigi_spendguard.messages import MAX_TEXT
 from luigi_spendguard.redaction import Secret
 
+#: What a header's name is made of here: CGI, WSGI and nginx read `X_FOO` as `X-FOO`, some whatever else.
+_HEADER = re.compile(r"[A-Za-z0-9-]+", re.ASCII)
 #: Header names whose values are secrets: they never show themselves.
 _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie")
 
@@ -19,7 +22,10 @@ def is_writable(text: str) -> bool:
 
 @dataclass(frozen=True)
 class Request:
-    """One HTTP request: absolute `url`, header names in lower case; `repr` shows no secret and no body."""
+    """One HTTP request: absolute `url`, header names in lower case; `repr` shows no secret and no body.
+
+    A header whose name has another sign than letters, digits and `-` is dropped: neither believed nor sent.
+    """
 
     method: str
     url: str
@@ -27,6 +33,9 @@ class Request:
     body: bytes = field(default=b"", repr=False)
 
     def __post_init__(self) -> None:
+        if not all(map(_HEADER.fullmatch, self.headers)):
+            kept = {name: value for name, value in self.headers.items() if _HEADER.fullmatch(name)}
+            object.__setattr__(self, "headers", kept)
         hidden = {name: Secret(self.headers[name]) for name in _SECRET_HEADERS if name in self.headers}
         if hidden:
             object.__setattr__(self, "headers", {**self.headers, **hidden})

@@ -75,7 +75,7 @@ class Resend(Vendor):
         """Recognise and price a request. Raises SpendDenied."""
         request = _bare(request)
         check_body(request)
-        path, mark, query = self.own_rest(request.url, settings).partition("?")
+        path, mark, _ = self.own_rest(request.url, settings).partition("?")
         if not _PATH.fullmatch(path) or "/." in path:
             raise denial("endpoint", "the path has characters that no path of Resend's has")
         kind, operation = kind_of(request.method, path), operation_of(request.method, path)
@@ -87,8 +87,11 @@ class Resend(Vendor):
             return replace(quote, read=True, key=None)
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
-        if mark and request.method != "DELETE":
+        if mark:
             raise denial("unpriced", f"{operation} with a query string cannot be priced")
+        price = settings.prices.get(operation)
+        if request.body and price is None and kind not in ("emails", "batch", "cancel"):
+            json_body(request)
         if kind in ("emails", "batch"):
             if operation not in _KEYED:
                 raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
@@ -101,8 +104,7 @@ class Resend(Vendor):
             object_id = path.split("/")[2]
             return replace(quote, target=object_id, object_id=object_id, only_less=True,
                            fingerprint=f"{operation}|{object_id}")  # fmt: skip
-        said = digest(request.method, path, query, request.body.decode("latin-1"))
-        price = settings.prices.get(operation)
+        said = digest(request.method, path, "", request.body.decode("latin-1"))
         if price is not None:
             return replace(quote, total_micros=int(price), target=f"{path}#{said[:12]}", fixed=True,
                            repeatable=False, fingerprint=f"{operation}|{price}|{said}")  # fmt: skip

@@ -17,10 +17,10 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import stripe_denials, stripe_hosts, stripe_outcomes
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
-from luigi_spendguard.vendors.bodies import check_body, reply_object
+from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
-from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, parameters
+from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_prices import PARTIES
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
@@ -68,8 +68,7 @@ class Stripe(Vendor):
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
         path = own_path(request.method, request.url, settings)
-        check_body(request)
-        query = urlsplit(request.url).query
+        said = parameters(request, path)
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")
         mode = "live" if "_live_" in secret else "test"
@@ -77,14 +76,14 @@ class Stripe(Vendor):
         key, callers = self.key_of(request)
         blank = Quote("", account, path, key=key, key_is_callers=callers, repeatable=True)
         line = f"{request.method} {path}"
-        if hands_out_credentials(line, query):
+        if hands_out_credentials(line, said):
             self.check_allowed(line, line, settings, hands_out_credentials=True)
             return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
                            free=True, fingerprint=body_digest(request, True),
-                           **whom(request, path))  # fmt: skip
+                           **whom(request, path, said))  # fmt: skip
         if request.method == "GET":
             quote = replace(blank, operation=f"GET {family(path)}", read=True, key=None,
-                            **whom(request, path))  # fmt: skip
+                            **whom(request, path, said))  # fmt: skip
             self.check_allowed(line, quote.operation, settings)
             return quote
         found = find(request.method, path)
@@ -95,8 +94,6 @@ class Stripe(Vendor):
         route, ids = found
         blank = replace(blank, operation=route.operation)
         self.check_allowed(line, blank.operation, settings)
-        if query and request.method != "DELETE":
-            raise denial("unpriced", f"{line} with a query string cannot be priced")
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
         return self._priced(blank, route, ids, request, settings, {}, fx)
@@ -130,12 +127,7 @@ class Stripe(Vendor):
     ) -> Quote:
         """Fill in amount, target and fingerprint of a recognised operation."""
         fixed = settings.prices.get(route.operation)
-        form = request.headers.get("content-type", "application/x-www-form-urlencoded")
-        # What a body says that is no form is asked of nobody here: only its digest counts.
-        odd = not form.startswith("application/x-www-form-urlencoded") and (
-            fixed is not None or route.rule == "unpriced" or route.operation == "files.create"
-        )
-        params = {} if odd else parameters(request)
+        params = parameters(request, blank.path)
         sensitive = is_sensitive(params)
         digest = body_digest(request, sensitive)
         asked = Asked(blank, ids, params, found, fx, digest)
@@ -178,8 +170,8 @@ class Stripe(Vendor):
         return replace(
             quote,
             fingerprint=fingerprint,
-            keep_body=not sensitive and not odd,
-            **whom(request, quote.path, own_object_path(asked) if ids else "", found),
+            keep_body=not sensitive and not is_upload(request, blank.path),
+            **whom(request, quote.path, params, own_object_path(asked) if ids else "", found),
         )
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:

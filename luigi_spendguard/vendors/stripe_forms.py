@@ -1,62 +1,61 @@
-"""Stripe's form encoding, read strictly: what could be read in two ways is refused.
+"""Stripe's encoding, by the strict readers of `bodies`: what could be read in two ways is refused.
 
-v1 bodies are `application/x-www-form-urlencoded` with brackets (https://docs.stripe.com/api).
+v1 bodies are `application/x-www-form-urlencoded` with brackets, v2's are JSON (https://docs.stripe.com/api).
 """
 
 from __future__ import annotations
 
 import hashlib
+import json
 import re
-from collections.abc import Mapping
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import denial
+from luigi_spendguard.vendors import bodies
+from luigi_spendguard.vendors.bodies import Params, check_body, form_text, json_body
 from luigi_spendguard.vendors.calls import Request
 
 #: Fields whose value must not be kept, nor be found by trying from a quick hash.
 _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")
 
 
-def parameters(request: Request) -> dict[str, str]:
-    """Return the form's parameters. Raises SpendDenied (`unpriced`) when they are ambiguous."""
-    if not request.body:
-        return _pairs(urlsplit(request.url).query) if request.method == "DELETE" else {}
-    if request.method == "DELETE":
-        raise denial("unpriced", "a DELETE with a body cannot be priced")
-    kind = request.headers.get("content-type", "application/x-www-form-urlencoded")
-    if not kind.startswith("application/x-www-form-urlencoded"):
-        raise denial("unpriced", f"a body of type {kind[:60]!r} cannot be priced: send a form")
-    try:
-        text = request.body.decode("ascii")
-    except ValueError:
-        raise denial("unpriced", _ODD) from None
-    return _pairs(text)
+def parameters(request: Request, path: str) -> Params:
+    """Return what a request says in its form or, for `/v2/`, its JSON: for price, scope and all else.
+
+    An upload is asked of nobody: only its digest counts. Raises SpendDenied (`unpriced`) for what two parsers
+    could read differently (`vendors/bodies.py`).
+    """
+    if request.body and request.method == "POST":
+        if path.startswith("/v2/"):
+            check_body(request)
+            if urlsplit(request.url).query:
+                raise denial("unpriced", "a POST with a query string cannot be priced: say it in the body")
+            return MappingProxyType(dict(_flat("", json_body(request))))
+        if is_upload(request, path):
+            return parameters(replace(request, body=b""), path)
+    return bodies.parameters(form_text(request))
 
 
-_ODD = "the form cannot be read: send it as the stripe SDK encodes it"
+def is_upload(request: Request, path: str) -> bool:
+    """Return whether a request is a file's upload, whose body is no form."""
+    kind = request.headers.get("content-type", "")
+    return path == "/v1/files" and re.fullmatch(r"multipart/form-data; *boundary=[^,;]+", kind) is not None
 
 
-def _pairs(text: str) -> dict[str, str]:
-    if not text:
-        return {}
-    try:
-        if ";" in text:
-            raise ValueError
-        pairs = parse_qsl(
-            text, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=2000
-        )
-    except ValueError:
-        raise denial("unpriced", _ODD) from None
-    found: dict[str, str] = {}
-    for name, value in pairs:
-        if name in found and not name.endswith("[]"):
-            raise denial("unpriced", f"the parameter {name[:60]!r} is given twice: which one counts is open")
-        found[name] = value
-    for name in found:
-        stem = name.split("[", 1)[0]
-        if stem != name and stem in found:
-            raise denial("unpriced", f"the parameter {stem[:60]!r} is both a value and a group")
-    return found
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield what JSON says, named as a form would name it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _flat(f"{name}[{key}]" if name else key, inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _flat(f"{name}[{number}]", inner)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)
 
 
 def whole(params: Mapping[str, str], name: str) -> int | None:

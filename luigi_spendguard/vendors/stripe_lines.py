@@ -32,7 +32,7 @@ def groups(params: Mapping[str, str], stem: str) -> list[dict[str, str]]:
     """Return the groups of a list parameter, in their order, each by the rest of its names."""
     found: dict[str, dict[str, str]] = {}
     for name, value in params.items():
-        match = re.fullmatch(re.escape(stem) + r"\[(\d*)\]\[(\w+)\](.*)", name)
+        match = re.fullmatch(re.escape(stem) + r"\[([0-9]+)\]\[(\w+)\](.*)", name)
         if match:
             found.setdefault(match[1], {})[match[2] + match[3]] = value
         elif name == stem or name.startswith(stem + "["):
@@ -158,11 +158,9 @@ def schedules(asked: Asked) -> Quote:
         raise Unbounded("a schedule that does not begin now may be invoiced for the past")
     if any("tax" in name or "billing_thresholds" in name for name in asked.params):
         raise Unbounded("a schedule with taxes or thresholds may cost more than its lines")
-    first = sorted({match[0] for name in asked.params if (match := re.match(r"phases\[\d*\]", name))})
-    if not first:
+    if not any(name.startswith("phases[0]") for name in asked.params):
         raise Unbounded("a schedule without phases names no lines")
-    stems = (f"{first[0]}[items]", f"{first[0]}[add_invoice_items]")
-    minor, currency, _ = cost(asked, *stems)
+    minor, currency, _ = cost(asked, "phases[0][items]", "phases[0][add_invoice_items]")
     return asked.quoted(asked.money(minor, currency), currency=currency,
                         target=asked.given(*PAYERS), firm=True)  # fmt: skip
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from urllib.parse import parse_qsl
 
+from luigi_spendguard.vendors.bodies import Params
 from luigi_spendguard.vendors.stripe_free import FREE
 from luigi_spendguard.vendors.stripe_priced import PRICED
 from luigi_spendguard.vendors.stripe_rules import RULES
@@ -137,15 +137,16 @@ _CREDENTIALS = re.compile(
     r"|\w+ /oauth/.*"
 )
 
-#: What a GET has to ask for by name because it opens something: card numbers, signing secrets.
+#: What has to be asked for by name because it opens something: card numbers, signing secrets.
 _HIDDEN = {"number", "cvc", "signing_secret"}
 
 
-def hands_out_credentials(line: str, query: str = "") -> bool:
+def hands_out_credentials(line: str, said: Params) -> bool:
     """Return whether an operation returns or mints what somebody could spend with."""
     return bool(_CREDENTIALS.fullmatch(line)) or any(
-        name.startswith(("expand", "include")) and value.rpartition(".")[2] in _HIDDEN
-        for name, value in parse_qsl(query, keep_blank_values=True)
+        name.startswith(("expand", "include"))
+        and not _HIDDEN.isdisjoint(re.split(r"[^a-z_]+", value.lower()))
+        for name, value in said.items()
     )
 
 

@@ -5,23 +5,16 @@ An allowlist is satisfied by what is known to steer the call; whatever else it n
 
 from __future__ import annotations
 
-import json
 import re
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
 
-from luigi_spendguard.messages import MAX_BODY
+from luigi_spendguard.vendors.bodies import Params
 from luigi_spendguard.vendors.calls import Request
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Body
 
 _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,250}")
 _IN_TEXT = re.compile(r"(?<![A-Za-z0-9_])acct_[A-Za-z0-9]{1,250}")
-
-_FORM = "application/x-www-form-urlencoded"
-#: Named for a body that cannot be read, and may name any account: it is in no allowlist.
-_UNREADABLE = "acct_unreadable"
 
 #: Where a path names the account that the call is about; ids of products and coupons are anybody's choice.
 _ACCOUNT_PATH = re.compile(r"/v1/accounts/([^/]+)(/.*)?|/v2/core/accounts/([^/]+)(/.*)?")
@@ -57,19 +50,18 @@ _CATALOGUE = re.compile(r"/v1/(prices|plans|products|shipping_rates|tax_rates|co
 
 
 def whom(
-    request: Request, path: str, own_path: str = "", found: Mapping[str, Body | None] | None = None
-) -> dict[str, Any]:
-    """Return a quote's `customers`, `owner_unknown` and `accounts`.
+    request: Request, path: str, said: Params, own_path: str = "",
+    found: Mapping[str, Body | None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Return a quote's `customers`, `owner_unknown` and `accounts`, of what the request has `said`.
 
     `own_path` is the address of the object that the path names, "" where it names none.
     """
-    said = list(_said(request))
-    owner, named = _of_path(path), [value for name, value in said if name in PAYERS and value]
+    owner, named = _of_path(path), [value for name, value in said.items() if name in PAYERS and value]
     customers, unknown = {*named, *([owner] if owner else [])}, False
     if request.method == "GET":
-        query = dict(parse_qsl(urlsplit(request.url).query))
-        filtered = (query.get("customer") or query.get("customer_account")) and _LISTS.fullmatch(path)
-        unknown = bool(request.body) or not (owner or filtered)  # Whether a GET's body counts is open.
+        filtered = said.get("customer") or said.get("customer_account")
+        unknown = not (owner or (filtered and _LISTS.fullmatch(path)))
     elif found is None:
         unknown = not owner
     elif not owner:
@@ -99,46 +91,17 @@ def _own(body: Body) -> set[str]:
     return {one for one in named if isinstance(one, str) and one}
 
 
-def _accounts(request: Request, path: str, said: list[tuple[str, str]]) -> tuple[str, ...]:
+def _accounts(request: Request, path: str, said: Params) -> tuple[str, ...]:
     """Return the accounts that a call names, sorted; none where nothing that steers it is one."""
     context = request.headers.get("stripe-context", "")
     headers = [request.headers.get("stripe-account", ""), context]
     at = _ACCOUNT_PATH.fullmatch(path)
     steering = [headers[0], context.split("/")[-1], (at.group(1) or at.group(3)) if at else ""]
-    times = Counter(name for name, _ in said)
-    steering += [value for name, value in said
-                 if times[name] == 1 and _STEERS.fullmatch(f"{request.method} {path} {name}")]  # fmt: skip
+    steering += [v for name, v in said.items() if _STEERS.fullmatch(f"{request.method} {path} {name}")]
     if not any(_ACCOUNT.fullmatch(one) for one in steering):
         return ()
     harmless = ("metadata", "descr", "customer_account")  # That one pays, and is judged as a customer.
-    texts = [*headers, path, *(v for name, v in said if not name.startswith(harmless))]
+    texts = [*headers, path, *(v for name, v in said.items() if not name.startswith(harmless))]
+    if request.body and not said:  # An upload.
+        texts.append(request.body.decode("utf-8", "replace"))
     return tuple(sorted({one for text in texts for one in _IN_TEXT.findall(text)}))
-
-
-def _said(request: Request) -> Iterator[tuple[str, str]]:
-    """Yield names and values of query and body; a body that is no form is also one text."""
-    yield from parse_qsl(urlsplit(request.url).query)
-    text = request.body.decode("utf-8", "replace")
-    kind = request.headers.get("content-type", _FORM)
-    try:
-        if kind.startswith(_FORM):
-            yield from parse_qsl(text, max_num_fields=2000)
-            return
-        yield "", text
-        if "json" in kind and text:
-            if len(text) > MAX_BODY:
-                raise ValueError
-            yield from _flat("", json.loads(text, object_pairs_hook=tuple))
-    except (ValueError, RecursionError):
-        yield "", _UNREADABLE
-
-
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    if isinstance(value, tuple):
-        for key, inner in value:
-            yield from _flat(f"{name}[{key}]" if name else key, inner)
-    elif isinstance(value, list):
-        for inner in value:
-            yield from _flat(f"{name}[]", inner)
-    else:
-        yield name, str(value)

@@ -19,10 +19,10 @@ from urllib.parse import urlencode, urlsplit
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twilio_quotes
-from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
-from luigi_spendguard.vendors.bodies import check_body, digest, form
+from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor, is_disguised
+from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.twilio_routes import API_HOST, HOST, kind_of, operation_of
+from luigi_spendguard.vendors.twilio_routes import ANY_LISTS, API_HOST, HOST, kind_of, operation_of
 
 #: What a client is made with where the account is known to the gateway alone.
 STAND_IN = "AC" + "0" * 32
@@ -73,7 +73,7 @@ class Twilio(Vendor):
     def only_reads(self, request: Request) -> bool:
         """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
         parts = urlsplit(request.url)
-        if not _is_plain(parts.path):
+        if not _is_plain(parts.path) or is_disguised(request):
             return False
         kind = kind_of(request.method, parts.hostname or "", parts.path)
         if kind == "lookup":
@@ -85,7 +85,6 @@ class Twilio(Vendor):
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
-        check_body(request)
         path, _, query = self._path(request, settings).partition("?")
         _, host, rest = path.split("/", 2)
         kind = kind_of(request.method, host, f"/{rest}")
@@ -96,7 +95,9 @@ class Twilio(Vendor):
         credential = kind == "credential"
         self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):
+            check_body(request)
             return replace(quote, read=True, key=None)
+        read = self._form(request, kind)
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
         said = digest(request.method, path, query, request.body.decode("latin-1"))
@@ -109,20 +110,29 @@ class Twilio(Vendor):
                            fingerprint=f"{operation}|{said}")  # fmt: skip
         if kind == "lookup":
             return self._lookup(quote, rest, query, settings)
-        if query and kind in ("message_update", "call_update", *_PRICED):
-            raise denial("unpriced", f"{operation} with a query string cannot be priced")
         if kind in ("message_update", "call_update"):
-            return self._update(quote, rest, form(request))
+            return self._update(quote, rest, read)
         if kind not in _PRICED:
             raise denial(
                 "unpriced",
                 f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
                 f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
             )
-        priced = _PRICED[kind](form(request, twilio_quotes.LISTS), settings)
+        priced = _PRICED[kind](read, settings)
         return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
                        customers=(priced.target,),
                        fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}")  # fmt: skip
+
+    def _form(self, request: Request, kind: str) -> Mapping[str, list[str]]:
+        """Return what a request says; nothing of one in JSON, which is read all the same: it has no price.
+
+        Raises SpendDenied (`unpriced`) for what could be read in two ways.
+        """
+        if kind not in _PRICED and is_json(request):
+            json_body(request)
+            return {}
+        priced = kind in ("message_update", "call_update", *_PRICED)
+        return form(request, twilio_quotes.LISTS if priced else ANY_LISTS)
 
     def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
         fields = twilio_quotes.fields(query)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from urllib.parse import parse_qs
 from xml.etree import ElementTree
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors import bodies
 from luigi_spendguard.vendors.bodies import digest
 from luigi_spendguard.vendors.calls import Row
 from luigi_spendguard.vendors.twilio_prices import (
@@ -248,9 +248,9 @@ def _code(to: str, settings: VendorSettings, *, own_text: bool) -> int:
 
 def fields(query: str) -> list[str]:
     """Return the `Fields` of a Lookup that may cost. Raises SpendDenied (`unpriced`)."""
-    said = parse_qs(query, keep_blank_values=True)
+    said = bodies.fields(query)
     unknown = [name for name in said if name.lower() not in _LOOKUP]
-    if ";" in query or unknown:
+    if unknown or len({name.lower() for name in said}) != len(said):
         raise _unpriced("a Lookup with parameters that are not in Twilio's description may cost more")
     listed = [value for name, values in said.items() if name.lower() == "fields" for value in values]
     wanted = {one.strip() for value in listed for one in value.split(",")}

@@ -82,6 +82,21 @@ _KINDS = Kinds([
     ("read", r"(?:GET|HEAD) \S+ /.*"),
 ])  # fmt: skip
 
+#: Parameters that twilio-python 9.13 sends several times where they are lists; of priced operations only
+#: those in `twilio_quotes.LISTS`.
+ANY_LISTS = frozenset({
+    "AddOns", "AssignmentStatus", "AudioSources", "AudioSourcesExcluded", "AutoCreation.WebhookFilters",
+    "BindingType", "CategorySid", "CcEmails", "ChannelEligibility", "Codec",
+    "ConferenceRecordingStatusCallbackEvent", "ConferenceStatusCallbackEvent", "Configuration.Filters",
+    "Configuration.Triggers", "ContentType", "DequeueStatusCallbackEvent", "Details.Fields", "EventTypes",
+    "Filters", "GroupingSid", "HelpKeywords", "HostedNumberOrderSids", "Identity", "InternationalRoaming",
+    "Items", "Language", "MediaUrl", "MessageSamples", "Networks", "OptInImageUrls", "OptInKeywords",
+    "OptOutKeywords", "Participant", "Participants", "Permission", "Permissions", "PersistentAction",
+    "Plugins", "QuestionSids", "RecordingStatusCallbackEvent", "ReservationId", "RoomType", "Segment",
+    "StatusCallbackEvent", "Tag", "TestUsers", "ToBinding", "TrustProductSid", "Type", "Types",
+    "UseCaseCategories", "VideoCodecs", "WebhookFilters", "ccEmails",
+})  # fmt: skip
+
 #: Twilio's hosts: product, and perhaps edge and region (https://www.twilio.com/docs/global-infrastructure).
 HOST = re.compile(r"([a-z0-9-]+)(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
 #: Those of them that the secret is for.

@@ -114,7 +114,8 @@ class Outside(Desk):
 
 
 def post(path: str, body: bytes = b"", **headers: str) -> Request:
-    return Request("POST", f"https://api.stripe.com{path}", headers, body)
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    return Request("POST", f"https://api.stripe.com{path}", form | headers, body)
 
 
 def intent(status: str = "requires_confirmation", amount: int = 1000, **more: Any) -> dict[str, Any]:

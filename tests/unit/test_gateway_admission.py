@@ -25,7 +25,12 @@ from scheduler_patch.gateway import Gateway
 from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler
 
-FORM = Request("POST", f"{API_BASE}/v1/payment_intents", {}, b"amount=100&currency=usd")
+FORM = Request(
+    "POST",
+    f"{API_BASE}/v1/payment_intents",
+    {"content-type": "application/x-www-form-urlencoded"},
+    b"amount=100&currency=usd",
+)
 
 
 @pytest.fixture

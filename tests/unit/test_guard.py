@@ -308,7 +308,15 @@ def test_a_denial_is_raised_and_nothing_is_sent(
 def test_the_guards_own_denial_is_put_on_record_and_stands_without_a_ledger(
     guard: Guard, ledger: Any
 ) -> None:
-    life = guard.guarded(Request("POST", f"{API_BASE}/v1/transfers", {}, b"amount=1"), Call())
+    life = guard.guarded(
+        Request(
+            "POST",
+            f"{API_BASE}/v1/transfers",
+            {"content-type": "application/x-www-form-urlencoded"},
+            b"amount=1",
+        ),
+        Call(),
+    )
     ask = step(life, Reserve).ask
     assert (ask.denied, ask.operation) == ("unpriced", "POST /v1/transfers")
     error = outcome(life, ledger)
@@ -329,7 +337,12 @@ def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(
 ) -> None:
     requests = [
         Request("GET", f"{API_BASE}/v1/customers/{secret}", {}),
-        Request("POST", f"{API_BASE}/v1/customers/{secret}", {}, b"name=x"),
+        Request(
+            "POST",
+            f"{API_BASE}/v1/customers/{secret}",
+            {"content-type": "application/x-www-form-urlencoded"},
+            b"name=x",
+        ),
         Request("POST", f"{API_BASE}/v1/payment_intents/{secret}/capture", {}),
         Request("POST", f"{API_BASE}/v1/nothing/{secret}", {}),
         Request("GET", f"{API_BASE}/v1/payment_intents?customer={secret}", {}),

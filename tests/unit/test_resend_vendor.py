@@ -62,7 +62,7 @@ class TestMails:
         quoted = quote(asked("/emails", mail(**said)))
         assert (quoted.operation, quoted.total_micros) == ("emails.send", people * 10)
 
-    @pytest.mark.parametrize("to", ["a\ud800@x.y", "a\x00@x.y", "a\x7f@x.y"])
+    @pytest.mark.parametrize("to", ["a\x00@x.y", "a\x7f@x.y"])
     def test_whom_it_goes_to_can_be_put_on_record(self, to: str) -> None:
         quoted = quote(asked("/emails", mail(to=to)))
         assert (quoted.total_micros, quoted.target, quoted.customers) == (10, "a@x.y", ("a@x.y",))

@@ -33,7 +33,9 @@ def concrete(line: str) -> tuple[str, str]:
 
 def found(line: str, body: bytes = b"", **settings: object) -> Quote:
     method, path = concrete(line)
-    request = Request(method, host_of(method, path) + path, {}, body)
+    request = Request(
+        method, host_of(method, path) + path, {"content-type": "application/x-www-form-urlencoded"}, body
+    )
     return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})  # type: ignore[arg-type]
 
 
@@ -58,7 +60,7 @@ def test_the_list_is_long() -> None:
 @pytest.mark.parametrize("line", OPERATIONS)
 def test_every_operation_is_classified_once(line: str) -> None:
     method, path = concrete(line)
-    assert bool(rule_of(line)) != hands_out_credentials(f"{method} {path}"), line
+    assert bool(rule_of(line)) != hands_out_credentials(f"{method} {path}", {}), line
 
 
 def test_nothing_is_classified_twice_or_unknown_to_stripe() -> None:
@@ -205,7 +207,12 @@ def test_no_reply_breaks_the_guard_between_send_and_end(
 def test_no_looked_up_object_breaks_a_quote(body: Any, path: str) -> None:
     method, _, where = path.partition(" ")
     form = b"amount=5&charge=ch_1&invoice=in_1&customer=cus_1&items[0][price]=price_1&auto_advance=true"
-    request = Request(method, host_of(method, where) + where, {}, b"" if method == "DELETE" else form)
+    request = Request(
+        method,
+        host_of(method, where) + where,
+        {"content-type": "application/x-www-form-urlencoded"},
+        b"" if method == "DELETE" else form,
+    )
     with contextlib.suppress(SpendDenied):
         quote = Stripe().quote(request, VendorSettings("stripe"), "sk_test_x", {})
         found = {at: Reply(200, {}, json.dumps(body).encode()) for at in quote.look_ups}

@@ -14,6 +14,7 @@ from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 
 FX = {"eur": Decimal("1.12"), "jpy": Decimal("0.0072"), "kwd": Decimal("3.25")}
+FORM = "application/x-www-form-urlencoded"
 MADE_UP = "0f8fad5b-d9cb-469f-a165-70867728950e"
 
 
@@ -21,7 +22,7 @@ def quote(
     path: str, body: str = "", method: str = "POST", secret: str = "sk_test_x", **headers: str
 ) -> Quote:
     url = path if "://" in path else API_BASE + path
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
+    named = {name.replace("_", "-"): value for name, value in {"content_type": FORM, **headers}.items()}
     return Stripe().quote(Request(method, url, named, body.encode()), VendorSettings("stripe"), secret, FX)
 
 

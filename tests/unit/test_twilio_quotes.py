@@ -123,14 +123,23 @@ class TestQueries:
 
     @pytest.mark.parametrize(
         "query",
-        ["fields=caller_name", "%46ields=caller_name", "Fields=validation&Fields=caller_name"],
+        ["fields=caller_name", "%46ields=caller_name", "Fields=validation,caller_name"],
     )
     def test_fields_are_seen_however_they_are_written(self, query: str) -> None:
         paid = quote(Request("GET", f"{NUMBER}?{query}", {}))
         assert (paid.read, paid.total_micros) == (False, 10_000)
 
     @pytest.mark.parametrize(
-        "query", ["x=1;Fields=caller_name", "Fields[]=caller_name", "+Fields=caller_name"]
+        "query",
+        [
+            "x=1;Fields=caller_name",
+            "Fields[]=caller_name",
+            "+Fields=caller_name",
+            "Fields=validation&fields=caller_name",
+            "Fields=caller_name&Fields=validation",
+            "Fields",
+            "&Fields=caller_name",
+        ],
     )
     def test_what_may_be_fields_is_unpriced(self, query: str) -> None:
         assert reason(Request("GET", f"{NUMBER}?{query}", {})) == "unpriced"

@@ -193,7 +193,7 @@ def test_lookups_are_paid_by_their_fields() -> None:
     assert quote(fetch("?Fields=validation")).read
     paid = quote(fetch("?Fields=line_type_intelligence,validation"))
     assert (paid.read, paid.total_micros) == (False, 8)
-    both = quote(fetch("?Fields=line_type_intelligence&Fields=caller_name"))
+    both = quote(fetch("?Fields=line_type_intelligence,caller_name"))
     assert both.total_micros == 8 + 10_000
     assert reason(fetch("?Fields=sim_swap")) == "unpriced"
 
