@@ -72,7 +72,7 @@ def form_text(request: Request) -> str:
     if not request.body:
         return ""
     if (kind := media_type(request)) != "application/x-www-form-urlencoded":
-        raise _unread(f"a body of type {kind[:60]!r} cannot be priced: send a form")
+        raise _unread(f"{_type(kind)} cannot be priced: send a form")
     try:
         return request.body.decode("ascii")
     except ValueError:
@@ -212,7 +212,7 @@ def json_body(request: Request) -> Any:
     """
     kind = media_type(request)
     if kind != "application/json":
-        raise _unread(f"a body of type {kind[:60]!r} cannot be priced: send JSON")
+        raise _unread(f"{_type(kind)} cannot be priced: send JSON")
     try:
         found = json.loads(request.body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant,
                            parse_int=_whole, parse_float=_finite)  # fmt: skip
@@ -241,6 +241,10 @@ def media_type(request: Request) -> str:
     if mark and not _CHARSET.fullmatch(mark + more):
         raise _unread(f"a body with {more.strip()[:60]!r} cannot be priced: send it as UTF-8")
     return kind.strip().lower()
+
+
+def _type(kind: str) -> str:
+    return f"a body of type {kind[:60]!r}" if kind else "a body without a Content-Type"
 
 
 class _Odd(ValueError):

@@ -234,7 +234,8 @@ def test_a_scalar_given_twice_is_refused(pretender: Pretender, vendor: FakeStrip
     with pretender.attempt(), pytest.raises(SpendDenied) as denied:
         stripe.HTTPClient().request_with_retries(
             "post", "https://api.stripe.com/v1/payment_intents",
-            {"Authorization": f"Bearer {SECRET}"}, "amount=1&amount=999&currency=usd",
+            {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/x-www-form-urlencoded"},
+            "amount=1&amount=999&currency=usd",
         )  # fmt: skip
     assert denied.value.reason == "unpriced"
     assert "'amount' is given twice" in str(denied.value)

@@ -260,7 +260,7 @@ class TestAccountsThatPay:
     def test_the_object_names_it(self) -> None:
         found = {"/v1/charges/ch_1": {"id": "ch_1", "customer": None, "customer_account": {"id": "acct_7"}}}
         said = whom(
-            Request("POST", f"{API}/v1/charges/ch_1", {}), "/v1/charges/ch_1", "/v1/charges/ch_1", found
+            Request("POST", f"{API}/v1/charges/ch_1", {}), "/v1/charges/ch_1", {}, "/v1/charges/ch_1", found
         )
         assert (said["customers"], said["owner_unknown"]) == (("acct_7",), False)
 
