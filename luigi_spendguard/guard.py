@@ -291,6 +291,7 @@ class Guard:
                 only_less=outcome.only_less,
                 only_more=outcome.only_more,
                 covers="" if leaked else " ".join(outcome.covers),
+                covers_stay=outcome.covers_stay,
                 object_id=None if leaked else outcome.object_id,  # Whatever part of it is the secret.
                 status=reply.status,
                 answer_headers=_some(reply, self.vendor.kept_answer) if kept else {},

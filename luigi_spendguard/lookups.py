@@ -21,7 +21,7 @@ from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
 logger = logging.getLogger(__name__)
 
 #: The most objects that are fetched to price one call.
-LOOK_UP_LIMIT = 20
+LOOK_UP_LIMIT = 30
 
 Get = Callable[[Request], Life]
 

@@ -244,6 +244,7 @@ class End(_Message):
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
         only_less, only_more: the object never counts for more, or less, than before.
         covers: objects (blank between) whose counted money `object_id` counts from now on.
+        covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
         customer: the vendor's customer whom the object concerns, "" when none is known.
@@ -262,6 +263,7 @@ class End(_Message):
     only_less: bool = False
     only_more: bool = False
     covers: str = ""
+    covers_stay: bool = False
     object_id: str | None = None
     status: int = 0
     answer_headers: dict[str, str] = field(default_factory=dict)

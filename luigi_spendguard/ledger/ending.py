@@ -65,7 +65,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         own = _own(row) if late else row["reserved_micros"]
         before = max(0, before - own) if row["object_id"] or object_id is None else before
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
-        before += counted_for(tx, row["vendor"], row["account"], covers)
+        beside = counted_for(tx, row["vendor"], row["account"], covers)
+        before += beside
         total = _total(message, before)
         if total < before and _overlapped(tx, row, object_id):
             total = before
@@ -73,11 +74,13 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
             restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
         else:
             _book(tx, row, max(0, total - before), message.note)
-        if object_id is not None:
+        if object_id is not None and not message.covers_stay:
             _take_over(tx, row, object_id, covers)
         open_micros = _open(tx, row, object_id)
         _give_back(tx, row, object_id, before - open_micros - total)
         total = max(total, min(total, before - open_micros) + open_micros)
+        if message.covers_stay:
+            total = max(0, total - beside)
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
         total = _total(message, before)

@@ -68,6 +68,7 @@ class Quote:
         look_ups: the paths that the guard may fetch to complete this quote; `look_up` when it must,
             before the ledger is asked (else only when the ledger asks for it).
         covers: objects whose counted money is counted by `object_id` (or by what this opens) instead.
+        covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
         only_less: the call can only free money: its object never counts for more afterwards.
         free: the call changes nothing of what any object counts for.
         fixed: at the operator's own price for the operation, each time it is called.
@@ -98,6 +99,7 @@ class Quote:
     look_up: bool = False
     look_ups: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
+    covers_stay: bool = False
     only_less: bool = False
     firm: bool = False
     free: bool = False
@@ -132,6 +134,7 @@ class Outcome:
         only_less: never more than before.
         only_more: never less than before.
         covers: the objects whose counted money `object_id` counts from now on.
+        covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
         worth_micros: the most it can still be made to move.
         definite: a void that holds even after an earlier send with an unknown outcome.
         error: set when the reply cannot be believed; the caller is told.
@@ -147,6 +150,7 @@ class Outcome:
     only_less: bool = False
     only_more: bool = False
     covers: tuple[str, ...] = ()
+    covers_stay: bool = False
     object_id: str | None = None
     definite: bool = False
     note: str = ""

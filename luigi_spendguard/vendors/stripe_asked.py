@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
@@ -72,6 +72,17 @@ class Asked:
             raise denial("currency", str(error)) from None
         except ValueError as error:
             raise denial("unpriced", str(error)) from None
+
+    def check_rates(self, currencies: Iterable[str]) -> None:
+        """Raise SpendDenied (`currency`) where one of several possible currencies has no rate."""
+        for currency in currencies:
+            try:
+                to_micros(0, currency, self.fx)
+            except NoRate as error:
+                raise denial(
+                    "currency",
+                    f"{error}; or say in the request which `currency` is used: a price has several",
+                ) from None
 
     def whole(self, name: str) -> int | None:
         """Return a parameter's whole number of minor units, None when it is not given."""

@@ -1,28 +1,30 @@
 """Stripe: invoices and their items.
 
-An item is counted when it is made, since a subscription's next invoice takes it along. An invoice counts
-once Stripe may collect it (finalized, or advanced by Stripe itself); it then counts its items' money
-instead of them. A draft that waits for a guarded call counts for nothing.
+An item is counted when it is made, on a draft too: a subscription's next invoice takes along what is
+pending, and a draft that is deleted lets go of its items. An invoice counts once Stripe may collect it
+(finalized, or advanced by Stripe itself); it then counts its items' money instead of them. A draft that waits
+for a guarded call counts for what guarded calls have added to it.
 """
 
 from __future__ import annotations
 
-import re
+from collections.abc import Mapping
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed
-from luigi_spendguard.vendors.stripe_lines import cost
+from luigi_spendguard.vendors.stripe_lines import cost, groups
+from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
+from luigi_spendguard.vendors.stripe_pending import covered as covered_items
 from luigi_spendguard.vendors.stripe_prices import own_object
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 #: What may change what an invoice comes to.
 _AMOUNTS = {"automatic_tax", "default_tax_rates", "shipping_cost", "shipping_details", "from_invoice"}
 
-#: More items than these are counted beside their invoice: too much rather than too little.
-_MOST_COVERED = 50
-_ID = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
+#: An invoice's lines are read by pages of 100: more pages than these are no draft that is meant honestly.
+_MOST_PAGES = 5
 
 
 def created(asked: Asked) -> Quote:
@@ -35,17 +37,12 @@ def created(asked: Asked) -> Quote:
         raise Unbounded(f"an invoice that Stripe collects by itself, with {min(odd)}, has no bound")
     if asked.params.get("pending_invoice_items_behavior") == "exclude":
         return asked.quoted(0, target=target)
-    path = f"/v1/invoiceitems?customer={asked.id_of('customer')}&pending=true&limit=100"
-    [page] = asked.fetched(path)
-    items = page.get("data")
-    if not isinstance(items, list) or page.get("has_more") is not False:
-        raise Unbounded("the customer has more pending items than can be added up")
-    try:
-        total = sum(worth_of(item, asked.fx).worth for item in items)
-    except (ValueError, TypeError, KeyError):
-        raise not_there(asked.quote.operation, path) from None
+    if asked.payer() is None:
+        raise denial("unpriced", f"{asked.quote.operation} without a payer cannot be priced")
     # Which of them it takes along (their currency, their subscription) only the reply says.
-    return asked.quoted(total, target=target)
+    waiting = pending(asked, asked.payer())
+    total = sum(asked.money(one.minor, one.currency) for one in waiting)
+    return asked.quoted(total, target=target, covers=covered_items(waiting))
 
 
 def _fetched(asked: Asked, invoice_id: str) -> tuple[Body, int]:
@@ -73,7 +70,7 @@ def covered(invoice: Body) -> tuple[str, ...]:
     if invoice.get("billing_reason") == "subscription_create":
         parent = (invoice.get("parent") or {}).get("subscription_details") or {}
         found.append(parent.get("subscription") or invoice.get("subscription"))
-    return tuple(one for one in found if isinstance(one, str) and _ID.fullmatch(one))[:_MOST_COVERED]
+    return tuple(one for one in found if isinstance(one, str) and OBJECT_ID.fullmatch(one))[:MOST_COVERED]
 
 
 def collected(asked: Asked) -> Quote:
@@ -101,38 +98,89 @@ def updated(asked: Asked) -> Quote:
                         covers=covered(invoice))  # fmt: skip
 
 
+def deleted(asked: Asked) -> Quote:
+    """Quote the items of a draft: once it is gone they are pending, and the next invoice takes them along.
+
+    Those that are counted already go on counting for themselves.
+    """
+    first = path = f"/v1/invoices/{asked.ids[0]}/lines?limit=100"
+    found: list[Body] = []
+    for _ in range(_MOST_PAGES):
+        [page] = asked.fetched(path)
+        found += page["data"]
+        if page["has_more"] is False:
+            break
+        path = f"{first}&starting_after={found[-1]['id']}"
+    else:
+        raise Unbounded("the draft has more lines than can be added up")
+    items = {covered({"lines": {"data": [line]}}): line for line in found}
+    total = sum(asked.money(abs(int(line["amount"])), line["currency"]) for ids, line in items.items() if ids)
+    covers = tuple(ident for ids in items for ident in ids)[:MOST_COVERED]
+    return asked.quoted(total, target=asked.ids[0], object_id=asked.ids[0], covers=covers, covers_stay=True,
+                        look_ups=own_object(asked).look_ups, firm=True)  # fmt: skip
+
+
 def lines(asked: Asked) -> Quote:
-    """Nothing on a draft that waits for a guarded call; unbounded where Stripe collects by itself."""
-    invoice, _ = _fetched(asked, asked.ids[0])
+    """Quote what is added to a draft; unbounded where Stripe collects by itself."""
+    invoice, worth = _fetched(asked, asked.ids[0])
     if invoice["status"] != "draft" or invoice.get("auto_advance") is True:
         raise Unbounded("the lines of an invoice that Stripe collects by itself have no bound")
     if "unassign" in asked.params.values():
         raise Unbounded("an item that is unassigned is pending again, and billed with what comes next: that")
-    return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
+    target = f"{asked.ids[0]}#{asked.digest[:12]}"
+    named = [asked.params] if len(asked.ids) > 1 else groups(asked.params, "lines")
+    added = sum(_added(asked, line, invoice) for line in named)
+    if not added:
+        return asked.quoted(None, target=target)
+    assigned = tuple(line["invoice_item"] for line in named if "invoice_item" in line)
+    covers = (*covered(invoice), *assigned)[:MOST_COVERED]
+    return asked.quoted(worth + added, target=target, object_id=asked.ids[0], covers=covers, covers_stay=True,
+                        look_ups=own_object(asked).look_ups, firm=True)  # fmt: skip
+
+
+def _added(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
+    """Return what a line may add to an invoice, in micro-dollars."""
+    currency = str(invoice["currency"])
+    known = {name.split("[")[0] for name in line}
+    if "invoice_item" in known:
+        one = Asked(asked.quote, (), line, {}, asked.fx).id_of("invoice_item")
+        [item] = asked.fetched(f"/v1/invoiceitems/{one}")
+        return asked.money(abs(int(item["amount"])), item["currency"])
+    if not known & {"amount", "price", "pricing", "price_data", "quantity", "tax_rates", "tax_amounts"}:
+        return 0
+    if "amount" in known:
+        line = {f"price_data[{name}]": value for name, value in
+                (("unit_amount", line["amount"].lstrip("-")), ("currency", currency))}  # fmt: skip
+    as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
+               for name, value in line.items() if name.split("[")[0] not in ("id", "behavior")}  # fmt: skip
+    total, _ = cost(
+        Asked(asked.quote, (), as_list, asked.found, asked.fx), "items", currency=currency
+    ).dearest(asked)
+    return total
 
 
 def items(asked: Asked) -> Quote:
-    """Quote the item's amount, either way; nothing on a draft that waits for a guarded call."""
+    """Quote the item's amount, either way, on an invoice or not: it is counted until an invoice counts it."""
     if asked.ids and asked.only("description", "discountable", "discounts", "period"):
         return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
     if any(name.startswith(("tax_rates", "tax_behavior")) for name in asked.params):
         raise Unbounded("an item with taxes of its own may come to more than its amount")
     target = asked.ids[0] if asked.ids else asked.given(*PAYERS)
     minor, currency = _item(asked)
-    total = asked.money(abs(minor), currency)
-    more = {"minor": abs(minor), "currency": currency, "target": target}
+    total = asked.money(minor, currency)
+    more = {"minor": minor, "currency": currency, "target": target}
     if asked.ids:
         return asked.quoted(total, object_id=asked.ids[0], firm=True, **more)
-    if not asked.params.get("invoice"):
-        return asked.quoted(total, **more)
-    invoice, worth = _fetched(asked, asked.id_of("invoice"))
-    if invoice["status"] == "draft" and invoice.get("auto_advance") is not True:
-        return asked.quoted(None, **more)
-    return asked.quoted(worth + total, object_id=asked.params["invoice"], firm=True, **more)
+    if asked.params.get("invoice"):
+        invoice, _ = _fetched(asked, asked.id_of("invoice"))
+        taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
+        if invoice.get("auto_advance") is True and taxed:
+            raise Unbounded("an item on an invoice with taxes that Stripe collects by itself")
+    return asked.quoted(total, **more)
 
 
 def _item(asked: Asked) -> tuple[int, str]:
-    """Return an item's amount in minor units, and its currency."""
+    """Return an item's amount in minor units, either way, and its currency, the dearest that may be."""
     params = dict(asked.params)
     known: Body = {}
     if asked.ids:
@@ -145,7 +193,7 @@ def _item(asked: Asked) -> tuple[int, str]:
         minor = signed(params, "amount")
         if minor is None or not currency:
             raise denial("unpriced", f"{asked.quote.operation} without a currency cannot be priced")
-        return minor, currency
+        return abs(minor), currency
     line = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
             for name, value in params.items()
             if name.split("[")[0] in ("price", "pricing", "price_data", "quantity")}  # fmt: skip
@@ -161,5 +209,6 @@ def _item(asked: Asked) -> tuple[int, str]:
         line["items[0][price_data][currency]"] = currency
     if asked.ids:
         line.setdefault("items[0][quantity]", str(known.get("quantity") or 1))
-    minor, unit, _ = cost(Asked(asked.quote, (), line, asked.found, asked.fx), "items")
-    return minor, unit
+    found = cost(Asked(asked.quote, (), line, asked.found, asked.fx), "items", currency=currency or None)
+    _, unit = found.dearest(asked)
+    return found.minor[unit], unit

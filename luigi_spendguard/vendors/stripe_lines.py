@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -16,6 +16,7 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import whole
+from luigi_spendguard.vendors.stripe_pending import OBJECT_ID, covered, pending
 
 #: How many a customer may choose where the request names no maximum
 #: (https://docs.stripe.com/api/checkout/sessions/create, `adjustable_quantity`).
@@ -40,36 +41,63 @@ def groups(params: Mapping[str, str], stem: str) -> list[dict[str, str]]:
     return list(found.values())
 
 
-def cost(asked: Asked, *stems: str) -> tuple[int, str, bool]:
-    """Return (minor units, currency, whether the customer may choose less) of all lines in `stems`."""
+@dataclass(frozen=True)
+class Cost:
+    """What lines come to, in minor units of each currency that Stripe may use for all of them.
+
+    `chosen`: the customer may choose less.
+    """
+
+    minor: Mapping[str, int]
+    chosen: bool = False
+
+    @property
+    def certain(self) -> bool:
+        """Whether there is one currency in which this can be billed."""
+        return len(self.minor) == 1
+
+    def dearest(self, asked: Asked) -> tuple[int, str]:
+        """Return the most it may come to: micro-dollars, and the currency. Raises SpendDenied."""
+        if not self.certain:
+            asked.check_rates(self.minor)
+        return max((asked.money(minor, currency), currency) for currency, minor in self.minor.items())
+
+
+def cost(asked: Asked, *stems: str, currency: str | None = None) -> Cost:
+    """Return what all lines in `stems` come to; `currency`: the one that will be used, None: not known.
+
+    A price has an amount in each of its `currency_options`, and the payer's own currency may decide which
+    (https://docs.stripe.com/products-prices/how-products-and-prices-work#multiple-currencies).
+    """
     lines = [line for stem in stems for line in groups(asked.params, stem)]
     if not lines:
         raise Unbounded(f"{asked.quote.operation} names no lines that could be priced")
     paths = [path for line in lines if (path := _price_path(asked, line))]
     prices = dict(zip(paths, asked.fetched(*paths), strict=True))
-    total, currencies, chosen = 0, set(), False
-    for line in lines:
-        minor, currency, adjustable = _line(asked, line, prices)
-        total += minor
-        currencies.add(currency)
-        chosen = chosen or adjustable
-    if len(currencies) != 1:
+    read = [_line(asked, line, prices) for line in lines]
+    common = set.intersection(*(set(amounts) for amounts, _ in read))
+    if not common:
         raise Unbounded("lines in several currencies cannot be added up")
-    [currency] = currencies
-    if asked.params.get("currency", currency).lower() != currency:
+    if currency:
+        common &= {currency.lower()}
+    if not common:
         raise Unbounded("the prices are in another currency than the one asked for")
-    return total, currency, chosen
+    minor = {one: sum(amounts[one] for amounts, _ in read) for one in sorted(common)}
+    return Cost(minor, any(adjustable for _, adjustable in read))
 
 
 def _price_path(asked: Asked, line: Mapping[str, str]) -> str:
-    for name, kind in (("price", "prices"), ("pricing[price]", "prices"), ("plan", "plans")):
+    for name in ("price", "pricing[price]", "plan"):  # A plan is a price, too.
         if name in line:
             one = Asked(asked.quote, (), line, {}, asked.fx).id_of(name)
-            return f"/v1/{kind}/{one}"
+            return f"/v1/prices/{one}?expand%5B%5D=currency_options"
     return ""
 
 
-def _line(asked: Asked, line: Mapping[str, str], prices: Mapping[str, Body]) -> tuple[int, str, bool]:
+def _line(
+    asked: Asked, line: Mapping[str, str], prices: Mapping[str, Body]
+) -> tuple[Mapping[str, int], bool]:
+    """Return what a line comes to by currency, and whether the customer may choose less of it."""
     odd = sorted({name.split("[")[0] for name in line} - _PLAIN)
     if odd:
         raise Unbounded(f"a line with {odd[0]} may cost more than its price")
@@ -85,38 +113,45 @@ def _line(asked: Asked, line: Mapping[str, str], prices: Mapping[str, Body]) -> 
     if path:
         if any(name.startswith(("price_data", "amount", "unit_amount")) for name in line):
             raise denial("unpriced", "a line has two prices: which one counts is open")
-        each, currency = _each(asked, path, prices[path])
+        each = _each(asked, path, prices[path])
     else:
-        each, currency = _inline(line)
-    return _up(each * quantity), currency, adjustable
+        each = _inline(line)
+    return {currency: _up(one * quantity) for currency, one in each.items()}, adjustable
 
 
-def _each(asked: Asked, path: str, price: Body) -> tuple[Decimal, str]:
-    """Return what one unit of a looked-up price costs."""
+def _each(asked: Asked, path: str, price: Body) -> dict[str, Decimal]:
+    """Return what one unit of a looked-up price costs in each of its currencies."""
     recurring = price.get("recurring") or {}
-    chosen = price.get("custom_unit_amount")
     usage = recurring.get("usage_type") or price.get("usage_type")
     if price.get("billing_scheme") == "tiered" or usage == "metered":
-        raise Unbounded(f"{path} is tiered or metered: what it costs is known only later")
-    if price.get("id") != path.rpartition("/")[2] or not isinstance(price.get("currency"), str):
+        raise Unbounded(f"{path.partition('?')[0]} is tiered or metered: what it costs is known only later")
+    own = price.get("currency")
+    if price.get("id") != path.partition("?")[0].rpartition("/")[2] or not isinstance(own, str):
         raise not_there(asked.quote.operation, path)
-    amounts: list[Any] = [price.get(name) for name in (
+    options = {str(name): option for name, option in (price.get("currency_options") or {}).items()}
+    found = {name: _amount(path, option) for name, option in options.items() if name != own}
+    return {own: _amount(path, price), **found}
+
+
+def _amount(path: str, said: Body) -> Decimal:
+    """Return the amount of a price, or of one of its currencies."""
+    amounts: list[Any] = [said.get(name) for name in (
         "unit_amount", "unit_amount_decimal", "amount", "amount_decimal")]  # fmt: skip
-    said = next((amount for amount in amounts if amount is not None), None)
-    if said is None:
-        said = chosen.get("maximum") if isinstance(chosen, dict) else None
-        if said is None:
-            raise Unbounded(f"{path} has no fixed amount")
-    return _decimal(str(said)), str(price["currency"])
+    chosen = said.get("custom_unit_amount")
+    amounts.append(chosen.get("maximum") if isinstance(chosen, dict) else None)
+    one = next((amount for amount in amounts if amount is not None), None)
+    if one is None or said.get("tiers"):
+        raise Unbounded(f"{path.partition('?')[0]} has no fixed amount")
+    return _decimal(str(one))
 
 
-def _inline(line: Mapping[str, str]) -> tuple[Decimal, str]:
+def _inline(line: Mapping[str, str]) -> dict[str, Decimal]:
     data = {name: line.get(f"price_data[{name}]") for name in ("currency", "unit_amount",
                                                                "unit_amount_decimal")}  # fmt: skip
     said = [text for text in (data["unit_amount"], data["unit_amount_decimal"]) if text is not None]
     if len(said) != 1 or not data["currency"]:
         raise Unbounded("a line without a price, or with two, has no bound")
-    return _decimal(said[0]), data["currency"].lower()
+    return {data["currency"].lower(): _decimal(said[0])}
 
 
 def _decimal(text: str) -> Decimal:
@@ -143,11 +178,26 @@ _TAXES = ("automatic_tax[enabled]", "default_tax_rates")
 
 
 def subscriptions(asked: Asked) -> Quote:
-    """Quote the first invoice: every line's price times its quantity. Later invoices are in no run."""
+    """Quote the first invoice: every line, and what is pending. Later invoices are in no run."""
     _no_extras(asked, *_TAXES, "backdate_start_date", "billing_thresholds")
-    minor, currency, _ = cost(asked, "items", "add_invoice_items")
-    customer = asked.ids[0] if asked.ids else asked.given(*PAYERS)
-    return asked.quoted(asked.money(minor, currency), currency=currency, target=customer, firm=True)
+    lines = cost(asked, "items", "add_invoice_items", currency=asked.params.get("currency"))
+    payer = ("customer", asked.ids[0]) if asked.ids else asked.payer()
+    return _at_once(asked, lines, payer, target=payer and payer[1])
+
+
+def _at_once(
+    asked: Asked, lines: Cost, payer: tuple[str, str] | None, subscription: str = "", **more: Any
+) -> Quote:
+    """Quote an invoice that is made at once: its lines and the pending items that it takes along.
+
+    Of the currencies that are possible the dearest counts, whatever of it is counted already.
+    """
+    waiting = [one for one in pending(asked, payer) if one.subscription in ("", subscription)]
+    along = {unit: [one for one in waiting if one.currency == unit] for unit in lines.minor}
+    minor = {unit: own + sum(one.minor for one in along[unit]) for unit, own in lines.minor.items()}
+    total, unit = Cost(minor).dearest(asked)
+    covers = covered(along[unit]) if lines.certain else ()
+    return asked.quoted(total, currency=unit, firm=True, covers=covers, **more)
 
 
 def schedules(asked: Asked) -> Quote:
@@ -160,26 +210,30 @@ def schedules(asked: Asked) -> Quote:
         raise Unbounded("a schedule with taxes or thresholds may cost more than its lines")
     if not any(name.startswith("phases[0]") for name in asked.params):
         raise Unbounded("a schedule without phases names no lines")
-    minor, currency, _ = cost(asked, "phases[0][items]", "phases[0][add_invoice_items]")
-    return asked.quoted(asked.money(minor, currency), currency=currency,
-                        target=asked.given(*PAYERS), firm=True)  # fmt: skip
+    lines = cost(asked, "phases[0][items]", "phases[0][add_invoice_items]",
+                 currency=asked.params.get("phases[0][currency]"))  # fmt: skip
+    return _at_once(asked, lines, asked.payer(), target=asked.given(*PAYERS))
 
 
 def subscription_items(asked: Asked) -> Quote:
-    """Quote the item's whole price times its quantity: no proration is more."""
+    """Quote the item's whole price times its quantity: no proration is more; and what is pending."""
     _no_extras(asked, "tax_rates", "billing_thresholds")
     line = {name: value for name, value in asked.params.items()
             if name.split("[")[0] in ("price", "plan", "price_data", "quantity")}  # fmt: skip
-    quote = asked.quoted(None, target=asked.given("subscription"), firm=True)
+    look_ups: tuple[str, ...] = ()
+    target, of, invoiced = asked.given("subscription"), asked.params.get("subscription", ""), True
     if asked.ids:
         path = f"/v1/subscription_items/{asked.ids[0]}"
         # Every change counts in full: what was paid before may come back as credit only.
-        quote = asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}", look_ups=(path,), firm=True)
+        target, look_ups = f"{asked.ids[0]}#{asked.digest[:12]}", (path,)
+        # Another quantity alone is billed with the next invoice, unless it says otherwise.
+        invoiced = line.keys() != {"quantity"} or asked.params.get("proration_behavior") == "always_invoice"
         if not line:
             if asked.only("payment_behavior", "proration_behavior", "discounts"):
-                return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
+                return asked.quoted(None, target=target)
             raise Unbounded("this change of a subscription item has no bound")
         [item] = asked.fetched(path)
+        of = item["subscription"]
         price = (item.get("price") or item.get("plan") or {}).get("id")
         if not isinstance(price, str):
             raise not_there(asked.quote.operation, path)
@@ -189,41 +243,78 @@ def subscription_items(asked: Asked) -> Quote:
     as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
                for name, value in line.items()}  # fmt: skip
     one = Asked(asked.quote, asked.ids, as_list, asked.found, asked.fx)
-    minor, currency, _ = cost(one, "items")
-    return replace(quote, total_micros=asked.money(minor, currency), currency=currency)
+    subscription = _subscription(asked, of)
+    lines, payer = cost(one, "items", currency=subscription["currency"]), owner(subscription)
+    quote = _at_once(asked, lines, payer if invoiced else None, of, target=target, look_ups=look_ups)
+    return replace(quote, covers=())  # It opens no object that could count for them.
+
+
+def _subscription(asked: Asked, subscription: str) -> Body:
+    """Return the subscription that an item is part of: its currency is the one that is billed."""
+    one = Asked(asked.quote, (), {"subscription": subscription}, {}, asked.fx).id_of("subscription")
+    [found] = asked.fetched(f"/v1/subscriptions/{one}")
+    if found.get("id") != one or not isinstance(found.get("currency"), str):
+        raise not_there(asked.quote.operation, f"/v1/subscriptions/{one}")
+    return found
+
+
+def owner(body: Body) -> tuple[str, str] | None:
+    """Return whose an object is, as (the parameter's name, the id)."""
+    for name in PAYERS[:2]:
+        one = body.get(name)
+        one = one.get("id") if isinstance(one, dict) else one
+        if isinstance(one, str) and OBJECT_ID.fullmatch(one):
+            return name, one
+    return None
 
 
 def sessions(asked: Asked) -> Quote:
-    """All lines, each in the highest quantity that may be chosen, and the dearest shipping."""
+    """All lines, each in the highest quantity that may be chosen, the dearest shipping, what is pending."""
     target = asked.given(*PAYERS, "customer_email", "client_reference_id")
-    if asked.params.get("mode") == "setup":
+    mode = asked.params.get("mode")
+    if mode == "setup":
         return asked.quoted(0, target=target)
     _no_extras(asked, *_TAXES, "optional_items", "subscription_data[default_tax_rates]")
     if any(name.startswith("subscription_data[default_tax_rates]") for name in asked.params):
         raise Unbounded("a subscription with tax rates may cost more than its lines")
-    minor, currency, chosen = cost(asked, "line_items")
-    shipping = [_shipping(asked, option, currency) for option in groups(asked.params, "shipping_options")]
-    minor += max(shipping, default=0)
-    return asked.quoted(asked.money(minor, currency), currency=currency, target=target,
-                        firm=chosen or len(shipping) > 0)  # fmt: skip
+    lines = cost(asked, "line_items", currency=asked.params.get("currency"))
+    options = [_shipping(asked, option) for option in groups(asked.params, "shipping_options")]
+    shipped = {unit: own + max((option[unit] for option in options), default=0)
+               for unit, own in lines.minor.items() if all(unit in option for option in options)}  # fmt: skip
+    if not shipped:
+        raise Unbounded("a shipping rate without a fixed amount in the lines' currency has no bound")
+    whole_cost = Cost(shipped, lines.chosen)
+    if mode == "subscription":
+        # An expired session gives back what it counts for; the items would then be pending as before.
+        return replace(_at_once(asked, whole_cost, asked.payer(), target=target), covers=())
+    total, unit = whole_cost.dearest(asked)
+    firm = lines.chosen or len(options) > 0
+    return asked.quoted(total, currency=unit, target=target, firm=firm)
 
 
-def _shipping(asked: Asked, option: Mapping[str, str], currency: str) -> int:
+def _shipping(asked: Asked, option: Mapping[str, str]) -> dict[str, int]:
+    """Return what a shipping option costs in each of its currencies, in minor units."""
     if "shipping_rate" in option:
         one = Asked(asked.quote, (), option, {}, asked.fx).id_of("shipping_rate")
-        [rate] = asked.fetched(f"/v1/shipping_rates/{one}")
+        [rate] = asked.fetched(f"/v1/shipping_rates/{one}?expand%5B%5D=fixed_amount.currency_options")
         fixed = rate.get("fixed_amount") or {}
-        amount, unit = str(fixed.get("amount")), fixed.get("currency")
+        others = fixed.get("currency_options") or {}
+        said = {str(unit): str(other.get("amount")) for unit, other in others.items()}
+        said[str(fixed.get("currency"))] = str(fixed.get("amount"))
     else:
-        amount = option.get("shipping_rate_data[fixed_amount][amount]", "")
-        unit = option.get("shipping_rate_data[fixed_amount][currency]", "").lower()
-    if unit != currency or not re.fullmatch(r"[0-9]{1,12}", amount):
-        raise Unbounded("a shipping rate without a fixed amount in the lines' currency has no bound")
-    return int(amount)
+        stem = "shipping_rate_data[fixed_amount]"
+        others = {match[1]: value for name, value in option.items()
+                  if (match := _SHIPPED.fullmatch(name))}  # fmt: skip
+        said = {unit.lower(): amount for unit, amount in others.items()}
+        said[option.get(f"{stem}[currency]", "").lower()] = option.get(f"{stem}[amount]", "")
+    return {unit: int(amount) for unit, amount in said.items() if re.fullmatch(r"[0-9]{1,12}", amount)}
+
+
+_SHIPPED = re.compile(r"shipping_rate_data\[fixed_amount\]\[currency_options\]\[(\w+)\]\[amount\]")
 
 
 def quotes(asked: Asked) -> Quote:
-    """Quote what the quote says that it comes to, up front or for its first period, whichever is more."""
+    """Quote what the quote comes to, up front or for its first period, whichever is more; what is pending."""
     path = f"/v1/quotes/{asked.ids[0]}"
     [quote] = asked.fetched(path)
     computed = quote.get("computed") or {}
@@ -233,5 +324,5 @@ def quotes(asked: Asked) -> Quote:
     known = [amount for amount in amounts if isinstance(amount, int) and not isinstance(amount, bool)]
     if quote.get("id") != asked.ids[0] or not known or not isinstance(quote.get("currency"), str):
         raise not_there(asked.quote.operation, path)
-    return asked.quoted(asked.money(max(known), str(quote["currency"])), target=asked.ids[0],
-                        object_id=asked.ids[0], look_ups=(path,), firm=True)  # fmt: skip
+    return _at_once(asked, Cost({quote["currency"]: max(known)}), owner(quote), target=asked.ids[0],
+                    object_id=asked.ids[0], look_ups=(path,))  # fmt: skip

@@ -52,7 +52,8 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
     object_id = quote.object_id or (found if opens else None)
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
-        return Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id)
+        return Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id,
+                       covers=quote.covers, covers_stay=quote.covers_stay)  # fmt: skip
     if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
         return Outcome("settle", only_less=True, object_id=object_id)
     worth = worth_of(body, fx)

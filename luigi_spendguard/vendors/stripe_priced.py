@@ -34,7 +34,7 @@ PRICED = (
     ("POST /v1/credit_notes", "credit_notes.create", "credit_notes"),
     ("POST /v1/invoices", "invoices.create", "invoice"),
     ("POST /v1/invoices/{id}", "invoices.update", "invoice_update"),
-    ("DELETE /v1/invoices/{id}", "invoices.delete", "cancels"),
+    ("DELETE /v1/invoices/{id}", "invoices.delete", "invoice_delete"),
     ("POST /v1/invoices/{id}/finalize", "invoices.finalize", "invoice_due"),
     ("POST /v1/invoices/{id}/send", "invoices.send", "invoice_due"),
     ("POST /v1/invoices/{id}/pay", "invoices.pay", "invoice_due"),

@@ -134,6 +134,14 @@ RULES: dict[str, Rule] = {
         False,
         "invoice",
     ),
+    "invoice_delete": Rule(
+        invoices.deleted,
+        "the draft's items that are not counted yet, looked up: they are pending from now on",
+        _AS_QUOTED,
+        "",
+        False,
+        "invoice",
+    ),
     "invoice_due": Rule(
         invoices.collected,
         "`amount_due`, looked up, less what is counted already; nothing with `paid_out_of_band`",
@@ -144,22 +152,24 @@ RULES: dict[str, Rule] = {
     ),
     "invoice_lines": Rule(
         invoices.lines,
-        "nothing on a draft, looked up",
-        _FREE,
+        "what is added to a draft, looked up; nothing for a change of no amount",
+        _AS_QUOTED,
         "an invoice that Stripe collects by itself; an item that is unassigned",
     ),
     "items": Rule(
         invoices.items,
-        "`amount`, or the price (looked up) times the quantity; nothing on a draft invoice",
+        "`amount`, or the price (looked up) times the quantity, on a draft too; nothing where neither "
+        "changes",
         "`amount`, until an invoice counts it",
-        "tax rates of its own, metered or tiered prices",
+        "tax rates of its own, or of an invoice that Stripe collects by itself, metered or tiered prices",
         False,
         "invoiceitem",
         ("amount", *_LINES),
     ),
     "subscriptions": Rule(
         lines.subscriptions,
-        "the first invoice: prices (looked up) times quantities. Later invoices are in no run",
+        "the first invoice: prices (looked up) times quantities, and pending items. Later invoices are in "
+        "no run",
         _AS_QUOTED,
         _TAX + ", back-dating",
         False,
@@ -168,7 +178,7 @@ RULES: dict[str, Rule] = {
     ),
     "subscription_items": Rule(
         lines.subscription_items,
-        "the price (looked up) times the quantity; nothing where neither changes",
+        "the price (looked up) times the quantity, and pending items; nothing where neither changes",
         _AS_QUOTED,
         _TAX,
         False,
@@ -177,17 +187,20 @@ RULES: dict[str, Rule] = {
     ),
     "schedules": Rule(
         lines.schedules,
-        "the first phase's first invoice, prices looked up",
+        "the first phase's first invoice, prices looked up, and pending items",
         _AS_QUOTED,
         _TAX + ", a `start_date` other than `now`",
         False,
         "subscription_schedule",
         _LINES,
     ),
-    "quotes": Rule(lines.quotes, "what the quote comes to, looked up", _AS_QUOTED, "", False, "quote"),
+    "quotes": Rule(
+        lines.quotes, "what the quote comes to, looked up, and pending items", _AS_QUOTED, "", False, "quote"
+    ),
     "sessions": Rule(
         lines.sessions,
-        "lines: prices (looked up) times the highest quantity that may be chosen, and the dearest shipping",
+        "lines: prices (looked up) times the highest quantity that may be chosen, and the dearest shipping; "
+        "with `mode=subscription` also pending items",
         "`amount_total`, 0 when expired; as quoted where the customer may choose",
         _TAX + ", optional items",
         False,

@@ -22,7 +22,7 @@ from tests.support.lives import lived
 
 SECRET = "sk_test_canary_secret"
 CAP = 100_000_000  # $100
-FX = {"eur": Decimal("1.12")}
+FX = {"eur": Decimal("1.12"), "sek": Decimal(1)}
 
 
 class Desk(stripe.HTTPClient):
@@ -32,7 +32,8 @@ class Desk(stripe.HTTPClient):
 
     def __init__(self, books: Books, **settings: Any) -> None:
         super().__init__()
-        self.books, self.answers = books, dict[str, Any]()
+        self.books = books
+        self.answers: dict[str, Any] = {"GET /v1/invoiceitems": {"data": [], "has_more": False}}
         self.guard = Guard(Stripe(), VendorSettings("stripe", **settings), SECRET, FX, time.monotonic)
         self.sent: list[Request] = []
         self.asked: list[Any] = []

@@ -89,6 +89,8 @@ class Billing:
                     one["invoice"] = made["id"]
             return self._summed(made)
         invoice = self._known(parts)
+        if verb == "lines":
+            return {"object": "list", **self._summed(invoice)["lines"]}
         if method == "DELETE":
             for one in self._items_of(invoice):
                 one["invoice"] = None
@@ -121,7 +123,7 @@ class Billing:
         items = self._items_of(invoice)
         due = sum(one["amount"] for one in items)
         lines = [
-            {"amount": one["amount"], "currency": one["currency"],
+            {"id": one["id"].replace("ii", "il"), "amount": one["amount"], "currency": one["currency"],
              "parent": {"invoice_item_details": {"invoice_item": one["id"]}}}
             for one in items
         ]  # fmt: skip

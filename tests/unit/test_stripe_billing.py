@@ -71,15 +71,19 @@ class TestInvoices:
         desk.answers["POST /v1/invoices"] = invoice(auto_advance=True, lines=LINES)
         desk.client.v1.invoices.create({"customer": "cus_1", "auto_advance": True})
         assert desk.spent() == 1000
-        desk.answers["DELETE /v1/invoices/in_1"] = {"id": "in_1", "object": "invoice", "deleted": True}
-        desk.client.v1.invoices.delete("in_1")
+        self.deleted(desk)
         assert desk.spent() == 1000  # The item is pending again: a subscription's next invoice bills it.
 
     def test_a_draft_that_advances_no_more_keeps_its_items_money(self, desk: Desk) -> None:
         self.test_an_update_that_lets_stripe_advance_it_counts_it(desk)
+        self.deleted(desk)
+        assert desk.spent() == 1000
+
+    def deleted(self, desk: Desk) -> None:
+        line = {"id": "il_1", "amount": 1000, "currency": "usd", **LINES["data"][0]}
+        desk.answers["GET /v1/invoices/in_1/lines"] = {"data": [line], "has_more": False}
         desk.answers["DELETE /v1/invoices/in_1"] = {"id": "in_1", "object": "invoice", "deleted": True}
         desk.client.v1.invoices.delete("in_1")
-        assert desk.spent() == 1000
 
     def test_an_item_is_not_unassigned(self, desk: Desk) -> None:
         desk.answers["GET /v1/invoices/in_1"] = invoice(lines=LINES)
@@ -110,15 +114,37 @@ class TestInvoices:
         assert desk.spent() == 0
         assert desk.lines() == ["POST /v1/invoices/in_1/pay"]
 
-    def test_an_item_of_a_draft_is_counted_with_the_draft(self, desk: Desk) -> None:
+    def test_an_item_of_a_draft_is_counted_when_it_is_made(self, desk: Desk) -> None:
         desk.answers["GET /v1/invoices/in_1"] = invoice(due=0)
         desk.answers["POST /v1/invoiceitems"] = item(invoice="in_1")
         asked: Any = {"customer": "cus_1", "amount": 1000, "currency": "usd", "invoice": "in_1"}
         desk.client.v1.invoice_items.create(asked)
-        assert desk.spent() == 0
+        assert desk.spent() == 1000
         desk.answers["GET /v1/invoices/in_1"] = invoice(due=1000, auto_advance=True)
+        desk.answers["POST /v1/invoiceitems"] = item(id="ii_2", invoice="in_1")
         desk.client.v1.invoice_items.create({**asked, "description": "another"})
         assert desk.spent() == 2000
+        desk.answers["GET /v1/invoices/in_1"] = invoice(auto_advance=True, automatic_tax={"enabled": True})
+        assert desk.denied(desk.client.v1.invoice_items.create, asked).reason == "unpriced"
+
+    def test_lines_that_are_added_to_a_draft_are_counted_then(self, desk: Desk) -> None:
+        desk.answers["GET /v1/invoices/in_1"] = invoice(due=0)
+        desk.answers["POST /v1/invoices/in_1/add_lines"] = invoice(due=700)
+        desk.client.v1.invoices.add_lines("in_1", {"lines": [{"amount": 700, "description": "more"}]})
+        assert desk.spent() == 700
+        desk.answers["GET /v1/invoices/in_1"] = invoice(due=700)
+        desk.answers["POST /v1/invoices/in_1/pay"] = invoice("paid", due=700)
+        desk.client.v1.invoices.pay("in_1")
+        assert desk.spent() == 700
+
+    def test_a_line_that_is_only_described_costs_nothing(self, desk: Desk) -> None:
+        desk.answers["GET /v1/invoices/in_1"] = invoice()
+        desk.answers["POST /v1/invoices/in_1/lines/il_1"] = {"id": "il_1", "object": "line_item"}
+        desk.client.v1.invoices.line_items.update("in_1", "il_1", {"description": "x"})
+        assert desk.spent() == 0
+        asked: Any = {"tax_amounts": [{"amount": 5}]}
+        update = desk.client.v1.invoices.line_items.update
+        assert desk.denied(update, "in_1", "il_1", asked).reason == "unpriced"
 
     def test_a_deleted_item_is_given_back_and_a_dearer_one_counts_what_it_adds(self, desk: Desk) -> None:
         self.billed(desk)
@@ -227,8 +253,15 @@ class TestLines:
         assert fixed.spent() == 600
 
     def test_a_subscription_item_costs_its_whole_price_and_frees_nothing(self, desk: Desk) -> None:
-        known = {"id": "si_1", "object": "subscription_item", "price": price(), "quantity": 2}
+        known = {
+            "id": "si_1",
+            "object": "subscription_item",
+            "price": price(),
+            "quantity": 2,
+            "subscription": "sub_1",
+        }
         desk.answers |= {"GET /v1/prices/price_1": price(), "GET /v1/subscription_items/si_1": known,
+                         "GET /v1/subscriptions/sub_1": {**SUBSCRIPTION, "currency": "usd"},
                          "POST /v1/subscription_items": known,
                          "POST /v1/subscription_items/si_1": known}  # fmt: skip
         desk.client.v1.subscription_items.create({"subscription": "sub_1", "price": "price_1", "quantity": 2})

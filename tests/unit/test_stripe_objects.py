@@ -227,9 +227,9 @@ class TestLookUps:
         assert narrow.denied(narrow.client.v1.charges.retrieve, "ch_1").reason == "endpoint"
 
     def test_they_are_bounded(self, desk: Desk) -> None:
-        items = [{"price": f"price_{n}"} for n in range(21)]
+        items = [{"price": f"price_{n}"} for n in range(31)]
         asked = {"customer": "cus_1", "items": items}
-        assert "more than 20" in desk.denied(desk.client.v1.subscriptions.create, asked).message
+        assert "more than 30" in desk.denied(desk.client.v1.subscriptions.create, asked).message
         assert desk.sent == []
 
     def test_they_go_to_the_same_connected_account(self, desk: Desk) -> None:
