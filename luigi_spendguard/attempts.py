@@ -21,6 +21,7 @@ from luigi_spendguard.errors import (
     LedgerUnavailable,
     PluginError,
     SpendguardError,
+    blocks,
 )
 from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.money import BadAmount
@@ -202,8 +203,8 @@ def open_run(client: LedgerPort, root: Root) -> str:
 
 
 def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
-    """Return the denial that ended a task, also where the task raised its own error from it, or an HTTP
-    client's error about the reply that told it.
+    """Return the denial that ended a task and blocks it (`errors.blocks`), also where the task raised its
+    own error from it, or an HTTP client's error about the reply that told it.
 
     What was raised while another error was handled (`__context__`) is about something else: the task may
     have gone on without the call that was denied.
@@ -212,7 +213,7 @@ def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
     current: BaseException | None = error
     while current is not None and seen < 10:
         for denied in (current, shown_by(current)):
-            if isinstance(denied, (BudgetExceeded, KeyRevoked)):
+            if isinstance(denied, (BudgetExceeded, KeyRevoked)) and blocks(denied):
                 return denied
         current, seen = current.__cause__, seen + 1
     return None

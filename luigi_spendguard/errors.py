@@ -100,7 +100,7 @@ class BudgetExceeded(SpendDenied):
 
 
 class KeyRevoked(SpendDenied):
-    """The run or its key is revoked, expired or unknown. The task is blocked for good."""
+    """The run or its key is revoked (then the task is blocked for good), expired or unknown (it fails)."""
 
 
 DENIAL_CLASS: Mapping[str, type[SpendDenied]] = {
@@ -114,6 +114,16 @@ DENIAL_CLASS: Mapping[str, type[SpendDenied]] = {
 def denial(reason: str, message: str, facts: Mapping[str, Any] | None = None) -> SpendDenied:
     """Return the `SpendDenied` of the class that belongs to `reason`."""
     return DENIAL_CLASS.get(reason, SpendDenied)(reason, message, facts)
+
+
+def blocks(denied: object) -> bool:
+    """Return whether a denial blocks its task: a budget's, which has figures, or a revoked run's or key's.
+
+    Whatever else keeps a task from its vendor (a key that is missing, unknown or over) is a failure.
+    """
+    if not isinstance(denied, (BudgetExceeded, KeyRevoked)):
+        return False
+    return denied.reason == "revoked" or (denied.reason == "cap" and bool(denied.facts))
 
 
 class VendorUnreachable(SpendguardError):

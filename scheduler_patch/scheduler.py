@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import luigi.scheduler
-from luigi.task_status import BATCH_RUNNING, PENDING, RUNNING
+from luigi.task_status import BATCH_RUNNING, FAILED, PENDING, RUNNING
 
 from luigi_spendguard.targets import combined
 from scheduler_patch import batches, membership
@@ -130,6 +130,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if task is None or task.status != RUNNING or task.worker_running != worker:
             return  # Another worker has it by now, or it is over.
         if isinstance(said, dict):
+            if said.get("reason") not in ("cap", "revoked"):  # Of an older worker: no budget's denial.
+                why = json.dumps(str(said.get("message", "")))
+                super().add_task(task_id=task_id, worker=worker, status=FAILED, expl=why)
+                return
             membership.hold_as_said(self.gate, task_id, said)
         self.gate.hold_as_reported(task_id)
         self._undispatch(task)

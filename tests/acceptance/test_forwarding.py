@@ -60,6 +60,22 @@ def test_a_task_that_the_gateway_denies_is_blocked_not_failed(
     assert not [line for line in lines(site, "events") if line.startswith("failure")]
 
 
+@pytest.mark.parametrize("reason", ["unknown_key", "expired"])
+def test_what_no_budget_denies_fails_the_task_and_is_gone_when_mended(
+    site: Site, gateway: FakeGateway, reason: str
+) -> None:
+    gateway.answer = lambda seen: denial(reason, 401, "a vault key is missing", run_id="r")
+    code, out = site.luigi("Billing", "--n", "1", "--run-id", "r")
+    assert "1 failed" in out, out
+    assert "a vault key is missing" in out
+    assert "blocked" not in out.split("===== Luigi Execution Summary =====")[1]
+    assert site.run("r")["status"] == "active"
+    gateway.answer = gateway.charge
+    code, out = site.luigi("Billing", "--n", "1", "--run-id", "r")
+    assert code == 0, out
+    assert list(gateway.moved.values()) == [100]
+
+
 def test_revoke_lets_the_forwarded_call_end_first(site: Site, gateway: FakeGateway) -> None:
     gateway.latency = 3
     worker = site.worker("Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import random
 import time
@@ -110,6 +111,18 @@ def test_only_the_worker_that_runs_a_task_can_report_it_blocked(scheduler: Budge
     assert status(scheduler, "v") == "PENDING"
     assert work(scheduler) is None
     fed(scheduler.gate, 1001)
+    assert work(scheduler) == "v"
+
+
+@pytest.mark.parametrize("reason", ["unknown_key", "expired", "scope", "ledger_unavailable", ""])
+def test_what_no_budget_has_denied_is_a_failure(scheduler: BudgetScheduler, reason: str) -> None:
+    vendor(scheduler)
+    assert work(scheduler) == "v"
+    said = {"reason": reason, "message": "a vault key is missing"}
+    scheduler.add_task(worker="w", task_id="v", status="PENDING", spendguard_blocked=said)
+    assert status(scheduler, "v") == "FAILED"
+    assert json.loads(scheduler.fetch_error("v")["error"]) == "a vault key is missing"
+    scheduler.forgive_failures(task_id="v")
     assert work(scheduler) == "v"
 
 

@@ -227,7 +227,7 @@ class SchedulerMachine(RuleBasedStateMachine):
           dep=st.sampled_from(TASKS))  # fmt: skip
     def end_task(self, which: int, how: str, dep: str) -> None:
         it = self.running.pop(which % len(self.running))
-        if it.denied is not None and it.denied.reason in ("cap", "revoked", "expired"):
+        if it.denied is not None and it.denied.reason in ("cap", "revoked"):
             self.do(self.office.finish(it.claim_id, "blocked"))
             said = {**it.denied.facts, "reason": it.denied.reason}
             self.scheduler.add_task(task_id=it.task_id, worker=it.worker, spendguard_blocked=said)

@@ -51,7 +51,7 @@ def test_a_denied_text(port: StubPort, server: VendorServer, reason: str, way: s
     if reason != "ledger_unavailable":
         assert error.details["run_id"] == error.facts["run_id"] == "r"
     assert (len(port.asked), server.requests) == (1, [])
-    assert (blocking(error) is not None) == (reason in DENIAL_CLASS)
+    assert (blocking(error) is not None) == (reason in ("cap", "revoked"))
 
 
 @pytest.mark.usefixtures("task")
@@ -72,7 +72,7 @@ def test_a_denied_mail(port: StubPort, server: VendorServer, reason: str, way: s
     assert ("x-spendguard-cap-hit" in error.headers) == (reason == "cap")
     assert "wait" not in error.suggested_action
     assert (len(port.asked), server.requests) == (1, [])
-    assert (blocking(error) is not None) == (reason in DENIAL_CLASS)
+    assert (blocking(error) is not None) == (reason in ("cap", "revoked"))
 
 
 @pytest.mark.usefixtures("task")
