@@ -24,7 +24,7 @@ class Call:
     ask: int = 0
     #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
     unsure: bool = False
-    #: The guard's own, to price another call.
+    #: The guard's own, to price another call or to take back what a declined one has left open.
     look_up: bool = False
     #: As `Ask`'s.
     unanswered: str = ""

@@ -188,24 +188,15 @@ class Guard:
         rest = self.vendor.rest(request.url) or urlsplit(request.url).path
         path = redact_url(rest.partition("?")[0])[:300]  # A secret that is cut is not found any more.
         try:
-            yield Reserve(
-                Ask(
-                    call.call_id,
-                    self.vendor.name,
-                    "",
-                    f"{request.method} {path}",
-                    request.method,
-                    path,
-                    ask=call.ask,
-                    denied=denied.reason,
-                    message=denied.message,
-                )  # fmt: skip
-            )
+            yield Reserve(Ask(
+                call.call_id, self.vendor.name, "", f"{request.method} {path}", request.method, path,
+                ask=call.ask, denied=denied.reason, message=denied.message,
+            ))  # fmt: skip
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
     def _get(self, request: Request) -> Life:
-        """Send a GET of the guard's own; the operator's allowlist is about what the task calls."""
+        """Send a request of the guard's own; the operator's allowlist is about what the task calls."""
         plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
         return plain.guarded(request, Call(look_up=True))
 
@@ -230,7 +221,7 @@ class Guard:
         return (
             yield from self._ended(
                 quote, call, answer, (yield from self._sent(wire, deadline, quote, call, answer)),
-                resent=answer.resend,
+                resent=answer.resend, request=request,
             )
         )  # fmt: skip
 
@@ -269,11 +260,16 @@ class Guard:
         return replace(ended, headers={**ended.headers, REPLAYED: str(answer.first_at)})
 
     def _ended(
-        self, quote: Quote, call: Call, answer: Answer, reply: Reply, *, resent: bool
-    ) -> Generator[Effect, Any, Reply]:
+        self, quote: Quote, call: Call, answer: Answer, reply: Reply, *, resent: bool,
+        request: Request | None = None,
+    ) -> Generator[Effect, Any, Reply]:  # fmt: skip
         """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
         call_id, ask = answer.call_id, answer.ask
         outcome = self._read(quote, reply, resent=resent)
+        interrupted: BaseException | None = None
+        undo = None if request is None else self.vendor.undo(quote, request, reply, self.settings)
+        if undo is not None and outcome.kind == "settle":
+            outcome, interrupted = yield from lookups.taken_back(self.vendor, self._get, undo, outcome)
         call.unsure = call.unsure or outcome.kind == "doubt"
         leaked = is_in(reply.body, self.secret) or any(
             is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()
@@ -304,6 +300,8 @@ class Guard:
                 opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
             )
         )
+        if interrupted is not None:
+            raise interrupted
         if leaked:
             # This frame is on the stack of what is raised.
             reply, text = Reply(reply.status, {}, b""), ""

@@ -1,7 +1,8 @@
-"""What the guard reads at the vendor for a call: its price, what a repeated one is answered with, and
-whether one whose outcome is unknown was executed. Without I/O, as `guard.py`.
+"""What the guard does at the vendor for a call: reads its price, what a repeated one is answered with, and
+whether one whose outcome is unknown was executed; takes back what a declined one has left open. Without I/O,
+as `guard.py`.
 
-`get` sends a GET of the guard's own, as a call of its own; the operator's allowlist is not about it.
+`get` sends a request of the guard's own, as a call of its own; the operator's allowlist is not about it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from luigi_spendguard.effects import Effect, Life
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.messages import REPLAYED, Answer, command
 from luigi_spendguard.settings import VendorSettings
-from luigi_spendguard.vendors import Quote, Reply, Request, Vendor
+from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +110,28 @@ def executed(
     if listed.status != 200:
         raise in_doubt(answer.call_id, f"{vendor.name} could not be asked (HTTP {listed.status})")
     return vendor.matches(quote, request, listed, answer.first_at)
+
+
+def taken_back(
+    vendor: Vendor, get: Get, undo: Request, outcome: Outcome
+) -> Generator[Effect, Any, tuple[Outcome, BaseException | None]]:
+    """Take back what a declined call has left open: then it is void. Where that is not certain its `outcome`
+    stays, and it goes on counting. Returns what it is, and what has interrupted it, to be raised.
+    """
+    why: object = "the vendor has not cancelled it"
+    interrupted: BaseException | None = None
+    try:
+        if vendor.undone((yield from get(undo))):
+            return Outcome("void", definite=True, note="declined, and cancelled by the guard"), None
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        why = error
+    except BaseException as error:
+        why = interrupted = error
+    logger.warning("%s of a declined call stays open, and counts until it is cancelled: %s",
+                   outcome.object_id, why)  # fmt: skip
+    return outcome, interrupted
 
 
 def in_doubt(call_id: str, why: str) -> SpendDenied:

@@ -151,7 +151,8 @@ class Ask(_Message):
         customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
         owner_unknown: it acts on an object whose own customer is not among them: a key that is bound to
             customers needs it from what the ledger knows, or looked up.
-        look_up: the guard itself reads an object, to price another call: a key's allowlist is not asked.
+        look_up: the guard itself reads an object, to price another call, or takes back what a declined call
+            has left open: a key's allowlist is not asked.
         covers: objects (blank between) whose counted money this call's object counts instead.
         unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
             an equal call is one of them, made again.

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
-from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.engine import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
 from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.money import Micros, format_usd, plain_usd
@@ -158,6 +158,7 @@ def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:
             f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
             " AND call.task_id <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
             " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
+            f" AND {NOT_DECLINED}"
             " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
             " task.task_id = coalesce(member.task_id, call.task_id)), 0) LIMIT 1",
             tasks,

@@ -26,6 +26,10 @@ NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 #: The UTC day, as `2026-11-23`, by the same clock.
 TODAY = "strftime('%Y-%m-%d', 'now')"
 
+#: Of `call`: not one that the vendor has declined. What such a one left open at the vendor goes on counting,
+#: so that it is settled, but it was not made: the next try is another call.
+NOT_DECLINED = "(call.state <> 'settled' OR call.status < 400)"
+
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
 #: luigid (`client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3

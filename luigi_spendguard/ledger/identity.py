@@ -10,7 +10,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 
-from luigi_spendguard.ledger.engine import Row, Tx
+from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.messages import Ask
 
 
@@ -48,7 +48,7 @@ def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
         row["ordinal"]
         for row in tx.all(
             "SELECT ordinal, key_id FROM call WHERE claim_id = ? AND base = ?"
-            " AND (state IN ('pending','settled') OR verdict = 'replayed')",
+            f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
             claim["id"],
             base,
         )
@@ -60,14 +60,15 @@ def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
 
 #: Calls that count as earlier ones: of this run, or of a task that has not completed since.
 _EARLIER = (
-    "verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND (run_id = ? OR epoch ="
+    f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
+    " AND (run_id = ? OR epoch ="
     " coalesce((SELECT completions FROM task WHERE task.task_id = call.task_id), 0))"
     " ORDER BY created_at DESC, rowid DESC LIMIT 1"
 )
 
 
 def earlier(tx: Tx, identity: Identity, run_id: str) -> Row | None:
-    """Return the earlier call that this one repeats, or None. A voided call is no earlier call."""
+    """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
     if identity.key_id is not None:
         row = tx.one(f"SELECT * FROM call WHERE key_id = ? AND {_EARLIER}", identity.key_id, run_id)
         if row is not None:

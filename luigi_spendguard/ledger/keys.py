@@ -190,8 +190,8 @@ def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
         raise Refused("expired", "the vault key has expired: ask for another one", run_id=scope.run["run_id"])
     if ask.vendor != terms["vendor"]:
         raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
-    if ask.look_up and ask.read:
-        return  # The guard reads an object to price a call that is checked itself.
+    if ask.look_up:
+        return  # The guard's own, for a call that is checked itself.
     endpoints = json.loads(terms["allowed_endpoints"])
     if not is_allowed(endpoints, f"{ask.method} {ask.path}", ask.operation):
         raise Refused(
@@ -213,7 +213,7 @@ def _check_accounts(allowed: list[str], ask: Ask) -> None:
 
 def must_look_up(tx: Tx, scope: Scope, ask: Ask) -> bool:
     """Return whether only the object at the vendor tells which customer a call concerns."""
-    if scope.terms is None or ask.read or not (ask.owner_unknown or ask.object_id is not None):
+    if scope.terms is None or ask.read or ask.look_up or not (ask.owner_unknown or ask.object_id is not None):
         return False
     return scope.terms["allowed_customers"] != "[]" and not _customers(tx, ask)[1]
 

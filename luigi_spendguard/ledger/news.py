@@ -7,7 +7,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.budgets import REMAINING, keep_budget
-from luigi_spendguard.ledger.engine import TODAY, Row, Tx
+from luigi_spendguard.ledger.engine import NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.ledger.figures import CAME_TO, COLUMNS, RUN, Figures, last_entry
 from luigi_spendguard.ledger.paid import have_paid
 from luigi_spendguard.policy import Caps
@@ -85,7 +85,8 @@ def start(tx: Tx, caps: Caps) -> Start:
     )
     batches = tx.all(
         "SELECT members FROM claim WHERE members <> '[]' AND EXISTS (SELECT 1 FROM call WHERE"
-        " call.claim_id = claim.id AND call.state IN ('pending','settled','in_doubt') AND asked_micros > 0)"
+        f" call.claim_id = claim.id AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
+        " AND asked_micros > 0)"
         " AND NOT EXISTS (SELECT 1 FROM member JOIN task ON task.task_id = member.task_id"
         " WHERE member.claim_id = claim.id AND task.completions > member.epoch) ORDER BY claimed_at"
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.ledger.claims import hold
-from luigi_spendguard.ledger.engine import Row, Tx
+from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
 from luigi_spendguard.ledger.keys import check_terms, must_look_up
 from luigi_spendguard.ledger.repeating import grant, matched, regrant, replay, resend
@@ -107,7 +107,8 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     if ask.total_micros is None and object_of(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)
     wire_key = ask.key or ("" if ask.read else f"spendguard-{ask.call_id}")
-    if ask.key and tx.value("SELECT 1 FROM call WHERE wire_key = ? AND state = 'voided' LIMIT 1", ask.key):
+    used = f"SELECT 1 FROM call WHERE wire_key = ? AND (state = 'voided' OR NOT {NOT_DECLINED}) LIMIT 1"
+    if ask.key and tx.value(used, ask.key):
         # Stripe answers a key that met a decline with that decline again.
         wire_key = f"{ask.key[:200]}-{ask.call_id}"
     with tx.savepoint():

@@ -171,6 +171,16 @@ class Vendor(ABC):
         """
         return {}
 
+    def undo(self, quote: Quote, request: Request, reply: Reply, settings: VendorSettings) -> Request | None:
+        """Return the request that takes back what a declined call has left open; None: nothing is, or the
+        operator keeps it. What is left open goes on counting until it is taken back.
+        """
+        return None
+
+    def undone(self, reply: Reply) -> bool:
+        """Return whether the reply to an `undo` says that nothing of it is left."""
+        return False
+
     def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
         """Return the GET that tells what an object has cost in the end; None: not from this account."""
         return None

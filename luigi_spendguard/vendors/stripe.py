@@ -13,9 +13,10 @@ from typing import Any
 from urllib.parse import quote as percent_encoded
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from luigi_spendguard import config_values as values
 from luigi_spendguard.errors import denial
-from luigi_spendguard.settings import VendorSettings
-from luigi_spendguard.vendors import stripe_denials, stripe_hosts, stripe_outcomes
+from luigi_spendguard.settings import Setting, VendorSettings
+from luigi_spendguard.vendors import stripe_declines, stripe_denials, stripe_hosts, stripe_outcomes
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Quote, Reply, Request
@@ -54,6 +55,12 @@ class Stripe(Vendor):
     pages = {"pi_": "payments/", "ch_": "payments/", "py_": "payments/", "cus_": "customers/",
              "in_": "invoices/", "sub_": "subscriptions/", "po_": "payouts/",
              "": "search?query="}  # fmt: skip
+
+    settings = (
+        Setting("", "declined_intents", values.one_of("cancel", "keep"), "cancel",
+                "What becomes of a PaymentIntent that was declined when it was made, and could be confirmed "
+                "later: `cancel` it at once, or `keep` it counted until it is cancelled."),
+    )  # fmt: skip
 
     def check(self, settings: VendorSettings) -> str:
         """Return which of `prices` no operation can have, "" when all are right."""
@@ -183,6 +190,15 @@ class Stripe(Vendor):
         """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
         path = answer_path(request.method, quote.path, percent_encoded(object_id, safe=""))
         return self.look_up(quote, request, path)
+
+    def undo(self, quote: Quote, request: Request, reply: Reply, settings: VendorSettings) -> Request | None:
+        """Return the request that cancels a declined intent, unless luigi.cfg keeps it."""
+        if settings.own.get("declined_intents") == "keep":
+            return None
+        headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
+        return stripe_declines.undo(quote, reply, headers)
+
+    undone = staticmethod(stripe_declines.undone)
 
     def object_url(self, account: str, object_id: str) -> str | None:
         """Return the address of an object in the dashboard, of its account and mode."""

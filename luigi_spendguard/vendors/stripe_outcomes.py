@@ -8,6 +8,7 @@ from typing import Any
 
 from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
+from luigi_spendguard.vendors.stripe_declines import declined, left_open
 from luigi_spendguard.vendors.stripe_invoices import covered
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
@@ -16,12 +17,8 @@ from luigi_spendguard.vendors.stripe_worth import worth_of
 
 def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
     """Read what became of a call; `resent` after an earlier send with an unknown outcome."""
-    if reply.status == 402 and not quote.read:
-        declined = reply_object(reply).get("error", {})
-        intent = declined.get("payment_intent") if isinstance(declined, dict) else None
-        object_id = intent.get("id") if isinstance(intent, dict) else None
-        return Outcome("void", definite=True, note="declined (HTTP 402)", object_id=object_id,
-                       worth_micros=quote.total_micros or 0)  # fmt: skip
+    if not quote.read and (reply.status == 402 or (not resent and left_open(quote, reply))):
+        return declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
         return ended
     try:

@@ -377,3 +377,41 @@ def test_an_unknown_object_is_looked_up_before_it_is_captured(guard: Guard) -> N
     step(life, Finish, reply(200, held))
     again = step(life, Reserve)
     assert (again.ask.total_micros, again.ask.call_id) == (7_000_000, first.ask.call_id)
+
+
+DECLINED = {
+    "error": {"type": "card_error", "payment_intent": {**INTENT, "status": "requires_payment_method"}}
+}
+
+
+def test_a_declined_intent_is_cancelled_and_its_call_voided(guard: Guard) -> None:
+    life, _ = sent(guard)
+    reserve = step(life, Reserve, reply(402, DECLINED))
+    assert (reserve.ask.operation, reserve.ask.object_id) == ("payment_intents.cancel", "pi_1")
+    assert reserve.ask.call_id
+    step(life, Send, granted(reserve))
+    cancelled = {**INTENT, "status": "canceled", "amount_received": 0}
+    assert step(life, Finish, reply(200, cancelled)).end.only_less
+    end = step(life, Finish).end
+    assert (end.kind, end.definite, end.object_id) == ("void", True, None)
+    assert outcome(life) == reply(402, DECLINED)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), TimeoutError(), NotSent("refused")])
+def test_a_cancel_that_is_cut_off_leaves_the_declined_intent_counted(
+    guard: Guard, error: BaseException
+) -> None:
+    life, _ = sent(guard)
+    step(life, Send, granted(step(life, Reserve, reply(402, DECLINED))))
+    assert step(life, Finish, error).end.kind in ("doubt", "void")
+    end = step(life, Finish).end
+    assert (end.kind, end.status, end.total_micros, end.object_id) == ("settle", 402, 1_000_000, "pi_1")
+    ended = outcome(life)
+    assert ended is error if isinstance(error, KeyboardInterrupt) else ended == reply(402, DECLINED)
+
+
+def test_a_denied_cancel_leaves_it_counted_too(guard: Guard) -> None:
+    life, _ = sent(guard)
+    reserve = step(life, Reserve, reply(402, DECLINED))
+    end = step(life, Finish, Answer("denied", reserve.ask.call_id, reason="revoked", message="over")).end
+    assert (end.kind, end.total_micros, end.object_id) == ("settle", 1_000_000, "pi_1")

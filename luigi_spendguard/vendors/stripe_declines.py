@@ -1,0 +1,70 @@
+"""Stripe: what a declined call leaves open, and how that is taken back.
+
+A declined PaymentIntent waits for another card: whoever has its `client_secret` and a publishable key can
+confirm it until it is cancelled (https://docs.stripe.com/payments/paymentintents/lifecycle). An invoice that
+could not be paid stays open, with a page of its own. A declined charge or refund leaves nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from decimal import Decimal
+from typing import Any
+
+from luigi_spendguard.vendors.bodies import reply_object
+from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.stripe_hosts import API_BASE
+from luigi_spendguard.vendors.stripe_worth import worth_of
+
+_INTENT = re.compile(r"pi_[A-Za-z0-9_]{1,250}", re.ASCII)
+
+
+def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
+    """Return what became of a declined call: void where it leaves nothing open, else settled at its worth."""
+    note = f"declined (HTTP {reply.status})"
+    intent = _open_intent(reply)
+    object_id = quote.object_id or (intent["id"] if intent else None)
+    if object_id is None or quote.free or quote.only_less or (quote.fixed and not intent):
+        return Outcome("void", definite=True, note=note)
+    total = quote.total_micros
+    if intent and intent["id"] == object_id:
+        with suppress(ValueError, TypeError, KeyError):  # Else what was asked for is the most it can move.
+            total = worth_of(intent, fx).worth
+    return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=object_id,
+                   note=f"{note}: {object_id} is left open, and counts until it is cancelled")  # fmt: skip
+
+
+def left_open(quote: Quote, reply: Reply) -> bool:
+    """Return whether an error other than a decline names an intent that this call has opened."""
+    return quote.object_id is None and 400 <= reply.status < 500 and reply.status != 409 and bool(
+        _open_intent(reply)
+    )  # fmt: skip
+
+
+def undo(quote: Quote, reply: Reply, headers: Mapping[str, str]) -> Request | None:
+    """Return the request that cancels the intent that a declined call has opened, None where it has none.
+
+    What was there before the call is not the call's to cancel.
+    """
+    intent = _open_intent(reply)
+    if reply.status < 400 or not intent or quote.object_id is not None:
+        return None
+    return Request("POST", f"{API_BASE}/v1/payment_intents/{intent['id']}/cancel", headers)
+
+
+def undone(reply: Reply) -> bool:
+    """Return whether the reply to an `undo` says that nothing can move any more."""
+    body = reply_object(reply)
+    return reply.status == 200 and body.get("object") == "payment_intent" and body.get("status") == "canceled"
+
+
+def _open_intent(reply: Reply) -> dict[str, Any] | None:
+    """Return the intent that an error names, None where it names none or nothing can move by it."""
+    error = reply_object(reply).get("error")
+    intent = error.get("payment_intent") if isinstance(error, dict) else None
+    if not isinstance(intent, dict) or intent.get("status") in ("succeeded", "canceled"):
+        return None
+    ident = intent.get("id")
+    return intent if isinstance(ident, str) and _INTENT.fullmatch(ident) else None

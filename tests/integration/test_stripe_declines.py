@@ -1,0 +1,196 @@
+"""A declined intent stays open at Stripe: whoever has its client_secret can confirm it later.
+
+Judged by the look-alike's own books, with the real SDK.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+import urllib3
+
+from luigi_spendguard.errors import BudgetExceeded
+from tests.support.books import Books
+from tests.support.desk import Outside
+from tests.support.site import FakeStripe
+
+CAP = 10_000_000  # $10
+DECLINED: Any = {"amount": 1000, "currency": "usd", "customer": "cus_1", "confirm": True,
+                 "payment_method": "pm_card_chargeDeclined"}  # fmt: skip
+GOOD: Any = {**DECLINED, "payment_method": "pm_card_visa"}
+
+
+@pytest.fixture
+def vendor(tmp_path: Path) -> Iterator[FakeStripe]:
+    made = FakeStripe(tmp_path / "vendor")
+    yield made
+    made.process.end()
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path / "ledger.db", cap=CAP)
+    yield made
+    made.ledger.close()
+
+
+@pytest.fixture
+def desk(books: Books, vendor: FakeStripe) -> Outside:
+    return Outside(books, vendor.url)
+
+
+def by_page(vendor: FakeStripe, intent: Any) -> int:
+    """Confirm an intent as its page in a browser does; return the HTTP status."""
+    said = {"client_secret": intent["client_secret"], "payment_method": "pm_card_visa"}
+    return urllib3.PoolManager().request(
+        "POST", f"{vendor.url}/v1/payment_intents/{intent['id']}/confirm", fields=said,
+        headers={"Authorization": "Bearer pk_test_page"}, encode_multipart=False,
+    ).status  # fmt: skip
+
+
+def declined(call: Any, *args: Any) -> Any:
+    """Make a call that the vendor declines; return the intent that its error shows."""
+    with pytest.raises(stripe.CardError) as caught:
+        call(*args)
+    error = caught.value
+    assert (error.code, error.http_status) == ("card_declined", 402)
+    assert error.json_body["error"]["payment_intent"]["status"] == "requires_payment_method"
+    return error.json_body["error"]["payment_intent"]
+
+
+def counted(desk: Outside) -> int:
+    """Return all that is counted, in cents."""
+    return sum(desk.figures()) // 10_000
+
+
+def test_five_declines_and_five_later_confirmations(desk: Outside, vendor: FakeStripe) -> None:
+    create = desk.client.v1.payment_intents.create
+    intents = [declined(create, {**DECLINED, "customer": f"cus_{n}"}) for n in range(5)]
+    for intent in intents:
+        by_page(vendor, intent)
+        assert vendor.moved() <= counted(desk) <= CAP // 10_000
+
+
+def test_what_was_cancelled_frees_its_money_for_a_new_try(desk: Outside, vendor: FakeStripe) -> None:
+    intent = declined(desk.client.v1.payment_intents.create, DECLINED)
+    assert desk.spent() == 0
+    assert vendor.books()["objects"][intent["id"]]["status"] == "canceled"
+    paid = desk.client.v1.payment_intents.create(GOOD)
+    assert (paid.id != intent["id"], vendor.moved(), desk.spent()) == (True, 1000, 1000)
+    cancels = [r for r in vendor.posts() if r["path"].endswith("/cancel")]
+    keys = [r["key"] for r in vendor.posts()]
+    assert (len(cancels), len(set(keys))) == (1, 3)
+    [row] = [ask for ask in desk.asked if ask.operation == "payment_intents.cancel"]
+    assert row.object_id == intent["id"]
+
+
+def test_the_callers_own_key_is_tried_again_after_a_decline(desk: Outside, vendor: FakeStripe) -> None:
+    create = desk.client.v1.payment_intents.create
+    declined(create, DECLINED, {"idempotency_key": "order-1"})
+    paid = create(DECLINED | {"payment_method": "pm_card_visa"}, {"idempotency_key": "order-1"})
+    assert (paid.status, vendor.moved(), desk.spent()) == ("succeeded", 1000, 1000)
+
+
+@pytest.mark.parametrize("fault", ["drop_after", "drop_before", "status", "not_json"])
+def test_a_cancel_whose_outcome_is_unknown_leaves_it_counted(
+    desk: Outside, vendor: FakeStripe, fault: str
+) -> None:
+    vendor.fault(fault, match="POST /v1/payment_intents/pi_", status=500)
+    intent = declined(desk.client.v1.payment_intents.create, DECLINED)
+    assert counted(desk) == 1000
+    assert desk.denied(desk.client.v1.payment_intents.create, GOOD).reason == "cap"
+    by_page(vendor, intent)
+    assert vendor.moved() <= counted(desk)
+
+
+class TestKept:
+    """`declined_intents = keep`: they go on counting until they are cancelled."""
+
+    @pytest.fixture
+    def desk(self, books: Books, vendor: FakeStripe) -> Outside:
+        return Outside(books, vendor.url, own={"declined_intents": "keep"})
+
+    def test_it_counts_and_is_confirmed_later(self, desk: Outside, vendor: FakeStripe) -> None:
+        create = desk.client.v1.payment_intents.create
+        intents = [declined(create, DECLINED)]
+        for number in range(4):
+            with pytest.raises((stripe.CardError, BudgetExceeded)):
+                create({**DECLINED, "customer": f"cus_{number}"})
+        assert by_page(vendor, intents[0]) == 200
+        assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+    def test_the_task_goes_on_with_it(self, desk: Outside, vendor: FakeStripe) -> None:
+        intent = declined(desk.client.v1.payment_intents.create, DECLINED)
+        paid = desk.client.v1.payment_intents.confirm(intent["id"], {"payment_method": "pm_card_visa"})
+        assert (paid.status, vendor.moved(), desk.spent()) == ("succeeded", 1000, 1000)
+
+    def test_a_cancel_gives_it_back(self, desk: Outside, vendor: FakeStripe) -> None:
+        intent = declined(desk.client.v1.payment_intents.create, DECLINED)
+        assert desk.spent() == 1000
+        desk.client.v1.payment_intents.cancel(intent["id"])
+        assert desk.spent() == 0
+        desk.client.v1.payment_intents.create(GOOD)
+        assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+    def test_a_new_try_is_a_new_call_with_a_new_key(self, desk: Outside, vendor: FakeStripe) -> None:
+        create = desk.client.v1.payment_intents.create
+        small: Any = {**DECLINED, "amount": 300}
+        declined(create, small, {"idempotency_key": "order-1"})
+        declined(create, small, {"idempotency_key": "order-1"})
+        create({**small, "payment_method": "pm_card_visa"}, {"idempotency_key": "order-1"})
+        assert (vendor.moved(), desk.spent()) == (300, 900)
+        desk.again()  # A task that died after the good one is answered with that.
+        create({**small, "payment_method": "pm_card_visa"}, {"idempotency_key": "order-1"})
+        assert (vendor.moved(), desk.spent()) == (300, 900)
+
+
+class TestWhatWasThereBefore:
+    def test_a_declined_confirm_leaves_its_intent_counted(self, desk: Outside, vendor: FakeStripe) -> None:
+        plain: Any = {"amount": 1000, "currency": "usd", "customer": "cus_1"}
+        intent = desk.client.v1.payment_intents.create(plain)
+        confirm = desk.client.v1.payment_intents.confirm
+        left = declined(confirm, intent.id, {"payment_method": "pm_card_chargeDeclined"})
+        assert desk.spent() == 1000
+        assert (
+            desk.denied(desk.client.v1.payment_intents.create, {**GOOD, "customer": "cus_2"}).reason == "cap"
+        )
+        assert by_page(vendor, {**left, "client_secret": intent.client_secret}) == 200
+        assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+    def test_a_declined_confirm_of_somebody_elses_intent_counts_it(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        intent = _by_hand(vendor, "/v1/payment_intents", amount="1000", currency="usd")
+        confirm = desk.client.v1.payment_intents.confirm
+        left = declined(confirm, intent["id"], {"payment_method": "pm_card_chargeDeclined"})
+        assert by_page(vendor, left) == 200
+        assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+    def test_an_invoice_that_could_not_be_paid_is_open(self, desk: Outside, vendor: FakeStripe) -> None:
+        draft = _by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        _by_hand(vendor, "/v1/invoiceitems", amount="1000", currency="usd", customer="cus_1", invoice=draft)
+        with pytest.raises(stripe.CardError):
+            desk.client.v1.invoices.pay(draft, {"payment_method": "pm_card_chargeDeclined"})
+        _by_hand(vendor, f"/v1/invoices/{draft}/pay")  # Its own page takes another card.
+        assert vendor.moved() <= counted(desk)
+        desk.client.v1.invoices.pay(draft)
+        assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+    def test_a_declined_charge_leaves_nothing(self, desk: Outside, vendor: FakeStripe) -> None:
+        charge: Any = {"amount": 1000, "currency": "usd", "source": "tok_chargeDeclined"}
+        with pytest.raises(stripe.CardError):
+            desk.client.v1.charges.create(charge)
+        assert (vendor.moved(), desk.spent()) == (0, 0)
+
+
+def _by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
+    headers = {"Authorization": "Bearer sk_test_by_hand"}
+    return (
+        urllib3.PoolManager()
+        .request("POST", vendor.url + path, fields=said, headers=headers, encode_multipart=False)
+        .json()
+    )
