@@ -16,13 +16,21 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from luigi_spendguard import config_values as values
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings
-from luigi_spendguard.vendors import stripe_declines, stripe_denials, stripe_hosts, stripe_outcomes
+from luigi_spendguard.vendors import (
+    stripe_declines,
+    stripe_denials,
+    stripe_hosts,
+    stripe_outcomes,
+    stripe_versions,
+)
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
+from luigi_spendguard.vendors.stripe_parameters import address_of
+from luigi_spendguard.vendors.stripe_parameters import check as check_parameters
 from luigi_spendguard.vendors.stripe_prices import PARTIES
 from luigi_spendguard.vendors.stripe_prices import own_path as own_object_path
 from luigi_spendguard.vendors.stripe_routes import (
@@ -85,6 +93,8 @@ class Stripe(Vendor):
         line = f"{request.method} {path}"
         if hands_out_credentials(line, said):
             self.check_allowed(line, line, settings, hands_out_credentials=True)
+            if request.method != "GET":
+                check_parameters(address_of(request.method, path) or line, line, said, fixed=True)
             return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
                            free=True, fingerprint=body_digest(request, True),
                            **whom(request, path, said))  # fmt: skip
@@ -103,6 +113,7 @@ class Stripe(Vendor):
         self.check_allowed(line, blank.operation, settings)
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
+        stripe_versions.check(request)
         return self._priced(blank, route, ids, request, settings, {}, fx)
 
     def complete(
@@ -135,6 +146,9 @@ class Stripe(Vendor):
         """Fill in amount, target and fingerprint of a recognised operation."""
         fixed = settings.prices.get(route.operation)
         params = parameters(request, blank.path)
+        if fixed is not None or route.rule != "unpriced":
+            check_parameters(route.address, route.operation, params, fixed=fixed is not None,
+                             priceable=route.operation in PRICEABLE)  # fmt: skip
         sensitive = is_sensitive(params)
         digest = body_digest(request, sensitive)
         asked = Asked(blank, ids, params, found, fx, digest)
@@ -183,13 +197,16 @@ class Stripe(Vendor):
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:
         """Return the GET of what the guard has to know, for the same account."""
-        headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
-        return Request("GET", API_BASE + path, headers)
+        return self._get(path, request, {"stripe-version": stripe_versions.PINNED})
 
     def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
         """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
         path = answer_path(request.method, quote.path, percent_encoded(object_id, safe=""))
-        return self.look_up(quote, request, path)
+        return self._get(path, request, {})
+
+    def _get(self, path: str, request: Request, more: Mapping[str, str]) -> Request:
+        headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
+        return Request("GET", API_BASE + path, {**headers, **more})
 
     def undo(self, quote: Quote, request: Request, reply: Reply, settings: VendorSettings) -> Request | None:
         """Return the request that cancels a declined intent, unless luigi.cfg keeps it."""
@@ -217,6 +234,7 @@ class Stripe(Vendor):
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key
+        headers.setdefault("stripe-version", stripe_versions.PINNED)
         return Request(request.method, url, headers, request.body)
 
     def rest(self, url: str) -> str | None:

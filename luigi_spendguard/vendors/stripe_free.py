@@ -111,7 +111,6 @@ POST /v1/sources
 POST /v1/sources/{id}
 POST /v1/sources/{id}/verify
 POST /v1/subscription_schedules/{id}/release
-POST /v1/subscriptions/{id}/pause
 POST /v1/tax/calculations
 POST /v1/tax_ids
 DELETE /v1/tax_ids/{id}

@@ -5,7 +5,6 @@ Amounts are integers of the currency's minor unit (https://docs.stripe.com/curre
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 from luigi_spendguard.errors import denial
@@ -17,9 +16,6 @@ from luigi_spendguard.vendors.stripe_worth import worth_of
 #: Who pays or receives, best first.
 PARTIES = (*PAYERS, "payment_method", "source", "destination")
 
-#: Credit for the next invoice, and what began a subscription in older API versions.
-_CUSTOMER_MONEY = {"account_balance", "balance", "coupon", "plan", "quantity", "trial_end"}
-
 
 def free(asked: Asked) -> Quote:
     """Nothing is spent. Sent again as soon as anything in it is new."""
@@ -28,9 +24,7 @@ def free(asked: Asked) -> Quote:
 
 
 def customers(asked: Asked) -> Quote:
-    """Free, unless a customer's credit is changed with it."""
-    if found := _CUSTOMER_MONEY & set(asked.params):
-        raise Unbounded(f"a customer's `{min(found)}` moves money later and has no price")
+    """Free."""
     if asked.ids:
         return free(asked)
     return asked.quoted(None, target=asked.given("email", "name", "phone"))
@@ -70,12 +64,6 @@ def held(asked: Asked) -> Quote:
         return free(asked)
     if verb == "update" and "currency" in asked.params and "amount" not in asked.params:
         raise denial("unpriced", "an update of `currency` needs `amount` to be priced")
-    for odd in ("amount", "amount_to_capture", "amount_to_confirm", "final_capture", "amount_details"):
-        fine = odd == name or (verb == "capture" and odd == "final_capture") or (
-            verb == "apply_customer_balance" and odd == "amount"
-        ) or (odd == "amount_details" and name)  # fmt: skip
-        if not fine and any(given.split("[")[0] == odd for given in asked.params):
-            raise denial("unpriced", f"{operation} with {odd} has no price")
     minor = asked.whole(name) if name else None
     if minor is None and verb == "increment_authorization":
         raise denial("unpriced", f"{operation} without amount cannot be priced")
@@ -149,13 +137,9 @@ def fee_refunds(asked: Asked) -> Quote:
     path = f"/v1/application_fees/{asked.ids[0]}"
     [fee] = asked.fetched(path)
     minor, currency = asked.whole("amount"), str(fee.get("currency", ""))
-    firm = asked.quote.path.endswith("/refund")
-    if minor is not None:
-        left = minor
-    else:
-        left = _amount(asked, path, fee, "amount") - (0 if firm else _refunded(asked, path, fee))
+    left = _amount(asked, path, fee, "amount") - _refunded(asked, path, fee) if minor is None else minor
     return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
-                        target=asked.ids[0], firm=firm)  # fmt: skip
+                        target=asked.ids[0])  # fmt: skip
 
 
 def customer_credit(asked: Asked) -> Quote:
@@ -173,7 +157,9 @@ def credit_notes(asked: Asked) -> Quote:
     [invoice] = asked.fetched(path)
     currency = str(invoice.get("currency", ""))
     named = [asked.whole("refund_amount"), asked.whole("credit_amount")]
-    minor = asked.whole("amount")
+    # What lines or shipping come to beside an amount is open: then it is all of the invoice at most.
+    beside = any(name.startswith(("lines", "shipping_cost")) for name in asked.params)
+    minor = None if beside else asked.whole("amount")
     if any(part is not None for part in named):
         total = sum(part or 0 for part in named)
     elif invoice.get("status") == "open":
@@ -183,26 +169,23 @@ def credit_notes(asked: Asked) -> Quote:
     return asked.quoted(asked.money(total, currency), currency=currency, target=asked.params["invoice"])
 
 
-def harmless(*stems: str, values: str = "") -> Callable[[Asked], Quote]:
-    """Return a rule: free as long as nothing but these parameters is changed."""
-
-    def rule(asked: Asked) -> Quote:
-        if not asked.only(*stems):
-            odd = sorted({name.split("[")[0] for name in asked.params} - {*stems, "expand", "metadata"})
-            raise Unbounded(f"{asked.quote.operation} with {odd[0]} may move money by an unknown amount")
-        if values and any(asked.params.get(stem, values) != values for stem in stems):
-            raise Unbounded(f"{asked.quote.operation} with {stems[0]} other than {values} may move money")
-        return free(asked)
-
-    return rule
+def switches_off(asked: Asked) -> Quote:
+    """Free as long as a page is at most closed."""
+    if asked.params.get("active", "false") != "false":
+        raise Unbounded(f"{asked.quote.operation} with active other than false may move money")
+    return free(asked)
 
 
-#: What must be said so that ending a subscription, or a part of it, neither bills nor credits anything;
-#: None: it does neither unless it is said.
+#: What must be said so that ending or pausing a subscription, or a part of it, neither bills nor credits
+#: anything; None: it does neither unless it is said.
 _QUIET: dict[str, dict[str, str | None]] = {
     "subscriptions.cancel": {"invoice_now": None, "prorate": None},
     "subscription_items.delete": {"proration_behavior": "none"},
     "subscription_schedules.cancel": {"invoice_now": "false", "prorate": "false"},
+    "subscriptions.pause": {
+        "bill_for[outstanding_usage_through][type]": "none",
+        "bill_for[unused_time_from][type]": "none",
+    },
 }
 
 

@@ -24,6 +24,11 @@ class Route:
     operation: str
     rule: str
 
+    @property
+    def address(self) -> str:
+        """Its line in the tables, such as `POST /v1/refunds/{id}`."""
+        return f"{self.method} /{'/'.join(self.parts)}"
+
 
 #: Last parts of an address that name what is made there, not what is done.
 _COLLECTIONS = {

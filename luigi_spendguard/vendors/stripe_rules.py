@@ -208,21 +208,14 @@ RULES: dict[str, Rule] = {
         _LINES,
     ),
     "subscription_update": Rule(
-        prices.harmless(
-            "cancel_at_period_end",
-            "cancellation_details",
-            "default_payment_method",
-            "default_source",
-            "description",
-            "payment_settings",
-        ),
+        prices.free,
         _FREE,
         _FREE,
         "a change of anything but payment method, description or the end of the period",
     ),
-    "endings": Rule(prices.endings, _FREE, _FREE, "a final invoice or a proration, where not switched off"),
-    "session_update": Rule(prices.harmless("collected_information"), _FREE, _FREE, "a change of its lines"),
-    "link_update": Rule(
-        prices.harmless("active", values="false"), _FREE, _FREE, "anything but switching it off"
+    "endings": Rule(
+        prices.endings, _FREE, _FREE, "a final invoice, usage or a proration, where not switched off"
     ),
+    "session_update": Rule(prices.free, _FREE, _FREE, "a change of its lines"),
+    "link_update": Rule(prices.switches_off, _FREE, _FREE, "anything but switching it off"),
 }

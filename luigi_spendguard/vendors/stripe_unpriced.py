@@ -19,6 +19,7 @@ DELETE /v1/accounts/{id}/persons/{id}
 POST /v1/accounts/{id}/persons/{id}
 POST /v1/accounts/{id}/reject
 POST /v1/accounts/{id}/unreject
+POST /v1/application_fees/{id}/refund
 POST /v1/apps/installs
 POST /v1/apps/installs/{id}
 POST /v1/apps/installs/{id}/uninstall

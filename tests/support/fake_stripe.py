@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 import tornado.web
 
-from tests.support.fake_stripe_billing import Billing
+from tests.support.fake_stripe_terms import Terms
 
 REQUESTS: list[dict[str, Any]] = []
 MOVED: list[dict[str, Any]] = []
@@ -202,7 +202,7 @@ def _billing_problem(status: int, code: str) -> Problem:
     return Problem(status, "card_error" if status == 402 else "invalid_request_error", code, code)
 
 
-BILLING = Billing(OBJECTS, new_id, move, _billing_problem)
+BILLING = Terms(OBJECTS, new_id, move, _billing_problem)
 
 
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:
@@ -299,6 +299,7 @@ class Vendor(tornado.web.RequestHandler):
         if keyed:
             KEYS[key] = {"said": said, "status": None, "body": None}
         await asyncio.sleep(fault.get("seconds", 0) if fault["fault"] == "hang" else 0)
+        BILLING.version = self.request.headers.get("Stripe-Version", "")
         try:
             status, body = 200, execute(self.request.method or "", self.request.path, data)
         except Problem as problem:

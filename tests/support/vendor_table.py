@@ -14,6 +14,7 @@ from luigi_spendguard.vendors.calls import Row
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
 from luigi_spendguard.vendors.twilio_prices import DEFAULTS
+from tests.support import stripe_sdk
 
 DATA = Path(__file__).resolve().parents[1] / "unit" / "data"
 PAPER = Path(__file__).resolve().parents[2] / "docs" / "vendors.md"
@@ -75,6 +76,7 @@ def renewed(text: str) -> str:
         ("priced", _priced()),
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
+        ("parameters", stripe_sdk.figures()),
         ("twilio priced", _table(twilio_quotes.TABLE)),
         ("twilio defaults", _defaults()),
         ("twilio free", _of_kind("twilio", "free")),

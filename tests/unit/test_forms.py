@@ -119,9 +119,10 @@ def test_a_form_without_brackets() -> None:
      ("application/json", False), (f"{FORM}; charset=utf-8; charset=utf-16", False)],
 )  # fmt: skip
 def test_a_form_has_one_content_type(kind: str, fits: bool) -> None:
-    for path in ("/v1/payment_intents", "/v1/customers", "/v1/setup_intents"):
+    for path, form in (("/v1/payment_intents", b"amount=100&currency=usd"), ("/v1/customers", b"name=x"),
+                       ("/v1/setup_intents", b"confirm=true")):  # fmt: skip
         headers = {"content-type": kind} if kind else {}
-        request = Request("POST", API + path, headers, b"amount=100&currency=usd")
+        request = Request("POST", API + path, headers, form)
         assert (reason(Stripe(), request) is None) is fits
 
 

@@ -115,9 +115,8 @@ class TestCustomer:
     @pytest.mark.parametrize(
         ("method", "path", "body"),
         [
-            ("POST", "/v1/payment_intents/pi_1/capture", "customer=cus_1"),
-            ("POST", "/v1/payment_methods/pm_1", "customer=cus_1"),
-            ("POST", "/v1/transfers", "amount=1&currency=usd&destination=acct_1&customer=cus_1"),
+            ("POST", "/v1/payment_intents/pi_1", "customer=cus_1"),
+            ("POST", "/v1/charges/ch_1", "customer=cus_1"),
             ("GET", "/v1/payment_intents/pi_1?customer=cus_1", ""),
             ("GET", "/v1/balance?customer=cus_1", ""),
         ],
@@ -215,11 +214,11 @@ class TestAccounts:
         )
         fixed = {"v2.money_management.outbound_payments.create": Micros(5)}
         headers = {"content_type": "application/json"}
-        text = '{"to": {"recipient": "acct_1"}, "memo": ["\\u0061cct_2"]}'
+        text = '{"to": {"recipient": "acct_1"}, "from": {"financial_account": "\\u0061cct_2"}}'
         path = "/v2/money_management/outbound_payments"
         assert quote(path, text, headers=headers, prices=fixed).accounts == ("acct_1", "acct_2")
         twice = '{"to": {"recipient": "acct_1", "recipient": "fa_2"}}'
-        for text in (twice, '{"memo": "', "[" * 100_000):
+        for text in (twice, '{"description": "', "[" * 100_000):
             with pytest.raises(SpendDenied) as caught:
                 quote(path, text, headers=headers, prices=fixed)
             assert caught.value.reason == "unpriced"

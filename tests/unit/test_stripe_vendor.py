@@ -141,7 +141,6 @@ class TestIdentity:
         [
             ("customer=cus_1&payment_method=pm_1", "cus_1"),
             ("payment_method=pm_1", "pm_1"),
-            ("source=tok_1", "tok_1"),
             ("metadata[a]=b", None),
         ],
     )

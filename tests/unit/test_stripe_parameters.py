@@ -1,0 +1,161 @@
+"""Every parameter that the newest SDK can send is marked; what is not marked is refused, at any price."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import stripe
+
+from luigi_spendguard.config import VendorSettings
+from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.money import Micros
+from luigi_spendguard.vendors import Quote, Request
+from luigi_spendguard.vendors import stripe_parameters as listed
+from luigi_spendguard.vendors.stripe import Stripe
+from luigi_spendguard.vendors.stripe_hosts import host_of
+from luigi_spendguard.vendors.stripe_routes import ROUTES
+from luigi_spendguard.vendors.stripe_versions import PINNED
+from tests.support import stripe_sdk
+
+_LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
+OPERATIONS = {re.sub(r"\{\w+\}", "{id}", line) for line in _LINES if not line.startswith("#")}
+RULES = {route.address: route.rule for route in ROUTES}
+FORM, JSON = "application/x-www-form-urlencoded", "application/json"
+
+
+def quote(line: str, body: str = "", version: str = PINNED, **settings: object) -> Quote:
+    method, path = line.replace("{id}", "id_1").split(" ")
+    headers = {"content-type": JSON if path.startswith("/v2/") else FORM, "stripe-version": version}
+    if method == "DELETE":
+        path, body = f"{path}?{body}" if body else path, ""
+    request = Request(method, host_of(method, path) + path, headers, body.encode())
+    return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})  # type: ignore[arg-type]
+
+
+def refused(line: str, body: str, version: str = PINNED, **settings: object) -> str:
+    """Return why a call is `unpriced`."""
+    with pytest.raises(SpendDenied) as denied:
+        quote(line, body, version, **settings)
+    assert (denied.value.reason, denied.value.denial_status) == ("unpriced", 403)
+    return denied.value.message
+
+
+def test_every_operation_has_its_list() -> None:
+    assert set(listed.marks()) == OPERATIONS
+
+
+def test_the_newest_sdk_sends_nothing_that_is_not_marked() -> None:
+    """`python -m tests.support.stripe_sdk` prints what is missing; the mark is made by hand."""
+    missing, beyond = stripe_sdk.differences()
+    assert missing == []
+    assert len(beyond) < 100  # What older SDKs and the specification have.
+
+
+def test_every_refusal_has_its_reason_and_no_parameter_two_marks() -> None:
+    for address, lines in listed.marks().items():
+        names = Counter(name for line in lines for name in stripe_sdk.names_in(line.tree))
+        assert [name for name, times in names.items() if times > 1] == [], address
+        for line in lines:
+            assert bool(line.why) is (line.mark == "-" and RULES.get(address) != "unpriced"), address
+            assert line.mark == "-" or RULES.get(address) != "unpriced", address
+
+
+@pytest.mark.parametrize("address", sorted(OPERATIONS))
+def test_what_is_not_listed_is_refused_at_any_price(address: str) -> None:
+    path, fixed = address.split(" ")[1], {}
+    body = '{"teleport": "1"}' if path.startswith("/v2/") else "teleport=1"
+    if address not in RULES:
+        line = address.replace("{id}", "id_1")
+        assert "leave it out" in refused(address, body, allowed_endpoints=(line,))
+        return
+    if RULES[address] == "unpriced":
+        fixed = {next(route.operation for route in ROUTES if route.address == address): Micros(5)}
+    if address.startswith("DELETE /v2/"):
+        body = "teleport=1"
+    assert "'teleport': this version" in refused(address, body, prices=fixed)
+
+
+@pytest.mark.parametrize(
+    ("name", "mark"),
+    [
+        ("amount", "+"),
+        ("amount[]", ""),
+        ("amount[0]", ""),
+        ("amount[a]", ""),
+        ("metadata", ""),
+        ("metadata[any]", "."),
+        ("metadata[0]", "."),
+        ("metadata[a][b]", ""),
+        ("shipping[address][line1]", "."),
+        ("shipping[address]", ""),
+        ("payment_method_types[0]", "."),
+        ("payment_method_types[]", "."),
+        ("payment_method_types[x]", ""),
+        ("payment_method_options[card][installments]", ""),
+        ("payment_method_options[card][installments][plan]", "."),
+        ("payment_method_options[card][installments][plan][count]", "."),
+        ("mandate_data", "."),
+        ("tax_percent", ""),
+        ("", ""),
+    ],
+)
+def test_a_name_is_matched_part_by_part(name: str, mark: str) -> None:
+    line = listed.line_of("POST /v1/payment_intents", name)
+    assert (line.mark if line else "") == mark
+
+
+class TestFixedPrices:
+    """The operator's own price stands for whatever is known of an operation."""
+
+    def test_what_is_refused_passes_at_one(self) -> None:
+        body = "bill_for[unused_time_from][type]=now&invoicing_behavior=invoice"
+        line = "POST /v1/subscriptions/{id}/pause"
+        assert "invoice of now" in refused(line, body)
+        price = {"subscriptions.pause": Micros(5_000_000)}
+        assert quote(line, body, prices=price).total_micros == 5_000_000
+
+    def test_the_message_offers_one_only_where_there_can_be_one(self) -> None:
+        assert "`customers.create: 5`" in refused("POST /v1/customers", "balance=-5")
+        body = "payment_intent=pi_1&refund_application_fee=true"
+        assert "fixed price" not in refused("POST /v1/refunds", body)
+
+    def test_json_is_read_as_well(self) -> None:
+        line = "POST /v2/money_management/outbound_payments"
+        price = {"v2.money_management.outbound_payments.create": Micros(5)}
+        assert quote(line, '{"to": {"recipient": "acct_1"}}', prices=price).fixed
+        assert "'to[sender]'" in refused(line, '{"to": {"sender": "acct_1"}}', prices=price)
+
+
+class TestVersions:
+    """A parameter may bill another amount in another version of the API."""
+
+    FREE = "POST /v1/products"
+
+    @pytest.mark.parametrize(
+        "version", [PINNED, "2026-03-25.dahlia", "2026-09-30.endive", stripe.api_version]
+    )
+    def test_those_of_the_supported_sdks_are_taken(self, version: str) -> None:
+        assert quote(self.FREE, "name=x", version).free
+
+    @pytest.mark.parametrize(
+        "version",
+        ["", "2018-02-28", "2020-08-27", "2025-02-24.acacia", "2026-10-28.preview", "2027-04-28.fennel",
+         f"{PINNED}; billing_beta=v1", f"{PINNED},{PINNED}", f" {PINNED}"],
+    )  # fmt: skip
+    def test_another_one_is_refused_and_told_which(self, version: str) -> None:
+        assert PINNED in refused(self.FREE, "name=x", version)
+
+    def test_a_request_that_names_none_gets_ours(self) -> None:
+        plain = Request("POST", "https://api.stripe.com/v1/products", {}, b"")
+        assert Stripe().wire(plain, VendorSettings("stripe"), "sk", "").headers["stripe-version"] == PINNED
+        read = Request("GET", "https://api.stripe.com/v1/products", {"stripe-version": "2018-02-28"}, b"")
+        wire = Stripe().wire(read, VendorSettings("stripe"), "sk", "")
+        assert wire.headers["stripe-version"] == "2018-02-28"
+
+    def test_what_the_guard_looks_up_is_in_ours(self) -> None:
+        asked = Request("POST", "https://api.stripe.com/v1/refunds", {"stripe-version": "2026-03-25.dahlia"})
+        found = Stripe().look_up(Quote("", "", ""), asked, "/v1/charges/ch_1")
+        assert found.headers["stripe-version"] == PINNED
