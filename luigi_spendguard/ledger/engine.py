@@ -39,7 +39,6 @@ _PRAGMAS = {
     "journal_mode": "wal",
     "synchronous": "full",
     "foreign_keys": 1,
-    "busy_timeout": LOCK_SECONDS * 1000,
     "cache_size": -16_000,
 }
 _GONE = (
@@ -59,7 +58,7 @@ class LedgerFile(peewee.SqliteDatabase):
             # A file that is gone is not made anew.
             f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
             uri=True,
-            pragmas={} if read_only else _PRAGMAS,
+            pragmas={} if read_only else {**_PRAGMAS, "busy_timeout": LOCK_SECONDS * 1000},
             timeout=LOCK_SECONDS,
             # One connection for whoever uses it: a fork closes it, whichever thread has opened it.
             thread_safe=False,

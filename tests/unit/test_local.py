@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
 from scheduler_patch import local
 from scheduler_patch.local import LocalOffice, LocalPort
-from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.books import Books
+from tests.support.local_ports import local_ports
 
 USD = 1_000_000
 
@@ -32,9 +32,18 @@ def others(tmp_path: Path) -> Iterator[Books]:
     made.ledger.close()
 
 
-def port_of(others: Books, **more: Any) -> LocalPort:
-    caps = Caps(default=Micros(10 * USD), single=more.pop("single", None))
-    return LocalPort(BudgetScheduler(), Settings(others.path, caps, **more))
+PortOf = Callable[..., LocalPort]
+
+
+@pytest.fixture
+def port_of() -> Iterator[PortOf]:
+    with local_ports() as make:
+
+        def port(others: Books, **more: Any) -> LocalPort:
+            caps = Caps(default=Micros(10 * USD), single=more.pop("single", None))
+            return make(Settings(others.path, caps, **more))
+
+        yield port
 
 
 def added(port: LocalPort, task_id: str, cost: str | None = None) -> None:
@@ -47,7 +56,7 @@ def work(port: LocalPort) -> Any:
     return port._scheduler.get_work(worker="w", host="h")["task_id"]
 
 
-def test_an_approval_by_another_process_frees_the_task(others: Books) -> None:
+def test_an_approval_by_another_process_frees_the_task(others: Books, port_of: PortOf) -> None:
     port = port_of(others, single=Micros(2 * USD))
     added(port, "A", "3")
     assert work(port) is None
@@ -55,7 +64,7 @@ def test_an_approval_by_another_process_frees_the_task(others: Books) -> None:
     assert work(port) == "A"
 
 
-def test_counts_are_drawn_down_by_the_calls_of_a_child(others: Books) -> None:
+def test_counts_are_drawn_down_by_the_calls_of_a_child(others: Books, port_of: PortOf) -> None:
     port = port_of(others)
     added(port, "A", "6")
     assert work(port) == "A"
@@ -65,7 +74,7 @@ def test_counts_are_drawn_down_by_the_calls_of_a_child(others: Books) -> None:
     assert work(port) == "B", "$8 remain, of which A may need 4 more"
 
 
-def test_a_top_up_and_a_payment_are_heard_of_too(others: Books) -> None:
+def test_a_top_up_and_a_payment_are_heard_of_too(others: Books, port_of: PortOf) -> None:
     port = port_of(others)
     added(port, "A", "11")
     assert work(port) is None
@@ -87,14 +96,16 @@ def states(others: Books) -> list[str]:
     return [call["state"] for call in others.read(reading.calls)]
 
 
-def test_what_a_killed_worker_left_pending_is_in_doubt_when_the_next_one_begins(others: Books) -> None:
+def test_what_a_killed_worker_left_pending_is_in_doubt_when_the_next_one_begins(
+    others: Books, port_of: PortOf
+) -> None:
     pending(others)
     port_of(others)
     assert states(others) == ["in_doubt"]
 
 
 def test_it_is_looked_for_from_time_to_time_not_with_each_question(
-    others: Books, monkeypatch: pytest.MonkeyPatch
+    others: Books, monkeypatch: pytest.MonkeyPatch, port_of: PortOf
 ) -> None:
     now = [1000.0]
     monkeypatch.setattr(local.time, "monotonic", lambda: now[0])
@@ -108,7 +119,7 @@ def test_it_is_looked_for_from_time_to_time_not_with_each_question(
     assert states(others) == ["in_doubt"]
 
 
-def test_old_answers_are_deleted(others: Books) -> None:
+def test_old_answers_are_deleted(others: Books, port_of: PortOf) -> None:
     key, ask = others.claim("A"), others.ask(USD)
     others.reserve(key, ask)
     others.end(key, End("settle", ask.call_id, 1, total_micros=USD, status=200, answer_body="{}"))
@@ -118,7 +129,7 @@ def test_old_answers_are_deleted(others: Books) -> None:
 
 
 def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
-    others: Books, monkeypatch: pytest.MonkeyPatch
+    others: Books, monkeypatch: pytest.MonkeyPatch, port_of: PortOf
 ) -> None:
     port = port_of(others)
     added(port, "A")
@@ -142,7 +153,7 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     assert states(others) == ["pending"]
 
 
-def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books) -> None:
+def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books, port_of: PortOf) -> None:
     """A child would take the parent's lock for its own: what the scheduler tells the ledger is waited for."""
     port = port_of(others)
     added(port, "A", "3")
@@ -150,7 +161,7 @@ def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books) -
     assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
 
 
-def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books) -> None:
+def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books, port_of: PortOf) -> None:
     port = port_of(others)
 
     async def act(office: LocalOffice) -> None:

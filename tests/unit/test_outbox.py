@@ -83,4 +83,5 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     assert port.flush(20.0)
     (call,) = books.read(reading.calls, "run", None, None, 10, None)
     assert (call["state"], call["spent_usd"]) == ("settled", "0.00005")
+    port.close()
     books.ledger.close()

@@ -13,8 +13,8 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.policy import Caps
 from scheduler_patch.gate import READY
 from scheduler_patch.local import LocalPort
-from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.books import Books
+from tests.support.local_ports import local_ports
 
 
 @pytest.fixture
@@ -48,14 +48,13 @@ def test_what_has_completed_since_has_not_paid(books: Books) -> None:
     assert books.read(news.changes, 0).paid == ["A"]
 
 
-def port_of(books: Books) -> LocalPort:
-    return LocalPort(
-        BudgetScheduler(stable_done_cooldown_secs=0), Settings(books.path, Caps(default=Micros(100)))
-    )
+@pytest.fixture
+def port(books: Books) -> Iterator[LocalPort]:
+    with local_ports(stable_done_cooldown_secs=0) as make:
+        yield make(Settings(books.path, Caps(default=Micros(100))))
 
 
-def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books) -> None:
-    port = port_of(books)
+def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books, port: LocalPort) -> None:
     gate = port._scheduler.gate
     port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
     assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
@@ -70,8 +69,9 @@ def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books) -
     assert gate.verdict("A") == "cap"
 
 
-def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(books: Books) -> None:
-    port = port_of(books)
+def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(
+    books: Books, port: LocalPort
+) -> None:
     gate = port._scheduler.gate
     port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
     assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
