@@ -270,6 +270,10 @@ class Guard:
         undo = None if request is None else self.vendor.undo(quote, request, reply, self.settings)
         if undo is not None and outcome.kind == "settle":
             outcome, interrupted = yield from lookups.taken_back(self.vendor, self._get, undo, outcome)
+        if outcome.billed_at and request is not None:
+            outcome, interrupted = yield from lookups.billed(
+                self.vendor, self._get, quote, request, outcome, self.fx
+            )
         call.unsure = call.unsure or outcome.kind == "doubt"
         leaked = is_in(reply.body, self.secret) or any(
             is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()

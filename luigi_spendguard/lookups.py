@@ -134,6 +134,31 @@ def taken_back(
     return outcome, interrupted
 
 
+def billed(
+    vendor: Vendor, get: Get, quote: Quote, request: Request, outcome: Outcome, fx: Mapping[str, Decimal]
+) -> Generator[Effect, Any, tuple[Outcome, BaseException | None]]:
+    """Read what a call has billed: that is booked. Where it cannot be read, what was quoted is.
+
+    Returns the outcome, and what has interrupted it, to be raised.
+    """
+    why: object = "the vendor's answer does not say it"
+    interrupted: BaseException | None = None
+    try:
+        reply = yield from get(vendor.look_up(quote, request, outcome.billed_at))
+        found = vendor.billed(quote, outcome, reply, fx)
+        if found is not None:
+            return found, None
+    except GeneratorExit:
+        raise
+    except Exception as error:
+        why = error
+    except BaseException as error:
+        why = interrupted = error
+    logger.warning("What %s of %s has billed could not be read (%s): it is booked as quoted",
+                   quote.operation, quote.target, why)  # fmt: skip
+    return replace(outcome, note="booked as quoted: what was billed could not be read"), interrupted
+
+
 def in_doubt(call_id: str, why: str) -> SpendDenied:
     """Return the denial of a call that may have been executed and would be executed twice."""
     return denial(

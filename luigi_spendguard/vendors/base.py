@@ -181,6 +181,15 @@ class Vendor(ABC):
         """Return whether the reply to an `undo` says that nothing of it is left."""
         return False
 
+    def billed(
+        self, quote: Quote, outcome: Outcome, reply: Reply, fx: Mapping[str, Decimal]
+    ) -> Outcome | None:
+        """Return an outcome by the reply to a GET at its `billed_at`, None where that does not say it.
+
+        Raises KeyError, TypeError, ValueError for what the vendor does not answer.
+        """
+        return None
+
     def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
         """Return the GET that tells what an object has cost in the end; None: not from this account."""
         return None

@@ -72,7 +72,9 @@ class Quote:
         only_less: the call can only free money: its object never counts for more afterwards.
         free: the call changes nothing of what any object counts for.
         fixed: at the operator's own price for the operation, each time it is called.
-        firm: settled at `total_micros`, whatever amounts the reply names.
+        firm: settled at `total_micros` unless it can be read what was billed, never at less for what is not
+            billed yet.
+        before: the invoice that was the newest before the call, and bills nothing of it.
         customers: the vendor's customers whom the call concerns, as far as they are known.
         owner_unknown: it acts on an object whose own customer is not (yet) among them.
         accounts: the connected accounts that the call names; none where no part of it goes to one.
@@ -102,6 +104,7 @@ class Quote:
     covers_stay: bool = False
     only_less: bool = False
     firm: bool = False
+    before: str = ""
     free: bool = False
     fixed: bool = False
     customers: tuple[str, ...] = ()
@@ -136,6 +139,7 @@ class Outcome:
         covers: the objects whose counted money `object_id` counts from now on.
         covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
         worth_micros: the most it can still be made to move.
+        billed_at: where it is read what was billed, before the call ends (`Vendor.billed`).
         definite: a void that holds even after an earlier send with an unknown outcome.
         error: set when the reply cannot be believed; the caller is told.
         price_due: the vendor names the price later: it is asked for then (`Vendor.follow_up`).
@@ -147,6 +151,7 @@ class Outcome:
     kind: str
     total_micros: int | None = 0
     worth_micros: int = 0
+    billed_at: str = ""
     only_less: bool = False
     only_more: bool = False
     covers: tuple[str, ...] = ()

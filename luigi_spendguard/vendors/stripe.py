@@ -17,6 +17,7 @@ from luigi_spendguard import config_values as values
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings
 from luigi_spendguard.vendors import (
+    stripe_billed,
     stripe_declines,
     stripe_denials,
     stripe_hosts,
@@ -25,7 +26,7 @@ from luigi_spendguard.vendors import (
 )
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
 from luigi_spendguard.vendors.bodies import reply_object
-from luigi_spendguard.vendors.calls import Quote, Reply, Request
+from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
@@ -216,6 +217,12 @@ class Stripe(Vendor):
         return stripe_declines.undo(quote, reply, headers)
 
     undone = staticmethod(stripe_declines.undone)
+
+    def billed(
+        self, quote: Quote, outcome: Outcome, reply: Reply, fx: Mapping[str, Decimal]
+    ) -> Outcome | None:
+        """Return an outcome by the invoice that the call has made, None where there is none to be read."""
+        return stripe_billed.billed(quote, outcome, reply_object(reply), fx) if reply.status == 200 else None
 
     def object_url(self, account: str, object_id: str) -> str | None:
         """Return the address of an object in the dashboard, of its account and mode."""

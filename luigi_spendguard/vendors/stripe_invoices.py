@@ -170,7 +170,7 @@ def items(asked: Asked) -> Quote:
     total = asked.money(minor, currency)
     more = {"minor": minor, "currency": currency, "target": target}
     if asked.ids:
-        return asked.quoted(total, object_id=asked.ids[0], firm=True, **more)
+        return asked.quoted(total, object_id=asked.ids[0], **more)
     if asked.params.get("invoice"):
         invoice, _ = _fetched(asked, asked.id_of("invoice"))
         taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")

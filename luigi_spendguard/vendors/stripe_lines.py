@@ -246,7 +246,10 @@ def subscription_items(asked: Asked) -> Quote:
     subscription = _subscription(asked, of)
     lines, payer = cost(one, "items", currency=subscription["currency"]), owner(subscription)
     quote = _at_once(asked, lines, payer if invoiced else None, of, target=target, look_ups=look_ups)
-    return replace(quote, covers=())  # It opens no object that could count for them.
+    newest = subscription.get("latest_invoice")
+    newest = newest.get("id") if isinstance(newest, dict) else newest
+    # It opens no object that could count for what is pending.
+    return replace(quote, covers=(), before=newest if isinstance(newest, str) else "")
 
 
 def _subscription(asked: Asked, subscription: str) -> Body:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
+from luigi_spendguard.vendors.stripe_billed import billed, billed_at
 from luigi_spendguard.vendors.stripe_declines import declined, left_open
 from luigi_spendguard.vendors.stripe_invoices import covered
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
@@ -49,8 +51,13 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
     object_id = quote.object_id or (found if opens else None)
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
-        return Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id,
-                       covers=quote.covers, covers_stay=quote.covers_stay)  # fmt: skip
+        if body.get("object") == "checkout.session" and not _says_no_amount(body):
+            total = max(total, worth_of(body, fx).counts)  # The customer may choose less, and more is said.
+        outcome = Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id,
+                          covers=quote.covers, covers_stay=quote.covers_stay)  # fmt: skip
+        if RULE_OF[quote.operation] not in _INVOICED:
+            return outcome
+        return billed(quote, outcome, body, fx) or replace(outcome, billed_at=billed_at(body))
     if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
         return Outcome("settle", only_less=True, object_id=object_id)
     worth = worth_of(body, fx)
@@ -94,6 +101,9 @@ def _about_another(quote: Quote, body: Mapping[str, Any], kind: str) -> str:
         return "the reply is about another object than asked"
     return ""
 
+
+#: The rules of what Stripe invoices at once, and answers with something else.
+_INVOICED = {"subscriptions", "subscription_items", "schedules", "quotes"}
 
 _PREFIX = {"charge": "ch_", "payment_intent": "pi_"}
 

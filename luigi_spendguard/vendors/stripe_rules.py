@@ -35,7 +35,7 @@ class Rule:
 
 
 _FREE = "nothing"
-_AS_QUOTED = "as quoted"
+_BILLED = "what its invoice bills, looked up after the call; as quoted while that is still to come"
 _NO_AMOUNT = "no amount or no currency"
 _LINES = ("items", "add_invoice_items", "line_items", "phases", "price", "price_data", "plan", "quantity",
           "shipping_options", "mode", "pricing", "unit_amount", "unit_amount_decimal")  # fmt: skip
@@ -137,7 +137,7 @@ RULES: dict[str, Rule] = {
     "invoice_delete": Rule(
         invoices.deleted,
         "the draft's items that are not counted yet, looked up: they are pending from now on",
-        _AS_QUOTED,
+        _BILLED,
         "",
         False,
         "invoice",
@@ -153,7 +153,7 @@ RULES: dict[str, Rule] = {
     "invoice_lines": Rule(
         invoices.lines,
         "what is added to a draft, looked up; nothing for a change of no amount",
-        _AS_QUOTED,
+        _BILLED,
         "an invoice that Stripe collects by itself; an item that is unassigned",
     ),
     "items": Rule(
@@ -170,7 +170,7 @@ RULES: dict[str, Rule] = {
         lines.subscriptions,
         "the first invoice: prices (looked up) times quantities, and pending items. Later invoices are in "
         "no run",
-        _AS_QUOTED,
+        _BILLED,
         _TAX + ", back-dating",
         False,
         "subscription",
@@ -179,7 +179,7 @@ RULES: dict[str, Rule] = {
     "subscription_items": Rule(
         lines.subscription_items,
         "the price (looked up) times the quantity, and pending items; nothing where neither changes",
-        _AS_QUOTED,
+        _BILLED,
         _TAX,
         False,
         "subscription_item",
@@ -188,20 +188,20 @@ RULES: dict[str, Rule] = {
     "schedules": Rule(
         lines.schedules,
         "the first phase's first invoice, prices looked up, and pending items",
-        _AS_QUOTED,
+        _BILLED,
         _TAX + ", a `start_date` other than `now`",
         False,
         "subscription_schedule",
         _LINES,
     ),
     "quotes": Rule(
-        lines.quotes, "what the quote comes to, looked up, and pending items", _AS_QUOTED, "", False, "quote"
+        lines.quotes, "what the quote comes to, looked up, and pending items", _BILLED, "", False, "quote"
     ),
     "sessions": Rule(
         lines.sessions,
         "lines: prices (looked up) times the highest quantity that may be chosen, and the dearest shipping; "
         "with `mode=subscription` also pending items",
-        "`amount_total`, 0 when expired; as quoted where the customer may choose",
+        "`amount_total`, 0 when expired; no less than quoted where the customer may choose",
         _TAX + ", optional items",
         False,
         "checkout.session",

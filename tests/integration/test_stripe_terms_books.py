@@ -11,7 +11,9 @@ from urllib.parse import urlencode
 import pytest
 import urllib3
 
+from luigi_spendguard.effects import Send
 from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.ledger import runs
 from tests.support.books import Books
 from tests.support.desk import Outside
 from tests.support.site import FakeStripe
@@ -125,3 +127,84 @@ def test_a_quiet_pause_is_free(desk: Outside, vendor: FakeStripe) -> None:
     asked: Any = {"bill_for": {"outstanding_usage_through": none, "unused_time_from": none}}
     assert desk.client.v1.subscriptions.pause(sub, asked).status == "paused"
     assert (vendor.moved(), counted(desk)) == (100, 0)
+
+
+SURPRISE: Any = {"surprise": "900"}
+
+
+class TestBilled:
+    """What the vendor bills is booked, whatever was quoted; what is above that is overrun."""
+
+    def test_a_subscription(self, desk: Outside, vendor: FakeStripe) -> None:
+        begun(desk, metadata=SURPRISE)
+        assert vendor.moved() == counted(desk) == 1000
+        assert desk.figures() == (CAP, 0, 9_000_000)
+
+    def test_a_subscription_whose_invoice_is_in_the_reply(self, desk: Outside, vendor: FakeStripe) -> None:
+        begun(desk, metadata=SURPRISE, expand=["latest_invoice"])
+        assert vendor.moved() == counted(desk) == 1000
+
+    def test_a_schedule(self, desk: Outside, vendor: FakeStripe) -> None:
+        desk.client.v1.subscription_schedules.create({
+            "customer": "cus_1", "start_date": "now", "metadata": SURPRISE,
+            "phases": [{"items": [{"price": price(desk)}]}]})  # fmt: skip
+        assert vendor.moved() == counted(desk) == 1000
+
+    def test_a_change_of_an_item(self, desk: Outside, vendor: FakeStripe) -> None:
+        sub = desk.client.v1.subscriptions.create(
+            {"customer": "cus_1", "items": [{"price": price(desk, 10)}]}
+        )
+        item = sub["items"]["data"][0].id
+        desk.client.v1.subscription_items.update(item, {
+            "quantity": 2, "proration_behavior": "always_invoice", "metadata": SURPRISE})  # fmt: skip
+        assert vendor.moved() == counted(desk) == 10 + 20 + 900
+
+    def test_an_invoice_of_an_earlier_change_is_not_booked_again(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        change = desk.client.v1.subscription_items.update
+        sub = desk.client.v1.subscriptions.create(
+            {"customer": "cus_1", "items": [{"price": price(desk, 10)}]}
+        )
+        item = sub["items"]["data"][0].id
+        change(item, {"quantity": 4, "proration_behavior": "always_invoice"})
+        assert vendor.moved() == desk.spent() == 10 + 40
+        change(item, {"quantity": 2, "proration_behavior": "create_prorations"})
+        assert desk.spent() == 10 + 40 + 20  # Billed with the next invoice.
+
+    def test_a_revoke_in_between_leaves_what_was_quoted(self, desk: Outside, vendor: FakeStripe) -> None:
+        sent = desk._do
+
+        def revoked(effect: Any) -> Any:
+            reply = sent(effect)
+            if isinstance(effect, Send) and effect.request.url.endswith("/v1/subscriptions"):
+                desk.books.write(runs.revoke, desk.books.run_id)
+            return reply
+
+        desk._do = revoked  # type: ignore[method-assign]
+        assert begun(desk).object == "subscription"
+        assert (vendor.moved(), desk.figures()) == (100, (1_000_000, 0, 0))
+
+    def test_a_quote(self, desk: Outside, vendor: FakeStripe) -> None:
+        line: Any = {"price_data": {"currency": "usd", "product": "p", "unit_amount": 50}}
+        quote = desk.client.v1.quotes.create(
+            {"customer": "cus_1", "line_items": [line], "metadata": SURPRISE}
+        )
+        desk.client.v1.quotes.accept(quote.id)
+        assert vendor.moved() == counted(desk) == 950
+
+    def test_less_is_given_back(self, desk: Outside, vendor: FakeStripe) -> None:
+        begun(desk, discounts=[{"coupon": "half"}])
+        assert vendor.moved() == counted(desk) == 50
+
+    def test_what_a_trial_bills_later_stays_counted(self, desk: Outside, vendor: FakeStripe) -> None:
+        """It ends whenever the caller likes, a second from now if need be."""
+        begun(desk, trial_end=1_900_000_000)
+        assert (vendor.moved(), counted(desk)) == (0, 100)
+
+    def test_an_invoice_that_cannot_be_read_leaves_what_was_quoted(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        vendor.fault("status", status=500, match="GET /v1/invoices")
+        begun(desk)
+        assert vendor.moved() == counted(desk) == 100
