@@ -13,7 +13,6 @@ KNOWN_LUIGI = "3.8"
 
 #: `luigi.worker.Worker`, overridden by `GuardedWorker`.
 WORKER = (
-    "__enter__",
     "__exit__",
     "_add_task",
     "_announce_scheduling_failure",
@@ -30,6 +29,8 @@ WORKER = (
 )
 #: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
 TASK_PROCESS = ("_forward_attributes", "_handle_run_exception", "_run_get_new_deps", "start", "terminate")
+#: `luigi.worker.KeepAliveThread`, and further what is changed in place for workers of whatever class.
+KEEP_ALIVE = ("run", "start", "stop")
 #: `luigi.execution_summary`, extended.
 SUMMARY = ("_summary_dict", "_summary_format")
 #: `luigi.scheduler.Scheduler`, overridden by `BudgetScheduler`.

@@ -6,7 +6,9 @@ import functools
 from collections.abc import Callable
 from typing import Any
 
-from luigi_spendguard.errors import PluginError
+import luigi
+
+from luigi_spendguard.any_worker import unguarded
 from luigi_spendguard.proxy import context
 from luigi_spendguard.worker import install
 
@@ -38,23 +40,28 @@ class VendorTask:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        run = cls.__dict__.get("run")
-        if run is not None and not hasattr(run, "__spendguard__"):
-            cls.run = _refused_unguarded(run)  # type: ignore[attr-defined]  # Luigi's method
+        own = "run" in cls.__dict__
+        run = cls.__dict__["run"] if own else getattr(cls, "run", None)
+        # One that is inherited may be anybody's; Luigi's own does nothing, and None means an external task.
+        if callable(run) and not hasattr(run, "__spendguard__") and run is not luigi.Task.run:
+            cls.run = _refused_unguarded(cls, run, own)  # type: ignore[attr-defined]  # Luigi's method
 
 
-def _refused_unguarded(run: Callable[..., Any]) -> Callable[..., Any]:
-    """Refuse to run under a Luigi worker that nobody guards (a subclass of a user's own)."""
+def _refused_unguarded(cls: Any, run: Callable[..., Any], own: bool) -> Callable[..., Any]:
+    """Refuse to run in a pipeline by anything but a guarded worker's attempt.
+
+    Luigi's task processes, and copies of them, lend a task their `set_tracking_url` while it runs (Luigi 3.8,
+    `worker.py`).
+    """
 
     @functools.wraps(run)
     def guarded_run(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if context.current() is None and context.on_stack({"luigi.worker"}):
-            raise PluginError(
-                f"{type(self).__name__} was refused before run(): this Luigi worker is not guarded. Use "
-                "luigi_spendguard.WorkerSchedulerFactory, or let your Worker class derive from "
-                "luigi_spendguard.worker.GuardedWorker"
-            )
-        return run(self, *args, **kwargs)
+        lent = getattr(self, "set_tracking_url", None) is not None
+        if (lent or context.in_pipeline()) and context.current() is None:
+            raise unguarded(self)
+        if own:
+            return run(self, *args, **kwargs)
+        return super(cls, self).run(*args, **kwargs)  # Whoever's turn it is.
 
     guarded_run.__spendguard__ = True  # type: ignore[attr-defined]  # our own mark
     return guarded_run

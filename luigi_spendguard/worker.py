@@ -7,7 +7,6 @@ import json
 import logging
 import uuid
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from typing import Any
 
 import luigi
@@ -18,7 +17,7 @@ from luigi.task_register import Register
 from luigi.task_status import DONE, FAILED, PENDING
 from luigi.worker import rpc_message_callback
 
-from luigi_spendguard import announcing, config, proxy, summary
+from luigi_spendguard import announcing, any_worker, config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.membership import GuardState, Results
@@ -26,7 +25,7 @@ from luigi_spendguard.proxy import context
 from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.roots import Root
 from luigi_spendguard.stopping import Stopper
-from luigi_spendguard.targets import SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
+from luigi_spendguard.targets import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
 
 logger = logging.getLogger(__name__)
 
@@ -41,12 +40,7 @@ class GuardedWorker(luigi.worker.Worker):
             state = self.__dict__["_guard_state"] = GuardState(self)
         return state
 
-    def __enter__(self) -> Any:
-        context.enter_worker()
-        return super().__enter__()
-
     def __exit__(self, *args: Any) -> Any:
-        context.leave_worker()
         try:
             return super().__exit__(*args)
         finally:
@@ -129,9 +123,7 @@ class GuardedWorker(luigi.worker.Worker):
         return results.last if isinstance(results, Results) else None
 
     def _is_vendor(self, task: Any) -> bool:
-        if getattr(type(task), "__spendguard_vendor__", False):
-            return True
-        return any(fnmatchcase(task.task_family, pattern) for pattern in self._guard.patterns())
+        return any_worker.is_vendor(task, self._guard.patterns())
 
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
@@ -310,8 +302,10 @@ def install() -> None:
     """
     check_luigi(luigi.worker.Worker, WORKER)
     check_luigi(luigi.worker.ContextManagedTaskProcess, TASK_PROCESS)
+    check_luigi(luigi.worker.KeepAliveThread, KEEP_ALIVE)
     check_luigi(luigi.execution_summary, SUMMARY)
     proxy.bind()
+    any_worker.install()
     if luigi.worker.Worker is not GuardedWorker:
         stock = luigi.worker.Worker
         luigi.worker.Worker = GuardedWorker
@@ -324,6 +318,7 @@ def install() -> None:
 def uninstall() -> None:
     """Put Luigi and the SDKs back as they were."""
     proxy.unbind()
+    any_worker.uninstall()
     luigi.worker.Worker = GuardedWorker.__mro__[1]
     logging.getLogger("luigi_spendguard").parent = logging.getLogger()
     summary.uninstall()
@@ -336,5 +331,3 @@ def _guard_in_place(stock: type) -> None:
             worker: Any = found
             worker.__class__ = GuardedWorker
             worker._guard.late = not worker._assistant
-            if hasattr(worker, "_keep_alive_thread"):
-                context.enter_worker()

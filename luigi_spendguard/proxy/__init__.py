@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from luigi_spendguard import discretion
-from luigi_spendguard.proxy import aside, context, credentials, resend, stripe, twilio
+from luigi_spendguard.proxy import aside, children, context, credentials, resend, stripe, twilio
 from luigi_spendguard.vendors.registry import VENDORS
 
 #: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
@@ -18,6 +18,8 @@ def bind() -> None:
     for binding in _BINDINGS:
         binding.bind()
     discretion.install()
+    context.watch_threads()
+    children.follow()
     for vendor in VENDORS.values():
         credentials.learn(vendor)
 
@@ -26,6 +28,8 @@ def unbind() -> None:
     """Put the SDKs back as they were."""
     for binding in _BINDINGS:
         binding.unbind()
+    context.leave_threads()
+    children.unfollow()
 
 
 @contextmanager

@@ -1,15 +1,20 @@
-"""Which vendor task a call belongs to: the attempt that this thread runs, or the only one there is."""
+"""Which vendor task a call belongs to, and whether it is made in a pipeline at all.
+
+A call belongs to the attempt that its thread runs, or that started its thread, or to the only one there is.
+A pipeline is where a Luigi worker runs, and whatever has been started there: a worker marks its process's
+environment, which children of any start method inherit, and the threads that its tasks start stay marked.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import FrameType
+from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
@@ -45,12 +50,19 @@ class Attempt:
 class _Outside:
     """Marks a thread that runs a plain task or schedules: it belongs to no vendor task."""
 
+    ended = False
 
-_OUTSIDE = _Outside()
+
+#: What a worker puts into its environment, and its children find in theirs.
+MARK = "SPENDGUARD_PIPELINE"
+
 _current: ContextVar[Attempt | _Outside | None] = ContextVar("spendguard_attempt", default=None)
 _active: dict[str, Attempt] = {}
 _known_keys: set[str] = set()
 _workers = 0
+#: This process was started within a pipeline: whatever becomes of its environment.
+_descends = MARK in os.environ
+_marked = False
 _in_flight = 0
 _idle: Callable[[], None] | None = None
 _lock = threading.Lock()
@@ -70,10 +82,10 @@ def current() -> Attempt | None:
 
     Raises SpendDenied (`scope`) in a thread without context while several vendor tasks run.
     """
-    attempt = _current.get()
-    if isinstance(attempt, Attempt):
-        return attempt
-    if attempt is _OUTSIDE or not _active:
+    owner = _owner()
+    if isinstance(owner, Attempt):
+        return owner
+    if owner is not None or not _active:
         return None
     running = all_running()
     if len(running) > 1:
@@ -84,6 +96,17 @@ def current() -> Attempt | None:
             "(workers > 1)",
         )
     return running[0] if running else None
+
+
+def _owner() -> Attempt | _Outside | None:
+    """Return what this thread runs, or what started it while that lasts."""
+    own = _current.get()
+    if own is not None:
+        return own
+    begun_by: Attempt | _Outside | None = getattr(threading.current_thread(), _BEGUN_BY, None)
+    if isinstance(begun_by, Attempt):
+        return begun_by if begun_by.claim_id in _active else None
+    return None if begun_by is None or begun_by.ended else begun_by
 
 
 @contextmanager
@@ -135,11 +158,13 @@ def on_idle(act: Callable[[], None] | None) -> None:
 
 @contextmanager
 def outside() -> Iterator[None]:
-    """Let this thread belong to no vendor task (a plain task, scheduling)."""
-    token = _current.set(_OUTSIDE)
+    """Let this thread belong to no vendor task (a plain task, scheduling), nor those that it starts."""
+    block = _Outside()
+    token = _current.set(block)
     try:
         yield
     finally:
+        block.ended = True
         _current.reset(token)
 
 
@@ -154,17 +179,42 @@ def worker_running() -> Iterator[None]:
 
 
 def enter_worker() -> None:
-    """Count one more Luigi worker in this process."""
-    global _workers
+    """Count one more Luigi worker in this process, and mark what it starts."""
+    global _workers, _marked
     with _lock:
         _workers += 1
+        if MARK not in os.environ:
+            os.environ[MARK], _marked = "1", True
 
 
 def leave_worker() -> None:
-    """Count one Luigi worker less."""
-    global _workers
+    """Count one Luigi worker less; the last one takes its mark along."""
+    global _workers, _marked
     with _lock:
         _workers -= 1
+        if _marked and not _workers:
+            os.environ.pop(MARK, None)
+            _marked = False
+
+
+def descend() -> None:
+    """Take this process for one that was started within a pipeline."""
+    global _descends
+    _descends = True
+    os.environ[MARK] = "1"
+
+
+def in_pipeline() -> bool:
+    """Return whether this call is made in a pipeline: a worker runs here, or has started this process or
+    this thread.
+    """
+    return (
+        _workers > 0
+        or _descends
+        or MARK in os.environ
+        or _current.get() is not None
+        or hasattr(threading.current_thread(), _BEGUN_BY)
+    )
 
 
 def is_vault_key(text: str) -> bool:
@@ -172,20 +222,34 @@ def is_vault_key(text: str) -> bool:
     return text in _known_keys
 
 
-#: Luigi's modules that are on the stack while a pipeline's module is imported or its tasks are run.
-_LUIGI = {"luigi.worker", "luigi.interface", "luigi.cmdline_parser", "luigi.cmdline", "luigi.retcodes"}
+#: The attribute of a thread that says what has started it.
+_BEGUN_BY = "_spendguard_begun_by"
+_start: Callable[[threading.Thread], None] | None = None
 
 
-def inside_luigi() -> bool:
-    """Return whether this is part of a pipeline: a worker runs here, or Luigi is on the stack."""
-    return _workers > 0 or on_stack(_LUIGI)
+def watch_threads() -> None:
+    """Let every thread know from now on which task has started it; once is enough.
+
+    (Contexts are not inherited by threads before Python 3.14.)
+    """
+    global _start
+    if _start is not None:
+        return
+    stock = _start = threading.Thread.start
+
+    @functools.wraps(stock)
+    def start(self: threading.Thread, *args: Any, **kwargs: Any) -> None:
+        owner = _current.get() or getattr(threading.current_thread(), _BEGUN_BY, None)
+        if owner is not None:
+            setattr(self, _BEGUN_BY, owner)
+        stock(self, *args, **kwargs)
+
+    setattr(threading.Thread, "start", start)  # noqa: B010  # the one seam that all threads pass
 
 
-def on_stack(modules: set[str]) -> bool:
-    """Return whether a function of one of `modules` is being called in this thread."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_globals.get("__name__") in modules:
-            return True
-        frame = frame.f_back
-    return False
+def leave_threads() -> None:
+    """Let threads be started as ever."""
+    global _start
+    if _start is not None:
+        setattr(threading.Thread, "start", _start)  # noqa: B010  # its own again
+        _start = None

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from luigi_spendguard import redaction
 from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.config import Settings
+from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Vendor
 
@@ -24,17 +25,29 @@ def learn(vendor: Vendor) -> None:
 
 
 def secret_of(vendor: Vendor, settings: Settings, environ: Mapping[str, str] | None = None) -> str | None:
-    """Return the vendor's secret: from luigi.cfg, else from its usual environment variable."""
+    """Return the vendor's secret: from luigi.cfg, else from its usual environment variable.
+
+    A vault key is none: it stands where the secret was in the environment, and so in a luigi.cfg that names
+    the variable and is read while a task runs (by a worker within a task, or in a child of it).
+    """
     configured = settings.vendor(vendor.name).secret
-    if configured:
+    if configured and not configured.startswith(KEY_PREFIX):
         return configured
     with _blocks.lock:
         if vendor.name in _secrets:
             return _secrets[vendor.name]
     found = os.environ if environ is None else environ
-    secret = next((Secret(found[name]) for name in vendor.secret_variables if found.get(name)), None)
+    values = (found.get(name, "") for name in vendor.secret_variables)
+    secret = next((Secret(value) for value in values if value and not value.startswith(KEY_PREFIX)), None)
     redaction.learn(secret)
     return secret
+
+
+def given(secrets: Mapping[str, str | None]) -> None:
+    """Take the secrets that a child was sent: its environment has the vault key in their place."""
+    redaction.learn(*secrets.values())
+    with _blocks.lock:
+        _secrets.update(secrets)
 
 
 def hidden(vendor: Vendor, secret: str | None, key: str) -> AbstractContextManager[None]:

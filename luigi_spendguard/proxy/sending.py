@@ -53,7 +53,7 @@ def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str
     if attempt is not None:
         return attempt
     request = Request(method.upper(), url, {name.lower(): str(value) for name, value in headers.items()})
-    if vendor.only_reads(request) or _guarded_elsewhere(vendor, request) or not context.inside_luigi():
+    if vendor.only_reads(request) or _guarded_elsewhere(vendor, request) or not context.in_pipeline():
         return None
     raise denial(
         "scope",

@@ -11,7 +11,7 @@ import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.messages import MAX_UNANSWERED, TOO_MANY_UNANSWERED
@@ -31,6 +31,9 @@ class Unanswered:
     def __init__(self) -> None:
         self._marks: dict[str, Mark] = {}
         self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return Unanswered, ()  # Another process's calls are its own.
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:

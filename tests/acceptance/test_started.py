@@ -76,3 +76,33 @@ def test_a_build_where_an_event_loop_runs_ends(site: Site) -> None:
                           timeout=60, capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert charged(site) == {"own_one": 1, "own_two": 1}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_children_of_an_attempt_are_its_own(here: Site, kind: str, method: str) -> None:
+    """Their module imports nothing of this package, and has the vendor's secret from a file."""
+    local = ["--local"] if kind == "local" else []
+    said = started(here, "fork", "Pool", f"method={method}", "--workers", "1", *local)
+    answers = (here.folder / "out" / "said").read_text()
+    if kind == "gateway":  # The worker has no secret: any but the vault key is somebody else's.
+        assert here.stripe.moved() == 0
+        assert answers.count("a credential for stripe that is not") == 9, answers
+        return
+    assert here.stripe.moved() == 300, said
+    assert answers.count("charged") == 3
+    assert answers.count("BudgetExceeded") == 6, answers
+
+
+@pytest.mark.parametrize("early", [False, True])
+@pytest.mark.parametrize("method", METHODS)
+def test_the_children_of_a_plain_task_spend_nothing(site: Site, method: str, early: bool) -> None:
+    """Also those of a forkserver that is older than the pipeline."""
+    started(site, "fork", "PlainPool", f"method={method}", "--workers", "1", *["--early"] * early)
+    answers = (site.folder / "out" / "said").read_text()
+    assert site.stripe.posts() == []
+    assert answers.count("outside any vendor task") == 9, answers
+
+
+def test_a_forkserver_that_is_older_than_the_pipeline_makes_guarded_children(site: Site) -> None:
+    said = started(site, "fork", "Pool", "method=forkserver", "--workers", "1", "--early")
+    assert site.stripe.moved() == 300, said

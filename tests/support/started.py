@@ -93,6 +93,8 @@ class _InPool(Output):
 class Pool(VendorTask, _InPool):
     """A vendor task with a pool."""
 
+    budget_usd = "3"
+
 
 class PlainPool(_InPool):
     """The same by a task that is no vendor task."""
@@ -120,8 +122,13 @@ def main() -> None:
     parser.add_argument("--local", action="store_true")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--builds", type=int, default=1)
+    parser.add_argument("--early", action="store_true", help="start the forkserver before the pipeline")
     known, more = parser.parse_known_args()
     multiprocessing.set_start_method(known.method)
+    if known.early:
+        first = multiprocessing.get_context("forkserver").Process(target=int)
+        first.start()
+        first.join()
     given = dict(one.split("=", 1) for one in more)
     for number in range(known.builds):
         if known.builds > 1:

@@ -1,0 +1,290 @@
+"""Who is in a pipeline: every thread and child of a process with a worker, whatever the worker's class."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.test_install import HEAD, customers, python
+from tests.support.site import Site
+
+
+@pytest.fixture(scope="module")
+def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("pipeline")) as site:
+        yield site
+
+
+@pytest.fixture
+def here(module_site: Site) -> Site:
+    module_site.stripe.forget()
+    for path in (module_site.folder / "out").iterdir():
+        path.unlink()
+    return module_site
+
+
+#: A base class of somebody else's: its run() charges in threads, with a key of its own.
+TASKS = """
+import threading
+stripe.api_base = os.environ["STRIPE_BASE"]
+stripe.api_key = os.environ["OWN_KEY"]
+stripe.max_network_retries = 0
+
+class Elsewhere(Output):
+    customer = luigi.Parameter()
+    def run(self):
+        threads = [threading.Thread(target=charge, args=(f"{self.customer}_{n}",)) for n in range(3)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        self.write()
+"""
+VENDOR = """
+from luigi_spendguard import VendorTask
+class Inherits(VendorTask, Elsewhere):
+    pass
+class Owns(VendorTask, Elsewhere):
+    def run(self):
+        super().run()
+"""
+OWN = {
+    "a subclass": "class Own(luigi.worker.Worker):\n    pass\n",
+    "its old name": "from luigi.worker import Worker as Own\n",
+    "a copy": "Own = type('Own', (), dict(vars(luigi.worker.Worker)))\n",
+}
+USE = """
+def ran(task, workers):
+    url = luigi.configuration.get_config().get("core", "default_scheduler_url")
+    scheduler = luigi.rpc.RemoteScheduler(url)
+    with Own(scheduler=scheduler, worker_processes=workers) as worker:
+        worker.add(task)
+        return worker.run()
+"""
+
+
+def run(site: Site, code: str, **env: str) -> tuple[int, str]:
+    own = site.secrets["STRIPE_SECRET_KEY"]
+    return python(site, code, STRIPE_BASE=site.stripe.url, OWN_KEY=own, **env)
+
+
+@pytest.mark.parametrize("family", ["Inherits", "Owns"])
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("own", sorted(OWN))
+def test_a_worker_that_cannot_be_guarded_runs_no_vendor_task(
+    here: Site, own: str, workers: int, family: str
+) -> None:
+    code, said = run(here, f"""
+import luigi.worker, luigi.rpc
+{OWN[own]}{TASKS}{VENDOR}{USE}
+assert not ran({family}(customer="cus"), {workers})
+""")  # fmt: skip
+    assert code == 0, said
+    assert f"{family} was refused before run(): this Luigi worker is not guarded" in said
+    assert "Import luigi_spendguard before" in said
+    assert "WorkerSchedulerFactory" in said
+    assert customers(here) == []
+
+
+def test_so_it_is_for_a_family_that_the_configuration_names(here: Site) -> None:
+    here.configure(spendguard={"vendor_tasks": "Elsewhere"})
+    try:
+        code, said = run(here, f"""
+import luigi.worker, luigi.rpc
+{OWN["a subclass"]}{TASKS}{USE}
+from luigi_spendguard import install
+install()
+assert not ran(Elsewhere(customer="cus"), 1)
+""")  # fmt: skip
+    finally:
+        here.configure(spendguard={"vendor_tasks": None})
+    assert code == 0, said
+    assert "Elsewhere was refused before run(): this Luigi worker is not guarded" in said
+    assert customers(here) == []
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("own", [*sorted(OWN), "guarded"])
+def test_no_thread_of_a_plain_task_spends_under_any_worker(here: Site, own: str, workers: int) -> None:
+    made = OWN.get(own, "import luigi_spendguard.tasks\nOwn = luigi.worker.Worker\n")
+    code, said = run(here, f"""
+import luigi.worker, luigi.rpc
+{made}{TASKS}{VENDOR}{USE}
+ran(Elsewhere(customer="cus"), {workers})
+""")  # fmt: skip
+    assert code == 0, said
+    assert "outside any vendor task" in said
+    assert customers(here) == []
+
+
+def test_a_worker_of_ones_own_runs_plain_tasks_as_ever(here: Site) -> None:
+    code, said = run(here, f"""
+import luigi.worker, luigi.rpc
+{OWN["a subclass"]}{TASKS}{VENDOR}{USE}
+class Plain(Output):
+    def run(self):
+        self.write()
+assert ran(Plain(), 2)
+""")  # fmt: skip
+    assert code == 0, said
+
+
+def test_a_thread_that_outlives_its_pipeline_spends_nothing(here: Site) -> None:
+    _, said = run(here, f"""
+from luigi_spendguard import VendorTask
+{TASKS}
+over = threading.Event()
+def later(customer):
+    over.wait()
+    threading.Thread(target=charge, args=(customer,)).start()
+class Leaves(VendorTask, Output):
+    def run(self):
+        threading.Thread(target=later, args=("cus_left",)).start()
+        self.write()
+class PlainLeaves(Output):
+    def run(self):
+        threading.Thread(target=later, args=("cus_plain",)).start()
+        self.write()
+assert luigi.build([Leaves(), PlainLeaves()])
+over.set()
+""")  # fmt: skip
+    assert said.count("outside any vendor task") >= 2, said
+    assert customers(here) == []
+
+
+def test_what_a_web_application_calls_after_its_build_is_left_alone(here: Site) -> None:
+    code, said = run(here, f"""
+from concurrent.futures import ThreadPoolExecutor
+pool = ThreadPoolExecutor(1)
+pool.submit(int).result()
+{TASKS}{VENDOR}
+assert luigi.build([Owns(customer="cus_task")])
+charge("cus_app")
+pool.submit(charge, "cus_pool").result()
+assert "SPENDGUARD_PIPELINE" not in os.environ
+""")  # fmt: skip
+    assert code == 0, said
+    assert customers(here) == ["cus_app", "cus_pool", "cus_task_0", "cus_task_1", "cus_task_2"]
+
+
+CHILD = """
+import os, stripe
+{imports}
+stripe.api_base, stripe.api_key = os.environ["STRIPE_BASE"], os.environ["OWN_KEY"]
+stripe.max_network_retries = 0
+stripe.PaymentIntent.create(amount=100, currency="usd", customer="cus_child", payment_method="pm_card_visa",
+                            confirm=True)
+"""
+
+
+def test_a_program_that_a_task_starts_is_in_the_pipeline(here: Site) -> None:
+    (here.folder / "child.py").write_text(CHILD.format(imports="import luigi_spendguard.tasks"))
+    code, said = run(here, """
+from luigi_spendguard import VendorTask
+import subprocess, sys
+class Starts(Output):
+    def run(self):
+        subprocess.run([sys.executable, "child.py"], check=True)
+assert subprocess.run([sys.executable, "child.py"]).returncode == 0, "none runs yet"
+luigi.build([Starts()])
+""")  # fmt: skip
+    assert code == 0, said
+    assert "outside any vendor task" in said
+    assert customers(here) == ["cus_child"]
+
+
+@pytest.mark.parametrize("when", ["module", "root"])
+def test_luigis_command_is_a_pipeline_from_its_first_line(here: Site, when: str) -> None:
+    (here.folder / "early.py").write_text(HEAD + TASKS + VENDOR + f"""
+class Root(luigi.WrapperTask):
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        if {when!r} == "root": charge("cus_root")
+if {when!r} == "module": threading.Thread(target=charge, args=("cus_module",)).start()
+""")  # fmt: skip
+    _, said = here.luigi("Root", module="early", STRIPE_BASE=here.stripe.url,
+                         OWN_KEY=here.secrets["STRIPE_SECRET_KEY"])  # fmt: skip
+    assert "outside any vendor task" in said
+    assert customers(here) == []
+
+
+NESTED = """
+class Inner({bases}Output):
+    customer = luigi.Parameter()
+    def run(self):
+        errors = []
+        def work(n):
+            try: charge(f"{{self.customer}}_{{n}}")
+            except Exception as error: errors.append(error)
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        if errors: raise errors[0]
+        self.write()
+class Outer(VendorTask, Output):
+    run_id = "outer_{name}"
+    def run(self):
+        go, done = threading.Event(), threading.Event()
+        def own():
+            go.wait()
+            charge("cus_outer_thread")
+            done.set()
+        threading.Thread(target=own).start()
+        inner = luigi.build([Inner(customer="cus_inner")])
+        go.set(); done.wait()
+        charge("cus_outer")
+        assert inner is {succeeds}
+        self.write()
+assert luigi.build([Outer()])
+"""
+
+
+def test_the_threads_of_a_nested_build_belong_to_its_own_tasks(here: Site) -> None:
+    nested = NESTED.format(bases="VendorTask, ", name="vendor", succeeds=True)
+    code, said = run(here, f"from luigi_spendguard import VendorTask\n{TASKS}{nested}")
+    assert code == 0, said
+    assert customers(here) == ["cus_inner_0", "cus_inner_1", "cus_outer", "cus_outer_thread"]
+    assert here.run("outer_vendor")["spent_usd"] == "2.00"
+
+
+def test_those_of_a_nested_plain_task_spend_nothing(here: Site) -> None:
+    nested = NESTED.format(bases="", name="plain", succeeds=True).replace("assert inner is True", "")
+    code, said = run(here, f"from luigi_spendguard import VendorTask\n{TASKS}{nested}")
+    assert code == 0, said
+    assert customers(here) == ["cus_outer", "cus_outer_thread"]
+
+
+TWO = """
+import stripe, threading
+from luigi_spendguard import VendorTask
+first_over, second_in = threading.Event(), threading.Event()
+class First(VendorTask, Output):
+    def run(self):
+        second_in.wait(60)
+        charge("cus_first")
+        self.write()
+class Second(VendorTask, Output):
+    def run(self):
+        second_in.set()
+        first_over.wait(60)
+        charge("cus_second")
+        threads = [threading.Thread(target=charge, args=(f"cus_second_{n}",)) for n in range(2)]
+        for thread in threads: thread.start()
+        for thread in threads: thread.join()
+        self.write()
+def build(task):
+    assert luigi.build([task], no_install_shutdown_handler=True)
+def first():
+    build(First())
+    first_over.set()
+threads = [threading.Thread(target=first), threading.Thread(target=build, args=(Second(),))]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+assert stripe.api_key is None
+"""
+
+
+def test_the_first_of_two_builds_to_end_takes_nothing_from_the_other(here: Site) -> None:
+    here.configure(worker={"no_install_shutdown_handler": "true"})  # Luigi's signals are the main thread's.
+    code, said = python(here, TWO.replace(", no_install_shutdown_handler=True", ""))
+    assert code == 0, said
+    assert customers(here) == ["cus_first", "cus_second", "cus_second_0", "cus_second_1"], said
