@@ -7,14 +7,16 @@ call; their retry loops then ask the client for each send.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import stripe
 from stripe._http_client import HTTPClient
 
+from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.errors import PluginError, SpendDenied
+from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import attempt_for
 from luigi_spendguard.proxy.stripe_client import GuardedClient
@@ -25,6 +27,7 @@ _SYNCHRONOUS = ("request_with_retries", "request_stream_with_retries")
 _ASYNCHRONOUS = ("request_with_retries_async", "request_stream_with_retries_async")
 _SENDS = ("request", "request_stream", "request_async", "request_stream_async", "sleep_async")
 _originals: dict[str, Callable[..., Any]] = {}
+_blocks = Blocks()
 
 
 def _patched(name: str) -> Callable[..., Any]:
@@ -78,13 +81,17 @@ def unbind() -> None:
     _originals.clear()
 
 
-@contextmanager
-def in_place(attempt: Attempt) -> Iterator[None]:
+def in_place(attempt: Attempt) -> AbstractContextManager[None]:
     """Let the SDK have the attempt's vault key where it has no key at all."""
-    if stripe.api_key is None:
+    return _blocks.block(lambda _: _put_in_place(attempt), _put_back)
+
+
+def _put_in_place(attempt: Attempt) -> None:
+    if stripe.api_key is None or context.is_vault_key(stripe.api_key):
         stripe.api_key = attempt.key
-    try:
-        yield
-    finally:
-        if stripe.api_key == attempt.key:
-            stripe.api_key = None
+
+
+def _put_back(last: bool) -> None:
+    # With several attempts in one process the last one's key is found, and the guard takes any of theirs.
+    if last and stripe.api_key is not None and context.is_vault_key(stripe.api_key):
+        stripe.api_key = None

@@ -256,9 +256,10 @@ def test_those_of_a_nested_plain_task_spend_nothing(here: Site) -> None:
 TWO = """
 import stripe, threading
 from luigi_spendguard import VendorTask
-first_over, second_in = threading.Event(), threading.Event()
+first_in, first_over, second_in = threading.Event(), threading.Event(), threading.Event()
 class First(VendorTask, Output):
     def run(self):
+        first_in.set()
         second_in.wait(60)
         charge("cus_first")
         self.write()
@@ -276,7 +277,10 @@ def build(task):
 def first():
     build(First())
     first_over.set()
-threads = [threading.Thread(target=first), threading.Thread(target=build, args=(Second(),))]
+def second():
+    first_in.wait(60)
+    build(Second())
+threads = [threading.Thread(target=first), threading.Thread(target=second)]
 for thread in threads: thread.start()
 for thread in threads: thread.join()
 assert stripe.api_key is None
