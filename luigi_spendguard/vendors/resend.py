@@ -29,8 +29,9 @@ from luigi_spendguard.vendors.bodies import (
     unsuccessful,
 )
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request, Row
+from luigi_spendguard.vendors.parameters import names_in
 from luigi_spendguard.vendors.resend_mails import mails, price
-from luigi_spendguard.vendors.resend_routes import kind_of, operation_of
+from luigi_spendguard.vendors.resend_routes import LISTED, address_of, kind_of, operation_of
 
 TABLE = (
     Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
@@ -90,32 +91,25 @@ class Resend(Vendor):
         if mark:
             raise denial("unpriced", f"{operation} with a query string cannot be priced")
         price = settings.prices.get(operation)
-        if request.body and price is None and kind not in ("emails", "batch", "cancel"):
-            json_body(request)
+        fixed = price is not None and kind not in ("emails", "batch", "cancel")
+        if kind == "unpriced" and not fixed:
+            raise _has_no_price(operation, request.method, path)
+        if kind in ("emails", "batch") and operation not in _KEYED:
+            raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
+        body = _read(request, operation, address_of(kind, request.method, path), fixed=fixed)
         if kind in ("emails", "batch"):
-            if operation not in _KEYED:
-                raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
-            return mails(quote, json_body(request), settings)
-        if kind == "move":
-            moved = json_body(request)
-            if not isinstance(moved, dict) or not moved.keys() <= {"id", "scheduled_at"}:
-                raise denial("unpriced", f"{operation} may only name another scheduled_at")
+            return mails(quote, body, settings)
         if kind == "cancel":
             object_id = path.split("/")[2]
             return replace(quote, target=object_id, object_id=object_id, only_less=True,
                            fingerprint=f"{operation}|{object_id}")  # fmt: skip
         said = digest(request.method, path, "", request.body.decode("latin-1"))
-        if price is not None:
-            return replace(quote, total_micros=int(price), target=f"{path}#{said[:12]}", fixed=True,
+        if fixed:
+            return replace(quote, total_micros=int(price or 0), target=f"{path}#{said[:12]}", fixed=True,
                            repeatable=False, fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
-        draft = kind == "broadcast" and _is_draft(json_body(request))
-        if kind in ("free", "move") or credential or draft:
-            return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")
-        raise denial(
-            "unpriced",
-            f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
-            f"[spendguard_resend] prices gives it a fixed price, such as `{operation}: 5`",
-        )
+        if kind == "broadcast" and not _is_draft(body):
+            raise _has_no_price(operation, request.method, path)
+        return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")
 
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
         """Read what became of the call; of a batch, what was accepted is paid for."""
@@ -163,6 +157,30 @@ def _bare(request: Request) -> Request:
     if request.method in ("GET", "DELETE") and request.body.strip() == b"{}":
         return replace(request, body=b"")
     return request
+
+
+def _has_no_price(operation: str, method: str, path: str) -> SpendDenied:
+    return denial(
+        "unpriced",
+        f"{operation} ({method} {path}) has no price and is not free: denied unless "
+        f"[spendguard_resend] prices gives it a fixed price, such as `{operation}: 5`",
+    )
+
+
+def _read(request: Request, operation: str, address: str | None, *, fixed: bool) -> Any:
+    """Return the JSON that an operation is called with, None for none.
+
+    Raises SpendDenied (`unpriced`) for what could be read in two ways, is not known, or may cost.
+    """
+    body = json_body(request) if request.body or operation in _KEYED else None
+    if address is None:
+        raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
+    each = body if isinstance(body, list) and operation == "batch.send" else [body]
+    if not all(isinstance(one, dict) or one is None for one in each):
+        raise denial("unpriced", f"the body of {operation} must be a JSON object")
+    names = {name for one in each for name in names_in(one)}
+    LISTED.check(address, operation, sorted(names, key=str), fixed=fixed)
+    return body
 
 
 def _is_draft(broadcast: Any) -> bool:

@@ -21,11 +21,6 @@ MOST_MAILS = 100
 #: A longer text is no address with its name, and to count what it may name would take long.
 LONGEST = 1000
 
-#: What a mail may say (Resend's OpenAPI description). What is in no list could be sent to more people.
-_MAIL = frozenset({
-    "from", "to", "cc", "bcc", "subject", "reply_to", "html", "text", "headers", "attachments", "tags",
-    "scheduled_at", "template", "topic_id",
-})  # fmt: skip
 #: Headers of a mail that name recipients.
 _WHOM = r"(resent-|apparently-)?(to|cc|bcc)"
 #: What becomes a line of a mail's head: a second line in it could name recipients.
@@ -50,7 +45,7 @@ def mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
     every: list[Any] = body if batch else [body]
     if not 1 <= len(every) <= MOST_MAILS:
         raise denial("unpriced", f"a batch has 1 to {MOST_MAILS} mails, this one {len(every)}")
-    people = [_recipients(mail, batch) for mail in every]
+    people = [_recipients(mail) for mail in every]
     parts = tuple(max(len(each), 1) * price(settings) for each in people)
     everybody = " ".join(sorted({one for each in people for one in each}))
     long = len(everybody) > 200
@@ -61,14 +56,10 @@ def mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
                    fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}")  # fmt: skip
 
 
-def _recipients(mail: Any, in_batch: bool) -> list[str]:
+def _recipients(mail: Any) -> list[str]:
     """Return the addresses of a mail's to, cc and bcc."""
     if not isinstance(mail, dict):
         raise denial("unpriced", "a mail must be a JSON object")
-    for name in mail:
-        if name not in _MAIL:
-            raise denial("unpriced", f"{name[:40]!r} is no field of a mail that is known here: it could "
-                         "send it to more people than it says")  # fmt: skip
     own = mail.get("headers") or {}
     if not isinstance(own, dict) or any(
         re.fullmatch(_WHOM, re.sub("[^a-z-]", "", str(name).lower())) for name in own
@@ -78,8 +69,6 @@ def _recipients(mail: Any, in_batch: bool) -> list[str]:
         )
     if _is_broken([*own, *own.values(), *(mail.get(name) for name in _LINES)]):
         raise denial("unpriced", "a line break in what is one line of a mail could name recipients")
-    if in_batch and mail.get("attachments"):
-        raise denial("unpriced", "Resend sends a batch without its attachments: send one mail")
     found: list[str] = []
     for name in ("to", "cc", "bcc"):
         given = mail.get(name) or []

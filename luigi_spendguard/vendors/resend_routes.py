@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from luigi_spendguard.vendors.kinds import Kinds
+from luigi_spendguard.vendors.parameters import Parameters
 
 _ID = r"[^/]+"
 #: By "METHOD path". Checked against the 104 operations of Resend's description and the 147 of resend-python
@@ -32,6 +33,16 @@ _KINDS = Kinds([
     ("free", r"DELETE /.*"),
     ("read", r"(?:GET|HEAD) /.*"),
 ])  # fmt: skip
+#: Every operation that writes, with its parameters.
+LISTED = Parameters("resend")
+#: Where what has a rule of its own is listed, in whatever letters its path is written.
+_RULED = {
+    "emails": "POST /emails",
+    "batch": "POST /emails/batch",
+    "cancel": "POST /emails/{id}/cancel",
+    "move": "PATCH /emails/{id}",
+    "broadcast": "POST /broadcasts",
+}
 _HAS_ID = re.compile(r".*[0-9@].*")
 _VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("update", "update"),
           "DELETE": ("remove", "remove")}  # fmt: skip
@@ -40,6 +51,11 @@ _VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("updat
 def kind_of(method: str, path: str) -> str:
     """Return of which kind an operation is: what its method and path say."""
     return _KINDS.of(f"{method} {path.rstrip('/')}")
+
+
+def address_of(kind: str, method: str, path: str) -> str | None:
+    """Return where an operation's parameters are listed; None for one that is not known."""
+    return _RULED.get(kind) or LISTED.address_of(method, path.rstrip("/"))
 
 
 def operation_of(method: str, path: str) -> str:

@@ -22,7 +22,17 @@ from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twi
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.twilio_routes import ANY_LISTS, API_HOST, HOST, kind_of, operation_of
+from luigi_spendguard.vendors.parameters import names_in
+from luigi_spendguard.vendors.twilio_routes import (
+    API_HOST,
+    HOST,
+    LISTED,
+    RULED,
+    address_of,
+    kind_of,
+    lists_of,
+    operation_of,
+)
 
 #: What a client is made with where the account is known to the gateway alone.
 STAND_IN = "AC" + "0" * 32
@@ -32,6 +42,8 @@ DENIED_CODE = 9_000_000
 _SID = r"AC[0-9a-fA-F]{32}"
 _PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,=-]+)+")
 _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
+#: A header that makes Twilio call the webhooks of what is changed.
+_HOOKS = "x-twilio-webhook-enabled"
 _PRICED = {"message": twilio_quotes.message, "call": twilio_quotes.call,
            "verification": twilio_quotes.verification}  # fmt: skip
 
@@ -97,42 +109,33 @@ class Twilio(Vendor):
         if kind == "read" or (credential and request.method == "GET"):
             check_body(request)
             return replace(quote, read=True, key=None)
-        read = self._form(request, kind)
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
-        said = digest(request.method, path, query, request.body.decode("latin-1"))
         price = settings.prices.get(operation)
-        if price is not None and kind not in (*_PRICED, "lookup"):
-            return replace(quote, total_micros=int(price), target=f"{rest}#{said[:12]}", fixed=True,
-                           fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
-        if kind in ("free", "credential", "verification_check"):
-            return replace(quote, free=True, target=rest, repeatable=kind != "verification_check",
-                           fingerprint=f"{operation}|{said}")  # fmt: skip
-        if kind == "lookup":
-            return self._lookup(quote, rest, query, settings)
-        if kind in ("message_update", "call_update"):
-            return self._update(quote, rest, read)
-        if kind not in _PRICED:
+        if price is None and kind == "unpriced":
             raise denial(
                 "unpriced",
                 f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
                 f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
             )
+        if kind == "lookup":
+            check_body(request)
+            return self._lookup(quote, rest, query, settings)
+        said = digest(request.method, path, query, request.body.decode("latin-1"))
+        fixed = price is not None and kind not in _PRICED
+        read = _read(request, operation, address_of(kind, request.method, host, f"/{rest}"), fixed=fixed)
+        if fixed:
+            return replace(quote, total_micros=int(price or 0), target=f"{rest}#{said[:12]}", fixed=True,
+                           fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
+        if kind in ("free", "credential", "verification_check"):
+            return replace(quote, free=True, target=rest, repeatable=kind != "verification_check",
+                           fingerprint=f"{operation}|{said}")  # fmt: skip
+        if kind in ("message_update", "call_update"):
+            return self._update(quote, rest, read)
         priced = _PRICED[kind](read, settings)
         return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
                        customers=(priced.target,),
                        fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}")  # fmt: skip
-
-    def _form(self, request: Request, kind: str) -> Mapping[str, list[str]]:
-        """Return what a request says; nothing of one in JSON, which is read all the same: it has no price.
-
-        Raises SpendDenied (`unpriced`) for what could be read in two ways.
-        """
-        if kind not in _PRICED and is_json(request):
-            json_body(request)
-            return {}
-        priced = kind in ("message_update", "call_update", *_PRICED)
-        return form(request, twilio_quotes.LISTS if priced else ANY_LISTS)
 
     def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
         fields = twilio_quotes.fields(query)
@@ -205,7 +208,7 @@ class Twilio(Vendor):
         """
         if quote.operation != "messages.create":
             return None
-        said = form(request, twilio_quotes.LISTS)
+        said = form(request, lists_of(RULED["message"]))
         if not twilio_quotes.is_text(said):
             return None
         wanted = [(name, said[name][0]) for name in ("To", "From") if name in said]
@@ -214,7 +217,7 @@ class Twilio(Vendor):
 
     def matches(self, quote: Quote, request: Request, listed: Reply, since_ms: int) -> Mapping[str, Reply]:
         """Return the messages that an earlier send of this one may have made."""
-        return twilio_outcomes.matches(form(request, twilio_quotes.LISTS), listed, since_ms)
+        return twilio_outcomes.matches(form(request, lists_of(RULED["message"])), listed, since_ms)
 
     def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
         """Return the GET of a message or call, whose price may be known by now."""
@@ -237,7 +240,7 @@ class Twilio(Vendor):
         body = request.body
         host, rest = path[1:].split("/", 1)
         if kind_of(request.method, host, "/" + rest.partition("?")[0]) == "call":
-            said = form(request, twilio_quotes.LISTS)
+            said = form(request, lists_of(RULED["call"]))
             if not said.get("TimeLimit", [""])[0]:
                 limit = twilio_quotes.time_limit({}, settings)
                 body = urlencode({**said, "TimeLimit": [str(limit)]}, doseq=True).encode()
@@ -277,6 +280,29 @@ class Twilio(Vendor):
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to pages (`meta.next_page_url`) lead to the gateway at `base`."""
         return twilio_outcomes.relinked(reply, base)
+
+
+def _read(request: Request, operation: str, address: str | None, *, fixed: bool) -> Mapping[str, list[str]]:
+    """Return the form that an operation is called with; of one in JSON nothing, since none has a price.
+
+    Raises SpendDenied (`unpriced`) for what could be read in two ways, is not known, or may cost.
+    """
+    lists = lists_of(address)
+    if is_json(request):
+        check_body(request)
+        if urlsplit(request.url).query:
+            raise denial("unpriced", f"{operation} with a query string cannot be priced: say it in the body")
+        said: dict[str, list[str]] = {}
+        names = names_in(json_body(request))
+    else:
+        said = form(request, lists)
+        names = {(name, "") if name in lists else (name,) for name in said}
+    if address is None:
+        raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
+    LISTED.check(address, operation, sorted(names, key=str), fixed=fixed)
+    if request.headers.get(_HOOKS, "false").lower() != "false" and not fixed:
+        raise denial("unpriced", f"{operation} with {_HOOKS} starts what a webhook is for: leave it out")
+    return said
 
 
 def _is_plain(path: str) -> bool:

@@ -1,6 +1,6 @@
 """Twilio: the most that a message, a call, a verification or a lookup can cost.
 
-What a request says that is in no list here could cost more, and is unpriced.
+What a request says that is in no list (twilio_parameters.txt) could cost more, and is unpriced.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from luigi_spendguard.vendors.twilio_prices import (
     by_number,
     given,
 )
+from luigi_spendguard.vendors.twilio_routes import LISTED, RULED
 from luigi_spendguard.vendors.twilio_sms import MAX_GROWN, MAX_SEGMENTS, MAX_UNITS, segments, units
 
 Form = Mapping[str, list[str]]
@@ -63,34 +64,11 @@ TABLE = (
         "fields without a price, unknown parameters"),
 )  # fmt: skip
 
-#: Parameters that may be given several times.
-LISTS = ("MediaUrl", "PersistentAction", "StatusCallbackEvent", "RecordingStatusCallbackEvent")
-
 _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
-#: Of a message (Twilio's API, 2010-04-01): what says what is sent and to whom, and what costs nothing.
+#: What says of a message (Twilio's API, 2010-04-01) what is sent and to whom, and of a call whom it rings.
 _SAID = ("To", "From", "MessagingServiceSid", "Body", "MediaUrl", "ContentSid", "ContentVariables", "SendAt",
          "PersistentAction")  # fmt: skip
-_MESSAGE = frozenset({
-    *_SAID, "StatusCallback", "ApplicationSid", "MaxPrice", "ProvideFeedback", "Attempt", "ValidityPeriod",
-    "ForceDelivery", "ContentRetention", "AddressRetention", "SmartEncoded", "TrafficType", "ShortenUrls",
-    "ScheduleType", "SendAsMms", "RiskCheck", "Tags", "MessageIntent",
-})  # fmt: skip
 _RUNG = ("To", "From", "Url", "Twiml", "ApplicationSid", "SendDigits")
-_CALL = frozenset({
-    *_RUNG, "Method", "FallbackUrl", "FallbackMethod",
-    "StatusCallback", "StatusCallbackEvent", "StatusCallbackMethod", "Timeout", "TimeLimit",
-    "CallerId", "Trim", "Byoc", "CallToken", "SipAuthUsername", "SipAuthPassword",
-    "MachineDetection", "MachineDetectionTimeout", "MachineDetectionSpeechThreshold",
-    "MachineDetectionSpeechEndThreshold", "MachineDetectionSilenceTimeout", "AsyncAmd",
-    "AsyncAmdStatusCallback", "AsyncAmdStatusCallbackMethod",
-    "Record", "RecordingChannels", "RecordingStatusCallback", "RecordingStatusCallbackMethod",
-    "RecordingStatusCallbackEvent", "RecordingTrack",
-})  # fmt: skip
-_VERIFICATION = frozenset({
-    "To", "Channel", "CustomFriendlyName", "CustomMessage", "SendDigits", "Locale", "CustomCode", "Amount",
-    "Payee", "RateLimits", "ChannelConfiguration", "AppHash", "TemplateSid", "TemplateCustomSubstitutions",
-    "DeviceIp", "EnableSnaClientToken", "RiskCheck", "Tags",
-})  # fmt: skip
 #: How TwiML may begin: in another character set it would say something else.
 _DECLARATION = re.compile(
     r"""\s*<\?xml version=["']1\.0["']( encoding=["']utf-8["'])?\s*\?>""", re.IGNORECASE
@@ -100,12 +78,6 @@ _QUIET = {"Response", "Say", "Play", "Pause", "Hangup", "Reject", "break", "emph
           "prosody", "s", "say-as", "sub", "w", "lang"}  # fmt: skip
 #: Of all voices of `<Say>`, those that cost nothing.
 _VOICES = {"man", "woman", "alice"}
-#: What a Lookup may say (Lookup v2): `fields` decides what it costs.
-_LOOKUP = {
-    "fields", "countrycode", "firstname", "lastname", "addressline1", "addressline2", "city", "state",
-    "postalcode", "addresscountrycode", "nationalid", "dateofbirth", "lastverifieddate", "verificationsid",
-    "partnersubid",
-}  # fmt: skip
 #: What makes a verification's text longer than a code and a short name.
 _OWN_TEXT = ("CustomMessage", "TemplateSid", "TemplateCustomSubstitutions", "Payee")
 #: A link that Twilio puts into a text, and the bytes of a segment of RCS.
@@ -130,7 +102,6 @@ def is_text(form: Form) -> bool:
 
 def message(form: Form, settings: VendorSettings) -> Priced:
     """Quote a message. Raises SpendDenied (`unpriced`)."""
-    _known(form, _MESSAGE, "message")
     to, text = _one(form, "To"), _one(form, "Body")
     if units(text) > MAX_UNITS:
         raise _unpriced(f"a message has at most {MAX_UNITS} characters")
@@ -169,7 +140,6 @@ def message(form: Form, settings: VendorSettings) -> Priced:
 
 def call(form: Form, settings: VendorSettings) -> Priced:
     """Quote a call: whole minutes up to its time limit, for each leg. Raises SpendDenied (`unpriced`)."""
-    _known(form, _CALL, "call")
     to = _one(form, "To")
     minutes = -(-time_limit(form, settings) // 60)
     legs = _legs(form, settings)
@@ -222,7 +192,6 @@ def _legs(form: Form, settings: VendorSettings) -> int:
 
 def verification(form: Form, settings: VendorSettings) -> Priced:
     """Quote a verification: its success, its message or call, and a lookup. Raises SpendDenied."""
-    _known(form, _VERIFICATION, "verification")
     to, channel = _one(form, "To"), _one(form, "Channel")
     total = int(given(settings, "verify_price"))
     own = any(name in form for name in _OWN_TEXT) or len(_one(form, "CustomFriendlyName")) > 32
@@ -249,7 +218,8 @@ def _code(to: str, settings: VendorSettings, *, own_text: bool) -> int:
 def fields(query: str) -> list[str]:
     """Return the `Fields` of a Lookup that may cost. Raises SpendDenied (`unpriced`)."""
     said = bodies.fields(query)
-    unknown = [name for name in said if name.lower() not in _LOOKUP]
+    known = {name.lower() for name, _ in LISTED.trees(RULED["lookup"])}
+    unknown = [name for name in said if name.lower() not in known]
     if unknown or len({name.lower() for name in said}) != len(said):
         raise _unpriced("a Lookup with parameters that are not in Twilio's description may cost more")
     listed = [value for name, values in said.items() if name.lower() == "fields" for value in values]
@@ -286,12 +256,6 @@ def _number(text: str, what: str) -> str:
     if not _NUMBER.fullmatch(text):
         raise _unpriced(f"the number of {what} must be in E.164, as +14155550100")
     return text
-
-
-def _known(form: Form, names: frozenset[str], what: str) -> None:
-    for name in form:
-        if name not in names:
-            raise _unpriced(f"a {what} with the parameter {name[:40]!r} may cost more than it would without")
 
 
 def _one(form: Form, name: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 
 from luigi_spendguard.vendors.kinds import Kinds
+from luigi_spendguard.vendors.parameters import Parameters
 
 _ID = r"[^/]+"
 _ACCOUNT = rf"/2010-04-01/Accounts/{_ID}"
@@ -82,20 +83,18 @@ _KINDS = Kinds([
     ("read", r"(?:GET|HEAD) \S+ /.*"),
 ])  # fmt: skip
 
-#: Parameters that twilio-python 9.13 sends several times where they are lists; of priced operations only
-#: those in `twilio_quotes.LISTS`.
-ANY_LISTS = frozenset({
-    "AddOns", "AssignmentStatus", "AudioSources", "AudioSourcesExcluded", "AutoCreation.WebhookFilters",
-    "BindingType", "CategorySid", "CcEmails", "ChannelEligibility", "Codec",
-    "ConferenceRecordingStatusCallbackEvent", "ConferenceStatusCallbackEvent", "Configuration.Filters",
-    "Configuration.Triggers", "ContentType", "DequeueStatusCallbackEvent", "Details.Fields", "EventTypes",
-    "Filters", "GroupingSid", "HelpKeywords", "HostedNumberOrderSids", "Identity", "InternationalRoaming",
-    "Items", "Language", "MediaUrl", "MessageSamples", "Networks", "OptInImageUrls", "OptInKeywords",
-    "OptOutKeywords", "Participant", "Participants", "Permission", "Permissions", "PersistentAction",
-    "Plugins", "QuestionSids", "RecordingStatusCallbackEvent", "ReservationId", "RoomType", "Segment",
-    "StatusCallbackEvent", "Tag", "TestUsers", "ToBinding", "TrustProductSid", "Type", "Types",
-    "UseCaseCategories", "VideoCodecs", "WebhookFilters", "ccEmails",
-})  # fmt: skip
+#: Every operation that writes, with its parameters.
+LISTED = Parameters("twilio")
+#: Where what has a rule of its own is listed, in whatever letters its path is written.
+RULED = {
+    "message": "POST api /2010-04-01/Accounts/{id}/Messages",
+    "message_update": "POST api /2010-04-01/Accounts/{id}/Messages/{id}",
+    "call": "POST api /2010-04-01/Accounts/{id}/Calls",
+    "call_update": "POST api /2010-04-01/Accounts/{id}/Calls/{id}",
+    "verification": "POST verify /v2/Services/{id}/Verifications",
+    "verification_check": "POST verify /v2/Services/{id}/VerificationCheck",
+    "lookup": "GET lookups /v2/PhoneNumbers/{id}",
+}
 
 #: Twilio's hosts: product, and perhaps edge and region (https://www.twilio.com/docs/global-infrastructure).
 HOST = re.compile(r"([a-z0-9-]+)(?:\.[a-z0-9-]+){0,2}\.twilio\.com")
@@ -108,8 +107,17 @@ _VERBS = {"GET": ("list", "fetch"), "POST": ("create", "update"), "DELETE": ("de
 
 def kind_of(method: str, host: str, path: str) -> str:
     """Return of which kind an operation is: what its host, path (without a query) and method say."""
-    path = re.sub(r"(\.(json|xml|csv|html))+$", "", path.rstrip("/"), flags=re.IGNORECASE)
-    return _KINDS.of(f"{method} {_product(host)} {path}")
+    return _KINDS.of(f"{method} {_product(host)} {_plain(path)}")
+
+
+def address_of(kind: str, method: str, host: str, path: str) -> str | None:
+    """Return where an operation's parameters are listed; None for one that is not known."""
+    return RULED.get(kind) or LISTED.address_of(method, f"{_product(host)} {_plain(path)}")
+
+
+def lists_of(address: str | None) -> frozenset[str]:
+    """Return the parameters of an operation that may be given several times."""
+    return frozenset(name for name, tree in LISTED.trees(address) if "[]" in tree) if address else frozenset()
 
 
 def operation_of(method: str, host: str, path: str) -> str:
@@ -126,6 +134,11 @@ def operation_of(method: str, host: str, path: str) -> str:
     on_one = len(parts) > 1 and bool(_HAS_ID.fullmatch(parts[-1]))
     verb = _VERBS.get(method, (method.lower(), method.lower()))[on_one]
     return ".".join([*(_snake(word) for word in words), verb])
+
+
+def _plain(path: str) -> str:
+    """Return a path without what says in which format its reply is to be."""
+    return re.sub(r"(\.(json|xml|csv|html))+$", "", path.rstrip("/"), flags=re.IGNORECASE)
 
 
 def _product(host: str) -> str:

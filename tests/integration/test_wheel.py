@@ -31,8 +31,8 @@ def test_the_wheel_has_the_budgets_tab_and_no_tests(tmp_path: Path) -> None:
     }
     assert len(files) > 10
     assert files <= names
-    assert {"scheduler_patch/visualiser/uplot/LICENSE.txt", "luigi_spendguard/py.typed",
-            "luigi_spendguard/vendors/stripe_parameters.txt"} <= names  # fmt: skip
+    lists = {f"luigi_spendguard/vendors/{name}_parameters.txt" for name in ("stripe", "twilio", "resend")}
+    assert {"scheduler_patch/visualiser/uplot/LICENSE.txt", "luigi_spendguard/py.typed", *lists} <= names
     modules = {
         str(path.relative_to(REPOSITORY))
         for package in ("luigi_spendguard", "scheduler_patch")

@@ -14,7 +14,7 @@ from luigi_spendguard.vendors.calls import Row
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
 from luigi_spendguard.vendors.twilio_prices import DEFAULTS
-from tests.support import stripe_sdk
+from tests.support import marking, stripe_sdk
 
 DATA = Path(__file__).resolve().parents[1] / "unit" / "data"
 PAPER = Path(__file__).resolve().parents[2] / "docs" / "vendors.md"
@@ -79,6 +79,8 @@ def renewed(text: str) -> str:
         ("parameters", stripe_sdk.figures()),
         ("twilio priced", _table(twilio_quotes.TABLE)),
         ("twilio defaults", _defaults()),
+        ("twilio parameters", marking.figures(twilio_routes.LISTED)),
+        ("resend parameters", marking.figures(resend_routes.LISTED)),
         ("twilio free", _of_kind("twilio", "free")),
         ("twilio credential", _of_kind("twilio", "credential")),
         ("resend priced", _table(resend.TABLE)),

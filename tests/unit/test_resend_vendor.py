@@ -172,7 +172,7 @@ class TestKeys:
     ("path", "method"),
     [("/broadcasts/b1/send", "POST"), ("/events/send", "POST"), ("/contacts", "POST"),
      ("/inboxes", "POST"), ("/inboxes/i/drafts", "POST"), ("/audiences/a1/contacts", "POST"),
-     ("/automations", "POST"), ("/nothing", "POST")],
+     ("/automations", "POST")],
 )  # fmt: skip
 def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -> None:
     request = asked(path, {}, method)
@@ -185,6 +185,12 @@ def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -
     operation = denied.value.message.split(" ", 1)[0]
     priced = quote(request, prices={operation: 5})
     assert (priced.total_micros, priced.fixed, priced.repeatable) == (5, True, False)
+
+
+def test_an_operation_that_is_not_known_has_no_price_either() -> None:
+    for path, operation in (("/nothing", "nothing.create"), ("/Contacts", "contacts.create")):
+        assert reason(asked(path, {}), prices={operation: 5}) == "unpriced"
+    assert reason(asked("/nothing/n1", None, "DELETE")) == "unpriced"
 
 
 def test_a_broadcast_is_free_as_long_as_it_is_a_draft() -> None:
@@ -206,7 +212,11 @@ def test_credentials_are_denied_unless_named_exactly(path: str, method: str) -> 
     request = asked(path, None if method == "GET" else {}, method)
     assert reason(request) == "endpoint"
     assert reason(request, allowed_endpoints=(f"{method} /*",)) == "endpoint"
-    if not path.endswith("/"):
+    if (
+        method != "GET" and path != path.lower()
+    ):  # Resend has no such operation, whatever else it takes it for.
+        assert reason(request, allowed_endpoints=(f"{method} {path}",)) == "unpriced"
+    elif not path.endswith("/"):
         assert quote(request, allowed_endpoints=(f"{method} {path}",)).total_micros == 0
 
 

@@ -1,0 +1,209 @@
+"""Which parameters an operation takes, and what each means for what a call may cost: lists beside the code.
+
+A list is a file of lines, in blocks that a blank line ends:
+
+    Name = terms         a group that occurs more than once
+    POST /v1/…           the operations to which the lines below apply, by method and address
+    + terms              read by the operation's own rule: it feeds the price
+    . terms              raises nothing of what the call may cost
+    - terms : why        refused, unless the operation has a fixed price
+
+A term is a name and what stands behind it: `a[]` a list, `a[*]` keys of the caller's own, `a{b c}` a group,
+`a{@Name}` a group from above, `a?[]` a list that may be empty; an indented line goes on, and `#` begins a
+remark. A parameter that is in no line is refused: who knows what it costs.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from luigi_spendguard.errors import denial
+from luigi_spendguard.vendors.bodies import DEEPEST
+
+#: What may stand behind a name, by its next part: "" is a value, "[]" any item of a list, "[*]" any key.
+Tree = dict[str, Any]
+
+#: A parameter's name in its parts: `items[0][price]` is ("items", "0", "price"); in JSON any item is "", and
+#: None stands where nothing is: in an empty group or list, or for a null.
+Name = tuple[str | None, ...]
+
+_TOKEN = re.compile(
+    r"(?P<name>[\w/.-]+)|(?P<list>\[\])|(?P<keys>\[\*\])|(?P<may>\?)|\{@(?P<shared>\w+)\}"
+    r"|(?P<open>\{)|(?P<close>\})|(?P<gap> )"
+)
+_ADDRESS = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) \S.*")
+
+
+@dataclass(frozen=True)
+class Marked:
+    """One line of a list: `mark` is `+`, `.` or `-`; `why` says why a `-` is refused."""
+
+    mark: str
+    why: str
+    tree: Tree
+
+
+class Parameters:
+    """The lists of one vendor; they are read when they are first asked for."""
+
+    def __init__(self, vendor: str) -> None:
+        self._vendor = vendor
+        self._file = Path(__file__).with_name(f"{vendor}_parameters.txt")
+
+    def check(
+        self, address: str, operation: str, names: Iterable[Name], *, fixed: bool, priceable: bool = False
+    ) -> None:
+        """Raise SpendDenied (`unpriced`) for a parameter that is not known, or is refused.
+
+        At a `fixed` price all that are known pass. `address` is one of the lists'; `priceable`: the operation
+        may be given such a price.
+        """
+        for name in names:
+            line, said = self.line_of(address, name), f"{operation} with {_written(name)[:100]!r}"
+            if line is None:
+                raise denial(
+                    "unpriced",
+                    f"{said}: this version of luigi_spendguard knows no such parameter of it, nor what it "
+                    "may cost: leave it out",
+                )
+            if line.mark == "-" and not fixed:
+                price = f", or give it a fixed price in [spendguard_{self._vendor}] prices, such as"
+                raise denial(
+                    "unpriced",
+                    f"{said} has no price, since {line.why}: leave it out"
+                    + (f"{price} `{operation}: 5`" if priceable else ""),
+                )
+
+    def line_of(self, address: str, name: Name) -> Marked | None:
+        """Return the line that lists a parameter of an operation, None where none does."""
+        return next((line for line in self.marks.get(address, ()) if takes(line.tree, name)), None)
+
+    def address_of(self, method: str, path: str) -> str | None:
+        """Return the listed address that a path belongs to, None for none; fewer ids go first."""
+        parts = path.split("/")
+        for address in self._by_length.get((method, len(parts)), ()):
+            listed = address.partition(" ")[2].split("/")
+            if all(want in ("{id}", got) for want, got in zip(listed, parts, strict=True)):
+                return address
+        return None
+
+    def trees(self, address: str) -> Iterator[tuple[str, Tree]]:
+        """Yield the first part of the names of an operation's parameters, and what may stand behind it."""
+        for line in self.marks[address]:
+            yield from line.tree.items()
+
+    @cached_property
+    def marks(self) -> Mapping[str, tuple[Marked, ...]]:
+        """The lines by the operation's address. Raises ValueError for a list that cannot be read."""
+        shared: dict[str, Tree] = {}
+        found: dict[str, tuple[Marked, ...]] = {}
+        text = re.sub(r"\n    +", " ", re.sub(r"(?m)^#.*$", "", self._file.read_text("utf-8")))
+        for block in re.split(r"\n\n+", text):
+            addresses: list[str] = []
+            marked: list[Marked] = []
+            for line in block.strip().splitlines():
+                if _ADDRESS.fullmatch(line):
+                    addresses.append(line)
+                elif line[:2] in ("+ ", ". ", "- "):
+                    terms, _, why = line[2:].partition(" : ")
+                    why = why or ("the operation has no price" if line[0] == "-" else "")
+                    marked.append(Marked(line[0], why, tree_of(terms, shared)))
+                else:
+                    name, equals, terms = line.partition(" = ")
+                    if not equals:
+                        raise ValueError(f"{self._file.name}: {line[:60]!r} cannot be read")
+                    shared[name] = tree_of(terms, shared)
+            for address in addresses:
+                if address in found:
+                    raise ValueError(f"{self._file.name}: {address} is listed twice")
+                found[address] = tuple(marked)
+        return found
+
+    @cached_property
+    def _by_length(self) -> Mapping[tuple[str, int], list[str]]:
+        found: dict[tuple[str, int], list[str]] = {}
+        for address in sorted(self.marks, key=lambda one: one.count("{id}")):
+            method, _, path = address.partition(" ")
+            found.setdefault((method, path.count("/") + 1), []).append(address)
+        return found
+
+
+def names_in(value: Any) -> set[Name]:
+    """Return the names of all values in decoded JSON; an item of a list is "", whatever its number."""
+    found: set[Name] = set()
+    open_: list[tuple[Name, Any]] = [((), value)]
+    while open_:
+        name, one = open_.pop()
+        if len(name) > DEEPEST:
+            found.add(name)  # No list goes so deep.
+        elif isinstance(one, dict) and one:
+            open_ += [((*name, key), inner) for key, inner in one.items()]
+        elif isinstance(one, list) and one:
+            inner = (*name, "")
+            open_ += [(inner, item) for item in one if isinstance(item, (dict, list))]
+            if not all(isinstance(item, (dict, list)) for item in one):
+                found.add(inner)
+        elif one is not None and not isinstance(one, (dict, list)):
+            found.add(name)
+        elif name:
+            found.add((*name, None))
+    return found
+
+
+def takes(tree: Tree, name: Name) -> bool:
+    """Return whether a value may stand under a name."""
+    if not name:
+        return "" in tree
+    first, rest = name[0], name[1:]
+    if first is None:
+        return True
+    keys = [first] if first else []
+    if not first or (first.isascii() and first.isdigit()):
+        keys.append("[]")
+    return any(takes(tree[key], rest) for key in [*keys, "[*]"] if key in tree)
+
+
+def _written(name: Name) -> str:
+    return f"{name[0]}" + "".join(f"[{part or ''}]" for part in name[1:]) if name else "a value"
+
+
+def tree_of(terms: str, shared: Mapping[str, Tree] = MappingProxyType({})) -> Tree:
+    """Read terms such as `a b[] c?{d e{@Shared}}`. Raises ValueError."""
+    root: Tree = {}
+    groups = [root]  # The innermost open one is the last.
+    at: Tree | None = None  # Behind the name that is being read.
+    bare = False  # Nothing stands behind it yet.
+    end = 0
+    for token in _TOKEN.finditer(terms + " "):
+        kind, text = str(token.lastgroup), token.group(str(token.lastgroup))
+        if token.start() != end:
+            break
+        end = token.end()
+        if at is not None and bare and kind in ("gap", "close", "may"):
+            at[""] = {}
+        if kind == "name":
+            at, bare = groups[-1].setdefault(text, {}), True
+        elif kind == "gap":
+            at = None
+        elif kind == "close" and len(groups) > 1:
+            groups.pop()
+            at = None
+        elif at is None or kind == "close":
+            raise ValueError(f"{text!r} stands behind no name in {terms[:40]!r}")
+        elif kind in ("list", "keys"):
+            at, bare = at.setdefault(text, {}), True
+        elif kind == "shared":
+            at.update(shared[text])
+            at = None
+        elif kind == "open":
+            groups.append(at)
+            at = None
+    if end != len(terms) + 1 or len(groups) != 1:
+        raise ValueError(f"{terms[end - 1 :][:40] or terms[:40]!r} cannot be read")
+    return root
