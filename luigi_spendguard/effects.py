@@ -26,6 +26,7 @@ class Call:
     unsure: bool = False
     #: The guard's own, to price another call or to take back what a declined one has left open.
     look_up: bool = False
+    look_up_for: str = ""
     #: As `Ask`'s.
     unanswered: str = ""
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from decimal import Decimal
+from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,7 +21,7 @@ from luigi_spendguard import lookups
 from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
-from luigi_spendguard.redaction import is_in, redact_url
+from luigi_spendguard.redaction import is_in, redact, redact_url, shows
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import unbelieved
@@ -134,7 +135,8 @@ class Guard:
 
     def _ask(self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None) -> Ask:
         body = _text(request.body) if quote.keep_body and not quote.read else None
-        keep = body is not None
+        headers = _some(request, self.vendor.kept)
+        keep = body is not None and not shows("\n".join([body, *headers.values()]))
         return Ask(
             call_id=call.call_id,
             ask=call.ask,
@@ -152,13 +154,14 @@ class Guard:
             total_micros=quote.total_micros,
             currency=quote.currency,
             object_id=quote.object_id,
-            body=body or "",
-            headers=_some(request, self.vendor.kept) if keep else {},
+            body=(body or "") if keep else "",
+            headers=headers if keep else {},
             timeout_ms=int(self.settings.timeout_s * 1000),
             customer=" ".join(quote.customers),
             accounts=" ".join(quote.accounts),
             owner_unknown=quote.owner_unknown,
             look_up=call.look_up,
+            look_up_for=call.look_up_for,
             covers=" ".join(quote.covers),
             unanswered=call.unanswered,
             repeatable=quote.repeatable,
@@ -195,15 +198,16 @@ class Guard:
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
-    def _get(self, request: Request) -> Life:
+    def _get(self, request: Request, purpose: str = "") -> Life:
         """Send a request of the guard's own; the operator's allowlist is about what the task calls."""
         plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
-        return plain.guarded(request, Call(look_up=True))
+        return plain.guarded(request, Call(look_up=True, look_up_for=purpose))
 
     def _priced(
         self, quote: Quote, request: Request, found: dict[str, Reply]
     ) -> Generator[Effect, Any, Quote]:
-        return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
+        get = partial(self._get, purpose=f"{request.method} {quote.path} {quote.operation}")
+        return lookups.priced(self.vendor, get, quote, request, found, self.settings, self.fx)
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
@@ -278,8 +282,8 @@ class Guard:
         leaked = is_in(reply.body, self.secret) or any(
             is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()
         )
-        text = reply.body.decode("utf-8", "replace")
-        kept = outcome.kind == "settle" and not quote.read and not leaked and len(text) <= MAX_BODY
+        kept = outcome.kind == "settle" and not quote.read and not leaked and len(reply.body) <= MAX_BODY
+        text = redact(reply.body.decode("utf-8", "replace")) if kept else ""
         yield Finish(
             End(
                 outcome.kind,
@@ -295,7 +299,7 @@ class Guard:
                 object_id=None if leaked else outcome.object_id,  # Whatever part of it is the secret.
                 status=reply.status,
                 answer_headers=_some(reply, self.vendor.kept_answer) if kept else {},
-                answer_body=text if kept else "",
+                answer_body=text,
                 # What only the request says of an existing object is not the object's own.
                 customer="" if quote.owner_unknown else " ".join(quote.customers),
                 note=outcome.note,
@@ -316,7 +320,7 @@ class Guard:
                 f"Look it up at the vendor, then `spendguard resolve {call_id}`",
                 call_id,
             )
-        return reply
+        return self.vendor.answered(reply)
 
 
 def _text(body: bytes) -> str | None:

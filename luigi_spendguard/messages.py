@@ -7,6 +7,7 @@ Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoc
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -130,6 +131,14 @@ def _check_bounds(name: str, value: Any) -> None:
         raise BadMessage(f"'denied' must be one of {', '.join(DENIAL_STATUS)}")
 
 
+def _redact(message: _Message, but: tuple[str, ...]) -> None:
+    """Redact every text of a message that has just been made, `but` those and its caller's key."""
+    for each in dataclasses.fields(message):  # type: ignore[arg-type]  # every subclass is one
+        text = getattr(message, each.name)
+        if isinstance(text, str) and each.name not in (*but, "key"):
+            object.__setattr__(message, each.name, redact_url(text))
+
+
 @dataclass(frozen=True)
 class Ask(_Message):
     """A request to reserve: everything the ledger needs to decide about one call.
@@ -152,7 +161,8 @@ class Ask(_Message):
         owner_unknown: it acts on an object whose own customer is not among them: a key that is bound to
             customers needs it from what the ledger knows, or looked up.
         look_up: the guard itself reads an object, to price another call, or takes back what a declined call
-            has left open: a key's allowlist is not asked.
+            has left open: a key's allowlist is asked about the call that is priced, `look_up_for` (method,
+            path and operation, blanks between; "" where it was asked already).
         covers: objects (blank between) whose counted money this call's object counts instead.
         unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
             an equal call is one of them, made again.
@@ -186,6 +196,7 @@ class Ask(_Message):
     accounts: str = ""
     owner_unknown: bool = False
     look_up: bool = False
+    look_up_for: str = ""
     covers: str = ""
     unanswered: str = ""
     repeatable: bool = False
@@ -195,10 +206,16 @@ class Ask(_Message):
     message: str = ""
 
     def __post_init__(self) -> None:
-        """Take secrets and vault keys out of what everybody may read of a call (P6)."""
-        for name in ("path", "operation", "target", "object_id", "message", "customer", "accounts"):
-            if text := getattr(self, name):
-                object.__setattr__(self, name, redact_url(text))
+        """Take secrets and vault keys out of all that is kept of a call (P6).
+
+        What may be sent again has to stay as it is: the guard leaves it away where it shows one.
+        """
+        _redact(self, but=("body", "headers"))
+        if self.key is not None and (text := redact_url(self.key)) != self.key:
+            # Two keys are two calls; as both may show one, a digest tells them apart.
+            object.__setattr__(
+                self, "key", f"{text[:100]} {hashlib.sha256(self.key.encode()).hexdigest()[:16]}"
+            )
 
 
 @dataclass(frozen=True)
@@ -276,6 +293,8 @@ class End(_Message):
     opened: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        """Take secrets and vault keys out of what is kept of an end, but the answer. Raises BadMessage."""
+        _redact(self, but=("answer_body",))
         if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
             raise BadMessage("'opened' must name micro-dollars")
 

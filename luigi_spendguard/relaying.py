@@ -21,6 +21,7 @@ from luigi_spendguard.peers import Refused
 from luigi_spendguard.receiving import Receiving
 from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.addresses import plain
 from luigi_spendguard.vendors.shapes import bearer
 
 #: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
@@ -105,6 +106,7 @@ class Relaying(Receiving):
         """Return the request as the guard is to see it, and why it is to refuse it all the same."""
         url, refuse = "/" + rest.lstrip("/"), None
         try:
+            plain(rest)
             url = self.vendor.url(rest)
             if len(asked.url) > MAX_TEXT:
                 raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")

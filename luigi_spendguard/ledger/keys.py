@@ -183,6 +183,17 @@ def pending_calls(tx: Tx, key_id: str) -> int:
 
 def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
     """Refuse what the key's terms do not allow. Raises Refused (`expired`, `scope`, `endpoint`)."""
+    check_operation(tx, scope, ask)
+    if scope.terms is not None and not ask.look_up:
+        _check_accounts(json.loads(scope.terms["allowed_accounts"]), ask)
+        _check_customers(tx, json.loads(scope.terms["allowed_customers"]), ask)
+
+
+def check_operation(tx: Tx, scope: Scope, ask: Ask) -> None:
+    """Refuse what the key's terms allow for nobody; of a look-up, where they do not allow what it is for.
+
+    Raises Refused (`expired`, `scope`, `endpoint`).
+    """
     terms = scope.terms
     if terms is None:
         return
@@ -190,16 +201,14 @@ def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
         raise Refused("expired", "the vault key has expired: ask for another one", run_id=scope.run["run_id"])
     if ask.vendor != terms["vendor"]:
         raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
-    if ask.look_up:
-        return  # The guard's own, for a call that is checked itself.
+    method, path, operation = ask.method, ask.path, ask.operation
+    if ask.look_up:  # The guard's own, for a call that is checked itself.
+        method, path, operation = [*ask.look_up_for.split(" ", 2), "", "", ""][:3]
     endpoints = json.loads(terms["allowed_endpoints"])
-    if not is_allowed(endpoints, f"{ask.method} {ask.path}", ask.operation):
+    if method and not is_allowed(endpoints, f"{method} {path}", operation):
         raise Refused(
-            "endpoint",
-            f"{ask.method} {ask.path} is not in the key's allowed_endpoints ({', '.join(endpoints)})",
+            "endpoint", f"{method} {path} is not in the key's allowed_endpoints ({', '.join(endpoints)})"
         )
-    _check_accounts(json.loads(terms["allowed_accounts"]), ask)
-    _check_customers(tx, json.loads(terms["allowed_customers"]), ask)
 
 
 def _check_accounts(allowed: list[str], ask: Ask) -> None:
@@ -234,8 +243,8 @@ def _check_customers(tx: Tx, allowed: list[str], ask: Ask) -> None:
         return
     customers, all_known = _customers(tx, ask)
     if not all_known or not customers <= set(allowed):
-        said = [*sorted(customers), *([] if all_known else ["no customer that is known here"])]
+        # Whose object it is, who holds the key need not learn from its denial.
+        said = "no customer that is known here" if not customers else "another customer, or not these alone"
         raise Refused(
-            "scope",
-            f"the call concerns {', '.join(said)}; the key's allowed_customers are {', '.join(allowed)}",
+            "scope", f"the call concerns {said}; the key's allowed_customers are {', '.join(allowed)}"
         )

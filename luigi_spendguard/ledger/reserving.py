@@ -11,7 +11,7 @@ import json
 from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
-from luigi_spendguard.ledger.keys import check_terms, must_look_up
+from luigi_spendguard.ledger.keys import check_operation, check_terms, must_look_up
 from luigi_spendguard.ledger.repeating import grant, matched, regrant, replay, resend
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.senders import adopt, is_gateways, same_call
@@ -33,7 +33,7 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
         return _new(tx, scope, ask, now)
     except Refused as refused:
         denied = refused.denied
-        if row is None:
+        if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
             record(tx, scope, ask, Identity(None, 0, None, 0), now, verdict="denied",
                     reason=denied.reason, message=denied.message)  # fmt: skip
         if (asked := denied.facts.get("asked_usd")) is not None:
@@ -90,6 +90,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     _check_alive(scope)
     if ask.denied is not None:
         raise Refused(ask.denied, ask.message)
+    check_operation(tx, scope, ask)
     if must_look_up(tx, scope, ask):
         return Answer("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)

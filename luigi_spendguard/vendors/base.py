@@ -6,6 +6,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from decimal import Decimal
 from urllib.parse import urlsplit
 
@@ -14,6 +15,7 @@ from luigi_spendguard.messages import OWN_KEY
 from luigi_spendguard.policy import is_allowed
 from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.vendors import shapes
+from luigi_spendguard.vendors.addresses import plain
 from luigi_spendguard.vendors.bodies import names_method
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
 
@@ -33,6 +35,16 @@ _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
 #: in "retry" (stripe-node, all that Stainless generates), and the nanoseconds and random signs of stripe-go.
 #: Clients put one of them into a call that was given none, a fresh one each time.
 MADE_UP = rf"(?ia:(?:{OWN_KEY}|(?:\w+[-_])*retry[-_])?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}})"
+
+
+#: What belongs to an answer, whichever vendor gives it, by name and by how the name begins.
+_ANSWER = frozenset({
+    "accept-ranges", "age", "cache-control", "content-disposition", "content-language", "content-range",
+    "content-type", "date", "deprecation", "etag", "expires", "idempotency-key", "idempotent-replayed",
+    "last-modified", "link", "location", "original-request", "request-id", "retry-after", "retry-after-ms",
+    "server", "sunset", "warning", "x-request-id", "x-should-retry",
+})  # fmt: skip
+_ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
 
 
 def is_disguised(request: Request) -> bool:
@@ -56,6 +68,7 @@ class Vendor(ABC):
         longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
+        answers: how the names of further headers begin that belong to a reply of the vendor's.
         pages: the vendor's own pages, up to an object's id, by how the ids begin.
 
     """
@@ -71,6 +84,7 @@ class Vendor(ABC):
     longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)
+    answers: tuple[str, ...] = ()
     pages: Mapping[str, str] = {}
 
     @abstractmethod
@@ -226,8 +240,7 @@ class Vendor(ABC):
 
     def rest(self, url: str) -> str | None:
         """Return what stands behind `/<name>` in a gateway's URL for a URL of this vendor's; else None."""
-        own = self.home and url.startswith(self.home + "/")
-        return url[len(self.home) :].partition("#")[0] if own else None
+        return url[len(self.home) :] if self.home and url.startswith(self.home + "/") else None
 
     def url(self, rest: str) -> str:
         """Return the vendor's own URL for what stands behind `/<name>`; `rest`'s inverse.
@@ -239,16 +252,29 @@ class Vendor(ABC):
     def own_rest(self, url: str, settings: VendorSettings) -> str:
         """Return `rest` of a URL of the vendor's, or of what luigi.cfg has set in its place.
 
-        Raises SpendDenied (`endpoint`) for any other: the secret goes nowhere else.
+        Raises SpendDenied (`endpoint`) for any other, as the secret goes nowhere else, and for a path that
+        can be read in two ways.
         """
         rest = self.rest(url)
         if rest is None and settings.base_url and url.startswith(settings.base_url + "/"):
-            rest = url[len(settings.base_url) :].partition("#")[0]
+            rest = url[len(settings.base_url) :]
         if rest is not None:
+            plain(rest)
             return rest
         parts = urlsplit(url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or '?'}"
         raise denial("endpoint", f"{shown} is no address of {self.name}'s: the secret is not sent to it")
+
+    def answered(self, reply: Reply) -> Reply:
+        """Return a reply with the headers that belong to the answer: to whom it is passed on they are ours.
+
+        Marks of this package's are not the vendor's to make, nor are cookies, policies for a browser or what
+        the connection to the vendor needed.
+        """
+        begin = (f"{self.name}-", f"x-{self.name}-", *_ANSWER_BEGINNINGS, *self.answers)
+        kept = {name: value for name, value in reply.headers.items()
+                if name in _ANSWER or name.startswith(begin)}  # fmt: skip
+        return replace(reply, headers=kept)
 
     def relinked(self, reply: Reply, base: str) -> Reply:
         """Return a reply whose links to further pages lead to `base`, a gateway's URL for this vendor."""

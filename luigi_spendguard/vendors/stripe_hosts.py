@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import VendorSettings
+from luigi_spendguard.vendors.addresses import plain
 
 API_BASE = "https://api.stripe.com"
 FILES_BASE = "https://files.stripe.com"
@@ -19,12 +20,12 @@ _ELSEWHERE = (
 )
 
 #: api, files, connect and meter-events (stripe-python 16.1, `_base_address.py`).
-_HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<rest>/.*)")
+_HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<rest>/.*)", re.DOTALL)
 
 
 def rest(url: str) -> str | None:
     """Return path and query of a call to one of Stripe's own hosts, None for another host."""
-    match = _HOSTS.fullmatch(url.partition("#")[0])
+    match = _HOSTS.fullmatch(url)
     return match.group("rest") if match else None
 
 
@@ -38,8 +39,8 @@ def own_path(method: str, url: str, settings: VendorSettings) -> str:
     """Return the path of a request to one of Stripe's own addresses. Raises SpendDenied (`endpoint`)."""
     for base in {API_BASE, settings.base_url, *(base for _, base in _ELSEWHERE)}:
         if base and url.startswith(base + "/"):
-            path = urlsplit(url[len(base) :]).path
-            if not re.fullmatch(r"(/[A-Za-z0-9_.~:@!$&'()*+,;=-]+)+", path) or "/." in path:
+            path, _ = plain(url[len(base) :])
+            if "%" in path:
                 raise denial("endpoint", "the path has characters that no Stripe path has")
             if base in (API_BASE, settings.base_url) or base == host_of(method, path):
                 return path

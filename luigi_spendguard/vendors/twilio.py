@@ -266,7 +266,7 @@ class Twilio(Vendor):
 
     def rest(self, url: str) -> str | None:
         """Return `/<host>/<path>` of a URL of one of Twilio's hosts, else None."""
-        match = re.fullmatch(rf"https://({HOST.pattern})(/.*)", url.partition("#")[0])
+        match = re.fullmatch(rf"https://({HOST.pattern})(/.*)", url, re.DOTALL)
         return f"/{match.group(1)}{match.group(3)}" if match else None
 
     def url(self, rest: str) -> str:
