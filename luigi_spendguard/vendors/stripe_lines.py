@@ -201,7 +201,10 @@ def _at_once(
 
 
 def schedules(asked: Asked) -> Quote:
-    """Quote the first phase's first invoice, of a schedule that begins now."""
+    """Quote the first phase's first invoice, of a schedule that begins now.
+
+    Where a phase ends at a time of the caller's (a second from now if need be), the next one is quoted, too.
+    """
     if "from_subscription" in asked.params:
         return asked.quoted(None, target=asked.params["from_subscription"])
     if asked.params.get("start_date") != "now":
@@ -210,8 +213,16 @@ def schedules(asked: Asked) -> Quote:
         raise Unbounded("a schedule with taxes or thresholds may cost more than its lines")
     if not any(name.startswith("phases[0]") for name in asked.params):
         raise Unbounded("a schedule without phases names no lines")
-    lines = cost(asked, "phases[0][items]", "phases[0][add_invoice_items]",
-                 currency=asked.params.get("phases[0][currency]"))  # fmt: skip
+    last = 0
+    while f"phases[{last}][end_date]" in asked.params:
+        last += 1
+    phases = [f"phases[{number}]" for number in range(last + 1)]
+    phases = [one for one in phases if any(name.startswith(one) for name in asked.params)]
+    currencies = {asked.params[f"{one}[currency]"] for one in phases if f"{one}[currency]" in asked.params}
+    if len(currencies) > 1:
+        raise Unbounded("phases in several currencies cannot be added up")
+    stems = [f"{one}[{list_}]" for one in phases for list_ in ("items", "add_invoice_items")]
+    lines = cost(asked, *stems, currency=min(currencies, default=None))
     return _at_once(asked, lines, asked.payer(), target=asked.given(*PAYERS))
 
 

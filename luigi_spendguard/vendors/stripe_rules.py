@@ -187,7 +187,8 @@ RULES: dict[str, Rule] = {
     ),
     "schedules": Rule(
         lines.schedules,
-        "the first phase's first invoice, prices looked up, and pending items",
+        "the first phase's first invoice, prices looked up, and pending items; the next one's where it ends "
+        "at an `end_date`",
         _BILLED,
         _TAX + ", a `start_date` other than `now`",
         False,

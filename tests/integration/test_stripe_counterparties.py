@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import stripe
 
+from luigi_spendguard.effects import Send
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
 from luigi_spendguard.ledger.runs import RunRequest, open_run
 from luigi_spendguard.money import Micros
@@ -91,8 +93,18 @@ def test_localstripe_moved_what_the_books_say(localstripe: str, books: Books) ->
         v1.refunds.create({"payment_intent": "pi_nobodys"})
 
 
+class Plans(Outside):
+    """localstripe has no prices yet: it shows them at the older address of plans."""
+
+    def _do(self, effect: Any) -> Any:
+        if isinstance(effect, Send) and "/v1/prices/" in effect.request.url:
+            url = effect.request.url.replace("/v1/prices/", "/v1/plans/").partition("?")[0]
+            effect = replace(effect, request=replace(effect.request, url=url))
+        return super()._do(effect)
+
+
 def test_localstripes_subscription_costs_its_plan(localstripe: str, books: Books) -> None:
-    desk = Outside(books, localstripe)
+    desk = Plans(books, localstripe)
     v1: Any = desk.client.v1
     plan = {"id": "gold", "amount": 900, "currency": "usd", "interval": "month", "product": {"name": "Gold"}}
     v1.plans.create(plan)

@@ -97,6 +97,8 @@ RAISED: list[tuple[str, Callable[[Outside, str], Any]]] = [
         "customer": "cus_1", "automatically_finalizes_at": 1_900_000_000})),
     ("a session that comes back", lambda desk, sub: desk.client.v1.checkout.sessions.create({
         "mode": "setup", "after_expiration": {"recovery": {"enabled": True}}})),
+    ("a source that pays what is past due", lambda desk, sub: desk.client.v1.customers.update(
+        "cus_1", {"source": "tok_1"})),
     ("a fee that is given back", lambda desk, sub: desk.client.v1.transfers.reversals.create(
         "tr_1", {"refund_application_fee": True})),
     ("what nobody has heard of", lambda desk, sub: desk.client.v1.products.create({
@@ -149,6 +151,26 @@ class TestBilled:
             "customer": "cus_1", "start_date": "now", "metadata": SURPRISE,
             "phases": [{"items": [{"price": price(desk)}]}]})  # fmt: skip
         assert vendor.moved() == counted(desk) == 1000
+
+    def test_a_schedules_later_phases_count_where_the_caller_says_when(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        def asked(first: dict[str, Any], then: int) -> Any:
+            phases = [
+                {"items": [{"price": price(desk, 40)}], **first},
+                {"items": [{"price": price(desk, then)}]},
+            ]
+            return {"customer": "cus_1", "start_date": "now", "phases": phases}
+
+        create = desk.client.v1.subscription_schedules.create
+        assert desk.denied(create, asked({"end_date": 1_900_000_000}, 100_000)).reason == "cap"
+        assert vendor.moved() == 0
+        month = {"interval": "month", "interval_count": 1}
+        create(asked({"duration": month}, 100_000))
+        assert vendor.moved() == counted(desk) == 40
+        desk.again()
+        create({**asked({"end_date": 1_900_000_000}, 20), "customer": "cus_2"})
+        assert vendor.moved() == counted(desk) == 40 + 60
 
     def test_a_change_of_an_item(self, desk: Outside, vendor: FakeStripe) -> None:
         sub = desk.client.v1.subscriptions.create(

@@ -43,6 +43,10 @@ class Terms(Billing):
                          customer=made["customer"])  # fmt: skip
         self.objects[made["id"]]["subscription"] = sub["id"]
         self._begun(sub, data)
+        number = 1  # A phase that ends at a time of the caller's is over soon.
+        while f"phases[{number - 1}][end_date]" in data and f"phases[{number}][items][0][price]" in data:
+            self._bill(sub, self.objects[data[f"phases[{number}][items][0][price]"]]["unit_amount"])
+            number += 1
         return {**made, "subscription": sub["id"]}
 
     def _begun(self, sub: dict[str, Any], data: Data) -> dict[str, Any]:
