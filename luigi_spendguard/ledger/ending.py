@@ -89,9 +89,11 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
     else:
         return  # The same settle again.
     tx.run(
-        f"UPDATE call SET status = ?, object_id = ?, ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
+        f"UPDATE call SET status = ?, object_id = ?, declined = ?, ended_at = coalesce(ended_at, {NOW})"
+        " WHERE id = ?",
         message.status,
         object_id,
+        int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
         row["id"],
     )
     for one, micros in message.opened.items():

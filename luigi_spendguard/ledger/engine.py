@@ -28,7 +28,7 @@ TODAY = "strftime('%Y-%m-%d', 'now')"
 
 #: Of `call`: not one that the vendor has declined. What such a one left open at the vendor goes on counting,
 #: so that it is settled, but it was not made: the next try is another call.
-NOT_DECLINED = "(call.state <> 'settled' OR call.status < 400)"
+NOT_DECLINED = "NOT call.declined"
 
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
 #: luigid (`client.GIVE_UP_S`), so that the worker hears why.

@@ -70,6 +70,11 @@ def _pages(db: peewee.SqliteDatabase, tx: Tx) -> None:
     )
 
 
+def _declines(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Tell calls that count for what a decline left open from calls that were made."""
+    _add_column(tx, "call", "declined", "INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _first,
     _restarts,
@@ -77,6 +82,7 @@ MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _vault_keys,
     _late_prices,
     _pages,
+    _declines,
 )
 
 

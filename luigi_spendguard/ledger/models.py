@@ -214,6 +214,8 @@ class Call(_Base):
     unknown = BooleanField(default=False)
     # A gateway sends it, not the holder of the key: only a gateway may say how it ended.
     relayed = BooleanField(default=False)
+    # The vendor has declined it: settled for what it left open there, and not made.
+    declined = BooleanField(default=False, constraints=[SQL("DEFAULT 0")])
     timeout_ms = IntegerField(default=0)
     status = IntegerField(default=0)
     created_at = BigIntegerField()

@@ -304,6 +304,7 @@ def record(
         "ask": ask.ask,
         "unknown": 0,
         "relayed": int(scope.relayed),
+        "declined": 0,
         "timeout_ms": ask.timeout_ms,
         "status": 0,
         "created_at": now,
