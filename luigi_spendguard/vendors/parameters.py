@@ -76,7 +76,7 @@ class Parameters:
                 price = f", or give it a fixed price in [spendguard_{self._vendor}] prices, such as"
                 raise denial(
                     "unpriced",
-                    f"{said} has no price, since {line.why}: leave it out"
+                    f"{said} has no price, since {line.why or 'the operation has none'}: leave it out"
                     + (f"{price} `{operation}: 5`" if priceable else ""),
                 )
 
@@ -112,7 +112,6 @@ class Parameters:
                     addresses.append(line)
                 elif line[:2] in ("+ ", ". ", "- "):
                     terms, _, why = line[2:].partition(" : ")
-                    why = why or ("the operation has no price" if line[0] == "-" else "")
                     marked.append(Marked(line[0], why, tree_of(terms, shared)))
                 else:
                     name, equals, terms = line.partition(" = ")
