@@ -19,6 +19,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import claims, figures, news, upkeep
 from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.ledger.engine import LOCK_SECONDS
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.redaction import Secret
 from scheduler_patch import recall
@@ -37,7 +38,14 @@ MOST_BROWSING = 64
 
 
 class Access:
-    """Opens the ledger when it is first needed (a luigid without vendor tasks never has one)."""
+    """Opens the ledger when it is first needed (a luigid without vendor tasks never has one).
+
+    Attributes:
+        busy_s: seconds for which a write waits for its turn among other processes: a worker hears why.
+
+    """
+
+    busy_s: float = LOCK_SECONDS
 
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         """`begin`: whether the gate has to be told what is in the ledger already."""
@@ -88,7 +96,7 @@ class Access:
     def _open(self) -> Ledger:
         with self._opening:
             if self._ledger is None:
-                ledger = Ledger(self.settings.ledger_path)
+                ledger = Ledger(self.settings.ledger_path, self.busy_s)
                 if self._begin:
                     start = ledger.write(news.start, self.settings.caps).result()
                     recall.begin(self.gate, start)

@@ -31,6 +31,9 @@ T = TypeVar("T")
 class LocalOffice(Office):
     """An office whose loop is another thread's."""
 
+    #: Many local workers share a file, and each child of theirs: nobody else is waited for.
+    busy_s = 60.0
+
     loop: asyncio.AbstractEventLoop
     #: The process that runs the tasks sends their calls itself.
     relayed_vendors: frozenset[str] = frozenset()  # type: ignore[assignment]  # a property elsewhere

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import LedgerFile, reading
+from luigi_spendguard.ledger.engine import LOCK_SECONDS, LedgerFile, reading
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.ledger.writer import Writer
 
@@ -22,10 +22,15 @@ class Ledger:
     `runs`, `reserving`, `ending` and `reading`, and return a future.
     """
 
-    def __init__(self, path: Path) -> None:
-        migrate(path)
+    def __init__(self, path: Path, busy_s: float = LOCK_SECONDS) -> None:
+        """`busy_s`: seconds for which a write waits for its turn among other processes."""
+        migrate(path, busy_s)
         self.path = path
-        self._db, self._reader, self._browser = LedgerFile(path), LedgerFile(path), LedgerFile(path)
+        self._db, self._reader, self._browser = (
+            LedgerFile(path, busy_s=busy_s),
+            LedgerFile(path),
+            LedgerFile(path),
+        )
         self._writer = Writer(self._db)
         self._closed = False
         # One thread each, which must not take the processor from the writer: pages of people, who may ask for

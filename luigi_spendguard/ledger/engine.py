@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ NOT_DECLINED = "NOT call.declined"
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
 #: luigid (`client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3
+#: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
+_TRY_S = 0.2
 
 
 _PRAGMAS = {
@@ -47,23 +50,32 @@ _GONE = (
 )
 
 
+_CROWDED = (
+    "more processes write to the ledger than it can serve: none of their transactions was long, but this one "
+    "did not get its turn within {:g} s. Nothing was sent or lost. Use fewer workers at once, or one luigid "
+    "for all of them"
+)
+
+
 class LedgerFile(peewee.SqliteDatabase):
     """The database at `path`, not yet connected, for one thread at a time; no fork inherits it.
 
     It is the file that stood there when this was made: another one of that name is never written to.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, busy_s: float = LOCK_SECONDS) -> None:
+        """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
         super().__init__(
             # A file that is gone is not made anew.
             f"{path.absolute().as_uri()}?mode={'ro' if read_only else 'rw'}",
             uri=True,
-            pragmas={} if read_only else {**_PRAGMAS, "busy_timeout": LOCK_SECONDS * 1000},
-            timeout=LOCK_SECONDS,
+            pragmas={} if read_only else {**_PRAGMAS, "busy_timeout": int(1000 * _TRY_S)},
+            timeout=_TRY_S,
             # One connection for whoever uses it: a fork closes it, whichever thread has opened it.
             thread_safe=False,
             check_same_thread=False,
         )
+        self.busy_s = busy_s
         self._path = path
         self._opened = _stat(path)
         self._of: object = None
@@ -176,10 +188,8 @@ class Tx:
 @contextmanager
 def writing(db: LedgerFile) -> Iterator[Tx]:
     """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
-    with translated(), forking.transaction():
-        db.check()
-        tx = Tx(db)
-        tx.run("BEGIN IMMEDIATE")
+    with translated(), ExitStack() as stack:
+        tx = _begun(db, stack)
         try:
             db.check()
             yield tx
@@ -190,6 +200,34 @@ def writing(db: LedgerFile) -> Iterator[Tx]:
             if db.handle().in_transaction:
                 tx.run("ROLLBACK")
             raise
+
+
+def _begun(db: LedgerFile, stack: ExitStack) -> Tx:
+    """Begin a transaction, within `stack`; a fork need not wait while this process waits for another.
+
+    Where many processes write, each gets its turn: it waits as long as others' transactions end, `busy_s`
+    at the most, and LOCK_SECONDS for one that does not.
+    """
+    begun = moved = time.monotonic()
+    version = None
+    while True:
+        with ExitStack() as inside:
+            inside.enter_context(forking.transaction())
+            db.check()
+            tx = Tx(db)
+            try:
+                tx.run("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                now, seen = time.monotonic(), tx.value("PRAGMA data_version")
+                moved = moved if version in (None, seen) else now
+                version = seen
+                if "locked" not in str(error) or now - moved >= LOCK_SECONDS:
+                    raise
+                if now - begun >= max(db.busy_s, LOCK_SECONDS):
+                    raise LedgerUnavailable(_CROWDED.format(db.busy_s)) from error
+            else:
+                stack.push(inside.pop_all())
+                return tx
 
 
 @contextmanager

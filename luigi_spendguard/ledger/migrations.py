@@ -9,7 +9,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import NOW, LedgerFile, Tx, prepare_file, reading, writing
+from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
 from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue
 
 
@@ -114,11 +114,11 @@ def _refuse_others(path: Path) -> None:
         )
 
 
-def migrate(path: Path) -> None:
+def migrate(path: Path, busy_s: float = LOCK_SECONDS) -> None:
     """Bring the file at `path` to this version. Raises LedgerUnavailable, with advice."""
     prepare_file(path)
     _refuse_others(path)
-    db = LedgerFile(path)
+    db = LedgerFile(path, busy_s=busy_s)
     try:
         with writing(db) as tx:
             done = _format(tx)

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable, NotFound
-from luigi_spendguard.ledger import runs, upkeep
+from luigi_spendguard.ledger import engine, runs, upkeep
 from luigi_spendguard.ledger.books import Ledger
 from luigi_spendguard.ledger.engine import Tx
 from luigi_spendguard.messages import End
@@ -291,3 +291,36 @@ def test_a_fork_goes_on_with_the_same_file_alone(books: Books, path: Path) -> No
     copy.rename(path)
     with pytest.raises(LedgerUnavailable, match="deleted, replaced or cut off"):
         books.run()
+
+
+@pytest.mark.parametrize("busy_s", [0.0, 30.0])
+def test_who_waits_for_others_that_end_is_not_told_that_the_file_is_locked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, busy_s: float
+) -> None:
+    """Many local workers: no transaction is long, but it takes a while until it is this one's turn."""
+    monkeypatch.setattr(engine, "LOCK_SECONDS", 0.6)
+    ledger = Ledger(path, busy_s)
+    begun, tired = threading.Event(), threading.Event()
+
+    def others() -> None:
+        other = sqlite3.connect(path, isolation_level=None)
+        for number in range(6):
+            other.execute("BEGIN IMMEDIATE")
+            begun.set()
+            other.execute("INSERT INTO task (task_id, completions) VALUES (?, 0)", (f"other-{number}",))
+            tired.wait(0.4)
+            other.execute("COMMIT")
+        other.close()
+
+    thread = threading.Thread(target=others)
+    thread.start()
+    assert begun.wait(10)
+    waiting = ledger.write(lambda tx: tx.insert("task", task_id="mine", completions=0))
+    if busy_s:
+        waiting.result(30)
+    else:
+        with pytest.raises(LedgerUnavailable, match="did not get its turn within 0 s"):
+            waiting.result(30)
+    tired.set()
+    thread.join()
+    ledger.close()
