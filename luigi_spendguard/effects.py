@@ -29,6 +29,8 @@ class Call:
     look_up_for: str = ""
     #: As `Ask`'s.
     unanswered: str = ""
+    #: As the `Answer`'s that granted it.
+    entry: int = 0
 
 
 class NotSent(VendorUnreachable):

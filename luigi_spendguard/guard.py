@@ -13,14 +13,14 @@ from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from decimal import Decimal
-from functools import partial
 from typing import Any
 from urllib.parse import urlsplit
 
 from luigi_spendguard import lookups
-from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Pause, Reserve, Send
+from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
+from luigi_spendguard.patience import Patience
 from luigi_spendguard.redaction import is_in, redact, redact_url, shows
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
@@ -58,10 +58,7 @@ class Guard:
         try:
             if refuse is not None:
                 raise refuse
-            quote = self._quoted(request)
-            found: dict[str, Reply] = {}
-            if quote.look_up:
-                quote = yield from self._priced(quote, request, found)
+            quote, found = yield from self._looked_up(request)
             if why := quote.unkeepable:
                 raise denial("unpriced", f"the call cannot be kept in the ledger: {why}")
         except SpendDenied as denied:
@@ -69,18 +66,19 @@ class Guard:
             raise
         executed: Mapping[str, Reply] | None = None  # Not asked for yet.
         late = 0
-        pause = 0.05
+        patience = Patience(self.clock)
         while True:
             call.ask += 1
             asked_at = self.clock()
-            answer = yield from self._reserve(self._ask(request, quote, call, executed), call)
-            if answer.verdict == "wait":
-                yield Pause(pause)
-                pause = min(1.0, pause * 2)
-                continue
-            if answer.verdict in ("look_up", "search"):
+            answer = yield from self._reserve(self._ask(request, quote, call, executed, found.since), call)
+            if answer.verdict in ("wait", "outdated", "look_up", "search"):
                 try:
-                    if answer.verdict == "look_up":
+                    if answer.verdict == "wait":
+                        yield patience.pause(answer)
+                    elif answer.verdict == "outdated":
+                        patience.check(answer)
+                        quote, found = yield from self._looked_up(request)
+                    elif answer.verdict == "look_up":
                         quote = yield from self._priced(quote, request, found)
                     else:
                         executed = yield from lookups.executed(self.vendor, self._get, quote, answer, request)
@@ -96,7 +94,7 @@ class Guard:
                 return _replayed(quote, answer)
             if answer.verdict != "allowed":
                 raise _denied(answer)
-            call.call_id, call.ask = answer.call_id, answer.ask
+            call.call_id, call.ask, call.entry = answer.call_id, answer.ask, call.entry or answer.entry
             try:
                 return (yield from self._send(request, quote, answer, call, asked_at + GRANT_SECONDS))
             except Late:
@@ -108,6 +106,13 @@ class Guard:
                         "the ledger's grants came too late to be used: this machine or luigid is "
                         "overloaded. Nothing was sent",
                     ) from None
+
+    def _looked_up(self, request: Request) -> Generator[Effect, Any, tuple[Quote, lookups.Found]]:
+        """Price a request with what must be looked up for it. Raises SpendDenied."""
+        quote, found = self._quoted(request), lookups.Found()
+        if quote.look_up:
+            quote = yield from self._priced(quote, request, found)
+        return quote, found
 
     def _quoted(self, request: Request) -> Quote:
         """Price a request; an adapter that fails at it has not priced it. Raises SpendDenied."""
@@ -133,7 +138,10 @@ class Guard:
             why = f"its reply could not be read ({type(error).__name__}: see the log)"
             return Outcome("settle" if quote.read else "doubt", note=why, error="" if quote.read else why)
 
-    def _ask(self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None) -> Ask:
+    def _ask(
+        self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None, since: int
+    ) -> Ask:
+        acts_on = {*quote.acts_on, *([quote.object_id] if quote.object_id else [])}
         body = _text(request.body) if quote.keep_body and not quote.read else None
         headers = _some(request, self.vendor.kept)
         keep = body is not None and not shows("\n".join([body, *headers.values()]))
@@ -163,6 +171,9 @@ class Guard:
             look_up=call.look_up,
             look_up_for=call.look_up_for,
             covers=" ".join(quote.covers),
+            acts_on=" ".join(sorted(acts_on)),
+            priced_by=" ".join(sorted({*quote.priced_by} - acts_on)),
+            since=since,
             unanswered=call.unanswered,
             repeatable=quote.repeatable,
             searched=executed is not None,
@@ -198,16 +209,13 @@ class Guard:
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
-    def _get(self, request: Request, purpose: str = "") -> Life:
+    def _get(self, request: Request, call: Call) -> Life:
         """Send a request of the guard's own; the operator's allowlist is about what the task calls."""
         plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
-        return plain.guarded(request, Call(look_up=True, look_up_for=purpose))
+        return plain.guarded(request, call)
 
-    def _priced(
-        self, quote: Quote, request: Request, found: dict[str, Reply]
-    ) -> Generator[Effect, Any, Quote]:
-        get = partial(self._get, purpose=f"{request.method} {quote.path} {quote.operation}")
-        return lookups.priced(self.vendor, get, quote, request, found, self.settings, self.fx)
+    def _priced(self, quote: Quote, request: Request, found: lookups.Found) -> Generator[Effect, Any, Quote]:
+        return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
 
     def _send(
         self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from luigi_spendguard.effects import Effect, Life
+from luigi_spendguard.effects import Call, Effect, Life
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.messages import REPLAYED, Answer, command
 from luigi_spendguard.settings import VendorSettings
@@ -24,7 +24,15 @@ logger = logging.getLogger(__name__)
 #: The most objects that are fetched to price one call.
 LOOK_UP_LIMIT = 30
 
-Get = Callable[[Request], Life]
+Get = Callable[[Request, Call], Life]
+
+
+@dataclass
+class Found:
+    """What was looked up for a call's price, by path; `since`: the ledger's last entry when that began."""
+
+    replies: dict[str, Reply] = field(default_factory=dict)
+    since: int = 0
 
 
 def priced(
@@ -32,31 +40,34 @@ def priced(
     get: Get,
     quote: Quote,
     request: Request,
-    found: dict[str, Reply],
+    found: Found,
     settings: VendorSettings,
     fx: Mapping[str, Decimal],
 ) -> Generator[Effect, Any, Quote]:
     """Fetch what `quote` names, until the request is priced by it. Raises SpendDenied (`unpriced`)."""
-    wanted = [path for path in quote.look_ups if path not in found]
+    replies = found.replies
+    wanted = [path for path in quote.look_ups if path not in replies]
     if not wanted:
         raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
     while wanted:
-        if len(found) + len(wanted) > LOOK_UP_LIMIT:
+        if len(replies) + len(wanted) > LOOK_UP_LIMIT:
             raise denial(
                 "unpriced",
                 f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
                 "can be priced: split it",
             )
         for path in wanted:
-            found[path] = yield from _fetched(vendor, get, quote, request, path)
-        quote = vendor.complete(quote, request, found, settings, fx)
-        wanted = [path for path in quote.look_ups if path not in found] if quote.look_up else []
+            look_up = Call(look_up=True, look_up_for=f"{request.method} {quote.path} {quote.operation}")
+            replies[path] = yield from _fetched(vendor, get, quote, request, path, look_up)
+            found.since = found.since or look_up.entry
+        quote = vendor.complete(quote, request, replies, settings, fx)
+        wanted = [path for path in quote.look_ups if path not in replies] if quote.look_up else []
     return quote
 
 
-def _fetched(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str) -> Life:
+def _fetched(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str, call: Call) -> Life:
     try:
-        return (yield from get(vendor.look_up(quote, request, path)))
+        return (yield from get(vendor.look_up(quote, request, path), call))
     except SpendDenied:
         raise
     except Exception as error:
@@ -69,7 +80,7 @@ def _fetched(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str
 
 def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request) -> Life:
     """Answer a repeated call with the object that an operator has named, read now."""
-    reply = yield from get(vendor.fetch(quote, answer.object_id, request))
+    reply = yield from get(vendor.fetch(quote, answer.object_id, request), Call(look_up=True))
     if reply.status != 200:
         raise denial(
             "idempotency_mismatch",
@@ -100,7 +111,7 @@ def executed(
     if search is None:
         raise in_doubt(answer.call_id, f"{vendor.name} has no list in which it could be found")
     try:
-        listed: Reply = yield from get(search)
+        listed: Reply = yield from get(search, Call(look_up=True))
     except SpendDenied:
         raise
     except Exception as error:
@@ -121,7 +132,7 @@ def taken_back(
     why: object = "the vendor has not cancelled it"
     interrupted: BaseException | None = None
     try:
-        if vendor.undone((yield from get(undo))):
+        if vendor.undone((yield from get(undo, Call(look_up=True)))):
             return Outcome("void", definite=True, note="declined, and cancelled by the guard"), None
     except GeneratorExit:
         raise
@@ -144,7 +155,7 @@ def billed(
     why: object = "the vendor's answer does not say it"
     interrupted: BaseException | None = None
     try:
-        reply = yield from get(vendor.look_up(quote, request, outcome.billed_at))
+        reply = yield from get(vendor.look_up(quote, request, outcome.billed_at), Call(look_up=True))
         found = vendor.billed(quote, outcome, reply, fx)
         if found is not None:
             return found, None

@@ -164,6 +164,9 @@ class Ask(_Message):
             has left open: a key's allowlist is asked about the call that is priced, `look_up_for` (method,
             path and operation, blanks between; "" where it was asked already).
         covers: objects (blank between) whose counted money this call's object counts instead.
+        acts_on, priced_by: objects (blank between) that no other call may act on meanwhile; nor, of the
+            former, be priced by.
+        since: the `entry` of the first look-up for this call's price; 0: nothing was looked up.
         unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
             an equal call is one of them, made again.
         repeatable: the vendor executes the call once, however often it is sent under one key.
@@ -198,6 +201,9 @@ class Ask(_Message):
     look_up: bool = False
     look_up_for: str = ""
     covers: str = ""
+    acts_on: str = ""
+    priced_by: str = ""
+    since: int = 0
     unanswered: str = ""
     repeatable: bool = False
     searched: bool = False
@@ -223,12 +229,15 @@ class Answer(_Message):
     """The ledger's answer to an `Ask`.
 
     Attributes:
-        verdict: `allowed` | `replayed` | `denied` | `wait` (an identical call is pending: ask again) |
+        verdict: `allowed` | `replayed` | `denied` | `wait` (an identical call is pending, or call `message`
+            acts on `object_id`: ask again) | `outdated` (what was looked up of `object_id` may have changed:
+            look it up again) |
             `look_up` (the object is unknown: fetch it, then ask with its amount) |
             `search` (an earlier send, at `first_at`, has an unknown outcome and the call is not repeatable:
             ask the vendor, then ask again) | `found` (it has opened `object_id`: end the call by that) |
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
+        entry: the ledger's last entry when a look-up was granted.
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
         status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
             the vendor's object `object_id`, which an operator has named, as it is now.
@@ -247,6 +256,7 @@ class Answer(_Message):
     answer_body: str = ""
     first_at: int = 0
     object_id: str = ""
+    entry: int = 0
     reason: str = ""
     message: str = ""
     facts: dict[str, str] = field(default_factory=dict)

@@ -143,7 +143,7 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
         overrun,
         row["id"],
     )
-    if spent or overrun or row["reserved_micros"] or row["base"] or row["key_id"]:
+    if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
         move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"],
              overrun=overrun, note=note)  # fmt: skip
     if overrun:

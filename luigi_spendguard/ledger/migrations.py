@@ -10,7 +10,7 @@ import peewee
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
-from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue
+from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue, Turn
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
@@ -75,6 +75,12 @@ def _declines(db: peewee.SqliteDatabase, tx: Tx) -> None:
     _add_column(tx, "call", "declined", "INTEGER NOT NULL DEFAULT 0")
 
 
+def _turns(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make room for whose turn it is at an object."""
+    with db.bind_ctx(TABLES):
+        db.create_tables([Turn])
+
+
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _first,
     _restarts,
@@ -83,6 +89,7 @@ MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _late_prices,
     _pages,
     _declines,
+    _turns,
 )
 
 

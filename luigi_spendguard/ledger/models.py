@@ -283,6 +283,23 @@ class VendorObject(_Base):
         constraints = [SQL("CHECK (counted_micros >= 0)")]
 
 
+class Turn(_Base):
+    """Which objects a pending call acts on (`alone`), and which it was priced by; the last that acted on one
+    is kept.
+    """
+
+    vendor = CharField()
+    account = CharField()
+    object_id = CharField()
+    call_id = CharField()
+    alone = BooleanField()
+
+    class Meta:
+        table_name = "turn"
+        primary_key = CompositeKey("vendor", "account", "object_id", "call_id")
+        without_rowid = True
+
+
 class PriceDue(_Base):
     """A settled call whose price the vendor names later: when it is asked for again, and what is added."""
 
@@ -334,6 +351,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     CallBudget,
     Exchange,
     VendorObject,
+    Turn,
     PriceDue,
     Journal,
 )

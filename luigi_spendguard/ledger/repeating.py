@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+from luigi_spendguard.ledger import turns
 from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.engine import Row, Tx
 from luigi_spendguard.ledger.identity import Identity
@@ -146,6 +147,9 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
         )
     if row["state"] == "pending" and row["sender"] != ask.call_id:
         in_doubt(tx, row, "its sender is gone")
+    if wait := turns.not_yet(tx, replace(ask, since=0), row["id"], relayed=scope.relayed):
+        return wait
+    turns.take(tx, ask, row["id"], relayed=scope.relayed)
     return regrant(tx, scope, row["id"], ask.call_id, number, now)
 
 

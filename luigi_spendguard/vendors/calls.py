@@ -69,6 +69,8 @@ class Quote:
             before the ledger is asked (else only when the ledger asks for it).
         covers: objects whose counted money is counted by `object_id` (or by what this opens) instead.
         covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
+        acts_on: objects that no other call may act on meanwhile, nor be priced by; `object_id` is one.
+        priced_by: objects that no other call may act on meanwhile: what was looked up for this quote.
         only_less: the call can only free money: its object never counts for more afterwards.
         free: the call changes nothing of what any object counts for.
         fixed: at the operator's own price for the operation, each time it is called.
@@ -102,6 +104,8 @@ class Quote:
     look_ups: tuple[str, ...] = ()
     covers: tuple[str, ...] = ()
     covers_stay: bool = False
+    acts_on: tuple[str, ...] = ()
+    priced_by: tuple[str, ...] = ()
     only_less: bool = False
     firm: bool = False
     before: str = ""
@@ -122,6 +126,7 @@ class Quote:
             "its path": self.path, "whom it concerns": self.target or "", "its key": self.key or "",
             "its customers": " ".join(self.customers), "its accounts": " ".join(self.accounts),
             "its objects": " ".join([self.object_id or "", *self.covers]),
+            "what it acts on": " ".join(self.acts_on), "what it is priced by": " ".join(self.priced_by),
         }  # fmt: skip
         wrong = (name for name, text in named.items() if not is_writable(text))
         return next((f"{name} is too long or no text" for name in wrong), "")

@@ -27,6 +27,7 @@ from luigi_spendguard.vendors import (
 from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.stripe_acting import acting
 from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
@@ -193,6 +194,7 @@ class Stripe(Vendor):
             quote,
             fingerprint=fingerprint,
             keep_body=not sensitive and not is_upload(request, blank.path),
+            **acting(quote, ids, params, found),
             **whom(request, quote.path, params, own_object_path(asked) if ids else "", found),
         )
 

@@ -12,7 +12,7 @@ import stripe
 import urllib3
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.effects import Finish, Reserve, Send
+from luigi_spendguard.effects import Finish, Pause, Reserve, Send
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.guard import Call, Guard
 from luigi_spendguard.vendors import Reply, Request
@@ -60,6 +60,8 @@ class Desk(stripe.HTTPClient):
             return self.books.reserve(self.key, effect.ask)
         if isinstance(effect, Finish):
             return self.books.end(self.key, effect.end)
+        if isinstance(effect, Pause):
+            return time.sleep(effect.seconds)
         assert isinstance(effect, Send), effect
         self.sent.append(effect.request)
         path = effect.request.url.split("stripe.com", 1)[1]

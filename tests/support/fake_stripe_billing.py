@@ -96,6 +96,8 @@ class Billing:
                 one["invoice"] = None
             return self._gone(parts)
         if verb == "add_lines":
+            if invoice["status"] != "draft":
+                raise self.problem(400, "invoice_not_editable")
             for amount in (value for name, value in data.items() if name.endswith("[amount]")):
                 self._item({"amount": amount, "currency": "usd",
                             **{n: v for n, v in _payer(invoice).items() if v}}, invoice["id"])  # fmt: skip

@@ -1,0 +1,41 @@
+"""How long a guarded call waits for others: for an equal one until that has ended, for its turn at an object
+`TURN_SECONDS` at the most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from luigi_spendguard.effects import Pause
+from luigi_spendguard.errors import denial
+from luigi_spendguard.messages import Answer
+
+#: How long a call waits for its turn at an object before it is denied: less than SDKs wait for a reply.
+TURN_SECONDS = 30.0
+
+
+class Patience:
+    """The waiting of one call, by a monotonic clock in seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock, self._next, self._since = clock, 0.05, 0.0
+
+    def pause(self, answer: Answer) -> Pause:
+        """Return how long to wait after a `wait`. Raises SpendDenied as `check` does."""
+        if answer.object_id:
+            self.check(answer)
+        seconds, self._next = self._next, min(1.0, self._next * 2)
+        return Pause(seconds)
+
+    def check(self, answer: Answer) -> None:
+        """Raise SpendDenied (`in_doubt`) when a call has waited for its turn too long."""
+        now = self._clock()
+        self._since = self._since or now
+        if now - self._since >= TURN_SECONDS:
+            who = f" (call {answer.message})" if answer.message else "s, one after the other,"
+            raise denial(
+                "in_doubt",
+                f"another call{who} acts on {answer.object_id}, one call at a time does, and after "
+                f"{TURN_SECONDS:.0f} seconds it is not this one's turn: nothing was sent; try again later",
+                {"object_id": answer.object_id},
+            )

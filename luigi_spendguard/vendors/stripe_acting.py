@@ -1,0 +1,45 @@
+"""Stripe: which objects a request acts on, and which it is priced by: one at a time acts on one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from luigi_spendguard.vendors.calls import Quote
+from luigi_spendguard.vendors.stripe_asked import PAYERS
+
+_ID = re.compile(r"[A-Za-z0-9_.~:@-]{1,255}", re.ASCII)
+#: The parameters that name an object which the call changes, or moves money of.
+_NAMED = ("invoice", "payment_intent", "charge", "subscription", "from_subscription", "quote", "setup_intent")
+#: The parts of an address that are no ids, where such stand.
+_WORDS = {"sessions", "lines", "prices", "invoices"}
+
+
+def acting(
+    quote: Quote, ids: tuple[str, ...], params: Mapping[str, str], found: Mapping[str, object]
+) -> dict[str, Any]:
+    """Return a quote's `acts_on` and `priced_by`; `found`: what was looked up, by path.
+
+    What is pending is the payer's: who looks it up takes it along, and who makes an item adds to it.
+    """
+    acts_on = {*ids, *(params[name] for name in _NAMED if name in params)}
+    waits = {payer for path in found if (payer := _payer_of(path))}
+    if quote.operation == "invoiceitems.create":
+        waits |= {params[name] for name in PAYERS if name in params}
+    alone = {one for one in acts_on | waits if _ID.fullmatch(one)}
+    seen = {one for path in found for one in _ids_of(path)} | {*quote.covers}
+    return {"acts_on": tuple(sorted(alone)), "priced_by": tuple(sorted(seen - alone))}
+
+
+def _payer_of(path: str) -> str:
+    base, _, query = path.partition("?")
+    said = dict(parse_qsl(query))
+    return next((said[name] for name in PAYERS if name in said), "") if base == "/v1/invoiceitems" else ""
+
+
+def _ids_of(path: str) -> Iterator[str]:
+    for part in path.partition("?")[0].split("/")[3:]:
+        if part not in _WORDS and _ID.fullmatch(part):
+            yield part
