@@ -24,6 +24,7 @@ from luigi_spendguard.errors import (
     blocks,
 )
 from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.messages import for_display
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.port import LedgerPort
@@ -139,7 +140,10 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             run_id=run_id,
             task_id=self.task.task_id,
             family=self.task.task_family,
-            params=self.task.to_str_params(only_significant=False, only_public=True),
+            params={
+                for_display(name): for_display(value)
+                for name, value in self.task.to_str_params(only_significant=False, only_public=True).items()
+            },
             worker=self.worker_id,
             max_cost_usd=amount_of(self.task, "max_cost_usd"),
         )

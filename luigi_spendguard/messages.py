@@ -46,6 +46,8 @@ FORWARDED = "x-spendguard-forwarded"
 #: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
 MAX_TEXT = 4096
 MAX_BODY = 1 << 20
+#: The most characters that are kept of a text that only serves display.
+MAX_SHOWN = 300
 #: All keys of calls that were not answered: many a proxy takes a header of 8 KB and no more.
 MAX_UNANSWERED = 7000
 #: Stands for keys that are too many to be named: the gateway refuses the call, on record.
@@ -307,6 +309,15 @@ class End(_Message):
         _redact(self, but=("answer_body",))
         if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
             raise BadMessage("'opened' must name micro-dollars")
+
+
+def for_display(text: str) -> str:
+    """Return a text as it is kept for people to read.
+
+    It is cut at MAX_SHOWN characters, and what no database takes (half a surrogate pair, NUL) is escaped.
+    """
+    cut = f"{text[:MAX_SHOWN]}… ({len(text)} characters)" if len(text) > MAX_SHOWN else text
+    return cut.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
 
 
 def command(*words: str) -> str:

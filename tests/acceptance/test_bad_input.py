@@ -14,6 +14,7 @@ import pytest
 
 from luigi_spendguard.ledger.migrations import migrate
 from tests.support.processes import free_port, listening, wait_until
+from tests.support.shapes import run_build
 from tests.support.site import Site
 
 
@@ -238,3 +239,28 @@ def test_a_worker_token_that_no_daily_cap_bounds_is_warned_of(still: Site) -> No
     before = len(still.luigid.text())
     still.start()
     assert "daily_cap_usd" not in still.luigid.text()[before:]
+
+
+@pytest.mark.parametrize("local", [False, True], ids=["remote", "local"])
+def test_what_only_serves_display_refuses_no_task(site: Site, local: bool) -> None:
+    """A parameter of 200,000 ids, and one that no database takes: cut and escaped."""
+    code = """
+class Wide(VendorTask, luigi.Task):
+    ids = luigi.ListParameter()
+    note = luigi.Parameter(significant=False)
+    done = False
+    def complete(self):
+        return self.done
+    def run(self):
+        charge("cus_wide")
+        Wide.done = True
+build(Wide(ids=list(range(200_000)), note="half \\udcff and \\0"))
+"""
+    if local:
+        code = code.replace('\\0"))', '\\0"), local_scheduler=True)')
+    done = run_build(site.folder, site.environment(), code)
+    assert site.stripe.moved() == 100, done.stdout[-2000:] + done.stderr[-2000:]
+    (call,) = site.call("GET", "/calls", token=None)[1]
+    assert call["params"]["ids"].endswith("characters)")
+    assert len(call["params"]["ids"]) < 400
+    assert call["params"]["note"] == "half \\udcff and \\x00"
