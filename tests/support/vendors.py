@@ -59,6 +59,12 @@ class FakeStripe(FakeVendor):
         return sum(entry["amount"] for entry in self.books()["moved"])
 
 
+class FakeReadings(FakeStripe):
+    """A Stripe that reads forms as whatever server reads them worst; its books are in cents."""
+
+    name = "readings"
+
+
 class FakeTwilio(FakeVendor):
     """Its books: requests, what was sent at which price, and objects."""
 
