@@ -20,7 +20,7 @@ from luigi_spendguard.messages import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEX
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.receiving import Receiving
 from luigi_spendguard.refusals import refusal
-from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors import Reply, Request, Vendor, sent_on
 from luigi_spendguard.vendors.addresses import plain
 from luigi_spendguard.vendors.shapes import bearer
 
@@ -30,22 +30,7 @@ MAX_FORM = 1 << 20
 MAX_BODY = 17 << 20
 _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}"
 
-#: What says who the client is or how it came here; a vendor is told neither.
-_STRIPPED = {
-    "authorization", "proxy-authorization", "cookie", "x-api-key", "host", "content-length", "connection",
-    "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade", "expect", "origin",
-    "referer", "accept-encoding", "forwarded", "via", "x-real-ip",
-}  # fmt: skip
-_STRIPPED_PREFIXES = ("x-forwarded-", "x-spendguard-", "sec-", "proxy-")
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
-def passed_on(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that a vendor is sent of a client's (names in lower case)."""
-    return {
-        name: value for name, value in headers.items()
-        if name not in _STRIPPED and not name.startswith(_STRIPPED_PREFIXES)
-    }  # fmt: skip
 
 
 class Relaying(Receiving):
@@ -114,7 +99,7 @@ class Relaying(Receiving):
                 raise denial("endpoint", _TOO_LARGE)
         except SpendDenied as denied:
             refuse = denied
-        return Request(asked.method, url, passed_on(asked.headers), asked.body), refuse
+        return Request(asked.method, url, sent_on(asked.headers, "idempotency-key"), asked.body), refuse
 
     def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
         """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""

@@ -23,12 +23,14 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Re
 _OVERRIDES = ("x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
               "x-original-url", "x-rewrite-url", "x-forwarded-method", "x-forwarded-uri",
               "x-forwarded-prefix")  # fmt: skip
-#: Headers that a request has for its first hop alone, or that would make it another request.
-NOT_SENT_ON = frozenset({
-    "authorization", "idempotency-key", "cookie", "host", "content-length", "connection",
-    "transfer-encoding", "proxy-authorization", "expect", "te", "upgrade", "x-api-key",
-    *_OVERRIDES,
+#: Headers that a request has for its first hop alone, that say who its client is or how it came here, or
+#: that would make it another request.
+_NOT_SENT_ON = frozenset({
+    "authorization", "idempotency-key", "cookie", "host", "content-length", "connection", "keep-alive",
+    "transfer-encoding", "trailer", "expect", "te", "upgrade", "x-api-key", "origin", "referer",
+    "accept-encoding", "forwarded", "via", "x-real-ip", *_OVERRIDES,
 })  # fmt: skip
+_NOT_SENT_PREFIXES = ("x-forwarded-", "x-spendguard-", "sec-", "proxy-")
 
 _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
 #: Idempotency keys that no caller need have chosen: a UUID, alone or after our own beginning or one that ends
@@ -45,6 +47,14 @@ _ANSWER = frozenset({
     "server", "sunset", "warning", "x-request-id", "x-should-retry",
 })  # fmt: skip
 _ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
+
+
+def sent_on(headers: Mapping[str, str], *but: str) -> dict[str, str]:
+    """Return the headers (names in lower case) that a vendor is sent of a client's, and those in `but`."""
+    return {
+        name: value for name, value in headers.items()
+        if name in but or not (name in _NOT_SENT_ON or name.startswith(_NOT_SENT_PREFIXES))
+    }  # fmt: skip
 
 
 def is_disguised(request: Request) -> bool:
@@ -222,7 +232,7 @@ class Vendor(ABC):
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves: to the vendor's own host, with secret and wire key."""
         url = (settings.base_url or self.home) + self.own_rest(request.url, settings)
-        headers = {name: value for name, value in request.headers.items() if name not in NOT_SENT_ON}
+        headers = sent_on(request.headers)
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key

@@ -26,6 +26,8 @@ Params = Mapping[str, str]
 #: More parameters than these are cut off by some parsers (qs: `parameterLimit`), and groups below these are
 #: no groups to others (Rack: `param_depth_limit`).
 MOST_PARAMETERS, DEEPEST = 1000, 32
+#: JSON's own type, and one that Twilio's SDK has for users of an organisation.
+_JSON = ("application/json", "application/scim+json")
 #: The largest whole number that every JSON parser reads alike (RFC 8259, 6).
 _LARGEST = 2**53 - 1
 
@@ -211,7 +213,7 @@ def json_body(request: Request) -> Any:
     key (in other letters, too), a number that is none or is too large, half a surrogate pair, a NUL.
     """
     kind = media_type(request)
-    if kind != "application/json":
+    if kind not in _JSON:
         raise _unread(f"{_type(kind)} cannot be priced: send JSON")
     try:
         found = json.loads(request.body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant,
@@ -229,9 +231,8 @@ _CHARSET = re.compile(r'\s*;\s*charset=("?)utf-8\1\s*', re.IGNORECASE)
 
 def is_json(request: Request) -> bool:
     """Return whether a request has a body that says of itself that it is JSON."""
-    return bool(request.body) and request.headers.get("content-type", "").lower().startswith(
-        "application/json"
-    )
+    kind = request.headers.get("content-type", "").partition(";")[0]
+    return bool(request.body) and kind.strip().lower() in _JSON
 
 
 def media_type(request: Request) -> str:

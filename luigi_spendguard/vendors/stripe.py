@@ -24,7 +24,7 @@ from luigi_spendguard.vendors import (
     stripe_outcomes,
     stripe_versions,
 )
-from luigi_spendguard.vendors.base import NOT_SENT_ON, Vendor
+from luigi_spendguard.vendors.base import Vendor, sent_on
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_acting import acting
@@ -239,7 +239,7 @@ class Stripe(Vendor):
         path = own_path(request.method, request.url, settings)
         base = settings.base_url or host_of(request.method, path)
         url = base + path + (f"?{parts.query}" if parts.query else "")
-        headers = {name: v for name, v in request.headers.items() if name not in NOT_SENT_ON}
+        headers = sent_on(request.headers)
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key

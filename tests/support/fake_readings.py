@@ -114,7 +114,7 @@ class Vendor(tornado.web.RequestHandler):
         if kind[0] == "prices" and (priced := _PRICE.fullmatch(kind[2])):
             return {"id": kind[2], "object": "price", "currency": "usd", "unit_amount": int(priced[1]),
                     "billing_scheme": "per_unit", "type": "recurring", "active": True,
-                    "recurring": {"interval": "month", "interval_count": 1, "usage_type": "licensed"}}  # fmt: skip
+                    "recurring": {"interval": "month", "usage_type": "licensed"}}  # fmt: skip
         if kind[0] == "customers" and kind[2]:
             return {"id": kind[2], "object": "customer", "currency": "usd", "email": None}
         if self.request.method == "GET" and not kind[2]:
@@ -127,7 +127,8 @@ class Vendor(tornado.web.RequestHandler):
         total *= _digits(plain.get("line_items[0][quantity]", "1"))
         word = {"payment_intents": "payment_intent", "charges": "charge", "customers": "customer",
                 "invoiceitems": "invoiceitem", "subscription_schedules": "subscription_schedule",
-                "checkout": "checkout.session", "subscriptions": "subscription"}.get(kind[0], "object")  # fmt: skip
+                "checkout": "checkout.session", "subscriptions": "subscription",
+                "prices": "price"}.get(kind[0], "object")  # fmt: skip
         return {"id": kind[2] if word == "subscription" else f"x_{uuid.uuid4().hex[:16]}", "object": word,
                 "amount": amount, "amount_received": amount, "amount_captured": amount, "captured": True,
                 "currency": "usd", "customer": "cus_1", "status": "succeeded", "amount_total": total,

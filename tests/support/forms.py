@@ -55,11 +55,13 @@ _CALLS: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
      [("amount", "100"), ("currency", "usd"), ("customer", "cus_1"), ("payment_method", "pm_card_visa"),
       ("confirm", "true"), ("metadata[order-id]", "7"), ("expand[0]", "customer")],
      [("amount", "99900"), ("customer", "cus_2"), ("capture_method", "manual")]),
-    ("POST", "/v1/charges", [("amount", "100"), ("currency", "usd"), ("customer", "cus_1"), ("source", "tok_visa")],
+    ("POST", "/v1/charges",
+     [("amount", "100"), ("currency", "usd"), ("customer", "cus_1"), ("source", "tok_visa")],
      [("amount", "99900"), ("customer", "cus_2")]),
     ("POST", "/v1/invoiceitems", [("amount", "100"), ("currency", "usd"), ("customer", "cus_1")],
      [("amount", "99900"), ("customer", "cus_2"), ("amount", "-99900")]),
-    ("POST", "/v1/customers", [("name", "x"), ("metadata[a]", "1")], [("balance", "-500000"), ("balance", "5")]),
+    ("POST", "/v1/customers", [("name", "x"), ("metadata[a]", "1")],
+     [("balance", "-500000"), ("balance", "5")]),
     ("POST", "/v1/checkout/sessions", [("mode", "setup"), ("currency", "usd"), ("customer", "cus_1")],
      [("mode", "payment"), ("line_items[0][price_data][unit_amount]", "99900"),
       ("line_items[0][quantity]", "9"), ("line_items[0][price]", "price_99900")]),
@@ -80,14 +82,15 @@ _CALLS: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
      [("customer", "cus_2"), ("_method", "POST"), ("amount", "99900"), ("expand[]", "data.number")]),
 ]  # fmt: skip
 
-_WAYS = ["{}", "[{}]", "{}]", "[{}", "[[{}]]", " {}", "{} ", "{}[]", "{}[0]", "{}[x]", "{}[", "{}\0", "{}\0x", "\t{}",
-         "{}\n", "\ufeff{}", "{}\u200b", "{}.", ".{}", "{};", "[]{}", "{}[[]]", "{}[]x", "x;{}", "_{}", "{}=", "&{}",
-         "{}]=", "+{}"]  # fmt: skip
+_WAYS = ["{}", "[{}]", "{}]", "[{}", "[[{}]]", " {}", "{} ", "{}[]", "{}[0]", "{}[x]", "{}[", "{}\0", "{}\0x",
+         "\t{}", "{}\n", "\ufeff{}", "{}\u200b", "{}.", ".{}", "{};", "[]{}", "{}[[]]", "{}[]x", "x;{}",
+         "_{}", "{}=", "&{}", "{}]=", "+{}"]  # fmt: skip
 _BETWEEN = ["&"] * 12 + [";", "&&", "& ", "&;", "\n&", "& &", "&\0"]
 _TYPES: list[tuple[str, ...]] = [
     *[(FORM,)] * 10, (f"{FORM}; charset=utf-8",), (f"{FORM};charset=UTF-8",), (), ("application/json",),
     ("text/plain",), (f"{FORM}; charset=utf-7",), (f"{FORM}, application/json",), (FORM, "application/json"),
-    ("application/json", FORM), (FORM, FORM), ("multipart/form-data; boundary=b",), (f"{FORM}; x=y",), (f" {FORM} ",),
+    ("application/json", FORM), (FORM, FORM), ("multipart/form-data; boundary=b",), (f"{FORM}; x=y",),
+    (f" {FORM} ",),
 ]  # fmt: skip
 _HEADERS = [
     ("X_HTTP_Method_Override", "POST"), ("X-HTTP-Method-Override", "DELETE"), ("stripe_account", "acct_evil"),

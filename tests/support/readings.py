@@ -61,7 +61,7 @@ def _rack_put(into: Nested, name: str, value: str) -> Nested:
 
 
 def qs(text: str) -> Nested:
-    """Node's qs with its defaults, but deeper: an equals sign behind a bracket ends the name; repeats combine."""
+    """Node's qs, as deep as it goes: an equals sign behind a bracket ends the name; repeats combine."""
     found: Nested = {}
     text = re.sub("%5b", "[", text, flags=re.IGNORECASE)
     text = re.sub("%5d", "]", text, flags=re.IGNORECASE)
@@ -102,10 +102,10 @@ def _listed(group: Nested) -> Nested:
 
 
 def php(text: str) -> Nested:
-    """PHP's parse_str: blanks before a name go, a dot or blank in it is a `_`, a NUL ends it; `[]` counts on."""
+    """PHP's parse_str: blanks before a name go, a dot or blank in it is a `_`, a NUL ends it."""
     found: Nested = {}
-    for name, value in _pairs(text, "&"):
-        name = name.partition("\0")[0].lstrip(" ")
+    for given, value in _pairs(text, "&"):
+        name = given.partition("\0")[0].lstrip(" ")
         first, bracket, more = name.partition("[")
         keys = re.match(r"(?:\[[^\]]*\])*", bracket + more)
         path = [re.sub("[ .]", "_", first), *re.findall(r"\[([^\]]*)\]", keys[0] if keys else "")]
