@@ -87,7 +87,6 @@ def parameters(text: str) -> Params:
     Names are `[A-Za-z0-9_]+(\[[A-Za-z0-9_]*\])*`, once each, and none is both a value and a group. Lists
     are numbered from 0 up, in that order: `items[0][price]`; a list of values may come as `expand[]=…` each
     time, and is numbered here. Only a key of `metadata` may have blanks, and any of `.:/-`, inside.
-    `pattern_of` gives the name under which a table knows a parameter.
 
     Raises SpendDenied (`unpriced`).
     """
@@ -105,18 +104,6 @@ def parameters(text: str) -> Params:
         found[name] = value
     _check_lists(tree, "")
     return MappingProxyType(found)
-
-
-def pattern_of(name: str) -> str:
-    """Return a parameter's name as tables have it: `items[0][price]` is `items[][price]`.
-
-    A key of `metadata`, which is the caller's to choose, is `[]` as well: `metadata[]`.
-    """
-    path = name.replace("]", "").split("[")
-    return path[0] + "".join(
-        "[]" if key.isdecimal() or before == "metadata" else f"[{key}]"
-        for before, key in itertools.pairwise(path)
-    )
 
 
 def fields(text: str, lists: Collection[str] = ()) -> dict[str, list[str]]:

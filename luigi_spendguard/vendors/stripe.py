@@ -88,6 +88,9 @@ class Stripe(Vendor):
         said = parameters(request, path)
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")
+        for name, shown in (("Stripe-Account", connected), ("Stripe-Context", context)):
+            if not re.fullmatch(r"[A-Za-z0-9_/]*", shown):
+                raise denial("scope", f"{name} names one account: what it says is read in more than one way")
         mode = "live" if "_live_" in secret else "test"
         account = ":".join(["stripe", mode, connected, context]).rstrip(":")
         key, callers = self.key_of(request)

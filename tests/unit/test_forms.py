@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote as percent_encoded
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.bodies import fields, form_text, json_body, parameters, pattern_of
+from luigi_spendguard.vendors.bodies import fields, form_text, json_body, parameters
 from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import Stripe
+from tests.support.readings import READINGS
 
 FORM = "application/x-www-form-urlencoded"
 API = "https://api.stripe.com"
@@ -89,19 +91,6 @@ def test_lists_are_ordered_as_numbers() -> None:
     assert list(parameters("&".join(f"{name}=p" for name in names))) == names
 
 
-@pytest.mark.parametrize(
-    ("name", "pattern"),
-    [
-        ("amount", "amount"), ("items[0][price]", "items[][price]"), ("expand[10]", "expand[]"),
-        ("metadata[a-b]", "metadata[]"), ("items[3][metadata][Order ID]", "items[][metadata][]"),
-        ("currency_options[eur][unit_amount]", "currency_options[eur][unit_amount]"),
-        ("xmetadata[a]", "xmetadata[a]"), ("items[0][tax_rates][1]", "items[][tax_rates][]"),
-    ],
-)  # fmt: skip
-def test_a_table_knows_a_parameter_by_its_pattern(name: str, pattern: str) -> None:
-    assert pattern_of(name) == pattern
-
-
 def test_a_form_without_brackets() -> None:
     assert fields("To=%2B1&MediaUrl=a&MediaUrl=b", ("MediaUrl",)) == {"To": ["+1"], "MediaUrl": ["a", "b"]}
     assert fields("Configuration.Url=a") == {"Configuration.Url": ["a"]}
@@ -124,6 +113,60 @@ def test_a_form_has_one_content_type(kind: str, fits: bool) -> None:
         headers = {"content-type": kind} if kind else {}
         request = Request("POST", API + path, headers, form)
         assert (reason(Stripe(), request) is None) is fits
+
+
+#: Parts of forms, good and bad, of which any text may be made.
+_PIECES = st.sampled_from([
+    "amount", "items", "metadata", "price", "0", "1", "2", "10", "a-b", "[", "]", "[]", "[0]", "[1]",
+    "[price]", "[a.b]", "=", "=", "=", "&", "&", "&", ";", " ", "+", "%20", "%5B", "%5d", "%00", "%26", "%3d",
+    ".", "x", "_", "-", "%C3%A9", "]=", "%0a", "\t", "?", "#", "%", "%zz", "\u00e9",
+])  # fmt: skip
+_NAMES = st.sampled_from([
+    "amount", "currency", "items[0][price]", "items[0][quantity]", "items[1][price]", "items[2][price]",
+    "expand[]", "expand[0]", "metadata[a b]", "metadata[a.b]", "metadata[7]", "items%5B0%5D%5Bprice%5D",
+    "items[0][tax_rates][]", "a[b][c]", "a[b]", "a", "[amount]", "amount]", " amount", "amount[]",
+    "amount%00", "items[][price]", "items[01][price]",
+])  # fmt: skip
+_FORMS = st.lists(_PIECES, max_size=14).map("".join) | st.lists(
+    st.tuples(_NAMES, st.sampled_from(["", "1", "a+b", "%26", "x]", "a=b", " c"])).map("=".join), max_size=5
+).map("&".join)
+
+
+@settings(max_examples=300)
+@given(_FORMS)
+def test_what_is_read_every_server_reads_alike(text: str) -> None:
+    try:
+        said = dict(parameters(text))
+    except SpendDenied:
+        return
+    odd = any(re.search(r"[ .:/-]", name) for name in said)
+    for server, read in READINGS.items():
+        if not (odd and server == "trimming"):  # Of a key of `metadata` alone.
+            assert flat("", read(text)) == said, server
+
+
+def flat(name: str, found: Any) -> dict[str, str]:
+    """Return what a server has read, named in full."""
+    if isinstance(found, str):
+        return {name: found}
+    named = found.items() if isinstance(found, dict) else enumerate(found)
+    return {
+        full: value
+        for key, inner in named
+        for full, value in flat(f"{name}[{key}]" if name else str(key), inner).items()
+    }
+
+
+@settings(max_examples=300)
+@given(_FORMS)
+def test_what_is_read_without_brackets_every_server_reads_alike(text: str) -> None:
+    try:
+        said = {name: value for name, [value] in fields(text).items()}
+    except SpendDenied:
+        return
+    for server, read in READINGS.items():
+        if server not in ("php", "trimming") or "." not in "".join(said):
+            assert flat("", read(text)) == said, server
 
 
 def reason(vendor: Vendor, request: Request, **settings: Any) -> str | None:
