@@ -54,7 +54,7 @@ format: $(STAMP)  ## format the code
 bench: $(STAMP)  ## measure the overhead of a guarded call, and the ledger alone
 	$(BIN)/python -m bench $(ARGS)
 
-figures: $(STAMP)  ## the races, 20 times each, and 10,000 malformed requests
+figures: $(STAMP)  ## the races, 20 times each, and 10,000 malformed requests and forms
 	$(BIN)/python -m pytest -m figures --repeats 20 --malformed 10000 $(ARGS)
 
 clean:  ## remove what make has installed

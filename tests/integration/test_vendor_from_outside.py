@@ -181,6 +181,25 @@ def test_an_answer_without_usage_costs_what_was_reserved(gateway: LlmSite, llm: 
     assert spent(gateway, "usage") == 2 * len(reply.request.content) + 50 * 8
 
 
+@pytest.mark.parametrize("fault", ["cut", "error"])
+def test_a_broken_stream_is_nobodys_answer(gateway: LlmSite, llm: FakeLlm, fault: str) -> None:
+    run_id, options = f"stream-{fault}", {"include_usage": True}
+    vault_key = key(gateway, run_id)
+    llm.control(fault=fault)
+    first, again = (
+        ask(gateway, vault_key, stream=True, stream_options=options, idempotency="b") for _ in range(2)
+    )
+    assert (first.status_code, again.status_code) == (502, 409)
+    run = gateway.run(run_id)
+    assert (Decimal(run["spent_usd"]) + Decimal(run["reserved_usd"])) * 10**6 >= llm.books()["micros"] == 60
+
+
+def test_text_for_no_tokens_costs_what_was_reserved(gateway: LlmSite, llm: FakeLlm) -> None:
+    llm.control(fault="zero")
+    reply = ask(gateway, key(gateway, "zero"))
+    assert spent(gateway, "zero") == 2 * len(reply.request.content) + 50 * 8 > llm.books()["micros"]
+
+
 def test_a_stream_is_settled_by_its_last_event(gateway: LlmSite, llm: FakeLlm) -> None:
     vault_key, options = key(gateway, "stream"), {"include_usage": True}
     first, again = (

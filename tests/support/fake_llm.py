@@ -3,8 +3,9 @@
     python -m tests.support.fake_llm --port-file FILE
 
 It counts a token for each word, bills `m-small` at $2 in and $8 out for a million and `m-free` at nothing,
-and shares no code with luigi_spendguard. `POST /_control {"fault": "drop" | "no_usage" | 500}` breaks the
-next completion after it was billed (a 500 before that); `{"words": 7}` says how long answers are.
+and shares no code with luigi_spendguard. `POST /_control {"fault": …}` breaks the next completion after it
+was billed: "drop", "no_usage", "zero" (usage), "cut" (a stream without its end), "error" (in a stream); or
+before that: 500. `{"words": 7}` says how long answers are.
 """
 
 from __future__ import annotations
@@ -51,9 +52,11 @@ class Completions(tornado.web.RequestHandler):
         if fault == "drop":
             self.detach().close()
             return
-        self._answer(asked, min(OPTIONS["words"], most), None if fault == "no_usage" else usage)
+        told = {"no_usage": None, "zero": {"prompt_tokens": 0, "completion_tokens": 0},
+                "error": {"prompt_tokens": 1, "completion_tokens": 1}}.get(str(fault), usage)  # fmt: skip
+        self._answer(asked, min(OPTIONS["words"], most), told, str(fault))
 
-    def _answer(self, asked: dict[str, Any], words: int, usage: dict[str, int] | None) -> None:
+    def _answer(self, asked: dict[str, Any], words: int, usage: dict[str, int] | None, fault: str) -> None:
         told = {"usage": usage} if usage else {}
         if not asked.get("stream"):
             message = {"role": "assistant", "content": "word " * words}
@@ -66,7 +69,9 @@ class Completions(tornado.web.RequestHandler):
             self.write(f"data: {json.dumps(event)}\n\n")
         if asked.get("stream_options", {}).get("include_usage"):
             self.write(f"data: {json.dumps({'choices': [], **told})}\n\n")
-        self.finish("data: [DONE]\n\n")
+        if fault == "error":
+            self.write('data: {"error": {"message": "scripted"}}\n\n')
+        self.finish("" if fault == "cut" else "data: [DONE]\n\n")
 
 
 class Models(tornado.web.RequestHandler):

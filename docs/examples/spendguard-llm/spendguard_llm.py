@@ -1,7 +1,8 @@
 """Chat completions of OpenAI, or of who speaks as it does, as a vendor of luigi_spendguard.
 
 A call reserves the most that it can cost: `max_completion_tokens` for each of its `n` choices at the model's
-output price, and one input token for each byte of its body. It is settled by the `usage` of the reply.
+output price, and one input token for each byte of its body. It is settled by the `usage` of a reply that came
+whole; a broken one is in doubt, and is nobody's answer when the call is made again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
+from luigi_spendguard import config_values as values
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Setting, Vendor, VendorSettings, denial
 from luigi_spendguard.vendors.bodies import (
     check_body,
@@ -51,9 +53,10 @@ class Price:
 
 @dataclass(frozen=True)
 class Completion(Quote):
-    """A quote that knows the price by which its reply is settled."""
+    """A quote that knows by which price its reply is settled, and whether the vendor bills its own errors."""
 
     price: Price = Price(Decimal(0), Decimal(0))
+    bills_errors: bool = True
 
 
 def prices(raw: Any, text: str) -> dict[str, Price]:
@@ -79,6 +82,9 @@ class Llm(Vendor):
     settings = (
         Setting("", "prices_per_million", prices, "none: every model is denied",
                 "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`"),
+        Setting("", "bills_errors", values.boolean, "true",
+                "false where a request that the vendor answers with an error of its own (5xx) costs nothing; "
+                "else such a call is in doubt until an operator resolves it."),
     )  # fmt: skip
 
     def check(self, settings: VendorSettings) -> str:
@@ -123,16 +129,21 @@ class Llm(Vendor):
             key_is_callers=callers,
             keep_body=False,
             price=price,
+            bills_errors=settings.own.get("bills_errors", True),
         )
 
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-        """Settle by the tokens that the reply names, else at what was reserved."""
+        """Settle by the tokens that a whole reply names, else at what was reserved."""
         if ended := unsuccessful(quote, reply):
+            unbilled = isinstance(quote, Completion) and not quote.bills_errors
+            if unbilled and reply.status >= 500 and isinstance(reply_object(reply).get("error"), dict):
+                return Outcome("void", note=ended.note)
             return ended
         assert isinstance(quote, Completion)
-        if not _streamed(reply) and not reply_object(reply):
-            return unbelieved("the reply is not JSON")
-        used = _usage(reply)
+        said = _said(reply)
+        if isinstance(said, str):
+            return unbelieved(said)
+        used = _usage(said)
         if used is None:
             return Outcome("settle", total_micros=quote.total_micros, note="the reply names no usage")
         return Outcome("settle", total_micros=quote.price.micros(*used), note=f"{used[0]} + {used[1]} tokens")
@@ -183,27 +194,64 @@ def _is_text(messages: Any) -> bool:
     return True
 
 
-def _usage(reply: Reply) -> tuple[int, int] | None:
-    """Return the input and output tokens that a reply, or the last event of a stream that does, names."""
-    if not _streamed(reply):
-        return _tokens(reply_object(reply))
-    found = None
+def _said(reply: Reply) -> list[dict[str, Any]] | str:
+    """Return the objects of a whole reply, one, or one for each event of a stream; else what is wrong."""
+    if "text/event-stream" not in reply.headers.get("content-type", ""):
+        found = [reply_object(reply)]
+        if not found[0]:
+            return "the reply is not JSON"
+    else:
+        events = _events(reply.body.decode("utf-8", "replace"))
+        if events[-1:] != ["[DONE]"]:
+            return "the stream broke off: its end is missing"
+        try:
+            found = [json.loads(event) for event in events[:-1]]
+        except (ValueError, RecursionError):
+            return "an event of the stream is not JSON"
+        if not all(isinstance(event, dict) for event in found):
+            return "an event of the stream is no object"
+    return "the reply names an error" if any(one.get("error") for one in found) else found
+
+
+def _events(text: str) -> list[str]:
+    """Return what the events of a stream say; one that is called an error says that."""
+    found = []
     # Not `splitlines`: a model may write what that takes for the end of a line.
-    for line in re.split("[\r\n]", reply.body.decode("utf-8", "replace")):
-        if line.startswith("data:"):
-            try:
-                found = _tokens(json.loads(line[5:])) or found
-            except ValueError:  # `data: [DONE]`
-                continue
+    for event in text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n"):
+        lines = event.split("\n")
+        data = [line[5:].removeprefix(" ") for line in lines if line.startswith("data:")]
+        if any(line.replace(" ", "") == "event:error" for line in lines):
+            found.append('{"error": true}')
+        elif data:
+            found.append("\n".join(data))
     return found
 
 
-def _streamed(reply: Reply) -> bool:
-    return "text/event-stream" in reply.headers.get("content-type", "")
+def _usage(said: list[dict[str, Any]]) -> tuple[int, int] | None:
+    """Return the input and output tokens that a reply names, the most that an event of a stream does.
+
+    None where it names none, or none for what it says: there is no prompt and no text of no tokens.
+    """
+    named = [used for one in said if (used := _tokens(one)) is not None]
+    if not named:
+        return None
+    into, out = (max(numbers) for numbers in zip(*named, strict=True))
+    return (into, out) if into > 0 and (out > 0 or not any(map(_is_text_said, said))) else None
 
 
-def _tokens(body: Any) -> tuple[int, int] | None:
-    usage = body.get("usage") if isinstance(body, dict) else None
+def _is_text_said(one: dict[str, Any]) -> bool:
+    """Return whether a choice of a reply, or of an event, has something in it that the model has made."""
+    choices = one.get("choices")
+    if not isinstance(choices, list):
+        return False
+    made = [one.get("message") or one.get("delta") for one in choices if isinstance(one, dict)]
+    return any(
+        value for part in made if isinstance(part, dict) for name, value in part.items() if name != "role"
+    )
+
+
+def _tokens(body: dict[str, Any]) -> tuple[int, int] | None:
+    usage = body.get("usage")
     if not isinstance(usage, dict):
         return None
     used = usage.get("prompt_tokens"), usage.get("completion_tokens")
