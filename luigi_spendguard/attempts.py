@@ -114,8 +114,20 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     def _interruptible(self, attempt: context.Attempt) -> contextlib.AbstractContextManager[None]:
         """Let the worker end a child of its own; in the worker's process the next call is denied."""
         return (
-            interrupt.interruptible(attempt.run_id) if self.use_multiprocessing else contextlib.nullcontext()
+            interrupt.interruptible(attempt.run_id, self._writes_nothing)
+            if self.use_multiprocessing
+            else contextlib.nullcontext()
         )
+
+    def _writes_nothing(self) -> bool:
+        """Return whether this child holds no lock of the result queue: dead, it would hold it for ever."""
+        lock = getattr(self.result_queue, "_wlock", None)
+        if lock is None:
+            return True
+        if getattr(self.result_queue, "_buffer", None) or not lock.acquire(timeout=1):
+            return False
+        lock.release()
+        return True
 
     def _completed(self) -> str:
         """Count a completion only when the task is complete: else a repetition must stay one."""

@@ -1,16 +1,21 @@
 """Ending running tasks of a revoked run: the worker signals the child, which ends by itself.
 
-The child raises KeyRevoked in its main thread once no vendor call of it is in flight. A hard kill comes
-only after a grace that is longer than any call, and never while the child writes to the result queue.
+The child raises KeyRevoked in its main thread once no vendor call of it is in flight, and passes the signal
+on to its own children (`proxy/interrupt.py`). A hard kill comes only after a grace that is longer than any
+call, and never while the child writes to the result queue; it ends the whole tree, as Luigi's own does.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import logging
 import os
 import queue
+import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.attempts import GuardedTaskProcess, quietly
@@ -38,7 +43,10 @@ class Stopper:
     def has_killed(self, task_id: str) -> bool:
         """Return whether the process whose result is handled now was killed here."""
         process = self._worker._running_tasks.get(task_id)
-        return isinstance(process, GuardedTaskProcess) and process.claim_id in self._killed
+        if not isinstance(process, GuardedTaskProcess):
+            return False
+        ended = process.claim_id in self._asked and process.exitcode == interrupt.ENDED
+        return ended or process.claim_id in self._killed
 
     def mark(self, run_id: str, task_ids: list[str]) -> None:
         """Set a mark; called in the ping thread, which holds Luigi's fork lock and must not wait."""
@@ -97,12 +105,44 @@ class Stopper:
     def _kill(self, task_id: str, process: GuardedTaskProcess) -> None:
         logger.error("Task %s did not end after its run was revoked: it is killed", task_id)
         self._killed.add(process.claim_id)
+        below = [] if process.pid is None else _below(process.pid)
         # A child that dies while it holds this lock would hang every other child's result.
         lock = getattr(self._worker._task_result_queue, "_wlock", None)
         if lock is None or not lock.acquire(timeout=GRACE_S):
             process.kill()
-            return
-        try:
-            process.kill()
-        finally:
-            lock.release()
+        else:
+            try:
+                process.kill()
+            finally:
+                lock.release()
+        for pid in below:
+            with contextlib.suppress(OSError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _below(pid: int) -> list[int]:
+    """Return what a process has started, and that has, by psutil (as Luigi asks) or by /proc."""
+    try:
+        psutil: Any = importlib.import_module("psutil")
+    except ImportError:
+        return _below_by_proc(pid)
+    try:
+        return [child.pid for child in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def _below_by_proc(pid: int) -> list[int]:
+    """Return what a process has started by Linux's /proc (proc_pid_stat(5)); elsewhere nothing is known."""
+    children: dict[int, list[int]] = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            parent = int(stat.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(stat.parent.name))
+    found: list[int] = []
+    left = [pid]
+    while left:
+        below = children.get(left.pop(), [])
+        found += below
+        left += below
+    return found

@@ -198,9 +198,25 @@ class GuardedWorker(luigi.worker.Worker):
     def _purge_children(self) -> Any:
         for process in self._running_tasks.values():
             forked = isinstance(process, GuardedTaskProcess) and process.use_multiprocessing
-            if forked and not process.is_alive() and process.exitcode:
+            if not forked or process.is_alive():
+                continue
+            if process.exitcode:
                 process.tell_death()
+            elif self._guard.vendor_seen and not process.death_told and self._task_result_queue.empty():
+                self._ended_without_result(process)
         return super()._purge_children()
+
+    def _ended_without_result(self, process: GuardedTaskProcess) -> None:
+        """Fail a task whose process has ended by itself (`os._exit(0)`): Luigi would wait for it for ever.
+
+        What a child has to say is in the queue before it is gone.
+        """
+        process.tell_death()
+        process.death_told = True
+        message = f"Task {process.task.task_id} ended its process without a result"
+        process.task.trigger_event(luigi.Event.PROCESS_FAILURE, process.task, message)
+        logger.error("%s", message)
+        self._task_result_queue.put((process.task.task_id, FAILED, message, [], []))
 
     def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
         if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:

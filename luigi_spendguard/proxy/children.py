@@ -19,7 +19,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.outbox import FLUSH_S
-from luigi_spendguard.proxy import context, credentials
+from luigi_spendguard.proxy import context, credentials, interrupt
 from luigi_spendguard.vendors.registry import VENDORS
 
 _stock: Callable[..., dict[str, Any]] | None = None
@@ -100,6 +100,7 @@ def enter(sent: bytes) -> None:
         return
     credentials.given(guard.secrets)
     _block.enter_context(proxy.attempt_running(guard.attempt))
+    interrupt.obedient()
     multiprocessing.util.Finalize(None, _leave, args=(guard.attempt,), exitpriority=10)
 
 

@@ -1,12 +1,19 @@
-"""How a forked child hears that its run was revoked: a signal, obeyed between vendor calls."""
+"""How the processes of a task hear that its run was revoked: a signal, obeyed between vendor calls.
+
+The worker sends it to its child, and that to what it has started by `multiprocessing`, and so on. The child's
+task ends with KeyRevoked; its own children, which have no task to end, end themselves.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,6 +26,10 @@ SIGNAL: Any = getattr(signal, "SIGUSR2", None)
 
 #: Seconds that a running event loop has to end before it is asked again.
 AGAIN_S = 2.0
+#: Seconds that a task has to clean up in, once it was told and no vendor call of it is in flight.
+CLEAN_UP_S = 10.0
+#: The exit status of a process that was ended because the run is revoked.
+ENDED = 77
 
 
 @contextmanager
@@ -38,36 +49,77 @@ def held_back() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _pass_on() -> None:
+    """Tell the processes that this one has started by `multiprocessing`.
+
+    Tasks of a build within the task are their own worker's to end.
+    """
+    for child in multiprocessing.active_children():
+        if child.pid is not None and not hasattr(child, "claim_id"):
+            with contextlib.suppress(OSError):
+                os.kill(child.pid, SIGNAL)
+
+
+def _ask_oneself() -> None:
+    os.kill(os.getpid(), SIGNAL)  # To the main thread, whichever thread's call has ended.
+
+
+def obedient() -> None:
+    """Let this process, a child of a task's, end when it is told: once no vendor call of it is in flight."""
+    if SIGNAL is None or threading.current_thread() is not threading.main_thread():
+        return
+    signal.signal(SIGNAL, _obey_as_a_child)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+
+
+def _obey_as_a_child(number: int, frame: FrameType | None) -> None:
+    _pass_on()
+    context.on_idle(_ask_oneself)
+    if not context.in_flight():
+        os._exit(ENDED)
+
+
 @contextmanager
-def interruptible(run_id: str) -> Iterator[None]:
+def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Iterator[None]:
     """Raise KeyRevoked in the block when the worker asks for it: once no vendor call is in flight.
 
-    For forked children only, whose main thread runs the task; afterwards the signal is ignored, so that
-    it cannot end a child that is handing over its result.
+    For a worker's children only, whose main thread runs the task; afterwards the signal is ignored, so that
+    it cannot end a child that is handing over its result. One that does not end then (a thread of it sleeps)
+    is ended after CLEAN_UP_S, as soon as it is `quiet`: nothing of it is being written to others.
     """
     if SIGNAL is None or threading.current_thread() is not threading.main_thread():
         yield
         return
-    asked = False
+    own = os.getpid()
+    last: threading.Thread | None = None
     again: threading.Timer | None = None
 
-    def obey(number: int, frame: FrameType | None) -> None:
-        nonlocal asked, again
-        asked = True
-        if not context.in_flight():
-            if asyncio._get_running_loop() is not None:
-                # What is raised inside a callback of the loop is only logged: ask again until the loop ends.
-                again = threading.Timer(AGAIN_S, os.kill, (os.getpid(), SIGNAL))
-                again.daemon = True
-                again.start()
-            raise denial("revoked", f"run {run_id} was revoked while this task ran", {"run_id": run_id})
+    def end() -> None:
+        time.sleep(CLEAN_UP_S)
+        while context.in_flight() or not (quiet and quiet()):
+            time.sleep(0.2)
+        os._exit(ENDED)
 
-    def call_ended() -> None:
-        if asked:
-            os.kill(os.getpid(), SIGNAL)  # To the main thread, whichever thread's call this was.
+    def obey(number: int, frame: FrameType | None) -> None:
+        nonlocal again, last
+        if os.getpid() != own:  # A child that it has forked.
+            _obey_as_a_child(number, frame)
+            return
+        _pass_on()
+        context.on_idle(_ask_oneself)
+        if context.in_flight():
+            return
+        if last is None and quiet is not None:
+            last = threading.Thread(target=end, name="spendguard-end", daemon=True)
+            last.start()
+        if asyncio._get_running_loop() is not None:
+            # What is raised inside a callback of the loop is only logged: ask again until the loop ends.
+            again = threading.Timer(AGAIN_S, os.kill, (own, SIGNAL))
+            again.daemon = True
+            again.start()
+        raise denial("revoked", f"run {run_id} was revoked while this task ran", {"run_id": run_id})
 
     signal.signal(SIGNAL, obey)
-    context.on_idle(call_ended)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
         yield

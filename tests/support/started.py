@@ -9,6 +9,7 @@ import argparse
 import gc
 import multiprocessing
 import os
+import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -98,6 +99,56 @@ class Pool(VendorTask, _InPool):
 
 class PlainPool(_InPool):
     """The same by a task that is no vendor task."""
+
+
+class Napping(VendorTask, Output):
+    """Sleeps in a pool of processes, after one of them has charged."""
+
+    method = luigi.Parameter()
+    deaf = luigi.BoolParameter(default=False)
+    run_id = luigi.Parameter(default="nap")
+
+    def run(self) -> None:
+        context = multiprocessing.get_context(self.method)
+        before = unaware.deafened if self.deaf else None
+        with ProcessPoolExecutor(3, mp_context=context, initializer=before) as pool:
+            naps = [pool.submit(unaware.nap, 300, str(OUT / "naps")) for _ in range(6)]
+            if self.deaf:
+                signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+            for nap in naps:
+                nap.result()
+
+
+class Charging(VendorTask, Output):
+    """Charges in a pool of processes: its calls take their time."""
+
+    method = luigi.Parameter()
+    run_id = luigi.Parameter(default="nap")
+
+    def run(self) -> None:
+        secret, base = (OUT / "secret").read_text(), os.environ["STRIPE_BASE"]
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(self.method)) as pool:
+            calls = [pool.submit(unaware.charge, f"c_{n}", secret, base) for n in range(3)]
+            for call in calls:
+                call.result()
+
+
+class Exits(VendorTask, Output):
+    """Charges, and ends its process as if nothing had happened."""
+
+    def run(self) -> None:
+        charge("exits")
+        os._exit(0)
+
+
+class PlainExits(Output):
+    """A plain task that does so, in a pipeline with vendor tasks."""
+
+    def requires(self) -> luigi.Task:
+        return Vendor("before")
+
+    def run(self) -> None:
+        os._exit(0)
 
 
 class All(luigi.WrapperTask):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 
@@ -27,3 +28,9 @@ def nap(seconds: float, out: str) -> None:
     with open(out, "a", encoding="utf-8") as file:
         file.write(f"{os.getpid()}\n")
     time.sleep(seconds)
+
+
+def deafened() -> None:
+    """Care about no signal that can be ignored."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

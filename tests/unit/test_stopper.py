@@ -56,7 +56,7 @@ class Child:
 
     def __init__(self, at_kill: Any = None) -> None:
         self.killed: list[bool] = []
-        self.claim_id = "claim"
+        self.claim_id, self.pid = "claim", None
         self._at_kill = at_kill or (lambda: True)
 
     def kill(self) -> None:
