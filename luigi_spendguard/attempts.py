@@ -93,7 +93,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         try:
             with proxy.attempt_running(attempt), self._interruptible(attempt):
                 new_deps = super()._run_get_new_deps()
-            outcome = "yielded" if new_deps else self._completed()
+            # Whether the task has completed is Luigi's verdict, and the worker's main process says it.
+            outcome = "yielded" if new_deps else "returned"
             return new_deps
         except BaseException as error:
             outcome = "blocked" if blocking(error) is not None else "failed"
@@ -128,14 +129,6 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             return False
         lock.release()
         return True
-
-    def _completed(self) -> str:
-        """Count a completion only when the task is complete: else a repetition must stay one."""
-        try:
-            return "completed" if self.task.complete() else "failed"
-        except Exception:
-            logger.exception("complete() of %s failed", self.task)
-            return "failed"
 
     def _claim(self) -> context.Attempt:
         """Claim the task for this attempt. Raises PluginError, SpendDenied, LedgerUnavailable."""
@@ -186,6 +179,11 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
         self.task.trigger_event(TASK_BLOCKED, self.task, denied.message)
         return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": redacted(denied.message)}}
+
+    def tell_completion(self) -> None:
+        """Say that Luigi's verdict on this attempt is DONE: now the task has completed."""
+        if self.vendor and self.client is not None and self.claim_id:
+            self.client.finish(self.claim_id, "completed")
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""

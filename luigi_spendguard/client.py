@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import time
+import uuid
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -85,9 +86,10 @@ class LedgerClient:
         """Say how an attempt ended, now or later; never raises."""
         self._tell("spend_finish", {"claim_id": claim_id, "outcome": outcome}, None)
 
-    def close_run(self, name: str) -> None:
-        """Say that a root has completed. Raises LedgerUnavailable."""
-        self._post("spend_close_run", {"name": name})
+    def close_run(self, name: str, run_id: str | None = None) -> None:
+        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
+        said = {"name": name, "run_id": run_id, "request_id": str(uuid.uuid4())}
+        self._tell("spend_close_run", said, None)
 
     def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
         """Return what of a worker is blocked and why; see `spend_blocked`. Raises LedgerUnavailable.
@@ -127,7 +129,7 @@ class LedgerClient:
         self._tell(f"spend_{end.kind}", end.to_json(), key)
 
     def _tell(self, method: str, body: dict[str, Any], key: str | None) -> None:
-        what = f"{method} of {body.get('call_id', body.get('claim_id'))}"
+        what = f"{method} of {body.get('call_id') or body.get('claim_id') or body.get('name')}"
         self._outbox.tell(what, lambda: self._said(self._post(method, body, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:

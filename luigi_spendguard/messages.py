@@ -270,7 +270,8 @@ class End(_Message):
 
     Attributes:
         kind: `settle` | `void` | `doubt`.
-        definite: a void that is certain even though an earlier send had an unknown outcome.
+        definite: a void that is certain even though an earlier send had an unknown outcome: the vendor keeps
+            that answer under the call's key.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
         only_less, only_more: the object never counts for more, or less, than before.
         covers: objects (blank between) whose counted money `object_id` counts from now on.

@@ -24,8 +24,8 @@ class LedgerPort(Protocol):
     def finish(self, claim_id: str, outcome: str) -> None:
         """Say how an attempt ended, now or later; never raises."""
 
-    def close_run(self, name: str) -> None:
-        """Say that a root has completed."""
+    def close_run(self, name: str, run_id: str | None = None) -> None:
+        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
 
     def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""

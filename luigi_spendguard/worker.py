@@ -112,11 +112,23 @@ class GuardedWorker(luigi.worker.Worker):
             kwargs["expl"] = redacted(kwargs["expl"])
         guard.reported = guard.reported or task_id == self._last_result()
         answer = super()._add_task(*args, **kwargs)
+        if kwargs["status"] == DONE:
+            self._has_completed(task_id)
         if kwargs["status"] == DONE and own is not None:
             self._root_is_complete(own)
         elif kwargs["status"] == DONE and self._assistant and task is not None:
             self._root_is_complete(Root(task))  # If it is one.
         return answer
+
+    def _has_completed(self, task_id: str) -> None:
+        """Tell the ledger of an attempt that Luigi has just taken for DONE; of nothing that was only added.
+
+        Not before: what Luigi has not heard of it runs again, and must not pay again.
+        """
+        process, guard = self._running_tasks.get(task_id), self._guard
+        reports = guard.handling and not guard.adding and task_id == self._last_result()
+        if reports and isinstance(process, GuardedTaskProcess):
+            process.tell_completion()
 
     def _last_result(self) -> str | None:
         results = self._task_result_queue
@@ -144,8 +156,7 @@ class GuardedWorker(luigi.worker.Worker):
             return
         with quietly(f"The run of {root.task_id} was not closed"):
             if root.by_task_id and not root.problem:
-                guard.client().close_run(root.name)
-                guard.run_ids.pop(root.task_id, None)
+                guard.client().close_run(root.name, guard.run_ids.pop(root.task_id, None))
 
     # Running and reporting.
 

@@ -57,8 +57,8 @@ async def _finish(office: Office, call: Call) -> Any:
 
 
 async def _close_run(office: Office, call: Call) -> Any:
-    call.only("name")
-    return await office.close_run(call.run_name("name"))
+    call.only("name", "run_id", "request_id")
+    return await office.close_run(call.run_name("name"), call.optional("run_id"), call.optional("request_id"))
 
 
 async def _blocked(office: Office, call: Call) -> Any:

@@ -12,6 +12,7 @@ import logging
 import os
 import threading
 import time
+import uuid
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -166,9 +167,13 @@ class LocalPort:
             f"the end of claim {claim_id}", lambda: self._do(lambda office: office.finish(claim_id, outcome))
         )
 
-    def close_run(self, name: str) -> None:
-        """Say that a root has completed."""
-        self._do(lambda office: office.close_run(name))
+    def close_run(self, name: str, run_id: str | None = None) -> None:
+        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
+        request_id = str(uuid.uuid4())
+        self._outbox.tell(
+            f"the end of run {name}",
+            lambda: self._do(lambda office: office.close_run(name, run_id, request_id)),
+        )
 
     def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""

@@ -132,16 +132,19 @@ class Office(Access):
                 entry.hold = None
         return {"known": row is not None}
 
-    async def close_run(self, name: str) -> dict[str, Any]:
-        """End the run of a root that has completed."""
+    async def close_run(
+        self, name: str, run_id: str | None = None, request_id: str | None = None
+    ) -> dict[str, Any]:
+        """End the run of a root that has completed; those of its tasks that are DONE here have, too."""
         if not self.has_ledger:
             return {"closed": False}
-        run = self.gate.run(name)
-        running = self.scheduler.running_in(run.run_id) if run is not None else []
-        row = await self.write(claims.close_run, name, running)
+        open_tasks = await self.read(claims.unfinished, name, run_id) or []
+        done, unknown = self.scheduler.told_apart(open_tasks)
+        row = await self.write(claims.close_run, name, run_id, done, unknown, request_id)
         closed = row is not None and row["state"] == "ended"
         if row is not None and closed:
             self._averages_due = True
+            self.gate.completed(done)
             self.gate.runs.pop(row["run_id"], None)
         return {"closed": closed}
 

@@ -92,7 +92,10 @@ BODIES: Mapping[str, Schema] = {
         "claim_id outcome",
         claim_id={**TEXT, "maxLength": 64}, outcome={"type": "string", "enum": list(OUTCOMES)},
     ),
-    "spend_close_run": shape("name", name={**TEXT, "maxLength": 255}),
+    "spend_close_run": shape(
+        "name", name={**TEXT, "maxLength": 255}, run_id={**TEXT, "nullable": True},
+        request_id={**TEXT, "nullable": True},
+    ),
     "spend_blocked": shape("worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60}),
     "spend_acknowledge": shape("worker run_id", worker=TEXT, run_id=TEXT),
     "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT, "maxItems": 100}),

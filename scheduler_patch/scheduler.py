@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import luigi.scheduler
-from luigi.task_status import BATCH_RUNNING, FAILED, PENDING, RUNNING
+from luigi.task_status import DONE, FAILED, PENDING, RUNNING
 
 from luigi_spendguard.targets import combined
 from scheduler_patch import batches, membership
@@ -318,11 +318,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         task = self._state.get_task(task_id)
         return task is not None and task.status == RUNNING and task.worker_running == worker
 
-    def running_in(self, run_id: str) -> list[str]:
-        """Return the tasks that run, dispatched for that run."""
-        dispatched = [task_id for task_id, entry in self.gate.entries.items() if entry.pinned == run_id]
-        tasks = [self._state.get_task(task_id) for task_id in dispatched]
-        return [task.id for task in tasks if task is not None and task.status in (RUNNING, BATCH_RUNNING)]
+    def told_apart(self, tasks: Iterable[str]) -> tuple[list[str], list[str]]:
+        """Return which of some tasks are DONE here, and which are not known here."""
+        known = {task_id: self._state.get_task(task_id) for task_id in tasks}
+        done = [task_id for task_id, task in known.items() if task is not None and task.status == DONE]
+        return done, [task_id for task_id, task in known.items() if task is None]
 
     def members_of(self, task_id: str) -> tuple[str, ...]:
         """Return the members of a running batch, in its order; empty for a single task."""

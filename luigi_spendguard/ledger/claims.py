@@ -145,27 +145,25 @@ def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
 
 
 def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:
-    """Return an earlier task that has paid for some of these tasks under another id, "" for none.
+    """Return the earlier tasks that have paid for some of these under another id, as a JSON list.
 
-    Its calls have other identities, so what a call of this batch repeats of them cannot be known. Calls
-    with the caller's own key are told apart by that. What has completed since was another matter.
+    A batch whose member is complete by now comes back smaller, and the members then name its calls: see
+    `identity`. What has completed since was another matter. "" for none.
     """
     if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
         return ""
-    return str(
-        tx.value(
-            "SELECT call.task_id FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
-            f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
-            " AND call.task_id <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
-            " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
-            f" AND {NOT_DECLINED}"
-            " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
-            " task.task_id = coalesce(member.task_id, call.task_id)), 0) LIMIT 1",
-            tasks,
-            request.task_id,
-        )
-        or ""
+    rows = tx.all(
+        "SELECT DISTINCT call.task_id FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
+        f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
+        " AND call.task_id <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
+        " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
+        f" AND {NOT_DECLINED}"
+        " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
+        " task.task_id = coalesce(member.task_id, call.task_id)), 0) ORDER BY call.task_id",
+        tasks,
+        request.task_id,
     )
+    return json.dumps([row["task_id"] for row in rows]) if rows else ""
 
 
 def approved(tx: Tx, run_id: str, task_id: str = "") -> int | None:
@@ -174,8 +172,9 @@ def approved(tx: Tx, run_id: str, task_id: str = "") -> int | None:
     return None if value is None else int(value)
 
 
-#: How an attempt may end.
-OUTCOMES = ("completed", "failed", "yielded", "blocked", "died")
+#: How an attempt may end. A child says that its `run()` has `returned`; that the task has `completed` is
+#: Luigi's verdict DONE, after `on_success`, and the worker's main process says it.
+OUTCOMES = ("returned", "completed", "failed", "yielded", "blocked", "died")
 
 
 def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
@@ -245,18 +244,86 @@ def count_completion(tx: Tx, task_id: str) -> None:
     )
 
 
-def close_run(tx: Tx, name: str, running: Collection[str] = ()) -> Row | None:
-    """End the current run of that name if it was named by task_id: its root has completed.
+def unfinished(tx: Tx, name: str, run_id: str | None = None) -> list[str]:
+    """Return the tasks of a run to be closed, members of batches too, that are not known to be complete."""
+    row = _to_close(tx, name, run_id)
+    found = [] if row is None else _unfinished(tx, row["run_id"])
+    return sorted({task_id for each in found for task_id in _tasks_of(each)})
 
-    Claims whose end was never heard count as completed with it; those of tasks that are `running` end with
-    their attempts: what they repeat after a failure must stay a repetition. Returns the run row, or None.
+
+def _last_run(tx: Tx, name: str, run_id: str | None) -> Row | None:
+    """Return the last run of that name, or the one that is named."""
+    return tx.one(
+        "SELECT * FROM run WHERE name = ? AND run_id = coalesce(?, run_id) ORDER BY seq DESC LIMIT 1",
+        name,
+        run_id,
+    )
+
+
+def _to_close(tx: Tx, name: str, run_id: str | None) -> Row | None:
+    """Return the run of that name (its current one, or the one that is named), if it may be closed."""
+    row = _last_run(tx, name, run_id)
+    return row if row and row["by_task_id"] and row["state"] in ("active", "frozen") else None
+
+
+def _tasks_of(claimed: Row) -> list[str]:
+    return json.loads(claimed["members"]) or [claimed["task_id"]]
+
+
+def _unfinished(tx: Tx, run_id: str) -> list[Row]:
+    """Return the attempts of a run's tasks of which nobody has said that they have completed.
+
+    One that goes on after another attempt of its task has completed in the run is another scheduler's.
     """
-    row = tx.one("SELECT * FROM run WHERE name = ? ORDER BY seq DESC LIMIT 1", name)
-    if row is None or not row["by_task_id"] or row["state"] not in ("active", "frozen"):
-        return row
+    return tx.all(
+        "SELECT * FROM claim WHERE run_id = ?1 AND task_id <> '' AND coalesce(outcome, '') <> 'completed'"
+        " AND NOT (ended_at IS NULL AND EXISTS (SELECT 1 FROM claim done WHERE done.run_id = ?1"
+        " AND done.task_id = claim.task_id AND done.outcome = 'completed')) ORDER BY rowid",
+        run_id,
+    )
+
+
+def close_run(
+    tx: Tx,
+    name: str,
+    run_id: str | None = None,
+    done: Collection[str] = (),
+    unknown: Collection[str] = (),
+    request_id: str | None = None,
+) -> Row | None:
+    """End the current run of that name (or `run_id`) if it was named by task_id: its root has completed.
+
+    Those of its tasks that are `done` at the root's scheduler have completed, though nobody has said so; so
+    have those that it does not know (`unknown`) and whose `run()` has returned. No attempt is ended: it may
+    be another scheduler's, and what it repeats must stay a repetition. Keys that were asked for over HTTP end
+    with their run. Once for each `request_id`. Returns the run row, or None.
+    """
+    row = _to_close(tx, name, run_id)
+    if row is None or (request_id and tx.value("SELECT 1 FROM journal WHERE request_id = ?", request_id)):
+        return _last_run(tx, name, run_id)
     tx.run(f"UPDATE run SET state = 'ended', ended_at = {NOW} WHERE id = ?", row["id"])
-    for lost in tx.all("SELECT id, task_id FROM claim WHERE run_id = ? AND state = 'open'", row["run_id"]):
-        if lost["task_id"] not in running:
-            finish(tx, lost["id"], "completed")
-    journal(tx, "close", run_id=row["run_id"])
+    tx.run(
+        f"UPDATE claim SET state = 'ended', ended_at = {NOW}"
+        " WHERE run_id = ? AND task_id = '' AND state = 'open'",
+        row["run_id"],
+    )
+    for each in _unfinished(tx, row["run_id"]):
+        tasks = _tasks_of(each)
+        complete = [t for t in tasks if t in done or (t in unknown and each["outcome"] == "returned")]
+        for task_id in complete:
+            if _is_last(tx, each, task_id):
+                count_completion(tx, task_id)
+        if complete == tasks:
+            if each["task_id"] not in tasks:
+                count_completion(tx, each["task_id"])
+            tx.run("UPDATE claim SET outcome = 'completed' WHERE id = ?", each["id"])
+    journal(tx, "close", run_id=row["run_id"], request_id=request_id)
     return run_row(tx, row["run_id"])
+
+
+def _is_last(tx: Tx, claimed: Row, task_id: str) -> bool:
+    """Return whether no later attempt has that task: a later one says itself how it ended."""
+    last = tx.value(
+        f"SELECT id FROM claim WHERE id IN ({_OF_TASKS}) ORDER BY rowid DESC LIMIT 1", json.dumps([task_id])
+    )
+    return bool(last == claimed["id"])

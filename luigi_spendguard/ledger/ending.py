@@ -10,7 +10,7 @@ from luigi_spendguard.ledger.budgets import in_doubt, move
 from luigi_spendguard.ledger.corrections import await_price
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.resolving import keep_part, resolution, restate
-from luigi_spendguard.ledger.senders import adopt, is_gateways
+from luigi_spendguard.ledger.senders import adopt, is_gateways, uses_up
 from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
 from luigi_spendguard.messages import End
 
@@ -89,11 +89,12 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
     else:
         return  # The same settle again.
     tx.run(
-        f"UPDATE call SET status = ?, object_id = ?, declined = ?, ended_at = coalesce(ended_at, {NOW})"
-        " WHERE id = ?",
+        "UPDATE call SET status = ?, object_id = ?, declined = ?, tries = tries + ?,"
+        f" ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
         message.status,
         object_id,
         int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
+        int(uses_up(message.status)),
         row["id"],
     )
     for one, micros in message.opened.items():
@@ -292,6 +293,8 @@ def _void(tx: Tx, row: Row, message: End) -> None:
             in_doubt(tx, row, message.note, message.status)
         return
     _release(tx, row, "void", message.note, message.status)
+    if message.definite or uses_up(message.status):
+        tx.run("UPDATE call SET tries = tries + 1 WHERE id = ?", row["id"])
     if message.object_id and message.worth_micros:
         # A declined intent exists and can be confirmed later: it will have to be paid for then.
         _keep_object(tx, row, message.object_id, message, 0, known=True)

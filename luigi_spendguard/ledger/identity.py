@@ -1,4 +1,4 @@
-"""Which earlier call a new one repeats.
+"""Which earlier call a new one repeats, and the key under which it goes out.
 
 The caller's own idempotency key decides; else (account, task, operation, target, ordinal). Ordinal =
 the lowest number that no equal call of this attempt holds open or with success and has answered.
@@ -8,42 +8,89 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.messages import Ask
 
+#: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
+#: what goes into a digest (or how a vendor names a target) adds a version, and the old one goes on matching.
+FORMULA = 2
+#: The form of a key that is derived here: a caller's that looks so is none of its own.
+DERIVED = re.compile(r"spendguard-[0-9a-f]{64}")
+
 
 @dataclass(frozen=True)
 class Identity:
-    """What makes a call the same call: `key_id` when it came with a key, `base` and `ordinal`."""
+    """What makes a call the same call: `key_id` when it came with a key, `base` and `ordinal`.
+
+    Attributes:
+        before: the digests that older formulas, and earlier batches of the same tasks, have for it.
+        keys_before: those that older formulas have for its key.
+        epoch: how often the task had completed.
+
+    """
 
     base: str | None
     ordinal: int
     key_id: str | None
     epoch: int
+    before: tuple[str, ...] = ()
+    keys_before: tuple[str, ...] = ()
 
 
-def _digest(*parts: str | None) -> str:
+def digest(*parts: str | int | None) -> str:
+    """Return the SHA-256 that stands for these parts; it says nothing of any of them."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def whose(vendor: str, account: str, formula: int = FORMULA) -> str:
+    """Return who is paid, as a formula has it.
+
+    1: the account alone. 2: with the vendor's name, so that what a worker says of a vendor that no gateway
+    serves answers no call of one's.
+    """
+    return account if formula == 1 else f"{vendor} {account}"
+
+
+def call_digest(ask: Ask, task_id: str, formula: int = FORMULA) -> str:
+    """Return what stands for a task's calls of one operation for one target."""
+    return digest("call", whose(ask.vendor, ask.account, formula), task_id, ask.operation, ask.target)
+
+
+def key_digest(ask: Ask, key: str, formula: int = FORMULA) -> str:
+    """Return what stands for a caller's key at a vendor account."""
+    return digest("key", whose(ask.vendor, ask.account, formula), key)
+
+
+def wire_digest(ask: Ask, run_id: str, formula: int = FORMULA) -> str:
+    """Return what stands for a key on the wire of nobody knows which task: it holds within the run."""
+    return digest("wire", run_id, whose(ask.vendor, ask.account, formula), ask.key)
+
+
+_OLDER = range(1, FORMULA)
 
 
 def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
     """Return the identity of `ask` within the attempt `claim`."""
-    # With the vendor's name: what a worker says of a vendor that no gateway serves answers no call of one's.
-    whose = f"{ask.vendor} {ask.account}"
-    if not claim["task_id"]:
-        # No task is known: the key on the wire holds within the run, and without one each call is a new one.
-        own = None if ask.read or not ask.key else _digest("wire", claim["run_id"], whose, ask.key)
-        return Identity(None, 0, own, 0)
-    epoch = tx.value("SELECT completions FROM task WHERE task_id = ?", claim["task_id"]) or 0
+    task_id = claim["task_id"]
+    if not task_id:
+        # Without a key each call is a new one.
+        if ask.read or not ask.key:
+            return Identity(None, 0, None, 0)
+        older = tuple(wire_digest(ask, claim["run_id"], formula) for formula in _OLDER)
+        return Identity(None, 0, wire_digest(ask, claim["run_id"]), 0, keys_before=older)
+    epoch = int(tx.value("SELECT completions FROM task WHERE task_id = ?", task_id) or 0)
     if ask.read:
-        return Identity(None, 0, None, int(epoch))
-    key_id = _digest("key", whose, ask.key) if ask.key else None
-    if key_id and ask.key_is_callers:
-        return Identity(None, 0, key_id, int(epoch))
-    base = _digest("call", whose, claim["task_id"], ask.operation, ask.target)
-    unanswered = {_digest("key", whose, key) for key in ask.unanswered.split()}
+        return Identity(None, 0, None, epoch)
+    key = ask.key or ""
+    key_id = key_digest(ask, key) if key else None
+    keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
+    if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
+        return Identity(None, 0, key_id, epoch, keys_before=keys_before)
+    base = call_digest(ask, task_id)
+    unanswered = {key_digest(ask, one, f) for one in ask.unanswered.split() for f in (*_OLDER, FORMULA)}
     held = {
         row["ordinal"]
         for row in tx.all(
@@ -55,29 +102,78 @@ def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
         if row["key_id"] not in unanswered
     }
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
-    return Identity(base, ordinal, key_id, int(epoch))
+    mates = mates_of(claim) if ask.target is not None else []
+    before = [call_digest(ask, task_id, formula) for formula in _OLDER]
+    before += [call_digest(ask, mate, formula) for mate in mates for formula in (*_OLDER, FORMULA)]
+    return Identity(base, ordinal, key_id, epoch, tuple(before), keys_before)
 
 
-#: Calls that count as earlier ones: of this run, or of a task that has not completed since.
+def mates_of(claim: Row) -> list[str]:
+    """Return the earlier batches (or single tasks) that have paid for some of this attempt's tasks."""
+    said = claim["mixed"]
+    if not said.startswith("["):  # As it was written before there could be several.
+        return [said] if said else []
+    found: list[str] = json.loads(said)
+    return found
+
+
+#: A task (of `{0}`) has not completed since.
+_SINCE = "{0}.epoch = coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
+#: Calls that count as earlier ones: of this run, of a task that has not completed since (nor, of a batch, all
+#: of its members), or made after this run was opened: by the journal's order, for clocks are set back.
 _EARLIER = (
     f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
-    " AND (run_id = ? OR epoch ="
-    " coalesce((SELECT completions FROM task WHERE task.task_id = call.task_id), 0))"
-    " ORDER BY created_at DESC, rowid DESC LIMIT 1"
+    " AND vendor = ?3 AND account = ?4"
+    f" AND (run_id = ?1 OR ({_SINCE.format('call')}"
+    " AND (NOT EXISTS (SELECT 1 FROM member WHERE member.claim_id = call.claim_id) OR EXISTS"
+    f" (SELECT 1 FROM member WHERE member.claim_id = call.claim_id AND {_SINCE.format('member')})))"
+    " OR (SELECT max(id) FROM journal WHERE journal.call_id = call.id AND kind = 'reserve') >"
+    " (SELECT min(id) FROM journal WHERE journal.run_id = ?1)) ORDER BY rowid DESC LIMIT 1"
 )
 
 
-def earlier(tx: Tx, identity: Identity, run_id: str) -> Row | None:
+def earlier(tx: Tx, identity: Identity, ask: Ask, run_id: str) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
     if identity.key_id is not None:
-        row = tx.one(f"SELECT * FROM call WHERE key_id = ? AND {_EARLIER}", identity.key_id, run_id)
+        keys = json.dumps([identity.key_id, *identity.keys_before])
+        row = tx.one(
+            f"SELECT * FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) AND {_EARLIER}",
+            run_id, keys, ask.vendor, ask.account,
+        )  # fmt: skip
         if row is not None:
             return row
     if identity.base is None:
         return None
+    bases = json.dumps([identity.base, *identity.before])
     return tx.one(
-        f"SELECT * FROM call WHERE base = ? AND ordinal = ? AND {_EARLIER}",
-        identity.base,
-        identity.ordinal,
-        run_id,
-    )
+        f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?5 AND {_EARLIER}",
+        run_id, bases, ask.vendor, ask.account, identity.ordinal,
+    )  # fmt: skip
+
+
+def tries(tx: Tx, identity: Identity) -> int:
+    """Return how many of the keys that are derived from an identity a vendor's answers have used up."""
+    if identity.base is None:
+        return int(tx.value("SELECT max(tries) FROM call WHERE key_id = ? AND epoch = ?",
+                            identity.key_id, identity.epoch) or 0)  # fmt: skip
+    return int(tx.value("SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND epoch = ?",
+                        identity.base, identity.ordinal, identity.epoch) or 0)  # fmt: skip
+
+
+def wire_key(ask: Ask, identity: Identity, used: int) -> str:
+    """Return the key that a call goes out under, "" for what has none; `used`: see `tries`.
+
+    The same for the same call after a ledger was lost or restored, so that the vendor knows it again;
+    another one once the task has completed, or once the vendor answers the last one with a decline for ever.
+    A key of the caller's own goes out as it is.
+    """
+    if ask.read:
+        return ""
+    if identity.base is not None:
+        return "spendguard-" + digest("out", identity.base, identity.ordinal, identity.epoch, used)
+    if identity.key_id is None:
+        return f"spendguard-{ask.call_id}"
+    key = ask.key or ""
+    if not used and not DERIVED.fullmatch(key):
+        return key
+    return f"{key[:200]}-{digest('out', identity.key_id, identity.epoch, used)[:32]}"

@@ -81,6 +81,15 @@ def _turns(db: peewee.SqliteDatabase, tx: Tx) -> None:
         db.create_tables([Turn])
 
 
+def _formulas(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Keep by which formula a call's identity was made, and how many keys were used up by declines.
+
+    What was voided before has used up a key of its own: what is derived from the identity is not.
+    """
+    _add_column(tx, "call", "formula", "INTEGER NOT NULL DEFAULT 0")
+    _add_column(tx, "call", "tries", "INTEGER NOT NULL DEFAULT 0")
+
+
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _first,
     _restarts,
@@ -90,6 +99,7 @@ MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _pages,
     _declines,
     _turns,
+    _formulas,
 )
 
 

@@ -195,6 +195,10 @@ class Call(_Base):
     ordinal = IntegerField(default=0)
     key_id = CharField(null=True)
     epoch = IntegerField(default=0)
+    # By which formula `base` and `key_id` were made (0: before it was kept), and how many of the keys that
+    # are derived from them the vendor had used up: it answers those with a decline for ever.
+    formula = IntegerField(default=0)
+    tries = IntegerField(default=0)
     fingerprint = CharField(default="")
     wire_key = CharField(default="")
     currency = CharField(default="")

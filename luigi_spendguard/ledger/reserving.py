@@ -12,7 +12,7 @@ from dataclasses import replace
 from luigi_spendguard.ledger import turns
 from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
-from luigi_spendguard.ledger.identity import Identity, earlier, identify
+from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, mates_of, tries, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, must_look_up
 from luigi_spendguard.ledger.repeating import grant, matched, regrant, replay, resend
 from luigi_spendguard.ledger.runs import revoked
@@ -20,6 +20,9 @@ from luigi_spendguard.ledger.senders import adopt, is_gateways, same_call
 from luigi_spendguard.ledger.taking import Refused, Scope, link_budgets, object_of, record, reserve_money
 from luigi_spendguard.messages import Answer, Ask
 from luigi_spendguard.money import parse_usd
+
+#: What ends a target that was too long to be kept whole, before its digest.
+_CUT = "…"
 
 
 def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
@@ -86,14 +89,19 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     Meanwhile an equal call of another thread may have taken its place.
     """
     identity = identify(tx, ask, scope.claim)
-    match = None if ask.read else earlier(tx, identity, scope.run["run_id"])
+    match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         return matched(tx, scope, ask, identity, match, now, row)
     if wait := turns.not_yet(tx, ask, row["id"], relayed=scope.relayed):
         return wait
     turns.take(tx, ask, row["id"], relayed=scope.relayed)
-    wire_key = f"spendguard-{row['id']}-{ask.ask}"
-    tx.run("UPDATE call SET wire_key = ?, ordinal = ? WHERE id = ?", wire_key, identity.ordinal, row["id"])
+    used = tries(tx, identity)
+    tx.run(
+        "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?"
+        " WHERE id = ?",
+        wire_key(ask, identity, used), identity.ordinal, identity.base, identity.key_id, identity.epoch,
+        FORMULA, used, row["id"],
+    )  # fmt: skip
     link_budgets(tx, scope, row["id"], ask.vendor)
     reserve_money(tx, scope, ask, row, now)
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
@@ -109,27 +117,19 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         return Answer("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
-    match = None if ask.read else earlier(tx, identity, scope.run["run_id"])
+    match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         return matched(tx, scope, ask, identity, match, now)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
-        raise Refused(
-            "idempotency_mismatch",
-            f"{scope.claim['mixed']} has paid for a part of this batch, and Luigi has made another batch of "
-            "it: whether this call repeats one of those cannot be known. Pass an idempotency key of your "
-            "own, or mark what was paid as complete",
-        )
+        _check_mates(tx, scope, ask)
     if wait := turns.not_yet(tx, ask, ask.call_id, relayed=scope.relayed):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)
-    wire_key = ask.key or ("" if ask.read else f"spendguard-{ask.call_id}")
-    used = f"SELECT 1 FROM call WHERE wire_key = ? AND (state = 'voided' OR NOT {NOT_DECLINED}) LIMIT 1"
-    if ask.key and tx.value(used, ask.key):
-        # Stripe answers a key that met a decline with that decline again.
-        wire_key = f"{ask.key[:200]}-{ask.call_id}"
+    used = 0 if ask.read else tries(tx, identity)
+    key = wire_key(ask, identity, used)
     with tx.savepoint():
-        row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=wire_key)
+        row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=key, tries=used)
         link_budgets(tx, scope, row["id"], ask.vendor)
         reserve_money(tx, scope, ask, row, now)
         turns.take(tx, ask, row["id"], relayed=scope.relayed)
@@ -137,7 +137,36 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         tx.insert("exchange", call_id=row["id"], request_body=ask.body, stored_at=now,
                   request_headers=json.dumps(ask.headers), answer_headers="{}",
                   answer_body="")  # fmt: skip
-    return Answer("allowed", row["id"], ask.ask, wire_key=wire_key)
+    return Answer("allowed", row["id"], ask.ask, wire_key=key)
+
+
+def _check_mates(tx: Tx, scope: Scope, ask: Ask) -> None:
+    """Refuse what may repeat a part of what other batches of these tasks have paid for.
+
+    Calls are matched by their target: one without, or for some of several, cannot be.
+    """
+    mates = mates_of(scope.claim)
+    rows = tx.all(
+        "SELECT DISTINCT target, task_id FROM call WHERE task_id IN (SELECT value FROM json_each(?))"
+        " AND vendor = ? AND account = ? AND operation = ? AND verdict = 'allowed' AND base IS NOT NULL"
+        " AND state IN ('pending','settled','in_doubt') AND " + NOT_DECLINED,
+        json.dumps(mates), ask.vendor, ask.account, ask.operation,
+    )  # fmt: skip
+    for row in rows:
+        if _may_overlap(ask.target, row["target"]):
+            raise Refused(
+                "idempotency_mismatch",
+                f"{row['task_id']} has paid for a part of this batch, and Luigi has made another batch of "
+                "it: whether this call repeats a part of that cannot be known. Name one target in each "
+                "call, pass an idempotency key of your own, or mark what was paid as complete",
+            )
+
+
+def _may_overlap(one: str | None, other: str | None) -> bool:
+    """Return whether two targets (blanks between several) may have somebody in common."""
+    if one is None or other is None or _CUT in one + other:
+        return True
+    return bool(set(one.split()) & set(other.split()))
 
 
 def _check_objects(tx: Tx, scope: Scope, ask: Ask) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import journal, move, take
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.senders import uses_up
 from luigi_spendguard.money import Micros, format_usd
 
 
@@ -77,9 +78,11 @@ def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
         row["object_id"] = None
     keep_object(tx, row, said.object_id or row["object_id"], total)
     tx.run(
-        f"UPDATE call SET state = ?, object_id = coalesce(?, object_id), message = ?, ended_at = {NOW}"
-        " WHERE id = ?",
+        # Of what the vendor has answered only that its key is used up is of use any more.
+        "UPDATE call SET state = ?, tries = tries + ?, status = 0, object_id = coalesce(?, object_id),"
+        f" message = ?, ended_at = {NOW} WHERE id = ?",
         "voided" if said.spent is None else "settled",
+        int(uses_up(row["status"])),
         said.object_id,
         note,
         call_id,

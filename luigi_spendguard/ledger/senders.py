@@ -22,6 +22,15 @@ def same_call(row: Row, ask: Ask) -> bool:
     )  # fmt: skip
 
 
+#: Statuses of a vendor that has not begun to execute the request: its key is as good as new.
+_NOT_BEGUN = (401, 403, 409, 429)
+
+
+def uses_up(status: int) -> bool:
+    """Return whether a vendor may answer a call's key with this HTTP status for ever (0: no answer)."""
+    return status >= 400 and status not in _NOT_BEGUN
+
+
 def is_gateways(tx: Tx, vendor: str, account: str, object_ids: str) -> bool:
     """Return whether a gateway has said what one of these objects (separated by spaces) counts for."""
     return any(

@@ -19,7 +19,7 @@ from luigi_spendguard.ledger.budgets import (
 )
 from luigi_spendguard.ledger.claims import approved, key_hash
 from luigi_spendguard.ledger.engine import Row, Tx
-from luigi_spendguard.ledger.identity import Identity
+from luigi_spendguard.ledger.identity import FORMULA, Identity
 from luigi_spendguard.messages import Ask, command, facts_of
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.policy import Caps
@@ -268,6 +268,7 @@ def record(
     message: str = "",
     replay_of: str | None = None,
     wire_key: str = "",
+    tries: int = 0,
 ) -> Row:
     """Insert the audit row of a call."""
     values = {
@@ -286,6 +287,8 @@ def record(
         "ordinal": identity.ordinal,
         "key_id": identity.key_id,
         "epoch": identity.epoch,
+        "formula": FORMULA,
+        "tries": tries,
         "fingerprint": ask.fingerprint,
         "wire_key": wire_key,
         "currency": ask.currency,

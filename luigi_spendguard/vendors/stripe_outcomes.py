@@ -22,11 +22,29 @@ def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decima
     if not quote.read and (reply.status == 402 or (not resent and left_open(quote, reply))):
         return declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
-        return ended
+        return _of_its_key(quote, reply, ended)
     try:
         return _done(quote, reply, resent, fx)
     except (ValueError, TypeError, KeyError, AttributeError):
         return unbelieved("the reply's amount cannot be read")
+
+
+def _of_its_key(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
+    """Read from an unsuccessful reply what Stripe knows of the call's idempotency key.
+
+    What it has kept under the key is how the one execution has ended. Where it knows the key with another
+    body, something was executed under it that nobody here remembers (a ledger that was restored): that may
+    be this very call. (https://docs.stripe.com/api/idempotent_requests)
+    """
+    if quote.read or ended.kind != "void":
+        return ended
+    if reply.headers.get("idempotent-replayed") == "true":
+        return replace(ended, definite=True)
+    error = reply_object(reply).get("error")
+    if isinstance(error, dict) and error.get("type") == "idempotency_error":
+        why = "Stripe knows its idempotency key with another body, so it may have been made before"
+        return Outcome("doubt", note=why, error=why)
+    return ended
 
 
 def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
@@ -44,8 +62,10 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
     rule = RULES[RULE_OF[quote.operation]]
     if why := _about_another(quote, body, rule.kind):
         return unbelieved(why)
-    if not resent and reply.headers.get("idempotent-replayed") == "true":
-        # Another caller's money: this key moved it before, outside this call.
+    own = quote.object_id is not None or quote.key_is_callers
+    if not resent and own and reply.headers.get("idempotent-replayed") == "true":
+        # Another caller's money: this key moved it before, outside this call. (What the vendor has kept under
+        # a key that was derived from a call that opens something is that call's own.)
         return Outcome("settle", total_micros=None if quote.object_id else 0,
                        note="the vendor replayed an earlier answer: counted 0")  # fmt: skip
     object_id = quote.object_id or (found if opens else None)

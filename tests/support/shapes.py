@@ -125,10 +125,13 @@ class Batched(VendorTask, Output):
 
     def run(self) -> None:
         note("batches", self.part)
-        for part in self.part.split(","):
+        for number, part in enumerate(self.part.split(",")):
             charge(f"batch_{part}")
             if (OUT / "die").exists():
                 raise RuntimeError("died after it had charged the first member")
+            if (OUT / "die-after-two").exists() and number == 1:
+                (OUT / f"part-{self.part.split(',')[0]}").touch()  # The first one's receipt.
+                raise RuntimeError("died after it had charged the second member")
         for part in self.part.split(","):
             (OUT / f"part-{part}").touch()
 

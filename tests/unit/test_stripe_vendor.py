@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -211,10 +212,12 @@ class TestAddress:
 class TestOutcomes:
     CREATE = quote("/v1/payment_intents", "amount=1000&currency=usd&customer=cus_1")
 
-    def outcome(self, http: int, *, resent: bool = False, headers: Any = None, **fields: Any) -> Outcome:
+    def outcome(
+        self, http: int, *, resent: bool = False, headers: Any = None, own: bool = False, **fields: Any
+    ) -> Outcome:
         intent = {"id": "pi_1", "object": "payment_intent", "amount": 1000, "currency": "usd", **fields}
         reply = Reply(http, headers or {}, json.dumps(intent).encode())
-        return Stripe().outcome(self.CREATE, reply, resent=resent, fx=FX)
+        return Stripe().outcome(replace(self.CREATE, key_is_callers=own), reply, resent=resent, fx=FX)
 
     @pytest.mark.parametrize(
         ("fields", "counts", "worth"),
@@ -232,11 +235,20 @@ class TestOutcomes:
         found = self.outcome(200, **fields)
         assert (found.kind, found.total_micros, found.worth_micros) == ("settle", counts, worth)
 
-    def test_an_answer_that_the_vendor_replays_on_a_first_send_counts_nothing(self) -> None:
+    def test_what_the_vendor_replays_on_a_first_send_counts_nothing_under_a_callers_key(self) -> None:
+        """Under a key that was derived from the call it is the call's own: a ledger was lost."""
         again = {"idempotent-replayed": "true"}
         fields = {"status": "succeeded", "amount_received": 1000}
-        assert self.outcome(200, headers=again, **fields).total_micros == 0
-        assert self.outcome(200, headers=again, resent=True, **fields).total_micros == 10_000_000
+        assert self.outcome(200, headers=again, own=True, **fields).total_micros == 0
+        assert self.outcome(200, headers=again, own=True, resent=True, **fields).total_micros == 10_000_000
+        assert self.outcome(200, headers=again, **fields).total_micros == 10_000_000
+
+    def test_what_stripe_knows_of_a_key_says_how_its_call_has_ended(self) -> None:
+        again = {"idempotent-replayed": "true"}
+        found = self.outcome(400, headers=again, error={"type": "invalid_request_error"})
+        assert (found.kind, found.definite) == ("void", True)
+        found = self.outcome(400, error={"type": "idempotency_error"})
+        assert (found.kind, found.definite, bool(found.error)) == ("doubt", False, True)
 
     @pytest.mark.parametrize(
         "fields",

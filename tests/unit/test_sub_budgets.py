@@ -191,17 +191,43 @@ class TestShadow:
 
 
 class TestBatches:
-    def test_a_batch_of_other_members_pays_only_with_the_callers_key(self, books: Books) -> None:
-        paid(books, books.claim("AB", members=("A", "B")), 10)
-        key = books.claim("BC", members=("B", "C"))
-        assert paid(books, key, 10) == "denied:idempotency_mismatch"
-        assert paid(books, key, 10, key="mine", key_is_callers=True) == "allowed:"
+    def test_the_members_and_the_target_name_a_call_of_a_batch(self, books: Books) -> None:
+        """One of its members is complete by now, or another one has joined it."""
+        key = books.claim("ABC", members=("A", "B", "C"))
+        for customer in "abc":
+            assert paid(books, key, 10, target=customer) == "allowed:"
+        for task_id, members in (("BC", ("B", "C")), ("B", ()), ("CBD", ("C", "B", "D"))):
+            key = books.claim(task_id, members=members)
+            assert paid(books, key, 10, target="b") == "replayed:"
+        assert paid(books, key, 10, target="c") == "replayed:"
+        assert paid(books, key, 10, target="d") == "allowed:"
+        assert paid(books, books.claim("D"), 10, target="d") == "replayed:"
+        assert books.figures() == (40, 0, 0)
 
-    def test_so_does_a_member_on_its_own_and_a_batch_of_what_ran_alone(self, books: Books) -> None:
-        paid(books, books.claim("AB", members=("A", "B")), 10)
-        assert paid(books, books.claim("A"), 10) == "denied:idempotency_mismatch"
-        paid(books, books.claim("C"), 10)
-        assert paid(books, books.claim("CD", members=("C", "D")), 10) == "denied:idempotency_mismatch"
+    def test_of_another_amount_it_is_refused(self, books: Books) -> None:
+        paid(books, books.claim("AB", members=("A", "B")), 20, target="together")
+        assert paid(books, books.claim("B"), 10, target="together") == "denied:idempotency_mismatch"
+
+    @pytest.mark.parametrize(
+        ("before", "now"), [(None, None), (None, "b"), ("a", None), ("a b c", "b c"), ("a… #12", "b")]
+    )
+    def test_what_names_no_single_target_pays_only_with_the_callers_key(
+        self, books: Books, before: str | None, now: str | None
+    ) -> None:
+        paid(books, books.claim("ABC", members=("A", "B", "C")), 10, target=before)
+        key = books.claim("BC", members=("B", "C"))
+        assert paid(books, key, 10, target=now) == "denied:idempotency_mismatch"
+        assert paid(books, key, 10, target=now, key="mine", key_is_callers=True) == "allowed:"
+
+    def test_a_batch_has_completed_when_its_members_have(self, books: Books) -> None:
+        """It comes back as it was the next day, and pays."""
+        paid(books, books.claim("AB", members=("A", "B")), 10, target="a")
+        for task_id in "AB":
+            books.claim(task_id)
+            books.write(claims.finish, books.last_claim, "completed")
+        books.write(runs.open_run, runs.RunRequest("next", False, "Root", "next", Micros(100)))
+        key = books.claim("AB", "next", members=("A", "B"))
+        assert paid(books, key, 10, target="a") == "allowed:"
 
     def test_what_has_completed_since_was_another_matter(self, books: Books) -> None:
         paid(books, books.claim("AB", members=("A", "B")), 10)
@@ -268,7 +294,7 @@ def outcome(books: Books, claim_id: str) -> tuple[str, str | None, int]:
     return books.read(read)
 
 
-def test_closing_a_run_counts_no_completion_of_a_task_that_still_runs(books: Books) -> None:
+def test_closing_a_run_counts_what_luigi_has_as_done_and_ends_no_attempt(books: Books) -> None:
     request = runs.RunRequest("Root_1", True, "Root", "Root_1", Micros(100))
     books.write(runs.open_run, request)
     key = books.claim("A", "Root_1")
@@ -276,13 +302,38 @@ def test_closing_a_run_counts_no_completion_of_a_task_that_still_runs(books: Boo
     assert paid(books, key, 10, target="cus") == "allowed:"
     books.claim("B", "Root_1")
     lost = books.last_claim
-    books.write(claims.close_run, "Root_1", ["A"])
+    books.claim("C", "Root_1")
+    returned = books.last_claim
+    books.write(claims.finish, returned, "returned")
+    assert books.read(claims.unfinished, "Root_1") == ["A", "B", "C"]
+    for _ in range(2):
+        books.write(claims.close_run, "Root_1", "Root_1", ["B"], ["A", "C"], "once")
     assert outcome(books, running) == ("open", None, 0)
-    assert outcome(books, lost)[1:] == ("completed", 1)
+    assert outcome(books, lost) == ("open", "completed", 1)
+    assert outcome(books, returned) == ("ended", "completed", 1)
+    books.write(claims.finish, returned, "completed")  # It was only late.
+    assert outcome(books, returned) == ("ended", "completed", 1)
     assert books.write(claims.finish, running, "failed") is not None
     # Its retry is another run's, and what it repeats is a repetition.
     assert books.write(runs.open_run, request)["run_id"] == "Root_1~2"
     assert paid(books, books.claim("A", "Root_1~2"), 10, target="cus") == "replayed:"
+    # What ended the first run does not end the second when it is heard once more.
+    for run_id, request_id in (("Root_1", "again"), (None, "once")):
+        books.write(claims.close_run, "Root_1", run_id, [], [], request_id)
+        assert books.read(runs.run_row, "Root_1~2")["state"] == "active"
+
+
+def test_an_attempt_that_outlives_a_completion_of_its_task_is_another_schedulers(books: Books) -> None:
+    books.write(runs.open_run, runs.RunRequest("Root_1", True, "Root", "Root_1", Micros(100)))
+    paid(books, books.claim("A", "Root_1"), 10, target="cus")
+    first = books.last_claim
+    key = books.claim("A", "Root_1")
+    live = books.last_claim
+    books.write(claims.finish, first, "completed")
+    assert books.read(claims.unfinished, "Root_1") == []
+    books.write(claims.close_run, "Root_1", "Root_1", ["A"])
+    assert outcome(books, live) == ("open", None, 1)
+    assert paid(books, key, 10, target="cus") == "replayed:"
 
 
 class TestApprovalsAtTheClaim:

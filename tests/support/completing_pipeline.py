@@ -1,0 +1,103 @@
+"""Tasks that complete in other ways than by an output of their own, or at several schedulers at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+import luigi
+
+from luigi_spendguard import VendorTask
+from luigi_spendguard.client import LedgerClient
+from tests.support.pipelines import OUT, Output, charge, note
+
+#: Ends this worker's main process with SIGKILL when it is about to say that a task has completed.
+_killed = os.environ.get("KILL_BEFORE_TELLING")
+_finish = LedgerClient.finish
+
+
+def _killed_before(self: LedgerClient, claim_id: str, outcome: str) -> None:
+    if outcome == "completed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    _finish(self, claim_id, outcome)
+
+
+if _killed:
+    LedgerClient.finish = _killed_before  # type: ignore[method-assign]
+
+
+class Fragile(VendorTask, Output):
+    """Charges; its `on_success` fails while OUT_DIR has `break`, and `on_failure` takes the output away."""
+
+    customer = luigi.Parameter()
+
+    def run(self) -> None:
+        self.write(charge(self.customer).id)
+
+    def on_success(self) -> None:
+        if (OUT / "break").exists():
+            raise RuntimeError("on_success failed")
+
+    def on_failure(self, exception: BaseException) -> object:
+        if self.complete():
+            self.output().remove()
+        return super().on_failure(exception)
+
+
+class Fragiles(luigi.WrapperTask):
+    customers = luigi.Parameter()
+
+    def requires(self) -> list[luigi.Task]:
+        return [Fragile(customer) for customer in self.customers.split(",")]
+
+
+class Bare(VendorTask, luigi.Task):
+    """Has no output: Luigi runs it whenever it is due."""
+
+    def run(self) -> None:
+        charge("cus_bare")
+
+
+class Daily(Output):
+    """A root without a date whose only dependency has no output (`check_unfulfilled_deps = false`)."""
+
+    def requires(self) -> luigi.Task:
+        return Bare()
+
+    def complete(self) -> bool:
+        return self.output().exists()
+
+    def run(self) -> None:
+        self.write()
+
+
+class Shared(VendorTask, Output):
+    """Charges once its worker's gate (`GATE`) is open."""
+
+    customer = luigi.IntParameter()
+
+    def run(self) -> None:
+        gate = OUT / f"go-{os.environ['GATE']}"
+        note("ready", os.environ["GATE"])
+        while not gate.exists():
+            time.sleep(0.02)
+        self.write(charge(f"cus_{self.customer}").id)
+
+
+class Overlap(luigi.WrapperTask):
+    first = luigi.IntParameter()
+    n = luigi.IntParameter(default=4)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Shared(number) for number in range(self.first, self.first + self.n)]
+
+
+class Stamped(VendorTask, Output):
+    """Says in each call when it was made, and dies after it while OUT_DIR has `die`."""
+
+    def run(self) -> None:
+        self.write(charge("stamped", metadata={"at": str(time.time())}).id)
+        if (OUT / "die").exists():
+            self.output().remove()
+            raise RuntimeError("died after it had charged")
