@@ -34,7 +34,14 @@ class Call:
 
 
 class NotSent(VendorUnreachable):
-    """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided."""
+    """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided.
+
+    Attributes:
+        interrupt: what ended the sending where that is no `Exception` (Ctrl-C); it is raised in its place.
+
+    """
+
+    interrupt: BaseException | None = None
 
 
 class Late(NotSent):

@@ -9,6 +9,7 @@
         SpendDenied           a vendor call was refused; nothing was sent
             BudgetExceeded        it does not fit a budget
             KeyRevoked            its key is revoked, expired or unknown
+            GatewayUnreachable    no connection to the gateway could be made
         VendorUnreachable     no connection to the vendor could be made; nothing was sent
         OutcomeUnknown        a vendor call was sent and nobody knows what became of it
 
@@ -19,7 +20,9 @@ about bad input.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
+
+_Error = TypeVar("_Error", bound=BaseException)
 
 
 class SpendguardError(Exception):
@@ -103,6 +106,10 @@ class KeyRevoked(SpendDenied):
     """The run or its key is revoked (then the task is blocked for good), expired or unknown (it fails)."""
 
 
+class GatewayUnreachable(SpendDenied):
+    """No connection to the gateway could be made (`ledger_unavailable`): to an SDK's user, a lost one."""
+
+
 DENIAL_CLASS: Mapping[str, type[SpendDenied]] = {
     "cap": BudgetExceeded,
     "revoked": KeyRevoked,
@@ -143,3 +150,19 @@ class OutcomeUnknown(SpendguardError):
         super().__init__(message)
         self.call_id = call_id
         self.again = again
+
+
+def bare(error: _Error) -> _Error:
+    """Return an error without the frames that it, and what it came of, went through: they hold credentials.
+
+    To be raised after the `except` that caught it, else that adds them again.
+    """
+    todo: list[BaseException | None] = [error]
+    seen: set[int] = set()
+    while todo:
+        found = todo.pop()
+        if found is not None and id(found) not in seen:
+            seen.add(id(found))
+            found.__traceback__ = None
+            todo += [found.__cause__, found.__context__]
+    return error

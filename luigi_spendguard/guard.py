@@ -53,8 +53,25 @@ class Guard:
     def guarded(self, request: Request, call: Call, refuse: SpendDenied | None = None) -> Life:
         """Live one send of `call`. Raises SpendDenied, OutcomeUnknown, or what sending raised.
 
-        `refuse` is a denial that the binding has decided already: it is put on record and raised.
+        `refuse` is a denial that the binding has decided already: it is put on record and raised. A grant
+        that was not used is given back, whatever ends this. A look-up that the vendor does not answer now
+        (429, 5xx) is answered with the vendor's own reply: nothing was sent, and the caller may try again.
         """
+        unused: list[Answer] = []
+        try:
+            return (yield from self._lived(request, call, refuse, unused))
+        except lookups.NotNow as own:
+            return own.reply
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            for answer in unused:
+                yield Finish(End("void", answer.call_id, answer.ask, note="never sent"))
+            if isinstance(error, NotSent) and call.unsure:
+                raise _still_unknown(call.call_id, error) from error
+            raise
+
+    def _lived(self, request: Request, call: Call, refuse: SpendDenied | None, unused: list[Answer]) -> Life:
         try:
             if refuse is not None:
                 raise refuse
@@ -94,13 +111,15 @@ class Guard:
                 return _replayed(quote, answer)
             if answer.verdict != "allowed":
                 raise _denied(answer)
+            unused.append(answer)
             call.call_id, call.ask, call.entry = answer.call_id, answer.ask, call.entry or answer.entry
             try:
-                return (yield from self._send(request, quote, answer, call, asked_at + GRANT_SECONDS))
-            except Late:
+                return (yield from self._send(request, quote, answer, call, asked_at + GRANT_SECONDS, unused))
+            except Late as error:  # Given back already: the next ask may be denied.
                 late += 1
                 if late >= LATE_LIMIT:
-                    yield Finish(End("void", call.call_id, call.ask, note="never sent in time"))
+                    if answer.resend or call.unsure:
+                        raise _still_unknown(answer.call_id, error) from error
                     raise denial(
                         "ledger_unavailable",
                         "the ledger's grants came too late to be used: this machine or luigid is "
@@ -218,8 +237,9 @@ class Guard:
         return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
 
     def _send(
-        self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float
-    ) -> Generator[Effect, Any, Reply]:
+        self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float,
+        unused: list[Answer],
+    ) -> Generator[Effect, Any, Reply]:  # fmt: skip
         """Send under a grant and end the reservation by what came of it."""
         if answer.resend and answer.body:
             request = replace(
@@ -229,6 +249,7 @@ class Guard:
             )
         key = answer.wire_key if quote.repeatable else ""
         wire = self.vendor.wire(request, self.settings, self.secret, key)
+        unused.clear()
         # No name for the reply here: this frame is on the stack of what is raised about it.
         return (
             yield from self._ended(
@@ -244,18 +265,14 @@ class Guard:
         call_id, ask = answer.call_id, answer.ask
         try:
             reply: Reply = yield Send(wire, deadline)
-        except (Late, GeneratorExit):
+        except GeneratorExit:
             raise
         except NotSent as error:
             yield Finish(End("void", call_id, ask, note=f"not sent: {error}"[:500]))
-            if answer.resend or call.unsure:
-                raise OutcomeUnknown(
-                    f"call {call_id} was sent before, and no reply came: it is in doubt and counts. "
-                    f"It could not be sent again now ({error}). Made again later, it is ended by what the "
-                    f"vendor says; or `spendguard resolve {call_id}`",
-                    call_id,
-                    again=True,
-                ) from error
+            if error.interrupt is not None:
+                raise error.interrupt from None
+            if answer.resend and not isinstance(error, Late):
+                raise _still_unknown(call_id, error) from error
             raise
         except BaseException as error:
             kind = "settle" if quote.read else "doubt"
@@ -329,6 +346,16 @@ class Guard:
                 call_id,
             )
         return self.vendor.answered(reply)
+
+
+def _still_unknown(call_id: str, error: Exception) -> OutcomeUnknown:
+    return OutcomeUnknown(
+        f"call {call_id} was sent before, and no reply came: it is in doubt and counts. "
+        f"It could not be sent again now ({error}). Made again later, it is ended by what the "
+        f"vendor says; or `spendguard resolve {call_id}`",
+        call_id,
+        again=True,
+    )
 
 
 def _text(body: bytes) -> str | None:

@@ -13,8 +13,8 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
-from luigi_spendguard.effects import Call, Effect, Life
-from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.effects import Call, Effect, Life, NotSent
+from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.messages import REPLAYED, Answer, command
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
@@ -33,6 +33,27 @@ class Found:
 
     replies: dict[str, Reply] = field(default_factory=dict)
     since: int = 0
+
+
+class NotNow(Exception):
+    """The vendor does not answer a look-up now (429, 5xx): its `reply` is the answer to the call."""
+
+    def __init__(self, reply: Reply) -> None:
+        super().__init__(f"HTTP {reply.status}")
+        self.reply = reply
+
+
+def _fetched(get: Get, request: Request, what: str, call: Call | None = None) -> Life:
+    """Return the reply to a GET, for `what`. Raises SpendDenied, NotNow, and NotSent for a lost connection:
+    nothing of the call itself was sent, and it may be made again.
+    """
+    try:
+        reply = yield from get(request, call or Call(look_up=True))
+    except (VendorUnreachable, OSError) as error:
+        raise NotSent(f"{what}, and that could not be done ({type(error).__name__})") from error
+    if reply.status == 429 or reply.status >= 500:
+        raise NotNow(reply)
+    return reply
 
 
 def priced(
@@ -58,29 +79,29 @@ def priced(
             )
         for path in wanted:
             look_up = Call(look_up=True, look_up_for=f"{request.method} {quote.path} {quote.operation}")
-            replies[path] = yield from _fetched(vendor, get, quote, request, path, look_up)
+            replies[path] = yield from _priced_by(vendor, get, quote, request, path, look_up)
             found.since = found.since or look_up.entry
         quote = vendor.complete(quote, request, replies, settings, fx)
         wanted = [path for path in quote.look_ups if path not in replies] if quote.look_up else []
     return quote
 
 
-def _fetched(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str, call: Call) -> Life:
+def _priced_by(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str, call: Call) -> Life:
+    what = f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it"
     try:
-        return (yield from get(vendor.look_up(quote, request, path), call))
-    except SpendDenied:
+        return (yield from _fetched(get, vendor.look_up(quote, request, path), what, call))
+    except (SpendDenied, NotNow, NotSent):
         raise
     except Exception as error:
         raise denial(
-            "unpriced",
-            f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it, and could not "
-            f"be ({type(error).__name__}). Nothing was sent",
+            "unpriced", f"{what}, and could not be ({type(error).__name__}). Nothing was sent"
         ) from error
 
 
 def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request) -> Life:
     """Answer a repeated call with the object that an operator has named, read now."""
-    reply = yield from get(vendor.fetch(quote, answer.object_id, request), Call(look_up=True))
+    what = f"{answer.object_id}, which this call has opened, has to be read"
+    reply = yield from _fetched(get, vendor.fetch(quote, answer.object_id, request), what)
     if reply.status != 200:
         raise denial(
             "idempotency_mismatch",
@@ -111,8 +132,9 @@ def executed(
     if search is None:
         raise in_doubt(answer.call_id, f"{vendor.name} has no list in which it could be found")
     try:
-        listed: Reply = yield from get(search, Call(look_up=True))
-    except SpendDenied:
+        what = f"whether call {answer.call_id} was executed has to be looked up"
+        listed: Reply = yield from _fetched(get, search, what)
+    except (SpendDenied, NotNow, NotSent):
         raise
     except Exception as error:
         raise in_doubt(

@@ -11,8 +11,6 @@ import logging
 import time
 from typing import Any
 
-import aiohttp
-
 from luigi_spendguard import refusals
 from luigi_spendguard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.errors import (
@@ -87,7 +85,7 @@ class Gateway:
         except VendorUnreachable as error:
             logger.warning("%s cannot be reached: %s", vendor.name, error)
             return refusals.unreachable(vendor, error)
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError) as error:
+        except OSError as error:
             known = bool(request.headers.get("idempotency-key"))
             return refusals.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 

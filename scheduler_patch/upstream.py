@@ -1,139 +1,139 @@
-"""Sends a request to the vendor without holding up luigid's thread, and knows whether a byte of it has left.
-
-aiohttp's client with a request class of its own: the deadline of the grant is checked when the connection
-is ready, before the first byte. No redirects, cookies, netrc or retries.
-"""
+"""Sends a request to the vendor in luigid's loop, and knows for certain whether a byte of it has left."""
 
 from __future__ import annotations
 
 import asyncio
-import ssl
-import time
-from contextvars import ContextVar
+import os
+import socket
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-from urllib.parse import urlsplit
 
-import aiohttp
-from aiohttp.client_reqrep import ClientRequest
-from yarl import URL
-
-from luigi_spendguard.effects import Late, NotSent
+from luigi_spendguard.errors import bare
+from luigi_spendguard.idle import Idle
+from luigi_spendguard.transport import Connect, Operation, Write, sending
 from luigi_spendguard.vendors import Reply, Request
 
-#: Time to connect, in seconds; the vendor's `timeout_s` is for its answer.
-CONNECT_S = 10.0
-#: A longer reply is not read: the call is in doubt.
-MAX_REPLY = 32 << 20
-#: Connections kept to all vendors together.
+#: Connections to all vendors together; further calls wait for one.
 CONNECTIONS = 256
-
-
-class _Sending:
-    """One send: until when its first byte may leave, and whether it has."""
-
-    def __init__(self, deadline: float) -> None:
-        self.deadline, self.started = deadline, False
-
-
-_sending: ContextVar[_Sending] = ContextVar("spendguard_sending")
-
-
-class _Checked(ClientRequest):
-    """Checks the grant's clock before the first byte, and sends once."""
-
-    async def send(self, conn: Any) -> Any:
-        sending = _sending.get()
-        if sending.started:  # aiohttp repeats what it takes for idempotent over a broken connection.
-            raise aiohttp.ServerDisconnectedError("the connection broke after the request was sent")
-        if time.monotonic() > sending.deadline:
-            raise Late("the grant was too old when the connection was ready")
-        sending.started = True
-        return await super().send(conn)
+#: Names that are resolved at once.
+RESOLVERS = 8
 
 
 class Upstream:
     """The gateway's connections to vendors; made in the loop that uses it."""
 
     def __init__(self) -> None:
-        connector = aiohttp.TCPConnector(limit=CONNECTIONS, ssl=ssl.create_default_context())
-        self._direct = self._session(connector, trust_env=False)
-        # Proxies and CA bundles of the environment are for https: plain http is this machine's, in tests.
-        self._outward = self._session(connector, trust_env=True)
-
-    def _session(self, connector: aiohttp.TCPConnector, *, trust_env: bool) -> aiohttp.ClientSession:
-        return aiohttp.ClientSession(
-            connector=connector,
-            connector_owner=False,
-            trust_env=trust_env,
-            request_class=_Checked,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            skip_auto_headers=("User-Agent", "Accept", "Content-Type"),
-            max_line_size=16_384,
-            max_field_size=16_384,
-        )
+        self._idle = Idle()
+        self._free = asyncio.Semaphore(CONNECTIONS)
+        # Not the loop's own threads: there the guard thinks about long requests.
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="spendguard-names")
 
     async def send(self, request: Request, deadline: float, timeout_s: float) -> Reply:
-        """Send and return the whole reply. Raises Late, NotSent, or what broke the exchange afterwards.
+        """Send and return the whole reply; raises as `transport.sending`."""
+        async with self._free:
+            try:
+                return await self._driven(sending(request, self._idle, deadline, timeout_s))
+            except BaseException as error:
+                raised = bare(error)  # Its frames have the request's bytes, and so the secret.
+        raise raised
 
-        `deadline` is of `time.monotonic`, in seconds; the reply has to be there `timeout_s` after it.
-        """
-        sending = _Sending(deadline)
-        _sending.set(sending)
-        session = self._outward if urlsplit(request.url).scheme == "https" else self._direct
-        # The bytes are the vendor's own: a coding would have to be undone to be read.
-        headers = {**request.headers, "accept-encoding": "identity"}
-        try:
-            async with session.request(
-                request.method,
-                URL(request.url, encoded=True),
-                headers=headers,
-                data=request.body or None,
-                allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(
-                    total=max(0.0, deadline - time.monotonic()) + timeout_s, sock_connect=CONNECT_S
-                ),
-            ) as reply:
-                return Reply(reply.status, _headers(reply), await _body(reply))
-        except NotSent:
-            raise
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
-            # Its frames, and what it came of, hold the request and so the secret.
-            kind = type(error).__name__
-            if not sending.started:
-                raise NotSent(f"{kind} before the first byte") from None
-            raise aiohttp.ClientConnectionError(f"the exchange broke off: {kind}") from None
+    async def _driven(self, steps: Generator[Operation, Any, Reply]) -> Reply:
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            try:
+                step = steps.send(value) if error is None else steps.throw(error)
+            except StopIteration as stop:
+                reply: Reply = stop.value
+                return reply
+            value, error = None, None
+            try:
+                value = await self._done(step)
+            except BaseException as caught:  # It closes the connection, whatever ends this.
+                error = caught
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._direct.close()
-        await self._outward.close()
-        if self._direct.connector is not None:
-            await self._direct.connector.close()
+        self._idle.close()
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
+
+    async def _done(self, step: Operation) -> Any:
+        if isinstance(step, Connect):
+            return await self._connected(step)
+        if isinstance(step, Write):
+            return await _written(step)
+        while True:
+            try:
+                return step.socket.recv(1 << 16)
+            except (BlockingIOError, InterruptedError):
+                await _ready(step.socket, step.by, writable=False)
+
+    async def _connected(self, step: Connect) -> socket.socket:
+        """Try each address of the host, the first ones for a part of the time."""
+        addresses = await self._addresses(step)
+        last: OSError = TimeoutError()
+        for number, (family, kind, protocol, _, address) in enumerate(addresses):
+            made = socket.socket(family, kind, protocol)
+            try:
+                made.setblocking(False)
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                now = asyncio.get_running_loop().time()
+                by = now + (step.by - now) / (len(addresses) - number)
+                try:
+                    made.connect(address)
+                except (BlockingIOError, InterruptedError):
+                    await _ready(made, by, writable=True)
+                    if code := made.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+                        raise OSError(code, os.strerror(code)) from None
+                return made
+            except BaseException as error:
+                made.close()
+                if not isinstance(error, OSError):
+                    raise
+                last = error
+        raise last
+
+    async def _addresses(self, step: Connect) -> list[Any]:
+        loop = asyncio.get_running_loop()
+        try:  # A number needs nobody to be asked.
+            return socket.getaddrinfo(
+                step.host, step.port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST
+            )
+        except socket.gaierror:
+            pass
+        found = loop.run_in_executor(
+            self._resolvers, lambda: socket.getaddrinfo(step.host, step.port, type=socket.SOCK_STREAM)
+        )
+        try:
+            return await asyncio.wait_for(found, step.by - loop.time())
+        except asyncio.TimeoutError:
+            raise TimeoutError from None
 
 
-async def _body(reply: aiohttp.ClientResponse) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    async for part in reply.content.iter_any():
-        size += len(part)
-        if size > MAX_REPLY:
-            reply.close()
-            raise aiohttp.ClientPayloadError("the reply is too long")
-        parts.append(part)
-    return b"".join(parts)
+async def _written(step: Write) -> None:
+    left = memoryview(step.data)
+    while left:
+        try:
+            left = left[step.socket.send(left) :]
+        except (BlockingIOError, InterruptedError):
+            await _ready(step.socket, step.by, writable=True)
 
 
-#: What belongs to one connection, or to a coding that aiohttp has undone.
-_HOP = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade",
-    "transfer-encoding", "content-length", "content-encoding",
-}  # fmt: skip
+async def _ready(sock: socket.socket, by: float, *, writable: bool) -> None:
+    """Wait until a socket can be used. Raises TimeoutError at `by`, of the loop's clock: `time.monotonic`."""
+    loop = asyncio.get_running_loop()
+    waiting: asyncio.Future[None] = loop.create_future()
+    add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
 
+    def over(error: Exception | None) -> None:
+        if not waiting.done():
+            waiting.set_exception(error) if error else waiting.set_result(None)
 
-def _headers(reply: aiohttp.ClientResponse) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for name, value in reply.headers.items():
-        lowered = name.lower()
-        if lowered not in _HOP and lowered != "set-cookie":  # A session of the vendor's is nobody's here.
-            found[lowered] = f"{found[lowered]}, {value}" if lowered in found else value
-    return found
+    add(sock, over, None)
+    timer = loop.call_at(by, over, TimeoutError())
+    try:
+        await waiting
+    finally:
+        timer.cancel()
+        remove(sock)

@@ -13,12 +13,10 @@ import uuid
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-import requests
-
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denial
 from luigi_spendguard.guard import say_replayed
 from luigi_spendguard.messages import FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
@@ -90,8 +88,9 @@ class Forwarder:
         `reads`: it only reads, so it may be made again whatever became of it; `own_key`: it has a key of its
         caller's, by which it is known again.
 
-        Raises SpendDenied and OutcomeUnknown as guarding here would, SpendDenied (`ledger_unavailable`)
-        after `GIVE_UP_S` seconds without a connection, and what broke the exchange after that.
+        Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
+        here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
+        exchange after that.
         """
         headers, mark, told = _headers(request, attempt), None, ""
         if not reads and not headers.get("idempotency-key"):
@@ -123,8 +122,10 @@ class Forwarder:
             try:
                 return self._upstream.send(request, limit, timeout_s, connect_s=max(0.1, min(2.0, left)))
             except NotSent as error:
+                if error.interrupt is not None:
+                    raise error.interrupt from None
                 if time.monotonic() + wait > limit:
-                    raise denial(
+                    raise GatewayUnreachable(
                         "ledger_unavailable",
                         f"denied, nothing was sent now: the gateway at {gateway.base} does not answer "
                         f"({error}): start it, or mend [core] default_scheduler_url or [spendguard] "
@@ -142,9 +143,10 @@ def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
     return {**kept, "authorization": f"Bearer {attempt.key}"}
 
 
-def _denied(text: str, gateway: Gateway) -> SpendDenied | OutcomeUnknown:
+def _denied(text: str, gateway: Gateway) -> Exception:
     try:
-        return error_of(text)
+        error = error_of(text)
+        return NotSent(str(error)) if isinstance(error, VendorUnreachable) else error
     except (ValueError, RecursionError):
         return denial(
             "ledger_unavailable",
@@ -166,7 +168,7 @@ def _not_the_gateways(reply: Reply, gateway: Gateway) -> Exception:
             f"secret of [spendguard_{gateway.vendor}] in luigid's luigi.cfg, or mend [spendguard] "
             "gateway_url",
         )
-    return requests.ConnectionError(
+    return ConnectionError(
         f"what stands before the gateway at {gateway.base} has answered HTTP {reply.status} itself: its "
         f"time-out has to be longer than the vendor's, and {int(GATEWAY_S)} seconds"
     )

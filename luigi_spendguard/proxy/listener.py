@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
-import requests
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
@@ -193,7 +192,7 @@ class Listener:
             return refusal(vendor, error)
         except NotSent as error:
             return unreachable(vendor, error)
-        except (requests.RequestException, OSError) as error:
+        except OSError as error:
             return unanswered(vendor, error, "" if vendor.only_reads(request) else call.call_id)
         finally:
             if attempt is self._attempt:

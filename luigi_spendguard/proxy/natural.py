@@ -30,22 +30,6 @@ def _made(bases: tuple[Any, Any, str], args: tuple[Any, ...], state: Mapping[str
     return error
 
 
-def bare(error: Exception) -> Exception:
-    """Return an error without the frames that it, and what it came of, went through: they hold credentials.
-
-    To be raised after the `except` that caught it, else that adds them again.
-    """
-    todo: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while todo:
-        found = todo.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            found.__traceback__ = None
-            todo += [found.__cause__, found.__context__]
-    return error
-
-
 def not_sent(vendor: str, error: Exception) -> str:
     """Return the text for a call that never left."""
     return f"could not connect to {vendor}, nothing was sent: {error}"

@@ -54,11 +54,9 @@ class SpendAdapter(HTTPAdapter):
             reply = guarded.reply(asked)
         except NotSent as error:
             raise requests.ConnectionError(f"nothing was sent: {error}", request=request) from error
-        except requests.RequestException as error:
-            error.request = request
-            raise
         except OSError as error:
-            raise requests.ConnectionError(f"no reply ({type(error).__name__})", request=request) from error
+            kind = requests.ReadTimeout if isinstance(error, TimeoutError) else requests.ConnectionError
+            raise kind(f"no reply ({type(error).__name__})", request=request) from error
         return self.build_response(request, _raw(reply, method))
 
     def close(self) -> None:

@@ -63,7 +63,7 @@ class GuardedClient:
             reply = send(VENDOR, request, Call(), self._attempt)
         except NotSent as error:
             raise RuntimeError(not_sent("Resend", error)) from error
-        except (requests.RequestException, OSError) as error:
+        except OSError as error:
             raise RuntimeError(not_answered("Resend", error)) from error
         return reply.body, reply.status, CaseInsensitiveDict(reply.headers)
 

@@ -14,8 +14,8 @@ from requests.structures import CaseInsensitiveDict
 from resend.exceptions import InvalidApiKeyError, RateLimitError, ResendError, ValidationError
 
 from luigi_spendguard.effects import NotSent
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, SpendguardError
-from luigi_spendguard.proxy.natural import also, bare
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, SpendguardError, bare
+from luigi_spendguard.proxy.natural import also
 from luigi_spendguard.vendors.resend import VENDOR
 
 _NATURAL: Mapping[str, type[ResendError]] = {

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, cast
 
-import requests
 import stripe
 from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.effects import NotSent
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied
 from luigi_spendguard.proxy.natural import also
 from luigi_spendguard.vendors.stripe_denials import shape
 
@@ -37,7 +36,11 @@ def as_stripe_error(denied: SpendDenied) -> SpendDenied:
         return denied
     shaped = shape(denied)
     body = json.loads(shaped.body)
-    error: SpendDenied = also(denied, _NATURAL[denied.reason], "Stripe")
+    lost = isinstance(denied, GatewayUnreachable)
+    natural = stripe.APIConnectionError if lost else _NATURAL[denied.reason]
+    error: SpendDenied = also(denied, natural, "Stripe")
+    if lost:  # It was tried for long enough.
+        error.should_retry = False  # type: ignore[attr-defined]  # set by an `__init__` that is not called
     stripe.StripeError.__init__(
         error,  # type: ignore[arg-type]  # it is both
         message=denied.message,
@@ -69,7 +72,7 @@ def as_the_sdks_errors() -> Iterator[None]:
         raise stripe.APIConnectionError(
             f"could not connect to Stripe, nothing was sent: {error}", should_retry=True
         ) from error
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise stripe.APIConnectionError(
             f"no reply from Stripe ({type(error).__name__}): the call may have been executed and is in doubt "
             "until a retry with the same key says so",

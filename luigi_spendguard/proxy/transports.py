@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
-import requests
-
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy.aside import aside
@@ -75,8 +73,8 @@ class Binding:
             reply = guarded.reply(asked)
         except NotSent as error:
             raise self._package.ConnectError(f"nothing was sent: {error}", request=request) from error
-        except (requests.RequestException, OSError) as error:
-            timed_out = isinstance(error, requests.Timeout)
+        except OSError as error:
+            timed_out = isinstance(error, TimeoutError)
             kind = self._package.ReadTimeout if timed_out else self._package.ReadError
             raise kind(_NO_REPLY.format(type(error).__name__), request=request) from error
         return self._as_response(reply)

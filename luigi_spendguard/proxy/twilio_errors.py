@@ -17,18 +17,23 @@ import requests
 from twilio.base.exceptions import TwilioRestException
 
 from luigi_spendguard.effects import NotSent
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, SpendguardError
-from luigi_spendguard.proxy.natural import also, bare, not_answered, not_sent
+from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied, SpendguardError, bare
+from luigi_spendguard.proxy.natural import also, not_answered, not_sent
 from luigi_spendguard.vendors.twilio import VENDOR
 
 
-def as_twilio_error(error: SpendDenied | OutcomeUnknown, method: str, url: str) -> Exception:
+def as_twilio_error(
+    error: SpendDenied | OutcomeUnknown, method: str, url: str, *, asynchronous: bool = False
+) -> Exception:
     """Return a denial, or an unknown outcome, as an exception that is also a `TwilioRestException`."""
     if isinstance(error, TwilioRestException):
         return error
     shaped = VENDOR.shape(error)
     body = json.loads(shaped.body)
-    ours: TwilioRestException = also(error, _Plain, "Twilio")
+    natural: type[TwilioRestException] = _Plain
+    if isinstance(error, GatewayUnreachable):
+        natural = _LostAsync if asynchronous else _Lost
+    ours: TwilioRestException = also(error, natural, "Twilio")
     TwilioRestException.__init__(
         ours,
         status=shaped.status,
@@ -48,13 +53,21 @@ class _Plain(TwilioRestException):
         return str(self.msg)
 
 
+class _Lost(_Plain, requests.ConnectionError):
+    """A gateway that cannot be reached; the same of an asynchronous client."""
+
+
+class _LostAsync(_Plain, aiohttp.ClientConnectionError):
+    """As `_Lost`."""
+
+
 def _synchronous(text: str, error: Exception) -> Exception:
-    known = isinstance(error, requests.Timeout)
-    return type(error)(text) if known else requests.ConnectionError(text)
+    timed_out = isinstance(error, TimeoutError)
+    return requests.ReadTimeout(text) if timed_out else requests.ConnectionError(text)
 
 
 def _asynchronous(text: str, error: Exception) -> Exception:
-    if isinstance(error, requests.Timeout):
+    if isinstance(error, TimeoutError):
         return aiohttp.ServerTimeoutError(text)
     return aiohttp.ClientConnectionError(text)
 
@@ -72,8 +85,8 @@ def as_the_sdks_errors(method: str, url: str, *, asynchronous: bool) -> Iterator
     try:
         yield
     except (SpendDenied, OutcomeUnknown) as error:
-        raise as_twilio_error(error, method, url) from None
+        raise as_twilio_error(error, method, url, asynchronous=asynchronous) from None
     except NotSent as error:
         raise natural(not_sent("Twilio", error), error) from error
-    except (requests.RequestException, OSError) as error:
+    except OSError as error:
         raise natural(not_answered("Twilio", error), error) from error

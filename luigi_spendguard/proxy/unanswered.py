@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.errors import SpendDenied, VendorUnreachable
 from luigi_spendguard.messages import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.vendors import Request
 
@@ -69,7 +69,7 @@ class Unanswered:
         """
         try:
             yield
-        except SpendDenied:
+        except (SpendDenied, VendorUnreachable):
             raise
         except BaseException:
             if mark is not None and re.fullmatch(r"[\w-]{1,64}", own):

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import pytest
-import requests
 
 from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Request
@@ -54,7 +53,7 @@ def dripping(first: bytes, each: bytes, pause_s: float) -> Iterator[str]:
 def test_a_vendor_that_drips_is_cut_off(first: bytes, each: bytes) -> None:
     with dripping(first, each, 0.1) as url:
         began = time.monotonic()
-        with pytest.raises(requests.RequestException):
+        with pytest.raises((ConnectionError, TimeoutError)):
             Upstream().send(Request("POST", url, {}, b"a=1"), began + 60, 0.5)
         assert 0.4 < time.monotonic() - began < 5
 
@@ -98,5 +97,5 @@ def test_an_interim_reply_is_not_the_reply_and_never_the_next_ones(interim: byte
 
 def test_a_vendor_that_changes_the_protocol_has_not_answered() -> None:
     switched = b"HTTP/1.1 101 Switching\r\n\r\n"
-    with RawVendor(lambda number, body: switched) as vendor, pytest.raises(requests.ConnectionError):
+    with RawVendor(lambda number, body: switched) as vendor, pytest.raises(ConnectionError):
         Upstream().send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)

@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 
-class _Server:
+class Server:
     """Serves each connection in a thread; `with` ends it."""
 
     def __init__(self) -> None:
@@ -49,7 +49,7 @@ class _Server:
                 connection.shutdown(socket.SHUT_RDWR)
 
 
-class RawVendor(_Server):
+class RawVendor(Server):
     """Answers request number N with the bytes of `script(N, body)`; `bodies` are its own books."""
 
     def __init__(self, script: Callable[[int, bytes], bytes]) -> None:
@@ -78,7 +78,7 @@ def answer(status: int, body: Any, head: bytes = b"") -> bytes:
     return b"HTTP/1.1 %d X\r\n" % status + kind + head + b"\r\n" + data
 
 
-class Losing(_Server):
+class Losing(Server):
     """Passes bytes on to a port. While `loses`, a reply is read and `instead` is what comes of it."""
 
     def __init__(self, port: int, instead: bytes = b"") -> None:

@@ -113,7 +113,9 @@ def test_a_late_grant_is_asked_for_again_and_given_up_at_last(guard: Guard) -> N
     call = Call()
     life, _ = sent(guard, call)
     for number in range(2, LATE_LIMIT + 1):
-        reserve = step(life, Reserve, Late())
+        end = step(life, Finish, Late()).end
+        assert (end.kind, end.call_id, end.ask) == ("void", call.call_id, number - 1)
+        reserve = step(life, Reserve)
         assert (reserve.ask.ask, reserve.ask.call_id) == (number, call.call_id)
         step(life, Send, granted(reserve))
     assert step(life, Finish, Late()).end.kind == "void"

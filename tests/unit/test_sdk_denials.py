@@ -106,7 +106,7 @@ def test_a_time_out_is_one_of_the_sdks_client() -> None:
             pytest.raises(natural, match="no reply from Twilio"),
             twilio_errors.as_the_sdks_errors("POST", "https://x", asynchronous=asynchronous),
         ):
-            raise requests.ReadTimeout
+            raise TimeoutError
 
 
 @pytest.mark.usefixtures("task")

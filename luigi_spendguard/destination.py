@@ -1,0 +1,80 @@
+"""`Destination`: where a request's connection leads, and through which proxy of the environment's."""
+
+from __future__ import annotations
+
+import base64
+from typing import NamedTuple
+from urllib.parse import SplitResult, unquote, urlsplit
+
+from requests.utils import get_environ_proxies, select_proxy
+
+from luigi_spendguard import certificates
+from luigi_spendguard.config_values import is_loopback
+from luigi_spendguard.redaction import Secret
+
+_PORTS = {"http": 80, "https": 443}
+
+
+class Proxy(NamedTuple):
+    """A proxy that is asked to CONNECT; `authorization` is the header's value, "" for none."""
+
+    host: str
+    port: int
+    tls: bool
+    authorization: str = ""
+
+
+class Destination(NamedTuple):
+    """A scheme, host and port, and the way there; `bundle`: the certificates to trust, as `certificates`'."""
+
+    host: str
+    port: int
+    tls: bool
+    proxy: Proxy | None
+    bundle: str | None
+
+    @property
+    def authority(self) -> str:
+        """Host and port as the Host header has them."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return host if self.port == _PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
+
+
+def destination(url: str, *, straight: bool = False, proxy: str = "") -> Destination:
+    """Return where `url` leads: by `proxy` (a URL), else, unless `straight`, by the environment's.
+
+    This machine is never reached through a proxy, and no plain http is: it is this machine's, or luigid's.
+    Raises ValueError for a URL or a proxy that cannot be used, without what it contains.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError("no http URL")
+    tls = parts.scheme == "https"
+    through = None
+    if tls and not straight and not is_loopback(parts.hostname):
+        through = _proxy(proxy or select_proxy(url, get_environ_proxies(url)) or "")
+    return Destination(
+        _ascii(parts.hostname), _port(parts), tls, through, certificates.bundle() if tls else None
+    )
+
+
+def _port(parts: SplitResult) -> int:
+    port = parts.port
+    return _PORTS[parts.scheme] if port is None else port
+
+
+def _proxy(url: str) -> Proxy | None:
+    if not url:
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme not in _PORTS or not parts.hostname:
+        raise ValueError(f"a proxy of the kind {parts.scheme}:// cannot be used: http:// and https:// can")
+    authorization = ""
+    if parts.username is not None:
+        shown = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+        authorization = Secret("Basic " + base64.b64encode(shown.encode()).decode())
+    return Proxy(_ascii(parts.hostname), _port(parts), parts.scheme == "https", authorization)
+
+
+def _ascii(host: str) -> str:
+    return host if host.isascii() else host.encode("idna").decode()
