@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from typing import Any
 
@@ -22,11 +23,11 @@ def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) 
     value: Any = None
     error: BaseException | None = None
     while True:
-        effect = advance(life, value, error)
-        if isinstance(effect, Reply):
-            return effect
-        value, error = None, None
         try:
+            effect = advance(life, value, error)
+            if isinstance(effect, Reply):
+                return effect
+            value, error = None, None
             if isinstance(effect, Reserve):
                 value = attempt.client.reserve(attempt.key, effect.ask)
             elif isinstance(effect, Send):
@@ -36,4 +37,6 @@ def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) 
             else:
                 time.sleep(effect.seconds)
         except BaseException as caught:  # The guard must hear of everything, Ctrl-C included.
-            error = caught
+            if inspect.getgeneratorstate(life) == inspect.GEN_CLOSED:
+                raise
+            value, error = None, caught

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.errors import OutcomeUnknown
+from luigi_spendguard.effects import NotSent
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
 from luigi_spendguard.ledger.runs import RunRequest, open_run
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Reply
@@ -204,13 +205,35 @@ class TestRefunds:
 class TestLookUps:
     @pytest.mark.parametrize(
         "answer",
-        [(404, {"error": {}}), (500, {"error": {}}), (200, {}), TimeoutError(), {"id": "ch_1"},
+        [(404, {"error": {}}), (200, {}), {"id": "ch_1"},
          {**charge(), "amount": "1000"}, {**charge(), "amount": -5}, {**charge(), "amount_refunded": "5"}],
     )  # fmt: skip
     def test_one_that_fails_denies_the_call_and_sends_nothing(self, desk: Desk, answer: Any) -> None:
         desk.answers["GET /v1/charges/ch_1"] = answer
         denied = desk.denied(desk.client.v1.refunds.create, {"charge": "ch_1"})
         assert denied.reason in ("unpriced", "currency")
+        assert "POST /v1/refunds" not in desk.lines()
+        assert desk.spent() == 0
+
+    @pytest.mark.parametrize(("status", "natural"), [(429, stripe.RateLimitError), (503, stripe.APIError)])
+    def test_one_that_the_vendor_does_not_answer_now_is_its_own_answer(
+        self, desk: Desk, status: int, natural: type[Exception]
+    ) -> None:
+        desk.answers["GET /v1/charges/ch_1"] = status, {"error": {"message": "slow down"}}
+        desk.answers["POST /v1/refunds"] = moved("refund", "re_1", charge="ch_1")
+        with pytest.raises(natural, match="slow down") as answered:
+            desk.client.v1.refunds.create({"charge": "ch_1"})
+        assert not isinstance(answered.value, SpendDenied)
+        assert "POST /v1/refunds" not in desk.lines()
+        desk.answers["GET /v1/charges/ch_1"] = charge()
+        desk.client.v1.refunds.create({"charge": "ch_1"})  # As its author would, again.
+        assert (desk.spent(), desk.lines().count("POST /v1/refunds")) == (1000, 1)
+
+    @pytest.mark.parametrize("lost", [TimeoutError(), ConnectionResetError(), NotSent("refused")])
+    def test_one_that_is_lost_was_not_sent(self, desk: Desk, lost: Exception) -> None:
+        desk.answers["GET /v1/charges/ch_1"] = lost
+        with pytest.raises(NotSent, match="could not be done"):
+            desk.client.v1.refunds.create({"charge": "ch_1"})
         assert "POST /v1/refunds" not in desk.lines()
         assert desk.spent() == 0
 
