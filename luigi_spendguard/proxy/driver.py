@@ -13,13 +13,16 @@ from luigi_spendguard.proxy.upstream import Upstream
 from luigi_spendguard.vendors import Reply
 
 
-def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) -> Reply:
-    """Run `life` to its end and return the vendor's reply. Raises what `life` raises."""
+def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float, proxy: str = "") -> Reply:
+    """Run `life` to its end and return the vendor's reply. Raises what `life` raises.
+
+    `proxy`: as `Upstream.send`'s.
+    """
     with context.calling():
-        return _driven(life, attempt, upstream, timeout_s)
+        return _driven(life, attempt, upstream, timeout_s, proxy)
 
 
-def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) -> Reply:
+def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float, proxy: str) -> Reply:
     value: Any = None
     error: BaseException | None = None
     while True:
@@ -31,7 +34,7 @@ def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float) 
             if isinstance(effect, Reserve):
                 value = attempt.client.reserve(attempt.key, effect.ask)
             elif isinstance(effect, Send):
-                value = upstream.send(effect.request, effect.deadline, timeout_s)
+                value = upstream.send(effect.request, effect.deadline, timeout_s, proxy=proxy)
             elif isinstance(effect, Finish):
                 attempt.client.end(attempt.key, effect.end)
             else:

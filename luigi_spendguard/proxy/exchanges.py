@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 from luigi_spendguard.effects import Call
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
 from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import attempt_for, send, vendor_of
 from luigi_spendguard.refusals import refusal
@@ -29,7 +30,7 @@ class Exchange:
     attempt: Attempt | None
     refused: SpendDenied | None = None
 
-    def reply(self, request: Request) -> Reply:
+    def reply(self, request: Request, options: ClientOptions = PLAIN) -> Reply:
         """Send one logical call; return the vendor's reply, or a denial in the vendor's format.
 
         Raises NotSent, or what broke the exchange after the first byte.
@@ -38,7 +39,8 @@ class Exchange:
             if self.attempt is None:
                 assert self.refused is not None
                 raise self.refused
-            found = send(self.vendor, replace(request, url=_plain(request.url)), Call(), self.attempt)
+            plain = replace(request, url=_plain(request.url))
+            found = send(self.vendor, plain, Call(), self.attempt, options=options)
         except (SpendDenied, OutcomeUnknown) as error:
             return refusal(self.vendor, error)
         # A session of the vendor's is nobody's here: no call is sent with a cookie either.

@@ -40,7 +40,7 @@ class SpendTransport(httpx.BaseTransport):
         if guarded is None:
             return self._inner.handle_request(request)
         request.read()
-        response: httpx.Response = _binding.response(guarded, request)
+        response: httpx.Response = _binding.response(guarded, request, self._inner)
         return response
 
     def close(self) -> None:
@@ -60,7 +60,7 @@ class AsyncSpendTransport(httpx.AsyncBaseTransport):
         if guarded is None:
             return await self._inner.handle_async_request(request)
         await request.aread()
-        response: httpx.Response = await _binding.response_aside(guarded, request)
+        response: httpx.Response = await _binding.response_aside(guarded, request, self._inner)
         return response
 
     async def aclose(self) -> None:

@@ -41,7 +41,7 @@ class SpendTransport(httpx2.BaseTransport):
         if guarded is None:
             return self._inner.handle_request(request)
         request.read()
-        response: httpx2.Response = _binding.response(guarded, request)
+        response: httpx2.Response = _binding.response(guarded, request, self._inner)
         return response
 
     def close(self) -> None:
@@ -61,7 +61,7 @@ class AsyncSpendTransport(httpx2.AsyncBaseTransport):
         if guarded is None:
             return await self._inner.handle_async_request(request)
         await request.aread()
-        response: httpx2.Response = await _binding.response_aside(guarded, request)
+        response: httpx2.Response = await _binding.response_aside(guarded, request, self._inner)
         return response
 
     async def aclose(self) -> None:

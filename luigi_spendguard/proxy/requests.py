@@ -18,6 +18,7 @@ import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
 
 from luigi_spendguard.effects import NotSent
+from luigi_spendguard.proxy.client_options import ClientOptions, proxy_of, retries_of, sends_again
 from luigi_spendguard.proxy.exchanges import exchange
 from luigi_spendguard.vendors import Reply, Request
 
@@ -28,8 +29,8 @@ class SpendAdapter(HTTPAdapter):
     """Sends calls to vendors under a reservation, and all others by `inner`, without any secret.
 
     `inner`: None for what `requests.adapters.HTTPAdapter` does. For vendors' calls `timeout_s` of luigi.cfg
-    holds, and the session's time-outs, proxies and certificates do not. Redirects are the session's: each
-    hop is a call of its own.
+    holds, and the session's time-outs and certificates do not. A proxy of the session's does, and how often
+    `inner` makes a lost connection again. Redirects are the session's: each hop is a call of its own.
     """
 
     __attrs__ = [*HTTPAdapter.__attrs__, "_inner"]
@@ -38,7 +39,15 @@ class SpendAdapter(HTTPAdapter):
         super().__init__()
         self._inner = inner
 
-    def send(self, request: requests.PreparedRequest, *args: Any, **kwargs: Any) -> requests.Response:
+    def send(
+        self,
+        request: requests.PreparedRequest,
+        stream: bool = False,
+        timeout: Any = None,
+        verify: Any = True,
+        cert: Any = None,
+        proxies: Mapping[str, str] | None = None,
+    ) -> requests.Response:
         """Send one request. Raises requests.ConnectionError when nothing was sent or no reply came,
         requests.Timeout when it did not come in time, and what `inner` raises.
         """
@@ -46,18 +55,23 @@ class SpendAdapter(HTTPAdapter):
         method, url = (request.method or "GET").upper(), request.url or ""
         guarded = exchange(method, url, headers)
         if guarded is None:
-            if self._inner is not None:
-                return self._inner.send(request, *args, **kwargs)
-            return super().send(request, *args, **kwargs)
+            own = self._inner.send if self._inner is not None else super().send
+            return own(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
         asked = Request(method, url, headers, _body(request))
         try:
-            reply = guarded.reply(asked)
+            reply = guarded.reply(asked, self._options(url, proxies))
         except NotSent as error:
             raise requests.ConnectionError(f"nothing was sent: {error}", request=request) from error
         except OSError as error:
             kind = requests.ReadTimeout if isinstance(error, TimeoutError) else requests.ConnectionError
             raise kind(f"no reply ({type(error).__name__})", request=request) from error
         return self.build_response(request, _raw(reply, method))
+
+    def _options(self, url: str, proxies: Mapping[str, str] | None) -> ClientOptions:
+        made = retries_of(self._inner) if self._inner is not None else 0
+        if made is None:
+            return ClientOptions(refuse=sends_again())
+        return ClientOptions(proxy_of([proxies] if proxies else [], url), made)
 
     def close(self) -> None:
         """Close `inner`, and what is open here."""

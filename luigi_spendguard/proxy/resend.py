@@ -18,6 +18,7 @@ from typing import Any
 from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.proxy import context, credentials, imports
+from luigi_spendguard.proxy.client_options import ClientOptions, options_of
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.patches import Function, Patches
 from luigi_spendguard.proxy.sending import attempt_for
@@ -139,6 +140,10 @@ def _attempt(request: Any, url: str) -> Attempt | None:
         raise as_resend_error(denied) from None
 
 
+def _options(name: str, url: str) -> ClientOptions:
+    return options_of(vars(sys.modules["resend"]).get(name), url)
+
+
 @contextmanager
 def _sending_by(client: Any) -> Iterator[None]:
     token = _ours.set(client)
@@ -156,7 +161,7 @@ def _guarded(original: Function) -> Function:
         from luigi_spendguard.proxy.resend_client import GuardedClient, brought_out
 
         try:
-            with _sending_by(GuardedClient(attempt)):
+            with _sending_by(GuardedClient(attempt, _options(_CLIENT, url))):
                 return original(self, url)
         except Exception as error:
             raised = brought_out(error)
@@ -173,7 +178,7 @@ def _guarded_async(original: Function) -> Function:
         from luigi_spendguard.proxy.resend_client import GuardedAsyncClient, brought_out
 
         try:
-            with _sending_by(GuardedAsyncClient(attempt)):
+            with _sending_by(GuardedAsyncClient(attempt, _options(_ASYNC_CLIENT, url))):
                 return await original(self, url)
         except Exception as error:
             raised = brought_out(error)

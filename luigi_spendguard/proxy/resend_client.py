@@ -14,6 +14,7 @@ from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.effects import Call, NotSent
 from luigi_spendguard.proxy.aside import aside
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.natural import not_answered, not_sent
 from luigi_spendguard.proxy.resend_errors import brought_out
@@ -46,8 +47,8 @@ def request_of(
 class GuardedClient:
     """The HTTP client of one logical call, synchronous."""
 
-    def __init__(self, attempt: Attempt) -> None:
-        self._attempt = attempt
+    def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
+        self._attempt, self._options = attempt, options
 
     def request(self, method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None,
                 data: Any = None) -> _Answer:  # fmt: skip
@@ -60,7 +61,7 @@ class GuardedClient:
 
     def _answer(self, request: Request) -> _Answer:
         try:
-            reply = send(VENDOR, request, Call(), self._attempt)
+            reply = send(VENDOR, request, Call(), self._attempt, options=self._options)
         except NotSent as error:
             raise RuntimeError(not_sent("Resend", error)) from error
         except OSError as error:

@@ -9,11 +9,12 @@ import time
 from collections.abc import Mapping
 from urllib.parse import urlsplit
 
-from luigi_spendguard.effects import Call
+from luigi_spendguard.effects import Call, NotSent
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.proxy import context, credentials
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, not_at_a_gateway
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.driver import drive
 from luigi_spendguard.proxy.forward import Forwarder, Gateway, gateway_of
@@ -69,13 +70,30 @@ def _guarded_elsewhere(vendor: Vendor, request: Request) -> bool:
 
 
 def send(
-    vendor: Vendor, request: Request, call: Call, attempt: Attempt, refuse: SpendDenied | None = None
+    vendor: Vendor,
+    request: Request,
+    call: Call,
+    attempt: Attempt,
+    refuse: SpendDenied | None = None,
+    options: ClientOptions = PLAIN,
 ) -> Reply:
     """Send under a reservation: the gateway's where there is one, else this worker's own.
 
-    `refuse` is put on record and raised. Raises SpendDenied, OutcomeUnknown, NotSent, or what broke the
-    exchange.
+    `refuse` is put on record and raised; `options`: of the client that would send it without us. Raises
+    SpendDenied, OutcomeUnknown, NotSent, or what broke the exchange.
     """
+    for left in range(options.retries, -1, -1):
+        try:
+            return _send(vendor, request, call, attempt, refuse or options.refuse, options.proxy)
+        except NotSent:
+            if not left:
+                raise
+    raise AssertionError("a number of retries is not negative")
+
+
+def _send(
+    vendor: Vendor, request: Request, call: Call, attempt: Attempt, refuse: SpendDenied | None, proxy: str
+) -> Reply:
     request = named(request, vendor)
     settings = attempt.settings.vendor(vendor.name)
     secret = credentials.secret_of(vendor, attempt.settings)
@@ -88,6 +106,8 @@ def send(
             f"luigi.cfg, so that its gateway guards the calls, or in this worker's{also}",
         )
     refuse = refuse or _foreign_credential(vendor, request, secret)
+    if gateway is not None and proxy:
+        refuse = refuse or not_at_a_gateway(gateway.base)
     if gateway is not None and refuse is None:
         try:
             target = _target(vendor, request.url, settings, gateway)
@@ -98,7 +118,7 @@ def send(
             return _forwarder.forward(request, target, gateway, attempt, reads=reads, own_key=own_key)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
-    return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s)
+    return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s, proxy)
 
 
 def _has_own_key(vendor: Vendor, request: Request) -> bool:

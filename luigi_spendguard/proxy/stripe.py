@@ -17,6 +17,7 @@ from stripe._http_client import HTTPClient
 from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy.client_options import options_of
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import attempt_for
 from luigi_spendguard.proxy.stripe_client import GuardedClient
@@ -54,7 +55,7 @@ def _client_for(own: HTTPClient, method: str, url: str, headers: Mapping[str, st
         attempt = attempt_for(VENDOR, method, url, headers)
     except SpendDenied as denied:
         raise as_stripe_error(denied) from None
-    return own if attempt is None else GuardedClient(attempt)
+    return own if attempt is None else GuardedClient(attempt, options_of(own, url))
 
 
 def bind() -> None:

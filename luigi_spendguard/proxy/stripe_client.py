@@ -17,6 +17,7 @@ from stripe._http_client import HTTPClient
 
 from luigi_spendguard.effects import Call
 from luigi_spendguard.proxy.aside import aside
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import send
 from luigi_spendguard.proxy.stripe_errors import as_the_sdks_errors
@@ -45,9 +46,9 @@ class GuardedClient(HTTPClient):
 
     name = "spendguard"
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
         super().__init__()
-        self._attempt, self._one_call = attempt, Call()
+        self._attempt, self._one_call, self._options = attempt, Call(), options
 
     def request(self, method: str, url: str, headers: Any, post_data: Any = None, **_: Any) -> _Answer:
         """Send once under a reservation."""
@@ -78,7 +79,7 @@ class GuardedClient(HTTPClient):
     def _reply(self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any) -> Reply:
         request = _request(method, url, headers or {}, post_data)
         with as_the_sdks_errors():
-            return send(VENDOR, request, self._one_call, self._attempt)
+            return send(VENDOR, request, self._one_call, self._attempt, options=self._options)
 
 
 def _request(method: str, url: str, headers: Mapping[str, str], post_data: Any) -> Request:

@@ -11,6 +11,7 @@ from typing import Any
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy.aside import aside
+from luigi_spendguard.proxy.client_options import options_of_transport
 from luigi_spendguard.proxy.exchanges import Exchange, exchange
 from luigi_spendguard.vendors import Reply, Request
 
@@ -55,13 +56,13 @@ class Binding:
             )
         return exchange(request.method, str(request.url), request.headers)
 
-    async def response_aside(self, guarded: Exchange, request: Any) -> Any:
+    async def response_aside(self, guarded: Exchange, request: Any, inner: Any) -> Any:
         """Return `response`'s from a thread. Raises what that does, and PluginError outside asyncio."""
         if guarded.attempt is None:  # Denied already.
-            return self.response(guarded, request)
-        return await aside(guarded.attempt.claim_id, lambda: self.response(guarded, request))
+            return self.response(guarded, request, inner)
+        return await aside(guarded.attempt.claim_id, lambda: self.response(guarded, request, inner))
 
-    def response(self, guarded: Exchange, request: Any) -> Any:
+    def response(self, guarded: Exchange, request: Any, inner: Any) -> Any:
         """Send the task's request, which has been read, and return the response.
 
         The request stays as it is: the secret is put on a copy. Raises the package's ConnectError when
@@ -70,7 +71,7 @@ class Binding:
         headers = {name.lower(): value for name, value in request.headers.items()}
         asked = Request(request.method.upper(), str(request.url), headers, request.content)
         try:
-            reply = guarded.reply(asked)
+            reply = guarded.reply(asked, options_of_transport(inner, asked.url))
         except NotSent as error:
             raise self._package.ConnectError(f"nothing was sent: {error}", request=request) from error
         except OSError as error:

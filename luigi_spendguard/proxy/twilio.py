@@ -15,6 +15,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.proxy import imports
+from luigi_spendguard.proxy.client_options import options_of
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.patches import Function, Patches
 from luigi_spendguard.proxy.sending import attempt_for
@@ -92,7 +93,7 @@ def _through_ours(original: Function) -> Function:
             return original(self, method, uri, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
 
-        client = _with(self, GuardedHttpClient(attempt))
+        client = _with(self, GuardedHttpClient(attempt, options_of(self.http_client, uri)))
         try:
             return original(client, method, uri, params, data, headers, auth, *args, **kwargs)
         except Exception as error:
@@ -111,7 +112,9 @@ def _through_ours_async(original: Function) -> Function:
             return await original(self, method, uri, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
 
-        client = _with(self, GuardedAsyncHttpClient(attempt, self.http_client))
+        client = _with(
+            self, GuardedAsyncHttpClient(attempt, self.http_client, options_of(self.http_client, uri))
+        )
         try:
             return await original(client, method, uri, params, data, headers, auth, *args, **kwargs)
         except Exception as error:
@@ -130,7 +133,8 @@ def _replaced(original: Function) -> Function:
         from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
 
         try:
-            return GuardedHttpClient(attempt).request(method, url, params, data, headers, auth)
+            guarded = GuardedHttpClient(attempt, options_of(self, url))
+            return guarded.request(method, url, params, data, headers, auth)
         except Exception as error:
             raised = without_frames(error)
         raise raised
@@ -147,9 +151,8 @@ def _replaced_async(original: Function) -> Function:
         from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
 
         try:
-            return await GuardedAsyncHttpClient(attempt, self).request(
-                method, url, params, data, headers, auth
-            )
+            guarded = GuardedAsyncHttpClient(attempt, self, options_of(self, url))
+            return await guarded.request(method, url, params, data, headers, auth)
         except Exception as error:
             raised = without_frames(error)
         raise raised

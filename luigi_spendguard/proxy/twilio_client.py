@@ -17,6 +17,7 @@ from twilio.http.response import Response
 
 from luigi_spendguard.effects import Call
 from luigi_spendguard.proxy.aside import aside
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import send
 from luigi_spendguard.proxy.twilio_errors import as_the_sdks_errors, without_frames
@@ -64,16 +65,16 @@ class GuardedHttpClient(HttpClient):
     Raises SpendDenied or OutcomeUnknown that are the SDK's errors too, and what its own client raises.
     """
 
-    def __init__(self, attempt: Attempt) -> None:
+    def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
         super().__init__(_logger, is_async=False)
-        self._attempt = attempt
+        self._attempt, self._options = attempt, options
 
     def request(self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
                 auth: Any = None, timeout: Any = None, allow_redirects: Any = None) -> Response:  # fmt: skip
         """Send once under a reservation."""
         with as_the_sdks_errors(method, uri, asynchronous=False):
             request = request_of(method, uri, params, data, headers, auth)
-            return response_of(send(VENDOR, request, Call(), self._attempt))
+            return response_of(send(VENDOR, request, Call(), self._attempt, options=self._options))
 
 
 class GuardedAsyncHttpClient(AsyncHttpClient):
@@ -82,9 +83,9 @@ class GuardedAsyncHttpClient(AsyncHttpClient):
     As asynchronous as `own` is: the SDK refuses asynchronous calls of a client that is not.
     """
 
-    def __init__(self, attempt: Attempt, own: HttpClient) -> None:
+    def __init__(self, attempt: Attempt, own: HttpClient, options: ClientOptions = PLAIN) -> None:
         super().__init__(_logger, is_async=bool(getattr(own, "is_async", False)))
-        self._attempt = attempt
+        self._attempt, self._options = attempt, options
 
     async def request(  # type: ignore[override]  # as the SDK's own
         self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
@@ -92,5 +93,5 @@ class GuardedAsyncHttpClient(AsyncHttpClient):
         """Send once under a reservation, in a thread."""
         with as_the_sdks_errors(method, uri, asynchronous=True):
             request = request_of(method, uri, params, data, headers, auth)
-            sending = partial(send, VENDOR, request, Call(), self._attempt)
+            sending = partial(send, VENDOR, request, Call(), self._attempt, options=self._options)
             return response_of(await aside(self._attempt.claim_id, sending))

@@ -74,12 +74,14 @@ class TlsFront(Passing):
 class ConnectProxy(Passing):
     """Answers CONNECT with `status` once `ready` is set, and leads wherever it is asked for to its port.
 
-    A status of 0 closes the connection. `asked` are the heads that arrived, `credentials` what they showed.
+    A status of 0 closes the connection; those in `first` come before. `asked` are the heads that arrived,
+    `credentials` what they showed.
     """
 
     def __init__(self, port: int, *, tls: bool = False) -> None:
         self.asked: list[str] = []
         self.status, self.ready, self.came = 200, threading.Event(), threading.Event()
+        self.first: list[int] = []
         self.ready.set()
         self._tls = tls
         super().__init__(port)
@@ -101,9 +103,10 @@ class ConnectProxy(Passing):
             self.asked.append(head.decode("latin-1"))
             self.came.set()
             self.ready.wait(60)
-            if self.status:
-                stream.sendall(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % self.status)
-            if self.status == 200:
+            status = self.first.pop(0) if self.first else self.status
+            if status:
+                stream.sendall(b"HTTP/1.1 %d X\r\nContent-Length: 0\r\n\r\n" % status)
+            if status == 200:
                 self.passed(stream)
 
 
