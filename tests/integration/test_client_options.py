@@ -223,12 +223,12 @@ def test_a_lost_connection_is_made_again_as_often_as_the_client_says(
     worker: World, send: Callable[[str, str, int], Any]
 ) -> None:
     way = worker.ways["twilio"]
-    way.first = [502, 0]
+    way.first = [502, 0, 502, 0]
     with worker.attempt() as attempt:
-        send(attempt.key, f"http://{way.address}", 2)
-        way.status = 502
         with pytest.raises((requests.ConnectionError, httpx.ConnectError)):
             send(attempt.key, f"http://{way.address}", 1)
+        assert (len(way.first), worker.sent()) == (2, (0, 0))
+        send(attempt.key, f"http://{way.address}", 2)
     assert worker.sent() == (0, 1)
     assert {call["state"] for call in worker.site.calls("run-1")} <= {"settled", "voided"}
 

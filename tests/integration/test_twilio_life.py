@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
 from luigi_spendguard.ledger import corrections
 from tests.support.books import Books
@@ -133,13 +134,18 @@ def test_a_call_whose_reply_was_lost_is_the_operators_to_resolve(desk: TwilioDes
         desk.post(path, said)
 
 
-def test_the_list_that_cannot_be_asked_leaves_it_in_doubt(desk: TwilioDesk) -> None:
+def test_the_list_that_cannot_be_asked_now_leaves_it_in_doubt(desk: TwilioDesk) -> None:
+    """The vendor's own answer is the call's: its author may make it again."""
     lost(desk, "drop_after")
-    desk.fake.fault("status", status=500, match="GET /api.twilio.com")
+    for status in (500, 429):
+        desk.fake.fault("status", status=status, match="GET /api.twilio.com")
+        desk.again()
+        assert desk.message().status == status
+    desk.fake.fault("drop_before", match="GET /api.twilio.com")
     desk.again()
-    with pytest.raises(SpendDenied, match="could not be asked"):
+    with pytest.raises(NotSent, match="has to be looked up"):
         desk.message()
-    assert desk.posts() == 1
+    assert (desk.posts(), [call["state"] for call in desk.calls()]) == (1, ["in_doubt"])
     assert json.loads(desk.message().body)["sid"] == desk.fake.sent()[0]["sid"]
 
 
