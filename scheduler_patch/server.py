@@ -27,7 +27,7 @@ from scheduler_patch.prices import correct_prices
 from scheduler_patch.relay import relay_routes
 from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler, adopt
-from scheduler_patch.serving import drain_on_signals, tls, with_tls
+from scheduler_patch.serving import drain_with_luigid, tls, with_tls
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ def app(scheduler: Any) -> Any:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))
         )
-    IOLoop.current().add_callback(drain_on_signals, gateway)
+    IOLoop.current().add_callback(drain_with_luigid, gateway)
     IOLoop.current().add_callback(correct_prices, office)
     on_hangup(office)
     PeriodicCallback(office.sweep, SWEEP_S * 1000).start()

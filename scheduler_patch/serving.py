@@ -58,11 +58,20 @@ def with_tls(context: ssl.SSLContext) -> None:
     luigi.server._init_api = init_api
 
 
-def drain_on_signals(gateway: Gateway) -> None:
-    """Let SIGTERM and SIGINT wait for calls in flight; a second one does not.
+def drain_with_luigid(gateway: Gateway) -> None:
+    """Let the signals that end luigid wait for calls in flight, where it is luigid that runs the loop.
 
-    Called when the loop runs: by then Luigi has installed its own handlers, which then end luigid.
+    Called when the loop runs: by then `luigi.server.run` has installed its own handlers (Luigi 3.8).
+    Whoever serves our application otherwise, a test of Luigi's or a program with children of its own, keeps
+    its signals: a handler of ours in a child that was just forked would swallow what is to end it.
     """
+    handlers = (signal.getsignal(number) for number in _SIGNALS)
+    if all(getattr(handler, "__module__", "") == luigi.server.__name__ for handler in handlers):
+        drain_on_signals(gateway)
+
+
+def drain_on_signals(gateway: Gateway) -> None:
+    """Let SIGTERM and SIGINT wait for calls in flight before what they do now; a second one does not."""
     before = {number: signal.getsignal(number) for number in _SIGNALS}
     loop = IOLoop.current()
 

@@ -25,7 +25,7 @@ import stripe
 from luigi_spendguard.relaying import MAX_BODY, MAX_FORM
 from tests.integration.test_vault_keys import charge, client, issued
 from tests.support.asking import ADMIN, WORKER
-from tests.support.processes import Process, free_port, listening, wait_until
+from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until
 from tests.support.site import SECRET, FakeStripe, Site
 
 FORM = {"Content-Type": "application/x-www-form-urlencoded"}
@@ -431,3 +431,25 @@ def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: Fak
         lock.close()
         wait_until(lambda: site.run("r")["spent_usd"] == "1.00")
         assert len(site.stripe.posts()) == 1
+
+
+def test_who_serves_our_application_without_luigid_keeps_its_signals(tmp_path: Path) -> None:
+    """A handler of ours in a child that was just forked would swallow the signal that is to end it."""
+    code = """
+import signal
+from tornado.ioloop import IOLoop
+from luigi_spendguard import config
+from scheduler_patch import server
+from scheduler_patch.scheduler import BudgetScheduler
+server.app(BudgetScheduler())
+loop = IOLoop.current()
+loop.add_callback(lambda: loop.add_callback(loop.stop))
+loop.start()
+print([signal.getsignal(number).__class__.__name__ for number in (signal.SIGTERM, signal.SIGINT)])
+"""
+    (tmp_path / "luigi.cfg").write_text(f"[spendguard]\nledger_url = sqlite:///{tmp_path}/ledger.db\n")
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        env=environment(LUIGI_CONFIG_PATH=str(tmp_path / "luigi.cfg")) | {"PYTHONPATH": str(REPOSITORY)},
+    )  # fmt: skip
+    assert done.stdout == "['Handlers', 'builtin_function_or_method']\n", done.stderr  # Python's own.
