@@ -18,7 +18,10 @@ from luigi_spendguard.vendors.calls import Quote
 EMAIL_PRICE = 900
 #: The most mails in a batch (https://resend.com/docs/api-reference/emails/send-batch-emails).
 MOST_MAILS = 100
-#: A longer text is no address with its name, and to count what it may name would take long.
+#: The most people of one mail that are counted: Resend takes far fewer.
+MOST_PEOPLE = 1000
+#: A longer text is no address with its name, and to count what it may name would take long; nor is one that
+#: is longer once its signs are the usual ones.
 LONGEST = 1000
 
 #: Headers of a mail that name recipients.
@@ -76,15 +79,23 @@ def _recipients(mail: Any) -> list[str]:
         if not isinstance(given, list) or not all(isinstance(one, str) for one in given):
             raise denial("unpriced", f"{name} must be an address or a list of them")
         for one in given:
-            if len(one) > LONGEST:
+            # Other signs for "@" and ","; a single one may become eighteen.
+            text = unicodedata.normalize("NFKC", one) if len(one) <= LONGEST else one
+            if len(text) > LONGEST:
                 raise denial(
                     "unpriced", f"an address in {name} has more than {LONGEST} characters: list them"
                 )
-            text = unicodedata.normalize("NFKC", one)  # Other signs for "@" and ",".
             addresses = [address.lower() for _, address in getaddresses([text]) if "@" in address]
+            found += [_shown(address) for address in addresses]
             # What cannot be read is as many as it has signs, and one at the least.
-            found += addresses + [text] * max(text.count("@") - len(addresses), not addresses)
-    return [_UNWRITABLE.sub("", one)[:300] for one in found]
+            found += [_shown(text)] * max(text.count("@") - len(addresses), not addresses)
+            if len(found) > MOST_PEOPLE:
+                raise denial("unpriced", f"a mail to more than {MOST_PEOPLE} people cannot be priced")
+    return found
+
+
+def _shown(address: str) -> str:
+    return _UNWRITABLE.sub("", address)[:300]
 
 
 def _is_broken(value: Any) -> bool:

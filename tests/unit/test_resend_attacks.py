@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from email.utils import getaddresses
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.vendors import resend_mails
 from luigi_spendguard.vendors.resend import VENDOR
 from luigi_spendguard.vendors.resend_routes import kind_of
 from tests.support.vendor_table import operations
@@ -157,3 +159,21 @@ def test_a_thousand_addresses_in_one_text_are_refused_at_once() -> None:
 @pytest.mark.parametrize("status", [100, 101, 301, 500, 599, 600, 999])
 def test_a_status_that_says_nothing_of_success_frees_nothing(status: int) -> None:
     assert outcome(quote(asked("/emails", MAIL)), status, {"id": "m1"}).kind == "doubt"
+
+
+@pytest.mark.parametrize("address", ["\ufdfa" * 900 + "@b.example", "@" * 999, "\uff20" * 999, "a@b," * 249])
+@pytest.mark.parametrize("field", ["to", "cc", "bcc"])
+def test_a_list_of_long_addresses_is_not_read_to_its_end(
+    monkeypatch: pytest.MonkeyPatch, field: str, address: str
+) -> None:
+    """What is read of a mail is bounded by what its addresses come to, whatever they look like."""
+    read: list[int] = []
+
+    def counted(texts: list[str]) -> Any:
+        read.extend(map(len, texts))
+        return getaddresses(texts)
+
+    monkeypatch.setattr(resend_mails, "getaddresses", counted)
+    mail = {"from": "a@a.example", "to": "a@a.example", "subject": "s", "text": "t", field: [address] * 300}
+    assert reason(asked("/emails", mail)) == "unpriced"
+    assert sum(read) <= 5000
