@@ -39,7 +39,9 @@ class Receiving(RequestHandler):
     @property
     def body(self) -> bytes:
         """The body, as far as it is within the limit."""
-        return b"".join(self._parts)
+        if len(self._parts) > 1:
+            self._parts = [b"".join(self._parts)]
+        return self._parts[0] if self._parts else b""
 
     @property
     def declared(self) -> int | None:

@@ -21,6 +21,8 @@ from urllib.parse import quote, quote_plus, unquote
 REDACTED = "[redacted]"
 #: Shorter values are not looked for: they would be found in ordinary words.
 SHORTEST = 8
+#: Bytes that are searched at a time.
+_PART = 1 << 18
 #: So many values are remembered, the latest: a process has a few, rotated now and then.
 _MOST = 64
 
@@ -115,8 +117,19 @@ def _written(secret: str) -> tuple[bytes, ...]:
 
 
 def is_in(data: bytes, secret: str) -> bool:
-    """Return whether `secret` stands in `data`, in any form that it is taken out of texts in."""
-    return any(form in data for form in _written(secret))
+    """Return whether `secret` stands in `data`, in any form that it is taken out of texts in.
+
+    Looked for in parts: between two of them other threads go on.
+    """
+    forms = _written(secret)
+    longest = max(map(len, forms))
+    if len(data) <= _PART + longest:
+        return any(form in data for form in forms)
+    return any(
+        form in data[start : start + _PART + longest]
+        for start in range(0, len(data), _PART)
+        for form in forms
+    )
 
 
 def redact(text: str) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
 
 from luigi_spendguard import refusals
 from luigi_spendguard.effects import Call, Finish, Life, Reserve, Send, advance
@@ -23,16 +25,29 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.ledger import taking
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.engine import Tx
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.policy import Caps
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.office import Office
-from scheduler_patch.upstream import Upstream
+from scheduler_patch.shares import Shares, TooMany
+from scheduler_patch.upstream import CONNECTIONS, Upstream
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Calls of one vault key that are under way at once, and of all; each has one connection at the most.
+CALLS_OF_A_KEY, CALLS = 32, CONNECTIONS - 16
+#: Threads in which long requests and replies are read; a key has one of them.
+THREADS = 8
+#: Bytes of requests' bodies that are held at once, of one key and of all.
+BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
+#: A longer reply, in bytes, is searched in such a thread.
+LONG_REPLY = 1 << 16
+_QUEUED = "this gateway has too many calls of this vault key waiting already; nothing was sent"
 
 #: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
 GRACE_S = 5.0
@@ -45,6 +60,10 @@ class Gateway:
         self.office = office
         #: No new call is taken any more.
         self.draining = False
+        self.bytes = Shares(BYTES_OF_A_KEY, BYTES)
+        self.calls = Shares(CALLS_OF_A_KEY, CALLS)
+        self._thinking = Shares(1, THREADS)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
         self._upstream: Upstream | None = None
         self._lives: set[asyncio.Task[Reply]] = set()
         self._late_ends: set[asyncio.Task[None]] = set()
@@ -60,17 +79,38 @@ class Gateway:
         return GRACE_S + self.office.settings.longest_timeout_s
 
     async def relay(
-        self, name: str, request: Request, key: str, unanswered: str = "", refuse: SpendDenied | None = None
+        self,
+        name: str,
+        request: Request,
+        key: str,
+        unanswered: str = "",
+        refuse: SpendDenied | None = None,
+        is_gone: Callable[[], bool] = lambda: False,
     ) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
 
         `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s;
-        `refuse` as the guard's.
+        `refuse` as the guard's. A call whose client `is_gone` before it is its turn is not made.
         """
+        who = key_hash(key)
+        try:
+            await self.calls.take(who)
+        except TooMany:
+            return refusals.unreachable(VENDORS[name], VendorUnreachable(_QUEUED))
+        if self.draining or is_gone():
+            self.calls.give_back(who)
+            ending = denial("ledger_unavailable", "this gateway is ending and takes no new calls")
+            return refusals.refusal(VENDORS[name], ending)
         life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered, refuse))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
+        life.add_done_callback(lambda _: self.calls.give_back(who))
         return await asyncio.shield(life)
+
+    async def aside(self, key: str, act: Callable[..., T], *args: Any) -> T:
+        """Do what takes long in a thread; a key does one such thing at a time."""
+        async with self._thinking.share(key_hash(key)):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _answered(
         self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None
@@ -129,10 +169,14 @@ class Gateway:
         value: Any = None
         error: BaseException | None = None
         while True:
-            if aside:
+            if isinstance(value, Reply) and len(value.body) > LONG_REPLY:
+                effect = await self.aside(key, advance, life, value, error)
+            elif not aside:
+                effect = advance(life, value, error)
+            elif isinstance(value, Answer):  # A grant is used at once, or it is too old.
                 effect = await asyncio.to_thread(advance, life, value, error)
             else:
-                effect = advance(life, value, error)
+                effect = await self.aside(key, advance, life, value, error)
             if isinstance(effect, Reply):
                 return effect
             value, error = None, None
@@ -190,7 +234,8 @@ class Gateway:
             logger.error("%d calls have not ended: they will be in doubt", self.in_flight)
 
     async def close(self) -> None:
-        """Close the connections to vendors."""
+        """Close the connections to vendors, and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
         if self._upstream is not None:
             await self._upstream.close()
 

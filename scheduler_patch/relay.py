@@ -5,13 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.messages import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import check_origin, check_peer, wrong
-from scheduler_patch.gateway import Gateway
+from scheduler_patch.gateway import LONG_REPLY, Gateway
+from scheduler_patch.shares import TooMany
 
 _TOO_MANY = (
     "so many calls of this task were not answered that nobody can tell whether this is one of them made "
@@ -24,6 +26,9 @@ class Relay(Relaying):
 
     marks = {RELAYED: "1"}
     _key = ""
+    #: Bytes that are held for its body.
+    _room = 0
+    _gone = False
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
@@ -43,6 +48,14 @@ class Relay(Relaying):
             raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
         path = self._rest(asked).partition("?")[0]
         await self._gateway.admit(self.vendor, asked.method, path, self._key)
+        length = self.declared
+        room = self.limit if length is None else min(length, self.limit)
+        if room:
+            try:
+                await self._gateway.bytes.take(key_hash(self._key), room)
+            except TooMany:
+                raise Refused(503, "busy", "too many bodies of this vault key wait already") from None
+            self._room = room
 
     def _rest(self, asked: Request) -> str:
         return asked.url[len(self.vendor.name) + 1 :]
@@ -55,8 +68,25 @@ class Relay(Relaying):
         if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
             unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
         self.begun = True
-        reply = await self._gateway.relay(self.vendor.name, request, self._key, unanswered, refuse)
-        return self.relinked(reply, asked, f"/{self.vendor.name}")
+        reply = await self._gateway.relay(
+            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._gone
+        )
+        if len(reply.body) <= LONG_REPLY:
+            return self.relinked(reply, asked, f"/{self.vendor.name}")
+        return await self._gateway.aside(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")
+
+    def on_finish(self) -> None:
+        """Make room for another body."""
+        room, self._room = self._room, 0
+        if room:
+            self._gateway.bytes.give_back(key_hash(self._key), room)
+
+    def on_connection_close(self) -> None:
+        """Take note that the client has gone; a call that has begun is lived to its end."""
+        self._gone = True
+        super().on_connection_close()
+        if not self.begun:
+            self.on_finish()
 
     def refused(self, error: SpendDenied | Refused) -> Reply:
         """Return a refusal in the vendor's format; a wrong key is counted."""

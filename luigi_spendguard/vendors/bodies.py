@@ -265,8 +265,14 @@ def _finite(text: str) -> float:
     return number
 
 
+#: A longer reply, in bytes, is not taken apart: nothing else goes on meanwhile, and no answer is so long.
+MOST_JSON = 4 << 20
+
+
 def reply_object(reply: Reply) -> dict[str, Any]:
     """Return a reply's JSON object, an empty one for anything else."""
+    if len(reply.body) > MOST_JSON:
+        return {}
     try:
         body = json.loads(reply.body)
     except (ValueError, RecursionError):

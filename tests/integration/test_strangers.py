@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -110,3 +110,27 @@ def test_a_body_of_very_many_values_is_not_taken_apart_whoevers_it_is(gateway: S
         path = "/api/spend_claim" if token == WORKER else "/api/spend_reserve"
         assert send(gateway, "POST", path, body, token).is_error(400, "bad_request")
     assert most_kib(gateway) - before < ROOM_KIB
+
+
+def test_long_bodies_of_one_key_leave_room_for_anothers(gateway: Site) -> None:
+    busy, other = (issued(gateway, agent_run_label=None, run_usd_cap=100)["vault_key"] for _ in range(2))
+    before = most_kib(gateway)
+    body = b"x" * (1 << 20)
+    with ExitStack() as stack:
+        head = "POST /stripe/v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
+        head += f"Authorization: Bearer {busy}\r\nContent-Length: {MAX_BODY}\r\n\r\n"
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port))) for _ in range(20)]
+        for one in slow:
+            one.sendall(head.encode())
+            one.setblocking(False)
+        for _ in range(16):
+            for one in slow:
+                with suppress(BlockingIOError):
+                    one.send(body)
+            assert send(gateway, "GET", "/status").status == 200
+        upload = form(other) | {"Content-Type": "multipart/form-data; boundary=x"}
+        assert raw(gateway, "POST", "/stripe/v1/files", b"x" * (9 << 20), **upload)[0] != 503
+        assert charge(gateway, other).status == "succeeded"
+        assert most_kib(gateway) - before < (2 * MAX_BODY >> 10) + 2 * ROOM_KIB
+    again = raw(gateway, "POST", "/stripe/v1/files", body, **(upload | {"Authorization": f"Bearer {busy}"}))
+    assert again[0] != 503  # All was given back.
