@@ -95,9 +95,12 @@ def _within_a_pipeline(original: Any) -> Any:
 
 def _refused_unguarded(original: Any) -> Any:
     def run_get_new_deps(self: Any) -> Any:
-        if not isinstance(self, GuardedTaskProcess) and is_vendor(self.task, _patterns()):
+        if isinstance(self, GuardedTaskProcess):
+            return original(self)
+        if is_vendor(self.task, _patterns()):
             raise unguarded(self.task)
-        return original(self)
+        with context.outside():
+            return original(self)
 
     return run_get_new_deps
 

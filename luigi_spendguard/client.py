@@ -136,6 +136,10 @@ class LedgerClient:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
         return self._outbox.flush(timeout_s)
 
+    def for_child(self) -> LedgerClient:
+        """Return itself: see `__reduce__`."""
+        return self
+
     def close(self) -> None:
         """Close the connections; whatever is asked later opens others."""
         self._pool.clear()

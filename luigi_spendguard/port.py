@@ -48,5 +48,8 @@ class LedgerPort(Protocol):
     def flush(self, timeout_s: float = ...) -> bool:
         """Wait until everything that was to be delivered is."""
 
+    def for_child(self) -> Any:
+        """Return what a child of an attempt's is sent in place of this: it claims nothing, only calls."""
+
     def close(self) -> None:
         """Let go of files, threads and connections; whatever is asked later opens them again."""

@@ -116,6 +116,10 @@ class LocalPort:
         self._office.loop, self._pid = loop, os.getpid()
         return self._office
 
+    def for_child(self) -> _Sent:
+        """Return the same without the scheduler: a child of an attempt's has nothing to do with its tasks."""
+        return _Sent(self._settings)
+
     def close(self) -> None:
         """Let go of the ledger's file and of the threads; whatever is asked later opens them again."""
         with _lock:
@@ -219,5 +223,15 @@ def port(scheduler: Any, settings: Settings) -> LocalPort:
     return LocalPort(adopt(scheduler), settings)
 
 
-def _in_child(scheduler: BudgetScheduler, settings: Settings) -> LocalPort:
-    return LocalPort(scheduler, settings, dispatches=False)
+class _Sent:
+    """Becomes a `LocalPort` of its own where it is unpickled."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+
+    def __reduce__(self) -> Any:
+        return (_in_child, (None, self._settings))
+
+
+def _in_child(scheduler: BudgetScheduler | None, settings: Settings) -> LocalPort:
+    return LocalPort(scheduler or BudgetScheduler(), settings, dispatches=False)

@@ -13,7 +13,7 @@ import pickle
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing import spawn
 from typing import Any
 
@@ -86,7 +86,7 @@ def _guard() -> _Guard:
     if attempt is None:
         return _Guard(None)
     secrets = {name: credentials.secret_of(vendor, attempt.settings) for name, vendor in VENDORS.items()}
-    return _Guard(attempt, secrets)
+    return _Guard(replace(attempt, client=attempt.client.for_child()), secrets)
 
 
 def enter(sent: bytes) -> None:

@@ -8,6 +8,7 @@ environment, which children of any start method inherit, and the threads that it
 from __future__ import annotations
 
 import functools
+import mmap
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -63,14 +64,20 @@ _workers = 0
 #: This process was started within a pipeline: whatever becomes of its environment.
 _descends = MARK in os.environ
 _marked = False
+#: Memory that forked children share: it tells those that are older than the worker that one runs now.
+_beacon = mmap.mmap(-1, 1)
+_beacons_above: tuple[mmap.mmap, ...] = ()
 _in_flight = 0
 _idle: Callable[[], None] | None = None
 _lock = threading.Lock()
 
 
 def _after_fork() -> None:
-    global _lock, _in_flight
+    global _lock, _in_flight, _beacon, _beacons_above
     _lock, _in_flight = threading.Lock(), 0
+    # What runs in a child is nobody's pipeline but its own.
+    _beacon, _beacons_above = mmap.mmap(-1, 1), (*_beacons_above, _beacon)
+    _beacon[0] = _workers > 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -183,6 +190,7 @@ def enter_worker() -> None:
     global _workers, _marked
     with _lock:
         _workers += 1
+        _beacon[0] = 1
         if MARK not in os.environ:
             os.environ[MARK], _marked = "1", True
 
@@ -192,6 +200,7 @@ def leave_worker() -> None:
     global _workers, _marked
     with _lock:
         _workers -= 1
+        _beacon[0] = _workers > 0
         if _marked and not _workers:
             os.environ.pop(MARK, None)
             _marked = False
@@ -213,6 +222,7 @@ def in_pipeline() -> bool:
         or _descends
         or MARK in os.environ
         or _current.get() is not None
+        or any(beacon[0] for beacon in _beacons_above)
         or hasattr(threading.current_thread(), _BEGUN_BY)
     )
 

@@ -207,6 +207,36 @@ if {when!r} == "module": threading.Thread(target=charge, args=("cus_module",)).s
     assert customers(here) == []
 
 
+def test_children_that_are_older_than_the_pipeline_are_in_it(here: Site) -> None:
+    """A pool is often made at the top of a program; what it calls between two builds is its own affair."""
+    code, said = run(here, f"""
+import multiprocessing
+from luigi_spendguard import VendorTask
+{TASKS}
+pool = multiprocessing.get_context("fork").Pool(1)
+def said(customer):
+    try: return pool.apply(charge, (customer,)).id
+    except Exception as error: return str(error)
+class Pooled(VendorTask, Output):
+    def run(self):
+        self.write()
+        print("FIRST", said("cus_task"))
+class PlainPooled(Output):
+    def run(self):
+        self.write()
+        print("SECOND", said("cus_plain"))
+assert said("cus_before").startswith("pi_")
+assert luigi.build([Pooled(), PlainPooled()])
+assert said("cus_after").startswith("pi_")
+pool.terminate()
+""")  # fmt: skip
+    assert code == 0, said
+    for name in ("FIRST", "SECOND"):
+        (line,) = [line for line in said.splitlines() if line.startswith(name)]
+        assert "outside any vendor task" in line
+    assert customers(here) == ["cus_after", "cus_before"]
+
+
 NESTED = """
 class Inner({bases}Output):
     customer = luigi.Parameter()

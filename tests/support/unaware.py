@@ -8,11 +8,13 @@ import time
 
 
 def charge(customer: str, secret: str, base: str) -> str:
-    """Charge $1 with `secret` at `base`, as a child would that was never told of a guard."""
+    """Charge $1 with `secret` (else what the environment has) at `base`, as if there were no guard."""
     import stripe
 
     stripe.enable_telemetry = False
-    client = stripe.StripeClient(secret, base_addresses={"api": base}, max_network_retries=0)
+    client = stripe.StripeClient(
+        secret or os.environ["STRIPE_SECRET_KEY"], base_addresses={"api": base}, max_network_retries=0
+    )
     try:
         client.v1.payment_intents.create(
             params={"amount": 100, "currency": "usd", "customer": customer, "payment_method": "pm_card_visa",
