@@ -20,7 +20,7 @@ from luigi_spendguard.messages import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEX
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.receiving import Receiving
 from luigi_spendguard.refusals import refusal
-from luigi_spendguard.vendors import Reply, Request, Vendor, sent_on
+from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.addresses import plain
 from luigi_spendguard.vendors.shapes import bearer
 
@@ -99,7 +99,7 @@ class Relaying(Receiving):
                 raise denial("endpoint", _TOO_LARGE)
         except SpendDenied as denied:
             refuse = denied
-        return Request(asked.method, url, sent_on(asked.headers, "idempotency-key"), asked.body), refuse
+        return Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body), refuse
 
     def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
         """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings
-from luigi_spendguard.vendors.base import Vendor, sent_on
+from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
 
 __all__ = [
     "FollowedUp", "Outcome", "Quote", "Reply", "Request", "Setting", "Vendor",
-    "VendorSettings", "denial", "sent_on",
+    "VendorSettings", "denial",
 ]  # fmt: skip

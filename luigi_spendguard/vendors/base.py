@@ -23,14 +23,11 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Re
 _OVERRIDES = ("x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
               "x-original-url", "x-rewrite-url", "x-forwarded-method", "x-forwarded-uri",
               "x-forwarded-prefix")  # fmt: skip
-#: Headers that a request has for its first hop alone, that say who its client is or how it came here, or
-#: that would make it another request.
-_NOT_SENT_ON = frozenset({
-    "authorization", "idempotency-key", "cookie", "host", "content-length", "connection", "keep-alive",
-    "transfer-encoding", "trailer", "expect", "te", "upgrade", "x-api-key", "origin", "referer",
-    "accept-encoding", "forwarded", "via", "x-real-ip", *_OVERRIDES,
+#: What belongs to a request, whichever vendor it goes to; of all else nobody here knows what it would do.
+_ASKED = frozenset({
+    "accept", "accept-charset", "accept-language", "cache-control", "content-encoding", "content-type",
+    "if-match", "if-modified-since", "if-none-match", "if-unmodified-since", "pragma", "range", "user-agent",
 })  # fmt: skip
-_NOT_SENT_PREFIXES = ("x-forwarded-", "x-spendguard-", "sec-", "proxy-")
 
 _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
 #: Idempotency keys that no caller need have chosen: a UUID, alone or after our own beginning or one that ends
@@ -47,14 +44,6 @@ _ANSWER = frozenset({
     "server", "sunset", "warning", "x-request-id", "x-should-retry",
 })  # fmt: skip
 _ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
-
-
-def sent_on(headers: Mapping[str, str], *but: str) -> dict[str, str]:
-    """Return the headers (names in lower case) that a vendor is sent of a client's, and those in `but`."""
-    return {
-        name: value for name, value in headers.items()
-        if name in but or not (name in _NOT_SENT_ON or name.startswith(_NOT_SENT_PREFIXES))
-    }  # fmt: skip
 
 
 def is_disguised(request: Request) -> bool:
@@ -78,6 +67,7 @@ class Vendor(ABC):
         longest_key: the characters of an idempotency key at the most.
         kept: the request's headers that must be sent again with a stored body.
         kept_answer: the reply's headers that a replay has, too.
+        asks: how the names of further headers begin that may go to the vendor with a request.
         answers: how the names of further headers begin that belong to a reply of the vendor's.
         pages: the vendor's own pages, up to an object's id, by how the ids begin.
 
@@ -94,6 +84,7 @@ class Vendor(ABC):
     longest_key: int = 255
     kept: tuple[str, ...] = ("content-type",)
     kept_answer: tuple[str, ...] = ("content-type",)
+    asks: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     pages: Mapping[str, str] = {}
 
@@ -232,7 +223,7 @@ class Vendor(ABC):
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves: to the vendor's own host, with secret and wire key."""
         url = (settings.base_url or self.home) + self.own_rest(request.url, settings)
-        headers = sent_on(request.headers)
+        headers = self.asked(request)
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key
@@ -274,6 +265,14 @@ class Vendor(ABC):
         parts = urlsplit(url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or '?'}"
         raise denial("endpoint", f"{shown} is no address of {self.name}'s: the secret is not sent to it")
+
+    def asked(self, request: Request, *but: str) -> dict[str, str]:
+        """Return the headers of a request that go to the vendor, and those that are named in `but`.
+
+        Nobody's credentials, nothing that a hop needs, and none that could make it another request.
+        """
+        return {name: value for name, value in request.headers.items()
+                if name in (*_ASKED, *but) or (self.asks and name.startswith(self.asks))}  # fmt: skip
 
     def answered(self, reply: Reply) -> Reply:
         """Return a reply with the headers that belong to the answer: to whom it is passed on they are ours.

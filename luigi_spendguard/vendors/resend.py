@@ -58,6 +58,7 @@ class Resend(Vendor):
     secret_variables = ("RESEND_API_KEY",)
     ruled = frozenset({"emails.send", "batch.send", "emails.cancel"})
     longest_key = 256
+    asks = ("x-batch-validation",)
     kept = ("content-type", "x-batch-validation")
     pages = {"": "https://resend.com/emails/"}
     settings = (

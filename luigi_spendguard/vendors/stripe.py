@@ -24,7 +24,7 @@ from luigi_spendguard.vendors import (
     stripe_outcomes,
     stripe_versions,
 )
-from luigi_spendguard.vendors.base import Vendor, sent_on
+from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_acting import acting
@@ -59,6 +59,7 @@ class Stripe(Vendor):
     name = "stripe"
     home = API_BASE
     secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
+    asks = ("stripe-version", "stripe-account", "stripe-context", "x-stripe-client-")
     kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
     kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
     # The dashboard's addresses (https://docs.stripe.com/dashboard/basics); its search finds what has none.
@@ -242,7 +243,7 @@ class Stripe(Vendor):
         path = own_path(request.method, request.url, settings)
         base = settings.base_url or host_of(request.method, path)
         url = base + path + (f"?{parts.query}" if parts.query else "")
-        headers = sent_on(request.headers)
+        headers = self.asked(request)
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key

@@ -19,7 +19,7 @@ from urllib.parse import urlencode, urlsplit
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twilio_quotes
-from luigi_spendguard.vendors.base import Vendor, is_disguised, sent_on
+from luigi_spendguard.vendors.base import Vendor, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.parameters import names_in
@@ -55,6 +55,7 @@ class Twilio(Vendor):
     secret_variables = ("TWILIO_AUTH_TOKEN",)
     stand_ins = {"TWILIO_ACCOUNT_SID": STAND_IN}
     settings = twilio_prices.SETTINGS
+    asks = ("x-twilio-", "flex-metadata", "ui-version")
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
     pages = {"SM": "https://www.twilio.com/console/sms/logs/",
@@ -234,7 +235,7 @@ class Twilio(Vendor):
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves, a call with its time limit; Twilio knows no idempotency key."""
         path = self._path(request, settings)
-        headers = sent_on(request.headers)
+        headers = self.asked(request)
         user = settings.own.get("api_key_sid") or settings.own["account_sid"]
         headers["authorization"] = "Basic " + base64.b64encode(f"{user}:{secret}".encode()).decode()
         body = request.body

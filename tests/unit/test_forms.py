@@ -210,7 +210,8 @@ def test_what_opens_a_card_has_to_be_listed(method: str, where: str, body: bytes
 @pytest.mark.parametrize("vendor", sorted(VENDORS))
 @pytest.mark.parametrize(
     "name", ["x_http_method_override", "x-http-method-override", "stripe_account", "idempotency_key",
-             "x-method-override", "stripe_version", "x.foo", "x foo", "x_spendguard_token"]
+             "x-method-override", "stripe_version", "x.foo", "x foo", "x_spendguard_token",
+             "x-forwarded-host", "x-anything", "cookie", "proxy-authorization"]
 )  # fmt: skip
 def test_no_header_makes_a_call_another_one(vendor: str, name: str) -> None:
     headers = {name: "DELETE", "content-type": FORM, "user-agent": "x"}

@@ -79,6 +79,7 @@ class Llm(Vendor):
     name = "llm"
     home = "https://api.openai.com"
     secret_variables = ("OPENAI_API_KEY",)
+    asks = ("openai-", "x-stainless-", "x-client-request-id")
     settings = (
         Setting("", "prices_per_million", prices, "none: every model is denied",
                 "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`"),
