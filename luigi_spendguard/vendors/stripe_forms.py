@@ -50,6 +50,8 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield what JSON says, named as a form would name it."""
     if isinstance(value, dict):
         for key, inner in value.items():
+            if "[" in key or "]" in key:
+                raise denial("unpriced", f"the key {key[:60]!r} of the body could be read as a group")
             yield from _flat(f"{name}[{key}]" if name else key, inner)
     elif isinstance(value, list):
         for number, inner in enumerate(value):

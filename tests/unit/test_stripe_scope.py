@@ -218,7 +218,8 @@ class TestAccounts:
         path = "/v2/money_management/outbound_payments"
         assert quote(path, text, headers=headers, prices=fixed).accounts == ("acct_1", "acct_2")
         twice = '{"to": {"recipient": "acct_1", "recipient": "fa_2"}}'
-        for text in (twice, '{"description": "', "[" * 100_000):
+        hidden = '{"to[recipient]": "acct_1", "to": {"recipient": "acct_2"}}'
+        for text in (twice, hidden, '{"description": "', "[" * 100_000):
             with pytest.raises(SpendDenied) as caught:
                 quote(path, text, headers=headers, prices=fixed)
             assert caught.value.reason == "unpriced"
