@@ -163,8 +163,6 @@ def items(asked: Asked) -> Quote:
     """Quote the item's amount, either way, on an invoice or not: it is counted until an invoice counts it."""
     if asked.ids and asked.only("description", "discountable", "discounts", "period"):
         return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
-    if any(name.startswith(("tax_rates", "tax_behavior")) for name in asked.params):
-        raise Unbounded("an item with taxes of its own may come to more than its amount")
     target = asked.ids[0] if asked.ids else asked.given(*PAYERS)
     minor, currency = _item(asked)
     total = asked.money(minor, currency)

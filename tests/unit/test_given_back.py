@@ -116,7 +116,7 @@ def test_an_interrupt_between_two_steps_of_a_driver_is_told_to_the_guard(
             desk.books.end(desk.key, end)
 
     class Sender:
-        def send(self, request: Request, *args: Any) -> Any:
+        def send(self, request: Request, *args: Any, **more: Any) -> Any:
             sent.append(request)
             return desk._do(Send(request, 0.0))
 
