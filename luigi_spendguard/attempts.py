@@ -12,7 +12,7 @@ from typing import Any
 import luigi
 from luigi.worker import ContextManagedTaskProcess
 
-from luigi_spendguard import discretion, proxy
+from luigi_spendguard import certificates, discretion, proxy
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.errors import (
@@ -59,6 +59,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def start(self) -> None:
         """Start the child; a revoke that reaches it before it is ready for that waits."""
+        if self.vendor:
+            certificates.prepare()
         with interrupt.held_back() if self.vendor else contextlib.nullcontext():
             super().start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import ssl
 from collections.abc import Mapping
@@ -27,6 +28,12 @@ def pool_arguments() -> dict[str, Any]:
     if path is None:
         return {}
     return {"ca_cert_dir" if os.path.isdir(path) else "ca_certs": path}
+
+
+def prepare() -> None:
+    """Make the context that this process's calls need; its children are forked with it."""
+    with contextlib.suppress(OSError):  # The call says so, if one is made.
+        context(bundle())
 
 
 def context(path: str | None) -> ssl.SSLContext:

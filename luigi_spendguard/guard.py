@@ -11,12 +11,19 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timezone
 from decimal import Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
 from luigi_spendguard import lookups
+from luigi_spendguard.answering import (
+    denied_by,
+    kept_text,
+    replayed,
+    say_replayed,
+    some_of,
+    still_unknown,
+)
 from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
@@ -68,7 +75,7 @@ class Guard:
             for answer in unused:
                 yield Finish(End("void", answer.call_id, answer.ask, note="never sent"))
             if isinstance(error, NotSent) and call.unsure:
-                raise _still_unknown(call.call_id, error) from error
+                raise still_unknown(call.call_id, error) from error
             raise
 
     def _lived(self, request: Request, call: Call, refuse: SpendDenied | None, unused: list[Answer]) -> Life:
@@ -108,9 +115,9 @@ class Guard:
             if answer.verdict == "replayed" and not answer.status:
                 return (yield from lookups.answered_again(self.vendor, self._get, quote, answer, request))
             if answer.verdict == "replayed":
-                return _replayed(quote, answer)
+                return replayed(quote, answer)
             if answer.verdict != "allowed":
-                raise _denied(answer)
+                raise denied_by(answer)
             unused.append(answer)
             call.call_id, call.ask, call.entry = answer.call_id, answer.ask, call.entry or answer.entry
             try:
@@ -119,7 +126,7 @@ class Guard:
                 late += 1
                 if late >= LATE_LIMIT:
                     if answer.resend or call.unsure:
-                        raise _still_unknown(answer.call_id, error) from error
+                        raise still_unknown(answer.call_id, error) from error
                     raise denial(
                         "ledger_unavailable",
                         "the ledger's grants came too late to be used: this machine or luigid is "
@@ -161,8 +168,8 @@ class Guard:
         self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None, since: int
     ) -> Ask:
         acts_on = {*quote.acts_on, *([quote.object_id] if quote.object_id else [])}
-        body = _text(request.body) if quote.keep_body and not quote.read else None
-        headers = _some(request, self.vendor.kept)
+        body = kept_text(request.body) if quote.keep_body and not quote.read else None
+        headers = some_of(request, self.vendor.kept)
         keep = body is not None and not shows("\n".join([body, *headers.values()]))
         return Ask(
             call_id=call.call_id,
@@ -272,7 +279,7 @@ class Guard:
             if error.interrupt is not None:
                 raise error.interrupt from None
             if answer.resend and not isinstance(error, Late):
-                raise _still_unknown(call_id, error) from error
+                raise still_unknown(call_id, error) from error
             raise
         except BaseException as error:
             kind = "settle" if quote.read else "doubt"
@@ -323,7 +330,7 @@ class Guard:
                 covers_stay=outcome.covers_stay,
                 object_id=None if leaked else outcome.object_id,  # Whatever part of it is the secret.
                 status=reply.status,
-                answer_headers=_some(reply, self.vendor.kept_answer) if kept else {},
+                answer_headers=some_of(reply, self.vendor.kept_answer) if kept else {},
                 answer_body=text,
                 # What only the request says of an existing object is not the object's own.
                 customer="" if quote.owner_unknown else " ".join(quote.customers),
@@ -346,48 +353,3 @@ class Guard:
                 call_id,
             )
         return self.vendor.answered(reply)
-
-
-def _still_unknown(call_id: str, error: Exception) -> OutcomeUnknown:
-    return OutcomeUnknown(
-        f"call {call_id} was sent before, and no reply came: it is in doubt and counts. "
-        f"It could not be sent again now ({error}). Made again later, it is ended by what the "
-        f"vendor says; or `spendguard resolve {call_id}`",
-        call_id,
-        again=True,
-    )
-
-
-def _text(body: bytes) -> str | None:
-    """Return a body that may be kept to be sent again; None for a file's, or one that is too long."""
-    if len(body) > MAX_BODY:
-        return None
-    try:
-        return body.decode("utf-8")
-    except UnicodeDecodeError:
-        return None
-
-
-def _some(message: Request | Reply, names: tuple[str, ...]) -> dict[str, str]:
-    return {name: message.headers[name] for name in names if name in message.headers}
-
-
-def say_replayed(what: str, first_at: int) -> None:
-    """Say in the task's log that `what` was answered before, at `first_at` (milliseconds since the epoch)."""
-    logger.warning(
-        "Replayed: %s was made before, answered at %s; nothing was sent or spent now",
-        what,
-        datetime.fromtimestamp(first_at / 1000, timezone.utc).isoformat(" ", "seconds"),
-    )
-
-
-def _replayed(quote: Quote, answer: Answer) -> Reply:
-    say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
-    headers = {**answer.answer_headers, REPLAYED: str(answer.first_at)}
-    return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
-
-
-def _denied(answer: Answer) -> SpendDenied:
-    if answer.verdict == "stale":
-        return denial("ledger_unavailable", "the ledger knows a later request of this call: denied")
-    return denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})

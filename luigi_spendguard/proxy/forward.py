@@ -13,11 +13,11 @@ import uuid
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from luigi_spendguard.answering import say_replayed
 from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denial
-from luigi_spendguard.guard import say_replayed
 from luigi_spendguard.messages import FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
