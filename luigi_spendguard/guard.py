@@ -31,7 +31,7 @@ from luigi_spendguard.patience import Patience
 from luigi_spendguard.redaction import is_in, redact, redact_url, shows
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
-from luigi_spendguard.vendors.bodies import unbelieved
+from luigi_spendguard.vendors.bodies import digest, unbelieved
 from luigi_spendguard.vendors.calls import is_writable
 
 logger = logging.getLogger(__name__)
@@ -204,6 +204,7 @@ class Guard:
             repeatable=quote.repeatable,
             searched=executed is not None,
             executed=" ".join(executed or ()),
+            targets=" ".join(digest(self.vendor.name, quote.account, one)[:16] for one in quote.targets),
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:

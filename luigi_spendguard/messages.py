@@ -52,6 +52,8 @@ MAX_SHOWN = 300
 MAX_UNANSWERED = 7000
 #: Stands for keys that are too many to be named: the gateway refuses the call, on record.
 TOO_MANY_UNANSWERED = "*"
+#: The digests of all targets of one call: a batch of mails has some thousands at the most.
+MAX_TARGETS = 1 << 18
 #: The longest remark about a price that came late.
 MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
@@ -99,7 +101,7 @@ class _Message:
 
 
 #: The longest text of a field that has another limit than MAX_TEXT.
-_LIMITS = {"body": MAX_BODY, "answer_body": MAX_BODY, "unanswered": MAX_UNANSWERED}
+_LIMITS = {"body": MAX_BODY, "answer_body": MAX_BODY, "unanswered": MAX_UNANSWERED, "targets": MAX_TARGETS}
 
 
 def _check(name: str, value: Any, kind: str) -> None:
@@ -174,6 +176,7 @@ class Ask(_Message):
         repeatable: the vendor executes the call once, however often it is sent under one key.
         searched, executed: the vendor was asked, and shows these objects (blank between, oldest first) that
             an earlier send of this call may have opened.
+        targets: digests (blank between) of each whom a call for several may reach.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -210,6 +213,7 @@ class Ask(_Message):
     repeatable: bool = False
     searched: bool = False
     executed: str = ""
+    targets: str = ""
     denied: str | None = None
     message: str = ""
 

@@ -10,7 +10,7 @@ import peewee
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
 from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
-from luigi_spendguard.ledger.models import TABLES, KeyTerms, PriceDue, Turn
+from luigi_spendguard.ledger.models import TABLES, CallTarget, KeyTerms, PriceDue, Turn
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:
@@ -90,6 +90,12 @@ def _formulas(db: peewee.SqliteDatabase, tx: Tx) -> None:
     _add_column(tx, "call", "tries", "INTEGER NOT NULL DEFAULT 0")
 
 
+def _call_targets(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make room for each target of a call for several."""
+    with db.bind_ctx(TABLES):
+        db.create_tables([CallTarget])
+
+
 MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _first,
     _restarts,
@@ -100,6 +106,7 @@ MIGRATIONS: tuple[Callable[[peewee.SqliteDatabase, Tx], None], ...] = (
     _declines,
     _turns,
     _formulas,
+    _call_targets,
 )
 
 

@@ -321,6 +321,18 @@ class PriceDue(_Base):
         without_rowid = True
 
 
+class CallTarget(_Base):
+    """Whom a call for several may reach, each as a digest."""
+
+    target = CharField()
+    call_id = CharField(index=True)
+
+    class Meta:
+        table_name = "call_target"
+        primary_key = CompositeKey("target", "call_id")
+        without_rowid = True
+
+
 class Journal(_Base):
     """Every change of every total, append-only; the totals of `Budget` can be computed from it."""
 
@@ -357,5 +369,6 @@ TABLES: tuple[type[peewee.Model], ...] = (
     VendorObject,
     Turn,
     PriceDue,
+    CallTarget,
     Journal,
 )

@@ -14,6 +14,7 @@ from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, mates_of, tries, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, must_look_up
+from luigi_spendguard.ledger.overlapping import check_overlap, keep_targets
 from luigi_spendguard.ledger.repeating import grant, matched, regrant, replay, resend
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.ledger.senders import adopt, is_gateways, same_call
@@ -92,6 +93,7 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         return matched(tx, scope, ask, identity, match, now, row)
+    check_overlap(tx, scope.claim, ask, identity)
     if wait := turns.not_yet(tx, ask, row["id"], relayed=scope.relayed):
         return wait
     turns.take(tx, ask, row["id"], relayed=scope.relayed)
@@ -120,6 +122,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         return matched(tx, scope, ask, identity, match, now)
+    check_overlap(tx, scope.claim, ask, identity)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
         _check_mates(tx, scope, ask)
     if wait := turns.not_yet(tx, ask, ask.call_id, relayed=scope.relayed):
@@ -133,6 +136,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         link_budgets(tx, scope, row["id"], ask.vendor)
         reserve_money(tx, scope, ask, row, now)
         turns.take(tx, ask, row["id"], relayed=scope.relayed)
+    keep_targets(tx, row["id"], ask)
     if not ask.read:
         tx.insert("exchange", call_id=row["id"], request_body=ask.body, stored_at=now,
                   request_headers=json.dumps(ask.headers), answer_headers="{}",

@@ -77,6 +77,8 @@ class Quote:
         firm: settled at `total_micros` unless it can be read what was billed, never at less for what is not
             billed yet.
         before: the invoice that was the newest before the call, and bills nothing of it.
+        targets: each of several whom the call may reach: what an earlier attempt has sent to one of them, for
+            another list, is not sent again.
         customers: the vendor's customers whom the call concerns, as far as they are known.
         owner_unknown: it acts on an object whose own customer is not (yet) among them.
         accounts: the connected accounts that the call names; none where no part of it goes to one.
@@ -111,6 +113,7 @@ class Quote:
     before: str = ""
     free: bool = False
     fixed: bool = False
+    targets: tuple[str, ...] = ()
     customers: tuple[str, ...] = ()
     owner_unknown: bool = False
     accounts: tuple[str, ...] = ()

@@ -50,11 +50,13 @@ def mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
         raise denial("unpriced", f"a batch has 1 to {MOST_MAILS} mails, this one {len(every)}")
     people = [_recipients(mail) for mail in every]
     parts = tuple(max(len(each), 1) * price(settings) for each in people)
-    everybody = " ".join(sorted({one for each in people for one in each}))
+    targets = tuple(sorted({one for each in people for one in each}))
+    everybody = " ".join(targets)
     long = len(everybody) > 200
     target = f"{everybody[:180]}… #{digest(everybody)[:12]}" if long else everybody
     seen = [{name: value for name, value in mail.items() if name not in _UNSEEN} for mail in every]
     return replace(quote, total_micros=sum(parts), target=target, parts=parts if batch else (),
+                   targets=targets,
                    customers=() if long else tuple(everybody.split()),
                    fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}")  # fmt: skip
 

@@ -42,6 +42,8 @@ DENIED_CODE = 9_000_000
 _SID = r"AC[0-9a-fA-F]{32}"
 _PATH = re.compile(r"(/[A-Za-z0-9_.~:@!$&'()*+,=-]+)+")
 _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
+#: Whom an operation at a fixed price may reach.
+_WHOM = ("To", "ToBinding", "Identity")
 #: A header that makes Twilio call the webhooks of what is changed.
 _HOOKS = "x-twilio-webhook-enabled"
 _PRICED = {"message": twilio_quotes.message, "call": twilio_quotes.call,
@@ -127,6 +129,7 @@ class Twilio(Vendor):
         read = _read(request, operation, address_of(kind, request.method, host, f"/{rest}"), fixed=fixed)
         if fixed:
             return replace(quote, total_micros=int(price or 0), target=f"{rest}#{said[:12]}", fixed=True,
+                           targets=tuple(one for name in _WHOM for one in read.get(name, ())),
                            fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
         if kind in ("free", "credential", "verification_check"):
             return replace(quote, free=True, target=rest, repeatable=kind != "verification_check",

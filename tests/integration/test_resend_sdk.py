@@ -7,13 +7,14 @@ import threading
 import uuid
 from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
+from email.utils import parseaddr
 from typing import Any
 
 import pytest
 import resend
 from resend.exceptions import RateLimitError, ResendError, ValidationError
 
-from luigi_spendguard import BudgetExceeded, SpendDenied
+from luigi_spendguard import BudgetExceeded, SpendDenied, idempotency_key
 from luigi_spendguard.money import parse_usd
 from tests.support.attempts import Pretender
 from tests.support.sdks import MAIL, MAILS, mail
@@ -241,3 +242,109 @@ def test_a_revoked_run(here: Site, vendor: FakeResend, way: str) -> None:
             MAILS[way]()
     assert (caught.value.reason, caught.value.code) == ("revoked", 401)
     assert vendor.books()["requests"] == []
+
+
+# Several recipients.
+
+PEOPLE = ["b@a.co", "c@a.co", "d@a.co"]
+
+
+def mailed(vendor: FakeResend) -> dict[str, int]:
+    """Return how often each has got a mail, by the vendor's books."""
+    said = [one for entry in vendor.sent() if not entry["cancelled"] for one in entry["recipients"]]
+    everybody = [parseaddr(one)[1].lower() for one in said]
+    return {one: everybody.count(one) for one in sorted(set(everybody))}
+
+
+def batch(*said: dict[str, Any], **options: Any) -> Any:
+    return resend.Batch.send([{**MAIL, **one} for one in said], options or None)["data"]  # type: ignore[arg-type,misc]
+
+
+def one_mail(**said: Any) -> Any:
+    return resend.Emails.send({**MAIL, **said})["id"]  # type: ignore[typeddict-item]
+
+
+#: What a task says before it dies, and what it says when it is tried again.
+CHANGED: dict[str, tuple[Any, Any]] = {
+    "one more": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=[*PEOPLE, "e@a.co"])),
+    "one less": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=PEOPLE[1:])),
+    "another": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=[*PEOPLE[1:], "e@a.co"])),
+    "as a copy": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to="e@a.co", cc=PEOPLE[:1])),
+    "of blind copies": (
+        lambda: one_mail(to="a@a.co", bcc=PEOPLE), lambda: one_mail(to="a@a.co", bcc=[*PEOPLE, "e@a.co"]),
+    ),
+    "in other letters": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=["B <B@A.co>", "e@a.co"])),
+    "with another text": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=PEOPLE[:2], text="Bye")),
+    "one of them": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=PEOPLE[0])),
+    "with one of before": (lambda: one_mail(to="b@a.co"), lambda: one_mail(to=PEOPLE)),
+    "a longer batch": (
+        lambda: batch({"to": "b@a.co"}, {"to": "c@a.co"}),
+        lambda: batch({"to": "b@a.co"}, {"to": "c@a.co"}, {"to": "d@a.co"}),
+    ),
+    "a batch of them": (lambda: one_mail(to=PEOPLE), lambda: batch({"to": "b@a.co"}, {"to": "e@a.co"})),
+    "one of a batch": (lambda: batch({"to": "b@a.co"}, {"to": "c@a.co"}), lambda: one_mail(to="c@a.co")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_who_has_a_mail_of_the_task_that_died_gets_it_once(here: Site, vendor: FakeResend, name: str) -> None:
+    task, (first, again) = pretender(here), CHANGED[name]
+    with task.attempt():
+        first()
+    before = mailed(vendor)
+    with task.attempt():
+        with pytest.raises(ValidationError, match="they would get it twice") as caught:
+            again()
+        assert caught.value.reason == "idempotency_mismatch"  # type: ignore[attr-defined]
+    assert mailed(vendor) == before
+    with task.attempt():  # As the denial advises.
+        first()
+        one_mail(to="f@a.co")
+    assert mailed(vendor) == before | {"f@a.co": 1}
+    with task.attempt():
+        again_by_key(again)
+    assert max(mailed(vendor).values()) == 2
+
+
+def again_by_key(again: Any) -> None:
+    """Make a call as another one."""
+    with idempotency_key(f"another-{uuid.uuid4().hex[:6]}-one"):
+        again()
+
+
+def test_a_mail_whose_reply_was_lost_is_not_made_again_for_others(
+    task: Pretender, vendor: FakeResend
+) -> None:
+    vendor.fault("drop_after")
+    with task.attempt():
+        with pytest.raises(ResendError):
+            one_mail(to=PEOPLE)
+        with pytest.raises(ResendError, match="they would get it twice"):
+            one_mail(to=[*PEOPLE, "e@a.co"])
+        one_mail(to=PEOPLE)
+    assert mailed(vendor) == dict.fromkeys(PEOPLE, 1)
+
+
+def test_two_mails_of_an_attempt_may_have_a_copy_in_common(task: Pretender, vendor: FakeResend) -> None:
+    for _ in range(2):  # And so when the task is tried again, with one more.
+        with task.attempt():
+            for to in ("b@a.co", "c@a.co"):
+                one_mail(to=to, bcc="archive@a.co")
+            one_mail(to="b@a.co", cc="c@a.co")
+    with task.attempt():
+        for to in ("b@a.co", "c@a.co"):
+            one_mail(to=to, bcc="archive@a.co")
+        one_mail(to="b@a.co", cc="c@a.co")
+        one_mail(to="d@a.co", bcc="archive@a.co")
+    assert mailed(vendor) == {"archive@a.co": 3, "b@a.co": 2, "c@a.co": 2, "d@a.co": 1}
+
+
+def test_the_next_time_and_another_task_may_have_another_list(here: Site, vendor: FakeResend) -> None:
+    task = pretender(here)
+    with task.attempt("completed"):
+        one_mail(to=PEOPLE)
+    with task.attempt():
+        one_mail(to=[*PEOPLE, "e@a.co"])
+    with pretender(here).attempt():
+        one_mail(to=PEOPLE[:2])
+    assert mailed(vendor) == {"b@a.co": 3, "c@a.co": 3, "d@a.co": 2, "e@a.co": 1}

@@ -199,6 +199,15 @@ def test_a_fixed_price_is_for_what_is_known() -> None:
                 resend.VENDOR.quote(request, at_resend, "secret", {})
 
 
+def test_whom_a_call_at_a_fixed_price_may_reach_is_known() -> None:
+    """Notify takes a list: an earlier attempt's is not sent to those in it again (tests of the ledger)."""
+    operation = "notify.services.notifications.create"
+    settings = VendorSettings("twilio", own={"account_sid": SID}, prices={operation: 5})
+    url = f"https://notify.twilio.com/v1/Services/IS{'1' * 32}/Notifications"
+    request = asked("POST", url, "Identity=a&Identity=b&ToBinding=c&Tag=all&Body=Hi")
+    assert twilio.VENDOR.quote(request, settings, "secret", {}).targets == ("c", "a", "b")
+
+
 def test_json_stands_in_a_body_alone() -> None:
     url = "https://content.twilio.com/v1/Content"
     body = json.dumps(

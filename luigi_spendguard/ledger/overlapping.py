@@ -1,0 +1,56 @@
+"""Calls for several targets: whoever an earlier attempt has reached already is not reached twice.
+
+An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
+is kept by itself, too, as a digest.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
+from luigi_spendguard.ledger.identity import Identity
+from luigi_spendguard.ledger.taking import Refused
+from luigi_spendguard.messages import Ask
+
+#: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
+#: unless nobody knows how they ended. What this attempt has repeated already is done with.
+_REACHED = f"""
+    SELECT call.id, call.operation, count(*) AS many
+    FROM call_target JOIN call ON call.id = call_target.call_id
+    WHERE call_target.target IN (SELECT value FROM json_each(?1))
+      AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
+      AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
+      AND {NOT_DECLINED} AND (call.claim_id <> ?6 OR call.state = 'in_doubt') AND call.id <> ?7
+      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
+    GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
+"""
+
+
+def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
+    """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
+
+    A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
+    """
+    targets = ask.targets.split()
+    if not targets or identity.base is None:
+        return
+    found = tx.one(_REACHED, json.dumps(targets), claim["task_id"], ask.vendor, ask.account, identity.epoch,
+                   claim["id"], ask.call_id)  # fmt: skip
+    if found is None:
+        return
+    some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
+    raise Refused(
+        "idempotency_mismatch",
+        f"an earlier attempt of this task has made call {found['id']} ({found['operation']}) to {some}, and "
+        "for another list: they would get it twice. Make that call with its own list again (it is answered, "
+        "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
+        'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
+        call_id=found["id"],
+    )
+
+
+def keep_targets(tx: Tx, call_id: str, ask: Ask) -> None:
+    """Remember whom a call may reach."""
+    for target in set(ask.targets.split()):
+        tx.run("INSERT OR IGNORE INTO call_target (target, call_id) VALUES (?,?)", target, call_id)
