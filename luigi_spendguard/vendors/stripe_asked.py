@@ -22,6 +22,13 @@ PAYERS = ("customer", "customer_account", "account")
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,255}")
 
 
+def owners(body: Body) -> set[str]:
+    """Return whose an object is: its customer, and the account that stands for one."""
+    said = [body.get("customer"), body.get("customer_account")]
+    named = [one.get("id") if isinstance(one, dict) else one for one in said]
+    return {one for one in named if isinstance(one, str) and one}
+
+
 class Unbounded(Exception):
     """Nothing says how much a call may cost; the message says why. A fixed price lets it pass."""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from luigi_spendguard.vendors.bodies import Params
 from luigi_spendguard.vendors.calls import Request
-from luigi_spendguard.vendors.stripe_asked import PAYERS, Body
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Body, owners
 
 _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]{1,250}")
 _IN_TEXT = re.compile(r"(?<![A-Za-z0-9_])acct_[A-Za-z0-9]{1,250}")
@@ -66,9 +66,9 @@ def whom(
         unknown = not owner
     elif not owner:
         wanted = {own_path} - {""} | {one for one in found if not _CATALOGUE.fullmatch(one)}
-        owners = [_own(found.get(one) or {}) for one in wanted]
-        customers |= {one for own in owners for one in own}
-        unknown = not all(owners) or not (owners or _OPENS.fullmatch(path))
+        whose = [owners(found.get(one) or {}) for one in wanted]
+        customers |= {one for own in whose for one in own}
+        unknown = not all(whose) or not (whose or _OPENS.fullmatch(path))
         if named and re.fullmatch(r"/v1/payment_methods/[^/]+/attach", path) and found.get(own_path):
             unknown = False  # It becomes the named customer's, and was nobody else's.
     words = sorted(re.sub(r"\s", "_", one)[:255] for one in customers)  # Messages put a blank between two.
@@ -82,13 +82,6 @@ def whom(
 def _of_path(path: str) -> str:
     parts = path.split("/")
     return parts[3] if len(parts) > 3 and parts[2] == "customers" and parts[3] != "search" else ""
-
-
-def _own(body: Body) -> set[str]:
-    """Return whose an object is: its customer, and the account that stands for one."""
-    said = [body.get("customer"), body.get("customer_account")]
-    named = [one.get("id") if isinstance(one, dict) else one for one in said]
-    return {one for one in named if isinstance(one, str) and one}
 
 
 def _accounts(request: Request, path: str, said: Params) -> tuple[str, ...]:

@@ -14,11 +14,13 @@ import stripe
 import urllib3
 
 from luigi_spendguard.errors import BudgetExceeded
+from tests.support.asking import ADMIN, WORKER
 from tests.support.books import Books
 from tests.support.desk import Outside
-from tests.support.site import FakeStripe
+from tests.support.site import FakeStripe, Site
 
 CAP = 10_000_000  # $10
+TOKENS = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 1000}
 DECLINED: Any = {"amount": 1000, "currency": "usd", "customer": "cus_1", "confirm": True,
                  "payment_method": "pm_card_chargeDeclined"}  # fmt: skip
 GOOD: Any = {**DECLINED, "payment_method": "pm_card_visa"}
@@ -194,3 +196,24 @@ def _by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
         .request("POST", vendor.url + path, fields=said, headers=headers, encode_multipart=False)
         .json()
     )
+
+
+class TestAtTheGateway:
+    """A vault key that may do nothing but make intents: the guard's own cancel is not asked of it."""
+
+    TERMS: Any = {"vendor": "stripe", "run_usd_cap": "10", "allowed_endpoints": ["payment_intents.create"],
+                  "allowed_customers": ["cus_1"]}  # fmt: skip
+
+    def test_a_declined_intent_is_cancelled_there(self, tmp_path: Path, vendor: FakeStripe) -> None:
+        with Site(tmp_path / "site", stripe=vendor, gateway=True, spendguard=TOKENS) as site:
+            status, key = site.call("POST", "/vault/keys", self.TERMS, WORKER)
+            assert status == 201
+            api = {"api": f"{site.url}/stripe"}
+            client = stripe.StripeClient(key["vault_key"], base_addresses=api)  # type: ignore[arg-type]
+            for _ in range(3):
+                intent = declined(client.v1.payment_intents.create, DECLINED)
+                assert by_page(vendor, intent) == 400
+            assert client.v1.payment_intents.create(GOOD).status == "succeeded"
+            assert (vendor.moved(), site.run(key["run_id"])["spent_usd"]) == (1000, "10.00")
+            on_record = [one["operation"] for one in site.calls(key["run_id"]) if one["verdict"] == "allowed"]
+            assert on_record.count("payment_intents.cancel") == 3

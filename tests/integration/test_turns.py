@@ -18,11 +18,14 @@ import urllib3
 
 from luigi_spendguard.effects import Pause, Send
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
+from tests.support.asking import ADMIN, WORKER
 from tests.support.books import Books
 from tests.support.desk import Outside
-from tests.support.site import FakeStripe
+from tests.support.processes import wait_until
+from tests.support.site import FakeStripe, Site
 
 CAP = 10_000_000  # $10
+TOKENS = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 1000}
 
 
 @pytest.fixture
@@ -222,3 +225,33 @@ def test_many_threads_at_one_object(vendor: FakeStripe, books: Books, draft: str
     billed(vendor, books)
     assert vendor.moved() >= 100
     assert books.audit() == []
+
+
+def test_two_gateways_with_one_ledger_let_one_at_a_time(tmp_path: Path, vendor: FakeStripe) -> None:
+    """A payment that hangs at the vendor keeps the other gateway's edit of the same invoice waiting."""
+    draft = by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+    by_hand(vendor, "/v1/invoiceitems", amount="100", currency="usd", customer="cus_1", invoice=draft)
+    with (
+        Site(tmp_path / "one", stripe=vendor, gateway=True, spendguard=TOKENS) as one,
+        Site(tmp_path / "two", stripe=vendor, gateway=True, start=False, spendguard=TOKENS) as two,
+    ):
+        two.ledger = one.ledger
+        two.configure(spendguard={"ledger_url": f"sqlite:///{one.ledger}"})
+        two.start()
+        clients = []
+        for site in (one, two):
+            _, key = site.call("POST", "/vault/keys", {"vendor": "stripe", "run_usd_cap": "10"}, WORKER)
+            api = {"api": f"{site.url}/stripe"}
+            clients.append(
+                stripe.StripeClient(key["vault_key"], base_addresses=api)  # type: ignore[arg-type]
+            )
+        vendor.fault("hang", match=f"POST /v1/invoices/{draft}/pay", seconds=1.5)
+        paying = threading.Thread(target=clients[0].v1.invoices.pay, args=(draft,))
+        paying.start()
+        wait_until(lambda: any(r["path"].endswith("/pay") for r in vendor.posts()), 20, "the payment")
+        with pytest.raises(stripe.StripeError):  # It is paid by the time that its turn has come.
+            clients[1].v1.invoices.add_lines(draft, {"lines": [{"amount": 700}]})
+        paying.join(30)
+        said = [request["path"].rpartition("/")[2] for request in vendor.posts()]
+        assert said.count("add_lines") == 0
+        assert vendor.moved() == 100

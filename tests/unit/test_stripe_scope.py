@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import pytest
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
-from luigi_spendguard.vendors import Quote, Request
+from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
 from luigi_spendguard.vendors.stripe_scope import whom
 from tests.support.books import Books
@@ -271,3 +272,39 @@ class TestAccountsThatPay:
     def test_two_payers_are_refused(self) -> None:
         with pytest.raises(SpendDenied, match="which one pays"):
             quote("/v1/payment_intents", "amount=5&currency=usd&customer_account=acct_7&customer=cus_1")
+
+
+class TestTurns:
+    """Which objects a call acts on, and which it was priced by: one call at a time acts on an object."""
+
+    def acting(self, path: str, body: str = "", method: str = "POST", **found: Any) -> tuple[Any, Any]:
+        form = {"content-type": "application/x-www-form-urlencoded"}
+        request = Request(method, API + path, form, body.encode())
+        first = Stripe().quote(request, VendorSettings("stripe"), "sk_test_x", {})
+        replies = {one: Reply(200, {}, json.dumps(said).encode()) for one, said in found.items()}
+        said = Stripe().complete(first, request, replies, VendorSettings("stripe"), {}) if found else first
+        return said.acts_on, said.priced_by
+
+    def test_what_the_path_and_a_reference_name(self) -> None:
+        assert self.acting("/v1/invoices/in_1/lines/il_1", "description=x")[0] == ("il_1", "in_1")
+        assert self.acting("/v1/refunds", "charge=ch_1&amount=5")[0] == ("ch_1",)
+        assert self.acting("/v1/invoiceitems", "customer=cus_1&amount=5&currency=usd")[0] == ("cus_1",)
+        assert self.acting("/v1/payment_intents", "customer=cus_1&amount=5&currency=usd") == ((), ())
+
+    def test_what_was_looked_up_and_whose_it_is(self) -> None:
+        said = {"id": "in_1", "object": "invoice", "status": "open", "amount_due": 5, "amount_paid": 0,
+                "amount_remaining": 5, "currency": "usd", "customer": "cus_1",
+                "lines": {"data": [{"invoice_item": "ii_1"}]}}  # fmt: skip
+        found = {"/v1/invoices/in_1": said}
+        assert self.acting("/v1/invoices/in_1/pay", **found) == (("in_1",), ("cus_1", "ii_1"))
+
+    def test_who_takes_pending_items_along_has_the_payer_alone(self) -> None:
+        price = {"id": "price_1", "currency": "usd", "unit_amount": 5}
+        found: Any = {
+            "/v1/prices/price_1?expand%5B%5D=currency_options": price,
+            "/v1/invoiceitems?customer_account=acct_1&pending=true&limit=100": {
+                "data": [{"id": "ii_1", "amount": 5, "currency": "usd"}], "has_more": False,
+            },
+        }  # fmt: skip
+        body = "customer_account=acct_1&items[0][price]=price_1"
+        assert self.acting("/v1/subscriptions", body, **found) == (("acct_1",), ("ii_1", "price_1"))
