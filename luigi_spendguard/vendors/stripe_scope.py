@@ -45,8 +45,10 @@ _OPENS = re.compile(
 )
 #: More customers than these are in no call that is meant honestly.
 _MOST = 10
-#: What is looked up for its price alone, and belongs to no customer.
-_CATALOGUE = re.compile(r"/v1/(prices|plans|products|shipping_rates|tax_rates|coupons|invoiceitems\?).*")
+#: What is looked up for its price alone, and names no customer.
+_CATALOGUE = re.compile(
+    r"/v1/(prices|plans|products|shipping_rates|tax_rates|coupons|invoiceitems\?).*|/v1/invoices/[^/]+/lines\?.*"
+)
 
 
 def whom(

@@ -269,6 +269,13 @@ class TestAccountsThatPay:
         sent = "amount=5&currency=usd&customer_account=acct_7&transfer_data[destination]=acct_1"
         assert quote("/v1/payment_intents", sent).accounts == ("acct_1",)
 
+    def test_an_invoices_lines_name_nobody_and_hide_nobody(self) -> None:
+        found: Any = {"/v1/invoices/in_1/lines?limit=100": {"data": []},
+                      "/v1/invoices/in_1": {"id": "in_1", "customer": "cus_1"}}  # fmt: skip
+        request = Request("DELETE", f"{API}/v1/invoices/in_1", {})
+        said = whom(request, "/v1/invoices/in_1", {}, "/v1/invoices/in_1", found)
+        assert (said["customers"], said["owner_unknown"]) == (("cus_1",), False)
+
     def test_two_payers_are_refused(self) -> None:
         with pytest.raises(SpendDenied, match="which one pays"):
             quote("/v1/payment_intents", "amount=5&currency=usd&customer_account=acct_7&customer=cus_1")
