@@ -52,11 +52,12 @@ class Counts:
             self._day = Pot("day", "", cap=self.rules.day, remaining=self.rules.day)
         return self._day
 
-    def feed_day(self, budget: Mapping[str, object] | None, seen: int = 0) -> None:
+    def feed_day(self, budget: Mapping[str, object] | None, seen: int = 0, *, today: bool = False) -> None:
         """Take over today's budget; None: nothing was reserved today, so its whole cap is there.
 
         The tasks counted in it run on into the new day. What a late answer says of a day before is not
-        today's. `seen`: the journal's last entry when it was read.
+        today's, unless the ledger says that it is `today`: a clock may be set back. `seen`: the journal's
+        last entry when it was read.
         """
         if self._day is not None and seen < self._day.seen:
             return
@@ -66,6 +67,10 @@ class Counts:
                 self._day.refill(self.rules.day)
             return
         window = str(budget["part"])
+        if today and window <= self._over:
+            self._over = ""
+        if today and self._day is not None:
+            self._day.window = min(window, self._day.window)
         if window <= self._over or (self._day is not None and window < self._day.window):
             return
         if self._day is None:

@@ -315,5 +315,5 @@ class Memory(Counts):
         """Take over what was done to the ledger since the last look, by other processes perhaps."""
         for figures in changes.runs:
             self.feed(figures)
-        self.feed_day(changes.day, changes.seen)
+        self.feed_day(changes.day, changes.seen, today=True)
         self.paid.update(changes.paid)

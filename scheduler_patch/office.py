@@ -56,7 +56,9 @@ class Office(Access):
         request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
         row, found, today = await self.write(_open_run, request)
         self.gate.feed(found)
-        self.gate.feed_day(today, found.seen)  # Right after midnight, yesterday's is no reason to block.
+        self.gate.feed_day(
+            today, found.seen, today=True
+        )  # Right after midnight, yesterday's is no reason to block.
         if self._averages_due:
             self._averages_due = False
             self.gate.averages = await self.read(figures.averages) or {}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.ledger.budgets import journal
-from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.engine import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.resolving import keep_object, restate
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
@@ -22,6 +22,11 @@ BACK_OFF_MS = (
 )  # fmt: skip
 #: Whoever was told to ask has so long to do it, in milliseconds.
 LEASE_MS = 60_000
+
+
+#: A price is to be asked for: it is due, or was put off at a time that has not come yet.
+_LONGEST = " ".join(f"WHEN {tries} THEN {max(ms, LEASE_MS)}" for tries, ms in enumerate(BACK_OFF_MS))
+_DUE = f"(due_at <= {NOW} OR due_at > {NOW} + {SKEW_MS} + CASE tries {_LONGEST} ELSE {BACK_OFF_MS[-1]} END)"
 
 
 def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
@@ -41,7 +46,7 @@ def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
 
 def waits(tx: Tx) -> bool:
     """Return whether a price is to be asked for now."""
-    return tx.value(f"SELECT 1 FROM price_due WHERE due_at <= {NOW} LIMIT 1") is not None
+    return tx.value(f"SELECT 1 FROM price_due WHERE {_DUE} LIMIT 1") is not None
 
 
 def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> list[Row]:
@@ -51,7 +56,7 @@ def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> li
     """
     rows = tx.all(
         "SELECT * FROM price_due WHERE vendor IN (SELECT value FROM json_each(?))"
-        f" AND due_at <= {NOW} AND relayed <= ? ORDER BY due_at LIMIT ?",
+        f" AND {_DUE} AND relayed <= ? ORDER BY due_at LIMIT ?",
         json.dumps(vendors),
         int(relayed_too),
         limit,

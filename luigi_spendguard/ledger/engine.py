@@ -31,6 +31,21 @@ TODAY = "strftime('%Y-%m-%d', 'now')"
 #: so that it is settled, but it was not made: the next try is another call.
 NOT_DECLINED = "NOT call.declined"
 
+#: A clock may be set back. What is stored as so many milliseconds later than now is from the future: nobody
+#: knows how long ago it was, and it is over.
+SKEW_MS = 2000
+
+
+def is_over(since: int, lasts_ms: int, now: int) -> bool:
+    """Return whether what began at `since` and lasts so long is over; all in milliseconds."""
+    return now >= since + lasts_ms or since > now + SKEW_MS
+
+
+def over(since: str, lasts_ms: str) -> str:
+    """Return `is_over` of two columns (or terms of them) as a condition."""
+    return f"({since} + {lasts_ms} <= {NOW} OR {since} > {NOW} + {SKEW_MS})"
+
+
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
 #: luigid (`client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3

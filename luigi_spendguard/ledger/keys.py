@@ -17,7 +17,7 @@ from typing import Any
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
 from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.engine import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.ledger.taking import Refused, Scope, object_of
 from luigi_spendguard.messages import KEY_PREFIX, Ask
@@ -102,9 +102,11 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
     return open_run(tx, RunRequest(name, by_task_id, family, name, cap, asked, note, terms.label))
 
 
+#: Of `key_terms` and its `claim`: the key has expired, or was issued in the future, so nobody knows when.
+EXPIRED = f"key_terms.expires_at <= {NOW} OR claim.claimed_at > {NOW} + {SKEW_MS}"
 _KEYS = (
     # The claim's columns stand last: a running task's key has no terms, and keeps its own id.
-    f"SELECT key_terms.*, coalesce(expires_at <= {NOW}, 0) AS expired, claim.id, claim.run_id, claim.task_id,"
+    f"SELECT key_terms.*, coalesce({EXPIRED}, 0) AS expired, claim.id, claim.run_id, claim.task_id,"
     " claim.state, claim.claimed_at, claim.ended_at FROM claim"
     " LEFT JOIN key_terms ON key_terms.id = claim.id"
 )
@@ -132,7 +134,7 @@ def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str,
 def show_key(tx: Tx, row: Row) -> dict[str, Any]:
     """Return a key for people and scripts; the key itself is in no row."""
     state = "active" if row["state"] == "open" else row["state"]
-    if state == "active" and row["expired"]:
+    if state != "revoked" and row["expired"] and row["vendor"]:
         state = "expired"
     shown = {name: row[name] for name in ("id", "run_id", "task_id")}
     shown |= {"vendor": row["vendor"], "label": row["label"] or "", "state": state}
@@ -197,7 +199,8 @@ def check_operation(tx: Tx, scope: Scope, ask: Ask) -> None:
     terms = scope.terms
     if terms is None:
         return
-    if terms["expires_at"] <= tx.now():
+    issued = scope.claim["claimed_at"]
+    if is_over(issued, terms["expires_at"] - issued, tx.now()):
         raise Refused("expired", "the vault key has expired: ask for another one", run_id=scope.run["run_id"])
     if ask.vendor != terms["vendor"]:
         raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")

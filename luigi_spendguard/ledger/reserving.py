@@ -190,6 +190,9 @@ def _check_alive(scope: Scope) -> None:
         raise Refused("revoked", error.message, run_id=run["run_id"])
     if claim["state"] == "revoked":
         raise Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
+    if claim["state"] == "ended" and scope.terms is not None:
+        raise Refused("expired", "the vault key has expired, or its run has ended: ask for another one",
+                      run_id=run["run_id"])  # fmt: skip
     if claim["state"] == "ended":
         raise Refused("expired", "the attempt this vault key was made for is over: a later attempt "
                        "has the task, or the task has ended", run_id=run["run_id"])  # fmt: skip

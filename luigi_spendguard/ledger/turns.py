@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.engine import Row, Tx
+from luigi_spendguard.ledger.engine import Row, Tx, is_over
 from luigi_spendguard.messages import GRANT_SECONDS, Answer, Ask
 
 _HERE = "turn.vendor = ? AND turn.account = ? AND turn.object_id = ?"
@@ -78,7 +78,7 @@ def _others(tx: Tx, ask: Ask, object_id: str, call_id: str, relayed: bool) -> li
 
 def _gone(tx: Tx, call: Row) -> bool:
     """Return whether a pending call's sender must be gone: then it is in doubt, and its turn over."""
-    if call["granted_at"] + int(GRANT_SECONDS * 1000) + call["timeout_ms"] > tx.now():
+    if not is_over(call["granted_at"], int(GRANT_SECONDS * 1000) + call["timeout_ms"], tx.now()):
         return False
     in_doubt(tx, call, "its sender is gone")
     return True
