@@ -180,6 +180,7 @@ class Guard:
             method=request.method,
             path=quote.path,
             target=quote.target,
+            targets_before=" ".join(quote.targets_before),
             key=quote.key,
             key_is_callers=quote.key_is_callers,
             unsure=call.unsure,

@@ -151,6 +151,7 @@ class Ask(_Message):
         call_id: made by the sender, one for each logical call.
         ask: 1 for the first request, one more for each later one (the SDK's own retries).
         target: who pays or receives, or the object acted on; None when nothing names one.
+        targets_before: what an earlier version named as its target (blank between, `-` for nothing).
         key: the idempotency key the request came with, None when it had none.
         key_is_callers: False when the key has the shape of one that the SDK makes up.
         unsure: the sender knows of an earlier send of this call with an unknown outcome.
@@ -189,6 +190,7 @@ class Ask(_Message):
     path: str
     ask: int = 1
     target: str | None = None
+    targets_before: str = ""
     key: str | None = None
     key_is_callers: bool = False
     unsure: bool = False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
 from luigi_spendguard.messages import Ask
@@ -104,6 +104,8 @@ def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
     mates = mates_of(claim) if ask.target is not None else []
     before = [call_digest(ask, task_id, formula) for formula in _OLDER]
+    named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before.split()]
+    before += [call_digest(one, task_id, formula) for one in named for formula in (*_OLDER, FORMULA)]
     before += [call_digest(ask, mate, formula) for mate in mates for formula in (*_OLDER, FORMULA)]
     return Identity(base, ordinal, key_id, epoch, tuple(before), keys_before)
 

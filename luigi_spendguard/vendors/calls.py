@@ -59,6 +59,7 @@ class Quote:
         account: whose money: config section, live or test, connected account; never the secret.
         path: the request's path, for the audit.
         target: who pays or receives, or the object acted on.
+        targets_before: what an earlier version named as the target, "-" for nothing.
         object_id: the vendor's object that is acted on and may move money.
         total_micros: the most that object may count for afterwards, in micro-dollars; None: as
             much as it is known to be worth, looked up at the vendor when it is unknown.
@@ -94,6 +95,7 @@ class Quote:
     account: str
     path: str
     target: str | None = None
+    targets_before: tuple[str, ...] = ()
     object_id: str | None = None
     total_micros: int | None = 0
     minor: int | None = None

@@ -28,7 +28,7 @@ from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_acting import acting
-from luigi_spendguard.vendors.stripe_asked import Asked, NotLookedUp, Unbounded, not_there
+from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_parameters import address_of
@@ -194,8 +194,13 @@ class Stripe(Vendor):
         fingerprint = "|".join(map(str, said))
         if len(fingerprint) > 1000:
             fingerprint = body_digest(Request("", "", {}, fingerprint.encode()), sensitive=False)
+        older: tuple[str, ...] = ()
+        if quote.target is not None and quote.target == asked.given(*PAYERS[1:]):
+            # These payers were not known: the target was what was named beside them.
+            older = (asked.given(*PARTIES[len(PAYERS) :], "subscription") or "-", "-")
         return replace(
             quote,
+            targets_before=older,
             fingerprint=fingerprint,
             keep_body=not sensitive and not is_upload(request, blank.path),
             **acting(quote, ids, params, found),

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
-from luigi_spendguard.vendors.stripe_forms import signed
+from luigi_spendguard.vendors.stripe_forms import signed, whole
 from luigi_spendguard.vendors.stripe_lines import cost, groups
 from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
 from luigi_spendguard.vendors.stripe_pending import covered as covered_items
@@ -142,21 +142,34 @@ def _added(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
     """Return what a line may add to an invoice, in micro-dollars."""
     currency = str(invoice["currency"])
     known = {name.split("[")[0] for name in line}
+    if known & {"tax_rates", "tax_amounts"}:
+        raise Unbounded("a line with taxes of its own may come to more than its amount")
+    prices = known & {"amount", "price", "pricing", "price_data", "invoice_item"}
+    if len(prices) > 1:
+        raise denial("unpriced", f"a line has both {' and '.join(sorted(prices))}: which one counts is open")
     if "invoice_item" in known:
         one = Asked(asked.quote, (), line, {}, asked.fx).id_of("invoice_item")
         [item] = asked.fetched(f"/v1/invoiceitems/{one}")
         return asked.money(abs(int(item["amount"])), item["currency"])
-    if not known & {"amount", "price", "pricing", "price_data", "quantity", "tax_rates", "tax_amounts"}:
-        return 0
     if "amount" in known:
-        line = {f"price_data[{name}]": value for name, value in
-                (("unit_amount", line["amount"].lstrip("-")), ("currency", currency))}  # fmt: skip
+        minor = signed(line, "amount") or 0
+        return asked.money(abs(minor), currency)
+    if not prices:
+        return _more_of(asked, line, invoice) if "quantity" in known else 0
     as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
                for name, value in line.items() if name.split("[")[0] not in ("id", "behavior")}  # fmt: skip
-    total, _ = cost(
-        Asked(asked.quote, (), as_list, asked.found, asked.fx), "items", currency=currency
-    ).dearest(asked)
-    return total
+    one_line = Asked(asked.quote, (), as_list, asked.found, asked.fx)
+    return cost(one_line, "items", currency=currency).dearest(asked)[0]
+
+
+def _more_of(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
+    """Return what a line of an invoice comes to in another quantity, in micro-dollars."""
+    ident = line.get("id", asked.ids[-1])
+    for known in (invoice.get("lines") or {}).get("data") or []:
+        each, wanted = known.get("quantity"), whole(line, "quantity") or 0
+        if known.get("id") == ident and isinstance(each, int) and each > 0:
+            return asked.money(-(-abs(int(known["amount"])) * wanted // each), str(invoice["currency"]))
+    raise Unbounded(f"what {ident} comes to in another quantity is not known")
 
 
 def items(asked: Asked) -> Quote:

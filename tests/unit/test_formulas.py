@@ -61,6 +61,12 @@ TARGETS = [
     ("/v1/payment_intents", "amount=100&currency=usd&payment_method=pm_1", "payment_intents.create", "pm_1"),
     ("/v1/payment_intents", "amount=100&currency=usd", "payment_intents.create", None),
     ("/v1/payment_intents/pi_1/confirm", "", "payment_intents.confirm", "pi_1"),
+    (
+        "/v1/payment_intents",
+        "amount=100&currency=usd&customer_account=acct_1&payment_method=pm_1",
+        "payment_intents.create",
+        "acct_1",
+    ),
     ("/v1/charges", "amount=100&currency=usd&source=tok_1", "charges.create", "tok_1"),
     ("/v1/charges", "amount=100&currency=usd&customer=cus_1&source=card_1", "charges.create", "cus_1"),
     ("/v1/transfers", "amount=100&currency=usd&destination=acct_1", "transfers.create", "acct_1"),
@@ -73,6 +79,26 @@ def test_a_requests_target_is_what_it_was(path: str, form: str, operation: str, 
     request = Request("POST", f"https://api.stripe.com{path}", headers, form.encode())
     quote = VENDOR.quote(request, VendorSettings("stripe"), SECRET, {"usd": Decimal(1)})
     assert (quote.operation, quote.target) == (operation, target)
+
+
+@pytest.mark.parametrize("before", ["pm_1", None])
+def test_a_payer_that_an_earlier_version_did_not_know_pays_once(tmp_path: Path, before: str | None) -> None:
+    """Its target was what was named beside it: the call that a died task made then is not made again."""
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    body = b"amount=100&currency=usd&customer_account=acct_1" + (b"&payment_method=pm_1" if before else b"")
+    request = Request("POST", "https://api.stripe.com/v1/payment_intents", form, body)
+    quote = VENDOR.quote(request, VendorSettings("stripe"), SECRET, {"usd": Decimal(1)})
+    assert quote.target == "acct_1"
+    books = Books(tmp_path / "ledger.db", cap=100)
+    key = books.claim(TASK)
+    then = books.reserve(key, books.ask(10, target=before, account="stripe:test"))
+    books.end(key, End("settle", then.call_id, total_micros=10, status=200, answer_body="{}"))
+    now = books.ask(10, target=quote.target, targets_before=" ".join(quote.targets_before), fingerprint="new")
+    answer = books.reserve(books.claim(TASK), now)
+    assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
+    other = books.ask(10, target="acct_2", targets_before="pm_2 -" if before else "", fingerprint="new")
+    assert books.reserve(books.claim("Charge_another"), other).verdict == "allowed"
+    books.ledger.close()
 
 
 @pytest.mark.parametrize("formula", [1, 2])

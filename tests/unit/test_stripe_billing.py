@@ -137,6 +137,28 @@ class TestInvoices:
         desk.client.v1.invoices.pay("in_1")
         assert desk.spent() == 700
 
+    @pytest.mark.parametrize(
+        ("line", "cents"),
+        [({"amount": -700}, 700), ({"id": "il_1", "quantity": 5}, 2500), ({"invoice_item": "ii_7"}, 300),
+         ({"price_data": {"currency": "usd", "unit_amount": 50, "product": "p"}, "quantity": 3}, 150),
+         ({"amount": 5, "tax_amounts": [{"amount": 9}]}, None), ({"id": "il_9", "quantity": 2}, None),
+         ({"amount": 5, "price_data": {"currency": "usd", "unit_amount": 900, "product": "p"}}, None),
+         ({"price_data": {"currency": "eur", "unit_amount": 50, "product": "p"}}, None)],
+    )  # fmt: skip
+    def test_a_line_adds_what_it_comes_to(self, desk: Desk, line: Any, cents: int | None) -> None:
+        line_1 = {"id": "il_1", "quantity": 2, "amount": 1000}
+        desk.answers["GET /v1/invoices/in_1"] = invoice(due=0, lines={"data": [line_1]})
+        desk.answers["GET /v1/invoiceitems/ii_7"] = item(300, id="ii_7")
+        for verb in ("add_lines", "update_lines"):
+            desk.answers[f"POST /v1/invoices/in_1/{verb}"] = invoice(due=5)
+        invoices = desk.client.v1.invoices
+        call: Any = invoices.update_lines if "id" in line else invoices.add_lines
+        if cents is None:
+            assert desk.denied(call, "in_1", {"lines": [line]}).reason == "unpriced"
+        else:
+            call("in_1", {"lines": [line]})
+            assert desk.spent() == cents
+
     def test_a_line_that_is_only_described_costs_nothing(self, desk: Desk) -> None:
         desk.answers["GET /v1/invoices/in_1"] = invoice()
         desk.answers["POST /v1/invoices/in_1/lines/il_1"] = {"id": "il_1", "object": "line_item"}
