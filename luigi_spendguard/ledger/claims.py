@@ -242,6 +242,7 @@ def count_completion(tx: Tx, task_id: str) -> None:
         " ON CONFLICT (task_id) DO UPDATE SET completions = completions + 1",
         task_id,
     )
+    tx.run("DELETE FROM call_target WHERE call_id IN (SELECT id FROM call WHERE task_id = ?)", task_id)
 
 
 def unfinished(tx: Tx, name: str, run_id: str | None = None) -> list[str]:

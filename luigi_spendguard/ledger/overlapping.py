@@ -1,7 +1,7 @@
 """Calls for several targets: whoever an earlier attempt has reached already is not reached twice.
 
 An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
-is kept by itself, too, as a digest.
+is kept by itself, too, as a digest, until the task has completed.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 import uuid
 from collections.abc import Iterator
@@ -242,6 +243,16 @@ def test_a_revoked_run(here: Site, vendor: FakeResend, way: str) -> None:
             MAILS[way]()
     assert (caught.value.reason, caught.value.code) == ("revoked", 401)
     assert vendor.books()["requests"] == []
+
+
+def test_a_parameter_that_is_not_known_does_not_leave(task: Pretender, vendor: FakeResend) -> None:
+    """Of what is free, too: who knows what it costs."""
+    with task.attempt():
+        resend.Segments.create({"name": "known"})
+        with pytest.raises(ResendError, match="knows no such parameter") as caught:
+            resend.Segments.create({"name": "s", "send": True})  # type: ignore[typeddict-unknown-key]
+        assert caught.value.reason == "unpriced"  # type: ignore[attr-defined]
+    assert [json.loads(request["body"]) for request in vendor.posts()] == [{"name": "known"}]
 
 
 # Several recipients.

@@ -1,0 +1,116 @@
+"""Whom an earlier attempt has reached is not reached again because the list has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.ledger import claims
+from luigi_spendguard.messages import Answer, Ask, End
+from tests.support.books import Books
+
+CAP = 10_000
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    made = Books(tmp_path / "spendguard.db", CAP)
+    yield made
+    assert made.audit() == []
+    made.ledger.close()
+
+
+def ask(books: Books, whom: str, **more: Any) -> Ask:
+    """Return a request to mail everybody named by a letter."""
+    said = {"operation": "emails.send", "target": whom, "targets": " ".join(whom), **more}
+    return books.ask(100 * len(whom), **said)
+
+
+def sent(books: Books, key: str, whom: str, end: str = "settle", **more: Any) -> Ask:
+    """Reserve a call and say how it ended; "" leaves it pending."""
+    asked = ask(books, whom, **more)
+    assert books.reserve(key, asked).verdict == "allowed"
+    if end:
+        books.end(key, End(end, asked.call_id, total_micros=100 * len(whom), status=200, answer_body="{}"))
+    return asked
+
+
+def said(books: Books, under: str, whom: str, **more: Any) -> str:
+    answer: Answer = books.reserve(under, ask(books, whom, **more))
+    return f"{answer.verdict}:{answer.reason}" if answer.reason else answer.verdict
+
+
+REFUSED = "denied:idempotency_mismatch"
+
+
+@pytest.mark.parametrize("end", ["settle", "doubt", ""])
+@pytest.mark.parametrize("whom", ["abcd", "bc", "a", "xa"])
+def test_a_changed_list_is_refused_until_its_own_was_repeated(books: Books, end: str, whom: str) -> None:
+    first = sent(books, books.claim("Send_1"), "abc", end)
+    key = books.claim("Send_1")
+    denied = books.reserve(key, ask(books, whom))
+    assert (denied.reason, denied.facts["call_id"]) == ("idempotency_mismatch", first.call_id)
+    assert said(books, key, "x") == "allowed"
+    if end == "settle":
+        assert said(books, key, "abc") == "replayed"
+        assert said(books, key, whom) == "allowed"  # Another mail of this attempt, after the first one.
+
+
+def test_in_another_run_too(books: Books) -> None:
+    sent(books, books.claim("Send_1"), "abc")
+    assert said(books, books.claim("Send_1", name_run(books, "corrected")), "abcd") == REFUSED
+
+
+def name_run(books: Books, run_id: str) -> str:
+    return Books(books.path, CAP, run_id).run_id
+
+
+@pytest.mark.parametrize(
+    ("who", "more"),
+    [("Send_2", {}), ("Send_1", {"account": "stripe:live"}), ("Send_1", {"vendor": "twilio"}),
+     ("Send_1", {"key": "order-1", "key_is_callers": True})],
+)  # fmt: skip
+def test_what_is_another_call_is_no_repetition(books: Books, who: str, more: dict[str, Any]) -> None:
+    sent(books, books.claim("Send_1"), "abc")
+    assert said(books, books.claim(who), "abcd", **more) == "allowed"
+
+
+def test_what_was_not_made_reaches_nobody(books: Books) -> None:
+    sent(books, books.claim("Send_1"), "abc", "void")
+    assert said(books, books.claim("Send_1"), "abcd") == "allowed"
+
+
+def test_a_completion_ends_it_and_nothing_is_kept(books: Books) -> None:
+    sent(books, books.claim("Send_1"), "abc")
+    sent(books, books.claim("Send_2"), "abc")
+    books.write(claims.count_completion, "Send_1")
+    assert said(books, books.claim("Send_1"), "abcd") == "allowed"
+    assert said(books, books.claim("Send_2"), "abcd") == REFUSED
+    assert books.read(lambda tx: tx.value("SELECT count(*) FROM call_target")) == 4 + 3
+
+
+def test_a_call_in_doubt_of_the_same_attempt(books: Books) -> None:
+    key = books.claim("Send_1")
+    sent(books, key, "abc", "doubt")
+    assert said(books, key, "abcd") == REFUSED
+    assert said(books, key, "abc") == "allowed"  # The same call again.
+
+
+def test_of_several_that_are_repeated_each_is_done_with(books: Books) -> None:
+    key = books.claim("Send_1")
+    for whom in ("az", "bz"):
+        sent(books, key, whom)
+    key = books.claim("Send_1")
+    assert [said(books, key, whom) for whom in ("az", "cz", "bz", "cz")] == [
+        "replayed", REFUSED, "replayed", "allowed",
+    ]  # fmt: skip
+
+
+def test_a_try_that_was_voided_is_not_compared_with_itself(books: Books) -> None:
+    key = books.claim("Send_1")
+    asked = sent(books, key, "abc", "void")
+    again = Ask(**{**asked.to_json(), "ask": 2})
+    assert books.reserve(key, again).verdict == "allowed"
