@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
-from luigi_spendguard.effects import Call
-from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.effects import Call, NotSent
+from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
@@ -41,6 +41,8 @@ class Exchange:
                 raise self.refused
             plain = replace(request, url=_plain(request.url))
             found = send(self.vendor, plain, Call(), self.attempt, options=options)
+        except GatewayUnreachable as error:
+            raise NotSent(str(error)) from error
         except (SpendDenied, OutcomeUnknown) as error:
             return refusal(self.vendor, error)
         # A session of the vendor's is nobody's here: no call is sent with a cookie either.

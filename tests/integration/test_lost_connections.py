@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -14,6 +16,7 @@ import stripe
 from resend.exceptions import ResendError
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.proxy import context
 from tests.support.attempts import Pretender
 from tests.support.clients import by_httpx, by_requests
 from tests.support.processes import free_port
@@ -129,6 +132,21 @@ def test_a_refused_connection_is_the_clients_own_error(
             assert {one["state"] for one in site.calls(f"run-{number}")} == {"voided"}
     finally:
         site.end()
+
+
+def test_a_gateway_that_is_away_is_the_clients_own_error(
+    made: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Nothing was sent, and its author's retry may help."""
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+    monkeypatch.setattr("luigi_spendguard.proxy.forward.GIVE_UP_S", 0.3)
+    with made.attempt() as attempt:
+        settings = replace(attempt.settings, gateway_url=f"http://127.0.0.1:{free_port()}")
+        away = replace(attempt, settings=settings, served=frozenset({"stripe", "twilio", "resend"}))
+        with context.running(away):
+            for _, call, natural in REFUSED:
+                with pytest.raises(natural, match="nothing was sent"):
+                    call()
 
 
 def test_the_sdks_retry_of_a_lost_reply_is_one_charge(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

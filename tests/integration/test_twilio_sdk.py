@@ -213,7 +213,7 @@ def test_another_account_is_denied_and_on_record(task: Pretender, vendor: FakeTw
         TEXTS[way](username="AC" + "d4" * 16, password="another_accounts_token")
     assert caught.value.reason == "scope"
     assert "another_accounts_token" not in str(caught.value)
-    assert vendor.books()["requests"] == []
+    assert vendor.posts() == []
     assert [call["verdict"] for call in task.site.calls(task.run_id)] == ["denied:scope"]
 
 
