@@ -26,7 +26,7 @@ from luigi_spendguard.answering import (
 )
 from luigi_spendguard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, Answer, Ask, End
+from luigi_spendguard.messages import GRANT_SECONDS, MAX_BODY, REPLAYED, TARGET_DIGITS, Answer, Ask, End
 from luigi_spendguard.patience import Patience
 from luigi_spendguard.redaction import is_in, redact, redact_url, shows
 from luigi_spendguard.settings import VendorSettings
@@ -205,7 +205,9 @@ class Guard:
             repeatable=quote.repeatable,
             searched=executed is not None,
             executed=" ".join(executed or ()),
-            targets=" ".join(digest(self.vendor.name, quote.account, one)[:16] for one in quote.targets),
+            targets=" ".join(
+                digest(self.vendor.name, quote.account, one)[:TARGET_DIGITS] for one in quote.targets
+            ),
         )
 
     def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:

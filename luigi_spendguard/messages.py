@@ -52,8 +52,8 @@ MAX_SHOWN = 300
 MAX_UNANSWERED = 7000
 #: Stands for keys that are too many to be named: the gateway refuses the call, on record.
 TOO_MANY_UNANSWERED = "*"
-#: The digests of all targets of one call: a batch of mails has some thousands at the most.
-MAX_TARGETS = 1 << 18
+#: The most targets of one call, and the length of a digest of each: a batch of mails has some thousands.
+MAX_TARGETS, TARGET_DIGITS = 15_000, 16
 #: The longest remark about a price that came late.
 MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
@@ -101,7 +101,12 @@ class _Message:
 
 
 #: The longest text of a field that has another limit than MAX_TEXT.
-_LIMITS = {"body": MAX_BODY, "answer_body": MAX_BODY, "unanswered": MAX_UNANSWERED, "targets": MAX_TARGETS}
+_LIMITS = {
+    "body": MAX_BODY,
+    "answer_body": MAX_BODY,
+    "unanswered": MAX_UNANSWERED,
+    "targets": MAX_TARGETS * (TARGET_DIGITS + 1),
+}
 
 
 def _check(name: str, value: Any, kind: str) -> None:

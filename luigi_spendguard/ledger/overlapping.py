@@ -52,5 +52,6 @@ def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
 
 def keep_targets(tx: Tx, call_id: str, ask: Ask) -> None:
     """Remember whom a call may reach."""
-    for target in set(ask.targets.split()):
-        tx.run("INSERT OR IGNORE INTO call_target (target, call_id) VALUES (?,?)", target, call_id)
+    if ask.targets:
+        tx.run("INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
+               call_id, json.dumps(ask.targets.split()))  # fmt: skip

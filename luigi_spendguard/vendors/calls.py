@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from luigi_spendguard.messages import MAX_TEXT
+from luigi_spendguard.messages import MAX_TARGETS, MAX_TEXT
 from luigi_spendguard.redaction import Secret
 
 #: What a header's name is made of here: CGI, WSGI and nginx read `X_FOO` as `X-FOO`, some whatever else.
@@ -133,6 +133,8 @@ class Quote:
             "its objects": " ".join([self.object_id or "", *self.covers]),
             "what it acts on": " ".join(self.acts_on), "what it is priced by": " ".join(self.priced_by),
         }  # fmt: skip
+        if len(self.targets) > MAX_TARGETS:
+            return f"it goes to {len(self.targets):,} and not to {MAX_TARGETS:,} at the most: split it"
         wrong = (name for name, text in named.items() if not is_writable(text))
         return next((f"{name} is too long or no text" for name in wrong), "")
 

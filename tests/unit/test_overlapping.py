@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.ledger import claims
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.messages import MAX_TARGETS, Answer, Ask, End
+from luigi_spendguard.vendors import Quote
 from tests.support.books import Books
 
 CAP = 10_000
@@ -114,3 +115,18 @@ def test_a_try_that_was_voided_is_not_compared_with_itself(books: Books) -> None
     asked = sent(books, key, "abc", "void")
     again = Ask(**{**asked.to_json(), "ask": 2})
     assert books.reserve(key, again).verdict == "allowed"
+
+
+def test_a_call_for_very_many_is_kept_or_refused(books: Books) -> None:
+    everybody = " ".join(f"{number:016x}" for number in range(MAX_TARGETS))
+    for _ in range(2):
+        key = books.claim("Send_1")
+        asked = Ask.from_json(books.ask(100, target="everybody", targets=everybody).to_json())
+        answer = books.reserve(key, asked)
+        if answer.verdict == "allowed":
+            books.end(key, End("settle", asked.call_id, total_micros=100, status=200, answer_body="{}"))
+    assert answer.verdict == "replayed"
+    more = books.reserve(books.claim("Send_1"), books.ask(100, target="more", targets=f"{everybody} x"))
+    assert "15000 of its 15001 recipients" in more.message
+    many = Quote("batch.send", "resend", "/emails/batch", targets=tuple(map(str, range(MAX_TARGETS + 1))))
+    assert "split it" in many.unkeepable
