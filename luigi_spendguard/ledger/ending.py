@@ -259,20 +259,15 @@ def _keep_object(
     message: End,
     counted: int,
     *,
-    known: bool = False,
     worth_known: bool = True,
 ) -> None:
     """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
         " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
-        " ON CONFLICT (vendor, account, object_id) DO "
-        + (
-            "NOTHING"
-            if known
-            else "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
-            + (", worth_micros = ?7" if worth_known else "")
-        ),
+        " ON CONFLICT (vendor, account, object_id) DO UPDATE SET counted_micros = ?6,"
+        " customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+        + (", worth_micros = ?7" if worth_known else ""),
         row["vendor"],
         row["account"],
         object_id,
@@ -295,9 +290,6 @@ def _void(tx: Tx, row: Row, message: End) -> None:
     _release(tx, row, "void", message.note, message.status)
     if message.definite or uses_up(message.status):
         tx.run("UPDATE call SET tries = tries + 1 WHERE id = ?", row["id"])
-    if message.object_id and message.worth_micros:
-        # A declined intent exists and can be confirmed later: it will have to be paid for then.
-        _keep_object(tx, row, message.object_id, message, 0, known=True)
 
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
