@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.support.raw import Server
 
-#: Of vendor.test, proxy.test and 127.0.0.2, self-signed, with a key that is no secret.
+#: Of vendor.test and 127.0.0.1, self-signed, with a key that is no secret.
 CERTIFICATE = Path(__file__).with_name("tls") / "vendor.pem"
 NAME = "vendor.test"
 

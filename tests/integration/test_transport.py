@@ -1,0 +1,261 @@
+"""The one sender, driven by a thread and by an event loop: what it writes, reads, keeps and refuses."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import time
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from luigi_spendguard import certificates, destination, transport
+from luigi_spendguard.effects import Late, NotSent
+from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.vendors import Reply, Request
+from scheduler_patch.upstream import Upstream as LoopUpstream
+from tests.support.clients import PROXIES
+from tests.support.network import CERTIFICATE, NAME, ConnectProxy, TlsFront
+from tests.support.processes import free_port
+from tests.support.raw import RawVendor, answer
+
+Send = Callable[..., list[Any]]
+
+
+def by_thread(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -> list[Any]:
+    """Send one after another; return replies, and what was raised instead."""
+    upstream, found = Upstream(), list[Any]()
+    for request in requests:
+        try:
+            found.append(upstream.send(request, time.monotonic() + grant_s, timeout_s))
+        except Exception as error:
+            found.append(error)
+    return found
+
+
+def by_loop(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -> list[Any]:
+    """Do the same in an event loop."""
+
+    async def program() -> list[Any]:
+        upstream, found = LoopUpstream(), list[Any]()
+        for request in requests:
+            try:
+                found.append(await upstream.send(request, time.monotonic() + grant_s, timeout_s))
+            except Exception as error:
+                found.append(error)
+        await upstream.close()
+        return found
+
+    return asyncio.run(program())
+
+
+@pytest.fixture(params=[by_thread, by_loop], ids=["thread", "loop"])
+def send(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+@pytest.fixture(autouse=True)
+def clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in (*PROXIES, "NO_PROXY", "no_proxy", *certificates.VARIABLES):
+        monkeypatch.delenv(name, raising=False)
+
+
+def post(url: str, body: bytes = b"a=1", **headers: str) -> Request:
+    return Request("POST", url, headers, body)
+
+
+@pytest.fixture
+def heads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Return what leaves, as it leaves."""
+    seen: list[bytes] = []
+    real = transport._Plain.write
+
+    def write(self: Any, data: bytes, by: float) -> Any:
+        seen.append(data)
+        return real(self, data, by)
+
+    monkeypatch.setattr(transport._Plain, "write", write)
+    return seen
+
+
+def test_what_belongs_to_a_connection_is_written_here_alone(send: Send, heads: list[bytes]) -> None:
+    forged = {
+        "host": "evil.test", "content-length": "9", "transfer-encoding": "chunked", "connection": "close",
+        "expect": "100-continue", "cookie": "a=b", "accept-encoding": "gzip", "x-own": "caf\xe9 ",
+        "proxy-authorization": "Basic x",
+    }  # fmt: skip
+    with RawVendor(lambda number, body: answer(200, {})) as vendor:
+        send(Request("POST", f"{vendor.url}/v1/x y?q=\xe9", forged, b"a=1"))
+    (head,) = heads
+    lines = head.partition(b"\r\n\r\n")[0].lower().split(b"\r\n")
+    assert lines[0] == b"post /v1/x%20y?q=%c3%a9 http/1.1"
+    host = vendor.url.partition("//")[2].encode()
+    expected = {b"host: " + host, b"accept-encoding: identity", b"content-length: 3", b"x-own: caf\xe9"}
+    assert set(lines[1:]) == expected
+
+
+@pytest.mark.parametrize("bad", [{"x": "a\r\nhost: evil"}, {"x": "\u2713"}, {"x": "a\x00b"}])
+def test_what_cannot_be_written_was_not_sent(send: Send, bad: dict[str, str]) -> None:
+    with RawVendor(lambda number, body: answer(200, {})) as vendor:
+        (found,) = send(post(vendor.url, **bad))
+        assert isinstance(found, NotSent)
+        assert vendor.bodies == []
+
+
+@pytest.mark.parametrize(
+    ("coding", "made"),
+    [("gzip", gzip.compress), ("deflate", zlib.compress), ("x-gzip", gzip.compress),
+     ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+     ("gzip, deflate", lambda data: zlib.compress(gzip.compress(data))),
+     ("identity", bytes)],
+)  # fmt: skip
+def test_a_coding_that_nobody_asked_for_is_undone(
+    send: Send, coding: str, made: Callable[[bytes], bytes]
+) -> None:
+    data = made(b'{"id": "1"}')
+    head = f"HTTP/1.1 200 X\r\nContent-Encoding: {coding}\r\nContent-Length: {len(data)}\r\n\r\n".encode()
+    with RawVendor(lambda number, body: head + data) as vendor:
+        (found,) = send(post(vendor.url))
+    assert (found.body, "content-encoding" in found.headers) == (b'{"id": "1"}', False)
+
+
+def coded(data: bytes) -> bytes:
+    return b"HTTP/1.1 200 X\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data) + data
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        coded(gzip.compress(b"x" * 100)[:-9]),
+        coded(b"not gzip"),
+        coded(gzip.compress(b"\0" * (33 << 20))),
+        b"HTTP/1.1 200 X\r\nContent-Length: 10\r\n\r\nshort",
+        b"HTTP/1.1 200 X\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 X\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"nonsense\r\n\r\n",
+        b"HTTP/1.1 200 X\r\nX: " + b"y" * 70_000,
+        b"",
+    ],
+    ids=["cut", "other", "bomb", "short", "chunk", "lengths", "nonsense", "head", "nothing"],
+)
+def test_a_broken_reply_is_none(send: Send, reply: bytes) -> None:
+    class Once(RawVendor):
+        def serve(self, connection: Any) -> None:
+            connection.recv(65536)
+            connection.sendall(reply)
+
+    with Once(lambda number, body: b"") as vendor:
+        (found,) = send(post(vendor.url, authorization="Bearer sk_test_canary"))
+    assert isinstance(found, ConnectionError)
+    assert found.__traceback__ is None or "sk_test" not in repr(found)
+
+
+def test_no_cookie_is_kept_and_no_redirect_followed(send: Send, heads: list[bytes]) -> None:
+    more = b"Set-Cookie: session=1\r\nLocation: /elsewhere\r\nConnection: keep-alive\r\n"
+    with RawVendor(lambda number, body: answer(302, {}, more)) as vendor:
+        found = send(post(vendor.url), post(vendor.url))
+    assert [reply.status for reply in found] == [302, 302]
+    assert {name for reply in found for name in reply.headers} == {"content-type", "location"}
+    assert not any(b"cookie" in head.lower() for head in heads)
+
+
+def test_a_connection_that_is_to_be_closed_is_not_used_again(send: Send) -> None:
+    accepted: list[int] = []
+
+    class Counting(RawVendor):
+        def serve(self, connection: Any) -> None:
+            accepted.append(1)
+            super().serve(connection)
+
+    with Counting(lambda number, body: answer(200, {}, b"Connection: close\r\n" * (number < 2))) as vendor:
+        found = send(*[post(vendor.url) for _ in range(5)])
+    assert [reply.status for reply in found] == [200] * 5
+    assert len(accepted) == 3
+
+
+def test_bytes_that_answer_nothing_are_no_reply(send: Send) -> None:
+    """A reply too many, on a connection that is kept, would be taken for the next call's."""
+    with RawVendor(lambda number, body: answer(200, {"n": number}) * 2) as vendor:
+        first, second = send(post(vendor.url), post(vendor.url))
+    assert (first.body, second.body) == (b'{"n": 0}', b'{"n": 1}')
+
+
+def test_an_upload_that_is_refused_early_is_answered(send: Send) -> None:
+    class Early(RawVendor):
+        def serve(self, connection: Any) -> None:
+            connection.recv(1000)
+            connection.sendall(b"HTTP/1.1 413 X\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            while connection.recv(1 << 20):
+                pass
+
+    with Early(lambda number, body: b"") as vendor:
+        (found,) = send(post(vendor.url, b"x" * (8 << 20)))
+    assert isinstance(found, Reply)
+    assert found.status == 413
+
+
+@pytest.mark.parametrize("name", certificates.VARIABLES)
+@pytest.mark.parametrize("secured", [False, True], ids=["http-proxy", "https-proxy"])
+def test_a_vendor_behind_a_proxy(
+    send: Send, monkeypatch: pytest.MonkeyPatch, name: str, secured: bool
+) -> None:
+    monkeypatch.setenv(name, str(CERTIFICATE))
+    with (
+        RawVendor(lambda number, body: answer(200, {"n": number})) as vendor,
+        TlsFront(int(vendor.url.rpartition(":")[2])) as front,
+        ConnectProxy(int(front.url.rpartition(":")[2]), tls=secured) as proxy,
+    ):
+        monkeypatch.setenv("HTTPS_PROXY", f"https://{proxy.address}" if secured else proxy.address)
+        found = send(post(f"https://{NAME}/v1"), post(f"https://{NAME}/v1"))
+    assert [getattr(one, "body", one) for one in found] == [b'{"n": 0}', b'{"n": 1}']
+    assert len(proxy.asked) == 1
+
+
+@pytest.mark.parametrize("way", ["socks5://127.0.0.1:1", "ftp://x", "http://"])
+def test_a_proxy_of_another_kind_is_refused_by_name(
+    send: Send, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", way)
+    (found,) = send(post(f"https://{NAME}/v1"))
+    assert isinstance(found, NotSent)
+    assert "cannot be used" in str(found)
+
+
+def test_a_grant_that_is_too_old_sends_nothing_and_keeps_the_connection(send: Send) -> None:
+    with RawVendor(lambda number, body: answer(200, {})) as vendor:
+        (found,) = send(post(vendor.url), grant_s=-1)
+        assert isinstance(found, Late)
+        assert vendor.bodies == []
+
+
+def test_nobody_listens(send: Send) -> None:
+    (found,) = send(post(f"http://127.0.0.1:{free_port()}"))
+    assert isinstance(found, NotSent)
+
+
+@pytest.mark.parametrize(
+    ("environment", "url", "expected"),
+    [
+        ({"HTTPS_PROXY": "http://p:1"}, "https://a.test", ("p", 1)),
+        ({"https_proxy": "p:1"}, "https://a.test", ("p", 1)),
+        ({"ALL_PROXY": "https://p"}, "https://a.test", ("p", 443)),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "a.test"}, "https://api.a.test", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "https://10.1.2.3", None),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "10.0.0.0/8"}, "https://11.1.2.3", ("p", 1)),
+        ({"HTTPS_PROXY": "http://p:1", "NO_PROXY": "*"}, "https://a.test", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://127.0.0.1:5", None),
+        ({"HTTPS_PROXY": "http://p:1"}, "https://localhost", None),
+        ({"HTTP_PROXY": "http://p:1", "ALL_PROXY": "http://p:1"}, "http://a.test", None),
+        ({"HTTP_PROXY": "http://p:1"}, "https://a.test", None),
+    ],
+)
+def test_which_proxy_is_for_which_address(
+    monkeypatch: pytest.MonkeyPatch, environment: dict[str, str], url: str, expected: Any
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    found = destination.destination(url).proxy
+    assert (found and (found.host, found.port)) == expected
+    assert destination.destination(url, straight=True).proxy is None
