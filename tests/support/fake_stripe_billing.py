@@ -109,6 +109,8 @@ class Billing:
 
     def _collect(self, invoice: dict[str, Any], data: Data, verb: str) -> None:
         summed = self._summed(invoice)
+        if invoice["status"] == "void":
+            raise self.problem(400, "invoice_void")
         if data.get("payment_method") == "pm_card_chargeDeclined":
             invoice["status"] = "open"
             raise self.problem(402, "card_declined")
