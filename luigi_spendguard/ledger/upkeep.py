@@ -31,8 +31,8 @@ def forget(tx: Tx, days: int) -> int:
     One from the future is as old as can be known: it begins to age now.
     """
     # Nobody goes on with a price that was looked up a day ago.
-    tx.run(f"DELETE FROM turn WHERE call_id IN (SELECT id FROM call WHERE created_at < {NOW} - 86400000)"
-           " AND call_id NOT IN (SELECT id FROM call WHERE state = 'pending')")  # fmt: skip
+    tx.run("DELETE FROM turn WHERE EXISTS (SELECT 1 FROM call WHERE call.id = turn.call_id"
+           f" AND created_at < {NOW} - 86400000 AND (state IS NULL OR state <> 'pending'))")  # fmt: skip
     tx.run(f"UPDATE exchange SET stored_at = {NOW} WHERE stored_at > {NOW} + {SKEW_MS}")
     return tx.run(
         f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
