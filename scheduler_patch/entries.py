@@ -138,6 +138,39 @@ class Hold:
         return self.scope, self.part
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What the answer to an attempt depends on, as it was when the attempt came back blocked.
+
+    Attributes:
+        rules: what luigi.cfg says; read again, it is another object.
+        facts: the runs that may pay, their states and what an operator has approved, what the task declares.
+        pots: window, cap and what remains of each of their budgets.
+        left: what remains of the task's own.
+
+    """
+
+    rules: object
+    facts: tuple[object, ...]
+    pots: Mapping[tuple[str, ...], tuple[str, int, int]]
+    left: int | None
+
+    def better_than(self, before: Outlook) -> bool:
+        """Return whether an attempt may end otherwise than before: less money alone lets nothing pass."""
+        if (
+            self.rules is not before.rules
+            or self.facts != before.facts
+            or self.pots.keys() != before.pots.keys()
+        ):
+            return True
+        if self.left != before.left and (self.left is None or before.left is None or self.left > before.left):
+            return True
+        return any(
+            (window, cap) != before.pots[key][:2] or remaining > before.pots[key][2]
+            for key, (window, cap, remaining) in self.pots.items()
+        )
+
+
 @dataclass(eq=False)
 class Entry:
     """A vendor task.
@@ -154,6 +187,7 @@ class Entry:
         claimed_by: the guarded worker that runs it.
         members: the tasks of a batch, when this is its combined task.
         denied: whether the ledger has said what it denied, since the task was dispatched.
+        refused: the workers that it came back from, blocked, and how things stood then.
 
     """
 
@@ -172,6 +206,7 @@ class Entry:
     members: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
     denied: bool = False
+    refused: dict[str, Outlook] = field(default_factory=dict)
 
     @property
     def need(self) -> int | None:

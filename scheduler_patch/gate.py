@@ -1,13 +1,15 @@
 """`Gate`: decides in O(1) whether a vendor task may be dispatched now.
 
-No SQL and no logging here: `verdict` is asked for every candidate task of every `get_work`.
+No SQL and no logging here: `verdict` is asked for every candidate task of every `get_work`. Which run pays is
+decided once, when a task is dispatched. A task that came back blocked is not dispatched to the same worker
+again before something has changed that may change the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from scheduler_patch.entries import Entry, Pot, RunFigures
+from scheduler_patch.entries import Entry, Outlook, Pot, RunFigures
 from scheduler_patch.forecast import Forecast
 from scheduler_patch.memory import Memory
 
@@ -36,7 +38,9 @@ class Gate(Memory):
         if entry is None:
             return READY
         found = self._alone(entry, worker)
-        return self._together(task_id, worker) if found == READY and task_id in self.batches else found
+        if found == READY and task_id in self.batches:
+            found = self._together(task_id, worker)
+        return "refused" if found == READY and entry.refused and self._was_refused(entry, worker) else found
 
     def _alone(self, entry: Entry, worker: str | None) -> str:
         """Return the verdict on a task, whatever batch it was in."""
@@ -69,9 +73,9 @@ class Gate(Memory):
         """Return whether the task may be dispatched now; a plain task always may."""
         return self.verdict(task_id, worker) == READY
 
-    def is_blocked(self, task_id: str) -> bool:
+    def is_blocked(self, task_id: str, worker: str | None = None) -> bool:
         """Return whether only an operator, or money that comes back, lets the task run."""
-        return self.verdict(task_id) not in (READY, WAIT)
+        return self.verdict(task_id, worker) not in (READY, WAIT)
 
     def is_stopped(self, task_id: str) -> bool:
         """Return whether the run that a running task was dispatched for is revoked."""
@@ -96,7 +100,8 @@ class Gate(Memory):
         """Return the runs that may pay, best first: the pinned one, then the worker's own, else `nobody`.
 
         What has paid, or is running, stays with its run; a retry that has not may be another's if its own
-        run cannot pay any more.
+        run cannot pay any more. A run that nobody has opened pays for nothing while one is known that is
+        open, and never for a task that its worker has announced for other runs: its claim would not use it.
         """
         pinned = self.run(entry.pinned)
         stays = entry.task_id in self.paid or bool(entry.counted_in)
@@ -104,7 +109,48 @@ class Gate(Memory):
             return [pinned]
         own = entry.workers.get(worker, ()) if worker is not None else ()
         names = dict.fromkeys([*([entry.pinned] if pinned is not None else []), *own, *entry.runs])
-        return [run for name in names if (run := self.run(name)) is not None] or [self.nobody]
+        found = [run for name in names if (run := self.run(name)) is not None]
+        if alive := [run for run in found if run.opened and run.state != "revoked"]:
+            return alive
+        mine = [self.run(name) for name in own] or found
+        may_open = [run for run in found if not run.opened and run in mine]
+        return may_open or [run for run in found if run.opened] or found or [self.nobody]
+
+    def pinned_run(self, task_id: str) -> RunFigures | None:
+        """Return the run that a task was dispatched for, None where that is not known."""
+        entry = self.entries.get(task_id)
+        return None if entry is None else self.run(entry.pinned)
+
+    # What came back blocked.
+
+    def came_back(self, task_id: str, worker: str | None) -> None:
+        """Take it that a task was blocked at a worker: there it waits until that answer may be another."""
+        entry = self.entries.get(task_id)
+        if entry is not None and worker is not None:
+            entry.refused[worker] = self._outlook(entry, worker)
+
+    def _was_refused(self, entry: Entry, worker: str | None) -> bool:
+        """Return whether nothing has changed since a task came back from a worker (None: from all of its)."""
+        if worker is None:
+            return all(self._was_refused(entry, each) for each in entry.workers or entry.refused)
+        before = entry.refused.get(worker)
+        if before is None:
+            return False
+        if not self._outlook(entry, worker).better_than(before):
+            return True
+        del entry.refused[worker]
+        return False
+
+    def _outlook(self, entry: Entry, worker: str) -> Outlook:
+        """Return what the answer to a task's next attempt depends on."""
+        runs = self._candidates(entry, worker)
+        pots = [(run.run_id, pot) for run in runs for pot in self.pots(run, entry)]
+        return Outlook(
+            self.rules,
+            (*((run.run_id, run.state, run.approvals.get(entry.task_id)) for run in runs), entry.cost),
+            {(run_id, *pot.key): (pot.window, pot.cap, pot.remaining) for run_id, pot in pots},
+            entry.left,
+        )
 
     def _in(self, run: RunFigures, entry: Entry) -> str:
         """Return the verdict on a task if this run were to pay for it."""

@@ -116,6 +116,7 @@ class Memory(Counts):
         entry.cost = cost if cost is not None else entry.cost
         if announcing:
             self.announcing.setdefault(worker, set())
+            entry.refused.pop(worker, None)  # It was submitted again.
         if run_id is None:
             if not own:
                 self.lost.setdefault(worker, set()).add(task_id)
@@ -165,6 +166,9 @@ class Memory(Counts):
         gone = set(workers)
         if gone:
             self.vanished |= gone & {entry.claimed_by for entry in self.entries.values() if entry.claimed_by}
+            for entry in self.entries.values():
+                for worker in gone & entry.refused.keys():
+                    del entry.refused[worker]
         for worker in gone:
             self.stopping.pop(worker, None)
             self.runs_of.pop(worker, None)

@@ -103,11 +103,12 @@ class Office(Access):
                 "gateway": sorted(self.relayed_vendors)}  # fmt: skip
 
     async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
-        """Return the run that pays for a task; opened here when its worker cannot know whose task it is.
+        """Return the run that pays for a task: the one that it was dispatched for.
 
+        Opened here when its worker cannot know whose task it is.
         What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
         """
-        run = self.gate.run(self.gate.paying_run(task_id, worker))
+        run = self.gate.pinned_run(task_id) or self.gate.run(self.gate.paying_run(task_id, worker))
         if run is not None and run.opened:
             return run.run_id
         if said is not None:

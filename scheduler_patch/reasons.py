@@ -24,12 +24,12 @@ class Reason:
     advice: str
 
 
-def reason_of(gate: Gate, task_id: str) -> Reason | None:
-    """Return why a task is blocked, None when it is not."""
-    if not gate.is_blocked(task_id):
+def reason_of(gate: Gate, task_id: str, worker: str | None = None) -> Reason | None:
+    """Return why a task is blocked (at a worker), None when it is not."""
+    if not gate.is_blocked(task_id, worker):
         return None
-    entry, code = gate.entries[task_id], gate.verdict(task_id)
-    run = gate.run(gate.paying_run(task_id)) or gate.nobody
+    entry, code = gate.entries[task_id], gate.verdict(task_id, worker)
+    run = gate.run(gate.paying_run(task_id, worker)) or gate.nobody
     text, advice = _said(gate, run, entry, code)
     return Reason(run.run_id or UNKNOWN_RUN, code, text, advice)
 
@@ -41,6 +41,8 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
             "a batch that was attempted comes back with all its members, and not all of them are due",
             "submit the others again",
         )
+    if code == "refused":
+        return "its last attempt was blocked, and nothing has changed since", f"its calls say why; {top_up}"
     if code == "revoked":
         return "the run is revoked", "for good"
     if code == "key":

@@ -136,10 +136,14 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 return
             membership.hold_as_said(self.gate, task_id, said)
         self.gate.hold_as_reported(task_id)
-        self._undispatch(task)
+        for each in self._undispatch(task) or [task_id]:
+            self.gate.came_back(each, worker)
 
-    def _undispatch(self, task: Any) -> None:
-        """Let a running task be pending; a batch's members then are, and its combined task is gone."""
+    def _undispatch(self, task: Any) -> list[str]:
+        """Let a running task be pending; a batch's members then are, and its combined task is gone.
+
+        Returns those members.
+        """
         ghost = task.batch_id is not None and not task.batchable
         members = [t.id for t in self._state.get_batch_running_tasks(task.batch_id)] if ghost else []
         self._state.set_status(task, PENDING, self._config)
@@ -147,6 +151,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if ghost:  # The combined task of a batch would run after its members did.
             self.gate.pass_on(task.id, members)
             self._state.inactivate_tasks([task.id])
+        return members
 
     # Dispatch.
 
@@ -250,10 +255,14 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             upstream_status_table[""] = ""
             # Within one `get_work` nothing changes between its choice and its counts.
             known = self._dispatch.verdicts if self._dispatch is not None else {}
+            worker = self._dispatch.worker if self._dispatch is not None else None
             for task in self._state.get_active_tasks_by_status(PENDING):
                 if task.id in self.gate.entries:
                     verdict = known.get(task.id)
-                    if (self.gate.verdict(task.id) if verdict is None else verdict) not in (READY, WAIT):
+                    if (self.gate.verdict(task.id, worker) if verdict is None else verdict) not in (
+                        READY,
+                        WAIT,
+                    ):
                         upstream_status_table[task.id] = luigi.scheduler.UPSTREAM_DISABLED
         return super()._upstream_status(task_id, upstream_status_table)
 
@@ -274,9 +283,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             said["error"] = json.dumps(f"Blocked: {reason.text} (run {reason.run_id}): {reason.advice}")
         return said
 
-    def why(self, task_id: str) -> Reason | None:
-        """Return why a task is blocked, None when it is not."""
-        return reason_of(self.gate, task_id) if task_id in self.gate.entries else None
+    def why(self, task_id: str, worker: str | None = None) -> Reason | None:
+        """Return why a task is blocked (at a worker), None when it is not."""
+        return reason_of(self.gate, task_id, worker) if task_id in self.gate.entries else None
 
     # Old age.
 
@@ -311,7 +320,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     def blocked(self, worker: str) -> dict[str, Reason]:
         """Return a worker's tasks that are ready but blocked, and why."""
-        return {task_id: why for task_id in self.ready(worker) if (why := self.why(task_id)) is not None}
+        return {
+            task_id: why for task_id in self.ready(worker) if (why := self.why(task_id, worker)) is not None
+        }
 
     def is_running(self, task_id: str, worker: str) -> bool:
         """Return whether the task was dispatched to that worker."""

@@ -82,7 +82,8 @@ class Site:
         return self._environment(**(secrets | more))
 
     def _environment(self, **more: str) -> dict[str, str]:
-        return environment(LUIGI_CONFIG_PATH=str(self.config), OUT_DIR=str(self.folder / "out"), **more)
+        own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
+        return environment(**(own | more))
 
     def start(self, module: str = "scheduler_patch.server") -> None:
         """Start luigid-spendguard (or another luigid) on this site's port."""

@@ -7,6 +7,7 @@ from decimal import Decimal
 import pytest
 
 from luigi_spendguard.ledger.figures import Figures
+from scheduler_patch.counting import Rules
 from scheduler_patch.gate import READY, WAIT, Gate
 from scheduler_patch.reasons import reason_of
 from tests.support.gates import budget, day, fed
@@ -528,3 +529,61 @@ def test_shadow_mode_lets_pass_what_only_a_cap_blocks(gate: Gate) -> None:
     assert gate.verdict("a") == READY
     fed(gate, state="revoked")
     assert gate.verdict("a") == "revoked"
+
+
+class TestOneRulePays:
+    """The gate dispatches a task for a run that its claim will use, and decides it once."""
+
+    def test_an_unopened_run_pays_for_nothing_while_an_open_one_is_known(self, gate: Gate) -> None:
+        join(gate, "a", 600, "never", worker="wrong")
+        join(gate, "a", 600)
+        assert {gate.paying_run("a", worker) for worker in ("wrong", "w", None)} == {"r1"}
+        fed(gate, 0)
+        assert {gate.verdict("a", worker) for worker in ("wrong", "w", None)} == {"cap"}
+
+    def test_a_revoked_one_leaves_it_to_its_own_worker(self, gate: Gate) -> None:
+        join(gate, "a", 600, "never", worker="other")
+        join(gate, "a", 600)
+        fed(gate, state="revoked")
+        assert gate.verdict("a", "w") == "revoked"
+        assert (gate.verdict("a", "other"), gate.paying_run("a", "other")) == (READY, "never")
+        assert gate.verdict("a", "assistant") == READY
+
+
+class TestWhatCameBack:
+    def test_is_not_dispatched_to_that_worker_before_something_has_changed(self, gate: Gate) -> None:
+        join(gate, "a", 100)
+        join(gate, "a", 100, worker="w2")
+        gate.came_back("a", "w")
+        assert (gate.verdict("a", "w"), gate.verdict("a", "w2"), gate.verdict("a")) == (
+            "refused",
+            READY,
+            READY,
+        )
+        reason = reason_of(gate, "a", "w")
+        assert reason is not None
+        assert "its last attempt was blocked" in reason.text
+        gate.came_back("a", "w2")
+        assert gate.verdict("a") == "refused"
+
+    @pytest.mark.parametrize("how", ["top-up", "approval", "rules", "submitted", "run", "worker"])
+    def test_is_freed_by_whatever_may_change_the_answer(self, gate: Gate, how: str) -> None:
+        join(gate, "a", 100)
+        gate.came_back("a", "w")
+        fed(gate, 900, cap=1000)
+        assert gate.verdict("a", "w") == "refused", "less money lets nothing pass"
+        if how == "top-up":
+            fed(gate, 1001, cap=2000)
+        elif how == "approval":
+            gate.approve("r1", "a", 100, None)
+        elif how == "rules":
+            gate.rules = Rules()
+        elif how == "submitted":
+            join(gate, "a", 100, announcing=True)
+        elif how == "run":
+            fed(gate, run_id="r2")
+            join(gate, "a", 100, "r2", worker="w2")
+        else:
+            gate.gone(["w"])
+        assert gate.verdict("a", "w") == READY
+        assert gate.verdict("a", "w") == READY

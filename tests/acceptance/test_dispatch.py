@@ -1,0 +1,93 @@
+"""What is blocked is not dispatched again and again, whoever else has submitted it, whatever denies it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.site import Site
+
+PIPELINE = "tests.support.blocking_pipeline"
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    tokens = {"worker_token": "the-right-worker-token", "admin_token": "the-operators-admin-token"}
+    with Site(tmp_path / "site", spendguard=tokens) as site:
+        yield site
+
+
+def denied(site: Site) -> list[dict[str, object]]:
+    status, found = site.call("GET", "/calls", token="the-operators-admin-token")
+    assert status == 200, found
+    return [call for call in found if str(call["verdict"]).startswith("denied")]
+
+
+def misconfigured(site: Site, old: str, new: str) -> str:
+    """Return the path of a luigi.cfg in which a worker has something wrong."""
+    path = site.folder / "wrong.cfg"
+    text = site.config.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "keep_alive"),
+    [
+        ("the-right-worker-token", "a-wrong-worker-token", "false"),
+        ("the-right-worker-token", "a-wrong-worker-token", "true"),
+        ("default_cap_usd", "defautl_cap_usd", "false"),
+    ],
+    ids=["token", "token-and-both-stay", "misspelt"],
+)
+def test_a_run_that_cannot_be_opened_keeps_no_worker_busy(
+    site: Site, old: str, new: str, keep_alive: str
+) -> None:
+    # Who stays waits for what has failed at the other worker: let Luigi look for that with each question.
+    site.configure(worker={"keep_alive": keep_alive}, scheduler={"prune_on_get_work": "true"})
+    assert site.luigid is not None
+    site.luigid.end()
+    site.start()
+    first = site.worker("Billing", "--n", "3", "--run-id", "never",
+                        LUIGI_CONFIG_PATH=misconfigured(site, old, new))  # fmt: skip
+    try:
+        if keep_alive == "false":
+            first.communicate(timeout=60)
+        code, said = site.luigi("Billing", "--n", "3", "--budget-usd", "1", "--run-id", "capped", timeout=60)
+    finally:
+        first.kill()
+        first.communicate()
+    assert "2 tasks blocked" in said
+    assert site.stripe.moved() == 100
+    assert len(denied(site)) <= 4, "each task is denied once"
+    site.call("POST", "/runs/capped/top_up", {"usd": "2"}, token="the-operators-admin-token")
+    code, said = site.luigi("Billing", "--n", "3", "--budget-usd", "1", "--run-id", "capped", timeout=60)
+    assert (code, site.stripe.moved()) == (0, 300), said
+
+
+def test_nor_does_a_worker_without_the_plugin(site: Site) -> None:
+    """Its families are vendor tasks by their pattern; it runs none of them here."""
+    site.configure(spendguard={"vendor_tasks": "Charge"})
+    for task in range(3):
+        site.rpc(
+            "add_task",
+            worker="stock",
+            task_id=f"Charge_100_cus_{task}_x",
+            family="Charge",
+            runnable=True,
+            params={"customer": f"cus_{task}", "amount": "100"},
+            module="tests.support.pipelines",
+        )
+    code, said = site.luigi("Billing", "--n", "3", "--budget-usd", "1", "--run-id", "capped", timeout=60)
+    assert (code, site.stripe.moved()) == (0, 100), said
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_task_that_calls_itself_denied_comes_back_once(site: Site, workers: str) -> None:
+    """What it raises is no budget's denial: nothing that the gate knows will change."""
+    _, said = site.luigi("Denying", "--workers", workers, module=PIPELINE, timeout=60)
+    assert "blocked" in said
+    assert sorted((site.folder / "out" / "attempts").read_text().split()) == ["a", "b"]

@@ -1,0 +1,21 @@
+"""Tasks that end with a denial of their own making."""
+
+from __future__ import annotations
+
+import luigi
+
+from luigi_spendguard import BudgetExceeded, VendorTask
+from tests.support.pipelines import Output, note
+
+
+class Denied(VendorTask, Output):
+    name = luigi.Parameter()
+
+    def run(self) -> None:
+        note("attempts", self.name)
+        raise BudgetExceeded("cap", "said by nobody but this task", {"asked_usd": "0.01", "budget": "run"})
+
+
+class Denying(luigi.WrapperTask):
+    def requires(self) -> list[luigi.Task]:
+        return [Denied("a"), Denied("b")]
