@@ -169,17 +169,17 @@ def sending(
         to = destination(request.url, straight=straight, proxy=proxy)
         http, data = _written(request, to)
         line = idle.take(to) or (yield from _connected(to, time.monotonic() + connect_s))
+        if time.monotonic() > deadline:
+            idle.keep(to, line)
+            raise Late("the grant was too old when the connection was ready")
     except (OSError, ValueError, h11.ProtocolError) as error:
         raise NotSent(f"{_kind(error)} before the first byte") from None
-    except GeneratorExit:
+    except (NotSent, GeneratorExit):
         raise
     except BaseException as interrupt:
         unsent = NotSent("interrupted before the first byte")
         unsent.interrupt = interrupt
         raise unsent from None
-    if time.monotonic() > deadline:
-        idle.keep(to, line)
-        raise Late("the grant was too old when the connection was ready")
     # From here on a byte may have left.
     kept = False
     try:

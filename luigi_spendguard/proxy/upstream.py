@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import socket
 import time
 from collections.abc import Generator
@@ -53,14 +54,15 @@ def _driven(steps: Generator[Operation, Any, Reply]) -> Reply:
     while True:
         try:
             step = steps.send(value) if error is None else steps.throw(error)
+            value, error = None, None
+            value = _done(step)
         except StopIteration as stop:
             reply: Reply = stop.value
             return reply
-        value, error = None, None
-        try:
-            value = _done(step)
-        except BaseException as caught:  # It closes the connection, whatever ends this.
-            error = caught
+        except BaseException as caught:  # It closes the connection, and knows what was sent.
+            if inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED:
+                raise
+            value, error = None, caught
 
 
 def _done(step: Operation) -> Any:

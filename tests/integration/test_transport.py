@@ -13,7 +13,8 @@ import pytest
 
 from luigi_spendguard import certificates, destination, transport
 from luigi_spendguard.effects import Late, NotSent
-from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.idle import Idle
+from luigi_spendguard.proxy.upstream import Upstream, _done
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.upstream import Upstream as LoopUpstream
 from tests.support.clients import PROXIES
@@ -228,6 +229,23 @@ def test_a_grant_that_is_too_old_sends_nothing_and_keeps_the_connection(send: Se
         (found,) = send(post(vendor.url), grant_s=-1)
         assert isinstance(found, Late)
         assert vendor.bodies == []
+
+
+@pytest.mark.parametrize("at", [transport.Connect, transport.Write, transport.Read])
+def test_an_interrupt_is_known_to_have_come_before_the_first_byte_or_after(at: type) -> None:
+    """While connecting nothing was sent; afterwards nobody knows."""
+    with RawVendor(lambda number, body: answer(200, {})) as vendor:
+        idle = Idle()
+        steps = transport.sending(post(vendor.url), idle, time.monotonic() + 60, 5)
+        step = next(steps)
+        while not isinstance(step, at):
+            step = steps.send(_done(step))
+        with pytest.raises((NotSent, KeyboardInterrupt)) as raised:
+            steps.throw(KeyboardInterrupt())
+        idle.close()
+    before = isinstance(raised.value, NotSent)
+    assert before == (at is transport.Connect)
+    assert not before or isinstance(raised.value.interrupt, KeyboardInterrupt)
 
 
 def test_nobody_listens(send: Send) -> None:
