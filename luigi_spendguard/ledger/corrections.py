@@ -11,6 +11,7 @@ import json
 from luigi_spendguard.ledger.budgets import journal
 from luigi_spendguard.ledger.engine import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.resolving import keep_object, restate
+from luigi_spendguard.messages import MAX_TEXT
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
 
@@ -107,7 +108,7 @@ def _book(tx: Tx, row: Row, waiting: Row, price: int, found: FollowedUp) -> None
 def _say(tx: Tx, row: Row, problem: str) -> None:
     """Put on the call and on its run, once each, why a price cannot be booked."""
     run = tx.value("SELECT note FROM run WHERE run_id = ?", row["run_id"])
-    if problem not in run:
+    if problem not in run and len(run) < MAX_TEXT:
         tx.run("UPDATE run SET note = ? WHERE run_id = ?", f"{run}; {problem}".strip("; "), row["run_id"])
     if not tx.value("SELECT 1 FROM journal WHERE call_id = ? AND note = ?", row["id"], problem):
         journal(tx, "correct", run_id=row["run_id"], call_id=row["id"], note=problem)

@@ -30,10 +30,12 @@ _ASKED = frozenset({
 })  # fmt: skip
 
 _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
+_BEFORE = rf"urn:uuid:|{OWN_KEY}|(?:[a-z0-9]+[-_])*retry[-_]"
 #: Idempotency keys that no caller need have chosen: a UUID, alone or after our own beginning or one that ends
-#: in "retry" (stripe-node, all that Stainless generates), and the nanoseconds and random signs of stripe-go.
-#: Clients put one of them into a call that was given none, a fresh one each time.
-MADE_UP = rf"(?ia:(?:{OWN_KEY}|(?:\w+[-_])*retry[-_])?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}})"
+#: in "retry" (stripe-node, all that Stainless generates), and the nanoseconds and random signs of stripe-go;
+#: perhaps in quotes, as the IETF's draft of the header has it. Clients put one of them into a call that was
+#: given none, a fresh one each time.
+MADE_UP = rf"(?ia:[\"{{]?(?:(?:{_BEFORE})?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}})[\"}}]?)"
 
 
 #: What belongs to an answer, whichever vendor gives it, by name and by how the name begins.

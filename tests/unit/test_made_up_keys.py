@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from luigi_spendguard.vendors import Request
@@ -41,3 +43,10 @@ def test_what_an_sdk_may_have_made_up(vendor: str, sdk: str) -> None:
 )
 def test_what_only_its_caller_can_have_chosen(vendor: str, key: str) -> None:
     assert is_callers(vendor, key)
+
+
+@pytest.mark.parametrize("begin", ["a_", "a-", "_", "retry-", "0", "a"])
+def test_a_long_key_is_read_in_no_time(begin: str) -> None:
+    began = time.process_time()
+    assert is_callers("stripe", (begin * 255)[:254] + "!")
+    assert time.process_time() - began < 0.1
