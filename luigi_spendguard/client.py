@@ -15,15 +15,15 @@ import weakref
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
 
 import urllib3
 
-from luigi_spendguard import certificates, config
+from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.messages import MAX_NOTE, Answer, Ask, End
 from luigi_spendguard.outbox import FLUSH_S, Outbox
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.scheduler_address import SchedulerAddress
 from luigi_spendguard.vendors import FollowedUp
 
 logger = logging.getLogger(__name__)
@@ -43,19 +43,11 @@ class LedgerClient:
     """
 
     def __init__(self, url: str, worker_token: str | None) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https"):
-            raise PluginError(
-                f"the scheduler's address {parts.scheme}://… is not supported by luigi_spendguard: "
-                "use http or https in [core] default_scheduler_url"
-            )
-        auth = f"{parts.username}:{parts.password or ''}" if parts.username else None
-        made = urllib3.make_headers(basic_auth=auth) if auth else {}
-        self._proxy_auth = {name: Secret(value) for name, value in made.items()}
-        host = parts.hostname or "localhost"
-        host = f"[{host}]" if ":" in host else host
-        port = f":{parts.port}" if parts.port else ""
-        self.url = f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"
+        try:
+            self._address = SchedulerAddress.of(url)
+        except ValueError as error:
+            raise PluginError(f"{error}: mend [core] default_scheduler_url") from None
+        self.url, self._given = self._address.url, Secret(url)
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox = Outbox()
         self._renew()
@@ -66,11 +58,16 @@ class LedgerClient:
 
     def __reduce__(self) -> Any:
         # Where children are spawned, they read the token from their own luigi.cfg.
-        return (connect, (self.url,))
+        return (connect, (str(self._given),))
 
     def _renew(self) -> None:
         """Start without inherited connections."""
-        self._pool = urllib3.PoolManager(maxsize=64, block=False, **certificates.pool_arguments())
+        self._pool = self._address.pool(maxsize=64, block=False)
+
+    @property
+    def authorization(self) -> str:
+        """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
+        return self._address.authorization
 
     # What a worker does with its token.
 
@@ -157,10 +154,7 @@ class LedgerClient:
         self, method: str, body: Mapping[str, Any], key: str | None = None, patience_s: float = 0
     ) -> dict[str, Any]:
         token = key if key is not None else self._worker_token
-        # Secrets, so that a traceback with local variables does not show them.
-        headers: dict[str, str] = {"Content-Type": "application/json", **self._proxy_auth}
-        if token:
-            headers["Authorization"] = Secret(f"Bearer {token}")
+        headers = {"Content-Type": "application/json", **self._address.credentials(token)}
         data = json.dumps(body).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         wait = 0.05
@@ -169,7 +163,7 @@ class LedgerClient:
             try:
                 reply = self._pool.request(
                     "POST",
-                    f"{self.url}/api/{method}",
+                    f"{self._address.base}/api/{method}",
                     body=data,
                     headers=headers,
                     retries=False,
@@ -205,6 +199,11 @@ class LedgerClient:
             raise denial(code, message, said.get("facts"))
         if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
             raise denial(code, message)
+        if status in (401, 407) and not code:
+            raise LedgerUnavailable(
+                f"what stands before the scheduler at {self.url} lets nobody in (HTTP {status}): mend user "
+                "and password in [core] default_scheduler_url"
+            )
         if status in (401, 403):
             raise denial("scope", f"the scheduler refused the worker: {message or status}")
         if status in (400, 404, 409, 413):

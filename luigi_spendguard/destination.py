@@ -11,6 +11,7 @@ from requests.utils import get_environ_proxies, select_proxy
 from luigi_spendguard import certificates
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.scheduler_address import UNIX
 
 _PORTS = {"http": 80, "https": 443}
 
@@ -25,7 +26,10 @@ class Proxy(NamedTuple):
 
 
 class Destination(NamedTuple):
-    """A scheme, host and port, and the way there; `bundle`: the certificates to trust, as `certificates`'."""
+    """A scheme, host and port, and the way there; `bundle`: the certificates to trust, as `certificates`'.
+
+    A `host` that is a path is a Unix socket.
+    """
 
     host: str
     port: int
@@ -36,6 +40,8 @@ class Destination(NamedTuple):
     @property
     def authority(self) -> str:
         """Host and port as the Host header has them."""
+        if self.host.startswith("/"):
+            return "localhost"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == _PORTS["https" if self.tls else "http"] else f"{host}:{self.port}"
 
@@ -47,6 +53,8 @@ def destination(url: str, *, straight: bool = False, proxy: str = "") -> Destina
     Raises ValueError for a URL or a proxy that cannot be used, without what it contains.
     """
     parts = urlsplit(url)
+    if parts.scheme == UNIX and (path := unquote(parts.netloc)).startswith("/"):
+        return Destination(path, 0, False, None, None)
     if parts.scheme not in _PORTS or not parts.hostname:
         raise ValueError("no http URL")
     tls = parts.scheme == "https"

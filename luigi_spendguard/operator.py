@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 from configparser import InterpolationError
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 import luigi.configuration
 import urllib3
 
-from luigi_spendguard import certificates
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
-from luigi_spendguard.redaction import Secret
+from luigi_spendguard.scheduler_address import SchedulerAddress
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0
@@ -59,23 +58,15 @@ class Operator:
 
     def __init__(self, url: str, token: str | None) -> None:
         try:
-            parts = urlsplit(url)
-        except ValueError:
-            parts = urlsplit("")
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OperatorError("the address of luigid must begin with http:// or https://", 2)
-        userinfo, _, host = parts.netloc.rpartition("@")
-        self.url = f"{parts.scheme}://{host}{parts.path.rstrip('/')}"
-        self._headers = {"Accept": "application/json"}
-        if token:
-            self._headers["Authorization"] = Secret(f"Bearer {token}")
-        elif userinfo:
-            self._headers |= urllib3.make_headers(basic_auth=userinfo)
+            self._address = SchedulerAddress.of(url)
+        except ValueError as error:
+            raise OperatorError(str(error), 2) from None
+        self.url = self._address.url
+        self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
-        self._pool = urllib3.PoolManager(
+        self._pool = self._address.pool(
             timeout=TIMEOUT_S,
             retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
-            **certificates.pool_arguments(),
         )
 
     def get(self, path: str, **query: str | None) -> Any:
@@ -98,7 +89,7 @@ class Operator:
         try:
             reply = self._pool.request(
                 method,
-                self.url + path,
+                self._address.base + path,
                 headers=headers,
                 body=None if body is None else json.dumps(body).encode(),
             )
@@ -121,6 +112,11 @@ class Operator:
 
     def _stranger(self, reply: Any) -> str:
         """Say what may answer at our address instead of luigid-spendguard."""
+        if reply.status in (401, 407):
+            return (
+                f"what stands before {self.url} lets nobody in (HTTP {reply.status}): give its user and "
+                "password in the address, http://user:password@…, percent-encoded"
+            )
         answered = f"{self.url} answered HTTP {reply.status} and keeps no budgets: "
         if reply.headers.get("Server", "").startswith("TornadoServer/"):
             return (

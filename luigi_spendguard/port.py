@@ -15,6 +15,10 @@ class LedgerPort(Protocol):
     def url(self) -> str | None:
         """The scheduler's base URL; None where the ledger is in the worker's own process."""
 
+    @property
+    def authorization(self) -> str:
+        """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
+
     def open_run(self, **fields: Any) -> dict[str, Any]:
         """Open (or find) a run."""
 

@@ -74,10 +74,12 @@ class VaultKeyTask(luigi.Task):
         """Ask for the key. Raises LedgerUnavailable, SpendDenied, PluginError (a stock luigid)."""
         core = luigi.interface.core()  # With the command line's own flags.
         url = (core.scheduler_url or f"http://{core.scheduler_host}:{core.scheduler_port}").rstrip("/")
-        said = connect(url).issue_key(**self._terms())
+        client = connect(url)
+        said = client.issue_key(**self._terms())
         kept = {name: said[name] for name in ("vault_key", "run_id", "expires_at")}
         _write_private(
-            Path(self.output().path), json.dumps({**kept, "api_base": f"{url}/{self.vendor}"}, indent=2)
+            Path(self.output().path),
+            json.dumps({**kept, "api_base": f"{client.url}/{self.vendor}"}, indent=2),
         )
 
     def _terms(self) -> dict[str, Any]:

@@ -73,6 +73,7 @@ class LocalPort:
 
     #: There is no gateway here: the secret must be where the worker is.
     url: str | None = None
+    authorization = ""
 
     def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
         """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from luigi_spendguard.answering import say_replayed
@@ -18,7 +18,7 @@ from luigi_spendguard.client import GIVE_UP_S
 from luigi_spendguard.config_values import is_loopback
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denial
-from luigi_spendguard.messages import FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
+from luigi_spendguard.messages import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.unanswered import Unanswered
@@ -38,10 +38,17 @@ _HOP_BY_HOP = {
 
 @dataclass(frozen=True)
 class Gateway:
-    """Where a vendor's calls are forwarded to: `base` is the gateway's URL without the vendor's name."""
+    """Where a vendor's calls are forwarded to.
+
+    Attributes:
+        base: the gateway's URL without the vendor's name.
+        authorization: what a proxy before it wants to see, as `LedgerPort`'s.
+
+    """
 
     base: str
     vendor: str
+    authorization: str = field(default="", repr=False)
 
     @property
     def url(self) -> str:
@@ -66,7 +73,8 @@ def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | N
             f"[spendguard] gateway_url = {own} would show the vault key to the network, while the scheduler "
             "is reached by https: use https for both",
         )
-    return Gateway(own or home, vendor)
+    same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
+    return Gateway(own or home, vendor, getattr(attempt.client, "authorization", "") if same else "")
 
 
 def _in_clear(url: str) -> bool:
@@ -92,7 +100,7 @@ class Forwarder:
         here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
         exchange after that.
         """
-        headers, mark, told = _headers(request, attempt), None, ""
+        headers, mark, told = _headers(request, gateway, attempt), None, ""
         if not reads and not headers.get("idempotency-key"):
             # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
@@ -135,11 +143,14 @@ class Forwarder:
             wait = min(0.5, wait * 2)
 
 
-def _headers(request: Request, attempt: Attempt) -> dict[str, str]:
+def _headers(request: Request, gateway: Gateway, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
-    kept.pop(UNANSWERED, None)
+    for name in (UNANSWERED, CREDENTIAL):
+        kept.pop(name, None)
     kept[FORWARDED] = "1"
+    if gateway.authorization:
+        return {**kept, "authorization": gateway.authorization, CREDENTIAL: attempt.key}
     return {**kept, "authorization": f"Bearer {attempt.key}"}
 
 

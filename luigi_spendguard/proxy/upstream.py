@@ -83,14 +83,18 @@ def _left(by: float) -> float:
 
 def _connected(step: Connect) -> socket.socket:
     """Try each address of the host, the first ones for a part of the time."""
-    addresses = socket.getaddrinfo(step.host, step.port, type=socket.SOCK_STREAM)
+    if step.host.startswith("/"):
+        addresses: list[Any] = [(socket.AF_UNIX, socket.SOCK_STREAM, 0, "", step.host)]
+    else:
+        addresses = socket.getaddrinfo(step.host, step.port, type=socket.SOCK_STREAM)
     last: OSError = TimeoutError()
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         made = socket.socket(family, kind, protocol)
         try:
             made.settimeout(_left(step.by) / (len(addresses) - number))
             made.connect(address)
-            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if family != socket.AF_UNIX:
+                made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             return made
         except BaseException as error:
             made.close()

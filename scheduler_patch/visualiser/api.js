@@ -35,7 +35,8 @@ async function ask(method, path, query, body) {
       address.searchParams.set(name, value);
     }
   }
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  // Authorization is the proxy's that may stand before luigid.
+  const headers = token ? { "X-Spendguard-Token": token } : {};
   if (body !== undefined) {
     headers["Content-Type"] = "application/json";
   }

@@ -219,7 +219,7 @@ def test_a_family_that_is_script_steals_no_token(tab: Tab, site: Site) -> None:
     nightly(site, "night", 1, 0, "5")
     hook = (
         "window.stolen='x';const f=window.fetch;"
-        "window.fetch=(a,b)=>{window.stolen=b.headers.Authorization;return f(a,b)}"
+        "window.fetch=(a,b)=>{window.stolen=b.headers['X-Spendguard-Token'];return f(a,b)}"
     )
     family = f'<img src=x onerror="{hook}"><svg onload="{hook}">'
     site.rpc("add_task", task_id="Evil_1", worker="w", family=family, params={"a": "b"}, status="PENDING",
