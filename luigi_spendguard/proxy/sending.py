@@ -60,7 +60,7 @@ def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str
         "scope",
         f"a call to {vendor.name} that could spend was made outside any vendor task: move it into the run() "
         "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches [spendguard] "
-        "vendor_tasks)",
+        "vendor_tasks); a program that such a task starts sends it to luigi_spendguard.spend_proxy()",
     )
 
 
