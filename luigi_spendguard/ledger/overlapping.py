@@ -9,19 +9,20 @@ from __future__ import annotations
 import json
 
 from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
-from luigi_spendguard.ledger.identity import Identity
+from luigi_spendguard.ledger.identity import Identity, key_digest
 from luigi_spendguard.ledger.taking import Refused
 from luigi_spendguard.messages import Ask
 
 #: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
-#: unless nobody knows how they ended. What this attempt has repeated already is done with.
+#: unless nobody knows how they ended, or the task was not told. What this attempt has repeated is done with.
 _REACHED = f"""
     SELECT call.id, call.operation, count(*) AS many
     FROM call_target JOIN call ON call.id = call_target.call_id
     WHERE call_target.target IN (SELECT value FROM json_each(?1))
       AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
       AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
-      AND {NOT_DECLINED} AND (call.claim_id <> ?6 OR call.state = 'in_doubt') AND call.id <> ?7
+      AND {NOT_DECLINED} AND call.id <> ?7
+      AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
       AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
     GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
 """
@@ -35,8 +36,9 @@ def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
     targets = ask.targets.split()
     if not targets or identity.base is None:
         return
+    untold = [key_digest(ask, key) for key in ask.unanswered.split()]
     found = tx.one(_REACHED, json.dumps(targets), claim["task_id"], ask.vendor, ask.account, identity.epoch,
-                   claim["id"], ask.call_id)  # fmt: skip
+                   claim["id"], ask.call_id, json.dumps(untold))  # fmt: skip
     if found is None:
         return
     some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"

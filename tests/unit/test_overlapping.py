@@ -30,12 +30,12 @@ def ask(books: Books, whom: str, **more: Any) -> Ask:
     return books.ask(100 * len(whom), **said)
 
 
-def sent(books: Books, key: str, whom: str, end: str = "settle", **more: Any) -> Ask:
+def sent(books: Books, under: str, whom: str, end: str = "settle", **more: Any) -> Ask:
     """Reserve a call and say how it ended; "" leaves it pending."""
     asked = ask(books, whom, **more)
-    assert books.reserve(key, asked).verdict == "allowed"
+    assert books.reserve(under, asked).verdict == "allowed"
     if end:
-        books.end(key, End(end, asked.call_id, total_micros=100 * len(whom), status=200, answer_body="{}"))
+        books.end(under, End(end, asked.call_id, total_micros=100 * len(whom), status=200, answer_body="{}"))
     return asked
 
 
@@ -98,6 +98,14 @@ def test_a_call_in_doubt_of_the_same_attempt(books: Books) -> None:
     sent(books, key, "abc", "doubt")
     assert said(books, key, "abcd") == REFUSED
     assert said(books, key, "abc") == "allowed"  # The same call again.
+
+
+def test_a_call_of_the_same_attempt_that_was_not_answered(books: Books) -> None:
+    key = books.claim("Send_1")
+    sent(books, key, "abc", key="made-up-1")
+    assert said(books, key, "abcd", unanswered="made-up-1") == REFUSED
+    assert said(books, key, "abc", unanswered="made-up-1", key="made-up-2") == "replayed"
+    assert said(books, key, "abcd") == "allowed"
 
 
 def test_of_several_that_are_repeated_each_is_done_with(books: Books) -> None:
