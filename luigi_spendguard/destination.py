@@ -16,6 +16,10 @@ from luigi_spendguard.scheduler_address import UNIX
 _PORTS = {"http": 80, "https": 443}
 
 
+class NoAddress(ValueError):
+    """A URL or a proxy that cannot be used; the text has nothing of what is secret in it."""
+
+
 class Proxy(NamedTuple):
     """A proxy that is asked to CONNECT; `authorization` is the header's value, "" for none."""
 
@@ -50,13 +54,13 @@ def destination(url: str, *, straight: bool = False, proxy: str = "") -> Destina
     """Return where `url` leads: by `proxy` (a URL), else, unless `straight`, by the environment's.
 
     This machine is never reached through a proxy, and no plain http is: it is this machine's, or luigid's.
-    Raises ValueError for a URL or a proxy that cannot be used, without what it contains.
+    Raises NoAddress.
     """
     parts = urlsplit(url)
     if parts.scheme == UNIX and (path := unquote(parts.netloc)).startswith("/"):
         return Destination(path, 0, False, None, None)
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError("no http URL")
+        raise NoAddress("no http URL")
     tls = parts.scheme == "https"
     through = None
     if tls and not straight and not is_loopback(parts.hostname):
@@ -67,16 +71,22 @@ def destination(url: str, *, straight: bool = False, proxy: str = "") -> Destina
 
 
 def _port(parts: SplitResult) -> int:
-    port = parts.port
+    try:
+        port = parts.port
+    except ValueError:  # Its text has what stands there, perhaps a part of a password.
+        raise NoAddress("an address has a port that is no number") from None
     return _PORTS[parts.scheme] if port is None else port
 
 
 def _proxy(url: str) -> Proxy | None:
     if not url:
         return None
-    parts = urlsplit(url if "://" in url else f"http://{url}")
+    try:
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+    except ValueError:
+        raise NoAddress("the proxy's address cannot be read") from None
     if parts.scheme not in _PORTS or not parts.hostname:
-        raise ValueError(f"a proxy of the kind {parts.scheme}:// cannot be used: http:// and https:// can")
+        raise NoAddress(f"a proxy of the kind {parts.scheme}:// cannot be used: http:// and https:// can")
     authorization = ""
     if parts.username is not None:
         shown = f"{unquote(parts.username)}:{unquote(parts.password or '')}"

@@ -59,19 +59,29 @@ class Idle:
         """Keep a connection, and close those that have waited for too long."""
         lines = self._lines.setdefault(to, deque())
         lines.append((time.monotonic(), line))
-        while lines:
-            try:
-                oldest = lines.popleft()
-            except IndexError:
-                break
-            if time.monotonic() - oldest[0] <= FRESH_S:
-                lines.appendleft(oldest)
-                break
-            oldest[1].close()
+        _pruned(lines)
+
+    def prune(self) -> bool:
+        """Close what has waited for too long; return whether anything still waits."""
+        for lines in list(self._lines.values()):
+            _pruned(lines)
+        return any(self._lines.values())
 
     def close(self) -> None:
         """Close all."""
         _close(self._lines)
+
+
+def _pruned(lines: deque[tuple[float, Line]]) -> None:
+    while lines:
+        try:
+            oldest = lines.popleft()
+        except IndexError:  # Another thread's.
+            break
+        if time.monotonic() - oldest[0] <= FRESH_S:
+            lines.appendleft(oldest)
+            break
+        oldest[1].close()
 
 
 def _close(lines: dict[Destination, deque[tuple[float, Line]]]) -> None:

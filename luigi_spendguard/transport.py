@@ -20,7 +20,7 @@ import h11
 
 from luigi_spendguard import certificates
 from luigi_spendguard.decoding import decoded
-from luigi_spendguard.destination import Destination, Proxy, destination
+from luigi_spendguard.destination import Destination, NoAddress, Proxy, destination
 from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.idle import Idle, Line
 from luigi_spendguard.vendors import Reply, Request
@@ -198,7 +198,7 @@ def sending(
 
 def _kind(error: Exception) -> str:
     """Say what an error is; the text of ours has nothing of the request in it."""
-    ours = isinstance(error, _Refused) or type(error) is ValueError
+    ours = isinstance(error, (_Refused, NoAddress))
     return str(error) if ours else type(error).__name__
 
 
@@ -305,7 +305,7 @@ def _exchanged(
         elif isinstance(event, h11.Data):
             size += len(event.data)
             if size > MAX_REPLY:
-                raise ValueError("the reply is too long")
+                raise _Refused("the reply is too long")
             parts.append(bytes(event.data))
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             break

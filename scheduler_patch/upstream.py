@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from luigi_spendguard.errors import bare
-from luigi_spendguard.idle import Idle
+from luigi_spendguard.idle import FRESH_S, Idle
 from luigi_spendguard.transport import Connect, Operation, Write, sending
 from luigi_spendguard.vendors import Reply, Request
 
@@ -26,6 +26,7 @@ class Upstream:
     def __init__(self) -> None:
         self._idle = Idle()
         self._free = asyncio.Semaphore(CONNECTIONS)
+        self._pruning: asyncio.TimerHandle | None = None
         # Not the loop's own threads: there the guard thinks about long requests.
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="spendguard-names")
 
@@ -36,7 +37,19 @@ class Upstream:
                 return await self._driven(sending(request, self._idle, deadline, timeout_s))
             except BaseException as error:
                 raised = bare(error)  # Its frames have the request's bytes, and so the secret.
+            finally:
+                self._prune_later()
         raise raised
+
+    def _prune_later(self) -> None:
+        """Close connections that nobody has used again, rather than hold their ends open."""
+        if self._pruning is None:
+            self._pruning = asyncio.get_running_loop().call_later(FRESH_S + 1, self._prune)
+
+    def _prune(self) -> None:
+        self._pruning = None
+        if self._idle.prune():
+            self._prune_later()
 
     async def _driven(self, steps: Generator[Operation, Any, Reply]) -> Reply:
         value: Any = None
@@ -55,6 +68,8 @@ class Upstream:
 
     async def close(self) -> None:
         """Close all connections."""
+        if self._pruning is not None:
+            self._pruning.cancel()
         self._idle.close()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 

@@ -15,6 +15,7 @@ from urllib.parse import quote
 from requests.utils import get_environ_proxies, select_proxy
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.redaction import Secret
 
 #: Where clients keep their proxy, and their session (stripe-python 16.1, twilio-python 9.13, resend-python
 #: 2.52, and classes that are made after them).
@@ -71,7 +72,7 @@ def proxy_of(proxies: list[Any], url: str) -> str:
     for one in proxies:
         found = select_proxy(url, dict(one)) if isinstance(one, Mapping) else str(one)
         if found:
-            return "" if found == select_proxy(url, get_environ_proxies(url)) else found
+            return "" if found == select_proxy(url, get_environ_proxies(url)) else Secret(found)
     return ""
 
 

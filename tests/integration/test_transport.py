@@ -63,6 +63,16 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+class Counting(RawVendor):
+    """Counts connections."""
+
+    accepted = 0
+
+    def serve(self, connection: Any) -> None:
+        self.accepted += 1
+        super().serve(connection)
+
+
 def post(url: str, body: bytes = b"a=1", **headers: str) -> Request:
     return Request("POST", url, headers, body)
 
@@ -163,17 +173,50 @@ def test_no_cookie_is_kept_and_no_redirect_followed(send: Send, heads: list[byte
 
 
 def test_a_connection_that_is_to_be_closed_is_not_used_again(send: Send) -> None:
-    accepted: list[int] = []
-
-    class Counting(RawVendor):
-        def serve(self, connection: Any) -> None:
-            accepted.append(1)
-            super().serve(connection)
-
     with Counting(lambda number, body: answer(200, {}, b"Connection: close\r\n" * (number < 2))) as vendor:
         found = send(*[post(vendor.url) for _ in range(5)])
     assert [reply.status for reply in found] == [200] * 5
-    assert len(accepted) == 3
+    assert vendor.accepted == 3
+
+
+def test_a_forked_child_uses_no_connection_of_its_parents() -> None:
+    with Counting(lambda number, body: answer(200, {})) as vendor:
+        upstream = Upstream()
+        for _ in range(2):
+            upstream.send(post(vendor.url), time.monotonic() + 60, 5)
+        upstream._idle._pid -= 1
+        upstream.send(post(vendor.url), time.monotonic() + 60, 5)
+    assert vendor.accepted == 2
+
+
+def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("luigi_spendguard.idle.FRESH_S", 0.0)
+    monkeypatch.setattr("scheduler_patch.upstream.FRESH_S", -0.9)
+
+    async def program(url: str) -> bool:
+        upstream = LoopUpstream()
+        await upstream.send(post(url), time.monotonic() + 60, 5)
+        lines = upstream._idle._lines
+        limit = time.monotonic() + 10
+        while any(lines.values()) and time.monotonic() < limit:
+            await asyncio.sleep(0.02)
+        left = any(lines.values())
+        await upstream.close()
+        return left
+
+    with RawVendor(lambda number, body: answer(200, {})) as vendor:
+        assert not asyncio.run(program(vendor.url))
+
+
+@pytest.mark.parametrize("way", ["http://user:pass/word@p:1", "http://user:pw@[::1", "http://p:secret"])
+def test_a_proxy_that_cannot_be_read_does_not_show_its_password(
+    send: Send, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", way)
+    (found,) = send(post(f"https://{NAME}/v1"))
+    assert isinstance(found, NotSent)
+    for part in ("pass", "pw", "secret"):
+        assert part not in str(found)
 
 
 def test_bytes_that_answer_nothing_are_no_reply(send: Send) -> None:
