@@ -18,6 +18,7 @@ from luigi_spendguard.redaction import Secret
 
 #: The scheme of an address that is a Unix socket's: its path, percent-encoded, stands where the host does.
 UNIX = "http+unix"
+_WANTED = "it must begin with http:// or https://, or be http+unix:// and a socket's path (/ as %2F)"
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class SchedulerAddress:
             parts = urlsplit(url.strip())
             port = parts.port if parts.scheme != UNIX else None
         except ValueError:
-            raise ValueError("the scheduler's address cannot be read: is its port a number?") from None
+            raise ValueError(
+                f"the scheduler's address cannot be read (is its port a number?): {_WANTED}"
+            ) from None
         userinfo, _, host = parts.netloc.rpartition("@")
         if parts.scheme not in ("http", "https", UNIX) or not host or (port is None and not parts.hostname):
             raise ValueError(
-                f"the scheduler's address {parts.scheme[:20]}://… is not supported by luigi_spendguard: it "
-                "must begin with http:// or https://, or be http+unix:// and a socket's path (/ as %2F)"
+                f"the scheduler's address {parts.scheme[:20]}://… is not supported by luigi_spendguard: "
+                + _WANTED
             )
         path = parts.path.rstrip("/")
         found = f"{parts.scheme}://{host}{path}"
