@@ -49,7 +49,7 @@ class Receiving(RequestHandler):
         if "Transfer-Encoding" in self.request.headers:
             return None
         said = self.request.headers.get("Content-Length", "0")
-        return int(said) if said.isdecimal() else None
+        return int(said) if said.isdecimal() and len(said) < 20 else None
 
     async def prepare(self) -> None:
         """Admit the request, or answer; tornado reads nothing of its body before this is done."""

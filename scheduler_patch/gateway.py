@@ -47,6 +47,9 @@ THREADS = 8
 BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
 #: A longer reply, in bytes, is searched in such a thread.
 LONG_REPLY = 1 << 16
+#: Why a call is not made.
+ENDING = "this gateway is ending and takes no new calls"
+_GONE = "its client ended the connection while the call waited for its turn; nothing was sent"
 _QUEUED = "this gateway has too many calls of this vault key waiting already; nothing was sent"
 
 #: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
@@ -99,8 +102,8 @@ class Gateway:
             return refusals.unreachable(VENDORS[name], VendorUnreachable(_QUEUED))
         if self.draining or is_gone():
             self.calls.give_back(who)
-            ending = denial("ledger_unavailable", "this gateway is ending and takes no new calls")
-            return refusals.refusal(VENDORS[name], ending)
+            why = ENDING if self.draining else _GONE
+            return refusals.refusal(VENDORS[name], denial("ledger_unavailable", why))
         life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered, refuse))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.half_closed import has_ended
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.messages import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
 from luigi_spendguard.peers import Refused
@@ -12,7 +13,7 @@ from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import check_origin, check_peer, wrong
-from scheduler_patch.gateway import LONG_REPLY, Gateway
+from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway
 from scheduler_patch.shares import TooMany
 
 _TOO_MANY = (
@@ -28,7 +29,7 @@ class Relay(Relaying):
     _key = ""
     #: Bytes that are held for its body.
     _room = 0
-    _gone = False
+    _closed = False
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
@@ -45,7 +46,7 @@ class Relay(Relaying):
         if not self._key:
             raise denial("unknown_key", "a vault key is missing: send it where the vendor's own key goes")
         if self._gateway.draining:
-            raise denial("ledger_unavailable", "this gateway is ending and takes no new calls")
+            raise denial("ledger_unavailable", ENDING)
         path = self._rest(asked).partition("?")[0]
         await self._gateway.admit(self.vendor, asked.method, path, self._key)
         length = self.declared
@@ -67,13 +68,17 @@ class Relay(Relaying):
         unanswered = asked.headers.get(UNANSWERED, "")
         if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
             unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
-        self.begun = True
+        self.begun, before = True, has_ended(self.request)
         reply = await self._gateway.relay(
-            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._gone
+            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._is_gone(before)
         )
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")
         return await self._gateway.aside(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")
+
+    def _is_gone(self, before: bool) -> bool:
+        """Return whether the client has ended its side since its call began, which may wait for its turn."""
+        return self._closed or (has_ended(self.request) and not before)
 
     def on_finish(self) -> None:
         """Make room for another body."""
@@ -83,7 +88,7 @@ class Relay(Relaying):
 
     def on_connection_close(self) -> None:
         """Take note that the client has gone; a call that has begun is lived to its end."""
-        self._gone = True
+        self._closed = True
         super().on_connection_close()
         if not self.begun:
             self.on_finish()

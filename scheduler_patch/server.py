@@ -16,6 +16,7 @@ from tornado.ioloop import IOLoop, PeriodicCallback
 
 from luigi_spendguard import config, discretion
 from luigi_spendguard.errors import LedgerError, PluginError
+from luigi_spendguard.half_closed import answer_half_closed
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.targets import SCHEDULER, STATE, check_luigi
 from scheduler_patch import page
@@ -57,6 +58,7 @@ def app(scheduler: Any) -> Any:
         logger.info("Without [spendguard] worker_token only this machine's workers are served")
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
+    answer_half_closed(application)
     gateway = Gateway(office)
     application.add_handlers(r".*", [*relay_routes(gateway), *routes(office), *lost(), *page.routes()])
     if office.relayed_vendors:

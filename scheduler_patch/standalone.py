@@ -12,6 +12,7 @@ from tornado.web import Application
 
 from luigi_spendguard import discretion
 from luigi_spendguard.config import ConfigError, Settings
+from luigi_spendguard.half_closed import answer_half_closed
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
@@ -40,9 +41,9 @@ def run(settings: Settings, address: str, port: int) -> None:
         )
     gateway = Gateway(office)
     ours = [route for route in routes(office) if route[0] in _ROUTES]
-    server = tornado.httpserver.HTTPServer(
-        Application([*relay_routes(gateway), *ours]), ssl_options=tls(settings)
-    )
+    app = Application([*relay_routes(gateway), *ours])
+    answer_half_closed(app)
+    server = tornado.httpserver.HTTPServer(app, ssl_options=tls(settings))
     try:
         server.add_sockets(tornado.netutil.bind_sockets(port, address=address))
     except OSError as error:

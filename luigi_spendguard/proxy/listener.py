@@ -28,6 +28,7 @@ from luigi_spendguard.errors import (
     SpendDenied,
     denial,
 )
+from luigi_spendguard.half_closed import answer_half_closed
 from luigi_spendguard.proxy import context, past_proxies
 from luigi_spendguard.proxy.aside import ENDING_S
 from luigi_spendguard.proxy.context import Attempt
@@ -128,6 +129,7 @@ class Listener:
             routes, default_handler_class=Elsewhere, default_handler_args={"names": names},
             log_function=lambda handler: logger.debug("%s %s", handler.get_status(), handler),
         )  # fmt: skip
+        answer_half_closed(app)
         server = HTTPServer(app)
         server.add_sockets(self.sockets)
         await self._asked.wait()
