@@ -13,7 +13,7 @@ from luigi_spendguard.money import MAX_MICROS, parse_usd
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import keys, openapi, operator, reads
-from scheduler_patch.handler import Call, Handler, Lost
+from scheduler_patch.handler import Call, Handler, Lost, limit_of
 from scheduler_patch.office import Office
 
 
@@ -200,7 +200,9 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         rest(r"/calls", GET=("read", reads.calls)),
         rest(r"/calls/([^/]+)/resolve", POST=("admin", _resolve)),
     ]
-    described = openapi.document({template(path): _who(said["methods"]) for path, _, said in served})
+    described = openapi.document(
+        {template(path): _who(said["methods"]) for path, _, said in served}, limit_of
+    )
 
     async def _openapi(office: Office, call: Call) -> Any:
         return described

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from tornado.web import HTTPError
 
+from luigi_spendguard import strict_json
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.messages import BadMessage
@@ -32,6 +33,11 @@ Fields = dict[str, Any]
 Act = Callable[[Office, "Call"], Awaitable[Any]]
 
 
+def limit_of(who: str) -> int:
+    """Return how many bytes a body may have on a route for `who`."""
+    return MAX_ANYBODYS if who in ("public", "read", "holder") else MAX_REQUEST
+
+
 class Created(NamedTuple):
     """An answer that says that something was made (HTTP 201)."""
 
@@ -40,22 +46,6 @@ class Created(NamedTuple):
 
 #: What begins a value in JSON: a text, a list or an object, or what stands before any other.
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{,]', re.DOTALL)
-
-
-class _Twice(ValueError):
-    def __init__(self, name: str) -> None:
-        super().__init__(name)
-        self.name = name
-
-
-def _once(pairs: list[tuple[str, Any]]) -> Fields:
-    """Make an object of its pairs; a name given twice could be read in two ways."""
-    fields: Fields = {}
-    for name, value in pairs:
-        if name in fields:
-            raise _Twice(name)
-        fields[name] = value
-    return fields
 
 
 class Handler(Receiving):
@@ -77,7 +67,7 @@ class Handler(Receiving):
         self._key = check(self.request, who, self._office)
         if who == "key":
             await self._office.check_key(self._key)
-        self.limit = MAX_ANYBODYS if who in ("public", "read", "holder") else MAX_REQUEST
+        self.limit = limit_of(who)
         if (self.declared or 0) > self.limit:
             raise self._too_large()
 
@@ -135,10 +125,9 @@ class Handler(Receiving):
         if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
             raise Refused(400, "bad_request", f"the body has more than {MAX_TOKENS} values and names")
         try:
-            fields = json.loads(body, object_pairs_hook=_once)
-            json.dumps(fields, ensure_ascii=False).encode()  # Half a surrogate pair fits no database.
-        except _Twice as error:
-            raise Refused(400, "bad_request", f"the field {error.name[:60]!r} is given twice") from None
+            fields = strict_json.read(body)
+        except strict_json.NotStrict as error:
+            raise Refused(400, "bad_request", str(error)) from None
         except (ValueError, RecursionError):
             raise Refused(400, "bad_request", "the body is not JSON in UTF-8") from None
         if not isinstance(fields, dict):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luigi_spendguard import __version__
@@ -167,7 +167,7 @@ def _parameters(method: str, path: str) -> list[Schema]:
     return found + [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
 
 
-def _operation(method: str, path: str, who: str) -> Schema:
+def _operation(method: str, path: str, who: str, most: int) -> Schema:
     name = path.removeprefix("/api/")
     done = "201" if name == "issue_vault_key" or (method, path) == ("POST", "/vault/keys") else "200"
     found: Schema = {
@@ -186,7 +186,11 @@ def _operation(method: str, path: str, who: str) -> Schema:
     body = BODIES.get(name if path.startswith("/api/") else f"{method} {path}")
     if body is not None:
         needed = bool(body.get("required") or body.get("oneOf"))
-        found["requestBody"] = {"required": needed, "content": {"application/json": {"schema": body}}}
+        found["requestBody"] = {
+            "description": f"At most {most} bytes in all: more is refused with 413.",
+            "required": needed,
+            "content": {"application/json": {"schema": body}},
+        }
     return found
 
 
@@ -218,10 +222,15 @@ def _relayed(name: str, method: str) -> Schema:
     }
 
 
-def document(served: Mapping[str, Mapping[str, str]]) -> Schema:
-    """Return the description of the routes `served`: by path with `{names}`, who may use which method."""
+def document(served: Mapping[str, Mapping[str, str]], limit_of: Callable[[str], int]) -> Schema:
+    """Return the description of the routes `served`: by path with `{names}`, who may use which method.
+
+    `limit_of` says how many bytes a body may have where such a one may ask.
+    """
     paths: dict[str, Schema] = {
-        path: {method.lower(): _operation(method, path, who) for method, who in methods.items()}
+        path: {
+            method.lower(): _operation(method, path, who, limit_of(who)) for method, who in methods.items()
+        }
         for path, methods in served.items()
     }
     for name in VENDORS:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-import math
 import re
 from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
+from luigi_spendguard import strict_json
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 
@@ -28,8 +28,6 @@ Params = Mapping[str, str]
 MOST_PARAMETERS, DEEPEST = 1000, 32
 #: JSON's own type, and one that Twilio's SDK has for users of an organisation.
 _JSON = ("application/json", "application/scim+json")
-#: The largest whole number that every JSON parser reads alike (RFC 8259, 6).
-_LARGEST = 2**53 - 1
 
 #: A name and a value as they are encoded: no blank before either, no second "=" (qs would look for "]=").
 _CODE = r"(?:%[0-9A-Fa-f]{2}|[!-$'-:<>-~])"
@@ -203,12 +201,9 @@ def json_body(request: Request) -> Any:
     if kind not in _JSON:
         raise _unread(f"{_type(kind)} cannot be priced: send JSON")
     try:
-        found = json.loads(request.body.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_constant,
-                           parse_int=_whole, parse_float=_finite)  # fmt: skip
-        json.dumps(found, ensure_ascii=False).encode()  # Half a surrogate pair is no text.
-        return found
+        return strict_json.read(request.body, any_case=True)
     except (ValueError, RecursionError) as error:
-        why = str(error) if isinstance(error, _Odd) else "it is no JSON"
+        why = str(error) if isinstance(error, strict_json.NotStrict) else "it is no JSON"
         raise _unread(f"the body cannot be priced: {why}") from None
 
 
@@ -233,36 +228,6 @@ def media_type(request: Request) -> str:
 
 def _type(kind: str) -> str:
     return f"a body of type {kind[:60]!r}" if kind else "a body without a Content-Type"
-
-
-class _Odd(ValueError):
-    pass
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len({name.casefold() for name in found}) != len(pairs):
-        raise _Odd("a key stands in it twice, and which one counts is open")
-    if any("\0" in name for name in found):
-        raise _Odd("a key has a NUL in it")
-    return found
-
-
-def _no_constant(text: str) -> Any:
-    raise _Odd(f"{text} is no JSON")
-
-
-def _whole(text: str) -> int:
-    number = int(text) if len(text) < 20 else _LARGEST + 1
-    if abs(number) > _LARGEST:
-        raise _Odd(f"{text[:20]} is a number that not every reader reads alike")
-    return number
-
-
-def _finite(text: str) -> float:
-    if not math.isfinite(number := float(text)):
-        raise _Odd(f"{text[:20]} is a number that not every reader reads alike")
-    return number
 
 
 #: A longer reply, in bytes, is not taken apart: nothing else goes on meanwhile, and no answer is so long.

@@ -21,6 +21,9 @@ pytestmark = [pytest.mark.figures, pytest.mark.timeout(1800)]
 
 #: Fields that would make a good charge: what is broken is each time one thing.
 GOOD = {"amount": "100", "currency": "usd", "customer": "cus_1", "confirm": "true", "payment_method": "pm_x"}
+#: What a bad request may be answered with: 413, too, which schemathesis alone does not think of. That nothing
+#: is 5xx without need has a check of its own.
+REFUSALS = "[checks.negative_data_rejection]\nexpected-statuses = ['4xx', '5xx']\n"
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +57,7 @@ def untouched(site: Site, out: str = "") -> int:
 def test_what_is_made_of_the_openapi_description(site: Site, key: str, malformed: int, who: str) -> None:
     token = {"admin": ADMIN, "key": key}[who]
     before = untouched(site)
+    (site.folder / "schemathesis.toml").write_text(REFUSALS)
     checks = ["-c", "not_a_server_error", "-c", "negative_data_rejection", "-c", "unsupported_method"]
     done = subprocess.run(
         [sys.executable, "-m", "schemathesis.cli", "run", f"{site.url}/openapi.json", "--mode", "negative",
@@ -125,7 +129,7 @@ def _request(pick: random.Random, key: str) -> bytes:
         headers.append(("Cookie", junk))
         headers.append(("X-" + "y" * pick.randrange(1, 5000), junk))
     elif odd == 7:
-        headers[3] = ("Content-Length", pick.choice(["-1", "x", "1e9", "99999999999", ""]))
+        headers[3] = ("Content-Length", pick.choice(["-1", "x", "1e9", "9" * 11, "9" * 5000, ""]))
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
     return "\r\n".join(lines).encode("latin-1", "replace") + b"\r\n\r\n" + body
 

@@ -57,6 +57,9 @@ class TestStrictFields:
             (b'{"usd": ' + b"[" * 99_999 + b"]" * 99_999 + b"}", 400),
             (b'{"usd": "5", "request_id": "\\ud800"}', 400),
             (b'{"usd": "1", "usd": "5"}', 400),
+            (b'{"usd": "1", "\\u0075sd": "5"}', 400),
+            ('{"usd": "5"}'.encode("utf-16"), 400),
+            (b'\xef\xbb\xbf{"usd": "5"}', 400),
         ],
         ids=lambda value: repr(value)[:50],
     )  # fmt: skip
@@ -125,6 +128,7 @@ class TestStrictFields:
             ("reserve", {"headers": {"a": 1}}),
             ("reserve", {"path": "p" * 5000}),
             ("reserve", {"call_id": None}),
+            ("reserve", {"ask": 2**53}),
             ("settle", {"total_micros": -1}),
             ("settle", {"status": "200"}),
             ("settle", {"more": 1}),

@@ -10,6 +10,7 @@ from openapi_spec_validator import validate
 
 from scheduler_patch import openapi
 from scheduler_patch.api import routes, template
+from scheduler_patch.handler import MAX_ANYBODYS, MAX_REQUEST, limit_of
 from tests.support.asking import ROUTES
 
 
@@ -23,7 +24,7 @@ def document() -> dict[str, Any]:
     found = routes(None)  # type: ignore[arg-type]  # only its paths are read
     return openapi.document({
         template(path): {m: who for m, (who, _) in said["methods"].items()} for path, _, said in found
-    })  # fmt: skip
+    }, limit_of)  # fmt: skip
 
 
 def test_it_is_valid_and_json(document: dict[str, Any]) -> None:
@@ -34,6 +35,12 @@ def test_it_names_every_route_with_its_methods(document: dict[str, Any], served:
     described = {path: {method.upper() for method in said} for path, said in document["paths"].items()}
     relayed = {path for path in described if path.endswith("/{path}")}
     assert {path: said for path, said in described.items() if path not in relayed} == served
+
+
+def test_every_body_says_how_long_it_may_be(document: dict[str, Any]) -> None:
+    for path, most in (("/api/task_costs", MAX_ANYBODYS), ("/api/spend_claim", MAX_REQUEST)):
+        said = document["paths"][path]["post"]["requestBody"]["description"]
+        assert str(most) in said.split()
 
 
 def test_every_body_that_is_described_belongs_to_a_route(served: dict[str, set[str]]) -> None:
