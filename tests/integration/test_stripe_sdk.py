@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import io
 import os
 import threading
@@ -139,26 +140,34 @@ def test_two_runs_in_one_process_are_told_apart(shared_site: Site, vendor: FakeS
             for turn in range(5):
                 stripe.PaymentIntent.create(customer=f"cus_{turn}", **(CHARGE | {"amount": amount}))
             ready.wait()
-            thread = threading.Thread(target=lost)
+            thread = threading.Thread(target=charge)
             thread.start()
             thread.join()
+            ended = threading.Event()
+            _thread.start_new_thread(begun_by_nobody, (ended,))
+            assert ended.wait(30)
             ready.wait()
 
-    def lost() -> None:
+    def charge() -> None:
+        stripe.PaymentIntent.create(customer="cus_of_a_thread", **CHARGE)
+
+    def begun_by_nobody(ended: threading.Event) -> None:
         try:
-            stripe.PaymentIntent.create(customer="cus_lost", **CHARGE)
+            charge()
         except SpendDenied as error:
             errors.append(error.reason)
+        finally:
+            ended.set()
 
     threads = [threading.Thread(target=task, args=args) for args in ((first, 100), (second, 300))]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert shared_site.run(first.run_id)["spent_usd"] == "5.00"
-    assert shared_site.run(second.run_id)["spent_usd"] == "15.00"
+    assert shared_site.run(first.run_id)["spent_usd"] == "6.00"
+    assert shared_site.run(second.run_id)["spent_usd"] == "16.00"
     assert errors == ["scope", "scope"]
-    assert vendor.moved() == 2000
+    assert vendor.moved() == 2200
 
 
 @pytest.mark.parametrize(
