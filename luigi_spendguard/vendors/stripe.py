@@ -28,7 +28,7 @@ from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_acting import acting
-from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, NotLookedUp, Unbounded, not_there
+from luigi_spendguard.vendors.stripe_asked import GONE, PAYERS, Asked, NotLookedUp, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import body_digest, is_sensitive, is_upload, parameters
 from luigi_spendguard.vendors.stripe_hosts import API_BASE, host_of, own_path
 from luigi_spendguard.vendors.stripe_parameters import address_of
@@ -135,7 +135,8 @@ class Stripe(Vendor):
         assert at is not None
         blank = Quote(quote.operation, quote.account, quote.path, key=quote.key, repeatable=True,
                       key_is_callers=quote.key_is_callers)  # fmt: skip
-        bodies = {path: (reply_object(reply) if reply.status == 200 else None) or None
+        bodies = {path: GONE if reply.status == 404 else
+                  (reply_object(reply) if reply.status == 200 else None) or None
                   for path, reply in found.items()}  # fmt: skip
         return self._priced(blank, *at, request, settings, bodies, fx)
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
@@ -18,6 +19,9 @@ Body = Mapping[str, Any]
 #: Who pays, by a parameter's name: a customer, or an account that stands for one (in Stripe's v1 API a
 #: `customer_account`, https://docs.stripe.com/connect/use-accounts-as-customers; in v2 an `account`).
 PAYERS = ("customer", "customer_account", "account")
+
+#: What stands in for an object that is not there (HTTP 404); one that could not be fetched is None.
+GONE: Body = MappingProxyType({})
 
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,255}")
 
@@ -48,7 +52,7 @@ class Asked:
     Attributes:
         quote: what is known of it already, its operation first of all.
         ids: the ids in its path, in their order.
-        found: what was looked up, by path; None for what could not be fetched.
+        found: what was looked up, by path; None for what could not be fetched, GONE for what is not there.
         digest: of its body.
 
     """
@@ -67,9 +71,14 @@ class Asked:
             raise NotLookedUp(missing)
         bodies = [self.found[path] for path in paths]
         for path, body in zip(paths, bodies, strict=True):
-            if body is None:
+            if not body:
                 raise not_there(self.quote.operation, path)
         return [body for body in bodies if body is not None]
+
+    def is_gone(self, path: str) -> bool:
+        """Return whether nothing stands at `path`, such as what an earlier try has deleted."""
+        body = self.found.get(path)
+        return body is not None and not body
 
     def money(self, minor: int, currency: str) -> int:
         """Return minor units in micro-dollars. Raises SpendDenied (`currency`, `unpriced`)."""

@@ -15,8 +15,6 @@ POST /v1/billing/alerts/{id}/activate
 POST /v1/billing/alerts/{id}/archive
 POST /v1/billing/alerts/{id}/deactivate
 POST /v1/billing/credit_grants/{id}
-POST /v1/billing/credit_grants/{id}/expire
-POST /v1/billing/credit_grants/{id}/void
 POST /v1/billing/feedback_options
 POST /v1/billing/feedback_options/{id}
 POST /v1/billing/feedback_options/{id}/deactivate
@@ -32,7 +30,6 @@ POST /v1/coupons
 DELETE /v1/coupons/{id}
 POST /v1/coupons/{id}
 POST /v1/credit_notes/{id}
-POST /v1/credit_notes/{id}/void
 DELETE /v1/customers/{id}
 POST /v1/customers/{id}/balance_transactions/{id}
 POST /v1/customers/{id}/bank_accounts
@@ -42,7 +39,6 @@ POST /v1/customers/{id}/bank_accounts/{id}/verify
 POST /v1/customers/{id}/cards
 DELETE /v1/customers/{id}/cards/{id}
 POST /v1/customers/{id}/cards/{id}
-POST /v1/customers/{id}/cash_balance
 POST /v1/customers/{id}/funding_instructions
 POST /v1/customers/{id}/sources
 DELETE /v1/customers/{id}/sources/{id}

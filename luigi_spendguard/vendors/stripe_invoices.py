@@ -9,6 +9,7 @@ for a guarded call counts for what guarded calls have added to it.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
@@ -17,7 +18,7 @@ from luigi_spendguard.vendors.stripe_forms import signed, whole
 from luigi_spendguard.vendors.stripe_lines import cost, groups
 from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
 from luigi_spendguard.vendors.stripe_pending import covered as covered_items
-from luigi_spendguard.vendors.stripe_prices import own_object
+from luigi_spendguard.vendors.stripe_prices import cancels, own_object
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 #: What may change what an invoice comes to.
@@ -105,6 +106,8 @@ def deleted(asked: Asked) -> Quote:
     """
     first = path = f"/v1/invoices/{asked.ids[0]}/lines?limit=100"
     found: list[Body] = []
+    if asked.is_gone(first):
+        return cancels(asked)
     for _ in range(_MOST_PAGES):
         [page] = asked.fetched(path)
         found += page["data"]
@@ -174,20 +177,42 @@ def _more_of(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
 
 def items(asked: Asked) -> Quote:
     """Quote the item's amount, either way, on an invoice or not: it is counted until an invoice counts it."""
-    if asked.ids and asked.only("description", "discountable", "discounts", "period"):
+    if asked.ids and asked.only("description", "period"):
         return asked.quoted(None, target=f"{asked.ids[0]}#{asked.digest[:12]}")
     target = asked.ids[0] if asked.ids else asked.given(*PAYERS)
     minor, currency = _item(asked)
     total = asked.money(minor, currency)
     more = {"minor": minor, "currency": currency, "target": target}
     if asked.ids:
-        return asked.quoted(total, object_id=asked.ids[0], **more)
+        known, credit = _credit(asked)
+        if not credit:
+            return asked.quoted(total, object_id=asked.ids[0], **more)
+        # What lowers an invoice and does so no more raises it.
+        rise = credit + (minor if "amount" not in asked.params else signed(asked.params, "amount") or 0)
+        total = max(total, asked.money(max(0, rise), known["currency"]))
+        return asked.quoted(total, object_id=asked.ids[0], firm=True, **more)
     if asked.params.get("invoice"):
         invoice, _ = _fetched(asked, asked.id_of("invoice"))
         taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
         if invoice.get("auto_advance") is True and taxed:
             raise Unbounded("an item on an invoice with taxes that Stripe collects by itself")
     return asked.quoted(total, **more)
+
+
+def item_deleted(asked: Asked) -> Quote:
+    """Quote nothing; of an item that lowers an invoice its amount, which is billed once that is gone."""
+    if asked.is_gone(f"/v1/invoiceitems/{asked.ids[0]}"):
+        return cancels(asked)
+    known, credit = _credit(asked)
+    if not credit:
+        return cancels(asked)
+    return replace(own_object(asked), total_micros=asked.money(credit, known["currency"]), firm=True)
+
+
+def _credit(asked: Asked) -> tuple[Body, int]:
+    """Return an item, and by how much it lowers the invoice that it is on, in minor units."""
+    [known] = asked.fetched(f"/v1/invoiceitems/{asked.ids[0]}")
+    return known, max(0, -int(known["amount"]))
 
 
 def _item(asked: Asked) -> tuple[int, str]:
@@ -214,9 +239,11 @@ def _item(asked: Asked) -> tuple[int, str]:
                 raise denial("unpriced", f"{asked.quote.operation} without a currency cannot be priced")
             line[f"items[0][price_data][{name}]"] = params[name].lstrip("-")
             line["items[0][price_data][currency]"] = currency
+    if asked.ids and not line:
+        return abs(int(known["amount"])), currency
     if asked.ids and not any("price" in name for name in line):
         each = (known.get("pricing") or {}).get("unit_amount_decimal") or known.get("unit_amount")
-        line["items[0][price_data][unit_amount_decimal]"] = str(each)
+        line["items[0][price_data][unit_amount_decimal]"] = str(each).lstrip("-")
         line["items[0][price_data][currency]"] = currency
     if asked.ids:
         line.setdefault("items[0][quantity]", str(known.get("quantity") or 1))

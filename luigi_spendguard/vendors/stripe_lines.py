@@ -28,6 +28,9 @@ _PLAIN = {"price", "plan", "quantity", "metadata", "discounts", "discountable", 
           "adjustable_quantity", "id", "description", "amount", "currency", "pricing", "unit_amount",
           "unit_amount_decimal", "type"}  # fmt: skip
 
+#: What names a price: a plan is one, too.
+_PRICES = ("price", "pricing[price]", "plan")
+
 
 def groups(params: Mapping[str, str], stem: str) -> list[dict[str, str]]:
     """Return the groups of a list parameter, in their order, each by the rest of its names."""
@@ -87,7 +90,7 @@ def cost(asked: Asked, *stems: str, currency: str | None = None) -> Cost:
 
 
 def _price_path(asked: Asked, line: Mapping[str, str]) -> str:
-    for name in ("price", "pricing[price]", "plan"):  # A plan is a price, too.
+    for name in _PRICES:
         if name in line:
             one = Asked(asked.quote, (), line, {}, asked.fx).id_of(name)
             return f"/v1/prices/{one}?expand%5B%5D=currency_options"
@@ -111,9 +114,11 @@ def _line(
         raise denial("unpriced", "a quantity is too large to be priced")
     path = _price_path(asked, line)
     if path:
-        if any(name.startswith(("price_data", "amount", "unit_amount")) for name in line):
+        own = any(name.startswith(("price_data", "amount", "unit_amount")) for name in line)
+        if own or sum(name in line for name in _PRICES) > 1:
             raise denial("unpriced", "a line has two prices: which one counts is open")
         each = _each(asked, path, prices[path])
+        adjustable = adjustable or isinstance(prices[path].get("custom_unit_amount"), dict)
     else:
         each = _inline(line)
     return {currency: _up(one * quantity) for currency, one in each.items()}, adjustable
@@ -228,6 +233,7 @@ def subscription_items(asked: Asked) -> Quote:
             if name.split("[")[0] in ("price", "plan", "price_data", "quantity")}  # fmt: skip
     look_ups: tuple[str, ...] = ()
     target, of, invoiced = asked.given("subscription"), asked.params.get("subscription", ""), True
+    had = 0
     if asked.ids:
         path = f"/v1/subscription_items/{asked.ids[0]}"
         # Every change counts in full: what was paid before may come back as credit only.
@@ -235,11 +241,11 @@ def subscription_items(asked: Asked) -> Quote:
         # Another quantity alone is billed with the next invoice, unless it says otherwise.
         invoiced = line.keys() != {"quantity"} or asked.params.get("proration_behavior") == "always_invoice"
         if not line:
-            if asked.only("payment_behavior", "proration_behavior", "discounts"):
+            if asked.only("payment_behavior", "proration_behavior"):
                 return asked.quoted(None, target=target)
             raise Unbounded("this change of a subscription item has no bound")
         [item] = asked.fetched(path)
-        of = item["subscription"]
+        of, had = item["subscription"], item.get("quantity") or 0
         price = (item.get("price") or item.get("plan") or {}).get("id")
         if not isinstance(price, str):
             raise not_there(asked.quote.operation, path)
@@ -251,6 +257,8 @@ def subscription_items(asked: Asked) -> Quote:
     one = Asked(asked.quote, asked.ids, as_list, asked.found, asked.fx)
     subscription = _subscription(asked, of)
     lines, payer = cost(one, "items", currency=subscription["currency"]), owner(subscription)
+    # From free to paid, or back, is invoiced at once (https://docs.stripe.com/api/subscriptions/update).
+    invoiced = invoiced or not had or not all(lines.minor.values())
     quote = _at_once(asked, lines, payer if invoiced else None, of, target=target, look_ups=look_ups)
     newest = subscription.get("latest_invoice")
     newest = newest.get("id") if isinstance(newest, dict) else newest
@@ -295,7 +303,9 @@ def sessions(asked: Asked) -> Quote:
         # An expired session gives back what it counts for; the items would then be pending as before.
         return replace(_at_once(asked, whole_cost, asked.payer(), target=target), covers=())
     total, unit = whole_cost.dearest(asked)
-    firm = lines.chosen or len(options) > 0
+    # On its page the customer chooses, takes a code off, or pays in the currency of the own address.
+    coded = any(name.startswith("discounts") for name in asked.params)
+    firm = lines.chosen or len(options) > 0 or coded or not whole_cost.certain
     return asked.quoted(total, currency=unit, target=target, firm=firm)
 
 

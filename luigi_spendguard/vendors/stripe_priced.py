@@ -44,7 +44,7 @@ PRICED = (
     ("POST /v1/invoices/{id}/lines/{id}", "invoices.lines.update", "invoice_lines"),
     ("POST /v1/invoiceitems", "invoiceitems.create", "items"),
     ("POST /v1/invoiceitems/{id}", "invoiceitems.update", "items"),
-    ("DELETE /v1/invoiceitems/{id}", "invoiceitems.delete", "cancels"),
+    ("DELETE /v1/invoiceitems/{id}", "invoiceitems.delete", "item_delete"),
     ("POST /v1/subscriptions", "subscriptions.create", "subscriptions"),
     ("POST /v1/customers/{id}/subscriptions", "subscriptions.create", "subscriptions"),
     ("POST /v1/subscriptions/{id}", "subscriptions.update", "subscription_update"),

@@ -158,13 +158,21 @@ RULES: dict[str, Rule] = {
     ),
     "items": Rule(
         invoices.items,
-        "`amount`, or the price (looked up) times the quantity, on a draft too; nothing where neither "
-        "changes",
+        "`amount`, or the price (looked up) times the quantity, on a draft too; what it took off an invoice "
+        "before; nothing for another description",
         "`amount`, until an invoice counts it",
         "tax rates of its own, or of an invoice that Stripe collects by itself, metered or tiered prices",
         False,
         "invoiceitem",
         ("amount", *_LINES),
+    ),
+    "item_delete": Rule(
+        invoices.item_deleted,
+        "nothing; what an item takes off an invoice, looked up, for that is billed once it is gone",
+        "gives back what can no longer move",
+        "",
+        True,
+        "invoiceitem",
     ),
     "subscriptions": Rule(
         lines.subscriptions,
@@ -180,7 +188,7 @@ RULES: dict[str, Rule] = {
         lines.subscription_items,
         "the price (looked up) times the quantity, and pending items; nothing where neither changes",
         _BILLED,
-        _TAX,
+        _TAX + ", a change of discounts alone",
         False,
         "subscription_item",
         _LINES,

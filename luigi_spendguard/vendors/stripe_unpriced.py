@@ -25,6 +25,8 @@ POST /v1/apps/installs/{id}
 POST /v1/apps/installs/{id}/uninstall
 POST /v1/balance_settings
 POST /v1/billing/credit_grants
+POST /v1/billing/credit_grants/{id}/expire
+POST /v1/billing/credit_grants/{id}/void
 POST /v1/billing/meter_event_adjustments
 POST /v1/billing/meter_events
 POST /v1/billing_portal/configurations
@@ -32,6 +34,8 @@ POST /v1/billing_portal/configurations/{id}
 POST /v1/charges/{id}/dispute
 POST /v1/charges/{id}/dispute/close
 POST /v1/climate/orders
+POST /v1/credit_notes/{id}/void
+POST /v1/customers/{id}/cash_balance
 DELETE /v1/customers/{id}/discount
 DELETE /v1/customers/{id}/subscriptions/{id}/discount
 POST /v1/disputes/{id}

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 import tornado.web
 
-from tests.support.fake_stripe_terms import Terms
+from tests.support.fake_stripe_later import Later
 
 REQUESTS: list[dict[str, Any]] = []
 MOVED: list[dict[str, Any]] = []
@@ -202,7 +202,7 @@ def _billing_problem(status: int, code: str) -> Problem:
     return Problem(status, "card_error" if status == 402 else "invalid_request_error", code, code)
 
 
-BILLING = Terms(OBJECTS, new_id, move, _billing_problem)
+BILLING = Later(OBJECTS, new_id, move, _billing_problem)
 
 
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,93 @@
+"""What the Stripe look-alike bills after the call that led to it: pages, credit that is taken back, items.
+
+On a session's page customers choose amounts, take codes off and pay in the currency of their own address
+(https://docs.stripe.com/js/custom_checkout/remove_promotion_code, https://docs.stripe.com/products-prices).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.support.fake_stripe_billing import Data
+from tests.support.fake_stripe_terms import Terms
+
+
+class Later(Terms):
+    """`Terms` with sessions, credit notes, discounts of items, and what is invoiced when a plan is free."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.kinds |= {"checkout": self.sessions, "credit_notes": self.credit_notes,
+                       "prices": self.chosen_prices}  # fmt: skip
+
+    def chosen_prices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if parts or "custom_unit_amount[enabled]" not in data:
+            return self.prices(method, parts, data)
+        chosen = {name: int(data[f"custom_unit_amount[{name}]"]) for name in ("preset", "maximum")}
+        return self._shown(self._made("price", object="price", currency=data["currency"], unit_amount=None,
+                                      custom_unit_amount=chosen, billing_scheme="per_unit", recurring=None,
+                                      all_options={}), {})  # fmt: skip
+
+    def sessions(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if len(parts) == 1:
+            price = self.objects[data["line_items[0][price]"]]
+            full = price["unit_amount"] or price["custom_unit_amount"]["preset"]
+            coded = any(name.startswith("discounts") for name in data)
+            return self._made("cs", object="checkout.session", status="open", mode=data["mode"],
+                              currency=data.get("currency", price["currency"]), full=full, price=price["id"],
+                              customer=data.get("customer"),
+                              amount_total=full // 10 if coded else full)  # fmt: skip
+        session = self._known(parts[1:])
+        if parts[2:] == ["pay_on_its_page"]:
+            options = self.objects[session["price"]]["all_options"]
+            due = session["full"] if "without_code" in data else session["amount_total"]
+            due = int(data.get("chosen", due))
+            currency = data.get("currency", session["currency"])
+            due = options[currency]["unit_amount"] if currency != session["currency"] else due
+            session |= {"status": "complete", "amount_total": due, "currency": currency}
+            self.move(session, due)
+        return session
+
+    def credit_notes(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if not parts:
+            invoice, amount = self.objects[data["invoice"]], int(data["amount"])
+            invoice["credited"] = invoice.get("credited", 0) + amount
+            return self._made("cn", object="credit_note", status="issued", amount=amount, currency="usd",
+                              invoice=invoice["id"], customer=invoice["customer"], pre_payment_amount=amount,
+                              post_payment_amount=0)  # fmt: skip
+        note = self._known(parts)
+        if parts[1:] == ["void"] and note["status"] == "issued":
+            note["status"] = "void"
+            self.objects[note["invoice"]]["credited"] -= note["amount"]
+        return note
+
+    def decimal_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        item = super().decimal_items(method, parts, data)
+        if method == "POST" and "discounts[0][coupon]" in data:
+            item["discounts"] = ["di_1"]  # Of all of it.
+        elif method == "POST" and data.get("discounts") == "":
+            item["discounts"] = []
+        return item
+
+    def _items_of(self, invoice: dict[str, Any]) -> list[dict[str, Any]]:
+        return [one for one in super()._items_of(invoice) if one["object"] == "invoiceitem"]
+
+    def _summed(self, invoice: dict[str, Any]) -> dict[str, Any]:
+        found = super()._summed(invoice)
+        if "subtotal" in invoice:
+            return found
+        off = sum(one["amount"] for one in self._items_of(invoice) if one.get("discounts"))
+        due = found["amount_due"] - off - invoice.get("credited", 0)
+        return {**found, "amount_due": due, "total": due, "amount_remaining": due - invoice["paid"]}
+
+    def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        before = self._known(parts)["quantity"] if parts else 1
+        item = super().subscription_items(method, parts, data)
+        if (before == 0) != (item["quantity"] == 0):  # From free to paid, or back: invoiced at once.
+            sub, price = self.objects[item["subscription"]], self.objects[item["price"]["id"]]
+            along = self._pending({"customer": sub["customer"]}, "usd")
+            due = price["unit_amount"] * item["quantity"] + sum(one["amount"] for one in along)
+            sub["latest_invoice"] = self._bill(sub, due)["id"]
+            for one in along:
+                one["invoice"] = sub["latest_invoice"]
+        return item
