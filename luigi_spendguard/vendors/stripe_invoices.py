@@ -24,6 +24,9 @@ from luigi_spendguard.vendors.stripe_worth import worth_of
 #: What may change what an invoice comes to.
 _AMOUNTS = {"automatic_tax", "default_tax_rates", "shipping_cost", "shipping_details", "from_invoice"}
 
+#: What of a line says nothing of its amount.
+_DESCRIBED = {"id", "behavior", "description", "metadata", "period", "expand", "invoice_metadata"}
+
 #: An invoice's lines are read by pages of 100: more pages than these are no draft that is meant honestly.
 _MOST_PAGES = 5
 
@@ -132,7 +135,7 @@ def lines(asked: Asked) -> Quote:
         raise Unbounded("an item that is unassigned is pending again, and billed with what comes next: that")
     target = f"{asked.ids[0]}#{asked.digest[:12]}"
     named = [asked.params] if len(asked.ids) > 1 else groups(asked.params, "lines")
-    added = sum(_added(asked, line, invoice) for line in named)
+    added = sum(_added(asked, line, invoice) + _taken_back(asked, line, invoice) for line in named)
     if not added:
         return asked.quoted(None, target=target)
     assigned = tuple(line["invoice_item"] for line in named if "invoice_item" in line)
@@ -163,6 +166,21 @@ def _added(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
                for name, value in line.items() if name.split("[")[0] not in ("id", "behavior")}  # fmt: skip
     one_line = Asked(asked.quote, (), as_list, asked.found, asked.fx)
     return cost(one_line, "items", currency=currency).dearest(asked)[0]
+
+
+def _taken_back(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
+    """Return what a line, or its discount, takes off an invoice and may do so no more, in micro-dollars."""
+    changed = {name.split("[")[0] for name in line} - _DESCRIBED
+    ident = line.get("id") or (asked.ids[1] if len(asked.ids) > 1 else "")
+    if not ident or (not changed and asked.quote.operation != "invoices.remove_lines"):
+        return 0
+    lines = invoice.get("lines") or {}
+    known = next((one for one in lines.get("data") or [] if one.get("id") == ident), None)
+    if known is None and lines.get("has_more"):
+        raise Unbounded(f"what {ident} takes off the invoice is not known")
+    amount = int(known["amount"]) if known is not None else 0
+    lowers = amount < 0 or changed & {"discounts", "discountable"}
+    return asked.money(abs(amount), str(invoice["currency"])) if lowers else 0
 
 
 def _more_of(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:

@@ -152,7 +152,8 @@ RULES: dict[str, Rule] = {
     ),
     "invoice_lines": Rule(
         invoices.lines,
-        "what is added to a draft, looked up; nothing for a change of no amount",
+        "what is added to a draft, or lowers it and is taken back, looked up; nothing for a change of no "
+        "amount",
         _BILLED,
         "an invoice that Stripe collects by itself; an item that is unassigned",
     ),

@@ -72,7 +72,8 @@ SETTINGS: tuple[Setting, ...] = (
             "160 bytes."),
     Setting("", "call_prices", values.price_table(f"{_NUMBERS}|sip|client", "1: 0.014, *: 0.90"),
             "1: 0.014, 1907: 0.09; others are denied",
-            "USD a minute of a call by the beginning of the number, or for `sip` and `client`."),
+            "USD a minute of a call by the beginning of the number, or for `sip` and `client`; what `1` says "
+            "is not said of Canada's north, `1867`."),
     Setting("", "call_time_limit_s", values.whole(60, 86_400), "600",
             "The `TimeLimit` in seconds of a call that names none."),
     Setting("", "call_legs", values.whole(1, 10), "none: calls whose TwiML could dial are denied",
@@ -94,6 +95,9 @@ _OTHER_NANP = re.compile(
     r"|876|900|939)"
 )
 
+#: Canada's north, where calls are dearer than a price for `1` says and texts are not.
+_NORTH = "1867"
+
 
 def given(settings: VendorSettings, key: str) -> Any:
     """Return a setting, or its default; of a table, each entry that luigi.cfg does not have."""
@@ -104,11 +108,15 @@ def given(settings: VendorSettings, key: str) -> Any:
     return default if own is None else own
 
 
-def by_number(table: Mapping[str, Micros], number: str) -> int | None:
-    """Return the price for an E.164 number: that of its longest beginning in a table, else of `*`."""
+def by_number(table: Mapping[str, Micros], number: str, *, rings: bool = False) -> int | None:
+    """Return the price for an E.164 number: that of its longest beginning in a table, else of `*`.
+
+    `rings`: it is called.
+    """
     digits = number.lstrip("+")
+    apart = _OTHER_NANP.match(digits) or (rings and digits.startswith(_NORTH))
     for length in range(min(len(digits), 15), 0, -1):
-        if digits[:length] in table and not (length < 4 and _OTHER_NANP.match(digits)):
+        if digits[:length] in table and not (length < 4 and apart):
             return table[digits[:length]]
     return table.get("*")
 

@@ -148,7 +148,7 @@ def call(form: Form, settings: VendorSettings) -> Priced:
     if scheme in ("sip", "client"):
         price = table.get(scheme)
     else:
-        price = None if scheme else by_number(table, _number(to, "a call"))
+        price = None if scheme else by_number(table, _number(to, "a call"), rings=True)
     if price is None:
         raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
     further = (legs - 1) * max(table.values())
@@ -242,7 +242,7 @@ def _rcs(text: str) -> int:
 
 
 def _price(settings: VendorSettings, key: str, number: str) -> int:
-    price = by_number(given(settings, key), number)
+    price = by_number(given(settings, key), number, rings=key == "call_prices")
     if price is None:
         raise _unpriced(f"{number[:5]}… has no price: set {key}")
     return price

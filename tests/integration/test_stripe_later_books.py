@@ -106,6 +106,21 @@ TAKEN: list[tuple[str, dict[str, str], Callable[[Any, str], Any]]] = [
 ]  # fmt: skip
 
 
+LESS, FREE = {"amount": "-900"}, {"amount": "900", "discounts[0][coupon]": "all"}
+#: The same with the lines of a draft that another program will finalize.
+LINES: list[tuple[str, dict[str, str], Callable[[Any, str, str], Any]]] = [
+    ("removed", LESS, lambda v1, draft, line: v1.remove_lines(
+        draft, {"lines": [{"id": line, "behavior": "delete"}]})),
+    ("made nothing", LESS, lambda v1, draft, line: v1.update_lines(
+        draft, {"lines": [{"id": line, "amount": 0}]})),
+    ("made a charge", LESS, lambda v1, draft, line: v1.line_items.update(draft, line, {"amount": 100})),
+    ("at its full price", FREE, lambda v1, draft, line: v1.update_lines(
+        draft, {"lines": [{"id": line, "discounts": ""}]})),
+    ("at its full price, alone", FREE, lambda v1, draft, line: v1.line_items.update(
+        draft, line, {"discounts": ""})),
+]  # fmt: skip
+
+
 class TestCredit:
     """What lowers an invoice and is taken back raises it again."""
 
@@ -120,6 +135,18 @@ class TestCredit:
             call(desk.client.v1, ours)
         pay_all(vendor)
         assert vendor.moved() - billed <= counted(desk)
+
+    @pytest.mark.parametrize(("what", "item", "call"), LINES, ids=[what for what, _, _ in LINES])
+    def test_a_line_of_another_programs_draft(
+        self, desk: Outside, vendor: FakeStripe, what: str, item: dict[str, str], call: Any
+    ) -> None:
+        draft = by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        bill(vendor, amount="1000", invoice=draft)
+        line = bill(vendor, **item, invoice=draft).replace("ii", "il")
+        billed = 1000 - 900 if "-" in item["amount"] else 1000
+        call(desk.client.v1.invoices, draft, line)
+        by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert 0 < vendor.moved() - billed <= counted(desk)
 
     def test_an_item_that_is_only_described_costs_nothing(self, desk: Outside, vendor: FakeStripe) -> None:
         desk.client.v1.invoice_items.update(bill(vendor, amount="-900"), {"description": "x"})

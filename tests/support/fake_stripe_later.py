@@ -69,6 +69,22 @@ class Later(Terms):
             item["discounts"] = []
         return item
 
+    def invoices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if method != "POST" or parts[1:2] not in (["remove_lines"], ["update_lines"], ["lines"]):
+            return super().invoices(method, parts, data)
+        invoice = self._known(parts)
+        item = self._known([(data.get("lines[0][id]") or parts[2]).replace("il", "ii")])
+        amount, discounts = (
+            data.get(f"lines[0][{name}]", data.get(name)) for name in ("amount", "discounts")
+        )
+        if parts[1] == "remove_lines":
+            self._gone([item["id"]])
+        elif amount is not None:
+            item["amount"] = int(amount)
+        elif discounts == "":
+            item["discounts"] = []
+        return self._summed(invoice)
+
     def _items_of(self, invoice: dict[str, Any]) -> list[dict[str, Any]]:
         return [one for one in super()._items_of(invoice) if one["object"] == "invoiceitem"]
 

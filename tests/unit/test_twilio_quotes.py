@@ -24,6 +24,7 @@ class TestDefaults:
             (sms(), 8_300 + 8_750),
             (sms("+18685550100"), 500_000),
             (sms("+19395550100"), 500_000),
+            (sms("+18675550100"), 8_300 + 8_750),
             (sms("+4915123456789"), 500_000),
             (sms(MediaUrl="https://a.example/1"), 22_000 + 13_500),
             (sms(SendAt="2026-12-01T00:00:00Z"), 8_300 + 8_750 + 15_000),
@@ -37,7 +38,7 @@ class TestDefaults:
     def test_what_luigi_cfg_does_not_say(self, request_: Request, micros: int) -> None:
         assert total(request_) == micros
 
-    @pytest.mark.parametrize("to", ["+18685550100", "+447700900123", "sip:a@b.example"])
+    @pytest.mark.parametrize("to", ["+18685550100", "+18675550100", "+447700900123", "sip:a@b.example"])
     def test_a_call_elsewhere_has_no_price(self, to: str) -> None:
         assert reason(call(to), own={"call_prices": {}}) == "unpriced"
 
