@@ -299,7 +299,7 @@ def sessions(asked: Asked) -> Quote:
     if not shipped:
         raise Unbounded("a shipping rate without a fixed amount in the lines' currency has no bound")
     whole_cost = Cost(shipped, lines.chosen)
-    if mode == "subscription":
+    if mode != "payment":  # Where none is said the prices may decide.
         # An expired session gives back what it counts for; the items would then be pending as before.
         return replace(_at_once(asked, whole_cost, asked.payer(), target=target), covers=())
     total, unit = whole_cost.dearest(asked)

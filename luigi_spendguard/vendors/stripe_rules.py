@@ -210,7 +210,7 @@ RULES: dict[str, Rule] = {
     "sessions": Rule(
         lines.sessions,
         "lines: prices (looked up) times the highest quantity that may be chosen, and the dearest shipping; "
-        "with `mode=subscription` also pending items",
+        "but with `mode=payment` also pending items",
         "`amount_total`, 0 when expired; no less than quoted where the customer may choose",
         _TAX + ", optional items",
         False,

@@ -83,6 +83,11 @@ class TestPages:
         self.paid(desk, vendor, price, {"currency": "usd"})
         assert counted(desk) == 100
 
+    def test_prices_decide_what_it_is_where_nothing_is_said(self, desk: Outside, vendor: FakeStripe) -> None:
+        bill(vendor, amount="5000")
+        price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100")["id"]
+        self.paid(desk, vendor, price, {"mode": None})
+
 
 def bill(vendor: FakeStripe, **more: Any) -> Any:
     """Make a pending item past the guard."""

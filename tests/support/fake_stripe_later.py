@@ -33,7 +33,8 @@ class Later(Terms):
             price = self.objects[data["line_items[0][price]"]]
             full = price["unit_amount"] or price["custom_unit_amount"]["preset"]
             coded = any(name.startswith("discounts") for name in data)
-            return self._made("cs", object="checkout.session", status="open", mode=data["mode"],
+            mode = data.get("mode") or ("subscription" if price["recurring"] else "payment")
+            return self._made("cs", object="checkout.session", status="open", mode=mode,
                               currency=data.get("currency", price["currency"]), full=full, price=price["id"],
                               customer=data.get("customer"),
                               amount_total=full // 10 if coded else full)  # fmt: skip
@@ -44,24 +45,35 @@ class Later(Terms):
             due = int(data.get("chosen", due))
             currency = data.get("currency", session["currency"])
             due = options[currency]["unit_amount"] if currency != session["currency"] else due
+            along = (
+                self._pending({"customer": session["customer"]}) if session["mode"] == "subscription" else []
+            )
+            due += sum(one["amount"] for one in along)
             session |= {"status": "complete", "amount_total": due, "currency": currency}
             self.move(session, due)
         return session
 
     def credit_notes(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if not parts:
-            invoice, amount = self.objects[data["invoice"]], int(data["amount"])
+            invoice, amount = self._known([data["invoice"]]), int(data["amount"])
+            if invoice["status"] != "open" or amount > self._summed(invoice)["amount_due"]:
+                raise self.problem(400, "credit_note_invalid")
             invoice["credited"] = invoice.get("credited", 0) + amount
             return self._made("cn", object="credit_note", status="issued", amount=amount, currency="usd",
                               invoice=invoice["id"], customer=invoice["customer"], pre_payment_amount=amount,
                               post_payment_amount=0)  # fmt: skip
         note = self._known(parts)
-        if parts[1:] == ["void"] and note["status"] == "issued":
+        if parts[1:] == ["void"]:
+            if note["status"] != "issued" or self.objects[note["invoice"]]["status"] != "open":
+                raise self.problem(400, "credit_note_not_voidable")
             note["status"] = "void"
             self.objects[note["invoice"]]["credited"] -= note["amount"]
         return note
 
     def decimal_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        on = self._known(parts)["invoice"] if method != "GET" and parts else data.get("invoice")
+        if on and self._known([on])["status"] != "draft":
+            raise self.problem(400, "invoice_not_editable")
         item = super().decimal_items(method, parts, data)
         if method == "POST" and "discounts[0][coupon]" in data:
             item["discounts"] = ["di_1"]  # Of all of it.
@@ -70,9 +82,13 @@ class Later(Terms):
         return item
 
     def invoices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if method == "DELETE" and self._known(parts)["status"] != "draft":
+            raise self.problem(400, "invoice_not_editable")
         if method != "POST" or parts[1:2] not in (["remove_lines"], ["update_lines"], ["lines"]):
             return super().invoices(method, parts, data)
         invoice = self._known(parts)
+        if invoice["status"] != "draft":
+            raise self.problem(400, "invoice_not_editable")
         item = self._known([(data.get("lines[0][id]") or parts[2]).replace("il", "ii")])
         amount, discounts = (
             data.get(f"lines[0][{name}]", data.get(name)) for name in ("amount", "discounts")
