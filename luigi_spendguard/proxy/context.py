@@ -7,8 +7,10 @@ environment, which children of any start method inherit, and the threads that it
 
 from __future__ import annotations
 
+import concurrent.futures.thread
 import functools
 import mmap
+import multiprocessing.pool
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -49,10 +51,19 @@ class Attempt:
 
 
 class _Outside:
-    """Marks a thread that runs a plain task or schedules: it belongs to no vendor task."""
+    """Marks a thread that runs a plain task or schedules: it belongs to no vendor task.
+
+    `inherited`: so do the threads that it starts meanwhile.
+    """
 
     ended = False
 
+    def __init__(self, *, inherited: bool = True) -> None:
+        self.inherited = inherited
+
+
+#: Stands for an attempt that is over.
+_LEFT = _Outside()
 
 #: What a worker puts into its environment, and its children find in theirs.
 MARK = "SPENDGUARD_PIPELINE"
@@ -106,13 +117,20 @@ def current() -> Attempt | None:
 
 
 def _owner() -> Attempt | _Outside | None:
-    """Return what this thread runs, or what started it while that lasts."""
+    """Return what this thread runs, or what started it while that lasts.
+
+    A thread that an attempt has left behind is nobody's: what it calls is denied, whatever runs now (another
+    run would pay for one that is revoked). Those of a pool serve whoever uses it.
+    """
     own = _current.get()
     if own is not None:
         return own
-    begun_by: Attempt | _Outside | None = getattr(threading.current_thread(), _BEGUN_BY, None)
+    thread = threading.current_thread()
+    begun_by: Attempt | _Outside | None = getattr(thread, _BEGUN_BY, None)
     if isinstance(begun_by, Attempt):
-        return begun_by if begun_by.claim_id in _active else None
+        if begun_by.claim_id in _active:
+            return begun_by
+        return None if hasattr(thread, _OF_A_POOL) else _LEFT
     return None if begun_by is None or begun_by.ended else begun_by
 
 
@@ -177,11 +195,17 @@ def outside() -> Iterator[None]:
 
 @contextmanager
 def worker_running() -> Iterator[None]:
-    """Count a Luigi worker of this process."""
+    """Count a Luigi worker of this process; what its thread calls by itself (`requires()`, `complete()`,
+    events, `on_success`) is no vendor task's, whatever runs beside it.
+
+    Threads that are started there are nobody's: they may be of a pool that a vendor task will use.
+    """
     enter_worker()
+    token = _current.set(_Outside(inherited=False))
     try:
         yield
     finally:
+        _current.reset(token)
         leave_worker()
 
 
@@ -234,6 +258,9 @@ def is_vault_key(text: str) -> bool:
 
 #: The attribute of a thread that says what has started it.
 _BEGUN_BY = "_spendguard_begun_by"
+#: That of a thread of a pool, and what such a thread runs (concurrent.futures, multiprocessing.pool).
+_OF_A_POOL = "_spendguard_of_a_pool"
+_POOLS = (concurrent.futures.thread._worker, multiprocessing.pool.worker)  # type: ignore[attr-defined]
 _start: Callable[[threading.Thread], None] | None = None
 
 
@@ -250,8 +277,10 @@ def watch_threads() -> None:
     @functools.wraps(stock)
     def start(self: threading.Thread, *args: Any, **kwargs: Any) -> None:
         owner = _current.get() or getattr(threading.current_thread(), _BEGUN_BY, None)
-        if owner is not None:
+        if owner is not None and not (isinstance(owner, _Outside) and not owner.inherited):
             setattr(self, _BEGUN_BY, owner)
+            if getattr(self, "_target", None) in _POOLS:
+                setattr(self, _OF_A_POOL, True)
         stock(self, *args, **kwargs)
 
     setattr(threading.Thread, "start", start)  # noqa: B010  # the one seam that all threads pass

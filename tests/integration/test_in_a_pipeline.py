@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import luigi
 import pytest
 
 from tests.integration.test_install import HEAD, customers, python
@@ -322,3 +323,98 @@ def test_the_first_of_two_builds_to_end_takes_nothing_from_the_other(here: Site)
     code, said = python(here, TWO.replace(", no_install_shutdown_handler=True", ""))
     assert code == 0, said
     assert customers(here) == ["cus_first", "cus_second", "cus_second_0", "cus_second_1"], said
+
+
+BESIDE = """
+import threading
+from luigi_spendguard import VendorTask
+runs, over = threading.Event(), threading.Event()
+class Beside(VendorTask, Output):
+    run_id = "beside_{name}"
+    def run(self):
+        runs.set()
+        over.wait(60)
+        charge("cus_beside")
+        self.write()
+def tried(who):
+    try: charge("cus_" + who)
+    except Exception as error: print("DENIED", who, error)
+class Own({bases}Output):
+    def requires(self):
+        tried("requires")
+        return []
+    def complete(self):
+        tried("complete")
+        return super().complete()
+    def run(self):
+        if {fails}: raise RuntimeError("as it should")
+        self.write()
+    def on_success(self):
+        tried("on_success")
+    def on_failure(self, error):
+        tried("on_failure")
+        return "failed"
+for event in (luigi.Event.START, luigi.Event.SUCCESS, luigi.Event.FAILURE, luigi.Event.PROCESSING_TIME):
+    Own.event_handler(event)(lambda task, *more, event=event: tried(event))
+first = threading.Thread(target=lambda: luigi.build([Beside()]))
+first.start()
+runs.wait(60)
+luigi.build([Own()])
+over.set()
+first.join()
+"""
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("bases", ["VendorTask, ", ""])
+def test_what_a_worker_calls_around_run_is_not_paid_by_another_builds_task(
+    here: Site, bases: str, fails: bool
+) -> None:
+    """In a process with several builds at once, one of which runs its only vendor task."""
+    here.configure(worker={"no_install_shutdown_handler": "true"})  # Luigi's signals are the main thread's.
+    code, said = python(here, BESIDE.format(bases=bases, fails=fails, name=f"{bases}{fails}"))
+    assert code == 0, said
+    denied = {line.split()[1] for line in said.splitlines() if line.startswith("DENIED")}
+    expected = {"requires", "complete", "on_failure" if fails else "on_success", luigi.Event.START}
+    assert expected <= denied, said
+    assert customers(here) == ["cus_beside"]
+
+
+LEFT = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+from luigi_spendguard import VendorTask
+go = threading.Event()
+def later():
+    go.wait(60)
+    try: charge("cus_left")
+    except Exception as error: print("DENIED", error)
+left = threading.Thread(target=later)
+pools = []
+class Leaves(VendorTask, Output):
+    run_id = "left_{name}"
+    def run(self):
+        left.start()
+        pools.extend([ThreadPoolExecutor(1), ThreadPool(1)])
+        pools[0].submit(int).result()
+        self.write()
+class Next(VendorTask, Output):
+    run_id = "next_{name}"
+    def run(self):
+        go.set()
+        left.join()
+        pools[0].submit(charge, "cus_pool").result()
+        pools[1].apply(charge, ("cus_other_pool",))
+        self.write()
+assert luigi.build([Leaves(), Next()])
+"""
+
+
+def test_a_thread_that_an_attempt_has_left_spends_nothing_of_the_next_one(here: Site) -> None:
+    """Its run may be revoked by now. A pool that a task has made is the next one's who uses it."""
+    code, said = python(here, LEFT.format(name="a"))
+    assert code == 0, said
+    assert "DENIED" in said
+    assert customers(here) == ["cus_other_pool", "cus_pool"]
+    assert here.run("next_a")["spent_usd"] == "2.00"
