@@ -7,16 +7,16 @@ environment, which children of any start method inherit, and the threads that it
 
 from __future__ import annotations
 
-import concurrent.futures.thread
 import functools
 import mmap
-import multiprocessing.pool
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from multiprocessing.pool import ThreadPool
 from typing import Any
 
 from luigi_spendguard.config import Settings
@@ -120,17 +120,14 @@ def _owner() -> Attempt | _Outside | None:
     """Return what this thread runs, or what started it while that lasts.
 
     A thread that an attempt has left behind is nobody's: what it calls is denied, whatever runs now (another
-    run would pay for one that is revoked). Those of a pool serve whoever uses it.
+    run would pay for one that is revoked). Those of pools run what they are given: see `watch_threads`.
     """
     own = _current.get()
     if own is not None:
         return own
-    thread = threading.current_thread()
-    begun_by: Attempt | _Outside | None = getattr(thread, _BEGUN_BY, None)
+    begun_by: Attempt | _Outside | None = getattr(threading.current_thread(), _BEGUN_BY, None)
     if isinstance(begun_by, Attempt):
-        if begun_by.claim_id in _active:
-            return begun_by
-        return None if hasattr(thread, _OF_A_POOL) else _LEFT
+        return begun_by if begun_by.claim_id in _active else _LEFT
     return None if begun_by is None or begun_by.ended else begun_by
 
 
@@ -258,16 +255,19 @@ def is_vault_key(text: str) -> bool:
 
 #: The attribute of a thread that says what has started it.
 _BEGUN_BY = "_spendguard_begun_by"
-#: That of a thread of a pool, and what such a thread runs (concurrent.futures, multiprocessing.pool).
-_OF_A_POOL = "_spendguard_of_a_pool"
-_POOLS = (concurrent.futures.thread._worker, multiprocessing.pool.worker)  # type: ignore[attr-defined]
+#: What gives work to threads of pools; its first argument is called there.
+_POOLS = (
+    (ThreadPoolExecutor, "submit"),
+    *((ThreadPool, name) for name in ("apply_async", "_map_async", "imap", "imap_unordered")),
+)
 _start: Callable[[threading.Thread], None] | None = None
+_gave: dict[tuple[Any, str], Any] = {}
 
 
 def watch_threads() -> None:
-    """Let every thread know from now on which task has started it; once is enough.
+    """Let every thread know from now on which task has started it, or given it work; once is enough.
 
-    (Contexts are not inherited by threads before Python 3.14.)
+    (Contexts are not inherited by threads before Python 3.14, and never by those of a pool.)
     """
     global _start
     if _start is not None:
@@ -276,19 +276,50 @@ def watch_threads() -> None:
 
     @functools.wraps(stock)
     def start(self: threading.Thread, *args: Any, **kwargs: Any) -> None:
-        owner = _current.get() or getattr(threading.current_thread(), _BEGUN_BY, None)
+        owner = _giver()
         if owner is not None and not (isinstance(owner, _Outside) and not owner.inherited):
             setattr(self, _BEGUN_BY, owner)
-            if getattr(self, "_target", None) in _POOLS:
-                setattr(self, _OF_A_POOL, True)
         stock(self, *args, **kwargs)
 
     setattr(threading.Thread, "start", start)  # noqa: B010  # the one seam that all threads pass
+    for pool, name in _POOLS:
+        _gave[pool, name] = vars(pool).get(name)
+        setattr(pool, name, _carrying(getattr(pool, name)))
+
+
+def _giver() -> Attempt | _Outside | None:
+    """Return whose the threads and the work are that this thread starts or gives."""
+    return _current.get() or getattr(threading.current_thread(), _BEGUN_BY, None)
+
+
+def _carrying(stock: Any) -> Any:
+    @functools.wraps(stock)
+    def give(self: Any, *args: Any, **kwargs: Any) -> Any:
+        owner = _giver()
+        if owner is not None and args:
+            args = (functools.partial(_as_given, owner, args[0]), *args[1:])
+        return stock(self, *args, **kwargs)
+
+    return give
+
+
+def _as_given(owner: Attempt | _Outside, act: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    token = _current.set(owner)
+    try:
+        return act(*args, **kwargs)
+    finally:
+        _current.reset(token)
 
 
 def leave_threads() -> None:
-    """Let threads be started as ever."""
+    """Let threads be started, and given work, as ever."""
     global _start
     if _start is not None:
         setattr(threading.Thread, "start", _start)  # noqa: B010  # its own again
         _start = None
+    for (pool, name), own in _gave.items():
+        if own is None:
+            delattr(pool, name)
+        else:
+            setattr(pool, name, own)
+    _gave.clear()

@@ -418,3 +418,53 @@ def test_a_thread_that_an_attempt_has_left_spends_nothing_of_the_next_one(here: 
     assert "DENIED" in said
     assert customers(here) == ["cus_other_pool", "cus_pool"]
     assert here.run("next_a")["spent_usd"] == "2.00"
+
+
+SHARED = """
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
+from luigi_spendguard import VendorTask
+pools, made, over = [], threading.Event(), threading.Event()
+class Makes(VendorTask, Output):
+    run_id = "makes"
+    def run(self):
+        pools.extend([ThreadPoolExecutor(1), ThreadPool(1)])
+        pools[0].submit(int).result()
+        made.set()
+        over.wait(60)
+        self.write()
+class Uses(VendorTask, Output):
+    run_id = "uses"
+    def run(self):
+        pools[0].submit(charge, "cus_0").result()
+        list(pools[0].map(charge, ["cus_1"]))
+        pools[1].apply(charge, ("cus_2",))
+        pools[1].map(charge, ["cus_3"])
+        list(pools[1].imap(charge, ["cus_4"]))
+        self.write()
+def left(pool):
+    try: pool.submit(charge, "cus_plain").result()
+    except Exception as error: print("DENIED", error)
+class Plain(Output):
+    def run(self):
+        left(pools[0])
+        self.write()
+first = threading.Thread(target=lambda: luigi.build([Makes()]))
+first.start()
+made.wait(60)
+assert luigi.build([Uses(), Plain()])
+over.set()
+first.join()
+"""
+
+
+def test_what_a_pool_is_given_is_paid_by_who_gives_it(here: Site) -> None:
+    """Its threads were begun by another task, which still runs."""
+    here.configure(worker={"no_install_shutdown_handler": "true"})  # Luigi's signals are the main thread's.
+    code, said = python(here, SHARED)
+    assert code == 0, said
+    assert "DENIED" in said
+    assert customers(here) == [f"cus_{n}" for n in range(5)]
+    assert here.run("makes")["spent_usd"] == "0.00"
+    assert here.run("uses")["spent_usd"] == "5.00"
