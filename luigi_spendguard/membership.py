@@ -129,7 +129,7 @@ class GuardState:
         """Begin to ask for prices that a vendor names late, where its secret is this worker's."""
         if self._prices is not None:
             return
-        with contextlib.suppress(PluginError, config.ConfigError):
+        with contextlib.suppress(PluginError, config.ConfigError, LedgerUnavailable):
             self._prices = Corrector(self.client(), self.settings)
             if self.client().url is not None:
                 self._prices.start()

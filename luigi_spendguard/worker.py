@@ -19,7 +19,7 @@ from luigi.worker import rpc_message_callback
 
 from luigi_spendguard import announcing, any_worker, config, proxy, summary
 from luigi_spendguard.attempts import BLOCKED, GuardedTaskProcess, quietly
-from luigi_spendguard.errors import PluginError
+from luigi_spendguard.errors import LedgerUnavailable, PluginError
 from luigi_spendguard.membership import GuardState, Results
 from luigi_spendguard.proxy import context
 from luigi_spendguard.redaction import redact, redacted, shows
@@ -189,7 +189,7 @@ class GuardedWorker(luigi.worker.Worker):
             if not process.refusal:
                 process.settings = guard.settings()
                 process.client = guard.client()
-        except (PluginError, config.ConfigError) as error:
+        except (PluginError, config.ConfigError, LedgerUnavailable) as error:
             process.refusal = str(error)
         if process.refusal:
             guard.log_refusal(process.refusal)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.outbox import FLUSH_S, Outbox
@@ -25,6 +26,8 @@ from scheduler_patch import operator
 from scheduler_patch.access import SWEEP_S
 from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler, adopt
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -84,6 +87,7 @@ class LocalPort:
         self._seen = 0
         self._pid = 0
         self._swept = time.monotonic()
+        self._unheard = ""
         if dispatches:
             scheduler.gate.local = True
             scheduler.refresh = self._refresh
@@ -140,11 +144,16 @@ class LocalPort:
         """
         if self._pid != os.getpid() or self._office is None or not self._office.has_ledger:
             return
-        if time.monotonic() - self._swept < SWEEP_S:
-            self._do(Office.refresh)
-        else:
-            self._do(Office.sweep)
-            self._swept = time.monotonic()
+        try:
+            if time.monotonic() - self._swept < SWEEP_S:
+                self._do(Office.refresh)
+            else:
+                self._do(Office.sweep)
+                self._swept = time.monotonic()
+        except LedgerUnavailable as error:  # Luigi asks: its plain tasks go on, and vendor tasks are refused.
+            if str(error) != self._unheard:
+                logger.error("%s", error)
+            self._unheard = str(error)
 
     # The port.
 

@@ -103,6 +103,53 @@ def test_a_ledger_file_that_is_not_ours_stops_the_start(still: Site, what: str) 
     assert still.ledger.read_bytes() == before
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_local_ledger_that_is_not_ours_leaves_plain_tasks(still: Site, workers: str) -> None:
+    still.ledger.parent.mkdir(exist_ok=True)
+    still.ledger.write_bytes(b"something else" * 500)
+    _, said = still.luigi("Billing", "--n", "2", "--local-scheduler", "--workers", workers)
+    assert (
+        "Vendor tasks are refused before run(): the ledger cannot be used now: the file is not a ledger"
+        in said
+    )
+    assert "Uncaught" not in said
+    assert list((still.folder / "out").glob("Report*"))
+    assert still.stripe.posts() == []
+
+
+LOSES = """
+import luigi, os
+from pathlib import Path
+from tests.support.pipelines import Charge, Output, charge
+
+class Loses(Charge):
+    def run(self):
+        charge("cus_lost")
+        for path in Path(os.environ["LEDGER"]).parent.iterdir():
+            path.unlink()
+        self.write()
+
+class After(Output):
+    def requires(self):
+        return Loses("lost")
+    def run(self):
+        self.write()
+
+class Root(luigi.WrapperTask):
+    def requires(self):
+        return [After(), Charge("later")]
+"""
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_local_ledger_that_is_lost_meanwhile_leaves_plain_tasks(still: Site, workers: str) -> None:
+    (still.folder / "loses.py").write_text(LOSES)
+    _, said = still.luigi("Root", "--local-scheduler", "--workers", workers, module="loses",
+                          LEDGER=str(still.ledger))  # fmt: skip
+    assert "Uncaught" not in said
+    assert list((still.folder / "out").glob("After*")), said
+
+
 def test_a_locked_ledger_denies_and_goes_on_when_it_is_free(site: Site) -> None:
     site.luigi("Charge", "--customer", "first", "--workers", "1")
     lock = sqlite3.connect(site.ledger, isolation_level=None)
