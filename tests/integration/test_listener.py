@@ -330,6 +330,16 @@ def test_a_call_under_way_ends_before_the_block_does(worker: Place) -> None:
     assert (worker.stripe.moved(), worker.site.run(task.run_id)["spent_usd"]) == (100, "1.00")
 
 
+def refused(url: str) -> bool:
+    try:
+        post(url)
+    except ConnectionRefusedError:
+        return True
+    except ConnectionResetError:
+        return False
+    raise AssertionError("somebody serves")
+
+
 def test_a_forked_child_neither_serves_nor_holds_the_port(worker: Place) -> None:
     with worker.task().attempt():
         with spend_proxy() as url:

@@ -66,8 +66,9 @@ def write_history(path: Path, runs: int, calls: int) -> None:
                 "INSERT INTO call (id, run_id, claim_id, task_id, family, vendor, account, operation, method,"
                 " path, target, verdict, state, asked_micros, reserved_micros, settled_micros, created_at,"
                 " ended_at, ordinal, epoch, fingerprint, wire_key, currency, reason, message,"
-                " corrected_micros, overrun_micros, sender, ask, unknown, relayed, timeout_ms, status) VALUES"
-                " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0,'','','usd','','',0,0,'',1,0,0,80000,200)",
+                " corrected_micros, overrun_micros, sender, ask, unknown, relayed, timeout_ms, status,"
+                " declined, formula, tries) VALUES"
+                " (?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,?,0,0,'','','usd','','',0,0,'',1,0,0,80000,200,0,0,0)",
                 rows,
             )
             db.executemany("INSERT INTO call_budget VALUES (?,?)", [(row[0], budget) for row in rows])
