@@ -203,6 +203,8 @@ def test_while_luigid_is_down_the_page_says_so_and_then_recovers(browser: Any, s
     assert row(page, "first").is_visible(), "what was known is kept"
     site.start()
     page.get_by_text("luigid does not answer").wait_for(state="detached")
+    # Costs may have been asked for meanwhile; the page goes on without them.
+    tab.errors = [error for error in tab.errors if "no costs are shown: luigid does not answer" not in error]
     tab.close()
 
 
