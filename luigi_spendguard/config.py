@@ -237,8 +237,10 @@ def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: l
 def _names(section: str, key: str, value: Any) -> Iterator[str]:
     """Yield what a setting that has a value is called, and each entry of its list or table.
 
-    Not those of an allowlist: a shorter one guards more.
+    Not the entries of an allowlist, and not `mode`: without them, more is guarded.
     """
+    if (section, key) == (_M, "mode"):
+        return
     yield f"[{section}] {key}"
     if isinstance(value, (tuple, Mapping)) and not key.startswith("allowed_"):
         yield from (f"[{section}] {key}: {entry}" for entry in value)

@@ -107,7 +107,7 @@ def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, reque
             "idempotency_mismatch",
             "this call was made before, and an operator has said that it opened "
             f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
-            "it is with `spendguard resolve --object --correct`",
+            f"it is: {command('resolve', answer.call_id, '--spent', 'USD', '--object', 'ID', '--correct')}",
             {"call_id": answer.call_id, "object_id": answer.object_id},
         )
     logger.warning(

@@ -94,7 +94,7 @@ def _check_complete(before: Settings, settings: Settings) -> None:
     if gone:
         more = f" (and {len(gone) - 1} more)" if len(gone) > 1 else ""
         raise config.ConfigError(
-            f"luigi.cfg: {gone[0]}{more} was there and is gone; restart luigid if it is to stay away"
+            f"{gone[0]}{more} was there and is gone; restart luigid if it is to stay away"
         )
 
 

@@ -196,6 +196,13 @@ def test_entries_of_lists_and_tables_do_not_go_either(served: Site) -> None:
     assert "caps changed" in hang_up(served)
 
 
+def test_shadow_mode_may_end(served: Site) -> None:
+    served.configure(spendguard={"mode": "shadow"})
+    hang_up(served)
+    served.configure(spendguard={"mode": None})
+    assert "caps changed" in hang_up(served)
+
+
 def test_a_token_may_move_to_a_file(served: Site) -> None:
     served.configure(spendguard={"admin_token": None, "admin_token_file": token_file(served, ADMIN_SECOND)})
     hang_up(served)
