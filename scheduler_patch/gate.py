@@ -124,9 +124,15 @@ class Gate(Memory):
     # What came back blocked.
 
     def came_back(self, task_id: str, worker: str | None) -> None:
-        """Take it that a task was blocked at a worker: there it waits until that answer may be another."""
+        """Take it that a task was blocked at a worker: there it waits until that answer may be another.
+
+        Where the run that was to pay may not pay any more, another one has yet to be asked.
+        """
         entry = self.entries.get(task_id)
-        if entry is not None and worker is not None:
+        if entry is None or worker is None:
+            return
+        asked = self.run(entry.pinned)
+        if asked is None or asked in self._candidates(entry, worker):
             entry.refused[worker] = self._outlook(entry, worker)
 
     def _was_refused(self, entry: Entry, worker: str | None) -> bool:
