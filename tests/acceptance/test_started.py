@@ -52,9 +52,11 @@ def test_plain_vendor_and_threaded_tasks(here: Site, kind: str, method: str) -> 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_many_builds_of_a_process_leave_nothing_behind(site: Site, local: bool, workers: str) -> None:
     said = started(site, "fork", "Vendor", "--builds", "15", "--workers", workers, *["--local"] * local)
-    flat = [line.split()[1:] for line in said.splitlines() if line.startswith("FLAT")]
+    flat = [[int(n) for n in line.split()[1:]] for line in said.splitlines() if line.startswith("FLAT")]
     assert len(flat) == 15
-    assert flat[2] == flat[-1], flat
+    # Luigi's own thread that pings may be about to end: what stays for ever is in the least of several.
+    early, late = ([min(column) for column in zip(*some, strict=True)] for some in (flat[2:8], flat[9:]))
+    assert early == late, flat
     assert len(charged(site)) == 15
 
 
