@@ -184,10 +184,10 @@ def subscriptions(asked: Asked) -> Quote:
     _no_tax(asked)
     lines = cost(asked, "items", "add_invoice_items", currency=asked.params.get("currency"))
     payer = ("customer", asked.ids[0]) if asked.ids else asked.payer()
-    return _at_once(asked, lines, payer, target=payer and payer[1])
+    return at_once(asked, lines, payer, target=payer and payer[1])
 
 
-def _at_once(
+def at_once(
     asked: Asked, lines: Cost, payer: tuple[str, str] | None, subscription: str = "", **more: Any
 ) -> Quote:
     """Quote an invoice that is made at once: its lines and the pending items that it takes along.
@@ -224,55 +224,7 @@ def schedules(asked: Asked) -> Quote:
         raise Unbounded("phases in several currencies cannot be added up")
     stems = [f"{one}[{list_}]" for one in phases for list_ in ("items", "add_invoice_items")]
     lines = cost(asked, *stems, currency=min(currencies, default=None))
-    return _at_once(asked, lines, asked.payer(), target=asked.given(*PAYERS))
-
-
-def subscription_items(asked: Asked) -> Quote:
-    """Quote the item's whole price times its quantity: no proration is more; and what is pending."""
-    line = {name: value for name, value in asked.params.items()
-            if name.split("[")[0] in ("price", "plan", "price_data", "quantity")}  # fmt: skip
-    look_ups: tuple[str, ...] = ()
-    target, of, invoiced = asked.given("subscription"), asked.params.get("subscription", ""), True
-    had = 0
-    if asked.ids:
-        path = f"/v1/subscription_items/{asked.ids[0]}"
-        # Every change counts in full: what was paid before may come back as credit only.
-        target, look_ups = f"{asked.ids[0]}#{asked.digest[:12]}", (path,)
-        # Another quantity alone is billed with the next invoice, unless it says otherwise.
-        invoiced = line.keys() != {"quantity"} or asked.params.get("proration_behavior") == "always_invoice"
-        if not line:
-            if asked.only("payment_behavior", "proration_behavior"):
-                return asked.quoted(None, target=target)
-            raise Unbounded("this change of a subscription item has no bound")
-        [item] = asked.fetched(path)
-        of, had = item["subscription"], item.get("quantity") or 0
-        price = (item.get("price") or item.get("plan") or {}).get("id")
-        if not isinstance(price, str):
-            raise not_there(asked.quote.operation, path)
-        if not line.keys() & {"price", "plan"} and not any(name.startswith("price_data") for name in line):
-            line["price"] = price
-        line.setdefault("quantity", str(item.get("quantity") or 1))
-    as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
-               for name, value in line.items()}  # fmt: skip
-    one = Asked(asked.quote, asked.ids, as_list, asked.found, asked.fx)
-    subscription = _subscription(asked, of)
-    lines, payer = cost(one, "items", currency=subscription["currency"]), owner(subscription)
-    # From free to paid, or back, is invoiced at once (https://docs.stripe.com/api/subscriptions/update).
-    invoiced = invoiced or not had or not all(lines.minor.values())
-    quote = _at_once(asked, lines, payer if invoiced else None, of, target=target, look_ups=look_ups)
-    newest = subscription.get("latest_invoice")
-    newest = newest.get("id") if isinstance(newest, dict) else newest
-    # It opens no object that could count for what is pending.
-    return replace(quote, covers=(), before=newest if isinstance(newest, str) else "")
-
-
-def _subscription(asked: Asked, subscription: str) -> Body:
-    """Return the subscription that an item is part of: its currency is the one that is billed."""
-    one = Asked(asked.quote, (), {"subscription": subscription}, {}, asked.fx).id_of("subscription")
-    [found] = asked.fetched(f"/v1/subscriptions/{one}")
-    if found.get("id") != one or not isinstance(found.get("currency"), str):
-        raise not_there(asked.quote.operation, f"/v1/subscriptions/{one}")
-    return found
+    return at_once(asked, lines, asked.payer(), target=asked.given(*PAYERS))
 
 
 def owner(body: Body) -> tuple[str, str] | None:
@@ -301,7 +253,7 @@ def sessions(asked: Asked) -> Quote:
     whole_cost = Cost(shipped, lines.chosen)
     if mode != "payment":  # Where none is said the prices may decide.
         # An expired session gives back what it counts for; the items would then be pending as before.
-        return replace(_at_once(asked, whole_cost, asked.payer(), target=target), covers=())
+        return replace(at_once(asked, whole_cost, asked.payer(), target=target), covers=())
     total, unit = whole_cost.dearest(asked)
     # On its page the customer chooses, takes a code off, or pays in the currency of the own address.
     coded = any(name.startswith("discounts") for name in asked.params)
@@ -341,5 +293,5 @@ def quotes(asked: Asked) -> Quote:
     known = [amount for amount in amounts if isinstance(amount, int) and not isinstance(amount, bool)]
     if quote.get("id") != asked.ids[0] or not known or not isinstance(quote.get("currency"), str):
         raise not_there(asked.quote.operation, path)
-    return _at_once(asked, Cost({quote["currency"]: max(known)}), owner(quote), target=asked.ids[0],
+    return at_once(asked, Cost({quote["currency"]: max(known)}), owner(quote), target=asked.ids[0],
                     object_id=asked.ids[0], look_ups=(path,))  # fmt: skip

@@ -180,7 +180,6 @@ def switches_off(asked: Asked) -> Quote:
 #: anything; None: it does neither unless it is said.
 _QUIET: dict[str, dict[str, str | None]] = {
     "subscriptions.cancel": {"invoice_now": None, "prorate": None},
-    "subscription_items.delete": {"proration_behavior": "none"},
     "subscription_schedules.cancel": {"invoice_now": "false", "prorate": "false"},
     "subscriptions.pause": {
         "bill_for[outstanding_usage_through][type]": "none",

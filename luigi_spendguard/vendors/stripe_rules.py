@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from luigi_spendguard.vendors import stripe_invoices as invoices
+from luigi_spendguard.vendors import stripe_items as changes
 from luigi_spendguard.vendors import stripe_lines as lines
 from luigi_spendguard.vendors import stripe_prices as prices
 from luigi_spendguard.vendors.calls import Quote
@@ -186,13 +187,19 @@ RULES: dict[str, Rule] = {
         _LINES,
     ),
     "subscription_items": Rule(
-        lines.subscription_items,
+        changes.subscription_items,
         "the price (looked up) times the quantity, and pending items; nothing where neither changes",
         _BILLED,
         _TAX + ", a change of discounts alone",
         False,
         "subscription_item",
         _LINES,
+    ),
+    "subscription_item_delete": Rule(
+        changes.item_deleted,
+        "nothing; pending items, looked up, where no other item is paid for: they are invoiced at once",
+        "as quoted",
+        "a proration, where not switched off; metered or tiered prices, items of several intervals",
     ),
     "schedules": Rule(
         lines.schedules,

@@ -195,6 +195,41 @@ class TestFreePlans:
         desk.client.v1.subscription_items.update(item, {"quantity": after})
         assert vendor.moved() - paid == 5000 + 100 * after <= counted(desk)
 
+    def subscription(self, vendor: FakeStripe, *amounts: str) -> list[str]:
+        """Make a subscription past the guard; return its items."""
+        prices = [by_hand(vendor, "/v1/prices", currency="usd", unit_amount=one)["id"] for one in amounts]
+        items = {f"items[{number}][price]": one for number, one in enumerate(prices)}
+        sub = by_hand(vendor, "/v1/subscriptions", customer="cus_1", **items)
+        return [one["id"] for one in sub["items"]["data"]]
+
+    def test_the_last_item_that_is_paid_for_is_deleted(self, desk: Outside, vendor: FakeStripe) -> None:
+        _, paid = self.subscription(vendor, "0", "100")
+        bill(vendor, amount="5000")
+        before = vendor.moved()
+        delete = desk.client.v1.subscription_items.delete
+        assert delete(paid, {"proration_behavior": "none"}).deleted
+        assert vendor.moved() - before == 5000 <= counted(desk)
+        desk.again()
+        assert desk.client.v1.subscription_items.delete(paid, {"proration_behavior": "none"}).deleted
+        assert counted(desk) == 5000
+
+    @pytest.mark.parametrize("amounts", [("0", "100"), ("100", "100")])
+    def test_a_subscription_stays_what_it_was(
+        self, desk: Outside, vendor: FakeStripe, amounts: tuple[str, str]
+    ) -> None:
+        item = self.subscription(vendor, *amounts)[0]
+        bill(vendor, amount="5000")
+        before = vendor.moved()
+        desk.client.v1.subscription_items.delete(item, {"proration_behavior": "none"})
+        assert (vendor.moved() - before, counted(desk)) == (0, 0)
+
+    @pytest.mark.parametrize("said", [{}, {"proration_behavior": "always_invoice"}])
+    def test_a_deletion_that_bills_a_proration_is_denied(
+        self, desk: Outside, vendor: FakeStripe, said: Any
+    ) -> None:
+        item = self.subscription(vendor, "100")[0]
+        assert desk.denied(desk.client.v1.subscription_items.delete, item, said).reason == "unpriced"
+
 
 #: What pays or bills later by an amount that nothing here says.
 OPEN: list[tuple[str, Callable[[Any], Any]]] = [

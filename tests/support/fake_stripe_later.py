@@ -114,7 +114,14 @@ class Later(Terms):
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         before = self._known(parts)["quantity"] if parts else 1
-        item = super().subscription_items(method, parts, data)
+        if method == "DELETE":
+            item = {**self._known(parts), "quantity": 0}
+            gone = self._gone(parts)
+            if any(one["quantity"] and one["price"].get("unit_amount") for one in self._items_in(
+                self.objects[item["subscription"]])):  # fmt: skip
+                return gone
+        else:
+            gone = item = super().subscription_items(method, parts, data)
         if (before == 0) != (item["quantity"] == 0):  # From free to paid, or back: invoiced at once.
             sub, price = self.objects[item["subscription"]], self.objects[item["price"]["id"]]
             along = self._pending({"customer": sub["customer"]}, "usd")
@@ -122,4 +129,4 @@ class Later(Terms):
             sub["latest_invoice"] = self._bill(sub, due)["id"]
             for one in along:
                 one["invoice"] = sub["latest_invoice"]
-        return item
+        return self._priced(gone) if method == "GET" else gone

@@ -32,7 +32,8 @@ class Terms(Billing):
         if parts[1:] == ["pause"]:
             return self._paused(self._known(parts), data)
         if parts:
-            return self._expanded(self._known(parts), data)
+            sub = self._known(parts)
+            return self._expanded({**sub, "items": {"data": self._items_in(sub), "has_more": False}}, data)
         return self._begun(super().subscriptions(method, parts, data), data)
 
     def schedules(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
@@ -64,10 +65,22 @@ class Terms(Billing):
         due += int(data.get("metadata[surprise]", "0"))
         self.move(invoice, due - invoice["paid"])
         invoice["paid"] = due
-        item = self._made("si", object="subscription_item", subscription=sub["id"], quantity=1,
-                          price={"id": data.get("items[0][price]")})  # fmt: skip
+        number = 0
+        while number == 0 or f"items[{number}][price]" in data:
+            self._made("si", object="subscription_item", subscription=sub["id"], quantity=1,
+                       price={"id": data.get(f"items[{number}][price]")})  # fmt: skip
+            number += 1
         self.objects[sub["id"]] |= {"latest_invoice": invoice["id"]}
-        return self._expanded({**sub, "items": {"data": [item]}}, data)
+        return self._expanded({**sub, "items": {"data": self._items_in(sub), "has_more": False}}, data)
+
+    def _items_in(self, sub: dict[str, Any]) -> list[dict[str, Any]]:
+        return [self._priced(one) for one in self.objects.values()
+                if one["object"] == "subscription_item" and one["subscription"] == sub["id"]]  # fmt: skip
+
+    def _priced(self, item: dict[str, Any]) -> dict[str, Any]:
+        """Return an item of a subscription with the whole of its price."""
+        known = self.objects.get(item.get("price", {}).get("id") or "")
+        return item if known is None else {**item, "price": self._shown(known, {})}
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts:
