@@ -6,6 +6,7 @@ A list is a file of lines, in blocks that a blank line ends:
     POST /v1/…           the operations to which the lines below apply, by method and address
     + terms              read by the operation's own rule: it feeds the price
     . terms              raises nothing of what the call may cost
+    = terms : v w : why  raises nothing at these values; refused at any other, as `-` is
     - terms : why        refused, unless the operation has a fixed price
 
 A term is a name and what stands behind it: `a[]` a list, `a[*]` keys of the caller's own, `a{b c}` a group,
@@ -15,8 +16,10 @@ remark. A parameter that is in no line is refused: who knows what it costs.
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,11 +45,15 @@ _ADDRESS = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) \S.*")
 
 @dataclass(frozen=True)
 class Marked:
-    """One line of a list: `mark` is `+`, `.` or `-`; `why` says why a `-` is refused."""
+    """One line of a list: `mark` is `+`, `.`, `=` or `-`; `why` says why it is refused.
+
+    `values`: at which of them a `=` is not.
+    """
 
     mark: str
     why: str
     tree: Tree
+    values: tuple[str, ...] = ()
 
 
 class Parameters:
@@ -57,26 +64,34 @@ class Parameters:
         self._file = Path(__file__).with_name(f"{vendor}_parameters.txt")
 
     def check(
-        self, address: str, operation: str, names: Iterable[Name], *, fixed: bool, priceable: bool = False
+        self,
+        address: str,
+        operation: str,
+        said: Mapping[Name, AbstractSet[str]],
+        *,
+        fixed: bool,
+        priceable: bool = False,
     ) -> None:
         """Raise SpendDenied (`unpriced`) for a parameter that is not known, or is refused.
 
-        At a `fixed` price all that are known pass. `address` is one of the lists'; `priceable`: the operation
-        may be given such a price.
+        At a `fixed` price all that are known pass. `address` is one of the lists'; `said`: the values of each
+        parameter; `priceable`: the operation may be given such a price.
         """
-        for name in names:
-            line, said = self.line_of(address, name), f"{operation} with {_written(name)[:100]!r}"
+        for name, values in said.items():
+            line, what = self.line_of(address, name), f"{operation} with {_written(name)[:100]!r}"
             if line is None:
                 raise denial(
                     "unpriced",
-                    f"{said}: this version of luigi_spendguard knows no such parameter of it, nor what it "
+                    f"{what}: this version of luigi_spendguard knows no such parameter of it, nor what it "
                     "may cost: leave it out",
                 )
-            if line.mark == "-" and not fixed:
+            refused = line.mark == "-" or (line.mark == "=" and not values <= {*line.values})
+            if refused and not fixed:
+                other = f" other than {' and '.join(line.values)}" if line.values else ""
                 price = f", or give it a fixed price in [spendguard_{self._vendor}] prices, such as"
                 raise denial(
                     "unpriced",
-                    f"{said} has no price, since {line.why or 'the operation has none'}: leave it out"
+                    f"{what}{other} has no price, since {line.why or 'the operation has none'}: leave it out"
                     + (f"{price} `{operation}: 5`" if priceable else ""),
                 )
 
@@ -110,9 +125,10 @@ class Parameters:
             for line in block.strip().splitlines():
                 if _ADDRESS.fullmatch(line):
                     addresses.append(line)
-                elif line[:2] in ("+ ", ". ", "- "):
+                elif line[:2] in ("+ ", ". ", "= ", "- "):
                     terms, _, why = line[2:].partition(" : ")
-                    marked.append(Marked(line[0], why, tree_of(terms, shared)))
+                    values, _, why = why.partition(" : ") if line[0] == "=" else ("", "", why)
+                    marked.append(Marked(line[0], why, tree_of(terms, shared), tuple(values.split())))
                 else:
                     name, equals, terms = line.partition(" = ")
                     if not equals:
@@ -133,26 +149,34 @@ class Parameters:
         return found
 
 
-def names_in(value: Any) -> set[Name]:
-    """Return the names of all values in decoded JSON; an item of a list is "", whatever its number."""
-    found: set[Name] = set()
+def said_in(value: Any) -> dict[Name, set[str]]:
+    """Return the names of all values in decoded JSON, with the values: a text as it is, others as in JSON.
+
+    An item of a list is "", whatever its number.
+    """
+    found: dict[Name, set[str]] = {}
     open_: list[tuple[Name, Any]] = [((), value)]
     while open_:
         name, one = open_.pop()
         if len(name) > DEEPEST:
-            found.add(name)  # No list goes so deep.
+            found[name] = set()  # No list goes so deep.
         elif isinstance(one, dict) and one:
             open_ += [((*name, key), inner) for key, inner in one.items()]
         elif isinstance(one, list) and one:
             inner = (*name, "")
             open_ += [(inner, item) for item in one if isinstance(item, (dict, list))]
-            if not all(isinstance(item, (dict, list)) for item in one):
-                found.add(inner)
+            for item in one:
+                if not isinstance(item, (dict, list)):
+                    found.setdefault(inner, set()).add(_text(item))
         elif one is not None and not isinstance(one, (dict, list)):
-            found.add(name)
+            found.setdefault(name, set()).add(_text(one))
         elif name:
-            found.add((*name, None))
+            found[(*name, None)] = {""}
     return found
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def takes(tree: Tree, name: Name) -> bool:

@@ -29,7 +29,7 @@ from luigi_spendguard.vendors.bodies import (
     unsuccessful,
 )
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request, Row
-from luigi_spendguard.vendors.parameters import names_in
+from luigi_spendguard.vendors.parameters import Name, said_in
 from luigi_spendguard.vendors.resend_mails import mails, price
 from luigi_spendguard.vendors.resend_routes import LISTED, address_of, kind_of, operation_of
 
@@ -179,8 +179,11 @@ def _read(request: Request, operation: str, address: str | None, *, fixed: bool)
     each = body if isinstance(body, list) and operation == "batch.send" else [body]
     if not all(isinstance(one, dict) or one is None for one in each):
         raise denial("unpriced", f"the body of {operation} must be a JSON object")
-    names = {name for one in each for name in names_in(one)}
-    LISTED.check(address, operation, sorted(names, key=str), fixed=fixed)
+    said: dict[Name, set[str]] = {}
+    for one in each:
+        for name, given in said_in(one).items():
+            said.setdefault(name, set()).update(given)
+    LISTED.check(address, operation, said, fixed=fixed)
     return body
 
 

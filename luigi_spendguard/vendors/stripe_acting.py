@@ -41,7 +41,8 @@ def acting(
 def _payer_of(path: str) -> str:
     base, _, query = path.partition("?")
     said = dict(parse_qsl(query))
-    return next((said[name] for name in PAYERS if name in said), "") if base == "/v1/invoiceitems" else ""
+    lists = ("/v1/invoiceitems", "/v1/invoices")
+    return next((said[name] for name in PAYERS if name in said), "") if base in lists else ""
 
 
 def _ids_of(path: str) -> Iterator[str]:

@@ -21,7 +21,6 @@ POST /v1/billing/feedback_options/{id}/deactivate
 POST /v1/billing/meters
 POST /v1/billing/meters/{id}
 POST /v1/billing/meters/{id}/deactivate
-POST /v1/billing/meters/{id}/reactivate
 POST /v1/charges/{id}
 POST /v1/charges/{id}/refunds/{id}
 POST /v1/climate/orders/{id}
@@ -44,8 +43,6 @@ POST /v1/customers/{id}/sources
 DELETE /v1/customers/{id}/sources/{id}
 POST /v1/customers/{id}/sources/{id}
 POST /v1/customers/{id}/sources/{id}/verify
-POST /v1/customers/{id}/tax_ids
-DELETE /v1/customers/{id}/tax_ids/{id}
 POST /v1/entitlements/features
 POST /v1/entitlements/features/{id}
 POST /v1/file_links
@@ -106,14 +103,10 @@ POST /v1/shipping_rates/{id}
 POST /v1/sources
 POST /v1/sources/{id}
 POST /v1/sources/{id}/verify
-POST /v1/subscription_schedules/{id}/release
 POST /v1/tax/calculations
-POST /v1/tax_ids
-DELETE /v1/tax_ids/{id}
 POST /v1/tax_rates
 POST /v1/tax_rates/{id}
 POST /v1/terminal/configurations
-DELETE /v1/terminal/configurations/{id}
 POST /v1/terminal/configurations/{id}
 POST /v1/terminal/locations
 DELETE /v1/terminal/locations/{id}
@@ -131,7 +124,6 @@ DELETE /v1/test_helpers/test_clocks/{id}
 POST /v1/tokens
 POST /v1/topups/{id}
 POST /v1/transfers/{id}
-POST /v1/transfers/{id}/reversals
 POST /v1/transfers/{id}/reversals/{id}
 DELETE /v1/webhook_endpoints/{id}
 DELETE /v2/core/event_destinations/{id}

@@ -10,15 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
+from typing import Any
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed, whole
-from luigi_spendguard.vendors.stripe_lines import cost, groups
+from luigi_spendguard.vendors.stripe_lines import cost, groups, up
 from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
 from luigi_spendguard.vendors.stripe_pending import covered as covered_items
-from luigi_spendguard.vendors.stripe_prices import cancels, own_object
+from luigi_spendguard.vendors.stripe_prices import cancels, free, own_object
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 #: What may change what an invoice comes to.
@@ -203,6 +205,8 @@ def items(asked: Asked) -> Quote:
     more = {"minor": minor, "currency": currency, "target": target}
     if asked.ids:
         known, credit = _credit(asked)
+        if known.get("invoice"):
+            _check_untaxed(asked, str(known["invoice"]))
         if not credit:
             return asked.quoted(total, object_id=asked.ids[0], **more)
         # What lowers an invoice and does so no more raises it.
@@ -210,11 +214,16 @@ def items(asked: Asked) -> Quote:
         total = max(total, asked.money(max(0, rise), known["currency"]))
         return asked.quoted(total, object_id=asked.ids[0], firm=True, **more)
     if asked.params.get("invoice"):
-        invoice, _ = _fetched(asked, asked.id_of("invoice"))
-        taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
-        if invoice.get("auto_advance") is True and taxed:
-            raise Unbounded("an item on an invoice with taxes that Stripe collects by itself")
+        _check_untaxed(asked, asked.id_of("invoice"))
     return asked.quoted(total, **more)
+
+
+def _check_untaxed(asked: Asked, invoice_id: str) -> None:
+    """Raise Unbounded for an item of an invoice with taxes that Stripe collects by itself."""
+    invoice, _ = _fetched(asked, invoice_id)
+    taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
+    if invoice.get("auto_advance") is True and taxed:
+        raise Unbounded("an item on an invoice with taxes that Stripe collects by itself")
 
 
 def item_deleted(asked: Asked) -> Quote:
@@ -224,6 +233,8 @@ def item_deleted(asked: Asked) -> Quote:
     known, credit = _credit(asked)
     if not credit:
         return cancels(asked)
+    if known.get("invoice"):
+        _check_untaxed(asked, str(known["invoice"]))
     return replace(own_object(asked), total_micros=asked.money(credit, known["currency"]), firm=True)
 
 
@@ -264,7 +275,53 @@ def _item(asked: Asked) -> tuple[int, str]:
         line["items[0][price_data][unit_amount_decimal]"] = str(each).lstrip("-")
         line["items[0][price_data][currency]"] = currency
     if asked.ids:
-        line.setdefault("items[0][quantity]", str(known.get("quantity") or 1))
+        # `quantity` is cut off (https://docs.stripe.com/api/invoiceitems/object).
+        many = Decimal(str(known.get("quantity_decimal") or known.get("quantity") or 1))
+        line.setdefault("items[0][quantity]", str(up(many)))
     found = cost(Asked(asked.quote, (), line, asked.found, asked.fx), "items", currency=currency or None)
     _, unit = found.dearest(asked)
     return found.minor[unit], unit
+
+
+def customer_updated(asked: Asked) -> Quote:
+    """Quote nothing. Raises Unbounded where what Stripe collects by itself may rise by it."""
+    if {name.split("[")[0] for name in asked.params} & {"address", "shipping", "tax", "tax_exempt"}:
+        _check_drafts(asked, "customer", asked.ids[0], exempt="tax_exempt" in asked.params)
+    return free(asked)
+
+
+def tax_ids(asked: Asked) -> Quote:
+    """Quote nothing, for the account's own or a customer's. Raises Unbounded as `customer_updated` does."""
+    if asked.quote.path.startswith("/v1/customers/"):
+        whose: Mapping[str, Any] = {"customer": asked.ids[0]}
+    elif asked.ids:
+        path = f"/v1/tax_ids/{asked.ids[0]}"
+        if asked.is_gone(path):
+            return free(asked)
+        [known] = asked.fetched(path)
+        whose = known.get("owner") or {}
+    else:
+        whose = {name: asked.params.get(f"owner[{name}]") for name in PAYERS}
+    for name in ("customer", "customer_account"):
+        one = whose.get(name)
+        one = one.get("id") if isinstance(one, dict) else one
+        if one:
+            found = Asked(asked.quote, (), {name: str(one)}, {}, asked.fx).id_of(name)
+            _check_drafts(asked, name, found, exempt=False)
+    return free(asked)
+
+
+def _check_drafts(asked: Asked, payer: str, whose: str, *, exempt: bool) -> None:
+    """Raise Unbounded where Stripe collects a draft of a payer's by itself whose tax may rise.
+
+    What is finalized keeps its tax, and what a guarded call collects is counted then. `exempt`: rates of
+    one's own, too, which only an exemption switches off.
+    """
+    path = f"/v1/invoices?{payer}={whose}&status=draft&limit=100"
+    [page] = asked.fetched(path)
+    taxed = [one for one in page["data"] if one.get("auto_advance") is not False
+             and (exempt or (one.get("automatic_tax") or {}).get("enabled") is not False)]  # fmt: skip
+    if taxed or page["has_more"] is not False:
+        raise Unbounded(
+            f"{asked.quote.operation} while Stripe collects a draft of {whose} by itself, whose tax may rise"
+        )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from decimal import Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal, InvalidOperation
 from typing import Any
 
 from luigi_spendguard.errors import denial
@@ -121,7 +121,7 @@ def _line(
         adjustable = adjustable or isinstance(prices[path].get("custom_unit_amount"), dict)
     else:
         each = _inline(line)
-    return {currency: _up(one * quantity) for currency, one in each.items()}, adjustable
+    return {currency: up(one * quantity) for currency, one in each.items()}, adjustable
 
 
 def _each(asked: Asked, path: str, price: Body) -> dict[str, Decimal]:
@@ -168,8 +168,9 @@ def _decimal(text: str) -> Decimal:
         raise denial("unpriced", f"{text[:40]!r} is no amount of a currency's smallest unit") from None
 
 
-def _up(exact: Decimal) -> int:
-    return int(-(-exact // 1))
+def up(exact: Decimal) -> int:
+    """Return the next whole number from below; `//` cuts a Decimal off towards zero."""
+    return int(exact.to_integral_value(ROUND_CEILING))
 
 
 def _no_tax(asked: Asked) -> None:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from luigi_spendguard.vendors.parameters import Marked, Name, Parameters, Tree
 
@@ -16,14 +16,15 @@ address_of = _LISTED.address_of
 
 
 def check(
-    address: str, operation: str, names: Iterable[str], *, fixed: bool, priceable: bool = False
+    address: str, operation: str, said: Mapping[str, str], *, fixed: bool, priceable: bool = False
 ) -> None:
     """Raise SpendDenied (`unpriced`) for a parameter that is not known, or is refused.
 
     At a `fixed` price all that are known pass. `address` is the operation's own, such as
     `POST /v1/refunds/{id}`; `priceable`: it may be given such a price.
     """
-    _LISTED.check(address, operation, map(_parts, names), fixed=fixed, priceable=priceable)
+    values = {_parts(name): {value} for name, value in said.items()}
+    _LISTED.check(address, operation, values, fixed=fixed, priceable=priceable)
 
 
 def line_of(address: str, name: str) -> Marked | None:

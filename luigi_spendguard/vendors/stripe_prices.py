@@ -25,8 +25,6 @@ def free(asked: Asked) -> Quote:
 
 def customers(asked: Asked) -> Quote:
     """Free."""
-    if asked.ids:
-        return free(asked)
     return asked.quoted(None, target=asked.given("email", "name", "phone"))
 
 
@@ -132,12 +130,16 @@ def refunds(asked: Asked) -> Quote:
                         target=charge or intent, firm=firm)  # fmt: skip
 
 
-def fee_refunds(asked: Asked) -> Quote:
-    """Quote the refund's amount, else all that is left of the application fee."""
-    path = f"/v1/application_fees/{asked.ids[0]}"
-    [fee] = asked.fetched(path)
-    minor, currency = asked.whole("amount"), str(fee.get("currency", ""))
-    left = _amount(asked, path, fee, "amount") - _refunded(asked, path, fee) if minor is None else minor
+def given_back(asked: Asked) -> Quote:
+    """Quote the amount, else all that is left of the application fee, or of the transfer.
+
+    What a reversal takes from a connected account is its money (https://docs.stripe.com/api/transfer_reversals).
+    """
+    path = own_path(asked)
+    [of] = asked.fetched(path)
+    minor, currency = asked.whole("amount"), str(of.get("currency", ""))
+    before = "amount_reversed" if path.startswith("/v1/transfers/") else "amount_refunded"
+    left = _amount(asked, path, of, "amount") - _refunded(asked, path, of, before) if minor is None else minor
     return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
                         target=asked.ids[0])  # fmt: skip
 
@@ -209,8 +211,8 @@ def _worth(asked: Asked, path: str, body: Body) -> int:
     return max(found.worth, found.counts)
 
 
-def _refunded(asked: Asked, path: str, body: Body) -> int:
-    return _amount(asked, path, body, "amount_refunded") if body.get("amount_refunded") else 0
+def _refunded(asked: Asked, path: str, body: Body, name: str = "amount_refunded") -> int:
+    return _amount(asked, path, body, name) if body.get(name) else 0
 
 
 def _amount(asked: Asked, path: str, body: Body, name: str) -> int:

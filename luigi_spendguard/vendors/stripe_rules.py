@@ -44,7 +44,17 @@ _TAX = "taxes, metered or tiered prices, prices without a fixed amount"
 
 RULES: dict[str, Rule] = {
     "free": Rule(prices.free, _FREE, _FREE),
-    "customers": Rule(prices.customers, _FREE, _FREE, "a change of the customer's balance, coupon or plan"),
+    "customers": Rule(prices.customers, _FREE, _FREE, "a balance"),
+    "customer_update": Rule(
+        invoices.customer_updated,
+        _FREE,
+        _FREE,
+        "a change of the customer's balance; of address or tax while Stripe collects a taxed draft of theirs "
+        "by itself, looked up",
+    ),
+    "tax_ids": Rule(
+        invoices.tax_ids, _FREE, _FREE, "while Stripe collects a taxed draft of the customer's, looked up"
+    ),
     "intents": Rule(
         prices.opens,
         "`amount`, confirmed or not",
@@ -86,6 +96,14 @@ RULES: dict[str, Rule] = {
         True,
         "transfer",
     ),
+    "reversals": Rule(
+        prices.given_back,
+        "`amount`, else what is left of the transfer, looked up",
+        "`amount`",
+        "",
+        True,
+        "transfer_reversal",
+    ),
     "payouts": Rule(
         prices.opens, "`amount`", "`amount`, 0 when failed or canceled", _NO_AMOUNT, True, "payout"
     ),
@@ -101,7 +119,7 @@ RULES: dict[str, Rule] = {
         "customer_balance_transaction",
     ),
     "fee_refunds": Rule(
-        prices.fee_refunds,
+        prices.given_back,
         "`amount`, else what is left of the fee, looked up",
         "`amount`",
         "",
@@ -228,11 +246,11 @@ RULES: dict[str, Rule] = {
         prices.free,
         _FREE,
         _FREE,
-        "a change of anything but payment method, description or the end of the period",
+        "a change of anything but payment method, description or an end with the period; that it goes on",
     ),
     "endings": Rule(
         prices.endings, _FREE, _FREE, "a final invoice, usage or a proration, where not switched off"
     ),
-    "session_update": Rule(prices.free, _FREE, _FREE, "a change of its lines"),
+    "session_update": Rule(prices.free, _FREE, _FREE, "a change of its lines or addresses"),
     "link_update": Rule(prices.switches_off, _FREE, _FREE, "anything but switching it off"),
 }

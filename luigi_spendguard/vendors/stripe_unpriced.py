@@ -29,6 +29,7 @@ POST /v1/billing/credit_grants/{id}/expire
 POST /v1/billing/credit_grants/{id}/void
 POST /v1/billing/meter_event_adjustments
 POST /v1/billing/meter_events
+POST /v1/billing/meters/{id}/reactivate
 POST /v1/billing_portal/configurations
 POST /v1/billing_portal/configurations/{id}
 POST /v1/charges/{id}/dispute
@@ -71,6 +72,7 @@ POST /v1/radar/payment_evaluations
 POST /v1/reviews/{id}/approve
 POST /v1/subscription_items/{id}/usage_records
 POST /v1/subscription_schedules/{id}
+POST /v1/subscription_schedules/{id}/release
 DELETE /v1/subscriptions/{id}/discount
 POST /v1/subscriptions/{id}/migrate
 POST /v1/subscriptions/{id}/resume
@@ -80,6 +82,7 @@ POST /v1/tax/registrations/{id}
 POST /v1/tax/settings
 POST /v1/tax/transactions/create_from_calculation
 POST /v1/tax/transactions/create_reversal
+DELETE /v1/terminal/configurations/{id}
 POST /v1/terminal/readers/{id}/collect_payment_method
 POST /v1/terminal/readers/{id}/confirm_payment_intent
 POST /v1/terminal/readers/{id}/process_payment_intent

@@ -100,6 +100,7 @@ KINDS: Mapping[str, Callable[[Body], tuple[int, int]]] = {
     "charge": _charge,
     "refund": _moved_unless("failed", "canceled"),
     "transfer": _amount,
+    "transfer_reversal": _amount,
     "payout": _moved_unless("failed", "canceled"),
     "topup": _moved_unless("failed", "canceled"),
     "invoice": _invoice,

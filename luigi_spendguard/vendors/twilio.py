@@ -22,7 +22,7 @@ from luigi_spendguard.vendors import shapes, twilio_outcomes, twilio_prices, twi
 from luigi_spendguard.vendors.base import Vendor, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
 from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.parameters import names_in
+from luigi_spendguard.vendors.parameters import Name, said_in
 from luigi_spendguard.vendors.twilio_routes import (
     API_HOST,
     HOST,
@@ -297,13 +297,13 @@ def _read(request: Request, operation: str, address: str | None, *, fixed: bool)
         if urlsplit(request.url).query:
             raise denial("unpriced", f"{operation} with a query string cannot be priced: say it in the body")
         said: dict[str, list[str]] = {}
-        names = names_in(json_body(request))
+        values: Mapping[Name, set[str]] = said_in(json_body(request))
     else:
         said = form(request, lists)
-        names = {(name, "") if name in lists else (name,) for name in said}
+        values = {(name, "") if name in lists else (name,): {*given} for name, given in said.items()}
     if address is None:
         raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
-    LISTED.check(address, operation, sorted(names, key=str), fixed=fixed)
+    LISTED.check(address, operation, values, fixed=fixed)
     if request.headers.get(_HOOKS, "false").lower() != "false" and not fixed:
         raise denial("unpriced", f"{operation} with {_HOOKS} starts what a webhook is for: leave it out")
     return said

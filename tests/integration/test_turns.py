@@ -18,6 +18,7 @@ import urllib3
 
 from luigi_spendguard.effects import Pause, Send
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
+from luigi_spendguard.money import Micros
 from tests.support.asking import ADMIN, WORKER
 from tests.support.books import Books
 from tests.support.desk import Outside
@@ -117,8 +118,9 @@ def test_an_edit_between_look_up_and_reservation(
 
 
 def test_a_price_that_is_changed_between_look_up_and_reservation(
-    one: Busy, other: Busy, vendor: FakeStripe, books: Books
+    one: Busy, vendor: FakeStripe, books: Books
 ) -> None:
+    other = Busy(books, vendor.url, "Edit_1", prices={"prices.update": Micros(1)})
     price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100")["id"]
 
     def edit() -> None:

@@ -158,6 +158,13 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
         made = OBJECTS.get(parts[0]) or {}
         if not made:
             raise _missing(kind)
+        if parts[1:] == ["reversals"]:  # Out of the connected account's balance.
+            left = made["amount"] - made.get("amount_reversed", 0)
+            amount = int(data.get("amount", left))
+            made["amount_reversed"] = made.get("amount_reversed", 0) + amount
+            move(made, amount)
+            return {**made, "id": new_id("trr"), "object": "transfer_reversal", "amount": amount,
+                    "transfer": made["id"]}  # fmt: skip
         if parts[1:] == ["cancel"]:
             made["status"] = "canceled"
             move(made, -made["amount"])
@@ -186,6 +193,12 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
     found = OBJECTS.get(parts[0]) if parts else None
     if found is None:
         raise _missing(kind)
+    if parts[1:2] == ["tax_ids"]:  # Whose tax is reversed has none on the invoice.
+        found["tax_exempt"] = "none" if method == "DELETE" else "reverse"
+        return {"id": parts[2] if parts[2:] else new_id("txi"), "object": "tax_id", "customer": found["id"]}
+    if method == "POST":
+        found |= {name: data[name] for name in ("tax_exempt",) if name in data}
+        found |= {"tax_exempt": "none"} if "address[country]" in data else {}
     return found | ({"customer": data["customer"]} if "customer" in data else {})
 
 

@@ -81,9 +81,16 @@ class Billing:
 
     def invoices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         verb = parts[1] if len(parts) > 1 else ""
+        if not parts and method == "GET":
+            found = [self._summed(one) for one in self.objects.values()
+                     if one["object"] == "invoice" and one["status"] == data.get("status", one["status"])
+                     and one["customer"] == data.get("customer", one["customer"])]  # fmt: skip
+            return {"object": "list", "data": found, "has_more": False}
         if not parts:
             made = self._made("in", object="invoice", status="draft", paid=0, currency="usd",
-                              auto_advance=data.get("auto_advance") == "true", **_payer(data))  # fmt: skip
+                              auto_advance=data.get("auto_advance") == "true",
+                              automatic_tax={"enabled": data.get("automatic_tax[enabled]") == "true"},
+                              **_payer(data))  # fmt: skip
             for one in self._pending(data):
                 if data.get("pending_invoice_items_behavior") == "include":
                     one["invoice"] = made["id"]

@@ -110,6 +110,9 @@ class Later(Terms):
             return found
         off = sum(one["amount"] for one in self._items_of(invoice) if one.get("discounts"))
         due = found["amount_due"] - off - invoice.get("credited", 0)
+        payer = self.objects.get(invoice["customer"] or "", {})
+        if (invoice.get("automatic_tax") or {}).get("enabled") and payer.get("tax_exempt", "none") == "none":
+            due *= 2
         return {**found, "amount_due": due, "total": due, "amount_remaining": due - invoice["paid"]}
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:

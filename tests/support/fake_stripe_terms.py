@@ -112,11 +112,16 @@ class Terms(Billing):
         return invoice
 
     def decimal_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
-        if method == "POST" and not parts and "amount" not in data:
-            each = data.get("unit_amount_decimal") or self.objects[data["pricing[price]"]]["unit_amount"]
-            quantity = Decimal(data.get("quantity_decimal") or data.get("quantity") or "1")
-            data = {**data, "amount": str(int(Decimal(each) * quantity))}
-        return self.items(method, parts, data)
+        if method != "POST" or "amount" in data or not {*data} & {"unit_amount_decimal", "pricing[price]"}:
+            return self.items(method, parts, data)
+        before = self._known(parts) if parts else {}
+        each = data.get("unit_amount_decimal") or self.objects[data["pricing[price]"]]["unit_amount"]
+        quantity = Decimal(data.get("quantity_decimal") or data.get("quantity")
+                           or before.get("quantity_decimal") or "1")  # fmt: skip
+        item = self.items(method, parts, {**data, "amount": str(int(Decimal(each) * quantity))})
+        item |= {"quantity": int(quantity), "quantity_decimal": str(quantity),
+                 "pricing": {"unit_amount_decimal": str(each)}}  # fmt: skip
+        return item
 
     def quotes(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if not parts:

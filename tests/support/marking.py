@@ -47,7 +47,7 @@ def figures(listed: Parameters) -> str:
     )
     return (
         f"{len(listed.marks)} operations have {counts.total():,} parameters: {counts['+']:,} feed a price, "
-        f"{counts['.']:,} are harmless, {counts['-']:,} are refused."
+        f"{counts['.']:,} are harmless, {counts['=']:,} at some of their values, {counts['-']:,} are refused."
     )
 
 

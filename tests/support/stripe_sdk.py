@@ -183,7 +183,7 @@ def figures() -> str:
     counts = Counter(line.mark for address in marks() for line in listed(address).values())
     return (
         f"{len(marks())} operations have {counts.total():,} parameters: {counts['+']:,} feed a price, "
-        f"{counts['.']:,} are harmless, {counts['-']:,} are refused."
+        f"{counts['.']:,} are harmless, {counts['=']:,} at some of their values, {counts['-']:,} are refused."
     )
 
 

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.vendors import Request, VendorSettings, parameters, resend, resend_routes, twilio
 from luigi_spendguard.vendors.bodies import DEEPEST
-from luigi_spendguard.vendors.parameters import Parameters, names_in, takes, tree_of
+from luigi_spendguard.vendors.parameters import Parameters, said_in, takes, tree_of
 from luigi_spendguard.vendors.twilio_routes import LISTED, RULED, kind_of
 from tests.support import marking, resend_sdk, twilio_sdk
 
@@ -36,6 +36,7 @@ POST /v1/pay
 + amount items[]{price
     quantity}
 . metadata[*] dob{@Dob} logo?[]
+= tell[] : ann bob : they pay
 - hook : it pays
 
 DELETE /v1/{id}
@@ -44,15 +45,22 @@ DELETE /v1/{id}
         for address in ("POST /v1/pay", "POST /v1/{id}/pay"):
             known = [("amount",), ("items", "0", "price"), ("items", "", "quantity"), ("metadata", "x"),
                      ("dob", "day"), ("logo",), ("logo", "3")]  # fmt: skip
-            acme.check(address, "pay", known, fixed=False)
+            acme.check(address, "pay", {key: {"1"} for key in known}, fixed=False)
             for name in [("tip",), ("items",), ("items", "x", "price"), ("amount", "0"), ("dob", "year"),
                          ("metadata",), ("metadata", "x", "y"), ("Amount",), (), ("logo", "x")]:  # fmt: skip
                 with pytest.raises(SpendDenied, match="knows no such parameter"):
-                    acme.check(address, "pay", [name], fixed=True)
+                    acme.check(address, "pay", {name: {"1"}}, fixed=True)
             with pytest.raises(SpendDenied, match="pay with 'hook' has no price, since it pays"):
-                acme.check(address, "pay", [("hook",)], fixed=False)
-            acme.check(address, "pay", [("hook",)], fixed=True)
-        acme.check("DELETE /v1/{id}", "delete", [], fixed=False)
+                acme.check(address, "pay", {("hook",): {"1"}}, fixed=False)
+            acme.check(address, "pay", {("hook",): {"1"}}, fixed=True)
+            acme.check(address, "pay", {("tell", ""): {"ann", "bob"}}, fixed=False)
+            for values in ({"ann", "eve"}, {""}, {"Ann"}):
+                with pytest.raises(
+                    SpendDenied, match=r"'tell\[\]' other than ann and bob .*, since they pay"
+                ):
+                    acme.check(address, "pay", {("tell", ""): values}, fixed=False)
+                acme.check(address, "pay", {("tell", ""): values}, fixed=True)
+        acme.check("DELETE /v1/{id}", "delete", {}, fixed=False)
         assert acme.address_of("POST", "/v1/pay") == "POST /v1/pay"
         assert acme.address_of("POST", "/v1/x/pay") == "POST /v1/{id}/pay"
         assert acme.address_of("DELETE", "/v1/x") == "DELETE /v1/{id}"
@@ -77,9 +85,12 @@ DELETE /v1/{id}
 
     def test_names_in_json(self) -> None:
         said = {"a": [1, 2, {"b": 3}, {"b": None}], "c": {}, "d": [], "e": {"f": [[1]]}, "g": None}
-        assert names_in(said) == {("a", ""), ("a", "", "b"), ("a", "", "b", None), ("c", None), ("d", None),
-                                  ("e", "f", "", ""), ("g", None)}  # fmt: skip
-        assert names_in({}) == names_in([]) == names_in(None) == set()
+        names = {("a", ""), ("a", "", "b"), ("a", "", "b", None), ("c", None), ("d", None),
+                 ("e", "f", "", ""), ("g", None)}  # fmt: skip
+        assert said_in(said).keys() == names
+        assert said_in(said)["a", ""] == {"1", "2"}
+        assert said_in({"a": [True, "x", None]})["a", ""] == {"true", "x", "null"}
+        assert said_in({}) == said_in([]) == said_in(None) == {}
         assert takes(tree_of("c{x}"), ("c", None))
         assert not takes(tree_of("c{x}"), ("d", None))
 
@@ -87,7 +98,7 @@ DELETE /v1/{id}
         deep: object = 1
         for _ in range(100_000):
             deep = [deep]
-        [name] = names_in(deep)
+        [name] = said_in(deep)
         assert len(name) == DEEPEST + 1
 
 

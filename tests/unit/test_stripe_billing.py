@@ -207,6 +207,12 @@ class TestLines:
         assert desk.spent() == 3255
         assert (desk.asked[-1].target, desk.asked[-1].customer) == ("cus_1", "cus_1")
 
+    def test_a_part_of_a_minor_unit_is_a_whole_one(self, desk: Desk) -> None:
+        part: Any = {"currency": "usd", "product": "p", "unit_amount_decimal": "100.1"}
+        desk.answers["POST /v1/subscriptions"] = SUBSCRIPTION
+        desk.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price_data": part}]})
+        assert desk.spent() == 101
+
     def test_a_subscription_with_other_prices_is_not_the_same_call(self, desk: Desk) -> None:
         desk.answers |= {"GET /v1/prices/price_1": price(), "GET /v1/prices/price_2": price("price_2", 250),
                          "POST /v1/subscriptions": SUBSCRIPTION}  # fmt: skip

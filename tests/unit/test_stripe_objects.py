@@ -264,15 +264,16 @@ class TestLookUps:
 
 
 class TestMoneyOut:
-    def test_a_transfer_counts_and_its_reversal_gives_nothing_back(self, desk: Desk) -> None:
+    def test_a_transfer_counts_and_so_does_its_reversal(self, desk: Desk) -> None:
         desk.answers["POST /v1/transfers"] = moved("transfer", "tr_1")
         desk.client.v1.transfers.create({"amount": 1000, "currency": "usd", "destination": "acct_2"})
         assert (desk.asked[-1].accounts, desk.asked[-1].target) == ("acct_2", "acct_2")
         desk.answers["POST /v1/transfers/tr_1/reversals"] = moved("transfer_reversal", "trr_1")
+        desk.answers["GET /v1/transfers/tr_1"] = moved("transfer", "tr_1", amount_reversed=0)
         desk.client.v1.transfers.reversals.create("tr_1")
         desk.answers["POST /v1/transfers/tr_1"] = moved("transfer", "tr_1")
         desk.client.v1.transfers.update("tr_1", {"metadata": {"a": "b"}})
-        assert desk.spent() == 1000
+        assert desk.spent() == 2000
 
     def test_a_transfer_without_amount_is_worth_its_charge(self, desk: Desk) -> None:
         desk.answers["GET /v1/charges/ch_1"] = charge(500)

@@ -76,7 +76,8 @@ def test_every_refusal_has_its_reason_and_no_parameter_two_marks() -> None:
         names = Counter(name for line in lines for name in stripe_sdk.names_in(line.tree))
         assert [name for name, times in names.items() if times > 1] == [], address
         for line in lines:
-            assert bool(line.why) is (line.mark == "-" and RULES.get(address) != "unpriced"), address
+            assert bool(line.why) is (line.mark in "=-" and RULES.get(address) != "unpriced"), address
+            assert bool(line.values) is (line.mark == "="), address
             assert line.mark == "-" or RULES.get(address) != "unpriced", address
 
 

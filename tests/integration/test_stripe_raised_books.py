@@ -1,0 +1,195 @@
+"""What is free raises nothing that is counted, or will be: judged by what the look-alike has billed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import urllib3
+
+from luigi_spendguard.errors import SpendDenied
+from tests.support.books import Books
+from tests.support.desk import Outside
+from tests.support.site import FakeStripe
+
+CAP = 100_000_000  # $100
+_http = urllib3.PoolManager()
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
+    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
+    yield made
+    made.process.end()
+
+
+@pytest.fixture
+def vendor(counting: FakeStripe) -> FakeStripe:
+    counting.forget()
+    return counting
+
+
+@pytest.fixture
+def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Outside]:
+    books = Books(tmp_path / "ledger.db", cap=CAP)
+    yield Outside(books, vendor.url)
+    books.ledger.close()
+
+
+def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
+    """Do something at the vendor past the guard."""
+    headers = {"Authorization": "Bearer sk_test_by_hand"}
+    return _http.request("POST", vendor.url + path, fields=said, headers=headers,
+                         encode_multipart=False).json()  # fmt: skip
+
+
+def counted(desk: Outside) -> int:
+    """Return what the ledger has spent, in cents."""
+    spent, reserved, overrun = desk.figures()
+    assert (reserved, overrun) == (0, 0)
+    return spent // 10_000
+
+
+def draft_of(vendor: FakeStripe, customer: str, *, taxed: bool = True, advances: bool = True) -> str:
+    """Make a draft of 1000 past the guard; return its id."""
+    said = {"automatic_tax[enabled]": str(taxed).lower(), "auto_advance": str(advances).lower()}
+    draft = str(by_hand(vendor, "/v1/invoices", customer=customer, **said)["id"])
+    by_hand(vendor, "/v1/invoiceitems", customer=customer, currency="usd", amount="1000", invoice=draft)
+    return draft
+
+
+#: What makes somebody pay a tax, or more of it.
+TAXED: list[tuple[str, Callable[[Any, str], Any]]] = [
+    ("no exemption", lambda v1, one: v1.customers.update(one, {"tax_exempt": "none"})),
+    ("another address", lambda v1, one: v1.customers.update(one, {"address": {"country": "DE"}})),
+    ("no number", lambda v1, one: v1.customers.tax_ids.delete(one, "txi_1")),
+]
+
+
+class TestTaxes:
+    """A draft that Stripe collects by itself is taxed by what is known of its customer then."""
+
+    @pytest.mark.parametrize(("what", "call"), TAXED, ids=[what for what, _ in TAXED])
+    def test_another_programs_draft(
+        self, desk: Outside, vendor: FakeStripe, what: str, call: Callable[[Any, str], Any]
+    ) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example")["id"]
+        by_hand(vendor, f"/v1/customers/{customer}", tax_exempt="exempt")
+        draft = draft_of(vendor, customer)
+        with suppress(SpendDenied):
+            call(desk.client.v1, customer)
+        by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert vendor.moved() - 1000 <= counted(desk)
+
+    @pytest.mark.parametrize(("taxed", "advances"), [(False, True), (True, False)])
+    def test_one_that_has_no_tax_or_waits_for_a_call_changes_nothing(
+        self, desk: Outside, vendor: FakeStripe, taxed: bool, advances: bool
+    ) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example")["id"]
+        draft_of(vendor, customer, taxed=taxed, advances=advances)
+        v1: Any = desk.client.v1
+        v1.customers.update(customer, {"address": {"country": "DE"}})
+        v1.customers.tax_ids.create(customer, {"type": "eu_vat", "value": "DE1"})
+        assert counted(desk) == 0
+        assert desk.denied(v1.tax_ids.create, {
+            "type": "eu_vat", "value": "DE1",
+            "owner": {"type": "customer", "customer": "cus_1&limit=1"}}).reason == "unpriced"  # fmt: skip
+
+    def test_an_item_of_a_taxed_draft(self, desk: Outside, vendor: FakeStripe) -> None:
+        draft = draft_of(vendor, "cus_1")
+        item = by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", amount="-900",
+                       invoice=draft)["id"]  # fmt: skip
+        v1: Any = desk.client.v1
+        with suppress(SpendDenied):
+            v1.invoice_items.update(item, {"amount": 0})
+        with suppress(SpendDenied):
+            v1.invoice_items.delete(item)
+        by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert vendor.moved() - 200 <= counted(desk)
+
+
+class TestReversals:
+    """What a reversal takes out of a connected account is that account's money."""
+
+    @pytest.mark.parametrize(("said", "moves"), [({}, 900), ({"amount": 300}, 300)])
+    def test_they_count(self, desk: Outside, vendor: FakeStripe, said: Any, moves: int) -> None:
+        transfer = by_hand(vendor, "/v1/transfers", amount="1000", currency="usd", destination="acct_1")["id"]
+        by_hand(vendor, f"/v1/transfers/{transfer}/reversals", amount="100")
+        before = vendor.moved()
+        desk.client.v1.transfers.reversals.create(transfer, said)
+        assert vendor.moved() - before == moves == counted(desk)
+
+
+def test_another_currency_of_what_is_being_sold(desk: Outside, vendor: FakeStripe) -> None:
+    dear = {"currency_options[sek][unit_amount]": "100"}  # A rate of 1.
+    price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100", **dear)["id"]
+    v1: Any = desk.client.v1
+    session = v1.checkout.sessions.create(
+        {"mode": "payment", "customer": "cus_1", "line_items": [{"price": price, "quantity": 1}]}
+    )
+    with suppress(SpendDenied):
+        v1.prices.update(price, {"currency_options": {"sek": {"unit_amount": 9000}}})
+    by_hand(vendor, f"/v1/checkout/sessions/{session.id}/pay_on_its_page", currency="sek")
+    assert 0 < vendor.moved() <= counted(desk)
+
+
+def test_an_item_of_many_and_a_part_costs_all_of_them(desk: Outside, vendor: FakeStripe) -> None:
+    item = by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", unit_amount_decimal="100",
+                   quantity_decimal="2.9")["id"]  # fmt: skip
+    desk.client.v1.invoice_items.update(item, {"unit_amount_decimal": "1000"})  # type: ignore[typeddict-item]
+    draft = by_hand(vendor, "/v1/invoices", customer="cus_1", pending_invoice_items_behavior="include")["id"]
+    by_hand(vendor, f"/v1/invoices/{draft}/pay")
+    assert vendor.moved() == 2900 <= counted(desk)
+
+
+#: What raises later what somebody has bought, or will be billed for, by an amount that nothing here says.
+LATER: list[tuple[str, Callable[[Any], Any]]] = [
+    ("a subscription that does not end", lambda v1: v1.subscriptions.update(
+        "sub_1", {"cancel_at_period_end": False})),
+    ("a schedule that does not end it", lambda v1: v1.subscription_schedules.release("sub_sched_1")),
+    ("usage that is counted again", lambda v1: v1.billing.meters.reactivate("mtr_1")),
+    ("a shipping rate", lambda v1: v1.shipping_rates.update(
+        "shr_1", {"fixed_amount": {"currency_options": {"sek": {"amount": 900}}}})),
+    ("a shipping rate's tax", lambda v1: v1.shipping_rates.update("shr_1", {"tax_behavior": "exclusive"})),
+    ("a price's tax", lambda v1: v1.prices.update("price_1", {"tax_behavior": "exclusive"})),
+    ("a product's tax", lambda v1: v1.products.update("prod_1", {"tax_code": "txcd_1"})),
+    ("what a coupon takes off", lambda v1: v1.coupons.update(
+        "half", {"currency_options": {"sek": {"amount_off": 1}}})),
+    ("tips, where readers stand", lambda v1: v1.terminal.locations.update(
+        "tml_1", {"configuration_overrides": "tmc_1"})),
+    ("tips, by default", lambda v1: v1.terminal.configurations.delete("tmc_1")),
+    ("tips", lambda v1: v1.terminal.configurations.update("tmc_1", {"tipping": {"usd": {
+        "percentages": [90]}}})),
+    ("an address of a session", lambda v1: v1.checkout.sessions.update("cs_1", {"collected_information": {
+        "shipping_details": {"name": "a", "address": {"country": "DE", "line1": "b"}}}})),
+    ("a tax on top of an intent", lambda v1: v1.payment_intents.update("pi_1", {
+        "payment_method_options": {"pix": {"amount_includes_iof": "never"}}})),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("what", "call"), LATER, ids=[what for what, _ in LATER])
+def test_what_has_no_bound_is_denied(desk: Outside, vendor: FakeStripe, what: str, call: Any) -> None:
+    try:
+        call(desk.client.v1)
+        reason = ""
+    except SpendDenied as denied:
+        reason = denied.reason
+    assert (reason, vendor.posts()) == ("unpriced", [])
+
+
+def test_what_says_the_cheaper_of_two_is_free(desk: Outside, vendor: FakeStripe) -> None:
+    v1: Any = desk.client.v1
+    subscription = by_hand(
+        vendor,
+        "/v1/subscriptions",
+        customer="cus_1",
+        **{"items[0][price]": by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100")["id"]},
+    )["id"]
+    v1.subscriptions.update(subscription, {"cancel_at_period_end": True})
+    intent = by_hand(vendor, "/v1/payment_intents", amount="100", currency="brl")["id"]
+    pix = {"payment_method_options": {"pix": {"amount_includes_iof": "always"}}}
+    v1.payment_intents.update(intent, pix)
+    assert counted(desk) == 0
