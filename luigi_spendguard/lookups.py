@@ -21,8 +21,8 @@ from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)
 
-#: The most objects that are fetched to price one call.
-LOOK_UP_LIMIT = 30
+#: The most objects that are fetched to price one call, and bytes that they have together.
+LOOK_UP_LIMIT, LOOK_UP_BYTES = 30, 8 << 20
 
 Get = Callable[[Request, Call], Life]
 
@@ -81,6 +81,12 @@ def priced(
             look_up = Call(look_up=True, look_up_for=f"{request.method} {quote.path} {quote.operation}")
             replies[path] = yield from _priced_by(vendor, get, quote, request, path, look_up)
             found.since = found.since or look_up.entry
+            if sum(len(reply.body) for reply in replies.values()) > LOOK_UP_BYTES:
+                raise denial(
+                    "unpriced",
+                    f"{quote.operation} needs more than {LOOK_UP_BYTES} bytes to be looked up before it can "
+                    "be priced: split it",
+                )
         quote = vendor.complete(quote, request, replies, settings, fx)
         wanted = [path for path in quote.look_ups if path not in replies] if quote.look_up else []
     return quote

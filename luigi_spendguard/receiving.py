@@ -43,6 +43,10 @@ class Receiving(RequestHandler):
             self._parts = [b"".join(self._parts)]
         return self._parts[0] if self._parts else b""
 
+    def forget(self) -> None:
+        """Keep nothing of the body any more."""
+        self._parts = []
+
     @property
     def declared(self) -> int | None:
         """The length that a request says its body has, in bytes; None: it does not say."""

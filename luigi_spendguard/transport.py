@@ -12,7 +12,8 @@ from __future__ import annotations
 import socket
 import ssl
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -67,7 +68,16 @@ class Read(NamedTuple):
     by: float
 
 
-Operation = Connect | Write | Read
+class Undo(NamedTuple):
+    """Do `act`, which undoes the coding of a reply and takes long. Sent back: what it returns, by `by`;
+    thrown in: what it raises.
+    """
+
+    act: Callable[[], tuple[bytes, str]]
+    by: float
+
+
+Operation = Connect | Write | Read | Undo
 Steps = Generator[Operation, Any, Any]
 
 
@@ -312,10 +322,17 @@ def _exchanged(
         elif not isinstance(event, h11.InformationalResponse):
             raise _Refused("the connection was closed without a reply")
     again = http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
-    return _reply(head, b"".join(parts)), again and refused is None
+    body = b"".join(parts)
+    parts.clear()
+    said, codings = _said(head)
+    if codings:
+        body, left = yield Undo(partial(decoded, body, codings, MAX_REPLY), by)
+        said |= {"content-encoding": left} if left else {}
+    return Reply(head.status_code, said, body), again and refused is None
 
 
-def _reply(head: h11.Response, body: bytes) -> Reply:
+def _said(head: h11.Response) -> tuple[dict[str, str], str]:
+    """Return a reply's headers, and its codings."""
     said: dict[str, str] = {}
     codings = ""
     for raw, content in head.headers:
@@ -324,5 +341,4 @@ def _reply(head: h11.Response, body: bytes) -> Reply:
             codings = f"{codings},{value}"
         elif name not in _NOT_SAID:
             said[name] = f"{said[name]}, {value}" if name in said else value
-    body, left = decoded(body, codings, MAX_REPLY)
-    return Reply(head.status_code, {**said, "content-encoding": left} if left else said, body)
+    return said, codings

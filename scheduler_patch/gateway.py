@@ -33,6 +33,7 @@ from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.office import Office
+from scheduler_patch.replies import Replies, Room
 from scheduler_patch.shares import Shares, TooMany
 from scheduler_patch.upstream import CONNECTIONS, Upstream
 
@@ -65,6 +66,7 @@ class Gateway:
         self.draining = False
         self.bytes = Shares(BYTES_OF_A_KEY, BYTES)
         self.calls = Shares(CALLS_OF_A_KEY, CALLS)
+        self._replies = Replies()
         self._thinking = Shares(1, THREADS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
         self._upstream: Upstream | None = None
@@ -89,13 +91,18 @@ class Gateway:
         unanswered: str = "",
         refuse: SpendDenied | None = None,
         is_gone: Callable[[], bool] = lambda: False,
+        room: Room | None = None,
     ) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
 
         `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s;
-        `refuse` as the guard's. A call whose client `is_gone` before it is its turn is not made.
+        `refuse` as the guard's. A call whose client `is_gone` before it is its turn is not made. `room`: from
+        `room`, to be closed when the client has the reply; without one that takes no room any more.
         """
         who = key_hash(key)
+        if room is None:
+            room = self.room(key, lambda: None)
+            room.close()
         try:
             await self.calls.take(who)
         except TooMany:
@@ -104,23 +111,41 @@ class Gateway:
             self.calls.give_back(who)
             why = ENDING if self.draining else _GONE
             return refusals.refusal(VENDORS[name], denial("ledger_unavailable", why))
-        life = asyncio.ensure_future(self._answered(VENDORS[name], request, key, unanswered, refuse))
+        life = asyncio.ensure_future(self._lived(VENDORS[name], request, key, unanswered, refuse, room))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(lambda _: self.calls.give_back(who))
         return await asyncio.shield(life)
+
+    def room(self, key: str, cut: Callable[[], None]) -> Room:
+        """Return room for the reply to a call of a key; `cut` cuts off its client, where it is slow."""
+        return self._replies.room(key_hash(key), cut)
 
     async def aside(self, key: str, act: Callable[..., T], *args: Any) -> T:
         """Do what takes long in a thread; a key does one such thing at a time."""
         async with self._thinking.share(key_hash(key)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
+    async def _lived(
+        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        room: Room,
+    ) -> Reply:  # fmt: skip
+        """Live a call to its end; only then its reply may wait for room."""
+        try:
+            reply = await self._answered(vendor, request, key, unanswered, refuse, room)
+            await room.keep(len(reply.body))
+            return reply
+        except BaseException:
+            room.end()
+            raise
+
     async def _answered(
-        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None
-    ) -> Reply:
+        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        room: Room,
+    ) -> Reply:  # fmt: skip
         call = Call(unanswered=unanswered)
         try:
-            return await self._live(vendor, request, key, call, refuse)
+            return await self._live(vendor, request, key, call, refuse, room)
         except SpendDenied as denied:
             return refusals.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
@@ -133,14 +158,14 @@ class Gateway:
             return refusals.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 
     async def _live(
-        self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None
+        self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None, room: Room
     ) -> Reply:
         settings = self.office.settings.vendor(vendor.name)
         if settings.secret is None:
             refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
         guard = Guard(vendor, settings, settings.secret or "", self.office.settings.fx, time.monotonic)
         life = guard.guarded(request, call, refuse)
-        return await self._drive(life, key, settings.timeout_s, aside=vendor.is_slow(request))
+        return await self._drive(life, key, settings.timeout_s, room, aside=vendor.is_slow(request))
 
     async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.
@@ -164,7 +189,7 @@ class Gateway:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         raise denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})
 
-    async def _drive(self, life: Life, key: str, timeout_s: float, *, aside: bool) -> Reply:
+    async def _drive(self, life: Life, key: str, timeout_s: float, room: Room, *, aside: bool) -> Reply:
         """Do what the guard asks for; whatever comes of it is told to the guard.
 
         `aside`: the guard thinks in a thread of the pool, while luigid's only thread serves Luigi.
@@ -187,7 +212,7 @@ class Gateway:
                 if isinstance(effect, Reserve):
                     value = await self.office.reserve(key, effect.ask, relayed=True)
                 elif isinstance(effect, Send):
-                    value = await self._send(effect, timeout_s)
+                    value = await self._send(effect, timeout_s, room)
                 elif isinstance(effect, Finish):
                     await self._end(key, effect.end)
                 else:
@@ -195,10 +220,10 @@ class Gateway:
             except BaseException as caught:
                 error = caught
 
-    async def _send(self, effect: Send, timeout_s: float) -> Reply:
+    async def _send(self, effect: Send, timeout_s: float, room: Room) -> Reply:
         if self._upstream is None:
             self._upstream = Upstream()
-        return await self._upstream.send(effect.request, effect.deadline, timeout_s)
+        return await self._upstream.send(effect.request, effect.deadline, timeout_s, room)
 
     async def _end(self, key: str, end: End) -> None:
         """Tell the ledger how a call ended; one that it cannot hear now it is told later."""

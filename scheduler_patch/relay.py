@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
@@ -14,7 +15,10 @@ from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import check_origin, check_peer, wrong
 from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway
+from scheduler_patch.replies import Room
 from scheduler_patch.shares import TooMany
+
+logger = logging.getLogger(__name__)
 
 _TOO_MANY = (
     "so many calls of this task were not answered that nobody can tell whether this is one of them made "
@@ -29,6 +33,7 @@ class Relay(Relaying):
     _key = ""
     #: Bytes that are held for its body.
     _room = 0
+    _reply_room: Room | None = None
     _closed = False
 
     def initialize(self, **settings: Any) -> None:
@@ -69,8 +74,9 @@ class Relay(Relaying):
         if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
             unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
         self.begun, before = True, has_ended(self.request)
+        room = self._reply_room = self._gateway.room(self._key, self._cut)
         reply = await self._gateway.relay(
-            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._is_gone(before)
+            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._is_gone(before), room
         )
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")
@@ -80,8 +86,26 @@ class Relay(Relaying):
         """Return whether the client has ended its side since its call began, which may wait for its turn."""
         return self._closed or (has_ended(self.request) and not before)
 
+    def pass_on(self, reply: Reply) -> Any:
+        """Answer with a reply, whose room is another's once the client has it."""
+        sent = super().pass_on(reply)
+        if (room := self._reply_room) is not None:
+            sent.add_done_callback(lambda _: room.close())
+        return sent
+
+    def _cut(self) -> None:
+        """Cut the client off, which takes its reply so slowly that others have no room for theirs."""
+        logger.warning(
+            "A client at %s does not take its reply, for which others of its vault key, or of all, wait: cut "
+            "off. The call has been booked", self.request.remote_ip,
+        )  # fmt: skip
+        stream = getattr(self.request.connection, "stream", None)
+        if stream is not None:
+            stream.close()
+
     def on_finish(self) -> None:
-        """Make room for another body."""
+        """Make room for another body: this one is not kept while a slow client takes the reply."""
+        self.forget()
         room, self._room = self._room, 0
         if room:
             self._gateway.bytes.give_back(key_hash(self._key), room)
@@ -90,6 +114,8 @@ class Relay(Relaying):
         """Take note that the client has gone; a call that has begun is lived to its end."""
         self._closed = True
         super().on_connection_close()
+        if self._reply_room is not None:
+            self._reply_room.close()
         if not self.begun:
             self.on_finish()
 

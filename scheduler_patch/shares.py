@@ -95,9 +95,11 @@ class Shares:
     def _fits(self, key: str, amount: int) -> bool:
         """Return whether a key may hold so much more; one that holds nothing may hold any amount alone."""
         held = self.held(key)
-        if held and held + amount > self.each:
-            return False
-        limit = self.whole - (self.whole // _KEPT_FREE if held else 0)
+        return (not held or held + amount <= self.each) and self.leaves(key, amount)
+
+    def leaves(self, key: str, amount: int) -> bool:
+        """Return whether what others hold leaves so much of the whole to a key."""
+        limit = self.whole - (self.whole // _KEPT_FREE if self.held(key) else 0)
         return self._taken + amount <= limit or not self._taken
 
     def _hold(self, key: str, amount: int) -> None:

@@ -7,17 +7,27 @@ import os
 import socket
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, Protocol
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.idle import FRESH_S, Idle
-from luigi_spendguard.transport import Connect, Operation, Write, sending
+from luigi_spendguard.transport import Connect, Operation, Undo, Write, sending
 from luigi_spendguard.vendors import Reply, Request
 
 #: Connections to all vendors together; further calls wait for one.
 CONNECTIONS = 256
 #: Names that are resolved at once.
 RESOLVERS = 8
+
+
+class Space(Protocol):
+    """Where a reply's bytes are held; both wait, and raise TimeoutError at `by`."""
+
+    async def read(self, size: int, by: float) -> None:
+        """Take note of bytes that were read."""
+
+    async def whole(self, by: float) -> None:
+        """Hold as much as a reply may have."""
 
 
 class Upstream:
@@ -30,11 +40,11 @@ class Upstream:
         # Not the loop's own threads: there the guard thinks about long requests.
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="spendguard-names")
 
-    async def send(self, request: Request, deadline: float, timeout_s: float) -> Reply:
-        """Send and return the whole reply; raises as `transport.sending`."""
+    async def send(self, request: Request, deadline: float, timeout_s: float, space: Space) -> Reply:
+        """Send and return the whole reply, which is held in `space`; raises as `transport.sending`."""
         async with self._free:
             try:
-                return await self._driven(sending(request, self._idle, deadline, timeout_s))
+                return await self._driven(sending(request, self._idle, deadline, timeout_s), space)
             except BaseException as error:
                 raised = bare(error)  # Its frames have the request's bytes, and so the secret.
             finally:
@@ -51,7 +61,7 @@ class Upstream:
         if self._idle.prune():
             self._prune_later()
 
-    async def _driven(self, steps: Generator[Operation, Any, Reply]) -> Reply:
+    async def _driven(self, steps: Generator[Operation, Any, Reply], space: Space) -> Reply:
         value: Any = None
         error: BaseException | None = None
         while True:
@@ -62,7 +72,7 @@ class Upstream:
                 return reply
             value, error = None, None
             try:
-                value = await self._done(step)
+                value = await self._done(step, space)
             except BaseException as caught:  # It closes the connection, whatever ends this.
                 error = caught
 
@@ -73,14 +83,19 @@ class Upstream:
         self._idle.close()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _done(self, step: Operation) -> Any:
+    async def _done(self, step: Operation, space: Space) -> Any:
         if isinstance(step, Connect):
             return await self._connected(step)
         if isinstance(step, Write):
             return await _written(step)
+        if isinstance(step, Undo):
+            await space.whole(step.by)
+            return await asyncio.to_thread(step.act)
         while True:
             try:
-                return step.socket.recv(1 << 16)
+                data = step.socket.recv(1 << 16)
+                await space.read(len(data), step.by)
+                return data
             except (BlockingIOError, InterruptedError):
                 await _ready(step.socket, step.by, writable=False)
 

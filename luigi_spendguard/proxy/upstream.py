@@ -10,7 +10,7 @@ from typing import Any
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.idle import Idle
-from luigi_spendguard.transport import CONNECT_S, MAX_REPLY, Connect, Operation, Write, sending
+from luigi_spendguard.transport import CONNECT_S, MAX_REPLY, Connect, Operation, Undo, Write, sending
 from luigi_spendguard.vendors import Reply, Request
 
 __all__ = ["CONNECT_S", "MAX_REPLY", "Upstream"]
@@ -68,6 +68,8 @@ def _driven(steps: Generator[Operation, Any, Reply]) -> Reply:
 def _done(step: Operation) -> Any:
     if isinstance(step, Connect):
         return _connected(step)
+    if isinstance(step, Undo):
+        return step.act()
     step.socket.settimeout(_left(step.by))
     if isinstance(step, Write):
         return step.socket.sendall(step.data)

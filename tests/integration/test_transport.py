@@ -16,6 +16,7 @@ from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.idle import Idle
 from luigi_spendguard.proxy.upstream import Upstream, _done
 from luigi_spendguard.vendors import Reply, Request
+from scheduler_patch.replies import Replies
 from scheduler_patch.upstream import Upstream as LoopUpstream
 from tests.support.clients import PROXIES
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, TlsFront
@@ -43,7 +44,8 @@ def by_loop(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -
         upstream, found = LoopUpstream(), list[Any]()
         for request in requests:
             try:
-                found.append(await upstream.send(request, time.monotonic() + grant_s, timeout_s))
+                room = Replies().room("key", lambda: None)
+                found.append(await upstream.send(request, time.monotonic() + grant_s, timeout_s, room))
             except Exception as error:
                 found.append(error)
         await upstream.close()
@@ -195,7 +197,7 @@ def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPat
 
     async def program(url: str) -> bool:
         upstream = LoopUpstream()
-        await upstream.send(post(url), time.monotonic() + 60, 5)
+        await upstream.send(post(url), time.monotonic() + 60, 5, Replies().room("key", lambda: None))
         lines = upstream._idle._lines
         limit = time.monotonic() + 10
         while any(lines.values()) and time.monotonic() < limit:

@@ -22,6 +22,7 @@ from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway
 from scheduler_patch.office import Office
+from scheduler_patch.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
 
 SECRET = "sk_test_canary_secret"
@@ -45,7 +46,7 @@ class Played:
         self.office = Office(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
         self.gateway, self.caps, self.sent = Gateway(self.office), caps, list[Request]()
 
-        async def send(effect: Send, timeout_s: float) -> Reply:
+        async def send(effect: Send, timeout_s: float, room: Room) -> Reply:
             self.sent.append(effect.request)
             return await answer(effect.request)
 

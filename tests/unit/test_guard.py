@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 
-from luigi_spendguard import redaction
+from luigi_spendguard import lookups, redaction
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.effects import Finish, Late, NotSent, Pause, Reserve, Send
+from luigi_spendguard.effects import Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
 from luigi_spendguard.guard import LATE_LIMIT, Call, Guard
 from luigi_spendguard.messages import Answer, Ask
-from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 
 SECRET = "sk_test_canary_secret"
@@ -417,3 +418,23 @@ def test_a_denied_cancel_leaves_it_counted_too(guard: Guard) -> None:
     reserve = step(life, Reserve, reply(402, DECLINED))
     end = step(life, Finish, Answer("denied", reserve.ask.call_id, reason="revoked", message="over")).end
     assert (end.kind, end.total_micros, end.object_id) == ("settle", 1_000_000, "pi_1")
+
+
+def test_what_is_looked_up_for_one_call_is_bounded_in_all(guard: Guard) -> None:
+    fetched: list[str] = []
+
+    class Endless(Stripe):
+        def complete(self, quote: Quote, *more: Any) -> Quote:
+            return replace(quote, look_up=True, look_ups=(f"/v1/invoices/in_{len(fetched)}",))
+
+    def get(request: Request, call: Call) -> Life:
+        fetched.append(request.url)
+        return Reply(200, {}, b" " * (lookups.LOOK_UP_BYTES // 4))
+        yield
+
+    request = Request("POST", f"{API_BASE}/v1/payment_intents/pi_1/capture", {})
+    quote = replace(guard._quoted(request), look_up=True)
+    found = lookups.Found()
+    with pytest.raises(SpendDenied, match="split it"):
+        list(lookups.priced(Endless(), get, quote, request, found, guard.settings, {}))
+    assert len(fetched) == 5
