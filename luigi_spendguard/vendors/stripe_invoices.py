@@ -11,20 +11,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed, whole
-from luigi_spendguard.vendors.stripe_lines import cost, groups, up
+from luigi_spendguard.vendors.stripe_lines import Cost, cost, groups, shipping, up
 from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
 from luigi_spendguard.vendors.stripe_pending import covered as covered_items
-from luigi_spendguard.vendors.stripe_prices import cancels, free, own_object
+from luigi_spendguard.vendors.stripe_prices import cancels, own_object
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
 #: What may change what an invoice comes to.
 _AMOUNTS = {"automatic_tax", "default_tax_rates", "shipping_cost", "shipping_details", "from_invoice"}
+
+#: What decides which tax Stripe puts on an invoice.
+_TAXES = {"shipping_details", "issuer", "on_behalf_of"}
 
 #: What of a line says nothing of its amount.
 _DESCRIBED = {"id", "behavior", "description", "metadata", "period", "expand", "invoice_metadata"}
@@ -37,7 +39,10 @@ def created(asked: Asked) -> Quote:
     """Quote nothing for a draft, the customer's items for one that Stripe collects by itself."""
     target = asked.given(*PAYERS, "subscription")
     if not asked.truth("auto_advance"):
-        return asked.quoted(0, target=target)
+        shipped = _shipped(asked)
+        if not shipped:
+            return asked.quoted(0, target=target)
+        return asked.quoted(Cost(shipped).dearest(asked)[0], target=target, firm=True)
     odd = {name.split("[")[0] for name in asked.params} & {*_AMOUNTS, "subscription"}
     if odd:
         raise Unbounded(f"an invoice that Stripe collects by itself, with {min(odd)}, has no bound")
@@ -90,18 +95,60 @@ def collected(asked: Asked) -> Quote:
 
 
 def updated(asked: Asked) -> Quote:
-    """Nothing while it stays a draft of ours; what it is worth once Stripe collects it by itself."""
+    """Quote what is added to a draft, else nothing; what it is worth once Stripe collects it by itself."""
     invoice, total = _fetched(asked, asked.ids[0])
     look_ups = own_object(asked).look_ups
     target = f"{asked.ids[0]}#{asked.digest[:12]}"
     advances = asked.params.get("auto_advance", str(invoice.get("auto_advance")).lower())
     if invoice["status"] == "draft" and advances != "true":
-        return asked.quoted(0, target=target, object_id=asked.ids[0], look_ups=look_ups, only_less=True)
-    odd = {name.split("[")[0] for name in asked.params} & (_AMOUNTS | {"lines", "discounts"})
+        added = _raised(asked, invoice)
+        if not added:
+            return asked.quoted(0, target=target, object_id=asked.ids[0], look_ups=look_ups, only_less=True)
+        return asked.quoted(total + added, target=target, object_id=asked.ids[0], look_ups=look_ups,
+                            covers=covered(invoice), covers_stay=True, firm=True)  # fmt: skip
+    odd = {name.split("[")[0] for name in asked.params} & {*_AMOUNTS, *_TAXES, "lines", "discounts"}
     if odd:
         raise Unbounded(f"{asked.quote.operation} with {min(odd)} changes what Stripe collects")
     return asked.quoted(total, target=target, object_id=asked.ids[0], look_ups=look_ups,
                         covers=covered(invoice))  # fmt: skip
+
+
+def _raised(asked: Asked, invoice: Body) -> int:
+    """Return by how much an update may raise a draft, in micro-dollars.
+
+    Raises Unbounded for a tax, and for what a tax comes on top of.
+    """
+    changed = {name.split("[")[0] for name in asked.params}
+    automatic = (invoice.get("automatic_tax") or {}).get("enabled") is not False
+    if asked.params.get("automatic_tax[enabled]", "false") != "false" or (
+        "default_tax_rates" in changed and asked.params.get("default_tax_rates") != ""
+    ):
+        raise Unbounded(
+            "a tax that is put on a draft comes on top of its lines (invoices.create takes it): it"
+        )
+    if automatic and changed & _TAXES:
+        raise Unbounded(f"{asked.quote.operation} with {min(changed & _TAXES)} changes the draft's tax: that")
+    shipped, currency = _shipped(asked), str(invoice["currency"])
+    if shipped and currency not in shipped:
+        raise Unbounded(f"a shipping rate without an amount in {currency} has no bound")
+    off = [one["amount"] for one in invoice.get("total_discount_amounts") or []]
+    if "discounts" in changed and invoice.get("discounts") and not off:
+        raise Unbounded("what the draft's discounts take off is not known: what takes them away")
+    added = shipped.get(currency, 0) + (sum(map(int, off)) if "discounts" in changed else 0)
+    if added and (automatic or invoice.get("default_tax_rates")):
+        raise Unbounded(f"{asked.quote.operation} of a draft with taxes, which come on top")
+    return asked.money(added, currency)
+
+
+def _shipped(asked: Asked) -> dict[str, int]:
+    """Return what an invoice's own shipping costs in each currency, in minor units; {} for none."""
+    stem = "shipping_cost["
+    option = {name[len(stem):].replace("]", "", 1): value
+              for name, value in asked.params.items() if name.startswith(stem)}  # fmt: skip
+    found = shipping(asked, option) if option else {}
+    if option and not found:
+        raise Unbounded("a shipping rate without a fixed amount has no bound")
+    return found
 
 
 def deleted(asked: Asked) -> Quote:
@@ -281,47 +328,3 @@ def _item(asked: Asked) -> tuple[int, str]:
     found = cost(Asked(asked.quote, (), line, asked.found, asked.fx), "items", currency=currency or None)
     _, unit = found.dearest(asked)
     return found.minor[unit], unit
-
-
-def customer_updated(asked: Asked) -> Quote:
-    """Quote nothing. Raises Unbounded where what Stripe collects by itself may rise by it."""
-    if {name.split("[")[0] for name in asked.params} & {"address", "shipping", "tax", "tax_exempt"}:
-        _check_drafts(asked, "customer", asked.ids[0], exempt="tax_exempt" in asked.params)
-    return free(asked)
-
-
-def tax_ids(asked: Asked) -> Quote:
-    """Quote nothing, for the account's own or a customer's. Raises Unbounded as `customer_updated` does."""
-    if asked.quote.path.startswith("/v1/customers/"):
-        whose: Mapping[str, Any] = {"customer": asked.ids[0]}
-    elif asked.ids:
-        path = f"/v1/tax_ids/{asked.ids[0]}"
-        if asked.is_gone(path):
-            return free(asked)
-        [known] = asked.fetched(path)
-        whose = known.get("owner") or {}
-    else:
-        whose = {name: asked.params.get(f"owner[{name}]") for name in PAYERS}
-    for name in ("customer", "customer_account"):
-        one = whose.get(name)
-        one = one.get("id") if isinstance(one, dict) else one
-        if one:
-            found = Asked(asked.quote, (), {name: str(one)}, {}, asked.fx).id_of(name)
-            _check_drafts(asked, name, found, exempt=False)
-    return free(asked)
-
-
-def _check_drafts(asked: Asked, payer: str, whose: str, *, exempt: bool) -> None:
-    """Raise Unbounded where Stripe collects a draft of a payer's by itself whose tax may rise.
-
-    What is finalized keeps its tax, and what a guarded call collects is counted then. `exempt`: rates of
-    one's own, too, which only an exemption switches off.
-    """
-    path = f"/v1/invoices?{payer}={whose}&status=draft&limit=100"
-    [page] = asked.fetched(path)
-    taxed = [one for one in page["data"] if one.get("auto_advance") is not False
-             and (exempt or (one.get("automatic_tax") or {}).get("enabled") is not False)]  # fmt: skip
-    if taxed or page["has_more"] is not False:
-        raise Unbounded(
-            f"{asked.quote.operation} while Stripe collects a draft of {whose} by itself, whose tax may rise"
-        )

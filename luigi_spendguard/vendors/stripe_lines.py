@@ -246,7 +246,7 @@ def sessions(asked: Asked) -> Quote:
         return asked.quoted(0, target=target)
     _no_tax(asked)
     lines = cost(asked, "line_items", currency=asked.params.get("currency"))
-    options = [_shipping(asked, option) for option in groups(asked.params, "shipping_options")]
+    options = [shipping(asked, option) for option in groups(asked.params, "shipping_options")]
     shipped = {unit: own + max((option[unit] for option in options), default=0)
                for unit, own in lines.minor.items() if all(unit in option for option in options)}  # fmt: skip
     if not shipped:
@@ -262,7 +262,7 @@ def sessions(asked: Asked) -> Quote:
     return asked.quoted(total, currency=unit, target=target, firm=firm)
 
 
-def _shipping(asked: Asked, option: Mapping[str, str]) -> dict[str, int]:
+def shipping(asked: Asked, option: Mapping[str, str]) -> dict[str, int]:
     """Return what a shipping option costs in each of its currencies, in minor units."""
     if "shipping_rate" in option:
         one = Asked(asked.quote, (), option, {}, asked.fx).id_of("shipping_rate")

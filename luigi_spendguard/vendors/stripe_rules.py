@@ -9,6 +9,7 @@ from luigi_spendguard.vendors import stripe_invoices as invoices
 from luigi_spendguard.vendors import stripe_items as changes
 from luigi_spendguard.vendors import stripe_lines as lines
 from luigi_spendguard.vendors import stripe_prices as prices
+from luigi_spendguard.vendors import stripe_taxes as taxes
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import Asked
 
@@ -46,14 +47,14 @@ RULES: dict[str, Rule] = {
     "free": Rule(prices.free, _FREE, _FREE),
     "customers": Rule(prices.customers, _FREE, _FREE, "a balance"),
     "customer_update": Rule(
-        invoices.customer_updated,
+        taxes.customer_updated,
         _FREE,
         _FREE,
         "a change of the customer's balance; of address or tax while Stripe collects a taxed draft of theirs "
         "by itself, looked up",
     ),
     "tax_ids": Rule(
-        invoices.tax_ids, _FREE, _FREE, "while Stripe collects a taxed draft of the customer's, looked up"
+        taxes.tax_ids, _FREE, _FREE, "while Stripe collects a taxed draft of the customer's, looked up"
     ),
     "intents": Rule(
         prices.opens,
@@ -138,7 +139,7 @@ RULES: dict[str, Rule] = {
     ),
     "invoice": Rule(
         invoices.created,
-        "nothing for a draft; with `auto_advance`, the customer's pending items, looked up",
+        "nothing for a draft but its shipping; with `auto_advance`, the customer's pending items, looked up",
         "`amount_due` when Stripe collects it by itself, else nothing",
         "`auto_advance` with taxes, shipping or a subscription",
         False,
@@ -147,9 +148,10 @@ RULES: dict[str, Rule] = {
     ),
     "invoice_update": Rule(
         invoices.updated,
-        "nothing for a draft; with `auto_advance`, `amount_due`, looked up",
-        "by the invoice's status and amounts",
-        "a change of taxes or shipping on what Stripe collects",
+        "what shipping, or a discount that goes, adds to a draft, looked up, else nothing; with "
+        "`auto_advance`, `amount_due`, looked up",
+        "by the invoice's status and amounts; what was added to a draft stays counted",
+        "taxes; on what Stripe collects or taxes by itself, shipping and discounts, too",
         False,
         "invoice",
     ),

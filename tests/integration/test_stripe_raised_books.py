@@ -111,6 +111,67 @@ class TestTaxes:
         assert vendor.moved() - 200 <= counted(desk)
 
 
+def _shipped(**more: Any) -> Any:
+    amount = {"type": "fixed_amount", "display_name": "s", "fixed_amount": {"amount": 700, "currency": "usd"}}
+    return {"shipping_cost": {"shipping_rate_data": amount}, **more}
+
+
+#: What raises a draft that waits for somebody's call.
+RAISED: list[tuple[str, dict[str, str], Callable[[FakeStripe], Any]]] = [
+    ("shipping", {}, lambda vendor: _shipped()),
+    ("a known shipping rate", {}, lambda vendor: {"shipping_cost": {"shipping_rate": by_hand(
+        vendor, "/v1/shipping_rates", **{"fixed_amount[amount]": "700", "fixed_amount[currency]": "usd"}
+    )["id"]}}),
+    ("shipping that is taxed", {"default_tax_rates[0]": "txr_1"}, lambda vendor: _shipped()),
+    ("shipping of what Stripe taxes", {"automatic_tax[enabled]": "true"}, lambda vendor: _shipped()),
+    ("its rates of tax", {}, lambda vendor: {"default_tax_rates": ["txr_1"]}),
+    ("a tax of Stripe's", {}, lambda vendor: {"automatic_tax": {"enabled": True}}),
+    ("its discounts", {"discounts[0][coupon]": "half"}, lambda vendor: {"discounts": ""}),
+    ("its discounts, and a tax", {"discounts[0][coupon]": "half", "default_tax_rates[0]": "txr_1"},
+     lambda vendor: {"discounts": ""}),
+]  # fmt: skip
+
+
+class TestDrafts:
+    @pytest.mark.parametrize(("what", "made", "said"), RAISED, ids=[what for what, _, _ in RAISED])
+    def test_another_programs_draft_that_is_raised(
+        self, desk: Outside, vendor: FakeStripe, what: str, made: dict[str, str], said: Any
+    ) -> None:
+        draft = by_hand(vendor, "/v1/invoices", customer="cus_1", **made)["id"]
+        by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", amount="1000", invoice=draft)
+        billed = by_hand(vendor, f"/v1/invoices/{draft}")["amount_due"]
+        with suppress(SpendDenied):
+            desk.client.v1.invoices.update(draft, said(vendor))
+        by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert vendor.moved() - billed <= counted(desk)
+
+    @pytest.mark.parametrize(
+        "said",
+        [{"description": "x"}, {"default_tax_rates": ""}, {"automatic_tax": {"enabled": False}},
+         {"discounts": [{"coupon": "half"}]}, {"shipping_details": {"name": "a", "address": {}}}],
+    )  # fmt: skip
+    def test_what_raises_nothing_is_free(self, desk: Outside, vendor: FakeStripe, said: Any) -> None:
+        draft = by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        v1: Any = desk.client.v1
+        v1.invoices.update(draft, said)
+        assert counted(desk) == 0
+
+    def test_ones_own_is_counted_once(self, desk: Outside, vendor: FakeStripe) -> None:
+        v1: Any = desk.client.v1
+        draft = v1.invoices.create(_shipped(customer="cus_1")).id
+        assert counted(desk) == 700
+        v1.invoice_items.create({"customer": "cus_1", "amount": 1000, "currency": "usd", "invoice": draft})
+        assert counted(desk) == 1700
+        v1.invoices.update(draft, _shipped(description="x"))
+        v1.invoices.pay(draft)
+        assert vendor.moved() == 1700 == counted(desk)
+
+    def test_one_that_is_shipped_and_paid_by_hand(self, desk: Outside, vendor: FakeStripe) -> None:
+        draft = desk.client.v1.invoices.create(_shipped(customer="cus_1")).id
+        by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert vendor.moved() == 700 == counted(desk)
+
+
 class TestReversals:
     """What a reversal takes out of a connected account is that account's money."""
 
@@ -139,7 +200,8 @@ def test_another_currency_of_what_is_being_sold(desk: Outside, vendor: FakeStrip
 def test_an_item_of_many_and_a_part_costs_all_of_them(desk: Outside, vendor: FakeStripe) -> None:
     item = by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", unit_amount_decimal="100",
                    quantity_decimal="2.9")["id"]  # fmt: skip
-    desk.client.v1.invoice_items.update(item, {"unit_amount_decimal": "1000"})  # type: ignore[typeddict-item]
+    v1: Any = desk.client.v1
+    v1.invoice_items.update(item, {"unit_amount_decimal": "1000"})
     draft = by_hand(vendor, "/v1/invoices", customer="cus_1", pending_invoice_items_behavior="include")["id"]
     by_hand(vendor, f"/v1/invoices/{draft}/pay")
     assert vendor.moved() == 2900 <= counted(desk)

@@ -18,7 +18,7 @@ class Later(Terms):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.kinds |= {"checkout": self.sessions, "credit_notes": self.credit_notes,
-                       "prices": self.chosen_prices}  # fmt: skip
+                       "prices": self.chosen_prices, "shipping_rates": self.shipping_rates}  # fmt: skip
 
     def chosen_prices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts or "custom_unit_amount[enabled]" not in data:
@@ -84,6 +84,9 @@ class Later(Terms):
     def invoices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if method == "DELETE" and self._known(parts)["status"] != "draft":
             raise self.problem(400, "invoice_not_editable")
+        if method == "POST" and len(parts) < 2:
+            made = self._known(parts) if parts else self._known([super().invoices(method, parts, data)["id"]])
+            return self._summed(self._changed(made, data))
         if method != "POST" or parts[1:2] not in (["remove_lines"], ["update_lines"], ["lines"]):
             return super().invoices(method, parts, data)
         invoice = self._known(parts)
@@ -101,6 +104,29 @@ class Later(Terms):
             item["discounts"] = []
         return self._summed(invoice)
 
+    def _changed(self, invoice: dict[str, Any], data: Data) -> dict[str, Any]:
+        """Put on an invoice what changes it: shipping, taxes (of all of it), discounts (half)."""
+        amount = data.get("shipping_cost[shipping_rate_data][fixed_amount][amount]")
+        if rate := self.objects.get(data.get("shipping_cost[shipping_rate]", "")):
+            amount = rate["fixed_amount"]["amount"]
+        if amount:
+            invoice["shipping"] = int(amount)
+        if "automatic_tax[enabled]" in data:
+            invoice["automatic_tax"] = {"enabled": data["automatic_tax[enabled]"] == "true"}
+        if any(name.startswith("default_tax_rates") for name in data):
+            invoice["default_tax_rates"] = ["txr_1"] if "default_tax_rates" not in data else []
+        if any(name.startswith("discounts") for name in data):
+            invoice["discounts"] = ["di_1"] if "discounts" not in data else []
+        return invoice
+
+    def shipping_rates(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
+        if parts:
+            return self._known(parts)
+        fixed: dict[str, Any] = {name: data[f"fixed_amount[{name}]"] for name in ("amount", "currency")}
+        return self._made(
+            "shr", object="shipping_rate", fixed_amount={**fixed, "amount": int(fixed["amount"])}
+        )
+
     def _items_of(self, invoice: dict[str, Any]) -> list[dict[str, Any]]:
         return [one for one in super()._items_of(invoice) if one["object"] == "invoiceitem"]
 
@@ -110,10 +136,19 @@ class Later(Terms):
             return found
         off = sum(one["amount"] for one in self._items_of(invoice) if one.get("discounts"))
         due = found["amount_due"] - off - invoice.get("credited", 0)
+        halved = due // 2 if invoice.get("discounts") else 0
+        due += invoice.get("shipping", 0) - halved
         payer = self.objects.get(invoice["customer"] or "", {})
-        if (invoice.get("automatic_tax") or {}).get("enabled") and payer.get("tax_exempt", "none") == "none":
+        taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
+        if taxed and payer.get("tax_exempt", "none") == "none":
             due *= 2
-        return {**found, "amount_due": due, "total": due, "amount_remaining": due - invoice["paid"]}
+        return {
+            **found,
+            "total_discount_amounts": [{"amount": halved}] if halved else [],
+            "amount_due": due,
+            "total": due,
+            "amount_remaining": due - invoice["paid"],
+        }
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         before = self._known(parts)["quantity"] if parts else 1
