@@ -11,7 +11,7 @@ from luigi_spendguard.ledger.corrections import await_price
 from luigi_spendguard.ledger.engine import NOW, Row, Tx
 from luigi_spendguard.ledger.resolving import keep_part, resolution, restate
 from luigi_spendguard.ledger.senders import adopt, is_gateways, uses_up
-from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone
+from luigi_spendguard.ledger.taking import Scope, counted_for, tombstone, uncontested
 from luigi_spendguard.messages import End
 
 
@@ -65,7 +65,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         own = _own(row) if late else row["reserved_micros"]
         before = max(0, before - own) if row["object_id"] or object_id is None else before
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
-        beside = counted_for(tx, row["vendor"], row["account"], covers)
+        covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
+        beside = counted_for(tx, row["vendor"], row["account"], covered)
         before += beside
         total = _total(message, before)
         if total < before and _overlapped(tx, row, object_id):
@@ -75,7 +76,7 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         else:
             _book(tx, row, max(0, total - before), message.note)
         if object_id is not None and not message.covers_stay:
-            _take_over(tx, row, object_id, covers)
+            _take_over(tx, row, object_id, covered)
         open_micros = _open(tx, row, object_id)
         _give_back(tx, row, object_id, before - open_micros - total)
         total = max(total, min(total, before - open_micros) + open_micros)
@@ -123,9 +124,9 @@ def _total(message: End, before: int) -> int:
     return min(before, message.total_micros) if message.only_less else message.total_micros
 
 
-def _take_over(tx: Tx, row: Row, object_id: str, covers: str) -> None:
+def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
     """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
-    for covered in set(covers.split()) - {object_id}:
+    for covered in set(covers) - {object_id}:
         where = (row["vendor"], row["account"], covered)
         tx.run("UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
                " AND state = 'settled' AND relayed = ?", object_id, *where, row["relayed"])  # fmt: skip

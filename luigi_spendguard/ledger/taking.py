@@ -87,14 +87,30 @@ def object_of(tx: Tx, ask: Ask) -> Row | None:
     )
 
 
-def counted_for(tx: Tx, vendor: str, account: str, object_ids: str) -> int:
-    """Return what objects (blank between) count for together, in micro-dollars."""
+def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: int) -> list[str]:
+    """Return those of some objects (blank between) on which no call is under way, or in doubt.
+
+    What such a call has done is not known: its object goes on counting for itself, whatever covers it.
+    """
+    return [
+        object_id
+        for object_id in sorted(set(object_ids.split()))
+        if not tx.value(
+            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
+            " AND state IN ('pending','in_doubt') AND relayed = ? LIMIT 1",
+            vendor, account, object_id, relayed,
+        )
+    ]  # fmt: skip
+
+
+def counted_for(tx: Tx, vendor: str, account: str, object_ids: list[str]) -> int:
+    """Return what objects count for together, in micro-dollars."""
     return sum(
         int(tx.value(
             "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
             vendor, account, object_id,
         ) or 0)
-        for object_id in set(object_ids.split())
+        for object_id in object_ids
     )  # fmt: skip
 
 
@@ -125,7 +141,8 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     total = ask.total_micros
     if total is None:
         total = known["worth_micros"] if known else 0
-    counted += counted_for(tx, ask.vendor, ask.account, ask.covers)
+    covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
+    counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
     if amount and scope.run["state"] == "frozen":
         frozen = Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "

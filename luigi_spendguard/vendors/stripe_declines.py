@@ -32,7 +32,9 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
     if intent and intent["id"] == object_id:
         with suppress(ValueError, TypeError, KeyError):  # Else what was asked for is the most it can move.
             total = worth_of(intent, fx).worth
+    # What others count for of it they go on counting for: nothing was collected.
     return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=object_id,
+                   covers=quote.covers, covers_stay=True,
                    note=f"{note}: {object_id} is left open, and counts until it is cancelled")  # fmt: skip
 
 

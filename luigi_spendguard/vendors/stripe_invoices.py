@@ -78,10 +78,18 @@ def covered(invoice: Body) -> tuple[str, ...]:
     for line in (invoice.get("lines") or {}).get("data") or []:
         parent = (line.get("parent") or {}).get("invoice_item_details") or {}
         found.append(parent.get("invoice_item") or line.get("invoice_item"))
-    if invoice.get("billing_reason") == "subscription_create":
+    if is_first(invoice):
         parent = (invoice.get("parent") or {}).get("subscription_details") or {}
         found.append(parent.get("subscription") or invoice.get("subscription"))
     return tuple(one for one in found if isinstance(one, str) and OBJECT_ID.fullmatch(one))[:MOST_COVERED]
+
+
+def is_first(invoice: Body) -> bool:
+    """Return whether a subscription begins with this invoice: it may bill more than that later.
+
+    With a trial, or a period that is cut short, the invoice is a part of what the subscription counts for.
+    """
+    return invoice.get("billing_reason") == "subscription_create"
 
 
 def collected(asked: Asked) -> Quote:
@@ -91,7 +99,7 @@ def collected(asked: Asked) -> Quote:
         return asked.quoted(None, target=asked.ids[0], look_ups=own.look_ups)
     invoice, total = _fetched(asked, asked.ids[0])
     return asked.quoted(total, target=asked.ids[0], object_id=asked.ids[0], look_ups=own.look_ups,
-                        covers=covered(invoice))  # fmt: skip
+                        covers=covered(invoice), covers_stay=is_first(invoice))  # fmt: skip
 
 
 def updated(asked: Asked) -> Quote:
@@ -110,7 +118,7 @@ def updated(asked: Asked) -> Quote:
     if odd:
         raise Unbounded(f"{asked.quote.operation} with {min(odd)} changes what Stripe collects")
     return asked.quoted(total, target=target, object_id=asked.ids[0], look_ups=look_ups,
-                        covers=covered(invoice))  # fmt: skip
+                        covers=covered(invoice), covers_stay=is_first(invoice))  # fmt: skip
 
 
 def _raised(asked: Asked, invoice: Body) -> int:

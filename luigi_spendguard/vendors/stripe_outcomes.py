@@ -11,7 +11,7 @@ from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessf
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
 from luigi_spendguard.vendors.stripe_billed import billed, billed_at
 from luigi_spendguard.vendors.stripe_declines import declined, left_open
-from luigi_spendguard.vendors.stripe_invoices import covered
+from luigi_spendguard.vendors.stripe_invoices import covered, is_first
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
 from luigi_spendguard.vendors.stripe_worth import worth_of
@@ -88,7 +88,8 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
             return unbelieved("the reply names a smaller amount than asked")
     covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
     return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
-                   only_less=quote.only_less, only_more=_still_pending(body), covers=covers)  # fmt: skip
+                   only_less=quote.only_less, only_more=_still_pending(body), covers=covers,
+                   covers_stay=is_first(body))  # fmt: skip
 
 
 def _still_pending(body: Mapping[str, Any]) -> bool:

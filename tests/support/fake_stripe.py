@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl
 
 import tornado.web
 
-from tests.support.fake_stripe_later import Later
+from tests.support.fake_stripe_trials import Trials
 
 REQUESTS: list[dict[str, Any]] = []
 MOVED: list[dict[str, Any]] = []
@@ -215,7 +215,7 @@ def _billing_problem(status: int, code: str) -> Problem:
     return Problem(status, "card_error" if status == 402 else "invalid_request_error", code, code)
 
 
-BILLING = Later(OBJECTS, new_id, move, _billing_problem)
+BILLING = Trials(OBJECTS, new_id, move, _billing_problem)
 
 
 def execute(method: str, path: str, data: dict[str, str]) -> dict[str, Any]:

@@ -1,0 +1,127 @@
+"""First invoices that are not all of a subscription, and what calls cover: by the look-alike's own books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import stripe
+import urllib3
+
+from luigi_spendguard.effects import Send
+from luigi_spendguard.ledger import reading, resolving
+from luigi_spendguard.vendors import Reply
+from tests.support.books import Books
+from tests.support.desk import Outside
+from tests.support.site import FakeStripe
+
+CAP = 1_000_000_000  # $1,000
+_http = urllib3.PoolManager()
+
+
+@pytest.fixture(scope="module")
+def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
+    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
+    yield made
+    made.process.end()
+
+
+@pytest.fixture
+def vendor(counting: FakeStripe) -> FakeStripe:
+    counting.forget()
+    return counting
+
+
+class Losing(Outside):
+    """A desk at which the next POST is answered by a 500 from nobody knows where; it is not executed."""
+
+    lose = False
+
+    def again(self) -> None:
+        super().again()
+        self.client = stripe.StripeClient("sk_test_x", http_client=self, max_network_retries=0)
+
+    def _do(self, effect: Any) -> Any:
+        if self.lose and isinstance(effect, Send) and effect.request.method == "POST":
+            self.lose = False
+            return Reply(500, {"content-type": "application/json"}, b'{"error": {"type": "api_error"}}')
+        return super()._do(effect)
+
+
+@pytest.fixture
+def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Losing]:
+    books = Books(tmp_path / "ledger.db", cap=CAP)
+    yield Losing(books, vendor.url)
+    books.ledger.close()
+
+
+def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
+    """Do something at the vendor past the guard."""
+    headers = {"Authorization": "Bearer sk_test_by_hand"}
+    return _http.request("POST", vendor.url + path, fields=said, headers=headers,
+                         encode_multipart=False).json()  # fmt: skip
+
+
+def price(vendor: FakeStripe, cents: int) -> str:
+    found: str = by_hand(vendor, "/v1/prices", currency="usd", unit_amount=str(cents))["id"]
+    return found
+
+
+def begun(desk: Outside, vendor: FakeStripe, **more: Any) -> Any:
+    """Begin a subscription of $90 whose first invoice is still to be paid."""
+    asked = {"customer": "cus_1", "items": [{"price": price(vendor, 9000)}],
+             "payment_behavior": "default_incomplete", **more}  # fmt: skip
+    made: Any = desk.client.v1.subscriptions.create(asked)  # type: ignore[arg-type]
+    return made
+
+
+def test_a_trial_with_a_fee_is_counted_whole_when_the_fee_is_paid(desk: Losing, vendor: FakeStripe) -> None:
+    fee = [{"price": price(vendor, 100)}]
+    sub = begun(desk, vendor, add_invoice_items=fee, trial_period_days=1)
+    desk.client.v1.invoices.pay(sub.latest_invoice)
+    by_hand(vendor, f"/v1/subscriptions/{sub.id}/end_trial")
+    assert vendor.moved() == 9100 == desk.spent()
+
+
+def test_a_first_invoice_is_counted_once(desk: Losing, vendor: FakeStripe) -> None:
+    sub = begun(desk, vendor)
+    desk.client.v1.invoices.pay(sub.latest_invoice)
+    assert vendor.moved() == 9000 == desk.spent()
+
+
+def test_a_declined_first_invoice_costs_nothing_more(desk: Losing, vendor: FakeStripe) -> None:
+    sub = begun(desk, vendor)
+    with pytest.raises(stripe.CardError):
+        desk.client.v1.invoices.pay(sub.latest_invoice, {"payment_method": "pm_card_chargeDeclined"})
+    assert (vendor.moved(), desk.spent()) == (0, 9000)
+    desk.client.v1.invoices.pay(sub.latest_invoice)
+    assert vendor.moved() == 9000 == desk.spent()
+
+
+def test_a_declined_draft_costs_nothing_more(desk: Losing, vendor: FakeStripe) -> None:
+    """Stripe finalizes a draft before it attempts a payment (https://docs.stripe.com/api/invoices/finalize)."""
+    v1: Any = desk.client.v1
+    v1.invoice_items.create({"customer": "cus_1", "amount": 1000, "currency": "usd"})
+    draft = v1.invoices.create({"customer": "cus_1", "pending_invoice_items_behavior": "include"})
+    with pytest.raises(stripe.CardError):
+        v1.invoices.pay(draft.id, {"payment_method": "pm_card_chargeDeclined"})
+    assert (vendor.moved(), desk.spent()) == (0, 1000)
+    v1.invoices.pay(draft.id)
+    assert vendor.moved() == 1000 == desk.spent()
+
+
+def test_an_item_whose_change_is_in_doubt_goes_on_counting(desk: Losing, vendor: FakeStripe) -> None:
+    v1: Any = desk.client.v1
+    item = v1.invoice_items.create({"customer": "cus_1", "amount": 1000, "currency": "usd"}).id
+    draft = v1.invoices.create({"customer": "cus_1", "pending_invoice_items_behavior": "include"}).id
+    desk.lose = True
+    with pytest.raises(stripe.APIError):
+        v1.invoice_items.update(item, {"amount": 5000})
+    v1.invoices.pay(draft)
+    [doubt] = [call for call in desk.books.read(reading.calls) if call["state"] == "in_doubt"]
+    desk.books.write(resolving.resolve, doubt["id"], resolving.Resolution(None), "by hand")
+    spent, reserved, overrun = desk.figures()
+    assert (vendor.moved(), reserved, overrun) == (1000, 0, 0)
+    assert spent // 10_000 >= 1000
