@@ -120,7 +120,7 @@ def test_what_cannot_be_written_was_not_sent(send: Send, bad: dict[str, str]) ->
 @pytest.mark.parametrize(
     ("coding", "made"),
     [("gzip", gzip.compress), ("deflate", zlib.compress), ("x-gzip", gzip.compress),
-     ("deflate", lambda data: zlib.compress(data, wbits=-15)),
+     ("deflate", lambda data: zlib.compress(data)[2:-4]),  # The bare one, without zlib's own frame.
      ("gzip, deflate", lambda data: zlib.compress(gzip.compress(data))),
      ("identity", bytes)],
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""How servers read a form: Rack, qs, PHP, and one that trims; each by what its documentation says.
+"""How servers read a form: Rack, qs, PHP, Java, and one that trims; each by what its documentation says.
 
 A vendor may be any of them: what they read differently must not reach one. They share no code with
 luigi_spendguard.
@@ -135,7 +135,17 @@ def trimming(text: str) -> Nested:
     return found
 
 
-READINGS: dict[str, Callable[[str], Nested]] = {"rack": rack, "qs": qs, "php": php, "trimming": trimming}
+def java(text: str) -> Nested:
+    """Read as `ServletRequest.getParameter` does: of a name given several times its first, no groups."""
+    found: Nested = {}
+    for name, value in _pairs(text, "&"):
+        found.setdefault(name, value)
+    return found
+
+
+READINGS: dict[str, Callable[[str], Nested]] = {
+    "rack": rack, "qs": qs, "php": php, "java": java, "trimming": trimming,
+}  # fmt: skip
 
 
 def value_of(found: Any) -> str:
