@@ -81,7 +81,8 @@ class _Stream:
             self.write(line)
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_stream":  # Not yet there while it is copied.
+        # Not yet there while it is copied; how the stream is copied is not how this is (Python 3.10 asks).
+        if name == "_stream" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._stream, name)
 

@@ -40,7 +40,8 @@ class Results:
         return item
 
     def __getattr__(self, name: str) -> Any:
-        if name == "_queue":  # Not yet there while it is unpickled.
+        # Not yet there while it is unpickled; how the queue is pickled is not how this is (Python 3.10 asks).
+        if name == "_queue" or name.startswith("__"):
             raise AttributeError(name)
         return getattr(self._queue, name)
 

@@ -26,6 +26,9 @@ class _Loader(Loader):
         self._own, self._act = own, act
 
     def __getattr__(self, name: str) -> Any:
+        # Not yet there while it is copied; how the loader is copied is not how this is (Python 3.10 asks).
+        if name == "_own" or name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self._own, name)
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:

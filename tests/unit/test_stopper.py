@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import pickle
 import threading
 import time
 from types import SimpleNamespace
@@ -92,3 +93,22 @@ def test_one_that_died_with_the_lock_does_not_keep_the_others_alive(monkeypatch:
     assert child.killed == [True]
     queue._wlock.release()
     queue.close()
+
+
+class Queue:
+    """A queue that says itself how it is pickled, as multiprocessing's does."""
+
+    def __getstate__(self) -> tuple[str, int]:
+        return ("a lock", 1)
+
+    def __setstate__(self, state: tuple[str, int]) -> None:
+        self.state = state
+
+
+def test_a_wrapped_queue_goes_to_a_spawned_child_as_it_is() -> None:
+    """Python 3.10 asks the wrapper for `__getstate__`, and every version for `__setstate__`."""
+    wrapped: Any = Results(Queue())
+    wrapped.last = "a task"
+    there = pickle.loads(pickle.dumps(wrapped))
+    assert (there.last, there.state) == ("a task", ("a lock", 1))
+    assert not hasattr(wrapped, "__setstate__")
