@@ -54,9 +54,10 @@ def test_many_builds_of_a_process_leave_nothing_behind(site: Site, local: bool, 
     said = started(site, "fork", "Vendor", "--builds", "15", "--workers", workers, *["--local"] * local)
     flat = [[int(n) for n in line.split()[1:]] for line in said.splitlines() if line.startswith("FLAT")]
     assert len(flat) == 15
-    # Luigi's own thread that pings may be about to end: what stays for ever is in the least of several.
+    # Luigi's own thread that pings may be about to end: what stays for ever is in the least of several. On a
+    # machine that has much to do it may end in none of the early ones.
     early, late = ([min(column) for column in zip(*some, strict=True)] for some in (flat[2:8], flat[9:]))
-    assert early == late, flat
+    assert all(after <= before for before, after in zip(early, late, strict=True)), flat
     assert len(charged(site)) == 15
 
 
