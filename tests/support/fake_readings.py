@@ -1,4 +1,4 @@
-"""A vendor that takes each request for whatever is worst of what Rack, qs, PHP or a trimming server reads.
+"""A vendor that takes each request for the worst of what Rack, qs, PHP, Java or a trimming server reads.
 
     python -m tests.support.fake_readings --port-file FILE
 
@@ -14,8 +14,10 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, quote, unquote_to_bytes
 
 import tornado.httpserver
 import tornado.netutil
@@ -26,6 +28,7 @@ from tests.support.readings import READINGS, Nested, Refused, items_of, number_o
 REQUESTS: list[str] = []
 MOVED: list[dict[str, Any]] = []
 _PRICE = re.compile(r"price_([0-9]+)")
+_CODES = re.compile(rb"(?:%[0-9A-Fa-f]{2})+")
 #: What ends with a last invoice or a credit comes to, in cents.
 ENDING = 5_000
 
@@ -58,7 +61,7 @@ def _line(line: Nested) -> int:
 
 def bodies(kind: str, body: bytes) -> list[tuple[str, Nested | None]]:
     """Return a body as a form to be read, or as what it says in JSON or as parts."""
-    text = body.decode("utf-8", "replace")
+    text = _decoded(kind, body)
     found: list[tuple[str, Nested | None]] = [("", None)]
     if not kind or "urlencoded" in kind:
         found.append((text, None))
@@ -74,12 +77,42 @@ def bodies(kind: str, body: bytes) -> list[tuple[str, Nested | None]]:
     return found
 
 
+def _decoded(kind: str, body: bytes) -> str:
+    """Return a body's text in the character set that its type names, what is percent-encoded too."""
+    named = re.search(r"charset=([\w-]+)", kind)
+    charset = named[1] if named else "utf-8"
+    if charset == "utf-8":
+        return body.decode("utf-8", "replace")
+    text = body.decode("ascii" if _CODES.search(body) else charset, "replace")
+    each = lambda codes: quote(unquote_to_bytes(codes[0]).decode(charset, "replace"))  # noqa: E731
+    return re.sub(_CODES.pattern.decode(), each, text)
+
+
 def _digits(text: str) -> int:
     return int(text) if re.fullmatch("[0-9]{1,9}", text) else 0
 
 
 class Vendor(tornado.web.RequestHandler):
-    """/v1/…"""
+    """Takes each request for the worst that is read of it."""
+
+    def read(self, kind: str) -> Iterator[Nested]:
+        """Yield what servers read of a request whose type is `kind`."""
+        for body, said in bodies(kind, self.request.body):
+            for read in READINGS.values():
+                with suppress(Refused):
+                    yield read("&".join(filter(None, [self.request.query, body]))) | (said or {})
+
+    def moved(self, method: str, params: Nested) -> float:
+        """Return the cents that a request moves as one server reads it."""
+        raise NotImplementedError
+
+    def whom(self, params: Nested) -> str:
+        """Return for whom a request is as one server reads it."""
+        raise NotImplementedError
+
+    def answer(self) -> Any:
+        """Return what a reply says: what a simple reading does."""
+        raise NotImplementedError
 
     def serve(self) -> None:
         request = self.request
@@ -87,29 +120,39 @@ class Vendor(tornado.web.RequestHandler):
         cgi: dict[str, list[str]] = {}
         for name, value in request.headers.get_all():
             cgi.setdefault(name.lower().replace("_", "-"), []).append(value)
-        kind = ",".join(cgi.get("content-type", [])).lower()
-        override = [value for name, values in cgi.items() if "method" in name for value in values]
-        worst, customers = 0, set()
-        for body, said in bodies(kind, request.body):
-            for read in READINGS.values():
-                try:
-                    params = read("&".join(filter(None, [request.query, body]))) | (said or {})
-                except Refused:
-                    continue
-                customers.add(value_of(params.get("customer", "")))
-                for method in {request.method or "", value_of(params.get("_method", "")).upper(),
-                               *(one.strip().upper() for one in override)}:  # fmt: skip
-                    worst = max(worst, moved_by(method, request.path, params))
+        override = {value.strip().upper() for name, all_ in cgi.items() if "method" in name for value in all_}
+        worst, customers = 0.0, set()
+        for params in self.read(",".join(cgi.get("content-type", [])).lower()):
+            methods = {request.method or "", value_of(params.get("_method", "")).upper(), *override}
+            cents = max(self.moved(method, params) for method in methods)
+            worst = max(worst, cents)
+            if cents or self.every_reading:
+                customers.add(self.whom(params))
         if worst:
             MOVED.append({"cents": worst, "customers": sorted(customers - {""}),
                           "account": cgi.get("stripe-account", []), "keys": cgi.get("idempotency-key", []),
                           "request": REQUESTS[-1]})  # fmt: skip
         self.set_header("Content-Type", "application/json")
-        self.finish(json.dumps(self._reply()))
+        self.finish(json.dumps(self.answer()))
 
     get = post = delete = put = patch = serve
 
-    def _reply(self) -> dict[str, Any]:
+    #: Whether a customer counts who is in a reading that moves nothing.
+    every_reading = False
+
+
+class Stripe(Vendor):
+    """/v1/…"""
+
+    every_reading = True
+
+    def moved(self, method: str, params: Nested) -> float:
+        return moved_by(method, self.request.path, params)
+
+    def whom(self, params: Nested) -> str:
+        return value_of(params.get("customer", ""))
+
+    def answer(self) -> dict[str, Any]:
         kind = self.request.path.removeprefix("/v1/").partition("/")
         if kind[0] == "prices" and (priced := _PRICE.fullmatch(kind[2])):
             return {"id": kind[2], "object": "price", "currency": "usd", "unit_amount": int(priced[1]),
@@ -146,18 +189,22 @@ class Control(tornado.web.RequestHandler):
         MOVED.clear()
 
 
-async def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--port-file", required=True)
-    args = parser.parse_args()
-    app = tornado.web.Application([(r"/_control", Control), (r"/.*", Vendor)], log_function=lambda _: None)
+async def _serve(vendor: type[Vendor], port_file: str) -> None:
+    app = tornado.web.Application([(r"/_control", Control), (r"/.*", vendor)], log_function=lambda _: None)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=512)
     tornado.httpserver.HTTPServer(app).add_sockets(sockets)
-    with open(args.port_file + ".new", "w", encoding="ascii") as file:
+    with open(port_file + ".new", "w", encoding="ascii") as file:
         file.write(str(sockets[0].getsockname()[1]))
-    os.rename(args.port_file + ".new", args.port_file)
+    os.rename(port_file + ".new", port_file)
     await asyncio.Event().wait()
 
 
+def main(vendor: type[Vendor]) -> None:
+    """Serve a vendor on a free loopback port, which the port file names, until the process is ended."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--port-file", required=True)
+    asyncio.run(_serve(vendor, parser.parse_args().port_file))
+
+
 if __name__ == "__main__":
-    asyncio.run(main())
+    main(Stripe)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import http.client
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 from urllib.parse import urlsplit
 
 from hypothesis import strategies as st
@@ -49,8 +49,24 @@ def _quoted(query: bytes) -> str:
     return "".join(chr(one) if 0x21 <= one <= 0x7E else f"%{one:02X}" for one in query)
 
 
-#: Method, path, an honest form, and what somebody would hide in it.
-_CALLS: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
+Pairs = list[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What may be asked of one vendor.
+
+    `calls`: method, path, an honest form, and what somebody would hide in it. `queries`: what stands in a
+    query string beside that. `typed`: how a name may be written.
+    """
+
+    calls: list[tuple[str, str, Pairs, Pairs]]
+    queries: list[bytes]
+    headers: list[tuple[str, str]]
+    typed: Callable[[str], list[str]] = lambda name: [name]
+
+
+_CALLS: list[tuple[str, str, Pairs, Pairs]] = [
     ("POST", "/v1/payment_intents",
      [("amount", "100"), ("currency", "usd"), ("customer", "cus_1"), ("payment_method", "pm_card_visa"),
       ("confirm", "true"), ("metadata[order-id]", "7"), ("expand[0]", "customer")],
@@ -82,23 +98,27 @@ _CALLS: list[tuple[str, str, list[tuple[str, str]], list[tuple[str, str]]]] = [
      [("customer", "cus_2"), ("_method", "POST"), ("amount", "99900"), ("expand[]", "data.number")]),
 ]  # fmt: skip
 
-_WAYS = ["{}", "[{}]", "{}]", "[{}", "[[{}]]", " {}", "{} ", "{}[]", "{}[0]", "{}[x]", "{}[", "{}\0", "{}\0x",
-         "\t{}", "{}\n", "\ufeff{}", "{}\u200b", "{}.", ".{}", "{};", "[]{}", "{}[[]]", "{}[]x", "x;{}",
-         "_{}", "{}=", "&{}", "{}]=", "+{}"]  # fmt: skip
+_WAYS = [*["{}"] * 16, "[{}]", "{}]", "[{}", "[[{}]]", " {}", "{} ", "{}[]", "{}[0]", "{}[x]", "{}[",
+         "{}\0", "{}\0x", "\t{}", "{}\n", "\ufeff{}", "{}\u200b", "{}.", ".{}", "{};", "[]{}", "{}[[]]",
+         "{}[]x", "x;{}", "_{}", "{}=", "&{}", "{}]=", "+{}"]  # fmt: skip
 _BETWEEN = ["&"] * 12 + [";", "&&", "& ", "&;", "\n&", "& &", "&\0"]
 _TYPES: list[tuple[str, ...]] = [
     *[(FORM,)] * 10, (f"{FORM}; charset=utf-8",), (f"{FORM};charset=UTF-8",), (), ("application/json",),
-    ("text/plain",), (f"{FORM}; charset=utf-7",), (f"{FORM}, application/json",), (FORM, "application/json"),
+    ("text/plain",), (f"{FORM}; charset=utf-7",), (f"{FORM}; charset=utf-16",), (f"{FORM}; charset=cp037",),
+    (f"{FORM}, application/json",), (FORM, "application/json"),
     ("application/json", FORM), (FORM, FORM), ("multipart/form-data; boundary=b",), (f"{FORM}; x=y",),
     (f" {FORM} ",),
 ]  # fmt: skip
-_HEADERS = [
-    ("X_HTTP_Method_Override", "POST"), ("X-HTTP-Method-Override", "DELETE"), ("stripe_account", "acct_evil"),
-    ("idempotency_key", "evil"), ("X-Method-Override", "POST"), ("Stripe_Version", "2011-01-01"),
-    ("content_type", "application/json"), ("x_spendguard_token", "evil"), ("X_Http_Method", "POST"),
-    ("content_encoding", "gzip"), ("transfer_encoding", "chunked"),
+HEADERS = [
+    ("X_HTTP_Method_Override", "POST"), ("X-HTTP-Method-Override", "DELETE"), ("X-Method-Override", "POST"),
+    ("idempotency_key", "evil"), ("content_type", "application/json"), ("x_spendguard_token", "evil"),
+    ("X_Http_Method", "POST"), ("content_encoding", "gzip"), ("transfer_encoding", "chunked"),
 ]  # fmt: skip
-
+STRIPE = Asked(
+    _CALLS,
+    [b"amount=99900", b"_method=POST", b"[customer]=cus_2", b"%5fmethod=POST", b"x"],
+    [*HEADERS, ("stripe_account", "acct_evil"), ("Stripe_Version", "2011-01-01")],
+)
 
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_-.")
 #: How a name or value is encoded: as it is, as it needs, brackets too, wholly, or one sign more.
@@ -123,32 +143,37 @@ def _encoded(text: str, way: str, at: int) -> str:
 
 
 _ODD = (
-    "hidden",
+    *["hidden"] * 4,
     "hidden again",
     "order",
     "between",
     "names",
     "values",
+    "head",
     "tail",
     "type",
     "place",
-    "query",
+    *["query"] * 2,
     "header",
+    "typed",
 )
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> Made:
+def requests(draw: st.DrawFn, of: Asked = STRIPE) -> Made:
     """Make a request: an honest call with none, one or two odd things about it."""
-    method, path, honest, hidden = draw(st.sampled_from(_CALLS))
+    method, path, honest, hidden = draw(st.sampled_from(of.calls))
     odd = draw(st.sets(st.sampled_from(_ODD), max_size=2))
     pairs = list(honest)
     for again in ("hidden", "hidden again"):
         if again in odd:
             name, value = draw(st.sampled_from([*hidden, *honest]))
-            inside = draw(st.sampled_from(_WAYS)).format(name)
-            end = draw(st.sampled_from(["{}", "{}", "{}", " {}", "{}]", "{}="]))
+            inside = draw(st.sampled_from(_WAYS)).format(draw(st.sampled_from(of.typed(name))))
+            end = draw(st.sampled_from([*["{}"] * 9, " {}", "{}]", "{}="]))
             pairs.insert(draw(st.integers(0, len(pairs))), (inside, end.format(value)))
+    if "typed" in odd:
+        at = draw(st.integers(0, len(pairs) - 1))
+        pairs[at] = draw(st.sampled_from(of.typed(pairs[at][0]))), pairs[at][1]
     if "order" in odd:
         pairs = draw(st.permutations(pairs))
     name_way = draw(_WAYS_TO_ENCODE) if "names" in odd else "needed"
@@ -158,20 +183,16 @@ def requests(draw: st.DrawFn) -> Made:
     first = draw(st.integers(0, len(said)))
     text = sign.join(filter(None, ["&".join(said[:first]), "&".join(said[first:])]))
     text += draw(st.sampled_from(["&", "=", "&x", "\r\n", "&=", "\0"])) if "tail" in odd else ""
+    text = draw(st.sampled_from(["\ufeff", "&", " ", "\r\n", "?"])) + text if "head" in odd else text
     kinds, body = (draw(st.sampled_from(_TYPES)) if "type" in odd else (FORM,)), text.encode()
     if kinds and "json" in kinds[0] and draw(st.booleans()):
         body = ("{" + ", ".join(f'"{name}": "{value}"' for name, value in pairs) + "}").encode()
     elif kinds and kinds[0].startswith("multipart"):
         parts = [f'--b\r\nContent-Disposition: form-data; name="{n}"\r\n\r\n{v}\r\n' for n, v in pairs]
         body = ("".join(parts) + "--b--\r\n").encode()
-    queries = [b"amount=99900", b"_method=POST", b"[customer]=cus_2", b"%5fmethod=POST", b"x"]
-    query = draw(st.sampled_from(queries)) if "query" in odd else b""
-    extra = [draw(st.sampled_from(_HEADERS))] if "header" in odd else []
+    doubled = ["=".join(_encoded(part, "needed", 0) for part in pair).encode() for pair in hidden]
+    query = draw(st.sampled_from([*of.queries, *doubled])) if "query" in odd else b""
+    extra = [draw(st.sampled_from(of.headers))] if "header" in odd else []
     headers = [*(("Content-Type", kind) for kind in kinds), *extra]
     in_query = (method != "POST") is not ("place" in odd)
     return Made(method, path, body, in_query, query, tuple(headers))
-
-
-def worth(run: dict[str, Any]) -> float:
-    """Return what a run counts, in cents."""
-    return float(run["spent_usd"]) * 100 + float(run["reserved_usd"]) * 100

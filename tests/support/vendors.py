@@ -65,6 +65,12 @@ class FakeReadings(FakeStripe):
     name = "readings"
 
 
+class FakeTwilioReadings(FakeVendor):
+    """A Twilio that reads forms as whatever server reads them worst; its books are in cents."""
+
+    name = "twilio_readings"
+
+
 class FakeTwilio(FakeVendor):
     """Its books: requests, what was sent at which price, and objects."""
 
