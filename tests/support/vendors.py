@@ -71,6 +71,12 @@ class FakeTwilioReadings(FakeVendor):
     name = "twilio_readings"
 
 
+class FakeResendReadings(FakeVendor):
+    """A Resend that reads JSON as whatever parser reads it worst; its books are in cents."""
+
+    name = "resend_readings"
+
+
 class FakeTwilio(FakeVendor):
     """Its books: requests, what was sent at which price, and objects."""
 
