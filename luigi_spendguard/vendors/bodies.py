@@ -250,15 +250,27 @@ def digest(*parts: object) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
+#: The statuses that say that nothing was executed (RFC 9110, 15.5, and RFC 6585). Other 4xx do not: a 409 is
+#: about an earlier send; Envoy, which stands before many a vendor, answers 408 where that has the request
+#: and is silent (`stream_idle_timeout`); Stripe's 424 is about what it has asked of others.
+_NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 405, 407, 410, 411, 412, 413, 414, 415, 416, 417, 421,
+                           422, 423, 426, 428, 429, 431, 451})  # fmt: skip
+
+
+def refused(status: int) -> bool:
+    """Return whether a vendor's HTTP status says that the request was not executed."""
+    return status in _NOT_EXECUTED
+
+
 def unsuccessful(quote: Quote, reply: Reply) -> Outcome | None:
     """Return what became of a call that its vendor has not answered with 2xx, or that only reads.
 
-    A 409 says that an earlier send is under way; anything beyond 4xx may have been executed.
+    What is neither a success nor a refusal may have been executed.
     """
     note = f"HTTP {reply.status}"
     if quote.read:
         return Outcome("settle")
-    if 400 <= reply.status < 500 and reply.status != 409:
+    if refused(reply.status):
         return Outcome("void", note=note)
     return None if 200 <= reply.status < 300 else Outcome("doubt", note=note)
 

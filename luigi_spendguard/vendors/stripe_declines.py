@@ -13,7 +13,7 @@ from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
-from luigi_spendguard.vendors.bodies import reply_object
+from luigi_spendguard.vendors.bodies import refused, reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe_hosts import API_BASE
 from luigi_spendguard.vendors.stripe_worth import worth_of
@@ -40,9 +40,7 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
 
 def left_open(quote: Quote, reply: Reply) -> bool:
     """Return whether an error other than a decline names an intent that this call has opened."""
-    return quote.object_id is None and 400 <= reply.status < 500 and reply.status != 409 and bool(
-        _open_intent(reply)
-    )  # fmt: skip
+    return quote.object_id is None and refused(reply.status) and bool(_open_intent(reply))
 
 
 def undo(quote: Quote, reply: Reply, headers: Mapping[str, str]) -> Request | None:

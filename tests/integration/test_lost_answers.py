@@ -156,7 +156,7 @@ def test_a_reply_with_bytes_beyond_ascii_in_a_header_is_the_reply(
         assert len(vendor.bodies) == 1
 
 
-@pytest.mark.parametrize("status", [600, 999])
+@pytest.mark.parametrize("status", [408, 460, 600, 999])
 def test_a_status_that_no_vendor_has_leaves_the_money_counted(
     tmp_path: Path, shared_site: Site, status: int
 ) -> None:

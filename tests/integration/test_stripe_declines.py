@@ -77,6 +77,19 @@ def test_five_declines_and_five_later_confirmations(desk: Outside, vendor: FakeS
         assert vendor.moved() <= counted(desk) <= CAP // 10_000
 
 
+@pytest.mark.parametrize("status", [408, 424, 499])
+def test_a_4xx_that_says_nothing_of_a_refusal_charges_once(
+    desk: Outside, vendor: FakeStripe, status: int
+) -> None:
+    vendor.fault("status_after", status=status)
+    with pytest.raises(stripe.StripeError):
+        desk.client.v1.payment_intents.create(GOOD)
+    assert (vendor.moved(), counted(desk)) == (1000, 1000)
+    desk.again()
+    desk.client.v1.payment_intents.create(GOOD)
+    assert (vendor.moved(), desk.spent()) == (1000, 1000)
+
+
 def test_what_was_cancelled_frees_its_money_for_a_new_try(desk: Outside, vendor: FakeStripe) -> None:
     intent = declined(desk.client.v1.payment_intents.create, DECLINED)
     assert desk.spent() == 0

@@ -57,6 +57,14 @@ def test_a_message_whose_reply_was_lost_is_found_and_not_sent_again(desk: Twilio
     assert desk.posts() == 1
 
 
+def test_a_proxys_408_about_a_message_that_was_sent_sends_no_other(desk: TwilioDesk) -> None:
+    desk.fake.fault("status_after", status=408, match="POST /api.twilio.com/*/Messages.json")
+    assert desk.message().status == 408
+    desk.again()
+    assert desk.message().status == 201
+    assert (len(desk.fake.sent()), desk.books.figures()[1]) == (1, 0)
+
+
 def test_what_the_vendor_does_not_show_is_not_sent_again_either(desk: TwilioDesk) -> None:
     lost(desk, "drop_before")
     for _ in range(2):
