@@ -12,6 +12,8 @@ from luigi_spendguard.messages import Answer
 
 #: How long a call waits for its turn at an object before it is denied: less than SDKs wait for a reply.
 TURN_SECONDS = 30.0
+#: The longest pause before it asks again: its turn may come, and others wait for it then.
+TURN_PAUSE_S = 0.25
 
 
 class Patience:
@@ -24,7 +26,8 @@ class Patience:
         """Return how long to wait after a `wait`. Raises SpendDenied as `check` does."""
         if answer.object_id:
             self.check(answer)
-        seconds, self._next = self._next, min(1.0, self._next * 2)
+        longest = TURN_PAUSE_S if answer.object_id else 1.0
+        seconds, self._next = min(self._next, longest), min(1.0, self._next * 2)
         return Pause(seconds)
 
     def check(self, answer: Answer) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard.config import Settings
@@ -30,6 +31,7 @@ from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import lineage
 from scheduler_patch.access import Access
 from scheduler_patch.entries import Entry, RunFigures
+from scheduler_patch.queues import Queue
 from scheduler_patch.scheduler import BudgetScheduler
 
 logger = logging.getLogger(__name__)
@@ -41,6 +43,7 @@ class Office(Access):
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
+        self._queue = Queue()
         self.saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast
         scheduler.gate.on_shared = self.share
@@ -213,7 +216,9 @@ class Office(Access):
             ask = _bounded(ask)
         elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
-        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed)
+        ahead = self._queue.ahead(ask, relayed=relayed)
+        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed, ahead)
+        self._queue.told(ask, answer, found.run["run_id"], relayed=relayed)
         self.gate.feed(found)
         if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
             scope, part = answer.facts["budget"], answer.facts["part"]
@@ -313,8 +318,10 @@ def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> taking.Scope:
     return scope
 
 
-def _reserve(tx: Tx, key: str, ask: Ask, caps: Caps, relayed: bool) -> tuple[Answer, str, Figures]:
-    scope = _scope(tx, key, caps, relayed)
+def _reserve(
+    tx: Tx, key: str, ask: Ask, caps: Caps, relayed: bool, ahead: str
+) -> tuple[Answer, str, Figures]:
+    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
     answer = reserving.reserve(tx, scope, ask)
     found = figures.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
     return answer, scope.claim["task_id"], found

@@ -150,7 +150,8 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
         )
     if row["state"] == "pending" and row["sender"] != ask.call_id:
         in_doubt(tx, row, "its sender is gone")
-    if wait := turns.not_yet(tx, replace(ask, since=0), row["id"], relayed=scope.relayed):
+    again = replace(ask, since=0)
+    if wait := turns.not_yet(tx, again, row["id"], relayed=scope.relayed, ahead=scope.ahead):
         return wait
     turns.take(tx, ask, row["id"], relayed=scope.relayed)
     return regrant(tx, scope, row["id"], ask.call_id, number, now)

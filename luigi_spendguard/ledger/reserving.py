@@ -94,7 +94,7 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     if match is not None:
         return matched(tx, scope, ask, identity, match, now, row)
     check_overlap(tx, scope.claim, ask, identity)
-    if wait := turns.not_yet(tx, ask, row["id"], relayed=scope.relayed):
+    if wait := turns.not_yet(tx, ask, row["id"], relayed=scope.relayed, ahead=scope.ahead):
         return wait
     turns.take(tx, ask, row["id"], relayed=scope.relayed)
     used = tries(tx, identity)
@@ -125,7 +125,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     check_overlap(tx, scope.claim, ask, identity)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
         _check_mates(tx, scope, ask)
-    if wait := turns.not_yet(tx, ask, ask.call_id, relayed=scope.relayed):
+    if wait := turns.not_yet(tx, ask, ask.call_id, relayed=scope.relayed, ahead=scope.ahead):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
         return Answer("look_up", ask.call_id, ask.ask)

@@ -32,6 +32,7 @@ class Scope:
     Attributes:
         terms: what a key that was asked for over HTTP may do; None for a claimed task's.
         relayed: a gateway asks, and it will send.
+        ahead: the object at which another run's call has its turn before; empty: there is none.
 
     """
 
@@ -40,6 +41,7 @@ class Scope:
     caps: Caps
     terms: Row | None = None
     relayed: bool = False
+    ahead: str = ""
 
     def owns(self, call: Row) -> bool:
         """Return whether a call is of the same task, or of the same run where no task is known."""

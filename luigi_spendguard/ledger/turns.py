@@ -23,11 +23,14 @@ def last_entry(tx: Tx) -> int:
     return int(tx.value("SELECT max(id) FROM journal") or 0)
 
 
-def not_yet(tx: Tx, ask: Ask, call_id: str, *, relayed: bool) -> Answer | None:
+def not_yet(tx: Tx, ask: Ask, call_id: str, *, relayed: bool, ahead: str) -> Answer | None:
     """Return why call `call_id` may not have its turn now; None: it may.
 
-    `wait`: another call acts on an object of it; `outdated`: one has acted on what it was priced by.
+    `wait`: another call acts on an object of it, or another run's comes before it at the object `ahead`;
+    `outdated`: one has acted on what it was priced by.
     """
+    if ahead:
+        return Answer("wait", ask.call_id, ask.ask, object_id=ahead)
     for object_id, alone in _objects(ask):
         for other in _others(tx, ask, object_id, call_id, relayed):
             if not (alone or other["alone"]):
