@@ -111,7 +111,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         """Let the task report to the scheduler as ever, without secrets."""
         with super()._forward_attributes() as process:
             for name in ("set_status_message", "set_tracking_url") if self.vendor or self.discreet else ():
-                setattr(self.task, name, _discreetly(getattr(self.task, name)))
+                setattr(self.task, name, _Discreet(getattr(self.task, name)))
             yield process
 
     def _interruptible(self, attempt: context.Attempt) -> contextlib.AbstractContextManager[None]:
@@ -194,8 +194,14 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             self.client.finish(self.claim_id, "died")
 
 
-def _discreetly(report: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda said: report(redacted(said))
+class _Discreet:
+    """A report of Luigi's, without secrets; it can be pickled, too: a task takes it along to a pool."""
+
+    def __init__(self, report: Callable[[Any], Any]) -> None:
+        self._report = report
+
+    def __call__(self, said: Any) -> Any:
+        return self._report(redacted(said))
 
 
 def open_run(client: LedgerPort, root: Root) -> str:
