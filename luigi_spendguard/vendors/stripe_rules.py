@@ -140,7 +140,7 @@ RULES: dict[str, Rule] = {
     "invoice": Rule(
         invoices.created,
         "nothing for a draft but its shipping; with `auto_advance`, the customer's pending items, looked up",
-        "`amount_due` when Stripe collects it by itself, else nothing",
+        "`amount_due` and the credit it takes when Stripe collects it by itself, else nothing",
         "`auto_advance` with taxes, shipping or a subscription",
         False,
         "invoice",
@@ -165,8 +165,9 @@ RULES: dict[str, Rule] = {
     ),
     "invoice_due": Rule(
         invoices.collected,
-        "`amount_due`, looked up, less what is counted already; nothing with `paid_out_of_band`",
-        "`amount_paid` when paid, else `amount_due`",
+        "`amount_due` and the credit it takes, looked up, less what is counted already; nothing with "
+        "`paid_out_of_band`",
+        "the same, `amount_paid` for what is paid",
         "",
         False,
         "invoice",

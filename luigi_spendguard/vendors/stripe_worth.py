@@ -72,13 +72,29 @@ def _either_way(body: Body) -> tuple[int, int]:
 def _invoice(body: Body) -> tuple[int, int]:
     status = body["status"]
     paid, due = amount_in(body, "amount_paid"), amount_in(body, "amount_due")
-    if status == "void":
+    if status == "void":  # What was taken of the customer's balance is there again.
         return paid, paid
+    credit = _credit_used(body, due)
     if status == "paid":
-        return max(paid, due if body.get("amount_remaining") else 0), paid
-    whole = max(due, paid + amount_in(body, "amount_remaining"))
+        return max(paid, due if body.get("amount_remaining") else 0) + credit, paid + credit
+    whole = max(due, paid + amount_in(body, "amount_remaining")) + credit
     # A draft is not collected, unless Stripe advances it by itself.
     return whole, 0 if status == "draft" and body.get("auto_advance") is not True else whole
+
+
+def _credit_used(body: Body, due: int) -> int:
+    """Return what an invoice takes of the customer's credit: that is spent like money, whoever gave it.
+
+    `amount_due` is what is left to pay, `total` what the invoice comes to, less credit grants
+    (https://docs.stripe.com/api/invoices/object). What a credit note takes off before it is paid is owed no
+    more.
+    """
+    granted = sum(amount_in(one, "amount") for one in body.get("total_pretax_credit_amounts") or []
+                  if one.get("type") == "credit_balance_transaction")  # fmt: skip
+    total = body.get("total")
+    if not isinstance(total, int) or isinstance(total, bool):
+        return granted
+    return granted + max(0, total - (body.get("pre_payment_credit_notes_amount") or 0) - due)
 
 
 def _session(body: Body) -> tuple[int, int]:

@@ -172,6 +172,52 @@ class TestDrafts:
         assert vendor.moved() == 700 == counted(desk)
 
 
+class TestCredit:
+    """What an invoice takes of a customer's credit is spent, whoever has given that."""
+
+    @pytest.fixture
+    def customer(self, vendor: FakeStripe) -> str:
+        made = str(by_hand(vendor, "/v1/customers", email="a@b.example")["id"])
+        by_hand(vendor, f"/v1/customers/{made}/balance_transactions", amount="-600", currency="usd")
+        return made
+
+    @pytest.mark.parametrize(("amount", "steps"), [(1000, 1), (500, 1), (1000, 2)])
+    def test_it_is_used_up(
+        self, desk: Outside, vendor: FakeStripe, customer: str, amount: int, steps: int
+    ) -> None:
+        v1: Any = desk.client.v1
+        bill = {"customer": customer, "pending_invoice_items_behavior": "include"}
+        v1.invoice_items.create({"customer": customer, "amount": amount, "currency": "usd"})
+        invoice = v1.invoices.create(bill).id
+        if steps == 2:
+            v1.invoices.finalize_invoice(invoice)
+        v1.invoices.pay(invoice)
+        assert vendor.moved() == amount == counted(desk)
+
+    def test_another_programs_invoice(self, desk: Outside, vendor: FakeStripe, customer: str) -> None:
+        draft = draft_of(vendor, customer, taxed=False, advances=False)
+        desk.client.v1.invoices.pay(draft)
+        assert vendor.moved() == 1000 == counted(desk)
+
+    def test_it_is_there_again_when_the_invoice_is_void(
+        self, desk: Outside, vendor: FakeStripe, customer: str
+    ) -> None:
+        draft = draft_of(vendor, customer, taxed=False, advances=False)
+        desk.client.v1.invoices.finalize_invoice(draft)
+        assert (vendor.moved(), counted(desk)) == (600, 1000)
+        desk.client.v1.invoices.void_invoice(draft)
+        assert (vendor.moved(), counted(desk)) == (0, 0)
+
+    def test_ones_own_counts_when_it_is_given_and_when_it_is_used(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example")["id"]
+        v1: Any = desk.client.v1
+        v1.customers.balance_transactions.create(customer, {"amount": -300, "currency": "usd"})
+        v1.invoices.pay(draft_of(vendor, customer, taxed=False, advances=False))
+        assert (vendor.moved(), counted(desk)) == (1000, 300 + 1000)
+
+
 class TestReversals:
     """What a reversal takes out of a connected account is that account's money."""
 

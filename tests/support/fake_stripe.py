@@ -193,6 +193,10 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
     found = OBJECTS.get(parts[0]) if parts else None
     if found is None:
         raise _missing(kind)
+    if parts[1:2] == ["balance_transactions"]:
+        found["balance"] = found.get("balance", 0) + int(data["amount"])
+        return {"id": new_id("cbtxn"), "object": "customer_balance_transaction", "customer": found["id"],
+                "amount": int(data["amount"]), "currency": data["currency"]}  # fmt: skip
     if parts[1:2] == ["tax_ids"]:  # Whose tax is reversed has none on the invoice.
         found["tax_exempt"] = "none" if method == "DELETE" else "reverse"
         return {"id": parts[2] if parts[2:] else new_id("txi"), "object": "tax_id", "customer": found["id"]}

@@ -87,6 +87,9 @@ class Later(Terms):
         if method == "POST" and len(parts) < 2:
             made = self._known(parts) if parts else self._known([super().invoices(method, parts, data)["id"]])
             return self._summed(self._changed(made, data))
+        if parts[1:2] == ["void"] and (used := self._known(parts).pop("credit_used", 0)):
+            self.objects[self._known(parts)["customer"]]["balance"] -= used
+            self.move(self._known(parts), -used)
         if method != "POST" or parts[1:2] not in (["remove_lines"], ["update_lines"], ["lines"]):
             return super().invoices(method, parts, data)
         invoice = self._known(parts)
@@ -142,13 +145,26 @@ class Later(Terms):
         taxed = (invoice.get("automatic_tax") or {}).get("enabled") or invoice.get("default_tax_rates")
         if taxed and payer.get("tax_exempt", "none") == "none":
             due *= 2
+        total, used = due, invoice.get("credit_used", 0)
+        if invoice["status"] == "draft":
+            used = min(max(0, -payer.get("balance", 0)), max(0, due))
+        due -= used
         return {
             **found,
             "total_discount_amounts": [{"amount": halved}] if halved else [],
             "amount_due": due,
-            "total": due,
+            "total": total,
             "amount_remaining": due - invoice["paid"],
         }
+
+    def _collect(self, invoice: dict[str, Any], data: Data, verb: str) -> None:
+        """Collect an invoice; what the customer has as credit is used up first, and is money, too."""
+        summed, payer = self._summed(invoice), self.objects.get(invoice["customer"] or "", {})
+        if invoice["status"] == "draft" and (used := summed["total"] - summed["amount_due"]):
+            payer["balance"] += used
+            invoice |= {"credit_used": used, "status": "open"}
+            self.move(invoice, used)
+        super()._collect(invoice, data, verb)
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         before = self._known(parts)["quantity"] if parts else 1

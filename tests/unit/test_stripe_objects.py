@@ -309,6 +309,20 @@ class TestMoneyOut:
         assert desk.spent() == 700
         assert desk.asked[-1].customer == "cus_1"
 
+    @pytest.mark.parametrize(
+        ("more", "spent"),
+        [({"total": 1000}, 1000), ({"total": 1000, "pre_payment_credit_notes_amount": 300}, 700),
+         ({"total": 400}, 400), ({"total": 350}, 400), ({"total": -900}, 400), ({"total": None}, 400),
+         ({"total": 400, "total_pretax_credit_amounts": [
+             {"type": "credit_balance_transaction", "amount": 250},
+             {"type": "discount", "amount": 50}]}, 650)],
+    )  # fmt: skip
+    def test_an_invoice_counts_what_it_takes_of_a_credit(self, desk: Desk, more: Any, spent: int) -> None:
+        desk.answers["GET /v1/invoices/in_1"] = {**invoice(due=400), **more}
+        desk.answers["POST /v1/invoices/in_1/pay"] = {**invoice("paid", due=400), **more}
+        desk.client.v1.invoices.pay("in_1")
+        assert desk.spent() == spent
+
     def test_a_fee_refund_is_what_is_left_of_the_fee(self, desk: Desk) -> None:
         desk.answers["GET /v1/application_fees/fee_1"] = {
             "id": "fee_1", "amount": 300, "amount_refunded": 100, "currency": "usd"}  # fmt: skip
