@@ -284,13 +284,17 @@ _SHIPPED = re.compile(r"shipping_rate_data\[fixed_amount\]\[currency_options\]\[
 
 
 def quotes(asked: Asked) -> Quote:
-    """Quote what the quote comes to, up front or for its first period, whichever is more; what is pending."""
+    """Quote what the quote comes to, up front or for its first period, whichever is more; what is pending.
+
+    With a trial both are billed: what is due up front, and the first period when the trial is over.
+    """
     path = f"/v1/quotes/{asked.ids[0]}"
     [quote] = asked.fetched(path)
     computed = quote.get("computed") or {}
-    amounts = [quote.get("amount_total")] + [
-        (computed.get(part) or {}).get("amount_total") for part in ("upfront", "recurring")
-    ]
+    upfront, recurring = ((computed.get(part) or {}).get("amount_total") for part in ("upfront", "recurring"))
+    amounts = [quote.get("amount_total"), upfront, recurring]
+    if (quote.get("subscription_data") or {}).get("trial_period_days"):
+        amounts.append((upfront or 0) + (recurring or 0))
     known = [amount for amount in amounts if isinstance(amount, int) and not isinstance(amount, bool)]
     if quote.get("id") != asked.ids[0] or not known or not isinstance(quote.get("currency"), str):
         raise not_there(asked.quote.operation, path)

@@ -233,7 +233,12 @@ RULES: dict[str, Rule] = {
         _LINES,
     ),
     "quotes": Rule(
-        lines.quotes, "what the quote comes to, looked up, and pending items", _BILLED, "", False, "quote"
+        lines.quotes,
+        "what the quote comes to, with a trial its first period, too, looked up, and pending items",
+        _BILLED,
+        "",
+        False,
+        "quote",
     ),
     "sessions": Rule(
         lines.sessions,

@@ -125,3 +125,16 @@ def test_an_item_whose_change_is_in_doubt_goes_on_counting(desk: Losing, vendor:
     spent, reserved, overrun = desk.figures()
     assert (vendor.moved(), reserved, overrun) == (1000, 0, 0)
     assert spent // 10_000 >= 1000
+
+
+def test_a_quote_with_a_trial_is_counted_whole(desk: Losing, vendor: FakeStripe) -> None:
+    """What is due at once is one thing of $100; the plan of $90 is billed when the trial is over."""
+    v1: Any = desk.client.v1
+    lines = [{"price_data": {"currency": "usd", "product": "prod_1", "unit_amount": 10000}},
+             {"price_data": {"currency": "usd", "product": "prod_2", "unit_amount": 9000,
+                             "recurring": {"interval": "month"}}}]  # fmt: skip
+    asked = {"customer": "cus_1", "line_items": lines, "subscription_data": {"trial_period_days": 1}}
+    quote = v1.quotes.create(asked)
+    accepted = v1.quotes.accept(quote.id)
+    by_hand(vendor, f"/v1/subscriptions/{accepted.subscription}/end_trial")
+    assert vendor.moved() == 19000 == desk.spent()
