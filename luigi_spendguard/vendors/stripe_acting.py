@@ -31,6 +31,8 @@ def acting(
         waits |= {one for path in found if path.startswith("/v1/subscriptions/") for one in _ids_of(path)}
     if quote.operation == "invoiceitems.create":
         waits |= {params[name] for name in PAYERS if name in params}
+    if quote.operation == "invoices.delete":  # What it lets go of is pending, as a new item is.
+        waits |= {one for body in found.values() for one in owners(body or {})}
     alone = {one for one in acts_on | waits if _ID.fullmatch(one)}
     seen = {one for path in found for one in _ids_of(path)} | {*quote.covers}
     # A payer's address or credit may decide what an invoice of theirs comes to.

@@ -169,7 +169,8 @@ def deleted(asked: Asked) -> Quote:
     if asked.is_gone(first):
         return cancels(asked)
     for _ in range(_MOST_PAGES):
-        [page] = asked.fetched(path)
+        # With the invoice: whose items become pending is whose turn it is.
+        page, _ = asked.fetched(path, f"/v1/invoices/{asked.ids[0]}")
         found += page["data"]
         if page["has_more"] is False:
             break

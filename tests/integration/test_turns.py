@@ -257,3 +257,16 @@ def test_two_gateways_with_one_ledger_let_one_at_a_time(tmp_path: Path, vendor: 
         said = [request["path"].rpartition("/")[2] for request in vendor.posts()]
         assert said.count("add_lines") == 0
         assert vendor.moved() == 100
+
+
+def test_a_draft_that_is_deleted_between_look_up_and_reservation(
+    one: Busy, other: Busy, vendor: FakeStripe, books: Books, draft: str
+) -> None:
+    """Its items are pending from now on."""
+    price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100")["id"]
+    one.after["GET /v1/invoiceitems"] = lambda: other.client.v1.invoices.delete(draft)
+    one.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price": price}]})
+    spent, reserved, overrun = books.figures()
+    assert (vendor.moved(), reserved, overrun) == (200, 0, 0)
+    assert spent >= 2_000_000
+    assert one.said.count("GET /v1/invoiceitems") == 2

@@ -82,6 +82,7 @@ class TestInvoices:
     def deleted(self, desk: Desk) -> None:
         line = {"id": "il_1", "amount": 1000, "currency": "usd", **LINES["data"][0]}
         desk.answers["GET /v1/invoices/in_1/lines"] = {"data": [line], "has_more": False}
+        desk.answers["GET /v1/invoices/in_1"] = invoice(lines=LINES)
         desk.answers["DELETE /v1/invoices/in_1"] = {"id": "in_1", "object": "invoice", "deleted": True}
         desk.client.v1.invoices.delete("in_1")
 
