@@ -252,6 +252,9 @@ class Guard:
         unused: list[Answer],
     ) -> Generator[Effect, Any, Reply]:  # fmt: skip
         """Send under a grant and end the reservation by what came of it."""
+        if answer.asked_micros and quote.firm:
+            # An earlier send may have changed what this quote was looked up by.
+            quote = replace(quote, total_micros=answer.asked_micros)
         if answer.resend and answer.body:
             request = replace(
                 request,

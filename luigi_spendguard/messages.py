@@ -251,7 +251,8 @@ class Answer(_Message):
             `stale` (this request came after its own void or after a later one).
         call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
         entry: the ledger's last entry when a look-up was granted.
-        resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`.
+        resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`; it was
+            asked for at `asked_micros`, in micro-dollars.
         status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
             the vendor's object `object_id`, which an operator has named, as it is now.
 
@@ -262,6 +263,7 @@ class Answer(_Message):
     ask: int = 1
     wire_key: str = ""
     resend: bool = False
+    asked_micros: int = 0
     body: str = ""
     headers: dict[str, str] = field(default_factory=dict)
     status: int = 0

@@ -67,7 +67,8 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
         beside = counted_for(tx, row["vendor"], row["account"], covered)
-        before += beside
+        apart = 0 if late else _counted_then(row, beside)
+        before += beside + apart
         total = _total(message, before)
         if total < before and _overlapped(tx, row, object_id):
             total = before
@@ -80,8 +81,7 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
         open_micros = _open(tx, row, object_id)
         _give_back(tx, row, object_id, before - open_micros - total)
         total = max(total, min(total, before - open_micros) + open_micros)
-        if message.covers_stay:
-            total = max(0, total - beside)
+        total = max(0, total - apart - (beside if message.covers_stay else 0))
     elif row["state"] == "voided":
         # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
         total = _total(message, before)
@@ -122,6 +122,16 @@ def _total(message: End, before: int) -> int:
     if message.only_more:
         return max(before, message.total_micros)
     return min(before, message.total_micros) if message.only_less else message.total_micros
+
+
+def _counted_then(row: Row, beside: int) -> int:
+    """Return what counted for a part of a call when it was first asked for, and is not named any more.
+
+    An earlier send of it may have taken that along: then it is found on no list, and goes on counting.
+    """
+    if not row["unknown"] or row["object_id"] is not None:
+        return 0
+    return max(0, int(row["asked_micros"] - row["reserved_micros"]) - beside)
 
 
 def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:

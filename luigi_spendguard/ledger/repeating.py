@@ -222,6 +222,7 @@ def grant(tx: Tx, row: Row) -> Answer:
         row["ask"],
         wire_key=row["wire_key"],
         resend=bool(row["unknown"]),
+        asked_micros=row["asked_micros"] if row["unknown"] else 0,
         body=stored["request_body"] if stored else "",
         headers=json.loads(stored["request_headers"]) if stored else {},
     )

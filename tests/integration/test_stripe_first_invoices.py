@@ -35,17 +35,22 @@ def vendor(counting: FakeStripe) -> FakeStripe:
 
 
 class Losing(Outside):
-    """A desk at which the next POST is answered by a 500 from nobody knows where; it is not executed."""
+    """A desk at which the next POST is answered by a 500 from nobody knows where.
 
-    lose = False
+    `lose` says where it went: to nobody, or to the vendor.
+    """
+
+    lose = ""
 
     def again(self) -> None:
         super().again()
         self.client = stripe.StripeClient("sk_test_x", http_client=self, max_network_retries=0)
 
     def _do(self, effect: Any) -> Any:
-        if self.lose and isinstance(effect, Send) and effect.request.method == "POST":
-            self.lose = False
+        if self.lose and isinstance(effect, Send) and effect.request.method != "GET":
+            how, self.lose = self.lose, ""
+            if how == "vendor":
+                super()._do(effect)
             return Reply(500, {"content-type": "application/json"}, b'{"error": {"type": "api_error"}}')
         return super()._do(effect)
 
@@ -116,7 +121,7 @@ def test_an_item_whose_change_is_in_doubt_goes_on_counting(desk: Losing, vendor:
     v1: Any = desk.client.v1
     item = v1.invoice_items.create({"customer": "cus_1", "amount": 1000, "currency": "usd"}).id
     draft = v1.invoices.create({"customer": "cus_1", "pending_invoice_items_behavior": "include"}).id
-    desk.lose = True
+    desk.lose = "nobody"
     with pytest.raises(stripe.APIError):
         v1.invoice_items.update(item, {"amount": 5000})
     v1.invoices.pay(draft)
@@ -138,3 +143,24 @@ def test_a_quote_with_a_trial_is_counted_whole(desk: Losing, vendor: FakeStripe)
     accepted = v1.quotes.accept(quote.id)
     by_hand(vendor, f"/v1/subscriptions/{accepted.subscription}/end_trial")
     assert vendor.moved() == 19000 == desk.spent()
+
+
+@pytest.mark.parametrize("lose", ["vendor", "nobody"])
+@pytest.mark.parametrize("trial", [{}, {"trial_period_days": 1}], ids=["now", "trial"])
+@pytest.mark.parametrize("ours", [True, False], ids=["ours", "theirs"])
+def test_what_a_lost_subscription_has_taken_along_is_counted_once(
+    desk: Losing, vendor: FakeStripe, lose: str, trial: dict[str, int], ours: bool
+) -> None:
+    item: Any = {"customer": "cus_1", "amount": 500, "currency": "usd"}
+    if ours:
+        desk.client.v1.invoice_items.create(item)
+    else:
+        by_hand(vendor, "/v1/invoiceitems", **{**item, "amount": "500"})
+    plan = price(vendor, 9000)
+    desk.lose = lose
+    asked: Any = {"customer": "cus_1", "items": [{"price": plan}], **trial}
+    with pytest.raises(stripe.APIError):
+        desk.client.v1.subscriptions.create(asked)
+    desk.client.v1.subscriptions.create(asked)
+    assert vendor.moved() == (0 if trial else 9500)
+    assert desk.spent() == 9500
