@@ -19,6 +19,11 @@ READY, WAIT = "", "wait"
 FOR_GOOD = ("revoked", "key")
 
 
+def _nobody(worker: str) -> tuple[str, ...]:
+    """Return that a worker runs within no task."""
+    return ()
+
+
 def _always_due(task_id: str, worker: str | None) -> bool | None:
     """Return that a batch's member is due: nobody knows better."""
     return True
@@ -31,6 +36,8 @@ class Gate(Memory):
         super().__init__()
         #: Whether nothing but the gate keeps a task from a worker; None: it cannot come back.
         self.due: Callable[[str, str | None], bool | None] = _always_due
+        #: The tasks within which a worker runs: they wait for it.
+        self.within: Callable[[str], tuple[str, ...]] = _nobody
 
     def verdict(self, task_id: str, worker: str | None = None) -> str:
         """Return READY, WAIT, or the reason for which the task is blocked."""
@@ -49,6 +56,8 @@ class Gate(Memory):
             here = self._in(run, entry)
             if here == READY:
                 return READY
+            if here == WAIT and worker is not None and self._waits_for_itself(run, entry, worker):
+                here = "within"
             if not found or here == WAIT:
                 found = here
         return found
@@ -191,6 +200,14 @@ class Gate(Memory):
             need > pot.remaining - pot.counted for pot, need in self._needs(run, entry)
         )
         return WAIT if waits else READY
+
+    def _waits_for_itself(self, run: RunFigures, entry: Entry, worker: str) -> bool:
+        """Return whether what a task waits for is set aside for the tasks within which its worker runs."""
+        above = [self.entries[task_id] for task_id in self.within(worker) if task_id in self.entries]
+        return bool(above) and any(
+            need > pot.remaining - sum(each.counted for each in above if pot in each.counted_in)
+            for pot, need in self._needs(run, entry)
+        )
 
     def lacking(self, run: RunFigures, entry: Entry) -> Pot | None:
         """Return the budget that cannot pay for a task, whatever running tasks give back; None: all can."""

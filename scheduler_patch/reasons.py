@@ -41,6 +41,11 @@ def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, st
             "a batch that was attempted comes back with all its members, and not all of them are due",
             "submit the others again",
         )
+    if code == "within":
+        return (
+            "what remains is set aside for the task within which its worker runs",
+            f"let that task's max_cost_usd leave room for it; {top_up}",
+        )
     if code == "refused":
         return "its last attempt was blocked, and nothing has changed since", f"its calls say why; {top_up}"
     if code == "revoked":

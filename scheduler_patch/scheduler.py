@@ -66,7 +66,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def equip(self) -> None:
         """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
         self.gate, self.begun = Gate(), time.time()
-        self.gate.due = self._due
+        self.gate.due, self.gate.within = self._due, self._within
         self.on_scheduled = _nobody
         self._state = watched(self._state, self.gate, self._has_chosen, self._dispatching)
         membership.load(self)
@@ -176,6 +176,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         task = self._state.get_task(task_id)
         schedulable = task is not None and bool(super()._schedulable(task))
         return batches.is_due(self, task_id, worker, schedulable=schedulable)
+
+    def _within(self, worker: str) -> tuple[str, ...]:
+        said = self._state.get_worker(worker).info.get("spendguard_within")
+        return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list) else ()
 
     def _has_chosen(self) -> None:
         dispatch = self._dispatch

@@ -68,7 +68,13 @@ _LEFT = _Outside()
 #: What a worker puts into its environment, and its children find in theirs.
 MARK = "SPENDGUARD_PIPELINE"
 
+#: Where a task's programs find the tasks within which they run, outermost first.
+WITHIN = "SPENDGUARD_WITHIN"
+
 _current: ContextVar[Attempt | _Outside | None] = ContextVar("spendguard_attempt", default=None)
+#: The tasks whose attempts this process, and this thread, were begun in.
+_begun_within = tuple(os.environ.get(WITHIN, "").split())
+_within: ContextVar[tuple[str, ...]] = ContextVar("spendguard_within", default=())
 _active: dict[str, Attempt] = {}
 _known_keys: set[str] = set()
 _workers = 0
@@ -137,13 +143,29 @@ def running(attempt: Attempt) -> Iterator[None]:
     with _lock:
         _active[attempt.claim_id] = attempt
         _known_keys.add(attempt.key)
-    token = _current.set(attempt)
+        _tell_programs()
+    token, above = _current.set(attempt), _within.set((*_within.get(), attempt.task_id))
     try:
         yield
     finally:
+        _within.reset(above)
         _current.reset(token)
         with _lock:
             _active.pop(attempt.claim_id, None)
+            _tell_programs()
+
+
+def _tell_programs() -> None:
+    os.environ[WITHIN] = " ".join((*_begun_within, *(attempt.task_id for attempt in _active.values())))
+    if not os.environ[WITHIN]:
+        del os.environ[WITHIN]
+
+
+def within() -> tuple[str, ...]:
+    """Return the tasks that cannot end before what this thread does has ended: it was begun within them."""
+    owner = _owner()
+    own = (owner.task_id,) if isinstance(owner, Attempt) else ()
+    return tuple(dict.fromkeys((*_begun_within, *_within.get(), *own)))
 
 
 def all_running() -> list[Attempt]:
