@@ -5,11 +5,14 @@ from __future__ import annotations
 from asyncio import Future
 from typing import Any
 
+from tornado.http1connection import HTTP1Connection
 from tornado.web import RequestHandler, stream_request_body
 
 #: A refused request's body of so many bytes is read and dropped: many a client reads no answer before it has
 #: sent all. With a longer one the connection is closed.
 DRAINED = 32 << 20
+#: Seconds in which a whole body has to come: what is held for it is not held for a client that is no more.
+BODY_S = 300.0
 
 
 @stream_request_body
@@ -57,6 +60,9 @@ class Receiving(RequestHandler):
 
     async def prepare(self) -> None:
         """Admit the request, or answer; tornado reads nothing of its body before this is done."""
+        connection = self.request.connection
+        if isinstance(connection, HTTP1Connection):
+            connection.set_body_timeout(BODY_S)
         try:
             await self.admit()
         except Exception as error:

@@ -30,6 +30,8 @@ from luigi_spendguard.vendors import Reply, Request
 CONNECT_S = 10.0
 #: A longer reply is not read: the call is in doubt.
 MAX_REPLY = 32 << 20
+#: One in more parts (chunks) is not either: each takes its time, however short it is.
+MAX_PARTS = 50_000
 #: The most bytes of a reply's head, or of a chunk's size, and those that leave with the first byte.
 _MAX_HEAD, _FIRST = 1 << 16, 1 << 16
 
@@ -314,9 +316,9 @@ def _exchanged(
             head = event
         elif isinstance(event, h11.Data):
             size += len(event.data)
-            if size > MAX_REPLY:
-                raise _Refused("the reply is too long")
             parts.append(bytes(event.data))
+            if size > MAX_REPLY or len(parts) > MAX_PARTS:
+                raise _Refused("the reply is too long")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             break
         elif not isinstance(event, h11.InformationalResponse):

@@ -44,8 +44,6 @@ T = TypeVar("T")
 CALLS_OF_A_KEY, CALLS = 32, CONNECTIONS - 16
 #: Threads in which long requests and replies are read; a key has one of them.
 THREADS = 8
-#: Bytes of requests' bodies that are held at once, of one key and of all.
-BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
 #: A longer reply, in bytes, is searched in such a thread.
 LONG_REPLY = 1 << 16
 #: Why a call is not made.
@@ -64,7 +62,6 @@ class Gateway:
         self.office = office
         #: No new call is taken any more.
         self.draining = False
-        self.bytes = Shares(BYTES_OF_A_KEY, BYTES)
         self.calls = Shares(CALLS_OF_A_KEY, CALLS)
         self._replies = Replies()
         self._thinking = Shares(1, THREADS)

@@ -16,8 +16,8 @@ from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.messages import BadMessage
 from luigi_spendguard.money import BadAmount
-from luigi_spendguard.receiving import Receiving
 from scheduler_patch.auth import Refused, check, wrong
+from scheduler_patch.bounded import Bounded
 from scheduler_patch.office import Office
 
 logger = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ class Created(NamedTuple):
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{,]', re.DOTALL)
 
 
-class Handler(Receiving):
+class Handler(Bounded):
     """Authenticates, decodes, calls one function and encodes its answer or its error."""
 
     def initialize(self, **settings: Any) -> None:
@@ -57,7 +57,7 @@ class Handler(Receiving):
         self._office: Office = settings["office"]
         self._methods: Mapping[str, tuple[str, Act]] = settings["methods"]
         self._wrap: bool = settings["wrap"]
-        self._key = ""
+        self._key, self._serving = "", False
 
     async def admit(self) -> None:
         """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""
@@ -70,8 +70,11 @@ class Handler(Receiving):
         self.limit = limit_of(who)
         if (self.declared or 0) > self.limit:
             raise self._too_large()
+        if who == "key":
+            await self.hold(self._office.bodies, self._key)
 
     async def _serve(self, *path: str) -> None:
+        self._serving = True
         if self.refusal is not None:
             self.end_refused(self.refusal)
             return
@@ -106,6 +109,12 @@ class Handler(Receiving):
     def _request_summary(self) -> str:
         # A key may be revoked by itself, in the path; Luigi's access log is none of the places to keep it.
         return re.sub(r"vault_key_[^/? ]*", "vault_key_…", super()._request_summary())
+
+    def on_connection_close(self) -> None:
+        """Keep nothing of a client that has gone before it has asked."""
+        super().on_connection_close()
+        if not self._serving:
+            self.on_finish()
 
     def _method_not_allowed(self) -> Refused:
         self.set_header("Allow", ", ".join(self._methods))

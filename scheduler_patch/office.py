@@ -33,6 +33,7 @@ from scheduler_patch.access import Access
 from scheduler_patch.entries import Entry, RunFigures
 from scheduler_patch.queues import Queue
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.shares import BYTES, BYTES_OF_A_KEY, Shares
 
 logger = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ class Office(Access):
         super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
         self._queue = Queue()
+        #: What vault keys hold of requests' bodies, in bytes.
+        self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
         self.saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast
         scheduler.gate.on_shared = self.share

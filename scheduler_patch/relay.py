@@ -7,16 +7,15 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.half_closed import has_ended
-from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.messages import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
 from luigi_spendguard.peers import Refused
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.auth import check_origin, check_peer, wrong
+from scheduler_patch.bounded import Bounded
 from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway
 from scheduler_patch.replies import Room
-from scheduler_patch.shares import TooMany
 
 logger = logging.getLogger(__name__)
 
@@ -26,13 +25,11 @@ _TOO_MANY = (
 )
 
 
-class Relay(Relaying):
+class Relay(Bounded, Relaying):
     """Relays one call of one vendor."""
 
     marks = {RELAYED: "1"}
     _key = ""
-    #: Bytes that are held for its body.
-    _room = 0
     _reply_room: Room | None = None
     _closed = False
 
@@ -54,14 +51,7 @@ class Relay(Relaying):
             raise denial("ledger_unavailable", ENDING)
         path = self._rest(asked).partition("?")[0]
         await self._gateway.admit(self.vendor, asked.method, path, self._key)
-        length = self.declared
-        room = self.limit if length is None else min(length, self.limit)
-        if room:
-            try:
-                await self._gateway.bytes.take(key_hash(self._key), room)
-            except TooMany:
-                raise Refused(503, "busy", "too many bodies of this vault key wait already") from None
-            self._room = room
+        await self.hold(self._gateway.office.bodies, self._key)
 
     def _rest(self, asked: Request) -> str:
         return asked.url[len(self.vendor.name) + 1 :]
@@ -102,13 +92,6 @@ class Relay(Relaying):
         stream = getattr(self.request.connection, "stream", None)
         if stream is not None:
             stream.close()
-
-    def on_finish(self) -> None:
-        """Make room for another body: this one is not kept while a slow client takes the reply."""
-        self.forget()
-        room, self._room = self._room, 0
-        if room:
-            self._gateway.bytes.give_back(key_hash(self._key), room)
 
     def on_connection_close(self) -> None:
         """Take note that the client has gone; a call that has begun is lived to its end."""

@@ -28,7 +28,7 @@ from scheduler_patch.prices import correct_prices
 from scheduler_patch.relay import relay_routes
 from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler, adopt
-from scheduler_patch.serving import drain_with_luigid, tls, with_tls
+from scheduler_patch.serving import allow_connections, drain_with_luigid, tls, with_tls
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ def app(scheduler: Any) -> Any:
     settings = config.load(as_luigid=True)
     for text in settings.passed_over:
         logger.warning("%s", text)
+    allow_connections()
     office = Office(settings, adopt(scheduler))
     atexit.register(office.close)
     if settings.worker_token is not None and settings.caps.day is None:

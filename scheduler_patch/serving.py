@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
 import ssl
@@ -18,7 +19,24 @@ from scheduler_patch.gateway import Gateway
 
 logger = logging.getLogger(__name__)
 
+#: Files and connections that are asked for.
+MOST_FILES = 65_536
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def allow_connections() -> None:
+    """Let this process have as many files and connections open as the system lets it ask for: the usual 1,024
+    are used up by one client's waiting calls, and then nobody else is let in.
+    """
+    try:
+        import resource
+    except ImportError:  # Not on Windows.
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def tls(settings: Settings) -> ssl.SSLContext | None:

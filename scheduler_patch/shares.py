@@ -16,6 +16,10 @@ _KEPT_FREE = 4
 LONGEST_QUEUE = 1000
 
 
+#: Bytes of requests' bodies that are held at once, of one key and of all.
+BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
+
+
 class TooMany(Exception):
     """So many wait for this key already that another one is refused."""
 

@@ -21,7 +21,7 @@ from scheduler_patch.prices import correct_prices
 from scheduler_patch.relay import relay_routes
 from scheduler_patch.reload import on_hangup
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.serving import drain_on_signals, tls
+from scheduler_patch.serving import allow_connections, drain_on_signals, tls
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +33,7 @@ def run(settings: Settings, address: str, port: int) -> None:
     """Serve until a signal ends it. Raises ConfigError, LedgerUnavailable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
     discretion.install()
+    allow_connections()
     office = Office(settings, BudgetScheduler())
     if not office.relayed_vendors:
         raise ConfigError(

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import re
+import resource
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_sockets
+from tornado.web import Application
 
+from luigi_spendguard import receiving
 from luigi_spendguard.relaying import MAX_BODY
+from luigi_spendguard.vendors import Reply as VendorsReply
+from luigi_spendguard.vendors import Request
+from scheduler_patch.api import routes
+from scheduler_patch.handler import MAX_REQUEST
+from scheduler_patch.relay import relay_routes
+from scheduler_patch.shares import BYTES_OF_A_KEY
 from scheduler_patch.throttle import LIMIT
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_vault_keys import charge, issued
 from tests.support.asking import ADMIN, ASK, WORKER, WRONG, send
 from tests.support.site import Site
+from tests.unit.test_gateway_shares import Played
+from tests.unit.test_gateway_shares import run as play
 
 MADE_UP = "vault_key_" + "m4de-up_" * 5
 #: How much more memory luigid may take for strangers' bodies together, in KiB.
@@ -134,3 +148,63 @@ def test_long_bodies_of_one_key_leave_room_for_anothers(gateway: Site) -> None:
         assert most_kib(gateway) - before < (2 * MAX_BODY >> 10) + 2 * ROOM_KIB
     again = raw(gateway, "POST", "/stripe/v1/files", body, **(upload | {"Authorization": f"Bearer {busy}"}))
     assert again[0] != 503  # All was given back.
+
+
+def test_what_one_key_says_to_an_rpc_leaves_memory_too(gateway: Site) -> None:
+    key = issued(gateway)["vault_key"]
+    before = most_kib(gateway)
+    with ExitStack() as stack:
+        head = "POST /api/spend_reserve HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        head += f"Authorization: Bearer {key}\r\nContent-Length: {MAX_REQUEST}\r\n\r\n"
+        for _ in range(40):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
+            one.sendall(head.encode())
+            one.setblocking(False)
+            for _ in range(3):
+                with suppress(BlockingIOError):
+                    one.send(b"x" * (1 << 20))
+                assert send(gateway, "GET", "/status").status == 200
+        assert most_kib(gateway) - before < (BYTES_OF_A_KEY >> 10) + ROOM_KIB
+    assert send(gateway, "POST", "/api/spend_reserve", ASK | {"call_id": "c"}, key).status == 403
+
+
+@pytest.mark.parametrize("path", ["/stripe/v1/files", "/api/spend_reserve"])
+def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str
+) -> None:
+    """Its client may be no more: what is held for it is another's again."""
+    monkeypatch.setattr(receiving, "BODY_S", 0.3)
+
+    async def answer(request: Request) -> VendorsReply:
+        return VendorsReply(200, {}, b"{}")
+
+    async def live(played: Played) -> None:
+        office = played.office
+        app = Application([*relay_routes(played.gateway), *routes(office)])
+        server = HTTPServer(app)
+        sockets = bind_sockets(0, "127.0.0.1")
+        server.add_sockets(sockets)
+        reader, writer = await asyncio.open_connection(*sockets[0].getsockname())
+        head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
+        head += f"Authorization: Bearer {await played.key()}\r\nContent-Length: 100000\r\n\r\nx"
+        writer.write(head.encode())
+        await played.until(lambda: bool(office.bodies._held))
+        assert await reader.read() == b""
+        assert office.bodies._held == {}
+        writer.close()
+        server.stop()
+
+    play(tmp_path, answer, live)
+
+
+def test_as_many_connections_as_the_system_allows_are_taken(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (256, hard))
+    try:
+        site = Site(tmp_path / "site")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    with site, ExitStack() as stack:
+        for _ in range(min(400, hard - 100)):
+            stack.enter_context(socket.create_connection(("127.0.0.1", site.port), timeout=10))
+        assert send(site, "GET", "/status").status == 200

@@ -15,6 +15,7 @@ from luigi_spendguard import certificates, destination, transport
 from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.idle import Idle
 from luigi_spendguard.proxy.upstream import Upstream, _done
+from luigi_spendguard.transport import MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.replies import Replies
 from scheduler_patch.upstream import Upstream as LoopUpstream
@@ -322,3 +323,39 @@ def test_which_proxy_is_for_which_address(
     found = destination.destination(url).proxy
     assert (found and (found.host, found.port)) == expected
     assert destination.destination(url, straight=True).proxy is None
+
+
+@pytest.mark.parametrize(("parts", "whole"), [(MAX_PARTS, True), (MAX_PARTS + 1, False)])
+def test_a_reply_in_very_many_crumbs_is_not_read(send: Send, parts: int, whole: bool) -> None:
+    crumbs = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + b"1\r\nx\r\n" * parts + b"0\r\n\r\n"
+    with RawVendor(lambda number, body: crumbs) as vendor:
+        [found] = send(post(vendor.url), timeout_s=60)
+    assert len(vendor.bodies) == 1
+    if whole:
+        assert found.body == b"x" * parts
+    else:
+        assert isinstance(found, ConnectionError)
+
+
+def test_a_vendor_that_is_fast_does_not_keep_the_loop() -> None:
+    """Every part of a reply lets others go on: counted, by one who goes on whenever it can."""
+    turns = 0
+
+    async def program(url: str) -> None:
+        async def other() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.ensure_future(other())
+        upstream = LoopUpstream()
+        room = Replies().room("key", lambda: None)
+        reply = await upstream.send(Request("GET", url, {}), time.monotonic() + 60, 60, room)
+        assert len(reply.body) == 24 << 20
+        task.cancel()
+        await upstream.close()
+
+    with RawVendor(lambda number, body: answer(200, "x" * ((24 << 20) - 2))) as vendor:
+        asyncio.run(program(f"{vendor.url}/"))
+    assert turns >= (24 << 20) >> 16
