@@ -40,6 +40,7 @@ _KINDS = {
     "api-keys": ("api_key", "name"),
     "broadcasts": ("broadcast", "from"),
     "topics": ("topic", "name"),
+    "suppressions": ("suppression", "email"),
 }
 
 
@@ -116,6 +117,14 @@ class Resend(fake_server.Vendor):
             return None
 
     def execute(self) -> Answer:
+        """Execute; whom a scheduled broadcast goes to is decided when it is sent, by what is then so."""
+        answer = self._executed()
+        for entry in mails.SENT:
+            if entry["kind"] == "broadcast" and entry["scheduled"]:
+                entry["recipients"] = _people(OBJECTS[entry["id"]])
+        return answer
+
+    def _executed(self) -> Answer:
         method, said = self.request.method or "", self._body()
         parts = [unquote(part) for part in self.request.path.strip("/").split("/")]
         query = {name: self.get_query_argument(name) for name in self.request.query_arguments}
@@ -133,7 +142,26 @@ class Resend(fake_server.Vendor):
             return self._collection(method, parts[2:], said | {"segments": [parts[1]]}, query)
         if parts[0] == "broadcasts" and parts[2:] and method == "POST":
             return self._broadcast(parts[1], parts[2:], said)
+        if parts[0] in ("contacts", "suppressions") and parts[1:]:
+            self._reachable(method, parts, said)
+            if parts[0] == "suppressions" or parts[2:]:
+                return 200, {"id": parts[1]}
         return self._collection(method, parts, said, query)
+
+    def _reachable(self, method: str, parts: list[str], said: dict[str, Any]) -> None:
+        """Let a contact be in a segment, subscribe to a topic, or be suppressed no more."""
+        if parts[0] == "suppressions":
+            for gone in [parts[1], *said.get("ids", [])]:
+                OBJECTS.pop(gone, None)
+            return
+        contact = next(
+            (o for o in OBJECTS.values() if o["object"] == "contact" and parts[1] in _names(o)), {}
+        )
+        if parts[2:3] == ["segments"] and method == "POST":
+            contact["segments"] = [*contact["segments"], parts[3]]
+        elif parts[2:] == ["topics"]:
+            wanted = {one["id"] for one in said["topics"] if one["subscription"] == "opt_in"}
+            contact["opted_out"] = [one for one in contact.get("opted_out", []) if one not in wanted]
 
     def _key(self) -> str | None:
         return self.request.headers.get("Idempotency-Key")
@@ -214,14 +242,28 @@ class Resend(fake_server.Vendor):
 
     def _send(self, broadcast: dict[str, Any], said: dict[str, Any]) -> None:
         """Mail everybody in the segment."""
-        segment = broadcast["segment_id"]
-        contacts = [o for o in OBJECTS.values() if o["object"] == "contact" and segment in o["segments"]]
-        size = OPTIONS["segments"].get(segment, OPTIONS["segment_size"])
-        people = [contact["email"] for contact in contacts]
         at = mails.planned(said)
         broadcast["status"] = "scheduled" if at else "sent"
-        everybody = people or [f"contact-{i}@{segment}.example" for i in range(size)]
-        note("broadcast", broadcast["id"], everybody, self._key(), scheduled=at is not None)
+        note("broadcast", broadcast["id"], _people(broadcast), self._key(), scheduled=at is not None)
+
+
+def _people(broadcast: dict[str, Any]) -> list[str]:
+    """Return whom a broadcast reaches: who is in its segment, has not unsubscribed and is not suppressed."""
+    segment = broadcast["segment_id"]
+    wanted = (OBJECTS.get(segment) or {}).get("filter") or {}
+    every = [o for o in OBJECTS.values() if o["object"] == "contact"]
+    if not any(segment in o["segments"] for o in every) and not wanted:
+        size = OPTIONS["segments"].get(segment, OPTIONS["segment_size"])
+        return [f"contact-{i}@{segment}.example" for i in range(size)]
+    suppressed = {o["email"] for o in OBJECTS.values() if o["object"] == "suppression"}
+    return [
+        o["email"]
+        for o in every
+        if (segment in o["segments"] or (wanted and wanted.items() <= o.get("properties", {}).items()))
+        and not o.get("unsubscribed")
+        and o["email"] not in suppressed
+        and broadcast.get("topic_id") not in o.get("opted_out", [])
+    ]
 
 
 def _names(thing: dict[str, Any]) -> tuple[str, ...]:

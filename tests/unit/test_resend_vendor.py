@@ -187,6 +187,19 @@ def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -
     assert (priced.total_micros, priced.fixed, priced.repeatable) == (5, True, False)
 
 
+@pytest.mark.parametrize(
+    ("path", "less", "more"),
+    [("/contacts/c1", {"unsubscribed": True}, [{"unsubscribed": False}, {"unsubscribed": None},
+                                               {"unsubscribed": "no"}, {"properties": {"a": "b"}}]),
+     ("/contacts/c1/topics", {"topics": [{"id": "t", "subscription": "opt_out"}]},
+      [{"topics": [{"id": "t", "subscription": "opt_out"}, {"id": "u", "subscription": "opt_in"}]}])],
+)  # fmt: skip
+def test_what_may_add_to_a_broadcast_is_not_free(path: str, less: Any, more: list[Any]) -> None:
+    assert quote(asked(path, less, "PATCH")).free
+    for said in more:
+        assert reason(asked(path, said, "PATCH")) == "unpriced"
+
+
 def test_an_operation_that_is_not_known_has_no_price_either() -> None:
     for path, operation in (("/nothing", "nothing.create"), ("/Contacts", "contacts.create")):
         assert reason(asked(path, {}), prices={operation: 5}) == "unpriced"
