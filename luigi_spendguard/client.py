@@ -12,7 +12,7 @@ import os
 import time
 import uuid
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -88,12 +88,13 @@ class LedgerClient:
         said = {"name": name, "run_id": run_id, "request_id": str(uuid.uuid4())}
         self._tell("spend_close_run", said, None)
 
-    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
         """Return what of a worker is blocked and why; see `spend_blocked`. Raises LedgerUnavailable.
 
-        With `wait_s`: when one of its tasks was freed, or after so many seconds.
+        With `wait_s`: when one of its tasks was freed, or after so many seconds. `task_ids`: 500 at the most.
         """
-        return self._post("spend_blocked", {"worker": worker, "wait_s": wait_s}, patience_s=wait_s)
+        said = {"worker": worker, "wait_s": wait_s, "task_ids": list(task_ids)}
+        return self._post("spend_blocked", said, patience_s=wait_s)
 
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""

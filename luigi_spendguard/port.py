@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from luigi_spendguard.messages import Answer, Ask, End
@@ -31,8 +32,10 @@ class LedgerPort(Protocol):
     def close_run(self, name: str, run_id: str | None = None) -> None:
         """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
 
-    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
-        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
+    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
+        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed; and how
+        many of `task_ids` the scheduler does not know.
+        """
 
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run."""

@@ -15,6 +15,8 @@ from luigi_spendguard.membership import GuardState
 
 logger = logging.getLogger(__name__)
 
+#: The most tasks of which the scheduler is asked whether it knows them.
+_ASKED = 500
 #: Reasons for which a run, not a single task, has no room.
 _OF_CAPS = ("cap", "frozen", "day", "family", "vendor")
 
@@ -60,9 +62,29 @@ def _summary_format(set_tasks: Any, worker: Any) -> str:
         return text
     if said["why"]:
         text = "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in lines(said))])
+    if why := _handed_out(said, len(set_tasks["not_run"])):
+        text = "\n".join([text, "", f"No more was handed out: {why}."])
     if said["shadow"]:
         text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in said["shadow"])])
     return text
+
+
+def left(worker: Any) -> list[str]:
+    """Return which of a worker's tasks were left without a reason of Luigi's, as many as may be asked for."""
+    return sorted(task.task_id for task in _stock_summary_dict(worker)["not_run"])[:_ASKED]
+
+
+def _handed_out(said: dict[str, Any], tasks: int) -> str:
+    """Return why tasks were left that are not blocked, and what to do; "" where nothing is known."""
+    if tasks and said["paused"]:
+        return "luigid is paused. Unpause it on its page, then submit the same root again"
+    if said["unknown"]:
+        count = f"{said['unknown']} of the tasks that were left"
+        return (
+            f"luigid does not know {count}: it was started without its state, or has heard nothing of this "
+            "worker for too long. Submit the same root again; what has been paid is not paid again"
+        )
+    return ""
 
 
 def _said(worker: Any) -> dict[str, Any] | None:

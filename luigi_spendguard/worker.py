@@ -62,7 +62,8 @@ class GuardedWorker(luigi.worker.Worker):
             self._guard.end_prices()
             if self._guard.vendor_seen:
                 with quietly("The scheduler does not say what is blocked"):
-                    self._guard.said = self._guard.client().blocked(self._id)
+                    left = summary.left(self)
+                    self._guard.said = self._guard.client().blocked(self._id, task_ids=left)
                     summary.tell(self, self._guard.said)
             if not hasattr(self, "_keep_alive_thread"):  # Else `__exit__` has the last word.
                 self._let_go()

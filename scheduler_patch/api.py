@@ -62,11 +62,12 @@ async def _close_run(office: Office, call: Call) -> Any:
 
 
 async def _blocked(office: Office, call: Call) -> Any:
-    call.only("worker", "wait_s")
+    call.only("worker", "wait_s", "task_ids")
     wait_s = call.fields.get("wait_s", 0)
     if not isinstance(wait_s, int) or isinstance(wait_s, bool) or not 0 <= wait_s <= 60:
         raise BadMessage("'wait_s' must be a whole number of seconds from 0 to 60")
-    return await operator.blocked(office, call.text("worker"), wait_s)
+    task_ids = call.texts("task_ids", 500) if "task_ids" in call.fields else []
+    return await operator.blocked(office, call.text("worker"), wait_s, task_ids)
 
 
 async def _acknowledge(office: Office, call: Call) -> Any:
@@ -76,12 +77,7 @@ async def _acknowledge(office: Office, call: Call) -> Any:
 
 async def _due_prices(office: Office, call: Call) -> Any:
     call.only("vendors")
-    vendors = call.fields.get("vendors")
-    if not isinstance(vendors, list) or len(vendors) > 100:
-        raise BadMessage("'vendors' must be a list of 100 names at the most")
-    if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in vendors):
-        raise BadMessage("'vendors' must be names")
-    return {"due": await office.due_prices(vendors, relayed_too=False)}
+    return {"due": await office.due_prices(call.texts("vendors", 100), relayed_too=False)}
 
 
 async def _correct(office: Office, call: Call) -> Any:

@@ -194,6 +194,15 @@ class Call:
             raise BadMessage(f"{name!r} must be a text of 1 to {limit} characters")
         return value
 
+    def texts(self, name: str, most: int) -> list[str]:
+        """Return a list of texts. Raises BadMessage."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise BadMessage(f"{name!r} must be a list of {most} texts at the most")
+        if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in value):
+            raise BadMessage(f"{name!r} must be texts of 1 to 1000 characters")
+        return value
+
     def optional(self, name: str) -> str | None:
         """Return a text field, None when it is missing or null. Raises BadMessage."""
         return None if self.fields.get(name) is None else self.text(name)

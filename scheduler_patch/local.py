@@ -13,7 +13,7 @@ import os
 import threading
 import time
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
@@ -189,9 +189,9 @@ class LocalPort:
             lambda: self._do(lambda office: office.close_run(name, run_id, request_id)),
         )
 
-    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda office: operator.blocked(office, worker, wait_s))
+        return self._do(lambda office: operator.blocked(office, worker, wait_s, task_ids))
 
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run."""

@@ -96,7 +96,10 @@ BODIES: Mapping[str, Schema] = {
         "name", name={**TEXT, "maxLength": 255}, run_id={**TEXT, "nullable": True},
         request_id={**TEXT, "nullable": True},
     ),
-    "spend_blocked": shape("worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60}),
+    "spend_blocked": shape(
+        "worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60},
+        task_ids={"type": "array", "items": TEXT, "maxItems": 500},
+    ),
     "spend_acknowledge": shape("worker run_id", worker=TEXT, run_id=TEXT),
     "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT, "maxItems": 100}),
     "spend_correct": shape(

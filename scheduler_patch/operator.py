@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
@@ -88,10 +88,11 @@ async def resolve(office: Office, call_id: str, said: Resolution, request_id: st
     return {**reading.show_call(row), "run_state": found.run["state"]}
 
 
-async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
+async def blocked(office: Office, worker: str, wait_s: float, task_ids: Iterable[str] = ()) -> dict[str, Any]:
     """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
 
-    Where nothing is blocked or waiting there is nothing to wait for.
+    Where nothing is blocked or waiting there is nothing to wait for. Of `task_ids` it is said how many of
+    them nobody has scheduled here.
     """
     gate, scheduler = office.gate, office.scheduler
     why = scheduler.blocked(worker)
@@ -104,17 +105,20 @@ async def blocked(office: Office, worker: str, wait_s: float) -> dict[str, Any]:
     groups: dict[Reason, list[str]] = {}
     for task_id, reason in why.items():
         groups.setdefault(reason, []).append(task_id)
+    paused = scheduler.is_paused()["paused"]
     return {
         "blocked": sum(reason.code not in FOR_GOOD for reason in why.values()),
         # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
         "ready": 0
-        if scheduler.is_paused()["paused"]
+        if paused
         else sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
         "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
         ],
+        "paused": paused,
+        "unknown": sum(not scheduler.knows(task_id) for task_id in task_ids),
         "shadow": [] if wait_s else await _shadow(office, worker, {reason.run_id for reason in groups}),
     }
 

@@ -103,11 +103,7 @@ async def spending(office: Office, call: Call) -> Any:
 async def task_costs(office: Office, call: Call) -> Any:
     """Return which runs tasks belong to, what they have cost in each, and those runs."""
     call.only("task_ids")
-    asked = call.fields.get("task_ids")
-    if not isinstance(asked, list) or len(asked) > _TASKS:
-        raise BadMessage(f"'task_ids' must be a list of {_TASKS} texts at the most")
-    if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in asked):
-        raise BadMessage("'task_ids' must be texts of 1 to 1000 characters")
+    asked = call.texts("task_ids", _TASKS)
     rows = await office.browse(overview.costs, asked) or []
     paid = {(row["task_id"], row["run_id"]) for row in rows}
     for task_id in dict.fromkeys(asked):

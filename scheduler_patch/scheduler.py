@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import luigi.scheduler
-from luigi.task_status import DONE, FAILED, PENDING, RUNNING
+from luigi.task_status import DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.targets import combined
 from scheduler_patch import batches, membership
@@ -327,6 +327,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         return {
             task_id: why for task_id in self.ready(worker) if (why := self.why(task_id, worker)) is not None
         }
+
+    def knows(self, task_id: str) -> bool:
+        """Return whether anybody has scheduled a task; one that others only named as needed is UNKNOWN."""
+        task = self._state.get_task(task_id)
+        return task is not None and task.status != UNKNOWN
 
     def is_running(self, task_id: str, worker: str) -> bool:
         """Return whether the task was dispatched to that worker."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from tests.acceptance.test_shapes import SHAPES
 from tests.support.processes import wait_until
 from tests.support.site import Site
+
+PAUSED = "No more was handed out: luigid is paused. Unpause it on its page, then submit the same root again."
+FORGOTTEN = "No more was handed out: luigid does not know"
 
 
 def test_the_exit_code_is_spend_blocked(site: Site) -> None:
@@ -79,9 +83,48 @@ def test_a_worker_of_a_paused_luigid_ends_as_luigis_own_does(site: Site, on_bloc
     code, out = site.luigi("List", "--n", "2", "--run-id", "r", module=SHAPES)
     assert (code, site.stripe.moved()) == (0, 0)
     assert "not granted run permission" in out
+    assert f"\n{PAUSED}\n" in out
     site.rpc("unpause")
     assert site.luigi("List", "--n", "2", "--run-id", "r", module=SHAPES)[0] == 0
     assert site.stripe.moved() == 200
+
+
+def test_a_waiting_worker_whose_luigid_is_paused_says_so_when_it_is_topped_up(site: Site) -> None:
+    worker = waiting(site)
+    site.rpc("pause")
+    site.call("POST", "/runs/r/top_up", {"usd": "1"})
+    out, _ = worker.communicate(timeout=60)
+    assert (out.count(PAUSED), site.stripe.moved()) == (1, 200), out
+    site.rpc("unpause")
+    site.luigi("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
+    assert site.stripe.moved() == 300
+
+
+def test_a_waiting_worker_whose_luigid_has_forgotten_it_says_so(site: Site) -> None:
+    worker = waiting(site)
+    assert site.luigid is not None
+    site.luigid.kill()
+    (site.folder / "state").unlink(missing_ok=True)
+    site.start()
+    out, _ = worker.communicate(timeout=120)
+    assert out.count(f"{FORGOTTEN} 2 of the tasks that were left") == 1, out
+    assert "Submit the same root again" in out
+    worker = waiting(site)
+    site.call("POST", "/runs/r/top_up", {"usd": "1"})
+    out, _ = worker.communicate(timeout=60)
+    assert "This progress looks :)" in out
+    assert (site.stripe.moved(), FORGOTTEN in out) == (300, False)
+
+
+def waiting(site: Site) -> subprocess.Popen[str]:
+    """Return a worker that waits for a third dollar."""
+    site.configure(spendguard={"on_blocked": "wait"}, core={"rpc_retry_wait": 1})
+    log = site.folder / "luigid.log"
+    worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
+    before = log.read_text().count("spend_blocked")
+    wait_until(lambda: site.stripe.moved() == 200, what="the cap")
+    wait_until(lambda: log.read_text().count("spend_blocked") > before, what="its first question")
+    return worker
 
 
 def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> None:

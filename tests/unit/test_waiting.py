@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ class Scheduler:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
 
-    def blocked(self, worker: str, wait_s: int = 0) -> dict[str, Any]:
+    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
