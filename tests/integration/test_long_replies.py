@@ -26,8 +26,9 @@ CHARGE = b"amount=100&currency=usd&customer=cus_%d&confirm=true&payment_method=p
 PADDING = "x" * (MAX_REPLY - 1000)
 #: So many calls of one key would hold far more than it may.
 MANY = 12
-#: What luigid may take for one key's replies: what is held, copies of one, and what is not counted.
-ROOM_KIB = (REPLIES_OF_A_KEY + 2 * MAX_REPLY + (MANY << 20)) >> 10
+#: What luigid may take for one key's replies: what is held, and copies while they are handed on. All of them
+#: are 384 MiB.
+ROOM_KIB = 2 * (REPLIES_OF_A_KEY + MAX_REPLY) >> 10
 
 
 def intent(**more: Any) -> dict[str, Any]:
