@@ -16,6 +16,7 @@ from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.messages import BadMessage
 from luigi_spendguard.money import BadAmount
+from luigi_spendguard.vendors.bodies import named
 from scheduler_patch.auth import Refused, check, wrong
 from scheduler_patch.bounded import Bounded
 from scheduler_patch.office import Office
@@ -128,9 +129,9 @@ class Handler(Bounded):
             raise self._too_large()
         if not (body := self.body):
             return {}
-        kind = self.request.headers.get("Content-Type", "").split(";")[0].strip()
-        if kind != "application/json":
-            raise Refused(415, "unsupported_media_type", "send application/json")
+        if named(self.request.headers.get("Content-Type", "")) != "application/json":
+            what = "send JSON in UTF-8: Content-Type application/json, with charset=utf-8 or without"
+            raise Refused(415, "unsupported_media_type", what)
         if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
             raise Refused(400, "bad_request", f"the body has more than {MAX_TOKENS} values and names")
         try:

@@ -190,7 +190,7 @@ def _operation(method: str, path: str, who: str, most: int) -> Schema:
     if body is not None:
         needed = bool(body.get("required") or body.get("oneOf"))
         found["requestBody"] = {
-            "description": f"At most {most} bytes in all: more is refused with 413.",
+            "description": f"In UTF-8, at most {most} bytes in all: more is refused with 413.",
             "required": needed,
             "content": {"application/json": {"schema": body}},
         }

@@ -207,8 +207,14 @@ def json_body(request: Request) -> Any:
         raise _unread(f"the body cannot be priced: {why}") from None
 
 
-#: What the two content types may say besides.
+#: What a content type may say besides.
 _CHARSET = re.compile(r'\s*;\s*charset=("?)utf-8\1\s*', re.IGNORECASE)
+
+
+def named(content_type: str) -> str | None:
+    """Return the media type that a Content-Type names; None where it says more than that it is in UTF-8."""
+    kind, mark, more = content_type.partition(";")
+    return None if mark and not _CHARSET.fullmatch(mark + more) else kind.strip().lower()
 
 
 def is_json(request: Request) -> bool:
@@ -220,10 +226,11 @@ def is_json(request: Request) -> bool:
 def media_type(request: Request) -> str:
     """Return a body's media type. Raises SpendDenied (`unpriced`): in other signs it says something else."""
     given = request.headers.get("content-type", "")
-    kind, mark, more = given.partition(";")
-    if mark and not _CHARSET.fullmatch(mark + more):
-        raise _unread(f"a body with {more.strip()[:60]!r} cannot be priced: send it as UTF-8")
-    return kind.strip().lower()
+    kind = named(given)
+    if kind is None:
+        more = given.partition(";")[2].strip()
+        raise _unread(f"a body with {more[:60]!r} cannot be priced: send it as UTF-8")
+    return kind
 
 
 def _type(kind: str) -> str:

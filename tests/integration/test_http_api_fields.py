@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.asking import ADMIN, ROUTES, Case, books, guarded_site, send
+from tests.support.asking import ADMIN, ROUTES, WORKER, Case, admin, books, guarded_site, send
 from tests.support.site import Site
 
 
@@ -70,7 +70,36 @@ class TestStrictFields:
         assert case.top_up(raw).is_error(status, code)
         assert books(guarded) == before
 
-    @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded"])
+    @pytest.mark.parametrize(
+        "kind",
+        ["utf-16", "utf-16le", "iso-8859-1", "utf8", "utf-7", '"utf-16"', "utf-8; charset=utf-16", "",
+         "utf-8; version=1", "utf-8,application/json", "'utf-8'", "utf-8;"],
+    )  # fmt: skip
+    def test_a_body_that_says_of_itself_that_it_is_no_utf_8_is_415(self, guarded: Site, kind: str) -> None:
+        case = Case(guarded)
+        before = books(guarded)
+        for name in ("charset", "Charset"):
+            said = {"Content-Type": f"application/json; {name}={kind}"}
+            assert case.top_up({"usd": "5"}, **said).is_error(415, "unsupported_media_type")
+            issues = send(guarded, "POST", "/vault/keys", {"vendor": "stripe"}, WORKER, **said)
+            assert issues.is_error(415, "unsupported_media_type")
+        assert books(guarded) == before
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["application/json", "application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"',
+         "application/json ; Charset=UTF-8 "],
+    )  # fmt: skip
+    def test_json_in_utf_8_is_read(self, guarded: Site, kind: str) -> None:
+        case = Case(guarded)
+        assert case.top_up({"usd": "5"}, **{"Content-Type": kind}).status == 200
+        assert send(guarded, "GET", f"/runs/{case.run_id}", token=admin(guarded)).json["cap_usd"] == "105.00"
+
+    @pytest.mark.parametrize(
+        "kind",
+        ["text/plain", "application/x-www-form-urlencoded", "", "application/json5", "text/json",
+         "application/vnd.api+json", "application/json, application/json", "application/json text/plain"],
+    )  # fmt: skip
     def test_a_body_that_a_foreign_form_could_send_is_415(self, guarded: Site, kind: str) -> None:
         reply = Case(guarded).top_up({"usd": "5"}, **{"Content-Type": kind})
         assert reply.is_error(415, "unsupported_media_type")
