@@ -71,14 +71,23 @@ class Memory(Counts):
     # Batches.
 
     def combine(self, task_id: str, members: list[str]) -> None:
-        """Let a batch's combined task stand for its members: their run pays, their counts are its own."""
+        """Let a batch's combined task stand for its members: their run pays, their counts are its own.
+
+        It may be one of them (`batch_method=max`), and then is their batch only while it runs.
+        """
         entries = [self.entries[member] for member in members if member in self.entries]
-        if not entries or (task_id in self.entries and self.entries[task_id].counted_in):
+        before = self.entries.get(task_id)
+        one_of_them = before is not None and task_id in members
+        if not entries or (before is not None and before.counted_in and (before.members or not one_of_them)):
             return  # A plain batch, or said twice.
-        first, known = entries[0], [entry.cost for entry in entries if entry.cost is not None]
-        combined = Entry(task_id, first.family, list(first.runs), pinned=first.pinned, members=tuple(members))
-        combined.cost = sum(known) if len(known) == len(entries) else None
-        combined.vendors = tuple(dict.fromkeys(v for entry in entries for v in entry.vendors))
+        first = entries[0]
+        if before is not None and one_of_them:
+            combined = before
+        else:
+            combined = Entry(task_id, first.family, list(first.runs), pinned=first.pinned)
+            combined.cost = self._together_cost(entries)
+            combined.vendors = tuple(dict.fromkeys(v for entry in entries for v in entry.vendors))
+        combined.members = tuple(members)
         self.entries[task_id] = combined
         counted, run = sum(entry.counted for entry in entries), self.run(first.pinned)
         for entry in entries:
@@ -86,6 +95,19 @@ class Memory(Counts):
         self.count(run or self.nobody, combined, counted)
         for member in members:
             self.batches[member] = tuple(members)
+
+    def declared(self, task_id: str) -> int | None:
+        """Return what the members of a running batch say together; None: they do not, or it is none."""
+        entry = self.entries.get(task_id)
+        if entry is None or not entry.members:
+            return None
+        if task_id not in entry.members:
+            return entry.cost
+        return self._together_cost([self.entries[each] for each in entry.members if each in self.entries])
+
+    def _together_cost(self, entries: list[Entry]) -> int | None:
+        known = [entry.cost for entry in entries if entry.cost is not None]
+        return sum(known) if len(known) == len(entries) else None
 
     def pass_on(self, task_id: str, members: Iterable[str]) -> None:
         """Let the members of a batch be held as their combined task was, which is no more."""
@@ -227,7 +249,7 @@ class Memory(Counts):
                 share = -(-cost // (len(entry.members) or 1)) if entry is not None else cost
                 self.entries[each].cost = max(self.entries[each].cost or 0, share)
         if entry is not None:
-            entry.cost, entry.denied = cost, True
+            entry.cost, entry.denied = entry.cost if task_id in entry.members else cost, True
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""
@@ -235,6 +257,8 @@ class Memory(Counts):
         if entry is not None:
             self.release(entry)
             entry.claimed_by = None
+            if task_id in entry.members:  # It is a single task again, whose budget was its batch's.
+                entry.members, entry.left = (), None
 
     def hold(self, task_id: str, scope: str, asked: int, part: str = "") -> None:
         """Block a task until `asked` fits what remains of that budget."""

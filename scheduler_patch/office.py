@@ -89,9 +89,8 @@ class Office(Access):
         entry = self.gate.entries.get(task_id)
         pays = await self._paying(task_id, worker, run_id)
         also = tuple(sorted({run_id for run_id in entry.runs if run_id != pays})) if entry else ()
-        declared = max_cost
-        if entry is not None and entry.members and entry.cost is not None:
-            declared = Micros(entry.cost)  # One budget for a batch: what its members say together.
+        together = self.gate.declared(task_id)  # One budget for a batch: what its members say together.
+        declared = max_cost if together is None else Micros(together)
         request = claims.ClaimRequest(
             claim_id, pays, task_id, family, params, worker, self.scheduler.members_of(task_id), also,
             declared, self.settings.caps.single,

@@ -30,7 +30,8 @@ def _recall(gate: Memory, claim: Row) -> None:
         if claim["held_scope"] == "approval":
             entry.cost = max(entry.cost or 0, claim["held_micros"])
     entry = gate.entries.get(claim["task_id"]) or gate.kept[claim["task_id"]]
-    entry.left, entry.members = claim["left_micros"], members
+    if claim["ended_at"] is None or claim["task_id"] not in members:
+        entry.left, entry.members = claim["left_micros"], members
     if claim["ended_at"] is None:
         _running(gate, entry, claim)
 

@@ -193,7 +193,7 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
             claim_id,
         )
         if outcome == "completed":
-            for task_id in [row["task_id"], *json.loads(row["members"])]:
+            for task_id in dict.fromkeys([row["task_id"], *json.loads(row["members"])]):
                 if task_id:  # A key that was asked for over HTTP has none.
                     count_completion(tx, task_id)
     if outcome == "died":

@@ -247,3 +247,46 @@ class TestBatches:
         code, out = site.luigi("Batches", "--parts", "a,b,c", "--run-id", "r", module=SHAPES)
         assert code == 0, out
         assert charged(site) == {f"batch_{part}": 1 for part in "abc"}
+
+
+class TestBatchesWithTheTaskIdOfAMember:
+    """`batch_method=max`: Luigi's own way to let the newest of several days do the work of all."""
+
+    @pytest.mark.parametrize("lost", [False, True], ids=["luigid-lives", "luigid-is-killed"])
+    @pytest.mark.parametrize("run_id", ["r", ""], ids=["the-same-run", "another-run"])
+    def test_one_that_has_charged_and_died_charges_once_and_again_when_it_is_due(
+        self, site: Site, run_id: str, lost: bool
+    ) -> None:
+        out_folder = site.folder / "out"
+        (out_folder / "die").touch()
+        site.luigi("Days", "--n", "3", "--run-id", "r", module=SHAPES)
+        (out_folder / "die").unlink()
+        if lost:
+            assert site.luigid is not None
+            site.luigid.kill()
+            site.start()
+        else:
+            time.sleep(1.2)  # Luigi's retry_delay
+        code, out = site.luigi("Days", "--n", "3", "--run-id", run_id, module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {"newest": 1}
+        assert (out_folder / "newest-ran").read_text().split() == ["3", "3"]
+        code, out = site.luigi("Days", "--n", "5", "--run-id", run_id, module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {"newest": 2}
+
+    def test_it_has_one_claim_with_all_its_members(self, site: Site) -> None:
+        site.luigi("Days", "--n", "3", module=SHAPES)
+        with sqlite3.connect(site.ledger) as db:
+            claims = db.execute("SELECT members, max_cost_micros FROM claim").fetchall()
+        db.close()
+        assert [(len(members.split(",")), cost) for members, cost in claims] == [(3, 3_000_000)]
+
+    def test_a_top_up_frees_one_that_is_blocked(self, site: Site) -> None:
+        budget = ("--run-id", "r", "--budget-usd", "0.50")
+        site.luigi("Days", "--n", "3", *budget, module=SHAPES)
+        assert charged(site) == {}
+        site.call("POST", "/runs/r/top_up", {"usd": "5"})
+        code, out = site.luigi("Days", "--n", "3", *budget, module=SHAPES)
+        assert code == 0, out
+        assert charged(site) == {"newest": 1}

@@ -136,6 +136,36 @@ class Batched(VendorTask, Output):
             (OUT / f"part-{part}").touch()
 
 
+class Newest(VendorTask, Output):
+    """A batch of days is its newest day, with that task_id; what they all need is paid once."""
+
+    day = luigi.IntParameter(batch_method=max)
+    max_batch_size = 3
+    max_cost_usd = "1"
+
+    def complete(self) -> bool:
+        done = OUT / "newest"
+        return done.exists() and int(done.read_text()) >= self.day
+
+    def run(self) -> None:
+        note("newest-ran", str(self.day))
+        charge("newest")
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        (OUT / "newest").write_text(str(self.day))
+
+
+class Days(luigi.WrapperTask):
+    """A recurring root: due again when its days are."""
+
+    n = luigi.IntParameter()
+    run_id = luigi.Parameter(default="", significant=False)
+    budget_usd = luigi.Parameter(default="", significant=False)
+
+    def requires(self) -> list[luigi.Task]:
+        return [Newest(day) for day in range(1, self.n + 1)]
+
+
 class Batches(luigi.WrapperTask):
     parts = luigi.Parameter()
     run_id = luigi.Parameter(default="", significant=False)
