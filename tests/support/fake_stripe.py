@@ -100,16 +100,20 @@ def payment_intents(method: str, parts: list[str], data: dict[str, str]) -> dict
     if method == "GET":
         return intent
     if verb == "update":
+        if "amount" in data and intent["status"] in ("requires_capture", "succeeded", "canceled"):
+            raise Problem(400, "invalid_request_error", "unexpected_state", f"{intent['status']} already")
         for name in ("amount", "currency", "payment_method", "customer"):
             if name in data:
                 intent[name] = int(data[name]) if name == "amount" else data[name]
     elif verb == "confirm":
         intent["payment_method"] = data.get("payment_method") or intent["payment_method"]
-        if intent["status"] in ("succeeded", "canceled"):
+        if intent["status"] in ("requires_capture", "succeeded", "canceled"):
             raise Problem(400, "invalid_request_error", "unexpected_state", f"{intent['status']} already")
         confirm_intent(intent)
     elif verb == "capture":
         amount = int(data.get("amount_to_capture", intent["amount_capturable"]))
+        if intent["status"] != "requires_capture":
+            raise Problem(400, "invalid_request_error", "unexpected_state", f"{intent['status']} already")
         if amount > intent["amount_capturable"]:
             raise Problem(400, "invalid_request_error", "amount_too_large", "more than capturable")
         intent |= {"status": "succeeded", "amount_received": amount, "amount_capturable": 0}
@@ -147,6 +151,8 @@ def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, An
         raise _missing("charge")
     if method == "POST" and parts[1:] == ["capture"]:
         amount = int(data.get("amount", charge["amount"]))
+        if charge["captured"] or amount > charge["amount"]:
+            raise Problem(400, "invalid_request_error", "charge_already_captured", "or more than it is")
         charge |= {"captured": True, "amount_captured": amount}
         move(charge, amount)
     return charge
@@ -166,6 +172,8 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
             return {**made, "id": new_id("trr"), "object": "transfer_reversal", "amount": amount,
                     "transfer": made["id"]}  # fmt: skip
         if parts[1:] == ["cancel"]:
+            if made["status"] != "pending":
+                raise Problem(400, "invalid_request_error", "unexpected_state", f"{made['status']} already")
             made["status"] = "canceled"
             move(made, -made["amount"])
         return made
