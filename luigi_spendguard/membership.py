@@ -17,6 +17,7 @@ from luigi_spendguard.corrector import Corrector
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.proxy import credentials
 from luigi_spendguard.roots import Root, amount_of
 from luigi_spendguard.waiting import Patience
 
@@ -92,7 +93,7 @@ class GuardState:
     def settings(self) -> config.Settings:
         """Return luigi.cfg's settings, read once. Raises ConfigError."""
         if self._settings is None:
-            self._settings = config.load()
+            self._settings = config.load(environ=credentials.environ())
             for text in self._settings.passed_over:
                 logger.warning("%s", text)
         return self._settings

@@ -20,7 +20,6 @@ from typing import Any
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.outbox import FLUSH_S
 from luigi_spendguard.proxy import context, credentials, interrupt
-from luigi_spendguard.vendors.registry import VENDORS
 
 _stock: Callable[..., dict[str, Any]] | None = None
 #: The block of the attempt that this child belongs to: as long as it lives.
@@ -40,7 +39,7 @@ class _Guard:
     """What a child is sent: its attempt, and the secrets that are hidden from its environment."""
 
     attempt: context.Attempt | None
-    secrets: dict[str, str | None] = field(default_factory=dict, repr=False)
+    hidden: credentials.Hidden = field(repr=False)
 
 
 class _Passage:
@@ -83,22 +82,21 @@ def _guard() -> _Guard:
         attempt = context.current()
     except SpendDenied:  # It cannot be told whose child it is: its calls are denied.
         attempt = None
-    if attempt is None:
-        return _Guard(None)
-    secrets = {name: credentials.secret_of(vendor, attempt.settings) for name, vendor in VENDORS.items()}
-    return _Guard(replace(attempt, client=attempt.client.for_child()), secrets)
+    if attempt is not None:
+        attempt = replace(attempt, client=attempt.client.for_child())
+    return _Guard(attempt, credentials.sent())
 
 
 def enter(sent: bytes) -> None:
     """Begin a child: bind the SDKs here, and let its calls belong to its parent's attempt."""
     from luigi_spendguard import proxy
 
+    guard: _Guard = pickle.loads(sent)  # noqa: S301  # its parent's, by the pipe that it is all made of
+    credentials.given(guard.hidden)
     context.descend()
     proxy.bind()
-    guard: _Guard = pickle.loads(sent)  # noqa: S301  # its parent's, by the pipe that it is all made of
     if guard.attempt is None:
         return
-    credentials.given(guard.secrets)
     _block.enter_context(proxy.attempt_running(guard.attempt))
     interrupt.obedient()
     multiprocessing.util.Finalize(None, _leave, args=(guard.attempt,), exitpriority=10)

@@ -22,6 +22,7 @@ from typing import Any
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.port import LedgerPort
+from luigi_spendguard.proxy import credentials
 from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.redaction import Secret
 
@@ -229,9 +230,10 @@ def worker_running() -> Iterator[None]:
 
 
 def enter_worker() -> None:
-    """Count one more Luigi worker in this process, and mark what it starts."""
+    """Count one more Luigi worker in this process, and mark what it starts, which finds no secret."""
     global _workers, _marked
     with _lock:
+        credentials.worker_runs()
         _workers += 1
         _beacon[0] = 1
         if MARK not in os.environ:
@@ -239,7 +241,7 @@ def enter_worker() -> None:
 
 
 def leave_worker() -> None:
-    """Count one Luigi worker less; the last one takes its mark along."""
+    """Count one Luigi worker less; the last one takes its mark along, and the secrets are there again."""
     global _workers, _marked
     with _lock:
         _workers -= 1
@@ -247,13 +249,16 @@ def leave_worker() -> None:
         if _marked and not _workers:
             os.environ.pop(MARK, None)
             _marked = False
+        if not _workers:
+            credentials.no_worker_runs()
 
 
 def descend() -> None:
-    """Take this process for one that was started within a pipeline."""
+    """Take this process for one that was started within a pipeline: a worker runs here, and never ends."""
     global _descends
     _descends = True
     os.environ[MARK] = "1"
+    enter_worker()
 
 
 def in_pipeline() -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from luigi_spendguard.effects import Call, NotSent
@@ -15,7 +16,7 @@ from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDen
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.sending import attempt_for, send, vendor_of
+from luigi_spendguard.proxy.sending import attempt_for, revealed, send, vendor_of
 from luigi_spendguard.refusals import refusal
 from luigi_spendguard.vendors import Reply, Request, Vendor
 
@@ -64,6 +65,13 @@ def exchange(method: str, url: str, headers: Mapping[str, str]) -> Exchange | No
     except SpendDenied as denied:
         return Exchange(vendor, None, denied)
     return None if attempt is None else Exchange(vendor, attempt)
+
+
+def passing(url: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers of a call that passes, as `sending.revealed`: the same ones to nobody's we know."""
+    plain = _plain(url)
+    vendor = _vendor(plain)
+    return headers if vendor is None else revealed(vendor, plain, headers)
 
 
 def _vendor(url: str) -> Vendor | None:

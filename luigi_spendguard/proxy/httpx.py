@@ -38,7 +38,7 @@ class SpendTransport(httpx.BaseTransport):
         """
         guarded = _binding.guarded(request)
         if guarded is None:
-            return self._inner.handle_request(request)
+            return self._inner.handle_request(_binding.passing(request))
         request.read()
         response: httpx.Response = _binding.response(guarded, request, self._inner)
         return response
@@ -58,7 +58,7 @@ class AsyncSpendTransport(httpx.AsyncBaseTransport):
         """Send one request. Raises as `SpendTransport` does, and PluginError outside asyncio."""
         guarded = _binding.guarded(request)
         if guarded is None:
-            return await self._inner.handle_async_request(request)
+            return await self._inner.handle_async_request(_binding.passing(request))
         await request.aread()
         response: httpx.Response = await _binding.response_aside(guarded, request, self._inner)
         return response

@@ -39,7 +39,7 @@ class SpendTransport(httpx2.BaseTransport):
         """
         guarded = _binding.guarded(request)
         if guarded is None:
-            return self._inner.handle_request(request)
+            return self._inner.handle_request(_binding.passing(request))
         request.read()
         response: httpx2.Response = _binding.response(guarded, request, self._inner)
         return response
@@ -59,7 +59,7 @@ class AsyncSpendTransport(httpx2.AsyncBaseTransport):
         """Send one request. Raises as `SpendTransport` does, and PluginError outside asyncio."""
         guarded = _binding.guarded(request)
         if guarded is None:
-            return await self._inner.handle_async_request(request)
+            return await self._inner.handle_async_request(_binding.passing(request))
         await request.aread()
         response: httpx2.Response = await _binding.response_aside(guarded, request, self._inner)
         return response

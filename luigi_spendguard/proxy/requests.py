@@ -16,10 +16,11 @@ from typing import Any
 import requests
 import urllib3
 from requests.adapters import BaseAdapter, HTTPAdapter
+from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.effects import NotSent
 from luigi_spendguard.proxy.client_options import ClientOptions, proxy_of, retries_of, sends_again
-from luigi_spendguard.proxy.exchanges import exchange
+from luigi_spendguard.proxy.exchanges import exchange, passing
 from luigi_spendguard.vendors import Reply, Request
 
 __all__ = ["SpendAdapter"]
@@ -56,6 +57,10 @@ class SpendAdapter(HTTPAdapter):
         guarded = exchange(method, url, headers)
         if guarded is None:
             own = self._inner.send if self._inner is not None else super().send
+            shown = passing(url, request.headers)
+            if shown is not request.headers:  # On a copy: redirects are followed by the request itself.
+                request = request.copy()
+                request.headers = CaseInsensitiveDict(shown)
             return own(request, stream=stream, timeout=timeout, verify=verify, cert=cert, proxies=proxies)
         asked = Request(method, url, headers, _body(request))
         try:

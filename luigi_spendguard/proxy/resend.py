@@ -21,7 +21,7 @@ from luigi_spendguard.proxy import context, credentials, imports
 from luigi_spendguard.proxy.client_options import ClientOptions, options_of
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.patches import Function, Patches
-from luigi_spendguard.proxy.sending import attempt_for
+from luigi_spendguard.proxy.sending import attempt_for, revealed
 from luigi_spendguard.vendors.resend import VENDOR
 
 _WORKS_WITH = "luigi_spendguard works with resend 2, from 2.52 on"
@@ -76,7 +76,7 @@ def _put_back(last: bool) -> None:
 def _replaceable(key: str | None, attempt: Attempt) -> bool:
     if key is None or context.is_vault_key(key):
         return True
-    return key == credentials.secret_of(VENDOR, attempt.settings)
+    return credentials.stands_for(key) == credentials.secret_of(VENDOR, attempt.settings)
 
 
 class _Answering(ModuleType):
@@ -153,11 +153,23 @@ def _sending_by(client: Any) -> Iterator[None]:
         _ours.reset(token)
 
 
+class _Passing:
+    """The HTTP client of a call that passes: the pipeline's own, synchronous or not."""
+
+    def __init__(self, own: Any) -> None:
+        self._own = own
+
+    def request(self, method: str, url: str, headers: Any, **more: Any) -> Any:
+        """Send by it, with the secret where a stand-in for it is shown."""
+        return self._own.request(method=method, url=url, headers=revealed(VENDOR, url, headers), **more)
+
+
 def _guarded(original: Function) -> Function:
     def make_request(self: Any, url: str) -> Any:
         attempt = _attempt(self, url)
         if attempt is None:
-            return original(self, url)
+            with _sending_by(_Passing(vars(sys.modules["resend"]).get(_CLIENT))):
+                return original(self, url)
         from luigi_spendguard.proxy.resend_client import GuardedClient, brought_out
 
         try:
@@ -174,7 +186,8 @@ def _guarded_async(original: Function) -> Function:
     async def make_request(self: Any, url: str) -> Any:
         attempt = _attempt(self, url)
         if attempt is None:
-            return await original(self, url)
+            with _sending_by(_Passing(vars(sys.modules["resend"]).get(_ASYNC_CLIENT))):
+                return await original(self, url)
         from luigi_spendguard.proxy.resend_client import GuardedAsyncClient, brought_out
 
         try:

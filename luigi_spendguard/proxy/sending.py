@@ -5,10 +5,13 @@ Every binding of this package asks `attempt_for` whether a call is a vendor task
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
+from typing import Any
 from urllib.parse import urlsplit
 
+from luigi_spendguard import config
 from luigi_spendguard.effects import Call, NotSent
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard import Guard
@@ -46,27 +49,59 @@ def vendor_of(url: str, attempt: Attempt | None = None) -> Vendor | None:
 
 
 def attempt_for(vendor: Vendor, method: str, url: str, headers: Mapping[str, str]) -> Attempt | None:
-    """Return the attempt that a call belongs to; None for one that passes unguarded, as its SDK made it.
+    """Return the attempt that a call belongs to; None for one that passes unguarded: see `revealed`.
 
-    Raises SpendDenied (`scope`) for a call that could spend and belongs to no vendor task.
+    Raises SpendDenied (`scope`) for a call that could spend and belongs to no vendor task, and for one that
+    shows what stands in this process's environment in place of a secret.
     """
     attempt = context.current()
     if attempt is not None:
         return attempt
     request = Request(method.upper(), url, {name.lower(): str(value) for name, value in headers.items()})
-    if vendor.only_reads(request) or _guarded_elsewhere(vendor, request) or not context.in_pipeline():
-        return None
-    raise denial(
-        "scope",
-        f"a call to {vendor.name} that could spend was made outside any vendor task: move it into the run() "
-        "of a task that mixes in luigi_spendguard.VendorTask (or whose family matches [spendguard] "
-        "vendor_tasks); a program that such a task starts sends it to luigi_spendguard.spend_proxy()",
-    )
+    spends = not (vendor.only_reads(request) or _guarded_elsewhere(vendor, request))
+    if spends and context.in_pipeline():
+        raise denial(
+            "scope",
+            f"a call to {vendor.name} that could spend was made outside any vendor task: move it into the "
+            "run() of a task that mixes in luigi_spendguard.VendorTask (or whose family matches [spendguard] "
+            "vendor_tasks); a program that such a task starts sends it to luigi_spendguard.spend_proxy()",
+        )
+    shown = vendor.credential(request)
+    if credentials.is_stand_in(shown) and credentials.stands_for(shown) == shown:
+        raise denial(
+            "scope",
+            f"a program that no vendor task starts finds {shown} in place of {vendor.name}'s secret: let a "
+            "vendor task start it, or give it a vault key, or a restricted key in a variable of its own",
+        )
+    return None
 
 
 def _guarded_elsewhere(vendor: Vendor, request: Request) -> bool:
     """Return whether a call shows a vault key, and not to the vendor itself: only a gateway takes it."""
-    return vendor.credential(request).startswith(KEY_PREFIX) and vendor.rest(request.url) is None
+    shown = vendor.credential(request)
+    is_key = shown.startswith(KEY_PREFIX) and not credentials.is_stand_in(shown)
+    return is_key and vendor.rest(request.url) is None
+
+
+def revealed(vendor: Vendor, url: str, headers: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the headers of a call that passes, with the secret where code has found a stand-in for it."""
+    for name, value in headers.items():
+        if name.lower() == "authorization" and isinstance(value, str):
+            found = credentials.authorized(value)
+            if found is not value and takes_the_secret(vendor, url):
+                return {**headers, name: found}
+    return headers
+
+
+def takes_the_secret(vendor: Vendor, url: str) -> bool:
+    """Return whether a URL is the vendor's own, or what luigi.cfg has set in its place."""
+    if vendor.rest(url) is not None:
+        return True
+    try:
+        base = config.load(environ=credentials.environ()).vendor(vendor.name).base_url
+    except config.ConfigError:
+        return False
+    return base is not None and url.startswith(base + "/")
 
 
 def send(
@@ -100,6 +135,8 @@ def _send(
     gateway = gateway_of(vendor.name, secret, attempt)
     if gateway is None and secret is None:
         also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
+        if any(credentials.is_stand_in(os.environ.get(name, "")) for name in vendor.secret_variables):
+            also += ". What is there is a stand-in: a pipeline has started this one, and hands down no secret"
         refuse = denial(
             "scope",
             f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
@@ -131,7 +168,7 @@ def _has_own_key(vendor: Vendor, request: Request) -> bool:
 
 def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) -> SpendDenied | None:
     """Accept no credential, our vault key and the configured secret; any other is another account's."""
-    shown = vendor.credential(request)
+    shown = credentials.stands_for(vendor.credential(request))
     if shown in ("", secret) or context.is_vault_key(shown):
         return None
     variables = " or ".join(vendor.secret_variables)

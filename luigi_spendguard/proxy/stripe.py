@@ -19,7 +19,7 @@ from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.proxy import context
 from luigi_spendguard.proxy.client_options import options_of
 from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.sending import attempt_for
+from luigi_spendguard.proxy.sending import attempt_for, revealed
 from luigi_spendguard.proxy.stripe_client import GuardedClient
 from luigi_spendguard.proxy.stripe_errors import as_stripe_error
 from luigi_spendguard.vendors.stripe import VENDOR
@@ -35,13 +35,13 @@ def _patched(name: str) -> Callable[..., Any]:
     original = _originals[name]
 
     def guarded(self: HTTPClient, method: str, url: str, headers: Any, *args: Any, **kwargs: Any) -> Any:
-        client = _client_for(self, method, url, headers)
+        client, headers = _client_for(self, method, url, headers)
         return original(client, method, url, headers, *args, **kwargs)
 
     async def guarded_async(
         self: HTTPClient, method: str, url: str, headers: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        client = _client_for(self, method, url, headers)
+        client, headers = _client_for(self, method, url, headers)
         return await original(client, method, url, headers, *args, **kwargs)
 
     chosen = guarded_async if name in _ASYNCHRONOUS else guarded
@@ -49,13 +49,20 @@ def _patched(name: str) -> Callable[..., Any]:
     return chosen
 
 
-def _client_for(own: HTTPClient, method: str, url: str, headers: Mapping[str, str]) -> HTTPClient:
-    """Return what a call is sent with: its `own` client passes unguarded. Raises SpendDenied."""
+def _client_for(
+    own: HTTPClient, method: str, url: str, headers: Mapping[str, str]
+) -> tuple[HTTPClient, Mapping[str, str]]:
+    """Return what a call is sent with, its `own` client where it passes, and its headers.
+
+    Raises SpendDenied.
+    """
     try:
         attempt = attempt_for(VENDOR, method, url, headers)
     except SpendDenied as denied:
         raise as_stripe_error(denied) from None
-    return own if attempt is None else GuardedClient(attempt, options_of(own, url))
+    if attempt is None:
+        return own, revealed(VENDOR, url, headers)
+    return GuardedClient(attempt, options_of(own, url)), headers
 
 
 def bind() -> None:

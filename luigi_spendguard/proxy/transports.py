@@ -12,7 +12,7 @@ from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.proxy.aside import aside
 from luigi_spendguard.proxy.client_options import options_of_transport
-from luigi_spendguard.proxy.exchanges import Exchange, exchange
+from luigi_spendguard.proxy.exchanges import Exchange, exchange, passing
 from luigi_spendguard.vendors import Reply, Request
 
 
@@ -55,6 +55,16 @@ class Binding:
                 "openai 3 and anthropic 1 are built"
             )
         return exchange(request.method, str(request.url), request.headers)
+
+    def passing(self, request: Any) -> Any:
+        """Return a request that passes, or a copy of it with the secret where a stand-in for it is shown."""
+        headers = request.headers
+        shown = passing(str(request.url), headers)
+        if shown is headers:
+            return request
+        return self._package.Request(
+            request.method, request.url, headers=shown, stream=request.stream, extensions=request.extensions
+        )
 
     async def response_aside(self, guarded: Exchange, request: Any, inner: Any) -> Any:
         """Return `response`'s from a thread. Raises what that does, and PluginError outside asyncio."""

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.proxy import imports
+from luigi_spendguard.proxy import credentials, imports
 from luigi_spendguard.proxy.client_options import options_of
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.patches import Function, Patches
-from luigi_spendguard.proxy.sending import attempt_for
+from luigi_spendguard.proxy.sending import attempt_for, takes_the_secret
 from luigi_spendguard.vendors.twilio import VENDOR
 
 _patches = Patches("luigi_spendguard works with twilio 9, from 9.13 on")
@@ -85,11 +85,20 @@ def _shown(client: Any, auth: Any) -> Any:
     return given if all(part is not None for part in given) else None
 
 
+def _revealed(url: str, auth: Any) -> Any:
+    """Return user and password of a call that passes, with the secret where a stand-in for it is shown."""
+    if not (isinstance(auth, tuple) and all(isinstance(part, str) for part in auth)):
+        return auth
+    found = tuple(map(credentials.stands_for, auth))
+    return found if found != auth and takes_the_secret(VENDOR, url) else auth
+
+
 def _through_ours(original: Function) -> Function:
     def request(self: Any, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
                 auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
         attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
         if attempt is None:
+            auth = _revealed(uri, _shown(self, auth))
             return original(self, method, uri, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
 
@@ -109,6 +118,7 @@ def _through_ours_async(original: Function) -> Function:
         auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
         attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
         if attempt is None:
+            auth = _revealed(uri, _shown(self, auth))
             return await original(self, method, uri, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
 
@@ -129,6 +139,7 @@ def _replaced(original: Function) -> Function:
                 auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
         attempt = _attempt(method, url, params, data, headers, auth)
         if attempt is None:
+            auth = _revealed(url, auth)
             return original(self, method, url, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
 
@@ -147,6 +158,7 @@ def _replaced_async(original: Function) -> Function:
                       headers: Any = None, auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
         attempt = _attempt(method, url, params, data, headers, auth)
         if attempt is None:
+            auth = _revealed(url, auth)
             return await original(self, method, url, params, data, headers, auth, *args, **kwargs)
         from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
 
