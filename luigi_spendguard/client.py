@@ -65,6 +65,11 @@ class LedgerClient:
         self._pool = self._address.pool(maxsize=64, block=False)
 
     @property
+    def address(self) -> str:
+        """The address as it was given, with the user and password of a proxy, for this task's programs."""
+        return self._given
+
+    @property
     def authorization(self) -> str:
         """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
         return self._address.authorization

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from luigi_spendguard import discretion
-from luigi_spendguard.proxy import aside, children, context, credentials, resend, stripe, twilio
+from luigi_spendguard.proxy import aside, children, context, credentials, programs, resend, stripe, twilio
 from luigi_spendguard.vendors.registry import VENDORS
 
 #: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
@@ -22,6 +22,7 @@ def bind() -> None:
     children.follow()
     for vendor in VENDORS.values():
         credentials.learn(vendor)
+    programs.enter()
 
 
 def unbind() -> None:
@@ -33,16 +34,16 @@ def unbind() -> None:
 
 
 @contextmanager
-def attempt_running(attempt: context.Attempt) -> Iterator[None]:
+def attempt_running(attempt: context.Attempt, *, everywhere: bool = False) -> Iterator[None]:
     """Run a vendor task's code: its calls belong to `attempt`, and it finds the attempt's vault key where it
-    looks for a secret.
+    looks for a secret. `everywhere`: as `context.running`.
 
     Calls that an asynchronous program has begun and no longer awaits end before this does.
     """
     longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
     with ExitStack() as stack:
         stack.enter_context(discretion.streams())
-        stack.enter_context(context.running(attempt))
+        stack.enter_context(context.running(attempt, everywhere=everywhere))
         for binding in _BINDINGS:
             stack.enter_context(binding.in_place(attempt))
         for vendor in VENDORS.values():

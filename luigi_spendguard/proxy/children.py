@@ -19,7 +19,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.outbox import FLUSH_S
-from luigi_spendguard.proxy import context, credentials, interrupt
+from luigi_spendguard.proxy import context, credentials, interrupt, programs
 
 _stock: Callable[..., dict[str, Any]] | None = None
 #: The block of the attempt that this child belongs to: as long as it lives.
@@ -92,6 +92,7 @@ def enter(sent: bytes) -> None:
     from luigi_spendguard import proxy
 
     guard: _Guard = pickle.loads(sent)  # noqa: S301  # its parent's, by the pipe that it is all made of
+    programs.belong_elsewhere()
     credentials.given(guard.hidden)
     context.descend()
     proxy.bind()

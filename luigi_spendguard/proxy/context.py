@@ -8,6 +8,7 @@ environment, which children of any start method inherit, and the threads that it
 from __future__ import annotations
 
 import functools
+import json
 import mmap
 import os
 import threading
@@ -34,6 +35,7 @@ class Attempt:
     Attributes:
         served: the vendors whose calls luigid's gateway guards.
         unanswered: the calls that a gateway was sent and has not answered.
+        handed_down: another process runs it, and has started this one: that one's listener, "" without one.
 
     """
 
@@ -46,6 +48,7 @@ class Attempt:
     settings: Settings = field(repr=False)
     served: frozenset[str] = frozenset()
     unanswered: Unanswered = field(default_factory=Unanswered, compare=False)
+    handed_down: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "key", Secret(self.key))
@@ -66,7 +69,8 @@ class _Outside:
 #: Stands for an attempt that is over.
 _LEFT = _Outside()
 
-#: What a worker puts into its environment, and its children find in theirs.
+#: What a worker puts into its environment, and its children find in theirs: "1", and while a vendor task runs
+#: what a program needs to belong to it, as JSON (`programs.py`).
 MARK = "SPENDGUARD_PIPELINE"
 
 #: Where a task's programs find the tasks within which they run, outermost first.
@@ -79,9 +83,12 @@ _within: ContextVar[tuple[str, ...]] = ContextVar("spendguard_within", default=(
 _active: dict[str, Attempt] = {}
 _known_keys: set[str] = set()
 _workers = 0
+#: The mark that this process has found when it began.
+_found = os.environ.get(MARK)
 #: This process was started within a pipeline: whatever becomes of its environment.
-_descends = MARK in os.environ
-_marked = False
+_descends = _found is not None
+#: The open listeners of this process, behind which all vendors stand.
+_listeners: list[str] = []
 #: Memory that forked children share: it tells those that are older than the worker that one runs now.
 _beacon = mmap.mmap(-1, 1)
 _beacons_above: tuple[mmap.mmap, ...] = ()
@@ -139,27 +146,31 @@ def _owner() -> Attempt | _Outside | None:
 
 
 @contextmanager
-def running(attempt: Attempt) -> Iterator[None]:
-    """Let this thread, and threads without context, belong to `attempt`."""
+def running(attempt: Attempt, *, everywhere: bool = False) -> Iterator[None]:
+    """Let this thread, and threads without context, belong to `attempt`; `everywhere`: only the latter."""
     with _lock:
         _active[attempt.claim_id] = attempt
         _known_keys.add(attempt.key)
         _tell_programs()
-    token, above = _current.set(attempt), _within.set((*_within.get(), attempt.task_id))
+    token = None if everywhere else _current.set(attempt)
+    above = _within.set((*_within.get(), attempt.task_id)) if token is not None else None
     try:
         yield
     finally:
-        _within.reset(above)
-        _current.reset(token)
+        if token is not None and above is not None:
+            _within.reset(above)
+            _current.reset(token)
         with _lock:
             _active.pop(attempt.claim_id, None)
             _tell_programs()
 
 
 def _tell_programs() -> None:
-    os.environ[WITHIN] = " ".join((*_begun_within, *(attempt.task_id for attempt in _active.values())))
-    if not os.environ[WITHIN]:
+    within = dict.fromkeys((*_begun_within, *(attempt.task_id for attempt in _active.values())))
+    os.environ[WITHIN] = " ".join(within)
+    if not within:
         del os.environ[WITHIN]
+    _set_mark()
 
 
 def within() -> tuple[str, ...]:
@@ -167,6 +178,40 @@ def within() -> tuple[str, ...]:
     owner = _owner()
     own = (owner.task_id,) if isinstance(owner, Attempt) else ()
     return tuple(dict.fromkeys((*_begun_within, *_within.get(), *own)))
+
+
+@contextmanager
+def listening(url: str) -> Iterator[None]:
+    """Let the programs that a vendor task of this process starts in the block call vendors at `url`."""
+    with _lock:
+        _listeners.append(url)
+        _set_mark()
+    try:
+        yield
+    finally:
+        with _lock:
+            _listeners.remove(url)
+            _set_mark()
+
+
+def _set_mark() -> None:
+    """Say in the environment what it is now. The lock is held."""
+    attempts = list(_active.values())
+    if attempts:
+        os.environ[MARK] = Secret(_handed_down(attempts[-1]))
+    elif _workers or _descends:
+        os.environ[MARK] = _found or "1"
+    else:
+        os.environ.pop(MARK, None)
+
+
+def _handed_down(attempt: Attempt) -> str:
+    said = {
+        "claim": attempt.claim_id, "run": attempt.run_id, "task": attempt.task_id, "family": attempt.family,
+        "key": str(attempt.key), "scheduler": getattr(attempt.client, "address", None),
+        "served": sorted(attempt.served), "listener": _listeners[-1] if _listeners else attempt.handed_down,
+    }  # fmt: skip
+    return json.dumps(said)
 
 
 def all_running() -> list[Attempt]:
@@ -231,33 +276,29 @@ def worker_running() -> Iterator[None]:
 
 def enter_worker() -> None:
     """Count one more Luigi worker in this process, and mark what it starts, which finds no secret."""
-    global _workers, _marked
+    global _workers
     with _lock:
         credentials.worker_runs()
         _workers += 1
         _beacon[0] = 1
-        if MARK not in os.environ:
-            os.environ[MARK], _marked = "1", True
+        _set_mark()
 
 
 def leave_worker() -> None:
     """Count one Luigi worker less; the last one takes its mark along, and the secrets are there again."""
-    global _workers, _marked
+    global _workers
     with _lock:
         _workers -= 1
         _beacon[0] = _workers > 0
-        if _marked and not _workers:
-            os.environ.pop(MARK, None)
-            _marked = False
+        _set_mark()
         if not _workers:
             credentials.no_worker_runs()
 
 
 def descend() -> None:
     """Take this process for one that was started within a pipeline: a worker runs here, and never ends."""
-    global _descends
-    _descends = True
-    os.environ[MARK] = "1"
+    global _descends, _found
+    _descends, _found = True, "1"
     enter_worker()
 
 

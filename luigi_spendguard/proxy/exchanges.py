@@ -13,7 +13,7 @@ from urllib.parse import SplitResult, urlsplit, urlunsplit
 
 from luigi_spendguard.effects import Call, NotSent
 from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied
-from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy import context, programs
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.sending import attempt_for, revealed, send, vendor_of
@@ -56,6 +56,7 @@ def exchange(method: str, url: str, headers: Mapping[str, str]) -> Exchange | No
 
     That is a call to no vendor's host, and outside vendor tasks one that may pass there.
     """
+    programs.enter()
     plain = _plain(url)
     vendor = _vendor(plain)
     if vendor is None:

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -29,7 +29,7 @@ from luigi_spendguard.errors import (
     denial,
 )
 from luigi_spendguard.half_closed import answer_half_closed
-from luigi_spendguard.proxy import context, past_proxies
+from luigi_spendguard.proxy import context, past_proxies, programs
 from luigi_spendguard.proxy.aside import ENDING_S
 from luigi_spendguard.proxy.context import Attempt
 from luigi_spendguard.proxy.listening import Elsewhere, Listening
@@ -70,6 +70,7 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
     KeyRevoked from that. Whoever runs programs has an error of its own: subprocess.CalledProcessError,
     luigi.contrib.external_program.ExternalProgramRunError, sh.ErrorReturnCode and others.
     """
+    programs.enter()
     attempt = context.current()
     if attempt is None:
         raise denial("scope", "spend_proxy() is for programs of a vendor task: use it inside its run()")
@@ -77,7 +78,7 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
         raise PluginError(f"there is no vendor {vendor!r}; there are {', '.join(sorted(VENDORS))}")
     listener = Listener(attempt, vendor)
     try:
-        with past_proxies.past_proxies():
+        with past_proxies.past_proxies(), nullcontext() if vendor else context.listening(listener.url):
             yield listener.url
     except Exception as error:
         if (denied := listener.denied) is None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tornado.web import RequestHandler
 
+from luigi_spendguard.messages import RELAYED
 from luigi_spendguard.peers import check_host, check_origin
 from luigi_spendguard.relaying import Relaying
 from luigi_spendguard.vendors import Reply
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
 
 class Listening(Relaying):
     """One call of a program; its key is looked at before its body is read."""
+
+    #: A program of the task's that has the guard forwards its calls as to a gateway.
+    marks = {RELAYED: "1"}
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the listener, the vendor, and what of a path is not the vendor's."""

@@ -137,6 +137,11 @@ def _send(
         also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
         if any(credentials.is_stand_in(os.environ.get(name, "")) for name in vendor.secret_variables):
             also += ". What is there is a stand-in: a pipeline has started this one, and hands down no secret"
+        if attempt.handed_down is not None:
+            also += (
+                ". The task that has started this program hands its secret to nobody: start it in the block "
+                "of luigi_spendguard.spend_proxy()"
+            )
         refuse = denial(
             "scope",
             f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
