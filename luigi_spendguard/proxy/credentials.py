@@ -24,8 +24,10 @@ from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
-#: How every stand-in begins. It is no key, and short enough not to be taken for one and out of texts.
-STAND_IN = f"{KEY_PREFIX}of_no_task"
+#: How every stand-in begins.
+STAND_IN = "no-secret-outside-vendor-tasks"
+#: How what stands in a secret's place begins.
+_NO_SECRET = (KEY_PREFIX, STAND_IN)
 
 
 class _Running(NamedTuple):
@@ -67,7 +69,8 @@ if hasattr(os, "register_at_fork"):
 
 def learn(vendor: Vendor) -> None:
     """Take what this vendor's usual variables hold out of all that this process says."""
-    redaction.learn(*(os.environ.get(name) for name in vendor.secret_variables))
+    found = (os.environ.get(name, "") for name in vendor.secret_variables)
+    redaction.learn(*(value for value in found if not value.startswith(_NO_SECRET)))
 
 
 def environ() -> dict[str, str]:
@@ -85,13 +88,13 @@ def secret_of(vendor: Vendor, settings: Settings) -> str | None:
     luigi.cfg that names the variable and is read by a program that a task starts.
     """
     configured = settings.vendor(vendor.name).secret
-    if configured and not configured.startswith(KEY_PREFIX):
+    if configured and not configured.startswith(_NO_SECRET):
         return configured
     found = environ()
     values = [found.get(name, "") for name in vendor.secret_variables]
     if configured:
         values.insert(0, stands_for(configured))
-    secret = next((Secret(value) for value in values if value and not value.startswith(KEY_PREFIX)), None)
+    secret = next((Secret(value) for value in values if value and not value.startswith(_NO_SECRET)), None)
     redaction.learn(secret)
     return secret
 
@@ -187,7 +190,7 @@ def _of_the_configuration() -> set[str]:
         found = config.load(environ=environ()).vendors.values()
     except config.ConfigError:  # It matters to vendor tasks only, which are told.
         return set()
-    return {vendor.secret for vendor in found if vendor.secret and not vendor.secret.startswith(KEY_PREFIX)}
+    return {vendor.secret for vendor in found if vendor.secret and not vendor.secret.startswith(_NO_SECRET)}
 
 
 def _arrange() -> None:
@@ -198,7 +201,7 @@ def _arrange() -> None:
         usual = {name for vendor in VENDORS.values() for name in vendor.secret_variables}
         secrets = _configured | {each.secret for each in _running if each.secret}
         for name, text in list(os.environ.items()):
-            is_secret = (name in usual and text and not text.startswith(KEY_PREFIX)) or text in secrets
+            is_secret = (name in usual and text and not text.startswith(_NO_SECRET)) or text in secrets
             if name not in _held and is_secret:
                 # As a Secret: in Python 3.10 this frame is on the stack of whatever the task raises.
                 _held[name] = Secret(text)
@@ -233,7 +236,7 @@ def _hold(name: str, text: str | None) -> None:
 def _stand_in(value: str) -> str:
     known = next((text for text, stood in _stand_ins.items() if stood == value), None)
     if known is None:
-        known = f"{STAND_IN}_{len(_stand_ins) + 1}" if _stand_ins else STAND_IN
+        known = f"{STAND_IN}-{len(_stand_ins) + 1}" if _stand_ins else STAND_IN
         redaction.learn(value)
         _stand_ins[known] = Secret(value)
     return known
