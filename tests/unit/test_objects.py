@@ -66,6 +66,33 @@ def test_an_object_takes_over_what_others_counted_and_frees_it_with_its_own(book
     assert books.figures() == (0, 0, 0)
 
 
+def test_an_object_on_which_a_call_is_in_doubt_is_covered_by_none(books: Books) -> None:
+    key = books.claim("task")
+    opened(books, key, "ii_1", 100)
+    raised = books.ask(500, object_id="ii_1")
+    assert books.reserve(key, raised).verdict == "allowed"
+    books.end(key, End("doubt", raised.call_id, 1))
+    call(books, key, 100, 100, object_id="in_1", covers="ii_1", ends={"covers": "ii_1"})
+    assert books.figures() == (200, 400, 0)
+    books.end(key, End("void", raised.call_id, 1, definite=True))
+    assert books.figures() == (200, 0, 0)
+
+
+def test_what_counted_for_a_call_that_is_sent_again_goes_on_counting(books: Books) -> None:
+    """Its first send has taken that along, and the second finds it on no list."""
+    key = books.claim("task")
+    opened(books, key, "ii_1", 400)
+    ask = books.ask(600, covers="ii_1")
+    assert books.reserve(key, ask).verdict == "allowed"
+    books.end(key, End("doubt", ask.call_id, 1))
+    again = books.reserve(key, Ask(**{**ask.__dict__, "ask": 2, "total_micros": 200, "covers": ""}))
+    assert (again.verdict, again.resend, again.asked_micros) == ("allowed", True, 600)
+    settle_again = End("settle", ask.call_id, 2, total_micros=600, status=200, object_id="sub_1",
+                       worth_micros=600, answer_body="{}")  # fmt: skip
+    books.end(key, settle_again)
+    assert books.figures() == (600, 0, 0)
+
+
 def test_what_others_counted_stays_when_the_call_that_covers_it_is_voided(books: Books) -> None:
     key = books.claim("task")
     opened(books, key, "ii_1", 400)
