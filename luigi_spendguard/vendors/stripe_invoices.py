@@ -17,7 +17,7 @@ from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import signed, whole
 from luigi_spendguard.vendors.stripe_lines import Cost, cost, groups, shipping, up
-from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, pending
+from luigi_spendguard.vendors.stripe_pending import MOST_COVERED, OBJECT_ID, owed, pending
 from luigi_spendguard.vendors.stripe_pending import covered as covered_items
 from luigi_spendguard.vendors.stripe_prices import cancels, own_object
 from luigi_spendguard.vendors.stripe_worth import worth_of
@@ -46,13 +46,13 @@ def created(asked: Asked) -> Quote:
     odd = {name.split("[")[0] for name in asked.params} & {*_AMOUNTS, "subscription"}
     if odd:
         raise Unbounded(f"an invoice that Stripe collects by itself, with {min(odd)}, has no bound")
-    if asked.params.get("pending_invoice_items_behavior") == "exclude":
-        return asked.quoted(0, target=target)
-    if asked.payer() is None:
+    alone = asked.params.get("pending_invoice_items_behavior") == "exclude"
+    if asked.payer() is None and not alone:
         raise denial("unpriced", f"{asked.quote.operation} without a payer cannot be priced")
     # Which of them it takes along (their currency, their subscription) only the reply says.
-    waiting = pending(asked, asked.payer())
+    waiting = [] if alone else pending(asked, asked.payer())
     total = sum(asked.money(one.minor, one.currency) for one in waiting)
+    total += sum(asked.money(minor, unit) for unit, minor in owed(asked, asked.payer()).items())
     return asked.quoted(total, target=target, covers=covered_items(waiting))
 
 

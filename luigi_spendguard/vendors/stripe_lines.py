@@ -16,7 +16,7 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.calls import Quote
 from luigi_spendguard.vendors.stripe_asked import PAYERS, Asked, Body, Unbounded, not_there
 from luigi_spendguard.vendors.stripe_forms import whole
-from luigi_spendguard.vendors.stripe_pending import OBJECT_ID, covered, pending
+from luigi_spendguard.vendors.stripe_pending import OBJECT_ID, covered, owed, pending
 
 #: How many a customer may choose where the request names no maximum
 #: (https://docs.stripe.com/api/checkout/sessions/create, `adjustable_quantity`).
@@ -191,13 +191,15 @@ def subscriptions(asked: Asked) -> Quote:
 def at_once(
     asked: Asked, lines: Cost, payer: tuple[str, str] | None, subscription: str = "", **more: Any
 ) -> Quote:
-    """Quote an invoice that is made at once: its lines and the pending items that it takes along.
+    """Quote an invoice that is made at once: its lines, and what it takes along of its payer.
 
     Of the currencies that are possible the dearest counts, whatever of it is counted already.
     """
     waiting = [one for one in pending(asked, payer) if one.subscription in ("", subscription)]
     along = {unit: [one for one in waiting if one.currency == unit] for unit in lines.minor}
-    minor = {unit: own + sum(one.minor for one in along[unit]) for unit, own in lines.minor.items()}
+    debt = owed(asked, payer)
+    minor = {unit: own + sum(one.minor for one in along[unit]) + debt.get(unit, 0)
+             for unit, own in lines.minor.items()}  # fmt: skip
     total, unit = Cost(minor).dearest(asked)
     covers = covered(along[unit]) if lines.certain else ()
     return asked.quoted(total, currency=unit, firm=True, covers=covers, **more)

@@ -1,6 +1,7 @@
-"""Stripe: the pending items of a payer, which whatever is invoiced at once takes along.
+"""Stripe: what whatever is invoiced at once takes along of a payer: pending items, and what they owe.
 
-https://docs.stripe.com/api/invoiceitems: an item that is on no invoice waits for the next one.
+https://docs.stripe.com/api/invoiceitems: an item that is on no invoice waits for the next one; and
+https://docs.stripe.com/api/customers/object: a positive balance is added to it.
 """
 
 from __future__ import annotations
@@ -50,6 +51,25 @@ def pending(asked: Asked, payer: tuple[str, str] | None) -> list[Item]:
             raise not_there(asked.quote.operation, path)
         path = f"{first}&starting_after={found[-1].ident}"
     raise Unbounded("the payer has more pending items than can be added up")
+
+
+def owed(asked: Asked, payer: tuple[str, str] | None) -> dict[str, int]:
+    """Return what a customer owes from before, by currency, in minor units. Raises NotLookedUp, SpendDenied.
+
+    Stripe shows no such balance of an account that stands for a customer.
+    """
+    if payer is None or payer[0] != "customer" or not OBJECT_ID.fullmatch(payer[1]):
+        return {}
+    path = f"/v1/customers/{payer[1]}?expand%5B%5D=invoice_credit_balance"
+    if asked.is_gone(path):
+        return {}  # Stripe refuses the call.
+    [customer] = asked.fetched(path)
+    own, balance = str(customer.get("currency") or ""), int(customer.get("balance") or 0)
+    # Which sign is a debt is said in two ways: in other currencies either counts.
+    others = {
+        unit: abs(int(amount)) for unit, amount in (customer.get("invoice_credit_balance") or {}).items()
+    }
+    return {unit: amount for unit, amount in {**others, own: balance}.items() if amount > 0}
 
 
 def covered(items: list[Item]) -> tuple[str, ...]:

@@ -139,7 +139,8 @@ RULES: dict[str, Rule] = {
     ),
     "invoice": Rule(
         invoices.created,
-        "nothing for a draft but its shipping; with `auto_advance`, the customer's pending items, looked up",
+        "nothing for a draft but its shipping; with `auto_advance`, the customer's pending items and debt, "
+        "looked up",
         "`amount_due` and the credit it takes when Stripe collects it by itself, else nothing",
         "`auto_advance` with taxes, shipping or a subscription",
         False,

@@ -78,6 +78,9 @@ def _invoice(body: Body) -> tuple[int, int]:
     if status == "paid":
         return max(paid, due if body.get("amount_remaining") else 0) + credit, paid + credit
     whole = max(due, paid + amount_in(body, "amount_remaining")) + credit
+    if status == "draft" and isinstance(body.get("total"), int):
+        # What the customer owes from before comes on top when it is finalized.
+        whole = max(whole, body["total"] + max(0, body.get("starting_balance") or 0))
     # A draft is not collected, unless Stripe advances it by itself.
     return whole, 0 if status == "draft" and body.get("auto_advance") is not True else whole
 

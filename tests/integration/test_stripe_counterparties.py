@@ -94,14 +94,14 @@ def test_localstripe_moved_what_the_books_say(localstripe: str, books: Books) ->
 
 
 class Plans(Outside):
-    """localstripe has no prices yet, but plans at their older address; nor does it know `pending`."""
+    """localstripe has no prices yet, but plans at their older address; no `pending`, no several balances."""
 
     def _do(self, effect: Any) -> Any:
         if isinstance(effect, Send) and "/v1/prices/" in effect.request.url:
             url = effect.request.url.replace("/v1/prices/", "/v1/plans/").partition("?")[0]
             effect = replace(effect, request=replace(effect.request, url=url))
         elif isinstance(effect, Send):
-            url = effect.request.url.replace("&pending=true", "")
+            url = effect.request.url.replace("&pending=true", "").partition("?expand")[0]
             effect = replace(effect, request=replace(effect.request, url=url))
         return super()._do(effect)
 

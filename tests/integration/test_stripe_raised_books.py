@@ -217,6 +217,37 @@ class TestCredit:
         v1.invoices.pay(draft_of(vendor, customer, taxed=False, advances=False))
         assert (vendor.moved(), counted(desk)) == (1000, 300 + 1000)
 
+    @pytest.mark.parametrize("dear", [False, True])
+    def test_a_debt_is_collected_with_what_is_invoiced_at_once(
+        self, desk: Outside, vendor: FakeStripe, dear: bool
+    ) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example", currency="usd")["id"]
+        debt = "20000" if dear else "700"
+        by_hand(vendor, f"/v1/customers/{customer}/balance_transactions", amount=debt, currency="usd")
+        price = by_hand(vendor, "/v1/prices", currency="usd", unit_amount="100")["id"]
+        asked: Any = {"customer": customer, "items": [{"price": price}]}
+        if dear:
+            assert desk.denied(desk.client.v1.subscriptions.create, asked).reason == "cap"
+        else:
+            desk.client.v1.subscriptions.create(asked)
+        assert vendor.moved() == counted(desk) == (0 if dear else 800)
+
+    def test_a_debt_is_collected_with_a_draft(self, desk: Outside, vendor: FakeStripe) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example", currency="usd")["id"]
+        by_hand(vendor, f"/v1/customers/{customer}/balance_transactions", amount="700", currency="usd")
+        desk.client.v1.invoices.pay(draft_of(vendor, customer, taxed=False, advances=False))
+        assert vendor.moved() == 1700 == counted(desk)
+
+    def test_a_debt_is_collected_with_an_invoice_that_takes_nothing_else(
+        self, desk: Outside, vendor: FakeStripe
+    ) -> None:
+        customer = by_hand(vendor, "/v1/customers", email="a@b.example", currency="usd")["id"]
+        by_hand(vendor, f"/v1/customers/{customer}/balance_transactions", amount="700", currency="usd")
+        v1: Any = desk.client.v1
+        made = {"customer": customer, "auto_advance": True, "pending_invoice_items_behavior": "exclude"}
+        by_hand(vendor, f"/v1/invoices/{v1.invoices.create(made).id}/pay")
+        assert vendor.moved() == 700 == counted(desk)
+
 
 class TestReversals:
     """What a reversal takes out of a connected account is that account's money."""

@@ -173,9 +173,18 @@ class Billing:
         for one in self._pending(data, used):
             one["invoice"] = invoice["id"]
             total += one["amount"]
+        total += self._owed(payer)
         invoice |= {"paid": total}
         self.move({**invoice, "currency": used}, total)
         return {**made, "latest_invoice": invoice["id"]}
+
+    def _owed(self, payer: str) -> int:
+        """Return what a customer owes from before, which the next invoice collects, and nothing after it."""
+        customer = self.objects.get(payer, {})
+        owed = max(0, int(customer.get("balance", 0)))
+        if owed:
+            customer["balance"] = 0
+        return owed
 
     def _made(self, prefix: str, **said: Any) -> dict[str, Any]:
         made = {"id": self.new_id(prefix), **said}

@@ -148,9 +148,10 @@ class Later(Terms):
         total, used = due, invoice.get("credit_used", 0)
         if invoice["status"] == "draft":
             used = min(max(0, -payer.get("balance", 0)), max(0, due))
-        due -= used
+        due += invoice.get("owed", 0) - used
         return {
             **found,
+            "starting_balance": payer.get("balance", 0),
             "total_discount_amounts": [{"amount": halved}] if halved else [],
             "amount_due": due,
             "total": total,
@@ -164,6 +165,8 @@ class Later(Terms):
             payer["balance"] += used
             invoice |= {"credit_used": used, "status": "open"}
             self.move(invoice, used)
+        elif invoice["status"] == "draft":
+            invoice["owed"] = self._owed(invoice["customer"] or "")
         super()._collect(invoice, data, verb)
 
     def subscription_items(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:

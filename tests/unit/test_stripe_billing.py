@@ -208,6 +208,15 @@ class TestLines:
         assert desk.spent() == 3255
         assert (desk.asked[-1].target, desk.asked[-1].customer) == ("cus_1", "cus_1")
 
+    def test_what_is_owed_in_its_currency_comes_on_top(self, desk: Desk) -> None:
+        desk.answers |= {"GET /v1/customers/cus_1": {
+            "id": "cus_1", "object": "customer", "currency": "usd", "balance": 300,
+            "invoice_credit_balance": {"usd": -300, "eur": -5000}},
+            "GET /v1/prices/price_1": price(), "POST /v1/subscriptions": SUBSCRIPTION}  # fmt: skip
+        desk.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price": "price_1"}]})
+        assert desk.spent() == 1300
+        assert desk.asked[-1].customer == "cus_1"
+
     def test_a_part_of_a_minor_unit_is_a_whole_one(self, desk: Desk) -> None:
         part: Any = {"currency": "usd", "product": "p", "unit_amount_decimal": "100.1"}
         desk.answers["POST /v1/subscriptions"] = SUBSCRIPTION
