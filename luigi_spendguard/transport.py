@@ -30,8 +30,8 @@ from luigi_spendguard.vendors import Reply, Request
 CONNECT_S = 10.0
 #: A longer reply is not read: the call is in doubt.
 MAX_REPLY = 32 << 20
-#: One in more parts (chunks) is not either: each takes its time, however short it is.
-MAX_PARTS = 50_000
+#: One in more parts (chunks), or after more interim ones, is not either: each takes its time, short or not.
+MAX_PARTS, MAX_INTERIM = 50_000, 100
 #: The most bytes of a reply's head, or of a chunk's size, and those that leave with the first byte.
 _MAX_HEAD, _FIRST = 1 << 16, 1 << 16
 
@@ -304,7 +304,7 @@ def _exchanged(
         refused = error
     head: h11.Response | None = None
     parts: list[bytes] = []
-    size = 0
+    size = interim = 0
     while True:
         event = http.next_event()
         if event is h11.NEED_DATA:
@@ -321,8 +321,10 @@ def _exchanged(
                 raise _Refused("the reply is too long")
         elif isinstance(event, h11.EndOfMessage) and head is not None:
             break
-        elif not isinstance(event, h11.InformationalResponse):
-            raise _Refused("the connection was closed without a reply")
+        elif isinstance(event, h11.InformationalResponse) and interim < MAX_INTERIM:
+            interim += 1
+        else:
+            raise _Refused("the connection was closed, or goes on, without a reply")
     again = http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
     body = b"".join(parts)
     parts.clear()

@@ -15,7 +15,7 @@ from luigi_spendguard import certificates, destination, transport
 from luigi_spendguard.effects import Late, NotSent
 from luigi_spendguard.idle import Idle
 from luigi_spendguard.proxy.upstream import Upstream, _done
-from luigi_spendguard.transport import MAX_PARTS
+from luigi_spendguard.transport import MAX_INTERIM, MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.replies import Replies
 from scheduler_patch.upstream import Upstream as LoopUpstream
@@ -335,6 +335,17 @@ def test_a_reply_in_very_many_crumbs_is_not_read(send: Send, parts: int, whole: 
         assert found.body == b"x" * parts
     else:
         assert isinstance(found, ConnectionError)
+
+
+@pytest.mark.parametrize(("interim", "whole"), [(MAX_INTERIM, True), (MAX_INTERIM + 1, False)])
+def test_a_reply_after_very_many_interim_ones_is_not_waited_for(
+    send: Send, interim: int, whole: bool
+) -> None:
+    said = b"HTTP/1.1 103 Early Hints\r\n\r\n" * interim + answer(200, {})
+    with RawVendor(lambda number, body: said) as vendor:
+        [found] = send(post(vendor.url))
+    assert len(vendor.bodies) == 1
+    assert found.status == 200 if whole else isinstance(found, ConnectionError)
 
 
 def test_a_vendor_that_is_fast_does_not_keep_the_loop() -> None:
