@@ -148,6 +148,14 @@ def prepare_file(path: Path) -> None:
         ) from None
 
 
+def _bound(sql: str, values: tuple[Any, ...]) -> Any:
+    """Return the values of a statement as its marks want them.
+
+    Python 3.12.0 to 3.12.3 take `?1` for a name, and warn of a sequence (a bug of theirs, gh-117995).
+    """
+    return {str(number): value for number, value in enumerate(values, 1)} if "?1" in sql else values
+
+
 class Tx:
     """A transaction: the few ways in which the ledger's operations talk to the database."""
 
@@ -156,7 +164,7 @@ class Tx:
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed."""
-        return int(self._execute(sql, values).rowcount)
+        return int(self._execute(sql, _bound(sql, values)).rowcount)
 
     def insert(self, table: str, **values: Any) -> int:
         """Insert one row and return its rowid."""
@@ -166,13 +174,13 @@ class Tx:
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Return all rows of a query."""
-        cursor = self._execute(sql, values)
+        cursor = self._execute(sql, _bound(sql, values))
         names = [column[0] for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """Return the first row of a query, or None."""
-        cursor = self._execute(sql, values)
+        cursor = self._execute(sql, _bound(sql, values))
         row = cursor.fetchone()
         if row is None:
             return None
@@ -180,7 +188,7 @@ class Tx:
 
     def value(self, sql: str, *values: Any) -> Any:
         """Return the first column of the first row, or None."""
-        row = self._execute(sql, values).fetchone()
+        row = self._execute(sql, _bound(sql, values)).fetchone()
         return None if row is None else row[0]
 
     def now(self) -> int:
