@@ -23,7 +23,7 @@ import tornado.httpserver
 import tornado.netutil
 import tornado.web
 
-from tests.support.readings import READINGS, Nested, Refused, items_of, number_of, value_of
+from tests.support.readings import EVERY, Nested, Refused, items_of, number_of, value_of
 
 REQUESTS: list[str] = []
 MOVED: list[dict[str, Any]] = []
@@ -98,7 +98,7 @@ class Vendor(tornado.web.RequestHandler):
     def read(self, kind: str) -> Iterator[Nested]:
         """Yield what servers read of a request whose type is `kind`."""
         for body, said in bodies(kind, self.request.body):
-            for read in READINGS.values():
+            for read in EVERY:
                 with suppress(Refused):
                     yield read("&".join(filter(None, [self.request.query, body]))) | (said or {})
 

@@ -19,7 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from tests.support.fake_readings import Vendor, main
-from tests.support.readings import READINGS, Nested, Refused
+from tests.support.readings import EVERY, Nested, Refused
 
 #: What a broadcast goes to.
 SEGMENT = 25
@@ -128,7 +128,7 @@ class Resend(Vendor):
         query = [("to", one) for one in re.findall("to=([^&]*)", unquote(self.request.query))]
         query += [("send", True)] if "send=true" in self.request.query else []
         for text in texts(body, kind):
-            for form in READINGS.values() if not kind or "form" in kind else ():
+            for form in EVERY if not kind or "form" in kind else ():
                 with suppress(Refused):
                     yield form(text)
             for written in (text, _lenient(text)):

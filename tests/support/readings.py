@@ -143,9 +143,9 @@ def java(text: str) -> Nested:
     return found
 
 
-READINGS: dict[str, Callable[[str], Nested]] = {
-    "rack": rack, "qs": qs, "php": php, "java": java, "trimming": trimming,
-}  # fmt: skip
+READINGS: dict[str, Callable[[str], Nested]] = {"rack": rack, "qs": qs, "php": php, "trimming": trimming}
+#: Those that know no groups too.
+EVERY = [*READINGS.values(), java]
 
 
 def value_of(found: Any) -> str:
