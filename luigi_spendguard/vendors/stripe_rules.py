@@ -67,7 +67,7 @@ RULES: dict[str, Rule] = {
     "charges": Rule(
         prices.opens,
         "`amount`, captured or not",
-        "`amount_captured` once captured, else `amount`",
+        "`amount_captured` once captured and paid, else `amount`",
         _NO_AMOUNT,
         True,
         "charge",

@@ -44,7 +44,9 @@ def _charge(body: Body) -> tuple[int, int]:
     amount = amount_in(body, "amount")
     if body["status"] == "failed":
         return 0, 0
-    if body.get("captured") is True and body.get("amount_captured") is not None:
+    # A bank's debit is called captured from the start, and moves days later.
+    pending = body["status"] == "pending"
+    if not pending and body.get("captured") is True and body.get("amount_captured") is not None:
         moved = amount_in(body, "amount_captured")
         return moved, moved
     return amount, amount

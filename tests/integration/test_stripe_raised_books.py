@@ -249,6 +249,14 @@ class TestCredit:
         assert vendor.moved() == 700 == counted(desk)
 
 
+def test_a_bank_debit_is_on_its_way(desk: Outside, vendor: FakeStripe) -> None:
+    debit: Any = {"amount": 1000, "currency": "usd", "source": "ba_1", "customer": "cus_1"}
+    charge = desk.client.v1.charges.create(debit)
+    assert (charge.status, charge.captured, charge.amount_captured) == ("pending", True, 0)
+    by_hand(vendor, f"/v1/charges/{charge.id}/clear")
+    assert vendor.moved() == 1000 == counted(desk)
+
+
 class TestReversals:
     """What a reversal takes out of a connected account is that account's money."""
 

@@ -143,12 +143,16 @@ def charges(method: str, parts: list[str], data: dict[str, str]) -> dict[str, An
         if data.get("source") == "tok_chargeDeclined":
             raise Problem(402, "card_error", "card_declined", "Your card was declined.")
         OBJECTS[charge["id"]] = charge
+        if data.get("source", "").startswith("ba_"):  # The bank pays days later, see `clear`.
+            return charge | {"status": "pending", "amount_captured": 0}
         if captured:
             move(charge, charge["amount"])
         return charge
     charge = OBJECTS.get(parts[0]) or {}
     if not charge:
         raise _missing("charge")
+    if method == "POST" and parts[1:] == ["clear"]:  # Only the look-alike has it.
+        move(charge, charge["amount"])
     if method == "POST" and parts[1:] == ["capture"]:
         amount = int(data.get("amount", charge["amount"]))
         if charge["captured"] or amount > charge["amount"]:
