@@ -77,6 +77,8 @@ class Quote:
         fixed: at the operator's own price for the operation, each time it is called.
         firm: settled at `total_micros` unless it can be read what was billed, never at less for what is not
             billed yet.
+        in_steps: the vendor does it in several steps, and may refuse a later one: what the object is then is
+            looked up, or it counts.
         before: the invoice that was the newest before the call, and bills nothing of it.
         targets: each of several whom the call may reach: what an earlier attempt has sent to one of them, for
             another list, is not sent again.
@@ -112,6 +114,7 @@ class Quote:
     priced_by: tuple[str, ...] = ()
     only_less: bool = False
     firm: bool = False
+    in_steps: bool = False
     before: str = ""
     free: bool = False
     fixed: bool = False

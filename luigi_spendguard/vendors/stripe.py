@@ -234,7 +234,8 @@ class Stripe(Vendor):
         self, quote: Quote, outcome: Outcome, reply: Reply, fx: Mapping[str, Decimal]
     ) -> Outcome | None:
         """Return an outcome by the invoice that the call has made, None where there is none to be read."""
-        return stripe_billed.billed(quote, outcome, reply_object(reply), fx) if reply.status == 200 else None
+        read = stripe_declines.left if quote.in_steps else stripe_billed.billed
+        return read(quote, outcome, reply_object(reply), fx) if reply.status == 200 else None
 
     def object_url(self, account: str, object_id: str) -> str | None:
         """Return the address of an object in the dashboard, of its account and mode."""

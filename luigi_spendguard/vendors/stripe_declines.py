@@ -2,7 +2,9 @@
 
 A declined PaymentIntent waits for another card: whoever has its `client_secret` and a publishable key can
 confirm it until it is cancelled (https://docs.stripe.com/payments/paymentintents/lifecycle). An invoice that
-could not be paid stays open, with a page of its own. A declined charge or refund leaves nothing.
+could not be paid stays open, with a page of its own, and Stripe finalizes a draft before it tries to collect
+it (https://docs.stripe.com/api/invoices/finalize), whatever it refuses then. A declined
+charge or refund leaves nothing.
 """
 
 from __future__ import annotations
@@ -10,11 +12,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 from luigi_spendguard.vendors.bodies import refused, reply_object
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.stripe_asked import Body
 from luigi_spendguard.vendors.stripe_hosts import API_BASE
 from luigi_spendguard.vendors.stripe_worth import worth_of
 
@@ -36,6 +40,34 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
     return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=object_id,
                    covers=quote.covers, covers_stay=True,
                    note=f"{note}: {object_id} is left open, and counts until it is cancelled")  # fmt: skip
+
+
+#: What says that no step of a call was begun.
+_NOT_BEGUN = (401, 403, 429)
+
+
+def refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
+    """Return what became of a refused call, settled until it is read what a first step of it has left."""
+    if not quote.in_steps or ended.kind != "void" or reply.status in _NOT_BEGUN:
+        return ended
+    total = quote.total_micros
+    return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=quote.object_id,
+                   covers=quote.covers, covers_stay=True, definite=ended.definite,
+                   billed_at=f"/v1/invoices/{quote.object_id}",
+                   note=f"HTTP {reply.status}: {quote.object_id} may be open now, and counts")  # fmt: skip
+
+
+def left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
+    """Return the outcome of `refused_halfway` by what the invoice is now, None where that is not said.
+
+    Raises KeyError, TypeError, ValueError.
+    """
+    if invoice.get("id") != quote.object_id:
+        return None
+    if invoice["status"] == "draft":
+        return Outcome("void", definite=outcome.definite, note="refused, and it is a draft still")
+    total = worth_of(invoice, fx).worth
+    return replace(outcome, total_micros=total, worth_micros=total, billed_at="")
 
 
 def left_open(quote: Quote, reply: Reply) -> bool:

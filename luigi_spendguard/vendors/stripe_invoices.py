@@ -98,7 +98,9 @@ def collected(asked: Asked) -> Quote:
     if asked.truth("paid_out_of_band"):
         return asked.quoted(None, target=asked.ids[0], look_ups=own.look_ups)
     invoice, total = _fetched(asked, asked.ids[0])
+    # A draft is finalized before it is paid, or sent.
     return asked.quoted(total, target=asked.ids[0], object_id=asked.ids[0], look_ups=own.look_ups,
+                        in_steps=invoice["status"] == "draft",
                         covers=covered(invoice), covers_stay=is_first(invoice))  # fmt: skip
 
 

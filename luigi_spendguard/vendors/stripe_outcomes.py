@@ -10,7 +10,7 @@ from typing import Any
 from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.calls import Outcome, Quote, Reply
 from luigi_spendguard.vendors.stripe_billed import billed, billed_at
-from luigi_spendguard.vendors.stripe_declines import declined, left_open
+from luigi_spendguard.vendors.stripe_declines import declined, left_open, refused_halfway
 from luigi_spendguard.vendors.stripe_invoices import covered, is_first
 from luigi_spendguard.vendors.stripe_routes import RULE_OF
 from luigi_spendguard.vendors.stripe_rules import RULES
@@ -22,7 +22,7 @@ def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decima
     if not quote.read and (reply.status == 402 or (not resent and left_open(quote, reply))):
         return declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
-        return _of_its_key(quote, reply, ended)
+        return refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
     try:
         return _done(quote, reply, resent, fx)
     except (ValueError, TypeError, KeyError, AttributeError):

@@ -195,6 +195,42 @@ class TestWhatWasThereBefore:
         desk.client.v1.invoices.pay(draft)
         assert (vendor.moved(), desk.spent()) == (1000, 1000)
 
+    @pytest.mark.parametrize("own", [False, True])
+    def test_a_refused_payment_may_have_finalized_its_draft(
+        self, desk: Outside, vendor: FakeStripe, own: bool
+    ) -> None:
+        v1: Any = desk.client.v1
+        draft = _by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        item = {"amount": 1000, "currency": "usd", "customer": "cus_1", "invoice": draft}
+        if own:
+            v1.invoice_items.create(item)
+        else:
+            _by_hand(vendor, "/v1/invoiceitems", **{name: str(one) for name, one in item.items()})
+        for _ in range(2):  # Then it is open already.
+            with pytest.raises(stripe.InvalidRequestError):
+                v1.invoices.pay(draft, {"payment_method": "pm_none"})
+            assert counted(desk) == 1000
+        _by_hand(vendor, f"/v1/invoices/{draft}/pay")  # Stripe collects it later.
+        assert vendor.moved() == 1000 == counted(desk)
+
+    def test_one_that_has_left_it_a_draft_leaves_nothing(self, desk: Outside, vendor: FakeStripe) -> None:
+        draft = _by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        _by_hand(vendor, "/v1/invoiceitems", amount="1000", currency="usd", customer="cus_1", invoice=draft)
+        with pytest.raises(stripe.InvalidRequestError):
+            desk.client.v1.invoices.pay(draft, {"payment_method": "pm_unread"})
+        assert (vendor.moved(), counted(desk)) == (0, 0)
+
+    def test_one_that_cannot_be_read_afterwards_counts(self, desk: Outside, vendor: FakeStripe) -> None:
+        draft = _by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
+        _by_hand(vendor, "/v1/invoiceitems", amount="1000", currency="usd", customer="cus_1", invoice=draft)
+        look_up = f"GET /v1/invoices/{draft}"
+        vendor.fault("slow", match=look_up)  # The one that prices the call.
+        vendor.fault("status", match=look_up, status=404)
+        with pytest.raises(stripe.InvalidRequestError):
+            desk.client.v1.invoices.pay(draft, {"payment_method": "pm_none"})
+        _by_hand(vendor, f"/v1/invoices/{draft}/pay")
+        assert vendor.moved() == 1000 == counted(desk)
+
     def test_a_declined_charge_leaves_nothing(self, desk: Outside, vendor: FakeStripe) -> None:
         charge: Any = {"amount": 1000, "currency": "usd", "source": "tok_chargeDeclined"}
         with pytest.raises(stripe.CardError):

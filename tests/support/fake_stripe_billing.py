@@ -121,6 +121,11 @@ class Billing:
         if data.get("payment_method") == "pm_card_chargeDeclined":
             invoice["status"] = "open"
             raise self.problem(402, "card_declined")
+        if data.get("payment_method") == "pm_none":
+            invoice["status"] = "open"  # A draft is finalized before.
+            raise self.problem(400, "parameter_missing")
+        if data.get("payment_method") == "pm_unread":
+            raise self.problem(400, "parameter_invalid")
         if verb == "pay" and summed["status"] != "paid":
             invoice |= {"status": "paid", "paid": summed["amount_due"]}
             self.move(invoice, summed["amount_due"])
