@@ -242,9 +242,9 @@ class Answer(_Message):
     """The ledger's answer to an `Ask`.
 
     Attributes:
-        verdict: `allowed` | `replayed` | `denied` | `wait` (an identical call is pending, or call `message`
-            acts on `object_id`: ask again) | `outdated` (what was looked up of `object_id` may have changed:
-            look it up again) |
+        verdict: `allowed` | `replayed` | `denied` | `wait` (the identical call `message` is pending, or call
+            `message` acts on `object_id`: ask again) | `outdated` (what was looked up of `object_id` may have
+            changed: look it up again) |
             `look_up` (the object is unknown: fetch it, then ask with its amount) |
             `search` (an earlier send, at `first_at`, has an unknown outcome and the call is not repeatable:
             ask the vendor, then ask again) | `found` (it has opened `object_id`: end the call by that) |

@@ -4,16 +4,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from luigi_spendguard.effects import Pause
 from luigi_spendguard.errors import denial
-from luigi_spendguard.messages import Answer
+from luigi_spendguard.messages import GRANT_SECONDS, Answer
+
+logger = logging.getLogger(__name__)
 
 #: How long a call waits for its turn at an object before it is denied: less than SDKs wait for a reply.
 TURN_SECONDS = 30.0
 #: The longest pause before it asks again: its turn may come, and others wait for it then.
 TURN_PAUSE_S = 0.25
+#: A call that waits so long, in seconds, for an equal one says so in the log, once.
+SILENT_S = 3.0
 
 
 class Patience:
@@ -21,14 +26,30 @@ class Patience:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock, self._next, self._since = clock, 0.05, 0.0
+        self._begun, self._said = 0.0, False
 
     def pause(self, answer: Answer) -> Pause:
         """Return how long to wait after a `wait`. Raises SpendDenied as `check` does."""
         if answer.object_id:
             self.check(answer)
+        else:
+            self._say(answer)
         longest = TURN_PAUSE_S if answer.object_id else 1.0
         seconds, self._next = min(self._next, longest), min(1.0, self._next * 2)
         return Pause(seconds)
+
+    def _say(self, answer: Answer) -> None:
+        now = self._clock()
+        self._begun = self._begun or now
+        if now - self._begun >= SILENT_S and not self._said:
+            self._said = True
+            logger.warning(
+                "Waiting for call %s, which is this very call and has not ended. If the process that made it "
+                "is gone, that is known the vendor's timeout_s and %g seconds after it was sent; then this "
+                "one finds out what came of it. Nothing is sent meanwhile",
+                answer.message,
+                GRANT_SECONDS,
+            )
 
     def check(self, answer: Answer) -> None:
         """Raise SpendDenied (`in_doubt`) when a call has waited for its turn too long."""

@@ -66,7 +66,7 @@ def matched(
         if match["sender"] == ask.call_id:
             return grant(tx, match)
         if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
-            return Answer("wait", ask.call_id, ask.ask)
+            return Answer("wait", ask.call_id, ask.ask, message=match["id"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
     return resend(tx, scope, match, ask, match["ask"] + 1, now)

@@ -260,6 +260,20 @@ def test_an_equal_pending_call_is_waited_for_ever_longer_up_to_a_second(guard: G
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
+def test_waiting_long_for_an_equal_call_is_said_once(
+    guard: Guard, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    call = Call()
+    life = guard.guarded(charge(), call)
+    step(life, Reserve)
+    for _ in range(5):
+        step(life, Pause, Answer("wait", call.call_id, message="first-call"))
+        clock.now += 2
+        step(life, Reserve)
+    (said,) = [one.getMessage() for one in caplog.records]
+    assert said.startswith("Waiting for call first-call, which is this very call and has not ended")
+
+
 def test_a_taken_over_call_is_sent_with_its_own_body_and_ended_under_its_own_id(guard: Guard) -> None:
     life = guard.guarded(charge(b"amount=100&currency=usd&customer=cus_1&metadata[at]=now"), Call())
     step(life, Reserve)
