@@ -43,12 +43,26 @@ class Gateway:
     Attributes:
         base: the gateway's URL without the vendor's name.
         authorization: what a proxy before it wants to see, as `LedgerPort`'s.
+        of_task: it is the listener of the task that has started this program.
 
     """
 
     base: str
     vendor: str
     authorization: str = field(default="", repr=False)
+    of_task: bool = False
+
+    def silent(self, error: NotSent) -> str:
+        """Say that it does not answer, and what to do."""
+        if self.of_task:
+            return (
+                f"the spend_proxy() of the task that has started this program, at {self.base}, does not "
+                f"answer ({error}): its block has ended. Let the task wait there for its programs"
+            )
+        return (
+            f"the gateway at {self.base} does not answer ({error}): start it, or mend [core] "
+            "default_scheduler_url or [spendguard] gateway_url"
+        )
 
     @property
     def url(self) -> str:
@@ -74,7 +88,8 @@ def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | N
             "is reached by https: use https for both",
         )
     same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
-    return Gateway(own or home, vendor, getattr(attempt.client, "authorization", "") if same else "")
+    authorization = getattr(attempt.client, "authorization", "") if same else ""
+    return Gateway(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
 
 
 def _in_clear(url: str) -> bool:
@@ -135,9 +150,7 @@ class Forwarder:
                 if time.monotonic() + wait > limit:
                     raise GatewayUnreachable(
                         "ledger_unavailable",
-                        f"denied, nothing was sent now: the gateway at {gateway.base} does not answer "
-                        f"({error}): start it, or mend [core] default_scheduler_url or [spendguard] "
-                        "gateway_url",
+                        f"denied, nothing was sent now: {gateway.silent(error)}",
                     ) from None
             time.sleep(wait)
             wait = min(0.5, wait * 2)

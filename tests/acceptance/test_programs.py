@@ -174,6 +174,11 @@ class Leaves(VendorTask, Output):
         global child
         child = subprocess.Popen([sys.executable, "child.py", "1"], stdin=subprocess.PIPE)
         self.write()
+class LeavesBlock(VendorTask, Output):
+    run_id = "leaves"
+    def run(self):
+        with spend_proxy():
+            Leaves.run(self)
 class Next(VendorTask, Output):
     run_id = "next"
     def run(self):
@@ -183,14 +188,16 @@ class Plain(Output):
     def run(self):
         subprocess.run([sys.executable, "child.py", "1"], input=b"go")
         self.write()
-assert luigi.build([Leaves()]) and luigi.build([Next(), Plain()])
+assert luigi.build([FIRST()]) and luigi.build([Next(), Plain()])
 """
 
 
 @pytest.mark.parametrize("kind", ["gateway", "file"], indirect=True)
-def test_one_that_outlives_its_attempt_or_has_none_spends_nothing(here: Site) -> None:
+@pytest.mark.parametrize("first", ["Leaves", "LeavesBlock"])
+def test_one_that_outlives_its_attempt_or_has_none_spends_nothing(here: Site, first: str) -> None:
     (here.folder / "child.py").write_text("import sys\nsys.stdin.read()\n" + PROGRAM)
-    code, said = python(here, LEFT)
+    code, said = python(here, LEFT.replace("FIRST", first))
     assert code == 0, said
     assert said.count("DENIED") == 2, said
+    assert ("its block has ended" in said) == (first == "LeavesBlock"), said
     assert charged(here) == []
