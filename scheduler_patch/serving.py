@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import signal
 import ssl
-from types import FrameType
 from typing import Any
 
 import luigi.server
@@ -89,28 +89,34 @@ def drain_with_luigid(gateway: Gateway) -> None:
 
 
 def drain_on_signals(gateway: Gateway) -> None:
-    """Let SIGTERM and SIGINT wait for calls in flight before what they do now; a second one does not."""
-    before = {number: signal.getsignal(number) for number in _SIGNALS}
-    loop = IOLoop.current()
+    """Let SIGTERM and SIGINT wait for calls in flight before what they do now; a second one does not.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        handler = before[signal.Signals(number)]
+    What they do now, they do between two callbacks of the loop. In the midst of one, while a line is being
+    logged, Luigi's handler would be lost: it logs, too, and streams refuse that (`reentrant call`).
+    """
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+    loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]  # tornado's own
+    under_way: set[asyncio.Task[None]] = set()
+
+    def end(number: signal.Signals) -> None:
+        handler = before[number]
         if callable(handler):
-            handler(number, frame)
+            handler(number, None)
         else:
             raise SystemExit(0)
 
-    def handle(number: int, frame: FrameType | None) -> None:
+    async def finish(number: signal.Signals) -> None:
+        await gateway.drain()
+        end(number)
+
+    def handle(number: signal.Signals) -> None:
         if gateway.draining or not gateway.in_flight:
-            end(number, frame)
+            end(number)
         else:
             logger.info("Ends when %d vendor calls in flight have", gateway.in_flight)
             gateway.draining = True
-            loop.add_callback_from_signal(finish, number)
-
-    async def finish(number: int) -> None:
-        await gateway.drain()
-        end(number, None)
+            under_way.add(loop.create_task(finish(number)))
 
     for number in _SIGNALS:
-        signal.signal(number, handle)
+        with contextlib.suppress(NotImplementedError):  # Windows keeps what it does now.
+            loop.add_signal_handler(number, handle, number)

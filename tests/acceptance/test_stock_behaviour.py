@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import http.client
 import json
 import os
@@ -10,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -140,6 +142,18 @@ def test_no_configuration_of_ours_and_no_token_are_needed(tmp_path: Path, vendor
         assert not (tmp_path / "xdg").exists()
 
 
+def answers(port: int) -> bool:
+    """Ask luigid for its runs; return whether it has answered within 2 seconds."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/runs")
+        return connection.getresponse().read() == b"[]"
+    except TimeoutError:
+        return False
+    finally:
+        connection.close()
+
+
 class TestFlags:
     def test_background_pidfile_logdir_and_state_path(
         self, tmp_path: Path, vendor_of_both: FakeStripe
@@ -174,10 +188,9 @@ class TestFlags:
             stderr=subprocess.DEVNULL,
         )  # fmt: skip
         try:
-            wait_until(path.exists, what="the socket")
             connection = http.client.HTTPConnection("localhost")
             connection.sock = socket.socket(socket.AF_UNIX)
-            connection.sock.connect(str(path))
+            wait_until(lambda: connection.sock.connect_ex(str(path)) == 0, what="the socket")
             connection.request("GET", "/runs")
             reply = connection.getresponse()
             assert (reply.status, reply.read()) == (200, b"[]")
@@ -185,3 +198,27 @@ class TestFlags:
         finally:
             process.terminate()
             process.wait(20)
+
+    def test_a_signal_while_a_line_is_logged_ends_it(
+        self, tmp_path: Path, vendor_of_both: FakeStripe
+    ) -> None:
+        """Luigi's handler logs, too: called in the midst of that it was lost (`reentrant call`)."""
+        site = Site(tmp_path, stripe=vendor_of_both, start=False)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port",
+             str(site.port)],
+            cwd=tmp_path, env=site.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        assert process.stderr is not None
+        try:
+            fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
+            wait_until(lambda: listening(site.port), what="luigid")
+            wait_until(lambda: not answers(site.port), 60, "a line that nobody reads")
+            process.terminate()
+            time.sleep(0.5)  # The signal meets the write that waits.
+            process.communicate(timeout=20)
+            assert process.returncode == 0
+        finally:
+            process.kill()
+            process.communicate()
