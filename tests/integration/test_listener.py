@@ -343,12 +343,17 @@ def refused(url: str) -> bool:
 def test_a_forked_child_neither_serves_nor_holds_the_port(worker: Place) -> None:
     with worker.task().attempt():
         with spend_proxy() as url:
+            begun, begins = os.pipe()
             pid = os.fork()
             if pid == 0:
                 try:
+                    os.write(begins, b"1")
                     time.sleep(60)
                 finally:
                     os._exit(0)
+            os.close(begins)
+            with open(begun, "rb") as told:
+                assert told.read(1) == b"1"  # It has let go of what it was forked with.
             assert post(url)[0] == 200
         try:
             with pytest.raises(ConnectionRefusedError):
