@@ -95,7 +95,7 @@ class Room:
         """Hold no more than the answer, which is passed on from now on; nothing where nobody takes it."""
         size = 0 if self._closed or size <= UNREAD else size
         if size > self._held:
-            await self._replies.take(self.who, size, math.inf)
+            await self._replies.take(self.who, size - self._held, math.inf)
             self._held = size
         self._give_back(self._held - (0 if self._closed else size))
         if self._held:

@@ -14,8 +14,6 @@ from contextlib import asynccontextmanager, suppress
 _KEPT_FREE = 4
 #: So many wait at once for one key.
 LONGEST_QUEUE = 1000
-
-
 #: Bytes of requests' bodies that are held at once, of one key and of all.
 BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
 

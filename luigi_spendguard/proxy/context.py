@@ -167,9 +167,10 @@ def running(attempt: Attempt, *, everywhere: bool = False) -> Iterator[None]:
 
 def _tell_programs() -> None:
     within = dict.fromkeys((*_begun_within, *(attempt.task_id for attempt in _active.values())))
-    os.environ[WITHIN] = " ".join(within)
-    if not within:
-        del os.environ[WITHIN]
+    if within:
+        os.environ[WITHIN] = " ".join(within)
+    else:
+        os.environ.pop(WITHIN, None)
     _set_mark()
 
 

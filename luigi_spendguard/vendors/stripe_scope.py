@@ -47,7 +47,8 @@ _OPENS = re.compile(
 _MOST = 10
 #: What is looked up for its price alone, and names no customer.
 _CATALOGUE = re.compile(
-    r"/v1/(prices|plans|products|shipping_rates|tax_rates|coupons|invoiceitems\?|invoices\?|customers/[^/]+\?).*|/v1/invoices/[^/]+/lines\?.*"
+    r"/v1/(prices|plans|products|shipping_rates|tax_rates|coupons).*"
+    r"|/v1/(invoiceitems|invoices|invoices/[^/]+/lines|customers/[^/]+)\?.*"
 )
 
 
