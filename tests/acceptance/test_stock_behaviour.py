@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -216,7 +215,8 @@ class TestFlags:
             wait_until(lambda: listening(site.port), what="luigid")
             wait_until(lambda: not answers(site.port), 60, "a line that nobody reads")
             process.terminate()
-            time.sleep(0.5)  # The signal meets the write that waits.
+            status = Path(f"/proc/{process.pid}/status")
+            wait_until(lambda: not re.search(r"^S(ig|hd)Pnd:.*[1-9a-f]", status.read_text(), re.M), what="it")
             process.communicate(timeout=20)
             assert process.returncode == 0
         finally:
