@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,19 +17,6 @@ from tests.support.site import FakeStripe
 
 CAP = 1_000_000_000  # $1,000
 _http = urllib3.PoolManager()
-
-
-@pytest.fixture(scope="module")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
-    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
-    yield made
-    made.process.end()
-
-
-@pytest.fixture
-def vendor(counting: FakeStripe) -> FakeStripe:
-    counting.forget()
-    return counting
 
 
 class Losing(Outside):
@@ -56,10 +41,8 @@ class Losing(Outside):
 
 
 @pytest.fixture
-def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Losing]:
-    books = Books(tmp_path / "ledger.db", cap=CAP)
-    yield Losing(books, vendor.url)
-    books.ledger.close()
+def desk(books: Books, vendor: FakeStripe) -> Losing:
+    return Losing(books, vendor.url)
 
 
 def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,26 +19,6 @@ from tests.support.vendors import FakeStripe
 
 CAP = 1_000_000_000  # $1,000
 FAILED = (SpendDenied, OutcomeUnknown, stripe.StripeError)
-
-
-@pytest.fixture(scope="module")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
-    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
-    yield made
-    made.process.end()
-
-
-@pytest.fixture
-def vendor(counting: FakeStripe) -> FakeStripe:
-    counting.forget()
-    return counting
-
-
-@pytest.fixture
-def books(tmp_path: Path) -> Iterator[Books]:
-    made = Books(tmp_path / "ledger.db", cap=CAP)
-    yield made
-    made.ledger.close()
 
 
 class Losing(Outside):

@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 import urllib3
 
 from luigi_spendguard.errors import SpendDenied
-from tests.support.books import Books
 from tests.support.desk import Outside
 from tests.support.site import FakeStripe
 
 CAP = 100_000_000  # $100
 _http = urllib3.PoolManager()
-
-
-@pytest.fixture(scope="module")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
-    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
-    yield made
-    made.process.end()
-
-
-@pytest.fixture
-def vendor(counting: FakeStripe) -> FakeStripe:
-    counting.forget()
-    return counting
-
-
-@pytest.fixture
-def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Outside]:
-    books = Books(tmp_path / "ledger.db", cap=CAP)
-    yield Outside(books, vendor.url)
-    books.ledger.close()
 
 
 def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:

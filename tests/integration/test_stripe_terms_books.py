@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlencode
 
@@ -14,31 +13,10 @@ import urllib3
 from luigi_spendguard.effects import Send
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import runs
-from tests.support.books import Books
 from tests.support.desk import Outside
 from tests.support.site import FakeStripe
 
 CAP = 1_000_000  # $1
-
-
-@pytest.fixture(scope="module")
-def counting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeStripe]:
-    made = FakeStripe(tmp_path_factory.mktemp("vendor"))
-    yield made
-    made.process.end()
-
-
-@pytest.fixture
-def vendor(counting: FakeStripe) -> FakeStripe:
-    counting.forget()
-    return counting
-
-
-@pytest.fixture
-def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Outside]:
-    books = Books(tmp_path / "ledger.db", cap=CAP)
-    yield Outside(books, vendor.url)
-    books.ledger.close()
 
 
 def price(desk: Outside, amount: int = 100) -> str:
