@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import urllib3
 
 from luigi_spendguard.errors import BudgetExceeded
 from tests.support.books import Books
-from tests.support.desk import Outside
+from tests.support.desk import Outside, by_hand
 from tests.support.site import FakeStripe
 
 CAP = 10_000_000  # $10
@@ -34,13 +33,6 @@ def desk(tmp_path: Path, vendor: FakeStripe) -> Iterator[Outside]:
     books = Books(tmp_path / "ledger.db", cap=CAP)
     yield Outside(books, vendor.url)
     books.ledger.close()
-
-
-def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
-    """Do something at the vendor past the guard, as a person at the dashboard would."""
-    headers = {"Authorization": "Bearer sk_test_by_hand"}
-    return urllib3.PoolManager().request("POST", vendor.url + path, fields=said, headers=headers,
-                                         encode_multipart=False).json()  # fmt: skip
 
 
 def at_most(desk: Outside, vendor: FakeStripe, call: Any, *args: Any) -> None:

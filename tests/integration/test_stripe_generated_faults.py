@@ -10,33 +10,13 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.effects import Send
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
-from luigi_spendguard.vendors import Reply
 from tests.support.books import Books
-from tests.support.desk import Outside
+from tests.support.desk import Losing
 from tests.support.vendors import FakeStripe
 
 CAP = 1_000_000_000  # $1,000
 FAILED = (SpendDenied, OutcomeUnknown, stripe.StripeError)
-
-
-class Losing(Outside):
-    """A desk at which the next call is answered by a 500: `before` it was executed, or `after`."""
-
-    lose = ""
-
-    def again(self) -> None:
-        super().again()
-        self.client = stripe.StripeClient("sk_test_x", http_client=self, max_network_retries=0)
-
-    def _do(self, effect: Any) -> Any:
-        if self.lose and isinstance(effect, Send) and effect.request.method != "GET":
-            how, self.lose = self.lose, ""
-            if how == "after":
-                super()._do(effect)
-            return Reply(500, {"content-type": "application/json"}, b'{"error": {"type": "api_error"}}')
-        return super()._do(effect)
 
 
 class Calls:

@@ -7,21 +7,12 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-import urllib3
 
 from luigi_spendguard.errors import SpendDenied
-from tests.support.desk import Outside
+from tests.support.desk import Outside, by_hand
 from tests.support.site import FakeStripe
 
 CAP = 100_000_000  # $100
-_http = urllib3.PoolManager()
-
-
-def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
-    """Do something at the vendor past the guard."""
-    headers = {"Authorization": "Bearer sk_test_by_hand"}
-    return _http.request("POST", vendor.url + path, fields=said, headers=headers,
-                         encode_multipart=False).json()  # fmt: skip
 
 
 def counted(desk: Outside) -> int:

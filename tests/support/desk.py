@@ -19,8 +19,10 @@ from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
 from tests.support.books import Books
 from tests.support.lives import lived
+from tests.support.vendors import FakeStripe
 
 SECRET = "sk_test_canary_secret"
+_http = urllib3.PoolManager()
 CAP = 100_000_000  # $100
 FX = {"eur": Decimal("1.12"), "sek": Decimal(1)}
 
@@ -114,6 +116,31 @@ class Outside(Desk):
             request.method, request.url, body=request.body or None, headers=dict(request.headers)
         )
         return Reply(got.status, {k.lower(): v for k, v in got.headers.items()}, got.data)
+
+
+class Losing(Outside):
+    """The same, at which the next change is answered by a 500: `before` it was executed, or `after`."""
+
+    lose = ""
+
+    def again(self) -> None:
+        super().again()
+        self.client = stripe.StripeClient("sk_test_x", http_client=self, max_network_retries=0)
+
+    def _do(self, effect: Any) -> Any:
+        if self.lose and isinstance(effect, Send) and effect.request.method != "GET":
+            how, self.lose = self.lose, ""
+            if how == "after":
+                super()._do(effect)
+            return Reply(500, {"content-type": "application/json"}, b'{"error": {"type": "api_error"}}')
+        return super()._do(effect)
+
+
+def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
+    """Do something at the vendor past the guard, as a person at the dashboard would."""
+    headers = {"Authorization": "Bearer sk_test_by_hand"}
+    return _http.request("POST", vendor.url + path, fields=said, headers=headers,
+                         encode_multipart=False).json()  # fmt: skip
 
 
 def post(path: str, body: bytes = b"", **headers: str) -> Request:
