@@ -2,10 +2,12 @@
 
 A vendor knows no SQL, no Luigi and no sockets: it recognises an operation, quotes the most it can
 cost, names its target, reads what became of it, and injects the secret. docs/adding-a-vendor.md shows one.
+`values` reads the values of its own settings.
 """
 
 from __future__ import annotations
 
+from luigi_spendguard import config_values as values
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings
 from luigi_spendguard.vendors.base import Vendor
@@ -13,5 +15,5 @@ from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Re
 
 __all__ = [
     "FollowedUp", "Outcome", "Quote", "Reply", "Request", "Setting", "Vendor",
-    "VendorSettings", "denial",
+    "VendorSettings", "denial", "values",
 ]  # fmt: skip

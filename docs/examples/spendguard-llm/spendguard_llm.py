@@ -15,8 +15,17 @@ from decimal import ROUND_CEILING, Decimal
 from typing import Any
 from urllib.parse import urlsplit
 
-from luigi_spendguard import config_values as values
-from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Setting, Vendor, VendorSettings, denial
+from luigi_spendguard.vendors import (
+    Outcome,
+    Quote,
+    Reply,
+    Request,
+    Setting,
+    Vendor,
+    VendorSettings,
+    denial,
+    values,
+)
 from luigi_spendguard.vendors.bodies import (
     check_body,
     digest,
