@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from luigi_spendguard.messages import End
+from luigi_spendguard.protocol import End
 from tests.support.books import Books
 
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
+    from luigi_spendguard.proxy.call import idempotency_key
     from luigi_spendguard.proxy.listener import spend_proxy
-    from luigi_spendguard.proxy.naming import idempotency_key
     from luigi_spendguard.tasks import VendorTask
     from luigi_spendguard.vault_key_task import VaultKeyTask
     from luigi_spendguard.worker import WorkerSchedulerFactory, install

@@ -4,18 +4,13 @@ from __future__ import annotations
 
 import sys
 
-from luigi_spendguard.config_files import ConfigError, readable
+from luigi_spendguard.settings.files import ConfigError, readable
 
 
 def main() -> None:
     """Run the command line; ends with status 2 and one line when luigi.cfg cannot be read."""
     try:
         with readable():
-            from luigi_spendguard import (  # noqa: F401  # add their commands
-                change_commands,
-                key_commands,
-                self_test_command,
-            )
             from luigi_spendguard.cli import main as run
     except ConfigError as error:
         sys.stderr.write(f"Error: {error}\n")

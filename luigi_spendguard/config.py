@@ -15,20 +15,13 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard import config_values as values
 from luigi_spendguard import redaction
-from luigi_spendguard.config_files import (
-    ConfigError,
-    Raw,
-    Sections,
-    expanded,
-    luigi_files,
-    read_sections,
-)
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.policy import Caps
-from luigi_spendguard.secret_files import NotMine, in_file
-from luigi_spendguard.settings import Setting, VendorSettings
+from luigi_spendguard.settings import values
+from luigi_spendguard.settings.files import ConfigError, Raw, Sections, expanded, luigi_files, read_sections
+from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.settings.values import NotMine, in_file
 from luigi_spendguard.vendors.registry import VENDORS
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]

@@ -1,6 +1,6 @@
 """JSON, read strictly by one reader: what two parsers could read differently is refused.
 
-Vendors' requests (`vendors.bodies`) and our own routes (`scheduler_patch.handler`) are read here alike.
+Vendors' requests (`vendors.bodies`) and our own routes (`scheduler_patch.api.handler`) are read here alike.
 """
 
 from __future__ import annotations

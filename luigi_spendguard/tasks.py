@@ -8,9 +8,9 @@ from typing import Any
 
 import luigi
 
-from luigi_spendguard.any_worker import unguarded
-from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy import attempts
 from luigi_spendguard.worker import install
+from luigi_spendguard.worker.any_worker import unguarded
 
 
 class VendorTask:
@@ -57,7 +57,7 @@ def _refused_unguarded(cls: Any, run: Callable[..., Any], own: bool) -> Callable
     @functools.wraps(run)
     def guarded_run(self: Any, *args: Any, **kwargs: Any) -> Any:
         lent = getattr(self, "set_tracking_url", None) is not None
-        if (lent or context.in_pipeline()) and context.current() is None:
+        if (lent or attempts.in_pipeline()) and attempts.current() is None:
             raise unguarded(self)
         if own:
             return run(self, *args, **kwargs)

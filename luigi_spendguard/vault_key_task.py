@@ -16,8 +16,8 @@ from typing import Any
 import luigi
 import luigi.interface
 
-from luigi_spendguard.client import connect
-from luigi_spendguard.policy import expiry_ms
+from luigi_spendguard.http.ledger_client import connect
+from luigi_spendguard.settings.policy import expiry_ms
 
 #: A key that expires within this many seconds is asked for again.
 MARGIN_S = 60

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from luigi_spendguard.config_files import ConfigError, readable
+from luigi_spendguard.settings.files import ConfigError, readable
 
 
 def main() -> None:

@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.money import parse_usd
-from luigi_spendguard.outbox import FLUSH_S, Outbox
+from luigi_spendguard.protocol import Answer, Ask, End
 from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch import operator
-from scheduler_patch.access import SWEEP_S
-from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler, adopt
+from scheduler_patch.service import operators
+from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.workers import Office
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class LocalPort:
 
     def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda office: operator.blocked(office, worker, wait_s, task_ids))
+        return self._do(lambda office: operators.blocked(office, worker, wait_s, task_ids))
 
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run."""

@@ -18,8 +18,8 @@ import luigi.server
 from luigi.metrics import MetricsCollector, MetricsCollectors, NoMetricsCollector
 
 from luigi_spendguard import config
-from luigi_spendguard.config_files import ConfigError
 from luigi_spendguard.errors import LedgerError, PluginError
+from luigi_spendguard.settings.files import ConfigError
 from scheduler_patch import server
 
 

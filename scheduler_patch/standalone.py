@@ -10,18 +10,17 @@ import tornado.netutil
 from tornado.ioloop import IOLoop, PeriodicCallback
 from tornado.web import Application
 
-from luigi_spendguard import discretion
+from luigi_spendguard import redaction
 from luigi_spendguard.config import ConfigError, Settings
-from luigi_spendguard.half_closed import answer_half_closed
-from scheduler_patch.access import SWEEP_S
+from luigi_spendguard.http.receiving import answer_half_closed
 from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.office import Office
-from scheduler_patch.prices import correct_prices
-from scheduler_patch.relay import relay_routes
-from scheduler_patch.reload import on_hangup
+from scheduler_patch.gateway.handler import relay_routes
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.serving import allow_connections, drain_on_signals, tls
+from scheduler_patch.server import allow_connections, drain_on_signals, on_hangup, tls
+from scheduler_patch.service.late_prices import correct_prices
+from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.workers import Office
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +31,7 @@ _ROUTES = (r"/status", r"/openapi.json")
 def run(settings: Settings, address: str, port: int) -> None:
     """Serve until a signal ends it. Raises ConfigError, LedgerUnavailable."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
-    discretion.install()
+    redaction.install()
     allow_connections()
     office = Office(settings, BudgetScheduler())
     if not office.relayed_vendors:

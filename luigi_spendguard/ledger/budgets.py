@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from luigi_spendguard.ledger.engine import NOW, TODAY, Row, Tx
+from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import Micros
 
 #: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.

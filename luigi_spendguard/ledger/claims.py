@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
 from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
-from luigi_spendguard.ledger.engine import NOT_DECLINED, NOW, Row, Tx
+from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
-from luigi_spendguard.messages import KEY_PREFIX
 from luigi_spendguard.money import Micros, format_usd, plain_usd
+from luigi_spendguard.protocol import KEY_PREFIX
 
 
 def key_hash(key: str) -> str:

@@ -2,18 +2,232 @@
 
 What waits is in the ledger, so that it survives restarts; whoever has the vendor's secret takes it from
 there.
+
+What becomes known of a call from elsewhere than its own reply: an operator's word, and its correction.
+
+The first word ends the reservation; every later one appends the difference, and nothing is edited.
 """
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
-from luigi_spendguard.ledger.budgets import journal
-from luigi_spendguard.ledger.engine import NOW, SKEW_MS, Row, Tx
-from luigi_spendguard.ledger.resolving import keep_object, restate
-from luigi_spendguard.messages import MAX_TEXT
+from luigi_spendguard.errors import Conflict, NotFound
+from luigi_spendguard.ledger.budgets import journal, move, take
+from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
+from luigi_spendguard.ledger.objects import uses_up
 from luigi_spendguard.money import Micros, format_usd, with_fees
+from luigi_spendguard.protocol import MAX_TEXT
 from luigi_spendguard.vendors import FollowedUp
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What an operator says became of a call.
+
+    Attributes:
+        spent: what it cost, in micro-dollars; None: it was not sent.
+        object_id: the vendor's object that it opened, if the operator knows.
+        overrun: it may have cost more than was reserved.
+        correct: it may have been resolved otherwise before.
+
+    """
+
+    spent: Micros | None
+    object_id: str | None = None
+    overrun: bool = False
+    correct: bool = False
+
+    def __str__(self) -> str:
+        said = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
+        return f"{said}, object {self.object_id}" if self.object_id else said
+
+
+class _NoRoom(Exception):
+    """Undoes the savepoint in which a budget had no room."""
+
+
+def resolution(tx: Tx, call_id: str) -> str | None:
+    """Return an operator's last word about a call, None when the vendor's own, or nobody's, ended it."""
+    answered = tx.value("SELECT status FROM exchange WHERE call_id = ?", call_id)
+    said = tx.value(
+        "SELECT note FROM journal WHERE call_id = ? AND kind = 'operator' ORDER BY id DESC", call_id
+    )
+    return None if answered or said is None else str(said)
+
+
+def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
+    """End an in-doubt call by an operator's word, or correct an earlier word. Returns the call row.
+
+    Raises NotFound; Conflict when that does not fit the call's state, or needs to be confirmed.
+    """
+    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    if row is None:
+        raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
+    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
+    if done is not None:
+        if (done["call_id"], done["note"]) != (call_id, str(said)):
+            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+        return row
+    _check(tx, row, said)
+    total = said.spent or Micros(0)
+    if total > row["reserved_micros"] and not said.overrun:
+        raise Conflict(
+            f"{format_usd(total)} is more than the {format_usd(row['reserved_micros'])} that call {call_id} "
+            "had reserved: nothing was changed. If the vendor's books really say so, repeat it with "
+            '--overrun ({"overrun": true}): the rest is booked as overrun and freezes the run'
+        )
+    note = f"resolved: {said}"
+    restate(tx, row, total, note, forced=said.overrun)
+    if said.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
+        keep_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
+        tx.run("DELETE FROM vendor_object WHERE call_id = ? AND counted_micros = 0", call_id)
+        row["object_id"] = None
+    keep_object(tx, row, said.object_id or row["object_id"], total)
+    tx.run(
+        # Of what the vendor has answered only that its key is used up is of use any more.
+        "UPDATE call SET state = ?, tries = tries + ?, status = 0, object_id = coalesce(?, object_id),"
+        f" message = ?, ended_at = {NOW} WHERE id = ?",
+        "voided" if said.spent is None else "settled",
+        int(uses_up(row["status"])),
+        said.object_id,
+        note,
+        call_id,
+    )
+    journal(tx, "operator", run_id=row["run_id"], call_id=call_id, request_id=request_id, note=str(said))
+    done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    assert done_row is not None
+    return done_row
+
+
+def _check(tx: Tx, row: Row, said: Resolution) -> None:
+    """Raise Conflict unless an operator may say this of a call in this state."""
+    earlier = None if row["state"] == "in_doubt" else resolution(tx, row["id"])
+    if row["state"] != "in_doubt" and earlier is None:
+        state = row["state"] or row["verdict"]
+        raise Conflict(f"call {row['id']} is {state}, not in doubt: there is nothing to resolve")
+    if earlier is not None and not said.correct:
+        raise Conflict(
+            f"call {row['id']} was resolved already ({earlier}): to correct that, repeat it with --correct "
+            '({"correct": true})'
+        )
+    if said.object_id is None:
+        return
+    if row["object_id"] not in (None, said.object_id) and not _named(tx, row):
+        raise Conflict(f"call {row['id']} is about {row['object_id']}, not {said.object_id}")
+    other = tx.value(
+        "SELECT call_id FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+        row["vendor"],
+        row["account"],
+        said.object_id,
+    )
+    if other not in (None, row["id"]) and row["object_id"] != said.object_id:
+        raise Conflict(f"{said.object_id} is what call {other} has opened: look for this call's own")
+
+
+def _named(tx: Tx, row: Row) -> bool:
+    """Return whether a call's object is known from an operator alone."""
+    said = tx.all("SELECT note FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"])
+    return any(entry["note"].endswith(f", object {row['object_id']}") for entry in said)
+
+
+def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
+    """Let a call have cost `total` micro-dollars, whatever was counted for it before.
+
+    What it takes beyond its reservation is overrun and freezes the run; overrun that goes away thaws it.
+    Raises Conflict when a correction has no room in the budgets any more and is not `forced`.
+    """
+    first = row["state"] == "in_doubt"
+    held = row["reserved_micros"] if first else 0
+    spent = min(total, row["reserved_micros"]) - row["settled_micros"] - row["corrected_micros"]
+    overrun = total - min(total, row["reserved_micros"]) - row["overrun_micros"]
+    if overrun < 0:
+        move(tx, "correct", row, overrun=overrun, note=note)
+    more, taken = max(0, overrun), max(0, spent - held)
+    if taken and not _taken(tx, row, taken):
+        if not forced:
+            raise Conflict(
+                f"call {row['id']} costs {format_usd(Micros(taken))} more than was said before, and its "
+                "budgets have no room for that any more: top the run up first, or repeat it with --overrun "
+                '({"overrun": true})'
+            )
+        spent, more, overrun, taken = spent - taken, more + taken, overrun + taken, 0
+    move(tx, "resolve" if first else "correct", row, spent=spent, reserved=-held - taken,
+         overrun=more, note=note)  # fmt: skip
+    column = "settled_micros" if first else "corrected_micros"
+    tx.run(
+        f"UPDATE call SET {column} = {column} + ?, overrun_micros = overrun_micros + ? WHERE id = ?",
+        spent,
+        overrun,
+        row["id"],
+    )
+    if overrun > 0:
+        tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", row["run_id"])
+    elif overrun < 0:
+        tx.run(
+            "UPDATE run SET state = 'active' WHERE run_id = ?1 AND state = 'frozen' AND NOT (SELECT"
+            " overrun_micros FROM budget WHERE scope = 'run' AND subject = ?1 AND part = '')",
+            row["run_id"],
+        )
+
+
+def _taken(tx: Tx, row: Row, amount: int) -> bool:
+    """Reserve `amount` once more in all budgets of a call, or change nothing."""
+    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
+    try:
+        with tx.savepoint():
+            if take(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
+                raise _NoRoom
+    except _NoRoom:
+        return False
+    journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
+    return True
+
+
+def keep_object(tx: Tx, row: Row, object_id: str | None, total: int) -> None:
+    """Let a call's object count for what is known of the call now."""
+    if object_id is None:
+        return
+    before = row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"]
+    if row["state"] == "in_doubt":
+        before = row["reserved_micros"] if row["object_id"] is not None else 0
+    own = (row["vendor"], row["account"], object_id)
+    known = tx.run(
+        "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ?"
+        " WHERE vendor = ? AND account = ? AND object_id = ?",
+        before,
+        total,
+        *own,
+    )
+    if not known and row["object_id"] is None:
+        # What was asked for can still be confirmed, whatever of it was spent by now.
+        tx.run(
+            "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+            " worth_micros, customer) VALUES (?,?,?,?,?,?,?,'')",
+            *own,
+            row["run_id"],
+            row["id"],
+            total,
+            max(total, row["reserved_micros"]),
+        )
+
+
+def keep_part(tx: Tx, row: Row, object_id: str, micros: int) -> None:
+    """Remember what of a call's cost is one of several objects' that it has opened."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?,?,?,?,?,?,?,'')"
+        " ON CONFLICT (vendor, account, object_id) DO NOTHING",
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["run_id"],
+        row["id"],
+        micros,
+        micros,
+    )
+
 
 #: Milliseconds after which a price is asked for: again and again, then it is given up.
 _MINUTE = 60_000

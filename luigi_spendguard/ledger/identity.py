@@ -11,8 +11,8 @@ import json
 import re
 from dataclasses import dataclass, replace
 
-from luigi_spendguard.ledger.engine import NOT_DECLINED, Row, Tx
-from luigi_spendguard.messages import Ask
+from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
+from luigi_spendguard.protocol import Ask
 
 #: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
 #: what goes into a digest (or how a vendor names a target) adds a version, and the old one goes on matching.

@@ -16,13 +16,13 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
+from luigi_spendguard.ledger.calls import Refused, Scope, object_of
 from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.ledger.engine import NOW, SKEW_MS, Row, Tx, is_over
+from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
-from luigi_spendguard.ledger.taking import Refused, Scope, object_of
-from luigi_spendguard.messages import KEY_PREFIX, Ask
 from luigi_spendguard.money import Micros, plain_usd
-from luigi_spendguard.policy import Caps, is_allowed, moment
+from luigi_spendguard.protocol import KEY_PREFIX, Ask
+from luigi_spendguard.settings.policy import Caps, is_allowed, moment
 
 #: What Luigi's task_ids end with (Luigi 3.8, `task.task_id_str`).
 _TASK_ID = re.compile(r".+_[0-9a-f]{10}")

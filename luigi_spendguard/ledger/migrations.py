@@ -9,8 +9,8 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.engine import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
-from luigi_spendguard.ledger.models import TABLES, CallTarget, KeyTerms, PriceDue, Turn
+from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
+from luigi_spendguard.ledger.schema import TABLES, CallTarget, KeyTerms, PriceDue, Turn
 
 
 def _first(db: peewee.SqliteDatabase, tx: Tx) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.ledger.budgets import REMAINING, run_budget
-from luigi_spendguard.ledger.engine import Row, Tx
-from luigi_spendguard.ledger.reading import RUNS, check_run, show_run
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.queries import RUNS, check_run, show_run
 from luigi_spendguard.money import plain_usd
 
 #: What runs can be sorted by, as the API names it.

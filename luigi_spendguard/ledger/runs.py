@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
 from luigi_spendguard.ledger.budgets import journal, key_budgets, open_budget, run_budget, set_cap
-from luigi_spendguard.ledger.engine import NOW, Row, Tx
+from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
-from luigi_spendguard import discretion
-from luigi_spendguard.proxy import aside, children, context, credentials, programs, resend, stripe, twilio
+from luigi_spendguard import redaction
+from luigi_spendguard.proxy import aio, attempts, children, environment, programs, resend, stripe, twilio
 from luigi_spendguard.vendors.registry import VENDORS
 
 #: The bindings of SDKs: each has `bind()`, `unbind()` and `in_place(attempt)`.
@@ -17,11 +17,11 @@ def bind() -> None:
     """Put the guard into every supported SDK, and keep secrets out of the log. Raises PluginError."""
     for binding in _BINDINGS:
         binding.bind()
-    discretion.install()
-    context.watch_threads()
+    redaction.install()
+    attempts.watch_threads()
     children.follow()
     for vendor in VENDORS.values():
-        credentials.learn(vendor)
+        environment.learn(vendor)
     programs.enter()
 
 
@@ -29,12 +29,12 @@ def unbind() -> None:
     """Put the SDKs back as they were."""
     for binding in _BINDINGS:
         binding.unbind()
-    context.leave_threads()
+    attempts.leave_threads()
     children.unfollow()
 
 
 @contextmanager
-def attempt_running(attempt: context.Attempt, *, everywhere: bool = False) -> Iterator[None]:
+def attempt_running(attempt: attempts.Attempt, *, everywhere: bool = False) -> Iterator[None]:
     """Run a vendor task's code: its calls belong to `attempt`, and it finds the attempt's vault key where it
     looks for a secret. `everywhere`: as `context.running`.
 
@@ -42,15 +42,15 @@ def attempt_running(attempt: context.Attempt, *, everywhere: bool = False) -> It
     """
     longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
     with ExitStack() as stack:
-        stack.enter_context(discretion.streams())
-        stack.enter_context(context.running(attempt, everywhere=everywhere))
+        stack.enter_context(redaction.streams())
+        stack.enter_context(attempts.running(attempt, everywhere=everywhere))
         for binding in _BINDINGS:
             stack.enter_context(binding.in_place(attempt))
         for vendor in VENDORS.values():
-            secret = credentials.secret_of(vendor, attempt.settings)
+            secret = environment.secret_of(vendor, attempt.settings)
             # Without a secret the call gets as far as the guard, whose error says what to set.
-            stack.enter_context(credentials.hidden(vendor, secret, attempt.key))
+            stack.enter_context(environment.hidden(vendor, secret, attempt.key))
         try:
             yield
         finally:
-            aside.drain(attempt.claim_id, longest + aside.ENDING_S)
+            aio.drain(attempt.claim_id, longest + aio.ENDING_S)

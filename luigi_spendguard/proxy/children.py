@@ -18,8 +18,8 @@ from multiprocessing import spawn
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.outbox import FLUSH_S
-from luigi_spendguard.proxy import context, credentials, interrupt, programs
+from luigi_spendguard.http.outbox import FLUSH_S
+from luigi_spendguard.proxy import attempts, environment, interrupt, programs
 
 _stock: Callable[..., dict[str, Any]] | None = None
 #: The block of the attempt that this child belongs to: as long as it lives.
@@ -38,8 +38,8 @@ children.enter(sent)
 class _Guard:
     """What a child is sent: its attempt, and the secrets that are hidden from its environment."""
 
-    attempt: context.Attempt | None
-    hidden: credentials.Hidden = field(repr=False)
+    attempt: attempts.Attempt | None
+    hidden: environment.Hidden = field(repr=False)
 
 
 class _Passage:
@@ -72,19 +72,19 @@ def unfollow() -> None:
 def _data(name: str) -> dict[str, Any]:
     assert _stock is not None
     data = _stock(name)
-    if context.in_pipeline():
+    if attempts.in_pipeline():
         data["spendguard"] = _Passage(_guard())
     return data
 
 
 def _guard() -> _Guard:
     try:
-        attempt = context.current()
+        attempt = attempts.current()
     except SpendDenied:  # It cannot be told whose child it is: its calls are denied.
         attempt = None
     if attempt is not None:
         attempt = replace(attempt, client=attempt.client.for_child())
-    return _Guard(attempt, credentials.sent())
+    return _Guard(attempt, environment.sent())
 
 
 def enter(sent: bytes) -> None:
@@ -93,8 +93,8 @@ def enter(sent: bytes) -> None:
 
     guard: _Guard = pickle.loads(sent)  # noqa: S301  # its parent's, by the pipe that it is all made of
     programs.belong_elsewhere()
-    credentials.given(guard.hidden)
-    context.descend()
+    environment.given(guard.hidden)
+    attempts.descend()
     proxy.bind()
     if guard.attempt is None:
         return
@@ -103,7 +103,7 @@ def enter(sent: bytes) -> None:
     multiprocessing.util.Finalize(None, _leave, args=(guard.attempt,), exitpriority=10)
 
 
-def _leave(attempt: context.Attempt) -> None:
+def _leave(attempt: attempts.Attempt) -> None:
     """End a child's calls, and say what could not be said of them yet. (Its exit handlers are not run.)"""
     _block.close()
     attempt.client.flush(FLUSH_S)

@@ -6,7 +6,7 @@ openai.OpenAI(http_client=openai.DefaultHttpxClient(transport=SpendTransport()))
 
 from __future__ import annotations
 
-from luigi_spendguard.proxy.transports import Binding, Whole, missing
+from luigi_spendguard.proxy.http_clients import Binding, Whole, missing
 
 try:
     import httpx2

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy import attempts
 
 #: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
 SIGNAL: Any = getattr(signal, "SIGUSR2", None)
@@ -74,8 +74,8 @@ def obedient() -> None:
 
 def _obey_as_a_child(number: int, frame: FrameType | None) -> None:
     _pass_on()
-    context.on_idle(_ask_oneself)
-    if not context.in_flight():
+    attempts.on_idle(_ask_oneself)
+    if not attempts.in_flight():
         os._exit(ENDED)
 
 
@@ -96,7 +96,7 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
 
     def end() -> None:
         time.sleep(CLEAN_UP_S)
-        while context.in_flight() or not (quiet and quiet()):
+        while attempts.in_flight() or not (quiet and quiet()):
             time.sleep(0.2)
         os._exit(ENDED)
 
@@ -106,8 +106,8 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
             _obey_as_a_child(number, frame)
             return
         _pass_on()
-        context.on_idle(_ask_oneself)
-        if context.in_flight():
+        attempts.on_idle(_ask_oneself)
+        if attempts.in_flight():
             return
         if last is None and quiet is not None:
             last = threading.Thread(target=end, name="spendguard-end", daemon=True)
@@ -128,4 +128,4 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
         if again is not None:
             again.cancel()
             again.join()
-        context.on_idle(None)
+        attempts.on_idle(None)

@@ -2,6 +2,8 @@
 
 A thread of the task's own process listens, on loopback and a free port, while the block runs. It takes the
 vault keys of this process's running tasks and nothing else: others on this machine reach the port, too.
+
+What a task's listener answers: a call under a vault key of this process, and nothing else.
 """
 
 from __future__ import annotations
@@ -12,14 +14,14 @@ import logging
 import os
 import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
-from tornado.web import Application
+from tornado.web import Application, RequestHandler
 
-from luigi_spendguard.effects import Call, NotSent
 from luigi_spendguard.errors import (
     BudgetExceeded,
     KeyRevoked,
@@ -28,13 +30,15 @@ from luigi_spendguard.errors import (
     SpendDenied,
     denial,
 )
-from luigi_spendguard.half_closed import answer_half_closed
-from luigi_spendguard.proxy import context, past_proxies, programs
-from luigi_spendguard.proxy.aside import ENDING_S
-from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.listening import Elsewhere, Listening
-from luigi_spendguard.proxy.sending import send
-from luigi_spendguard.refusals import refusal, unanswered, unreachable
+from luigi_spendguard.guard.denials import refusal, unanswered, unreachable
+from luigi_spendguard.guard.effects import Call, NotSent
+from luigi_spendguard.http.receiving import answer_half_closed
+from luigi_spendguard.http.relay import Relaying, check_host, check_origin
+from luigi_spendguard.protocol import RELAYED
+from luigi_spendguard.proxy import attempts, environment, programs
+from luigi_spendguard.proxy.aio import ENDING_S
+from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.call import send
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -71,14 +75,14 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
     luigi.contrib.external_program.ExternalProgramRunError, sh.ErrorReturnCode and others.
     """
     programs.enter()
-    attempt = context.current()
+    attempt = attempts.current()
     if attempt is None:
         raise denial("scope", "spend_proxy() is for programs of a vendor task: use it inside its run()")
     if vendor and vendor not in VENDORS:
         raise PluginError(f"there is no vendor {vendor!r}; there are {', '.join(sorted(VENDORS))}")
     listener = Listener(attempt, vendor)
     try:
-        with past_proxies.past_proxies(), nullcontext() if vendor else context.listening(listener.url):
+        with environment.past_proxies(), nullcontext() if vendor else attempts.listening(listener.url):
             yield listener.url
     except Exception as error:
         if (denied := listener.denied) is None:
@@ -159,7 +163,7 @@ class Listener:
 
     def attempt_of(self, key: str) -> Attempt:
         """Return the task of this process that shows `key`. Raises SpendDenied (`unknown_key`)."""
-        for attempt in context.all_running():
+        for attempt in attempts.all_running():
             if key and hmac.compare_digest(attempt.key.encode(), key.encode("utf-8", "replace")):
                 return attempt
         raise denial(
@@ -200,3 +204,54 @@ class Listener:
         finally:
             if attempt is self._attempt:
                 self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None
+
+
+if TYPE_CHECKING:
+    from luigi_spendguard.proxy.listener import Listener
+
+
+class Listening(Relaying):
+    """One call of a program; its key is looked at before its body is read."""
+
+    #: A program of the task's that has the guard forwards its calls as to a gateway.
+    marks = {RELAYED: "1"}
+
+    def initialize(self, **settings: Any) -> None:
+        """Take the route's settings: the listener, the vendor, and what of a path is not the vendor's."""
+        super().initialize()
+        self._listener: Listener = settings["listener"]
+        self.vendor = settings["vendor"]
+        self._prefix: int = settings["prefix"]
+
+    async def admit(self) -> None:
+        """Refuse what is not a running task's program. Raises SpendDenied, Refused."""
+        check_origin(self.request)
+        check_host(self.request, ())
+        self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
+
+    async def relayed(self) -> Reply:
+        """Return the vendor's reply, or a denial. Raises SpendDenied."""
+        asked = self.asked()
+        request, refuse = self.as_the_vendors(asked, asked.url[self._prefix :])
+        reply = await self._listener.reply(self, self.vendor, request, self._attempt, refuse)
+        return self.relinked(reply, asked, asked.url[: self._prefix])
+
+    def pass_on(self, reply: Reply) -> Any:
+        """Answer with a reply; the call has ended once its last byte is with the client."""
+        sent: Future[None] = super().pass_on(reply)
+        sent.add_done_callback(lambda _: self._listener.ended(self))
+        return sent
+
+
+class Elsewhere(RequestHandler):
+    """Answers what is no vendor's path."""
+
+    def initialize(self, names: list[str]) -> None:
+        """Take the names of the vendors."""
+        self._names = names
+
+    def prepare(self) -> None:
+        """Say what there is."""
+        self.set_status(404)
+        there = ", ".join(f"/{name}/" for name in self._names)
+        self.finish({"error": "not_found", "message": f"no vendor's path; they begin with {there}"})

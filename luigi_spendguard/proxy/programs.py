@@ -18,16 +18,16 @@ from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard import config
-from luigi_spendguard.client import LedgerClient
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.proxy import context
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.proxy import attempts
+from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.vendors.registry import VENDORS
 
 logger = logging.getLogger(__name__)
 
 #: What this process has found when it began; "" once that is done with.
-_found = os.environ.get(context.MARK, "")
+_found = os.environ.get(attempts.MARK, "")
 _block = ExitStack()
 _lock = threading.Lock()
 

@@ -15,13 +15,13 @@ from contextvars import ContextVar
 from types import ModuleType
 from typing import Any
 
-from luigi_spendguard.blocks import Blocks
 from luigi_spendguard.errors import PluginError, SpendDenied
-from luigi_spendguard.proxy import context, credentials, imports
+from luigi_spendguard.process_state import Blocks
+from luigi_spendguard.proxy import attempts, environment, patching
+from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.call import attempt_for, revealed
 from luigi_spendguard.proxy.client_options import ClientOptions, options_of
-from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.patches import Function, Patches
-from luigi_spendguard.proxy.sending import attempt_for, revealed
+from luigi_spendguard.proxy.patching import Function, Patches
 from luigi_spendguard.vendors.resend import VENDOR
 
 _WORKS_WITH = "luigi_spendguard works with resend 2, from 2.52 on"
@@ -38,14 +38,14 @@ _blocks = Blocks()
 
 def bind() -> None:
     """Put the guard into the SDK, now or when it is imported. Raises PluginError for an unknown SDK."""
-    imports.when_imported("resend", _guard_module)
-    imports.when_imported("resend.request", _guard_requests)
-    imports.when_imported("resend.async_request", _guard_async_requests)
+    patching.when_imported("resend", _guard_module)
+    patching.when_imported("resend.request", _guard_requests)
+    patching.when_imported("resend.async_request", _guard_async_requests)
 
 
 def unbind() -> None:
     """Put the SDK back as it was."""
-    imports.forget("resend", "resend.request", "resend.async_request")
+    patching.forget("resend", "resend.request", "resend.async_request")
     _patches.undo()
     module = sys.modules.get("resend")
     if module is not None and issubclass(type(module), _Answering):
@@ -69,14 +69,14 @@ def _put_in_place(attempt: Attempt) -> None:
 
 def _put_back(last: bool) -> None:
     module: Any = sys.modules.get("resend")
-    if last and module is not None and context.is_vault_key(str(getattr(module, "api_key", ""))):
+    if last and module is not None and attempts.is_vault_key(str(getattr(module, "api_key", ""))):
         module.api_key = os.environ.get(_KEY_VARIABLE)
 
 
 def _replaceable(key: str | None, attempt: Attempt) -> bool:
-    if key is None or context.is_vault_key(key):
+    if key is None or attempts.is_vault_key(key):
         return True
-    return credentials.stands_for(key) == credentials.secret_of(VENDOR, attempt.settings)
+    return environment.stands_for(key) == environment.secret_of(VENDOR, attempt.settings)
 
 
 class _Answering(ModuleType):
@@ -131,7 +131,7 @@ def _guard_async_requests(module: ModuleType) -> None:
 
 def _attempt(request: Any, url: str) -> Attempt | None:
     """Return the attempt that a call belongs to, None for one that passes. Raises SpendDenied."""
-    from luigi_spendguard.proxy.resend_errors import as_resend_error
+    from luigi_spendguard.proxy.resend_http import as_resend_error
 
     key = getattr(sys.modules["resend"], "api_key", None)
     try:
@@ -170,7 +170,7 @@ def _guarded(original: Function) -> Function:
         if attempt is None:
             with _sending_by(_Passing(vars(sys.modules["resend"]).get(_CLIENT))):
                 return original(self, url)
-        from luigi_spendguard.proxy.resend_client import GuardedClient, brought_out
+        from luigi_spendguard.proxy.resend_http import GuardedClient, brought_out
 
         try:
             with _sending_by(GuardedClient(attempt, _options(_CLIENT, url))):
@@ -188,7 +188,7 @@ def _guarded_async(original: Function) -> Function:
         if attempt is None:
             with _sending_by(_Passing(vars(sys.modules["resend"]).get(_ASYNC_CLIENT))):
                 return await original(self, url)
-        from luigi_spendguard.proxy.resend_client import GuardedAsyncClient, brought_out
+        from luigi_spendguard.proxy.resend_http import GuardedAsyncClient, brought_out
 
         try:
             with _sending_by(GuardedAsyncClient(attempt, _options(_ASYNC_CLIENT, url))):

@@ -14,11 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.proxy import credentials, imports
+from luigi_spendguard.proxy import environment, patching
+from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.call import attempt_for, takes_the_secret
 from luigi_spendguard.proxy.client_options import options_of
-from luigi_spendguard.proxy.context import Attempt
-from luigi_spendguard.proxy.patches import Function, Patches
-from luigi_spendguard.proxy.sending import attempt_for, takes_the_secret
+from luigi_spendguard.proxy.patching import Function, Patches
 from luigi_spendguard.vendors.twilio import VENDOR
 
 _patches = Patches("luigi_spendguard works with twilio 9, from 9.13 on")
@@ -33,14 +33,14 @@ _HTTP_CLIENTS = {
 
 def bind() -> None:
     """Put the guard into the SDK, now or when it is imported. Raises PluginError for an unknown SDK."""
-    imports.when_imported("twilio.base.client_base", _guard_clients)
+    patching.when_imported("twilio.base.client_base", _guard_clients)
     for name in _HTTP_CLIENTS:
-        imports.when_imported(name, _guard_http_client)
+        patching.when_imported(name, _guard_http_client)
 
 
 def unbind() -> None:
     """Put the SDK back as it was."""
-    imports.forget("twilio.base.client_base", *_HTTP_CLIENTS)
+    patching.forget("twilio.base.client_base", *_HTTP_CLIENTS)
     _patches.undo()
 
 
@@ -62,8 +62,7 @@ def _guard_http_client(module: ModuleType) -> None:
 
 def _attempt(method: str, url: str, params: Any, data: Any, headers: Any, auth: Any) -> Attempt | None:
     """Return the attempt that a call belongs to, None for one that passes. Raises SpendDenied."""
-    from luigi_spendguard.proxy.twilio_client import request_of
-    from luigi_spendguard.proxy.twilio_errors import as_twilio_error
+    from luigi_spendguard.proxy.twilio_http import as_twilio_error, request_of
 
     request = request_of(method, url, params, data, headers, auth)
     try:
@@ -89,7 +88,7 @@ def _revealed(url: str, auth: Any) -> Any:
     """Return user and password of a call that passes, with the secret where a stand-in for it is shown."""
     if not (isinstance(auth, tuple) and all(isinstance(part, str) for part in auth)):
         return auth
-    found = tuple(map(credentials.stands_for, auth))
+    found = tuple(map(environment.stands_for, auth))
     return found if found != auth and takes_the_secret(VENDOR, url) else auth
 
 
@@ -100,7 +99,7 @@ def _through_ours(original: Function) -> Function:
         if attempt is None:
             auth = _revealed(uri, _shown(self, auth))
             return original(self, method, uri, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
+        from luigi_spendguard.proxy.twilio_http import GuardedHttpClient, without_frames
 
         client = _with(self, GuardedHttpClient(attempt, options_of(self.http_client, uri)))
         try:
@@ -120,7 +119,7 @@ def _through_ours_async(original: Function) -> Function:
         if attempt is None:
             auth = _revealed(uri, _shown(self, auth))
             return await original(self, method, uri, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
+        from luigi_spendguard.proxy.twilio_http import GuardedAsyncHttpClient, without_frames
 
         client = _with(
             self, GuardedAsyncHttpClient(attempt, self.http_client, options_of(self.http_client, uri))
@@ -141,7 +140,7 @@ def _replaced(original: Function) -> Function:
         if attempt is None:
             auth = _revealed(url, auth)
             return original(self, method, url, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_client import GuardedHttpClient, without_frames
+        from luigi_spendguard.proxy.twilio_http import GuardedHttpClient, without_frames
 
         try:
             guarded = GuardedHttpClient(attempt, options_of(self, url))
@@ -160,7 +159,7 @@ def _replaced_async(original: Function) -> Function:
         if attempt is None:
             auth = _revealed(url, auth)
             return await original(self, method, url, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_client import GuardedAsyncHttpClient, without_frames
+        from luigi_spendguard.proxy.twilio_http import GuardedAsyncHttpClient, without_frames
 
         try:
             guarded = GuardedAsyncHttpClient(attempt, self, options_of(self, url))

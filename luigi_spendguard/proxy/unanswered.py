@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable
-from luigi_spendguard.messages import MAX_UNANSWERED, TOO_MANY_UNANSWERED
+from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.vendors import Request
 
 

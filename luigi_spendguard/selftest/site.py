@@ -2,26 +2,78 @@
 
 Kept is what decides about money. Replaced are addresses, files, tokens and secrets, and what would hold the
 run before it can ask. Luigi's own sections are not taken: no history database, mail or log of the user's.
+
+Writes a luigi.cfg or luigi.toml of its own for the self-test, in the format of the user's.
 """
 
 from __future__ import annotations
 
+import configparser
+import io
+import json
 import os
 import re
 import secrets
 import shutil
 import subprocess
 import sysconfig
+from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard import certificates, config
-from luigi_spendguard.config_files import Sections, luigi_files, read_sections
+from luigi_spendguard import config
+from luigi_spendguard.http import certificates
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.redaction import Secret
-from luigi_spendguard.selftest.files import Content, written
+from luigi_spendguard.settings.files import Sections, luigi_files, read_sections
 from luigi_spendguard.vendors.registry import VENDORS
+
+#: section -> key -> value, as a file has them.
+Content = dict[str, dict[str, Any]]
+
+
+def written(kind: str, content: Content) -> str:
+    """Return the text of a file of a kind (`ini` or `toml`)."""
+    return _toml(content) if kind == "toml" else _ini(content)
+
+
+def _ini(content: Content) -> str:
+    parser = configparser.RawConfigParser(default_section="")
+    parser.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their case
+    parser.read_dict(content)
+    text = io.StringIO()
+    parser.write(text)
+    return text.getvalue()
+
+
+def _toml(content: Content) -> str:
+    lines = []
+    for section, values in content.items():
+        lines.append(f"[{_text(section)}]")
+        lines += [f"{_text(key)} = {_value(value)}" for key, value in values.items()]
+    return "\n".join([*lines, ""])
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, Decimal):
+        return format(value, "f")
+    if isinstance(value, (int, float)):
+        return str(value)
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_text(key)} = {_value(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, (list, tuple)):
+        return "[" + ", ".join(_value(one) for one in value) + "]"
+    return _text(str(value))
+
+
+def _text(text: str) -> str:
+    # JSON's escapes are TOML's, but for the one character that JSON lets stand.
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")
+
 
 FAMILY = "SpendguardSelfTest"
 #: Of [spendguard], what is the self-test's own or left away: addresses, files, tokens, and what only waits.

@@ -7,11 +7,11 @@ cost, names its target, reads what became of it, and injects the secret. docs/ad
 
 from __future__ import annotations
 
-from luigi_spendguard import config_values as values
 from luigi_spendguard.errors import denial
-from luigi_spendguard.settings import Setting, VendorSettings
+from luigi_spendguard.settings import values
+from luigi_spendguard.settings.schema import Setting, VendorSettings
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 __all__ = [
     "FollowedUp", "Outcome", "Quote", "Reply", "Request", "Setting", "Vendor",

@@ -11,13 +11,13 @@ from decimal import Decimal
 from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
-from luigi_spendguard.messages import OWN_KEY
-from luigi_spendguard.policy import is_allowed
-from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
-from luigi_spendguard.vendors import shapes
+from luigi_spendguard.protocol import OWN_KEY
+from luigi_spendguard.settings.policy import is_allowed
+from luigi_spendguard.settings.schema import Setting, VendorSettings, vendor_section
+from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.addresses import plain
 from luigi_spendguard.vendors.bodies import names_method
-from luigi_spendguard.vendors.calls import FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 #: Headers by which some servers take a request for another one.
 _OVERRIDES = ("x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
@@ -233,11 +233,11 @@ class Vendor(ABC):
 
     def credential(self, request: Request) -> str:
         """Return what the request shows as its credential, "" when it shows none."""
-        return shapes.bearer_or_user(request)
+        return denials.bearer_or_user(request)
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial, or why there is no reply, in the vendor's own error format."""
-        said = shapes.said_of(error)
+        said = denials.said_of(error)
         body = {"error": {"type": said.code, "code": said.code, "message": said.message}}
         return Reply(said.status, said.headers, json.dumps(body).encode())
 

@@ -3,6 +3,8 @@
 Rack and qs read `[amount]` and `amount]` as `amount`, drop a blank behind `&` and what comes after the
 1,000th parameter, group `a[][b]` each in its own way, and take a name given twice for its first, its last
 or a list of both. None of that is in a form that a vendor's SDK encodes.
+
+Of which kind a request is, by a vendor's own rules.
 """
 
 from __future__ import annotations
@@ -11,14 +13,14 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
 
 from luigi_spendguard import strict_json
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.vendors.calls import Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 
 #: A form's parameters by their full names, such as `items[0][price]`: see `parameters`.
 Params = Mapping[str, str]
@@ -285,3 +287,20 @@ def unsuccessful(quote: Quote, reply: Reply) -> Outcome | None:
 def unbelieved(why: str) -> Outcome:
     """Return the outcome of a call whose reply cannot be believed: it is in doubt, and its caller is told."""
     return Outcome("doubt", note=why, error=why)
+
+
+class Kinds:
+    """Rules of a kind and what a request's line has to match as a whole; the first that matches decides.
+
+    Restrictive rules match in any letter case, so that none can be written around; free ones only as they
+    stand.
+    """
+
+    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
+        self._rules = [
+            (kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in rules
+        ]
+
+    def of(self, line: str) -> str:
+        """Return the kind of `line`, "unpriced" for what is in no rule."""
+        return next((kind for kind, pattern in self._rules if pattern.fullmatch(line)), "unpriced")

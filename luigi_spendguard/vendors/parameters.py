@@ -61,7 +61,7 @@ class Parameters:
 
     def __init__(self, vendor: str) -> None:
         self._vendor = vendor
-        self._file = Path(__file__).with_name(f"{vendor}_parameters.txt")
+        self._file = Path(__file__).parent / vendor / "parameters.txt"
 
     def check(
         self,

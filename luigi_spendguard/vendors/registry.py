@@ -19,8 +19,8 @@ GROUP = "luigi_spendguard.vendors"
 def _own() -> Iterator[Vendor]:
     """Yield the `VENDOR` of every module of this package that has one."""
     for found in pkgutil.iter_modules(vendors.__path__):
-        if "_" in found.name or found.name == "registry":
-            continue  # `stripe_rules` is a part of `stripe`.
+        if found.name == "registry":
+            continue
         vendor = getattr(importlib.import_module(f"{vendors.__name__}.{found.name}"), "VENDOR", None)
         if vendor is not None:
             yield vendor

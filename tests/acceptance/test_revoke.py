@@ -7,8 +7,8 @@ import time
 import uuid
 from dataclasses import replace
 
-from luigi_spendguard.messages import GRANT_SECONDS, Ask, End
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.protocol import GRANT_SECONDS, Ask, End
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.attempts import Pretender
 
 

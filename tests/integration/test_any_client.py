@@ -18,11 +18,11 @@ import pytest
 import requests
 
 from luigi_spendguard import BudgetExceeded
-from luigi_spendguard.attempts import blocking
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy import attempts
 from luigi_spendguard.proxy.httpx import AsyncSpendTransport, SpendTransport
 from luigi_spendguard.proxy.requests import SpendAdapter
+from luigi_spendguard.worker.process import blocking
 from tests.integration.test_tracebacks import seen_from
 from tests.support.attempts import Pretender
 from tests.support.clients import (
@@ -352,7 +352,7 @@ def test_a_reply_that_cannot_be_believed_is_answered_in_the_vendors_format(place
 
 @every_client
 def test_outside_a_vendor_task_a_call_that_could_spend_is_denied(vendor: FakeStripe, send: Send) -> None:
-    with context.worker_running():
+    with attempts.worker_running():
         said = send("POST", URL, data=CHARGE, headers={"Authorization": f"Bearer {SECRET}"})
     assert said.status_code == 403
     assert "outside any vendor task" in said.json()["error"]["message"]

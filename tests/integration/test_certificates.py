@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard import certificates
-from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.operator import Operator
+from luigi_spendguard.http import certificates
+from luigi_spendguard.http.ledger_client import LedgerClient
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 
 
@@ -20,7 +20,7 @@ from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     for name in certificates.VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("luigi_spendguard.client.GIVE_UP_S", 0.5)
+    monkeypatch.setattr("luigi_spendguard.http.ledger_client.GIVE_UP_S", 0.5)
     with FakeGateway(tls=True) as gateway:
         yield gateway
 

@@ -20,8 +20,9 @@ from twilio.http.async_http_client import AsyncTwilioHttpClient
 from twilio.http.http_client import TwilioHttpClient
 from twilio.rest import Client
 
-from luigi_spendguard import certificates, proxy
+from luigi_spendguard import proxy
 from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.http import certificates
 from luigi_spendguard.proxy import httpx2 as of_httpx2
 from luigi_spendguard.proxy.httpx import AsyncSpendTransport, SpendTransport
 from luigi_spendguard.proxy.requests import SpendAdapter

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import requests
 
-from luigi_spendguard import certificates, idle
+from luigi_spendguard.http import certificates, idle
 from tests.support.attempts import Pretender
 from tests.support.clients import PROXIES, by_requests
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, Middlebox, TlsFront

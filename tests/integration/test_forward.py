@@ -20,13 +20,15 @@ import luigi
 import pytest
 import stripe
 
-from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, certificates, config, proxy
-from luigi_spendguard.attempts import GuardedTaskProcess
-from luigi_spendguard.client import LedgerClient
+from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, config, proxy
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
-from luigi_spendguard.messages import Answer, Ask
-from luigi_spendguard.proxy import context, forward, sending
-from luigi_spendguard.proxy.stripe_errors import as_stripe_error
+from luigi_spendguard.http import certificates
+from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.proxy import attempts, gateway_client
+from luigi_spendguard.proxy import call as sending
+from luigi_spendguard.proxy.stripe import as_stripe_error
+from luigi_spendguard.worker.process import GuardedTaskProcess
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway, denial
 from tests.support.processes import free_port, wait_until
 
@@ -57,7 +59,7 @@ def attempt(url: str | None, *, secret: str | None = None, served: tuple[str, ..
     loaded = replace(loaded, vendors={"stripe": vendor}, **settings)
     books = Books(url)
     client: Any = books
-    made = context.Attempt("claim", "run", "Charge_1", "Charge", KEY, client, loaded, frozenset(served))
+    made = attempts.Attempt("claim", "run", "Charge_1", "Charge", KEY, client, loaded, frozenset(served))
     with proxy.attempt_running(made):
         yield books
 
@@ -227,7 +229,7 @@ def test_a_gateway_that_restarts_is_waited_for() -> None:
 def test_the_answer_is_waited_for_as_long_as_the_vendors_and_a_little(
     gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(forward, "GATEWAY_S", 0.3)
+    monkeypatch.setattr(gateway_client, "GATEWAY_S", 0.3)
     gateway.latency = 1.5
     client = stripe.StripeClient(KEY)
     begun = time.monotonic()
@@ -428,17 +430,17 @@ def test_a_proxy_of_the_environment_does_not_capture_the_call(
 def test_a_forwarded_call_counts_as_in_flight(gateway: FakeGateway) -> None:
     gateway.latency = 0.5
     idle = threading.Event()
-    context.on_idle(idle.set)
+    attempts.on_idle(idle.set)
     try:
         with attempt(gateway.url), ThreadPoolExecutor(1) as pool:
             call = pool.submit(stripe.PaymentIntent.create, customer="cus_1", **CHARGE)
             wait_until(lambda: bool(gateway.seen))
-            assert context.in_flight() == 1
+            assert attempts.in_flight() == 1
             assert not idle.is_set()
             call.result()
         assert idle.is_set()
     finally:
-        context.on_idle(None)
+        attempts.on_idle(None)
 
 
 # Outside vendor tasks: a pipeline that asks for its vault keys itself.
@@ -450,7 +452,7 @@ def test_a_plain_task_may_show_a_vault_key_to_a_gateway(
     monkeypatch.setattr(stripe, "api_base", f"{gateway.url}/stripe")
     monkeypatch.setattr(stripe, "api_key", "vault_key_of_its_own")
     monkeypatch.setattr(stripe, "default_http_client", stripe.RequestsClient())
-    with context.worker_running():
+    with attempts.worker_running():
         stripe.PaymentIntent.create(customer="cus_1", **CHARGE)
     assert [seen.headers["authorization"] for seen in gateway.seen] == ["Bearer vault_key_of_its_own"]
 
@@ -460,7 +462,7 @@ def test_a_plain_task_may_show_a_vault_key_to_a_gateway(
 )
 def test_a_plain_task_may_not_call_otherwise(key: str, base: str) -> None:
     client = stripe.StripeClient(key, base_addresses={"api": base})
-    with context.worker_running(), pytest.raises(SpendDenied, match="outside any vendor task"):
+    with attempts.worker_running(), pytest.raises(SpendDenied, match="outside any vendor task"):
         client.v1.payment_intents.create({"customer": "cus_1", **CHARGE})
 
 
@@ -469,8 +471,8 @@ def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     for name in certificates.VARIABLES:
         monkeypatch.delenv(name, raising=False)
     # A session keeps what it was told to trust.
-    monkeypatch.setattr(sending, "_forwarder", forward.Forwarder())
-    monkeypatch.setattr(forward, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(sending, "_forwarder", gateway_client.Forwarder())
+    monkeypatch.setattr(gateway_client, "GIVE_UP_S", 0.5)
     with FakeGateway(tls=True) as gateway:
         yield gateway
 

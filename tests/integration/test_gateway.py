@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.relaying import MAX_BODY, MAX_FORM
+from luigi_spendguard.http.relay import MAX_BODY, MAX_FORM
 from tests.integration.test_vault_keys import charge, client, issued
 from tests.support.asking import ADMIN, WORKER
 from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable, NotFound
-from luigi_spendguard.ledger import engine, runs, upkeep
-from luigi_spendguard.ledger.books import Ledger
-from luigi_spendguard.ledger.engine import Tx
-from luigi_spendguard.messages import End
+from luigi_spendguard.ledger import database, reservations, runs
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import End
 from tests.support.books import Books
 from tests.support.processes import REPOSITORY, environment, wait_until
 
@@ -26,7 +26,7 @@ from tests.support.processes import REPOSITORY, environment, wait_until
 SPENDER = """
 import sys
 from pathlib import Path
-from luigi_spendguard.messages import End
+from luigi_spendguard.protocol import End
 from tests.support.books import Books
 books = Books(Path(sys.argv[1]), cap=int(sys.argv[2]))
 key = books.claim(sys.argv[3])
@@ -211,7 +211,7 @@ def test_answers_are_forgotten_after_replay_days_but_the_charge_is_not(books: Bo
     again = books.ask(7, target="cus_1")
     assert books.reserve(books.claim("task"), again).answer_body == '{"id": "pi_1"}'
     books.write(lambda tx: tx.run("UPDATE exchange SET stored_at = stored_at - 31 * 86400000"))
-    books.write(upkeep.forget, 30)
+    books.write(reservations.forget, 30)
     denied = books.reserve(books.claim("task"), books.ask(7, target="cus_1"))
     assert (denied.verdict, denied.reason) == ("denied", "idempotency_mismatch")
     assert "pi_1" in denied.message
@@ -298,7 +298,7 @@ def test_who_waits_for_others_that_end_is_not_told_that_the_file_is_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch, busy_s: float
 ) -> None:
     """Many local workers: no transaction is long, but it takes a while until it is this one's turn."""
-    monkeypatch.setattr(engine, "LOCK_SECONDS", 0.6)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 0.6)
     ledger = Ledger(path, busy_s)
     begun, tired = threading.Event(), threading.Event()
 

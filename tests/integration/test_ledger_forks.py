@@ -18,8 +18,8 @@ PARENT = """
 import os, sys, threading, time, warnings
 from pathlib import Path
 from luigi_spendguard.ledger import runs
-from luigi_spendguard.ledger.books import Ledger
-from luigi_spendguard.ledger.reading import calls as listed
+from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger.queries import calls as listed
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -65,7 +65,7 @@ import os, sys, time, warnings
 from pathlib import Path
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import runs
-from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -96,7 +96,7 @@ import os, sys, threading, time, warnings
 from pathlib import Path
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking, runs
-from luigi_spendguard.ledger.books import Ledger
+from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.transport import MAX_REPLY
+from luigi_spendguard.http.transport import MAX_REPLY
 from luigi_spendguard.vendors.bodies import MOST_JSON
-from scheduler_patch.replies import REPLIES_OF_A_KEY
+from scheduler_patch.gateway.replies import REPLIES_OF_A_KEY
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_strangers import most_kib
 from tests.integration.test_vault_keys import issued

@@ -16,7 +16,7 @@ import stripe
 from resend.exceptions import ResendError
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
-from luigi_spendguard.proxy import context
+from luigi_spendguard.proxy import attempts
 from tests.support.attempts import Pretender
 from tests.support.clients import by_httpx, by_requests
 from tests.support.processes import free_port
@@ -139,11 +139,11 @@ def test_a_gateway_that_is_away_is_the_clients_own_error(
 ) -> None:
     """Nothing was sent, and its author's retry may help."""
     monkeypatch.setattr(stripe, "max_network_retries", 0)
-    monkeypatch.setattr("luigi_spendguard.proxy.forward.GIVE_UP_S", 0.3)
+    monkeypatch.setattr("luigi_spendguard.proxy.gateway_client.GIVE_UP_S", 0.3)
     with made.attempt() as attempt:
         settings = replace(attempt.settings, gateway_url=f"http://127.0.0.1:{free_port()}")
         away = replace(attempt, settings=settings, served=frozenset({"stripe", "twilio", "resend"}))
-        with context.running(away):
+        with attempts.running(away):
             for _, call, natural in REFUSED:
                 with pytest.raises(natural, match="nothing was sent"):
                     call()

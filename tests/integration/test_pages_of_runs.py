@@ -13,10 +13,10 @@ from urllib.parse import quote
 
 import pytest
 
-from luigi_spendguard.ledger.books import Ledger
-from luigi_spendguard.peers import Refused
-from scheduler_patch import waiting
-from scheduler_patch.access import MOST_BROWSING
+from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.ledger.store import Ledger
+from scheduler_patch.api import queries
+from scheduler_patch.service.ledger import MOST_BROWSING
 from tests.support.asking import ASK, Case, Reply, send
 from tests.support.luigids import Luigid
 from tests.support.site import Site
@@ -190,7 +190,7 @@ def test_luigis_page_has_the_tab_and_an_unlike_one_is_left_alone(
         assert kind in reply.headers["content-type"]
     for outside in ("../page.py", "..%2fpage.py", "%2e%2e/page.py", "../../setup.cfg", "", "uplot"):
         assert send(site, "GET", f"/spendguard/{outside}").status in (403, 404), outside
-    from scheduler_patch import page
+    from scheduler_patch.visualiser import page
 
     other = tmp_path / "index.html"
     other.write_text("<p>no head</p>")
@@ -263,7 +263,7 @@ def test_luigis_rpcs_have_their_turn_while_many_runs_are_looked_through(tmp_path
             luigid.add(f"T{number}", f"r{number}")
 
         async def turns() -> int:
-            looking, turns = asyncio.ensure_future(waiting.statuses(luigid.office)), 0
+            looking, turns = asyncio.ensure_future(queries.statuses(luigid.office)), 0
             while not looking.done():
                 turns += 1
                 await asyncio.sleep(0)

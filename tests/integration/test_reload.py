@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from luigi_spendguard import config, redaction
-from scheduler_patch.office import Office
-from scheduler_patch.reload import reload
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.server import reload
+from scheduler_patch.service.workers import Office
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import listening, wait_until

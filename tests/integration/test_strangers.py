@@ -18,15 +18,15 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application
 
-from luigi_spendguard import receiving
-from luigi_spendguard.relaying import MAX_BODY
+from luigi_spendguard.http import receiving
+from luigi_spendguard.http.relay import MAX_BODY
 from luigi_spendguard.vendors import Reply as VendorsReply
 from luigi_spendguard.vendors import Request
 from scheduler_patch.api import routes
-from scheduler_patch.handler import MAX_REQUEST
-from scheduler_patch.relay import relay_routes
-from scheduler_patch.shares import BYTES_OF_A_KEY
-from scheduler_patch.throttle import LIMIT
+from scheduler_patch.api.handler import MAX_REQUEST
+from scheduler_patch.gateway.handler import relay_routes
+from scheduler_patch.service.ledger import LIMIT
+from scheduler_patch.service.shares import BYTES_OF_A_KEY
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_vault_keys import charge, issued
 from tests.support.asking import ADMIN, ASK, WORKER, WRONG, send

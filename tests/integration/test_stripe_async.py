@@ -14,7 +14,7 @@ import stripe
 
 from luigi_spendguard import BudgetExceeded, SpendDenied
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.proxy import aside, context
+from luigi_spendguard.proxy import aio, attempts
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
 from tests.support.site import SECRET, FakeStripe, Site
@@ -91,8 +91,8 @@ def test_a_cancelled_call_is_accounted_for_before_the_attempt_ends(
 
     with pretender.attempt():
         asyncio.run(program())
-        assert context.in_flight() == 1
-    assert context.in_flight() == 0
+        assert attempts.in_flight() == 1
+    assert attempts.in_flight() == 0
     assert vendor.moved() == 100
     [call] = pretender.site.calls(pretender.run_id)
     assert (call["state"], call["spent_usd"]) == ("settled", "1.00")
@@ -152,7 +152,7 @@ def test_a_forked_child_has_threads_of_its_own(pretender: Pretender, vendor: Fak
 
 
 def test_outside_a_vendor_task_the_rules_are_those_of_synchronous_calls(vendor: FakeStripe) -> None:
-    with context.worker_running(), pytest.raises(SpendDenied) as denied:
+    with attempts.worker_running(), pytest.raises(SpendDenied) as denied:
         asyncio.run(module_level("cus_1", api_key="sk_test_1"))
     assert denied.value.reason == "scope"
     assert isinstance(denied.value, stripe.PermissionError)
@@ -176,7 +176,7 @@ def module_level_with(http_client: stripe.HTTPClient) -> Awaitable[Any]:
 def test_other_event_loops_are_refused_before_anything_begins() -> None:
     begun: list[int] = []
     with pytest.raises(PluginError, match="need asyncio"):
-        aside.aside("claim", lambda: begun.append(1)).send(None)
+        aio.aside("claim", lambda: begun.append(1)).send(None)
     assert begun == []
 
 
@@ -184,14 +184,14 @@ def test_what_does_not_end_in_time_is_said(caplog: pytest.LogCaptureFixture) -> 
     go = threading.Event()
 
     async def program() -> None:
-        call = asyncio.ensure_future(aside.aside("claim-slow", go.wait))
+        call = asyncio.ensure_future(aio.aside("claim-slow", go.wait))
         await asyncio.sleep(0.05)
         call.cancel()
 
     asyncio.run(program())
     begun = time.monotonic()
-    assert not aside.drain("claim-slow", 0.1)
+    assert not aio.drain("claim-slow", 0.1)
     assert time.monotonic() - begun < 2
     assert "1 calls" in caplog.text
     go.set()
-    wait_until(lambda: aside.drain("claim-slow", 0))
+    wait_until(lambda: aio.drain("claim-slow", 0))

@@ -12,7 +12,7 @@ import pytest
 import stripe
 
 from luigi_spendguard import SpendDenied
-from luigi_spendguard.proxy import stripe_client
+from luigi_spendguard.proxy import stripe as stripe_client
 from luigi_spendguard.vendors import Quote, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from tests.support.attempts import Pretender
@@ -74,7 +74,7 @@ def test_a_stream_from_elsewhere_is_denied(
 def test_a_reply_beyond_the_limit_is_not_read(
     pretender: Pretender, vendor: FakeStripe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luigi_spendguard.transport.MAX_REPLY", 1000)
+    monkeypatch.setattr("luigi_spendguard.http.transport.MAX_REPLY", 1000)
     with pretender.attempt(), pytest.raises(stripe.APIConnectionError):
         stripe.StripeClient(stripe.api_key, base_addresses={"files": "https://api.stripe.com"}).v1.quotes.pdf(
             "qt_1"

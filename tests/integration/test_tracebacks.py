@@ -14,10 +14,10 @@ import pytest
 import stripe
 
 from luigi_spendguard import config, guard
-from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
-from luigi_spendguard.operator import Operator
+from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.proxy.stripe import VENDOR, in_place
 from luigi_spendguard.vendors import Request
 from tests.support.attempts import Pretender

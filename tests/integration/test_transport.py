@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard import certificates, destination, transport
-from luigi_spendguard.effects import Late, NotSent
-from luigi_spendguard.idle import Idle
-from luigi_spendguard.proxy.upstream import Upstream, _done
-from luigi_spendguard.transport import MAX_INTERIM, MAX_PARTS
+from luigi_spendguard.guard.effects import Late, NotSent
+from luigi_spendguard.http import certificates, destination, transport
+from luigi_spendguard.http.blocking import Upstream, _done
+from luigi_spendguard.http.idle import Idle
+from luigi_spendguard.http.transport import MAX_INTERIM, MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
-from scheduler_patch.replies import Replies
-from scheduler_patch.upstream import Upstream as LoopUpstream
+from scheduler_patch.gateway.replies import Replies
+from scheduler_patch.gateway.transport import Upstream as LoopUpstream
 from tests.support.clients import PROXIES
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, TlsFront
 from tests.support.processes import free_port
@@ -193,8 +193,8 @@ def test_a_forked_child_uses_no_connection_of_its_parents() -> None:
 
 
 def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luigi_spendguard.idle.FRESH_S", 0.0)
-    monkeypatch.setattr("scheduler_patch.upstream.FRESH_S", -0.9)
+    monkeypatch.setattr("luigi_spendguard.http.idle.FRESH_S", 0.0)
+    monkeypatch.setattr("scheduler_patch.gateway.transport.FRESH_S", -0.9)
 
     async def program(url: str) -> bool:
         upstream = LoopUpstream()

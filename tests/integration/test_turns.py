@@ -16,8 +16,8 @@ import pytest
 import stripe
 import urllib3
 
-from luigi_spendguard.effects import Pause, Send
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
+from luigi_spendguard.guard.effects import Pause, Send
 from luigi_spendguard.money import Micros
 from tests.support.asking import ADMIN, WORKER
 from tests.support.books import Books

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
+from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger import corrections
 from tests.support.books import Books
 from tests.support.twilio_desk import SID, TwilioDesk

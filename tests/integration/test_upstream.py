@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.http.blocking import Upstream
 from luigi_spendguard.vendors import Request
 from tests.support.raw import RawVendor, answer
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.messages import GRANT_SECONDS
+from luigi_spendguard.protocol import GRANT_SECONDS
 from tests.support.asking import ADMIN, WORKER, WRONG
 from tests.support.site import Site
 

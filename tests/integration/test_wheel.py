@@ -25,14 +25,20 @@ def test_the_wheel_has_the_budgets_tab_and_no_tests(tmp_path: Path) -> None:
     (wheel,) = (tmp_path / "out").iterdir()
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
-    ours = REPOSITORY / "scheduler_patch" / "visualiser"
+    ours = REPOSITORY / "scheduler_patch" / "visualiser" / "static"
     files = {
-        f"scheduler_patch/visualiser/{path.relative_to(ours)}" for path in ours.rglob("*") if path.is_file()
+        f"scheduler_patch/visualiser/static/{path.relative_to(ours)}"
+        for path in ours.rglob("*")
+        if path.is_file()
     }
     assert len(files) > 10
     assert files <= names
-    lists = {f"luigi_spendguard/vendors/{name}_parameters.txt" for name in ("stripe", "twilio", "resend")}
-    assert {"scheduler_patch/visualiser/uplot/LICENSE.txt", "luigi_spendguard/py.typed", *lists} <= names
+    lists = {f"luigi_spendguard/vendors/{name}/parameters.txt" for name in ("stripe", "twilio", "resend")}
+    assert {
+        "scheduler_patch/visualiser/static/uplot/LICENSE.txt",
+        "luigi_spendguard/py.typed",
+        *lists,
+    } <= names
     modules = {
         str(path.relative_to(REPOSITORY))
         for package in ("luigi_spendguard", "scheduler_patch")

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 import luigi.rpc
 
 from luigi_spendguard import config, proxy
-from luigi_spendguard.client import LedgerClient
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.site import Site
 
 

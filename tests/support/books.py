@@ -6,11 +6,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.ledger import claims, ending, reading, reserving, runs, taking
-from luigi_spendguard.ledger.books import Ledger
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.ledger import calls, claims, queries, reservations, runs, settlement
+from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.settings.policy import Caps
 
 
 class Books:
@@ -52,9 +52,9 @@ class Books:
         """Ask under a vault key."""
 
         def operation(tx: Any) -> Answer:
-            scope = taking.find_scope(tx, key, self.caps)
+            scope = calls.find_scope(tx, key, self.caps)
             assert scope is not None
-            return reserving.reserve(tx, scope, ask)
+            return reservations.reserve(tx, scope, ask)
 
         return self.write(operation)
 
@@ -62,9 +62,9 @@ class Books:
         """End a call under a vault key."""
 
         def operation(tx: Any) -> Any:
-            scope = taking.find_scope(tx, key, self.caps)
+            scope = calls.find_scope(tx, key, self.caps)
             assert scope is not None
-            return ending.end(tx, scope, end)
+            return settlement.end(tx, scope, end)
 
         return self.write(operation)
 
@@ -79,7 +79,7 @@ class Books:
 
     def audit(self) -> list[str]:
         """Return what does not add up."""
-        return self.read(reading.audit)
+        return self.read(queries.audit)
 
     def restart(self) -> None:
         """Close the file and open it again."""

@@ -9,7 +9,7 @@ import time
 import luigi
 
 from luigi_spendguard import VendorTask
-from luigi_spendguard.client import LedgerClient
+from luigi_spendguard.http.ledger_client import LedgerClient
 from tests.support.pipelines import OUT, Output, charge, note
 
 #: Ends this worker's main process with SIGKILL when it is about to say that a task has completed.

@@ -12,9 +12,9 @@ import stripe
 import urllib3
 
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.effects import Finish, Pause, Reserve, Send
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.guard import Call, Guard
+from luigi_spendguard.guard.effects import Finish, Pause, Reserve, Send
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
 from tests.support.books import Books

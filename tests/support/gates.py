@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from luigi_spendguard.ledger.figures import Figures
-from scheduler_patch.gate import Gate
+from luigi_spendguard.ledger.snapshot import Figures
+from scheduler_patch.dispatch.gate import Gate
 
 
 def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = None) -> dict[str, Any]:

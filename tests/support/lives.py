@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from luigi_spendguard.effects import Effect, Life, advance
+from luigi_spendguard.guard.effects import Effect, Life, advance
 from luigi_spendguard.vendors import Reply
 
 

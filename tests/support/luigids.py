@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import reading
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalOffice
 from scheduler_patch.scheduler import BudgetScheduler
 
@@ -125,5 +125,5 @@ class Luigid:
 
     def shown(self, run_id: str = "r") -> dict[str, Any]:
         """Return the run as the API shows it."""
-        found: dict[str, Any] = self.do(self.office.read(reading.run, run_id))
+        found: dict[str, Any] = self.do(self.office.read(queries.run, run_id))
         return found

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 
-from luigi_spendguard.messages import OWN_KEY
+from luigi_spendguard.protocol import OWN_KEY
 
 
 def _go() -> str:

@@ -13,8 +13,8 @@ from typing import Any
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.messages import Answer, Ask, End
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.redaction import Secret
 
 ACCOUNT = "AC" + "1" * 32

@@ -5,7 +5,7 @@ Resend's own description has some more of both.
 
     python -m tests.support.resend_sdk
 
-says what `resend_parameters.txt` does not have.
+says what `vendors/resend/parameters.txt` does not have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import resend
 from typing_extensions import get_type_hints, is_typeddict
 
-from luigi_spendguard.vendors.resend_routes import LISTED
+from luigi_spendguard.vendors.resend.mails import LISTED
 from tests.support import marking
 
 _WRITES = ("post", "put", "patch", "delete")

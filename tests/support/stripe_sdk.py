@@ -1,7 +1,7 @@
 """What the installed stripe SDK can send: every POST and DELETE, with the names of its parameters.
 
-python -m tests.support.stripe_sdk says which of them `stripe_parameters.txt` does not list, and what it
-lists that neither the SDK nor Stripe's specification has.
+python -m tests.support.stripe_sdk says which of them `vendors/stripe/parameters.txt` does not list, and
+what it lists that neither the SDK nor Stripe's specification has.
 
 Names are in their normal form: `items[][price]` is any item's price, `metadata[*]` has keys of the caller's.
 They are read from the SDK's source (its services name the address and the class of the parameters), so
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import stripe
 
-from luigi_spendguard.vendors.stripe_parameters import Marked, Tree, marks
+from luigi_spendguard.vendors.stripe.routes import Marked, Tree, marks
 
 _ROOT = Path(stripe.__file__).parent
 _SENDS = {"_request", "_static_request"}

@@ -11,12 +11,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from luigi_spendguard.config import Settings, VendorSettings
-from luigi_spendguard.corrector import Corrector
-from luigi_spendguard.effects import Call, Finish, Reserve, Send
 from luigi_spendguard.guard import Guard
-from luigi_spendguard.ledger import corrections, reading
-from luigi_spendguard.messages import End
-from luigi_spendguard.proxy.upstream import Upstream
+from luigi_spendguard.guard.effects import Call, Finish, Reserve, Send
+from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.late_prices import Corrector
+from luigi_spendguard.ledger import corrections, queries
+from luigi_spendguard.protocol import End
 from luigi_spendguard.vendors import FollowedUp, Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from tests.support.books import Books
@@ -74,7 +74,7 @@ class TwilioDesk:
 
     def calls(self) -> list[dict[str, Any]]:
         """Return the calls that are not reads, oldest first."""
-        shown = self.books.read(reading.calls)
+        shown = self.books.read(queries.calls)
         return [one for one in reversed(shown) if one["method"] != "GET"]
 
     def posts(self) -> int:

@@ -6,7 +6,7 @@ a `to_dict`, whose fields may be such classes again.
 
     python -m tests.support.twilio_sdk
 
-says what `twilio_parameters.txt` does not have.
+says what `vendors/twilio/parameters.txt` does not have.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pathlib import Path
 
 import twilio.rest
 
-from luigi_spendguard.vendors.twilio_routes import LISTED
+from luigi_spendguard.vendors.twilio.operations import LISTED
 from tests.support import marking
 
 _ROOT = Path(twilio.rest.__file__).parent

@@ -9,11 +9,14 @@ import re
 from pathlib import Path
 
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.vendors import resend, resend_routes, twilio_quotes, twilio_routes
-from luigi_spendguard.vendors.calls import Row
-from luigi_spendguard.vendors.stripe_routes import RULE_OF
-from luigi_spendguard.vendors.stripe_rules import RULES
-from luigi_spendguard.vendors.twilio_prices import DEFAULTS
+from luigi_spendguard.vendors import resend
+from luigi_spendguard.vendors.model import Row
+from luigi_spendguard.vendors.resend import mails
+from luigi_spendguard.vendors.stripe.routes import RULE_OF
+from luigi_spendguard.vendors.stripe.rules import RULES
+from luigi_spendguard.vendors.twilio import operations as twilio_routes
+from luigi_spendguard.vendors.twilio import quotes
+from luigi_spendguard.vendors.twilio.prices import DEFAULTS
 from tests.support import marking, stripe_sdk
 
 DATA = Path(__file__).resolve().parents[1] / "unit" / "data"
@@ -65,8 +68,8 @@ def _of_kind(vendor: str, kind: str) -> str:
     for _, method, host, path in operations(vendor):
         if vendor == "twilio" and twilio_routes.kind_of(method, host, path) == kind:
             names.add(twilio_routes.operation_of(method, host, path))
-        elif vendor == "resend" and resend_routes.kind_of(method, path) == kind:
-            names.add(resend_routes.operation_of(method, path))
+        elif vendor == "resend" and mails.kind_of(method, path) == kind:
+            names.add(mails.operation_of(method, path))
     return ", ".join(f"`{name}`" for name in sorted(names)) + "."
 
 
@@ -77,10 +80,10 @@ def renewed(text: str) -> str:
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
         ("parameters", stripe_sdk.figures()),
-        ("twilio priced", _table(twilio_quotes.TABLE)),
+        ("twilio priced", _table(quotes.TABLE)),
         ("twilio defaults", _defaults()),
         ("twilio parameters", marking.figures(twilio_routes.LISTED)),
-        ("resend parameters", marking.figures(resend_routes.LISTED)),
+        ("resend parameters", marking.figures(mails.LISTED)),
         ("twilio free", _of_kind("twilio", "free")),
         ("twilio credential", _of_kind("twilio", "credential")),
         ("resend priced", _table(resend.TABLE)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard import proxy
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.ports import StubPort, VendorServer, attempt, vendor_server
 
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.checkup import findings
+from luigi_spendguard.cli.api_client import OperatorError
+from luigi_spendguard.cli.check import findings
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import Micros
-from luigi_spendguard.operator import OperatorError
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
 
 

@@ -11,7 +11,7 @@ import pytest
 import stripe
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.ledger import resolving
+from luigi_spendguard.ledger import corrections
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
@@ -99,8 +99,8 @@ def test_the_next_attempt_gets_the_object_and_spends_nothing(
     with pytest.raises((stripe.StripeError, OSError)):
         act(desk)
     call_id = next(ask.call_id for ask in desk.asked if ask.method == "POST")
-    said = resolving.Resolution(Micros(3_000_000), object_id=body["id"])
-    desk.books.write(resolving.resolve, call_id, said, uuid.uuid4().hex)
+    said = corrections.Resolution(Micros(3_000_000), object_id=body["id"])
+    desk.books.write(corrections.resolve, call_id, said, uuid.uuid4().hex)
     assert desk.figures() == (3_000_000, 0, 0)
     posts = desk.lines().count(sent)
     desk.again()
@@ -114,8 +114,8 @@ def test_an_object_that_the_vendor_does_not_show_is_a_denial(desk: Desk) -> None
     desk.answers = {"POST /v1/topups": OSError("gone")}
     with pytest.raises((stripe.StripeError, OSError)):
         _topup(desk)
-    said = resolving.Resolution(Micros(3_000_000), object_id="tu_9")
-    desk.books.write(resolving.resolve, desk.asked[0].call_id, said, uuid.uuid4().hex)
+    said = corrections.Resolution(Micros(3_000_000), object_id="tu_9")
+    desk.books.write(corrections.resolve, desk.asked[0].call_id, said, uuid.uuid4().hex)
     desk.again()
     with pytest.raises(SpendDenied, match="tu_9, which the vendor does not show"):
         _topup(desk)

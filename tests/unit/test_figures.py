@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import claims, figures, news, runs
-from luigi_spendguard.messages import End
+from luigi_spendguard.ledger import claims, runs, snapshot
+from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import End
+from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
 
@@ -37,7 +38,7 @@ def call(books: Books, run_id: str, amount: int, actual: int | None = None, how:
 
 class TestThePrecedent:
     def last(self, books: Books, run_id: str) -> int | None:
-        last: int | None = books.read(figures.of_run, run_id).run["last_micros"]
+        last: int | None = books.read(snapshot.of_run, run_id).run["last_micros"]
         return last
 
     def test_it_is_what_the_last_run_came_to_whatever_it_had_forecast(self, books: Books) -> None:
@@ -82,7 +83,7 @@ class TestThePrecedent:
 
 class TestChanges:
     def since(self, books: Books) -> int:
-        seen: int = books.read(figures.last_entry)
+        seen: int = books.read(snapshot.last_entry)
         return seen
 
     def test_only_what_has_changed_is_read_again(self, books: Books) -> None:
@@ -111,7 +112,7 @@ class TestChanges:
         books.write(operation, "run", *arguments)
         (found,) = books.read(news.changes, seen).runs
         assert found == replace(
-            books.read(figures.of_run, "run"), budgets=found.budgets
+            books.read(snapshot.of_run, "run"), budgets=found.budgets
         )  # State and approvals are all there.
 
     def test_a_new_run_and_one_that_has_ended_are_changes(self, books: Books) -> None:

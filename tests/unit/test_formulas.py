@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.ledger import claims, identity, resolving, runs
-from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import claims, corrections, identity, runs
+from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
-from luigi_spendguard.settings import VendorSettings
-from luigi_spendguard.vendors.calls import Request
+from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.vendors.model import Request
 from luigi_spendguard.vendors.stripe import VENDOR
 from tests.support.books import Books
 from tests.support.site import SECRET
@@ -209,7 +209,7 @@ def test_what_an_operator_says_was_not_sent_goes_out_under_the_key_that_shows_it
     lost = books.ask(10, target="cus_1")
     first = books.reserve(key, lost).wire_key
     books.end(key, End("doubt", lost.call_id, 1, status=status))
-    books.write(resolving.resolve, lost.call_id, Resolution(None), "r1")
+    books.write(corrections.resolve, lost.call_id, Resolution(None), "r1")
     assert (wire_key(books, key) == first) is same
 
 
@@ -219,7 +219,7 @@ def test_what_he_says_was_spent_is_not_made_again(books: Books, status: int) -> 
     lost = books.ask(10, target="cus_1")
     books.reserve(key, lost)
     books.end(key, End("doubt", lost.call_id, 1, status=status))
-    books.write(resolving.resolve, lost.call_id, Resolution(Micros(10), "pi_1"), "r1")
+    books.write(corrections.resolve, lost.call_id, Resolution(Micros(10), "pi_1"), "r1")
     again = books.reserve(books.claim(TASK), books.ask(10, target="cus_1"))
     assert (again.verdict, again.object_id) == ("replayed", "pi_1")
     assert books.figures() == (10, 0, 0)

@@ -6,10 +6,10 @@ from decimal import Decimal
 
 import pytest
 
-from luigi_spendguard.ledger.figures import Figures
-from scheduler_patch.counting import Rules
-from scheduler_patch.gate import READY, WAIT, Gate
-from scheduler_patch.reasons import reason_of
+from luigi_spendguard.ledger.snapshot import Figures
+from scheduler_patch.dispatch.budgets import Rules
+from scheduler_patch.dispatch.gate import READY, WAIT, Gate
+from scheduler_patch.dispatch.reasons import reason_of
 from tests.support.gates import budget, day, fed
 
 RUN_ROW = {"name": "r1", "state": "active", "root_family": "Root", "last_micros": None, "estimated_micros": 0,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from scheduler_patch.gate import READY, Gate
+from scheduler_patch.dispatch.gate import READY, Gate
 from tests.support.gates import day, fed
 
 

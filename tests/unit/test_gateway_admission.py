@@ -14,16 +14,16 @@ import pytest
 
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.ledger import keys, reading, runs
-from luigi_spendguard.ledger.engine import Tx
+from luigi_spendguard.guard.denials import refusal
+from luigi_spendguard.ledger import keys, queries, runs
+from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
-from luigi_spendguard.refusals import refusal
+from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.office import Office
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service.workers import Office
 
 FORM = Request(
     "POST",
@@ -68,7 +68,7 @@ def relayed(
             reply = await gateway.relay("stripe", replace(FORM, body=body), key or made)
         except SpendDenied as denied:
             reply = refusal(Stripe(), denied)
-        calls = await office.read(reading.calls)
+        calls = await office.read(queries.calls)
         office.close()
         return reply, calls or []
 

@@ -13,17 +13,17 @@ import pytest
 
 from luigi_spendguard import guard
 from luigi_spendguard.config import Settings, VendorSettings
-from luigi_spendguard.effects import Send
+from luigi_spendguard.guard.effects import Send
 from luigi_spendguard.ledger import keys
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
 from luigi_spendguard.redaction import is_in
+from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway
-from scheduler_patch.office import Office
-from scheduler_patch.replies import Room
+from scheduler_patch.gateway.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service.workers import Office
 
 SECRET = "sk_test_canary_secret"
 LIST = Request("GET", f"{API_BASE}/v1/charges", {}, b"")
@@ -193,7 +193,7 @@ def test_more_than_a_keys_queue_holds_may_be_made_again(
         free.set()
         await asyncio.gather(*slow)
 
-    monkeypatch.setattr("scheduler_patch.shares.LONGEST_QUEUE", 5)
+    monkeypatch.setattr("scheduler_patch.service.shares.LONGEST_QUEUE", 5)
     run(tmp_path, answer, live)
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.effects import Call, Late, NotSent, Send
 from luigi_spendguard.errors import KeyRevoked, SpendDenied
 from luigi_spendguard.guard import LATE_LIMIT
-from luigi_spendguard.ledger import reading, runs
-from luigi_spendguard.messages import Answer
-from luigi_spendguard.proxy import driver
+from luigi_spendguard.guard.effects import Call, Late, NotSent, Send
+from luigi_spendguard.ledger import queries, runs
+from luigi_spendguard.protocol import Answer
+from luigi_spendguard.proxy import call as driver
 from luigi_spendguard.vendors import Request
 from tests.support.books import Books
 from tests.support.desk import CAP, Desk, intent
@@ -52,7 +52,7 @@ def desk(tmp_path: Path) -> Iterator[Interrupted]:
 
 
 def states(desk: Desk) -> list[str]:
-    return [call["state"] for call in desk.books.read(reading.calls)]
+    return [call["state"] for call in desk.books.read(queries.calls)]
 
 
 def test_a_second_ask_that_is_denied_leaves_nothing_of_the_first(desk: Interrupted) -> None:

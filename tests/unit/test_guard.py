@@ -11,12 +11,12 @@ from urllib.parse import unquote
 
 import pytest
 
-from luigi_spendguard import lookups, redaction
+from luigi_spendguard import redaction
 from luigi_spendguard.config import VendorSettings
-from luigi_spendguard.effects import Finish, Late, Life, NotSent, Pause, Reserve, Send
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
-from luigi_spendguard.guard import LATE_LIMIT, Call, Guard
-from luigi_spendguard.messages import Answer, Ask
+from luigi_spendguard.guard import LATE_LIMIT, Call, Guard, lookups
+from luigi_spendguard.guard.effects import Finish, Late, Life, NotSent, Pause, Reserve, Send
+from luigi_spendguard.protocol import Answer, Ask
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import importlib
+import inspect
 import re
 from pathlib import Path
 
@@ -13,8 +15,8 @@ import luigi.worker
 import pytest
 
 import luigi_spendguard
-from luigi_spendguard import change_commands, key_commands, targets
-from luigi_spendguard.cli import cli
+from luigi_spendguard import luigi_api
+from luigi_spendguard.cli import changes, cli, keys
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.proxy import stripe as proxied
@@ -23,6 +25,7 @@ from tests.support import vendor_table
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
+PACKAGES = [REPOSITORY / "luigi_spendguard", REPOSITORY / "scheduler_patch"]
 PAPERS = [*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")]
 
 
@@ -49,8 +52,8 @@ def test_every_route_and_rpc_is_in_the_docs() -> None:
 
 
 def test_every_field_of_the_workers_rpcs_is_in_the_docs() -> None:
-    """Of those whose fields are not a message's of `messages.py`."""
-    code = (REPOSITORY / "scheduler_patch" / "api.py").read_text("utf-8")
+    """Of those whose fields are not a message's of `protocol.py`."""
+    code = (REPOSITORY / "scheduler_patch" / "api" / "__init__.py").read_text("utf-8")
     for name in ("open_run", "claim", "finish", "close_run", "blocked", "acknowledge"):
         body = code.split(f"async def _{name}(")[1].split("\n\n\n")[0]
         fields = re.findall(r'"(\w+)"', re.findall(r"call\.only\((.*)\)", body)[0])
@@ -68,7 +71,7 @@ def test_the_exit_code_is_in_the_docs_and_in_both_examples() -> None:
 
 
 def test_every_command_and_its_options_are_in_the_docs() -> None:
-    assert change_commands.cli is key_commands.cli is cli
+    assert changes.cli is keys.cli is cli
     text = doc("cli.md")
     for name, command in cli.commands.items():
         assert f"`spendguard {name}" in text, name
@@ -133,25 +136,25 @@ def test_links_between_the_papers_lead_somewhere() -> None:
 
 
 def test_every_patched_name_exists_in_the_installed_luigi() -> None:
-    targets.check_luigi(luigi.worker.Worker, targets.WORKER)
-    targets.check_luigi(luigi.worker.ContextManagedTaskProcess, targets.TASK_PROCESS)
-    targets.check_luigi(luigi.execution_summary, targets.SUMMARY)
-    targets.check_luigi(luigi.scheduler.Scheduler, targets.SCHEDULER)
+    luigi_api.check_luigi(luigi.worker.Worker, luigi_api.WORKER)
+    luigi_api.check_luigi(luigi.worker.ContextManagedTaskProcess, luigi_api.TASK_PROCESS)
+    luigi_api.check_luigi(luigi.execution_summary, luigi_api.SUMMARY)
+    luigi_api.check_luigi(luigi.scheduler.Scheduler, luigi_api.SCHEDULER)
     proxied.bind()
 
 
 def test_every_overridden_method_is_checked() -> None:
     """What a subclass of ours overrides is in the list that is checked, or it is new."""
-    from luigi_spendguard.attempts import GuardedTaskProcess
     from luigi_spendguard.worker import GuardedWorker
+    from luigi_spendguard.worker.process import GuardedTaskProcess
     from scheduler_patch.scheduler import BudgetScheduler
-    from scheduler_patch.state import BudgetState
+    from scheduler_patch.scheduler.state import BudgetState
 
     for ours, names in [
-        (GuardedWorker, targets.WORKER),
-        (GuardedTaskProcess, targets.TASK_PROCESS),
-        (BudgetScheduler, targets.SCHEDULER),
-        (BudgetState, targets.STATE),
+        (GuardedWorker, luigi_api.WORKER),
+        (GuardedTaskProcess, luigi_api.TASK_PROCESS),
+        (BudgetScheduler, luigi_api.SCHEDULER),
+        (BudgetState, luigi_api.STATE),
     ]:
         stock = ours.__mro__[1]
         overridden = {name for name, value in vars(ours).items() if callable(value) and hasattr(stock, name)}
@@ -165,9 +168,23 @@ def test_every_overridden_method_is_checked() -> None:
 def test_another_luigi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(luigi, "__version__", "3.9.0")
     with pytest.raises(PluginError, match=r"install luigi 3\.8\.x"):
-        targets.check_luigi(luigi.worker.Worker, targets.WORKER)
+        luigi_api.check_luigi(luigi.worker.Worker, luigi_api.WORKER)
 
 
 def test_a_luigi_without_a_method_is_refused() -> None:
     with pytest.raises(PluginError, match=r"has no \w*Worker\._no_such_method"):
-        targets.check_luigi(luigi.worker.Worker, ("_no_such_method",))
+        luigi_api.check_luigi(luigi.worker.Worker, ("_no_such_method",))
+
+
+def test_no_package_has_a_name_for_its_module_and_for_something_else() -> None:
+    """`from luigi_spendguard.cli import check` would be one, then the other."""
+    shadowed, packages = [], 0
+    for door in (path for top in PACKAGES for path in top.rglob("__init__.py")):
+        package = ".".join(door.parent.relative_to(REPOSITORY).parts)
+        modules = {path.stem for path in door.parent.glob("*.py")}
+        modules |= {path.parent.name for path in door.parent.glob("*/__init__.py")}
+        for name, value in vars(importlib.import_module(package)).items():
+            if name in modules and not inspect.ismodule(value):
+                shadowed.append(f"{package}.{name}")
+        packages += 1
+    assert (shadowed, packages > 15) == ([], True)

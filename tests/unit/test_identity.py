@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.ledger import claims, resolving, runs
-from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import claims, corrections, runs
+from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import Ask, End
 from tests.support.books import Books
 
 
@@ -153,7 +153,7 @@ def test_a_call_that_an_operator_resolved_as_spent_is_not_made_again(books: Book
     lost = equal(books)
     books.reserve(key, lost)
     books.end(key, End("doubt", lost.call_id, 1))
-    books.write(resolving.resolve, lost.call_id, Resolution(Micros(100)), "r1")
+    books.write(corrections.resolve, lost.call_id, Resolution(Micros(100)), "r1")
     answer = books.reserve(books.claim("task"), equal(books))
     assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
     assert books.figures() == (100, 0, 0)

@@ -15,7 +15,7 @@ from luigi_spendguard.proxy import interrupt
 
 SCRIPT = """
 import multiprocessing, os, signal, sys
-from luigi_spendguard.attempts import GuardedTaskProcess
+from luigi_spendguard.worker.process import GuardedTaskProcess
 from luigi_spendguard.errors import KeyRevoked
 from luigi_spendguard.proxy.interrupt import interruptible
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import ending, keys, reserving, runs, taking
+from luigi_spendguard.ledger import calls, keys, reservations, runs, settlement
 from luigi_spendguard.ledger.keys import Terms
-from luigi_spendguard.messages import Answer, Ask, End
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
 HOUR = 3_600_000
@@ -45,18 +45,18 @@ def ask(amount: int, **more: Any) -> Ask:
 
 def reserve(books: Books, key: str, asked: Ask, relayed: bool = True) -> Answer:
     def operation(tx: Any) -> Answer:
-        scope = taking.find_scope(tx, key, books.caps, relayed=relayed)
+        scope = calls.find_scope(tx, key, books.caps, relayed=relayed)
         assert scope is not None
-        return reserving.reserve(tx, scope, asked)
+        return reservations.reserve(tx, scope, asked)
 
     return books.write(operation)
 
 
 def end(books: Books, key: str, said: End, relayed: bool = True) -> Any:
     def operation(tx: Any) -> Any:
-        scope = taking.find_scope(tx, key, books.caps, relayed=relayed)
+        scope = calls.find_scope(tx, key, books.caps, relayed=relayed)
         assert scope is not None
-        return ending.end(tx, scope, said)
+        return settlement.end(tx, scope, said)
 
     return books.write(operation)
 

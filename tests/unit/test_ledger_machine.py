@@ -21,9 +21,9 @@ from hypothesis.stateful import (
 )
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import resolving, runs, upkeep
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import corrections, reservations, runs
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import Ask, End
 from tests.support.books import Books
 
 CAP, DAY = 100, 180
@@ -219,12 +219,12 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(call=calls, spent=st.one_of(st.none(), st.integers(0, CAP)), correct=st.booleans())
     def resolve(self, call: Call, spent: int | None, correct: bool) -> None:
         request_id = uuid.uuid4().hex
-        said = resolving.Resolution(
+        said = corrections.Resolution(
             None if spent is None else Micros(spent), overrun=spent is not None, correct=correct
         )
         for _ in range(2):
             try:
-                self.books.write(resolving.resolve, call.ask.call_id, said, request_id)
+                self.books.write(corrections.resolve, call.ask.call_id, said, request_id)
             except Conflict:
                 assert call.state != "in_doubt"
                 assert not (correct and call.resolved)
@@ -264,7 +264,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        assert self.books.write(upkeep.sweep) == []
+        assert self.books.write(reservations.sweep) == []
 
     # What must hold after each of them.
 

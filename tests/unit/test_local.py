@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import news, reading, runs
-from luigi_spendguard.ledger.engine import NOW
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import queries, runs, snapshot
+from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.settings.policy import Caps
 from scheduler_patch import local
 from scheduler_patch.local import LocalOffice, LocalPort
 from tests.support.books import Books
@@ -93,7 +93,7 @@ def pending(others: Books) -> str:
 
 
 def states(others: Books) -> list[str]:
-    return [call["state"] for call in others.read(reading.calls)]
+    return [call["state"] for call in others.read(queries.calls)]
 
 
 def test_what_a_killed_worker_left_pending_is_in_doubt_when_the_next_one_begins(
@@ -138,7 +138,7 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     def never(*_: Any) -> None:
         raise AssertionError("a child has no gate to begin")
 
-    monkeypatch.setattr(news, "start", never)
+    monkeypatch.setattr(snapshot, "start", never)
 
     def child() -> None:
         said = port.claim(claim_id=str(uuid.uuid4()), run_id="run", task_id="A", family="Charge", params={},
@@ -158,7 +158,7 @@ def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books, p
     port = port_of(others)
     added(port, "A", "3")
     port._scheduler.add_worker("w", [("first_task", "A")])
-    assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
+    assert others.read(queries.run, "run")["forecast_usd"] == "3.00"
 
 
 def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books, port_of: PortOf) -> None:
@@ -168,4 +168,4 @@ def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books, 
         office._spawn(office._save(runs.set_forecast, "run", Micros(3 * USD), Micros(0), 0))
 
     port._do(act)
-    assert others.read(reading.run, "run")["forecast_usd"] == "3.00"
+    assert others.read(queries.run, "run")["forecast_usd"] == "3.00"

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import DENIAL_STATUS
-from luigi_spendguard.messages import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End, command
 from luigi_spendguard.money import MAX_MICROS
+from luigi_spendguard.protocol import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End, command
 
 texts = st.text(max_size=60)
 some = st.none() | texts

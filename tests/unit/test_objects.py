@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.protocol import Ask, End
 from tests.support.books import Books
 
 

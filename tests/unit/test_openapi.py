@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from scheduler_patch import openapi
-from scheduler_patch.api import routes, template
-from scheduler_patch.handler import MAX_ANYBODYS, MAX_REQUEST, limit_of
+from scheduler_patch.api import openapi, routes, template
+from scheduler_patch.api.handler import MAX_ANYBODYS, MAX_REQUEST, limit_of
 from tests.support.asking import ROUTES
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, denial
-from luigi_spendguard.ledger import reading
-from luigi_spendguard.messages import End
+from luigi_spendguard.http.outbox import Outbox
+from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.outbox import Outbox
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import End
+from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalPort
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.books import Books
@@ -67,7 +67,7 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The vendor has answered: its reply must reach the task whatever becomes of the ledger."""
-    monkeypatch.setattr("luigi_spendguard.ledger.engine.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("luigi_spendguard.ledger.database.LOCK_SECONDS", 0.1)
     books = Books(tmp_path / "books.db")
     port = LocalPort(BudgetScheduler(), Settings(books.path, Caps(default=Micros(100))))
     key = books.claim("Charge_1")
@@ -81,7 +81,7 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     other.execute("ROLLBACK")
     other.close()
     assert port.flush(20.0)
-    (call,) = books.read(reading.calls, "run", None, None, 10, None)
+    (call,) = books.read(queries.calls, "run", None, None, 10, None)
     assert (call["state"], call["spent_usd"]) == ("settled", "0.00005")
     port.close()
     books.ledger.close()

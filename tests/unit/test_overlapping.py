@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.ledger import claims
-from luigi_spendguard.messages import MAX_TARGETS, Answer, Ask, End
+from luigi_spendguard.protocol import MAX_TARGETS, Answer, Ask, End
 from luigi_spendguard.vendors import Quote
 from tests.support.books import Books
 

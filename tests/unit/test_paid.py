@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import claims, news
+from luigi_spendguard.ledger import claims, snapshot
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
-from scheduler_patch.gate import READY
+from luigi_spendguard.settings.policy import Caps
+from scheduler_patch.dispatch.gate import READY
 from scheduler_patch.local import LocalPort
 from tests.support.books import Books
 from tests.support.local_ports import local_ports
@@ -25,7 +25,7 @@ def books(tmp_path: Path) -> Iterator[Books]:
 
 
 def paid(books: Books) -> list[str]:
-    return sorted(books.write(news.start, books.caps).paid)
+    return sorted(books.write(snapshot.start, books.caps).paid)
 
 
 def test_a_batch_that_has_paid_is_known_by_its_members_after_a_restart(books: Books) -> None:
@@ -42,10 +42,10 @@ def test_what_has_completed_since_has_not_paid(books: Books) -> None:
     books.reserve(books.claim("Batch_ab", members=("A", "B")), books.ask(50))
     books.write(claims.finish, books.last_claim, "completed")
     assert paid(books) == []
-    assert books.read(news.changes, 0).paid == []
+    assert books.read(snapshot.changes, 0).paid == []
     books.reserve(books.claim("A"), books.ask(10))
     assert paid(books) == ["A"]
-    assert books.read(news.changes, 0).paid == ["A"]
+    assert books.read(snapshot.changes, 0).paid == ["A"]
 
 
 @pytest.fixture

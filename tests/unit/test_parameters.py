@@ -10,10 +10,11 @@ from urllib.parse import urlencode
 import pytest
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.vendors import Request, VendorSettings, parameters, resend, resend_routes, twilio
+from luigi_spendguard.vendors import Request, VendorSettings, parameters, resend, twilio
 from luigi_spendguard.vendors.bodies import DEEPEST
 from luigi_spendguard.vendors.parameters import Parameters, said_in, takes, tree_of
-from luigi_spendguard.vendors.twilio_routes import LISTED, RULED, kind_of
+from luigi_spendguard.vendors.resend import mails
+from luigi_spendguard.vendors.twilio.operations import LISTED, RULED, kind_of
 from tests.support import marking, resend_sdk, twilio_sdk
 
 SID = "AC" + "1" * 32
@@ -21,7 +22,8 @@ FORM, JSON = {"content-type": "application/x-www-form-urlencoded"}, {"content-ty
 
 
 def listed(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Parameters:
-    (tmp_path / "acme_parameters.txt").write_text(text, "utf-8")
+    (tmp_path / "acme").mkdir()
+    (tmp_path / "acme" / "parameters.txt").write_text(text, "utf-8")
     monkeypatch.setattr(parameters, "__file__", str(tmp_path / "parameters.py"))
     return Parameters("acme")
 
@@ -121,7 +123,7 @@ class TestEverythingIsMarked:
             "POST /telegrams": ["to"],
             "PATCH /topics/{id}": [],
         }
-        assert marking.unmarked(resend_routes.LISTED, new) == [
+        assert marking.unmarked(mails.LISTED, new) == [
             "POST /emails\n? copies tags[]{weight}", "POST /telegrams\n? to",
         ]  # fmt: skip
 
@@ -232,7 +234,7 @@ def test_json_stands_in_a_body_alone() -> None:
     assert "types" in at_twilio(Request("POST", url, JSON, body.replace(b"twilio/text", b"twilio/fax")))
 
 
-@pytest.mark.parametrize("address", resend_routes.LISTED.marks)
+@pytest.mark.parametrize("address", mails.LISTED.marks)
 def test_at_resend_nothing_else_passes(address: str) -> None:
     method, path = address.split(" ")
     settings = VendorSettings("resend", allowed_endpoints=(f"{method} {path.replace('{id}', 'x1')}",))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.messages import Answer, Ask
+from luigi_spendguard.protocol import Answer, Ask
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE
-from scheduler_patch.queues import LIVE_S, Queue
+from scheduler_patch.service.queues import LIVE_S, Queue
 from tests.unit.test_gateway_shares import INTENT, Played
 from tests.unit.test_gateway_shares import run as play
 

@@ -23,10 +23,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luigi_spendguard import discretion, redaction
-from luigi_spendguard.attempts import GuardedTaskProcess
+from luigi_spendguard import redaction
 from luigi_spendguard.redaction import REDACTED, Secret, redact, redacted, shows
 from luigi_spendguard.worker import GuardedWorker
+from luigi_spendguard.worker.process import GuardedTaskProcess
 
 CANARY = "sk_test_c@n/ry+4eC39&Hq\"Ly'jW\\Darj"
 KEY = "vault_key_" + "AbC-_9" * 7
@@ -172,7 +172,7 @@ def log() -> Iterator[tuple[logging.Logger, Catcher]]:
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
     logger.addHandler(catcher)
-    discretion.install()
+    redaction.install()
     yield logger, catcher
     logger.removeHandler(catcher)
 
@@ -233,7 +233,7 @@ class _Broken:
 def test_a_record_that_cannot_be_searched_is_left_out_and_said(log) -> None:
     logger, catcher = log
     logger.info("%s", _Broken())
-    assert catcher.records[0].getMessage() == discretion.UNSEARCHED.format("ZeroDivisionError")
+    assert catcher.records[0].getMessage() == redaction.UNSEARCHED.format("ZeroDivisionError")
     assert catcher.records[0].args == ()
 
 
@@ -255,7 +255,7 @@ def test_when_redaction_itself_fails_nothing_gets_through(log, monkeypatch: pyte
 
 def test_a_factory_that_was_there_is_still_asked() -> None:
     before = logging.getLogRecordFactory()
-    discretion.uninstall()
+    redaction.uninstall()
 
     def own(*args: object, **kwargs: object) -> logging.LogRecord:
         record = logging.LogRecord(*args, **kwargs)  # type: ignore[arg-type]
@@ -265,16 +265,16 @@ def test_a_factory_that_was_there_is_still_asked() -> None:
     stock = logging.getLogRecordFactory()
     try:
         logging.setLogRecordFactory(own)
-        discretion.install()
-        discretion.install()
+        redaction.install()
+        redaction.install()
         record = logging.getLogRecordFactory()("n", logging.INFO, "p", 1, "%s", (CANARY,), None)
         assert (record.own, record.getMessage()) == (True, REDACTED)
-        discretion.uninstall()
+        redaction.uninstall()
         assert logging.getLogRecordFactory() is own
     finally:
         logging.setLogRecordFactory(stock)
         if before is not stock:
-            discretion.install()
+            redaction.install()
 
 
 # What a worker reports.
@@ -322,8 +322,8 @@ def test_what_is_printed_is_redacted_and_the_streams_are_put_back(monkeypatch: p
     out, err = io.StringIO(), io.StringIO()
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    with discretion.streams():
-        with discretion.streams():
+    with redaction.streams():
+        with redaction.streams():
             print("key", CANARY)
             print(KEY, file=sys.stderr)
             sys.stdout.writelines([f"{CANARY}\n", "plain\n"])
@@ -336,13 +336,13 @@ def test_what_is_printed_is_redacted_and_the_streams_are_put_back(monkeypatch: p
 def test_a_stream_that_the_task_replaced_is_left_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
     own = io.StringIO()
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with discretion.streams():
+    with redaction.streams():
         sys.stdout = own
     assert sys.stdout is own
 
 
 def test_a_process_without_streams_stays_without(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
-    with discretion.streams():
+    with redaction.streams():
         print(CANARY)
     assert sys.stdout is None

@@ -11,8 +11,8 @@ from pathlib import Path
 import click
 import pytest
 
-from luigi_spendguard import change_commands, errors, events, key_commands, self_test_command
-from luigi_spendguard.cli import cli
+from luigi_spendguard import errors, events
+from luigi_spendguard.cli import changes, cli, keys, self_test
 from luigi_spendguard.errors import DENIAL_STATUS, LedgerError
 from tests.unit.test_house import DOCS, PAPERS, REPOSITORY, doc
 
@@ -134,7 +134,7 @@ def test_every_command_that_is_shown_parses(paper: Path) -> None:
 
 
 def test_the_search_for_commands_finds_them() -> None:
-    assert change_commands.cli is key_commands.cli is self_test_command.cli is cli
+    assert changes.cli is keys.cli is self_test.cli is cli
     found = [line for path in (REPOSITORY / "README.md", *DOCS.rglob("*.md"))
              for line, _ in commands(path.read_text("utf-8"))]  # fmt: skip
     assert len(found) > 50

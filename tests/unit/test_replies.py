@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from luigi_spendguard.transport import MAX_REPLY
-from scheduler_patch import replies
-from scheduler_patch.replies import REPLIES, REPLIES_OF_A_KEY, SHORT, UNREAD, Replies, Room
+from luigi_spendguard.http.transport import MAX_REPLY
+from scheduler_patch.gateway import replies
+from scheduler_patch.gateway.replies import REPLIES, REPLIES_OF_A_KEY, SHORT, UNREAD, Replies, Room
 
 WHOLE = REPLIES_OF_A_KEY // MAX_REPLY
 

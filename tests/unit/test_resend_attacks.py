@@ -11,9 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.vendors import resend_mails
-from luigi_spendguard.vendors.resend import VENDOR
-from luigi_spendguard.vendors.resend_routes import kind_of
+from luigi_spendguard.vendors.resend import VENDOR, mails
+from luigi_spendguard.vendors.resend.mails import kind_of
 from tests.support.vendor_table import operations
 from tests.unit.test_resend_vendor import HOME, MAIL, SECRET, asked, mail, outcome, quote, reason, settings
 
@@ -173,7 +172,7 @@ def test_a_list_of_long_addresses_is_not_read_to_its_end(
         read.extend(map(len, texts))
         return getaddresses(texts)
 
-    monkeypatch.setattr(resend_mails, "getaddresses", counted)
+    monkeypatch.setattr(mails, "getaddresses", counted)
     mail = {"from": "a@a.example", "to": "a@a.example", "subject": "s", "text": "t", field: [address] * 300}
     assert reason(asked("/emails", mail)) == "unpriced"
     assert sum(read) <= 5000

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.vendors.resend_routes import kind_of
+from luigi_spendguard.vendors.resend.mails import kind_of
 
 LINES = (Path(__file__).parent / "data" / "resend-operations.txt").read_text("utf-8").splitlines()
 #: What has a rule of its own, or is taken more strictly than the table has it.

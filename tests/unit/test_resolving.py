@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import resolving
-from luigi_spendguard.ledger.resolving import Resolution
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import corrections
+from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import Ask, End
 from tests.support.books import Books
 
 
@@ -35,7 +35,7 @@ def lost(books: Books, target: str = "cus_1") -> Ask:
 
 def say(books: Books, ask: Ask, spent: int | None, **more: Any) -> Any:
     said = Resolution(None if spent is None else Micros(spent), **more)
-    return books.write(resolving.resolve, ask.call_id, said, uuid.uuid4().hex)
+    return books.write(corrections.resolve, ask.call_id, said, uuid.uuid4().hex)
 
 
 def entries(books: Books, ask: Ask) -> list[dict[str, Any]]:

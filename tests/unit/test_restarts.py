@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.money import Micros
-from scheduler_patch import operator
+from scheduler_patch.service import operators
 from tests.support.luigids import USD, Luigid
 
 both_ways = pytest.mark.parametrize("pickle", [True, False], ids=["with pickle", "without"])
@@ -75,7 +75,7 @@ def test_a_task_that_was_denied_is_not_dispatched_to_be_denied_again(luigid: Lui
     luigid.add("a")
     assert luigid.work() is None
     assert list(luigid.scheduler.blocked("w")) == ["a"]
-    luigid.do(operator.top_up(luigid.office, "r", "1", None))
+    luigid.do(operators.top_up(luigid.office, "r", "1", None))
     assert luigid.work() == "a"
 
 
@@ -151,7 +151,7 @@ class TestRevokedClaims:
         return list(luigid.gate.stopping)
 
     def revoked(self, luigid: Luigid) -> None:
-        luigid.do(operator.revoke(luigid.office, "r"))
+        luigid.do(operators.revoke(luigid.office, "r"))
 
     def test_a_worker_is_told_again_after_a_restart(self, luigid: Luigid) -> None:
         luigid.add("a")

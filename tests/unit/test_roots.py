@@ -9,7 +9,7 @@ import luigi
 import pytest
 
 import luigi_spendguard.worker
-from luigi_spendguard.roots import Root
+from luigi_spendguard.worker.roots import Root
 
 
 class Plain(luigi.Task):

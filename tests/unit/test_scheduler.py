@@ -15,10 +15,12 @@ import luigi.scheduler
 import pytest
 
 from luigi_spendguard.config import Settings
-from scheduler_patch import lineage, local, operator
-from scheduler_patch.gate import WAIT, Gate
-from scheduler_patch.lineage import Root
+from scheduler_patch import local
+from scheduler_patch.dispatch.gate import WAIT, Gate
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.scheduler import runs as lineage
+from scheduler_patch.scheduler.runs import Root
+from scheduler_patch.service import operators
 from tests.support.gates import day, fed
 
 RUN = {"run_id": "r1"}
@@ -606,6 +608,6 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     assert scheduler.gate.verdict("v") == "key"
     office: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
     since = time.monotonic()
-    said = asyncio.run(operator.blocked(office, "w", 30))
+    said = asyncio.run(operators.blocked(office, "w", 30))
     assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])
     assert time.monotonic() - since < 5

@@ -23,13 +23,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
-from luigi_spendguard.ledger import reading
-from luigi_spendguard.messages import Ask, End
+from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
-from scheduler_patch import operator
+from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalOffice
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service import operators
 
 USD = 1_000_000
 RUNS, WORKERS, TASKS = ("r1", "r2"), ("w1", "w2"), tuple(f"T{n}" for n in range(6))
@@ -219,7 +219,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.do(self.office.end(it.key, end))
 
     def run_of(self, call_id: str) -> str:
-        rows = self.do(self.office.read(reading.calls))
+        rows = self.do(self.office.read(queries.calls))
         return next(row["run_id"] for row in rows if row["id"] == call_id)
 
     @precondition(lambda self: self.running)
@@ -282,13 +282,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(run_id=st.sampled_from(RUNS), really=st.integers(0, 9))
     def revoke(self, run_id: str, really: int) -> None:
         if not really:
-            self.do(operator.revoke(self.office, run_id))
+            self.do(operators.revoke(self.office, run_id))
             self.revoked.add(run_id)
 
     @rule(run_id=st.sampled_from(RUNS), usd=st.integers(1, 3))
     def top_up(self, run_id: str, usd: int) -> None:
         try:
-            self.do(operator.top_up(self.office, run_id, str(usd), None))
+            self.do(operators.top_up(self.office, run_id, str(usd), None))
         except Conflict:
             assert run_id in self.revoked
         else:
@@ -297,10 +297,10 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(run_id=st.sampled_from(RUNS))
     def approve(self, run_id: str) -> None:
         self.do(self.office.write(lambda tx: None))  # After the forecast that is being kept.
-        run = self.do(self.office.read(reading.run, run_id))
+        run = self.do(self.office.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
             unknown = run["unknown_tasks"]
-            self.do(operator.approve(self.office, run_id, run["forecast_usd"], None, None, unknown))
+            self.do(operators.approve(self.office, run_id, run["forecast_usd"], None, None, unknown))
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:
@@ -321,7 +321,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_add_up(self) -> None:
         if hasattr(self, "office"):
-            assert self.do(self.office.read(reading.audit)) in ([], None), "P3"
+            assert self.do(self.office.read(queries.audit)) in ([], None), "P3"
 
     @invariant()
     def nobody_pays_twice(self) -> None:

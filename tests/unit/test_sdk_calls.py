@@ -20,8 +20,8 @@ from twilio.http.validation_client import ValidationClient
 from twilio.rest import Client
 
 from luigi_spendguard import SpendDenied, proxy
-from luigi_spendguard.proxy import context, resend_client, twilio_client
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.proxy import attempts, resend_http, twilio_http
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.ports import (
     ACCOUNT,
     RESEND_SECRET,
@@ -95,7 +95,7 @@ def test_a_twilio_request_is_what_the_sdks_own_client_sends(
     arguments = (method, f"{server.url}/api.twilio.com/X.json", params, data, headers, ("AC1", "token"))
     TwilioHttpClient().request(*arguments)
     [sent] = server.requests
-    made = twilio_client.request_of(*arguments)
+    made = twilio_http.request_of(*arguments)
     assert (made.method, made.url, made.body) == (sent["method"], server.url + sent["path"], sent["body"])
     for name in ("content-type", "authorization"):
         assert made.headers.get(name) == sent["headers"].get(name)
@@ -114,7 +114,7 @@ def test_a_resend_request_is_what_the_sdks_own_client_sends(server: VendorServer
     url, headers = f"{server.url}/emails", {"Authorization": "Bearer key", "Idempotency-Key": "k"}
     resend.RequestsClient().request("post", url, headers, **said)
     [sent] = server.requests
-    made = resend_client.request_of("post", url, headers, **said)
+    made = resend_http.request_of("post", url, headers, **said)
     boundary = sent["headers"]["content-type"].rpartition("boundary=")[2]
     ours = made.headers["content-type"].rpartition("boundary=")[2]
     assert made.body == sent["body"].replace(boundary.encode(), ours.encode())
@@ -124,9 +124,7 @@ def test_a_resend_request_is_what_the_sdks_own_client_sends(server: VendorServer
 
 @pytest.mark.parametrize(("verb", "body"), [("get", b""), ("delete", b""), ("post", b"{}"), ("patch", b"{}")])
 def test_a_mail_request_without_parameters(verb: str, body: bytes) -> None:
-    made = resend_client.request_of(
-        verb, "https://api.resend.com/x", {"Authorization": "Bearer None"}, json={}
-    )
+    made = resend_http.request_of(verb, "https://api.resend.com/x", {"Authorization": "Bearer None"}, json={})
     assert made.body == body
     assert ("content-type" in made.headers) == bool(body)
     assert "authorization" not in made.headers
@@ -260,7 +258,7 @@ def test_outside_vendor_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resend, "default_http_client", own_mail)
     monkeypatch.setattr(resend, "default_async_http_client", own_async)
     client = {"username": ACCOUNT, "password": "token", "http_client": own}
-    with context.worker_running():
+    with attempts.worker_running():
         asynchronous = {"username": ACCOUNT, "password": "token"}
         for call in (lambda: text(**client), lambda: text_async(**asynchronous), mail, mail_async):
             with pytest.raises(SpendDenied, match="outside any vendor task") as denied:

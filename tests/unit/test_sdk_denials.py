@@ -12,10 +12,10 @@ from resend.exceptions import InvalidApiKeyError, RateLimitError, ResendError, V
 from twilio.base.exceptions import TwilioRestException
 
 from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, proxy
-from luigi_spendguard.attempts import blocking
 from luigi_spendguard.errors import DENIAL_CLASS, DENIAL_STATUS, OutcomeUnknown
-from luigi_spendguard.messages import Answer
-from luigi_spendguard.proxy import resend_errors, twilio_errors
+from luigi_spendguard.protocol import Answer
+from luigi_spendguard.proxy import resend_http, twilio_http
+from luigi_spendguard.worker.process import blocking
 from tests.support.ports import StubPort, VendorServer, attempt
 from tests.support.sdks import MAILS, TEXTS
 
@@ -104,7 +104,7 @@ def test_a_time_out_is_one_of_the_sdks_client() -> None:
     for asynchronous, natural in ((False, requests.ReadTimeout), (True, aiohttp.ServerTimeoutError)):
         with (
             pytest.raises(natural, match="no reply from Twilio"),
-            twilio_errors.as_the_sdks_errors("POST", "https://x", asynchronous=asynchronous),
+            twilio_http.as_the_sdks_errors("POST", "https://x", asynchronous=asynchronous),
         ):
             raise TimeoutError
 
@@ -135,8 +135,8 @@ def test_a_page_of_a_proxys_is_the_sdks_own_error(server: VendorServer, way: str
 
 def test_an_unknown_outcome_is_an_error_of_both() -> None:
     unknown = OutcomeUnknown("nobody knows", "call-1")
-    text = twilio_errors.as_twilio_error(unknown, "post", "https://api.twilio.com/2010-04-01/X.json")
-    mail = resend_errors.as_resend_error(unknown)
+    text = twilio_http.as_twilio_error(unknown, "post", "https://api.twilio.com/2010-04-01/X.json")
+    mail = resend_http.as_resend_error(unknown)
     for error in (text, mail):
         assert isinstance(error, OutcomeUnknown)
         assert (error.call_id, str(error)) == ("call-1", "nobody knows")
@@ -144,8 +144,8 @@ def test_an_unknown_outcome_is_an_error_of_both() -> None:
     assert (text.status, text.code, text.uri, text.method) == (502, 9_000_502, "/2010-04-01/X.json", "POST")
     assert isinstance(mail, ResendError)
     assert (mail.code, mail.error_type) == (502, "outcome_unknown")
-    assert twilio_errors.as_twilio_error(text, "post", "https://x") is text  # type: ignore[arg-type]
-    assert resend_errors.as_resend_error(mail) is mail  # type: ignore[arg-type]
+    assert twilio_http.as_twilio_error(text, "post", "https://x") is text  # type: ignore[arg-type]
+    assert resend_http.as_resend_error(mail) is mail  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("task")

@@ -17,8 +17,8 @@ import resend
 from twilio.rest import Client
 
 from luigi_spendguard import proxy
-from luigi_spendguard.messages import Answer
-from luigi_spendguard.proxy.context import Attempt
+from luigi_spendguard.protocol import Answer
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.integration.test_tracebacks import raised, seen_from
 from tests.support.ports import (
     ACCOUNT,

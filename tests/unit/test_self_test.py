@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.config_files import read_sections
 from luigi_spendguard.selftest.child import NotHere, stay_on_loopback
-from luigi_spendguard.selftest.files import written
-from luigi_spendguard.selftest.verdict import Facts, judged
+from luigi_spendguard.selftest.race import Facts, judged
+from luigi_spendguard.selftest.site import written
+from luigi_spendguard.settings.files import read_sections
 
 REPORTS = [
     {"pid": pid, "charged": 5, "refused": {"cap": 5}, "failed": [], "said": "cap reached"} for pid in (1, 2)

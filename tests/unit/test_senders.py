@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import ending, reserving, taking
-from luigi_spendguard.messages import Answer, Ask, End
+from luigi_spendguard.ledger import calls, reservations, settlement
+from luigi_spendguard.protocol import Answer, Ask, End
 from tests.support.books import Books
 
 
@@ -23,17 +23,17 @@ class Sides(Books):
 
     def reserve(self, key: str, ask: Ask) -> Answer:
         def operation(tx: Any) -> Answer:
-            scope = taking.find_scope(tx, key, self.caps, relayed=self.relayed)
+            scope = calls.find_scope(tx, key, self.caps, relayed=self.relayed)
             assert scope is not None
-            return reserving.reserve(tx, scope, ask)
+            return reservations.reserve(tx, scope, ask)
 
         return self.write(operation)
 
     def end(self, key: str, end: End) -> Any:
         def operation(tx: Any) -> Any:
-            scope = taking.find_scope(tx, key, self.caps, relayed=self.relayed)
+            scope = calls.find_scope(tx, key, self.caps, relayed=self.relayed)
             assert scope is not None
-            return ending.end(tx, scope, end)
+            return settlement.end(tx, scope, end)
 
         return self.write(operation)
 

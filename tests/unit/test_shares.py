@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from scheduler_patch import shares
-from scheduler_patch.shares import Shares, TooMany
+from scheduler_patch.service import shares
+from scheduler_patch.service.shares import Shares, TooMany
 
 
 def waiting(made: Shares, key: str, amount: int = 1) -> asyncio.Task[None]:

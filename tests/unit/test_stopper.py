@@ -11,10 +11,9 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard import stopping
-from luigi_spendguard.membership import Results
-from luigi_spendguard.stopping import Stopper
-from luigi_spendguard.worker import GuardedWorker
+from luigi_spendguard.worker import GuardedWorker, revoke
+from luigi_spendguard.worker.revoke import Stopper
+from luigi_spendguard.worker.runs import Results
 from tests.support.processes import wait_until
 
 
@@ -85,7 +84,7 @@ def test_a_child_is_killed_only_while_nobody_writes_a_result(wrapped: bool) -> N
 
 
 def test_one_that_died_with_the_lock_does_not_keep_the_others_alive(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stopping, "GRACE_S", 0.2)
+    monkeypatch.setattr(revoke, "GRACE_S", 0.2)
     queue: Any = multiprocessing.get_context("fork").Queue()
     queue._wlock.acquire()
     child = Child()

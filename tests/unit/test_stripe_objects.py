@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.effects import NotSent
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied
+from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger.runs import RunRequest, open_run
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Reply

@@ -17,9 +17,9 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
-from luigi_spendguard.vendors.stripe_hosts import host_of
-from luigi_spendguard.vendors.stripe_routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
-from luigi_spendguard.vendors.stripe_rules import RULES
+from luigi_spendguard.vendors.stripe.request import host_of
+from luigi_spendguard.vendors.stripe.routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
+from luigi_spendguard.vendors.stripe.rules import RULES
 
 _LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = [line for line in _LINES if not line.startswith("#")]

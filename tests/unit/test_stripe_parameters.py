@@ -14,11 +14,10 @@ from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Request
-from luigi_spendguard.vendors import stripe_parameters as listed
 from luigi_spendguard.vendors.stripe import Stripe
-from luigi_spendguard.vendors.stripe_hosts import host_of
-from luigi_spendguard.vendors.stripe_routes import ROUTES
-from luigi_spendguard.vendors.stripe_versions import PINNED
+from luigi_spendguard.vendors.stripe import routes as listed
+from luigi_spendguard.vendors.stripe.request import PINNED, host_of
+from luigi_spendguard.vendors.stripe.routes import ROUTES
 from tests.support import stripe_sdk
 
 _LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()

@@ -14,7 +14,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
-from luigi_spendguard.vendors.stripe_scope import whom
+from luigi_spendguard.vendors.stripe.scope import whom
 from tests.support.books import Books
 from tests.support.desk import CAP, SECRET, Desk
 

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import BudgetExceeded, Conflict
-from luigi_spendguard.ledger import claims, figures, news, reading, runs
-from luigi_spendguard.messages import End
+from luigi_spendguard.ledger import claims, queries, runs, snapshot
+from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.protocol import End
+from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
 
@@ -177,10 +178,10 @@ class TestShadow:
         books.caps = replace(caps, shadow=True)
         key = books.claim("A", **more)
         paid(books, key, 20)
-        assert books.read(reading.lent, ["run"]) == []
+        assert books.read(queries.lent, ["run"]) == []
         amount = 91 if whose[0] == "run" else 75
         paid(books, key, amount)
-        told = [(r["scope"], r["own_micros"], r["cap_micros"]) for r in books.read(reading.lent, ["run"])]
+        told = [(r["scope"], r["own_micros"], r["cap_micros"]) for r in books.read(queries.lent, ["run"])]
         assert told == [(*whose, amount + 20)]
 
     def test_a_revoked_run_stays_revoked(self, books: Books) -> None:
@@ -281,7 +282,7 @@ def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_mem
         paid(books, books.claim(task_id, members=members), amount)
         books.write(claims.finish, books.last_claim, "completed")
     paid(books, books.claim("E", family="Other"), 5)
-    assert books.read(figures.averages) == {"Charge": 10}
+    assert books.read(snapshot.averages) == {"Charge": 10}
 
 
 def outcome(books: Books, claim_id: str) -> tuple[str, str | None, int]:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import reserving, taking, upkeep
-from luigi_spendguard.messages import Answer, End
-from luigi_spendguard.policy import Caps
+from luigi_spendguard.ledger import calls, reservations
+from luigi_spendguard.ledger import reservations as upkeep
+from luigi_spendguard.protocol import Answer, End
+from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
 
@@ -117,9 +118,9 @@ def test_a_gateways_turn_is_no_workers(books: Books, key: str) -> None:
 
     def relayed(ask: Any) -> Answer:
         def operation(tx: Any) -> Answer:
-            scope = taking.find_scope(tx, key, Caps(), relayed=True)
+            scope = calls.find_scope(tx, key, Caps(), relayed=True)
             assert scope is not None
-            return reserving.reserve(tx, scope, ask)
+            return reservations.reserve(tx, scope, ask)
 
         answer: Answer = books.write(operation)
         return answer

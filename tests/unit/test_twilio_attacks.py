@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
-from luigi_spendguard.vendors.twilio_routes import kind_of
+from luigi_spendguard.vendors.twilio.operations import kind_of
 from tests.support.vendor_table import operations
 from tests.unit.test_twilio_outcomes import FX, SENT, SINCE, reply
 from tests.unit.test_twilio_vendor import (

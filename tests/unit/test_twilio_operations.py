@@ -9,7 +9,7 @@ import pytest
 
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.twilio import VENDOR
-from luigi_spendguard.vendors.twilio_routes import kind_of, operation_of
+from luigi_spendguard.vendors.twilio.operations import kind_of, operation_of
 
 LINES = (Path(__file__).parent / "data" / "twilio-operations.txt").read_text("utf-8").splitlines()
 ID = "XX" + "1" * 32

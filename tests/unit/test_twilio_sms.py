@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luigi_spendguard.vendors import twilio_sms
-from luigi_spendguard.vendors.twilio_sms import MAX_SEGMENTS, segments, units
+from luigi_spendguard.vendors.twilio import quotes
+from luigi_spendguard.vendors.twilio.quotes import MAX_SEGMENTS, segments, units
 from tests.support import fake_twilio_traffic
 
 TABLE = json.loads((Path(__file__).parent / "data" / "sms-gsm7.json").read_text("utf-8"))
@@ -18,8 +18,8 @@ EMOJI = "\U0001f600"
 
 
 def test_the_alphabet_is_the_standards() -> None:
-    assert frozenset(TABLE["basic"]) == twilio_sms._BASIC
-    assert frozenset(TABLE["extension"]) == twilio_sms._EXTENSION
+    assert frozenset(TABLE["basic"]) == quotes._BASIC
+    assert frozenset(TABLE["extension"]) == quotes._EXTENSION
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.messages import MAX_UNANSWERED, TOO_MANY_UNANSWERED
+from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy.unanswered import Mark, Unanswered
 from luigi_spendguard.vendors import Request
 

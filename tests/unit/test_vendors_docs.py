@@ -11,21 +11,14 @@ from urllib.parse import urlencode
 import pytest
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.ledger.repeating import RESEND_MS
+from luigi_spendguard.ledger.replays import RESEND_MS
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.vendors import (
-    Quote,
-    Request,
-    VendorSettings,
-    resend,
-    resend_mails,
-    resend_routes,
-    twilio,
-    twilio_prices,
-    twilio_quotes,
-    twilio_routes,
-)
+from luigi_spendguard.vendors import Quote, Request, VendorSettings, resend, twilio
 from luigi_spendguard.vendors.base import Vendor
+from luigi_spendguard.vendors.resend import mails as resend_mails
+from luigi_spendguard.vendors.resend import mails as resend_routes
+from luigi_spendguard.vendors.twilio import operations as twilio_routes
+from luigi_spendguard.vendors.twilio import prices, quotes
 from tests.support.vendor_table import operations
 
 PAPER = (Path(__file__).resolve().parents[2] / "docs" / "vendors.md").read_text("utf-8")
@@ -136,7 +129,7 @@ def test_every_row_has_its_sample(name: str) -> None:
 
 def test_every_row_of_the_tables_is_an_operation_of_the_sdk() -> None:
     known = {twilio_routes.operation_of(method, host, path) for _, method, host, path in operations("twilio")}
-    assert {row.operation for row in twilio_quotes.TABLE} <= known
+    assert {row.operation for row in quotes.TABLE} <= known
     known = {resend_routes.operation_of(method, path) for _, method, _, path in operations("resend")}
     assert {row.operation for row in resend.TABLE} <= known
 
@@ -170,9 +163,9 @@ def test_where_a_call_goes_with_base_url() -> None:
 
 def test_the_figures_in_the_text_are_the_codes() -> None:
     said, mails = prose("Twilio"), prose("Resend")
-    assert f"Machine detection is counted at {plain_usd(twilio_prices.DETECTION_PRICE)} USD a call" in said
-    assert f"recording at {plain_usd(twilio_prices.RECORDING_PRICE)} USD a minute" in said
-    assert f"`call_time_limit_s`, {twilio_prices.CALL_TIME_LIMIT_S} seconds by default" in said
+    assert f"Machine detection is counted at {plain_usd(prices.DETECTION_PRICE)} USD a call" in said
+    assert f"recording at {plain_usd(prices.RECORDING_PRICE)} USD a minute" in said
+    assert f"`call_time_limit_s`, {prices.CALL_TIME_LIMIT_S} seconds by default" in said
     assert f"`email_price` is {plain_usd(resend_mails.EMAIL_PRICE)} USD" in mails
     assert f"{plain_usd(1000 * resend_mails.EMAIL_PRICE)} for 1,000 mails" in mails
     assert f"more than {resend_mails.MOST_MAILS} mails" in section("Resend")

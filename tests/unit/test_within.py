@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_patch import operator
+from scheduler_patch.service import operators
 from tests.support.luigids import Luigid
 
 
@@ -44,5 +44,5 @@ def test_any_other_worker_waits(luigid: Luigid, within: tuple[str, ...]) -> None
 
 def test_it_goes_on_once_the_run_has_more(luigid: Luigid) -> None:
     pending(luigid, "within", "outer")
-    luigid.do(operator.top_up(luigid.office, "r", "1", None))
+    luigid.do(operators.top_up(luigid.office, "r", "1", None))
     assert luigid.work("within") == "inner"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.ledger import reading, resolving
+from luigi_spendguard.ledger import corrections, queries
 from tests.support.books import Books
 from tests.support.desk import Losing, Outside, by_hand
 from tests.support.site import FakeStripe
@@ -76,8 +76,8 @@ def test_an_item_whose_change_is_in_doubt_goes_on_counting(desk: Losing, vendor:
     with pytest.raises(stripe.APIError):
         v1.invoice_items.update(item, {"amount": 5000})
     v1.invoices.pay(draft)
-    [doubt] = [call for call in desk.books.read(reading.calls) if call["state"] == "in_doubt"]
-    desk.books.write(resolving.resolve, doubt["id"], resolving.Resolution(None), "by hand")
+    [doubt] = [call for call in desk.books.read(queries.calls) if call["state"] == "in_doubt"]
+    desk.books.write(corrections.resolve, doubt["id"], corrections.Resolution(None), "by hand")
     spent, reserved, overrun = desk.figures()
     assert (vendor.moved(), reserved, overrun) == (1000, 0, 0)
     assert spent // 10_000 >= 1000

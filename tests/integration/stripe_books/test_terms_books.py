@@ -10,8 +10,8 @@ from urllib.parse import urlencode
 import pytest
 import urllib3
 
-from luigi_spendguard.effects import Send
 from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.guard.effects import Send
 from luigi_spendguard.ledger import runs
 from tests.support.desk import Outside
 from tests.support.site import FakeStripe

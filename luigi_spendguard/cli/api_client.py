@@ -1,0 +1,131 @@
+"""The operator's side of luigid-spendguard's HTTP API, for the command line."""
+
+from __future__ import annotations
+
+import json
+from configparser import InterpolationError
+from typing import Any
+from urllib.parse import quote, urlencode
+
+import luigi.configuration
+import urllib3
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import SpendguardError
+from luigi_spendguard.http.scheduler_address import SchedulerAddress
+
+#: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
+TIMEOUT_S = 30.0
+
+
+class OperatorError(SpendguardError):
+    """A command was not carried out. `exit_code`: 1 refused, 3 unreachable, 4 not allowed."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+def scheduler_url() -> str:
+    """Return the address of luigid as Luigi's own configuration has it. Raises OperatorError."""
+    config = luigi.configuration.get_config()
+    try:
+        url = config.get("core", "default_scheduler_url", "") or config.get(
+            "core", "default-scheduler-url", ""
+        )
+        if url:
+            return str(url)
+        host = config.get("core", "default_scheduler_host", "localhost")
+        return f"http://{host}:{config.get('core', 'default_scheduler_port', 8082)}"
+    except InterpolationError:
+        raise OperatorError(
+            "the address of luigid in [core] of luigi.cfg cannot be read: Luigi wants a % there as %%", 2
+        ) from None
+
+
+def admin_token(settings: Settings) -> str | None:
+    """Return the admin token: of luigi.cfg, else of the file that luigid made beside the ledger."""
+    if settings.admin_token:
+        return settings.admin_token
+    try:
+        return settings.token_file.read_text("utf-8").strip() or None
+    except OSError:
+        return None
+
+
+class Operator:
+    """Calls the API at `url` with the admin token. All methods raise OperatorError."""
+
+    def __init__(self, url: str, token: str | None) -> None:
+        try:
+            self._address = SchedulerAddress.of(url)
+        except ValueError as error:
+            raise OperatorError(str(error), 2) from None
+        self.url = self._address.url
+        self._headers = {"Accept": "application/json", **self._address.credentials(token)}
+        # One more try over a broken connection is safe: every change carries a request id.
+        self._pool = self._address.pool(
+            timeout=TIMEOUT_S,
+            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
+        )
+
+    def get(self, path: str, **query: str | None) -> Any:
+        """Read a route."""
+        given = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path + (f"?{urlencode(given)}" if given else ""))
+
+    def post(self, path: str, body: dict[str, Any]) -> Any:
+        """Change something."""
+        return self._call("POST", path, body)
+
+    def delete(self, path: str) -> Any:
+        """Revoke something."""
+        return self._call("DELETE", path)
+
+    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+        headers = dict(self._headers)
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            reply = self._pool.request(
+                method,
+                self._address.base + path,
+                headers=headers,
+                body=None if body is None else json.dumps(body).encode(),
+            )
+        except urllib3.exceptions.HTTPError as error:
+            why = type(error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error)
+            raise OperatorError(
+                f"luigid-spendguard cannot be reached at {self.url} ({why.__name__}): start it, or name its "
+                "address with --url",
+                3,
+            ) from None
+        try:
+            answer = json.loads(reply.data)
+        except ValueError:
+            answer = None
+        if 200 <= reply.status < 300 and answer is not None:
+            return answer
+        if isinstance(answer, dict) and "message" in answer:
+            raise OperatorError(str(answer["message"]), 4 if reply.status in (401, 403) else 1)
+        raise OperatorError(self._stranger(reply), 3)
+
+    def _stranger(self, reply: Any) -> str:
+        """Say what may answer at our address instead of luigid-spendguard."""
+        if reply.status in (401, 407):
+            return (
+                f"what stands before {self.url} lets nobody in (HTTP {reply.status}): give its user and "
+                "password in the address, http://user:password@…, percent-encoded"
+            )
+        answered = f"{self.url} answered HTTP {reply.status} and keeps no budgets: "
+        if reply.headers.get("Server", "").startswith("TornadoServer/"):
+            return (
+                f"{answered}is it a stock luigid? Start luigid-spendguard instead, or switch it on with "
+                "[scheduler] metrics_custom_import (docs/configuration.md)"
+            )
+        return f"{answered}it is no luigid. Name luigid's address with --url or [core] default_scheduler_url"
+
+
+def path_of(*parts: str) -> str:
+    """Return a path of percent-encoded parts."""
+    return "".join("/" + quote(part, safe="") for part in parts)

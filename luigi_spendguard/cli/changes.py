@@ -1,0 +1,158 @@
+"""`spendguard revoke`, `top-up`, `approve`, `resolve`: what needs the admin token."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from luigi_spendguard.cli import Stop, Usd, cli, operator_of
+from luigi_spendguard.cli.api_client import path_of
+from luigi_spendguard.cli.tables import forecast_of, money_of
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
+
+
+def _request_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
+    if value is not None and not value.strip():
+        raise click.BadParameter("must not be empty: leave it away, or name the change")
+    return value or str(uuid.uuid4())
+
+
+_REQUEST_ID = click.option(
+    "--request-id",
+    default=None,
+    callback=_request_id,
+    help="Repeating a command with the same id changes nothing twice.",
+)
+
+
+@cli.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
+@click.argument("run_id", metavar="RUN")
+def revoke(run_id: str) -> None:
+    """End a run's spending for good; answers when no further call of it is sent."""
+    found = operator_of().delete(path_of("runs", run_id))
+    click.echo(
+        f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
+        f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
+    )
+
+
+# So that `-1` is no unknown option but a bad amount.
+@cli.command(
+    name="top-up",
+    context_settings={"ignore_unknown_options": True},
+    epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
+)
+@click.argument("run_id", metavar="RUN")
+@click.argument("usd", type=Usd())
+@_REQUEST_ID
+def top_up(run_id: str, usd: Micros, request_id: str) -> None:
+    """Raise a run's cap by USD; its blocked tasks may run again."""
+    body = {"usd": plain_usd(usd), "request_id": request_id}
+    found = operator_of().post(path_of("runs", run_id, "top_up"), body)
+    click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
+    if found["overrun_usd"] != "0.00":
+        click.echo(
+            f"It has {money_of('overrun')(found)} overrun, which the vendor billed beyond what was reserved: "
+            "that counts against what remains. `spendguard calls` shows it."
+        )
+
+
+@cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
+@click.argument("run_id", metavar="RUN")
+@click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
+@click.option("--unknown-tasks", type=click.IntRange(0), default=0, metavar="N",
+              help="The tasks of unknown cost that you have seen beside it.")  # fmt: skip
+@click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
+@click.option("--cost", type=Usd(), help="What that task may cost.")
+@_REQUEST_ID
+def approve(
+    run_id: str,
+    forecast: Micros | None,
+    unknown_tasks: int,
+    task_id: str | None,
+    cost: Micros | None,
+    request_id: str,
+) -> None:
+    """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
+    of_forecast = forecast is not None or bool(unknown_tasks)
+    if (task_id is None) is not (cost is None) or (task_id is not None and of_forecast):
+        raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
+    amount = cost if forecast is None else forecast
+    if amount is None:
+        amount, unknown_tasks = _shown_forecast(run_id)
+    body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id}
+    body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
+    found = operator_of().post(path_of("runs", run_id, "approve"), body)
+    what = (
+        f"Task {task_id} may cost {format_usd(amount)}"
+        if task_id
+        else f"The forecast of {run_id} is approved"
+    )
+    click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
+
+
+def _shown_forecast(run_id: str) -> tuple[Micros, int]:
+    """Show a run's forecast and ask for it to be approved; return both its parts. Raises Stop."""
+    found = operator_of().get(path_of("runs", run_id))
+    if found["forecast_usd"] is None:
+        raise Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
+    text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
+    if not sys.stdin.isatty():
+        unknown = f" --unknown-tasks {found['unknown_tasks']}" if found["unknown_tasks"] else ""
+        raise Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}{unknown}", 2)
+    click.confirm(f"{text} Approve?", abort=True)
+    return parse_usd(found["forecast_usd"]), int(found["unknown_tasks"])
+
+
+@cli.command(
+    epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00 --object pi_3Q0001"
+)
+@click.argument("call_id", metavar="CALL")
+@click.option("--spent", "spent", type=Usd(), help="What the vendor's books say it cost.")
+@click.option("--not-sent", is_flag=True, help="The vendor's books do not have it.")
+@click.option("--object", "object_id", help="The vendor's object that it opened, such as pi_….")
+@click.option("--overrun", is_flag=True, help="Yes, it cost more than was reserved for it.")
+@click.option("--correct", is_flag=True, help="Correct what was said of it before.")
+@_REQUEST_ID
+def resolve(
+    call_id: str,
+    spent: Micros | None,
+    not_sent: bool,
+    object_id: str | None,
+    overrun: bool,
+    correct: bool,
+    request_id: str,
+) -> None:
+    """End a call that is in doubt, by what the vendor's own books say.
+
+    The task's next attempt gets the object that you name as the call's answer, and goes on from there.
+    """
+    if (spent is None) == (not not_sent):
+        raise click.UsageError("say either --spent USD or --not-sent")
+    if not_sent and (object_id or overrun):
+        raise click.UsageError("--object and --overrun go with --spent USD")
+    body: dict[str, Any] = {"request_id": request_id}
+    body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
+    body |= {"object_id": object_id} if object_id else {}
+    body |= {name: True for name, given in (("overrun", overrun), ("correct", correct)) if given}
+    click.echo(_resolved(call_id, operator_of().post(path_of("calls", call_id, "resolve"), body)))
+
+
+def _resolved(call_id: str, found: Mapping[str, Any]) -> str:
+    """Say what became of a call that was resolved."""
+    text = f"{call_id} is {found['state']}: {money_of('spent')(found)} spent"
+    if found["overrun_usd"] != "0.00":
+        text += f", and {money_of('overrun')(found)} overrun beyond what was reserved"
+    text += "."
+    if found["run_state"] == "frozen":
+        text += (
+            f" Run {found['run_id']} is frozen: no further call is paid until `spendguard top-up`. If the "
+            "amount was a mistake, correct it with --correct."
+        )
+    elif found["state"] == "settled" and not found["object_id"]:
+        text += " Its object is not known: the task's next attempt cannot get its answer (see --object)."
+    return text

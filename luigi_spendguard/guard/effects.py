@@ -1,0 +1,96 @@
+"""What a guarded call asks of its driver, and how it is told what came of it.
+
+A driver has the I/O: the worker's is synchronous (`proxy/call.py`), the gateway's is not
+(`scheduler_patch/gateway/__init__.py`). The decisions are `guard.py`'s.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from typing import Any
+
+from luigi_spendguard.errors import VendorUnreachable
+from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.vendors import Reply, Request
+
+
+@dataclass
+class Call:
+    """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
+
+    call_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    ask: int = 0
+    #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
+    unsure: bool = False
+    #: The guard's own, to price another call or to take back what a declined one has left open.
+    look_up: bool = False
+    look_up_for: str = ""
+    #: As `Ask`'s.
+    unanswered: str = ""
+    #: As the `Answer`'s that granted it.
+    entry: int = 0
+
+
+class NotSent(VendorUnreachable):
+    """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided.
+
+    Attributes:
+        interrupt: what ended the sending where that is no `Exception` (Ctrl-C); it is raised in its place.
+
+    """
+
+    interrupt: BaseException | None = None
+
+
+class Late(NotSent):
+    """Thrown in by a driver: the grant was too old before the first byte. It is asked for again."""
+
+
+@dataclass(frozen=True)
+class Reserve:
+    """Ask the ledger. Sent back: an `Answer`; thrown in: LedgerUnavailable."""
+
+    ask: Ask
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send to the vendor, the first byte before `deadline` (the clock's seconds).
+
+    Sent back: a `Reply`; thrown in: NotSent, Late, or whatever broke the exchange after that.
+    """
+
+    request: Request
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Tell the ledger how the call ended; the driver delivers it now or later, and never raises."""
+
+    end: End
+
+
+@dataclass(frozen=True)
+class Pause:
+    """Wait for `seconds`: an identical call is pending."""
+
+    seconds: float
+
+
+Effect = Reserve | Send | Finish | Pause
+Life = Generator[Effect, Any, Reply]
+
+
+def advance(life: Life, value: Any, error: BaseException | None) -> Effect | Reply:
+    """Tell a life what came of its last effect; return its next one, or at its end the reply.
+
+    Raises what the life raises.
+    """
+    try:
+        return life.send(value) if error is None else life.throw(error)
+    except StopIteration as stop:
+        reply: Reply = stop.value
+        return reply

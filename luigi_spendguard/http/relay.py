@@ -1,0 +1,202 @@
+"""A client's request as the guard sees it, and the vendor's reply back, for those who relay calls.
+
+The whole body is read, within a limit, before anything is sent: no call can be priced by a part of it. The
+whole reply is read before any of it is passed on: one that contains the secret is withheld.
+
+Who sends a request to a port of ours, and what a foreign web page makes a browser on this machine send.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ipaddress
+import re
+from collections.abc import Collection, Mapping
+from http.client import responses
+from typing import Any
+from urllib.parse import urlsplit
+
+from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
+
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.guard.denials import refusal
+from luigi_spendguard.http.receiving import Receiving
+from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEXT
+from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.addresses import plain
+from luigi_spendguard.vendors.denials import bearer
+
+
+class Refused(Exception):
+    """The request is not allowed; `status` and `message` say why."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code, self.message = status, code, message
+
+
+def check_origin(request: HTTPServerRequest) -> None:
+    """Refuse what a foreign web page makes a browser send. Raises Refused."""
+    origin = request.headers.get("Origin")
+    if origin is None or request.method == "GET":
+        return
+    try:
+        same = urlsplit(origin).netloc.lower() == request.host.lower()
+    except ValueError:
+        same = False
+    if not same:
+        raise Refused(403, "forbidden", "requests from other web pages are refused")
+
+
+def check_host(request: HTTPServerRequest, names: Collection[str], instead: str = "") -> None:
+    """Refuse a name that its owner may have pointed at this machine, so that his page shares our origin.
+
+    An IP address is no such name: what is served from it cannot be moved here. `names` are this machine's
+    own besides localhost; `instead` is what else could be done, for the message. Raises Refused.
+    """
+    name = host_of(f"//{request.host}")
+    if name == "localhost" or name.endswith(".localhost"):
+        return
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        if name and name in names:
+            return
+        raise Refused(403, "forbidden", f"{name[:60]!r} is no name of this machine: send the request to "
+                      f"localhost{instead}") from None  # fmt: skip
+
+
+def host_of(url: str) -> str:
+    """Return a URL's host in lower case, "" where it has none."""
+    try:
+        return (urlsplit(url).hostname or "").lower()
+    except ValueError:
+        return ""
+
+
+#: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
+#: most 16 MB).
+MAX_FORM = 1 << 20
+MAX_BODY = 17 << 20
+_TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}"
+
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
+
+class Relaying(Receiving):
+    """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
+
+    #: Headers that every answer has besides.
+    marks: Mapping[str, str] = {}
+    #: Whether the call was handed on, and may have been sent.
+    begun = False
+    SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
+    vendor: Vendor
+
+    def initialize(self, **settings: Any) -> None:
+        """Take the route's settings."""
+        super().initialize()
+        kind = self.request.headers.get("Content-Type", "").lower()
+        self.limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
+
+    async def _relay(self) -> None:
+        if self.refusal is not None:
+            self.end_refused(self.refusal)
+            return
+        try:
+            reply = await self.relayed()
+        except (SpendDenied, Refused) as error:
+            reply = self.refused(error)
+        if self.size > self.limit:
+            reply = self.refused(Refused(413, "too_large", _TOO_LARGE))
+        self.pass_on(reply)
+
+    get = post = delete = put = patch = head = options = _relay
+
+    def refuse(self, error: Exception) -> None:
+        """Answer a denial in the vendor's format; raise what is none."""
+        if not isinstance(error, (SpendDenied, Refused)):
+            raise error
+        self.pass_on(self.refused(error))
+
+    async def relayed(self) -> Reply:
+        """Return the vendor's reply, or a denial. Raises SpendDenied, Refused."""
+        raise NotImplementedError  # A route's own: tornado's handlers are no abstract classes.
+
+    def asked(self) -> Request:
+        """Return the request as it came; `url` is path and query, header names are in lower case."""
+        headers = {name.lower(): value for name, value in self.request.headers.items()}
+        return Request(self.request.method or "", self.request.uri or "", headers, self.body)
+
+    def shown_key(self, asked: Request) -> str:
+        """Return the vault key that a request shows: in our header, as a bearer token, or where the vendor's
+        own key goes.
+        """
+        if token := asked.headers.get(CREDENTIAL, "").strip():
+            return token
+        token = bearer(asked)
+        return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
+
+    def as_the_vendors(self, asked: Request, rest: str) -> tuple[Request, SpendDenied | None]:
+        """Return the request as the guard is to see it, and why it is to refuse it all the same."""
+        url, refuse = "/" + rest.lstrip("/"), None
+        try:
+            plain(rest)
+            url = self.vendor.url(rest)
+            if len(asked.url) > MAX_TEXT:
+                raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")
+            if self.size > self.limit:
+                raise denial("endpoint", _TOO_LARGE)
+        except SpendDenied as denied:
+            refuse = denied
+        return Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body), refuse
+
+    def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
+        """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""
+        if FORWARDED in asked.headers:
+            return reply
+        return self.vendor.relinked(reply, f"{self.request.protocol}://{self.request.host}{prefix}")
+
+    def refused(self, error: SpendDenied | Refused) -> Reply:
+        """Return a refusal in the vendor's format."""
+        if isinstance(error, SpendDenied):
+            return refusal(self.vendor, error)
+        shaped = self.vendor.shape(denial("scope", error.message))
+        return Reply(error.status, shaped.headers, shaped.body)
+
+    def pass_on(self, reply: Reply) -> Any:
+        """Answer with a reply, unchanged; return the future of its last byte."""
+        self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
+        self.set_status(reply.status, responses.get(reply.status, "Unknown"))
+        self._headers = HTTPHeaders({"Connection": "close"} if self.closing else {})
+        for name, value in {**reply.headers, **self.marks}.items():
+            with contextlib.suppress(ValueError, HTTPInputError):  # What cannot be written is left out.
+                value.encode()
+                if not _UNFIT.search(value):
+                    self._headers.add(name.title(), value)
+        return self.finish(reply.body if reply.status not in (204, 304) and reply.status >= 200 else None)
+
+    def compute_etag(self) -> str | None:
+        """Return no tag of our own: what the vendor answered is passed on as it is."""
+        return None
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an unexpected error in the vendor's format, without its text."""
+        headers: dict[str, str] = {}
+        error = denial("ledger_unavailable", "the gateway failed: see its log")
+        if status_code < 500:
+            error = denial("endpoint", f"this request cannot be relayed ({responses.get(status_code, '?')})")
+        if status_code == 405:
+            headers["allow"] = ", ".join(self.SUPPORTED_METHODS)
+        if status_code >= 500 and self.begun:
+            unknown = (
+                "the gateway failed, and the call may have been sent: see its log and `spendguard calls`"
+            )
+            self.pass_on(refusal(self.vendor, OutcomeUnknown(unknown, "")))
+            return
+        shaped = self.vendor.shape(error)
+        self.pass_on(Reply(status_code, {**shaped.headers, **headers}, shaped.body))
+
+    def _request_summary(self) -> str:
+        path = urlsplit(self.request.uri or "").path
+        return f"{self.request.method} {path[:200]} ({self.request.remote_ip})"

@@ -1,0 +1,380 @@
+"""Sends a request and knows for certain whether a byte of it has left; without I/O of its own.
+
+`sending` is a generator, as the guard's are: it yields what is to be done with a socket (`Connect`, `Write`,
+`Read`) and is sent what came of it, so that a worker's threads and luigid's loop send in the same way. A
+name's resolution, TCP, a proxy's CONNECT and TLS are connecting; the grant's clock is checked after that,
+and the next thing that is written is the request's first byte. HTTP/1.1 by h11, TLS by `ssl`'s own buffers.
+No redirects, no cookies, no retries.
+
+Undoes the codings of a reply that was asked for without any.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Callable, Generator
+from functools import partial
+from typing import Any, NamedTuple
+from urllib.parse import quote, urlsplit
+
+import h11
+
+from luigi_spendguard.guard.effects import Late, NotSent
+from luigi_spendguard.http import certificates
+from luigi_spendguard.http.destination import Destination, NoAddress, Proxy, destination
+from luigi_spendguard.http.idle import Idle, Line
+from luigi_spendguard.vendors import Reply, Request
+
+
+def decoded(body: bytes, codings: str, limit: int) -> tuple[bytes, str]:
+    """Return a body without its `codings` (a Content-Encoding), and those that are not known here.
+
+    Raises ValueError for one that is broken, or longer than `limit` bytes.
+    """
+    todo = [name for one in codings.split(",") if (name := one.strip().lower()) not in ("", "identity")]
+    while todo and todo[-1] in ("gzip", "x-gzip", "deflate"):
+        body = _inflated(body, todo.pop().endswith("gzip"), limit)
+    return body, ", ".join(todo)
+
+
+def _inflated(body: bytes, gzip: bool, limit: int) -> bytes:
+    # Deflate is zlib's format by its RFC, and the bare one with some servers.
+    forms = (zlib.MAX_WBITS | 16,) if gzip else (zlib.MAX_WBITS, -zlib.MAX_WBITS)
+    for form in forms:
+        inflating = zlib.decompressobj(form)
+        try:
+            found = inflating.decompress(body, limit + 1)
+        except zlib.error:
+            continue
+        if len(found) > limit:
+            raise ValueError("the reply is too long")
+        if inflating.eof:
+            return found
+    if not body:
+        return body
+    raise ValueError("the reply's coding is broken")
+
+
+#: Seconds to connect in, proxy and TLS included; the vendor's `timeout_s` is for its answer.
+CONNECT_S = 10.0
+#: A longer reply is not read: the call is in doubt.
+MAX_REPLY = 32 << 20
+#: One in more parts (chunks), or after more interim ones, is not either: each takes its time, short or not.
+MAX_PARTS, MAX_INTERIM = 50_000, 100
+#: The most bytes of a reply's head, or of a chunk's size, and those that leave with the first byte.
+_MAX_HEAD, _FIRST = 1 << 16, 1 << 16
+
+#: What belongs to one connection (RFC 9110, 7.6.1), or is written here.
+_OWN = {
+    "host", "content-length", "transfer-encoding", "accept-encoding", "connection", "keep-alive", "te",
+    "trailer", "upgrade", "expect", "proxy-authorization", "proxy-connection", "cookie",
+}  # fmt: skip
+#: The same of a reply, whose coding is undone; and a session of the vendor's, which is nobody's here.
+_NOT_SAID = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade",
+    "transfer-encoding", "content-length", "content-encoding", "set-cookie",
+}  # fmt: skip
+
+
+class Connect(NamedTuple):
+    """Connect to a host by `by` (`time.monotonic`). Sent back: the socket; thrown in: OSError."""
+
+    host: str
+    port: int
+    by: float
+
+
+class Write(NamedTuple):
+    """Write all of `data`. Thrown in: OSError."""
+
+    socket: socket.socket
+    data: bytes
+    by: float
+
+
+class Read(NamedTuple):
+    """Read some bytes. Sent back: them, none at the end; thrown in: OSError."""
+
+    socket: socket.socket
+    by: float
+
+
+class Undo(NamedTuple):
+    """Do `act`, which undoes the coding of a reply and takes long. Sent back: what it returns, by `by`;
+    thrown in: what it raises.
+    """
+
+    act: Callable[[], tuple[bytes, str]]
+    by: float
+
+
+Operation = Connect | Write | Read | Undo
+Steps = Generator[Operation, Any, Any]
+
+
+class _Plain:
+    """Bytes as they are."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def sealed(self, data: bytes) -> bytes:
+        return data
+
+    def write(self, data: bytes, by: float) -> Steps:
+        yield Write(self._sock, data, by)
+
+    def read(self, by: float) -> Generator[Operation, Any, bytes]:
+        data: bytes = yield Read(self._sock, by)
+        return data
+
+    def unasked(self, data: bytes) -> bytes:
+        return data
+
+
+class _Tls:
+    """Bytes through TLS, over a socket or over another channel (a proxy's own TLS)."""
+
+    def __init__(self, under: _Plain | _Tls, context: ssl.SSLContext, host: str) -> None:
+        self._under, self._in, self._out = under, ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
+
+    def handshake(self, by: float) -> Steps:
+        while True:
+            try:
+                self._tls.do_handshake()
+            except ssl.SSLWantReadError:
+                yield from self._flush(by)
+                yield from self._fill(by)
+            except ssl.SSLError:
+                yield from self._flush(by)  # The alert.
+                raise
+            else:
+                yield from self._flush(by)
+                return
+
+    def sealed(self, data: bytes) -> bytes:
+        self._tls.write(data)
+        return self._under.sealed(self._out.read())
+
+    def write(self, data: bytes, by: float) -> Steps:
+        """Write what was sealed."""
+        yield from _socket_of(self._under).write(data, by)
+
+    def read(self, by: float) -> Generator[Operation, Any, bytes]:
+        while True:
+            try:
+                return self._tls.read(1 << 16)
+            except ssl.SSLWantReadError:
+                yield from self._flush(by)  # A renewed key, asked for by the other side.
+                yield from self._fill(by)
+            except ssl.SSLZeroReturnError:
+                return b""
+
+    def unasked(self, data: bytes) -> bytes:
+        """Return what is said by bytes that arrived while nothing was asked. Raises OSError at the end."""
+        self._in.write(self._under.unasked(data))
+        try:
+            return self._tls.read(1 << 16)
+        except ssl.SSLWantReadError:
+            return b""
+
+    def _flush(self, by: float) -> Steps:
+        if data := self._out.read():
+            yield from self._under.write(self._under.sealed(data), by)
+
+    def _fill(self, by: float) -> Steps:
+        data = yield from self._under.read(by)
+        if data:
+            self._in.write(data)
+        else:
+            self._in.write_eof()
+
+
+def _socket_of(channel: _Plain | _Tls) -> _Plain:
+    while isinstance(channel, _Tls):
+        channel = channel._under
+    return channel
+
+
+def sending(
+    request: Request, idle: Idle, deadline: float, timeout_s: float, connect_s: float = CONNECT_S,
+    *, straight: bool = False, proxy: str = "",
+) -> Generator[Operation, Any, Reply]:  # fmt: skip
+    """Send a request before `deadline` (`time.monotonic`); return the reply, whole `timeout_s` after that.
+
+    Raises NotSent, Late (the connection is then kept in `idle`), and after the first byte ConnectionError
+    or TimeoutError. None has a cause, whose frames would hold the request and so the secret.
+    """
+    try:
+        to = destination(request.url, straight=straight, proxy=proxy)
+        http, data = _written(request, to)
+        line = idle.take(to) or (yield from _connected(to, time.monotonic() + connect_s))
+        if time.monotonic() > deadline:
+            idle.keep(to, line)
+            raise Late("the grant was too old when the connection was ready")
+    except (OSError, ValueError, h11.ProtocolError) as error:
+        raise NotSent(f"{_kind(error)} before the first byte") from None
+    except (NotSent, GeneratorExit):
+        raise
+    except BaseException as interrupt:
+        unsent = NotSent("interrupted before the first byte")
+        unsent.interrupt = interrupt
+        raise unsent from None
+    # From here on a byte may have left.
+    kept = False
+    try:
+        reply, kept = yield from _exchanged(line, http, data, time.monotonic() + timeout_s)
+    except TimeoutError:
+        raise TimeoutError("the reply has not come within the time-out") from None
+    except (OSError, ValueError, h11.ProtocolError) as error:
+        raise ConnectionError(f"the exchange broke off: {_kind(error)}") from None
+    finally:
+        if not kept:
+            line.close()
+    if kept:
+        idle.keep(to, line)
+    return reply
+
+
+def _kind(error: Exception) -> str:
+    """Say what an error is; the text of ours has nothing of the request in it."""
+    ours = isinstance(error, (_Refused, NoAddress))
+    return str(error) if ours else type(error).__name__
+
+
+class _Refused(ConnectionError):
+    """The other side does not go on."""
+
+
+def _connected(to: Destination, by: float) -> Generator[Operation, Any, Line]:
+    """Connect, through the proxy if there is one, and agree on TLS. Raises OSError, h11.ProtocolError."""
+    near = to if to.proxy is None else to.proxy
+    sock: socket.socket = yield Connect(near.host, near.port, by)
+    channel: _Plain | _Tls = _Plain(sock)
+    try:
+        if to.proxy is not None:
+            if to.proxy.tls:
+                channel = yield from _secured(channel, to.bundle, to.proxy.host, by)
+            yield from _tunnelled(channel, to, to.proxy, by)
+        if to.tls:
+            channel = yield from _secured(channel, to.bundle, to.host, by)
+    except BaseException:
+        sock.close()
+        raise
+    return Line(sock, channel)
+
+
+def _secured(
+    channel: _Plain | _Tls, bundle: str | None, host: str, by: float
+) -> Generator[Operation, Any, _Tls]:
+    tls = _Tls(channel, certificates.context(bundle), host)
+    yield from tls.handshake(by)
+    return tls
+
+
+def _tunnelled(channel: _Plain | _Tls, to: Destination, proxy: Proxy, by: float) -> Steps:
+    """Ask a proxy for a way to the vendor; it learns the vendor's host and port."""
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+    target = f"[{to.host}]:{to.port}" if ":" in to.host else f"{to.host}:{to.port}"
+    headers = [("host", target)]
+    if proxy.authorization:
+        headers.append(("proxy-authorization", str(proxy.authorization)))
+    asked = http.send(h11.Request(method="CONNECT", target=target, headers=headers)) or b""
+    asked += http.send(h11.EndOfMessage()) or b""
+    yield from channel.write(channel.sealed(asked), by)
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data((yield from channel.read(by)))
+        elif isinstance(event, h11.Response):
+            if not 200 <= event.status_code < 300:
+                raise _Refused(f"the proxy {proxy.host}:{proxy.port} has answered {event.status_code}")
+            if http.trailing_data[0]:
+                raise _Refused(f"the proxy {proxy.host}:{proxy.port} has said more than its answer")
+            return
+        elif not isinstance(event, h11.InformationalResponse):
+            raise _Refused(f"the proxy {proxy.host}:{proxy.port} has closed the connection")
+
+
+def _written(request: Request, to: Destination) -> tuple[h11.Connection, bytes]:
+    """Return a request's bytes. Raises ValueError or h11.ProtocolError for one that cannot be written."""
+    parts = urlsplit(request.url)
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    headers = [(b"host", to.authority.encode())]
+    # The bytes are the vendor's own: a coding would have to be undone to be read.
+    headers.append((b"accept-encoding", b"identity"))
+    for name, value in request.headers.items():
+        if name.lower() not in _OWN:
+            headers.append((name.encode("latin-1"), value.strip().encode("latin-1")))
+    if request.body or request.method not in ("GET", "HEAD"):
+        headers.append((b"content-length", str(len(request.body)).encode()))
+    http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
+    target = quote(path, safe="!#$%&'()*+,/:;=?@[]~")
+    data = http.send(h11.Request(method=request.method, target=target, headers=headers)) or b""
+    if request.body:
+        data += http.send(h11.Data(data=request.body)) or b""
+    data += http.send(h11.EndOfMessage()) or b""
+    return http, data
+
+
+def _exchanged(
+    line: Line, http: h11.Connection, data: bytes, by: float
+) -> Generator[Operation, Any, tuple[Reply, bool]]:
+    """Write and read; return the reply and whether the connection can be used again."""
+    channel, refused = line.channel, None
+    try:
+        # What is sealed at once is short: the first byte leaves right after the clock was checked.
+        for start in range(0, len(data), _FIRST):
+            yield from channel.write(channel.sealed(data[start : start + _FIRST]), by)
+    except TimeoutError:
+        raise
+    except OSError as error:  # A server that takes no more may have said why.
+        refused = error
+    head: h11.Response | None = None
+    parts: list[bytes] = []
+    size = interim = 0
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            try:
+                http.receive_data((yield from channel.read(by)))
+            except OSError as error:
+                raise refused or error from None
+        elif isinstance(event, h11.Response):
+            head = event
+        elif isinstance(event, h11.Data):
+            size += len(event.data)
+            parts.append(bytes(event.data))
+            if size > MAX_REPLY or len(parts) > MAX_PARTS:
+                raise _Refused("the reply is too long")
+        elif isinstance(event, h11.EndOfMessage) and head is not None:
+            break
+        elif isinstance(event, h11.InformationalResponse) and interim < MAX_INTERIM:
+            interim += 1
+        else:
+            raise _Refused("the connection was closed, or goes on, without a reply")
+    again = http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
+    body = b"".join(parts)
+    parts.clear()
+    said, codings = _said(head)
+    if codings:
+        body, left = yield Undo(partial(decoded, body, codings, MAX_REPLY), by)
+        said |= {"content-encoding": left} if left else {}
+    return Reply(head.status_code, said, body), again and refused is None
+
+
+def _said(head: h11.Response) -> tuple[dict[str, str], str]:
+    """Return a reply's headers, and its codings."""
+    said: dict[str, str] = {}
+    codings = ""
+    for raw, content in head.headers:
+        name, value = raw.decode("ascii"), content.decode("latin-1")
+        if name == "content-encoding":
+            codings = f"{codings},{value}"
+        elif name not in _NOT_SAID:
+            said[name] = f"{said[name]}, {value}" if name in said else value
+    return said, codings

@@ -1,0 +1,132 @@
+"""Whose word counts: a gateway's about what it sends, a worker's about what that worker sends.
+
+A worker that calls through a gateway has no vendor secret but a vault key, with which it may still say what
+it likes about calls of its own. So neither a call nor a vendor object is ever believed across the two.
+
+Whose turn it is at a vendor's object: one call at a time acts on it.
+
+A pending call has the objects that it acts on for itself, and those that it was priced by together with
+others that were. Its turn begins with its reservation, for all of them in one transaction, so that nobody
+holds one and waits for another, and ends with it. What has been looked up for a price before that is looked
+up again where another call has acted on it since. A sender that is gone keeps nothing: its turn ends when its
+call is put in doubt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from luigi_spendguard.ledger.budgets import in_doubt
+from luigi_spendguard.ledger.database import Row, Tx, is_over
+from luigi_spendguard.protocol import GRANT_SECONDS, Answer, Ask
+
+_OWNED = (
+    "vendor = ? AND account = ? AND object_id = ?"
+    " AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
+)
+
+
+def same_call(row: Row, ask: Ask) -> bool:
+    """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
+    return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
+        ask.vendor, ask.account, ask.operation, ask.fingerprint,
+    )  # fmt: skip
+
+
+#: Statuses of a vendor that has not begun to execute the request: its key is as good as new.
+_NOT_BEGUN = (401, 403, 409, 429)
+
+
+def uses_up(status: int) -> bool:
+    """Return whether a vendor may answer a call's key with this HTTP status for ever (0: no answer)."""
+    return status >= 400 and status not in _NOT_BEGUN
+
+
+def is_gateways(tx: Tx, vendor: str, account: str, object_ids: str) -> bool:
+    """Return whether a gateway has said what one of these objects (separated by spaces) counts for."""
+    return any(
+        tx.value(f"SELECT 1 FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 1)
+        for object_id in object_ids.split()
+    )
+
+
+def adopt(tx: Tx, vendor: str, account: str, object_ids: str) -> None:
+    """Forget what workers have said of these objects: a gateway looks at them itself."""
+    for object_id in object_ids.split():
+        tx.run(f"DELETE FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 0)
+
+
+_HERE = "turn.vendor = ? AND turn.account = ? AND turn.object_id = ?"
+
+
+def last_entry(tx: Tx) -> int:
+    """Return the number of the journal's last entry: what is said later comes after it."""
+    return int(tx.value("SELECT max(id) FROM journal") or 0)
+
+
+def not_yet(tx: Tx, ask: Ask, call_id: str, *, relayed: bool, ahead: str) -> Answer | None:
+    """Return why call `call_id` may not have its turn now; None: it may.
+
+    `wait`: another call acts on an object of it, or another run's comes before it at the object `ahead`;
+    `outdated`: one has acted on what it was priced by.
+    """
+    if ahead:
+        return Answer("wait", ask.call_id, ask.ask, object_id=ahead)
+    for object_id, alone in _objects(ask):
+        for other in _others(tx, ask, object_id, call_id, relayed):
+            if not (alone or other["alone"]):
+                continue
+            if other["state"] == "pending" and not _gone(tx, other):
+                return Answer("wait", ask.call_id, ask.ask, object_id=object_id, message=other["id"])
+            if other["alone"] and ask.since and _last_of(tx, other) > ask.since:
+                return Answer("outdated", ask.call_id, ask.ask, object_id=object_id)
+    return None
+
+
+def take(tx: Tx, ask: Ask, call_id: str, *, relayed: bool) -> None:
+    """Let call `call_id` have its turn, which `not_yet` has allowed in this transaction."""
+    for object_id, alone in _objects(ask):
+        # Who acts on it now is all that is to be known of it; of those that share it, who still does.
+        over = "" if alone else " AND NOT turn.alone AND (call.state IS NULL OR call.state <> 'pending')"
+        tx.run(
+            "DELETE FROM turn WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND call_id IN"
+            " (SELECT call.id FROM turn JOIN call ON call.id = turn.call_id WHERE turn.vendor = ?1"
+            " AND turn.account = ?2 AND turn.object_id = ?3"
+            f" AND (call.id = ?4 OR call.relayed = ?5{over}))",
+            ask.vendor, ask.account, object_id, call_id, int(relayed),
+        )  # fmt: skip
+        tx.insert("turn", vendor=ask.vendor, account=ask.account, object_id=object_id, call_id=call_id,
+                  alone=int(alone))  # fmt: skip
+
+
+def _objects(ask: Ask) -> Iterator[tuple[str, bool]]:
+    """Yield the objects of a call, and whether it has each for itself."""
+    if ask.read:
+        return
+    alone = set(ask.acts_on.split())
+    for object_id in sorted(alone | set(ask.priced_by.split())):
+        yield object_id, object_id in alone
+
+
+def _others(tx: Tx, ask: Ask, object_id: str, call_id: str, relayed: bool) -> list[Row]:
+    """Return the other calls that have, or had, their turn at an object.
+
+    What a gateway sends never waits for what a worker says, nor the other way round.
+    """
+    return tx.all(
+        f"SELECT call.*, turn.alone FROM turn JOIN call ON call.id = turn.call_id WHERE {_HERE}"
+        " AND call.id <> ? AND call.relayed = ?",
+        ask.vendor, ask.account, object_id, call_id, int(relayed),
+    )  # fmt: skip
+
+
+def _gone(tx: Tx, call: Row) -> bool:
+    """Return whether a pending call's sender must be gone: then it is in doubt, and its turn over."""
+    if not is_over(call["granted_at"], int(GRANT_SECONDS * 1000) + call["timeout_ms"], tx.now()):
+        return False
+    in_doubt(tx, call, "its sender is gone")
+    return True
+
+
+def _last_of(tx: Tx, call: Row) -> int:
+    return int(tx.value("SELECT max(id) FROM journal WHERE call_id = ?", call["id"]) or 0)

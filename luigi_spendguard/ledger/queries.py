@@ -1,0 +1,256 @@
+"""What the pages, the command line and the dispatch gate read of the books."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from luigi_spendguard.errors import NotFound
+from luigi_spendguard.ledger import corrections
+from luigi_spendguard.ledger.budgets import REMAINING
+from luigi_spendguard.ledger.database import TODAY, Row, Tx
+from luigi_spendguard.money import Micros, plain_usd
+
+#: Runs with what the API shows of them; a condition may follow.
+RUNS = (
+    "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros, shadow_micros,"
+    " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
+    " AS approved_micros,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'allowed'"
+    " AND call.reason = 'cap') AS shadow_calls,"
+    f" {REMAINING} AS remaining_micros,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'denied')"
+    " AS denied_calls,"
+    " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND state = 'in_doubt')"
+    " AS in_doubt_calls,"
+    " (SELECT coalesce(sum(reserved_micros), 0) FROM call WHERE call.run_id = run.run_id"
+    " AND state = 'in_doubt') AS in_doubt_micros,"
+    # From vendor to vendor through the index, not over all calls of the run.
+    " (WITH RECURSIVE seen (name) AS (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id"
+    " UNION ALL SELECT (SELECT min(vendor) FROM call WHERE call.run_id = run.run_id AND vendor > seen.name)"
+    " FROM seen WHERE seen.name IS NOT NULL) SELECT json_group_array(name) FROM seen"
+    " WHERE name IS NOT NULL) AS vendors"
+    " FROM run JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id"
+)
+
+
+def run(tx: Tx, run_id: str) -> dict[str, Any]:
+    """Return one run as the API shows it. Raises NotFound."""
+    row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
+    if row is None:
+        raise _no_run(run_id)
+    shown = show_run(row)
+    shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
+    shown["shared_tasks"] = _shared_tasks(tx, run_id)
+    approved = tx.all("SELECT task_id, amount_micros FROM approval WHERE run_id = ? ORDER BY 1", run_id)
+    shown["approvals"] = [
+        {"task_id": row["task_id"] or None, "usd": plain_usd(row["amount_micros"])} for row in approved
+    ]
+    return shown
+
+
+def check_run(tx: Tx, run_id: str) -> None:
+    """Raise NotFound for a run that was never opened here."""
+    if not tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id):
+        raise _no_run(run_id)
+
+
+def _no_run(run_id: str) -> NotFound:
+    return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+
+
+def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
+    """Return what all runs have spent today (UTC) against `daily_cap_usd`; amounts are null without one."""
+    today = str(tx.value(f"SELECT {TODAY}"))
+    row = tx.one(
+        f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope = 'day' AND part = ?", today
+    )
+    if row is None:
+        row = {"spent_micros": 0, "reserved_micros": 0, "overrun_micros": 0, "remaining_micros": cap or 0}
+    names = ("spent", "reserved", "overrun", "remaining")
+    amounts = {f"{name}_usd": None if cap is None else plain_usd(row[f"{name}_micros"]) for name in names}
+    return {"day": today, "cap_usd": _usd(cap), **amounts}
+
+
+def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
+    """Return the budgets inside a run, tasks' own ones excepted."""
+    return tx.all(
+        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
+        " WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part",
+        run_id,
+    )
+
+
+def lent(tx: Tx, run_ids: list[str]) -> list[Row]:
+    """Return the budgets in which shadow mode has lent something to one of these runs, by `run_id`."""
+    columns = "scope, part, cap_micros, cap_micros - shadow_micros AS own_micros"
+    return tx.all(
+        f"SELECT subject AS run_id, {columns} FROM budget WHERE shadow_micros > 0 AND subject IN"
+        f" (SELECT value FROM json_each(?1)) UNION SELECT call.run_id, {columns} FROM call"
+        " JOIN call_budget ON call_budget.call_id = call.id JOIN budget ON budget.id = budget_id"
+        " WHERE budget.scope = 'day' AND shadow_micros > 0 AND call.verdict = 'allowed'"
+        " AND call.reason = 'cap' AND call.run_id IN (SELECT value FROM json_each(?1))"
+        " ORDER BY run_id, scope, part",
+        json.dumps(run_ids),
+    )
+
+
+def _show_budget(row: Row) -> dict[str, Any]:
+    own = {**row, "cap_micros": row["cap_micros"] - row["shadow_micros"]}
+    amounts = ("cap", "spent", "reserved", "overrun", "remaining")
+    return {"scope": row["scope"], "part": row["part"]} | {
+        f"{name}_usd": plain_usd(own[f"{name}_micros"]) for name in amounts
+    }
+
+
+def _shared_tasks(tx: Tx, run_id: str) -> list[dict[str, Any]]:
+    """Return the tasks that belong to other runs too, and which run each was dispatched for."""
+    rows = tx.all(
+        "SELECT task_id, run_id, also FROM claim WHERE also <> '[]' AND (run_id = ?1 OR EXISTS"
+        " (SELECT 1 FROM json_each(claim.also) WHERE value = ?1)) ORDER BY claimed_at",
+        run_id,
+    )
+    shared = {
+        row["task_id"]: {
+            "task_id": row["task_id"],
+            "paid_by": row["run_id"],
+            "runs": sorted({row["run_id"], *json.loads(row["also"])}),
+        }
+        for row in rows
+    }
+    return list(shared.values())
+
+
+def show_run(row: Row) -> dict[str, Any]:
+    """Return a run row for people and scripts: amounts as decimal strings."""
+    shown = {name: row[name] for name in ("run_id", "root_family", "root_task_id", "label", "state")}
+    # What shadow mode has lent beyond the cap is no cap; with it, the cap would have sufficed.
+    shown["cap_usd"] = plain_usd(row["cap_micros"] - row["shadow_micros"])
+    for name in ("spent", "reserved", "overrun", "remaining", "in_doubt"):
+        if f"{name}_micros" in row:
+            shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+    shown["forecast_usd"] = _usd(row["forecast_micros"])
+    shown["estimated_usd"] = plain_usd(row["estimated_micros"])
+    shown["unknown_tasks"] = row["unknown_tasks"]
+    shown["approved_usd"] = _usd(row["approved_micros"])
+    shown["sufficient_cap_usd"] = plain_usd(row["cap_micros"])
+    for name in ("denied_calls", "in_doubt_calls", "shadow_calls"):
+        if name in row:
+            shown[name] = row[name]
+    if "vendors" in row:
+        shown["vendors"] = json.loads(row["vendors"])
+    shown["note"] = row["note"]
+    shown["opened_at"] = row["opened_at"]
+    shown["ended_at"] = row["ended_at"]
+    return shown
+
+
+def _usd(micros: int | None) -> str | None:
+    return None if micros is None else plain_usd(micros)
+
+
+_SHOWN = [
+    "id",
+    "run_id",
+    "task_id",
+    "family",
+    "vendor",
+    "account",
+    "operation",
+    "method",
+    "path",
+    "target",
+    "object_id",
+    "verdict",
+    "reason",
+    "message",
+    "replay_of",
+    "state",
+    "status",
+    "currency",
+    "created_at",
+    "ended_at",
+]
+
+
+def calls(
+    tx: Tx,
+    run_id: str | None = None,
+    task_id: str | None = None,
+    verdict: str | None = None,
+    limit: int = 1000,
+    before: int | None = None,
+    vendor: str | None = None,
+    since: int | None = None,
+) -> list[dict[str, Any]]:
+    """Return calls, newest first. Raises NotFound.
+
+    `verdict` may be `denied` or `denied:<reason>`; `since` is in milliseconds since the epoch.
+    """
+    if run_id is not None:
+        check_run(tx, run_id)
+    wanted: list[tuple[str, Any]] = []
+    if run_id is not None:
+        wanted.append(("call.run_id = ?", run_id))
+    if task_id is not None:
+        wanted.append(("call.task_id = ?", task_id))
+    if vendor is not None:
+        wanted.append(("call.vendor = ?", vendor))
+    if since is not None:
+        wanted.append(("call.created_at >= ?", since))
+    if verdict is not None:
+        name, _, reason = verdict.partition(":")
+        wanted.append(("verdict = ?", name))
+        if reason:
+            wanted.append(("reason = ?", reason))
+    if before is not None:
+        wanted.append(("call.rowid < ?", before))
+    where = " AND ".join(condition for condition, _ in wanted) or "1"
+    rows = tx.all(
+        "SELECT call.rowid AS seq, call.*, claim.params,"
+        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
+        f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
+        *(value for _, value in wanted),
+        limit,
+    )
+    found = corrections.of_calls(tx, [row["id"] for row in rows])
+    return [show_call(row, found.get(row["id"], ())) for row in rows]
+
+
+def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:
+    """Return a call with its corrections for people and scripts; no answer, no body, no key."""
+    shown = {name: row[name] for name in _SHOWN}
+    shown["seq"] = row.get("seq")
+    shown["params"] = json.loads(row.get("params") or "{}")
+    if row["verdict"] == "denied":
+        shown["verdict"] = f"denied:{row['reason']}"
+        shown["reason"] = row["reason"]
+    for name in ("asked", "reserved", "overrun"):
+        shown[f"{name}_usd"] = plain_usd(row[f"{name}_micros"])
+    shown["spent_usd"] = plain_usd(row["settled_micros"] + row["corrected_micros"])
+    shown["estimated"] = bool(row.get("price_due"))
+    shown["corrections"] = [
+        {"at": one["at"], "usd": plain_usd(one["change_micros"]), "note": one["note"]} for one in corrected
+    ]
+    return shown
+
+
+def audit(tx: Tx) -> list[str]:
+    """Recompute every budget from the journal; return what does not agree, one line each."""
+    rows = tx.all(
+        "SELECT budget.id, scope, subject, part, budget.cap_micros, budget.spent_micros,"
+        " budget.reserved_micros, budget.overrun_micros,"
+        " coalesce(sum(j.cap_micros), 0) AS cap, coalesce(sum(j.spent_micros), 0) AS spent,"
+        " coalesce(sum(j.reserved_micros), 0) AS reserved, coalesce(sum(j.overrun_micros), 0) AS overrun"
+        " FROM budget LEFT JOIN journal j ON j.budget_id = budget.id OR (j.budget_id IS NULL AND"
+        " j.call_id IN (SELECT call_id FROM call_budget WHERE call_budget.budget_id = budget.id))"
+        " GROUP BY budget.id"
+    )
+    return [
+        f"budget {row['scope']} {row['subject']} {row['part']}: {name} is {row[f'{name}_micros']}, "
+        f"the journal says {row[name]}"
+        for row in rows
+        for name in ("cap", "spent", "reserved", "overrun")
+        if row[f"{name}_micros"] != row[name]
+    ]

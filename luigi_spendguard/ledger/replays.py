@@ -1,0 +1,279 @@
+"""Answer a call that repeats an earlier one: with its reply, by sending it again, or with what was found.
+
+What the vendor would execute twice is never sent again: it is searched for there.
+
+Calls for several targets: whoever an earlier attempt has reached already is not reached twice.
+
+An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
+is kept by itself, too, as a digest, until the task has completed.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from luigi_spendguard.ledger import objects
+from luigi_spendguard.ledger.budgets import in_doubt
+from luigi_spendguard.ledger.calls import Refused, Scope, record
+from luigi_spendguard.ledger.corrections import resolution
+from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx, is_over
+from luigi_spendguard.ledger.identity import Identity, key_digest
+from luigi_spendguard.money import format_usd
+from luigi_spendguard.protocol import GRANT_SECONDS, Answer, Ask, command
+
+#: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
+#: (https://docs.stripe.com/api/idempotent_requests).
+HOUR_MS = 3600 * 1000
+RESEND_MS = 23 * HOUR_MS
+GRANT_MS = int(GRANT_SECONDS * 1000)
+
+
+def matched(
+    tx: Tx, scope: Scope, ask: Ask, identity: Identity, match: Row, now: int, row: Row | None = None
+) -> Answer:
+    """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
+    if match["fingerprint"] != ask.fingerprint:
+        raise Refused(
+            "idempotency_mismatch",
+            f"call {match['id']} was for {format_usd(match['asked_micros'])} "
+            f"({match['operation']}) and this one differs in amount, currency, operation, target or "
+            "in its content. If it is another call, "
+            + (
+                "use another idempotency key"
+                if identity.base is None
+                else "its idempotency key looks like one that an SDK has made up: let it say what the call "
+                "is for, such as `order-17`"
+                if identity.key_id is not None
+                else "name whom it concerns (Stripe's `customer`), or give it an idempotency key of its own: "
+                'the SDK\'s, or `with idempotency_key("…")`'
+            ),
+            call_id=match["id"],
+        )
+    if match["state"] == "settled":
+        if scope.relayed and not match["relayed"] and resolution(tx, match["id"]) is None:
+            raise Refused(
+                "idempotency_mismatch",
+                f"a worker says that it has made this call before (call {match['id']}), and a gateway "
+                "answers nothing that a worker has said: fetch the object from the vendor, make what this "
+                "task outputs by hand, or pass another idempotency key where it is another call",
+                call_id=match["id"],
+            )
+        answer = replay(tx, ask, match)  # Refused where the answer is no longer kept.
+        if row is None:
+            record(tx, scope, ask, identity, now, verdict="replayed", replay_of=match["id"])
+        else:
+            tx.run("UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
+                   match["id"], identity.ordinal, row["id"])  # fmt: skip
+        return answer
+    _check_sender(scope, match)
+    if match["state"] == "pending":
+        if match["sender"] == ask.call_id:
+            return grant(tx, match)
+        if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
+            return Answer("wait", ask.call_id, ask.ask, message=match["id"])
+    if identity.key_id is not None:  # From now on it is this call that may be repeated.
+        tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
+    return resend(tx, scope, match, ask, match["ask"] + 1, now)
+
+
+def _check_sender(scope: Scope, match: Row) -> None:
+    """Refuse to send again what another kind of sender has asked for: its body is not to be trusted."""
+    if bool(match["relayed"]) == scope.relayed:
+        return
+    by, how = ("a gateway", "through the gateway") if match["relayed"] else ("a worker", "from there")
+    raise Refused(
+        "in_doubt",
+        f"an earlier attempt of this very call ({match['id']}) was sent by {by} and has an unknown outcome: "
+        f"send it {how} again, or {command('resolve', match['id'])}",
+        call_id=match["id"],
+    )
+
+
+def replay(tx: Tx, ask: Ask, source: Row) -> Answer:
+    """Answer with the stored reply of `source`; nothing is sent."""
+    stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", source["id"])
+    if stored is None or stored["status"] is None:
+        said = resolution(tx, source["id"])
+        if said is None:
+            kept = (
+                "was not kept: it was too long" if stored else "is no longer kept ([spendguard] replay_days)"
+            )
+            raise Refused(
+                "idempotency_mismatch",
+                f"this call was made before (call {source['id']}, vendor object "
+                f"{source['object_id'] or 'unknown'}) and its answer {kept}: fetch the object from the "
+                "vendor, or make what this task outputs by hand",
+                call_id=source["id"],
+                object_id=source["object_id"] or "",
+            )
+        if source["object_id"] is None:
+            raise Refused(
+                "idempotency_mismatch",
+                f"call {source['id']} was made before, and an operator has resolved it ({said}) without its "
+                "answer: name what it opened at the vendor with `spendguard resolve "
+                f"{source['id']} --spent USD --object ID --correct`, and the next attempt gets that; or make "
+                "what this task outputs by hand",
+                call_id=source["id"],
+            )
+        # The guard fetches what the operator has named.
+        return Answer("replayed", ask.call_id, ask.ask, object_id=source["object_id"],
+                      first_at=source["ended_at"] or source["created_at"])  # fmt: skip
+    return Answer(
+        "replayed",
+        ask.call_id,
+        ask.ask,
+        status=stored["status"],
+        answer_headers=json.loads(stored["answer_headers"]),
+        answer_body=stored["answer_body"],
+        first_at=source["ended_at"] or source["created_at"],
+    )
+
+
+def resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+    """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
+    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or row["sender"] != ask.call_id):
+        return _found(tx, scope, row, ask, number, now)
+    # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
+    fresh = -HOUR_MS <= now - row["created_at"] <= RESEND_MS
+    if not fresh and row["state"] == "in_doubt":
+        raise Refused(
+            "in_doubt",
+            f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
+            f"to be sent again: look it up at the vendor, then {command('resolve', row['id'])}",
+            call_id=row["id"],
+        )
+    if row["run_id"] != scope.run["run_id"] and tx.value(
+        "SELECT 1 FROM run WHERE run_id = ? AND state = 'revoked'", row["run_id"]
+    ):
+        raise Refused(
+            "in_doubt",
+            f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and belongs to run "
+            f"{row['run_id']}, which is revoked and sends nothing any more: look it up at the vendor, then "
+            f"{command('resolve', row['id'])}",
+            call_id=row["id"],
+        )
+    if row["state"] == "pending" and row["sender"] != ask.call_id:
+        in_doubt(tx, row, "its sender is gone")
+    again = replace(ask, since=0)
+    if wait := objects.not_yet(tx, again, row["id"], relayed=scope.relayed, ahead=scope.ahead):
+        return wait
+    objects.take(tx, ask, row["id"], relayed=scope.relayed)
+    return regrant(tx, scope, row["id"], ask.call_id, number, now)
+
+
+def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+    """Answer a call that the vendor would execute twice: an earlier send of it is searched for there.
+
+    Of what the vendor shows, what no other call has opened is this one's, the oldest first; unless equal
+    calls of which nobody knows what they have opened are as many: then it may be one of theirs.
+    """
+    if row["state"] == "pending":
+        in_doubt(tx, row, "its sender is gone")
+    if not ask.searched:
+        sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
+        return Answer("search", row["id"], row["ask"], first_at=row["created_at"],
+                      body=sent["request_body"] if sent else "",
+                      headers=json.loads(sent["request_headers"]) if sent else {})  # fmt: skip
+    others = (row["vendor"], row["account"], row["id"])
+    free = [
+        object_id
+        for object_id in ask.executed.split()
+        if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
+                        *others, object_id)
+    ]  # fmt: skip
+    equal = tx.value(
+        "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
+        " AND fingerprint = ? AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1"
+        " FROM journal WHERE journal.call_id = call.id AND kind IN ('settle','resolve') AND journal.id >"
+        " (SELECT min(id) FROM journal WHERE call_id = ?)))",
+        *others, row["fingerprint"], row["id"],
+    )  # fmt: skip
+    if len(free) > int(equal or 0):
+        granted = regrant(tx, scope, row["id"], ask.call_id, number, now)
+        tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
+        return replace(granted, verdict="found", object_id=free[0], first_at=row["created_at"])
+    shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
+    raise Refused(
+        "in_doubt",
+        f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
+        f"the vendor {shows}. Look it up there, then "
+        f"{command('resolve', row['id'])}",
+        call_id=row["id"],
+    )
+
+
+def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:
+    """Let `sender` send a call that is known, under the grant of now."""
+    tx.run(
+        "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
+        sender,
+        ask,
+        now,
+        scope.claim["id"],
+        call_id,
+    )
+    row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    assert row is not None
+    return grant(tx, row)
+
+
+def grant(tx: Tx, row: Row) -> Answer:
+    """Return the grant of a pending call, with what was stored of its request."""
+    stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", row["id"])
+    return Answer(
+        "allowed",
+        row["id"],
+        row["ask"],
+        wire_key=row["wire_key"],
+        resend=bool(row["unknown"]),
+        asked_micros=row["asked_micros"] if row["unknown"] else 0,
+        body=stored["request_body"] if stored else "",
+        headers=json.loads(stored["request_headers"]) if stored else {},
+    )
+
+
+#: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
+#: unless nobody knows how they ended, or the task was not told. What this attempt has repeated is done with.
+_REACHED = f"""
+    SELECT call.id, call.operation, count(*) AS many
+    FROM call_target JOIN call ON call.id = call_target.call_id
+    WHERE call_target.target IN (SELECT value FROM json_each(?1))
+      AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
+      AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
+      AND {NOT_DECLINED} AND call.id <> ?7
+      AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
+      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
+    GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
+"""
+
+
+def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
+    """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
+
+    A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
+    """
+    targets = ask.targets.split()
+    if not targets or identity.base is None:
+        return
+    untold = [key_digest(ask, key) for key in ask.unanswered.split()]
+    found = tx.one(_REACHED, json.dumps(targets), claim["task_id"], ask.vendor, ask.account, identity.epoch,
+                   claim["id"], ask.call_id, json.dumps(untold))  # fmt: skip
+    if found is None:
+        return
+    some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
+    raise Refused(
+        "idempotency_mismatch",
+        f"an earlier attempt of this task has made call {found['id']} ({found['operation']}) to {some}, and "
+        "for another list: they would get it twice. Make that call with its own list again (it is answered, "
+        "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
+        'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
+        call_id=found["id"],
+    )
+
+
+def keep_targets(tx: Tx, call_id: str, ask: Ask) -> None:
+    """Remember whom a call may reach."""
+    if ask.targets:
+        tx.run("INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
+               call_id, json.dumps(ask.targets.split()))  # fmt: skip

@@ -1,0 +1,322 @@
+"""Ends of a reservation: settle, void, doubt, correct. Each ends it once; repeating is harmless."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+from luigi_spendguard.errors import Conflict, NotFound
+from luigi_spendguard.ledger.budgets import in_doubt, move
+from luigi_spendguard.ledger.calls import Scope, counted_for, tombstone, uncontested
+from luigi_spendguard.ledger.corrections import await_price, keep_part, resolution, restate
+from luigi_spendguard.ledger.database import NOW, Row, Tx
+from luigi_spendguard.ledger.objects import adopt, is_gateways, uses_up
+from luigi_spendguard.protocol import End
+
+
+def end(tx: Tx, scope: Scope, message: End) -> Row | None:
+    """Apply what a sender says became of its call. Returns the call row, None for a tombstone.
+
+    Ends are accepted from the key of any attempt of the call's task, ended and revoked ones too: a
+    late settle is knowledge, never dropped.
+    """
+    row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+    if row is None:
+        if message.kind == "void":
+            tombstone(tx, scope, message.call_id, message.ask)
+            return None
+        raise NotFound(f"there is no call {message.call_id} to {message.kind}")
+    if not scope.owns(row):
+        raise Conflict("the call is another task's")
+    if row["relayed"] and not scope.relayed:
+        raise Conflict("a gateway sends this call, and says itself how it ended")
+    if row["verdict"] != "allowed":
+        return row
+    row, message = _believed(tx, scope, row, message)
+    if message.kind == "settle":
+        _settle(tx, row, message)
+    elif message.ask < row["ask"]:
+        return row  # A later send of the same call is under way; it will say how it ended.
+    elif message.kind == "void":
+        _void(tx, row, message)
+    elif row["state"] == "pending":
+        in_doubt(tx, row, message.note, message.status)
+    return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+
+
+def _believed(tx: Tx, scope: Scope, row: Row, message: End) -> tuple[Row, End]:
+    """Return what is to be applied: a worker's word about an object that a gateway knows is left out."""
+    named = " ".join([message.object_id or "", message.covers, *message.opened])
+    if scope.relayed:
+        adopt(tx, row["vendor"], row["account"], named)
+    elif is_gateways(tx, row["vendor"], row["account"], f"{named} {row['object_id'] or ''}"):
+        row = {**row, "object_id": None}
+        message = replace(message, object_id=None, covers="", only_less=False, opened={})
+    return row, message
+
+
+def _settle(tx: Tx, row: Row, message: End) -> None:
+    object_id = message.object_id or row["object_id"]
+    before = _counted(tx, row, object_id)
+    late = resolution(tx, row["id"]) is not None and row["state"] == "settled"
+    if late or row["state"] in ("pending", "in_doubt"):
+        # The object may count for other calls, too: `before` is without this one.
+        own = _own(row) if late else row["reserved_micros"]
+        before = max(0, before - own) if row["object_id"] or object_id is None else before
+        covers = message.covers if object_id is not None and message.total_micros is not None else ""
+        covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
+        beside = counted_for(tx, row["vendor"], row["account"], covered)
+        apart = 0 if late else _counted_then(row, beside)
+        before += beside + apart
+        total = _total(message, before)
+        if total < before and _overlapped(tx, row, object_id):
+            total = before
+        if late:  # An operator resolved it before this reply came.
+            restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
+        else:
+            _book(tx, row, max(0, total - before), message.note)
+        if object_id is not None and not message.covers_stay:
+            _take_over(tx, row, object_id, covered)
+        open_micros = _open(tx, row, object_id)
+        _give_back(tx, row, object_id, before - open_micros - total)
+        total = max(total, min(total, before - open_micros) + open_micros)
+        total = max(0, total - apart - (beside if message.covers_stay else 0))
+    elif row["state"] == "voided":
+        # An operator resolved it as not sent, and it was: nothing is reserved for it any more.
+        total = _total(message, before)
+        _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
+        tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
+    else:
+        return  # The same settle again.
+    tx.run(
+        "UPDATE call SET status = ?, object_id = ?, declined = ?, tries = tries + ?,"
+        f" ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
+        message.status,
+        object_id,
+        int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
+        int(uses_up(message.status)),
+        row["id"],
+    )
+    for one, micros in message.opened.items():
+        keep_part(tx, row, one, int(micros))
+    if message.price_due and object_id is not None:
+        await_price(tx, row, object_id, message.fees_micros)
+    if object_id is not None and (before or total or message.worth_micros):
+        _keep_object(tx, row, object_id, message, total, worth_known=message.total_micros is not None)
+    if not message.answer_body:
+        return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
+    tx.run(
+        "UPDATE exchange SET status = ?, answer_headers = ?, answer_body = ? WHERE call_id = ?",
+        message.status,
+        json.dumps(message.answer_headers),
+        message.answer_body,
+        row["id"],
+    )
+
+
+def _total(message: End, before: int) -> int:
+    """Return what an object counts for now; `before`: without what the call has reserved."""
+    if message.total_micros is None:
+        return before
+    if message.only_more:
+        return max(before, message.total_micros)
+    return min(before, message.total_micros) if message.only_less else message.total_micros
+
+
+def _counted_then(row: Row, beside: int) -> int:
+    """Return what counted for a part of a call when it was first asked for, and is not named any more.
+
+    An earlier send of it may have taken that along: then it is found on no list, and goes on counting.
+    """
+    if not row["unknown"] or row["object_id"] is not None:
+        return 0
+    return max(0, int(row["asked_micros"] - row["reserved_micros"]) - beside)
+
+
+def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
+    """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
+    for covered in set(covers) - {object_id}:
+        where = (row["vendor"], row["account"], covered)
+        tx.run("UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
+               " AND state = 'settled' AND relayed = ?", object_id, *where, row["relayed"])  # fmt: skip
+        tx.run("UPDATE vendor_object SET counted_micros = 0"
+               " WHERE vendor = ? AND account = ? AND object_id = ?", *where)  # fmt: skip
+
+
+def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
+    """End a reservation at `actual` micro-dollars; what exceeds it is overrun and freezes the run."""
+    spent = min(actual, row["reserved_micros"])
+    overrun = actual - spent
+    tx.run(
+        "UPDATE call SET state = 'settled', settled_micros = ?, corrected_micros = 0, overrun_micros = ?"
+        " WHERE id = ?",
+        spent,
+        overrun,
+        row["id"],
+    )
+    if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
+        move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"],
+             overrun=overrun, note=note)  # fmt: skip
+    if overrun:
+        _freeze(tx, row)
+
+
+def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
+    move(tx, "overrun", row, overrun=amount, note=note)
+    tx.run("UPDATE call SET overrun_micros = overrun_micros + ? WHERE id = ?", amount, row["id"])
+    if amount:
+        _freeze(tx, row)
+
+
+def _freeze(tx: Tx, row: Row) -> None:
+    tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", row["run_id"])
+
+
+def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
+    """Append a later knowledge of a settled amount; what it takes beyond the cap is overrun."""
+    if change <= 0:
+        change = max(change, -(row["settled_micros"] + row["corrected_micros"]))
+        move(tx, "correct", row, spent=change, note=note)
+        tx.run("UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"])
+    else:
+        _overrun(tx, row, change, note)
+
+
+def _own(row: Row) -> int:
+    """Return what a call has cost so far, in micro-dollars."""
+    return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
+
+
+def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
+    if object_id is None:
+        return _own(row)
+    return int(
+        tx.value(
+            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+            row["vendor"],
+            row["account"],
+            object_id,
+        )
+        or 0
+    )
+
+
+def _open(tx: Tx, row: Row, object_id: str | None) -> int:
+    """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
+    return int(
+        tx.value(
+            "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
+            " AND state IN ('pending','in_doubt') AND id <> ? AND relayed = ?",
+            row["vendor"],
+            row["account"],
+            object_id,
+            row["id"],
+            row["relayed"],
+        )
+        or 0
+    )
+
+
+def _overlapped(tx: Tx, row: Row, object_id: str | None) -> bool:
+    """Return whether another call on an object was under way with this one: which came last is not known.
+
+    Then what the vendor said here may be the older state, and frees nothing.
+    """
+    return object_id is not None and bool(
+        tx.value(
+            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ? AND id <> ?"
+            " AND wire_key <> '' AND relayed = ?"
+            " AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1 FROM journal"
+            " WHERE journal.call_id = call.id AND kind = 'settle' AND journal.id >"
+            " (SELECT max(id) FROM journal WHERE call_id = ? AND kind = 'reserve'))) LIMIT 1",
+            row["vendor"],
+            row["account"],
+            object_id,
+            row["id"],
+            row["relayed"],
+            row["id"],
+        )
+    )
+
+
+def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
+    """Correct the calls that an object was counted by, newest first: it counts for less now."""
+    if amount <= 0 or object_id is None:
+        return
+    for call in tx.all(
+        "SELECT * FROM call WHERE vendor = ?1 AND account = ?2"
+        " AND (object_id = ?3 OR object_id IS NULL AND id = (SELECT call_id FROM vendor_object"
+        " WHERE vendor = ?1 AND account = ?2 AND object_id = ?3))"
+        " AND state = 'settled' AND settled_micros + corrected_micros > 0 AND id <> ?4 AND relayed = ?5"
+        " ORDER BY created_at DESC, rowid DESC",
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["id"],
+        row["relayed"],
+    ):
+        part = min(amount, call["settled_micros"] + call["corrected_micros"])
+        _correct(tx, call, -part, f"by call {row['id']} ({row['operation']})")
+        amount -= part
+        if not amount:
+            return
+
+
+def _keep_object(
+    tx: Tx,
+    row: Row,
+    object_id: str,
+    message: End,
+    counted: int,
+    *,
+    worth_known: bool = True,
+) -> None:
+    """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
+        " ON CONFLICT (vendor, account, object_id) DO UPDATE SET counted_micros = ?6,"
+        " customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+        + (", worth_micros = ?7" if worth_known else ""),
+        row["vendor"],
+        row["account"],
+        object_id,
+        row["run_id"],
+        row["id"],
+        counted,
+        max(counted, message.worth_micros),
+        message.customer,
+    )
+
+
+def _void(tx: Tx, row: Row, message: End) -> None:
+    if row["state"] not in ("pending", "in_doubt"):
+        return
+    if row["unknown"] and not message.definite:
+        # An earlier send may have been executed: only the vendor's own word ends this call.
+        if row["state"] == "pending":
+            in_doubt(tx, row, message.note, message.status)
+        return
+    _release(tx, row, "void", message.note, message.status)
+    if message.definite or uses_up(message.status):
+        tx.run("UPDATE call SET tries = tries + 1 WHERE id = ?", row["id"])
+
+
+def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
+    """Return the whole reservation."""
+    move(tx, kind, row, reserved=-row["reserved_micros"], note=note)
+    if row["object_id"] is not None:
+        tx.run(
+            "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?)"
+            " WHERE vendor = ? AND account = ? AND object_id = ?",
+            row["reserved_micros"],
+            row["vendor"],
+            row["account"],
+            row["object_id"],
+        )
+    tx.run(
+        f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
+        status,
+        note,
+        row["id"],
+    )

@@ -1,0 +1,198 @@
+"""Forwards a vendor call to the gateway, which guards it: no secret and no reservation on this side.
+
+The gateway answers with the vendor's own status, headers and body. A denial carries what it was in
+`X-Spendguard-Denial` (`guard/denials.py`); a replay the time of the first answer in `X-Spendguard-Replayed`,
+in milliseconds since the epoch. An answer without `X-Spendguard-Relayed` is not the gateway's: what stands
+between (a proxy whose time-out is shorter) does not know what became of the call.
+"""
+
+from __future__ import annotations
+
+import time
+import uuid
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denial
+from luigi_spendguard.guard.answering import say_replayed
+from luigi_spendguard.guard.denials import DENIAL, error_of
+from luigi_spendguard.guard.effects import NotSent
+from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.http.ledger_client import GIVE_UP_S
+from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
+from luigi_spendguard.proxy import attempts
+from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.unanswered import Unanswered
+from luigi_spendguard.settings.values import is_loopback
+from luigi_spendguard.vendors import Reply, Request
+
+#: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
+GATEWAY_S = 15.0
+
+#: What belongs to one connection (RFC 9110, 7.6.1), and what the next one writes anew.
+_HOP_BY_HOP = {
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "te",
+    "trailer", "transfer-encoding", "upgrade", "expect", "host", "content-length",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """Where a vendor's calls are forwarded to.
+
+    Attributes:
+        base: the gateway's URL without the vendor's name.
+        authorization: what a proxy before it wants to see, as `LedgerPort`'s.
+        of_task: it is the listener of the task that has started this program.
+
+    """
+
+    base: str
+    vendor: str
+    authorization: str = field(default="", repr=False)
+    of_task: bool = False
+
+    def silent(self, error: NotSent) -> str:
+        """Say that it does not answer, and what to do."""
+        if self.of_task:
+            return (
+                f"the spend_proxy() of the task that has started this program, at {self.base}, does not "
+                f"answer ({error}): its block has ended. Let the task wait there for its programs"
+            )
+        return (
+            f"the gateway at {self.base} does not answer ({error}): start it, or mend [core] "
+            "default_scheduler_url or [spendguard] gateway_url"
+        )
+
+    @property
+    def url(self) -> str:
+        """The URL that stands for the vendor's own address."""
+        return f"{self.base}/{self.vendor}"
+
+
+def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | None:
+    """Return the gateway that guards a vendor's calls; None when this worker does so itself.
+
+    What luigid serves is never guarded here as well: the cap would bite at half. Raises SpendDenied
+    (`scope`) where forwarding would put the vault key on the wire in clear, other than luigid does.
+    """
+    home, own = attempt.client.url, attempt.settings.gateway_url
+    if home is None:  # --local-scheduler: the ledger is here, and so must be the secret.
+        return None
+    if vendor not in attempt.served and (own is None or secret is not None):
+        return None
+    if own is not None and _in_clear(own) and not home.startswith("http:"):
+        raise denial(
+            "scope",
+            f"[spendguard] gateway_url = {own} would show the vault key to the network, while the scheduler "
+            "is reached by https: use https for both",
+        )
+    same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
+    authorization = getattr(attempt.client, "authorization", "") if same else ""
+    return Gateway(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
+
+
+def _in_clear(url: str) -> bool:
+    parts = urlsplit(url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname)
+
+
+class Forwarder:
+    """Sends calls to the gateway, straight: never through a proxy of the environment's."""
+
+    def __init__(self) -> None:
+        self._upstream = Upstream(straight=True)
+
+    def forward(
+        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, own_key: bool
+    ) -> Reply:
+        """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
+
+        `reads`: it only reads, so it may be made again whatever became of it; `own_key`: it has a key of its
+        caller's, by which it is known again.
+
+        Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
+        here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
+        exchange after that.
+        """
+        headers, mark, told = _headers(request, gateway, attempt), None, ""
+        if not reads and not headers.get("idempotency-key"):
+            # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
+            headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
+        if not reads and not own_key:
+            mark = Unanswered.of(request, target)
+            if told := attempt.unanswered.named(mark, headers["idempotency-key"]):
+                headers[UNANSWERED] = told
+        sent = Request(request.method, gateway.url + target, headers, request.body)
+        timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
+        own = headers.get("idempotency-key", "")
+        with attempts.calling(), attempt.unanswered.remembered(own, mark, told):
+            reply = self._sent(sent, gateway, timeout_s)
+            if DENIAL in reply.headers:
+                raise _denied(reply.headers[DENIAL], gateway)
+            if RELAYED not in reply.headers:
+                raise _not_the_gateways(reply, gateway)
+        first_at = reply.headers.get(REPLAYED, "")
+        if first_at.isdecimal():
+            say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
+        return reply
+
+    def _sent(self, request: Request, gateway: Gateway, timeout_s: float) -> Reply:
+        limit = time.monotonic() + GIVE_UP_S
+        wait = 0.05
+        while True:
+            left = limit - time.monotonic()
+            try:
+                return self._upstream.send(request, limit, timeout_s, connect_s=max(0.1, min(2.0, left)))
+            except NotSent as error:
+                if error.interrupt is not None:
+                    raise error.interrupt from None
+                if time.monotonic() + wait > limit:
+                    raise GatewayUnreachable(
+                        "ledger_unavailable",
+                        f"denied, nothing was sent now: {gateway.silent(error)}",
+                    ) from None
+            time.sleep(wait)
+            wait = min(0.5, wait * 2)
+
+
+def _headers(request: Request, gateway: Gateway, attempt: Attempt) -> dict[str, str]:
+    named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
+    kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
+    for name in (UNANSWERED, CREDENTIAL):
+        kept.pop(name, None)
+    kept[FORWARDED] = "1"
+    if gateway.authorization:
+        return {**kept, "authorization": gateway.authorization, CREDENTIAL: attempt.key}
+    return {**kept, "authorization": f"Bearer {attempt.key}"}
+
+
+def _denied(text: str, gateway: Gateway) -> Exception:
+    try:
+        error = error_of(text)
+        return NotSent(str(error)) if isinstance(error, VendorUnreachable) else error
+    except (ValueError, RecursionError):
+        return denial(
+            "ledger_unavailable",
+            f"denied by the gateway at {gateway.base}, for a reason that this version does not know: "
+            f"{text[:300]}",
+        )
+
+
+def _not_the_gateways(reply: Reply, gateway: Gateway) -> Exception:
+    """Return the error of an answer that no gateway has given.
+
+    Who has no such route, or lets nobody in, has sent nothing on; of any other answer nobody knows what
+    became of the call.
+    """
+    if reply.status in (401, 403, 404, 405, 407):
+        return denial(
+            "ledger_unavailable",
+            f"denied: {gateway.base} is no gateway for {gateway.vendor} (HTTP {reply.status}): set the "
+            f"secret of [spendguard_{gateway.vendor}] in luigid's luigi.cfg, or mend [spendguard] "
+            "gateway_url",
+        )
+    return ConnectionError(
+        f"what stands before the gateway at {gateway.base} has answered HTTP {reply.status} itself: its "
+        f"time-out has to be longer than the vendor's, and {int(GATEWAY_S)} seconds"
+    )

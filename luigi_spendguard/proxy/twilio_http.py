@@ -1,0 +1,181 @@
+"""What the Twilio SDK sends a vendor task's call with: reserved first, here or by the gateway; sent once.
+
+A request is made by `requests`, as the SDK's own client makes it (twilio-python 9.13, `http/http_client.py`):
+so both encode parameters alike.
+
+Our errors as the Twilio SDK's own: each is caught by both names.
+
+A denial is a `TwilioRestException` with the status, code and details that a gateway's denial would have; a
+broken exchange is what the SDK's own client raises: an error of `requests`, of aiohttp when asynchronous
+(twilio-python 9.13, `http/http_client.py`, `http/async_http_client.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+from urllib.parse import urlsplit
+
+import aiohttp
+import requests
+from requests.structures import CaseInsensitiveDict
+from twilio.base.exceptions import TwilioRestException
+from twilio.http import AsyncHttpClient, HttpClient
+from twilio.http.response import Response
+
+from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied, SpendguardError, bare
+from luigi_spendguard.guard.effects import Call, NotSent
+from luigi_spendguard.proxy.aio import aside
+from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.call import send
+from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
+from luigi_spendguard.proxy.sdk_errors import also, not_answered, not_sent
+from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors.twilio import VENDOR
+
+
+def as_twilio_error(
+    error: SpendDenied | OutcomeUnknown, method: str, url: str, *, asynchronous: bool = False
+) -> Exception:
+    """Return a denial, or an unknown outcome, as an exception that is also a `TwilioRestException`."""
+    if isinstance(error, TwilioRestException):
+        return error
+    shaped = VENDOR.shape(error)
+    body = json.loads(shaped.body)
+    natural: type[TwilioRestException] = _Plain
+    if isinstance(error, GatewayUnreachable):
+        natural = _LostAsync if asynchronous else _Lost
+    ours: TwilioRestException = also(error, natural, "Twilio")
+    TwilioRestException.__init__(
+        ours,
+        status=shaped.status,
+        uri=urlsplit(url).path,
+        msg=body["message"],
+        code=body["code"],
+        method=method.upper(),
+        details=body.get("details"),
+    )
+    return ours
+
+
+class _Plain(TwilioRestException):
+    """Says what it has to say on a terminal, too: the SDK's own adds a link to Twilio's list of errors."""
+
+    def __str__(self) -> str:
+        return str(self.msg)
+
+
+class _Lost(_Plain, requests.ConnectionError):
+    """A gateway that cannot be reached; the same of an asynchronous client."""
+
+
+class _LostAsync(_Plain, aiohttp.ClientConnectionError):
+    """As `_Lost`."""
+
+
+def _synchronous(text: str, error: Exception) -> Exception:
+    timed_out = isinstance(error, TimeoutError)
+    return requests.ReadTimeout(text) if timed_out else requests.ConnectionError(text)
+
+
+def _asynchronous(text: str, error: Exception) -> Exception:
+    if isinstance(error, TimeoutError):
+        return aiohttp.ServerTimeoutError(text)
+    return aiohttp.ClientConnectionError(text)
+
+
+def without_frames(error: Exception) -> Exception:
+    """Return what a call has raised; what is known to be raised without its frames: they hold the token."""
+    known = isinstance(error, (SpendguardError, requests.RequestException, aiohttp.ClientError))
+    return bare(error) if known else error
+
+
+@contextmanager
+def as_the_sdks_errors(method: str, url: str, *, asynchronous: bool) -> Iterator[None]:
+    """Turn what a call raises in the block into what the SDK's user understands."""
+    natural = _asynchronous if asynchronous else _synchronous
+    try:
+        yield
+    except (SpendDenied, OutcomeUnknown) as error:
+        raise as_twilio_error(error, method, url, asynchronous=asynchronous) from None
+    except NotSent as error:
+        raise natural(not_sent("Twilio", error), error) from error
+    except OSError as error:
+        raise natural(not_answered("Twilio", error), error) from error
+
+
+__all__ = ["GuardedAsyncHttpClient", "GuardedHttpClient", "request_of", "response_of", "without_frames"]
+
+#: Bodies of these types are JSON; any other is a form (twilio-python 9.13, `http/http_client.py`).
+_JSON = ("application/json", "application/scim+json")
+
+
+_logger = logging.getLogger(__name__)
+
+
+def request_of(
+    method: str, url: str, params: Any = None, data: Any = None, headers: Any = None, auth: Any = None
+) -> Request:
+    """Return the request that the SDK's own client would send for its arguments.
+
+    Raises what `requests` raises for what cannot be sent.
+    """
+    kind = next((value for name, value in (headers or {}).items() if name.lower() == "content-type"), "")
+    body = {"json": data} if kind in _JSON else {"data": data}
+    made = requests.Request(method.upper(), url, params=params, headers=headers, auth=auth, **body).prepare()
+    content = made.body or b""
+    if isinstance(content, str):
+        content = content.encode()
+    lowered = {name.lower(): value for name, value in made.headers.items() if name != "Content-Length"}
+    return Request(made.method or "", made.url or "", lowered, content)
+
+
+def response_of(reply: Reply) -> Response:
+    """Return a reply as the SDK knows it."""
+    made = requests.Response()
+    made.headers = CaseInsensitiveDict(reply.headers)
+    made.encoding = requests.utils.get_encoding_from_headers(made.headers) or "utf-8"
+    made._content = reply.body
+    return Response(reply.status, made.text, made.headers)
+
+
+class GuardedHttpClient(HttpClient):
+    """The HTTP client of one logical call: the vendor's time-out, no redirects.
+
+    Raises SpendDenied or OutcomeUnknown that are the SDK's errors too, and what its own client raises.
+    """
+
+    def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
+        super().__init__(_logger, is_async=False)
+        self._attempt, self._options = attempt, options
+
+    def request(self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
+                auth: Any = None, timeout: Any = None, allow_redirects: Any = None) -> Response:  # fmt: skip
+        """Send once under a reservation."""
+        with as_the_sdks_errors(method, uri, asynchronous=False):
+            request = request_of(method, uri, params, data, headers, auth)
+            return response_of(send(VENDOR, request, Call(), self._attempt, options=self._options))
+
+
+class GuardedAsyncHttpClient(AsyncHttpClient):
+    """The same for asynchronous calls, which live in threads.
+
+    As asynchronous as `own` is: the SDK refuses asynchronous calls of a client that is not.
+    """
+
+    def __init__(self, attempt: Attempt, own: HttpClient, options: ClientOptions = PLAIN) -> None:
+        super().__init__(_logger, is_async=bool(getattr(own, "is_async", False)))
+        self._attempt, self._options = attempt, options
+
+    async def request(  # type: ignore[override]  # as the SDK's own
+        self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
+        auth: Any = None, timeout: Any = None, allow_redirects: bool = False) -> Response:  # fmt: skip
+        """Send once under a reservation, in a thread."""
+        with as_the_sdks_errors(method, uri, asynchronous=True):
+            request = request_of(method, uri, params, data, headers, auth)
+            sending = partial(send, VENDOR, request, Call(), self._attempt, options=self._options)
+            return response_of(await aside(self._attempt.claim_id, sending))

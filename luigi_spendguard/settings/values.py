@@ -1,0 +1,299 @@
+"""How each kind of value in luigi.cfg is read: a function of the raw setting and its expanded text.
+
+Each raises ConfigError, which names file, section and key.
+
+A secret or token in a file of its own: `secret_file`, `admin_token_file`, `worker_token_file`.
+
+One line, in a file that nobody but its owner (and root) may read, as systemd's LoadCredential and mounted
+secrets are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import struct
+from collections.abc import Callable
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from luigi_spendguard.money import BadAmount, Micros, parse_usd
+from luigi_spendguard.redaction import Secret
+from luigi_spendguard.settings.files import ConfigError, Raw
+from luigi_spendguard.settings.policy import is_endpoint, no_endpoint
+
+_TOKEN_LENGTH = 16
+
+
+def usd(raw: Raw, text: str) -> Micros:
+    """Return an amount in micro-dollars."""
+    try:
+        return parse_usd(text)
+    except BadAmount as error:
+        raise raw.error(str(error)) from None
+
+
+def rate(raw: Raw, text: str) -> Decimal:
+    """Return USD for one unit of a currency."""
+    try:
+        rate = Decimal(text) if re.fullmatch(r"[0-9.]{1,20}", text) else Decimal(0)
+    except InvalidOperation:
+        rate = Decimal(0)
+    if not Decimal("1e-9") <= rate <= 10**6:
+        raise raw.error("must be USD for one unit of the currency, such as 1.12")
+    return rate
+
+
+def token(raw: Raw, text: str) -> Secret:
+    """Return a token that is long enough not to be guessed."""
+    if len(text) < _TOKEN_LENGTH or not re.fullmatch(r"[\x21-\x7e]+", text):
+        raise raw.error(
+            f"must have at least {_TOKEN_LENGTH} printable ASCII characters without blanks; make one with "
+            "`python -c 'import secrets; print(secrets.token_urlsafe(32))'`"
+        )
+    return Secret(text)
+
+
+def secret(raw: Raw, text: str) -> Secret:
+    """Return a vendor's secret."""
+    if not re.fullmatch(r"[\x21-\x7e]{8,}", text):
+        raise raw.error("must be the vendor's secret: at least 8 printable ASCII characters, no blanks")
+    return Secret(text)
+
+
+def seconds(raw: Raw, text: str) -> float:
+    """Return a time-out in seconds."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or not 0.1 <= float(text) <= 600:
+        raise raw.error("must be a number of seconds from 0.1 to 600")
+    return float(text)
+
+
+def days(raw: Raw, text: str) -> int:
+    """Return a number of days."""
+    if not re.fullmatch(r"[0-9]{1,4}", text) or not 1 <= int(text) <= 3650:
+        raise raw.error("must be a whole number of days from 1 to 3650")
+    return int(text)
+
+
+def boolean(raw: Raw, text: str) -> bool:
+    """Return true or false."""
+    if text.lower() not in ("true", "false"):
+        raise raw.error("must be true or false")
+    return text.lower() == "true"
+
+
+def names(raw: Raw, text: str) -> tuple[str, ...]:
+    """Return names or patterns, separated by commas."""
+    names = tuple(part.strip() for part in text.split(","))
+    if not all(names) or any(re.search(r"\s", name) for name in names):
+        raise raw.error("must be a list of names or patterns, separated by commas")
+    return names
+
+
+_OPERATION = r"[a-z0-9_]+(?:\.[a-z0-9_]+)+"
+
+
+def endpoints(raw: Raw, text: str) -> tuple[str, ...]:
+    """Return allowlist patterns."""
+    found = tuple(part.strip() for part in text.split(","))
+    for pattern in found:
+        if not is_endpoint(pattern):
+            raise raw.error(no_endpoint(pattern))
+    return found
+
+
+def price_table(names: str, example: str) -> Callable[[Raw, str], dict[str, Micros]]:
+    """Return a reader of `name: USD, name: USD`, in micro-dollars; names match the pattern `names`."""
+
+    def read(raw: Raw, text: str) -> dict[str, Micros]:
+        found: dict[str, Micros] = {}
+        for part in text.split(","):
+            name, colon, amount = (piece.strip() for piece in part.partition(":"))
+            if not colon or not re.fullmatch(names, name):
+                raise raw.error(f"{part.strip()[:60]!r} is not like `{example}`")
+            if name in found:
+                raise raw.error(f"{name} is given two prices")
+            found[name] = usd(raw, amount)
+        return found
+
+    return read
+
+
+#: A fixed price for each of some operations.
+prices = price_table(_OPERATION, "subscriptions.create: 20")
+
+
+def matching(pattern: str, what: str) -> Callable[[Raw, str], str]:
+    """Return a reader that accepts a text of a form, which `what` says."""
+
+    def read(raw: Raw, text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise raw.error(f"must be {what}")
+        return text
+
+    return read
+
+
+def whole(low: int, high: int) -> Callable[[Raw, str], int]:
+    """Return a reader of whole numbers from `low` to `high`."""
+
+    def read(raw: Raw, text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,9}", text) or not low <= int(text) <= high:
+            raise raw.error(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return read
+
+
+def one_of(*choices: str) -> Callable[[Raw, str], str]:
+    """Return a reader that accepts one of a few words."""
+
+    def read(raw: Raw, text: str) -> str:
+        if text not in choices:
+            raise raw.error(f"must be {', '.join(choices[:-1])} or {choices[-1]}")
+        return text
+
+    return read
+
+
+def growth(raw: Raw, text: str) -> Decimal:
+    """Return how many times as much as before is too much."""
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]{1,3})?", text) or Decimal(text) < 1:
+        raise raw.error("must be a number from 1 on, such as 3")
+    return Decimal(text)
+
+
+def ledger_url(raw: Raw, text: str) -> Path:
+    """Return the path of the ledger's file."""
+    match = re.fullmatch(r"sqlite:///(/[^?#]+)", text)
+    if not match or text.endswith("/"):
+        raise raw.error("must be sqlite:/// and the file's absolute path: sqlite:////var/lib/x/spendguard.db")
+    return Path(unquote(match.group(1)))
+
+
+def file(raw: Raw, text: str) -> Path:
+    """Return the path of a file that is there."""
+    path = Path(text)
+    if not path.is_absolute():
+        raise raw.error("must be an absolute path")
+    if not path.is_file():
+        raise raw.error(f"{path} is no file")
+    return path
+
+
+def is_loopback(host: str | None) -> bool:
+    """Return whether a URL's host is this machine."""
+    return host in ("127.0.0.1", "::1", "localhost")
+
+
+def base_url(raw: Raw, text: str) -> str:
+    """Return an address that the secret may be sent to."""
+    address = _address(raw, text, "https://api.stripe.com")
+    parts = urlsplit(address)
+    if parts.scheme != "https" and not (parts.scheme == "http" and is_loopback(parts.hostname)):
+        raise raw.error("must be https (http only for this machine, in tests): the secret is sent there")
+    return address
+
+
+def gateway_url(raw: Raw, text: str) -> str:
+    """Return the gateway's address; whether plain http will do depends on how luigid is reached."""
+    address = _address(raw, text, "https://spendguard.example.com:8083")
+    if urlsplit(address).scheme not in ("http", "https"):
+        raise raw.error("must begin with https:// or http://")
+    return address
+
+
+def _address(raw: Raw, text: str, example: str) -> str:
+    parts = urlsplit(text)
+    try:
+        parts.port  # noqa: B018  # raises for a port that is no number
+    except ValueError:
+        raise raw.error("has a port that is no number") from None
+    if not parts.hostname or parts.username or parts.query or parts.fragment or re.search(r"\s", text):
+        raise raw.error(f"must be a plain address such as {example}")
+    return text.rstrip("/")
+
+
+#: The most that is read of a file, in bytes.
+_LONGEST = 64 << 10
+#: acl(5) as Linux keeps it in an extended attribute: a version, then (tag, permissions, id) each.
+_ACL, _ACL_VERSION, _ACL_ENTRY = "system.posix_acl_access", 2, struct.Struct("<HHI")
+_ACL_OWNER, _ACL_USER, _ACL_MASK = 0x01, 0x02, 0x10
+
+
+class NotMine(ConfigError):
+    """The file is there, but this user may not read it: the setting counts as not set here."""
+
+
+def in_file(read: Callable[[Raw, str], str]) -> Callable[[Raw, str], str]:
+    """Return a reader of a path whose file's one line is then read by `read`."""
+
+    def read_file(raw: Raw, path: str) -> str:
+        return read(raw, _line(raw, path))
+
+    return read_file
+
+
+def _line(raw: Raw, path: str) -> str:
+    """Return the one line of a private file. Raises NotMine, ConfigError; neither shows what is in it."""
+    if not os.path.isabs(path):
+        raise raw.error("must be an absolute path")
+    try:
+        # A FIFO that nobody writes to must not stop the start.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
+    except FileNotFoundError:
+        raise raw.error(
+            f"there is no file {path}: make it, or remove this line (a path with a ${{VARIABLE}} that is "
+            "not set counts as not set)"
+        ) from None
+    except PermissionError:
+        raise NotMine(str(raw.error(f"{path} may not be read by this user: it counts as not set"))) from None
+    except (OSError, ValueError) as error:
+        raise raw.error(f"{path} cannot be read: {getattr(error, 'strerror', error)}") from None
+    try:
+        _check_private(raw, path, descriptor)
+        content = os.read(descriptor, _LONGEST + 1)
+    except OSError as error:
+        raise raw.error(f"{path} cannot be read: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    line = content.removesuffix(b"\n").removesuffix(b"\r")
+    if not line or len(line) > _LONGEST or b"\n" in line or b"\r" in line:
+        raise raw.error(f"{path} must hold one line, the secret and nothing else")
+    return line.decode("ascii", "replace")
+
+
+def _check_private(raw: Raw, path: str, descriptor: int) -> None:
+    """Refuse a file that others may read or write. Raises ConfigError."""
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        raise raw.error(f"{path} is no file")
+    if not hasattr(os, "geteuid"):
+        return  # Windows has neither.
+    if found.st_uid not in (0, os.geteuid()):
+        raise raw.error(f"{path} must belong to the user of this process, or to root")
+    mode = stat.S_IMODE(found.st_mode)
+    if mode & 0o077 and not (mode & 0o007 == 0 and _only_acl(descriptor, os.geteuid())):
+        raise raw.error(
+            f"{path} may be read or written by others (its mode is {mode:04o}): chmod 600 {path}, and "
+            "replace the secret if others could read it"
+        )
+
+
+def _only_acl(descriptor: int, user: int) -> bool:
+    """Return whether the group's bits in the mode are no group's, but an ACL's for `user` alone.
+
+    So systemd gives a credential to a service: root's file, and an ACL for the service's user.
+    """
+    try:
+        acl = os.getxattr(descriptor, _ACL)
+    except (OSError, AttributeError):
+        return False
+    if len(acl) % _ACL_ENTRY.size != 4 or acl[:4] != struct.pack("<I", _ACL_VERSION):
+        return False
+    return all(
+        not allowed or tag in (_ACL_OWNER, _ACL_MASK) or (tag == _ACL_USER and who in (0, user))
+        for tag, allowed, who in _ACL_ENTRY.iter_unpack(acl[4:])
+    )

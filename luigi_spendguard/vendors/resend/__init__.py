@@ -1,0 +1,217 @@
+"""Resend: mails within a cap, by the number of their recipients.
+
+Mails and batches are executed once under one idempotency key for 24 hours
+(https://resend.com/docs/dashboard/emails/idempotency-keys): the guard adds one where the caller has none.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote as percent_encoded
+
+from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
+from luigi_spendguard.money import plain_usd
+from luigi_spendguard.settings import values
+from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.vendors import denials
+from luigi_spendguard.vendors.base import Vendor
+from luigi_spendguard.vendors.bodies import (
+    check_body,
+    digest,
+    json_body,
+    reply_object,
+    unbelieved,
+    unsuccessful,
+)
+from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request, Row
+from luigi_spendguard.vendors.parameters import Name, said_in
+from luigi_spendguard.vendors.resend.mails import (
+    LISTED,
+    address_of,
+    kind_of,
+    operation_of,
+    price,
+    quoted_mails,
+)
+
+TABLE = (
+    Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
+        "fields that are not in Resend's description, headers that name recipients, line breaks in its head"),
+    Row("batch.send", "the recipients of all its mails times `email_price`",
+        "without the mails that a permissive batch names as errors; without each mail that is canceled",
+        "more than 100 mails; `attachments`, which Resend ignores in a batch"),
+    Row("emails.update", "nothing", "nothing", "anything but another `scheduled_at`"),
+    Row("emails.cancel", "nothing", "gives back the mail's amount"),
+    Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
+)  # fmt: skip
+
+#: Escaped are "@" and "+" alone: any other could hide the name of an operation.
+_PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
+#: The operations of which Resend reads an idempotency key.
+_KEYED = ("emails.send", "batch.send")
+
+
+class Resend(Vendor):
+    """The Resend adapter."""
+
+    name = "resend"
+    home = "https://api.resend.com"
+    secret_variables = ("RESEND_API_KEY",)
+    ruled = frozenset({"emails.send", "batch.send", "emails.cancel"})
+    longest_key = 256
+    asks = ("x-batch-validation",)
+    kept = ("content-type", "x-batch-validation")
+    pages = {"": "https://resend.com/emails/"}
+    settings = (
+        Setting("", "email_price", values.usd, "0.0009", "USD for each recipient of a mail: to, cc and bcc."),
+    )
+
+    def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
+        """Yield the price of a mail."""
+        own = settings.own.get("email_price")
+        where = "luigi.cfg" if own is not None else "default: Resend's changelog, 0.90 for 1,000"
+        yield "email_price", f"{plain_usd(price(settings))} USD a recipient ({where})"
+
+    def quote(
+        self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
+    ) -> Quote:
+        """Recognise and price a request. Raises SpendDenied."""
+        request = _bare(request)
+        check_body(request)
+        path, mark, _ = self.own_rest(request.url, settings).partition("?")
+        if not _PATH.fullmatch(path) or "/." in path:
+            raise denial("endpoint", "the path has characters that no path of Resend's has")
+        kind, operation = kind_of(request.method, path), operation_of(request.method, path)
+        key, callers = self.key_of(request)
+        quote = Quote(operation, "resend", path, key=key, key_is_callers=callers, repeatable=True)
+        credential = kind == "credential"
+        self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
+        if kind == "read" or (credential and request.method == "GET"):
+            return replace(quote, read=True, key=None)
+        if wrong := self.check(settings):
+            raise denial("unpriced", wrong)
+        if mark:
+            raise denial("unpriced", f"{operation} with a query string cannot be priced")
+        price = settings.prices.get(operation)
+        fixed = price is not None and kind not in ("emails", "batch", "cancel")
+        if kind == "unpriced" and not fixed:
+            raise _has_no_price(operation, request.method, path)
+        if kind in ("emails", "batch") and operation not in _KEYED:
+            raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
+        body = _read(request, operation, address_of(kind, request.method, path), fixed=fixed)
+        if kind in ("emails", "batch"):
+            return quoted_mails(quote, body, settings)
+        if kind == "cancel":
+            object_id = path.split("/")[2]
+            return replace(quote, target=object_id, object_id=object_id, only_less=True,
+                           fingerprint=f"{operation}|{object_id}")  # fmt: skip
+        said = digest(request.method, path, "", request.body.decode("latin-1"))
+        if fixed:
+            return replace(quote, total_micros=int(price or 0), target=f"{path}#{said[:12]}", fixed=True,
+                           repeatable=False, fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
+        if kind == "broadcast" and not _is_draft(body):
+            raise _has_no_price(operation, request.method, path)
+        return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")
+
+    def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+        """Read what became of the call; of a batch, what was accepted is paid for."""
+        if ended := unsuccessful(quote, reply):
+            return ended
+        if quote.free:
+            return Outcome("settle", total_micros=None)
+        body = reply_object(reply)
+        if quote.object_id is not None:
+            if body.get("id") != quote.object_id:
+                return unbelieved("the reply is about another mail than asked")
+            return Outcome("settle", only_less=True, object_id=quote.object_id)
+        if quote.parts:
+            opened = _opened(quote, body)
+            total = quote.total_micros if opened is None else sum(opened.values())
+            return Outcome("settle", total_micros=total, opened=opened or {})
+        if quote.operation == "emails.send":
+            found = body.get("id")
+            if not isinstance(found, str) or not found:
+                return unbelieved("the reply names no id")
+            total = quote.total_micros
+            return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=found)
+        return Outcome("settle", total_micros=quote.total_micros)
+
+    def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
+        """Return the GET of the mail that an operator has named as a call's."""
+        if quote.operation != "emails.send":
+            return super().fetch(quote, object_id, request)
+        return Request("GET", f"{self.home}/emails/{percent_encoded(object_id, safe='')}", {})
+
+    def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
+        """Return the request as it leaves; its key where Resend reads one."""
+        keyed = operation_of(request.method, self.own_rest(request.url, settings)) in _KEYED
+        return super().wire(_bare(request), settings, secret, key if keyed else "")
+
+    def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
+        """Return a denial in Resend's error format (https://resend.com/docs/api-reference/errors)."""
+        said = denials.said_of(error)
+        body = {"statusCode": said.status, "name": said.code, "message": said.message}
+        return Reply(said.status, said.headers, json.dumps(body).encode())
+
+
+def _bare(request: Request) -> Request:
+    """Return a request without the `{}` that the SDK sends with a GET or DELETE (resend-python 2.52)."""
+    if request.method in ("GET", "DELETE") and request.body.strip() == b"{}":
+        return replace(request, body=b"")
+    return request
+
+
+def _has_no_price(operation: str, method: str, path: str) -> SpendDenied:
+    return denial(
+        "unpriced",
+        f"{operation} ({method} {path}) has no price and is not free: denied unless "
+        f"[spendguard_resend] prices gives it a fixed price, such as `{operation}: 5`",
+    )
+
+
+def _read(request: Request, operation: str, address: str | None, *, fixed: bool) -> Any:
+    """Return the JSON that an operation is called with, None for none.
+
+    Raises SpendDenied (`unpriced`) for what could be read in two ways, is not known, or may cost.
+    """
+    body = json_body(request) if request.body or operation in _KEYED else None
+    if address is None:
+        raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
+    each = body if isinstance(body, list) and operation == "batch.send" else [body]
+    if not all(isinstance(one, dict) or one is None for one in each):
+        raise denial("unpriced", f"the body of {operation} must be a JSON object")
+    said: dict[Name, set[str]] = {}
+    for one in each:
+        for name, given in said_in(one).items():
+            said.setdefault(name, set()).update(given)
+    LISTED.check(address, operation, said, fixed=fixed)
+    return body
+
+
+def _is_draft(broadcast: Any) -> bool:
+    """Return whether a broadcast is only written down; one that is sent goes to nobody knows how many."""
+    if not isinstance(broadcast, dict) or broadcast.get("scheduled_at"):
+        return False
+    return broadcast.get("send", False) is False
+
+
+def _opened(quote: Quote, body: Mapping[str, Any]) -> dict[str, int] | None:
+    """Return the mails of a batch and what each costs, without those that a permissive one names as errors.
+
+    None where that does not add up: then it is paid for as asked.
+    """
+    errors, data = body.get("errors") or [], body.get("data")
+    errors = errors if isinstance(errors, list) else []
+    refused = {one["index"] for one in errors if isinstance(one, dict) and isinstance(one.get("index"), int)}
+    taken = [part for index, part in enumerate(quote.parts) if index not in refused]
+    ids = [one.get("id") for one in data if isinstance(one, dict)] if isinstance(data, list) else []
+    named = {one: part for one, part in zip(ids, taken, strict=False) if isinstance(one, str) and one.strip()}
+    return named if len(ids) == len(taken) == len(named) else None
+
+
+VENDOR = Resend()

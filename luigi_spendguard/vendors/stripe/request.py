@@ -1,0 +1,321 @@
+"""Stripe: one request on its way to a price: its parameters, and what has been looked up for it.
+
+Stripe's encoding, by the strict readers of `bodies`: what could be read in two ways is refused.
+
+v1 bodies are `application/x-www-form-urlencoded` with brackets, v2's are JSON (https://docs.stripe.com/api).
+
+Stripe: its own addresses, and which of them a request goes to; it is chosen by the path alone.
+
+Stripe: which versions of its API a call that may spend is made in.
+
+The same parameter may bill another amount in another version (https://docs.stripe.com/changelog); what ours
+say of them holds for the versions of the SDKs that are supported, stripe-python 15 and 16.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.money import NoRate, to_micros
+from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.vendors import bodies
+from luigi_spendguard.vendors.addresses import plain
+from luigi_spendguard.vendors.bodies import Params, check_body, form_text, json_body
+from luigi_spendguard.vendors.model import Quote, Request
+
+#: Fields whose value must not be kept, nor be found by trying from a quick hash.
+_SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")
+
+
+def parameters(request: Request, path: str) -> Params:
+    """Return what a request says in its form or, for `/v2/`, its JSON: for price, scope and all else.
+
+    An upload is asked of nobody: only its digest counts. Raises SpendDenied (`unpriced`) for what two parsers
+    could read differently (`vendors/bodies.py`).
+    """
+    if request.body and request.method == "POST":
+        if path.startswith("/v2/"):
+            check_body(request)
+            if urlsplit(request.url).query:
+                raise denial("unpriced", "a POST with a query string cannot be priced: say it in the body")
+            return MappingProxyType(dict(_flat("", json_body(request))))
+        if is_upload(request, path):
+            return parameters(replace(request, body=b""), path)
+    return bodies.parameters(form_text(request))
+
+
+def is_upload(request: Request, path: str) -> bool:
+    """Return whether a request is a file's upload, whose body is no form."""
+    kind = request.headers.get("content-type", "")
+    return path == "/v1/files" and re.fullmatch(r"multipart/form-data; *boundary=[^,;]+", kind) is not None
+
+
+def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    """Yield what JSON says, named as a form would name it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if "[" in key or "]" in key:
+                raise denial("unpriced", f"the key {key[:60]!r} of the body could be read as a group")
+            yield from _flat(f"{name}[{key}]" if name else key, inner)
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _flat(f"{name}[{number}]", inner)
+    else:
+        yield name, value if isinstance(value, str) else json.dumps(value)
+
+
+def whole(params: Mapping[str, str], name: str) -> int | None:
+    """Return a non-negative whole number of minor units, None when it is not given.
+
+    Raises SpendDenied (`unpriced`) for anything else.
+    """
+    single(params, name)
+    text = params.get(name)
+    if text is None:
+        return None
+    if not re.fullmatch(r"[0-9]{1,12}", text):
+        raise denial("unpriced", f"{name} must be a whole number of the currency's smallest unit, from 0 up")
+    return int(text)
+
+
+def single(params: Mapping[str, str], name: str) -> None:
+    """Raise SpendDenied (`unpriced`) where a parameter that is one value comes as a list or a group."""
+    if any(given.startswith(f"{name}[") for given in params):
+        raise denial("unpriced", f"the parameter {name!r} is one value: a list of them cannot be priced")
+
+
+def signed(params: Mapping[str, str], name: str) -> int | None:
+    """Return a whole number of minor units that may be negative, None when it is not given."""
+    text = params.get(name, "")
+    if not text.startswith("-"):
+        return whole(params, name)
+    amount = whole({name: text[1:]}, name)
+    return None if amount is None else -amount
+
+
+def is_sensitive(params: Mapping[str, str]) -> bool:
+    """Return whether a parameter carries a card or bank account number."""
+    return any(_SENSITIVE.search(name) for name in params)
+
+
+def body_digest(request: Request, sensitive: bool) -> str:
+    """Return a digest of the body; a slow one where the body could be guessed."""
+    if sensitive:
+        return hashlib.scrypt(request.body, salt=b"luigi-spendguard", n=2**14, r=8, p=1).hex()
+    return hashlib.sha256(request.body).hexdigest()
+
+
+API_BASE = "https://api.stripe.com"
+FILES_BASE = "https://files.stripe.com"
+
+#: What is served elsewhere (stripe-python 16.1, `base_address`): method and path.
+_ELSEWHERE = (
+    (re.compile(r"POST /v1/files|GET /v1/files/[^/]+/contents|GET /v1/quotes/[^/]+/pdf"), FILES_BASE),
+    (re.compile(r"\w+ /oauth/.*"), "https://connect.stripe.com"),
+    (re.compile(r"\w+ /v2/billing/meter_event_stream"), "https://meter-events.stripe.com"),
+)
+
+#: api, files, connect and meter-events (stripe-python 16.1, `_base_address.py`).
+_HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<rest>/.*)", re.DOTALL)
+
+
+def rest(url: str) -> str | None:
+    """Return path and query of a call to one of Stripe's own hosts, None for another host."""
+    match = _HOSTS.fullmatch(url)
+    return match.group("rest") if match else None
+
+
+def host_of(method: str, path: str) -> str:
+    """Return the base address that serves a path."""
+    line = f"{method} {path}"
+    return next((base for pattern, base in _ELSEWHERE if pattern.fullmatch(line)), API_BASE)
+
+
+def own_path(method: str, url: str, settings: VendorSettings) -> str:
+    """Return the path of a request to one of Stripe's own addresses. Raises SpendDenied (`endpoint`)."""
+    for base in {API_BASE, settings.base_url, *(base for _, base in _ELSEWHERE)}:
+        if base and url.startswith(base + "/"):
+            path, _ = plain(url[len(base) :])
+            if "%" in path:
+                raise denial("endpoint", "the path has characters that no Stripe path has")
+            if base in (API_BASE, settings.base_url) or base == host_of(method, path):
+                return path
+            break
+    host = urlsplit(url).hostname or "?"
+    raise denial(
+        "endpoint",
+        f"{host} is not where [spendguard_stripe] base_url sends this call: nothing was sent",
+    )
+
+
+#: Put where a request names none: the account's own version may be of any age.
+PINNED = "2026-10-28.endive"
+
+#: Releases within one of these names add to one another and change nothing; their previews may.
+_TAKEN = re.compile(r"20\d\d-\d\d-\d\d\.(dahlia|endive)")
+_FIRST = "2026-03-25.dahlia"
+
+
+def check(request: Request) -> None:
+    """Raise SpendDenied (`unpriced`) where a request asks for a version that is not known."""
+    asked = request.headers.get("stripe-version", PINNED)
+    if not _TAKEN.fullmatch(asked):
+        raise denial(
+            "unpriced",
+            f"what a call costs in the API version {asked[:60]!r} is not known: pass {_FIRST} or a later "
+            f"Stripe-Version, up to those named endive and no preview, or none, which means {PINNED}",
+        )
+
+
+Body = Mapping[str, Any]
+
+#: Who pays, by a parameter's name: a customer, or an account that stands for one (in Stripe's v1 API a
+#: `customer_account`, https://docs.stripe.com/connect/use-accounts-as-customers; in v2 an `account`).
+PAYERS = ("customer", "customer_account", "account")
+
+#: What stands in for an object that is not there (HTTP 404); one that could not be fetched is None.
+GONE: Body = MappingProxyType({})
+
+_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,255}")
+
+
+def owners(body: Body) -> set[str]:
+    """Return whose an object is: its customer, and the account that stands for one."""
+    said = [body.get("customer"), body.get("customer_account")]
+    named = [one.get("id") if isinstance(one, dict) else one for one in said]
+    return {one for one in named if isinstance(one, str) and one}
+
+
+class Unbounded(Exception):
+    """Nothing says how much a call may cost; the message says why. A fixed price lets it pass."""
+
+
+class NotLookedUp(Exception):
+    """A rule needs what stands at `paths`."""
+
+    def __init__(self, paths: tuple[str, ...]) -> None:
+        super().__init__(paths)
+        self.paths = paths
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A recognised request.
+
+    Attributes:
+        quote: what is known of it already, its operation first of all.
+        ids: the ids in its path, in their order.
+        found: what was looked up, by path; None for what could not be fetched, GONE for what is not there.
+        digest: of its body.
+
+    """
+
+    quote: Quote
+    ids: tuple[str, ...]
+    params: Mapping[str, str]
+    found: Mapping[str, Body | None]
+    fx: Mapping[str, Decimal]
+    digest: str = ""
+
+    def fetched(self, *paths: str) -> list[Body]:
+        """Return what stands at `paths`. Raises NotLookedUp, or SpendDenied for what is not there."""
+        missing = tuple(path for path in paths if path not in self.found)
+        if missing:
+            raise NotLookedUp(missing)
+        bodies = [self.found[path] for path in paths]
+        for path, body in zip(paths, bodies, strict=True):
+            if not body:
+                raise not_there(self.quote.operation, path)
+        return [body for body in bodies if body is not None]
+
+    def is_gone(self, path: str) -> bool:
+        """Return whether nothing stands at `path`, such as what an earlier try has deleted."""
+        body = self.found.get(path)
+        return body is not None and not body
+
+    def money(self, minor: int, currency: str) -> int:
+        """Return minor units in micro-dollars. Raises SpendDenied (`currency`, `unpriced`)."""
+        try:
+            return int(to_micros(minor, currency, self.fx))
+        except NoRate as error:
+            raise denial("currency", str(error)) from None
+        except ValueError as error:
+            raise denial("unpriced", str(error)) from None
+
+    def check_rates(self, currencies: Iterable[str]) -> None:
+        """Raise SpendDenied (`currency`) where one of several possible currencies has no rate."""
+        for currency in currencies:
+            try:
+                to_micros(0, currency, self.fx)
+            except NoRate as error:
+                raise denial(
+                    "currency",
+                    f"{error}; or say in the request which `currency` is used: a price has several",
+                ) from None
+
+    def whole(self, name: str) -> int | None:
+        """Return a parameter's whole number of minor units, None when it is not given."""
+        return whole(self.params, name)
+
+    def given(self, *names: str) -> str | None:
+        """Return the first of these parameters that has a value."""
+        return next((self.params[name] for name in names if self.params.get(name)), None)
+
+    def payer(self) -> tuple[str, str] | None:
+        """Return who pays, as (the parameter's name, the id); None where nobody is named.
+
+        Raises SpendDenied where several are.
+        """
+        named = [(name, self.params[name]) for name in PAYERS if self.params.get(name)]
+        if len(named) > 1:
+            raise denial("unpriced", f"{named[0][0]} and {named[1][0]} are named: which one pays is open")
+        return named[0] if named else None
+
+    def truth(self, name: str) -> bool:
+        """Return a true-or-false parameter, false when it is not given. Raises SpendDenied."""
+        single(self.params, name)
+        text = self.params.get(name, "false")
+        if text not in ("true", "false"):
+            raise denial("unpriced", f"{name} must be true or false")
+        return text == "true"
+
+    def id_of(self, name: str) -> str:
+        """Return a parameter that is an object's id. Raises SpendDenied for anything else."""
+        value = self.params.get(name, "")
+        if not _ID.fullmatch(value) or value.startswith("."):
+            raise denial("unpriced", f"{self.quote.operation} without a proper {name} cannot be priced")
+        return value
+
+    def only(self, *stems: str) -> bool:
+        """Return whether nothing but these parameters (and groups) is given."""
+        return {name.split("[", 1)[0] for name in self.params} <= {*stems, "expand", "metadata"}
+
+    def quoted(self, total: int | None, **more: Any) -> Quote:
+        """Return the quote at `total` micro-dollars."""
+        return replace(self.quote, total_micros=total, **more)
+
+
+def not_there(operation: str, path: str) -> SpendDenied:
+    """Return the denial of a call whose price could not be looked up."""
+    return denial(
+        "unpriced",
+        f"{operation}: {path.partition('?')[0]} has to be looked up at Stripe to price it, and was not "
+        "answered as it should be. Nothing was sent",
+    )
+
+
+def amount_in(body: Body, name: str) -> int:
+    """Return an amount of minor units from a reply. Raises ValueError."""
+    value = body.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError(f"{name} must be a whole number")
+    return value

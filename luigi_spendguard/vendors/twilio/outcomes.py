@@ -1,0 +1,148 @@
+"""Twilio: what became of a call, what it has cost in the end, and which of a list a lost reply was about."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+from email.utils import parsedate_to_datetime
+from typing import Any
+
+from luigi_spendguard.money import MICROS_PER_USD, with_fees
+from luigi_spendguard.vendors.bodies import reply_object, unbelieved, unsuccessful
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply
+
+#: What is found in a list may have been made so much before it was asked for: both clocks, whole seconds.
+_SKEW_MS = 5_000
+#: The most of a list that may be an earlier send.
+_MOST = 100
+#: A price above it, in any currency, is not believed.
+_DEAREST = 1_000_000
+#: A trial account's messages begin so.
+_TRIAL = "Sent from your Twilio trial account - "
+#: States in which nothing was sent and nothing is billed, or the call never began.
+_UNBILLED = {"canceled", "busy", "no-answer"}
+
+
+def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
+    """Read what became of a call."""
+    if ended := unsuccessful(quote, reply):
+        return ended
+    body = reply_object(reply)
+    if quote.free:
+        return Outcome("settle", total_micros=None)
+    if not body:
+        return unbelieved("the reply is no JSON object")
+    if quote.object_id is not None:
+        if body.get("sid") != quote.object_id:
+            return unbelieved("the reply is about another object than asked")
+        total = 0 if body.get("status") == "canceled" else None
+        return Outcome("settle", total_micros=total, only_less=True, object_id=quote.object_id)
+    if quote.operation not in ("messages.create", "calls.create"):
+        return Outcome("settle", total_micros=quote.total_micros)
+    sid, said = body.get("sid"), body.get("to")
+    if not isinstance(sid, str) or not sid:
+        return unbelieved("the reply names no sid")
+    if isinstance(said, str) and said.lower() != quote.target:
+        return unbelieved("the reply is about another recipient than asked")
+    price, quoted = None if _by_channel(body) else _micros(body, fx), quote.total_micros or 0
+    total = quoted if price is None else with_fees(price, quote.fees_micros, quoted)
+    return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid,
+                   price_due=price is None)  # fmt: skip
+
+
+def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> FollowedUp:
+    """Read what a message or a call has cost; `failed_micros` for a message that failed."""
+    if reply.status == 404:
+        return FollowedUp(None, final=True, note="Twilio does not know it any more")
+    body = reply_object(reply) if reply.status == 200 else {}
+    status = body.get("status")
+    if status in _UNBILLED:
+        return FollowedUp(0, final=True, note=f"it was {status}")
+    if status == "failed":
+        is_call = str(body.get("sid", "")).startswith("CA")
+        return FollowedUp(0 if is_call else failed_micros, final=True, note="it failed", whole=True)
+    price = _micros(body, fx)
+    if price is None and _amount(body) is not None:
+        unit = str(body.get("price_unit") or "a currency that it does not name")[:40]
+        why = f"Twilio's prices are in {unit}, which has no rate in [spendguard_fx]: quotes stand in for them"
+        return FollowedUp(None, note=why, problem=why)
+    if price is None:
+        return FollowedUp(None, note="Twilio names no price yet")
+    if _by_channel(body):
+        return FollowedUp(None, final=True, note="Twilio's price does not contain what the channel charges")
+    return FollowedUp(
+        price, final=True, note=f"Twilio's price is {body['price'].lstrip('-')} {body['price_unit']}"
+    )
+
+
+def _by_channel(body: Mapping[str, Any]) -> bool:
+    """Return whether a message went by WhatsApp or another channel, whose owner charges on top."""
+    return ":" in str(body.get("to")) and not str(body.get("sid")).startswith("CA")
+
+
+def _micros(body: Mapping[str, Any], fx: Mapping[str, Decimal]) -> int | None:
+    """Return the price that a reply names, in micro-dollars rounded up; None for none that can be booked.
+
+    It is a negative text such as "-0.00750" (Twilio's API, Message resource).
+    """
+    amount, unit = _amount(body), str(body.get("price_unit") or "").lower()
+    rate = Decimal(1) if unit == "usd" else fx.get(unit)
+    if amount is None or rate is None:
+        return None
+    return int((amount * rate * MICROS_PER_USD).to_integral_value("ROUND_CEILING"))
+
+
+def _amount(body: Mapping[str, Any]) -> Decimal | None:
+    """Return the price that a reply names, in its own currency; None for none that is to be believed."""
+    price = body.get("price")
+    try:
+        amount = abs(Decimal(price)) if isinstance(price, str) else None
+    except InvalidOperation:
+        return None
+    return amount if amount is not None and amount.is_finite() and amount <= _DEAREST else None
+
+
+def matches(said: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapping[str, Reply]:
+    """Return the messages of a list that a request may have made since then, oldest first."""
+    page = reply_object(listed)
+    objects = page.get("messages")
+    found: dict[str, Reply] = {}
+    for one in reversed(objects if isinstance(objects, list) else []):
+        if isinstance(one, dict) and _is_that(one, said, since_ms):
+            body = json.dumps(one).encode()
+            found[one["sid"]] = Reply(201, {"content-type": "application/json"}, body)
+    return dict(list(found.items())[:_MOST])
+
+
+def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: int) -> bool:
+    try:
+        made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
+    except (ValueError, TypeError, OverflowError):
+        return False
+    sid = one.get("sid")
+    if not isinstance(sid, str) or not re.fullmatch(r"\w+", sid):
+        return False
+    if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
+        return False
+    for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
+        if name in said and str(one.get(key, "")).lower() != said[name][0].lower():
+            return False
+    if one.get("num_media") not in (None, "0"):
+        return False
+    text = str(one.get("body") or "").removeprefix(_TRIAL)
+    return text.strip() == said["Body"][0].strip()
+
+
+def relinked(reply: Reply, base: str) -> Reply:
+    """Return a list's reply whose links to its pages lead to `base`."""
+    body = reply_object(reply)
+    meta = body.get("meta")
+    if not isinstance(meta, dict):
+        return reply
+    for name, link in meta.items():
+        if name.endswith("url") and isinstance(link, str) and link.startswith("https://"):
+            meta[name] = f"{base}/{link.removeprefix('https://')}"
+    return replace(reply, body=json.dumps(body).encode())

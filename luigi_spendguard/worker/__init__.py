@@ -1,0 +1,364 @@
+"""The patched worker: knows runs, lets vendor tasks run as attempts, reports blocked ones as blocked."""
+
+from __future__ import annotations
+
+import gc
+import json
+import logging
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import luigi
+import luigi.execution_summary
+import luigi.interface
+import luigi.worker
+from luigi.task_register import Register
+from luigi.task_status import DONE, FAILED, PENDING
+from luigi.worker import rpc_message_callback
+
+from luigi_spendguard import config, proxy
+from luigi_spendguard.errors import LedgerUnavailable, PluginError
+from luigi_spendguard.luigi_api import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
+from luigi_spendguard.proxy import attempts
+from luigi_spendguard.redaction import redact, redacted, shows
+from luigi_spendguard.worker import any_worker, blocked, runs
+from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, quietly
+from luigi_spendguard.worker.revoke import Stopper
+from luigi_spendguard.worker.roots import Root
+from luigi_spendguard.worker.runs import GuardState, Results
+
+logger = logging.getLogger(__name__)
+
+
+class GuardedWorker(luigi.worker.Worker):
+    """Luigi's worker, with vendor tasks kept within their run's budget."""
+
+    @property
+    def _guard(self) -> GuardState:
+        state = self.__dict__.get("_guard_state")
+        if state is None:
+            state = self.__dict__["_guard_state"] = GuardState(self)
+        return state
+
+    def __exit__(self, *args: Any) -> Any:
+        try:
+            return super().__exit__(*args)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """End what this worker has begun beside Luigi: threads, files, connections."""
+        self._stopper.end()
+        self._guard.close()
+
+    def run(self) -> Any:
+        """Run until there is no more work, then ask why vendor tasks were left."""
+        self._guard.open_missed()
+        if within := attempts.within():  # They wait for this worker: it must not wait for their money.
+            self._worker_info.append(("spendguard_within", list(within)))
+        try:
+            return super().run()
+        finally:
+            self._guard.end_prices()
+            if self._guard.vendor_seen:
+                with quietly("The scheduler does not say what is blocked"):
+                    left = blocked.left(self)
+                    self._guard.said = self._guard.client().blocked(self._id, task_ids=left)
+                    blocked.tell(self, self._guard.said)
+            if not hasattr(self, "_keep_alive_thread"):  # Else `__exit__` has the last word.
+                self._let_go()
+
+    # Which run a task belongs to.
+
+    def add(self, task: Any, *args: Any, **kwargs: Any) -> Any:
+        """Add a root task, or one that a running task has yielded."""
+        guard = self._guard
+        root = self._inherited_root() if guard.handling else runs.new_root(guard, task)
+        guard.adding.append(root)
+        guard.announced = False
+        try:
+            with attempts.outside():
+                succeeded = super().add(task, *args, **kwargs)
+        finally:
+            guard.adding.pop()
+        self._has_announced()
+        return succeeded
+
+    def _has_announced(self) -> None:
+        """Say that a task whose missing dependencies were added again is scheduled completely.
+
+        `run` says it of the roots, and the report of a task that yielded of what it yielded.
+        """
+        guard = self._guard
+        if guard.announced and guard.handling and guard.reported:
+            self._scheduler.add_worker(self._id, self._worker_info)
+
+    def _inherited_root(self) -> Root | None:
+        """Return the root of the task whose result is being handled: it yielded what is added now."""
+        return self._guard.root_of_task.get(self._last_result() or "")
+
+    def _add_task(self, *args: Any, **kwargs: Any) -> Any:
+        guard, task_id = self._guard, kwargs["task_id"]
+        task = self._scheduled_tasks.get(task_id)
+        if guard.adding and guard.adding[-1] is not None:
+            guard.root_of_task.setdefault(task_id, guard.adding[-1])
+        own = guard.roots.get(task_id)
+        if own is not None and kwargs["status"] != DONE and (guard.vendor_seen or _vendor_tasks_known()):
+            kwargs |= runs.announced_root(own)
+        if task is not None and self._is_vendor(task):
+            guard.vendor_seen = True
+            if kwargs["status"] != DONE:
+                kwargs["spendguard"] = runs.announced(self, task, self._last_result())
+                guard.announced = guard.announced or bool(guard.adding)
+        self._report_blocked(kwargs)
+        if kwargs.get("expl"):
+            kwargs["expl"] = redacted(kwargs["expl"])
+        guard.reported = guard.reported or task_id == self._last_result()
+        answer = super()._add_task(*args, **kwargs)
+        if kwargs["status"] == DONE:
+            self._has_completed(task_id)
+        if kwargs["status"] == DONE and own is not None:
+            self._root_is_complete(own)
+        elif kwargs["status"] == DONE and self._assistant and task is not None:
+            self._root_is_complete(Root(task))  # If it is one.
+        return answer
+
+    def _has_completed(self, task_id: str) -> None:
+        """Tell the ledger of an attempt that Luigi has just taken for DONE; of nothing that was only added.
+
+        Not before: what Luigi has not heard of it runs again, and must not pay again.
+        """
+        process, guard = self._running_tasks.get(task_id), self._guard
+        reports = guard.handling and not guard.adding and task_id == self._last_result()
+        if reports and isinstance(process, GuardedTaskProcess):
+            process.tell_completion()
+
+    def _last_result(self) -> str | None:
+        results = self._task_result_queue
+        return results.last if isinstance(results, Results) else None
+
+    def _is_vendor(self, task: Any) -> bool:
+        return any_worker.is_vendor(task, self._guard.patterns())
+
+    def _report_blocked(self, kwargs: dict[str, Any]) -> None:
+        """Turn the failure of a blocked task into what BudgetScheduler understands."""
+        said = _blocked(kwargs.get("expl")) if kwargs["status"] == FAILED else None
+        if kwargs["status"] == FAILED and self._stopper.has_killed(kwargs["task_id"]):
+            said = {"reason": "revoked"}
+        if said is None:
+            return
+        kwargs.update(status=PENDING, runnable=True, spendguard_blocked=said)
+        self._guard.told.add(kwargs["task_id"])
+        if said["reason"] == "cap" and "run_id" in said:
+            blocked.cap_reached(self, said["run_id"], str(said.get("message", "")))
+
+    def _root_is_complete(self, root: Root) -> None:
+        """End the run of a root that is complete, when there may be one."""
+        guard = self._guard
+        if not (guard.vendor_seen or _vendor_tasks_known()):
+            return
+        with quietly(f"The run of {root.task_id} was not closed"):
+            if root.by_task_id and not root.problem:
+                guard.client().close_run(root.name, guard.run_ids.pop(root.task_id, None))
+
+    # Running and reporting.
+
+    def _create_task_process(self, task: Any) -> Any:
+        process = super()._create_task_process(task)
+        self._guard.patience.given_work()
+        if type(process) is luigi.worker.ContextManagedTaskProcess:
+            process.__class__ = GuardedTaskProcess
+        elif not isinstance(process, GuardedTaskProcess):
+            process.__class__ = combined(GuardedTaskProcess, type(process))
+        guard = self._guard
+        process.discreet = guard.vendor_seen
+        if not self._is_vendor(task):
+            return process
+        process.vendor = True
+        guard.begin_prices()
+        process.claim_id = str(uuid.uuid4())
+        # Of a batch, all members have one run; of what others have scheduled, luigid knows it.
+        members = list(self._batch_running_tasks.get(task.task_id, ()))
+        if members:  # Luigi keeps an iterator.
+            self._batch_running_tasks[task.task_id] = members
+        root = process.root = next(
+            filter(None, (runs.root_for(self, each) for each in [task, *members])), None
+        )
+        process.refusal = guard.refusals.get(task.task_id, "")
+        try:
+            if root is not None and not process.refusal:
+                process.run_id = guard.open_run(root)
+                process.refusal = guard.refusals.get(root.task_id, "")
+            if not process.refusal:
+                process.settings = guard.settings()
+                process.client = guard.client()
+        except (PluginError, config.ConfigError, LedgerUnavailable) as error:
+            process.refusal = str(error)
+        if process.refusal:
+            guard.log_refusal(process.refusal)
+        return process
+
+    def _handle_next_task(self) -> Any:
+        guard = self._guard
+        queue: Any = self.__dict__["_task_result_queue"]
+        if not isinstance(queue, Results):
+            self.__dict__["_task_result_queue"] = Results(queue)
+        guard.handling, guard.reported = True, False
+        try:
+            return super()._handle_next_task()
+        finally:
+            guard.handling = False
+
+    def _purge_children(self) -> Any:
+        for process in self._running_tasks.values():
+            forked = isinstance(process, GuardedTaskProcess) and process.use_multiprocessing
+            if not forked or process.is_alive():
+                continue
+            if process.exitcode:
+                process.tell_death()
+            elif self._guard.vendor_seen and not process.death_told and self._task_result_queue.empty():
+                self._ended_without_result(process)
+        return super()._purge_children()
+
+    def _ended_without_result(self, process: GuardedTaskProcess) -> None:
+        """Fail a task whose process has ended by itself (`os._exit(0)`): Luigi would wait for it for ever.
+
+        What a child has to say is in the queue before it is gone.
+        """
+        process.tell_death()
+        process.death_told = True
+        message = f"Task {process.task.task_id} ended its process without a result"
+        process.task.trigger_event(luigi.Event.PROCESS_FAILURE, process.task, message)
+        logger.error("%s", message)
+        self._task_result_queue.put((process.task.task_id, FAILED, message, [], []))
+
+    def _email_task_failure(self, task: Any, formatted_traceback: Any) -> Any:
+        if isinstance(formatted_traceback, dict) and BLOCKED in formatted_traceback:
+            return None
+        if self._stopper.has_killed(task.task_id):
+            return None
+        return super()._email_task_failure(task, formatted_traceback)
+
+    # What goes into e-mails and to the scheduler.
+
+    def _email_error(self, task: Any, formatted_traceback: Any, *args: Any, **kwargs: Any) -> Any:
+        return super()._email_error(task, redacted(formatted_traceback), *args, **kwargs)
+
+    def _announce_scheduling_failure(self, task: Any, expl: Any) -> Any:
+        return super()._announce_scheduling_failure(task, redacted(expl))
+
+    def _handle_task_load_error(self, exception: Any, task_ids: Any) -> Any:
+        text = str(exception)
+        return super()._handle_task_load_error(redact(text) if shows(text) else exception, task_ids)
+
+    def _keep_alive(self, get_work_response: Any) -> Any:
+        if super()._keep_alive(get_work_response):
+            return True
+        guard = self._guard
+        if not guard.vendor_seen or self._stop_requesting_work:
+            return False
+        try:
+            return self._waits_for_money()
+        except KeyboardInterrupt:
+            logger.warning("Interrupted while waiting: submit the same root again when its tasks are freed")
+            raise SystemExit(130) from None
+
+    def _waits_for_money(self) -> bool:
+        """Return whether to stay for blocked tasks; the scheduler answers when one was freed."""
+        guard, stays = self._guard, False
+        guard.open_missed()
+        with quietly("The scheduler does not say what is blocked"):
+            waits = guard.settings().on_blocked == "wait"
+            stays = guard.patience.stays(guard.client(), self._id, waits)
+            lines = blocked.lines({"why": guard.patience.why}) if waits and stays else []
+            if lines and guard.waiting_for != lines:
+                guard.waiting_for = lines
+                for line in lines:
+                    logger.warning("Waiting: %s", line)
+        return stays
+
+    def _sleeper(self) -> Iterator[None]:
+        stock = super()._sleeper()
+        while True:
+            if self._guard.patience.waited:
+                self._guard.patience.waited = False
+            else:
+                next(stock)
+            yield
+
+    # Revoked runs.
+
+    @rpc_message_callback  # type: ignore[untyped-decorator]  # Luigi's own
+    def spendguard_revoke(self, run_id: str, task_ids: list[str]) -> None:
+        """Take a message of luigid's: end these tasks. It only sets a mark (the ping thread must go on)."""
+        self._stopper.mark(run_id, task_ids)
+
+    @property
+    def _stopper(self) -> Stopper:
+        stopper: Stopper | None = self.__dict__.get("_spendguard_stopper")
+        if stopper is None:
+            stopper = self.__dict__["_spendguard_stopper"] = Stopper(self)
+        return stopper
+
+
+def _blocked(expl: Any) -> dict[str, Any] | None:
+    """Return what a child said of the denial that ended it, None when it ended otherwise."""
+    if not isinstance(expl, str) or f'"{BLOCKED}"' not in expl:
+        return None
+    try:
+        said = json.loads(expl)[BLOCKED]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return said if isinstance(said, dict) and "reason" in said else None
+
+
+def _vendor_tasks_known() -> bool:
+    """Return whether a vendor task class is known to Luigi in this process."""
+    return any(getattr(cls, "__spendguard_vendor__", False) for cls in list(Register._reg))
+
+
+class WorkerSchedulerFactory(luigi.interface._WorkerSchedulerFactory):
+    """For `luigi.build(…, worker_scheduler_factory=WorkerSchedulerFactory())`."""
+
+    def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Any:
+        """Return a guarded worker."""
+        return GuardedWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
+
+
+def install() -> None:
+    """Install the patched worker and the in-process proxy; once is enough.
+
+    Raises PluginError for a Luigi or vendor SDK that this version does not know.
+    """
+    check_luigi(luigi.worker.Worker, WORKER)
+    check_luigi(luigi.worker.ContextManagedTaskProcess, TASK_PROCESS)
+    check_luigi(luigi.worker.KeepAliveThread, KEEP_ALIVE)
+    check_luigi(luigi.execution_summary, SUMMARY)
+    proxy.bind()
+    any_worker.install()
+    if luigi.worker.Worker is not GuardedWorker:
+        stock = luigi.worker.Worker
+        luigi.worker.Worker = GuardedWorker
+        blocked.install()
+        # Our lines go where Luigi's own go, in their format.
+        logging.getLogger("luigi_spendguard").parent = logging.getLogger("luigi-interface")
+        _guard_in_place(stock)
+
+
+def uninstall() -> None:
+    """Put Luigi and the SDKs back as they were."""
+    proxy.unbind()
+    any_worker.uninstall()
+    luigi.worker.Worker = GuardedWorker.__mro__[1]
+    logging.getLogger("luigi_spendguard").parent = logging.getLogger()
+    blocked.uninstall()
+
+
+def _guard_in_place(stock: type) -> None:
+    """Guard workers that exist already (VendorTask imported inside `requires()` or by load_task)."""
+    for found in gc.get_objects():
+        if type(found) is stock:
+            worker: Any = found
+            worker.__class__ = GuardedWorker
+            worker._guard.late = not worker._assistant

@@ -1,0 +1,149 @@
+"""Saying why: Luigi's execution summary and exit code know of blocked tasks, and so do event handlers."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import luigi
+import luigi.execution_summary
+import luigi.retcodes
+from luigi.parameter import IntParameter
+
+from luigi_spendguard.events import CAP_REACHED, TASK_BLOCKED
+from luigi_spendguard.worker.runs import GuardState
+
+logger = logging.getLogger(__name__)
+
+#: The most tasks of which the scheduler is asked whether it knows them.
+_ASKED = 500
+#: Reasons for which a run, not a single task, has no room.
+_OF_CAPS = ("cap", "frozen", "day", "family", "vendor")
+
+_stock_summary_format = luigi.execution_summary._summary_format
+_stock_summary_dict = luigi.execution_summary._summary_dict
+
+
+def install() -> None:
+    """Let summary and exit code say why; once is enough."""
+    luigi.execution_summary._summary_format = _summary_format
+    luigi.execution_summary._summary_dict = _summary_dict
+    if not hasattr(luigi.retcodes.retcode, "spend_blocked"):
+        parameter = IntParameter(
+            default=0,
+            description="For when vendor tasks are blocked: cap reached, revoked or held for approval.",
+        )
+        parameter.__set_name__(luigi.retcodes.retcode, "spend_blocked")
+        luigi.retcodes.retcode.spend_blocked = parameter
+
+
+def uninstall() -> None:
+    """Put Luigi's summary and exit codes back."""
+    luigi.execution_summary._summary_format = _stock_summary_format
+    luigi.execution_summary._summary_dict = _stock_summary_dict
+    if hasattr(luigi.retcodes.retcode, "spend_blocked"):
+        del luigi.retcodes.retcode.spend_blocked
+
+
+def lines(said: dict[str, Any]) -> list[str]:
+    """Return one line for each reason why tasks are blocked, of an answer of `LedgerPort.blocked`."""
+    return [
+        f"{why['tasks']} {'task' if why['tasks'] == 1 else 'tasks'} blocked: {why['text']} "
+        f"(run {why['run_id']}; {why['advice']})"
+        for why in said["why"]
+    ]
+
+
+def _summary_format(set_tasks: Any, worker: Any) -> str:
+    """Return Luigi's summary, and why vendor tasks are blocked: "not granted" alone says nothing."""
+    text = str(_stock_summary_format(set_tasks, worker))
+    said = _said(worker)
+    if said is None:
+        return text
+    if said["why"]:
+        text = "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in lines(said))])
+    if why := _handed_out(said, len(set_tasks["not_run"])):
+        text = "\n".join([text, "", f"No more was handed out: {why}."])
+    if said["shadow"]:
+        text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in said["shadow"])])
+    return text
+
+
+def left(worker: Any) -> list[str]:
+    """Return which of a worker's tasks were left without a reason of Luigi's, as many as may be asked for."""
+    return sorted(task.task_id for task in _stock_summary_dict(worker)["not_run"])[:_ASKED]
+
+
+def _handed_out(said: dict[str, Any], tasks: int) -> str:
+    """Return why tasks were left that are not blocked, and what to do; "" where nothing is known."""
+    if tasks and said["paused"]:
+        return "luigid is paused. Unpause it on its page, then submit the same root again"
+    if said["unknown"]:
+        count = f"{said['unknown']} of the tasks that were left"
+        return (
+            f"luigid does not know {count}: it was started without its state, or has heard nothing of this "
+            "worker for too long. Submit the same root again; what has been paid is not paid again"
+        )
+    return ""
+
+
+def _said(worker: Any) -> dict[str, Any] | None:
+    guard = getattr(worker, "__dict__", {}).get("_guard_state")
+    return guard.said if isinstance(guard, GuardState) else None
+
+
+def _summary_dict(worker: Any) -> Any:
+    """Return Luigi's sets of tasks; beside that, let its exit code be `spend_blocked` where that is due.
+
+    Luigi 3.8, `retcodes.run_with_retcodes`: it asks for this, then exits with the highest of the codes.
+    Blocked tasks are "not run" to it, so that code stands for both; Luigi keeps one `retcode` object.
+    """
+    found = _stock_summary_dict(worker)
+    codes = luigi.retcodes.retcode()
+    if "_stock_not_run" not in vars(codes):
+        codes._stock_not_run = codes.not_run
+    codes.not_run = codes._stock_not_run
+    said = _said(worker)
+    blocked = {task_id for why in said["why"] for task_id in why["task_ids"]} if said is not None else set()
+    if blocked and codes.spend_blocked:
+        others = any(not _waits_for(task, blocked, found["not_run"]) for task in found["not_run"])
+        codes.not_run = max(codes.spend_blocked, codes._stock_not_run if others else 0)
+    return found
+
+
+def _waits_for(task: Any, blocked: set[str], not_run: Any) -> bool:
+    """Return whether a task that was not run is blocked, or needs one that is."""
+    stack, seen = [task], set()
+    while stack:
+        current = stack.pop()
+        if current.task_id in blocked:
+            return True
+        seen.add(current.task_id)
+        stack += [dep for dep in current._requires() if dep in not_run and dep.task_id not in seen]
+    return False
+
+
+def tell(worker: Any, said: dict[str, Any]) -> None:
+    """Trigger the events of tasks that were blocked without having run, and of runs without room."""
+    guard: GuardState = worker._guard
+    for why in said["why"]:
+        message = f"{why['text']} (run {why['run_id']})"
+        if why["code"] in _OF_CAPS:
+            cap_reached(worker, why["run_id"], message)
+        for task_id in why["task_ids"]:
+            task = worker._scheduled_tasks.get(task_id)
+            if task is not None and task_id not in guard.told:
+                guard.told.add(task_id)
+                task.trigger_event(TASK_BLOCKED, task, message)
+
+
+def cap_reached(worker: Any, run_id: str, message: str) -> None:
+    """Trigger `CAP_REACHED` for the root of a run, once."""
+    guard: GuardState = worker._guard
+    if run_id in guard.told:
+        return
+    guard.told.add(run_id)
+    for task_id, found in guard.run_ids.items():
+        root = worker._scheduled_tasks.get(task_id)
+        if found == run_id and root is not None:
+            root.trigger_event(CAP_REACHED, root, message)

@@ -1,0 +1,252 @@
+"""The patched task process: claims a vendor task, runs it under its key, says how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import uuid
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import luigi
+from luigi.worker import ContextManagedTaskProcess
+
+from luigi_spendguard import proxy, redaction
+from luigi_spendguard.config import ConfigError, Settings
+from luigi_spendguard.errors import (
+    BudgetExceeded,
+    KeyRevoked,
+    LedgerUnavailable,
+    PluginError,
+    SpendguardError,
+    blocks,
+)
+from luigi_spendguard.events import TASK_BLOCKED
+from luigi_spendguard.guard.denials import shown_by
+from luigi_spendguard.http import certificates
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerPort
+from luigi_spendguard.http.outbox import FLUSH_S
+from luigi_spendguard.money import BadAmount
+from luigi_spendguard.protocol import for_display
+from luigi_spendguard.proxy import attempts, interrupt
+from luigi_spendguard.redaction import redacted
+from luigi_spendguard.worker.roots import Root, amount_of
+
+logger = logging.getLogger(__name__)
+
+#: The key in a task's `expl` by which a child tells its worker that the task is blocked.
+BLOCKED = "spendguard_blocked"
+#: Seconds for which a terminated child is waited for.
+TERMINATE_S = 2.0
+
+
+class GuardedTaskProcess(ContextManagedTaskProcess):
+    """Luigi's task process; a vendor task's `run()` happens inside an attempt."""
+
+    #: Set by `GuardedWorker._create_task_process`; None and empty for a plain task.
+    vendor: bool = False
+    client: LedgerPort | None = None
+    refusal: str = ""
+    root: Root | None = None
+    run_id: str | None = None
+    settings: Settings | None = None
+    claim_id: str = ""
+    death_told: bool = False
+    refused: BaseException | None = None
+    #: Its pipeline has vendor tasks: what a plain task prints is redacted, too.
+    discreet: bool = False
+
+    def start(self) -> None:
+        """Start the child; a revoke that reaches it before it is ready for that waits."""
+        if self.vendor:
+            certificates.prepare()
+        with interrupt.held_back() if self.vendor else contextlib.nullcontext():
+            super().start()
+
+    def terminate(self) -> Any:
+        """End this child as Luigi does (out of time, or its worker leaves), and say so when it is gone."""
+        answer = super().terminate()
+        if self.vendor and self._is_gone():
+            self.tell_death()
+        return answer
+
+    def _is_gone(self) -> bool:
+        """Return whether the child has ended, after a moment. Raises ValueError when it was closed."""
+        self.join(TERMINATE_S)
+        if not self.is_alive() or self.pid is None:
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return True  # Luigi has waited for it by means of psutil, which Python does not hear of.
+        return False
+
+    def _run_get_new_deps(self) -> Any:
+        if not self.vendor:
+            with attempts.outside(), redaction.streams() if self.discreet else contextlib.nullcontext():
+                return super()._run_get_new_deps()
+        try:
+            attempt = self._claim()
+        except (SpendguardError, ConfigError, BadAmount) as error:
+            self.refused = error
+            raise
+        outcome = "failed"
+        try:
+            with proxy.attempt_running(attempt), self._interruptible(attempt):
+                new_deps = super()._run_get_new_deps()
+            # Whether the task has completed is Luigi's verdict, and the worker's main process says it.
+            outcome = "yielded" if new_deps else "returned"
+            return new_deps
+        except BaseException as error:
+            outcome = "blocked" if blocking(error) is not None else "failed"
+            raise
+        finally:
+            attempt.client.finish(attempt.claim_id, outcome)
+            # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
+            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
+
+    @contextlib.contextmanager
+    def _forward_attributes(self) -> Iterator[Any]:
+        """Let the task report to the scheduler as ever, without secrets."""
+        with super()._forward_attributes() as process:
+            for name in ("set_status_message", "set_tracking_url") if self.vendor or self.discreet else ():
+                setattr(self.task, name, _Discreet(getattr(self.task, name)))
+            yield process
+
+    def _interruptible(self, attempt: attempts.Attempt) -> contextlib.AbstractContextManager[None]:
+        """Let the worker end a child of its own; in the worker's process the next call is denied."""
+        return (
+            interrupt.interruptible(attempt.run_id, self._writes_nothing)
+            if self.use_multiprocessing
+            else contextlib.nullcontext()
+        )
+
+    def _writes_nothing(self) -> bool:
+        """Return whether this child holds no lock of the result queue: dead, it would hold it for ever."""
+        lock = getattr(self.result_queue, "_wlock", None)
+        if lock is None:
+            return True
+        if getattr(self.result_queue, "_buffer", None) or not lock.acquire(timeout=1):
+            return False
+        lock.release()
+        return True
+
+    def _claim(self) -> attempts.Attempt:
+        """Claim the task for this attempt. Raises PluginError, SpendDenied, LedgerUnavailable."""
+        if self.client is None or self.settings is None or self.refusal:
+            raise PluginError(self.refusal or "this vendor task was refused before run(): it has no worker")
+        proxy.bind()
+        run_id = self.run_id
+        if run_id is None and self.root is not None:
+            run_id = open_run(self.client, self.root)
+        # An assistant knows no root: luigid knows the run that the task was dispatched for.
+        self.claim_id = self.claim_id or str(uuid.uuid4())
+        said = self.client.claim(
+            claim_id=self.claim_id,
+            run_id=run_id,
+            task_id=self.task.task_id,
+            family=self.task.task_family,
+            params={
+                for_display(name): for_display(value)
+                for name, value in self.task.to_str_params(only_significant=False, only_public=True).items()
+            },
+            worker=self.worker_id,
+            max_cost_usd=amount_of(self.task, "max_cost_usd"),
+        )
+        run_id = said["run_id"]
+        logger.info("Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id)
+        return attempts.Attempt(
+            claim_id=self.claim_id,
+            run_id=run_id,
+            task_id=self.task.task_id,
+            family=self.task.task_family,
+            key=said["vault_key"],
+            client=self.client,
+            settings=self.settings,
+            served=frozenset(said.get("gateway") or ()),
+        )
+
+    def _handle_run_exception(self, ex: BaseException) -> Any:
+        denied = blocking(ex) if self.vendor else None
+        if denied is None and ex is self.refused:
+            # Nothing of it ran: a traceback of ours says less than the reason.
+            why = "" if self.refusal else f": {ex}"  # Else the worker has said it once for all.
+            logger.error("Vendor task %s was refused before run()%s", self.task.task_id, why)
+            self.task.trigger_event(luigi.Event.FAILURE, self.task, ex)
+            return redacted(f"Refused before run(): {ex}")
+        if denied is None:
+            return redacted(super()._handle_run_exception(ex))
+        # Blocked, not failed: no failure event, no e-mail, no retry.
+        logger.warning("Vendor task %s is blocked: %s", self.task.task_id, denied)
+        self.task.trigger_event(TASK_BLOCKED, self.task, denied.message)
+        return {BLOCKED: {**denied.facts, "reason": denied.reason, "message": redacted(denied.message)}}
+
+    def tell_completion(self) -> None:
+        """Say that Luigi's verdict on this attempt is DONE: now the task has completed."""
+        if self.vendor and self.client is not None and self.claim_id:
+            self.client.finish(self.claim_id, "completed")
+
+    def tell_death(self) -> None:
+        """Say that this process is gone for certain; its pending calls are then in doubt at once."""
+        if self.vendor and self.client is not None and self.claim_id and not self.death_told:
+            self.death_told = True
+            self.client.finish(self.claim_id, "died")
+
+
+class _Discreet:
+    """A report of Luigi's, without secrets; it can be pickled, too: a task takes it along to a pool."""
+
+    def __init__(self, report: Callable[[Any], Any]) -> None:
+        self._report = report
+
+    def __call__(self, said: Any) -> Any:
+        return self._report(redacted(said))
+
+
+def open_run(client: LedgerPort, root: Root) -> str:
+    """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
+    said = client.open_run(
+        name=root.name,
+        by_task_id=root.by_task_id,
+        root_family=root.family,
+        root_task_id=root.task_id,
+        budget_usd=root.budget_usd,
+    )
+    if said.get("note"):
+        logger.warning("Run %s has a cap of $%s: %s", said["run_id"], said["cap_usd"], said["note"])
+    if root.by_task_id and said["run_id"] != root.name:
+        logger.info(
+            "Run %s: an earlier run of this root has ended, and what its tasks call now are new calls. A "
+            "root with a run_id goes on with its run",
+            said["run_id"],
+        )
+    return str(said["run_id"])
+
+
+def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
+    """Return the denial that ended a task and blocks it (`errors.blocks`), also where the task raised its
+    own error from it, or an HTTP client's error about the reply that told it.
+
+    What was raised while another error was handled (`__context__`) is about something else: the task may
+    have gone on without the call that was denied.
+    """
+    seen = 0
+    current: BaseException | None = error
+    while current is not None and seen < 10:
+        for denied in (current, shown_by(current)):
+            if isinstance(denied, (BudgetExceeded, KeyRevoked)) and blocks(denied):
+                return denied
+        current, seen = current.__cause__, seen + 1
+    return None
+
+
+@contextlib.contextmanager
+def quietly(what: str) -> Iterator[None]:
+    """Do something that only helps later: an unreachable scheduler or a refusal is said elsewhere."""
+    try:
+        yield
+    except Exception as error:
+        known = isinstance(error, (PluginError, LedgerUnavailable, ConfigError))
+        level = logging.DEBUG if known else logging.WARNING
+        logger.log(level, "%s: %s", what, error)

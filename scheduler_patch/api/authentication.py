@@ -1,0 +1,130 @@
+"""Who may do what on our routes: vault key, worker token, admin token, or the loopback peer."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import ipaddress
+import socket
+
+import luigi.configuration
+from tornado.httputil import HTTPServerRequest
+
+from luigi_spendguard.http.relay import Refused, check_host, check_origin, host_of
+from luigi_spendguard.protocol import CREDENTIAL
+from scheduler_patch.service.workers import Office
+
+__all__ = ["Refused", "check", "check_origin", "check_peer", "is_loopback", "shown", "wrong"]
+
+
+def shown(request: HTTPServerRequest) -> str:
+    """Return the token or key of a request, or an empty text: of our own header, else the bearer token."""
+    if token := request.headers.get(CREDENTIAL, "").strip():
+        return str(token)
+    scheme, _, token = request.headers.get("Authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def is_loopback(request: HTTPServerRequest) -> bool:
+    """Return whether the peer is on this machine and no proxy stands between."""
+    if any(name in request.headers for name in ("X-Forwarded-For", "Forwarded", "X-Real-Ip")):
+        return False
+    if _on_unix_socket(request):
+        return True
+    try:
+        return ipaddress.ip_address(request.remote_ip or "").is_loopback
+    except ValueError:
+        return False
+
+
+def _on_unix_socket(request: HTTPServerRequest) -> bool:
+    context = getattr(request.connection, "context", None)
+    return bool(getattr(context, "address_family", None) == getattr(socket, "AF_UNIX", object()))
+
+
+def _same(given: str, wanted: str | None) -> bool:
+    """Compare digests: how long it takes tells nothing of the token, nor of its length."""
+    digests = (hashlib.sha256(one.encode("utf-8", "replace")).digest() for one in (given, wanted or ""))
+    return bool(wanted) and hmac.compare_digest(*digests)
+
+
+def wrong(request: HTTPServerRequest, office: Office) -> Refused | None:
+    """Count a wrong token or key; return what is to be answered instead where its peer shows too many."""
+    if not office.throttle.was_wrong(request.remote_ip or ""):
+        return None
+    return Refused(429, "too_many_attempts", "too many wrong tokens or keys from this address, and this "
+                   "one is wrong, too: wait a minute")  # fmt: skip
+
+
+def check(request: HTTPServerRequest, who: str, office: Office) -> str:
+    """Raise Refused unless the request may act as `who`; return its vault key for `key` and `holder`.
+
+    `who`: `read`, `key`, `worker`, `admin`, `holder` (of a key, or the admin), or `public`.
+    """
+    check_origin(request)
+    if who == "public":
+        return ""
+    token = shown(request)
+    check_peer(request, token, office, anywhere=who in ("admin", "holder"))
+    try:
+        return _checked(token, who, office)
+    except Refused as refused:
+        if token and refused.status == 401 and (instead := wrong(request, office)) is not None:
+            raise instead from None
+        raise
+
+
+def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhere: bool = False) -> None:
+    """Raise Refused for a peer on another machine that is not served.
+
+    `anywhere`: peers on other machines are served without a worker token, too.
+    """
+    if anywhere or office.settings.worker_token is not None or (token and _same(token, office.admin_token)):
+        return
+    if not is_loopback(request):
+        raise Refused(403, "forbidden", "without [spendguard] worker_token in luigid's luigi.cfg only "
+                      "peers on its own machine are served: set the same token for both")  # fmt: skip
+    _check_host(request, office.settings.gateway_url)
+
+
+def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
+    """Refuse a name that may lead here although it is not ours.
+
+    For peers who are served because they are on this machine: a browser is there, too. It does not reach a
+    Unix socket.
+    """
+    if _on_unix_socket(request):
+        return
+    ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
+    names = {socket.gethostname().lower(), host_of(ours), host_of(gateway_url or "")}
+    check_host(request, names, ", or set [spendguard] worker_token in luigi.cfg")
+
+
+def _checked(token: str, who: str, office: Office) -> str:
+    worker_token = office.settings.worker_token
+    is_admin = _same(token, office.admin_token)
+    if who == "holder" and token and not is_admin:
+        return token
+    if who in ("admin", "holder"):
+        if not is_admin:
+            what = (
+                "this is not the admin token, which is needed here" if token else "this needs the admin token"
+            )
+            raise Refused(401, "unauthorized", f"{what}: [spendguard] admin_token, or the file beside the "
+                          "ledger that luigid made")  # fmt: skip
+        return ""
+    if who == "read" and (is_admin or _same(token, worker_token)):
+        return ""
+    if who == "key":
+        if not token:
+            raise Refused(401, "unknown_key", "a vault key is missing")
+        return token
+    if who == "read":
+        if not office.settings.anonymous_read:
+            raise Refused(401, "unauthorized", "[spendguard] anonymous_read is off: send a token")
+        return ""
+    if worker_token is not None and not (_same(token, worker_token) or is_admin):
+        wrong = "is wrong" if token else "is missing"
+        raise Refused(401, "unauthorized", f"the worker token {wrong}: set the same [spendguard] "
+                      "worker_token in the worker's luigi.cfg as in luigid's")  # fmt: skip
+    return ""

@@ -1,0 +1,260 @@
+"""A request and its answer: authenticated, decoded strictly, and one JSON shape for errors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from itertools import islice
+from typing import Any, NamedTuple
+
+from tornado.web import HTTPError
+
+from luigi_spendguard import strict_json
+from luigi_spendguard.config import ConfigError
+from luigi_spendguard.errors import LedgerError, SpendDenied
+from luigi_spendguard.money import BadAmount
+from luigi_spendguard.protocol import BadMessage
+from luigi_spendguard.vendors.bodies import named
+from scheduler_patch.api.authentication import Refused, check, wrong
+from scheduler_patch.service.shares import Bounded
+from scheduler_patch.service.workers import Office
+
+logger = logging.getLogger(__name__)
+
+#: The largest body that our routes read, in bytes: of who shows a token or key, and of anybody, who has
+#: nothing long to say.
+MAX_REQUEST = 4 << 20
+MAX_ANYBODYS = 64 << 10
+#: Values and names in a body at the most: our messages have few, and each takes more memory than its text.
+MAX_TOKENS = 20_000
+
+Fields = dict[str, Any]
+Act = Callable[[Office, "Call"], Awaitable[Any]]
+
+
+def limit_of(who: str) -> int:
+    """Return how many bytes a body may have on a route for `who`."""
+    return MAX_ANYBODYS if who in ("public", "read", "holder") else MAX_REQUEST
+
+
+class Created(NamedTuple):
+    """An answer that says that something was made (HTTP 201)."""
+
+    body: Any
+
+
+#: What begins a value in JSON: a text, a list or an object, or what stands before any other.
+_TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{,]', re.DOTALL)
+
+
+class Handler(Bounded):
+    """Authenticates, decodes, calls one function and encodes its answer or its error."""
+
+    def initialize(self, **settings: Any) -> None:
+        """Take the route's settings: for each method who may use it and what it does."""
+        super().initialize()
+        self._office: Office = settings["office"]
+        self._methods: Mapping[str, tuple[str, Act]] = settings["methods"]
+        self._wrap: bool = settings["wrap"]
+        self._key, self._serving = "", False
+
+    async def admit(self) -> None:
+        """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""
+        who, act = self._methods.get(self.request.method or "", ("", None))
+        if act is None:
+            raise self._method_not_allowed()
+        self._key = check(self.request, who, self._office)
+        if who == "key":
+            await self._office.check_key(self._key)
+        self.limit = limit_of(who)
+        if (self.declared or 0) > self.limit:
+            raise self._too_large()
+        if who == "key":
+            await self.hold(self._office.bodies, self._key)
+
+    async def _serve(self, *path: str) -> None:
+        self._serving = True
+        if self.refusal is not None:
+            self.end_refused(self.refusal)
+            return
+        try:
+            _, act = self._methods[self.request.method or ""]
+            answer = await act(self._office, Call(self, self._key, self._fields(), path))
+            status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
+            self._answer(status, {"response": answer} if self._wrap else answer)
+        except Exception as error:
+            self.refuse(error)
+
+    def refuse(self, error: Exception) -> None:
+        """Answer a refusal as JSON; raise what is none."""
+        if isinstance(error, SpendDenied) and error.reason == "unknown_key":
+            error = wrong(self.request, self._office) or error
+        if isinstance(error, Refused):
+            self._error(error.status, error.code, error.message)
+        elif isinstance(error, SpendDenied):
+            facts = {"facts": error.facts} if error.facts else {}
+            self._answer(error.denial_status, {"error": error.reason, "message": error.message, **facts})
+        elif isinstance(error, LedgerError):
+            if error.status >= 500:
+                logger.error("%s", error)
+            self._error(error.status, error.code, str(error))
+        elif isinstance(error, (BadMessage, BadAmount, ConfigError)):
+            self._error(400, "bad_request", str(error))
+        else:
+            raise error
+
+    get = post = delete = put = patch = head = options = _serve
+
+    def _request_summary(self) -> str:
+        # A key may be revoked by itself, in the path; Luigi's access log is none of the places to keep it.
+        return re.sub(r"vault_key_[^/? ]*", "vault_key_…", super()._request_summary())
+
+    def on_connection_close(self) -> None:
+        """Keep nothing of a client that has gone before it has asked."""
+        super().on_connection_close()
+        if not self._serving:
+            self.on_finish()
+
+    def _method_not_allowed(self) -> Refused:
+        self.set_header("Allow", ", ".join(self._methods))
+        return Refused(405, "method_not_allowed", f"use {' or '.join(self._methods)} here")
+
+    def _too_large(self) -> Refused:
+        return Refused(413, "too_large", f"a body has at most {self.limit} bytes here")
+
+    def _fields(self) -> Fields:
+        if self.size > self.limit:
+            raise self._too_large()
+        if not (body := self.body):
+            return {}
+        if named(self.request.headers.get("Content-Type", "")) != "application/json":
+            what = "send JSON in UTF-8: Content-Type application/json, with charset=utf-8 or without"
+            raise Refused(415, "unsupported_media_type", what)
+        if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
+            raise Refused(400, "bad_request", f"the body has more than {MAX_TOKENS} values and names")
+        try:
+            fields = strict_json.read(body)
+        except strict_json.NotStrict as error:
+            raise Refused(400, "bad_request", str(error)) from None
+        except (ValueError, RecursionError):
+            raise Refused(400, "bad_request", "the body is not JSON in UTF-8") from None
+        if not isinstance(fields, dict):
+            raise Refused(400, "bad_request", "the body must be a JSON object")
+        return fields
+
+    def _error(self, status: int, code: str, message: str) -> None:
+        self._answer(status, {"error": code, "message": message})
+
+    def _answer(self, status: int, body: Any) -> None:
+        self.set_status(status)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.set_header("Cache-Control", "no-store")
+        if self.closing:
+            self.set_header("Connection", "close")
+        self.finish(json.dumps(body, ensure_ascii=False))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer an unexpected error in the same shape, without its text."""
+        if status_code == 405:
+            refused = self._method_not_allowed()
+            self._error(405, refused.code, refused.message)
+            return
+        if status_code < 500:
+            self._error(status_code, "bad_request", "the request's path or body cannot be decoded")
+            return
+        self._answer(status_code, {"error": "internal", "message": "see luigid's log"})
+
+    def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
+        """Log unexpected errors; a client that went away is none."""
+        if not isinstance(value, HTTPError):
+            logger.error("%s %s failed", self.request.method, self.request.path,
+                         exc_info=(typ, value, tb))  # fmt: skip
+
+
+class Lost(Handler):
+    """Answers an address below ours that is no route, such as one with a slash too many."""
+
+    async def admit(self) -> None:
+        """Let nobody in. Raises Refused."""
+        what = f"there is no route {self.request.path[:200]!r}: docs/http-api.md lists them; a run_id"
+        raise Refused(404, "not_found", f"{what} in a path is percent-encoded, and no slash ends one")
+
+
+class Call:
+    """What a route's function is given: its decoded fields, path parts, vault key and query."""
+
+    def __init__(self, handler: Handler, key: str, fields: Fields, path: tuple[str, ...]) -> None:
+        self.handler, self.key, self.fields, self.path = handler, key, fields, path
+
+    def text(self, name: str, default: str | None = None, limit: int = 1000) -> str:
+        """Return a text field. Raises BadMessage."""
+        value = self.fields.get(name, default)
+        if not isinstance(value, str) or len(value) > limit or (not value and default is None):
+            raise BadMessage(f"{name!r} must be a text of 1 to {limit} characters")
+        return value
+
+    def texts(self, name: str, most: int) -> list[str]:
+        """Return a list of texts. Raises BadMessage."""
+        value = self.fields.get(name)
+        if not isinstance(value, list) or len(value) > most:
+            raise BadMessage(f"{name!r} must be a list of {most} texts at the most")
+        if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in value):
+            raise BadMessage(f"{name!r} must be texts of 1 to 1000 characters")
+        return value
+
+    def optional(self, name: str) -> str | None:
+        """Return a text field, None when it is missing or null. Raises BadMessage."""
+        return None if self.fields.get(name) is None else self.text(name)
+
+    def flag(self, name: str) -> bool:
+        """Return a boolean field. Raises BadMessage."""
+        value = self.fields.get(name)
+        if not isinstance(value, bool):
+            raise BadMessage(f"{name!r} must be true or false")
+        return value
+
+    def only(self, *names: str) -> None:
+        """Refuse fields that the route does not know. Raises BadMessage."""
+        if unknown := sorted(set(self.fields) - set(names)):
+            raise BadMessage(f"unknown field {unknown[0]!r}: this route takes {', '.join(names) or 'none'}")
+
+    def query_only(self, *names: str) -> None:
+        """Refuse query parameters that the route does not know. Raises BadMessage."""
+        if unknown := sorted(set(self.handler.request.query_arguments) - set(names)):
+            known = ", ".join(sorted(names)) or "none"
+            raise BadMessage(f"unknown query parameter {unknown[0][:60]!r}: this route takes {known}")
+
+    def run_id(self, *names: str) -> str:
+        """Return the run of the path, or of the RPC's field, beside which only `names` may stand."""
+        if self.path:
+            self.only(*names)
+            return self.path[0].strip()
+        self.only("run_id", *names)
+        return self.run_name("run_id")
+
+    def run_name(self, name: str) -> str:
+        """Return a field that names a run: blanks at its ends are no part of a name. Raises BadMessage."""
+        value = self.text(name, limit=255).strip()
+        if not value:
+            raise BadMessage(f"{name!r} must be more than blanks")
+        return value
+
+    def asked_run(self) -> str | None:
+        """Return the run that the path, else the query, asks for; None: all of them. Raises BadMessage."""
+        value = self.path[0] if self.path else self.query("run")
+        return None if value is None else value.strip()
+
+    def query(self, name: str) -> str | None:
+        """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""
+        values = self.handler.request.query_arguments.get(name)
+        try:
+            value = values[0].decode("utf-8") if values else None
+        except UnicodeDecodeError:
+            raise BadMessage(f"{name!r} must be UTF-8") from None
+        if values and len(values) > 1:
+            raise BadMessage(f"{name!r} is given twice")
+        if value is not None and not 0 < len(value) <= 1000:
+            raise BadMessage(f"{name!r} must be a text of 1 to 1000 characters")
+        return value

@@ -1,0 +1,160 @@
+"""Vault keys over HTTP and as RPCs: asked for, listed, revoked."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+from luigi_spendguard.errors import NotFound, denial
+from luigi_spendguard.ledger import calls, keys, snapshot
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.snapshot import Figures
+from luigi_spendguard.money import Micros, parse_usd
+from luigi_spendguard.protocol import BadMessage
+from luigi_spendguard.settings.policy import (
+    DEFAULT_TTL_MS,
+    MAX_TTL_MS,
+    Caps,
+    expiry_ms,
+    is_endpoint,
+    no_endpoint,
+    ttl_ms,
+)
+from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch.api.handler import Call, Created
+from scheduler_patch.service.operators import in_force
+from scheduler_patch.service.workers import Office
+
+#: Names in one list of a key's terms at the most.
+_LONGEST = 100
+
+
+async def issue(office: Office, call: Call) -> Created:
+    """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
+    call.only("vendor", "agent_run_label", "daily_usd_cap", "run_usd_cap", "allowed_endpoints",
+              "allowed_customers", "allowed_accounts", "expires_in", "expires_at")  # fmt: skip
+    shown, key, found = await office.write(_issue, terms_of(call), office.settings.caps)
+    office.gate.feed(found)
+    return Created({"vault_key": key, **shown})
+
+
+async def listed(office: Office, call: Call) -> Any:
+    """Return the keys that were asked for, and those of tasks that run now, newest first."""
+    call.only()
+    call.query_only("run")
+    return await office.read(keys.keys, call.asked_run()) or []
+
+
+async def listed_rpc(office: Office, call: Call) -> Any:
+    """Return what `listed` does, as an RPC: an object."""
+    call.only("run_id")
+    return {"keys": await office.read(keys.keys, call.optional("run_id")) or []}
+
+
+async def revoke(office: Office, call: Call) -> Any:
+    """Revoke a key; returns when no grant made under it can still be used (P5).
+
+    Raises NotFound; SpendDenied (`unknown_key`, `scope`) for another than the key's holder or the operator.
+    """
+    if call.path:
+        call.only()
+    else:
+        call.only("id")
+    named = call.path[0] if call.path else call.text("id")
+    row, shown = await office.write(_revoke, named, call.key)
+    if row["task_id"]:
+        office.gate.hold(row["task_id"], "key", 0)
+    return {**shown, "calls_under_way": await in_force(office, keys.pending_calls, row["id"])}
+
+
+def terms_of(call: Call) -> keys.Terms:
+    """Read what a key is asked for with. Raises BadMessage, BadAmount."""
+    vendor = call.text("vendor", limit=64)
+    if vendor not in VENDORS:
+        raise BadMessage(f"'vendor' must be one of {', '.join(VENDORS)}")
+    expires_in, expires_at = call.optional("expires_in"), call.optional("expires_at")
+    if expires_in is not None and expires_at is not None:
+        raise BadMessage("say either 'expires_in' or 'expires_at'")
+    moment = None if expires_at is None else _read("expires_at", expiry_ms, expires_at)
+    if moment is not None and not 0 < moment - time.time() * 1000 <= MAX_TTL_MS:
+        raise BadMessage("'expires_at' must lie ahead, by 366 days at the most")
+    return keys.Terms(
+        vendor,
+        _label(call),
+        _amount(call, "run_usd_cap"),
+        _amount(call, "daily_usd_cap"),
+        _names(call, "allowed_endpoints", is_endpoint, no_endpoint),
+        _names(
+            call, "allowed_customers", _is_customer, lambda name: f"{name[:60]!r} is no cus_… or acct_… id"
+        ),
+        _names(call, "allowed_accounts", _is_account, lambda name: f"{name[:60]!r} is no acct_… id"),
+        DEFAULT_TTL_MS if expires_in is None else _read("expires_in", ttl_ms, expires_in),
+        moment,
+    )
+
+
+def _read(name: str, read: Callable[[str], int], text: str) -> int:
+    try:
+        return read(text)
+    except ValueError as error:
+        raise BadMessage(f"{name!r} {error}") from None
+
+
+def _label(call: Call) -> str:
+    label = call.optional("agent_run_label")
+    if label is None:
+        return ""
+    if len(label) > 255 or not label.isprintable() or label.removeprefix("luigi/").strip() in ("", ".", ".."):
+        raise BadMessage("'agent_run_label' must be luigi/<run_id>, of at most 255 printable characters")
+    return label.strip()
+
+
+def _amount(call: Call, name: str) -> Micros | None:
+    value = call.fields.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise BadMessage(f'{name!r} must be an amount of USD such as 50 or "12.50"')
+    # Of a number in JSON, the shortest text is what was written.
+    return parse_usd(value if isinstance(value, str) else repr(value))
+
+
+def _names(call: Call, name: str, fits: Callable[[str], bool], why: Callable[[str], str]) -> tuple[str, ...]:
+    value = call.fields.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not 0 < len(value) <= _LONGEST:
+        raise BadMessage(f"{name!r} must be a list of 1 to {_LONGEST} texts")
+    for one in value:
+        if not isinstance(one, str) or len(one) > 255 or not fits(one):
+            raise BadMessage(f"{name!r}: {why(str(one))}")
+    return tuple(value)
+
+
+def _is_customer(name: str) -> bool:
+    return bool(re.fullmatch(r"[A-Za-z0-9_.@+-]+", name))
+
+
+def _is_account(name: str) -> bool:
+    return bool(re.fullmatch(r"acct_[A-Za-z0-9]+", name))
+
+
+def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> tuple[dict[str, Any], str, Figures]:
+    row, key = keys.issue(tx, terms, caps)
+    return keys.show_key(tx, row), key, snapshot.of_run(tx, row["run_id"])
+
+
+def _revoke(tx: Tx, named: str, holder: str) -> tuple[Row, dict[str, Any]]:
+    """Revoke; `holder` is the key that asks, "" for the operator."""
+    if holder:
+        scope = calls.find_scope(tx, holder, Caps())
+        if scope is None:
+            raise denial("unknown_key", "this needs the admin token, or the vault key that is to be revoked")
+        if named not in (holder, scope.claim["id"]):
+            raise denial("scope", "a vault key may revoke itself only")
+    if not named:
+        raise NotFound("there is no such vault key")
+    row = keys.revoke_key(tx, named)
+    return row, keys.show_key(tx, row)

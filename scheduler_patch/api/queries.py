@@ -1,0 +1,276 @@
+"""What people and pages read of runs and calls: the routes that change nothing.
+
+What of a run is blocked or held, and why, as luigid's gate knows it: for people and scripts.
+
+A run may have many thousand tasks: Luigi's RPCs have their turn while they are looked through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from luigi.task_status import PENDING
+
+from luigi_spendguard import __version__
+from luigi_spendguard.ledger import overview, queries
+from luigi_spendguard.ledger.overview import SORTS, Page
+from luigi_spendguard.money import plain_usd
+from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS, BadMessage
+from luigi_spendguard.settings.policy import expiry_ms
+from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch.api.authentication import Refused
+from scheduler_patch.api.handler import Call
+from scheduler_patch.dispatch.gate import READY, WAIT
+from scheduler_patch.dispatch.model import Entry
+from scheduler_patch.dispatch.reasons import Reason
+from scheduler_patch.service.workers import Office
+
+#: The most tasks that are listed one by one, and the most of one reason.
+LISTED, LISTED_OF_REASON = 1000, 100
+#: Reasons that only an approval ends.
+_HELD = ("forecast", "approval")
+#: Tasks that are looked at in one go: about a millisecond.
+_SLICE = 200
+
+
+async def _blocked(office: Office, run_id: str) -> AsyncIterator[tuple[Entry, str]]:
+    """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
+    gate = office.gate
+    run = gate.runs.get(run_id)
+    await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
+    for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        entry, task = gate.entries.get(task_id), office.scheduler._state.get_task(task_id)
+        if entry is None or task is None or task.status != PENDING:
+            continue
+        code = gate.verdict(task_id)
+        if code in (READY, WAIT):
+            continue
+        if len(entry.runs) == 1 or gate.run(gate.paying_run(task_id)) is run:
+            yield entry, code
+
+
+def _status(state: str, blocked: Mapping[str, int]) -> str:
+    if state != "active" or not blocked:
+        return state
+    return "held" if any(code in blocked for code in _HELD) else "blocked"
+
+
+async def _counts(office: Office, run_id: str) -> dict[str, int]:
+    return dict(Counter([code async for _, code in _blocked(office, run_id)]))
+
+
+async def statuses(office: Office) -> dict[str, str]:
+    """Return which active runs are `blocked` or `held`."""
+    found = {}
+    for run_id, run in list(office.gate.runs.items()):
+        if run.opened and run.state == "active":
+            status = _status("active", await _counts(office, run_id))
+            if status != "active":
+                found[run_id] = status
+    return found
+
+
+async def of_row(office: Office, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lists of runs show beside what the ledger knows: how many tasks are blocked, by reason."""
+    counts = await _counts(office, row["run_id"])
+    return {"blocked_tasks": counts, "status": _status(row["state"], counts)}
+
+
+async def of_run(office: Office, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the API shows of a single run beside what the ledger knows."""
+    codes: Counter[str] = Counter()
+    single: list[Entry] = []
+    groups: dict[Reason, list[str]] = {}
+    async for entry, code in _blocked(office, row["run_id"]):
+        codes[code] += 1
+        if code == "approval":
+            single.append(entry)
+        if (why := office.scheduler.why(entry.task_id)) is not None:
+            groups.setdefault(why, []).append(entry.task_id)
+    return {
+        "blocked_tasks": dict(codes),
+        "status": _status(row["state"], codes),
+        "blocked": [
+            {"tasks": len(tasks), "code": why.code, "text": why.text, "advice": why.advice,
+             "task_ids": tasks[:LISTED_OF_REASON]}
+            for why, tasks in groups.items()
+        ],
+        "awaiting_approval": [
+            {"task_id": entry.task_id, "cost_usd": plain_usd(entry.cost or 0)} for entry in single[:LISTED]
+        ],
+    }  # fmt: skip
+
+
+logger = logging.getLogger(__name__)
+
+#: Tasks whose cost may be asked for at once.
+_TASKS = 500
+#: What calls may be filtered by.
+_FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
+
+
+async def runs(office: Office, call: Call) -> Any:
+    """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
+    call.only()
+    call.query_only("search", "status", "sort", "limit", "offset")
+    sort = call.query("sort") or "-opened_at"
+    if sort.removeprefix("-") not in SORTS:
+        raise BadMessage(f"'sort' must be one of {', '.join(SORTS)}, with a - before it for descending")
+    status = call.query("status")
+    if status is not None and status not in RUN_STATUSES:
+        raise BadMessage(f"'status' must be one of {', '.join(RUN_STATUSES)}")
+    state, among, without = await _standing(office, status)
+    page = Page(
+        call.query("search") or "", state, among, without, sort.removeprefix("-"), sort.startswith("-"),
+        _number(call, "limit", 1000, 1, 1000), _number(call, "offset", 0, 0, 10**9),
+    )  # fmt: skip
+    rows, total = await office.browse(overview.runs, page) or ([], 0)
+    call.handler.set_header("X-Total-Count", str(total))
+    return [row | await of_row(office, row) for row in rows]
+
+
+async def _standing(
+    office: Office, status: str | None
+) -> tuple[str | None, tuple[str, ...] | None, tuple[str, ...]]:
+    """Return which state a status means, which runs alone have it, and which have not."""
+    if status is None or status in ("frozen", "ended", "revoked"):
+        return status, None, ()
+    known = await statuses(office)
+    if status == "active":
+        return "active", None, tuple(known)
+    return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
+
+
+def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
+    text = call.query(name) or str(default)
+    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+        raise BadMessage(f"{name!r} must be a number from {least} to {most}")
+    return int(text)
+
+
+async def list_runs(office: Office, call: Call) -> Any:
+    """Return what `runs` does, as an RPC: an object."""
+    return {"runs": await runs(office, call)}
+
+
+async def run(office: Office, call: Call) -> Any:
+    """Return one run."""
+    run_id = call.run_id()
+    return await _whole(office, run_id, await office.browse(queries.run, run_id))
+
+
+async def whole(office: Office, run_id: str) -> Any:
+    """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
+    return await _whole(office, run_id, await office.read(queries.run, run_id))
+
+
+async def _whole(office: Office, run_id: str, row: dict[str, Any] | None) -> Any:
+    """Return one run as every answer has it that is a single run."""
+    if row is None:
+        raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
+    return row | await of_run(office, row)
+
+
+async def spending(office: Office, call: Call) -> Any:
+    """Return what a run has spent over time, by vendor or by task family."""
+    call.only()
+    call.query_only("by")
+    by = call.query("by") or "vendor"
+    if by not in ("vendor", "family"):
+        raise BadMessage("'by' must be vendor or family")
+    found = await office.browse(overview.spending, call.path[0], by)
+    if found is None:
+        raise Refused(404, "not_found", f"there is no run {call.path[0]}: no run was ever opened here")
+    return found
+
+
+async def task_costs(office: Office, call: Call) -> Any:
+    """Return which runs tasks belong to, what they have cost in each, and those runs."""
+    call.only("task_ids")
+    asked = call.texts("task_ids", _TASKS)
+    rows = await office.browse(overview.costs, asked) or []
+    paid = {(row["task_id"], row["run_id"]) for row in rows}
+    for task_id in dict.fromkeys(asked):
+        entry = office.gate.entries.get(task_id)
+        for name in entry.runs if entry is not None else ():
+            found = office.gate.run(name)
+            if found is not None and found.opened and (task_id, found.run_id) not in paid:
+                rows.append({"task_id": task_id, "run_id": found.run_id, "calls": 0, "spent_usd": "0.00",
+                             "reserved_usd": "0.00"})  # fmt: skip
+    named = sorted({row["run_id"] for row in rows})
+    return {"tasks": rows, "runs": await office.browse(overview.named, named) or []}
+
+
+async def day(office: Office, call: Call) -> Any:
+    """Return what all runs have spent today."""
+    call.only()
+    call.query_only()
+    cap = office.settings.caps.day
+    return await office.read(queries.day, cap) or {
+        "day": None,
+        "cap_usd": None if cap is None else plain_usd(cap),
+    }
+
+
+async def calls(office: Office, call: Call) -> Any:
+    """Return calls, newest first."""
+    call.only()
+    call.query_only(*_FILTERS, *(() if call.path else ("run",)))
+    run_id = call.asked_run()
+    limit, before, verdict = (
+        _number(call, "limit", 1000, 1, 10_000),
+        call.query("before"),
+        call.query("verdict"),
+    )
+    if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 16):
+        raise BadMessage("'before' must be the `seq` of a call")
+    if verdict is not None and verdict not in VERDICTS:
+        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
+    vendor, since = call.query("vendor"), call.query("since")
+    if vendor is not None and vendor not in VENDORS:
+        raise BadMessage(f"'vendor' must be one of {', '.join(sorted(VENDORS))}")
+    try:
+        since_ms = None if since is None else expiry_ms(since)
+    except ValueError as error:
+        raise BadMessage(f"'since' {error}") from None
+    rows = await office.browse(
+        queries.calls,
+        run_id,
+        call.query("task"),
+        verdict,
+        limit,
+        None if before is None else int(before),
+        vendor,
+        since_ms,
+    )
+    return [row | {"object_url": _object_url(row)} for row in rows or []]
+
+
+def _object_url(row: dict[str, Any]) -> str | None:
+    """Return where the vendor's own pages show what a call has opened."""
+    vendor = VENDORS.get(row["vendor"])
+    if vendor is None or not row["object_id"]:
+        return None
+    try:
+        return vendor.object_url(row["account"], row["object_id"])
+    except Exception:  # It is anybody's vendor, and what only shows stops nothing.
+        logger.exception("The vendor %s failed to name the page of an object", vendor.name)
+        return None
+
+
+async def status(office: Office, call: Call) -> Any:
+    """Return what luigid is, and whether it has a ledger."""
+    call.only()
+    call.query_only()
+    return {
+        "version": __version__,
+        "gateway": sorted(office.relayed_vendors),
+        "ledger": office.has_ledger,
+        "failed_attempts": office.throttle.failed,
+    }

@@ -1,0 +1,245 @@
+"""What the gate knows of a task, of a run, and of a budget. Amounts are micro-dollars.
+
+`Forecast`: what a run's vendor tasks say they may cost, known before the first one runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luigi_spendguard.ledger.snapshot import Figures
+from luigi_spendguard.money import format_usd
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run may have cost at its end, in micro-dollars.
+
+    Attributes:
+        known: what is spent and reserved already, and what the tasks still to come may cost.
+        estimated: the part of it that is the average of earlier runs: those tasks declare nothing.
+        unknown: how many tasks declare nothing and have no earlier runs.
+
+    """
+
+    known: int
+    estimated: int = 0
+    unknown: int = 0
+
+    def __str__(self) -> str:
+        text = format_usd(self.known)
+        if self.estimated:
+            text += f" ({format_usd(self.estimated)} of it estimated from earlier runs)"
+        if self.unknown:
+            text += f" and {self.unknown} tasks of unknown cost"
+        return text
+
+
+@dataclass(eq=False)
+class Pot:
+    """A budget: what remains of it, and what is counted for tasks that were dispatched."""
+
+    scope: str
+    part: str
+    cap: int = 0
+    spent: int = 0
+    reserved: int = 0
+    remaining: int = 0
+    counted: int = 0
+    #: How many running tasks it is counted for.
+    running: int = 0
+    #: What shadow mode has lent beyond the cap.
+    lent: int = 0
+    #: The UTC day of a day's budget.
+    window: str = ""
+    #: The journal's last entry when the figures were read.
+    seen: int = 0
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Scope and part."""
+        return self.scope, self.part
+
+    @property
+    def attainable(self) -> int:
+        """What may remain of it when the running tasks' calls give back all that they have reserved."""
+        back = self.reserved if self.running else 0
+        return max(self.remaining, min(self.remaining + back, self.cap - self.spent))
+
+    def refill(self, cap: int) -> None:
+        """Be whole again: nothing of it is spent or reserved."""
+        self.cap = self.remaining = cap
+        self.spent = self.reserved = self.lent = 0
+
+    def update(self, row: Mapping[str, Any], seen: int) -> None:
+        """Take over the ledger's row, unless it was read before what is known."""
+        if seen < self.seen:
+            return
+        self.seen = seen
+        self.cap = row["cap_micros"] - row["shadow_micros"]
+        self.spent, self.reserved, self.lent = (
+            row["spent_micros"],
+            row["reserved_micros"],
+            row["shadow_micros"],
+        )
+        self.remaining = row["remaining_micros"]
+
+
+#: The state of a run that tasks belong to by its name and that nobody has opened yet.
+UNOPENED = "unopened"
+
+
+@dataclass(eq=False)
+class RunFigures:
+    """A run.
+
+    Attributes:
+        run_id: its id; of an unopened one the name; "" for the run that nobody has named.
+        last: what the last run of the same root family came to; None: there was none.
+        approved: the forecast that an operator has let pass, with so many tasks of unknown cost
+            (`approved_unknown`).
+        announcing: workers that are still scheduling tasks of it.
+        scheduled: whether some worker has scheduled a root of it completely.
+        seen, told: the journal's last entry when its state, and its other figures, were read.
+
+    """
+
+    run_id: str
+    state: str = "active"
+    root_family: str = ""
+    pots: dict[tuple[str, str], Pot] = field(default_factory=lambda: {("run", ""): Pot("run", "")})
+    forecast: Forecast | None = None
+    approved: int | None = None
+    approved_unknown: int = 0
+    last: int | None = None
+    approvals: dict[str, int] = field(default_factory=dict)
+    announcing: set[str] = field(default_factory=set)
+    scheduled: bool = False
+    tasks: dict[str, None] = field(default_factory=dict)
+    seen: int = 0
+    told: int = 0
+
+    @property
+    def opened(self) -> bool:
+        """Whether the ledger knows it."""
+        return self.state != UNOPENED
+
+    def pot(self, scope: str, part: str) -> Pot:
+        """Return a budget of the run, empty when it was not known."""
+        return self.pots.setdefault((scope, part), Pot(scope, part))
+
+    def update(self, figures: Figures) -> None:
+        """Take over the ledger's row, unless it was read before what is known."""
+        row = figures.run
+        if figures.seen >= self.seen:
+            self.state, self.seen = row["state"], figures.seen
+        if "name" not in row or figures.seen < self.told:
+            return
+        self.told = figures.seen
+        if figures.approvals is not None:
+            self.approvals = dict(figures.approvals)
+        self.root_family, self.last, self.approved = (
+            row["root_family"],
+            row["last_micros"],
+            row["approved_micros"],
+        )
+        self.approved_unknown = row["approved_unknown"] or 0
+        if self.forecast is None and row["forecast_micros"] is not None:
+            self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
+            self.scheduled = True
+
+
+@dataclass(frozen=True)
+class Hold:
+    """A task was denied: it stays blocked while `asked` exceeds what remains of that budget."""
+
+    scope: str
+    part: str
+    asked: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """Scope and part of the budget."""
+        return self.scope, self.part
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """What the answer to an attempt depends on, as it was when the attempt came back blocked.
+
+    Attributes:
+        rules: what luigi.cfg says; read again, it is another object.
+        facts: the runs that may pay, their states and what an operator has approved, what the task declares.
+        pots: window, cap and what remains of each of their budgets.
+        left: what remains of the task's own.
+
+    """
+
+    rules: object
+    facts: tuple[object, ...]
+    pots: Mapping[tuple[str, ...], tuple[str, int, int]]
+    left: int | None
+
+    def better_than(self, before: Outlook) -> bool:
+        """Return whether an attempt may end otherwise than before: less money alone lets nothing pass."""
+        if (
+            self.rules is not before.rules
+            or self.facts != before.facts
+            or self.pots.keys() != before.pots.keys()
+        ):
+            return True
+        if self.left != before.left and (self.left is None or before.left is None or self.left > before.left):
+            return True
+        return any(
+            (window, cap) != before.pots[key][:2] or remaining > before.pots[key][2]
+            for key, (window, cap, remaining) in self.pots.items()
+        )
+
+
+@dataclass(eq=False)
+class Entry:
+    """A vendor task.
+
+    Attributes:
+        runs: the runs it belongs to, in the order in which they were announced.
+        workers: which of them each worker has announced.
+        cost: what it says it may cost; None: it does not say.
+        left: what its own budget in the ledger has left; None: it was never claimed.
+        seen: the journal's last entry when `left` was read.
+        vendors: the vendors that it says it calls.
+        pinned: the run that it was last dispatched for.
+        counted: what is set aside for it in the budgets `counted_in`, while it runs.
+        claimed_by: the guarded worker that runs it.
+        members: the tasks of a batch, when this is its combined task.
+        denied: whether the ledger has said what it denied, since the task was dispatched.
+        refused: the workers that it came back from, blocked, and how things stood then.
+
+    """
+
+    task_id: str
+    family: str
+    runs: list[str] = field(default_factory=list)
+    workers: dict[str, dict[str, None]] = field(default_factory=dict)
+    cost: int | None = None
+    left: int | None = None
+    seen: int = 0
+    pinned: str | None = None
+    hold: Hold | None = None
+    counted: int = 0
+    counted_in: list[Pot] = field(default_factory=list)
+    claimed_by: str | None = None
+    members: tuple[str, ...] = ()
+    vendors: tuple[str, ...] = ()
+    denied: bool = False
+    refused: dict[str, Outlook] = field(default_factory=dict)
+
+    @property
+    def need(self) -> int | None:
+        """What it may still cost; None when that is not known."""
+        return self.left if self.left is not None else self.cost
+
+    def held_by(self, scope: str) -> bool:
+        """Return whether a budget of that scope has denied its last call."""
+        return self.hold is not None and self.hold.scope == scope

@@ -1,0 +1,278 @@
+"""`Gateway`: relays vendor calls made under vault keys; the secret is put on the wire here.
+
+It drives the same guard as a worker's proxy, asynchronously, with a ledger in its own process. A call is
+lived to its end whether or not its client waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+from luigi_spendguard.errors import (
+    LedgerError,
+    LedgerUnavailable,
+    OutcomeUnknown,
+    SpendDenied,
+    VendorUnreachable,
+    denial,
+)
+from luigi_spendguard.guard import Guard, denials
+from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
+from luigi_spendguard.ledger import calls
+from luigi_spendguard.ledger.claims import key_hash
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.redaction import redact_url
+from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch.gateway.replies import Replies, Room
+from scheduler_patch.gateway.transport import CONNECTIONS, Upstream
+from scheduler_patch.service.shares import Shares, TooMany
+from scheduler_patch.service.workers import Office
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Calls of one vault key that are under way at once, and of all; each has one connection at the most.
+CALLS_OF_A_KEY, CALLS = 32, CONNECTIONS - 16
+#: Threads in which long requests and replies are read; a key has one of them.
+THREADS = 8
+#: A longer reply, in bytes, is searched in such a thread.
+LONG_REPLY = 1 << 16
+#: Why a call is not made.
+ENDING = "this gateway is ending and takes no new calls"
+_GONE = "its client ended the connection while the call waited for its turn; nothing was sent"
+_QUEUED = "this gateway has too many calls of this vault key waiting already; nothing was sent"
+
+#: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
+GRACE_S = 5.0
+
+
+class Gateway:
+    """Relays calls to the vendors whose secret is in its luigi.cfg."""
+
+    def __init__(self, office: Office) -> None:
+        self.office = office
+        #: No new call is taken any more.
+        self.draining = False
+        self.calls = Shares(CALLS_OF_A_KEY, CALLS)
+        self._replies = Replies()
+        self._thinking = Shares(1, THREADS)
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
+        self._upstream: Upstream | None = None
+        self._lives: set[asyncio.Task[Reply]] = set()
+        self._late_ends: set[asyncio.Task[None]] = set()
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls, and ends of calls, are under way."""
+        return len(self._lives) + len(self._late_ends)
+
+    @property
+    def grace_s(self) -> float:
+        """The longest that a call in flight may take, in seconds."""
+        return GRACE_S + self.office.settings.longest_timeout_s
+
+    async def relay(
+        self,
+        name: str,
+        request: Request,
+        key: str,
+        unanswered: str = "",
+        refuse: SpendDenied | None = None,
+        is_gone: Callable[[], bool] = lambda: False,
+        room: Room | None = None,
+    ) -> Reply:
+        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
+
+        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s;
+        `refuse` as the guard's. A call whose client `is_gone` before it is its turn is not made. `room`: from
+        `room`, to be closed when the client has the reply; without one that takes no room any more.
+        """
+        who = key_hash(key)
+        if room is None:
+            room = self.room(key, lambda: None)
+            room.close()
+        try:
+            await self.calls.take(who)
+        except TooMany:
+            return denials.unreachable(VENDORS[name], VendorUnreachable(_QUEUED))
+        if self.draining or is_gone():
+            self.calls.give_back(who)
+            why = ENDING if self.draining else _GONE
+            return denials.refusal(VENDORS[name], denial("ledger_unavailable", why))
+        life = asyncio.ensure_future(self._lived(VENDORS[name], request, key, unanswered, refuse, room))
+        self._lives.add(life)
+        life.add_done_callback(self._lives.discard)
+        life.add_done_callback(lambda _: self.calls.give_back(who))
+        return await asyncio.shield(life)
+
+    def room(self, key: str, cut: Callable[[], None]) -> Room:
+        """Return room for the reply to a call of a key; `cut` cuts off its client, where it is slow."""
+        return self._replies.room(key_hash(key), cut)
+
+    async def aside(self, key: str, act: Callable[..., T], *args: Any) -> T:
+        """Do what takes long in a thread; a key does one such thing at a time."""
+        async with self._thinking.share(key_hash(key)):
+            return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
+
+    async def _lived(
+        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        room: Room,
+    ) -> Reply:  # fmt: skip
+        """Live a call to its end; only then its reply may wait for room."""
+        try:
+            reply = await self._answered(vendor, request, key, unanswered, refuse, room)
+            await room.keep(len(reply.body))
+            return reply
+        except BaseException:
+            room.end()
+            raise
+
+    async def _answered(
+        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        room: Room,
+    ) -> Reply:  # fmt: skip
+        call = Call(unanswered=unanswered)
+        try:
+            return await self._live(vendor, request, key, call, refuse, room)
+        except SpendDenied as denied:
+            return denials.refusal(vendor, denied)
+        except OutcomeUnknown as unknown:
+            return denials.refusal(vendor, unknown)
+        except VendorUnreachable as error:
+            logger.warning("%s cannot be reached: %s", vendor.name, error)
+            return denials.unreachable(vendor, error)
+        except OSError as error:
+            known = bool(request.headers.get("idempotency-key"))
+            return denials.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
+
+    async def _live(
+        self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None, room: Room
+    ) -> Reply:
+        settings = self.office.settings.vendor(vendor.name)
+        if settings.secret is None:
+            refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
+        guard = Guard(vendor, settings, settings.secret or "", self.office.settings.fx, time.monotonic)
+        life = guard.guarded(request, call, refuse)
+        return await self._drive(life, key, settings.timeout_s, room, aside=vendor.is_slow(request))
+
+    async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
+        """Refuse a key that is worth nothing before its request is read, and put that on record.
+
+        What a request costs to be read is its sender's to choose. Raises SpendDenied.
+        """
+        try:
+            ended = await self.office.read(_ended, key)
+        except LedgerUnavailable as error:
+            raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
+        if ended == "":
+            return
+        if ended is None:
+            raise denial("unknown_key", "the ledger does not know this vault key")
+        path = redact_url(path)[:300]
+        line = f"{method} {path}"
+        ask = Ask(Call().call_id, vendor.name, "", line, method, path, denied=ended, message=_EXPIRED)
+        try:
+            answer = await self.office.reserve(key, ask, relayed=True)
+        except LedgerUnavailable as error:
+            raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
+        raise denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})
+
+    async def _drive(self, life: Life, key: str, timeout_s: float, room: Room, *, aside: bool) -> Reply:
+        """Do what the guard asks for; whatever comes of it is told to the guard.
+
+        `aside`: the guard thinks in a thread of the pool, while luigid's only thread serves Luigi.
+        """
+        value: Any = None
+        error: BaseException | None = None
+        while True:
+            if isinstance(value, Reply) and len(value.body) > LONG_REPLY:
+                effect = await self.aside(key, advance, life, value, error)
+            elif not aside:
+                effect = advance(life, value, error)
+            elif isinstance(value, Answer):  # A grant is used at once, or it is too old.
+                effect = await asyncio.to_thread(advance, life, value, error)
+            else:
+                effect = await self.aside(key, advance, life, value, error)
+            if isinstance(effect, Reply):
+                return effect
+            value, error = None, None
+            try:
+                if isinstance(effect, Reserve):
+                    value = await self.office.reserve(key, effect.ask, relayed=True)
+                elif isinstance(effect, Send):
+                    value = await self._send(effect, timeout_s, room)
+                elif isinstance(effect, Finish):
+                    await self._end(key, effect.end)
+                else:
+                    await asyncio.sleep(effect.seconds)
+            except BaseException as caught:
+                error = caught
+
+    async def _send(self, effect: Send, timeout_s: float, room: Room) -> Reply:
+        if self._upstream is None:
+            self._upstream = Upstream()
+        return await self._upstream.send(effect.request, effect.deadline, timeout_s, room)
+
+    async def _end(self, key: str, end: End) -> None:
+        """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
+        try:
+            await self.office.end(key, end, relayed=True)
+        except LedgerUnavailable as error:
+            logger.error("%s of call %s is not booked yet and will be tried again: %s",
+                         end.kind, end.call_id, error)  # fmt: skip
+            later = asyncio.ensure_future(self._end_later(key, end))
+            self._late_ends.add(later)
+            later.add_done_callback(self._late_ends.discard)
+        except (LedgerError, SpendDenied) as error:
+            logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+
+    async def _end_later(self, key: str, end: End) -> None:
+        wait = 0.2
+        while True:
+            await asyncio.sleep(wait)
+            wait = min(5.0, wait * 2)
+            try:
+                await self.office.end(key, end, relayed=True)
+                return
+            except LedgerUnavailable:
+                continue
+            except (LedgerError, SpendDenied) as error:
+                logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+                return
+
+    async def drain(self) -> None:
+        """Take no new call, and wait until those in flight have ended, for `grace_s` at the most."""
+        self.draining = True
+        limit = time.monotonic() + self.grace_s
+        while self.in_flight and time.monotonic() < limit:
+            await asyncio.sleep(0.05)
+        if self.in_flight:
+            logger.error("%d calls have not ended: they will be in doubt", self.in_flight)
+
+    async def close(self) -> None:
+        """Close the connections to vendors, and end the threads."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        if self._upstream is not None:
+            await self._upstream.close()
+
+
+_EXPIRED = "the vault key has expired: ask for another one"
+
+
+def _ended(tx: Tx, key: str) -> str | None:
+    """Return why a key is worth nothing any more, "" while it is worth something; None: it is unknown."""
+    scope = calls.find_scope(tx, key, Caps(), relayed=True)
+    if scope is None:
+        return None
+    if "revoked" in (scope.run["state"], scope.claim["state"]):
+        return "revoked"
+    over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
+    return "expired" if over or scope.claim["state"] == "ended" else ""

@@ -1,0 +1,275 @@
+"""Which run a task belongs to: told by guarded workers, inherited by yielded tasks, or found in the graph.
+
+What is remembered on Luigi's own task objects is plain data, so that a stock luigid can load the pickle.
+
+Which roots lead to a task, by Luigi's own graph: for tasks of which no worker has said it.
+
+A root is a task that a worker has added and that nothing of the same worker requires. Assistants have no
+say: what they add was yielded by tasks of others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
+
+from luigi_spendguard.money import BadAmount, parse_usd
+from scheduler_patch.dispatch.gate import Gate
+
+
+@dataclass(frozen=True)
+class Root:
+    """A root task as luigid knows it: what its run is called, and what it asks for ("0": unreadable)."""
+
+    name: str
+    by_task_id: bool
+    family: str
+    task_id: str
+    budget_usd: str | None
+
+
+def runs_above(scheduler: Any, task_id: str) -> list[str]:
+    """Return the runs that a plain task works for: of the vendor tasks that led to it, else of its roots."""
+    above, parents = _above(scheduler, task_id, to_vendor_tasks=True)
+    runs: dict[str, None] = {}
+    for task in above:
+        entry = scheduler.gate.entries.get(task.id)
+        if entry is not None and task.id != task_id:
+            runs.update(dict.fromkeys([entry.pinned] if entry.pinned else entry.runs))
+    if runs:
+        return list(runs)
+    return [root_of(task).name for task in _roots(scheduler, above, parents)]
+
+
+def root_named(scheduler: Any, task_id: str, name: str) -> Root | None:
+    """Return the root of that name which leads to a task, None when there is none."""
+    above, parents = _above(scheduler, task_id)
+    return next((r for r in map(root_of, _roots(scheduler, above, parents)) if r.name == name), None)
+
+
+def roots_of_worker(scheduler: Any, worker: str) -> list[Any]:
+    """Return the tasks that a worker has added for their own sake."""
+    mine = [task for task in scheduler._state.get_active_tasks() if worker in task.stakeholders]
+    below = {dep for task in mine for dep in task.deps}
+    return [task for task in mine if task.id not in below]
+
+
+def root_of(task: Any) -> Root:
+    """Return what is known of a root's run: what its guarded worker said, else what its parameters say."""
+    said = getattr(task, "spendguard_root", None)
+    if not isinstance(said, dict):
+        said = {"name": task.params.get("run_id"), "budget_usd": task.params.get("budget_usd")}
+    name = said.get("name")
+    if not isinstance(name, str) or not name.strip() or len(name) > 255 or not name.isprintable():
+        name = task.id
+    name = name.strip()
+    return Root(name, name == task.id, task.family, task.id, _budget(said.get("budget_usd")))
+
+
+def _budget(text: Any) -> str | None:
+    if text in (None, ""):
+        return None
+    try:
+        parse_usd(text if isinstance(text, str) else "")
+    except BadAmount:
+        return "0"  # It wanted a limit, nobody knows which.
+    return str(text)
+
+
+def _above(
+    scheduler: Any, task_id: str, *, to_vendor_tasks: bool = False
+) -> tuple[list[Any], dict[str, list[Any]]]:
+    """Return a task and all that leads to it, and the parents of each; upwards to the next vendor tasks."""
+    state = scheduler._state
+    parents: dict[str, list[Any]] = {}
+    for task in state.get_active_tasks():
+        for dep in task.deps:
+            parents.setdefault(dep, []).append(task)
+    first = state.get_task(task_id)
+    above, stack = {task_id: first} if first is not None else {}, [task_id]
+    while stack:
+        current = stack.pop()
+        if to_vendor_tasks and current != task_id and current in scheduler.gate.entries:
+            continue
+        for parent in parents.get(current, ()):
+            if parent.id not in above:
+                above[parent.id] = parent
+                stack.append(parent.id)
+    return list(above.values()), parents
+
+
+def _roots(scheduler: Any, above: list[Any], parents: dict[str, list[Any]]) -> list[Any]:
+    """Return the roots among tasks; where the workers that added them are gone, what nothing requires."""
+    assistants = {worker.id for worker in scheduler._state.get_assistants()}
+
+    def is_root(task: Any, worker: str) -> bool:
+        return not any(worker in parent.stakeholders for parent in parents.get(task.id, ()))
+
+    found = [t for t in above if any(is_root(t, worker) for worker in t.stakeholders - assistants)]
+    return found or [task for task in above if not parents.get(task.id)]
+
+
+#: A task calls no more vendors than this.
+MAX_VENDORS = 8
+
+
+def load(scheduler: Any) -> None:
+    """Take membership over from loaded tasks, and count those that run."""
+    gate = scheduler.gate
+    for task in list(scheduler._state.get_active_tasks()):
+        said = getattr(task, "spendguard", None)
+        if not isinstance(said, dict) or task.status == DONE:
+            continue
+        for run_id in said["runs"] or [None]:
+            vendors = tuple(said.get("vendors", ()))
+            gate.join(task.id, run_id, "", task.family, said["cost"], False, vendors)
+        gate.entries[task.id].pinned = said.get("pinned")
+        gate.entries[task.id].members = tuple(said.get("members", ()))
+
+
+def remember(scheduler: Any) -> None:
+    """Put membership on Luigi's task objects before they are pickled."""
+    for task in scheduler._state.get_active_tasks():
+        entry = scheduler.gate.entries.get(task.id)
+        if entry is not None:
+            task.spendguard = {
+                "runs": list(entry.runs),
+                "cost": entry.cost,
+                "pinned": entry.pinned,
+                "members": list(entry.members),
+                "vendors": list(entry.vendors),
+            }
+        elif hasattr(task, "spendguard"):
+            del task.spendguard
+
+
+def announce(scheduler: Any, ours: Any, said: dict[str, Any]) -> None:
+    """Let an added task belong to the runs that its worker names, or that it will be found to have."""
+    gate: Gate = scheduler.gate
+    task_id, worker = str(said.get("task_id")), said.get("worker")
+    task = scheduler._state.get_task(task_id)
+    if task is None or worker is None or task.status == DONE:
+        return
+    entry = gate.entries.get(task_id)
+    reports = said.get("status", PENDING) not in (PENDING, UNKNOWN) or bool(said.get("new_deps"))
+    if isinstance(ours, dict):
+        run_id = ours.get("run_id")
+        if reports:
+            # How a task ended says nothing of where it belongs, unless luigid has lost that.
+            if isinstance(run_id, str) and (entry is None or not entry.runs):
+                gate.join(task_id, run_id, worker, task.family, None, False)
+            return
+        cost, vendors = _cost(ours.get("max_cost_usd")), _vendors(ours.get("vendors"))
+        runs = [run_id if isinstance(run_id, str) else None]
+        parent = gate.entries.get(str(ours.get("yielded_by")))
+        if parent is not None:
+            runs = [parent.pinned] if parent.pinned else list(parent.runs)
+        for each in runs or [None]:
+            gate.join(task_id, each, worker, task.family, cost, ours.get("announcing") is True, vendors)
+    elif not reports and matches(gate, task.family) and (entry is None or worker not in entry.workers):
+        # A stock worker: its roots are known when it has scheduled them all.
+        gate.join(task_id, None, worker, task.family, None, True)
+
+
+def matches(gate: Gate, family: str) -> bool:
+    """Return whether a family is one of `[spendguard] vendor_tasks`."""
+    return any(fnmatchcase(family, pattern) for pattern in gate.rules.vendor_tasks)
+
+
+def _cost(text: Any) -> int | None:
+    try:
+        return parse_usd(text) if isinstance(text, str) else None
+    except BadAmount:
+        return None
+
+
+def _vendors(said: Any) -> tuple[str, ...]:
+    """Return the vendors that a task says it calls; what is no name of one is nothing."""
+    named = said if isinstance(said, list) else []
+    return tuple(dict.fromkeys(v for v in named[:MAX_VENDORS] if isinstance(v, str) and v.isidentifier()))
+
+
+def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) -> None:
+    """Let what a running task has yielded, and all that is below it, belong to its run."""
+    gate, state = scheduler.gate, scheduler._state
+    lost = gate.lost.get(worker)
+    if not lost:
+        return
+    parent = gate.entries.get(task_id)
+    runs: list[str] = []
+    if parent is not None:
+        runs = [parent.pinned] if parent.pinned else parent.runs
+    stack = list(new_deps)
+    seen = set(stack)
+    while stack:
+        task = state.get_task(stack.pop())
+        if task is None or task.status == DONE:
+            continue
+        if task.id in lost:
+            runs = runs or runs_above(scheduler, task_id)
+            for run_id in runs:
+                gate.join(task.id, run_id, worker, task.family, None, True)
+        stack += [dep for dep in task.deps if dep not in seen]
+        seen.update(task.deps)
+
+
+def find_roots(scheduler: Any, worker: str) -> None:
+    """Give a stock worker's vendor tasks the runs of the roots that lead to them."""
+    gate, state = scheduler.gate, scheduler._state
+    lost = set(gate.lost.get(worker, ()))
+    if not lost:
+        return
+    for root in roots_of_worker(scheduler, worker):
+        name = root_of(root).name
+        seen, stack = {root.id}, [root.id]
+        while stack:
+            task = state.get_task(stack.pop())
+            if task is None:
+                continue
+            if task.id in lost:
+                gate.join(task.id, name, worker, task.family, None, True)
+            stack += [dep for dep in task.deps if dep not in seen]
+            seen.update(task.deps)
+
+
+def hold_as_said(gate: Gate, task_id: str, said: dict[str, Any]) -> None:
+    """Hold a task for what its worker heard when it was denied, if the ledger has not said it here."""
+    entry = gate.entries.get(task_id)
+    if said.get("reason") == "revoked" and not gate.is_stopped(task_id):
+        gate.hold(task_id, "key", 0)  # Not its run, so its own key.
+        return
+    asked, remaining = _cost(said.get("asked_usd")), _cost(said.get("remaining_usd"))
+    if entry is None or entry.denied or asked is None or said.get("reason") != "cap":
+        return
+    scope, part = str(said.get("budget", "run")), str(said.get("part", ""))
+    if scope == "approval":
+        gate.declare(task_id, asked)
+        return
+    if scope == "task":
+        if remaining is None:
+            return
+        entry.left = remaining
+    gate.hold(task_id, scope, asked, "" if scope == "day" else part)
+
+
+def forget_the_lost(scheduler: Any) -> None:
+    """Drop counts that only the ledger remembers once their worker has not been heard of for long enough."""
+    state, gate = scheduler._state, scheduler.gate
+    known = set(state.get_worker_ids())
+    settled = time.time() - scheduler.begun > scheduler._config.worker_disconnect_delay
+    for task_id, entry in list(gate.entries.items()):
+        task = state.get_task(task_id)
+        if task is not None and task.status in (RUNNING, BATCH_RUNNING):
+            continue
+        alive = entry.claimed_by in known or not settled
+        if not alive and entry.claimed_by is not None:
+            gate.gone([entry.claimed_by])
+        if not alive and (entry.counted_in or entry.claimed_by is not None):
+            gate.stopped(task_id)
+        if task is None and not entry.counted_in:
+            gate.put_away(task_id)

@@ -1,0 +1,241 @@
+"""`Access`: the ledger as luigid's routes reach it, opened when it is first needed; it feeds the gate.
+
+Nothing here waits for the ledger in tornado's thread: operations are awaited, so Luigi's own RPCs go on.
+
+`Throttle`: counts wrong tokens and keys by the peer's address; who shows too many is told so.
+
+It is asked about a credential that was looked at and is wrong: what is right is served at once, whoever
+else fails from the same address (a proxy's, a team's).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from luigi_spendguard import redaction
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.ledger import claims, reservations, snapshot
+from luigi_spendguard.ledger import snapshot as news
+from luigi_spendguard.ledger.database import LOCK_SECONDS
+from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.redaction import Secret
+from scheduler_patch.dispatch import recall
+from scheduler_patch.dispatch.budgets import Rules
+from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.scheduler import BudgetScheduler
+
+#: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
+LIMIT = 200
+WINDOW_S = 60.0
+#: Peers that are remembered.
+REMEMBERED = 10_000
+
+
+class Throttle:
+    """What luigid knows of wrong credentials.
+
+    Attributes:
+        failed: how many have been shown since luigid was started.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failed = 0
+        self._clock = clock
+        #: By peer: when its window has begun, and how many were wrong in it.
+        self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def was_wrong(self, peer: str) -> bool:
+        """Count a wrong credential; return whether its peer shows too many."""
+        self.failed += 1
+        now = self._clock()
+        begun, times = self._wrong.get(peer, (now, 0))
+        begun, times = (begun, times + 1) if now - begun <= WINDOW_S else (now, 1)
+        self._wrong[peer] = begun, times
+        self._wrong.move_to_end(peer)
+        if len(self._wrong) > REMEMBERED:
+            self._wrong.popitem(last=False)
+        return times > LIMIT
+
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+#: Seconds between two looks for pending calls whose sender must be gone.
+SWEEP_S = 5.0
+#: Reads of pages that wait for each other at the most.
+MOST_BROWSING = 64
+
+
+class Access:
+    """Opens the ledger when it is first needed (a luigid without vendor tasks never has one).
+
+    Attributes:
+        busy_s: seconds for which a write waits for its turn among other processes: a worker hears why.
+
+    """
+
+    busy_s: float = LOCK_SECONDS
+
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
+        """`begin`: whether the gate has to be told what is in the ledger already."""
+        self._begin = begin
+        self.scheduler = scheduler
+        self.gate: Gate = scheduler.gate
+        self._take(settings)
+        self.throttle = Throttle()
+        #: The journal's last entry that the gate knows of.
+        self.seen = 0
+        self._ledger: Ledger | None = None
+        self._opening = threading.Lock()
+        self._browsing = 0
+        if settings.ledger_path.exists():
+            self._open()
+
+    def _take(self, settings: Settings) -> None:
+        """Let everything that is asked from now on be answered by `settings`."""
+        caps = settings.caps
+        self.settings = settings
+        self.gate.rules = Rules(
+            settings.forecast,
+            settings.forecast_growth,
+            caps.single,
+            caps.shadow,
+            settings.vendor_tasks,
+            settings.kill_on_revoke,
+            caps.day,
+            caps.task_families,
+            caps.vendors,
+        )
+        self._admin_token = settings.admin_token
+
+    async def reload(self, settings: Settings) -> None:
+        """Go on with other settings; runs keep the caps that they were opened with, keys stay valid.
+
+        Budgets that follow the file (of task families, vendors and the day) get their caps of now. Raises
+        LedgerUnavailable.
+        """
+        self._take(settings)
+        if self._ledger is None:
+            return
+        if self._admin_token is None:
+            self._admin_token = await asyncio.to_thread(kept_token, settings.token_file)
+        await self.write(news.follow, settings.caps)
+        await self.refresh()
+
+    def _open(self) -> Ledger:
+        with self._opening:
+            if self._ledger is None:
+                ledger = Ledger(self.settings.ledger_path, self.busy_s)
+                if self._begin:
+                    start = ledger.write(news.start, self.settings.caps).result()
+                    recall.begin(self.gate, start)
+                    self.gate.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
+                if self._admin_token is None:
+                    self._admin_token = kept_token(self.settings.token_file)
+                self._ledger = ledger
+                logger.info("The ledger is %s", ledger.path)
+            return self._ledger
+
+    @property
+    def admin_token(self) -> str | None:
+        """The admin token of luigi.cfg, else of the file beside the ledger; None while there is no ledger."""
+        path = self.settings.token_file
+        if self._admin_token is None and path.exists():  # Made by a worker with a local scheduler.
+            self._admin_token = kept_token(path)
+        return self._admin_token
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger file: none is made for questions."""
+        return self._ledger is not None or self.settings.ledger_path.exists()
+
+    @property
+    def relayed_vendors(self) -> set[str]:
+        """The vendors whose calls a gateway sends: it has the secret, and a worker's proxy only forwards."""
+        return {name for name, vendor in self.settings.vendors.items() if vendor.secret is not None}
+
+    async def ledger(self) -> Ledger:
+        """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
+        return await asyncio.to_thread(self._open) if self._ledger is None else self._ledger
+
+    async def write(self, operation: Callable[..., T], *args: Any) -> T:
+        """Run a ledger operation in a durable transaction."""
+        return await asyncio.wrap_future((await self.ledger()).write(operation, *args))
+
+    async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
+        """Run a reading operation; None while there is no ledger file."""
+        if not self.has_ledger:
+            return None
+        return await asyncio.wrap_future((await self.ledger()).read(operation, *args))
+
+    async def browse(self, operation: Callable[..., T], *args: Any) -> T | None:
+        """Run what a page asks for; nothing else waits behind it. None while there is no ledger file.
+
+        Raises Refused when too many wait already: whoever looks does not slow down who pays.
+        """
+        if not self.has_ledger:
+            return None
+        if self._browsing >= MOST_BROWSING:
+            raise Refused(503, "busy", "too many pages are being read: try again in some seconds")
+        self._browsing += 1
+        try:
+            return await asyncio.wrap_future((await self.ledger()).browse(operation, *args))
+        finally:
+            self._browsing -= 1
+
+    def close(self) -> None:
+        """Commit what is queued and close the file."""
+        if self._ledger is not None:
+            self._ledger.close()
+
+    async def sweep(self) -> None:
+        """Look for senders that are gone, forget old answers, and refresh the gate."""
+        if self._ledger is None:
+            return
+        try:
+            await self.write(reservations.sweep)
+            await self.write(reservations.forget, self.settings.replay_days)
+            if gone := sorted(self.gate.vanished):
+                await self.write(claims.lose, gone)
+                self.gate.vanished.difference_update(gone)
+            await self.refresh()
+        except LedgerUnavailable as error:
+            logger.error("%s", error)
+
+    async def refresh(self) -> None:
+        """Take over what other processes have done to the ledger."""
+        found = await self.read(news.changes, self.seen)
+        if found is not None:
+            self.gate.hear(found)
+            self.seen = max(self.seen, found.seen)
+
+
+def kept_token(path: Path) -> str:
+    """Return the admin token of that file beside the ledger, made when the ledger is, mode 0600."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return _learnt(path.read_text("utf-8").strip())
+    except OSError as error:
+        raise LedgerUnavailable(f"the admin token {path} cannot be written: {error.strerror}") from None
+    token = secrets.token_urlsafe(32)
+    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        file.write(token + "\n")
+    return _learnt(token)
+
+
+def _learnt(token: str) -> Secret:
+    redaction.learn(token)
+    return Secret(token)

@@ -1,0 +1,192 @@
+"""What operators do to runs, and what blocked workers wait for; each change feeds the dispatch gate."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from luigi_spendguard.errors import Conflict
+from luigi_spendguard.ledger import corrections, queries, runs, snapshot
+from luigi_spendguard.ledger.corrections import Resolution
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.snapshot import Figures
+from luigi_spendguard.money import Micros, format_usd, parse_usd
+from luigi_spendguard.protocol import GRANT_SECONDS
+from scheduler_patch.dispatch.gate import FOR_GOOD, READY, WAIT
+from scheduler_patch.dispatch.model import RunFigures
+from scheduler_patch.dispatch.reasons import Reason
+from scheduler_patch.service.workers import Office
+
+#: Seconds between two looks whether something was freed.
+_LOOK_S = 0.1
+
+
+async def revoke(office: Office, run_id: str) -> dict[str, Any]:
+    """Revoke a run; returns when no grant made before can still be used (P5)."""
+    row, found = await office.write(_revoke, run_id)
+    office.gate.feed(found)
+    return {**queries.show_run(row), "calls_under_way": await in_force(office, runs.pending_calls, run_id)}
+
+
+async def in_force(office: Office, pending: Callable[[Tx, str], int], name: str) -> int:
+    """Wait until no grant made before can still be used; return how many calls were under way.
+
+    By the clock that never steps: what was granted before now is too old after 2 s.
+    """
+    limit = time.monotonic() + GRANT_SECONDS
+    under_way = left = await office.write(pending, name)
+    while left and time.monotonic() < limit:
+        await asyncio.sleep(0.05)
+        left = await office.write(pending, name)
+    return under_way
+
+
+async def top_up(office: Office, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
+    """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
+    row, found = await office.write(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
+    office.gate.feed(found)
+    return queries.show_run(row)
+
+
+async def approve(
+    office: Office,
+    run_id: str,
+    usd: str,
+    task_id: str | None,
+    request_id: str | None,
+    unknown_tasks: int = 0,
+) -> dict[str, Any]:
+    """Let a run's forecast pass, or one task's cost: `usd` and `unknown_tasks` are what was shown.
+
+    Raises BadAmount, NotFound, Conflict (it is another amount now).
+    """
+    amount = parse_usd(usd)
+    entry = office.gate.entries.get(task_id) if task_id is not None else None
+    if entry is not None and entry.cost is not None and entry.cost != amount:
+        raise Conflict(
+            f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
+            "again, then approve that"
+        )
+    named = [office.gate.run(name) for name in entry.runs] if entry is not None else []
+    here = any(run is not None and run.run_id == run_id for run in named)
+    row, found, left = await office.write(
+        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
+    )
+    office.gate.feed(found)
+    if task_id is not None:
+        office.gate.approve(run_id, task_id, amount, left)
+    return queries.show_run(row)
+
+
+async def resolve(office: Office, call_id: str, said: Resolution, request_id: str | None) -> dict[str, Any]:
+    """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
+    row, found = await office.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
+    office.gate.feed(found)
+    return {**queries.show_call(row), "run_state": found.run["state"]}
+
+
+async def blocked(office: Office, worker: str, wait_s: float, task_ids: Iterable[str] = ()) -> dict[str, Any]:
+    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
+
+    Where nothing is blocked or waiting there is nothing to wait for. Of `task_ids` it is said how many of
+    them nobody has scheduled here.
+    """
+    gate, scheduler = office.gate, office.scheduler
+    why = scheduler.blocked(worker)
+    limit = time.monotonic() + wait_s
+    while time.monotonic() < limit and _waits(office, worker, why):
+        seen = gate.version
+        while gate.version == seen and time.monotonic() < limit:
+            await asyncio.sleep(_LOOK_S)
+        why = scheduler.blocked(worker)
+    groups: dict[Reason, list[str]] = {}
+    for task_id, reason in why.items():
+        groups.setdefault(reason, []).append(task_id)
+    paused = scheduler.is_paused()["paused"]
+    return {
+        "blocked": sum(reason.code not in FOR_GOOD for reason in why.values()),
+        # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
+        "ready": 0
+        if paused
+        else sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
+        "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
+        "why": [
+            {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
+            for reason, tasks in groups.items()
+        ],
+        "paused": paused,
+        "unknown": sum(not scheduler.knows(task_id) for task_id in task_ids),
+        "shadow": [] if wait_s else await _shadow(office, worker, {reason.run_id for reason in groups}),
+    }
+
+
+def _waits(office: Office, worker: str, why: Mapping[str, Reason]) -> bool:
+    """Return whether some task of a worker may be freed, and none can run now."""
+    verdicts = {office.gate.verdict(task_id, worker) for task_id in office.scheduler.ready(worker)}
+    return READY not in verdicts and (
+        WAIT in verdicts or any(reason.code not in FOR_GOOD for reason in why.values())
+    )
+
+
+#: Whose cap was short, in shadow mode.
+_WHOSE = {
+    "run": "",
+    "day": " for all runs of {part}",
+    "family": " for {part}",
+    "vendor": " at {part}",
+    "task": " for task {part}",
+}
+
+
+async def _shadow(office: Office, worker: str, blocked: set[str]) -> list[str]:
+    """Return, in shadow mode, which caps would have sufficed for each of a worker's runs.
+
+    Of one that is frozen, revoked or held, of which tasks are `blocked`, nobody knows.
+    """
+    gate = office.gate
+    if not gate.rules.shadow:
+        return []
+    # By name: one that has ended with its root is in the gate no more.
+    runs_of = sorted({gate.names.get(name, name) for name in gate.runs_of.get(worker, ())})
+    short = await office.read(queries.lent, runs_of) or []
+    enough = set(runs_of) - {row["run_id"] for row in short}
+    return [
+        f"run {row['run_id']}: a cap of {format_usd(row['cap_micros'])}"
+        f"{_WHOSE[row['scope']].format(part=row['part'])} would have sufficed; it has "
+        f"{format_usd(row['own_micros'])}"
+        for row in short
+    ] + [f"run {run_id}: {_so_far(gate.runs.get(run_id), run_id in blocked)}" for run_id in sorted(enough)]
+
+
+def _so_far(run: RunFigures | None, blocked: bool) -> str:
+    """Say of a run that lacked no room whether that is the whole truth; None: it has ended with its root."""
+    if run is not None and run.state != "active":
+        return f"no call lacked room, but it is {run.state}: enforced, nothing more would be spent"
+    return "no call has lacked room so far, but tasks are blocked" if blocked else "its caps sufficed"
+
+
+def _revoke(tx: Tx, run_id: str) -> tuple[Row, Figures]:
+    row = runs.revoke(tx, run_id)
+    return row, snapshot.of_run(tx, run_id)
+
+
+def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, Figures]:
+    row = runs.top_up(tx, run_id, amount, request_id)
+    return row, snapshot.of_run(tx, run_id)
+
+
+def _approve(
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int, here: bool
+) -> tuple[Row, Figures, int | None]:
+    if task_id and not here:
+        runs.check_known(tx, run_id, task_id)
+    row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
+    return row, snapshot.of_run(tx, run_id), snapshot.task_left(tx, run_id, task_id)
+
+
+def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> tuple[Row, Figures]:
+    row = corrections.resolve(tx, call_id, said, request_id)
+    return row, snapshot.of_call(tx, row["run_id"], call_id)

@@ -1,0 +1,146 @@
+"""`Shares`: bounds what one vault key holds of a thing at once, so that none stalls the others.
+
+For tornado's thread alone: nothing here waits while something is changed.
+
+`Bounded`: a request whose body takes its room of what its vault key may hold, until it is answered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from luigi_spendguard.http.receiving import Receiving
+from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.ledger.claims import key_hash
+
+#: Of the whole, what is left to those who hold nothing yet: one part in so many.
+_KEPT_FREE = 4
+#: So many wait at once for one key.
+LONGEST_QUEUE = 1000
+#: Bytes of requests' bodies that are held at once, of one key and of all.
+BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
+
+
+class TooMany(Exception):
+    """So many wait for this key already that another one is refused."""
+
+
+class Shares:
+    """A thing that has a `whole`, of which each key may hold so much (`each`) at once.
+
+    A quarter of the whole is kept for keys that hold nothing: a few busy ones do not take all of it. Who has
+    to wait does so behind others of its key; keys take turns.
+    """
+
+    def __init__(self, each: int, whole: int) -> None:
+        self.each, self.whole = each, whole
+        self._held: dict[str, int] = {}
+        self._taken = 0
+        self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
+
+    def held(self, key: str) -> int:
+        """Return how much a key holds now."""
+        return self._held.get(key, 0)
+
+    @asynccontextmanager
+    async def share(self, key: str, amount: int = 1) -> AsyncIterator[None]:
+        """Hold so much for a key while the block runs. Raises TooMany."""
+        await self.take(key, amount)
+        try:
+            yield
+        finally:
+            self.give_back(key, amount)
+
+    async def take(self, key: str, amount: int = 1) -> None:
+        """Wait until a key may hold so much more, and hold it. Raises TooMany."""
+        queue = self._waiting.get(key)
+        if not queue and self._fits(key, amount):
+            self._hold(key, amount)
+            return
+        if queue is None:
+            queue = self._waiting[key] = deque()
+        if len(queue) >= LONGEST_QUEUE:
+            raise TooMany
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue.append((amount, turn))
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if not turn.cancelled():
+                self.give_back(key, amount)
+            with suppress(ValueError):
+                queue.remove((amount, turn))
+            self._forget(key)
+            raise
+
+    def give_back(self, key: str, amount: int = 1) -> None:
+        """End to hold so much, and let those go on who waited for it."""
+        self._held[key] -= amount
+        self._taken -= amount
+        if not self._held[key]:
+            del self._held[key]
+        going = True
+        while going:
+            going = any(self._let_one_go_on(other) for other in list(self._waiting))
+
+    def _let_one_go_on(self, key: str) -> bool:
+        """Let the first go on who waits for a key, if there is room for him; return whether there was."""
+        queue = self._waiting[key]
+        while queue and queue[0][1].done():  # He has given up.
+            queue.popleft()
+        fits = bool(queue) and self._fits(key, queue[0][0])
+        if fits:
+            amount, turn = queue.popleft()
+            self._hold(key, amount)
+            turn.set_result(None)
+            self._waiting.move_to_end(key)
+        self._forget(key)
+        return fits
+
+    def _fits(self, key: str, amount: int) -> bool:
+        """Return whether a key may hold so much more; one that holds nothing may hold any amount alone."""
+        held = self.held(key)
+        return (not held or held + amount <= self.each) and self.leaves(key, amount)
+
+    def leaves(self, key: str, amount: int) -> bool:
+        """Return whether what others hold leaves so much of the whole to a key."""
+        limit = self.whole - (self.whole // _KEPT_FREE if self.held(key) else 0)
+        return self._taken + amount <= limit or not self._taken
+
+    def _hold(self, key: str, amount: int) -> None:
+        self._held[key] = self.held(key) + amount
+        self._taken += amount
+
+    def _forget(self, key: str) -> None:
+        if not self._waiting.get(key, True):
+            del self._waiting[key]
+
+
+class Bounded(Receiving):
+    """A subclass calls `hold` in `admit`."""
+
+    _held: tuple[Shares, str, int] | None = None
+
+    async def hold(self, shares: Shares, key: str) -> None:
+        """Wait until a key may hold the body, or as much as it may have. Raises Refused."""
+        length = self.declared
+        room = self.limit if length is None else min(length, self.limit)
+        if not room:
+            return
+        who = key_hash(key)
+        try:
+            await shares.take(who, room)
+        except TooMany:
+            raise Refused(503, "busy", "too many bodies of this vault key wait already") from None
+        self._held = shares, who, room
+
+    def on_finish(self) -> None:
+        """Make room for another body: this one is not kept while a slow client takes the answer."""
+        self.forget()
+        held, self._held = self._held, None
+        if held is not None:
+            shares, who, room = held
+            shares.give_back(who, room)

@@ -1,0 +1,338 @@
+"""`Office`: what workers do with the ledger through luigid; every answer of it feeds the dispatch gate."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
+from luigi_spendguard.ledger import (
+    calls,
+    claims,
+    corrections,
+    queries,
+    reservations,
+    runs,
+    settlement,
+    snapshot,
+)
+from luigi_spendguard.ledger import (
+    snapshot as news,
+)
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.snapshot import Figures
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.protocol import Answer, Ask, BadMessage, End, command
+from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import FollowedUp
+from scheduler_patch.dispatch.model import Entry, RunFigures
+from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.scheduler import runs as lineage
+from scheduler_patch.service.ledger import Access
+from scheduler_patch.service.queues import Queue
+from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
+
+logger = logging.getLogger(__name__)
+
+
+class Office(Access):
+    """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
+
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
+        super().__init__(settings, scheduler, begin=begin)
+        self._averages_due = False
+        self._queue = Queue()
+        #: What vault keys hold of requests' bodies, in bytes.
+        self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
+        self.saving: set[asyncio.Task[None]] = set()
+        scheduler.on_scheduled = self.forecast
+        scheduler.gate.on_shared = self.share
+
+    # Runs and claims.
+
+    async def open_run(
+        self, name: str, by_task_id: bool, family: str, task_id: str, budget_usd: str | None
+    ) -> dict[str, Any]:
+        """Open or find a run. Raises BadAmount, Conflict, LedgerUnavailable."""
+        asked = None if budget_usd is None else parse_usd(budget_usd)
+        cap, note = self.settings.caps.grant(family, asked)
+        request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
+        row, found, today = await self.write(_open_run, request)
+        self.gate.feed(found)
+        self.gate.feed_day(
+            today, found.seen, today=True
+        )  # Right after midnight, yesterday's is no reason to block.
+        if self._averages_due:
+            self._averages_due = False
+            self.gate.averages = await self.read(snapshot.averages) or {}
+        run = self.gate.runs.get(row["run_id"])
+        if run is not None and run.scheduled and row["forecast_micros"] is None:
+            self.forecast([run])  # It was scheduled before it could be opened.
+        if row["note"] and not self.gate.local:  # There the worker says it.
+            logger.warning("Run %s: %s", row["run_id"], row["note"])
+        return queries.show_run(row)
+
+    async def claim(
+        self, claim_id: str, run_id: str | None, task_id: str, family: str, params: dict[str, str],
+        worker: str, max_cost: Micros | None,
+    ) -> dict[str, Any]:  # fmt: skip
+        """Claim a task that was dispatched to its worker, for the run it was dispatched for.
+
+        `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
+        Raises SpendDenied (`cap`: it needs an approval first), Conflict, NotFound.
+        """
+        if not self.scheduler.is_running(task_id, worker):
+            raise denial("scope", f"task {task_id} is not dispatched to {worker}")
+        entry = self.gate.entries.get(task_id)
+        pays = await self._paying(task_id, worker, run_id)
+        also = tuple(sorted({run_id for run_id in entry.runs if run_id != pays})) if entry else ()
+        together = self.gate.declared(task_id)  # One budget for a batch: what its members say together.
+        declared = max_cost if together is None else Micros(together)
+        request = claims.ClaimRequest(
+            claim_id, pays, task_id, family, params, worker, self.scheduler.members_of(task_id), also,
+            declared, self.settings.caps.single,
+        )  # fmt: skip
+        if run_id is not None and run_id not in self.gate.runs:
+            await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
+        try:
+            row, key, left, found = await self.write(_claim, request)
+        except BudgetExceeded as error:
+            self.gate.declare(task_id, parse_usd(error.facts["asked_usd"]))
+            raise
+        self.gate.feed(found)
+        self.gate.claimed(task_id, pays, worker, family, left)
+        return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key,
+                "gateway": sorted(self.relayed_vendors)}  # fmt: skip
+
+    async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
+        """Return the run that pays for a task: the one that it was dispatched for.
+
+        Opened here when its worker cannot know whose task it is.
+        What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
+        """
+        run = self.gate.pinned_run(task_id) or self.gate.run(self.gate.paying_run(task_id, worker))
+        if run is not None and run.opened:
+            return run.run_id
+        if said is not None:
+            return said
+        root = lineage.root_named(self.scheduler, task_id, run.run_id) if run is not None else None
+        if root is None:
+            raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
+        least = root.budget_usd
+        if least is not None:
+            least = plain_usd(min(parse_usd(least), self.settings.caps.grant(root.family, None)[0]))
+        shown = await self.open_run(root.name, root.by_task_id, root.family, root.task_id, least)
+        return str(shown["run_id"])
+
+    async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
+        """End a claim."""
+        row = await self.write(claims.finish, claim_id, outcome)
+        if row is not None and row["ended_at"] is None:
+            self.gate.stopped(row["task_id"])
+        if row is not None and outcome == "completed":
+            self._averages_due = True
+            self.gate.completed([row["task_id"], *json.loads(row["members"])])
+            entry = self.gate.entries.get(row["task_id"])
+            if entry is not None:
+                entry.hold = None
+        return {"known": row is not None}
+
+    async def close_run(
+        self, name: str, run_id: str | None = None, request_id: str | None = None
+    ) -> dict[str, Any]:
+        """End the run of a root that has completed; those of its tasks that are DONE here have, too."""
+        if not self.has_ledger:
+            return {"closed": False}
+        open_tasks = await self.read(claims.unfinished, name, run_id) or []
+        done, unknown = self.scheduler.told_apart(open_tasks)
+        row = await self.write(claims.close_run, name, run_id, done, unknown, request_id)
+        closed = row is not None and row["state"] == "ended"
+        if row is not None and closed:
+            self._averages_due = True
+            self.gate.completed(done)
+            self.gate.runs.pop(row["run_id"], None)
+        return {"closed": closed}
+
+    async def acknowledge(self, worker: str, run_id: str) -> dict[str, Any]:
+        """Take it that a worker has heard of a revoked run, and ends its tasks."""
+        self.gate.acknowledged(worker, run_id)
+        return {}
+
+    def share(self, entry: Entry) -> None:
+        """Remember that a task that was claimed for one run belongs to others, too."""
+        if self.has_ledger:
+            self._spawn(self._save(claims.share, entry.task_id, list(entry.runs)))
+
+    # Forecasts.
+
+    def forecast(self, scheduled: list[RunFigures]) -> None:
+        """Say and remember what runs that have been scheduled completely may cost."""
+        for run in scheduled:
+            if run.forecast is None or not run.opened or self.gate.rules.forecast == "off":
+                continue
+            excess = self.gate.excess(run)
+            level = logging.WARNING if excess else logging.INFO
+            logger.log(level, "Run %s may cost %s%s", run.run_id, run.forecast, self._compared(run, excess))
+            known = run.forecast
+            self._spawn(
+                self._save(runs.set_forecast, run.run_id, known.known, known.estimated, known.unknown)
+            )
+
+    def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(saving)
+        self.saving.add(task)
+        task.add_done_callback(self.saving.discard)
+
+    def _compared(self, run: RunFigures, excess: str) -> str:
+        if not excess:
+            return ""
+        what = f"its cap is {format_usd(run.pots['run', ''].cap)}"
+        if excess == "growth":
+            what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
+        held = self.gate.is_held(run)
+        return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
+
+    async def _save(self, operation: Callable[..., object], *said: Any) -> None:
+        """Keep what is only shown: where that cannot be, nothing else fails."""
+        try:
+            await self.write(operation, *said)
+        except LedgerUnavailable as error:
+            logger.error("What is shown of %s is not kept: %s", said[0], error)
+
+    # Calls.
+
+    async def check_key(self, key: str) -> None:
+        """Raise SpendDenied (`unknown_key`) for a key that the ledger does not know, LedgerUnavailable."""
+        if not await self.read(_knows, key):
+            raise denial("unknown_key", "the ledger does not know this vault key")
+
+    async def reserve(self, key: str, ask: Ask, *, relayed: bool = False) -> Answer:
+        """Decide about a call; `relayed`: a gateway sends it.
+
+        Raises SpendDenied (`unknown_key`; `scope` where a gateway has to send it), LedgerUnavailable.
+        """
+        if relayed:
+            ask = _bounded(ask)
+        elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
+            raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
+        ahead = self._queue.ahead(ask, relayed=relayed)
+        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed, ahead)
+        self._queue.told(ask, answer, found.run["run_id"], relayed=relayed)
+        self.gate.feed(found)
+        if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
+            scope, part = answer.facts["budget"], answer.facts["part"]
+            asked = parse_usd(answer.facts["asked_usd"])
+            if scope == "approval":
+                self.gate.declare(task_id, asked)
+            else:
+                self.gate.hold(task_id, scope, asked, "" if scope == "day" else part)
+        elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
+            self.gate.paid.add(task_id)
+            self.gate.paid.update(self.scheduler.members_of(task_id))
+        return answer
+
+    async def end(self, key: str, end: End, *, relayed: bool = False) -> dict[str, Any]:
+        """Apply the end of a call; of one that a gateway sends only with `relayed`."""
+        call, found = await self.write(_end, key, end, relayed)
+        self.gate.feed(found)
+        if call is None:
+            return {"call_id": end.call_id, "state": "voided"}
+        if call["overrun_micros"]:
+            logger.error(
+                "Call %s of task %s: the vendor billed $%s more than was reserved; run %s is frozen",
+                call["id"],
+                call["task_id"],
+                plain_usd(call["overrun_micros"]),
+                call["run_id"],
+            )
+        return {
+            "call_id": call["id"],
+            "state": call["state"],
+            "overrun_usd": plain_usd(call["overrun_micros"]),
+        }
+
+    # Prices that come late.
+
+    async def due_prices(self, vendors: list[str], *, relayed_too: bool) -> list[dict[str, Any]]:
+        """Return calls whose price is to be asked for now; none without a ledger."""
+        if not await self.read(corrections.waits):
+            return []
+        return await self.write(_due, vendors, relayed_too)
+
+    async def correct(self, call_id: str, found: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
+        """Take what a vendor says that a call has cost."""
+        call, changed = await self.write(_correct, call_id, found, relayed_too)
+        if changed is not None:
+            self.gate.feed(changed)
+        if call is not None and call["overrun_micros"]:
+            logger.error(
+                "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
+                call_id, call["task_id"], found.note, plain_usd(call["overrun_micros"]), call["run_id"],
+            )  # fmt: skip
+        return {"known": call is not None}
+
+
+def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
+    shown = ("call_id", "vendor", "account", "object_id")
+    rows = corrections.due(tx, vendors, relayed_too=relayed_too)
+    return [{name: row[name] for name in shown} for row in rows]
+
+
+def _correct(tx: Tx, call_id: str, found: FollowedUp, relayed_too: bool) -> tuple[Row | None, Figures | None]:
+    call = corrections.correct(tx, call_id, found, relayed_too=relayed_too)
+    return call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id)
+
+
+def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures, Row | None]:
+    row = runs.open_run(tx, request)
+    return row, snapshot.of_run(tx, row["run_id"]), news.today(tx)
+
+
+def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, Figures]:
+    row, key = claims.claim(tx, request)
+    left = snapshot.task_left(tx, request.run_id, request.task_id)
+    return row, key, left, snapshot.of_run(tx, request.run_id)
+
+
+def _bounded(ask: Ask) -> Ask:
+    """Return what a client sent through the gateway if no text of it is over-long. Raises SpendDenied."""
+    try:
+        return Ask.from_json(ask.to_json())
+    except BadMessage as error:
+        raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
+
+
+def _knows(tx: Tx, key: str) -> bool:
+    return calls.find_scope(tx, key, Caps()) is not None
+
+
+def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
+    scope = calls.find_scope(tx, key, caps, relayed=relayed)
+    if scope is None:
+        raise denial("unknown_key", "the ledger does not know this vault key")
+    if not scope.claim["task_id"] and not relayed:
+        raise denial(
+            "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"
+        )
+    return scope
+
+
+def _reserve(
+    tx: Tx, key: str, ask: Ask, caps: Caps, relayed: bool, ahead: str
+) -> tuple[Answer, str, Figures]:
+    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
+    answer = reservations.reserve(tx, scope, ask)
+    found = snapshot.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
+    return answer, scope.claim["task_id"], found
+
+
+def _end(tx: Tx, key: str, end: End, relayed: bool) -> tuple[Row | None, Figures]:
+    scope = _scope(tx, key, Caps(), relayed)
+    call = settlement.end(tx, scope, end)
+    run_id = call["run_id"] if call is not None else scope.run["run_id"]
+    return call, snapshot.of_call(tx, run_id, end.call_id)
