@@ -32,16 +32,20 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="spendguard-bench-", dir=given.folder) as name:
         folder = Path(name)
         found = {
-            "python": platform.python_version(), "sqlite": sqlite3.sqlite_version,
-            "luigi": luigi.__version__, "stripe": stripe.VERSION, "tornado": tornado.version,
-            "cores": os.cpu_count() or 0, "load_before": round(os.getloadavg()[0], 2),
+            "python": platform.python_version(),
+            "sqlite": sqlite3.sqlite_version,
+            "luigi": luigi.__version__,
+            "stripe": stripe.VERSION,
+            "tornado": tornado.version,
+            "cores": os.cpu_count() or 0,
+            "load_before": round(os.getloadavg()[0], 2),
             **measure_calls(folder, 100 if given.quick else 1000),
             **measure_ledger(folder, 100 if given.quick else 2000),
             **measure_scheduler(folder / "scheduler", (100,) if given.quick else (1000, 10_000)),
             **measure_gateway(folder / "gateway", 1 if given.quick else 8),
             **measure_page(folder / "page", *((50, 2000, 1) if given.quick else (1000, 100_000, 8))),
             "load_after": round(os.getloadavg()[0], 2),
-        }  # fmt: skip
+        }
     if given.json:
         json.dump(found, sys.stdout, indent=2)
         print()

@@ -131,8 +131,9 @@ def _rpcs(site: Site, runs: int, repeats: int) -> dict[str, Any]:
     asking = _Asking(site.url)
     for number in range(TASKS):
         run = {"run_id": f"run-{number % min(runs, 50):04}", "vendor": True}
-        asking.rpc.add_task(worker="w", task_id=f"P{number}", family="F", runnable=True, params={},
-                            spendguard=run)  # fmt: skip
+        asking.rpc.add_task(
+            worker="w", task_id=f"P{number}", family="F", runnable=True, params={}, spendguard=run
+        )
     refreshes = 0
     for _ in range(max(1, repeats // 2)):
         asking.turn("alone")

@@ -80,56 +80,142 @@ class Settings:
         That is one with a section, or with its secret in the environment now; of none, the default.
         """
         used = [
-            vendor.timeout_s for name, vendor in self.vendors.items()
+            vendor.timeout_s
+            for name, vendor in self.vendors.items()
             if vendor != VendorSettings(name)
             or any(os.environ.get(one) for one in VENDORS[name].secret_variables)
-        ]  # fmt: skip
+        ]
         return max(used, default=VendorSettings("").timeout_s)
 
 
 _M = "spendguard"
 SETTINGS: tuple[Setting, ...] = (
-    Setting(_M, "ledger_url", values.ledger_url, "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
-            "The ledger's file, as `sqlite:////absolute/path`. Read by luigid."),
-    Setting(_M, "default_cap_usd", values.usd, "none: such a run has a cap of 0",
-            "The cap of a run that asks for nothing."),
+    Setting(
+        _M,
+        "ledger_url",
+        values.ledger_url,
+        "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
+        "The ledger's file, as `sqlite:////absolute/path`. Read by luigid.",
+    ),
+    Setting(
+        _M,
+        "default_cap_usd",
+        values.usd,
+        "none: such a run has a cap of 0",
+        "The cap of a run that asks for nothing.",
+    ),
     Setting(_M, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
     Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
-    Setting(_M, "admin_token", values.token, "made with the first run, beside the ledger, mode 0600",
-            "Who shows it may top up, resolve and revoke.", True),
-    Setting(_M, "admin_token_file", in_file(values.token), "none",
-            "A file with the admin token, mode 0600, instead of `admin_token`.", True),
-    Setting(_M, "worker_token", values.token, "none: only workers on luigid's own machine are served",
-            "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.", True),
-    Setting(_M, "gateway_url", values.gateway_url, "luigid's address, for the vendors that it serves",
-            "Where the gateway is, if not at luigid's address. Read by the worker."),
-    Setting(_M, "worker_token_file", in_file(values.token), "none",
-            "A file with the worker token, mode 0600, instead of `worker_token`.", True),
-    Setting(_M, "vendor_tasks", values.names, "none",
-            "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin."),
-    Setting(_M, "on_blocked", values.one_of("exit", "wait"), "exit",
-            "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker."),
-    Setting(_M, "kill_on_revoke", values.boolean, "true",
-            "Whether running tasks of a revoked run are ended, once their call in flight has."),
-    Setting(_M, "forecast", values.one_of("off", "warn", "hold"), "warn",
-            "`off`, `warn` or `hold`: what is done about a run that says it will cost too much."),
-    Setting(_M, "forecast_growth", values.growth, "3",
-            "A forecast this many times as high as the last run of the same root family is too much."),
-    Setting(_M, "approve_above_usd", values.usd, "none",
-            "A single task that may cost more waits for an approval."),
-    Setting(_M, "mode", values.one_of("enforce", "shadow"), "enforce",
-            "`enforce` or `shadow`: what a cap would have denied is recorded and let through."),
-    Setting(_M, "metrics_collector", values.one_of("none", "datadog", "prometheus"), "none",
-            "Luigi's own collector beside ours, where a stock luigid is switched on by "
-            "`metrics_collector = custom`."),
-    Setting(_M, "tls_cert", values.file, "none: plain HTTP",
-            "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`."),
+    Setting(
+        _M,
+        "admin_token",
+        values.token,
+        "made with the first run, beside the ledger, mode 0600",
+        "Who shows it may top up, resolve and revoke.",
+        True,
+    ),
+    Setting(
+        _M,
+        "admin_token_file",
+        in_file(values.token),
+        "none",
+        "A file with the admin token, mode 0600, instead of `admin_token`.",
+        True,
+    ),
+    Setting(
+        _M,
+        "worker_token",
+        values.token,
+        "none: only workers on luigid's own machine are served",
+        "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.",
+        True,
+    ),
+    Setting(
+        _M,
+        "gateway_url",
+        values.gateway_url,
+        "luigid's address, for the vendors that it serves",
+        "Where the gateway is, if not at luigid's address. Read by the worker.",
+    ),
+    Setting(
+        _M,
+        "worker_token_file",
+        in_file(values.token),
+        "none",
+        "A file with the worker token, mode 0600, instead of `worker_token`.",
+        True,
+    ),
+    Setting(
+        _M,
+        "vendor_tasks",
+        values.names,
+        "none",
+        "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin.",
+    ),
+    Setting(
+        _M,
+        "on_blocked",
+        values.one_of("exit", "wait"),
+        "exit",
+        "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker.",
+    ),
+    Setting(
+        _M,
+        "kill_on_revoke",
+        values.boolean,
+        "true",
+        "Whether running tasks of a revoked run are ended, once their call in flight has.",
+    ),
+    Setting(
+        _M,
+        "forecast",
+        values.one_of("off", "warn", "hold"),
+        "warn",
+        "`off`, `warn` or `hold`: what is done about a run that says it will cost too much.",
+    ),
+    Setting(
+        _M,
+        "forecast_growth",
+        values.growth,
+        "3",
+        "A forecast this many times as high as the last run of the same root family is too much.",
+    ),
+    Setting(
+        _M, "approve_above_usd", values.usd, "none", "A single task that may cost more waits for an approval."
+    ),
+    Setting(
+        _M,
+        "mode",
+        values.one_of("enforce", "shadow"),
+        "enforce",
+        "`enforce` or `shadow`: what a cap would have denied is recorded and let through.",
+    ),
+    Setting(
+        _M,
+        "metrics_collector",
+        values.one_of("none", "datadog", "prometheus"),
+        "none",
+        "Luigi's own collector beside ours, where a stock luigid is switched on by "
+        "`metrics_collector = custom`.",
+    ),
+    Setting(
+        _M,
+        "tls_cert",
+        values.file,
+        "none: plain HTTP",
+        "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`.",
+    ),
     Setting(_M, "tls_key", values.file, "none", "The key of `tls_cert`, PEM."),
-    Setting(_M, "anonymous_read", values.boolean, "true",
-            "Whether runs' figures can be seen without a token, as Luigi's own page can."),
+    Setting(
+        _M,
+        "anonymous_read",
+        values.boolean,
+        "true",
+        "Whether runs' figures can be seen without a token, as Luigi's own page can.",
+    ),
     Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
     *(setting for vendor in VENDORS.values() for setting in vendor.section()),
-)  # fmt: skip
+)
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
 #: Sections whose keys are the user's own names.
 _TABLES: Mapping[str, Callable[[Raw, str], Any]] = {
@@ -168,9 +254,11 @@ def load(
     passed_over: list[str] = []
     read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
     set_here = frozenset(
-        name for section, content in read.items() for key, value in content.items()
+        name
+        for section, content in read.items()
+        for key, value in content.items()
         for name in _names(section, key, value)
-    )  # fmt: skip
+    )
     main = read.get(_M, {})
     vendors = {v: _vendor(v, read.get(f"spendguard_{v}", {}), environ) for v in VENDORS}
     caps = Caps(
@@ -196,8 +284,16 @@ def load(
             "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
-    settings = Settings(path, caps, **main, fx=read.get("spendguard_fx", {}), vendors=vendors,
-                        files=tuple(files), passed_over=tuple(passed_over), set_here=set_here)  # fmt: skip
+    settings = Settings(
+        path,
+        caps,
+        **main,
+        fx=read.get("spendguard_fx", {}),
+        vendors=vendors,
+        files=tuple(files),
+        passed_over=tuple(passed_over),
+        set_here=set_here,
+    )
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     return settings
 
@@ -292,8 +388,9 @@ def _text(raw: Raw) -> str:
         return ",".join(value)
     if isinstance(value, dict) and not any(isinstance(one, (dict, list, bool)) for one in value.values()):
         # TOML's table form of `name: value, name: value`.
-        return ",".join(f"{name}: {format(one, 'f') if isinstance(one, Decimal) else one}"
-                        for name, one in value.items())  # fmt: skip
+        return ",".join(
+            f"{name}: {format(one, 'f') if isinstance(one, Decimal) else one}" for name, one in value.items()
+        )
     if isinstance(value, (str, int)):
         return str(value)
     if isinstance(value, Decimal):

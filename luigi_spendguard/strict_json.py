@@ -26,8 +26,13 @@ def read(data: bytes, *, any_case: bool = False) -> Any:
     Raises NotStrict for a doubled name, a number that is none or is too large, a NUL in a name, and half a
     surrogate pair; ValueError or RecursionError for what is no JSON in UTF-8.
     """
-    found = json.loads(data.decode("utf-8"), object_pairs_hook=_once(any_case), parse_constant=_no_constant,
-                       parse_int=_whole, parse_float=_finite)  # fmt: skip
+    found = json.loads(
+        data.decode("utf-8"),
+        object_pairs_hook=_once(any_case),
+        parse_constant=_no_constant,
+        parse_int=_whole,
+        parse_float=_finite,
+    )
     try:
         json.dumps(found, ensure_ascii=False).encode()
     except UnicodeEncodeError:

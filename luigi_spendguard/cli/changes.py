@@ -64,8 +64,13 @@ def top_up(run_id: str, usd: Micros, request_id: str) -> None:
 @cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
 @click.argument("run_id", metavar="RUN")
 @click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
-@click.option("--unknown-tasks", type=click.IntRange(0), default=0, metavar="N",
-              help="The tasks of unknown cost that you have seen beside it.")  # fmt: skip
+@click.option(
+    "--unknown-tasks",
+    type=click.IntRange(0),
+    default=0,
+    metavar="N",
+    help="The tasks of unknown cost that you have seen beside it.",
+)
 @click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
 @click.option("--cost", type=Usd(), help="What that task may cost.")
 @_REQUEST_ID

@@ -45,10 +45,15 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     yield from _retcode()
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"
-    yield Finding("blocked", "a worker with only blocked tasks left "
-                  + ("waits, and goes on at once after a top-up" if waits else
-                     "exits; after a top-up any other worker that needs them, or an --assistant, takes them "
-                     "up"))  # fmt: skip
+    yield Finding(
+        "blocked",
+        "a worker with only blocked tasks left "
+        + (
+            "waits, and goes on at once after a top-up"
+            if waits
+            else "exits; after a top-up any other worker that needs them, or an --assistant, takes them up"
+        ),
+    )
 
 
 def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
@@ -79,8 +84,12 @@ def _ledger(settings: Settings) -> Finding:
     else:
         writable = folder.is_dir() and os.access(folder, os.W_OK)
     if not writable:
-        return Finding("ledger", f"{path} cannot be written by this user: set [spendguard] ledger_url to a "
-                       "file that luigid may write", missing=True)  # fmt: skip
+        return Finding(
+            "ledger",
+            f"{path} cannot be written by this user: set [spendguard] ledger_url to a "
+            "file that luigid may write",
+            missing=True,
+        )
     return Finding("ledger", f"{path}" + ("" if path.exists() else " (made with the first run)"))
 
 
@@ -92,13 +101,18 @@ def _caps(settings: Settings) -> Iterator[Finding]:
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
     if note and not caps.families:
-        yield Finding("roots", "no cap is set, so every paid call is denied: set default_cap_usd in "
-                      "[spendguard]", missing=True)  # fmt: skip
+        yield Finding(
+            "roots",
+            "no cap is set, so every paid call is denied: set default_cap_usd in [spendguard]",
+            missing=True,
+        )
     elif limit is None:
         yield Finding("other roots", "cap $0.00: default_cap_usd is not set")
     else:
-        yield Finding("other roots", f"cap {format_usd(cap)} a run; at most {format_usd(limit)} if its "
-                      "budget_usd asks for it")  # fmt: skip
+        yield Finding(
+            "other roots",
+            f"cap {format_usd(cap)} a run; at most {format_usd(limit)} if its budget_usd asks for it",
+        )
     if caps.day is not None:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
 
@@ -120,8 +134,11 @@ def _rules(settings: Settings) -> Iterator[Finding]:
     if caps.shadow:
         yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
     if settings.vendor_tasks:
-        yield Finding("plugin", "a pipeline whose modules import no VendorTask has to call "
-                      "luigi_spendguard.install(), else its worker is one without the plugin")  # fmt: skip
+        yield Finding(
+            "plugin",
+            "a pipeline whose modules import no VendorTask has to call "
+            "luigi_spendguard.install(), else its worker is one without the plugin",
+        )
         text = (
             "under a worker without the plugin no call of theirs is seen: only the day's budget holds back "
             "their dispatch; what they spend is bounded by a vault key of the gateway, else BY NOTHING"
@@ -139,11 +156,17 @@ def _is_used(settings: Settings, name: str, served: list[str]) -> bool:
 
 
 def _unused(names: list[str], *, missing: bool) -> Finding:
-    where = ", ".join(f"[spendguard_{name}] secret or {VENDORS[name].secret_variables[0]}" for name in names
-                      if VENDORS[name].secret_variables)  # fmt: skip
+    where = ", ".join(
+        f"[spendguard_{name}] secret or {VENDORS[name].secret_variables[0]}"
+        for name in names
+        if VENDORS[name].secret_variables
+    )
     if missing:
-        return Finding("vendors", f"no secret here: on the workers, set {where}, else their calls are denied",
-                       missing=True)  # fmt: skip
+        return Finding(
+            "vendors",
+            f"no secret here: on the workers, set {where}, else their calls are denied",
+            missing=True,
+        )
     return Finding("not used", f"{', '.join(names)}: their calls are denied (there is no {where})")
 
 
@@ -155,8 +178,11 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
     if name in served:
         where = f", and workers forward to {settings.gateway_url}" if settings.gateway_url else ""
-        return Finding(name, f"luigid is the gateway{where}: workers need no secret; it sends calls to {to}; "
-                       f"allowed: {allowed}")  # fmt: skip
+        return Finding(
+            name,
+            f"luigid is the gateway{where}: workers need no secret; it sends calls to {to}; "
+            f"allowed: {allowed}",
+        )
     if vendor.secret:
         place = "luigi.cfg"
     elif found:
@@ -164,8 +190,12 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     elif settings.gateway_url:
         return Finding(name, f"no secret here: calls are forwarded to the gateway at {settings.gateway_url}")
     else:
-        return Finding(name, f"no secret here: on the workers, set [spendguard_{name}] secret or "
-                       f"{variables[0]}, else their calls are denied", missing=True)  # fmt: skip
+        return Finding(
+            name,
+            f"no secret here: on the workers, set [spendguard_{name}] secret or "
+            f"{variables[0]}, else their calls are denied",
+            missing=True,
+        )
     return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
 
 

@@ -20,11 +20,22 @@ def _end(number: int, frame: object) -> None:
 
 
 @cli.command(name="self-test", epilog="Example:  spendguard self-test --workers 8")
-@click.option("--workers", type=click.IntRange(2, 64), default=4, show_default=True,
-              help="Processes that ask at once, each for the whole cap.")  # fmt: skip
+@click.option(
+    "--workers",
+    type=click.IntRange(2, 64),
+    default=4,
+    show_default=True,
+    help="Processes that ask at once, each for the whole cap.",
+)
 @click.option("--cap", type=Usd(), default="10", show_default=True, help="The run's cap in USD.")
-@click.option("--timeout", "timeout_s", type=click.IntRange(5, 3600), default=120, show_default=True,
-              help="Seconds until it is given up.")  # fmt: skip
+@click.option(
+    "--timeout",
+    "timeout_s",
+    type=click.IntRange(5, 3600),
+    default=120,
+    show_default=True,
+    help="Seconds until it is given up.",
+)
 def self_test(workers: int, cap: Micros, timeout_s: int) -> None:
     """Prove that the cap bites: real workers, your luigi.cfg, a fake vendor.
 

@@ -165,10 +165,30 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
 
 #: The columns of a CSV of calls: fields of the API, amounts in USD, times as in tables.
 CSV_FIELDS = (
-    "id", "created_at", "run_id", "task_id", "family", "vendor", "operation", "method", "path", "target",
-    "verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd",
-    "estimated", "currency", "object_id", "message", "ended_at",
-)  # fmt: skip
+    "id",
+    "created_at",
+    "run_id",
+    "task_id",
+    "family",
+    "vendor",
+    "operation",
+    "method",
+    "path",
+    "target",
+    "verdict",
+    "reason",
+    "state",
+    "status",
+    "asked_usd",
+    "reserved_usd",
+    "spent_usd",
+    "overrun_usd",
+    "estimated",
+    "currency",
+    "object_id",
+    "message",
+    "ended_at",
+)
 
 
 def csv_of_calls(rows: Sequence[Mapping[str, Any]], file: IO[str]) -> None:

@@ -232,10 +232,19 @@ class Guard:
         rest = self.vendor.rest(request.url) or urlsplit(request.url).path
         path = redact_url(rest.partition("?")[0])[:300]  # A secret that is cut is not found any more.
         try:
-            yield Reserve(Ask(
-                call.call_id, self.vendor.name, "", f"{request.method} {path}", request.method, path,
-                ask=call.ask, denied=denied.reason, message=denied.message,
-            ))  # fmt: skip
+            yield Reserve(
+                Ask(
+                    call.call_id,
+                    self.vendor.name,
+                    "",
+                    f"{request.method} {path}",
+                    request.method,
+                    path,
+                    ask=call.ask,
+                    denied=denied.reason,
+                    message=denied.message,
+                )
+            )
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
@@ -248,9 +257,14 @@ class Guard:
         return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
 
     def _send(
-        self, request: Request, quote: Quote, answer: Answer, call: Call, deadline: float,
+        self,
+        request: Request,
+        quote: Quote,
+        answer: Answer,
+        call: Call,
+        deadline: float,
         unused: list[Answer],
-    ) -> Generator[Effect, Any, Reply]:  # fmt: skip
+    ) -> Generator[Effect, Any, Reply]:
         """Send under a grant and end the reservation by what came of it."""
         if answer.asked_micros and quote.firm:
             # An earlier send may have changed what this quote was looked up by.
@@ -267,10 +281,14 @@ class Guard:
         # No name for the reply here: this frame is on the stack of what is raised about it.
         return (
             yield from self._ended(
-                quote, call, answer, (yield from self._sent(wire, deadline, quote, call, answer)),
-                resent=answer.resend, request=request,
+                quote,
+                call,
+                answer,
+                (yield from self._sent(wire, deadline, quote, call, answer)),
+                resent=answer.resend,
+                request=request,
             )
-        )  # fmt: skip
+        )
 
     def _sent(
         self, wire: Request, deadline: float, quote: Quote, call: Call, answer: Answer
@@ -303,9 +321,15 @@ class Guard:
         return replace(ended, headers={**ended.headers, REPLAYED: str(answer.first_at)})
 
     def _ended(
-        self, quote: Quote, call: Call, answer: Answer, reply: Reply, *, resent: bool,
+        self,
+        quote: Quote,
+        call: Call,
+        answer: Answer,
+        reply: Reply,
+        *,
+        resent: bool,
         request: Request | None = None,
-    ) -> Generator[Effect, Any, Reply]:  # fmt: skip
+    ) -> Generator[Effect, Any, Reply]:
         """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
         call_id, ask = answer.call_id, answer.ask
         outcome = self._read(quote, reply, resent=resent)

@@ -19,8 +19,10 @@ DENIAL = "x-spendguard-denial"
 #: What it says where there is no reply of the vendor's: before the first byte, and after it.
 _NOT_SENT, _NO_REPLY, _TIMED_OUT = "vendor_unreachable", "no_reply", "timed_out"
 _LOST: Mapping[str, type[VendorUnreachable] | type[ConnectionError] | type[TimeoutError]] = {
-    _NOT_SENT: VendorUnreachable, _NO_REPLY: ConnectionError, _TIMED_OUT: TimeoutError,
-}  # fmt: skip
+    _NOT_SENT: VendorUnreachable,
+    _NO_REPLY: ConnectionError,
+    _TIMED_OUT: TimeoutError,
+}
 
 
 def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
@@ -28,8 +30,10 @@ def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
     shaped = vendor.shape(error)
     if isinstance(error, OutcomeUnknown):
         said: Mapping[str, Any] = {
-            "reason": "outcome_unknown", "message": str(error)[:1000], "facts": {"call_id": error.call_id}
-        }  # fmt: skip
+            "reason": "outcome_unknown",
+            "message": str(error)[:1000],
+            "facts": {"call_id": error.call_id},
+        }
     else:
         said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
     return Reply(shaped.status, {**shaped.headers, DENIAL: json.dumps(said)}, shaped.body)

@@ -168,8 +168,9 @@ def taken_back(
         why = error
     except BaseException as error:
         why = interrupted = error
-    logger.warning("%s of a declined call stays open, and counts until it is cancelled: %s",
-                   outcome.object_id, why)  # fmt: skip
+    logger.warning(
+        "%s of a declined call stays open, and counts until it is cancelled: %s", outcome.object_id, why
+    )
     return outcome, interrupted
 
 
@@ -193,8 +194,12 @@ def billed(
         why = error
     except BaseException as error:
         why = interrupted = error
-    logger.warning("What %s of %s has billed could not be read (%s): it is booked as quoted",
-                   quote.operation, quote.target, why)  # fmt: skip
+    logger.warning(
+        "What %s of %s has billed could not be read (%s): it is booked as quoted",
+        quote.operation,
+        quote.target,
+        why,
+    )
     return replace(outcome, note="booked as quoted: what was billed could not be read"), interrupted
 
 

@@ -62,8 +62,11 @@ def check_host(request: HTTPServerRequest, names: Collection[str], instead: str 
     except ValueError:
         if name and name in names:
             return
-        raise Refused(403, "forbidden", f"{name[:60]!r} is no name of this machine: send the request to "
-                      f"localhost{instead}") from None  # fmt: skip
+        raise Refused(
+            403,
+            "forbidden",
+            f"{name[:60]!r} is no name of this machine: send the request to localhost{instead}",
+        ) from None
 
 
 def host_of(url: str) -> str:

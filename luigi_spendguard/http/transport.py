@@ -69,14 +69,34 @@ _MAX_HEAD, _FIRST = 1 << 16, 1 << 16
 
 #: What belongs to one connection (RFC 9110, 7.6.1), or is written here.
 _OWN = {
-    "host", "content-length", "transfer-encoding", "accept-encoding", "connection", "keep-alive", "te",
-    "trailer", "upgrade", "expect", "proxy-authorization", "proxy-connection", "cookie",
-}  # fmt: skip
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "accept-encoding",
+    "connection",
+    "keep-alive",
+    "te",
+    "trailer",
+    "upgrade",
+    "expect",
+    "proxy-authorization",
+    "proxy-connection",
+    "cookie",
+}
 #: The same of a reply, whose coding is undone; and a session of the vendor's, which is nobody's here.
 _NOT_SAID = {
-    "connection", "keep-alive", "proxy-authenticate", "proxy-connection", "te", "trailer", "upgrade",
-    "transfer-encoding", "content-length", "content-encoding", "set-cookie",
-}  # fmt: skip
+    "connection",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "upgrade",
+    "transfer-encoding",
+    "content-length",
+    "content-encoding",
+    "set-cookie",
+}
 
 
 class Connect(NamedTuple):
@@ -201,9 +221,15 @@ def _socket_of(channel: _Plain | _Tls) -> _Plain:
 
 
 def sending(
-    request: Request, idle: Idle, deadline: float, timeout_s: float, connect_s: float = CONNECT_S,
-    *, straight: bool = False, proxy: str = "",
-) -> Generator[Operation, Any, Reply]:  # fmt: skip
+    request: Request,
+    idle: Idle,
+    deadline: float,
+    timeout_s: float,
+    connect_s: float = CONNECT_S,
+    *,
+    straight: bool = False,
+    proxy: str = "",
+) -> Generator[Operation, Any, Reply]:
     """Send a request before `deadline` (`time.monotonic`); return the reply, whole `timeout_s` after that.
 
     Raises NotSent, Late (the connection is then kept in `idle`), and after the first byte ConnectionError

@@ -60,9 +60,17 @@ def run_budget(tx: Tx, run_id: str) -> Row:
 
 def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     """Make a budget and journal its cap; return its id."""
-    budget_id = tx.insert("budget", scope=scope, subject=subject, part=part, cap_micros=cap,
-                          spent_micros=0, reserved_micros=0, overrun_micros=0,
-                          shadow_micros=0)  # fmt: skip
+    budget_id = tx.insert(
+        "budget",
+        scope=scope,
+        subject=subject,
+        part=part,
+        cap_micros=cap,
+        spent_micros=0,
+        reserved_micros=0,
+        overrun_micros=0,
+        shadow_micros=0,
+    )
     run_id = subject if scope == "run" else ""
     journal(tx, "open", run_id=run_id, budget_id=budget_id, cap=cap)
     return budget_id
@@ -127,8 +135,7 @@ def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
             budget_id,
         )
         if not moved:
-            return tx.one(f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE id = ?",
-                          budget_id)  # fmt: skip
+            return tx.one(f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE id = ?", budget_id)
     return None
 
 
@@ -173,8 +180,16 @@ def move(
             overrun,
             call["id"],
         )
-    journal(tx, kind, run_id=call["run_id"], call_id=call["id"],
-            spent=spent, reserved=reserved, overrun=overrun, **entry)  # fmt: skip
+    journal(
+        tx,
+        kind,
+        run_id=call["run_id"],
+        call_id=call["id"],
+        spent=spent,
+        reserved=reserved,
+        overrun=overrun,
+        **entry,
+    )
 
 
 def in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:

@@ -100,20 +100,28 @@ def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: 
         if not tx.value(
             "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
             " AND state IN ('pending','in_doubt') AND relayed = ? LIMIT 1",
-            vendor, account, object_id, relayed,
+            vendor,
+            account,
+            object_id,
+            relayed,
         )
-    ]  # fmt: skip
+    ]
 
 
 def counted_for(tx: Tx, vendor: str, account: str, object_ids: list[str]) -> int:
     """Return what objects count for together, in micro-dollars."""
     return sum(
-        int(tx.value(
-            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
-            vendor, account, object_id,
-        ) or 0)
+        int(
+            tx.value(
+                "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+                vendor,
+                account,
+                object_id,
+            )
+            or 0
+        )
         for object_id in object_ids
-    )  # fmt: skip
+    )
 
 
 def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
@@ -147,9 +155,12 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
     counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
     if amount and scope.run["state"] == "frozen":
-        frozen = Refused("cap", f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
-                         "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
-                         run_id=scope.run["run_id"])  # fmt: skip
+        frozen = Refused(
+            "cap",
+            f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
+            "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
+            run_id=scope.run["run_id"],
+        )
         if not scope.caps.shadow:
             raise frozen
         _let_through(tx, row["id"], frozen)
@@ -159,8 +170,12 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
                 _take(tx, scope, row["id"], amount)
             if ask.object_id is not None and amount:
                 _count(tx, ask, row, amount, total)
-            tx.run("UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ?"
-                   " WHERE id = ?", amount, now, row["id"])  # fmt: skip
+            tx.run(
+                "UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ? WHERE id = ?",
+                amount,
+                now,
+                row["id"],
+            )
             if not ask.read:
                 journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
     except _NoRoom as full:
@@ -212,7 +227,10 @@ def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
     run_id, task_id, single = scope.run["run_id"], scope.claim["task_id"], scope.caps.single
     own = tx.one(
         "SELECT spent_micros + reserved_micros + overrun_micros AS counted FROM budget"
-        " WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)  # fmt: skip
+        " WHERE scope = 'task' AND subject = ? AND part = ?",
+        run_id,
+        task_id,
+    )
     if single is None or own is None:
         return
     tasks = json.loads(scope.claim["members"]) or [task_id]
@@ -338,6 +356,14 @@ def record(
 def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
     """Void a call that is not known: a late request to reserve it is refused."""
     unknown = Ask(call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask)
-    row = record(tx, scope, unknown, Identity(None, 0, None, 0), tx.now(), verdict="denied",
-                  reason="ledger_unavailable", message="voided before it was reserved")  # fmt: skip
+    row = record(
+        tx,
+        scope,
+        unknown,
+        Identity(None, 0, None, 0),
+        tx.now(),
+        verdict="denied",
+        reason="ledger_unavailable",
+        message="voided before it was reserved",
+    )
     move(tx, "void", row, note="tombstone")

@@ -153,8 +153,15 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
                 '({"overrun": true})'
             )
         spent, more, overrun, taken = spent - taken, more + taken, overrun + taken, 0
-    move(tx, "resolve" if first else "correct", row, spent=spent, reserved=-held - taken,
-         overrun=more, note=note)  # fmt: skip
+    move(
+        tx,
+        "resolve" if first else "correct",
+        row,
+        spent=spent,
+        reserved=-held - taken,
+        overrun=more,
+        note=note,
+    )
     column = "settled_micros" if first else "corrected_micros"
     tx.run(
         f"UPDATE call SET {column} = {column} + ?, overrun_micros = overrun_micros + ? WHERE id = ?",
@@ -232,9 +239,19 @@ def keep_part(tx: Tx, row: Row, object_id: str, micros: int) -> None:
 #: Milliseconds after which a price is asked for: again and again, then it is given up.
 _MINUTE = 60_000
 BACK_OFF_MS = (
-    2_000, 10_000, 30_000, 2 * _MINUTE, 10 * _MINUTE, 30 * _MINUTE, 60 * _MINUTE, 3 * 60 * _MINUTE,
-    6 * 60 * _MINUTE, 12 * 60 * _MINUTE, 24 * 60 * _MINUTE, 24 * 60 * _MINUTE,
-)  # fmt: skip
+    2_000,
+    10_000,
+    30_000,
+    2 * _MINUTE,
+    10 * _MINUTE,
+    30 * _MINUTE,
+    60 * _MINUTE,
+    3 * 60 * _MINUTE,
+    6 * 60 * _MINUTE,
+    12 * 60 * _MINUTE,
+    24 * 60 * _MINUTE,
+    24 * 60 * _MINUTE,
+)
 #: Whoever was told to ask has so long to do it, in milliseconds.
 LEASE_MS = 60_000
 
@@ -296,15 +313,24 @@ def correct(tx: Tx, call_id: str, found: FollowedUp, *, relayed_too: bool = True
         _book(tx, row, waiting, found.total_micros, found)
     elif given_up:
         cost = format_usd(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
-        journal(tx, "correct", run_id=row["run_id"], call_id=call_id,
-                note=f"{found.note or 'the vendor has named no price'}: {cost} stays")  # fmt: skip
+        journal(
+            tx,
+            "correct",
+            run_id=row["run_id"],
+            call_id=call_id,
+            note=f"{found.note or 'the vendor has named no price'}: {cost} stays",
+        )
     elif found.problem:
         _say(tx, row, found.problem)
     if given_up:
         tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
     else:
-        tx.run(f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",
-               tries, BACK_OFF_MS[tries], call_id)  # fmt: skip
+        tx.run(
+            f"UPDATE price_due SET tries = ?, due_at = {NOW} + ? WHERE call_id = ?",
+            tries,
+            BACK_OFF_MS[tries],
+            call_id,
+        )
     return tx.one("SELECT * FROM call WHERE id = ?", call_id)
 
 

@@ -140,8 +140,11 @@ def earlier(tx: Tx, identity: Identity, ask: Ask, run_id: str) -> Row | None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
         row = tx.one(
             f"SELECT * FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) AND {_EARLIER}",
-            run_id, keys, ask.vendor, ask.account,
-        )  # fmt: skip
+            run_id,
+            keys,
+            ask.vendor,
+            ask.account,
+        )
         if row is not None:
             return row
     if identity.base is None:
@@ -149,17 +152,32 @@ def earlier(tx: Tx, identity: Identity, ask: Ask, run_id: str) -> Row | None:
     bases = json.dumps([identity.base, *identity.before])
     return tx.one(
         f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?5 AND {_EARLIER}",
-        run_id, bases, ask.vendor, ask.account, identity.ordinal,
-    )  # fmt: skip
+        run_id,
+        bases,
+        ask.vendor,
+        ask.account,
+        identity.ordinal,
+    )
 
 
 def tries(tx: Tx, identity: Identity) -> int:
     """Return how many of the keys that are derived from an identity a vendor's answers have used up."""
     if identity.base is None:
-        return int(tx.value("SELECT max(tries) FROM call WHERE key_id = ? AND epoch = ?",
-                            identity.key_id, identity.epoch) or 0)  # fmt: skip
-    return int(tx.value("SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND epoch = ?",
-                        identity.base, identity.ordinal, identity.epoch) or 0)  # fmt: skip
+        return int(
+            tx.value(
+                "SELECT max(tries) FROM call WHERE key_id = ? AND epoch = ?", identity.key_id, identity.epoch
+            )
+            or 0
+        )
+    return int(
+        tx.value(
+            "SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND epoch = ?",
+            identity.base,
+            identity.ordinal,
+            identity.epoch,
+        )
+        or 0
+    )
 
 
 def wire_key(ask: Ask, identity: Identity, used: int) -> str:

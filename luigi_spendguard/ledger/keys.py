@@ -74,14 +74,24 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
         "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed, held_scope,"
         " held_part, held_micros, key_hash, state, claimed_at)"
         " VALUES (?,?,'','','{}','','[]','[]','','','',0,?,'open',?)",
-        key_id, run["run_id"], key_hash(key), now,
-    )  # fmt: skip
+        key_id,
+        run["run_id"],
+        key_hash(key),
+        now,
+    )
     tx.insert(
-        "key_terms", id=key_id, vendor=terms.vendor, label=terms.label,
-        allowed_endpoints=json.dumps(terms.endpoints), allowed_customers=json.dumps(terms.customers),
-        allowed_accounts=json.dumps(terms.accounts), budget=terms.budget, run_cap_micros=terms.run_cap,
-        daily_cap_micros=terms.daily_cap, expires_at=expires_at,
-    )  # fmt: skip
+        "key_terms",
+        id=key_id,
+        vendor=terms.vendor,
+        label=terms.label,
+        allowed_endpoints=json.dumps(terms.endpoints),
+        allowed_customers=json.dumps(terms.customers),
+        allowed_accounts=json.dumps(terms.accounts),
+        budget=terms.budget,
+        run_cap_micros=terms.run_cap,
+        daily_cap_micros=terms.daily_cap,
+        expires_at=expires_at,
+    )
     row = key_row(tx, key_id)
     key_budgets(tx, run["run_id"], row)
     journal(tx, "issue", run_id=run["run_id"], note=key_id)
@@ -168,8 +178,9 @@ def _budget(tx: Tx, row: Row, scope: str) -> Row | None:
 
 def revoke_key(tx: Tx, id_or_key: str) -> Row:
     """Revoke one key, named by its id or by itself; repeating it changes nothing. Raises NotFound."""
-    row = tx.one("SELECT id, run_id, state FROM claim WHERE id = ? OR key_hash = ?",
-                 id_or_key, key_hash(id_or_key))  # fmt: skip
+    row = tx.one(
+        "SELECT id, run_id, state FROM claim WHERE id = ? OR key_hash = ?", id_or_key, key_hash(id_or_key)
+    )
     if row is None:
         raise NotFound("there is no such vault key: `spendguard keys` lists them")
     if row["state"] == "open":

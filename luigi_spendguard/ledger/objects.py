@@ -29,8 +29,11 @@ _OWNED = (
 def same_call(row: Row, ask: Ask) -> bool:
     """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
     return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
-        ask.vendor, ask.account, ask.operation, ask.fingerprint,
-    )  # fmt: skip
+        ask.vendor,
+        ask.account,
+        ask.operation,
+        ask.fingerprint,
+    )
 
 
 #: Statuses of a vendor that has not begun to execute the request: its key is as good as new.
@@ -93,10 +96,20 @@ def take(tx: Tx, ask: Ask, call_id: str, *, relayed: bool) -> None:
             " (SELECT call.id FROM turn JOIN call ON call.id = turn.call_id WHERE turn.vendor = ?1"
             " AND turn.account = ?2 AND turn.object_id = ?3"
             f" AND (call.id = ?4 OR call.relayed = ?5{over}))",
-            ask.vendor, ask.account, object_id, call_id, int(relayed),
-        )  # fmt: skip
-        tx.insert("turn", vendor=ask.vendor, account=ask.account, object_id=object_id, call_id=call_id,
-                  alone=int(alone))  # fmt: skip
+            ask.vendor,
+            ask.account,
+            object_id,
+            call_id,
+            int(relayed),
+        )
+        tx.insert(
+            "turn",
+            vendor=ask.vendor,
+            account=ask.account,
+            object_id=object_id,
+            call_id=call_id,
+            alone=int(alone),
+        )
 
 
 def _objects(ask: Ask) -> Iterator[tuple[str, bool]]:
@@ -116,8 +129,12 @@ def _others(tx: Tx, ask: Ask, object_id: str, call_id: str, relayed: bool) -> li
     return tx.all(
         f"SELECT call.*, turn.alone FROM turn JOIN call ON call.id = turn.call_id WHERE {_HERE}"
         " AND call.id <> ? AND call.relayed = ?",
-        ask.vendor, ask.account, object_id, call_id, int(relayed),
-    )  # fmt: skip
+        ask.vendor,
+        ask.account,
+        object_id,
+        call_id,
+        int(relayed),
+    )
 
 
 def _gone(tx: Tx, call: Row) -> bool:

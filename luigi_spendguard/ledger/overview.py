@@ -109,8 +109,11 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
         f"SELECT min(?4, max(0, j.at - ?1) / ?2) AS bucket, call.{by} AS name,"
         " sum(j.spent_micros + j.overrun_micros) AS micros FROM journal j JOIN call ON call.id = j.call_id"
         " WHERE j.run_id = ?3 AND (j.spent_micros <> 0 OR j.overrun_micros <> 0) GROUP BY 1, 2",
-        start, step, run_id, POINTS - 1,
-    )  # fmt: skip
+        start,
+        step,
+        run_id,
+        POINTS - 1,
+    )
     totals = tx.all(
         f"SELECT call.{by} AS name, count(*) AS calls, sum({_COST}) AS spent, sum({_OPEN}) AS reserved,"
         " sum(call.verdict = 'denied') AS denied FROM call WHERE call.run_id = ?"
@@ -123,12 +126,17 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
         "times": [start, *(start + (one + 1) * step for one in sorted({row["bucket"] for row in rows}))],
         "spent_usd": _cumulated(rows, shown),
         "totals": [
-            {"name": row["name"], "calls": row["calls"], "spent_usd": plain_usd(row["spent"]),
-             "reserved_usd": plain_usd(row["reserved"]), "denied_calls": row["denied"]}
+            {
+                "name": row["name"],
+                "calls": row["calls"],
+                "spent_usd": plain_usd(row["spent"]),
+                "reserved_usd": plain_usd(row["reserved"]),
+                "denied_calls": row["denied"],
+            }
             for row in totals
         ],
         "caps": _caps(tx, run_id),
-    }  # fmt: skip
+    }
 
 
 def _cumulated(rows: list[Row], shown: set[str]) -> list[dict[str, Any]]:
@@ -172,10 +180,15 @@ def costs(tx: Tx, task_ids: list[str]) -> list[dict[str, Any]]:
         json.dumps(task_ids),
     )
     return [
-        {"task_id": row["task_id"], "run_id": row["run_id"], "calls": row["calls"],
-         "spent_usd": plain_usd(row["spent"]), "reserved_usd": plain_usd(row["reserved"])}
+        {
+            "task_id": row["task_id"],
+            "run_id": row["run_id"],
+            "calls": row["calls"],
+            "spent_usd": plain_usd(row["spent"]),
+            "reserved_usd": plain_usd(row["reserved"]),
+        }
         for row in rows
-    ]  # fmt: skip
+    ]
 
 
 def named(tx: Tx, run_ids: list[str]) -> list[dict[str, Any]]:

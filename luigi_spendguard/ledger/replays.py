@@ -63,8 +63,12 @@ def matched(
         if row is None:
             record(tx, scope, ask, identity, now, verdict="replayed", replay_of=match["id"])
         else:
-            tx.run("UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
-                   match["id"], identity.ordinal, row["id"])  # fmt: skip
+            tx.run(
+                "UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
+                match["id"],
+                identity.ordinal,
+                row["id"],
+            )
         return answer
     _check_sender(scope, match)
     if match["state"] == "pending":
@@ -117,8 +121,13 @@ def replay(tx: Tx, ask: Ask, source: Row) -> Answer:
                 call_id=source["id"],
             )
         # The guard fetches what the operator has named.
-        return Answer("replayed", ask.call_id, ask.ask, object_id=source["object_id"],
-                      first_at=source["ended_at"] or source["created_at"])  # fmt: skip
+        return Answer(
+            "replayed",
+            ask.call_id,
+            ask.ask,
+            object_id=source["object_id"],
+            first_at=source["ended_at"] or source["created_at"],
+        )
     return Answer(
         "replayed",
         ask.call_id,
@@ -172,23 +181,33 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
         in_doubt(tx, row, "its sender is gone")
     if not ask.searched:
         sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
-        return Answer("search", row["id"], row["ask"], first_at=row["created_at"],
-                      body=sent["request_body"] if sent else "",
-                      headers=json.loads(sent["request_headers"]) if sent else {})  # fmt: skip
+        return Answer(
+            "search",
+            row["id"],
+            row["ask"],
+            first_at=row["created_at"],
+            body=sent["request_body"] if sent else "",
+            headers=json.loads(sent["request_headers"]) if sent else {},
+        )
     others = (row["vendor"], row["account"], row["id"])
     free = [
         object_id
         for object_id in ask.executed.split()
-        if not tx.value("SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
-                        *others, object_id)
-    ]  # fmt: skip
+        if not tx.value(
+            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
+            *others,
+            object_id,
+        )
+    ]
     equal = tx.value(
         "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
         " AND fingerprint = ? AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1"
         " FROM journal WHERE journal.call_id = call.id AND kind IN ('settle','resolve') AND journal.id >"
         " (SELECT min(id) FROM journal WHERE call_id = ?)))",
-        *others, row["fingerprint"], row["id"],
-    )  # fmt: skip
+        *others,
+        row["fingerprint"],
+        row["id"],
+    )
     if len(free) > int(equal or 0):
         granted = regrant(tx, scope, row["id"], ask.call_id, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
@@ -257,8 +276,17 @@ def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
     if not targets or identity.base is None:
         return
     untold = [key_digest(ask, key) for key in ask.unanswered.split()]
-    found = tx.one(_REACHED, json.dumps(targets), claim["task_id"], ask.vendor, ask.account, identity.epoch,
-                   claim["id"], ask.call_id, json.dumps(untold))  # fmt: skip
+    found = tx.one(
+        _REACHED,
+        json.dumps(targets),
+        claim["task_id"],
+        ask.vendor,
+        ask.account,
+        identity.epoch,
+        claim["id"],
+        ask.call_id,
+        json.dumps(untold),
+    )
     if found is None:
         return
     some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
@@ -275,5 +303,8 @@ def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
 def keep_targets(tx: Tx, call_id: str, ask: Ask) -> None:
     """Remember whom a call may reach."""
     if ask.targets:
-        tx.run("INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
-               call_id, json.dumps(ask.targets.split()))  # fmt: skip
+        tx.run(
+            "INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
+            call_id,
+            json.dumps(ask.targets.split()),
+        )

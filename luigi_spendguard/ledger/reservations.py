@@ -60,12 +60,21 @@ def _decided(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     except Refused as refused:
         denied = refused.denied
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
-            record(tx, scope, ask, Identity(None, 0, None, 0), now, verdict="denied",
-                    reason=denied.reason, message=denied.message)  # fmt: skip
+            record(
+                tx,
+                scope,
+                ask,
+                Identity(None, 0, None, 0),
+                now,
+                verdict="denied",
+                reason=denied.reason,
+                message=denied.message,
+            )
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
-        return Answer("denied", ask.call_id, ask.ask, reason=denied.reason,
-                      message=denied.message, facts=denied.facts)  # fmt: skip
+        return Answer(
+            "denied", ask.call_id, ask.ask, reason=denied.reason, message=denied.message, facts=denied.facts
+        )
 
 
 def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
@@ -112,9 +121,15 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     tx.run(
         "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?"
         " WHERE id = ?",
-        wire_key(ask, identity, used), identity.ordinal, identity.base, identity.key_id, identity.epoch,
-        FORMULA, used, row["id"],
-    )  # fmt: skip
+        wire_key(ask, identity, used),
+        identity.ordinal,
+        identity.base,
+        identity.key_id,
+        identity.epoch,
+        FORMULA,
+        used,
+        row["id"],
+    )
     link_budgets(tx, scope, row["id"], ask.vendor)
     reserve_money(tx, scope, ask, row, now)
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
@@ -149,9 +164,15 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
         objects.take(tx, ask, row["id"], relayed=scope.relayed)
     keep_targets(tx, row["id"], ask)
     if not ask.read:
-        tx.insert("exchange", call_id=row["id"], request_body=ask.body, stored_at=now,
-                  request_headers=json.dumps(ask.headers), answer_headers="{}",
-                  answer_body="")  # fmt: skip
+        tx.insert(
+            "exchange",
+            call_id=row["id"],
+            request_body=ask.body,
+            stored_at=now,
+            request_headers=json.dumps(ask.headers),
+            answer_headers="{}",
+            answer_body="",
+        )
     return Answer("allowed", row["id"], ask.ask, wire_key=key)
 
 
@@ -165,8 +186,11 @@ def _check_mates(tx: Tx, scope: Scope, ask: Ask) -> None:
         "SELECT DISTINCT target, task_id FROM call WHERE task_id IN (SELECT value FROM json_each(?))"
         " AND vendor = ? AND account = ? AND operation = ? AND verdict = 'allowed' AND base IS NOT NULL"
         " AND state IN ('pending','settled','in_doubt') AND " + NOT_DECLINED,
-        json.dumps(mates), ask.vendor, ask.account, ask.operation,
-    )  # fmt: skip
+        json.dumps(mates),
+        ask.vendor,
+        ask.account,
+        ask.operation,
+    )
     for row in rows:
         if _may_overlap(ask.target, row["target"]):
             raise Refused(
@@ -202,11 +226,18 @@ def _check_alive(scope: Scope) -> None:
     if claim["state"] == "revoked":
         raise Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
     if claim["state"] == "ended" and scope.terms is not None:
-        raise Refused("expired", "the vault key has expired, or its run has ended: ask for another one",
-                      run_id=run["run_id"])  # fmt: skip
+        raise Refused(
+            "expired",
+            "the vault key has expired, or its run has ended: ask for another one",
+            run_id=run["run_id"],
+        )
     if claim["state"] == "ended":
-        raise Refused("expired", "the attempt this vault key was made for is over: a later attempt "
-                       "has the task, or the task has ended", run_id=run["run_id"])  # fmt: skip
+        raise Refused(
+            "expired",
+            "the attempt this vault key was made for is over: a later attempt "
+            "has the task, or the task has ended",
+            run_id=run["run_id"],
+        )
 
 
 def sweep(tx: Tx) -> list[str]:
@@ -232,8 +263,10 @@ def forget(tx: Tx, days: int) -> int:
     One from the future is as old as can be known: it begins to age now.
     """
     # Nobody goes on with a price that was looked up a day ago.
-    tx.run("DELETE FROM turn WHERE EXISTS (SELECT 1 FROM call WHERE call.id = turn.call_id"
-           f" AND created_at < {NOW} - 86400000 AND (state IS NULL OR state <> 'pending'))")  # fmt: skip
+    tx.run(
+        "DELETE FROM turn WHERE EXISTS (SELECT 1 FROM call WHERE call.id = turn.call_id"
+        f" AND created_at < {NOW} - 86400000 AND (state IS NULL OR state <> 'pending'))"
+    )
     tx.run(f"UPDATE exchange SET stored_at = {NOW} WHERE stored_at > {NOW} + {SKEW_MS}")
     return tx.run(
         f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"

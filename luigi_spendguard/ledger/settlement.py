@@ -137,10 +137,17 @@ def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
     """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
     for covered in set(covers) - {object_id}:
         where = (row["vendor"], row["account"], covered)
-        tx.run("UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
-               " AND state = 'settled' AND relayed = ?", object_id, *where, row["relayed"])  # fmt: skip
-        tx.run("UPDATE vendor_object SET counted_micros = 0"
-               " WHERE vendor = ? AND account = ? AND object_id = ?", *where)  # fmt: skip
+        tx.run(
+            "UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
+            " AND state = 'settled' AND relayed = ?",
+            object_id,
+            *where,
+            row["relayed"],
+        )
+        tx.run(
+            "UPDATE vendor_object SET counted_micros = 0 WHERE vendor = ? AND account = ? AND object_id = ?",
+            *where,
+        )
 
 
 def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
@@ -155,8 +162,7 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
         row["id"],
     )
     if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
-        move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"],
-             overrun=overrun, note=note)  # fmt: skip
+        move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"], overrun=overrun, note=note)
     if overrun:
         _freeze(tx, row)
 

@@ -183,11 +183,16 @@ def changes(tx: Tx, since: int) -> Changes:
     named = [row["run_id"] for row in tx.all(f"{_FRESH} SELECT DISTINCT run_id FROM fresh", since)]
     concerned = json.dumps(sorted({*named, *(row["subject"] for row in budgets)}))
     rows = tx.all(f"{RUN} WHERE run.run_id IN (SELECT value FROM json_each(?)) ORDER BY run.id", concerned)
-    approvals = tx.all("SELECT * FROM approval WHERE task_id <> '' AND run_id IN"
-                       " (SELECT value FROM json_each(?))", concerned)  # fmt: skip
+    approvals = tx.all(
+        "SELECT * FROM approval WHERE task_id <> '' AND run_id IN (SELECT value FROM json_each(?))", concerned
+    )
     reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind = 'reserve'", since)
-    return Changes(seen, _together(rows, budgets, approvals, seen), today(tx),
-                   have_paid(tx, [row["call_id"] for row in reserved]))  # fmt: skip
+    return Changes(
+        seen,
+        _together(rows, budgets, approvals, seen),
+        today(tx),
+        have_paid(tx, [row["call_id"] for row in reserved]),
+    )
 
 
 def start(tx: Tx, caps: Caps) -> Start:

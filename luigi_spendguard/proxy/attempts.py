@@ -208,10 +208,15 @@ def _set_mark() -> None:
 
 def _handed_down(attempt: Attempt) -> str:
     said = {
-        "claim": attempt.claim_id, "run": attempt.run_id, "task": attempt.task_id, "family": attempt.family,
-        "key": str(attempt.key), "scheduler": getattr(attempt.client, "address", None),
-        "served": sorted(attempt.served), "listener": _listeners[-1] if _listeners else attempt.handed_down,
-    }  # fmt: skip
+        "claim": attempt.claim_id,
+        "run": attempt.run_id,
+        "task": attempt.task_id,
+        "family": attempt.family,
+        "key": str(attempt.key),
+        "scheduler": getattr(attempt.client, "address", None),
+        "served": sorted(attempt.served),
+        "listener": _listeners[-1] if _listeners else attempt.handed_down,
+    }
     return json.dumps(said)
 
 

@@ -214,11 +214,15 @@ def _arrange() -> None:
     for each in _running:
         variables = each.vendor.secret_variables
         wanted |= {name: each.key for name, text in _held.items() if text and text == each.secret}
-        if variables and not any(_held.get(name) or (name not in _held and os.environ.get(name))
-                                 for name in variables):  # fmt: skip
+        if variables and not any(
+            _held.get(name) or (name not in _held and os.environ.get(name)) for name in variables
+        ):
             wanted[variables[0]] = each.key
-        wanted |= {name: text for name, text in each.vendor.stand_ins.items()
-                   if name in _held or not os.environ.get(name)}  # fmt: skip
+        wanted |= {
+            name: text
+            for name, text in each.vendor.stand_ins.items()
+            if name in _held or not os.environ.get(name)
+        }
     for name in [*_held, *wanted]:
         _hold(name, wanted.get(name))
 

@@ -126,14 +126,19 @@ class Listener:
         """Serve until it is asked to end, and then until no call is under way, within the bound."""
         names = [self._only] if self._only else list(VENDORS)
         routes = [
-            (r"/.*" if self._only else rf"/{name}(?:/.*)?", Listening,
-             {"listener": self, "vendor": VENDORS[name], "prefix": 0 if self._only else len(name) + 1})
+            (
+                r"/.*" if self._only else rf"/{name}(?:/.*)?",
+                Listening,
+                {"listener": self, "vendor": VENDORS[name], "prefix": 0 if self._only else len(name) + 1},
+            )
             for name in names
-        ]  # fmt: skip
+        ]
         app = Application(
-            routes, default_handler_class=Elsewhere, default_handler_args={"names": names},
+            routes,
+            default_handler_class=Elsewhere,
+            default_handler_args={"names": names},
             log_function=lambda handler: logger.debug("%s %s", handler.get_status(), handler),
-        )  # fmt: skip
+        )
         answer_half_closed(app)
         server = HTTPServer(app)
         server.add_sockets(self.sockets)

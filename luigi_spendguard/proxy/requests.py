@@ -109,6 +109,12 @@ def _text(value: Any) -> str:
 def _raw(reply: Reply, method: str) -> urllib3.HTTPResponse:
     headers: Mapping[str, str] = {**reply.headers, "content-length": str(len(reply.body))}
     return urllib3.HTTPResponse(
-        io.BytesIO(reply.body), headers, reply.status, version=11, version_string="HTTP/1.1",
-        reason=responses.get(reply.status, ""), preload_content=False, request_method=method,
-    )  # fmt: skip
+        io.BytesIO(reply.body),
+        headers,
+        reply.status,
+        version=11,
+        version_string="HTTP/1.1",
+        reason=responses.get(reply.status, ""),
+        preload_content=False,
+        request_method=method,
+    )

@@ -108,8 +108,15 @@ class GuardedClient:
     def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
         self._attempt, self._options = attempt, options
 
-    def request(self, method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None,
-                data: Any = None) -> _Answer:  # fmt: skip
+    def request(
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        json: Any = None,
+        files: Any = None,
+        data: Any = None,
+    ) -> _Answer:
         """Send once under a reservation.
 
         Raises SpendDenied, OutcomeUnknown, and RuntimeError for what the SDK's own client calls a failed
@@ -131,8 +138,14 @@ class GuardedAsyncClient(GuardedClient):
     """The same for an asynchronous call, which lives in a thread."""
 
     async def request(  # type: ignore[override]  # of the SDK's other kind of client
-        self, method: str, url: str, headers: Mapping[str, str], json: Any = None, files: Any = None,
-        data: Any = None) -> _Answer:  # fmt: skip
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        json: Any = None,
+        files: Any = None,
+        data: Any = None,
+    ) -> _Answer:
         """Send once under a reservation, in a thread."""
         request = request_of(method, url, headers, json, files, data)
         return await aside(self._attempt.claim_id, lambda: self._answer(request))

@@ -93,8 +93,17 @@ def _revealed(url: str, auth: Any) -> Any:
 
 
 def _through_ours(original: Function) -> Function:
-    def request(self: Any, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
-                auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+    def request(
+        self: Any,
+        method: str,
+        uri: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
         if attempt is None:
             auth = _revealed(uri, _shown(self, auth))
@@ -113,8 +122,16 @@ def _through_ours(original: Function) -> Function:
 
 def _through_ours_async(original: Function) -> Function:
     async def request_async(
-        self: Any, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
-        auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+        self: Any,
+        method: str,
+        uri: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
         if attempt is None:
             auth = _revealed(uri, _shown(self, auth))
@@ -134,8 +151,17 @@ def _through_ours_async(original: Function) -> Function:
 
 
 def _replaced(original: Function) -> Function:
-    def request(self: Any, method: str, url: str, params: Any = None, data: Any = None, headers: Any = None,
-                auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+    def request(
+        self: Any,
+        method: str,
+        url: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         attempt = _attempt(method, url, params, data, headers, auth)
         if attempt is None:
             auth = _revealed(url, auth)
@@ -153,8 +179,17 @@ def _replaced(original: Function) -> Function:
 
 
 def _replaced_async(original: Function) -> Function:
-    async def request(self: Any, method: str, url: str, params: Any = None, data: Any = None,
-                      headers: Any = None, auth: Any = None, *args: Any, **kwargs: Any) -> Any:  # fmt: skip
+    async def request(
+        self: Any,
+        method: str,
+        url: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> Any:
         attempt = _attempt(method, url, params, data, headers, auth)
         if attempt is None:
             auth = _revealed(url, auth)

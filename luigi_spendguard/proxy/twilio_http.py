@@ -153,8 +153,17 @@ class GuardedHttpClient(HttpClient):
         super().__init__(_logger, is_async=False)
         self._attempt, self._options = attempt, options
 
-    def request(self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
-                auth: Any = None, timeout: Any = None, allow_redirects: Any = None) -> Response:  # fmt: skip
+    def request(
+        self,
+        method: str,
+        uri: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        timeout: Any = None,
+        allow_redirects: Any = None,
+    ) -> Response:
         """Send once under a reservation."""
         with as_the_sdks_errors(method, uri, asynchronous=False):
             request = request_of(method, uri, params, data, headers, auth)
@@ -172,8 +181,16 @@ class GuardedAsyncHttpClient(AsyncHttpClient):
         self._attempt, self._options = attempt, options
 
     async def request(  # type: ignore[override]  # as the SDK's own
-        self, method: str, uri: str, params: Any = None, data: Any = None, headers: Any = None,
-        auth: Any = None, timeout: Any = None, allow_redirects: bool = False) -> Response:  # fmt: skip
+        self,
+        method: str,
+        uri: str,
+        params: Any = None,
+        data: Any = None,
+        headers: Any = None,
+        auth: Any = None,
+        timeout: Any = None,
+        allow_redirects: bool = False,
+    ) -> Response:
         """Send once under a reservation, in a thread."""
         with as_the_sdks_errors(method, uri, asynchronous=True):
             request = request_of(method, uri, params, data, headers, auth)

@@ -57,9 +57,14 @@ class Children:
         """Start `python ARGS…` in a session of its own."""
         with self.log(name).open("ab") as log:
             process = subprocess.Popen(  # noqa: S603  # Python itself, with modules of ours
-                [sys.executable, *args], env=dict(env), cwd=self.folder, stdin=subprocess.DEVNULL,
-                stdout=log, stderr=log, start_new_session=True,
-            )  # fmt: skip
+                [sys.executable, *args],
+                env=dict(env),
+                cwd=self.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
         self._all.append(process)
         return process
 

@@ -170,10 +170,18 @@ def race(settings: Settings, workers: int, cap: Micros, timeout_s: float) -> Fac
         raise SelfTestError("midnight (UTC) has renewed daily_cap_usd in the midst of it: start it again")
     strangers = [shown for shown in books["credentials"] if shown != site.secret]
     return Facts(
-        **asked, cap=effective, limit=limit, shadow=settings.caps.shadow, gateway=site.gateway,
-        charged=books["charges"], counted_cents=books["cents"], strangers=len(strangers), run=run,
-        reports=reports, logs=logs,
-    )  # fmt: skip
+        **asked,
+        cap=effective,
+        limit=limit,
+        shadow=settings.caps.shadow,
+        gateway=site.gateway,
+        charged=books["charges"],
+        counted_cents=books["cents"],
+        strangers=len(strangers),
+        run=run,
+        reports=reports,
+        logs=logs,
+    )
 
 
 def _start_vendor(children: Children) -> str:
@@ -207,10 +215,22 @@ def _start_luigid(children: Children, site: Site, cap: Micros, vendor_url: str) 
 def _run_pipeline(children: Children, site: Site, vendor_url: str, asked: dict[str, int]) -> None:
     """Run the pipeline with Luigi's own command, whose worker forks a process for each task."""
     args = [
-        "--module", f"{_PACKAGE}.pipeline", FAMILY, "--workers", str(asked["workers"]), "--run-id", _RUN,
-        "--tasks", str(asked["workers"]), "--charges", str(asked["charges"]), "--cents", str(asked["cents"]),
-        "--folder", str(site.folder),
-    ]  # fmt: skip
+        "--module",
+        f"{_PACKAGE}.pipeline",
+        FAMILY,
+        "--workers",
+        str(asked["workers"]),
+        "--run-id",
+        _RUN,
+        "--tasks",
+        str(asked["workers"]),
+        "--charges",
+        str(asked["charges"]),
+        "--cents",
+        str(asked["cents"]),
+        "--folder",
+        str(site.folder),
+    ]
     environment = site.environment() | {"SPENDGUARD_SELF_TEST_VENDOR": vendor_url}
     children.run("workers", _child(site, vendor_url, "luigi", *args), environment)
 

@@ -78,9 +78,19 @@ def _text(text: str) -> str:
 FAMILY = "SpendguardSelfTest"
 #: Of [spendguard], what is the self-test's own or left away: addresses, files, tokens, and what only waits.
 _REPLACED = (
-    "ledger_url", "gateway_url", "tls_cert", "tls_key", "metrics_collector", "on_blocked", "forecast",
-    "approve_above_usd", "admin_token", "admin_token_file", "worker_token", "worker_token_file",
-)  # fmt: skip
+    "ledger_url",
+    "gateway_url",
+    "tls_cert",
+    "tls_key",
+    "metrics_collector",
+    "on_blocked",
+    "forecast",
+    "approve_above_usd",
+    "admin_token",
+    "admin_token_file",
+    "worker_token",
+    "worker_token_file",
+)
 #: Of a vendor's section, what is kept.
 _KEPT = ("run_cap_usd", "timeout_s", "prices")
 _SECRET, _SECRET_FILE = "SPENDGUARD_SELF_TEST_SECRET", "SPENDGUARD_SELF_TEST_SECRET_FILE"
@@ -177,9 +187,10 @@ class Site:
         """
         dropped = {*self._variables_of_secrets(), *certificates.VARIABLES, *_DROPPED}
         found = {
-            name: value for name, value in os.environ.items()
+            name: value
+            for name, value in os.environ.items()
             if name not in dropped and name.lower() not in _PROXIES and not self._shows_secret(value)
-        }  # fmt: skip
+        }
         found["PYTHONPATH"] = os.pathsep.join(python_path())
         found["XDG_STATE_HOME"] = found["TMPDIR"] = str(self.folder)
         if self.tls:
@@ -250,10 +261,28 @@ def make_site(folder: Path, settings: config.Settings) -> Site:
 def _certificate(openssl: str, folder: Path) -> None:
     """Make a certificate for this machine: the user's own is for another name."""
     subprocess.run(  # noqa: S603  # openssl, with arguments of ours
-        [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", "/CN=127.0.0.1",
-         "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "cert.pem"],
-        cwd=folder, check=False, capture_output=True,
-    )  # fmt: skip
+        [
+            openssl,
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+            "-keyout",
+            "key.pem",
+            "-out",
+            "cert.pem",
+        ],
+        cwd=folder,
+        check=False,
+        capture_output=True,
+    )
 
 
 def python_path() -> list[str]:

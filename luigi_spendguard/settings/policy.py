@@ -47,9 +47,11 @@ class Caps:
             return Micros(0), _missing(family)
         if asked <= limit:
             return asked, ""
-        where = "[spendguard_caps]" if own is not None else (
-            "max_cap_usd" if self.limit is not None else "default_cap_usd"
-        )  # fmt: skip
+        where = (
+            "[spendguard_caps]"
+            if own is not None
+            else ("max_cap_usd" if self.limit is not None else "default_cap_usd")
+        )
         return limit, f"{format_usd(asked)} was asked, {format_usd(limit)} granted: the limit of {where}"
 
 

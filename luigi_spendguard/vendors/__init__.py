@@ -14,6 +14,14 @@ from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 __all__ = [
-    "FollowedUp", "Outcome", "Quote", "Reply", "Request", "Setting", "Vendor",
-    "VendorSettings", "denial", "values",
-]  # fmt: skip
+    "FollowedUp",
+    "Outcome",
+    "Quote",
+    "Reply",
+    "Request",
+    "Setting",
+    "Vendor",
+    "VendorSettings",
+    "denial",
+    "values",
+]

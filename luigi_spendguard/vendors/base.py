@@ -20,14 +20,35 @@ from luigi_spendguard.vendors.bodies import names_method
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 #: Headers by which some servers take a request for another one.
-_OVERRIDES = ("x-http-method", "x-http-method-override", "x-method-override", "x-original-method",
-              "x-original-url", "x-rewrite-url", "x-forwarded-method", "x-forwarded-uri",
-              "x-forwarded-prefix")  # fmt: skip
+_OVERRIDES = (
+    "x-http-method",
+    "x-http-method-override",
+    "x-method-override",
+    "x-original-method",
+    "x-original-url",
+    "x-rewrite-url",
+    "x-forwarded-method",
+    "x-forwarded-uri",
+    "x-forwarded-prefix",
+)
 #: What belongs to a request, whichever vendor it goes to; of all else nobody here knows what it would do.
-_ASKED = frozenset({
-    "accept", "accept-charset", "accept-language", "cache-control", "content-encoding", "content-type",
-    "if-match", "if-modified-since", "if-none-match", "if-unmodified-since", "pragma", "range", "user-agent",
-})  # fmt: skip
+_ASKED = frozenset(
+    {
+        "accept",
+        "accept-charset",
+        "accept-language",
+        "cache-control",
+        "content-encoding",
+        "content-type",
+        "if-match",
+        "if-modified-since",
+        "if-none-match",
+        "if-unmodified-since",
+        "pragma",
+        "range",
+        "user-agent",
+    }
+)
 
 _UUID = r"[0-9a-f]{8}-?[0-9a-f]{4}(?:-?[0-9a-f]{4}){2}-?[0-9a-f]{12}"
 _BEFORE = rf"urn:uuid:|{OWN_KEY}|(?:[a-z0-9]+[-_])*retry[-_]"
@@ -39,12 +60,35 @@ MADE_UP = rf"(?ia:[\"{{]?(?:(?:{_BEFORE})?{_UUID}|[0-9]{{19}}_[A-Za-z0-9_-]{{6}}
 
 
 #: What belongs to an answer, whichever vendor gives it, by name and by how the name begins.
-_ANSWER = frozenset({
-    "accept-ranges", "age", "cache-control", "content-disposition", "content-language", "content-range",
-    "content-type", "date", "deprecation", "etag", "expires", "idempotency-key", "idempotent-replayed",
-    "last-modified", "link", "location", "original-request", "request-id", "retry-after", "retry-after-ms",
-    "server", "sunset", "warning", "x-request-id", "x-should-retry",
-})  # fmt: skip
+_ANSWER = frozenset(
+    {
+        "accept-ranges",
+        "age",
+        "cache-control",
+        "content-disposition",
+        "content-language",
+        "content-range",
+        "content-type",
+        "date",
+        "deprecation",
+        "etag",
+        "expires",
+        "idempotency-key",
+        "idempotent-replayed",
+        "last-modified",
+        "link",
+        "location",
+        "original-request",
+        "request-id",
+        "retry-after",
+        "retry-after-ms",
+        "server",
+        "sunset",
+        "warning",
+        "x-request-id",
+        "x-should-retry",
+    }
+)
 _ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
 
 
@@ -273,8 +317,11 @@ class Vendor(ABC):
 
         Nobody's credentials, nothing that a hop needs, and none that could make it another request.
         """
-        return {name: value for name, value in request.headers.items()
-                if name in (*_ASKED, *but) or (self.asks and name.startswith(self.asks))}  # fmt: skip
+        return {
+            name: value
+            for name, value in request.headers.items()
+            if name in (*_ASKED, *but) or (self.asks and name.startswith(self.asks))
+        }
 
     def answered(self, reply: Reply) -> Reply:
         """Return a reply with the headers that belong to the answer: to whom it is passed on they are ours.
@@ -283,8 +330,9 @@ class Vendor(ABC):
         the connection to the vendor needed.
         """
         begin = (f"{self.name}-", f"x-{self.name}-", *_ANSWER_BEGINNINGS, *self.answers)
-        kept = {name: value for name, value in reply.headers.items()
-                if name in _ANSWER or name.startswith(begin)}  # fmt: skip
+        kept = {
+            name: value for name, value in reply.headers.items() if name in _ANSWER or name.startswith(begin)
+        }
         return replace(reply, headers=kept)
 
     def relinked(self, reply: Reply, base: str) -> Reply:

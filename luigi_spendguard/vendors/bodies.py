@@ -262,8 +262,33 @@ def digest(*parts: object) -> str:
 #: The statuses that say that nothing was executed (RFC 9110, 15.5, and RFC 6585). Other 4xx do not: a 409 is
 #: about an earlier send; Envoy, which stands before many a vendor, answers 408 where that has the request
 #: and is silent (`stream_idle_timeout`); Stripe's 424 is about what it has asked of others.
-_NOT_EXECUTED = frozenset({400, 401, 402, 403, 404, 405, 407, 410, 411, 412, 413, 414, 415, 416, 417, 421,
-                           422, 423, 426, 428, 429, 431, 451})  # fmt: skip
+_NOT_EXECUTED = frozenset(
+    {
+        400,
+        401,
+        402,
+        403,
+        404,
+        405,
+        407,
+        410,
+        411,
+        412,
+        413,
+        414,
+        415,
+        416,
+        417,
+        421,
+        422,
+        423,
+        426,
+        428,
+        429,
+        431,
+        451,
+    }
+)
 
 
 def refused(status: int) -> bool:

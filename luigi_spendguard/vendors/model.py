@@ -131,11 +131,15 @@ class Quote:
     def unkeepable(self) -> str:
         """What of the call is too long or unfit for the ledger, "" when nothing is."""
         named = {
-            "its path": self.path, "whom it concerns": self.target or "", "its key": self.key or "",
-            "its customers": " ".join(self.customers), "its accounts": " ".join(self.accounts),
+            "its path": self.path,
+            "whom it concerns": self.target or "",
+            "its key": self.key or "",
+            "its customers": " ".join(self.customers),
+            "its accounts": " ".join(self.accounts),
             "its objects": " ".join([self.object_id or "", *self.covers]),
-            "what it acts on": " ".join(self.acts_on), "what it is priced by": " ".join(self.priced_by),
-        }  # fmt: skip
+            "what it acts on": " ".join(self.acts_on),
+            "what it is priced by": " ".join(self.priced_by),
+        }
         if len(self.targets) > MAX_TARGETS:
             return f"it goes to {len(self.targets):,} and not to {MAX_TARGETS:,} at the most: split it"
         wrong = (name for name, text in named.items() if not is_writable(text))

@@ -52,8 +52,11 @@ def wrong(request: HTTPServerRequest, office: Office) -> Refused | None:
     """Count a wrong token or key; return what is to be answered instead where its peer shows too many."""
     if not office.throttle.was_wrong(request.remote_ip or ""):
         return None
-    return Refused(429, "too_many_attempts", "too many wrong tokens or keys from this address, and this "
-                   "one is wrong, too: wait a minute")  # fmt: skip
+    return Refused(
+        429,
+        "too_many_attempts",
+        "too many wrong tokens or keys from this address, and this one is wrong, too: wait a minute",
+    )
 
 
 def check(request: HTTPServerRequest, who: str, office: Office) -> str:
@@ -82,8 +85,12 @@ def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhe
     if anywhere or office.settings.worker_token is not None or (token and _same(token, office.admin_token)):
         return
     if not is_loopback(request):
-        raise Refused(403, "forbidden", "without [spendguard] worker_token in luigid's luigi.cfg only "
-                      "peers on its own machine are served: set the same token for both")  # fmt: skip
+        raise Refused(
+            403,
+            "forbidden",
+            "without [spendguard] worker_token in luigid's luigi.cfg only "
+            "peers on its own machine are served: set the same token for both",
+        )
     _check_host(request, office.settings.gateway_url)
 
 
@@ -110,8 +117,11 @@ def _checked(token: str, who: str, office: Office) -> str:
             what = (
                 "this is not the admin token, which is needed here" if token else "this needs the admin token"
             )
-            raise Refused(401, "unauthorized", f"{what}: [spendguard] admin_token, or the file beside the "
-                          "ledger that luigid made")  # fmt: skip
+            raise Refused(
+                401,
+                "unauthorized",
+                f"{what}: [spendguard] admin_token, or the file beside the ledger that luigid made",
+            )
         return ""
     if who == "read" and (is_admin or _same(token, worker_token)):
         return ""
@@ -125,6 +135,10 @@ def _checked(token: str, who: str, office: Office) -> str:
         return ""
     if worker_token is not None and not (_same(token, worker_token) or is_admin):
         wrong = "is wrong" if token else "is missing"
-        raise Refused(401, "unauthorized", f"the worker token {wrong}: set the same [spendguard] "
-                      "worker_token in the worker's luigi.cfg as in luigid's")  # fmt: skip
+        raise Refused(
+            401,
+            "unauthorized",
+            f"the worker token {wrong}: set the same [spendguard] "
+            "worker_token in the worker's luigi.cfg as in luigid's",
+        )
     return ""

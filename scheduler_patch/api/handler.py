@@ -169,8 +169,7 @@ class Handler(Bounded):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log unexpected errors; a client that went away is none."""
         if not isinstance(value, HTTPError):
-            logger.error("%s %s failed", self.request.method, self.request.path,
-                         exc_info=(typ, value, tb))  # fmt: skip
+            logger.error("%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb))
 
 
 class Lost(Handler):

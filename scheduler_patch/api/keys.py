@@ -33,8 +33,17 @@ _LONGEST = 100
 
 async def issue(office: Office, call: Call) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
-    call.only("vendor", "agent_run_label", "daily_usd_cap", "run_usd_cap", "allowed_endpoints",
-              "allowed_customers", "allowed_accounts", "expires_in", "expires_at")  # fmt: skip
+    call.only(
+        "vendor",
+        "agent_run_label",
+        "daily_usd_cap",
+        "run_usd_cap",
+        "allowed_endpoints",
+        "allowed_customers",
+        "allowed_accounts",
+        "expires_in",
+        "expires_at",
+    )
     shown, key, found = await office.write(_issue, terms_of(call), office.settings.caps)
     office.gate.feed(found)
     return Created({"vault_key": key, **shown})

@@ -79,41 +79,56 @@ _RUN_ID = {"run_id": TEXT}
 BODIES: Mapping[str, Schema] = {
     "spend_open_run": shape(
         "name by_task_id root_family root_task_id",
-        name={**TEXT, "maxLength": 255}, by_task_id=FLAG, root_family={**TEXT, "maxLength": 255},
-        root_task_id=TEXT, budget_usd=MAYBE_USD,
+        name={**TEXT, "maxLength": 255},
+        by_task_id=FLAG,
+        root_family={**TEXT, "maxLength": 255},
+        root_task_id=TEXT,
+        budget_usd=MAYBE_USD,
     ),
     "spend_claim": shape(
         "claim_id task_id family worker",
-        claim_id={**TEXT, "maxLength": 64}, run_id={**TEXT, "nullable": True}, task_id=TEXT,
-        family={**TEXT, "maxLength": 255}, worker=TEXT, max_cost_usd=MAYBE_USD,
+        claim_id={**TEXT, "maxLength": 64},
+        run_id={**TEXT, "nullable": True},
+        task_id=TEXT,
+        family={**TEXT, "maxLength": 255},
+        worker=TEXT,
+        max_cost_usd=MAYBE_USD,
         params={"type": "object", "additionalProperties": {"type": "string"}, "nullable": True},
     ),
     "spend_finish": shape(
         "claim_id outcome",
-        claim_id={**TEXT, "maxLength": 64}, outcome={"type": "string", "enum": list(OUTCOMES)},
+        claim_id={**TEXT, "maxLength": 64},
+        outcome={"type": "string", "enum": list(OUTCOMES)},
     ),
     "spend_close_run": shape(
-        "name", name={**TEXT, "maxLength": 255}, run_id={**TEXT, "nullable": True},
+        "name",
+        name={**TEXT, "maxLength": 255},
+        run_id={**TEXT, "nullable": True},
         request_id={**TEXT, "nullable": True},
     ),
     "spend_blocked": shape(
-        "worker", worker=TEXT, wait_s={"type": "integer", "minimum": 0, "maximum": 60},
+        "worker",
+        worker=TEXT,
+        wait_s={"type": "integer", "minimum": 0, "maximum": 60},
         task_ids={"type": "array", "items": TEXT, "maxItems": 500},
     ),
     "spend_acknowledge": shape("worker run_id", worker=TEXT, run_id=TEXT),
     "spend_due_prices": shape("vendors", vendors={"type": "array", "items": TEXT, "maxItems": 100}),
     "spend_correct": shape(
-        "call_id final", call_id={**TEXT, "maxLength": 64}, total_micros={**COUNT, "nullable": True},
-        note=NOTE, final=FLAG, whole=FLAG, problem=NOTE,
+        "call_id final",
+        call_id={**TEXT, "maxLength": 64},
+        total_micros={**COUNT, "nullable": True},
+        note=NOTE,
+        final=FLAG,
+        whole=FLAG,
+        problem=NOTE,
     ),
     "spend_reserve": _message(Ask),
     "spend_settle": _message(End, "kind"),
     "spend_void": _message(End, "kind"),
     "spend_doubt": _message(End, "kind"),
     "list_runs": shape(),
-    "task_costs": shape(
-        "task_ids", task_ids={"type": "array", "items": TEXT, "maxItems": 500}
-    ),
+    "task_costs": shape("task_ids", task_ids={"type": "array", "items": TEXT, "maxItems": 500}),
     "run_budget": shape("run_id", **_RUN_ID),
     "revoke_run": shape("run_id", **_RUN_ID),
     "top_up_run": shape("run_id usd", **_RUN_ID, **_TOP_UP),
@@ -128,15 +143,21 @@ BODIES: Mapping[str, Schema] = {
         "oneOf": [
             shape(
                 "spent_usd",
-                spent_usd=USD, object_id=TEXT, overrun=FLAG, correct=FLAG, request_id=REQUEST_ID,
+                spent_usd=USD,
+                object_id=TEXT,
+                overrun=FLAG,
+                correct=FLAG,
+                request_id=REQUEST_ID,
             ),
             shape(
                 "not_sent",
-                not_sent={"type": "boolean", "enum": [True]}, correct=FLAG, request_id=REQUEST_ID,
+                not_sent={"type": "boolean", "enum": [True]},
+                correct=FLAG,
+                request_id=REQUEST_ID,
             ),
         ]
     },
-}  # fmt: skip
+}
 _QUERIES: Mapping[str, dict[str, Schema]] = {
     "GET /vault/keys": {"run": TEXT},
     "GET /calls": {"run": TEXT},
@@ -162,8 +183,9 @@ _OF_CALLS: dict[str, Schema] = {
 def _parameters(method: str, path: str) -> list[Schema]:
     found = [
         {"name": name, "in": "path", "required": True, "schema": TEXT}
-        for name in ("run_id", "id", "path") if f"{{{name}}}" in path
-    ]  # fmt: skip
+        for name in ("run_id", "id", "path")
+        if f"{{{name}}}" in path
+    ]
     queries = dict(_QUERIES.get(f"{method} {path}", {}))
     if method == "GET" and path.endswith("/calls"):
         queries |= _OF_CALLS

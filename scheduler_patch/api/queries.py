@@ -97,14 +97,19 @@ async def of_run(office: Office, row: Mapping[str, Any]) -> dict[str, Any]:
         "blocked_tasks": dict(codes),
         "status": _status(row["state"], codes),
         "blocked": [
-            {"tasks": len(tasks), "code": why.code, "text": why.text, "advice": why.advice,
-             "task_ids": tasks[:LISTED_OF_REASON]}
+            {
+                "tasks": len(tasks),
+                "code": why.code,
+                "text": why.text,
+                "advice": why.advice,
+                "task_ids": tasks[:LISTED_OF_REASON],
+            }
             for why, tasks in groups.items()
         ],
         "awaiting_approval": [
             {"task_id": entry.task_id, "cost_usd": plain_usd(entry.cost or 0)} for entry in single[:LISTED]
         ],
-    }  # fmt: skip
+    }
 
 
 logger = logging.getLogger(__name__)
@@ -127,9 +132,15 @@ async def runs(office: Office, call: Call) -> Any:
         raise BadMessage(f"'status' must be one of {', '.join(RUN_STATUSES)}")
     state, among, without = await _standing(office, status)
     page = Page(
-        call.query("search") or "", state, among, without, sort.removeprefix("-"), sort.startswith("-"),
-        _number(call, "limit", 1000, 1, 1000), _number(call, "offset", 0, 0, 10**9),
-    )  # fmt: skip
+        call.query("search") or "",
+        state,
+        among,
+        without,
+        sort.removeprefix("-"),
+        sort.startswith("-"),
+        _number(call, "limit", 1000, 1, 1000),
+        _number(call, "offset", 0, 0, 10**9),
+    )
     rows, total = await office.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
     return [row | await of_row(office, row) for row in rows]
@@ -201,8 +212,15 @@ async def task_costs(office: Office, call: Call) -> Any:
         for name in entry.runs if entry is not None else ():
             found = office.gate.run(name)
             if found is not None and found.opened and (task_id, found.run_id) not in paid:
-                rows.append({"task_id": task_id, "run_id": found.run_id, "calls": 0, "spent_usd": "0.00",
-                             "reserved_usd": "0.00"})  # fmt: skip
+                rows.append(
+                    {
+                        "task_id": task_id,
+                        "run_id": found.run_id,
+                        "calls": 0,
+                        "spent_usd": "0.00",
+                        "reserved_usd": "0.00",
+                    }
+                )
     named = sorted({row["run_id"] for row in rows})
     return {"tasks": rows, "runs": await office.browse(overview.named, named) or []}
 

@@ -119,9 +119,15 @@ class Memory(Counts):
     # What tasks do.
 
     def join(
-        self, task_id: str, run_id: str | None, worker: str, family: str, cost: int | None, announcing: bool,
+        self,
+        task_id: str,
+        run_id: str | None,
+        worker: str,
+        family: str,
+        cost: int | None,
+        announcing: bool,
         vendors: tuple[str, ...] = (),
-    ) -> None:  # fmt: skip
+    ) -> None:
         """Let a task belong to a run, as its worker says; None: which one is not known yet."""
         entry = self.entries.get(task_id)
         if entry is None:

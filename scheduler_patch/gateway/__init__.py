@@ -123,9 +123,14 @@ class Gateway:
             return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
     async def _lived(
-        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        self,
+        vendor: Vendor,
+        request: Request,
+        key: str,
+        unanswered: str,
+        refuse: SpendDenied | None,
         room: Room,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         """Live a call to its end; only then its reply may wait for room."""
         try:
             reply = await self._answered(vendor, request, key, unanswered, refuse, room)
@@ -136,9 +141,14 @@ class Gateway:
             raise
 
     async def _answered(
-        self, vendor: Vendor, request: Request, key: str, unanswered: str, refuse: SpendDenied | None,
+        self,
+        vendor: Vendor,
+        request: Request,
+        key: str,
+        unanswered: str,
+        refuse: SpendDenied | None,
         room: Room,
-    ) -> Reply:  # fmt: skip
+    ) -> Reply:
         call = Call(unanswered=unanswered)
         try:
             return await self._live(vendor, request, key, call, refuse, room)
@@ -226,8 +236,9 @@ class Gateway:
         try:
             await self.office.end(key, end, relayed=True)
         except LedgerUnavailable as error:
-            logger.error("%s of call %s is not booked yet and will be tried again: %s",
-                         end.kind, end.call_id, error)  # fmt: skip
+            logger.error(
+                "%s of call %s is not booked yet and will be tried again: %s", end.kind, end.call_id, error
+            )
             later = asyncio.ensure_future(self._end_later(key, end))
             self._late_ends.add(later)
             later.add_done_callback(self._late_ends.discard)

@@ -86,8 +86,9 @@ class Relay(Bounded, Relaying):
         """Cut the client off, which takes its reply so slowly that others have no room for theirs."""
         logger.warning(
             "A client at %s does not take its reply, for which others of its vault key, or of all, wait: cut "
-            "off. The call has been booked", self.request.remote_ip,
-        )  # fmt: skip
+            "off. The call has been booked",
+            self.request.remote_ip,
+        )
         stream = getattr(self.request.connection, "stream", None)
         if stream is not None:
             stream.close()

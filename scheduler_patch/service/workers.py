@@ -78,9 +78,15 @@ class Office(Access):
         return queries.show_run(row)
 
     async def claim(
-        self, claim_id: str, run_id: str | None, task_id: str, family: str, params: dict[str, str],
-        worker: str, max_cost: Micros | None,
-    ) -> dict[str, Any]:  # fmt: skip
+        self,
+        claim_id: str,
+        run_id: str | None,
+        task_id: str,
+        family: str,
+        params: dict[str, str],
+        worker: str,
+        max_cost: Micros | None,
+    ) -> dict[str, Any]:
         """Claim a task that was dispatched to its worker, for the run it was dispatched for.
 
         `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
@@ -94,9 +100,17 @@ class Office(Access):
         together = self.gate.declared(task_id)  # One budget for a batch: what its members say together.
         declared = max_cost if together is None else Micros(together)
         request = claims.ClaimRequest(
-            claim_id, pays, task_id, family, params, worker, self.scheduler.members_of(task_id), also,
-            declared, self.settings.caps.single,
-        )  # fmt: skip
+            claim_id,
+            pays,
+            task_id,
+            family,
+            params,
+            worker,
+            self.scheduler.members_of(task_id),
+            also,
+            declared,
+            self.settings.caps.single,
+        )
         if run_id is not None and run_id not in self.gate.runs:
             await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
         try:
@@ -106,8 +120,12 @@ class Office(Access):
             raise
         self.gate.feed(found)
         self.gate.claimed(task_id, pays, worker, family, left)
-        return {"claim_id": row["id"], "run_id": row["run_id"], "vault_key": key,
-                "gateway": sorted(self.relayed_vendors)}  # fmt: skip
+        return {
+            "claim_id": row["id"],
+            "run_id": row["run_id"],
+            "vault_key": key,
+            "gateway": sorted(self.relayed_vendors),
+        }
 
     async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
         """Return the run that pays for a task: the one that it was dispatched for.
@@ -272,8 +290,12 @@ class Office(Access):
         if call is not None and call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
-                call_id, call["task_id"], found.note, plain_usd(call["overrun_micros"]), call["run_id"],
-            )  # fmt: skip
+                call_id,
+                call["task_id"],
+                found.note,
+                plain_usd(call["overrun_micros"]),
+                call["run_id"],
+            )
         return {"known": call is not None}
 
 

@@ -38,11 +38,29 @@ from luigi_spendguard.vendors.bodies import (
 #: What costs nothing beyond the tokens of the body and of the answer. What is not here is denied: images and
 #: files are more tokens than bytes, and searches, priorities and predictions have prices of their own.
 KNOWN = {
-    "model", "messages", "max_tokens", "max_completion_tokens", "n", "stream", "stream_options", "stop",
-    "temperature", "top_p", "seed", "presence_penalty", "frequency_penalty", "logit_bias", "logprobs",
-    "top_logprobs", "user", "response_format", "tools", "tool_choice", "parallel_tool_calls",
+    "model",
+    "messages",
+    "max_tokens",
+    "max_completion_tokens",
+    "n",
+    "stream",
+    "stream_options",
+    "stop",
+    "temperature",
+    "top_p",
+    "seed",
+    "presence_penalty",
+    "frequency_penalty",
+    "logit_bias",
+    "logprobs",
+    "top_logprobs",
+    "user",
+    "response_format",
+    "tools",
+    "tool_choice",
+    "parallel_tool_calls",
     "reasoning_effort",
-}  # fmt: skip
+}
 #: The highest number of tokens or choices that is taken for meant.
 MOST = 10_000_000
 
@@ -90,12 +108,22 @@ class Llm(Vendor):
     secret_variables = ("OPENAI_API_KEY",)
     asks = ("openai-", "x-stainless-", "x-client-request-id")
     settings = (
-        Setting("", "prices_per_million", prices, "none: every model is denied",
-                "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`"),
-        Setting("", "bills_errors", values.boolean, "true",
-                "false where a request that the vendor answers with an error of its own (5xx) costs nothing; "
-                "else such a call is in doubt until an operator resolves it."),
-    )  # fmt: skip
+        Setting(
+            "",
+            "prices_per_million",
+            prices,
+            "none: every model is denied",
+            "USD for a million tokens, input/output, of each model: `gpt-4o-mini: 0.15/0.60, …`",
+        ),
+        Setting(
+            "",
+            "bills_errors",
+            values.boolean,
+            "true",
+            "false where a request that the vendor answers with an error of its own (5xx) costs nothing; "
+            "else such a call is in doubt until an operator resolves it.",
+        ),
+    )
 
     def check(self, settings: VendorSettings) -> str:
         """Return what is missing in luigi.cfg, "" when nothing is."""

@@ -40,15 +40,22 @@ from luigi_spendguard.vendors.resend.mails import (
 )
 
 TABLE = (
-    Row("emails.send", "recipients (to, cc and bcc) times `email_price`", "as quoted; 0 once canceled",
-        "fields that are not in Resend's description, headers that name recipients, line breaks in its head"),
-    Row("batch.send", "the recipients of all its mails times `email_price`",
+    Row(
+        "emails.send",
+        "recipients (to, cc and bcc) times `email_price`",
+        "as quoted; 0 once canceled",
+        "fields that are not in Resend's description, headers that name recipients, line breaks in its head",
+    ),
+    Row(
+        "batch.send",
+        "the recipients of all its mails times `email_price`",
         "without the mails that a permissive batch names as errors; without each mail that is canceled",
-        "more than 100 mails; `attachments`, which Resend ignores in a batch"),
+        "more than 100 mails; `attachments`, which Resend ignores in a batch",
+    ),
     Row("emails.update", "nothing", "nothing", "anything but another `scheduled_at`"),
     Row("emails.cancel", "nothing", "gives back the mail's amount"),
     Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
-)  # fmt: skip
+)
 
 #: Escaped are "@" and "+" alone: any other could hide the name of an operation.
 _PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
@@ -108,12 +115,23 @@ class Resend(Vendor):
             return quoted_mails(quote, body, settings)
         if kind == "cancel":
             object_id = path.split("/")[2]
-            return replace(quote, target=object_id, object_id=object_id, only_less=True,
-                           fingerprint=f"{operation}|{object_id}")  # fmt: skip
+            return replace(
+                quote,
+                target=object_id,
+                object_id=object_id,
+                only_less=True,
+                fingerprint=f"{operation}|{object_id}",
+            )
         said = digest(request.method, path, "", request.body.decode("latin-1"))
         if fixed:
-            return replace(quote, total_micros=int(price or 0), target=f"{path}#{said[:12]}", fixed=True,
-                           repeatable=False, fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
+            return replace(
+                quote,
+                total_micros=int(price or 0),
+                target=f"{path}#{said[:12]}",
+                fixed=True,
+                repeatable=False,
+                fingerprint=f"{operation}|{price}|{said}",
+            )
         if kind == "broadcast" and not _is_draft(body):
             raise _has_no_price(operation, request.method, path)
         return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")

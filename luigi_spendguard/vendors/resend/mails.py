@@ -59,10 +59,15 @@ def quoted_mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
     long = len(everybody) > 200
     target = f"{everybody[:180]}… #{digest(everybody)[:12]}" if long else everybody
     seen = [{name: value for name, value in mail.items() if name not in _UNSEEN} for mail in every]
-    return replace(quote, total_micros=sum(parts), target=target, parts=parts if batch else (),
-                   targets=targets,
-                   customers=() if long else tuple(everybody.split()),
-                   fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}")  # fmt: skip
+    return replace(
+        quote,
+        total_micros=sum(parts),
+        target=target,
+        parts=parts if batch else (),
+        targets=targets,
+        customers=() if long else tuple(everybody.split()),
+        fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}",
+    )
 
 
 def _recipients(mail: Any) -> list[str]:
@@ -114,33 +119,35 @@ def _is_broken(value: Any) -> bool:
 _ID = r"[^/]+"
 #: By "METHOD path". Checked against the 104 operations of Resend's description and the 147 of resend-python
 #: 2.52.0.
-_KINDS = Kinds([
-    ("emails", r"POST /emails"),
-    ("batch", r"POST /emails/batch"),
-    ("cancel", rf"POST /emails/{_ID}/cancel"),
-    ("move", rf"PATCH /emails/{_ID}"),
-    ("credential", r"(?:POST|PATCH|DELETE|PUT) /api-keys(?:/.*)?"),
-    ("credential", rf"POST /webhooks(?:/{_ID}/signing-secret/rotate)?|GET /webhooks/.+"),
-    ("credential", rf"\w+ /oauth/grants(?:/{_ID})?"),
-    ("credential", rf"GET /logs/{_ID}"),  # Bodies of earlier calls.
-    ("credential", rf"POST /emails/{_ID}/share"),
-    ("broadcast", r"POST /broadcasts"),
-    ("unpriced", rf"PATCH /broadcasts/{_ID}|POST /broadcasts/{_ID}/(?:send|duplicate)"),
-    ("unpriced", r"POST /events/send"),
-    # Whom somebody's scheduled broadcast reaches is decided when it is sent.
-    ("unpriced", rf"POST /contacts/{_ID}/segments/{_ID}|POST /suppressions/batch/remove"),
-    ("unpriced", rf"DELETE /(?:suppressions|topics|contact-properties)/{_ID}"),
-    ("unpriced", rf"PATCH /contact-properties/{_ID}"),
-    ("free", rf"POST /(?:broadcasts/{_ID}/cancel|automations/{_ID}/stop)"),
-    ("free", r"POST /(?:templates|segments|topics|contact-properties|audiences|events|suppressions)"),
-    ("free", rf"PATCH /(?:templates|segments|topics|events)/{_ID}"),
-    ("free", rf"POST /templates/{_ID}/(?:publish|duplicate)|POST /suppressions/batch/add"),
-    ("free", rf"PATCH /webhooks/{_ID}"),
-    ("free", rf"PATCH /contacts/{_ID}(?:/topics)?"),
-    ("free", rf"PATCH /audiences/{_ID}/contacts/{_ID}"),
-    ("free", r"DELETE /.*"),
-    ("read", r"(?:GET|HEAD) /.*"),
-])  # fmt: skip
+_KINDS = Kinds(
+    [
+        ("emails", r"POST /emails"),
+        ("batch", r"POST /emails/batch"),
+        ("cancel", rf"POST /emails/{_ID}/cancel"),
+        ("move", rf"PATCH /emails/{_ID}"),
+        ("credential", r"(?:POST|PATCH|DELETE|PUT) /api-keys(?:/.*)?"),
+        ("credential", rf"POST /webhooks(?:/{_ID}/signing-secret/rotate)?|GET /webhooks/.+"),
+        ("credential", rf"\w+ /oauth/grants(?:/{_ID})?"),
+        ("credential", rf"GET /logs/{_ID}"),  # Bodies of earlier calls.
+        ("credential", rf"POST /emails/{_ID}/share"),
+        ("broadcast", r"POST /broadcasts"),
+        ("unpriced", rf"PATCH /broadcasts/{_ID}|POST /broadcasts/{_ID}/(?:send|duplicate)"),
+        ("unpriced", r"POST /events/send"),
+        # Whom somebody's scheduled broadcast reaches is decided when it is sent.
+        ("unpriced", rf"POST /contacts/{_ID}/segments/{_ID}|POST /suppressions/batch/remove"),
+        ("unpriced", rf"DELETE /(?:suppressions|topics|contact-properties)/{_ID}"),
+        ("unpriced", rf"PATCH /contact-properties/{_ID}"),
+        ("free", rf"POST /(?:broadcasts/{_ID}/cancel|automations/{_ID}/stop)"),
+        ("free", r"POST /(?:templates|segments|topics|contact-properties|audiences|events|suppressions)"),
+        ("free", rf"PATCH /(?:templates|segments|topics|events)/{_ID}"),
+        ("free", rf"POST /templates/{_ID}/(?:publish|duplicate)|POST /suppressions/batch/add"),
+        ("free", rf"PATCH /webhooks/{_ID}"),
+        ("free", rf"PATCH /contacts/{_ID}(?:/topics)?"),
+        ("free", rf"PATCH /audiences/{_ID}/contacts/{_ID}"),
+        ("free", r"DELETE /.*"),
+        ("read", r"(?:GET|HEAD) /.*"),
+    ]
+)
 #: Every operation that writes, with its parameters.
 LISTED = Parameters("resend")
 #: Where what has a rule of its own is listed, in whatever letters its path is written.
@@ -152,8 +159,12 @@ _RULED = {
     "broadcast": "POST /broadcasts",
 }
 _HAS_ID = re.compile(r".*[0-9@].*")
-_VERBS = {"GET": ("list", "get"), "POST": ("create", "update"), "PATCH": ("update", "update"),
-          "DELETE": ("remove", "remove")}  # fmt: skip
+_VERBS = {
+    "GET": ("list", "get"),
+    "POST": ("create", "update"),
+    "PATCH": ("update", "update"),
+    "DELETE": ("remove", "remove"),
+}
 
 
 def kind_of(method: str, path: str) -> str:

@@ -85,15 +85,27 @@ class Stripe(Vendor):
     kept = ("content-type", "stripe-version", "stripe-account", "stripe-context")
     kept_answer = ("content-type", "request-id", "stripe-version", "stripe-account")
     # The dashboard's addresses (https://docs.stripe.com/dashboard/basics); its search finds what has none.
-    pages = {"pi_": "payments/", "ch_": "payments/", "py_": "payments/", "cus_": "customers/",
-             "in_": "invoices/", "sub_": "subscriptions/", "po_": "payouts/",
-             "": "search?query="}  # fmt: skip
+    pages = {
+        "pi_": "payments/",
+        "ch_": "payments/",
+        "py_": "payments/",
+        "cus_": "customers/",
+        "in_": "invoices/",
+        "sub_": "subscriptions/",
+        "po_": "payouts/",
+        "": "search?query=",
+    }
 
     settings = (
-        Setting("", "declined_intents", values.one_of("cancel", "keep"), "cancel",
-                "What becomes of a PaymentIntent that was declined when it was made, and could be confirmed "
-                "later: `cancel` it at once, or `keep` it counted until it is cancelled."),
-    )  # fmt: skip
+        Setting(
+            "",
+            "declined_intents",
+            values.one_of("cancel", "keep"),
+            "cancel",
+            "What becomes of a PaymentIntent that was declined when it was made, and could be confirmed "
+            "later: `cancel` it at once, or `keep` it counted until it is cancelled.",
+        ),
+    )
 
     def check(self, settings: VendorSettings) -> str:
         """Return which of `prices` no operation can have, "" when all are right."""
@@ -123,12 +135,19 @@ class Stripe(Vendor):
             self.check_allowed(line, line, settings, hands_out_credentials=True)
             if request.method != "GET":
                 check_parameters(address_of(request.method, path) or line, line, said, fixed=True)
-            return replace(blank, operation=f"{line} *", read=request.method == "GET", target=path,
-                           free=True, fingerprint=body_digest(request, True),
-                           **whom(request, path, said))  # fmt: skip
+            return replace(
+                blank,
+                operation=f"{line} *",
+                read=request.method == "GET",
+                target=path,
+                free=True,
+                fingerprint=body_digest(request, True),
+                **whom(request, path, said),
+            )
         if request.method == "GET":
-            quote = replace(blank, operation=f"GET {family(path)}", read=True, key=None,
-                            **whom(request, path, said))  # fmt: skip
+            quote = replace(
+                blank, operation=f"GET {family(path)}", read=True, key=None, **whom(request, path, said)
+            )
             self.check_allowed(line, quote.operation, settings)
             return quote
         found = find(request.method, path)
@@ -155,11 +174,20 @@ class Stripe(Vendor):
         """Price the request again with what was looked up so far. Raises SpendDenied."""
         at = find(request.method, quote.path)
         assert at is not None
-        blank = Quote(quote.operation, quote.account, quote.path, key=quote.key, repeatable=True,
-                      key_is_callers=quote.key_is_callers)  # fmt: skip
-        bodies = {path: GONE if reply.status == 404 else
-                  (reply_object(reply) if reply.status == 200 else None) or None
-                  for path, reply in found.items()}  # fmt: skip
+        blank = Quote(
+            quote.operation,
+            quote.account,
+            quote.path,
+            key=quote.key,
+            repeatable=True,
+            key_is_callers=quote.key_is_callers,
+        )
+        bodies = {
+            path: GONE
+            if reply.status == 404
+            else (reply_object(reply) if reply.status == 200 else None) or None
+            for path, reply in found.items()
+        }
         return self._priced(blank, *at, request, settings, bodies, fx)
 
     def _priced(
@@ -176,8 +204,13 @@ class Stripe(Vendor):
         fixed = settings.prices.get(route.operation)
         params = parameters(request, blank.path)
         if fixed is not None or route.rule != "unpriced":
-            check_parameters(route.address, route.operation, params, fixed=fixed is not None,
-                             priceable=route.operation in PRICEABLE)  # fmt: skip
+            check_parameters(
+                route.address,
+                route.operation,
+                params,
+                fixed=fixed is not None,
+                priceable=route.operation in PRICEABLE,
+            )
         sensitive = is_sensitive(params)
         digest = body_digest(request, sensitive)
         asked = Asked(blank, ids, params, found, fx, digest)
@@ -192,8 +225,13 @@ class Stripe(Vendor):
                 quote = RULES[route.rule].price(asked)
                 money = RULES[route.rule].money
         except NotLookedUp as missing:
-            quote = replace(blank, total_micros=None, object_id=ids[0] if ids else None,
-                            look_up=True, look_ups=missing.paths)  # fmt: skip
+            quote = replace(
+                blank,
+                total_micros=None,
+                object_id=ids[0] if ids else None,
+                look_up=True,
+                look_ups=missing.paths,
+            )
         except (ValueError, TypeError, KeyError, AttributeError):
             # What was looked up is not what Stripe answers.
             raise not_there(route.operation, next(iter(found), blank.path)) from None

@@ -98,9 +98,15 @@ def collected(asked: Asked) -> Quote:
         return asked.quoted(None, target=asked.ids[0], look_ups=own.look_ups)
     invoice, total = _fetched(asked, asked.ids[0])
     # A draft is finalized before it is paid, or sent.
-    return asked.quoted(total, target=asked.ids[0], object_id=asked.ids[0], look_ups=own.look_ups,
-                        in_steps=invoice["status"] == "draft",
-                        covers=covered(invoice), covers_stay=is_first(invoice))  # fmt: skip
+    return asked.quoted(
+        total,
+        target=asked.ids[0],
+        object_id=asked.ids[0],
+        look_ups=own.look_ups,
+        in_steps=invoice["status"] == "draft",
+        covers=covered(invoice),
+        covers_stay=is_first(invoice),
+    )
 
 
 def updated(asked: Asked) -> Quote:
@@ -113,13 +119,26 @@ def updated(asked: Asked) -> Quote:
         added = _raised(asked, invoice)
         if not added:
             return asked.quoted(0, target=target, object_id=asked.ids[0], look_ups=look_ups, only_less=True)
-        return asked.quoted(total + added, target=target, object_id=asked.ids[0], look_ups=look_ups,
-                            covers=covered(invoice), covers_stay=True, firm=True)  # fmt: skip
+        return asked.quoted(
+            total + added,
+            target=target,
+            object_id=asked.ids[0],
+            look_ups=look_ups,
+            covers=covered(invoice),
+            covers_stay=True,
+            firm=True,
+        )
     odd = {name.split("[")[0] for name in asked.params} & {*_AMOUNTS, *_TAXES, "lines", "discounts"}
     if odd:
         raise Unbounded(f"{asked.quote.operation} with {min(odd)} changes what Stripe collects")
-    return asked.quoted(total, target=target, object_id=asked.ids[0], look_ups=look_ups,
-                        covers=covered(invoice), covers_stay=is_first(invoice))  # fmt: skip
+    return asked.quoted(
+        total,
+        target=target,
+        object_id=asked.ids[0],
+        look_ups=look_ups,
+        covers=covered(invoice),
+        covers_stay=is_first(invoice),
+    )
 
 
 def _raised(asked: Asked, invoice: Body) -> int:
@@ -152,8 +171,11 @@ def _raised(asked: Asked, invoice: Body) -> int:
 def _shipped(asked: Asked) -> dict[str, int]:
     """Return what an invoice's own shipping costs in each currency, in minor units; {} for none."""
     stem = "shipping_cost["
-    option = {name[len(stem):].replace("]", "", 1): value
-              for name, value in asked.params.items() if name.startswith(stem)}  # fmt: skip
+    option = {
+        name[len(stem) :].replace("]", "", 1): value
+        for name, value in asked.params.items()
+        if name.startswith(stem)
+    }
     found = shipping(asked, option) if option else {}
     if option and not found:
         raise Unbounded("a shipping rate without a fixed amount has no bound")
@@ -181,8 +203,15 @@ def deleted(asked: Asked) -> Quote:
     items = {covered({"lines": {"data": [line]}}): line for line in found}
     total = sum(asked.money(abs(int(line["amount"])), line["currency"]) for ids, line in items.items() if ids)
     covers = tuple(ident for ids in items for ident in ids)[:MOST_COVERED]
-    return asked.quoted(total, target=asked.ids[0], object_id=asked.ids[0], covers=covers, covers_stay=True,
-                        look_ups=own_object(asked).look_ups, firm=True)  # fmt: skip
+    return asked.quoted(
+        total,
+        target=asked.ids[0],
+        object_id=asked.ids[0],
+        covers=covers,
+        covers_stay=True,
+        look_ups=own_object(asked).look_ups,
+        firm=True,
+    )
 
 
 def lines(asked: Asked) -> Quote:
@@ -199,8 +228,15 @@ def lines(asked: Asked) -> Quote:
         return asked.quoted(None, target=target)
     assigned = tuple(line["invoice_item"] for line in named if "invoice_item" in line)
     covers = (*covered(invoice), *assigned)[:MOST_COVERED]
-    return asked.quoted(worth + added, target=target, object_id=asked.ids[0], covers=covers, covers_stay=True,
-                        look_ups=own_object(asked).look_ups, firm=True)  # fmt: skip
+    return asked.quoted(
+        worth + added,
+        target=target,
+        object_id=asked.ids[0],
+        covers=covers,
+        covers_stay=True,
+        look_ups=own_object(asked).look_ups,
+        firm=True,
+    )
 
 
 def _added(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
@@ -221,8 +257,11 @@ def _added(asked: Asked, line: Mapping[str, str], invoice: Body) -> int:
         return asked.money(abs(minor), currency)
     if not prices:
         return _more_of(asked, line, invoice) if "quantity" in known else 0
-    as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
-               for name, value in line.items() if name.split("[")[0] not in ("id", "behavior")}  # fmt: skip
+    as_list = {
+        f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
+        for name, value in line.items()
+        if name.split("[")[0] not in ("id", "behavior")
+    }
     one_line = Asked(asked.quote, (), as_list, asked.found, asked.fx)
     return cost(one_line, "items", currency=currency).dearest(asked)[0]
 
@@ -309,16 +348,20 @@ def _item(asked: Asked) -> tuple[int, str]:
         [known] = asked.fetched(f"/v1/invoiceitems/{asked.ids[0]}")
     currency = params.get("currency", str(known.get("currency", ""))).lower()
     if "amount" in params:
-        if any(name.split("[")[0] in ("price", "pricing", "price_data", "unit_amount", "unit_amount_decimal")
-               for name in params):  # fmt: skip
+        if any(
+            name.split("[")[0] in ("price", "pricing", "price_data", "unit_amount", "unit_amount_decimal")
+            for name in params
+        ):
             raise denial("unpriced", "an item has two prices: which one counts is open")
         minor = signed(params, "amount")
         if minor is None or not currency:
             raise denial("unpriced", f"{asked.quote.operation} without a currency cannot be priced")
         return abs(minor), currency
-    line = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
-            for name, value in params.items()
-            if name.split("[")[0] in ("price", "pricing", "price_data", "quantity")}  # fmt: skip
+    line = {
+        f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
+        for name, value in params.items()
+        if name.split("[")[0] in ("price", "pricing", "price_data", "quantity")
+    }
     for name in ("unit_amount", "unit_amount_decimal"):
         if name in params:
             if not currency:

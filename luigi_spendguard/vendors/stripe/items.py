@@ -14,8 +14,11 @@ from luigi_spendguard.vendors.stripe.request import Asked, Body, Unbounded, not_
 
 def subscription_items(asked: Asked) -> Quote:
     """Quote the item's whole price times its quantity: no proration is more; and what is pending."""
-    line = {name: value for name, value in asked.params.items()
-            if name.split("[")[0] in ("price", "plan", "price_data", "quantity")}  # fmt: skip
+    line = {
+        name: value
+        for name, value in asked.params.items()
+        if name.split("[")[0] in ("price", "plan", "price_data", "quantity")
+    }
     look_ups: tuple[str, ...] = ()
     target, of, invoiced = asked.given("subscription"), asked.params.get("subscription", ""), True
     had = 0
@@ -37,8 +40,10 @@ def subscription_items(asked: Asked) -> Quote:
         if not line.keys() & {"price", "plan"} and not any(name.startswith("price_data") for name in line):
             line["price"] = price
         line.setdefault("quantity", str(item.get("quantity") or 1))
-    as_list = {f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
-               for name, value in line.items()}  # fmt: skip
+    as_list = {
+        f"items[0][{name.partition('[')[0]}]{''.join(name.partition('[')[1:])}": value
+        for name, value in line.items()
+    }
     one = Asked(asked.quote, asked.ids, as_list, asked.found, asked.fx)
     subscription = _subscription(asked, of)
     lines, payer = cost(one, "items", currency=subscription["currency"]), owner(subscription)
@@ -82,11 +87,18 @@ def item_deleted(asked: Asked) -> Quote:
     if {_interval(one) for one in others} - {_interval(item)}:
         raise Unbounded("items of other intervals may be billed when one goes: that")
     reduced = bool(subscription.get("discounts"))
-    if _each(item) == 0 or any((_each(one) or 0) > 0 and not (reduced or one.get("discounts"))
-                               for one in others):  # fmt: skip
+    if _each(item) == 0 or any(
+        (_each(one) or 0) > 0 and not (reduced or one.get("discounts")) for one in others
+    ):
         return free(asked)
-    quote = at_once(asked, Cost({subscription["currency"]: 0}), owner(subscription), item["subscription"],
-                    target=free(asked).target, look_ups=(path,))  # fmt: skip
+    quote = at_once(
+        asked,
+        Cost({subscription["currency"]: 0}),
+        owner(subscription),
+        item["subscription"],
+        target=free(asked).target,
+        look_ups=(path,),
+    )
     # It opens no object that could count for what is pending.
     return replace(quote, covers=(), currency="")
 

@@ -23,9 +23,25 @@ _CHOSEN_AT_MOST = 99
 _MOST_EACH = 10**9
 
 #: Keys of a line that do not raise what it costs.
-_PLAIN = {"price", "plan", "quantity", "metadata", "discounts", "discountable", "period", "price_data",
-          "adjustable_quantity", "id", "description", "amount", "currency", "pricing", "unit_amount",
-          "unit_amount_decimal", "type"}  # fmt: skip
+_PLAIN = {
+    "price",
+    "plan",
+    "quantity",
+    "metadata",
+    "discounts",
+    "discountable",
+    "period",
+    "price_data",
+    "adjustable_quantity",
+    "id",
+    "description",
+    "amount",
+    "currency",
+    "pricing",
+    "unit_amount",
+    "unit_amount_decimal",
+    "type",
+}
 
 #: What names a price: a plan is one, too.
 _PRICES = ("price", "pricing[price]", "plan")
@@ -139,8 +155,9 @@ def _each(asked: Asked, path: str, price: Body) -> dict[str, Decimal]:
 
 def _amount(path: str, said: Body) -> Decimal:
     """Return the amount of a price, or of one of its currencies."""
-    amounts: list[Any] = [said.get(name) for name in (
-        "unit_amount", "unit_amount_decimal", "amount", "amount_decimal")]  # fmt: skip
+    amounts: list[Any] = [
+        said.get(name) for name in ("unit_amount", "unit_amount_decimal", "amount", "amount_decimal")
+    ]
     chosen = said.get("custom_unit_amount")
     amounts.append(chosen.get("maximum") if isinstance(chosen, dict) else None)
     one = next((amount for amount in amounts if amount is not None), None)
@@ -150,8 +167,9 @@ def _amount(path: str, said: Body) -> Decimal:
 
 
 def _inline(line: Mapping[str, str]) -> dict[str, Decimal]:
-    data = {name: line.get(f"price_data[{name}]") for name in ("currency", "unit_amount",
-                                                               "unit_amount_decimal")}  # fmt: skip
+    data = {
+        name: line.get(f"price_data[{name}]") for name in ("currency", "unit_amount", "unit_amount_decimal")
+    }
     said = [text for text in (data["unit_amount"], data["unit_amount_decimal"]) if text is not None]
     if len(said) != 1 or not data["currency"]:
         raise Unbounded("a line without a price, or with two, has no bound")
@@ -197,8 +215,10 @@ def at_once(
     waiting = [one for one in pending(asked, payer) if one.subscription in ("", subscription)]
     along = {unit: [one for one in waiting if one.currency == unit] for unit in lines.minor}
     debt = owed(asked, payer)
-    minor = {unit: own + sum(one.minor for one in along[unit]) + debt.get(unit, 0)
-             for unit, own in lines.minor.items()}  # fmt: skip
+    minor = {
+        unit: own + sum(one.minor for one in along[unit]) + debt.get(unit, 0)
+        for unit, own in lines.minor.items()
+    }
     total, unit = Cost(minor).dearest(asked)
     covers = covered(along[unit]) if lines.certain else ()
     return asked.quoted(total, currency=unit, firm=True, covers=covers, **more)
@@ -248,8 +268,11 @@ def sessions(asked: Asked) -> Quote:
     _no_tax(asked)
     lines = cost(asked, "line_items", currency=asked.params.get("currency"))
     options = [shipping(asked, option) for option in groups(asked.params, "shipping_options")]
-    shipped = {unit: own + max((option[unit] for option in options), default=0)
-               for unit, own in lines.minor.items() if all(unit in option for option in options)}  # fmt: skip
+    shipped = {
+        unit: own + max((option[unit] for option in options), default=0)
+        for unit, own in lines.minor.items()
+        if all(unit in option for option in options)
+    }
     if not shipped:
         raise Unbounded("a shipping rate without a fixed amount in the lines' currency has no bound")
     whole_cost = Cost(shipped, lines.chosen)
@@ -274,8 +297,7 @@ def shipping(asked: Asked, option: Mapping[str, str]) -> dict[str, int]:
         said[str(fixed.get("currency"))] = str(fixed.get("amount"))
     else:
         stem = "shipping_rate_data[fixed_amount]"
-        others = {match[1]: value for name, value in option.items()
-                  if (match := _SHIPPED.fullmatch(name))}  # fmt: skip
+        others = {match[1]: value for name, value in option.items() if (match := _SHIPPED.fullmatch(name))}
         said = {unit.lower(): amount for unit, amount in others.items()}
         said[option.get(f"{stem}[currency]", "").lower()] = option.get(f"{stem}[amount]", "")
     return {unit: int(amount) for unit, amount in said.items() if re.fullmatch(r"[0-9]{1,12}", amount)}
@@ -299,5 +321,11 @@ def quotes(asked: Asked) -> Quote:
     known = [amount for amount in amounts if isinstance(amount, int) and not isinstance(amount, bool)]
     if quote.get("id") != asked.ids[0] or not known or not isinstance(quote.get("currency"), str):
         raise not_there(asked.quote.operation, path)
-    return at_once(asked, Cost({quote["currency"]: max(known)}), owner(quote), target=asked.ids[0],
-                    object_id=asked.ids[0], look_ups=(path,))  # fmt: skip
+    return at_once(
+        asked,
+        Cost({quote["currency"]: max(known)}),
+        owner(quote),
+        target=asked.ids[0],
+        object_id=asked.ids[0],
+        look_ups=(path,),
+    )

@@ -100,8 +100,11 @@ def _credit_used(body: Body, due: int) -> int:
     (https://docs.stripe.com/api/invoices/object). What a credit note takes off before it is paid is owed no
     more.
     """
-    granted = sum(amount_in(one, "amount") for one in body.get("total_pretax_credit_amounts") or []
-                  if one.get("type") == "credit_balance_transaction")  # fmt: skip
+    granted = sum(
+        amount_in(one, "amount")
+        for one in body.get("total_pretax_credit_amounts") or []
+        if one.get("type") == "credit_balance_transaction"
+    )
     total = body.get("total")
     if not isinstance(total, int) or isinstance(total, bool):
         return granted

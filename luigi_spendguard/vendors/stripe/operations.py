@@ -19,10 +19,16 @@ PRICED = (
     ("POST /v1/payment_intents/{id}", "payment_intents.update", "held"),
     ("POST /v1/payment_intents/{id}/confirm", "payment_intents.confirm", "held"),
     ("POST /v1/payment_intents/{id}/capture", "payment_intents.capture", "held"),
-    ("POST /v1/payment_intents/{id}/increment_authorization", "payment_intents.increment_authorization",
-     "held"),
-    ("POST /v1/payment_intents/{id}/apply_customer_balance", "payment_intents.apply_customer_balance",
-     "held"),
+    (
+        "POST /v1/payment_intents/{id}/increment_authorization",
+        "payment_intents.increment_authorization",
+        "held",
+    ),
+    (
+        "POST /v1/payment_intents/{id}/apply_customer_balance",
+        "payment_intents.apply_customer_balance",
+        "held",
+    ),
     ("POST /v1/payment_intents/{id}/verify_microdeposits", "payment_intents.verify_microdeposits", "held"),
     ("POST /v1/payment_intents/{id}/cancel", "payment_intents.cancel", "cancels"),
     ("POST /v1/charges", "charges.create", "charges"),
@@ -70,8 +76,7 @@ PRICED = (
     ("POST /v1/subscriptions/{id}/pause", "subscriptions.pause", "endings"),
     ("POST /v1/subscription_items", "subscription_items.create", "subscription_items"),
     ("POST /v1/subscription_items/{id}", "subscription_items.update", "subscription_items"),
-    ("DELETE /v1/subscription_items/{id}", "subscription_items.delete",
-     "subscription_item_delete"),
+    ("DELETE /v1/subscription_items/{id}", "subscription_items.delete", "subscription_item_delete"),
     ("POST /v1/subscription_schedules", "subscription_schedules.create", "schedules"),
     ("POST /v1/subscription_schedules/{id}/cancel", "subscription_schedules.cancel", "endings"),
     ("POST /v1/quotes/{id}/accept", "quotes.accept", "quotes"),
@@ -79,7 +84,7 @@ PRICED = (
     ("POST /v1/checkout/sessions/{id}", "checkout.sessions.update", "session_update"),
     ("POST /v1/checkout/sessions/{id}/expire", "checkout.sessions.expire", "cancels"),
     ("POST /v1/payment_links/{id}", "payment_links.update", "link_update"),
-)  # fmt: skip
+)
 
 
 FREE = """

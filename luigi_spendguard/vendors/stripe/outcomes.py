@@ -99,9 +99,15 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         with suppress(ValueError, TypeError, KeyError):  # Else what was asked for is the most it can move.
             total = worth_of(intent, fx).worth
     # What others count for of it they go on counting for: nothing was collected.
-    return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=object_id,
-                   covers=quote.covers, covers_stay=True,
-                   note=f"{note}: {object_id} is left open, and counts until it is cancelled")  # fmt: skip
+    return Outcome(
+        "settle",
+        total_micros=total,
+        worth_micros=total or 0,
+        object_id=object_id,
+        covers=quote.covers,
+        covers_stay=True,
+        note=f"{note}: {object_id} is left open, and counts until it is cancelled",
+    )
 
 
 #: What says that no step of a call was begun.
@@ -113,10 +119,17 @@ def refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     if not quote.in_steps or ended.kind != "void" or reply.status in _NOT_BEGUN:
         return ended
     total = quote.total_micros
-    return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=quote.object_id,
-                   covers=quote.covers, covers_stay=True, definite=ended.definite,
-                   billed_at=f"/v1/invoices/{quote.object_id}",
-                   note=f"HTTP {reply.status}: {quote.object_id} may be open now, and counts")  # fmt: skip
+    return Outcome(
+        "settle",
+        total_micros=total,
+        worth_micros=total or 0,
+        object_id=quote.object_id,
+        covers=quote.covers,
+        covers_stay=True,
+        definite=ended.definite,
+        billed_at=f"/v1/invoices/{quote.object_id}",
+        note=f"HTTP {reply.status}: {quote.object_id} may be open now, and counts",
+    )
 
 
 def left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
@@ -224,15 +237,24 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
     if not resent and own and reply.headers.get("idempotent-replayed") == "true":
         # Another caller's money: this key moved it before, outside this call. (What the vendor has kept under
         # a key that was derived from a call that opens something is that call's own.)
-        return Outcome("settle", total_micros=None if quote.object_id else 0,
-                       note="the vendor replayed an earlier answer: counted 0")  # fmt: skip
+        return Outcome(
+            "settle",
+            total_micros=None if quote.object_id else 0,
+            note="the vendor replayed an earlier answer: counted 0",
+        )
     object_id = quote.object_id or (found if opens else None)
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
         if body.get("object") == "checkout.session" and not _says_no_amount(body):
             total = max(total, worth_of(body, fx).counts)  # The customer may choose less, and more is said.
-        outcome = Outcome("settle", total_micros=total, worth_micros=total, object_id=object_id,
-                          covers=quote.covers, covers_stay=quote.covers_stay)  # fmt: skip
+        outcome = Outcome(
+            "settle",
+            total_micros=total,
+            worth_micros=total,
+            object_id=object_id,
+            covers=quote.covers,
+            covers_stay=quote.covers_stay,
+        )
         if RULE_OF[quote.operation] not in _INVOICED:
             return outcome
         return billed(quote, outcome, body, fx) or replace(outcome, billed_at=billed_at(body))
@@ -245,9 +267,16 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
         if abs(body["amount"]) < quote.minor:
             return unbelieved("the reply names a smaller amount than asked")
     covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
-    return Outcome("settle", total_micros=worth.counts, worth_micros=worth.worth, object_id=object_id,
-                   only_less=quote.only_less, only_more=_still_pending(body), covers=covers,
-                   covers_stay=is_first(body))  # fmt: skip
+    return Outcome(
+        "settle",
+        total_micros=worth.counts,
+        worth_micros=worth.worth,
+        object_id=object_id,
+        only_less=quote.only_less,
+        only_more=_still_pending(body),
+        covers=covers,
+        covers_stay=is_first(body),
+    )
 
 
 def _still_pending(body: Mapping[str, Any]) -> bool:
@@ -288,14 +317,21 @@ _PREFIX = {"charge": "ch_", "payment_intent": "pi_"}
 
 #: What the operations of a family answer with.
 _KIND_OF = {
-    "payment_intents": "payment_intent", "charges": "charge", "refunds": "refund", "payouts": "payout",
-    "topups": "topup", "invoices": "invoice", "invoiceitems": "invoiceitem",
+    "payment_intents": "payment_intent",
+    "charges": "charge",
+    "refunds": "refund",
+    "payouts": "payout",
+    "topups": "topup",
+    "invoices": "invoice",
+    "invoiceitems": "invoiceitem",
     "checkout.sessions": "checkout.session",
-}  # fmt: skip
+}
 
 
 def _says_no_amount(body: Mapping[str, Any]) -> bool:
     """Return whether a session names no total yet: what was quoted stands."""
-    return body.get("object") == "checkout.session" and body.get("amount_total") is None and (
-        body.get("status") != "expired" and body.get("mode") != "setup"
-    )  # fmt: skip
+    return (
+        body.get("object") == "checkout.session"
+        and body.get("amount_total") is None
+        and (body.get("status") != "expired" and body.get("mode") != "setup")
+    )

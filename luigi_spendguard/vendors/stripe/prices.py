@@ -44,8 +44,9 @@ def opens(asked: Asked) -> Quote:
     minor, currency = asked.whole("amount"), asked.params.get("currency", "").lower()
     if minor is None or not currency:
         raise denial("unpriced", f"{asked.quote.operation} without amount and currency cannot be priced")
-    return asked.quoted(asked.money(minor, currency), minor=minor, currency=currency,
-                        target=asked.given(*PARTIES))  # fmt: skip
+    return asked.quoted(
+        asked.money(minor, currency), minor=minor, currency=currency, target=asked.given(*PARTIES)
+    )
 
 
 def transfers(asked: Asked) -> Quote:
@@ -137,8 +138,13 @@ def refunds(asked: Asked) -> Quote:
     if firm and minor is None:
         # Its reply is the charge, with all refunds in one sum; sent again, nothing would be left of it.
         left = _amount(asked, path, body, "amount")
-    return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
-                        target=charge or intent, firm=firm)  # fmt: skip
+    return asked.quoted(
+        asked.money(max(0, left), currency),
+        minor=minor,
+        currency=currency,
+        target=charge or intent,
+        firm=firm,
+    )
 
 
 def given_back(asked: Asked) -> Quote:
@@ -151,8 +157,9 @@ def given_back(asked: Asked) -> Quote:
     minor, currency = asked.whole("amount"), str(of.get("currency", ""))
     before = "amount_reversed" if path.startswith("/v1/transfers/") else "amount_refunded"
     left = _amount(asked, path, of, "amount") - _refunded(asked, path, of, before) if minor is None else minor
-    return asked.quoted(asked.money(max(0, left), currency), minor=minor, currency=currency,
-                        target=asked.ids[0])  # fmt: skip
+    return asked.quoted(
+        asked.money(max(0, left), currency), minor=minor, currency=currency, target=asked.ids[0]
+    )
 
 
 def customer_credit(asked: Asked) -> Quote:
@@ -160,8 +167,12 @@ def customer_credit(asked: Asked) -> Quote:
     minor, currency = signed(asked.params, "amount"), asked.params.get("currency", "").lower()
     if minor is None or not currency:
         raise denial("unpriced", f"{asked.quote.operation} without amount and currency cannot be priced")
-    return asked.quoted(asked.money(abs(minor), currency), minor=abs(minor), currency=currency,
-                        target=f"{asked.ids[0]}{'+' if minor > 0 else '-'}")  # fmt: skip
+    return asked.quoted(
+        asked.money(abs(minor), currency),
+        minor=abs(minor),
+        currency=currency,
+        target=f"{asked.ids[0]}{'+' if minor > 0 else '-'}",
+    )
 
 
 def credit_notes(asked: Asked) -> Quote:
@@ -205,8 +216,9 @@ def endings(asked: Asked) -> Quote:
     """Free as long as nothing is invoiced or credited at the end."""
     for name, needed in _QUIET[asked.quote.operation].items():
         if asked.params.get(name, "false" if needed is None else "") != (needed or "false"):
-            raise Unbounded(f"{asked.quote.operation} bills or credits an unknown amount: pass "
-                            f"{name}={needed or 'false'}")  # fmt: skip
+            raise Unbounded(
+                f"{asked.quote.operation} bills or credits an unknown amount: pass {name}={needed or 'false'}"
+            )
     return free(asked)
 
 
@@ -269,8 +281,12 @@ def _check_drafts(asked: Asked, payer: str, whose: str, *, exempt: bool) -> None
     """
     path = f"/v1/invoices?{payer}={whose}&status=draft&limit=100"
     [page] = asked.fetched(path)
-    taxed = [one for one in page["data"] if one.get("auto_advance") is not False
-             and (exempt or (one.get("automatic_tax") or {}).get("enabled") is not False)]  # fmt: skip
+    taxed = [
+        one
+        for one in page["data"]
+        if one.get("auto_advance") is not False
+        and (exempt or (one.get("automatic_tax") or {}).get("enabled") is not False)
+    ]
     if taxed or page["has_more"] is not False:
         raise Unbounded(
             f"{asked.quote.operation} while Stripe collects a draft of {whose} by itself, whose tax may rise"

@@ -36,12 +36,30 @@ class Route:
 
 #: Last parts of an address that name what is made there, not what is done.
 _COLLECTIONS = {
-    "balance_transactions", "bank_accounts", "cards", "external_accounts", "features", "funding_instructions",
-    "person_tokens", "persons", "refunds", "reversals", "sources", "subscriptions", "tax_ids",
+    "balance_transactions",
+    "bank_accounts",
+    "cards",
+    "external_accounts",
+    "features",
+    "funding_instructions",
+    "person_tokens",
+    "persons",
+    "refunds",
+    "reversals",
+    "sources",
+    "subscriptions",
+    "tax_ids",
     "usage_records",
-}  # fmt: skip
-_VERBS = {"create_preview", "report_payment", "create_from_calculation", "create_reversal", "respond",
-          "create_force_capture", "create_unlinked_refund"}  # fmt: skip
+}
+_VERBS = {
+    "create_preview",
+    "report_payment",
+    "create_from_calculation",
+    "create_reversal",
+    "respond",
+    "create_force_capture",
+    "create_unlinked_refund",
+}
 
 
 def named(line: str) -> str:
@@ -85,9 +103,12 @@ def _is_verb(method: str, parts: Sequence[str]) -> bool:
     """Return whether the last part of a template says what is done, rather than what is made there."""
     last, before = parts[-1], parts[-2]
     return last in _VERBS or (
-        before.startswith("{") and not last.startswith("{") and method == "POST"
-        and last not in _COLLECTIONS and last not in _SINGLE
-    )  # fmt: skip
+        before.startswith("{")
+        and not last.startswith("{")
+        and method == "POST"
+        and last not in _COLLECTIONS
+        and last not in _SINGLE
+    )
 
 
 #: What an object has one of, without an id of its own.
@@ -178,14 +199,24 @@ def find(method: str, path: str) -> tuple[Route, tuple[str, ...]] | None:
 
 def family(path: str) -> str:
     """Return a path with its ids replaced, as a reading operation's name."""
-    return "/".join("{id}" if re.search(r"[0-9_].*[0-9]|_", part) and part not in _NAMES else part
-                    for part in path.split("/"))  # fmt: skip
+    return "/".join(
+        "{id}" if re.search(r"[0-9_].*[0-9]|_", part) and part not in _NAMES else part
+        for part in path.split("/")
+    )
 
 
 _NAMES = {part for route in ROUTES for part in route.parts} | {
-    "checkout_sessions", "line_items", "invoice_items", "setup_attempts", "country_specs", "exchange_rates",
-    "cash_balance_transactions", "invoice_payments", "payment_records", "payment_attempt_records",
-}  # fmt: skip
+    "checkout_sessions",
+    "line_items",
+    "invoice_items",
+    "setup_attempts",
+    "country_specs",
+    "exchange_rates",
+    "cash_balance_transactions",
+    "invoice_payments",
+    "payment_records",
+    "payment_attempt_records",
+}
 
 
 __all__ = ["Marked", "Tree", "address_of", "check", "line_of", "marks"]

@@ -35,8 +35,21 @@ class Rule:
 _FREE = "nothing"
 _BILLED = "what its invoice bills, looked up after the call; as quoted while that is still to come"
 _NO_AMOUNT = "no amount or no currency"
-_LINES = ("items", "add_invoice_items", "line_items", "phases", "price", "price_data", "plan", "quantity",
-          "shipping_options", "mode", "pricing", "unit_amount", "unit_amount_decimal")  # fmt: skip
+_LINES = (
+    "items",
+    "add_invoice_items",
+    "line_items",
+    "phases",
+    "price",
+    "price_data",
+    "plan",
+    "quantity",
+    "shipping_options",
+    "mode",
+    "pricing",
+    "unit_amount",
+    "unit_amount_decimal",
+)
 _TAX = "taxes, metered or tiered prices, prices without a fixed amount"
 
 RULES: dict[str, Rule] = {

@@ -53,9 +53,12 @@ _CATALOGUE = re.compile(
 
 
 def whom(
-    request: Request, path: str, said: Params, own_path: str = "",
+    request: Request,
+    path: str,
+    said: Params,
+    own_path: str = "",
     found: Mapping[str, Body | None] | None = None,
-) -> dict[str, Any]:  # fmt: skip
+) -> dict[str, Any]:
     """Return a quote's `customers`, `owner_unknown` and `accounts`, of what the request has `said`.
 
     `own_path` is the address of the object that the path names, "" where it names none.

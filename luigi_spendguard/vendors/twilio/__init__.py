@@ -47,8 +47,7 @@ _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
 _WHOM = ("To", "ToBinding", "Identity")
 #: A header that makes Twilio call the webhooks of what is changed.
 _HOOKS = "x-twilio-webhook-enabled"
-_PRICED = {"message": quotes.message, "call": quotes.call,
-           "verification": quotes.verification}  # fmt: skip
+_PRICED = {"message": quotes.message, "call": quotes.call, "verification": quotes.verification}
 
 
 class Twilio(Vendor):
@@ -61,11 +60,19 @@ class Twilio(Vendor):
     asks = ("x-twilio-", "flex-metadata", "ui-version")
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
-    pages = {"SM": "https://www.twilio.com/console/sms/logs/",
-             "MM": "https://www.twilio.com/console/sms/logs/",
-             "CA": "https://www.twilio.com/console/voice/calls/logs/"}  # fmt: skip
-    ruled = frozenset({"messages.create", "calls.create", "verify.services.verifications.create",
-                       "lookups.phone_numbers.fetch"})  # fmt: skip
+    pages = {
+        "SM": "https://www.twilio.com/console/sms/logs/",
+        "MM": "https://www.twilio.com/console/sms/logs/",
+        "CA": "https://www.twilio.com/console/voice/calls/logs/",
+    }
+    ruled = frozenset(
+        {
+            "messages.create",
+            "calls.create",
+            "verify.services.verifications.create",
+            "lookups.phone_numbers.fetch",
+        }
+    )
 
     def check(self, settings: VendorSettings) -> str:
         """Return what is missing beside the secret, or cannot be so; "" when all is right."""
@@ -129,26 +136,45 @@ class Twilio(Vendor):
         fixed = price is not None and kind not in _PRICED
         read = _read(request, operation, address_of(kind, request.method, host, f"/{rest}"), fixed=fixed)
         if fixed:
-            return replace(quote, total_micros=int(price or 0), target=f"{rest}#{said[:12]}", fixed=True,
-                           targets=tuple(one for name in _WHOM for one in read.get(name, ())),
-                           fingerprint=f"{operation}|{price}|{said}")  # fmt: skip
+            return replace(
+                quote,
+                total_micros=int(price or 0),
+                target=f"{rest}#{said[:12]}",
+                fixed=True,
+                targets=tuple(one for name in _WHOM for one in read.get(name, ())),
+                fingerprint=f"{operation}|{price}|{said}",
+            )
         if kind in ("free", "credential", "verification_check"):
-            return replace(quote, free=True, target=rest, repeatable=kind != "verification_check",
-                           fingerprint=f"{operation}|{said}")  # fmt: skip
+            return replace(
+                quote,
+                free=True,
+                target=rest,
+                repeatable=kind != "verification_check",
+                fingerprint=f"{operation}|{said}",
+            )
         if kind in ("message_update", "call_update"):
             return self._update(quote, rest, read)
         priced = _PRICED[kind](read, settings)
-        return replace(quote, total_micros=priced.total, target=priced.target, fees_micros=priced.fees,
-                       customers=(priced.target,),
-                       fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}")  # fmt: skip
+        return replace(
+            quote,
+            total_micros=priced.total,
+            target=priced.target,
+            fees_micros=priced.fees,
+            customers=(priced.target,),
+            fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}",
+        )
 
     def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
         fields = quotes.fields(query)
         if not fields:
             return replace(quote, read=True, key=None)
         priced = quotes.lookup(rest.rpartition("/")[2], fields, settings)
-        return replace(quote, total_micros=priced.total, target=priced.target,
-                       fingerprint=f"{quote.operation}|{priced.target}|{priced.total}")  # fmt: skip
+        return replace(
+            quote,
+            total_micros=priced.total,
+            target=priced.target,
+            fingerprint=f"{quote.operation}|{priced.target}|{priced.total}",
+        )
 
     def _update(self, quote: Quote, rest: str, said: Mapping[str, list[str]]) -> Quote:
         """Cancel what has not been sent, end a call, or take a message's text away: nothing else is free."""
@@ -265,8 +291,13 @@ class Twilio(Vendor):
         facts = error.facts if isinstance(error, SpendDenied) else {}
         reason = error.reason if isinstance(error, SpendDenied) else said.code
         details = {**facts, "reason": reason, "cap_hit": reason == "cap"}
-        body = {"code": DENIED_CODE + said.status, "message": said.message, "status": said.status,
-                "more_info": "", "details": details}  # fmt: skip
+        body = {
+            "code": DENIED_CODE + said.status,
+            "message": said.message,
+            "status": said.status,
+            "more_info": "",
+            "details": details,
+        }
         return Reply(said.status, said.headers, json.dumps(body).encode())
 
     def rest(self, url: str) -> str | None:
@@ -278,8 +309,11 @@ class Twilio(Vendor):
         """Return Twilio's URL for `/<host>/<path>`. Raises SpendDenied (`endpoint`)."""
         host = rest.lstrip("/").partition("/")[0]
         if not HOST.fullmatch(host):
-            raise denial("endpoint", f"{host[:60]!r} is no host of Twilio's: a path here begins with one, "
-                         "as /api.twilio.com/2010-04-01/…")  # fmt: skip
+            raise denial(
+                "endpoint",
+                f"{host[:60]!r} is no host of Twilio's: a path here begins with one, "
+                "as /api.twilio.com/2010-04-01/…",
+            )
         return "https:/" + rest
 
     def relinked(self, reply: Reply, base: str) -> Reply:

@@ -23,65 +23,70 @@ _APIS = (
 )
 
 #: By "METHOD product path".
-_KINDS = Kinds([
-    # The reply returns or mints credentials, or the request manages them.
-    ("credential", rf"\w+ api /2010-04-01/Accounts(?:\.[^/]*)?(?:/{_ID})?"),
-    ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:Keys|SigningKeys|Tokens)(?:/{_ID})?"),
-    ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/CredentialLists(?:/.*)?"),
-    ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/Domains/{_ID}/(?:Auth/(?:Calls|Registrations)/)?"
-                   rf"CredentialListMappings(?:/{_ID})?"),
-    ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:ConnectApps|AuthorizedConnectApps)(?:/{_ID})?"),
-    ("credential", r"\w+ accounts /v1/(?:AuthTokens|Credentials)(?:/.*)?"),
-    ("credential", r"\w+ (?:iam|preview-iam|oauth) .*"),
-    ("credential", rf"\w+ (?:chat|ip-messaging|conversations|notify) /v\d/Credentials(?:/{_ID})?"),
-    ("credential", rf"{_WRITES} trunking /v1/Trunks/{_ID}/CredentialLists(?:/{_ID})?"),
-    ("credential", rf"\w+ verify /v2/Services/{_ID}/AccessTokens(?:/{_ID})?"),
-    ("credential", rf"POST verify /v2/Services/{_ID}/(?:Entities/{_ID}|Passkeys)/Factors"),
-    ("credential", rf"\w+ webhooks /v1/Webhooks/(?:AuthProfiles|SharedKeys|Settings)(?:/{_ID})?"),
-    ("credential", rf"\w+ serverless /v1/Services/{_ID}/Environments/{_ID}/Variables(?:/{_ID})?"),
-    ("credential", r"POST flex-api /(?:v1/Insights/Session|v2/WebChats)"),
-    ("credential", r"\w+ trusthub /v1/ComplianceInquiries/.*"),
-    ("credential", r"POST (?:trusthub|numbers) /v1/.*/EmbeddedSessions"),
-    # Older versions have other rules; what begins so at `webhooks` starts a flow.
-    ("unpriced", r"\w+ api /(?!2010-04-01/).*"),
-    ("unpriced", r"\w+ webhooks /(?!v1/Webhooks(?:/|$)).*"),
-    # What is priced by its own rule.
-    ("lookup", rf"(?:GET|HEAD) lookups /v2/PhoneNumbers/{_ID}"),
-    ("message", rf"POST api {_ACCOUNT}/Messages"),
-    ("call", rf"POST api {_ACCOUNT}/Calls"),
-    ("verification", rf"POST verify /v2/Services/{_ID}/Verifications"),
-    ("verification_check", rf"POST verify /v2/Services/{_ID}/VerificationCheck"),
-    ("message_update", rf"POST api {_ACCOUNT}/Messages/{_ID}"),
-    ("call_update", rf"POST api {_ACCOUNT}/Calls/{_ID}"),
-    # These lift a protection against spending, or lose what costs to have again.
-    ("unpriced", rf"DELETE (?:verify /v2/Services/{_ID}|lookups /v2)/RateLimits/.*"),
-    ("unpriced", rf"DELETE api {_ACCOUNT}/(?:Usage/Triggers|IncomingPhoneNumbers)/{_ID}"),
-    ("unpriced", r"DELETE voice /v2/.*"),
-    ("unpriced", rf"DELETE (?:sync|chat|ip-messaging|conversations) /v\d/Services/{_ID}"),
-    ("free", r"DELETE \S+ /.*"),
-    # Writes that cost nothing.
-    ("free", rf"POST api {_ACCOUNT}/Messages/{_ID}/Feedback"),
-    ("free", rf"POST api {_ACCOUNT}/Addresses(?:/{_ID})?"),
-    ("free", rf"POST api {_ACCOUNT}/OutgoingCallerIds/{_ID}"),
-    ("free", rf"POST api {_ACCOUNT}/Queues(?:/{_ID})?"),
-    ("free", rf"POST api {_ACCOUNT}/Usage/Triggers"),
-    ("free", rf"POST api {_ACCOUNT}/Calls/{_ID}/(?:Streams|Siprec|Transcriptions)/{_ID}"),
-    ("free", rf"POST api {_ACCOUNT}/Calls/{_ID}/UserDefinedMessage(?:s|Subscriptions)"),
-    ("free", rf"POST verify /v2/Services/{_ID}/Webhooks(?:/{_ID})?"),
-    ("free", rf"POST verify /v2/Services/{_ID}/RateLimits(?:/{_ID}/Buckets)?"),
-    ("free", rf"POST verify /v2/Services/{_ID}/Entities"),
-    ("free", r"POST studio /v2/Flows/Validate"),
-    ("free", rf"POST studio /v[12]/Flows/{_ID}/Executions/{_ID}"),
-    ("free", rf"POST content /v1/Content|PUT content /v1/Content/{_ID}"),
-    ("free", r"POST messaging /v[23]/Indicators/Typing(?:\.json)?"),
-    ("free", rf"POST conversations /v1/(?:Services/{_ID}/)?Roles(?:/{_ID})?"),
-    ("free", rf"POST video /v1/Rooms/{_ID}(?:/Participants/{_ID}(?:/(?:Anonymize|SubscribeRules))?)?"),
-    ("free", r"POST numbers /v1/Porting/Configuration/Webhook"),
-    ("free", rf"POST insights /v1/Voice/{_ID}/Annotation"),
-    ("unpriced", r"\w+ numbers /v1/Porting/Portability/.*"),
-    ("unpriced", rf"\w+ lookups /(?!v2/(?:RateLimits|PhoneNumbers/{_ID}/Overrides)(?:/|$)).*"),
-    ("read", r"(?:GET|HEAD) \S+ /.*"),
-])  # fmt: skip
+_KINDS = Kinds(
+    [
+        # The reply returns or mints credentials, or the request manages them.
+        ("credential", rf"\w+ api /2010-04-01/Accounts(?:\.[^/]*)?(?:/{_ID})?"),
+        ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:Keys|SigningKeys|Tokens)(?:/{_ID})?"),
+        ("credential", rf"{_WRITES} api {_ACCOUNT}/SIP/CredentialLists(?:/.*)?"),
+        (
+            "credential",
+            rf"{_WRITES} api {_ACCOUNT}/SIP/Domains/{_ID}/(?:Auth/(?:Calls|Registrations)/)?"
+            rf"CredentialListMappings(?:/{_ID})?",
+        ),
+        ("credential", rf"{_WRITES} api {_ACCOUNT}/(?:ConnectApps|AuthorizedConnectApps)(?:/{_ID})?"),
+        ("credential", r"\w+ accounts /v1/(?:AuthTokens|Credentials)(?:/.*)?"),
+        ("credential", r"\w+ (?:iam|preview-iam|oauth) .*"),
+        ("credential", rf"\w+ (?:chat|ip-messaging|conversations|notify) /v\d/Credentials(?:/{_ID})?"),
+        ("credential", rf"{_WRITES} trunking /v1/Trunks/{_ID}/CredentialLists(?:/{_ID})?"),
+        ("credential", rf"\w+ verify /v2/Services/{_ID}/AccessTokens(?:/{_ID})?"),
+        ("credential", rf"POST verify /v2/Services/{_ID}/(?:Entities/{_ID}|Passkeys)/Factors"),
+        ("credential", rf"\w+ webhooks /v1/Webhooks/(?:AuthProfiles|SharedKeys|Settings)(?:/{_ID})?"),
+        ("credential", rf"\w+ serverless /v1/Services/{_ID}/Environments/{_ID}/Variables(?:/{_ID})?"),
+        ("credential", r"POST flex-api /(?:v1/Insights/Session|v2/WebChats)"),
+        ("credential", r"\w+ trusthub /v1/ComplianceInquiries/.*"),
+        ("credential", r"POST (?:trusthub|numbers) /v1/.*/EmbeddedSessions"),
+        # Older versions have other rules; what begins so at `webhooks` starts a flow.
+        ("unpriced", r"\w+ api /(?!2010-04-01/).*"),
+        ("unpriced", r"\w+ webhooks /(?!v1/Webhooks(?:/|$)).*"),
+        # What is priced by its own rule.
+        ("lookup", rf"(?:GET|HEAD) lookups /v2/PhoneNumbers/{_ID}"),
+        ("message", rf"POST api {_ACCOUNT}/Messages"),
+        ("call", rf"POST api {_ACCOUNT}/Calls"),
+        ("verification", rf"POST verify /v2/Services/{_ID}/Verifications"),
+        ("verification_check", rf"POST verify /v2/Services/{_ID}/VerificationCheck"),
+        ("message_update", rf"POST api {_ACCOUNT}/Messages/{_ID}"),
+        ("call_update", rf"POST api {_ACCOUNT}/Calls/{_ID}"),
+        # These lift a protection against spending, or lose what costs to have again.
+        ("unpriced", rf"DELETE (?:verify /v2/Services/{_ID}|lookups /v2)/RateLimits/.*"),
+        ("unpriced", rf"DELETE api {_ACCOUNT}/(?:Usage/Triggers|IncomingPhoneNumbers)/{_ID}"),
+        ("unpriced", r"DELETE voice /v2/.*"),
+        ("unpriced", rf"DELETE (?:sync|chat|ip-messaging|conversations) /v\d/Services/{_ID}"),
+        ("free", r"DELETE \S+ /.*"),
+        # Writes that cost nothing.
+        ("free", rf"POST api {_ACCOUNT}/Messages/{_ID}/Feedback"),
+        ("free", rf"POST api {_ACCOUNT}/Addresses(?:/{_ID})?"),
+        ("free", rf"POST api {_ACCOUNT}/OutgoingCallerIds/{_ID}"),
+        ("free", rf"POST api {_ACCOUNT}/Queues(?:/{_ID})?"),
+        ("free", rf"POST api {_ACCOUNT}/Usage/Triggers"),
+        ("free", rf"POST api {_ACCOUNT}/Calls/{_ID}/(?:Streams|Siprec|Transcriptions)/{_ID}"),
+        ("free", rf"POST api {_ACCOUNT}/Calls/{_ID}/UserDefinedMessage(?:s|Subscriptions)"),
+        ("free", rf"POST verify /v2/Services/{_ID}/Webhooks(?:/{_ID})?"),
+        ("free", rf"POST verify /v2/Services/{_ID}/RateLimits(?:/{_ID}/Buckets)?"),
+        ("free", rf"POST verify /v2/Services/{_ID}/Entities"),
+        ("free", r"POST studio /v2/Flows/Validate"),
+        ("free", rf"POST studio /v[12]/Flows/{_ID}/Executions/{_ID}"),
+        ("free", rf"POST content /v1/Content|PUT content /v1/Content/{_ID}"),
+        ("free", r"POST messaging /v[23]/Indicators/Typing(?:\.json)?"),
+        ("free", rf"POST conversations /v1/(?:Services/{_ID}/)?Roles(?:/{_ID})?"),
+        ("free", rf"POST video /v1/Rooms/{_ID}(?:/Participants/{_ID}(?:/(?:Anonymize|SubscribeRules))?)?"),
+        ("free", r"POST numbers /v1/Porting/Configuration/Webhook"),
+        ("free", rf"POST insights /v1/Voice/{_ID}/Annotation"),
+        ("unpriced", r"\w+ numbers /v1/Porting/Portability/.*"),
+        ("unpriced", rf"\w+ lookups /(?!v2/(?:RateLimits|PhoneNumbers/{_ID}/Overrides)(?:/|$)).*"),
+        ("read", r"(?:GET|HEAD) \S+ /.*"),
+    ]
+)
 
 #: Every operation that writes, with its parameters.
 LISTED = Parameters("twilio")

@@ -49,8 +49,7 @@ def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         return unbelieved("the reply is about another recipient than asked")
     price, quoted = None if _by_channel(body) else _micros(body, fx), quote.total_micros or 0
     total = quoted if price is None else with_fees(price, quote.fees_micros, quoted)
-    return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid,
-                   price_due=price is None)  # fmt: skip
+    return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid, price_due=price is None)
 
 
 def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> FollowedUp:

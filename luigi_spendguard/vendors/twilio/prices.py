@@ -29,21 +29,36 @@ class Default:
 _LIST = "Twilio's US page as read on 2026-11-09"
 _NOTES = "Twilio's pages as noted on 2026-10-03"
 DEFAULTS: Mapping[str, Default] = {
-    "sms_prices": Default({"1": 8_300, "*": 500_000}, "a segment",
-                          f"{_LIST}; elsewhere above the dearest found, Nigeria's 0.3868 (July 2026)"),
+    "sms_prices": Default(
+        {"1": 8_300, "*": 500_000},
+        "a segment",
+        f"{_LIST}; elsewhere above the dearest found, Nigeria's 0.3868 (July 2026)",
+    ),
     "sms_fees": Default({"1": 8_750}, "a segment", "the dearest carrier's fee found (August 2025)"),
     "mms_prices": Default({"1": 22_000, "*": 500_000}, "a message", f"{_LIST}; elsewhere as an SMS"),
     "mms_fees": Default({"1": 13_500}, "a message", "an estimate: no list of 2026 was found"),
     "channel_prices": Default({}, "a message", ""),
     "call_prices": Default({"1": 14_000, "1907": 90_000}, "a minute", f"{_NOTES}; Alaska by Twilio's API"),
-    "lookup_prices": Default({"line_type_intelligence": 8_000, "caller_name": 10_000, "line_status": 7_000,
-                              "identity_match": 100_000, "reassigned_number": 20_000,
-                              "sms_pumping_risk": 25_000}, "a number", _NOTES),
+    "lookup_prices": Default(
+        {
+            "line_type_intelligence": 8_000,
+            "caller_name": 10_000,
+            "line_status": 7_000,
+            "identity_match": 100_000,
+            "reassigned_number": 20_000,
+            "sms_pumping_risk": 25_000,
+        },
+        "a number",
+        _NOTES,
+    ),
     "verify_price": Default(50_000, "a verification", _NOTES),
     "failed_price": Default(1_000, "a failed message", "Twilio's help centre, from 2024-09-30 on"),
-    "scheduling_price": Default(15_000, "a scheduled message or one with shortened links",
-                                "Twilio's Engagement Suite, after 1,000 a month"),
-}  # fmt: skip
+    "scheduling_price": Default(
+        15_000,
+        "a scheduled message or one with shortened links",
+        "Twilio's Engagement Suite, after 1,000 a month",
+    ),
+}
 
 #: What else costs when a call asks for it (Twilio's pages as noted in 2026).
 DETECTION_PRICE, RECORDING_PRICE = 7_500, 2_500
@@ -52,41 +67,103 @@ CALL_TIME_LIMIT_S = 600
 _NUMBERS = r"[1-9][0-9]{0,14}|\*"
 _SID = "[0-9a-fA-F]{32}"
 SETTINGS: tuple[Setting, ...] = (
-    Setting("", "account_sid", values.matching(rf"AC{_SID}", "an account SID, AC and 32 digits"),
-            "the worker's TWILIO_ACCOUNT_SID",
-            "Twilio's account: calls of any other, a sub-account too, are refused.",
-            variable="TWILIO_ACCOUNT_SID"),
-    Setting("", "api_key_sid", values.matching(rf"SK{_SID}", "an API key's SID, SK and 32 digits"),
-            "none: `secret` is the auth token", "With it `secret` is that API key's secret."),
-    Setting("", "sms_prices", values.price_table(_NUMBERS, "1: 0.0083, 44: 0.056, *: 0.50"),
-            "1: 0.0083, *: 0.50",
-            "USD a segment by the beginning of the number; `*` is for all others, and never too little."),
-    Setting("", "sms_fees", values.price_table(_NUMBERS, "1: 0.00875"), "1: 0.00875",
-            "Carriers' fees in USD a segment: what the message's own price, which comes later, may lack."),
-    Setting("", "mms_prices", values.price_table(_NUMBERS, "1: 0.022, *: 0.50"), "1: 0.022, *: 0.50",
-            "USD a message with media by the beginning of the number."),
-    Setting("", "mms_fees", values.price_table(_NUMBERS, "1: 0.0135"), "1: 0.0135",
-            "Carriers' fees in USD a message with media."),
-    Setting("", "channel_prices", values.price_table("[a-z]{2,20}", "whatsapp: 0.205"), "none: denied",
-            "USD a message on other channels, what Twilio and the channel take together; of `rcs` for every "
-            "160 bytes."),
-    Setting("", "call_prices", values.price_table(f"{_NUMBERS}|sip|client", "1: 0.014, *: 0.90"),
-            "1: 0.014, 1907: 0.09; others are denied",
-            "USD a minute of a call by the beginning of the number, or for `sip` and `client`; what `1` says "
-            "is not said of Canada's north, `1867`."),
-    Setting("", "call_time_limit_s", values.whole(60, 86_400), "600",
-            "The `TimeLimit` in seconds of a call that names none."),
-    Setting("", "call_legs", values.whole(1, 10), "none: calls whose TwiML could dial are denied",
-            "How many parties a call's TwiML rings at the most: those after the first at the dearest of "
-            "`call_prices`."),
-    Setting("", "lookup_prices", values.price_table("[a-z_]{2,40}", "line_type_intelligence: 0.008"),
-            "see vendors.md", "USD for each `Fields` of a Lookup; others are denied."),
-    Setting("", "verify_price", values.usd, "0.05",
-            "USD for a verification that succeeds; the message or call comes on top."),
+    Setting(
+        "",
+        "account_sid",
+        values.matching(rf"AC{_SID}", "an account SID, AC and 32 digits"),
+        "the worker's TWILIO_ACCOUNT_SID",
+        "Twilio's account: calls of any other, a sub-account too, are refused.",
+        variable="TWILIO_ACCOUNT_SID",
+    ),
+    Setting(
+        "",
+        "api_key_sid",
+        values.matching(rf"SK{_SID}", "an API key's SID, SK and 32 digits"),
+        "none: `secret` is the auth token",
+        "With it `secret` is that API key's secret.",
+    ),
+    Setting(
+        "",
+        "sms_prices",
+        values.price_table(_NUMBERS, "1: 0.0083, 44: 0.056, *: 0.50"),
+        "1: 0.0083, *: 0.50",
+        "USD a segment by the beginning of the number; `*` is for all others, and never too little.",
+    ),
+    Setting(
+        "",
+        "sms_fees",
+        values.price_table(_NUMBERS, "1: 0.00875"),
+        "1: 0.00875",
+        "Carriers' fees in USD a segment: what the message's own price, which comes later, may lack.",
+    ),
+    Setting(
+        "",
+        "mms_prices",
+        values.price_table(_NUMBERS, "1: 0.022, *: 0.50"),
+        "1: 0.022, *: 0.50",
+        "USD a message with media by the beginning of the number.",
+    ),
+    Setting(
+        "",
+        "mms_fees",
+        values.price_table(_NUMBERS, "1: 0.0135"),
+        "1: 0.0135",
+        "Carriers' fees in USD a message with media.",
+    ),
+    Setting(
+        "",
+        "channel_prices",
+        values.price_table("[a-z]{2,20}", "whatsapp: 0.205"),
+        "none: denied",
+        "USD a message on other channels, what Twilio and the channel take together; of `rcs` for every "
+        "160 bytes.",
+    ),
+    Setting(
+        "",
+        "call_prices",
+        values.price_table(f"{_NUMBERS}|sip|client", "1: 0.014, *: 0.90"),
+        "1: 0.014, 1907: 0.09; others are denied",
+        "USD a minute of a call by the beginning of the number, or for `sip` and `client`; what `1` says "
+        "is not said of Canada's north, `1867`.",
+    ),
+    Setting(
+        "",
+        "call_time_limit_s",
+        values.whole(60, 86_400),
+        "600",
+        "The `TimeLimit` in seconds of a call that names none.",
+    ),
+    Setting(
+        "",
+        "call_legs",
+        values.whole(1, 10),
+        "none: calls whose TwiML could dial are denied",
+        "How many parties a call's TwiML rings at the most: those after the first at the dearest of "
+        "`call_prices`.",
+    ),
+    Setting(
+        "",
+        "lookup_prices",
+        values.price_table("[a-z_]{2,40}", "line_type_intelligence: 0.008"),
+        "see vendors.md",
+        "USD for each `Fields` of a Lookup; others are denied.",
+    ),
+    Setting(
+        "",
+        "verify_price",
+        values.usd,
+        "0.05",
+        "USD for a verification that succeeds; the message or call comes on top.",
+    ),
     Setting("", "failed_price", values.usd, "0.001", "USD for a message that fails."),
-    Setting("", "scheduling_price", values.usd, "0.015",
-            "USD for a message that is scheduled, or whose links are shortened."),
-)  # fmt: skip
+    Setting(
+        "",
+        "scheduling_price",
+        values.usd,
+        "0.015",
+        "USD for a message that is scheduled, or whose links are shortened.",
+    ),
+)
 
 #: Numbers that begin with 1 and are not in the United States or Canada: a price for `1` is not theirs
 #: (NANP; https://www.nanpa.com, area codes of the Caribbean and the Pacific).

@@ -106,51 +106,99 @@ _LATE = (
     "as quoted; corrected to Twilio's price, and the fees that it may lack, once it is there: 0 when canceled"
 )
 TABLE = (
-    Row("messages.create",
+    Row(
+        "messages.create",
         "SMS: segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; "
         "`scheduling_price` on top where it is scheduled or its links are shortened",
         f"{_LATE}, `failed_price` when failed",
-        f"a number that is not E.164, more than {MAX_UNITS:,} characters, unknown parameters"),
-    Row("messages.create",
+        f"a number that is not E.164, more than {MAX_UNITS:,} characters, unknown parameters",
+    ),
+    Row(
+        "messages.create",
         "MMS: `mms_prices` + `mms_fees`, or its text with a link as an SMS where that is dearer",
-        "as an SMS", "as an SMS"),
-    Row("messages.create",
+        "as an SMS",
+        "as an SMS",
+    ),
+    Row(
+        "messages.create",
         f"content template: {MAX_SEGMENTS} segments, {MAX_GROWN} where it may be encoded otherwise, or an "
-        "MMS where that is dearer", "as an SMS", "as an SMS"),
-    Row("messages.create", "other channels (`whatsapp:+1…`): `channel_prices`, RCS for every 160 bytes",
+        "MMS where that is dearer",
+        "as an SMS",
+        "as an SMS",
+    ),
+    Row(
+        "messages.create",
+        "other channels (`whatsapp:+1…`): `channel_prices`, RCS for every 160 bytes",
         "as quoted, 0 when canceled, `failed_price` when failed",
-        "a channel without a price, a channel in `From` alone"),
+        "a channel without a price, a channel in `From` alone",
+    ),
     Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
-    Row("calls.create",
+    Row(
+        "calls.create",
         "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "
         "`call_legs` parties; recording and machine detection on top",
         f"{_LATE}, busy, failed or not answered",
         "a destination without a price; TwiML that could dial where `call_legs` is not set, at a URL "
-        "(`FallbackUrl`, too) always"),
+        "(`FallbackUrl`, too) always",
+    ),
     Row("calls.update", "nothing", "cancelling gives back, completing changes nothing", "anything else"),
-    Row("verify.services.verifications.create",
+    Row(
+        "verify.services.verifications.create",
         f"`verify_price`, two segments ({MAX_SEGMENTS} with a text or template of its own) and a Lookup, or "
         "a minute; on WhatsApp the dearer of `channel_prices` and a text",
-        "as quoted", "channels other than `sms`, `call` and, priced, `whatsapp`"),
-    Row("verify.services.verification_check.create",
-        "nothing: its success was counted with the verification", "nothing"),
-    Row("lookups.phone_numbers.fetch",
-        "the sum of `lookup_prices` of its `Fields`; nothing without any", "as quoted",
-        "fields without a price, unknown parameters"),
-)  # fmt: skip
+        "as quoted",
+        "channels other than `sms`, `call` and, priced, `whatsapp`",
+    ),
+    Row(
+        "verify.services.verification_check.create",
+        "nothing: its success was counted with the verification",
+        "nothing",
+    ),
+    Row(
+        "lookups.phone_numbers.fetch",
+        "the sum of `lookup_prices` of its `Fields`; nothing without any",
+        "as quoted",
+        "fields without a price, unknown parameters",
+    ),
+)
 
 _NUMBER = re.compile(r"\+[1-9][0-9]{6,14}", re.ASCII)
 #: What says of a message (Twilio's API, 2010-04-01) what is sent and to whom, and of a call whom it rings.
-_SAID = ("To", "From", "MessagingServiceSid", "Body", "MediaUrl", "ContentSid", "ContentVariables", "SendAt",
-         "PersistentAction")  # fmt: skip
+_SAID = (
+    "To",
+    "From",
+    "MessagingServiceSid",
+    "Body",
+    "MediaUrl",
+    "ContentSid",
+    "ContentVariables",
+    "SendAt",
+    "PersistentAction",
+)
 _RUNG = ("To", "From", "Url", "Twiml", "ApplicationSid", "SendDigits")
 #: How TwiML may begin: in another character set it would say something else.
 _DECLARATION = re.compile(
     r"""\s*<\?xml version=["']1\.0["']( encoding=["']utf-8["'])?\s*\?>""", re.IGNORECASE
 )
 #: TwiML that rings nobody and starts nothing that is billed apart (https://www.twilio.com/docs/voice/twiml).
-_QUIET = {"Response", "Say", "Play", "Pause", "Hangup", "Reject", "break", "emphasis", "p", "phoneme",
-          "prosody", "s", "say-as", "sub", "w", "lang"}  # fmt: skip
+_QUIET = {
+    "Response",
+    "Say",
+    "Play",
+    "Pause",
+    "Hangup",
+    "Reject",
+    "break",
+    "emphasis",
+    "p",
+    "phoneme",
+    "prosody",
+    "s",
+    "say-as",
+    "sub",
+    "w",
+    "lang",
+}
 #: Of all voices of `<Say>`, those that cost nothing.
 _VOICES = {"man", "woman", "alice"}
 #: What makes a verification's text longer than a code and a short name.
