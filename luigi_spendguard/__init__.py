@@ -39,7 +39,7 @@ _HOME = {
     "VaultKeyTask": "vault_key_task",
     "VendorTask": "tasks",
     "WorkerSchedulerFactory": "worker",
-    "idempotency_key": "proxy.naming",
+    "idempotency_key": "proxy.call",
     "install": "worker",
     "spend_proxy": "proxy.listener",
 }
