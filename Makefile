@@ -5,6 +5,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DOCS := $(VENV)/.docs
 NPM := .npm/.installed
+# Test processes: more than processors, for most tests wait. One for a single file, which is done before more have begun.
+JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 export PYTHONDONTWRITEBYTECODE = 1
 
 .PHONY: help demo test check docs format bench figures clean
@@ -35,8 +37,8 @@ $(NPM): package.json
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
-test: $(STAMP) $(NPM)  ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order
 	$(BIN)/ruff check .

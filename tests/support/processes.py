@@ -9,16 +9,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
+#: Below those that Linux gives to connections that go out: none of them takes the port meanwhile.
+PORTS = range(10_000, 32_768)
+
+
 def free_port() -> int:
-    """Return a loopback port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """Return a loopback port that nobody listens on now, and that other test processes hardly choose, too."""
+    while True:
+        port = SystemRandom().choice(PORTS)  # Not `random`: Hypothesis gives that the same seed everywhere.
+        with socket.socket() as found, suppress(OSError):
+            found.bind(("127.0.0.1", port))
+            return port
 
 
 def environment(**more: str) -> dict[str, str]:

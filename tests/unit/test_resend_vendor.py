@@ -147,7 +147,8 @@ class TestBatches:
 
 class TestKeys:
     @pytest.mark.parametrize(
-        ("key", "callers"), [("order-1", True), (MADE_UP["stripe-node"](), False), (None, False)]
+        ("key", "callers"),
+        [("order-1", True), pytest.param(MADE_UP["stripe-node"](), False, id="made up"), (None, False)],
     )
     def test_whose_key_it_is(self, key: str | None, callers: bool) -> None:
         quoted = quote(asked("/emails", MAIL, **({"idempotency-key": key} if key else {})))

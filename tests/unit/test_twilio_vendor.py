@@ -124,7 +124,8 @@ class TestMessages:
         assert quote(sms(body="Bye")).fingerprint != same
 
     @pytest.mark.parametrize(
-        ("key", "callers"), [("order-1", True), (MADE_UP["stripe-node"](), False), (None, False)]
+        ("key", "callers"),
+        [("order-1", True), pytest.param(MADE_UP["stripe-node"](), False, id="made up"), (None, False)],
     )
     def test_whose_key_it_is(self, key: str | None, callers: bool) -> None:
         request = sms()
