@@ -16,6 +16,7 @@ from luigi_spendguard.vendors.parameters import Parameters, said_in, takes, tree
 from luigi_spendguard.vendors.resend import mails
 from luigi_spendguard.vendors.twilio.operations import LISTED, RULED, kind_of
 from tests.support import marking, resend_sdk, twilio_sdk
+from tests.support.tables import each
 
 SID = "AC" + "1" * 32
 FORM, JSON = {"content-type": "application/x-www-form-urlencoded"}, {"content-type": "application/json"}
@@ -164,7 +165,7 @@ def at_twilio(request: Request) -> str:
     return ""
 
 
-@pytest.mark.parametrize(("method", "url"), list(free_at_twilio()))
+@each(free_at_twilio())
 def test_a_free_operation_admits_what_is_known(method: str, url: str) -> None:
     assert at_twilio(asked(method, url, "Unheard=1")).startswith("unpriced: ")
     if not url.endswith(("Messages/XX" + "1" * 32, "Calls/XX" + "1" * 32)) or method == "DELETE":
@@ -234,7 +235,7 @@ def test_json_stands_in_a_body_alone() -> None:
     assert "types" in at_twilio(Request("POST", url, JSON, body.replace(b"twilio/text", b"twilio/fax")))
 
 
-@pytest.mark.parametrize("address", mails.LISTED.marks)
+@each(mails.LISTED.marks)
 def test_at_resend_nothing_else_passes(address: str) -> None:
     method, path = address.split(" ")
     settings = VendorSettings("resend", allowed_endpoints=(f"{method} {path.replace('{id}', 'x1')}",))

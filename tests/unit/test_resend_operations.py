@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-
 from luigi_spendguard.vendors.resend.mails import kind_of
+from tests.support.tables import each
 
 LINES = (Path(__file__).parent / "data" / "resend-operations.txt").read_text("utf-8").splitlines()
 #: What has a rule of its own, or is taken more strictly than the table has it.
@@ -32,13 +31,13 @@ def test_the_list_is_whole() -> None:
     assert set(JUDGED) < {line.split(" ", 1)[1] for line in LINES}
 
 
-@pytest.mark.parametrize("line", LINES)
+@each(LINES)
 def test_an_operation_is_of_its_kind(line: str) -> None:
     expected, method, path = parsed(line)
     assert kind_of(method, path) == expected
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("read ", "free "))])
+@each(line for line in LINES if not line.startswith(("read ", "free ")))
 def test_what_is_restricted_is_so_in_any_letter_case(line: str) -> None:
     _, method, path = parsed(line)
     kind = kind_of(method, path)

@@ -20,6 +20,7 @@ from luigi_spendguard.vendors.stripe import Stripe
 from luigi_spendguard.vendors.stripe.request import host_of
 from luigi_spendguard.vendors.stripe.routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
 from luigi_spendguard.vendors.stripe.rules import RULES
+from tests.support.tables import each
 
 _LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = [line for line in _LINES if not line.startswith("#")]
@@ -57,7 +58,7 @@ def test_the_list_is_long() -> None:
     assert len(OPERATIONS) > 370
 
 
-@pytest.mark.parametrize("line", OPERATIONS)
+@each(OPERATIONS)
 def test_every_operation_is_classified_once(line: str) -> None:
     method, path = concrete(line)
     assert bool(rule_of(line)) != hands_out_credentials(f"{method} {path}", {}), line
@@ -71,7 +72,7 @@ def test_nothing_is_classified_twice_or_unknown_to_stripe() -> None:
     assert not unknown
 
 
-@pytest.mark.parametrize("operation", sorted(RULE_OF))
+@each(sorted(RULE_OF))
 def test_a_name_has_one_rule_and_can_be_written_in_an_allowlist(operation: str) -> None:
     assert len({route.rule for route in ROUTES if route.operation == operation}) == 1
     assert re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", operation)
@@ -82,7 +83,7 @@ FREE = [line for line in OPERATIONS if rule_of(line) == "free"]
 CREDENTIALS = [" ".join(concrete(line)) for line in OPERATIONS if not rule_of(line)]
 
 
-@pytest.mark.parametrize("line", UNPRICED)
+@each(UNPRICED)
 def test_what_has_no_bound_is_denied_unless_it_has_a_fixed_price(line: str) -> None:
     assert reason(line) == "unpriced"
     operation = find(*concrete(line))[0].operation  # type: ignore[index]
@@ -90,15 +91,13 @@ def test_what_has_no_bound_is_denied_unless_it_has_a_fixed_price(line: str) -> N
     assert (quote.total_micros, quote.fixed, quote.object_id) == (7, True, None)
 
 
-@pytest.mark.parametrize("line", FREE)
+@each(FREE)
 def test_what_is_free_costs_nothing_and_changes_no_object(line: str) -> None:
     quote = found(line)
     assert (quote.total_micros, quote.free, quote.object_id, quote.look_up) == (0, True, None, False)
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in OPERATIONS if rule_of(line) not in ("", "free", "unpriced")]
-)
+@each(line for line in OPERATIONS if rule_of(line) not in ("", "free", "unpriced"))
 def test_what_has_a_rule_never_passes_for_nothing_by_an_empty_body(line: str) -> None:
     """It is looked up, counted on an object, or denied; what ends something is free."""
     if why := reason(line):
@@ -109,9 +108,7 @@ def test_what_has_a_rule_never_passes_for_nothing_by_an_empty_body(line: str) ->
     assert not nothing or quote.only_less or "nothing" in RULES[rule_of(line)].quoted
 
 
-@pytest.mark.parametrize(
-    "line", [*CREDENTIALS, "GET /v1/apps/secrets/find", "DELETE /v1/ephemeral_keys/ek_1", "POST /oauth/token"]
-)
+@each([*CREDENTIALS, "GET /v1/apps/secrets/find", "DELETE /v1/ephemeral_keys/ek_1", "POST /oauth/token"])
 def test_what_hands_out_credentials_is_denied_unless_listed_exactly(line: str) -> None:
     family = f"{line.split()[0]} /{line.split('/')[1]}/*"
     assert reason(line) == "endpoint"
@@ -133,7 +130,7 @@ def test_a_preview_is_read_anew_each_time() -> None:
     assert sum(found(line).read for line in FREE) == 1
 
 
-@pytest.mark.parametrize("path", sorted({line.split(" ")[1] for line in OPERATIONS}))
+@each(sorted({line.split(" ")[1] for line in OPERATIONS}))
 def test_reading_is_free(path: str) -> None:
     assert reason(f"GET {path}") in (None, "endpoint")
 

@@ -19,6 +19,7 @@ from luigi_spendguard.vendors.stripe import routes as listed
 from luigi_spendguard.vendors.stripe.request import PINNED, host_of
 from luigi_spendguard.vendors.stripe.routes import ROUTES
 from tests.support import stripe_sdk
+from tests.support.tables import each
 
 _LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = {re.sub(r"\{\w+\}", "{id}", line) for line in _LINES if not line.startswith("#")}
@@ -80,7 +81,7 @@ def test_every_refusal_has_its_reason_and_no_parameter_two_marks() -> None:
             assert line.mark == "-" or RULES.get(address) != "unpriced", address
 
 
-@pytest.mark.parametrize("address", sorted(OPERATIONS))
+@each(sorted(OPERATIONS))
 def test_what_is_not_listed_is_refused_at_any_price(address: str) -> None:
     path, fixed = address.split(" ")[1], {}
     body = '{"teleport": "1"}' if path.startswith("/v2/") else "teleport=1"

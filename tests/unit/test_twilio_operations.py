@@ -10,6 +10,7 @@ import pytest
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from luigi_spendguard.vendors.twilio.operations import kind_of, operation_of
+from tests.support.tables import each
 
 LINES = (Path(__file__).parent / "data" / "twilio-operations.txt").read_text("utf-8").splitlines()
 ID = "XX" + "1" * 32
@@ -46,14 +47,14 @@ def test_the_list_is_whole() -> None:
     assert set(JUDGED) < {line.split(" ", 1)[1] for line in LINES}
 
 
-@pytest.mark.parametrize("line", LINES)
+@each(LINES)
 def test_an_operation_is_of_its_kind(line: str) -> None:
     expected, method, host, path = parsed(line)
     expected = JUDGED.get(line.split(" ", 1)[1], "unpriced" if is_hook(line) else expected)
     assert kind_of(method, host, path) == expected
 
 
-@pytest.mark.parametrize("line", [line for line in LINES if not line.startswith(("read ", "free "))])
+@each(line for line in LINES if not line.startswith(("read ", "free ")))
 def test_what_is_restricted_is_so_however_it_is_written(line: str) -> None:
     _, method, host, path = parsed(line)
     bare = path.removesuffix(".json")
@@ -64,9 +65,7 @@ def test_what_is_restricted_is_so_however_it_is_written(line: str) -> None:
             assert kind_of(method, host, one + ending) == kind
 
 
-@pytest.mark.parametrize(
-    "line", [line for line in LINES if line.startswith(("credential GET ", "lookup GET ", "unpriced GET "))]
-)
+@each(line for line in LINES if line.startswith(("credential GET ", "lookup GET ", "unpriced GET ")))
 def test_a_get_that_is_restricted_is_so_without_its_body(line: str) -> None:
     _, _, host, path = parsed(line)
     assert kind_of("HEAD", host, path) not in ("free", "read")
