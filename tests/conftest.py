@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before the SDK is imported: nothing of a test is to reach the user's home or a network.
 os.environ.setdefault("STRIPE_ENABLE_TELEMETRY", "false")
@@ -25,10 +26,15 @@ stripe.enable_telemetry = False
 # A shell lets what it runs in the background ignore this, and a worker that is to be interrupted inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+# `make figures` takes the long one. Nothing is judged by its speed: other tests run meanwhile.
+settings.register_profile("short", max_examples=30, deadline=None)
+settings.register_profile("long", max_examples=500, deadline=None)
+settings.load_profile("short")
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--repeats", type=int, default=20, help="how often each race is run")
-    parser.addoption("--malformed", type=int, default=1000, help="how many malformed requests are made")
+    parser.addoption("--repeats", type=int, default=3, help="how often each race is run")
+    parser.addoption("--malformed", type=int, default=200, help="how many malformed requests are made")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote as percent_encoded
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
@@ -132,7 +132,6 @@ _FORMS = st.lists(_PIECES, max_size=14).map("".join) | st.lists(
 ).map("&".join)
 
 
-@settings(max_examples=300)
 @given(_FORMS)
 def test_what_is_read_every_server_reads_alike(text: str) -> None:
     try:
@@ -157,7 +156,6 @@ def flat(name: str, found: Any) -> dict[str, str]:
     }
 
 
-@settings(max_examples=300)
 @given(_FORMS)
 def test_what_is_read_without_brackets_every_server_reads_alike(text: str) -> None:
     try:

@@ -280,7 +280,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.books.audit() == []
 
 
-LedgerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+LedgerMachine.TestCase.settings = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
 TestLedgerMachine = LedgerMachine.TestCase

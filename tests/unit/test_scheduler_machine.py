@@ -360,7 +360,5 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert pending <= len(tasks) - len(blocked), "P7"
 
 
-SchedulerMachine.TestCase.settings = settings(
-    max_examples=60, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+SchedulerMachine.TestCase.settings = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
 TestSchedulerMachine = SchedulerMachine.TestCase
