@@ -1,15 +1,78 @@
-"""Blocks that overlap in several threads: the first puts something in place, the last puts it back."""
+"""What belongs to one process: what a forked child makes anew, and what overlapping blocks put in place."""
 
 from __future__ import annotations
 
+import itertools
+import logging
 import os
 import threading
-from collections.abc import Callable, Iterator
+import weakref
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from types import MethodType
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+_Act = Callable[[], object]
+
+
+class _Hook(NamedTuple):
+    """What one part of the process does at a fork; each is called for what it is to do, None for nothing."""
+
+    in_child: Callable[[], _Act | None]
+    before: Callable[[], _Act | None]
+    in_parent: Callable[[], _Act | None]
+
+
+_numbers = itertools.count()
+_hooks: dict[int, _Hook] = {}
+
+
+def at_fork(in_child: _Act, *, before: _Act | None = None, in_parent: _Act | None = None) -> None:
+    """Call `in_child` in each process that this one forks, to make anew what a fork must not inherit.
+
+    Args:
+        in_child: makes anew what the child has inherited: locks that nobody there lets go of, threads that
+            are not there, connections that are the parent's.
+        before: called in the parent before it forks; who was registered last is called first.
+        in_parent: called in the parent after it has forked.
+
+    A bound method does not keep its object alive, and is not called any more once that is gone. What raises
+    is logged, and the others are called.
+
+    """
+    number = next(_numbers)
+
+    def held(act: _Act | None) -> Callable[[], _Act | None]:
+        if isinstance(act, MethodType):
+            return weakref.WeakMethod(act, lambda _: _hooks.pop(number, None))
+        return lambda: act
+
+    _hooks[number] = _Hook(held(in_child), held(before), held(in_parent))
+
+
+def _do(acts: Iterable[Callable[[], _Act | None]]) -> None:
+    for found in acts:
+        act = found()
+        try:
+            if act is not None:
+                act()
+        except BaseException:  # Even one that a signal's handler has raised: nobody hears it here.
+            logger.exception("What a fork asks for has failed")
+
+
+if hasattr(os, "register_at_fork"):
+    # The only one, and made after logging's own: logging's lock is not held while `before` waits.
+    os.register_at_fork(
+        before=lambda: _do([hook.before for hook in reversed(list(_hooks.values()))]),
+        after_in_parent=lambda: _do([hook.in_parent for hook in list(_hooks.values())]),
+        after_in_child=lambda: _do([hook.in_child for hook in list(_hooks.values())]),
+    )
 
 
 class Blocks:
-    """Counts the blocks that are open.
+    """Blocks that overlap in several threads: the first puts something in place, the last puts it back.
 
     Attributes:
         lock: held while a block begins or ends; a forked child has a new one, as nobody there could let
@@ -20,10 +83,9 @@ class Blocks:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self._open = 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self._after_fork)
+        at_fork(self._renew)
 
-    def _after_fork(self) -> None:
+    def _renew(self) -> None:
         self.lock = threading.Lock()
 
     @contextmanager

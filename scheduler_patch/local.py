@@ -20,6 +20,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.money import parse_usd
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import Answer, Ask, End
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.scheduler import BudgetScheduler, adopt
@@ -67,8 +68,7 @@ def _after_fork() -> None:
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_after_fork)
 
 
 class LocalPort:

@@ -10,10 +10,8 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 import uuid
-import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Protocol
@@ -24,6 +22,7 @@ from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.scheduler_address import SchedulerAddress
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import MAX_NOTE, Answer, Ask, End
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import FollowedUp
@@ -32,8 +31,6 @@ logger = logging.getLogger(__name__)
 
 #: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
 GIVE_UP_S = 5.0
-
-_clients: weakref.WeakSet[LedgerClient] = weakref.WeakSet()
 
 
 class LedgerClient:
@@ -53,7 +50,7 @@ class LedgerClient:
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox = Outbox()
         self._renew()
-        _clients.add(self)
+        at_fork(self._renew)
 
     def __repr__(self) -> str:
         return f"LedgerClient({self.url!r})"
@@ -222,15 +219,6 @@ class LedgerClient:
 def connect(url: str) -> LedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
     return LedgerClient(url, config.load().worker_token)
-
-
-def _after_fork() -> None:
-    for client in list(_clients):
-        client._renew()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class LedgerPort(Protocol):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import atexit
 import logging
-import os
 import queue
 import threading
 import time
@@ -15,6 +14,7 @@ import weakref
 from collections.abc import Callable
 
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError
+from luigi_spendguard.process_state import at_fork
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,7 @@ class Outbox:
     def __init__(self) -> None:
         self._renew()
         _outboxes.add(self)
+        at_fork(self._renew)
 
     def _renew(self) -> None:
         """Start without inherited messages, threads and locks."""
@@ -93,17 +94,10 @@ def _say(what: str, say: Callable[[], object]) -> None:
         logger.exception("%s failed", what)
 
 
-def _after_fork() -> None:
-    for outbox in list(_outboxes):
-        outbox._renew()
-
-
 def flush_all(timeout_s: float = FLUSH_S) -> None:
     """Deliver what this process still has to say."""
     for outbox in list(_outboxes):
         outbox.flush(timeout_s)
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 atexit.register(flush_all)

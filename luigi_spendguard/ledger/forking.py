@@ -9,7 +9,6 @@ write with "database is locked"; one that inherits a connection would share the 
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ from contextlib import contextmanager
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.process_state import at_fork
 
 logger = logging.getLogger(__name__)
 
@@ -109,5 +109,4 @@ def _after_in_child() -> None:
     _gate = _Gate()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before, after_in_parent=_after_in_parent, after_in_child=_after_in_child)
+at_fork(_after_in_child, before=_before, in_parent=_after_in_parent)

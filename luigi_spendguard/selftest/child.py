@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import ipaddress
-import os
 import runpy
 import signal
 import sys
 from pathlib import Path
 from typing import Any
+
+from luigi_spendguard.process_state import at_fork
 
 _PR_SET_PDEATHSIG = 1
 
@@ -57,7 +58,7 @@ def end_with_parent() -> None:
     except (AttributeError, OSError, TypeError):
         return
     prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-    os.register_at_fork(after_in_child=lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
+    at_fork(lambda: prctl(_PR_SET_PDEATHSIG, signal.SIGTERM))
 
 
 def read_alone(path: Path) -> None:
