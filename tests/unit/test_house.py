@@ -85,6 +85,17 @@ def test_every_denial_is_in_the_docs_with_its_status() -> None:
         assert re.search(rf"\| `{reason}` \|.*\| {status} \|", doc("concepts.md")), reason
 
 
+def unknown(names: str) -> list[tuple[str, str]]:
+    """Return those of the tests that a text names which do not exist."""
+    named = re.findall(r"`([\w/]+\.py)::(\w+)`", names)
+    code = {path: (REPOSITORY / "tests" / path).read_text("utf-8") for path, _ in named}
+    return [
+        (path, name)
+        for path, name in named
+        if not re.search(rf"^ *(async )?def {name}\(", code[path], re.MULTILINE)
+    ]
+
+
 def test_every_line_of_the_threat_model_names_the_tests_that_show_it() -> None:
     said, _, shown = doc("threat-model.md").partition("## Shown by")
     rows = dict(re.findall(r"^\| (.+?) \| (.+) \|$", shown, re.MULTILINE)[2:])
@@ -92,11 +103,17 @@ def test_every_line_of_the_threat_model_names_the_tests_that_show_it() -> None:
     assert len(lines) > 15
     assert [line for line in lines if line not in rows] == []
     for line, names in rows.items():
-        named = re.findall(r"`([\w/]+\.py)::(\w+)`", names)
-        assert named or names.startswith("nothing: "), line
-        for path, name in named:
-            code = (REPOSITORY / "tests" / path).read_text("utf-8")
-            assert re.search(rf"^ *(async )?def {name}\(", code, re.MULTILINE), (path, name)
+        assert "::" in names or names.startswith("nothing: "), line
+        assert unknown(names) == [], line
+
+
+def test_every_promise_names_the_tests_that_show_it() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    rows = dict(re.findall(r"^\| (P\d+) \| .+? \| (.+) \|$", text, re.MULTILINE))
+    assert list(rows) == [f"P{number}" for number in range(1, 11)]
+    for promise, names in rows.items():
+        assert names.count("::") > 2, promise
+        assert unknown(names) == [], promise
 
 
 def test_what_the_docs_say_of_operations_is_what_the_adapter_does() -> None:
