@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from tests.support.books import Books
 
 
@@ -20,7 +20,7 @@ def _pairs(path: Path, callers: int, count: int) -> float:
             ask = books.ask(1)
             answer = books.reserve(key, ask)
             assert answer.verdict == "allowed", answer
-            books.end(key, End("settle", ask.call_id, 1, total_micros=1, status=200, answer_body="{}"))
+            books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=1, status=200, answer_body="{}"))
 
     threads = [threading.Thread(target=work, args=(key,)) for key in keys]
     begun = time.perf_counter()

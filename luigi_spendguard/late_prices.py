@@ -27,7 +27,7 @@ EVERY_S, LOOK_S = 2.0, 45.0
 END_S = 1.0
 
 
-class PricePort(Protocol):
+class PriceLedger(Protocol):
     """The ledger's side of it."""
 
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
@@ -45,11 +45,11 @@ class Corrector:
 
     def __init__(
         self,
-        port: PricePort,
+        ledger: PriceLedger,
         settings: Callable[[], Settings],
         secret_of: Callable[[Vendor, Settings], str | None] = environment.secret_of,
     ) -> None:
-        self._port, self._settings, self._secret_of = port, settings, secret_of
+        self._ledger, self._settings, self._secret_of = ledger, settings, secret_of
         self._upstream = Upstream()
         self._said: set[str] = set()  # Once is enough.
         self._ended = threading.Event()
@@ -87,7 +87,7 @@ class Corrector:
             for name, vendor in VENDORS.items()
             if vendor.prices_late and (secret := self._secret_of(vendor, settings)) is not None
         }
-        due = self._port.due_prices(sorted(secrets)) if secrets else []
+        due = self._ledger.due_prices(sorted(secrets)) if secrets else []
         for row in due:
             if time.monotonic() >= until:
                 break
@@ -96,7 +96,7 @@ class Corrector:
                 if found.problem and found.problem not in self._said:
                     self._said.add(found.problem)
                     logger.warning("Call %s: %s", row["call_id"], found.problem)
-                self._port.correct(row["call_id"], found)
+                self._ledger.correct(row["call_id"], found)
         return len(due)
 
     def _asked(self, row: dict[str, Any], settings: Settings, secret: str, until: float) -> FollowedUp | None:

@@ -149,7 +149,7 @@ def _redact(message: _Message, but: tuple[str, ...]) -> None:
 
 
 @dataclass(frozen=True)
-class Ask(_Message):
+class ReserveRequest(_Message):
     """A request to reserve: everything the ledger needs to decide about one call.
 
     Attributes:
@@ -238,8 +238,8 @@ class Ask(_Message):
 
 
 @dataclass(frozen=True)
-class Answer(_Message):
-    """The ledger's answer to an `Ask`.
+class ReserveReply(_Message):
+    """The ledger's answer to an `ReserveRequest`.
 
     Attributes:
         verdict: `allowed` | `replayed` | `denied` | `wait` (the identical call `message` is pending, or call
@@ -278,7 +278,7 @@ class Answer(_Message):
 
 
 @dataclass(frozen=True)
-class End(_Message):
+class EndRequest(_Message):
     """How a call ended.
 
     Attributes:
@@ -340,5 +340,5 @@ def command(*words: str) -> str:
 
 
 def facts_of(data: Mapping[str, Any]) -> dict[str, str]:
-    """Return `data` with every value as text, for `Answer.facts`."""
+    """Return `data` with every value as text, for `ReserveReply.facts`."""
     return {name: str(value) for name, value in data.items()}

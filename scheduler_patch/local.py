@@ -21,20 +21,20 @@ from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import operators
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 
-class LocalOffice(Office):
-    """An office whose loop is another thread's."""
+class LocalLedgerService(LedgerService):
+    """An service whose loop is another thread's."""
 
     #: Many local workers share a file, and each child of theirs: nobody else is waited for.
     busy_s = 60.0
@@ -47,7 +47,7 @@ class LocalOffice(Office):
         # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and
         # find the file locked for ever (https://sqlite.org/howtocorrupt.html, section 2.6).
         if _loop_here() is self.loop:
-            super()._spawn(saving)  # Whoever asked this thread waits: see `LocalPort._do`.
+            super()._spawn(saving)  # Whoever asked this thread waits: see `LocalLedgerClient._do`.
         else:  # Also where another loop runs: a notebook's cell is called by one.
             asyncio.run_coroutine_threadsafe(saving, self.loop).result()
 
@@ -71,8 +71,8 @@ def _after_fork() -> None:
 at_fork(_after_fork)
 
 
-class LocalPort:
-    """The `LedgerPort` of a worker with a scheduler of its own; made anew in children, forked or spawned."""
+class LocalLedgerClient:
+    """The `LedgerClient` of a worker with its own scheduler; made anew in children, forked or spawned."""
 
     #: There is no gateway here: the secret must be where the worker is.
     url: str | None = None
@@ -82,7 +82,7 @@ class LocalPort:
         """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""
         self._scheduler, self._settings = scheduler, settings
         self._outbox = Outbox()
-        self._office: LocalOffice | None = None
+        self._service: LocalLedgerService | None = None
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
         self._pid = 0
@@ -91,35 +91,37 @@ class LocalPort:
         if dispatches:
             scheduler.gate.local = True
             scheduler.refresh = self._refresh
-            self._do(Office.sweep)
+            self._do(LedgerService.sweep)
 
     def __reduce__(self) -> Any:
         # A spawned child has a copy of the scheduler, as a forked one has: what it claims was dispatched.
         return (_in_child, (self._scheduler, self._settings))
 
-    def _do(self, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
-        """Do something in the office of this process, which is opened when it is not."""
+    def _do(self, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]) -> T:
+        """Do something in the service of this process, which is opened when it is not."""
         with _lock:
-            office = self._office if self._pid == os.getpid() else None
-            office = office or self._open()
-        return asyncio.run_coroutine_threadsafe(self._act(office, act), office.loop).result()
+            service = self._service if self._pid == os.getpid() else None
+            service = service or self._open()
+        return asyncio.run_coroutine_threadsafe(self._act(service, act), service.loop).result()
 
-    async def _act(self, office: LocalOffice, act: Callable[[LocalOffice], Coroutine[Any, Any, T]]) -> T:
-        done = await act(office)
-        while office.saving:
-            await asyncio.wait(office.saving)
+    async def _act(
+        self, service: LocalLedgerService, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]
+    ) -> T:
+        done = await act(service)
+        while service.saving:
+            await asyncio.wait(service.saving)
         return done
 
-    def _open(self) -> LocalOffice:
+    def _open(self) -> LocalLedgerService:
         loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=_run, args=(loop,), name="spendguard-local", daemon=True)
         self._thread.start()
         # A child dispatches nothing: its copy of the gate need not be told all that the ledger knows.
         begin = not self._pid and self._scheduler.refresh is not None
-        self._office = LocalOffice(self._settings, self._scheduler, begin=begin)
-        self._office.seen = max(self._office.seen, self._seen)
-        self._office.loop, self._pid = loop, os.getpid()
-        return self._office
+        self._service = LocalLedgerService(self._settings, self._scheduler, begin=begin)
+        self._service.seen = max(self._service.seen, self._seen)
+        self._service.loop, self._pid = loop, os.getpid()
+        return self._service
 
     def for_child(self) -> _Sent:
         """Return the same without the scheduler: a child of an attempt's has nothing to do with its tasks."""
@@ -128,12 +130,12 @@ class LocalPort:
     def close(self) -> None:
         """Let go of the ledger's file and of the threads; whatever is asked later opens them again."""
         with _lock:
-            office, self._office = self._office, None
-            if office is None or self._pid != os.getpid():
+            service, self._service = self._service, None
+            if service is None or self._pid != os.getpid():
                 return
-            self._seen = office.seen
-            office.close()
-            office.loop.call_soon_threadsafe(office.loop.stop)
+            self._seen = service.seen
+            service.close()
+            service.loop.call_soon_threadsafe(service.loop.stop)
             self._thread.join()
 
     def _refresh(self) -> None:
@@ -142,25 +144,25 @@ class LocalPort:
         From time to time also do what luigid does by its clock. (Here, not in a thread of its own: Luigi
         forks neither while it asks for work nor while it pings.)
         """
-        if self._pid != os.getpid() or self._office is None or not self._office.has_ledger:
+        if self._pid != os.getpid() or self._service is None or not self._service.has_ledger:
             return
         try:
             if time.monotonic() - self._swept < SWEEP_S:
-                self._do(Office.refresh)
+                self._do(LedgerService.refresh)
             else:
-                self._do(Office.sweep)
+                self._do(LedgerService.sweep)
                 self._swept = time.monotonic()
         except LedgerUnavailable as error:  # Luigi asks: its plain tasks go on, and vendor tasks are refused.
             if str(error) != self._unheard:
                 logger.error("%s", error)
             self._unheard = str(error)
 
-    # The port.
+    # What a worker asks for.
 
     def open_run(self, **fields: Any) -> dict[str, Any]:
         """Open (or find) a run. Raises BadAmount, Conflict, LedgerUnavailable."""
         return self._do(
-            lambda office: office.open_run(
+            lambda service: service.open_run(
                 fields["name"],
                 fields["by_task_id"],
                 fields["root_family"],
@@ -173,12 +175,13 @@ class LocalPort:
         """Claim a dispatched task for an attempt. Raises SpendDenied, Conflict, LedgerUnavailable."""
         asked = fields.pop("max_cost_usd", None)
         max_cost = None if asked is None else parse_usd(asked)
-        return self._do(lambda office: office.claim(**fields, max_cost=max_cost))
+        return self._do(lambda service: service.claim(**fields, max_cost=max_cost))
 
     def finish(self, claim_id: str, outcome: str) -> None:
         """Say how an attempt ended, now or later; never raises."""
         self._outbox.tell(
-            f"the end of claim {claim_id}", lambda: self._do(lambda office: office.finish(claim_id, outcome))
+            f"the end of claim {claim_id}",
+            lambda: self._do(lambda service: service.finish(claim_id, outcome)),
         )
 
     def close_run(self, name: str, run_id: str | None = None) -> None:
@@ -186,33 +189,33 @@ class LocalPort:
         request_id = str(uuid.uuid4())
         self._outbox.tell(
             f"the end of run {name}",
-            lambda: self._do(lambda office: office.close_run(name, run_id, request_id)),
+            lambda: self._do(lambda service: service.close_run(name, run_id, request_id)),
         )
 
     def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda office: operators.blocked(office, worker, wait_s, task_ids))
+        return self._do(lambda service: operators.blocked(service, worker, wait_s, task_ids))
 
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run."""
-        self._do(lambda office: office.acknowledge(worker, run_id))
+        self._do(lambda service: service.acknowledge(worker, run_id))
 
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         """Return calls whose price is to be asked for now."""
-        return self._do(lambda office: office.due_prices(vendors, relayed_too=False))
+        return self._do(lambda service: service.due_prices(vendors, relayed_too=False))
 
     def correct(self, call_id: str, found: FollowedUp) -> None:
         """Say what a vendor says that a call has cost."""
-        self._do(lambda office: office.correct(call_id, found, relayed_too=False))
+        self._do(lambda service: service.correct(call_id, found, relayed_too=False))
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
-        return self._do(lambda office: office.reserve(key, ask))
+        return self._do(lambda service: service.reserve(key, ask))
 
-    def end(self, key: str, end: End) -> None:
+    def end(self, key: str, end: EndRequest) -> None:
         """Deliver how a call ended, now or later: never raises, never loses it while we live."""
         self._outbox.tell(
-            f"the end of call {end.call_id}", lambda: self._do(lambda office: office.end(key, end))
+            f"the end of call {end.call_id}", lambda: self._do(lambda service: service.end(key, end))
         )
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
@@ -227,14 +230,14 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
     loop.close()
 
 
-def port(scheduler: Any, settings: Settings) -> LocalPort:
+def client(scheduler: Any, settings: Settings) -> LocalLedgerClient:
     """Return the way to the ledger beside a scheduler in this process, which gets its gate now."""
     logging.getLogger("scheduler_patch").parent = logging.getLogger("luigi-interface")
-    return LocalPort(adopt(scheduler), settings)
+    return LocalLedgerClient(adopt(scheduler), settings)
 
 
 class _Sent:
-    """Becomes a `LocalPort` of its own where it is unpickled."""
+    """Becomes a `LocalLedgerClient` of its own where it is unpickled."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -243,5 +246,5 @@ class _Sent:
         return (_in_child, (None, self._settings))
 
 
-def _in_child(scheduler: BudgetScheduler | None, settings: Settings) -> LocalPort:
-    return LocalPort(scheduler or BudgetScheduler(), settings, dispatches=False)
+def _in_child(scheduler: BudgetScheduler | None, settings: Settings) -> LocalLedgerClient:
+    return LocalLedgerClient(scheduler or BudgetScheduler(), settings, dispatches=False)

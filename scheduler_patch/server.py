@@ -39,7 +39,7 @@ from scheduler_patch.gateway.handler import relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 from scheduler_patch.visualiser import page
 
 logger = logging.getLogger(__name__)
@@ -158,8 +158,8 @@ AT_START = {
 }
 
 
-def on_hangup(office: Office) -> None:
-    """Let SIGHUP reload the settings of `office`; called in the thread that will run tornado's loop."""
+def on_hangup(service: LedgerService) -> None:
+    """Let SIGHUP reload the settings of `service`; called in the thread that will run tornado's loop."""
     if not hasattr(signal, "SIGHUP"):
         return  # Windows.
     loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]  # tornado's own
@@ -169,7 +169,7 @@ def on_hangup(office: Office) -> None:
     async def reload_now() -> None:
         async with one_at_a_time:
             try:
-                await reload(office)
+                await reload(service)
             except Exception:
                 logger.exception("luigi.cfg was not reloaded, the settings stay as they were")
 
@@ -185,9 +185,9 @@ def on_hangup(office: Office) -> None:
         logger.info("SIGHUP does not reload luigi.cfg here: luigid does not run in the main thread")
 
 
-async def reload(office: Office) -> bool:
+async def reload(service: LedgerService) -> bool:
     """Take over what luigi.cfg says now; return whether it could be: else everything stays as it was."""
-    before = office.settings
+    before = service.settings
     try:
         settings = await asyncio.to_thread(partial(config.load, whole=True))
         _check_complete(before, settings)
@@ -204,7 +204,7 @@ async def reload(office: Office) -> bool:
     settings = dataclasses.replace(settings, **kept)
     changed = _changes(before, settings)
     try:
-        await office.reload(settings)
+        await service.reload(settings)
     except LedgerUnavailable as error:
         logger.error("luigi.cfg is reloaded, but budgets keep their caps until the next start: %s", error)
     logger.info(
@@ -266,8 +266,8 @@ def app(scheduler: Any) -> Any:
     for text in settings.passed_over:
         logger.warning("%s", text)
     allow_connections()
-    office = Office(settings, adopt(scheduler))
-    atexit.register(office.close)
+    service = LedgerService(settings, adopt(scheduler))
+    atexit.register(service.close)
     if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(
             "[spendguard] worker_token is set without daily_cap_usd: whoever holds the token can open "
@@ -278,16 +278,16 @@ def app(scheduler: Any) -> Any:
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
     answer_half_closed(application)
-    gateway = Gateway(office)
-    application.add_handlers(r".*", [*relay_routes(gateway), *routes(office), *lost(), *page.routes()])
-    if office.relayed_vendors:
+    gateway = Gateway(service)
+    application.add_handlers(r".*", [*relay_routes(gateway), *routes(service), *lost(), *page.routes()])
+    if service.relayed_vendors:
         logger.info(
-            "This is the gateway for %s: it has the secret", ", ".join(sorted(office.relayed_vendors))
+            "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))
         )
     IOLoop.current().add_callback(drain_with_luigid, gateway)
-    IOLoop.current().add_callback(correct_prices, office)
-    on_hangup(office)
-    PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
+    IOLoop.current().add_callback(correct_prices, service)
+    on_hangup(service)
+    PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
     return application
 
 

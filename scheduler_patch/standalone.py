@@ -20,7 +20,7 @@ from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.server import allow_connections, drain_on_signals, on_hangup, tls
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 
@@ -33,14 +33,14 @@ def run(settings: Settings, address: str, port: int) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
     redaction.install()
     allow_connections()
-    office = Office(settings, BudgetScheduler())
-    if not office.relayed_vendors:
+    service = LedgerService(settings, BudgetScheduler())
+    if not service.relayed_vendors:
         raise ConfigError(
             "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in its section, "
             "such as [spendguard_stripe]"
         )
-    gateway = Gateway(office)
-    ours = [route for route in routes(office) if route[0] in _ROUTES]
+    gateway = Gateway(service)
+    ours = [route for route in routes(service) if route[0] in _ROUTES]
     app = Application([*relay_routes(gateway), *ours])
     answer_half_closed(app)
     server = tornado.httpserver.HTTPServer(app, ssl_options=tls(settings))
@@ -48,17 +48,17 @@ def run(settings: Settings, address: str, port: int) -> None:
         server.add_sockets(tornado.netutil.bind_sockets(port, address=address))
     except OSError as error:
         raise ConfigError(f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}") from None
-    PeriodicCallback(office.sweep, SWEEP_S * 1000).start()
+    PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
     loop = IOLoop.current()
     loop.add_callback(drain_on_signals, gateway)
-    loop.add_callback(correct_prices, office)
-    on_hangup(office)
+    loop.add_callback(correct_prices, service)
+    on_hangup(service)
     logger.info(
-        "The gateway for %s listens on %s:%d", ", ".join(sorted(office.relayed_vendors)), address, port
+        "The gateway for %s listens on %s:%d", ", ".join(sorted(service.relayed_vendors)), address, port
     )
     try:
         loop.start()
     except KeyboardInterrupt:
         pass
     finally:
-        office.close()
+        service.close()

@@ -27,7 +27,15 @@ from luigi_spendguard.guard.answering import (
 )
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.guard.patience import Patience
-from luigi_spendguard.protocol import GRANT_SECONDS, MAX_BODY, REPLAYED, TARGET_DIGITS, Answer, Ask, End
+from luigi_spendguard.protocol import (
+    GRANT_SECONDS,
+    MAX_BODY,
+    REPLAYED,
+    TARGET_DIGITS,
+    EndRequest,
+    ReserveReply,
+    ReserveRequest,
+)
 from luigi_spendguard.redaction import is_in, redact, redact_url, shows
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
@@ -64,7 +72,7 @@ class Guard:
         that was not used is given back, whatever ends this. A look-up that the vendor does not answer now
         (429, 5xx) is answered with the vendor's own reply: nothing was sent, and the caller may try again.
         """
-        unused: list[Answer] = []
+        unused: list[ReserveReply] = []
         try:
             return (yield from self._lived(request, call, refuse, unused))
         except lookups.NotNow as own:
@@ -73,12 +81,14 @@ class Guard:
             raise
         except BaseException as error:
             for answer in unused:
-                yield Finish(End("void", answer.call_id, answer.ask, note="never sent"))
+                yield Finish(EndRequest("void", answer.call_id, answer.ask, note="never sent"))
             if isinstance(error, NotSent) and call.unsure:
                 raise still_unknown(call.call_id, error) from error
             raise
 
-    def _lived(self, request: Request, call: Call, refuse: SpendDenied | None, unused: list[Answer]) -> Life:
+    def _lived(
+        self, request: Request, call: Call, refuse: SpendDenied | None, unused: list[ReserveReply]
+    ) -> Life:
         try:
             if refuse is not None:
                 raise refuse
@@ -166,12 +176,12 @@ class Guard:
 
     def _ask(
         self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None, since: int
-    ) -> Ask:
+    ) -> ReserveRequest:
         acts_on = {*quote.acts_on, *([quote.object_id] if quote.object_id else [])}
         body = kept_text(request.body) if quote.keep_body and not quote.read else None
         headers = some_of(request, self.vendor.kept)
         keep = body is not None and not shows("\n".join([body, *headers.values()]))
-        return Ask(
+        return ReserveRequest(
             call_id=call.call_id,
             ask=call.ask,
             vendor=self.vendor.name,
@@ -210,19 +220,19 @@ class Guard:
             ),
         )
 
-    def _reserve(self, ask: Ask, call: Call) -> Generator[Effect, Any, Answer]:
+    def _reserve(self, ask: ReserveRequest, call: Call) -> Generator[Effect, Any, ReserveReply]:
         try:
-            answer: Answer = yield Reserve(ask)
+            answer: ReserveReply = yield Reserve(ask)
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
-            yield Finish(End("void", call.call_id, call.ask, note="its grant did not arrive"))
+            yield Finish(EndRequest("void", call.call_id, call.ask, note="its grant did not arrive"))
             raise denial(
                 "ledger_unavailable", f"denied, nothing was sent: {error}", {"call_id": call.call_id}
             ) from None
         except (SpendDenied, GeneratorExit):
             raise
         except BaseException:
-            yield Finish(End("void", call.call_id, call.ask, note="its sender was interrupted"))
+            yield Finish(EndRequest("void", call.call_id, call.ask, note="its sender was interrupted"))
             raise
         return answer
 
@@ -233,7 +243,7 @@ class Guard:
         path = redact_url(rest.partition("?")[0])[:300]  # A secret that is cut is not found any more.
         try:
             yield Reserve(
-                Ask(
+                ReserveRequest(
                     call.call_id,
                     self.vendor.name,
                     "",
@@ -260,10 +270,10 @@ class Guard:
         self,
         request: Request,
         quote: Quote,
-        answer: Answer,
+        answer: ReserveReply,
         call: Call,
         deadline: float,
-        unused: list[Answer],
+        unused: list[ReserveReply],
     ) -> Generator[Effect, Any, Reply]:
         """Send under a grant and end the reservation by what came of it."""
         if answer.asked_micros and quote.firm:
@@ -291,7 +301,7 @@ class Guard:
         )
 
     def _sent(
-        self, wire: Request, deadline: float, quote: Quote, call: Call, answer: Answer
+        self, wire: Request, deadline: float, quote: Quote, call: Call, answer: ReserveReply
     ) -> Generator[Effect, Any, Reply]:
         """Send, and end the reservation where no reply comes."""
         call_id, ask = answer.call_id, answer.ask
@@ -300,7 +310,7 @@ class Guard:
         except GeneratorExit:
             raise
         except NotSent as error:
-            yield Finish(End("void", call_id, ask, note=f"not sent: {error}"[:500]))
+            yield Finish(EndRequest("void", call_id, ask, note=f"not sent: {error}"[:500]))
             if error.interrupt is not None:
                 raise error.interrupt from None
             if answer.resend and not isinstance(error, Late):
@@ -309,11 +319,13 @@ class Guard:
         except BaseException as error:
             kind = "settle" if quote.read else "doubt"
             call.unsure = not quote.read
-            yield Finish(End(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
+            yield Finish(EndRequest(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
             raise
         return reply
 
-    def _found(self, quote: Quote, answer: Answer, call: Call, reply: Reply) -> Generator[Effect, Any, Reply]:
+    def _found(
+        self, quote: Quote, answer: ReserveReply, call: Call, reply: Reply
+    ) -> Generator[Effect, Any, Reply]:
         """End an earlier send by what the vendor shows that it has opened, and answer with that."""
         call.call_id, call.ask = answer.call_id, answer.ask
         say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
@@ -324,7 +336,7 @@ class Guard:
         self,
         quote: Quote,
         call: Call,
-        answer: Answer,
+        answer: ReserveReply,
         reply: Reply,
         *,
         resent: bool,
@@ -348,7 +360,7 @@ class Guard:
         kept = outcome.kind == "settle" and not quote.read and not leaked and len(reply.body) <= MAX_BODY
         text = redact(reply.body.decode("utf-8", "replace")) if kept else ""
         yield Finish(
-            End(
+            EndRequest(
                 outcome.kind,
                 call_id,
                 ask,

@@ -6,7 +6,7 @@ import logging
 from datetime import datetime, timezone
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.protocol import MAX_BODY, REPLAYED, Answer
+from luigi_spendguard.protocol import MAX_BODY, REPLAYED, ReserveReply
 from luigi_spendguard.vendors import Quote, Reply, Request
 
 logger = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ def say_replayed(what: str, first_at: int) -> None:
     )
 
 
-def replayed(quote: Quote, answer: Answer) -> Reply:
+def replayed(quote: Quote, answer: ReserveReply) -> Reply:
     """Return the answer that the call had before, and say so in the task's log."""
     say_replayed(f"{quote.operation} {quote.target or ''}".rstrip(), answer.first_at)
     headers = {**answer.answer_headers, REPLAYED: str(answer.first_at)}
     return Reply(answer.status, headers, answer.answer_body.encode("utf-8"))
 
 
-def denied_by(answer: Answer) -> SpendDenied:
+def denied_by(answer: ReserveReply) -> SpendDenied:
     """Return the denial that the ledger has answered with."""
     if answer.verdict == "stale":
         return denial("ledger_unavailable", "the ledger knows a later request of this call: denied")

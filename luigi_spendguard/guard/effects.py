@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spendguard.errors import VendorUnreachable
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
 
 
@@ -27,9 +27,9 @@ class Call:
     #: The guard's own, to price another call or to take back what a declined one has left open.
     look_up: bool = False
     look_up_for: str = ""
-    #: As `Ask`'s.
+    #: As `ReserveRequest`'s.
     unanswered: str = ""
-    #: As the `Answer`'s that granted it.
+    #: As the `ReserveReply`'s that granted it.
     entry: int = 0
 
 
@@ -50,9 +50,9 @@ class Late(NotSent):
 
 @dataclass(frozen=True)
 class Reserve:
-    """Ask the ledger. Sent back: an `Answer`; thrown in: LedgerUnavailable."""
+    """Ask the ledger. Sent back: an `ReserveReply`; thrown in: LedgerUnavailable."""
 
-    ask: Ask
+    ask: ReserveRequest
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Send:
 class Finish:
     """Tell the ledger how the call ended; the driver delivers it now or later, and never raises."""
 
-    end: End
+    end: EndRequest
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.effects import Call, Effect, Life, NotSent
-from luigi_spendguard.protocol import REPLAYED, Answer, command
+from luigi_spendguard.protocol import REPLAYED, ReserveReply, command
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
@@ -104,7 +104,7 @@ def _priced_by(vendor: Vendor, get: Get, quote: Quote, request: Request, path: s
         ) from error
 
 
-def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request) -> Life:
+def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: ReserveReply, request: Request) -> Life:
     """Answer a repeated call with the object that an operator has named, read now."""
     what = f"{answer.object_id}, which this call has opened, has to be read"
     reply = yield from _fetched(get, vendor.fetch(quote, answer.object_id, request), what)
@@ -126,7 +126,7 @@ def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: Answer, reque
 
 
 def executed(
-    vendor: Vendor, get: Get, quote: Quote, answer: Answer, request: Request
+    vendor: Vendor, get: Get, quote: Quote, answer: ReserveReply, request: Request
 ) -> Generator[Effect, Any, Mapping[str, Reply]]:
     """Return what the vendor shows that an earlier send of this call may have opened: by object id, oldest
     first, the reply it would have got. Raises SpendDenied (`in_doubt`) where it cannot be asked.

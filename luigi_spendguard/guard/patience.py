@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from luigi_spendguard.errors import denial
 from luigi_spendguard.guard.effects import Pause
-from luigi_spendguard.protocol import GRANT_SECONDS, Answer
+from luigi_spendguard.protocol import GRANT_SECONDS, ReserveReply
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Patience:
         self._clock, self._next, self._since = clock, 0.05, 0.0
         self._begun, self._said = 0.0, False
 
-    def pause(self, answer: Answer) -> Pause:
+    def pause(self, answer: ReserveReply) -> Pause:
         """Return how long to wait after a `wait`. Raises SpendDenied as `check` does."""
         if answer.object_id:
             self.check(answer)
@@ -38,7 +38,7 @@ class Patience:
         seconds, self._next = min(self._next, longest), min(1.0, self._next * 2)
         return Pause(seconds)
 
-    def _say(self, answer: Answer) -> None:
+    def _say(self, answer: ReserveReply) -> None:
         now = self._clock()
         self._begun = self._begun or now
         if now - self._begun >= SILENT_S and not self._said:
@@ -51,7 +51,7 @@ class Patience:
                 GRANT_SECONDS,
             )
 
-    def check(self, answer: Answer) -> None:
+    def check(self, answer: ReserveReply) -> None:
         """Raise SpendDenied (`in_doubt`) when a call has waited for its turn too long."""
         now = self._clock()
         self._since = self._since or now

@@ -1,6 +1,6 @@
 """The worker's side of the ledger: its RPCs on the scheduler.
 
-One `LedgerClient` for each scheduler; safe under threads, and made anew in forked children (inherited
+One `HttpLedgerClient` for each scheduler; safe under threads, and made anew in forked children (inherited
 keep-alive connections hand replies to the wrong child).
 
 What a worker needs of the ledger, however it is reached: over luigid's RPCs, or in its own process.
@@ -23,7 +23,7 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.scheduler_address import SchedulerAddress
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import MAX_NOTE, Answer, Ask, End
+from luigi_spendguard.protocol import MAX_NOTE, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import FollowedUp
 
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 GIVE_UP_S = 5.0
 
 
-class LedgerClient:
+class HttpLedgerClient:
     """Speaks the `spend_*` RPCs of the scheduler at `url`.
 
     Attributes:
@@ -53,7 +53,7 @@ class LedgerClient:
         at_fork(self._renew)
 
     def __repr__(self) -> str:
-        return f"LedgerClient({self.url!r})"
+        return f"HttpLedgerClient({self.url!r})"
 
     def __reduce__(self) -> Any:
         # Where children are spawned, they read the token from their own luigi.cfg.
@@ -122,11 +122,11 @@ class LedgerClient:
 
     # What an attempt does with its vault key.
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask for a reservation. Raises LedgerUnavailable."""
-        return Answer.from_json(self._post("spend_reserve", ask.to_json(), key=key))
+        return ReserveReply.from_json(self._post("spend_reserve", ask.to_json(), key=key))
 
-    def end(self, key: str, end: End) -> None:
+    def end(self, key: str, end: EndRequest) -> None:
         """Deliver how a call ended, now or later: never raises, never loses it while we live."""
         self._tell(f"spend_{end.kind}", end.to_json(), key)
 
@@ -138,7 +138,7 @@ class LedgerClient:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
         return self._outbox.flush(timeout_s)
 
-    def for_child(self) -> LedgerClient:
+    def for_child(self) -> HttpLedgerClient:
         """Return itself: see `__reduce__`."""
         return self
 
@@ -216,13 +216,13 @@ class LedgerClient:
         raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
 
 
-def connect(url: str) -> LedgerClient:
+def connect(url: str) -> HttpLedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
-    return LedgerClient(url, config.load().worker_token)
+    return HttpLedgerClient(url, config.load().worker_token)
 
 
-class LedgerPort(Protocol):
-    """The worker's side of the ledger; `LedgerClient` says what each method raises."""
+class LedgerClient(Protocol):
+    """The worker's side of the ledger; `HttpLedgerClient` says what each method raises."""
 
     @property
     def url(self) -> str | None:
@@ -252,10 +252,10 @@ class LedgerPort(Protocol):
     def acknowledge(self, worker: str, run_id: str) -> None:
         """Say that a worker knows of a revoked run."""
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask for a reservation."""
 
-    def end(self, key: str, end: End) -> None:
+    def end(self, key: str, end: EndRequest) -> None:
         """Deliver how a call ended, now or later; never raises."""
 
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:

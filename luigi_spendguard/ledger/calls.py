@@ -21,7 +21,7 @@ from luigi_spendguard.ledger.claims import approved, key_hash
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.protocol import Ask, command, facts_of
+from luigi_spendguard.protocol import ReserveRequest, command, facts_of
 from luigi_spendguard.settings.policy import Caps
 
 
@@ -77,7 +77,7 @@ def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope 
     return Scope(claim, run, caps, terms, relayed)
 
 
-def object_of(tx: Tx, ask: Ask) -> Row | None:
+def object_of(tx: Tx, ask: ReserveRequest) -> Row | None:
     """Return what the ledger knows of the object that a call acts on."""
     if ask.object_id is None:
         return None
@@ -144,7 +144,7 @@ def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
         tx.insert("call_budget", call_id=call_id, budget_id=budget_id)
 
 
-def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
+def reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> None:
     """Reserve what the call may cost beyond what its object already counts for."""
     known = object_of(tx, ask)
     counted = known["counted_micros"] if known else 0
@@ -182,7 +182,7 @@ def reserve_money(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> None:
         raise _refuse_cap(scope, full.budget, amount) from None
 
 
-def _count(tx: Tx, ask: Ask, row: Row, amount: Micros, total: int) -> None:
+def _count(tx: Tx, ask: ReserveRequest, row: Row, amount: Micros, total: int) -> None:
     """Let the object count for what is reserved: an equal call of another thread reserves the rest."""
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
@@ -296,7 +296,7 @@ def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> Refused:
 def record(
     tx: Tx,
     scope: Scope,
-    ask: Ask,
+    ask: ReserveRequest,
     identity: Identity,
     now: int,
     *,
@@ -355,7 +355,9 @@ def record(
 
 def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
     """Void a call that is not known: a late request to reserve it is refused."""
-    unknown = Ask(call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask)
+    unknown = ReserveRequest(
+        call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask
+    )
     row = record(
         tx,
         scope,

@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass, replace
 
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
-from luigi_spendguard.protocol import Ask
+from luigi_spendguard.protocol import ReserveRequest
 
 #: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
 #: what goes into a digest (or how a vendor names a target) adds a version, and the old one goes on matching.
@@ -54,17 +54,17 @@ def whose(vendor: str, account: str, formula: int = FORMULA) -> str:
     return account if formula == 1 else f"{vendor} {account}"
 
 
-def call_digest(ask: Ask, task_id: str, formula: int = FORMULA) -> str:
+def call_digest(ask: ReserveRequest, task_id: str, formula: int = FORMULA) -> str:
     """Return what stands for a task's calls of one operation for one target."""
     return digest("call", whose(ask.vendor, ask.account, formula), task_id, ask.operation, ask.target)
 
 
-def key_digest(ask: Ask, key: str, formula: int = FORMULA) -> str:
+def key_digest(ask: ReserveRequest, key: str, formula: int = FORMULA) -> str:
     """Return what stands for a caller's key at a vendor account."""
     return digest("key", whose(ask.vendor, ask.account, formula), key)
 
 
-def wire_digest(ask: Ask, run_id: str, formula: int = FORMULA) -> str:
+def wire_digest(ask: ReserveRequest, run_id: str, formula: int = FORMULA) -> str:
     """Return what stands for a key on the wire of nobody knows which task: it holds within the run."""
     return digest("wire", run_id, whose(ask.vendor, ask.account, formula), ask.key)
 
@@ -72,7 +72,7 @@ def wire_digest(ask: Ask, run_id: str, formula: int = FORMULA) -> str:
 _OLDER = range(1, FORMULA)
 
 
-def identify(tx: Tx, ask: Ask, claim: Row) -> Identity:
+def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     """Return the identity of `ask` within the attempt `claim`."""
     task_id = claim["task_id"]
     if not task_id:
@@ -134,7 +134,7 @@ _EARLIER = (
 )
 
 
-def earlier(tx: Tx, identity: Identity, ask: Ask, run_id: str) -> Row | None:
+def earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
     if identity.key_id is not None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
@@ -180,7 +180,7 @@ def tries(tx: Tx, identity: Identity) -> int:
     )
 
 
-def wire_key(ask: Ask, identity: Identity, used: int) -> str:
+def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
     """Return the key that a call goes out under, "" for what has none; `used`: see `tries`.
 
     The same for the same call after a ledger was lost or restored, so that the vendor knows it again;

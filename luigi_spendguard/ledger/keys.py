@@ -21,7 +21,7 @@ from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
-from luigi_spendguard.protocol import KEY_PREFIX, Ask
+from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest
 from luigi_spendguard.settings.policy import Caps, is_allowed, moment
 
 #: What Luigi's task_ids end with (Luigi 3.8, `task.task_id_str`).
@@ -194,7 +194,7 @@ def pending_calls(tx: Tx, key_id: str) -> int:
     return int(tx.value("SELECT count(*) FROM call WHERE claim_id = ? AND state = 'pending'", key_id))
 
 
-def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
+def check_terms(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Refuse what the key's terms do not allow. Raises Refused (`expired`, `scope`, `endpoint`)."""
     check_operation(tx, scope, ask)
     if scope.terms is not None and not ask.look_up:
@@ -202,7 +202,7 @@ def check_terms(tx: Tx, scope: Scope, ask: Ask) -> None:
         _check_customers(tx, json.loads(scope.terms["allowed_customers"]), ask)
 
 
-def check_operation(tx: Tx, scope: Scope, ask: Ask) -> None:
+def check_operation(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Refuse what the key's terms allow for nobody; of a look-up, where they do not allow what it is for.
 
     Raises Refused (`expired`, `scope`, `endpoint`).
@@ -225,7 +225,7 @@ def check_operation(tx: Tx, scope: Scope, ask: Ask) -> None:
         )
 
 
-def _check_accounts(allowed: list[str], ask: Ask) -> None:
+def _check_accounts(allowed: list[str], ask: ReserveRequest) -> None:
     if not allowed:
         return
     named = ask.accounts.split()
@@ -234,14 +234,14 @@ def _check_accounts(allowed: list[str], ask: Ask) -> None:
         raise Refused("scope", f"the call names {said}; the key's allowed_accounts are {', '.join(allowed)}")
 
 
-def must_look_up(tx: Tx, scope: Scope, ask: Ask) -> bool:
+def must_look_up(tx: Tx, scope: Scope, ask: ReserveRequest) -> bool:
     """Return whether only the object at the vendor tells which customer a call concerns."""
     if scope.terms is None or ask.read or ask.look_up or not (ask.owner_unknown or ask.object_id is not None):
         return False
     return scope.terms["allowed_customers"] != "[]" and not _customers(tx, ask)[1]
 
 
-def _customers(tx: Tx, ask: Ask) -> tuple[set[str], bool]:
+def _customers(tx: Tx, ask: ReserveRequest) -> tuple[set[str], bool]:
     """Return whom a call concerns, and whether that is all.
 
     What the request says of an object never takes the place of the object's own customer.
@@ -252,7 +252,7 @@ def _customers(tx: Tx, ask: Ask) -> tuple[set[str], bool]:
     return customers, bool(own or (customers and not ask.owner_unknown))
 
 
-def _check_customers(tx: Tx, allowed: list[str], ask: Ask) -> None:
+def _check_customers(tx: Tx, allowed: list[str], ask: ReserveRequest) -> None:
     if not allowed:
         return
     customers, all_known = _customers(tx, ask)

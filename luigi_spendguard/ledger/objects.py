@@ -18,7 +18,7 @@ from collections.abc import Iterator
 
 from luigi_spendguard.ledger.budgets import in_doubt
 from luigi_spendguard.ledger.database import Row, Tx, is_over
-from luigi_spendguard.protocol import GRANT_SECONDS, Answer, Ask
+from luigi_spendguard.protocol import GRANT_SECONDS, ReserveReply, ReserveRequest
 
 _OWNED = (
     "vendor = ? AND account = ? AND object_id = ?"
@@ -26,7 +26,7 @@ _OWNED = (
 )
 
 
-def same_call(row: Row, ask: Ask) -> bool:
+def same_call(row: Row, ask: ReserveRequest) -> bool:
     """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
     return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
         ask.vendor,
@@ -67,26 +67,26 @@ def last_entry(tx: Tx) -> int:
     return int(tx.value("SELECT max(id) FROM journal") or 0)
 
 
-def not_yet(tx: Tx, ask: Ask, call_id: str, *, relayed: bool, ahead: str) -> Answer | None:
+def not_yet(tx: Tx, ask: ReserveRequest, call_id: str, *, relayed: bool, ahead: str) -> ReserveReply | None:
     """Return why call `call_id` may not have its turn now; None: it may.
 
     `wait`: another call acts on an object of it, or another run's comes before it at the object `ahead`;
     `outdated`: one has acted on what it was priced by.
     """
     if ahead:
-        return Answer("wait", ask.call_id, ask.ask, object_id=ahead)
+        return ReserveReply("wait", ask.call_id, ask.ask, object_id=ahead)
     for object_id, alone in _objects(ask):
         for other in _others(tx, ask, object_id, call_id, relayed):
             if not (alone or other["alone"]):
                 continue
             if other["state"] == "pending" and not _gone(tx, other):
-                return Answer("wait", ask.call_id, ask.ask, object_id=object_id, message=other["id"])
+                return ReserveReply("wait", ask.call_id, ask.ask, object_id=object_id, message=other["id"])
             if other["alone"] and ask.since and _last_of(tx, other) > ask.since:
-                return Answer("outdated", ask.call_id, ask.ask, object_id=object_id)
+                return ReserveReply("outdated", ask.call_id, ask.ask, object_id=object_id)
     return None
 
 
-def take(tx: Tx, ask: Ask, call_id: str, *, relayed: bool) -> None:
+def take(tx: Tx, ask: ReserveRequest, call_id: str, *, relayed: bool) -> None:
     """Let call `call_id` have its turn, which `not_yet` has allowed in this transaction."""
     for object_id, alone in _objects(ask):
         # Who acts on it now is all that is to be known of it; of those that share it, who still does.
@@ -112,7 +112,7 @@ def take(tx: Tx, ask: Ask, call_id: str, *, relayed: bool) -> None:
         )
 
 
-def _objects(ask: Ask) -> Iterator[tuple[str, bool]]:
+def _objects(ask: ReserveRequest) -> Iterator[tuple[str, bool]]:
     """Yield the objects of a call, and whether it has each for itself."""
     if ask.read:
         return
@@ -121,7 +121,7 @@ def _objects(ask: Ask) -> Iterator[tuple[str, bool]]:
         yield object_id, object_id in alone
 
 
-def _others(tx: Tx, ask: Ask, object_id: str, call_id: str, relayed: bool) -> list[Row]:
+def _others(tx: Tx, ask: ReserveRequest, object_id: str, call_id: str, relayed: bool) -> list[Row]:
     """Return the other calls that have, or had, their turn at an object.
 
     What a gateway sends never waits for what a worker says, nor the other way round.

@@ -20,7 +20,7 @@ from luigi_spendguard.ledger.corrections import resolution
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity, key_digest
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.protocol import GRANT_SECONDS, Answer, Ask, command
+from luigi_spendguard.protocol import GRANT_SECONDS, ReserveReply, ReserveRequest, command
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
 #: (https://docs.stripe.com/api/idempotent_requests).
@@ -30,8 +30,14 @@ GRANT_MS = int(GRANT_SECONDS * 1000)
 
 
 def matched(
-    tx: Tx, scope: Scope, ask: Ask, identity: Identity, match: Row, now: int, row: Row | None = None
-) -> Answer:
+    tx: Tx,
+    scope: Scope,
+    ask: ReserveRequest,
+    identity: Identity,
+    match: Row,
+    now: int,
+    row: Row | None = None,
+) -> ReserveReply:
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
     if match["fingerprint"] != ask.fingerprint:
         raise Refused(
@@ -75,7 +81,7 @@ def matched(
         if match["sender"] == ask.call_id:
             return grant(tx, match)
         if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
-            return Answer("wait", ask.call_id, ask.ask, message=match["id"])
+            return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
     return resend(tx, scope, match, ask, match["ask"] + 1, now)
@@ -94,7 +100,7 @@ def _check_sender(scope: Scope, match: Row) -> None:
     )
 
 
-def replay(tx: Tx, ask: Ask, source: Row) -> Answer:
+def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
     """Answer with the stored reply of `source`; nothing is sent."""
     stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", source["id"])
     if stored is None or stored["status"] is None:
@@ -121,14 +127,14 @@ def replay(tx: Tx, ask: Ask, source: Row) -> Answer:
                 call_id=source["id"],
             )
         # The guard fetches what the operator has named.
-        return Answer(
+        return ReserveReply(
             "replayed",
             ask.call_id,
             ask.ask,
             object_id=source["object_id"],
             first_at=source["ended_at"] or source["created_at"],
         )
-    return Answer(
+    return ReserveReply(
         "replayed",
         ask.call_id,
         ask.ask,
@@ -139,7 +145,7 @@ def replay(tx: Tx, ask: Ask, source: Row) -> Answer:
     )
 
 
-def resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
     """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
     if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or row["sender"] != ask.call_id):
         return _found(tx, scope, row, ask, number, now)
@@ -171,7 +177,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
     return regrant(tx, scope, row["id"], ask.call_id, number, now)
 
 
-def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> Answer:
+def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
     """Answer a call that the vendor would execute twice: an earlier send of it is searched for there.
 
     Of what the vendor shows, what no other call has opened is this one's, the oldest first; unless equal
@@ -181,7 +187,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
         in_doubt(tx, row, "its sender is gone")
     if not ask.searched:
         sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
-        return Answer(
+        return ReserveReply(
             "search",
             row["id"],
             row["ask"],
@@ -222,7 +228,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: Ask, number: int, now: int) -> A
     )
 
 
-def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> Answer:
+def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> ReserveReply:
     """Let `sender` send a call that is known, under the grant of now."""
     tx.run(
         "UPDATE call SET state = 'pending', sender = ?, ask = ?, granted_at = ?, claim_id = ? WHERE id = ?",
@@ -237,10 +243,10 @@ def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int)
     return grant(tx, row)
 
 
-def grant(tx: Tx, row: Row) -> Answer:
+def grant(tx: Tx, row: Row) -> ReserveReply:
     """Return the grant of a pending call, with what was stored of its request."""
     stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", row["id"])
-    return Answer(
+    return ReserveReply(
         "allowed",
         row["id"],
         row["ask"],
@@ -267,7 +273,7 @@ _REACHED = f"""
 """
 
 
-def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
+def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -> None:
     """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
 
     A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
@@ -300,7 +306,7 @@ def check_overlap(tx: Tx, claim: Row, ask: Ask, identity: Identity) -> None:
     )
 
 
-def keep_targets(tx: Tx, call_id: str, ask: Ask) -> None:
+def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
     """Remember whom a call may reach."""
     if ask.targets:
         tx.run(

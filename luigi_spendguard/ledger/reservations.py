@@ -31,13 +31,13 @@ from luigi_spendguard.ledger.replays import (
 )
 from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.money import parse_usd
-from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 
 #: What ends a target that was too long to be kept whole, before its digest.
 _CUT = "…"
 
 
-def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
+def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
     answer = _decided(tx, scope, ask)
     if ask.look_up and ask.read and answer.verdict == "allowed":
@@ -47,11 +47,11 @@ def reserve(tx: Tx, scope: Scope, ask: Ask) -> Answer:
     return answer
 
 
-def _decided(tx: Tx, scope: Scope, ask: Ask) -> Answer:
+def _decided(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     now = tx.now()
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
-        return Answer("denied", ask.call_id, reason="scope", message="the call is another sender's")
+        return ReserveReply("denied", ask.call_id, reason="scope", message="the call is another sender's")
     try:
         _check_objects(tx, scope, ask)
         if row is not None:
@@ -72,15 +72,15 @@ def _decided(tx: Tx, scope: Scope, ask: Ask) -> Answer:
             )
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
-        return Answer(
+        return ReserveReply(
             "denied", ask.call_id, ask.ask, reason=denied.reason, message=denied.message, facts=denied.facts
         )
 
 
-def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
+def _again(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
     """Answer a request for a call that is known."""
     if row["verdict"] == "denied":
-        return Answer("denied", row["id"], ask.ask, reason=row["reason"], message=row["message"])
+        return ReserveReply("denied", row["id"], ask.ask, reason=row["reason"], message=row["message"])
     if not same_call(row, ask):
         raise Refused("scope", f"call {row['id']} was for something else: a call id is for one call")
     if row["verdict"] == "replayed":
@@ -88,11 +88,11 @@ def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
         assert source is not None
         return replay(tx, ask, source)
     if ask.ask < row["ask"]:
-        return Answer("stale", row["id"], row["ask"])
+        return ReserveReply("stale", row["id"], row["ask"])
     if ask.ask == row["ask"]:
         if row["state"] == "pending":
             return grant(tx, row)
-        return Answer("stale", row["id"], row["ask"])
+        return ReserveReply("stale", row["id"], row["ask"])
     if row["state"] == "settled":
         return replay(tx, ask, row)
     _check_alive(scope)
@@ -104,7 +104,7 @@ def _again(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     return resend(tx, scope, row, ask, ask.ask, now)
 
 
-def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
+def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
     """Answer the retry of a call that ended with nothing spent: it is looked at as if it were new.
 
     Meanwhile an equal call of another thread may have taken its place.
@@ -135,14 +135,14 @@ def _revived(tx: Tx, scope: Scope, ask: Ask, row: Row, now: int) -> Answer:
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
 
 
-def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
+def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     """Decide about a call that is not known yet."""
     _check_alive(scope)
     if ask.denied is not None:
         raise Refused(ask.denied, ask.message)
     check_operation(tx, scope, ask)
     if must_look_up(tx, scope, ask):
-        return Answer("look_up", ask.call_id, ask.ask)
+        return ReserveReply("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
     match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
@@ -154,7 +154,7 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
     if wait := objects.not_yet(tx, ask, ask.call_id, relayed=scope.relayed, ahead=scope.ahead):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
-        return Answer("look_up", ask.call_id, ask.ask)
+        return ReserveReply("look_up", ask.call_id, ask.ask)
     used = 0 if ask.read else tries(tx, identity)
     key = wire_key(ask, identity, used)
     with tx.savepoint():
@@ -173,10 +173,10 @@ def _new(tx: Tx, scope: Scope, ask: Ask, now: int) -> Answer:
             answer_headers="{}",
             answer_body="",
         )
-    return Answer("allowed", row["id"], ask.ask, wire_key=key)
+    return ReserveReply("allowed", row["id"], ask.ask, wire_key=key)
 
 
-def _check_mates(tx: Tx, scope: Scope, ask: Ask) -> None:
+def _check_mates(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Refuse what may repeat a part of what other batches of these tasks have paid for.
 
     Calls are matched by their target: one without, or for some of several, cannot be.
@@ -208,7 +208,7 @@ def _may_overlap(one: str | None, other: str | None) -> bool:
     return bool(set(one.split()) & set(other.split()))
 
 
-def _check_objects(tx: Tx, scope: Scope, ask: Ask) -> None:
+def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Keep what a gateway knows of an object, and what workers say of it, apart."""
     named = f"{ask.object_id or ''} {ask.covers}"
     if scope.relayed:

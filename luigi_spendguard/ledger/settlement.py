@@ -11,10 +11,10 @@ from luigi_spendguard.ledger.calls import Scope, counted_for, tombstone, unconte
 from luigi_spendguard.ledger.corrections import await_price, keep_part, resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.ledger.objects import adopt, is_gateways, uses_up
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 
 
-def end(tx: Tx, scope: Scope, message: End) -> Row | None:
+def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     """Apply what a sender says became of its call. Returns the call row, None for a tombstone.
 
     Ends are accepted from the key of any attempt of the call's task, ended and revoked ones too: a
@@ -44,7 +44,7 @@ def end(tx: Tx, scope: Scope, message: End) -> Row | None:
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
 
 
-def _believed(tx: Tx, scope: Scope, row: Row, message: End) -> tuple[Row, End]:
+def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row, EndRequest]:
     """Return what is to be applied: a worker's word about an object that a gateway knows is left out."""
     named = " ".join([message.object_id or "", message.covers, *message.opened])
     if scope.relayed:
@@ -55,7 +55,7 @@ def _believed(tx: Tx, scope: Scope, row: Row, message: End) -> tuple[Row, End]:
     return row, message
 
 
-def _settle(tx: Tx, row: Row, message: End) -> None:
+def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
     late = resolution(tx, row["id"]) is not None and row["state"] == "settled"
@@ -114,7 +114,7 @@ def _settle(tx: Tx, row: Row, message: End) -> None:
     )
 
 
-def _total(message: End, before: int) -> int:
+def _total(message: EndRequest, before: int) -> int:
     """Return what an object counts for now; `before`: without what the call has reserved."""
     if message.total_micros is None:
         return before
@@ -272,7 +272,7 @@ def _keep_object(
     tx: Tx,
     row: Row,
     object_id: str,
-    message: End,
+    message: EndRequest,
     counted: int,
     *,
     worth_known: bool = True,
@@ -295,7 +295,7 @@ def _keep_object(
     )
 
 
-def _void(tx: Tx, row: Row, message: End) -> None:
+def _void(tx: Tx, row: Row, message: EndRequest) -> None:
     if row["state"] not in ("pending", "in_doubt"):
         return
     if row["unknown"] and not message.definite:

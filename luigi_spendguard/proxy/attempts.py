@@ -22,7 +22,7 @@ from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
-from luigi_spendguard.http.ledger_client import LedgerPort
+from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.proxy import environment
 from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.redaction import Secret
@@ -44,7 +44,7 @@ class Attempt:
     task_id: str
     family: str
     key: str = field(repr=False)
-    client: LedgerPort
+    client: LedgerClient
     settings: Settings = field(repr=False)
     served: frozenset[str] = frozenset()
     unanswered: Unanswered = field(default_factory=Unanswered, compare=False)

@@ -52,7 +52,7 @@ class Gateway:
 
     Attributes:
         base: the gateway's URL without the vendor's name.
-        authorization: what a proxy before it wants to see, as `LedgerPort`'s.
+        authorization: what a proxy before it wants to see, as `LedgerClient`'s.
         of_task: it is the listener of the task that has started this program.
 
     """

@@ -19,7 +19,7 @@ from typing import Any
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.proxy import attempts
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.vendors.registry import VENDORS
@@ -69,7 +69,7 @@ def _attempt(found: str) -> Attempt | None:
             task_id=said["task"],
             family=said["family"],
             key=said["key"],
-            client=LedgerClient(home or listener, None),
+            client=HttpLedgerClient(home or listener, None),
             settings=settings,
             served=frozenset(VENDORS if listener else said["served"]),
             handed_down=listener or "",

@@ -46,7 +46,7 @@ def uninstall() -> None:
 
 
 def lines(said: dict[str, Any]) -> list[str]:
-    """Return one line for each reason why tasks are blocked, of an answer of `LedgerPort.blocked`."""
+    """Return one line for each reason why tasks are blocked, of an answer of `LedgerClient.blocked`."""
     return [
         f"{why['tasks']} {'task' if why['tasks'] == 1 else 'tasks'} blocked: {why['text']} "
         f"(run {why['run_id']}; {why['advice']})"

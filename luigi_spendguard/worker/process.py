@@ -25,7 +25,7 @@ from luigi_spendguard.errors import (
 from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.guard.denials import shown_by
 from luigi_spendguard.http import certificates
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerPort
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol import for_display
@@ -46,7 +46,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     #: Set by `GuardedWorker._create_task_process`; None and empty for a plain task.
     vendor: bool = False
-    client: LedgerPort | None = None
+    client: LedgerClient | None = None
     refusal: str = ""
     root: Root | None = None
     run_id: str | None = None
@@ -204,7 +204,7 @@ class _Discreet:
         return self._report(redacted(said))
 
 
-def open_run(client: LedgerPort, root: Root) -> str:
+def open_run(client: LedgerClient, root: Root) -> str:
     """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
     said = client.open_run(
         name=root.name,

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.http.ledger_client import LedgerPort
+from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.proxy import interrupt
 from luigi_spendguard.worker.process import GuardedTaskProcess, quietly
 
@@ -74,7 +74,7 @@ class Stopper:
                     return
                 run_id, task_ids = marked
                 with quietly("The revoke was not acknowledged"):
-                    client: LedgerPort = self._worker._guard.client()
+                    client: LedgerClient = self._worker._guard.client()
                     client.acknowledge(self._worker._id, run_id)
                 for task_id in task_ids:
                     process = self._worker._running_tasks.get(task_id)

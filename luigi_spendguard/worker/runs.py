@@ -18,7 +18,7 @@ import luigi.scheduler
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
-from luigi_spendguard.http.ledger_client import LedgerClient, LedgerPort
+from luigi_spendguard.http.ledger_client import HttpLedgerClient, LedgerClient
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.proxy import environment
@@ -80,7 +80,7 @@ class GuardState:
         self.logged: set[str] = set()
         self.waiting_for: list[str] = []
         self._scheduler = worker._scheduler
-        self._client: LedgerPort | None = None
+        self._client: LedgerClient | None = None
         self._settings: config.Settings | None = None
         self._prices: Corrector | None = None
 
@@ -110,15 +110,15 @@ class GuardState:
         except config.ConfigError:
             return ()
 
-    def client(self) -> LedgerPort:
+    def client(self) -> LedgerClient:
         """Return the way to the ledger of this worker's scheduler. Raises PluginError, ConfigError."""
         if self._client is None:
             if isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
-                self._client = LedgerClient(self._scheduler._url, self.settings().worker_token)
+                self._client = HttpLedgerClient(self._scheduler._url, self.settings().worker_token)
             elif isinstance(self._scheduler, luigi.scheduler.Scheduler):
                 # --local-scheduler: the one place that reaches up, by name.
                 local: Any = importlib.import_module("scheduler_patch.local")
-                self._client = local.port(self._scheduler, self.settings())
+                self._client = local.client(self._scheduler, self.settings())
             else:
                 raise PluginError(
                     "vendor tasks need a scheduler that keeps budgets, not a "

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.http.ledger_client import LedgerPort
+from luigi_spendguard.http.ledger_client import LedgerClient
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +26,7 @@ class Patience:
 
     Attributes:
         waited: the scheduler was waited for, or has news: no need to sleep as well.
-        why: why its tasks are blocked, as `LedgerPort.blocked` has said it last.
+        why: why its tasks are blocked, as `LedgerClient.blocked` has said it last.
 
     """
 
@@ -42,7 +42,7 @@ class Patience:
         """Begin again: the worker was given a task."""
         self._counts, self._looks = (), 0
 
-    def stays(self, ledger: LedgerPort, worker: str, waits: bool) -> bool:
+    def stays(self, ledger: LedgerClient, worker: str, waits: bool) -> bool:
         """Ask the scheduler whether to stay; `waits`: for what is blocked too. Raises SpendguardError."""
         begun = time.monotonic()
         try:

@@ -9,21 +9,21 @@ from typing import Any
 from luigi_spendguard.ledger import claims
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import MAX_MICROS, parse_usd
-from luigi_spendguard.protocol import MAX_NOTE, Ask, BadMessage, End
+from luigi_spendguard.protocol import MAX_NOTE, BadMessage, EndRequest, ReserveRequest
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.api import keys, openapi, queries
 from scheduler_patch.api.handler import Call, Handler, Lost, limit_of
 from scheduler_patch.service import operators
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 
-async def _open_run(office: Office, call: Call) -> Any:
+async def _open_run(service: LedgerService, call: Call) -> Any:
     call.only("name", "by_task_id", "root_family", "root_task_id", "budget_usd")
     name = call.run_name("name")
     if name in (".", ".."):
         raise BadMessage("'name' must not be . or ..: no address could lead to such a run")
-    return await office.open_run(
+    return await service.open_run(
         name,
         call.flag("by_task_id"),
         call.text("root_family", limit=255),
@@ -32,13 +32,13 @@ async def _open_run(office: Office, call: Call) -> Any:
     )
 
 
-async def _claim(office: Office, call: Call) -> Any:
+async def _claim(service: LedgerService, call: Call) -> Any:
     call.only("claim_id", "run_id", "task_id", "family", "params", "worker", "max_cost_usd")
     params = {} if call.fields.get("params") is None else call.fields["params"]
     if not isinstance(params, dict) or not all(isinstance(v, str) for v in params.values()):
         raise BadMessage("'params' must map texts to texts")
     max_cost = call.optional("max_cost_usd")
-    return await office.claim(
+    return await service.claim(
         call.text("claim_id", limit=64),
         call.optional("run_id"),
         call.text("task_id"),
@@ -49,39 +49,41 @@ async def _claim(office: Office, call: Call) -> Any:
     )
 
 
-async def _finish(office: Office, call: Call) -> Any:
+async def _finish(service: LedgerService, call: Call) -> Any:
     call.only("claim_id", "outcome")
     outcome = call.text("outcome")
     if outcome not in claims.OUTCOMES:
         raise BadMessage(f"'outcome' must be one of {', '.join(claims.OUTCOMES)}")
-    return await office.finish(call.text("claim_id", limit=64), outcome)
+    return await service.finish(call.text("claim_id", limit=64), outcome)
 
 
-async def _close_run(office: Office, call: Call) -> Any:
+async def _close_run(service: LedgerService, call: Call) -> Any:
     call.only("name", "run_id", "request_id")
-    return await office.close_run(call.run_name("name"), call.optional("run_id"), call.optional("request_id"))
+    return await service.close_run(
+        call.run_name("name"), call.optional("run_id"), call.optional("request_id")
+    )
 
 
-async def _blocked(office: Office, call: Call) -> Any:
+async def _blocked(service: LedgerService, call: Call) -> Any:
     call.only("worker", "wait_s", "task_ids")
     wait_s = call.fields.get("wait_s", 0)
     if not isinstance(wait_s, int) or isinstance(wait_s, bool) or not 0 <= wait_s <= 60:
         raise BadMessage("'wait_s' must be a whole number of seconds from 0 to 60")
     task_ids = call.texts("task_ids", 500) if "task_ids" in call.fields else []
-    return await operators.blocked(office, call.text("worker"), wait_s, task_ids)
+    return await operators.blocked(service, call.text("worker"), wait_s, task_ids)
 
 
-async def _acknowledge(office: Office, call: Call) -> Any:
+async def _acknowledge(service: LedgerService, call: Call) -> Any:
     call.only("worker", "run_id")
-    return await office.acknowledge(call.text("worker"), call.text("run_id"))
+    return await service.acknowledge(call.text("worker"), call.text("run_id"))
 
 
-async def _due_prices(office: Office, call: Call) -> Any:
+async def _due_prices(service: LedgerService, call: Call) -> Any:
     call.only("vendors")
-    return {"due": await office.due_prices(call.texts("vendors", 100), relayed_too=False)}
+    return {"due": await service.due_prices(call.texts("vendors", 100), relayed_too=False)}
 
 
-async def _correct(office: Office, call: Call) -> Any:
+async def _correct(service: LedgerService, call: Call) -> Any:
     call.only("call_id", "total_micros", "note", "final", "whole", "problem")
     total = call.fields.get("total_micros")
     if total is not None and (not isinstance(total, int) or isinstance(total, bool) or total < 0):
@@ -91,38 +93,38 @@ async def _correct(office: Office, call: Call) -> Any:
     note, problem = (redact_url(call.text(name, "", limit=MAX_NOTE)) for name in ("note", "problem"))
     whole = "whole" in call.fields and call.flag("whole")
     found = FollowedUp(total, call.flag("final"), note, whole, problem)
-    return await office.correct(call.text("call_id", limit=64), found, relayed_too=False)
+    return await service.correct(call.text("call_id", limit=64), found, relayed_too=False)
 
 
-async def _reserve(office: Office, call: Call) -> Any:
-    return (await office.reserve(call.key, Ask.from_json(call.fields))).to_json()
+async def _reserve(service: LedgerService, call: Call) -> Any:
+    return (await service.reserve(call.key, ReserveRequest.from_json(call.fields))).to_json()
 
 
-def _end(kind: str) -> Callable[[Office, Call], Awaitable[Any]]:
-    async def act(office: Office, call: Call) -> Any:
+def _end(kind: str) -> Callable[[LedgerService, Call], Awaitable[Any]]:
+    async def act(service: LedgerService, call: Call) -> Any:
         if call.fields.get("kind", kind) != kind:
             raise BadMessage(f"'kind' must be {kind!r} here, as the RPC's name says")
-        return await office.end(call.key, End.from_json({**call.fields, "kind": kind}))
+        return await service.end(call.key, EndRequest.from_json({**call.fields, "kind": kind}))
 
     return act
 
 
-async def _revoke(office: Office, call: Call) -> Any:
+async def _revoke(service: LedgerService, call: Call) -> Any:
     run_id = call.run_id()
-    said = await operators.revoke(office, run_id)
-    return await queries.whole(office, run_id) | {"calls_under_way": said["calls_under_way"]}
+    said = await operators.revoke(service, run_id)
+    return await queries.whole(service, run_id) | {"calls_under_way": said["calls_under_way"]}
 
 
-async def _top_up(office: Office, call: Call) -> Any:
+async def _top_up(service: LedgerService, call: Call) -> Any:
     run_id = call.run_id("usd", "request_id")
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
         raise BadMessage('\'usd\' must be a text such as "50" or "12.50"')
-    await operators.top_up(office, run_id, usd, call.optional("request_id"))
-    return await queries.whole(office, run_id)
+    await operators.top_up(service, run_id, usd, call.optional("request_id"))
+    return await queries.whole(service, run_id)
 
 
-async def _approve(office: Office, call: Call) -> Any:
+async def _approve(service: LedgerService, call: Call) -> Any:
     run_id = call.run_id("usd", "unknown_tasks", "task_id", "request_id")
     usd = call.fields.get("usd")
     if not isinstance(usd, str):
@@ -135,11 +137,11 @@ async def _approve(office: Office, call: Call) -> Any:
         raise BadMessage("'unknown_tasks' must be the run's `unknown_tasks` that was shown: a whole number")
     if task_id is not None and unknown:
         raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
-    await operators.approve(office, run_id, usd, task_id, call.optional("request_id"), unknown)
-    return await queries.whole(office, run_id)
+    await operators.approve(service, run_id, usd, task_id, call.optional("request_id"), unknown)
+    return await queries.whole(service, run_id)
 
 
-async def _resolve(office: Office, call: Call) -> Any:
+async def _resolve(service: LedgerService, call: Call) -> Any:
     call.only("spent_usd", "not_sent", "object_id", "overrun", "correct", "request_id")
     said = {name: name in call.fields and call.flag(name) for name in ("not_sent", "overrun", "correct")}
     spent = call.optional("spent_usd")
@@ -150,17 +152,17 @@ async def _resolve(office: Office, call: Call) -> Any:
         raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
     amount = None if spent is None else parse_usd(spent)
     resolution = Resolution(amount, object_id, said["overrun"], said["correct"])
-    return await operators.resolve(office, call.path[0], resolution, call.optional("request_id"))
+    return await operators.resolve(service, call.path[0], resolution, call.optional("request_id"))
 
 
-def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def routes(service: LedgerService) -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return our routes; they go ahead of Luigi's own and fall through to them."""
 
     def rpc(name: str, who: str, act: Any) -> tuple[str, type[Handler], dict[str, Any]]:
-        return rf"/api/{name}", Handler, {"office": office, "methods": {"POST": (who, act)}, "wrap": True}
+        return rf"/api/{name}", Handler, {"service": service, "methods": {"POST": (who, act)}, "wrap": True}
 
     def rest(path: str, **methods: tuple[str, Any]) -> tuple[str, type[Handler], dict[str, Any]]:
-        return path, Handler, {"office": office, "methods": methods, "wrap": False}
+        return path, Handler, {"service": service, "methods": methods, "wrap": False}
 
     served = [
         rpc("spend_open_run", "worker", _open_run),
@@ -201,7 +203,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
         {template(path): _who(said["methods"]) for path, _, said in served}, limit_of
     )
 
-    async def _openapi(office: Office, call: Call) -> Any:
+    async def _openapi(service: LedgerService, call: Call) -> Any:
         return described
 
     return [*served, rest(r"/openapi.json", GET=("public", _openapi))]
@@ -209,7 +211,7 @@ def routes(office: Office) -> list[tuple[str, type[Handler], dict[str, Any]]]:
 
 def lost() -> list[tuple[str, type[Handler], dict[str, Any]]]:
     """Return what answers addresses below ours that are no route; it comes after `routes`."""
-    return [(r"/(?:runs|calls)/.*", Lost, {"office": None, "methods": {}, "wrap": False})]
+    return [(r"/(?:runs|calls)/.*", Lost, {"service": None, "methods": {}, "wrap": False})]
 
 
 def template(path: str) -> str:

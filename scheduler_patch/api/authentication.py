@@ -12,7 +12,7 @@ from tornado.httputil import HTTPServerRequest
 
 from luigi_spendguard.http.relay import Refused, check_host, check_origin, host_of
 from luigi_spendguard.protocol import CREDENTIAL
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 __all__ = ["Refused", "check", "check_origin", "check_peer", "is_loopback", "shown", "wrong"]
 
@@ -48,9 +48,9 @@ def _same(given: str, wanted: str | None) -> bool:
     return bool(wanted) and hmac.compare_digest(*digests)
 
 
-def wrong(request: HTTPServerRequest, office: Office) -> Refused | None:
+def wrong(request: HTTPServerRequest, service: LedgerService) -> Refused | None:
     """Count a wrong token or key; return what is to be answered instead where its peer shows too many."""
-    if not office.throttle.was_wrong(request.remote_ip or ""):
+    if not service.throttle.was_wrong(request.remote_ip or ""):
         return None
     return Refused(
         429,
@@ -59,7 +59,7 @@ def wrong(request: HTTPServerRequest, office: Office) -> Refused | None:
     )
 
 
-def check(request: HTTPServerRequest, who: str, office: Office) -> str:
+def check(request: HTTPServerRequest, who: str, service: LedgerService) -> str:
     """Raise Refused unless the request may act as `who`; return its vault key for `key` and `holder`.
 
     `who`: `read`, `key`, `worker`, `admin`, `holder` (of a key, or the admin), or `public`.
@@ -68,21 +68,23 @@ def check(request: HTTPServerRequest, who: str, office: Office) -> str:
     if who == "public":
         return ""
     token = shown(request)
-    check_peer(request, token, office, anywhere=who in ("admin", "holder"))
+    check_peer(request, token, service, anywhere=who in ("admin", "holder"))
     try:
-        return _checked(token, who, office)
+        return _checked(token, who, service)
     except Refused as refused:
-        if token and refused.status == 401 and (instead := wrong(request, office)) is not None:
+        if token and refused.status == 401 and (instead := wrong(request, service)) is not None:
             raise instead from None
         raise
 
 
-def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhere: bool = False) -> None:
+def check_peer(
+    request: HTTPServerRequest, token: str, service: LedgerService, *, anywhere: bool = False
+) -> None:
     """Raise Refused for a peer on another machine that is not served.
 
     `anywhere`: peers on other machines are served without a worker token, too.
     """
-    if anywhere or office.settings.worker_token is not None or (token and _same(token, office.admin_token)):
+    if anywhere or service.settings.worker_token is not None or (token and _same(token, service.admin_token)):
         return
     if not is_loopback(request):
         raise Refused(
@@ -91,7 +93,7 @@ def check_peer(request: HTTPServerRequest, token: str, office: Office, *, anywhe
             "without [spendguard] worker_token in luigid's luigi.cfg only "
             "peers on its own machine are served: set the same token for both",
         )
-    _check_host(request, office.settings.gateway_url)
+    _check_host(request, service.settings.gateway_url)
 
 
 def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
@@ -107,9 +109,9 @@ def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
     check_host(request, names, ", or set [spendguard] worker_token in luigi.cfg")
 
 
-def _checked(token: str, who: str, office: Office) -> str:
-    worker_token = office.settings.worker_token
-    is_admin = _same(token, office.admin_token)
+def _checked(token: str, who: str, service: LedgerService) -> str:
+    worker_token = service.settings.worker_token
+    is_admin = _same(token, service.admin_token)
     if who == "holder" and token and not is_admin:
         return token
     if who in ("admin", "holder"):
@@ -130,7 +132,7 @@ def _checked(token: str, who: str, office: Office) -> str:
             raise Refused(401, "unknown_key", "a vault key is missing")
         return token
     if who == "read":
-        if not office.settings.anonymous_read:
+        if not service.settings.anonymous_read:
             raise Refused(401, "unauthorized", "[spendguard] anonymous_read is off: send a token")
         return ""
     if worker_token is not None and not (_same(token, worker_token) or is_admin):

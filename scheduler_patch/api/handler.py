@@ -19,7 +19,7 @@ from luigi_spendguard.protocol import BadMessage
 from luigi_spendguard.vendors.bodies import named
 from scheduler_patch.api.authentication import Refused, check, wrong
 from scheduler_patch.service.shares import Bounded
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ MAX_ANYBODYS = 64 << 10
 MAX_TOKENS = 20_000
 
 Fields = dict[str, Any]
-Act = Callable[[Office, "Call"], Awaitable[Any]]
+Act = Callable[[LedgerService, "Call"], Awaitable[Any]]
 
 
 def limit_of(who: str) -> int:
@@ -55,7 +55,7 @@ class Handler(Bounded):
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: for each method who may use it and what it does."""
         super().initialize()
-        self._office: Office = settings["office"]
+        self._service: LedgerService = settings["service"]
         self._methods: Mapping[str, tuple[str, Act]] = settings["methods"]
         self._wrap: bool = settings["wrap"]
         self._key, self._serving = "", False
@@ -65,14 +65,14 @@ class Handler(Bounded):
         who, act = self._methods.get(self.request.method or "", ("", None))
         if act is None:
             raise self._method_not_allowed()
-        self._key = check(self.request, who, self._office)
+        self._key = check(self.request, who, self._service)
         if who == "key":
-            await self._office.check_key(self._key)
+            await self._service.check_key(self._key)
         self.limit = limit_of(who)
         if (self.declared or 0) > self.limit:
             raise self._too_large()
         if who == "key":
-            await self.hold(self._office.bodies, self._key)
+            await self.hold(self._service.bodies, self._key)
 
     async def _serve(self, *path: str) -> None:
         self._serving = True
@@ -81,7 +81,7 @@ class Handler(Bounded):
             return
         try:
             _, act = self._methods[self.request.method or ""]
-            answer = await act(self._office, Call(self, self._key, self._fields(), path))
+            answer = await act(self._service, Call(self, self._key, self._fields(), path))
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)
         except Exception as error:
@@ -90,7 +90,7 @@ class Handler(Bounded):
     def refuse(self, error: Exception) -> None:
         """Answer a refusal as JSON; raise what is none."""
         if isinstance(error, SpendDenied) and error.reason == "unknown_key":
-            error = wrong(self.request, self._office) or error
+            error = wrong(self.request, self._service) or error
         if isinstance(error, Refused):
             self._error(error.status, error.code, error.message)
         elif isinstance(error, SpendDenied):

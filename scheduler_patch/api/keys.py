@@ -25,13 +25,13 @@ from luigi_spendguard.settings.policy import (
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import Call, Created
 from scheduler_patch.service.operators import in_force
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 #: Names in one list of a key's terms at the most.
 _LONGEST = 100
 
 
-async def issue(office: Office, call: Call) -> Created:
+async def issue(service: LedgerService, call: Call) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
     call.only(
         "vendor",
@@ -44,25 +44,25 @@ async def issue(office: Office, call: Call) -> Created:
         "expires_in",
         "expires_at",
     )
-    shown, key, found = await office.write(_issue, terms_of(call), office.settings.caps)
-    office.gate.feed(found)
+    shown, key, found = await service.write(_issue, terms_of(call), service.settings.caps)
+    service.gate.feed(found)
     return Created({"vault_key": key, **shown})
 
 
-async def listed(office: Office, call: Call) -> Any:
+async def listed(service: LedgerService, call: Call) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
     call.only()
     call.query_only("run")
-    return await office.read(keys.keys, call.asked_run()) or []
+    return await service.read(keys.keys, call.asked_run()) or []
 
 
-async def listed_rpc(office: Office, call: Call) -> Any:
+async def listed_rpc(service: LedgerService, call: Call) -> Any:
     """Return what `listed` does, as an RPC: an object."""
     call.only("run_id")
-    return {"keys": await office.read(keys.keys, call.optional("run_id")) or []}
+    return {"keys": await service.read(keys.keys, call.optional("run_id")) or []}
 
 
-async def revoke(office: Office, call: Call) -> Any:
+async def revoke(service: LedgerService, call: Call) -> Any:
     """Revoke a key; returns when no grant made under it can still be used (P5).
 
     Raises NotFound; SpendDenied (`unknown_key`, `scope`) for another than the key's holder or the operator.
@@ -72,10 +72,10 @@ async def revoke(office: Office, call: Call) -> Any:
     else:
         call.only("id")
     named = call.path[0] if call.path else call.text("id")
-    row, shown = await office.write(_revoke, named, call.key)
+    row, shown = await service.write(_revoke, named, call.key)
     if row["task_id"]:
-        office.gate.hold(row["task_id"], "key", 0)
-    return {**shown, "calls_under_way": await in_force(office, keys.pending_calls, row["id"])}
+        service.gate.hold(row["task_id"], "key", 0)
+    return {**shown, "calls_under_way": await in_force(service, keys.pending_calls, row["id"])}
 
 
 def terms_of(call: Call) -> keys.Terms:

@@ -14,7 +14,14 @@ from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.ledger.overview import SORTS
-from luigi_spendguard.protocol import MAX_NOTE, RUN_STATUSES, VERDICTS, Answer, Ask, End
+from luigi_spendguard.protocol import (
+    MAX_NOTE,
+    RUN_STATUSES,
+    VERDICTS,
+    EndRequest,
+    ReserveReply,
+    ReserveRequest,
+)
 from luigi_spendguard.vendors.registry import VENDORS
 
 Schema = dict[str, Any]
@@ -123,10 +130,10 @@ BODIES: Mapping[str, Schema] = {
         whole=FLAG,
         problem=NOTE,
     ),
-    "spend_reserve": _message(Ask),
-    "spend_settle": _message(End, "kind"),
-    "spend_void": _message(End, "kind"),
-    "spend_doubt": _message(End, "kind"),
+    "spend_reserve": _message(ReserveRequest),
+    "spend_settle": _message(EndRequest, "kind"),
+    "spend_void": _message(EndRequest, "kind"),
+    "spend_doubt": _message(EndRequest, "kind"),
     "list_runs": shape(),
     "task_costs": shape("task_ids", task_ids={"type": "array", "items": TEXT, "maxItems": 500}),
     "run_budget": shape("run_id", **_RUN_ID),
@@ -276,7 +283,7 @@ def document(served: Mapping[str, Mapping[str, str]], limit_of: Callable[[str], 
             },
             "schemas": {
                 "Error": shape("error message", error={"type": "string"}, message={"type": "string"}),
-                "Reservation": _message(Answer),
+                "Reservation": _message(ReserveReply),
                 "Denial": {"type": "string", "enum": sorted(DENIAL_STATUS)},
             },
         },

@@ -27,7 +27,7 @@ from scheduler_patch.api.handler import Call
 from scheduler_patch.dispatch.gate import READY, WAIT
 from scheduler_patch.dispatch.model import Entry
 from scheduler_patch.dispatch.reasons import Reason
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
@@ -37,15 +37,15 @@ _HELD = ("forecast", "approval")
 _SLICE = 200
 
 
-async def _blocked(office: Office, run_id: str) -> AsyncIterator[tuple[Entry, str]]:
+async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[Entry, str]]:
     """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
-    gate = office.gate
+    gate = service.gate
     run = gate.runs.get(run_id)
     await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
     for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
         if number % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
-        entry, task = gate.entries.get(task_id), office.scheduler._state.get_task(task_id)
+        entry, task = gate.entries.get(task_id), service.scheduler._state.get_task(task_id)
         if entry is None or task is None or task.status != PENDING:
             continue
         code = gate.verdict(task_id)
@@ -61,37 +61,37 @@ def _status(state: str, blocked: Mapping[str, int]) -> str:
     return "held" if any(code in blocked for code in _HELD) else "blocked"
 
 
-async def _counts(office: Office, run_id: str) -> dict[str, int]:
-    return dict(Counter([code async for _, code in _blocked(office, run_id)]))
+async def _counts(service: LedgerService, run_id: str) -> dict[str, int]:
+    return dict(Counter([code async for _, code in _blocked(service, run_id)]))
 
 
-async def statuses(office: Office) -> dict[str, str]:
+async def statuses(service: LedgerService) -> dict[str, str]:
     """Return which active runs are `blocked` or `held`."""
     found = {}
-    for run_id, run in list(office.gate.runs.items()):
+    for run_id, run in list(service.gate.runs.items()):
         if run.opened and run.state == "active":
-            status = _status("active", await _counts(office, run_id))
+            status = _status("active", await _counts(service, run_id))
             if status != "active":
                 found[run_id] = status
     return found
 
 
-async def of_row(office: Office, row: Mapping[str, Any]) -> dict[str, Any]:
+async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what lists of runs show beside what the ledger knows: how many tasks are blocked, by reason."""
-    counts = await _counts(office, row["run_id"])
+    counts = await _counts(service, row["run_id"])
     return {"blocked_tasks": counts, "status": _status(row["state"], counts)}
 
 
-async def of_run(office: Office, row: Mapping[str, Any]) -> dict[str, Any]:
+async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
     codes: Counter[str] = Counter()
     single: list[Entry] = []
     groups: dict[Reason, list[str]] = {}
-    async for entry, code in _blocked(office, row["run_id"]):
+    async for entry, code in _blocked(service, row["run_id"]):
         codes[code] += 1
         if code == "approval":
             single.append(entry)
-        if (why := office.scheduler.why(entry.task_id)) is not None:
+        if (why := service.scheduler.why(entry.task_id)) is not None:
             groups.setdefault(why, []).append(entry.task_id)
     return {
         "blocked_tasks": dict(codes),
@@ -120,7 +120,7 @@ _TASKS = 500
 _FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
 
 
-async def runs(office: Office, call: Call) -> Any:
+async def runs(service: LedgerService, call: Call) -> Any:
     """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
     call.only()
     call.query_only("search", "status", "sort", "limit", "offset")
@@ -130,7 +130,7 @@ async def runs(office: Office, call: Call) -> Any:
     status = call.query("status")
     if status is not None and status not in RUN_STATUSES:
         raise BadMessage(f"'status' must be one of {', '.join(RUN_STATUSES)}")
-    state, among, without = await _standing(office, status)
+    state, among, without = await _standing(service, status)
     page = Page(
         call.query("search") or "",
         state,
@@ -141,18 +141,18 @@ async def runs(office: Office, call: Call) -> Any:
         _number(call, "limit", 1000, 1, 1000),
         _number(call, "offset", 0, 0, 10**9),
     )
-    rows, total = await office.browse(overview.runs, page) or ([], 0)
+    rows, total = await service.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
-    return [row | await of_row(office, row) for row in rows]
+    return [row | await of_row(service, row) for row in rows]
 
 
 async def _standing(
-    office: Office, status: str | None
+    service: LedgerService, status: str | None
 ) -> tuple[str | None, tuple[str, ...] | None, tuple[str, ...]]:
     """Return which state a status means, which runs alone have it, and which have not."""
     if status is None or status in ("frozen", "ended", "revoked"):
         return status, None, ()
-    known = await statuses(office)
+    known = await statuses(service)
     if status == "active":
         return "active", None, tuple(known)
     return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
@@ -165,52 +165,52 @@ def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
     return int(text)
 
 
-async def list_runs(office: Office, call: Call) -> Any:
+async def list_runs(service: LedgerService, call: Call) -> Any:
     """Return what `runs` does, as an RPC: an object."""
-    return {"runs": await runs(office, call)}
+    return {"runs": await runs(service, call)}
 
 
-async def run(office: Office, call: Call) -> Any:
+async def run(service: LedgerService, call: Call) -> Any:
     """Return one run."""
     run_id = call.run_id()
-    return await _whole(office, run_id, await office.browse(queries.run, run_id))
+    return await _whole(service, run_id, await service.browse(queries.run, run_id))
 
 
-async def whole(office: Office, run_id: str) -> Any:
+async def whole(service: LedgerService, run_id: str) -> Any:
     """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
-    return await _whole(office, run_id, await office.read(queries.run, run_id))
+    return await _whole(service, run_id, await service.read(queries.run, run_id))
 
 
-async def _whole(office: Office, run_id: str, row: dict[str, Any] | None) -> Any:
+async def _whole(service: LedgerService, run_id: str, row: dict[str, Any] | None) -> Any:
     """Return one run as every answer has it that is a single run."""
     if row is None:
         raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
-    return row | await of_run(office, row)
+    return row | await of_run(service, row)
 
 
-async def spending(office: Office, call: Call) -> Any:
+async def spending(service: LedgerService, call: Call) -> Any:
     """Return what a run has spent over time, by vendor or by task family."""
     call.only()
     call.query_only("by")
     by = call.query("by") or "vendor"
     if by not in ("vendor", "family"):
         raise BadMessage("'by' must be vendor or family")
-    found = await office.browse(overview.spending, call.path[0], by)
+    found = await service.browse(overview.spending, call.path[0], by)
     if found is None:
         raise Refused(404, "not_found", f"there is no run {call.path[0]}: no run was ever opened here")
     return found
 
 
-async def task_costs(office: Office, call: Call) -> Any:
+async def task_costs(service: LedgerService, call: Call) -> Any:
     """Return which runs tasks belong to, what they have cost in each, and those runs."""
     call.only("task_ids")
     asked = call.texts("task_ids", _TASKS)
-    rows = await office.browse(overview.costs, asked) or []
+    rows = await service.browse(overview.costs, asked) or []
     paid = {(row["task_id"], row["run_id"]) for row in rows}
     for task_id in dict.fromkeys(asked):
-        entry = office.gate.entries.get(task_id)
+        entry = service.gate.entries.get(task_id)
         for name in entry.runs if entry is not None else ():
-            found = office.gate.run(name)
+            found = service.gate.run(name)
             if found is not None and found.opened and (task_id, found.run_id) not in paid:
                 rows.append(
                     {
@@ -222,21 +222,21 @@ async def task_costs(office: Office, call: Call) -> Any:
                     }
                 )
     named = sorted({row["run_id"] for row in rows})
-    return {"tasks": rows, "runs": await office.browse(overview.named, named) or []}
+    return {"tasks": rows, "runs": await service.browse(overview.named, named) or []}
 
 
-async def day(office: Office, call: Call) -> Any:
+async def day(service: LedgerService, call: Call) -> Any:
     """Return what all runs have spent today."""
     call.only()
     call.query_only()
-    cap = office.settings.caps.day
-    return await office.read(queries.day, cap) or {
+    cap = service.settings.caps.day
+    return await service.read(queries.day, cap) or {
         "day": None,
         "cap_usd": None if cap is None else plain_usd(cap),
     }
 
 
-async def calls(office: Office, call: Call) -> Any:
+async def calls(service: LedgerService, call: Call) -> Any:
     """Return calls, newest first."""
     call.only()
     call.query_only(*_FILTERS, *(() if call.path else ("run",)))
@@ -257,7 +257,7 @@ async def calls(office: Office, call: Call) -> Any:
         since_ms = None if since is None else expiry_ms(since)
     except ValueError as error:
         raise BadMessage(f"'since' {error}") from None
-    rows = await office.browse(
+    rows = await service.browse(
         queries.calls,
         run_id,
         call.query("task"),
@@ -282,13 +282,13 @@ def _object_url(row: dict[str, Any]) -> str | None:
         return None
 
 
-async def status(office: Office, call: Call) -> Any:
+async def status(service: LedgerService, call: Call) -> Any:
     """Return what luigid is, and whether it has a ledger."""
     call.only()
     call.query_only()
     return {
         "version": __version__,
-        "gateway": sorted(office.relayed_vendors),
-        "ledger": office.has_ledger,
-        "failed_attempts": office.throttle.failed,
+        "gateway": sorted(service.relayed_vendors),
+        "ledger": service.has_ledger,
+        "failed_attempts": service.throttle.failed,
     }

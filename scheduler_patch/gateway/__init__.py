@@ -26,7 +26,7 @@ from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, ad
 from luigi_spendguard.ledger import calls
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Tx
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply, Request, Vendor
@@ -34,7 +34,7 @@ from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import CONNECTIONS, Upstream
 from scheduler_patch.service.shares import Shares, TooMany
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,8 +57,8 @@ GRACE_S = 5.0
 class Gateway:
     """Relays calls to the vendors whose secret is in its luigi.cfg."""
 
-    def __init__(self, office: Office) -> None:
-        self.office = office
+    def __init__(self, service: LedgerService) -> None:
+        self.service = service
         #: No new call is taken any more.
         self.draining = False
         self.calls = Shares(CALLS_OF_A_KEY, CALLS)
@@ -77,7 +77,7 @@ class Gateway:
     @property
     def grace_s(self) -> float:
         """The longest that a call in flight may take, in seconds."""
-        return GRACE_S + self.office.settings.longest_timeout_s
+        return GRACE_S + self.service.settings.longest_timeout_s
 
     async def relay(
         self,
@@ -91,9 +91,10 @@ class Gateway:
     ) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
 
-        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as `Ask`'s;
-        `refuse` as the guard's. A call whose client `is_gone` before it is its turn is not made. `room`: from
-        `room`, to be closed when the client has the reply; without one that takes no room any more.
+        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as
+        `ReserveRequest`'s; `refuse` as the guard's. A call whose client `is_gone` before its turn is not
+        made. `room`: from `room`, to be closed when the client has the reply; without one that takes no room
+        any more.
         """
         who = key_hash(key)
         if room is None:
@@ -166,10 +167,10 @@ class Gateway:
     async def _live(
         self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None, room: Room
     ) -> Reply:
-        settings = self.office.settings.vendor(vendor.name)
+        settings = self.service.settings.vendor(vendor.name)
         if settings.secret is None:
             refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
-        guard = Guard(vendor, settings, settings.secret or "", self.office.settings.fx, time.monotonic)
+        guard = Guard(vendor, settings, settings.secret or "", self.service.settings.fx, time.monotonic)
         life = guard.guarded(request, call, refuse)
         return await self._drive(life, key, settings.timeout_s, room, aside=vendor.is_slow(request))
 
@@ -179,7 +180,7 @@ class Gateway:
         What a request costs to be read is its sender's to choose. Raises SpendDenied.
         """
         try:
-            ended = await self.office.read(_ended, key)
+            ended = await self.service.read(_ended, key)
         except LedgerUnavailable as error:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         if ended == "":
@@ -188,9 +189,11 @@ class Gateway:
             raise denial("unknown_key", "the ledger does not know this vault key")
         path = redact_url(path)[:300]
         line = f"{method} {path}"
-        ask = Ask(Call().call_id, vendor.name, "", line, method, path, denied=ended, message=_EXPIRED)
+        ask = ReserveRequest(
+            Call().call_id, vendor.name, "", line, method, path, denied=ended, message=_EXPIRED
+        )
         try:
-            answer = await self.office.reserve(key, ask, relayed=True)
+            answer = await self.service.reserve(key, ask, relayed=True)
         except LedgerUnavailable as error:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         raise denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})
@@ -207,7 +210,7 @@ class Gateway:
                 effect = await self.aside(key, advance, life, value, error)
             elif not aside:
                 effect = advance(life, value, error)
-            elif isinstance(value, Answer):  # A grant is used at once, or it is too old.
+            elif isinstance(value, ReserveReply):  # A grant is used at once, or it is too old.
                 effect = await asyncio.to_thread(advance, life, value, error)
             else:
                 effect = await self.aside(key, advance, life, value, error)
@@ -216,7 +219,7 @@ class Gateway:
             value, error = None, None
             try:
                 if isinstance(effect, Reserve):
-                    value = await self.office.reserve(key, effect.ask, relayed=True)
+                    value = await self.service.reserve(key, effect.ask, relayed=True)
                 elif isinstance(effect, Send):
                     value = await self._send(effect, timeout_s, room)
                 elif isinstance(effect, Finish):
@@ -231,10 +234,10 @@ class Gateway:
             self._upstream = Upstream()
         return await self._upstream.send(effect.request, effect.deadline, timeout_s, room)
 
-    async def _end(self, key: str, end: End) -> None:
+    async def _end(self, key: str, end: EndRequest) -> None:
         """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
         try:
-            await self.office.end(key, end, relayed=True)
+            await self.service.end(key, end, relayed=True)
         except LedgerUnavailable as error:
             logger.error(
                 "%s of call %s is not booked yet and will be tried again: %s", end.kind, end.call_id, error
@@ -245,13 +248,13 @@ class Gateway:
         except (LedgerError, SpendDenied) as error:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
-    async def _end_later(self, key: str, end: End) -> None:
+    async def _end_later(self, key: str, end: EndRequest) -> None:
         wait = 0.2
         while True:
             await asyncio.sleep(wait)
             wait = min(5.0, wait * 2)
             try:
-                await self.office.end(key, end, relayed=True)
+                await self.service.end(key, end, relayed=True)
                 return
             except LedgerUnavailable:
                 continue

@@ -43,14 +43,14 @@ class Relay(Bounded, Relaying):
         check_origin(self.request)
         asked = self.asked()
         self._key = self.shown_key(asked)
-        check_peer(self.request, self._key, self._gateway.office)
+        check_peer(self.request, self._key, self._gateway.service)
         if not self._key:
             raise denial("unknown_key", "a vault key is missing: send it where the vendor's own key goes")
         if self._gateway.draining:
             raise denial("ledger_unavailable", ENDING)
         path = self._rest(asked).partition("?")[0]
         await self._gateway.admit(self.vendor, asked.method, path, self._key)
-        await self.hold(self._gateway.office.bodies, self._key)
+        await self.hold(self._gateway.service.bodies, self._key)
 
     def _rest(self, asked: Request) -> str:
         return asked.url[len(self.vendor.name) + 1 :]
@@ -105,7 +105,7 @@ class Relay(Bounded, Relaying):
     def refused(self, error: SpendDenied | Refused) -> Reply:
         """Return a refusal in the vendor's format; a wrong key is counted."""
         if isinstance(error, SpendDenied) and error.reason == "unknown_key" and self._key:
-            error = wrong(self.request, self._gateway.office) or error
+            error = wrong(self.request, self._gateway.service) or error
         return super().refused(error)
 
 

@@ -10,37 +10,37 @@ from tornado.ioloop import IOLoop
 
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 T = TypeVar("T")
 
-#: Seconds for the office to do what is asked of it.
+#: Seconds for the service to do what is asked of it.
 _PATIENCE_S = 60.0
 
 
-class OfficePrices:
-    """What a `Corrector` needs of the ledger, from another thread than the office's."""
+class ServicePrices:
+    """What a `Corrector` needs of the ledger, from another thread than the service's."""
 
-    def __init__(self, office: Office, loop: asyncio.AbstractEventLoop) -> None:
-        self._office, self._loop = office, loop
+    def __init__(self, service: LedgerService, loop: asyncio.AbstractEventLoop) -> None:
+        self._service, self._loop = service, loop
 
     def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(_PATIENCE_S)
 
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         """Return calls whose price is to be asked for now, whoever has sent them."""
-        return self._do(self._office.due_prices(vendors, relayed_too=True))
+        return self._do(self._service.due_prices(vendors, relayed_too=True))
 
     def correct(self, call_id: str, found: FollowedUp) -> None:
         """Take what a vendor says that a call has cost."""
-        self._do(self._office.correct(call_id, found, relayed_too=True))
+        self._do(self._service.correct(call_id, found, relayed_too=True))
 
 
-def correct_prices(office: Office) -> None:
+def correct_prices(service: LedgerService) -> None:
     """Begin to ask for late prices, with the secrets of luigi.cfg; called when the loop runs."""
     loop: asyncio.AbstractEventLoop = IOLoop.current().asyncio_loop  # type: ignore[attr-defined]  # tornado's own
     Corrector(
-        OfficePrices(office, loop),
-        lambda: office.settings,
+        ServicePrices(service, loop),
+        lambda: service.settings,
         lambda vendor, settings: settings.vendor(vendor.name).secret,
     ).start()

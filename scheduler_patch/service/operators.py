@@ -18,41 +18,41 @@ from luigi_spendguard.protocol import GRANT_SECONDS
 from scheduler_patch.dispatch.gate import FOR_GOOD, READY, WAIT
 from scheduler_patch.dispatch.model import RunFigures
 from scheduler_patch.dispatch.reasons import Reason
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 #: Seconds between two looks whether something was freed.
 _LOOK_S = 0.1
 
 
-async def revoke(office: Office, run_id: str) -> dict[str, Any]:
+async def revoke(service: LedgerService, run_id: str) -> dict[str, Any]:
     """Revoke a run; returns when no grant made before can still be used (P5)."""
-    row, found = await office.write(_revoke, run_id)
-    office.gate.feed(found)
-    return {**queries.show_run(row), "calls_under_way": await in_force(office, runs.pending_calls, run_id)}
+    row, found = await service.write(_revoke, run_id)
+    service.gate.feed(found)
+    return {**queries.show_run(row), "calls_under_way": await in_force(service, runs.pending_calls, run_id)}
 
 
-async def in_force(office: Office, pending: Callable[[Tx, str], int], name: str) -> int:
+async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], name: str) -> int:
     """Wait until no grant made before can still be used; return how many calls were under way.
 
     By the clock that never steps: what was granted before now is too old after 2 s.
     """
     limit = time.monotonic() + GRANT_SECONDS
-    under_way = left = await office.write(pending, name)
+    under_way = left = await service.write(pending, name)
     while left and time.monotonic() < limit:
         await asyncio.sleep(0.05)
-        left = await office.write(pending, name)
+        left = await service.write(pending, name)
     return under_way
 
 
-async def top_up(office: Office, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
+async def top_up(service: LedgerService, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
     """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
-    row, found = await office.write(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
-    office.gate.feed(found)
+    row, found = await service.write(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
+    service.gate.feed(found)
     return queries.show_run(row)
 
 
 async def approve(
-    office: Office,
+    service: LedgerService,
     run_id: str,
     usd: str,
     task_id: str | None,
@@ -64,40 +64,44 @@ async def approve(
     Raises BadAmount, NotFound, Conflict (it is another amount now).
     """
     amount = parse_usd(usd)
-    entry = office.gate.entries.get(task_id) if task_id is not None else None
+    entry = service.gate.entries.get(task_id) if task_id is not None else None
     if entry is not None and entry.cost is not None and entry.cost != amount:
         raise Conflict(
             f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
             "again, then approve that"
         )
-    named = [office.gate.run(name) for name in entry.runs] if entry is not None else []
+    named = [service.gate.run(name) for name in entry.runs] if entry is not None else []
     here = any(run is not None and run.run_id == run_id for run in named)
-    row, found, left = await office.write(
+    row, found, left = await service.write(
         _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
     )
-    office.gate.feed(found)
+    service.gate.feed(found)
     if task_id is not None:
-        office.gate.approve(run_id, task_id, amount, left)
+        service.gate.approve(run_id, task_id, amount, left)
     return queries.show_run(row)
 
 
-async def resolve(office: Office, call_id: str, said: Resolution, request_id: str | None) -> dict[str, Any]:
+async def resolve(
+    service: LedgerService, call_id: str, said: Resolution, request_id: str | None
+) -> dict[str, Any]:
     """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
-    row, found = await office.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
-    office.gate.feed(found)
+    row, found = await service.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
+    service.gate.feed(found)
     return {**queries.show_call(row), "run_state": found.run["state"]}
 
 
-async def blocked(office: Office, worker: str, wait_s: float, task_ids: Iterable[str] = ()) -> dict[str, Any]:
+async def blocked(
+    service: LedgerService, worker: str, wait_s: float, task_ids: Iterable[str] = ()
+) -> dict[str, Any]:
     """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
 
     Where nothing is blocked or waiting there is nothing to wait for. Of `task_ids` it is said how many of
     them nobody has scheduled here.
     """
-    gate, scheduler = office.gate, office.scheduler
+    gate, scheduler = service.gate, service.scheduler
     why = scheduler.blocked(worker)
     limit = time.monotonic() + wait_s
-    while time.monotonic() < limit and _waits(office, worker, why):
+    while time.monotonic() < limit and _waits(service, worker, why):
         seen = gate.version
         while gate.version == seen and time.monotonic() < limit:
             await asyncio.sleep(_LOOK_S)
@@ -119,13 +123,13 @@ async def blocked(office: Office, worker: str, wait_s: float, task_ids: Iterable
         ],
         "paused": paused,
         "unknown": sum(not scheduler.knows(task_id) for task_id in task_ids),
-        "shadow": [] if wait_s else await _shadow(office, worker, {reason.run_id for reason in groups}),
+        "shadow": [] if wait_s else await _shadow(service, worker, {reason.run_id for reason in groups}),
     }
 
 
-def _waits(office: Office, worker: str, why: Mapping[str, Reason]) -> bool:
+def _waits(service: LedgerService, worker: str, why: Mapping[str, Reason]) -> bool:
     """Return whether some task of a worker may be freed, and none can run now."""
-    verdicts = {office.gate.verdict(task_id, worker) for task_id in office.scheduler.ready(worker)}
+    verdicts = {service.gate.verdict(task_id, worker) for task_id in service.scheduler.ready(worker)}
     return READY not in verdicts and (
         WAIT in verdicts or any(reason.code not in FOR_GOOD for reason in why.values())
     )
@@ -141,17 +145,17 @@ _WHOSE = {
 }
 
 
-async def _shadow(office: Office, worker: str, blocked: set[str]) -> list[str]:
+async def _shadow(service: LedgerService, worker: str, blocked: set[str]) -> list[str]:
     """Return, in shadow mode, which caps would have sufficed for each of a worker's runs.
 
     Of one that is frozen, revoked or held, of which tasks are `blocked`, nobody knows.
     """
-    gate = office.gate
+    gate = service.gate
     if not gate.rules.shadow:
         return []
     # By name: one that has ended with its root is in the gate no more.
     runs_of = sorted({gate.names.get(name, name) for name in gate.runs_of.get(worker, ())})
-    short = await office.read(queries.lent, runs_of) or []
+    short = await service.read(queries.lent, runs_of) or []
     enough = set(runs_of) - {row["run_id"] for row in short}
     return [
         f"run {row['run_id']}: a cap of {format_usd(row['cap_micros'])}"

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 
 #: Seconds after which who has not asked again does not wait any more.
 LIVE_S = 5.0
@@ -36,7 +36,7 @@ class Queue:
         self._waiting: dict[str, _Waiting] = {}
         self._last = 0
 
-    def ahead(self, ask: Ask, *, relayed: bool) -> str:
+    def ahead(self, ask: ReserveRequest, *, relayed: bool) -> str:
         """Return the object at which a call of another run comes before this one, else an empty text."""
         if not self._waiting or ask.read:
             return ""
@@ -49,7 +49,7 @@ class Queue:
                 return min(common)[-1]
         return ""
 
-    def told(self, ask: Ask, answer: Answer, run_id: str, *, relayed: bool) -> None:
+    def told(self, ask: ReserveRequest, answer: ReserveReply, run_id: str, *, relayed: bool) -> None:
         """Take note of what a call of a run was answered."""
         mine = self._waiting.get(ask.call_id)
         if mine is None and answer.verdict == "wait" and answer.object_id:
@@ -75,6 +75,6 @@ class Queue:
             del self._waiting[call_id]
 
 
-def _objects(ask: Ask, relayed: bool) -> frozenset[tuple[str, ...]]:
+def _objects(ask: ReserveRequest, relayed: bool) -> frozenset[tuple[str, ...]]:
     names = {*ask.acts_on.split(), *ask.priced_by.split()}
     return frozenset((str(int(relayed)), ask.vendor, ask.account, name) for name in names)

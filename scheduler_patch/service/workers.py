@@ -1,4 +1,4 @@
-"""`Office`: what workers do with the ledger through luigid; every answer of it feeds the dispatch gate."""
+"""`LedgerService`: what workers do with the ledger through luigid; every answer feeds the dispatch gate."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from luigi_spendguard.ledger import (
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from luigi_spendguard.protocol import Answer, Ask, BadMessage, End, command
+from luigi_spendguard.protocol import BadMessage, EndRequest, ReserveReply, ReserveRequest, command
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.dispatch.model import Entry, RunFigures
@@ -40,7 +40,7 @@ from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
 logger = logging.getLogger(__name__)
 
 
-class Office(Access):
+class LedgerService(Access):
     """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
 
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
@@ -229,7 +229,7 @@ class Office(Access):
         if not await self.read(_knows, key):
             raise denial("unknown_key", "the ledger does not know this vault key")
 
-    async def reserve(self, key: str, ask: Ask, *, relayed: bool = False) -> Answer:
+    async def reserve(self, key: str, ask: ReserveRequest, *, relayed: bool = False) -> ReserveReply:
         """Decide about a call; `relayed`: a gateway sends it.
 
         Raises SpendDenied (`unknown_key`; `scope` where a gateway has to send it), LedgerUnavailable.
@@ -254,7 +254,7 @@ class Office(Access):
             self.gate.paid.update(self.scheduler.members_of(task_id))
         return answer
 
-    async def end(self, key: str, end: End, *, relayed: bool = False) -> dict[str, Any]:
+    async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> dict[str, Any]:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
         call, found = await self.write(_end, key, end, relayed)
         self.gate.feed(found)
@@ -321,10 +321,10 @@ def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, 
     return row, key, left, snapshot.of_run(tx, request.run_id)
 
 
-def _bounded(ask: Ask) -> Ask:
+def _bounded(ask: ReserveRequest) -> ReserveRequest:
     """Return what a client sent through the gateway if no text of it is over-long. Raises SpendDenied."""
     try:
-        return Ask.from_json(ask.to_json())
+        return ReserveRequest.from_json(ask.to_json())
     except BadMessage as error:
         raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
 
@@ -345,15 +345,15 @@ def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
 
 
 def _reserve(
-    tx: Tx, key: str, ask: Ask, caps: Caps, relayed: bool, ahead: str
-) -> tuple[Answer, str, Figures]:
+    tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
+) -> tuple[ReserveReply, str, Figures]:
     scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
     answer = reservations.reserve(tx, scope, ask)
     found = snapshot.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
     return answer, scope.claim["task_id"], found
 
 
-def _end(tx: Tx, key: str, end: End, relayed: bool) -> tuple[Row | None, Figures]:
+def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> tuple[Row | None, Figures]:
     scope = _scope(tx, key, Caps(), relayed)
     call = settlement.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]

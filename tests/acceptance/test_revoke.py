@@ -7,13 +7,13 @@ import time
 import uuid
 from dataclasses import replace
 
-from luigi_spendguard.protocol import GRANT_SECONDS, Ask, End
+from luigi_spendguard.protocol import GRANT_SECONDS, EndRequest, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.attempts import Pretender
 
 
-def asked() -> Ask:
-    return Ask(call_id=str(uuid.uuid4()), vendor="stripe", account="stripe:test", method="POST",
+def asked() -> ReserveRequest:
+    return ReserveRequest(call_id=str(uuid.uuid4()), vendor="stripe", account="stripe:test", method="POST",
                operation="payment_intents.create", path="/v1/payment_intents", target=uuid.uuid4().hex,
                fingerprint="1", total_micros=1_000_000, repeatable=True)  # fmt: skip
 
@@ -24,8 +24,10 @@ def revoke(pretender: Pretender) -> dict[str, object]:
     return said
 
 
-def settle(attempt: Attempt, ask: Ask) -> None:
-    attempt.client.end(attempt.key, End("settle", ask.call_id, 1, total_micros=1_000_000, object_id="pi_1"))
+def settle(attempt: Attempt, ask: ReserveRequest) -> None:
+    attempt.client.end(
+        attempt.key, EndRequest("settle", ask.call_id, 1, total_micros=1_000_000, object_id="pi_1")
+    )
 
 
 def test_it_waits_until_a_grant_is_too_old_to_be_used(pretender: Pretender) -> None:
@@ -56,7 +58,7 @@ def test_it_waits_for_an_earlier_runs_call_that_this_run_sends_again(pretender: 
     ask = asked()
     with pretender.attempt() as attempt:
         attempt.client.reserve(attempt.key, ask)
-        attempt.client.end(attempt.key, End("doubt", ask.call_id, 1))
+        attempt.client.end(attempt.key, EndRequest("doubt", ask.call_id, 1))
     # Else luigid would dispatch it for the run that has paid.
     pretender.rpc.add_task(worker=pretender.worker, task_id=pretender.task_id, status="DONE")
     later = Pretender(pretender.site, f"{pretender.run_id}-later", pretender.task_id)

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import certificates
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 
 
@@ -29,7 +29,7 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
 def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
     gateway.script = [(200, {}, json.dumps({"response": {"run_id": "r"}}).encode())]
-    assert LedgerClient(gateway.url, None).open_run(name="r") == {"run_id": "r"}
+    assert HttpLedgerClient(gateway.url, None).open_run(name="r") == {"run_id": "r"}
 
 
 @pytest.mark.parametrize("name", certificates.VARIABLES)
@@ -41,7 +41,7 @@ def test_the_operator_is_answered(gateway: FakeGateway, monkeypatch: pytest.Monk
 
 def test_an_unknown_certificate_gets_no_token(gateway: FakeGateway) -> None:
     with pytest.raises(LedgerUnavailable, match="SSLError"):
-        LedgerClient(gateway.url, "t" * 20).open_run(name="r")
+        HttpLedgerClient(gateway.url, "t" * 20).open_run(name="r")
     assert gateway.seen == []
 
 

@@ -23,8 +23,8 @@ import stripe
 from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, config, proxy
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.http import certificates
-from luigi_spendguard.http.ledger_client import LedgerClient
-from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.proxy import attempts, gateway_client
 from luigi_spendguard.proxy import call as sending
 from luigi_spendguard.proxy.stripe import as_stripe_error
@@ -42,12 +42,12 @@ class Books:
     """The worker's side of a ledger: keeps what it is asked, and grants nothing."""
 
     url: str | None
-    told: list[Ask] = field(default_factory=list)
+    told: list[ReserveRequest] = field(default_factory=list)
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         assert key == KEY
         self.told.append(ask)
-        return Answer("denied", reason=ask.denied or "cap", message=ask.message or "guarded here")
+        return ReserveReply("denied", reason=ask.denied or "cap", message=ask.message or "guarded here")
 
 
 @contextmanager
@@ -279,7 +279,7 @@ def test_the_claims_answer_names_the_vendors_that_are_served(
     gateway.script = [(200, {}, json.dumps({"response": answer}).encode())]
     process = object.__new__(GuardedTaskProcess)
     process.task, process.worker_id, process.run_id = luigi.Task(), "worker", "run"
-    process.client, process.settings = LedgerClient(gateway.url, None), config.load([], environ={})
+    process.client, process.settings = HttpLedgerClient(gateway.url, None), config.load([], environ={})
     claimed = process._claim()
     assert claimed.served == served
     assert claimed.client.url == gateway.url

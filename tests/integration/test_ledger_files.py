@@ -18,7 +18,7 @@ from luigi_spendguard.ledger import database, reservations, runs
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from tests.support.books import Books
 from tests.support.processes import REPOSITORY, environment, wait_until
 
@@ -26,7 +26,7 @@ from tests.support.processes import REPOSITORY, environment, wait_until
 SPENDER = """
 import sys
 from pathlib import Path
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from tests.support.books import Books
 books = Books(Path(sys.argv[1]), cap=int(sys.argv[2]))
 key = books.claim(sys.argv[3])
@@ -35,7 +35,7 @@ while True:
     if books.reserve(key, ask).verdict != "allowed":
         break
     print("reserved", ask.call_id, flush=True)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=1, status=200, answer_body="{}"))
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=1, status=200, answer_body="{}"))
     print("settled", ask.call_id, flush=True)
 books.ledger.close()
 """
@@ -206,7 +206,7 @@ def test_answers_are_forgotten_after_replay_days_but_the_charge_is_not(books: Bo
     key = books.claim("task")
     ask = books.ask(7, target="cus_1")
     books.reserve(key, ask)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=7, object_id="pi_1", status=200,
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=7, object_id="pi_1", status=200,
                        answer_body='{"id": "pi_1"}'))  # fmt: skip
     again = books.ask(7, target="cus_1")
     assert books.reserve(books.claim("task"), again).answer_body == '{"id": "pi_1"}'

@@ -238,11 +238,11 @@ def test_too_many_pages_at_once_are_refused(tmp_path: Path) -> None:
         over = threading.Event()
 
         async def crowd() -> Any:
-            crowded = [asyncio.ensure_future(luigid.office.browse(lambda tx: over.wait(20)))
+            crowded = [asyncio.ensure_future(luigid.service.browse(lambda tx: over.wait(20)))
                        for _ in range(MOST_BROWSING)]  # fmt: skip
             await asyncio.sleep(0.1)
             try:
-                await luigid.office.browse(lambda tx: 1)
+                await luigid.service.browse(lambda tx: 1)
             except Refused as refused:
                 return refused.status
             finally:
@@ -250,7 +250,7 @@ def test_too_many_pages_at_once_are_refused(tmp_path: Path) -> None:
                 await asyncio.gather(*crowded)
 
         assert luigid.do(crowd()) == 503
-        assert luigid.do(luigid.office.browse(lambda tx: 1)) == 1
+        assert luigid.do(luigid.service.browse(lambda tx: 1)) == 1
     finally:
         luigid.end()
 
@@ -263,7 +263,7 @@ def test_luigis_rpcs_have_their_turn_while_many_runs_are_looked_through(tmp_path
             luigid.add(f"T{number}", f"r{number}")
 
         async def turns() -> int:
-            looking, turns = asyncio.ensure_future(queries.statuses(luigid.office)), 0
+            looking, turns = asyncio.ensure_future(queries.statuses(luigid.service)), 0
             while not looking.done():
                 turns += 1
                 await asyncio.sleep(0)

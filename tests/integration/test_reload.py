@@ -18,7 +18,7 @@ import pytest
 from luigi_spendguard import config, redaction
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.server import reload
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import listening, wait_until
@@ -260,14 +260,14 @@ def test_a_luigid_in_the_background_reloads_too(tmp_path: Path, vendor: FakeStri
         wait_until(lambda: not listening(site.port), what="its end")
 
 
-# The office's own settings, which a gateway asks at each call.
+# The service's own settings, which a gateway asks at each call.
 
 
-def office_of(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> Office:
+def service_of(tmp_path: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> LedgerService:
     path = tmp_path / "luigi.cfg"
     path.write_text(text)
     monkeypatch.setenv("LUIGI_CONFIG_PATH", str(path))
-    return Office(config.load(), BudgetScheduler())
+    return LedgerService(config.load(), BudgetScheduler())
 
 
 BASE = "[spendguard]\nledger_url = sqlite:///{}/x.db\nforecast = {}\n[spendguard_stripe]\nsecret = {}\n{}"
@@ -277,14 +277,14 @@ def test_secrets_allowlists_prices_and_rules_are_replaced_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old, new = (f"sk_test_{which}_{uuid.uuid4().hex}" for which in ("old", "new"))
-    office = office_of(tmp_path, BASE.format(tmp_path, "warn", old, ""), monkeypatch)
+    service = service_of(tmp_path, BASE.format(tmp_path, "warn", old, ""), monkeypatch)
     more = "allowed_endpoints = GET /v1/*\n[spendguard_fx]\neur = 2\n"
     (tmp_path / "luigi.cfg").write_text(BASE.format(tmp_path, "hold", new, more))
-    assert asyncio.run(reload(office))
-    vendor = office.settings.vendor("stripe")
+    assert asyncio.run(reload(service))
+    vendor = service.settings.vendor("stripe")
     assert (vendor.secret, vendor.allowed_endpoints) == (new, ("GET /v1/*",))
-    assert office.settings.fx["eur"] == 2
-    assert office.gate.rules.forecast == "hold"
+    assert service.settings.fx["eur"] == 2
+    assert service.gate.rules.forecast == "hold"
     # The old one may still stand in a late reply or traceback.
     assert redaction.redact(f"{old} {new}") == "[redacted] [redacted]"
 
@@ -296,13 +296,13 @@ def test_a_file_of_a_secret_that_is_broken_keeps_the_old_secret(
     path.write_text("sk_test_in_a_file_1\n")
     path.chmod(0o600)
     text = BASE.format(tmp_path, "warn", "${UNSET}", f"secret_file = {path}\n")
-    office = office_of(tmp_path, text, monkeypatch)
+    service = service_of(tmp_path, text, monkeypatch)
     path.write_text("sk_test_in_a_file_2\nsk_test_in_a_file_3\n")
-    assert not asyncio.run(reload(office))
-    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_1"
+    assert not asyncio.run(reload(service))
+    assert service.settings.vendor("stripe").secret == "sk_test_in_a_file_1"
     path.write_text("sk_test_in_a_file_2\n")
-    assert asyncio.run(reload(office))
-    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_2"
+    assert asyncio.run(reload(service))
+    assert service.settings.vendor("stripe").secret == "sk_test_in_a_file_2"
 
 
 def test_a_file_that_has_become_another_users_keeps_the_old_secret(
@@ -311,7 +311,7 @@ def test_a_file_that_has_become_another_users_keeps_the_old_secret(
     path = tmp_path / "stripe"
     path.write_text("sk_test_in_a_file_1\n")
     path.chmod(0o600)
-    office = office_of(
+    service = service_of(
         tmp_path, BASE.format(tmp_path, "warn", "${UNSET}", f"secret_file = {path}\n"), monkeypatch
     )
     real = os.open
@@ -322,5 +322,5 @@ def test_a_file_that_has_become_another_users_keeps_the_old_secret(
         return real(name, *args)  # type: ignore[arg-type]
 
     monkeypatch.setattr(os, "open", denied)
-    assert not asyncio.run(reload(office))
-    assert office.settings.vendor("stripe").secret == "sk_test_in_a_file_1"
+    assert not asyncio.run(reload(service))
+    assert service.settings.vendor("stripe").secret == "sk_test_in_a_file_1"

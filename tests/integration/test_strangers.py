@@ -180,8 +180,8 @@ def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
         return VendorsReply(200, {}, b"{}")
 
     async def live(played: Played) -> None:
-        office = played.office
-        app = Application([*relay_routes(played.gateway), *routes(office)])
+        service = played.service
+        app = Application([*relay_routes(played.gateway), *routes(service)])
         server = HTTPServer(app)
         sockets = bind_sockets(0, "127.0.0.1")
         server.add_sockets(sockets)
@@ -189,9 +189,9 @@ def test_a_body_that_does_not_come_is_not_waited_for_for_ever(
         head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
         head += f"Authorization: Bearer {await played.key()}\r\nContent-Length: 100000\r\n\r\nx"
         writer.write(head.encode())
-        await played.until(lambda: bool(office.bodies._held))
+        await played.until(lambda: bool(service.bodies._held))
         assert await reader.read() == b""
-        assert office.bodies._held == {}
+        assert service.bodies._held == {}
         writer.close()
         server.stop()
 

@@ -17,7 +17,7 @@ from luigi_spendguard import config, guard
 from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.proxy.stripe import VENDOR, in_place
 from luigi_spendguard.vendors import Request
 from tests.support.attempts import Pretender
@@ -130,7 +130,7 @@ def test_a_child_process_of_the_task_finds_the_vault_key(pretender: Pretender) -
 def test_the_token_is_not_seen_from_an_error_of_its_client() -> None:
     token = "worker-token-canary-0123456789"
     settings = config.Settings(None, worker_token=config.redaction.Secret(token))  # type: ignore[arg-type]
-    client = LedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
+    client = HttpLedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
     client._pool.connection_pool_kw["retries"] = False
     error = raised(lambda: client._read("spend_claim", 500, b"{}"))
     assert isinstance(error, LedgerUnavailable)

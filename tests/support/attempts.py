@@ -9,7 +9,7 @@ from contextlib import contextmanager
 import luigi.rpc
 
 from luigi_spendguard import config, proxy
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.site import Site
 
@@ -21,7 +21,7 @@ class Pretender:
                  budget_usd: str | None = None, name: str = "pretender") -> None:  # fmt: skip
         self.site, self.task_id = site, task_id
         self.settings = config.load([site.config], environ={} if site.gateway else site.secrets)
-        self.client = LedgerClient(site.url, self.settings.worker_token)
+        self.client = HttpLedgerClient(site.url, self.settings.worker_token)
         self.rpc = luigi.rpc.RemoteScheduler(site.url)
         self.worker = f"{name}-{uuid.uuid4().hex[:8]}"
         opened = self.client.open_run(

@@ -9,7 +9,7 @@ from typing import Any
 from luigi_spendguard.ledger import calls, claims, queries, reservations, runs, settlement
 from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
 
 
@@ -39,26 +39,26 @@ class Books:
         self.last_claim = claim_id
         return self.write(claims.claim, request)[1]
 
-    def ask(self, amount: int, **more: Any) -> Ask:
+    def ask(self, amount: int, **more: Any) -> ReserveRequest:
         """Return a request to reserve `amount` micro-dollars for a customer."""
-        return Ask(**{
+        return ReserveRequest(**{
             "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
             "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
             "target": f"cus_{uuid.uuid4().hex}", "fingerprint": str(amount), "total_micros": amount,
             "body": "amount=1", "repeatable": True, **more,
         })  # fmt: skip
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask under a vault key."""
 
-        def operation(tx: Any) -> Answer:
+        def operation(tx: Any) -> ReserveReply:
             scope = calls.find_scope(tx, key, self.caps)
             assert scope is not None
             return reservations.reserve(tx, scope, ask)
 
         return self.write(operation)
 
-    def end(self, key: str, end: End) -> Any:
+    def end(self, key: str, end: EndRequest) -> Any:
         """End a call under a vault key."""
 
         def operation(tx: Any) -> Any:

@@ -9,22 +9,22 @@ import time
 import luigi
 
 from luigi_spendguard import VendorTask
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from tests.support.pipelines import OUT, Output, charge, note
 
 #: Ends this worker's main process with SIGKILL when it is about to say that a task has completed.
 _killed = os.environ.get("KILL_BEFORE_TELLING")
-_finish = LedgerClient.finish
+_finish = HttpLedgerClient.finish
 
 
-def _killed_before(self: LedgerClient, claim_id: str, outcome: str) -> None:
+def _killed_before(self: HttpLedgerClient, claim_id: str, outcome: str) -> None:
     if outcome == "completed":
         os.kill(os.getpid(), signal.SIGKILL)
     _finish(self, claim_id, outcome)
 
 
 if _killed:
-    LedgerClient.finish = _killed_before  # type: ignore[method-assign]
+    HttpLedgerClient.finish = _killed_before  # type: ignore[method-assign]
 
 
 class Fragile(VendorTask, Output):

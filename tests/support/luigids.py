@@ -13,9 +13,9 @@ from typing import Any
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.local import LocalOffice
+from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 
 USD = 1_000_000
@@ -32,7 +32,7 @@ class Attempt:
 
 
 class Luigid:
-    """A scheduler and its office; every vendor task is of family `V`."""
+    """A scheduler and its service; every vendor task is of family `V`."""
 
     def __init__(self, folder: Path, **caps: Any) -> None:
         self.folder, self.caps = folder, Caps(**{"default": Micros(10 * USD)} | caps)
@@ -51,32 +51,32 @@ class Luigid:
         )
         if load:
             self.scheduler.load()
-        self.office = LocalOffice(Settings(self.folder / "books.db", self.caps), self.scheduler)
-        self.office.loop, self.gate = self.loop, self.scheduler.gate
+        self.service = LocalLedgerService(Settings(self.folder / "books.db", self.caps), self.scheduler)
+        self.service.loop, self.gate = self.loop, self.scheduler.gate
 
     def restart(self, *, pickle: bool) -> None:
         """End and start again."""
         if pickle:
             self.scheduler.dump()
-        self.office.close()
+        self.service.close()
         self.start(load=pickle)
 
     def end(self) -> None:
         """Close the ledger and end the loop."""
-        self.office.close()
+        self.service.close()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
         self.loop.close()
 
     def do(self, act: Coroutine[Any, Any, Any]) -> Any:
-        """Do something in the office."""
+        """Do something in the service."""
         return asyncio.run_coroutine_threadsafe(act, self.loop).result(20)
 
     # Workers.
 
     def run(self, run_id: str = "r") -> None:
         """Open a run."""
-        self.do(self.office.open_run(run_id, False, "Root", run_id, None))
+        self.do(self.service.open_run(run_id, False, "Root", run_id, None))
 
     def add(self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None,
             **more: Any) -> None:  # fmt: skip
@@ -94,23 +94,32 @@ class Luigid:
         """Claim a task that was dispatched."""
         claim_id = str(uuid.uuid4())
         max_cost = None if cost is None else Micros(cost * USD)
-        said = self.do(self.office.claim(claim_id, None, task_id, "V", {}, worker, max_cost))
+        said = self.do(self.service.claim(claim_id, None, task_id, "V", {}, worker, max_cost))
         return Attempt(task_id, claim_id, said["vault_key"], said["run_id"])
 
-    def call(self, attempt: Attempt, usd: int = 1, target: str = "cus_1") -> Answer:
+    def call(self, attempt: Attempt, usd: int = 1, target: str = "cus_1") -> ReserveReply:
         """Make a call that is settled, if it is allowed."""
-        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target=target, fingerprint=str(usd),
-                  total_micros=usd * USD)  # fmt: skip
-        answer: Answer = self.do(self.office.reserve(attempt.key, ask))
+        ask = ReserveRequest(
+            str(uuid.uuid4()),
+            "stripe",
+            "a",
+            "o",
+            "POST",
+            "/",
+            target=target,
+            fingerprint=str(usd),
+            total_micros=usd * USD,
+        )
+        answer: ReserveReply = self.do(self.service.reserve(attempt.key, ask))
         if answer.verdict == "allowed":
-            settled = End("settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200,
+            settled = EndRequest("settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200,
                           answer_body="{}")  # fmt: skip
-            self.do(self.office.end(attempt.key, settled))
+            self.do(self.service.end(attempt.key, settled))
         return answer
 
     def finish(self, attempt: Attempt, outcome: str = "failed") -> None:
         """Say how an attempt ended."""
-        self.do(self.office.finish(attempt.claim_id, outcome))
+        self.do(self.service.finish(attempt.claim_id, outcome))
 
     def fail(self, attempt: Attempt, worker: str = "w") -> None:
         """Let an attempt end in a failure, which is reported to Luigi too."""
@@ -125,5 +134,5 @@ class Luigid:
 
     def shown(self, run_id: str = "r") -> dict[str, Any]:
         """Return the run as the API shows it."""
-        found: dict[str, Any] = self.do(self.office.read(queries.run, run_id))
+        found: dict[str, Any] = self.do(self.service.read(queries.run, run_id))
         return found

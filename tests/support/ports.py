@@ -13,7 +13,7 @@ from typing import Any
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.redaction import Secret
 
@@ -22,25 +22,27 @@ TWILIO_SECRET = "twilio_canary_0f1e2d3c4b5a69788796a5b4c3d2e1f0"
 RESEND_SECRET = "re_canary_4eC39HqLyjWDarjtT1zdp7dc"
 
 
-class StubPort:
+class StubLedger:
     """The worker's side of a ledger that grants everything, or says `answer` of everything."""
 
     url = None
 
     def __init__(self) -> None:
-        self.answer: Answer | None = None
+        self.answer: ReserveReply | None = None
         self.lost = False
-        self.asked: list[Ask] = []
-        self.ended: list[End] = []
+        self.asked: list[ReserveRequest] = []
+        self.ended: list[EndRequest] = []
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Grant, or answer as told."""
         self.asked.append(ask)
         if self.lost:
             raise LedgerUnavailable("the scheduler does not answer")
-        return self.answer or Answer("allowed", ask.call_id, ask.ask, wire_key=f"wire-{len(self.asked)}")
+        return self.answer or ReserveReply(
+            "allowed", ask.call_id, ask.ask, wire_key=f"wire-{len(self.asked)}"
+        )
 
-    def end(self, key: str, end: End) -> None:
+    def end(self, key: str, end: EndRequest) -> None:
         """Keep how a call ended."""
         self.ended.append(end)
 
@@ -102,7 +104,7 @@ def vendor_server() -> Iterator[VendorServer]:
         server.close()
 
 
-def attempt(folder: Path, port: StubPort, base_url: str = "http://127.0.0.1:9") -> Attempt:
+def attempt(folder: Path, port: StubLedger, base_url: str = "http://127.0.0.1:9") -> Attempt:
     """Return an attempt with both vendors' secrets, whose calls go to `base_url`."""
     path = folder / "luigi.cfg"
     path.write_text(

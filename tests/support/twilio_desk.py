@@ -16,7 +16,7 @@ from luigi_spendguard.guard.effects import Call, Finish, Reserve, Send
 from luigi_spendguard.http.blocking import Upstream
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.ledger import corrections, queries
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.vendors import FollowedUp, Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from tests.support.books import Books
@@ -70,7 +70,7 @@ class TwilioDesk:
 
     def end(self, call_id: str, **said: Any) -> None:
         """Say how a call ended, as its sender would."""
-        self.books.end(self.key, End(call_id=call_id, **said))
+        self.books.end(self.key, EndRequest(call_id=call_id, **said))
 
     def calls(self) -> list[dict[str, Any]]:
         """Return the calls that are not reads, oldest first."""
@@ -81,7 +81,7 @@ class TwilioDesk:
         """Return how many messages the vendor was asked to send."""
         return len(self.fake.posts())
 
-    # The `PricePort`.
+    # The `PriceLedger`.
 
     def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
         return self.books.write(lambda tx: corrections.due(tx, vendors, relayed_too=True))

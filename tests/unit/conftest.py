@@ -9,13 +9,13 @@ import pytest
 
 from luigi_spendguard import proxy
 from luigi_spendguard.proxy.attempts import Attempt
-from tests.support.ports import StubPort, VendorServer, attempt, vendor_server
+from tests.support.ports import StubLedger, VendorServer, attempt, vendor_server
 
 
 @pytest.fixture
-def port() -> StubPort:
+def port() -> StubLedger:
     """Return what answers in the ledger's place."""
-    return StubPort()
+    return StubLedger()
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def server() -> Iterator[VendorServer]:
 
 
 @pytest.fixture
-def task(tmp_path: Path, port: StubPort, server: VendorServer) -> Iterator[Attempt]:
+def task(tmp_path: Path, port: StubLedger, server: VendorServer) -> Iterator[Attempt]:
     """Run an attempt meanwhile."""
     made = attempt(tmp_path, port, server.url)
     with proxy.attempt_running(made):

@@ -11,7 +11,7 @@ import pytest
 
 from luigi_spendguard.ledger import corrections, keys, reservations
 from luigi_spendguard.ledger.keys import Terms
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.dispatch.budgets import Counts, Rules
 from tests.support.books import Books
@@ -43,7 +43,7 @@ def set_back(books: Books, ms: int) -> None:
     books.write(operation)
 
 
-def reserved(books: Books, **more: Any) -> Ask:
+def reserved(books: Books, **more: Any) -> ReserveRequest:
     """Reserve a call whose sender is never heard of again."""
     ask = books.ask(10, target="cus_1", **more)
     assert books.reserve(books.claim("task"), ask).verdict == "allowed"
@@ -74,7 +74,7 @@ def test_what_may_be_older_than_the_vendor_remembers_is_not_sent_again(
     lost = books.ask(10, target="cus_1")
     key = books.claim("task")
     books.reserve(key, lost)
-    books.end(key, End("doubt", lost.call_id, 1))
+    books.end(key, EndRequest("doubt", lost.call_id, 1))
     set_back(books, ms)
     assert books.reserve(books.claim("task"), books.ask(10, target="cus_1")).verdict == verdict
 
@@ -108,7 +108,7 @@ class TestKeys:
 def test_an_answer_from_the_future_begins_to_age_now(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(10)
     books.reserve(key, ask)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=10, status=200, answer_body="{}"))
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=10, status=200, answer_body="{}"))
     set_back(books, 1000 * 24 * HOUR)
     books.write(reservations.forget, 30)
     assert books.read(lambda tx: tx.value("SELECT max(stored_at) FROM exchange") - tx.now()) <= 0
@@ -117,7 +117,7 @@ def test_an_answer_from_the_future_begins_to_age_now(books: Books) -> None:
 def test_a_price_is_asked_for_though_it_was_put_off_into_the_future(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(10)
     books.reserve(key, ask)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=10, status=200, object_id="SM1",
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=10, status=200, object_id="SM1",
                        price_due=True))  # fmt: skip
     assert not books.read(corrections.waits)
     set_back(books, 2 * HOUR)

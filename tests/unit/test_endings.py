@@ -43,7 +43,7 @@ def lost(luigid: Luigid, now: list[float]) -> None:
 
 def taken_back(luigid: Luigid, now: list[float]) -> None:
     """Its run is revoked and the reply that handed it out was lost."""
-    luigid.do(operators.revoke(luigid.office, "r"))
+    luigid.do(operators.revoke(luigid.service, "r"))
     assert luigid.work(current_tasks=[]) is None
 
 
@@ -178,7 +178,7 @@ class TestDisabledWorkers:
         luigid.work()
         attempt = luigid.claim("a", cost=6)
         luigid.scheduler.disable_worker("w")
-        luigid.do(operators.revoke(luigid.office, "r"))
+        luigid.do(operators.revoke(luigid.service, "r"))
         assert luigid.call(attempt).reason == "revoked"
         assert luigid.gate.to_stop("w") == {"r": ["a"]}
         luigid.finish(attempt, "blocked")

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.ledger import claims, runs, snapshot
 from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
@@ -33,7 +33,7 @@ def call(books: Books, run_id: str, amount: int, actual: int | None = None, how:
     key, ask = books.claim(f"task-{run_id}-{amount}", run_id), books.ask(amount)
     assert books.reserve(key, ask).verdict == "allowed"
     total = amount if actual is None else actual
-    books.end(key, End(how, ask.call_id, 1, total_micros=total if how == "settle" else 0, status=200))
+    books.end(key, EndRequest(how, ask.call_id, 1, total_micros=total if how == "settle" else 0, status=200))
 
 
 class TestThePrecedent:

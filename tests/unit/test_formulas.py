@@ -14,7 +14,7 @@ import pytest
 from luigi_spendguard.ledger import claims, corrections, identity, runs
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors.model import Request
 from luigi_spendguard.vendors.stripe import VENDOR
@@ -22,8 +22,16 @@ from tests.support.books import Books
 from tests.support.site import SECRET
 
 DATA = Path(__file__).parent / "data"
-CALL = Ask("call", "stripe", "stripe:test", "payment_intents.create", "POST", "/v1/payment_intents",
-           target="cus_1", key="order-7")  # fmt: skip
+CALL = ReserveRequest(
+    "call",
+    "stripe",
+    "stripe:test",
+    "payment_intents.create",
+    "POST",
+    "/v1/payment_intents",
+    target="cus_1",
+    key="order-7",
+)
 TASK = "Charge_cus_1_8f14e45fce"
 
 #: (formula, of a task's call, of a caller's key, of a key on the wire within run `r`).
@@ -92,7 +100,7 @@ def test_a_payer_that_an_earlier_version_did_not_know_pays_once(tmp_path: Path, 
     books = Books(tmp_path / "ledger.db", cap=100)
     key = books.claim(TASK)
     then = books.reserve(key, books.ask(10, target=before, account="stripe:test"))
-    books.end(key, End("settle", then.call_id, total_micros=10, status=200, answer_body="{}"))
+    books.end(key, EndRequest("settle", then.call_id, total_micros=10, status=200, answer_body="{}"))
     now = books.ask(10, target=quote.target, targets_before=" ".join(quote.targets_before), fingerprint="new")
     answer = books.reserve(books.claim(TASK), now)
     assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
@@ -139,7 +147,9 @@ def wire_key(books: Books, held: str, how: str = "settle", status: int = 200, **
     answer = books.reserve(held, ask)
     assert answer.verdict == "allowed"
     definite = how == "void" and status == 402
-    books.end(held, End(how, answer.call_id, answer.ask, total_micros=10, status=status, definite=definite))
+    books.end(
+        held, EndRequest(how, answer.call_id, answer.ask, total_micros=10, status=status, definite=definite)
+    )
     return answer.wire_key
 
 
@@ -208,7 +218,7 @@ def test_what_an_operator_says_was_not_sent_goes_out_under_the_key_that_shows_it
     key = books.claim(TASK)
     lost = books.ask(10, target="cus_1")
     first = books.reserve(key, lost).wire_key
-    books.end(key, End("doubt", lost.call_id, 1, status=status))
+    books.end(key, EndRequest("doubt", lost.call_id, 1, status=status))
     books.write(corrections.resolve, lost.call_id, Resolution(None), "r1")
     assert (wire_key(books, key) == first) is same
 
@@ -218,7 +228,7 @@ def test_what_he_says_was_spent_is_not_made_again(books: Books, status: int) -> 
     key = books.claim(TASK)
     lost = books.ask(10, target="cus_1")
     books.reserve(key, lost)
-    books.end(key, End("doubt", lost.call_id, 1, status=status))
+    books.end(key, EndRequest("doubt", lost.call_id, 1, status=status))
     books.write(corrections.resolve, lost.call_id, Resolution(Micros(10), "pi_1"), "r1")
     again = books.reserve(books.claim(TASK), books.ask(10, target="cus_1"))
     assert (again.verdict, again.object_id) == ("replayed", "pi_1")
@@ -229,6 +239,6 @@ def test_a_retry_by_the_sdk_is_the_same_try(books: Books) -> None:
     key, ask = books.claim(TASK), books.ask(10, target="cus_1")
     found = [books.reserve(key, ask).wire_key]
     for number, status in ((1, 0), (2, 402)):
-        books.end(key, End("void", ask.call_id, number, status=status, definite=status == 402))
+        books.end(key, EndRequest("void", ask.call_id, number, status=status, definite=status == 402))
         found.append(books.reserve(key, replace(ask, ask=number + 1)).wire_key)
     assert found[0] == found[1] != found[2]

@@ -23,7 +23,7 @@ from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 FORM = Request(
     "POST",
@@ -58,18 +58,18 @@ def relayed(
     vendors = {"stripe": VendorSettings("stripe", "sk_test_canary_secret")}
 
     async def live() -> tuple[Reply, list[dict[str, Any]]]:
-        office = Office(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
-        row, made = await office.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
+        service = LedgerService(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
+        row, made = await service.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
         if before is not None:
-            await office.write(before, row["id"], row["run_id"])
-        gateway = Gateway(office)
+            await service.write(before, row["id"], row["run_id"])
+        gateway = Gateway(service)
         try:
             await gateway.admit(Stripe(), "POST", "/v1/payment_intents", key or made)
             reply = await gateway.relay("stripe", replace(FORM, body=body), key or made)
         except SpendDenied as denied:
             reply = refusal(Stripe(), denied)
-        calls = await office.read(queries.calls)
-        office.close()
+        calls = await service.read(queries.calls)
+        service.close()
         return reply, calls or []
 
     return asyncio.run(live())

@@ -23,7 +23,7 @@ from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service.workers import Office
+from scheduler_patch.service.workers import LedgerService
 
 SECRET = "sk_test_canary_secret"
 LIST = Request("GET", f"{API_BASE}/v1/charges", {}, b"")
@@ -43,8 +43,8 @@ class Played:
     def __init__(self, folder: Path, answer: Callable[[Request], Awaitable[Reply]]) -> None:
         caps = Caps(default=Micros(10**8))
         vendors = {"stripe": VendorSettings("stripe", SECRET)}
-        self.office = Office(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
-        self.gateway, self.caps, self.sent = Gateway(self.office), caps, list[Request]()
+        self.service = LedgerService(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
+        self.gateway, self.caps, self.sent = Gateway(self.service), caps, list[Request]()
 
         async def send(effect: Send, timeout_s: float, room: Room) -> Reply:
             self.sent.append(effect.request)
@@ -53,7 +53,7 @@ class Played:
         self.gateway._send = send  # type: ignore[method-assign]  # the vendor is played
 
     async def key(self) -> str:
-        return (await self.office.write(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
+        return (await self.service.write(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
 
     def relay(self, request: Request, key: str, **more: Any) -> asyncio.Task[Reply]:
         return asyncio.ensure_future(self.gateway.relay("stripe", request, key, **more))
@@ -67,7 +67,7 @@ class Played:
 
     async def close(self) -> None:
         await self.gateway.close()
-        self.office.close()
+        self.service.close()
 
 
 def run(folder: Path, answer: Any, live: Callable[[Played], Awaitable[None]]) -> None:

@@ -12,12 +12,12 @@ from luigi_spendguard.errors import KeyRevoked, SpendDenied
 from luigi_spendguard.guard import LATE_LIMIT
 from luigi_spendguard.guard.effects import Call, Late, NotSent, Send
 from luigi_spendguard.ledger import queries, runs
-from luigi_spendguard.protocol import Answer
+from luigi_spendguard.protocol import ReserveReply
 from luigi_spendguard.proxy import call as driver
 from luigi_spendguard.vendors import Request
 from tests.support.books import Books
 from tests.support.desk import CAP, Desk, intent
-from tests.unit.conftest import StubPort
+from tests.unit.conftest import StubLedger
 
 BODY = b"amount=1000&currency=usd&customer=cus_1&confirm=true"
 CHARGE = Request(
@@ -108,8 +108,8 @@ def test_an_interrupt_between_two_steps_of_a_driver_is_told_to_the_guard(
     monkeypatch.setattr(driver, "advance", advance)
     sent: list[Request] = []
 
-    class Port(StubPort):
-        def reserve(self, key: str, ask: Any) -> Answer:
+    class Port(StubLedger):
+        def reserve(self, key: str, ask: Any) -> ReserveReply:
             return desk.books.reserve(desk.key, ask)
 
         def end(self, key: str, end: Any) -> None:

@@ -16,7 +16,7 @@ from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, OutcomeUnknown, SpendDenied
 from luigi_spendguard.guard import LATE_LIMIT, Call, Guard, lookups
 from luigi_spendguard.guard.effects import Finish, Late, Life, NotSent, Pause, Reserve, Send
-from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 
@@ -62,8 +62,8 @@ def reply(status: int = 200, body: Any = None, **headers: str) -> Reply:
     return Reply(status, headers, content)
 
 
-def granted(reserve: Reserve, **more: Any) -> Answer:
-    return Answer("allowed", reserve.ask.call_id, reserve.ask.ask, wire_key="wire-1", **more)
+def granted(reserve: Reserve, **more: Any) -> ReserveReply:
+    return ReserveReply("allowed", reserve.ask.call_id, reserve.ask.ask, wire_key="wire-1", **more)
 
 
 def step(life: Any, expected: type, value: Any = None) -> Any:
@@ -225,7 +225,7 @@ class Broken(Stripe):
 def test_an_adapter_that_fails_before_the_send_has_not_priced_the_call(clock: Clock) -> None:
     life = Guard(Broken("quote"), VendorSettings("stripe"), SECRET, {}, clock).guarded(charge(), Call())
     assert step(life, Reserve).ask.denied == "unpriced"
-    assert isinstance(outcome(life, Answer("denied", "c", reason="unpriced")), SpendDenied)
+    assert isinstance(outcome(life, ReserveReply("denied", "c", reason="unpriced")), SpendDenied)
 
 
 def test_an_adapter_that_fails_after_the_send_leaves_the_call_in_doubt(clock: Clock) -> None:
@@ -244,7 +244,7 @@ def test_a_reply_whose_id_is_the_secret_leaves_it_in_no_ledger(guard: Guard) -> 
 def test_a_replay_sends_nothing(guard: Guard) -> None:
     life = guard.guarded(charge(), Call())
     step(life, Reserve)
-    answer = Answer("replayed", "c", status=200, answer_body='{"id": "pi_0"}', first_at=1)
+    answer = ReserveReply("replayed", "c", status=200, answer_body='{"id": "pi_0"}', first_at=1)
     headers = {"x-spendguard-replayed": "1"}
     assert outcome(life, answer) == Reply(200, headers, b'{"id": "pi_0"}')
 
@@ -255,7 +255,7 @@ def test_an_equal_pending_call_is_waited_for_ever_longer_up_to_a_second(guard: G
     step(life, Reserve)
     pauses = []
     for asked in range(2, 9):
-        pauses.append(step(life, Pause, Answer("wait", call.call_id)).seconds)
+        pauses.append(step(life, Pause, ReserveReply("wait", call.call_id)).seconds)
         assert step(life, Reserve).ask.ask == asked
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
@@ -267,7 +267,7 @@ def test_waiting_long_for_an_equal_call_is_said_once(
     life = guard.guarded(charge(), call)
     step(life, Reserve)
     for _ in range(5):
-        step(life, Pause, Answer("wait", call.call_id, message="first-call"))
+        step(life, Pause, ReserveReply("wait", call.call_id, message="first-call"))
         clock.now += 2
         step(life, Reserve)
     (said,) = [one.getMessage() for one in caplog.records]
@@ -277,7 +277,7 @@ def test_waiting_long_for_an_equal_call_is_said_once(
 def test_a_taken_over_call_is_sent_with_its_own_body_and_ended_under_its_own_id(guard: Guard) -> None:
     life = guard.guarded(charge(b"amount=100&currency=usd&customer=cus_1&metadata[at]=now"), Call())
     step(life, Reserve)
-    send = step(life, Send, Answer("allowed", "first-call", 3, wire_key="first-key", resend=True,
+    send = step(life, Send, ReserveReply("allowed", "first-call", 3, wire_key="first-key", resend=True,
                                    body="amount=100&currency=usd&customer=cus_1"))  # fmt: skip
     assert send.request.body == b"amount=100&currency=usd&customer=cus_1"
     assert send.request.headers["idempotency-key"] == "first-key"
@@ -306,13 +306,17 @@ def test_an_interrupted_request_is_voided(guard: Guard) -> None:
 @pytest.mark.parametrize(
     ("answer", "reason", "kind"),
     [
-        (Answer("denied", "c", reason="cap", message="no", facts={"cap_usd": "1"}), "cap", BudgetExceeded),
-        (Answer("denied", "c", reason="in_doubt", message="no"), "in_doubt", SpendDenied),
-        (Answer("stale", "c"), "ledger_unavailable", SpendDenied),
+        (
+            ReserveReply("denied", "c", reason="cap", message="no", facts={"cap_usd": "1"}),
+            "cap",
+            BudgetExceeded,
+        ),
+        (ReserveReply("denied", "c", reason="in_doubt", message="no"), "in_doubt", SpendDenied),
+        (ReserveReply("stale", "c"), "ledger_unavailable", SpendDenied),
     ],
 )
 def test_a_denial_is_raised_and_nothing_is_sent(
-    guard: Guard, answer: Answer, reason: str, kind: type[SpendDenied]
+    guard: Guard, answer: ReserveReply, reason: str, kind: type[SpendDenied]
 ) -> None:
     life = guard.guarded(charge(), Call())
     step(life, Reserve)
@@ -321,7 +325,9 @@ def test_a_denial_is_raised_and_nothing_is_sent(
     assert error.reason == reason
 
 
-@pytest.mark.parametrize("ledger", [Answer("denied", "c", reason="unpriced"), LedgerUnavailable("away")])
+@pytest.mark.parametrize(
+    "ledger", [ReserveReply("denied", "c", reason="unpriced"), LedgerUnavailable("away")]
+)
 def test_the_guards_own_denial_is_put_on_record_and_stands_without_a_ledger(
     guard: Guard, ledger: Any
 ) -> None:
@@ -370,7 +376,7 @@ def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(
         told = " ".join(map(str, (ask.path, ask.target, ask.operation, ask.object_id, ask.message,
                                   ask.customer, ask.accounts)))  # fmt: skip
         assert not redaction.shows(unquote(told)), told
-    assert Ask.from_json({**ask.to_json(), "path": f"/v1/x/{secret}"}).path == "/v1/x/[redacted]"
+    assert ReserveRequest.from_json({**ask.to_json(), "path": f"/v1/x/{secret}"}).path == "/v1/x/[redacted]"
 
 
 def test_a_key_that_is_cut_in_two_leaves_no_piece(guard: Guard, learnt: None) -> None:
@@ -384,7 +390,7 @@ def test_an_unknown_object_is_looked_up_before_it_is_captured(guard: Guard) -> N
     life = guard.guarded(Request("POST", f"{API_BASE}/v1/payment_intents/pi_1/capture", {}), Call())
     first = step(life, Reserve)
     assert first.ask.total_micros is None
-    look_up = step(life, Reserve, Answer("look_up", first.ask.call_id))
+    look_up = step(life, Reserve, ReserveReply("look_up", first.ask.call_id))
     assert (look_up.ask.read, look_up.ask.path) == (True, "/v1/payment_intents/pi_1")
     assert look_up.ask.call_id != first.ask.call_id
     send = step(life, Send, granted(look_up))
@@ -430,7 +436,9 @@ def test_a_cancel_that_is_cut_off_leaves_the_declined_intent_counted(
 def test_a_denied_cancel_leaves_it_counted_too(guard: Guard) -> None:
     life, _ = sent(guard)
     reserve = step(life, Reserve, reply(402, DECLINED))
-    end = step(life, Finish, Answer("denied", reserve.ask.call_id, reason="revoked", message="over")).end
+    end = step(
+        life, Finish, ReserveReply("denied", reserve.ask.call_id, reason="revoked", message="over")
+    ).end
     assert (end.kind, end.total_micros, end.object_id) == ("settle", 1_000_000, "pi_1")
 
 

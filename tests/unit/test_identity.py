@@ -11,7 +11,7 @@ import pytest
 from luigi_spendguard.ledger import claims, corrections, runs
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 
 
@@ -22,23 +22,23 @@ def books(tmp_path: Path) -> Iterator[Books]:
     books.ledger.close()
 
 
-def equal(books: Books, target: str = "cus_1", **more: object) -> Ask:
+def equal(books: Books, target: str = "cus_1", **more: object) -> ReserveRequest:
     return books.ask(100, target=target, **more)
 
 
-def settle(ask: Ask, object_id: str = "pi_1") -> End:
-    return End("settle", ask.call_id, ask.ask, total_micros=100, worth_micros=100, object_id=object_id,
+def settle(ask: ReserveRequest, object_id: str = "pi_1") -> EndRequest:
+    return EndRequest("settle", ask.call_id, ask.ask, total_micros=100, worth_micros=100, object_id=object_id,
                status=200, answer_body=f'{{"id": "{object_id}"}}')  # fmt: skip
 
 
-def paid(books: Books, key: str, ask: Ask, object_id: str) -> None:
+def paid(books: Books, key: str, ask: ReserveRequest, object_id: str) -> None:
     """Reserve and settle a call."""
     answer = books.reserve(key, ask)
     assert answer.verdict == "allowed"
     books.end(key, settle(replace(ask, call_id=answer.call_id, ask=answer.ask), object_id))
 
 
-def replayed(books: Books, key: str, ask: Ask) -> str:
+def replayed(books: Books, key: str, ask: ReserveRequest) -> str:
     """Return the vendor object that a call is answered with, or its verdict when nothing is replayed."""
     answer = books.reserve(key, ask)
     return answer.answer_body if answer.verdict == "replayed" else answer.verdict
@@ -49,7 +49,7 @@ def test_a_retry_gets_a_place_of_its_own_when_an_equal_call_took_the_first(books
     key = books.claim("task")
     first = equal(books)
     assert books.reserve(key, first).verdict == "allowed"
-    books.end(key, End("void", first.call_id, 1, note="not sent"))
+    books.end(key, EndRequest("void", first.call_id, 1, note="not sent"))
     paid(books, key, equal(books), "pi_second")
     paid(books, key, replace(first, ask=2), "pi_first")
     again = books.claim("task")
@@ -62,7 +62,7 @@ def test_a_retry_under_the_callers_key_is_answered_by_the_call_that_succeeded_me
     key = books.claim("task")
     first = equal(books, key="order-7", key_is_callers=True)
     assert books.reserve(key, first).verdict == "allowed"
-    books.end(key, End("void", first.call_id, 1, note="not sent"))
+    books.end(key, EndRequest("void", first.call_id, 1, note="not sent"))
     paid(books, key, equal(books, key="order-7", key_is_callers=True), "pi_1")
     assert replayed(books, key, replace(first, ask=2)) == '{"id": "pi_1"}'
     assert replayed(books, key, replace(first, ask=2)) == '{"id": "pi_1"}'
@@ -73,7 +73,7 @@ def test_a_voided_call_frees_its_place(books: Books) -> None:
     key = books.claim("task")
     declined = equal(books)
     books.reserve(key, declined)
-    books.end(key, End("void", declined.call_id, 1, definite=True, status=402))
+    books.end(key, EndRequest("void", declined.call_id, 1, definite=True, status=402))
     paid(books, key, equal(books), "pi_1")
     assert replayed(books, books.claim("task"), equal(books)) == '{"id": "pi_1"}'
 
@@ -83,7 +83,7 @@ def test_a_key_that_met_a_decline_goes_out_changed(books: Books) -> None:
     key = books.claim("task")
     declined = equal(books, key="order-7", key_is_callers=True)
     assert books.reserve(key, declined).wire_key == "order-7"
-    books.end(key, End("void", declined.call_id, 1, definite=True, status=402))
+    books.end(key, EndRequest("void", declined.call_id, 1, definite=True, status=402))
     wire_key = books.reserve(key, equal(books, key="order-7", key_is_callers=True)).wire_key
     assert wire_key.startswith("order-7-")
 
@@ -113,7 +113,7 @@ def test_a_call_of_a_revoked_run_is_not_sent_again_by_another(books: Books) -> N
     key = books.claim("task")
     lost = equal(books)
     books.reserve(key, lost)
-    books.end(key, End("doubt", lost.call_id, 1, note="no reply"))
+    books.end(key, EndRequest("doubt", lost.call_id, 1, note="no reply"))
     books.write(runs.revoke, "run")
     other_run(books, "anew")
     answer = books.reserve(books.claim("task", "anew"), equal(books))
@@ -152,7 +152,7 @@ def test_a_call_that_an_operator_resolved_as_spent_is_not_made_again(books: Book
     key = books.claim("task")
     lost = equal(books)
     books.reserve(key, lost)
-    books.end(key, End("doubt", lost.call_id, 1))
+    books.end(key, EndRequest("doubt", lost.call_id, 1))
     books.write(corrections.resolve, lost.call_id, Resolution(Micros(100)), "r1")
     answer = books.reserve(books.claim("task"), equal(books))
     assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")

@@ -13,7 +13,7 @@ from luigi_spendguard.errors import Conflict, KeyRevoked
 from luigi_spendguard.ledger import calls, keys, reservations, runs, settlement
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
@@ -35,16 +35,16 @@ def issue(books: Books, **terms: Any) -> tuple[dict[str, Any], str]:
     return books.write(keys.issue, Terms(**terms), books.caps)
 
 
-def ask(amount: int, **more: Any) -> Ask:
-    return Ask(**{
+def ask(amount: int, **more: Any) -> ReserveRequest:
+    return ReserveRequest(**{
         "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
         "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
         "fingerprint": str(amount), "total_micros": amount, "repeatable": True, **more,
     })  # fmt: skip
 
 
-def reserve(books: Books, key: str, asked: Ask, relayed: bool = True) -> Answer:
-    def operation(tx: Any) -> Answer:
+def reserve(books: Books, key: str, asked: ReserveRequest, relayed: bool = True) -> ReserveReply:
+    def operation(tx: Any) -> ReserveReply:
         scope = calls.find_scope(tx, key, books.caps, relayed=relayed)
         assert scope is not None
         return reservations.reserve(tx, scope, asked)
@@ -52,7 +52,7 @@ def reserve(books: Books, key: str, asked: Ask, relayed: bool = True) -> Answer:
     return books.write(operation)
 
 
-def end(books: Books, key: str, said: End, relayed: bool = True) -> Any:
+def end(books: Books, key: str, said: EndRequest, relayed: bool = True) -> Any:
     def operation(tx: Any) -> Any:
         scope = calls.find_scope(tx, key, books.caps, relayed=relayed)
         assert scope is not None
@@ -151,8 +151,13 @@ class TestTerms:
         _, key = issue(books, customers=("cus_1",))
         made = ask(5, customer="cus_1")
         assert reserve(books, key, made).verdict == "allowed"
-        end(books, key, End("settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1",
-                            customer="cus_1"))  # fmt: skip
+        end(
+            books,
+            key,
+            EndRequest(
+                "settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1", customer="cus_1"
+            ),
+        )
         more = {"operation": "payment_intents.confirm", "total_micros": None}
         assert reserve(books, key, ask(0, object_id="pi_1", **more)).verdict == "allowed"
         assert reserve(books, key, ask(0, object_id="pi_2", **more)).verdict == "look_up"
@@ -163,8 +168,13 @@ class TestTerms:
         _, other = issue(books)
         made = ask(5, customer="cus_2")
         assert reserve(books, other, made).verdict == "allowed"
-        end(books, other, End("settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1",
-                              customer="cus_2"))  # fmt: skip
+        end(
+            books,
+            other,
+            EndRequest(
+                "settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1", customer="cus_2"
+            ),
+        )
         _, key = issue(books, customers=("cus_1",))
         said = {"operation": "payment_intents.capture", "customer": "cus_1", "owner_unknown": True}
         assert reserve(books, key, ask(5, object_id="pi_1", **said)).reason == "scope"
@@ -199,7 +209,7 @@ class TestIdentity:
         _, reissued = issue(books)
         made = ask(5, key="once")
         assert reserve(books, key, made).verdict == "allowed"
-        end(books, key, End("settle", made.call_id, 1, total_micros=5, object_id="pi_1", status=200,
+        end(books, key, EndRequest("settle", made.call_id, 1, total_micros=5, object_id="pi_1", status=200,
                             answer_body="{}"))  # fmt: skip
         assert reserve(books, reissued, ask(5, key="once")).verdict == "replayed"
         assert reserve(books, key, ask(6, key="once")).reason == "idempotency_mismatch"
@@ -211,7 +221,11 @@ class TestIdentity:
         for _ in range(2):
             made = ask(5)
             assert reserve(books, key, made).verdict == "allowed"
-            end(books, key, End("settle", made.call_id, 1, total_micros=5, status=200, answer_body="{}"))
+            end(
+                books,
+                key,
+                EndRequest("settle", made.call_id, 1, total_micros=5, status=200, answer_body="{}"),
+            )
         assert books.figures() == (10, 0, 0)
 
 
@@ -222,8 +236,8 @@ class TestWhoEnds:
         made = ask(5, target="cus_1")
         assert reserve(books, key, made).verdict == "allowed"
         with pytest.raises(Conflict, match="gateway"):
-            end(books, key, End("void", made.call_id, 1), relayed=False)
-        end(books, key, End("doubt", made.call_id, 1))
+            end(books, key, EndRequest("void", made.call_id, 1), relayed=False)
+        end(books, key, EndRequest("doubt", made.call_id, 1))
         again = reserve(books, key, ask(5, target="cus_1"), relayed=False)
         assert (again.reason, books.figures()) == ("in_doubt", (0, 5, 0))
         assert reserve(books, key, ask(5, target="cus_1")).resend
@@ -234,7 +248,7 @@ class TestWhoEnds:
         made = ask(5)
         assert reserve(books, key, made).verdict == "allowed"
         with pytest.raises(Conflict, match="another"):
-            end(books, foreign, End("void", made.call_id, 1))
+            end(books, foreign, EndRequest("void", made.call_id, 1))
 
 
 def test_a_running_tasks_key_is_listed_by_its_id_and_can_be_revoked(tmp_path: Path) -> None:

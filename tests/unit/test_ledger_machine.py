@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 from luigi_spendguard.errors import Conflict, KeyRevoked
 from luigi_spendguard.ledger import corrections, reservations, runs
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 
 CAP, DAY = 100, 180
@@ -33,7 +33,7 @@ CAP, DAY = 100, 180
 class Call:
     """What the model knows of one call."""
 
-    ask: Ask
+    ask: ReserveRequest
     key: str
     task: str
     state: str = "pending"
@@ -43,7 +43,7 @@ class Call:
     resolved: bool = False
     #: The vendor's answer is kept, so that a repetition is answered with it.
     answered: bool = False
-    last: End | None = None
+    last: EndRequest | None = None
 
     @property
     def reserved(self) -> int:
@@ -105,7 +105,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def settle(self, call: Call, part: str) -> None:
         asked = call.ask.total_micros or 0
         actual = {"none": 0, "half": asked // 2, "all": asked, "more": asked + 7}[part]
-        call.last = End("settle", call.ask.call_id, 1, total_micros=actual, status=200, answer_body="{}")
+        call.last = EndRequest(
+            "settle", call.ask.call_id, 1, total_micros=actual, status=200, answer_body="{}"
+        )
         self.books.end(call.key, call.last)
         if call.state in ("pending", "in_doubt"):
             call.state, call.spent = "settled", min(actual, asked)
@@ -137,7 +139,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(call=calls, definite=st.booleans())
     def void(self, call: Call, definite: bool) -> None:
-        call.last = End("void", call.ask.call_id, call.ask.ask, definite=definite)
+        call.last = EndRequest("void", call.ask.call_id, call.ask.ask, definite=definite)
         self.books.end(call.key, call.last)
         if call.state in ("pending", "in_doubt"):
             if call.unknown and not definite:
@@ -147,7 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(call=calls)
     def doubt(self, call: Call) -> None:
-        call.last = End("doubt", call.ask.call_id, call.ask.ask)
+        call.last = EndRequest("doubt", call.ask.call_id, call.ask.ask)
         self.books.end(call.key, call.last)
         if call.state == "pending":
             call.state, call.unknown = "in_doubt", True
@@ -176,7 +178,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def lose_the_answer_of_a_request(self, task: str, amount: int) -> None:
         """The sender voids what it got no answer for; the request arrives after that."""
         ask = self.books.ask(amount)
-        self.books.end(self.keys[task], End("void", ask.call_id, 1))
+        self.books.end(self.keys[task], EndRequest("void", ask.call_id, 1))
         assert self.books.reserve(self.keys[task], ask).verdict == "denied"
 
     @rule(call=calls)
@@ -206,10 +208,10 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert (answer.verdict, answer.call_id, answer.resend) == ("allowed", twin.ask.call_id, True)
             twin.state = "pending"
-            self.books.end(key, End("doubt", twin.ask.call_id, answer.ask))
+            self.books.end(key, EndRequest("doubt", twin.ask.call_id, answer.ask))
             twin.state = "in_doubt"
             # Messages of the attempt before are too old to end it, but for a settle.
-            twin.ask = Ask(**{**twin.ask.__dict__, "ask": answer.ask})
+            twin.ask = ReserveRequest(**{**twin.ask.__dict__, "ask": answer.ask})
             twin.key = key
             self.all.remove(twin)
             self.all.append(twin)

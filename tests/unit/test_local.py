@@ -14,12 +14,12 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import queries, runs, snapshot
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch import local
-from scheduler_patch.local import LocalOffice, LocalPort
+from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
 from tests.support.books import Books
-from tests.support.local_ports import local_ports
+from tests.support.local_clients import local_clients
 
 USD = 1_000_000
 
@@ -32,27 +32,27 @@ def others(tmp_path: Path) -> Iterator[Books]:
     made.ledger.close()
 
 
-PortOf = Callable[..., LocalPort]
+PortOf = Callable[..., LocalLedgerClient]
 
 
 @pytest.fixture
 def port_of() -> Iterator[PortOf]:
-    with local_ports() as make:
+    with local_clients() as make:
 
-        def port(others: Books, **more: Any) -> LocalPort:
+        def port(others: Books, **more: Any) -> LocalLedgerClient:
             caps = Caps(default=Micros(10 * USD), single=more.pop("single", None))
             return make(Settings(others.path, caps, **more))
 
         yield port
 
 
-def added(port: LocalPort, task_id: str, cost: str | None = None) -> None:
+def added(port: LocalLedgerClient, task_id: str, cost: str | None = None) -> None:
     said: dict[str, Any] = {"run_id": "run", "announcing": True}
     said |= {} if cost is None else {"max_cost_usd": cost}
     port._scheduler.add_task(task_id=task_id, worker="w", family="Charge", spendguard=said)
 
 
-def work(port: LocalPort) -> Any:
+def work(port: LocalLedgerClient) -> Any:
     return port._scheduler.get_work(worker="w", host="h")["task_id"]
 
 
@@ -122,7 +122,7 @@ def test_it_is_looked_for_from_time_to_time_not_with_each_question(
 def test_old_answers_are_deleted(others: Books, port_of: PortOf) -> None:
     key, ask = others.claim("A"), others.ask(USD)
     others.reserve(key, ask)
-    others.end(key, End("settle", ask.call_id, 1, total_micros=USD, status=200, answer_body="{}"))
+    others.end(key, EndRequest("settle", ask.call_id, 1, total_micros=USD, status=200, answer_body="{}"))
     others.write(lambda tx: tx.run("UPDATE exchange SET stored_at = 0"))
     port_of(others)
     assert others.read(lambda tx: tx.value("SELECT count(*) FROM exchange")) == 0
@@ -143,7 +143,9 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     def child() -> None:
         said = port.claim(claim_id=str(uuid.uuid4()), run_id="run", task_id="A", family="Charge", params={},
                           worker="w", max_cost_usd=None)  # fmt: skip
-        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target="cus", total_micros=USD)
+        ask = ReserveRequest(
+            str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target="cus", total_micros=USD
+        )
         assert port.reserve(said["vault_key"], ask).verdict == "allowed"
 
     forked = multiprocessing.get_context("fork").Process(target=child)
@@ -164,8 +166,8 @@ def test_nothing_is_under_way_in_the_ledger_when_luigi_may_fork(others: Books, p
 def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books, port_of: PortOf) -> None:
     port = port_of(others)
 
-    async def act(office: LocalOffice) -> None:
-        office._spawn(office._save(runs.set_forecast, "run", Micros(3 * USD), Micros(0), 0))
+    async def act(service: LocalLedgerService) -> None:
+        service._spawn(service._save(runs.set_forecast, "run", Micros(3 * USD), Micros(0), 0))
 
     port._do(act)
     assert others.read(queries.run, "run")["forecast_usd"] == "3.00"

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.money import MAX_MICROS
-from luigi_spendguard.protocol import MAX_BODY, MAX_TEXT, Answer, Ask, BadMessage, End, command
+from luigi_spendguard.protocol import (
+    MAX_BODY,
+    MAX_TEXT,
+    BadMessage,
+    EndRequest,
+    ReserveReply,
+    ReserveRequest,
+    command,
+)
 
 texts = st.text(max_size=60)
 some = st.none() | texts
@@ -21,15 +29,15 @@ headers = st.dictionaries(texts, texts, max_size=3)
 parts = st.dictionaries(ids, micros.map(str).filter(lambda text: len(text) < 16), max_size=3)
 
 asks = st.builds(
-    Ask, call_id=ids, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
+    ReserveRequest, call_id=ids, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
     ask=st.integers(1, 9), target=some, key=some, key_is_callers=st.booleans(), unsure=st.booleans(),
     read=st.booleans(), total_micros=st.none() | micros, object_id=some, body=texts, headers=headers,
     denied=st.none() | st.sampled_from(sorted(DENIAL_STATUS)),
 )  # fmt: skip
-answers = st.builds(Answer, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
+answers = st.builds(ReserveReply, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
                     status=st.integers(0, 599), facts=headers)  # fmt: skip
 ends = st.builds(
-    End, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
+    EndRequest, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
     only_less=st.booleans(), covers=texts, worth_micros=micros, object_id=some, answer_headers=headers,
     answer_body=texts, opened=parts,
 )  # fmt: skip
@@ -69,24 +77,24 @@ def test_a_message_survives_json(message: Any) -> None:
 )
 def test_a_field_that_cannot_be_is_refused_by_name(field: str, value: Any, says: str) -> None:
     with pytest.raises(BadMessage, match=says):
-        Ask.from_json({**LEAST, field: value})
+        ReserveRequest.from_json({**LEAST, field: value})
 
 
 @pytest.mark.parametrize("missing", sorted(LEAST))
 def test_a_required_field_that_is_missing_is_refused(missing: str) -> None:
     with pytest.raises(BadMessage, match="a required field is missing"):
-        Ask.from_json({name: value for name, value in LEAST.items() if name != missing})
+        ReserveRequest.from_json({name: value for name, value in LEAST.items() if name != missing})
 
 
 @pytest.mark.parametrize("data", [None, [], "text", 1])
 def test_what_is_no_object_is_refused(data: Any) -> None:
     with pytest.raises(BadMessage, match="expected a JSON object"):
-        End.from_json(data)
+        EndRequest.from_json(data)
 
 
 def test_an_unknown_amount_is_not_zero() -> None:
-    assert Ask.from_json({**LEAST, "total_micros": None}).total_micros is None
-    assert Ask.from_json(LEAST).total_micros == 0
+    assert ReserveRequest.from_json({**LEAST, "total_micros": None}).total_micros is None
+    assert ReserveRequest.from_json(LEAST).total_micros == 0
 
 
 def test_a_suggested_command_can_be_pasted_whatever_an_id_holds() -> None:
@@ -97,4 +105,4 @@ def test_a_suggested_command_can_be_pasted_whatever_an_id_holds() -> None:
 @pytest.mark.parametrize("micros", ["-1", "1.5", "", "x", "\u0661", "9" * 16])
 def test_what_an_object_counts_for_is_a_number(micros: str) -> None:
     with pytest.raises(BadMessage, match="'opened' must name micro-dollars"):
-        End.from_json({"kind": "settle", "call_id": "c", "opened": {"m": micros}})
+        EndRequest.from_json({"kind": "settle", "call_id": "c", "opened": {"m": micros}})

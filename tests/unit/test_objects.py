@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 
 
@@ -20,8 +20,8 @@ def books(tmp_path: Path) -> Iterator[Books]:
     books.ledger.close()
 
 
-def settle(books: Books, key: str, ask: Ask, total: int | None, **more: Any) -> None:
-    end = End("settle", ask.call_id, 1, total_micros=total, status=200, answer_body="{}", **more)
+def settle(books: Books, key: str, ask: ReserveRequest, total: int | None, **more: Any) -> None:
+    end = EndRequest("settle", ask.call_id, 1, total_micros=total, status=200, answer_body="{}", **more)
     books.end(key, end)
 
 
@@ -29,7 +29,7 @@ def call(books: Books, key: str, total: int | None, settled: int | None, **more:
     """Reserve and settle a call; `ends` are the end's own fields."""
     ends = more.pop("ends", {})
     ask = books.ask(0, **more)
-    ask = Ask(**{**ask.__dict__, "total_micros": total})
+    ask = ReserveRequest(**{**ask.__dict__, "total_micros": total})
     assert books.reserve(key, ask).verdict == "allowed"
     settle(books, key, ask, settled, **ends)
 
@@ -71,10 +71,10 @@ def test_an_object_on_which_a_call_is_in_doubt_is_covered_by_none(books: Books) 
     opened(books, key, "ii_1", 100)
     raised = books.ask(500, object_id="ii_1")
     assert books.reserve(key, raised).verdict == "allowed"
-    books.end(key, End("doubt", raised.call_id, 1))
+    books.end(key, EndRequest("doubt", raised.call_id, 1))
     call(books, key, 100, 100, object_id="in_1", covers="ii_1", ends={"covers": "ii_1"})
     assert books.figures() == (200, 400, 0)
-    books.end(key, End("void", raised.call_id, 1, definite=True))
+    books.end(key, EndRequest("void", raised.call_id, 1, definite=True))
     assert books.figures() == (200, 0, 0)
 
 
@@ -84,10 +84,12 @@ def test_what_counted_for_a_call_that_is_sent_again_goes_on_counting(books: Book
     opened(books, key, "ii_1", 400)
     ask = books.ask(600, covers="ii_1")
     assert books.reserve(key, ask).verdict == "allowed"
-    books.end(key, End("doubt", ask.call_id, 1))
-    again = books.reserve(key, Ask(**{**ask.__dict__, "ask": 2, "total_micros": 200, "covers": ""}))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
+    again = books.reserve(
+        key, ReserveRequest(**{**ask.__dict__, "ask": 2, "total_micros": 200, "covers": ""})
+    )
     assert (again.verdict, again.resend, again.asked_micros) == ("allowed", True, 600)
-    settle_again = End("settle", ask.call_id, 2, total_micros=600, status=200, object_id="sub_1",
+    settle_again = EndRequest("settle", ask.call_id, 2, total_micros=600, status=200, object_id="sub_1",
                        worth_micros=600, answer_body="{}")  # fmt: skip
     books.end(key, settle_again)
     assert books.figures() == (600, 0, 0)
@@ -99,7 +101,7 @@ def test_what_others_counted_stays_when_the_call_that_covers_it_is_voided(books:
     ask = books.ask(500, object_id="in_1", covers="ii_1")
     assert books.reserve(key, ask).verdict == "allowed"
     assert books.figures() == (400, 100, 0)
-    books.end(key, End("void", ask.call_id, 1, note="declined"))
+    books.end(key, EndRequest("void", ask.call_id, 1, note="declined"))
     assert books.figures() == (400, 0, 0)
 
 
@@ -132,7 +134,7 @@ def test_a_call_voided_by_the_vendor_leaves_its_object_as_it_was(books: Books) -
     opened(books, key, "pi_1", 100)
     raised = books.ask(300, object_id="pi_1")
     books.reserve(key, raised)
-    books.end(key, End("void", raised.call_id, 1, definite=True, note="declined"))
+    books.end(key, EndRequest("void", raised.call_id, 1, definite=True, note="declined"))
     assert books.figures() == (100, 0, 0)
     call(books, key, 300, 300, object_id="pi_1", ends={"worth_micros": 300})
     assert books.figures() == (300, 0, 0)

@@ -13,9 +13,9 @@ from luigi_spendguard.errors import Conflict, LedgerUnavailable, denial
 from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.local import LocalPort
+from scheduler_patch.local import LocalLedgerClient
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.books import Books
 
@@ -69,13 +69,13 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     """The vendor has answered: its reply must reach the task whatever becomes of the ledger."""
     monkeypatch.setattr("luigi_spendguard.ledger.database.LOCK_SECONDS", 0.1)
     books = Books(tmp_path / "books.db")
-    port = LocalPort(BudgetScheduler(), Settings(books.path, Caps(default=Micros(100))))
+    port = LocalLedgerClient(BudgetScheduler(), Settings(books.path, Caps(default=Micros(100))))
     key = books.claim("Charge_1")
     ask = books.ask(50)
     assert books.reserve(key, ask).verdict == "allowed"
     other = sqlite3.connect(books.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    port.end(key, End("settle", ask.call_id, total_micros=50))
+    port.end(key, EndRequest("settle", ask.call_id, total_micros=50))
     port.finish(books.last_claim, "completed")
     assert not port.flush(0.0)
     other.execute("ROLLBACK")

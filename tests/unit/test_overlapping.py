@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.ledger import claims
-from luigi_spendguard.protocol import MAX_TARGETS, Answer, Ask, End
+from luigi_spendguard.protocol import MAX_TARGETS, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Quote
 from tests.support.books import Books
 
@@ -24,23 +24,25 @@ def books(tmp_path: Path) -> Iterator[Books]:
     made.ledger.close()
 
 
-def ask(books: Books, whom: str, **more: Any) -> Ask:
+def ask(books: Books, whom: str, **more: Any) -> ReserveRequest:
     """Return a request to mail everybody named by a letter."""
     said = {"operation": "emails.send", "target": whom, "targets": " ".join(whom), **more}
     return books.ask(100 * len(whom), **said)
 
 
-def sent(books: Books, under: str, whom: str, end: str = "settle", **more: Any) -> Ask:
+def sent(books: Books, under: str, whom: str, end: str = "settle", **more: Any) -> ReserveRequest:
     """Reserve a call and say how it ended; "" leaves it pending."""
     asked = ask(books, whom, **more)
     assert books.reserve(under, asked).verdict == "allowed"
     if end:
-        books.end(under, End(end, asked.call_id, total_micros=100 * len(whom), status=200, answer_body="{}"))
+        books.end(
+            under, EndRequest(end, asked.call_id, total_micros=100 * len(whom), status=200, answer_body="{}")
+        )
     return asked
 
 
 def said(books: Books, under: str, whom: str, **more: Any) -> str:
-    answer: Answer = books.reserve(under, ask(books, whom, **more))
+    answer: ReserveReply = books.reserve(under, ask(books, whom, **more))
     return f"{answer.verdict}:{answer.reason}" if answer.reason else answer.verdict
 
 
@@ -121,7 +123,7 @@ def test_of_several_that_are_repeated_each_is_done_with(books: Books) -> None:
 def test_a_try_that_was_voided_is_not_compared_with_itself(books: Books) -> None:
     key = books.claim("Send_1")
     asked = sent(books, key, "abc", "void")
-    again = Ask(**{**asked.to_json(), "ask": 2})
+    again = ReserveRequest(**{**asked.to_json(), "ask": 2})
     assert books.reserve(key, again).verdict == "allowed"
 
 
@@ -129,10 +131,12 @@ def test_a_call_for_very_many_is_kept_or_refused(books: Books) -> None:
     everybody = " ".join(f"{number:016x}" for number in range(MAX_TARGETS))
     for _ in range(2):
         key = books.claim("Send_1")
-        asked = Ask.from_json(books.ask(100, target="everybody", targets=everybody).to_json())
+        asked = ReserveRequest.from_json(books.ask(100, target="everybody", targets=everybody).to_json())
         answer = books.reserve(key, asked)
         if answer.verdict == "allowed":
-            books.end(key, End("settle", asked.call_id, total_micros=100, status=200, answer_body="{}"))
+            books.end(
+                key, EndRequest("settle", asked.call_id, total_micros=100, status=200, answer_body="{}")
+            )
     assert answer.verdict == "replayed"
     more = books.reserve(books.claim("Send_1"), books.ask(100, target="more", targets=f"{everybody} x"))
     assert "15000 of its 15001 recipients" in more.message

@@ -12,9 +12,9 @@ from luigi_spendguard.ledger import claims, snapshot
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.dispatch.gate import READY
-from scheduler_patch.local import LocalPort
+from scheduler_patch.local import LocalLedgerClient
 from tests.support.books import Books
-from tests.support.local_ports import local_ports
+from tests.support.local_clients import local_clients
 
 
 @pytest.fixture
@@ -49,12 +49,14 @@ def test_what_has_completed_since_has_not_paid(books: Books) -> None:
 
 
 @pytest.fixture
-def port(books: Books) -> Iterator[LocalPort]:
-    with local_ports(stable_done_cooldown_secs=0) as make:
+def port(books: Books) -> Iterator[LocalLedgerClient]:
+    with local_clients(stable_done_cooldown_secs=0) as make:
         yield make(Settings(books.path, Caps(default=Micros(100))))
 
 
-def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books, port: LocalPort) -> None:
+def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(
+    books: Books, port: LocalLedgerClient
+) -> None:
     gate = port._scheduler.gate
     port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
     assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
@@ -70,7 +72,7 @@ def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(books: Books, p
 
 
 def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(
-    books: Books, port: LocalPort
+    books: Books, port: LocalLedgerClient
 ) -> None:
     gate = port._scheduler.gate
     port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})

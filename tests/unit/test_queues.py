@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.protocol import Answer, Ask
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE
 from scheduler_patch.service.queues import LIVE_S, Queue
@@ -18,22 +18,22 @@ from tests.unit.test_gateway_shares import run as play
 
 
 class Line:
-    """A queue, asked as the office does."""
+    """A queue, asked as the service does."""
 
     def __init__(self) -> None:
         self.now = 0.0
         self.queue = Queue(lambda: self.now)
-        self.pending: dict[str, Ask] = {}
+        self.pending: dict[str, ReserveRequest] = {}
 
     def asks(self, call_id: str, acts_on: str = "in_1", *, relayed: bool = True, verdict: str = "") -> str:
         """Ask for a call, whose run is its first letter; return what it was answered."""
-        ask = Ask(call_id, "stripe", "a", "o", "POST", "/", acts_on=acts_on)
+        ask = ReserveRequest(call_id, "stripe", "a", "o", "POST", "/", acts_on=acts_on)
         ahead = self.queue.ahead(ask, relayed=relayed)
         taken = [one for one in self.pending.values() if {*one.acts_on.split()} & {*acts_on.split()}]
         said = verdict or ("wait" if ahead or taken else "allowed")
         if said == "allowed":
             self.pending[call_id] = ask
-        self.queue.told(ask, Answer(said, call_id, object_id=acts_on), call_id[0], relayed=relayed)
+        self.queue.told(ask, ReserveReply(said, call_id, object_id=acts_on), call_id[0], relayed=relayed)
         return said
 
     def ends(self, call_id: str) -> None:
@@ -117,16 +117,16 @@ def test_the_vendor_is_asked_by_one_run_after_another(tmp_path: Path) -> None:
     async def live(played: Played) -> None:
         keys = [await played.key() for _ in range(3)]
         calls = [played.relay(edit("busy"), keys[0]) for _ in range(12)]
-        await played.until(lambda: len(played.office._queue._waiting) == 11)
+        await played.until(lambda: len(played.service._queue._waiting) == 11)
         for number in (1, 2):
             calls.append(played.relay(edit(f"other {number}"), keys[number]))
-            await played.until(lambda number=number: len(played.office._queue._waiting) == 11 + number)
+            await played.until(lambda number=number: len(played.service._queue._waiting) == 11 + number)
         for number in range(14):
             free.release()
             await played.until(lambda number=number: len(played.sent) >= min(number + 2, 14))
         assert {reply.status for reply in await asyncio.gather(*calls)} == {200}
         order: list[Any] = [request.body.decode() for request in played.sent]
         assert [order.index(f"description=other {number}") for number in (1, 2)] == [2, 3]
-        assert played.office._queue._waiting == {}
+        assert played.service._queue._waiting == {}
 
     play(tmp_path, answer, live)

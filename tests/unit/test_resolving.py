@@ -13,7 +13,7 @@ from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import corrections
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
 
 
@@ -25,20 +25,20 @@ def books(tmp_path: Path) -> Iterator[Books]:
     books.ledger.close()
 
 
-def lost(books: Books, target: str = "cus_1") -> Ask:
+def lost(books: Books, target: str = "cus_1") -> ReserveRequest:
     """Leave a call of 100 in doubt."""
     key, ask = books.claim("task"), books.ask(100, target=target)
     books.reserve(key, ask)
-    books.end(key, End("doubt", ask.call_id, 1))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
     return ask
 
 
-def say(books: Books, ask: Ask, spent: int | None, **more: Any) -> Any:
+def say(books: Books, ask: ReserveRequest, spent: int | None, **more: Any) -> Any:
     said = Resolution(None if spent is None else Micros(spent), **more)
     return books.write(corrections.resolve, ask.call_id, said, uuid.uuid4().hex)
 
 
-def entries(books: Books, ask: Ask) -> list[dict[str, Any]]:
+def entries(books: Books, ask: ReserveRequest) -> list[dict[str, Any]]:
     return books.read(lambda tx: tx.all("SELECT * FROM journal WHERE call_id = ? ORDER BY id", ask.call_id))
 
 
@@ -91,7 +91,7 @@ def test_a_correction_takes_only_what_there_is_room_for(books: Books) -> None:
 def test_what_the_vendor_said_is_not_corrected(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100)
     books.reserve(key, ask)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}"))
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}"))
     with pytest.raises(Conflict, match="there is nothing to resolve"):
         say(books, ask, 50, correct=True)
 
@@ -99,10 +99,18 @@ def test_what_the_vendor_said_is_not_corrected(books: Books) -> None:
 def test_a_reply_that_comes_later_is_not_counted_beside_the_operators_word(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100)
     books.reserve(key, ask)
-    books.end(key, End("doubt", ask.call_id, 1))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
     say(books, ask, 100)
-    late = End("settle", ask.call_id, 1, total_micros=100, worth_micros=100, object_id="pi_1", status=200,
-               answer_body="{}")  # fmt: skip
+    late = EndRequest(
+        "settle",
+        ask.call_id,
+        1,
+        total_micros=100,
+        worth_micros=100,
+        object_id="pi_1",
+        status=200,
+        answer_body="{}",
+    )
     books.end(key, late)
     assert (books.figures(), books.run()["state"]) == ((100, 0, 0), "active")
 
@@ -110,9 +118,9 @@ def test_a_reply_that_comes_later_is_not_counted_beside_the_operators_word(books
 def test_a_reply_that_comes_later_thaws_a_mistaken_overrun(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100)
     books.reserve(key, ask)
-    books.end(key, End("doubt", ask.call_id, 1))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
     say(books, ask, 5000, overrun=True)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}"))
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}"))
     assert (books.figures(), books.run()["state"]) == ((100, 0, 0), "active")
 
 
@@ -122,7 +130,7 @@ def test_an_object_counts_for_what_the_operator_said_and_stays_worth_what_was_as
     confirm = books.ask(0, operation="payment_intents.confirm", object_id="pi_1", target="pi_1",
                         fingerprint="c")  # fmt: skip
     key = books.claim("other")
-    books.reserve(key, Ask(**{**confirm.__dict__, "total_micros": None}))
+    books.reserve(key, ReserveRequest(**{**confirm.__dict__, "total_micros": None}))
     assert books.figures() == (40, 60, 0)
 
 
@@ -140,7 +148,7 @@ def test_an_object_of_another_call_is_refused(books: Books) -> None:
 def test_the_object_that_a_call_acts_on_is_not_another(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100, object_id="pi_1", target="pi_1")
     books.reserve(key, ask)
-    books.end(key, End("doubt", ask.call_id, 1))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
     with pytest.raises(Conflict, match="is about pi_1"):
         say(books, ask, 100, object_id="pi_2")
 
@@ -148,8 +156,19 @@ def test_the_object_that_a_call_acts_on_is_not_another(books: Books) -> None:
 def opened(books: Books, key: str, object_id: str, total: int) -> None:
     ask = books.ask(total)
     books.reserve(key, ask)
-    books.end(key, End("settle", ask.call_id, 1, total_micros=total, worth_micros=total, object_id=object_id,
-                       status=200, answer_body="{}"))  # fmt: skip
+    books.end(
+        key,
+        EndRequest(
+            "settle",
+            ask.call_id,
+            1,
+            total_micros=total,
+            worth_micros=total,
+            object_id=object_id,
+            status=200,
+            answer_body="{}",
+        ),
+    )
 
 
 def resolved_then_answered(
@@ -157,11 +176,11 @@ def resolved_then_answered(
 ) -> None:
     """A call on an object is lost, resolved by an operator, and then its reply comes."""
     ask = books.ask(0, object_id=object_id, target=object_id, covers=reply.get("covers", ""))
-    ask = Ask(**{**ask.__dict__, "total_micros": asked})
+    ask = ReserveRequest(**{**ask.__dict__, "total_micros": asked})
     assert books.reserve(key, ask).verdict == "allowed"
-    books.end(key, End("doubt", ask.call_id, 1))
+    books.end(key, EndRequest("doubt", ask.call_id, 1))
     say(books, ask, spent)
-    books.end(key, End("settle", ask.call_id, 1, status=200, answer_body="{}", **reply))
+    books.end(key, EndRequest("settle", ask.call_id, 1, status=200, answer_body="{}", **reply))
 
 
 def counted(books: Books) -> dict[str, int]:

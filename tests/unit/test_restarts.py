@@ -75,7 +75,7 @@ def test_a_task_that_was_denied_is_not_dispatched_to_be_denied_again(luigid: Lui
     luigid.add("a")
     assert luigid.work() is None
     assert list(luigid.scheduler.blocked("w")) == ["a"]
-    luigid.do(operators.top_up(luigid.office, "r", "1", None))
+    luigid.do(operators.top_up(luigid.service, "r", "1", None))
     assert luigid.work() == "a"
 
 
@@ -151,7 +151,7 @@ class TestRevokedClaims:
         return list(luigid.gate.stopping)
 
     def revoked(self, luigid: Luigid) -> None:
-        luigid.do(operators.revoke(luigid.office, "r"))
+        luigid.do(operators.revoke(luigid.service, "r"))
 
     def test_a_worker_is_told_again_after_a_restart(self, luigid: Luigid) -> None:
         luigid.add("a")
@@ -200,6 +200,6 @@ class TestRevokedClaims:
         now[0] += 70
         luigid.scheduler.prune()
         assert self.begun(luigid) == []
-        luigid.do(luigid.office.sweep())
+        luigid.do(luigid.service.sweep())
         luigid.restart(pickle=False)
         assert self.begun(luigid) == []

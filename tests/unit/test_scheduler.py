@@ -381,7 +381,7 @@ def test_a_scheduler_can_be_sent_to_a_child_as_luigis_own() -> None:
 
 def test_a_local_scheduler_with_vendor_tasks_can_be_sent_too(tmp_path: Path) -> None:
     scheduler = BudgetScheduler()
-    local.port(scheduler, Settings(tmp_path / "books.db"))
+    local.client(scheduler, Settings(tmp_path / "books.db"))
     assert pickle.loads(pickle.dumps(scheduler)).refresh is None
 
 
@@ -606,8 +606,8 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     scheduler.gate.hold("v", "key", 0)
     scheduler.gate.stopped("v")
     assert scheduler.gate.verdict("v") == "key"
-    office: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
+    service: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
     since = time.monotonic()
-    said = asyncio.run(operators.blocked(office, "w", 30))
+    said = asyncio.run(operators.blocked(service, "w", 30))
     assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])
     assert time.monotonic() - since < 5

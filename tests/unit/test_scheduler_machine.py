@@ -25,9 +25,9 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.local import LocalOffice
+from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators
 
@@ -114,18 +114,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         )
         if load:
             self.scheduler.load()
-        self.office = LocalOffice(self.settings, self.scheduler)
-        self.office.loop = self.loop
+        self.service = LocalLedgerService(self.settings, self.scheduler)
+        self.service.loop = self.loop
         self.gate = self.scheduler.gate
         for run_id in RUNS:
-            self.do(self.office.open_run(run_id, False, "Root", run_id, None))
+            self.do(self.service.open_run(run_id, False, "Root", run_id, None))
 
     def do(self, act: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(act, self.loop).result(20)
 
     def teardown(self) -> None:
-        if hasattr(self, "office"):
-            self.office.close()
+        if hasattr(self, "service"):
+            self.service.close()
         self.clock.stop()
         self.loop.call_soon_threadsafe(self.loop.stop)
         self.thread.join()
@@ -174,7 +174,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         claim_id = str(uuid.uuid4())
         cost = self.costs[task_id]
         said = self.do(
-            self.office.claim(
+            self.service.claim(
                 claim_id, None, task_id, "V", {}, worker, None if cost is None else Micros(int(cost) * USD)
             )  # fmt: skip
         )
@@ -203,9 +203,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         it = self.running[which % len(self.running)]
         if it.called:
             return  # A second good call would be another one.
-        ask = Ask(str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target=it.task_id, fingerprint="1",
-                  total_micros=USD)  # fmt: skip
-        answer = self.do(self.office.reserve(it.key, ask))
+        ask = ReserveRequest(
+            str(uuid.uuid4()),
+            "stripe",
+            "a",
+            "o",
+            "POST",
+            "/",
+            target=it.task_id,
+            fingerprint="1",
+            total_micros=USD,
+        )
+        answer = self.do(self.service.reserve(it.key, ask))
         it.called = answer.verdict == "replayed" or (answer.verdict == "allowed" and how == "settle")
         if answer.verdict != "allowed":
             if answer.verdict == "denied":
@@ -214,12 +223,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert it.run_id not in self.revoked, "P5"
         if how != "void":
             self.vendor.send(answer.wire_key, self.run_of(answer.call_id), it.task_id, USD)
-        end = End(how, answer.call_id, answer.ask, total_micros=USD if how == "settle" else 0, status=200,
-                  answer_body="{}" if how == "settle" else "")  # fmt: skip
-        self.do(self.office.end(it.key, end))
+        end = EndRequest(
+            how,
+            answer.call_id,
+            answer.ask,
+            total_micros=USD if how == "settle" else 0,
+            status=200,
+            answer_body="{}" if how == "settle" else "",
+        )
+        self.do(self.service.end(it.key, end))
 
     def run_of(self, call_id: str) -> str:
-        rows = self.do(self.office.read(queries.calls))
+        rows = self.do(self.service.read(queries.calls))
         return next(row["run_id"] for row in rows if row["id"] == call_id)
 
     @precondition(lambda self: self.running)
@@ -228,14 +243,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_task(self, which: int, how: str, dep: str) -> None:
         it = self.running.pop(which % len(self.running))
         if it.denied is not None and it.denied.reason in ("cap", "revoked"):
-            self.do(self.office.finish(it.claim_id, "blocked"))
+            self.do(self.service.finish(it.claim_id, "blocked"))
             said = {**it.denied.facts, "reason": it.denied.reason}
             self.scheduler.add_task(task_id=it.task_id, worker=it.worker, spendguard_blocked=said)
             return
         if it.denied is not None or (how == "completed" and not self.has_paid(it.task_id)):
             how = "failed"
         current = self.scheduler.is_running(it.task_id, it.worker)
-        self.do(self.office.finish(it.claim_id, how))
+        self.do(self.service.finish(it.claim_id, how))
         said = {"run_id": it.run_id}
         report: dict[str, Any] = {"task_id": it.task_id, "worker": it.worker, "family": "V"}
         if how == "completed":
@@ -282,13 +297,13 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(run_id=st.sampled_from(RUNS), really=st.integers(0, 9))
     def revoke(self, run_id: str, really: int) -> None:
         if not really:
-            self.do(operators.revoke(self.office, run_id))
+            self.do(operators.revoke(self.service, run_id))
             self.revoked.add(run_id)
 
     @rule(run_id=st.sampled_from(RUNS), usd=st.integers(1, 3))
     def top_up(self, run_id: str, usd: int) -> None:
         try:
-            self.do(operators.top_up(self.office, run_id, str(usd), None))
+            self.do(operators.top_up(self.service, run_id, str(usd), None))
         except Conflict:
             assert run_id in self.revoked
         else:
@@ -296,17 +311,17 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(run_id=st.sampled_from(RUNS))
     def approve(self, run_id: str) -> None:
-        self.do(self.office.write(lambda tx: None))  # After the forecast that is being kept.
-        run = self.do(self.office.read(queries.run, run_id))
+        self.do(self.service.write(lambda tx: None))  # After the forecast that is being kept.
+        run = self.do(self.service.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
             unknown = run["unknown_tasks"]
-            self.do(operators.approve(self.office, run_id, run["forecast_usd"], None, None, unknown))
+            self.do(operators.approve(self.service, run_id, run["forecast_usd"], None, None, unknown))
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:
         if clean:
             self.scheduler.dump()
-        self.office.close()
+        self.service.close()
         self.luigid(load=clean)
         if not clean:
             self.submit_all(shared)
@@ -320,8 +335,8 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_books_add_up(self) -> None:
-        if hasattr(self, "office"):
-            assert self.do(self.office.read(queries.audit)) in ([], None), "P3"
+        if hasattr(self, "service"):
+            assert self.do(self.service.read(queries.audit)) in ([], None), "P3"
 
     @invariant()
     def nobody_pays_twice(self) -> None:

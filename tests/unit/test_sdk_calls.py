@@ -26,7 +26,7 @@ from tests.support.ports import (
     ACCOUNT,
     RESEND_SECRET,
     TWILIO_SECRET,
-    StubPort,
+    StubLedger,
     VendorServer,
     attempt,
 )
@@ -162,7 +162,7 @@ def test_an_asynchronous_call_of_a_synchronous_client_is_the_sdks_error(task: At
 
 
 def test_a_mail_client_of_the_pipelines_own_is_bypassed_in_the_task_alone(
-    tmp_path: Path, port: StubPort, server: VendorServer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, port: StubLedger, server: VendorServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, own_async, legacy = OwnMail(), OwnAsyncMail(), OwnAsyncMail()
     monkeypatch.setattr(resend, "api_key", "re_before")
@@ -179,7 +179,7 @@ def test_a_mail_client_of_the_pipelines_own_is_bypassed_in_the_task_alone(
     assert (own.used, own_async.used, legacy.used, len(server.requests)) == (1, 1, 0, 3)
 
 
-def test_the_sdks_http_clients_by_themselves_are_guarded(task: Attempt, port: StubPort) -> None:
+def test_the_sdks_http_clients_by_themselves_are_guarded(task: Attempt, port: StubLedger) -> None:
     arguments = {"data": TEXT, "auth": (ACCOUNT, task.key)}
     assert TwilioHttpClient().request("POST", MESSAGES, **arguments).status_code == 200
     validation = ValidationClient(ACCOUNT, "SK1", "CR1", "no key")
@@ -275,7 +275,7 @@ def test_outside_vendor_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (text(**client), mail(), mail_async()) == ("SM_own", "own", "own")
 
 
-def test_threads_and_forks_of_the_task_belong_to_it(task: Attempt, port: StubPort) -> None:
+def test_threads_and_forks_of_the_task_belong_to_it(task: Attempt, port: StubLedger) -> None:
     def work(number: int) -> None:
         text(to=f"+1555123{number:04}")
         mail(to=f"{number}@example.com")

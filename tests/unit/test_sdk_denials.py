@@ -13,10 +13,10 @@ from twilio.base.exceptions import TwilioRestException
 
 from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, proxy
 from luigi_spendguard.errors import DENIAL_CLASS, DENIAL_STATUS, OutcomeUnknown
-from luigi_spendguard.protocol import Answer
+from luigi_spendguard.protocol import ReserveReply
 from luigi_spendguard.proxy import resend_http, twilio_http
 from luigi_spendguard.worker.process import blocking
-from tests.support.ports import StubPort, VendorServer, attempt
+from tests.support.ports import StubLedger, VendorServer, attempt
 from tests.support.sdks import MAILS, TEXTS
 
 RESEND = {"cap": RateLimitError, "revoked": InvalidApiKeyError, "expired": InvalidApiKeyError,
@@ -25,18 +25,18 @@ both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 every_reason = pytest.mark.parametrize("reason", DENIAL_STATUS)
 
 
-def denied_by(port: StubPort, reason: str) -> None:
+def denied_by(port: StubLedger, reason: str) -> None:
     facts = {"run_id": "r", "cap_usd": "1.00"}
     if reason == "ledger_unavailable":
         port.lost = True
     else:
-        port.answer = Answer("denied", "c", reason=reason, message=f"denied: {reason}", facts=facts)
+        port.answer = ReserveReply("denied", "c", reason=reason, message=f"denied: {reason}", facts=facts)
 
 
 @pytest.mark.usefixtures("task")
 @both_ways
 @every_reason
-def test_a_denied_text(port: StubPort, server: VendorServer, reason: str, way: str) -> None:
+def test_a_denied_text(port: StubLedger, server: VendorServer, reason: str, way: str) -> None:
     denied_by(port, reason)
     with pytest.raises(TwilioRestException) as caught:
         TEXTS[way]()
@@ -57,7 +57,7 @@ def test_a_denied_text(port: StubPort, server: VendorServer, reason: str, way: s
 @pytest.mark.usefixtures("task")
 @both_ways
 @every_reason
-def test_a_denied_mail(port: StubPort, server: VendorServer, reason: str, way: str) -> None:
+def test_a_denied_mail(port: StubLedger, server: VendorServer, reason: str, way: str) -> None:
     denied_by(port, reason)
     with pytest.raises(ResendError) as caught:
         MAILS[way]()
@@ -77,7 +77,7 @@ def test_a_denied_mail(port: StubPort, server: VendorServer, reason: str, way: s
 
 @pytest.mark.usefixtures("task")
 @both_ways
-def test_an_answer_that_never_comes(port: StubPort, server: VendorServer, way: str) -> None:
+def test_an_answer_that_never_comes(port: StubLedger, server: VendorServer, way: str) -> None:
     server.status = 0
     natural = {"sync": requests.ConnectionError, "async": aiohttp.ClientConnectionError}[way]
     with pytest.raises(natural, match=r"no reply from Twilio .* counts as in doubt"):
@@ -90,7 +90,7 @@ def test_an_answer_that_never_comes(port: StubPort, server: VendorServer, way: s
 
 
 @both_ways
-def test_a_vendor_that_cannot_be_reached(tmp_path: Path, port: StubPort, way: str) -> None:
+def test_a_vendor_that_cannot_be_reached(tmp_path: Path, port: StubLedger, way: str) -> None:
     natural = {"sync": requests.ConnectionError, "async": aiohttp.ClientConnectionError}[way]
     with proxy.attempt_running(attempt(tmp_path, port)):
         with pytest.raises(natural, match="could not connect to Twilio, nothing was sent"):
@@ -111,7 +111,7 @@ def test_a_time_out_is_one_of_the_sdks_client() -> None:
 
 @pytest.mark.usefixtures("task")
 @both_ways
-def test_the_vendors_own_errors_are_the_sdks_own(port: StubPort, server: VendorServer, way: str) -> None:
+def test_the_vendors_own_errors_are_the_sdks_own(port: StubLedger, server: VendorServer, way: str) -> None:
     server.status, server.body = 400, {"code": 21211, "message": "no such number", "status": 400}
     with pytest.raises(TwilioRestException) as caught:
         TEXTS[way]()
@@ -150,7 +150,7 @@ def test_an_unknown_outcome_is_an_error_of_both() -> None:
 
 @pytest.mark.usefixtures("task")
 @pytest.mark.parametrize("sdk", [TEXTS, MAILS])
-def test_a_denial_can_be_pickled(port: StubPort, sdk: dict) -> None:
+def test_a_denial_can_be_pickled(port: StubLedger, sdk: dict) -> None:
     denied_by(port, "cap")
     with pytest.raises(BudgetExceeded) as caught:
         sdk["sync"]()
@@ -161,7 +161,7 @@ def test_a_denial_can_be_pickled(port: StubPort, sdk: dict) -> None:
 
 @pytest.mark.usefixtures("task")
 def test_what_interrupts_a_mail_is_not_taken_for_a_failed_request(
-    monkeypatch: pytest.MonkeyPatch, port: StubPort
+    monkeypatch: pytest.MonkeyPatch, port: StubLedger
 ) -> None:
     """A revoke arrives as a signal, anywhere in the SDK's code."""
 

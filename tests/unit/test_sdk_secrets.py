@@ -17,14 +17,14 @@ import resend
 from twilio.rest import Client
 
 from luigi_spendguard import proxy
-from luigi_spendguard.protocol import Answer
+from luigi_spendguard.protocol import ReserveReply
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.integration.test_tracebacks import raised, seen_from
 from tests.support.ports import (
     ACCOUNT,
     RESEND_SECRET,
     TWILIO_SECRET,
-    StubPort,
+    StubLedger,
     VendorServer,
     attempt,
 )
@@ -43,7 +43,7 @@ ENVIRONMENT = {
 
 
 @pytest.fixture
-def task(tmp_path: Path, port: StubPort, server: VendorServer, monkeypatch: pytest.MonkeyPatch) -> Attempt:
+def task(tmp_path: Path, port: StubLedger, server: VendorServer, monkeypatch: pytest.MonkeyPatch) -> Attempt:
     """An attempt in a process that has the secrets, and has imported the SDKs with them."""
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
@@ -55,10 +55,10 @@ def task(tmp_path: Path, port: StubPort, server: VendorServer, monkeypatch: pyte
 @pytest.mark.parametrize("way", ["sync", "async"])
 @pytest.mark.parametrize("fault", ["denied", "drop", "refused", "error", "page", "echo"])
 def test_no_exception_of_a_call_shows_a_secret(
-    task: Attempt, port: StubPort, server: VendorServer, fault: str, way: str
+    task: Attempt, port: StubLedger, server: VendorServer, fault: str, way: str
 ) -> None:
     if fault == "denied":
-        port.answer = Answer("denied", "c", reason="cap", message="no money left")
+        port.answer = ReserveReply("denied", "c", reason="cap", message="no money left")
     elif fault == "drop":
         server.status = 0
     elif fault == "refused":
@@ -79,12 +79,12 @@ def test_no_exception_of_a_call_shows_a_secret(
 
 @pytest.mark.parametrize("fault", ["denied", "drop"])
 def test_a_traceback_with_its_variables_does_not_show_the_secret_of_a_client_made_before(
-    task: Attempt, port: StubPort, server: VendorServer, fault: str
+    task: Attempt, port: StubLedger, server: VendorServer, fault: str
 ) -> None:
     client = Client()
     assert client.password == TWILIO_SECRET
     if fault == "denied":
-        port.answer = Answer("denied", "c", reason="cap", message="no money left")
+        port.answer = ReserveReply("denied", "c", reason="cap", message="no money left")
     server.status = 0
 
     def act() -> None:
@@ -123,7 +123,7 @@ def test_a_key_that_the_process_had_is_there_again(
 
 
 def test_two_attempts_in_one_process_leave_what_was_there(
-    task: Attempt, tmp_path: Path, port: StubPort, server: VendorServer
+    task: Attempt, tmp_path: Path, port: StubLedger, server: VendorServer
 ) -> None:
     other, seen = attempt(tmp_path, port, server.url), []
     begun, ended = threading.Event(), threading.Event()
@@ -150,10 +150,10 @@ import asyncio, os, sys
 from pathlib import Path
 import luigi_spendguard.tasks
 from luigi_spendguard import proxy
-from tests.support.ports import StubPort, attempt, vendor_server
+from tests.support.ports import StubLedger, attempt, vendor_server
 
 with vendor_server() as server:
-    made = attempt(Path(sys.argv[1]), StubPort(), server.url)
+    made = attempt(Path(sys.argv[1]), StubLedger(), server.url)
     with proxy.attempt_running(made):
         assert not {"twilio", "resend"} & set(sys.modules)
         from tests.support.sdks import mail, mail_async, resend, text, text_async

@@ -12,7 +12,7 @@ import pytest
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import calls, reservations, settlement
-from luigi_spendguard.protocol import Answer, Ask, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
 
@@ -21,15 +21,15 @@ class Sides(Books):
 
     relayed = True
 
-    def reserve(self, key: str, ask: Ask) -> Answer:
-        def operation(tx: Any) -> Answer:
+    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
+        def operation(tx: Any) -> ReserveReply:
             scope = calls.find_scope(tx, key, self.caps, relayed=self.relayed)
             assert scope is not None
             return reservations.reserve(tx, scope, ask)
 
         return self.write(operation)
 
-    def end(self, key: str, end: End) -> Any:
+    def end(self, key: str, end: EndRequest) -> Any:
         def operation(tx: Any) -> Any:
             scope = calls.find_scope(tx, key, self.caps, relayed=self.relayed)
             assert scope is not None
@@ -46,24 +46,26 @@ def sides(tmp_path: Path) -> Iterator[Sides]:
     sides.ledger.close()
 
 
-def pay(sides: Sides, key: str, object_id: str = "pi_1") -> Ask:
+def pay(sides: Sides, key: str, object_id: str = "pi_1") -> ReserveRequest:
     """Count 100 for an object, as the side that asks."""
     ask = sides.ask(100)
     assert sides.reserve(key, ask).verdict == "allowed"
-    sides.end(key, End("settle", ask.call_id, 1, total_micros=100, worth_micros=100, object_id=object_id))
+    sides.end(
+        key, EndRequest("settle", ask.call_id, 1, total_micros=100, worth_micros=100, object_id=object_id)
+    )
     return ask
 
 
 def test_a_worker_revives_no_call_of_a_gateways(sides: Sides) -> None:
     key, ask = sides.claim("task"), sides.ask(0)
     sides.reserve(key, ask)
-    sides.end(key, End("void", ask.call_id, 1, definite=True))
+    sides.end(key, EndRequest("void", ask.call_id, 1, definite=True))
     sides.relayed = False
     for vendor in ("stripe", "x"):
         answer = sides.reserve(key, replace(ask, vendor=vendor, ask=50))
         assert (answer.verdict, answer.reason) == ("denied", "scope")
     with pytest.raises(Conflict):
-        sides.end(key, End("settle", ask.call_id, 50, total_micros=0, object_id="pi_1"))
+        sides.end(key, EndRequest("settle", ask.call_id, 50, total_micros=0, object_id="pi_1"))
 
 
 def test_a_worker_frees_nothing_that_a_gateway_counts(sides: Sides) -> None:
@@ -73,7 +75,7 @@ def test_a_worker_frees_nothing_that_a_gateway_counts(sides: Sides) -> None:
     for naming in ({"object_id": "pi_1"}, {"object_id": "pi_own", "covers": "pi_1"}):
         ask = sides.ask(0)
         assert sides.reserve(key, ask).verdict == "allowed"
-        sides.end(key, End("settle", ask.call_id, 1, total_micros=0, **naming))  # type: ignore[arg-type]
+        sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=0, **naming))  # type: ignore[arg-type]
         assert sides.figures() == (100, 0, 0)
     acted = sides.ask(0, object_id="pi_1")
     assert sides.reserve(key, acted).reason == "scope"
@@ -84,7 +86,7 @@ def test_a_gateway_believes_nothing_that_a_worker_says_of_an_object(sides: Sides
     sides.relayed = False
     planted = sides.ask(0)
     sides.reserve(key, planted)
-    sides.end(key, End("settle", planted.call_id, 1, total_micros=0, worth_micros=1, object_id="pi_1"))
+    sides.end(key, EndRequest("settle", planted.call_id, 1, total_micros=0, worth_micros=1, object_id="pi_1"))
     sides.relayed = True
     confirm = sides.ask(0, operation="payment_intents.confirm", object_id="pi_1", total_micros=None)
     assert sides.reserve(key, confirm).verdict == "look_up"
@@ -97,7 +99,7 @@ def test_a_gateway_sends_no_body_that_a_worker_has_left_in_doubt(sides: Sides) -
     sides.relayed = False
     planted = sides.ask(1, target="cus_1", body="amount=10000")
     sides.reserve(key, planted)
-    sides.end(key, End("doubt", planted.call_id, 1))
+    sides.end(key, EndRequest("doubt", planted.call_id, 1))
     sides.relayed = True
     answer = sides.reserve(key, sides.ask(1, target="cus_1", body="amount=1"))
     assert (answer.verdict, answer.reason) == ("denied", "in_doubt")
@@ -109,7 +111,7 @@ def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
     sides.relayed = False
     planted = sides.ask(1, key="order-1", key_is_callers=True)
     sides.reserve(key, planted)
-    sides.end(key, End("settle", planted.call_id, 1, total_micros=1, object_id="pi_own",
+    sides.end(key, EndRequest("settle", planted.call_id, 1, total_micros=1, object_id="pi_own",
                        status=200, answer_headers={}, answer_body='{"id": "pi_own"}'))  # fmt: skip
     sides.relayed = True
     answer = sides.reserve(other, sides.ask(1, key="order-1", key_is_callers=True))
@@ -124,14 +126,14 @@ def test_no_call_answers_another_vendors(sides: Sides) -> None:
     for names in (keyed, {"target": "cus_1"}):
         first = sides.ask(1, vendor="x", **names)
         assert sides.reserve(key, first).verdict == "allowed"
-        sides.end(key, End("settle", first.call_id, 1, total_micros=1, object_id=first.call_id))
+        sides.end(key, EndRequest("settle", first.call_id, 1, total_micros=1, object_id=first.call_id))
         assert sides.reserve(key, sides.ask(1, **names)).verdict == "allowed"
 
 
 def test_a_call_id_is_for_one_call(sides: Sides) -> None:
     key, ask = sides.claim("task"), sides.ask(10)
     sides.reserve(key, ask)
-    sides.end(key, End("void", ask.call_id, 1, definite=True))
+    sides.end(key, EndRequest("void", ask.call_id, 1, definite=True))
     for change in ({"fingerprint": "99"}, {"operation": "refunds.create"}, {"account": "other"}):
         answer = sides.reserve(key, replace(ask, ask=2, **change))  # type: ignore[arg-type]
         assert (answer.verdict, answer.reason) == ("denied", "scope")
@@ -146,7 +148,7 @@ def test_replies_that_came_out_of_order_free_nothing(sides: Sides) -> None:
     for ask in (small, large):
         assert sides.reserve(key, ask).verdict == "allowed"
     for ask, total in ((large, 100), (small, 1)):
-        sides.end(key, End("settle", ask.call_id, 1, total_micros=total, object_id="pi_1"))
+        sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=total, object_id="pi_1"))
     assert sides.figures() == (100, 0, 0)
 
 
@@ -156,7 +158,7 @@ def test_what_is_found_for_one_call_is_taken_before_that_has_ended(sides: Sides)
     for task in ("a", "b"):
         key, lost = sides.claim(task), sides.ask(1, **said)
         sides.reserve(key, lost)
-        sides.end(key, End("doubt", lost.call_id, 1))
+        sides.end(key, EndRequest("doubt", lost.call_id, 1))
     found = []
     for task in ("a", "b"):
         again = sides.ask(1, **said, searched=True, executed="SM1 SM2")
@@ -166,7 +168,7 @@ def test_what_is_found_for_one_call_is_taken_before_that_has_ended(sides: Sides)
     key = sides.claim("c")
     lost = sides.ask(1, **said)
     sides.reserve(key, lost)
-    sides.end(key, End("doubt", lost.call_id, 1))
+    sides.end(key, EndRequest("doubt", lost.call_id, 1))
     assert sides.reserve(sides.claim("c"), one_left).reason == "in_doubt"
 
 
@@ -177,12 +179,12 @@ def test_a_call_made_again_because_it_was_not_answered_is_the_same_call(sides: S
     granted = sides.reserve(key, first)
     assert granted.verdict == "allowed"
     assert sides.reserve(key, replace(second, unanswered=keys[0])).verdict == "wait"
-    sides.end(key, End("doubt", first.call_id, 1))
+    sides.end(key, EndRequest("doubt", first.call_id, 1))
     again = sides.reserve(key, replace(second, unanswered=keys[0]))
     assert (again.verdict, again.call_id, again.wire_key) == ("allowed", first.call_id, granted.wire_key)
-    sides.end(key, End("doubt", again.call_id, again.ask))
+    sides.end(key, EndRequest("doubt", again.call_id, again.ask))
     again = sides.reserve(key, replace(third, unanswered=f"{keys[0]} {keys[1]}"))
     assert (again.verdict, again.call_id) == ("allowed", first.call_id)
-    sides.end(key, End("settle", again.call_id, again.ask, total_micros=10, object_id="pi_1"))
+    sides.end(key, EndRequest("settle", again.call_id, again.ask, total_micros=10, object_id="pi_1"))
     assert sides.reserve(key, replace(other, unanswered=keys[0])).call_id == other.call_id
     assert sides.figures() == (10, 10, 0)

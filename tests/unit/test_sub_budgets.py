@@ -13,7 +13,7 @@ from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, queries, runs, snapshot
 from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import End
+from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
@@ -43,7 +43,8 @@ def paid(books: Books, vault_key: str, amount: int, **more: Any) -> str:
     answer = books.reserve(vault_key, ask)
     if answer.verdict == "allowed":
         books.end(
-            vault_key, End("settle", answer.call_id, 1, total_micros=amount, status=200, answer_body="{}")
+            vault_key,
+            EndRequest("settle", answer.call_id, 1, total_micros=amount, status=200, answer_body="{}"),
         )
     return f"{answer.verdict}:{answer.reason}"
 
@@ -83,7 +84,7 @@ def test_a_revived_reservation_belongs_to_the_day_on_which_it_is_made(books: Boo
     books.caps = Caps(day=Micros(90))
     key, ask = books.claim("A"), books.ask(10)
     books.reserve(key, ask)
-    books.end(key, End("void", ask.call_id, 1))
+    books.end(key, EndRequest("void", ask.call_id, 1))
     books.write(lambda tx: tx.run("UPDATE budget SET part = '2000-01-01' WHERE scope = 'day'"))
     assert books.reserve(key, replace(ask, ask=2)).verdict == "allowed"
     rows = books.read(lambda tx: tx.all("SELECT part, reserved_micros FROM budget WHERE scope = 'day'"))
@@ -116,7 +117,7 @@ class TestShadow:
         key, lent = books.claim("A"), books.ask(80)
         paid(books, key, 70)
         books.reserve(key, lent)
-        books.end(key, End("void", lent.call_id, 1))
+        books.end(key, EndRequest("void", lent.call_id, 1))
         books.caps = Caps()
         assert paid(books, key, 31) == "denied:cap"
         assert paid(books, key, 30) == "allowed:"
@@ -136,7 +137,7 @@ class TestShadow:
     def test_a_frozen_runs_call_is_let_through_and_recorded_like_one_without_room(self, books: Books) -> None:
         key, ask = books.claim("A"), books.ask(10)
         books.reserve(key, ask)
-        books.end(key, End("settle", ask.call_id, 1, total_micros=12, status=200))
+        books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=12, status=200))
         assert books.run()["state"] == "frozen"
         assert paid(books, key, 20) == "denied:cap"
         books.caps = Caps(shadow=True)

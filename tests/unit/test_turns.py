@@ -11,7 +11,7 @@ import pytest
 
 from luigi_spendguard.ledger import calls, reservations
 from luigi_spendguard.ledger import reservations as upkeep
-from luigi_spendguard.protocol import Answer, End
+from luigi_spendguard.protocol import EndRequest, ReserveReply
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 
@@ -28,16 +28,18 @@ def key(books: Books) -> str:
     return books.claim("Charge_1")
 
 
-def settled(books: Books, key: str, answer: Answer) -> None:
+def settled(books: Books, key: str, answer: ReserveReply) -> None:
     assert answer.verdict == "allowed"
-    books.end(key, End("settle", answer.call_id, answer.ask, total_micros=10, status=200, answer_body="{}"))
+    books.end(
+        key, EndRequest("settle", answer.call_id, answer.ask, total_micros=10, status=200, answer_body="{}")
+    )
 
 
 def looked_up(books: Books, key: str) -> int:
     """Return the ledger's last entry when a look-up was granted."""
     ask = books.ask(0, read=True, look_up=True, operation="GET /v1/invoices/{id}", target=None)
     answer = books.reserve(key, ask)
-    books.end(key, End("settle", answer.call_id))
+    books.end(key, EndRequest("settle", answer.call_id))
     return answer.entry
 
 
@@ -90,14 +92,14 @@ def test_one_that_was_under_way_at_the_look_up_outdates_it_too(books: Books, key
 @pytest.mark.parametrize("kind", ["void", "doubt"])
 def test_a_turn_ends_however_its_call_does(books: Books, key: str, kind: str) -> None:
     first = books.reserve(key, books.ask(10, acts_on="in_1"))
-    books.end(key, End(kind, first.call_id, first.ask))
+    books.end(key, EndRequest(kind, first.call_id, first.ask))
     assert books.reserve(key, books.ask(10, acts_on="in_1")).verdict == "allowed"
 
 
 def test_a_call_keeps_its_own_turn_when_it_is_sent_again(books: Books, key: str) -> None:
     ask = books.ask(10, acts_on="in_1")
     first = books.reserve(key, ask)
-    books.end(key, End("doubt", first.call_id, first.ask))
+    books.end(key, EndRequest("doubt", first.call_id, first.ask))
     other = books.reserve(key, books.ask(10, acts_on="in_1"))
     assert books.reserve(key, replace(ask, ask=2)).verdict == "wait"
     settled(books, key, other)
@@ -116,13 +118,13 @@ def test_a_sender_that_is_gone_keeps_nothing(books: Books, key: str) -> None:
 def test_a_gateways_turn_is_no_workers(books: Books, key: str) -> None:
     """Who holds a key can say what it likes of calls that it never sends: that keeps no gateway waiting."""
 
-    def relayed(ask: Any) -> Answer:
-        def operation(tx: Any) -> Answer:
+    def relayed(ask: Any) -> ReserveReply:
+        def operation(tx: Any) -> ReserveReply:
             scope = calls.find_scope(tx, key, Caps(), relayed=True)
             assert scope is not None
             return reservations.reserve(tx, scope, ask)
 
-        answer: Answer = books.write(operation)
+        answer: ReserveReply = books.write(operation)
         return answer
 
     assert books.reserve(key, books.ask(10, acts_on="in_1")).verdict == "allowed"

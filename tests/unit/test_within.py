@@ -44,5 +44,5 @@ def test_any_other_worker_waits(luigid: Luigid, within: tuple[str, ...]) -> None
 
 def test_it_goes_on_once_the_run_has_more(luigid: Luigid) -> None:
     pending(luigid, "within", "outer")
-    luigid.do(operators.top_up(luigid.office, "r", "1", None))
+    luigid.do(operators.top_up(luigid.service, "r", "1", None))
     assert luigid.work("within") == "inner"

@@ -7,17 +7,17 @@ from contextlib import contextmanager
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from scheduler_patch.local import LocalPort
+from scheduler_patch.local import LocalLedgerClient
 from scheduler_patch.scheduler import BudgetScheduler
 
 
 @contextmanager
-def local_ports(**options: Any) -> Iterator[Callable[[Settings], LocalPort]]:
+def local_clients(**options: Any) -> Iterator[Callable[[Settings], LocalLedgerClient]]:
     """Yield what makes a port of a scheduler of its own, with its `options`; all are closed at the end."""
-    made: list[LocalPort] = []
+    made: list[LocalLedgerClient] = []
 
-    def make(settings: Settings) -> LocalPort:
-        made.append(LocalPort(BudgetScheduler(**options), settings))
+    def make(settings: Settings) -> LocalLedgerClient:
+        made.append(LocalLedgerClient(BudgetScheduler(**options), settings))
         return made[-1]
 
     try:
