@@ -9,8 +9,7 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound, denial
 from luigi_spendguard.ledger import calls, keys, snapshot
-from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.snapshot import Figures
+from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import BadMessage
 from luigi_spendguard.settings.policy import (
@@ -24,6 +23,8 @@ from luigi_spendguard.settings.policy import (
 )
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import Call, Created
+from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 from scheduler_patch.service.workers import LedgerService
 
@@ -44,8 +45,7 @@ async def issue(service: LedgerService, call: Call) -> Created:
         "expires_in",
         "expires_at",
     )
-    shown, key, found = await service.write(_issue, terms_of(call), service.settings.caps)
-    service.gate.feed(found)
+    shown, key = await service.commit(_issue, terms_of(call), service.settings.caps)
     return Created({"vault_key": key, **shown})
 
 
@@ -72,10 +72,8 @@ async def revoke(service: LedgerService, call: Call) -> Any:
     else:
         call.only("id")
     named = call.path[0] if call.path else call.text("id")
-    row, shown = await service.write(_revoke, named, call.key)
-    if row["task_id"]:
-        service.gate.hold(row["task_id"], "key", 0)
-    return {**shown, "calls_under_way": await in_force(service, keys.pending_calls, row["id"])}
+    shown = await service.commit(_revoke, named, call.key)
+    return {**shown, "calls_under_way": await in_force(service, keys.pending_calls, shown["id"])}
 
 
 def terms_of(call: Call) -> keys.Terms:
@@ -150,12 +148,12 @@ def _is_account(name: str) -> bool:
     return bool(re.fullmatch(r"acct_[A-Za-z0-9]+", name))
 
 
-def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> tuple[dict[str, Any], str, Figures]:
+def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> Booked[tuple[dict[str, Any], str]]:
     row, key = keys.issue(tx, terms, caps)
-    return keys.show_key(tx, row), key, snapshot.of_run(tx, row["run_id"])
+    return Booked((keys.show_key(tx, row), key), snapshot.of_run(tx, row["run_id"]))
 
 
-def _revoke(tx: Tx, named: str, holder: str) -> tuple[Row, dict[str, Any]]:
+def _revoke(tx: Tx, named: str, holder: str) -> Booked[dict[str, Any]]:
     """Revoke; `holder` is the key that asks, "" for the operator."""
     if holder:
         scope = calls.find_scope(tx, holder, Caps())
@@ -166,4 +164,9 @@ def _revoke(tx: Tx, named: str, holder: str) -> tuple[Row, dict[str, Any]]:
     if not named:
         raise NotFound("there is no such vault key")
     row = keys.revoke_key(tx, named)
-    return row, keys.show_key(tx, row)
+
+    def tell(gate: Gate) -> None:
+        if row["task_id"]:
+            gate.hold(row["task_id"], "key", 0)
+
+    return Booked(keys.show_key(tx, row), None, tell)

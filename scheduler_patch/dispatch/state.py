@@ -283,6 +283,22 @@ class Memory(Counts):
         """Take it that tasks have completed: should they run again, they pay like any other."""
         self.paid.difference_update(tasks)
 
+    def pay(self, task_id: str) -> None:
+        """Take it that a task, or every member of a batch, has paid."""
+        entry = self.entries.get(task_id)
+        self.paid.update((task_id, *(entry.members if entry is not None else ())))
+
+    def free(self, task_id: str) -> None:
+        """Block a task no more for what it was denied."""
+        entry = self.entries.get(task_id)
+        if entry is not None:
+            entry.hold = None
+
+    def ended(self, run_id: str, done: Iterable[str]) -> None:
+        """Take it that a run has ended, with those of its tasks that have completed."""
+        self.completed(done)
+        self.runs.pop(run_id, None)
+
     def forget(self, gone: Iterable[str]) -> None:
         """Drop tasks that the scheduler has dropped."""
         for task_id in list(gone):

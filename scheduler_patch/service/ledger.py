@@ -1,4 +1,4 @@
-"""`Access`: the ledger as luigid's routes reach it, opened when it is first needed; it feeds the gate.
+"""`Access`: the ledger as luigid's routes reach it, opened when first needed; `commit` feeds the gate.
 
 Nothing here waits for the ledger in tornado's thread: operations are awaited, so Luigi's own RPCs go on.
 
@@ -18,16 +18,17 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import claims, reservations, snapshot
-from luigi_spendguard.ledger import snapshot as news
-from luigi_spendguard.ledger.database import LOCK_SECONDS
+from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
+from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.redaction import Secret
 from scheduler_patch.dispatch import recall
@@ -71,11 +72,32 @@ class Throttle:
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
+P = ParamSpec("P")
 
 #: Seconds between two looks for pending calls whose sender must be gone.
 SWEEP_S = 5.0
 #: Reads of pages that wait for each other at the most.
 MOST_BROWSING = 64
+
+
+def _nothing(gate: Gate) -> None:
+    """Tell the gate nothing more."""
+
+
+@dataclass(frozen=True)
+class Booked(Generic[T]):
+    """What an operation has written to the books: its answer, and what the gate must hear of it.
+
+    Attributes:
+        answer: what whoever commits it gets.
+        figures: the run that it has changed; None: no budget and no state of one.
+        tell: tells the gate the rest, once it has the figures.
+
+    """
+
+    answer: T
+    figures: Figures | None
+    tell: Callable[[Gate], None] = _nothing
 
 
 class Access:
@@ -131,7 +153,7 @@ class Access:
             return
         if self._admin_token is None:
             self._admin_token = await asyncio.to_thread(kept_token, settings.token_file)
-        await self.write(news.follow, settings.caps)
+        await self.record(snapshot.follow, settings.caps)
         await self.refresh()
 
     def _open(self) -> Ledger:
@@ -139,7 +161,7 @@ class Access:
             if self._ledger is None:
                 ledger = Ledger(self.settings.ledger_path, self.busy_s)
                 if self._begin:
-                    start = ledger.write(news.start, self.settings.caps).result()
+                    start = ledger.write(snapshot.start, self.settings.caps).result()
                     recall.begin(self.gate, start)
                     self.gate.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
                 if self._admin_token is None:
@@ -170,9 +192,30 @@ class Access:
         """Return the ledger, opened now if need be. Raises LedgerUnavailable."""
         return await asyncio.to_thread(self._open) if self._ledger is None else self._ledger
 
-    async def write(self, operation: Callable[..., T], *args: Any) -> T:
-        """Run a ledger operation in a durable transaction."""
-        return await asyncio.wrap_future((await self.ledger()).write(operation, *args))
+    async def commit(
+        self, operation: Callable[Concatenate[Tx, P], Booked[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write to the books in a durable transaction, then tell the gate what was written."""
+        booked = await self._write(operation, *args, **kwargs)
+        if booked.figures is not None:
+            self.gate.feed(booked.figures)
+        booked.tell(self.gate)
+        return booked.answer
+
+    async def record(
+        self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Write durably what the gate decides nothing by, or look when all else is written."""
+        answer = await self._write(operation, *args, **kwargs)
+        if isinstance(answer, Booked):
+            raise TypeError("the gate has to hear of this: commit it")
+        return answer
+
+    async def _write(
+        self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        ledger = await self.ledger()
+        return await asyncio.wrap_future(ledger.write(lambda tx: operation(tx, *args, **kwargs)))
 
     async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
         """Run a reading operation; None while there is no ledger file."""
@@ -205,21 +248,25 @@ class Access:
         if self._ledger is None:
             return
         try:
-            await self.write(reservations.sweep)
-            await self.write(reservations.forget, self.settings.replay_days)
+            await self.record(reservations.sweep)
+            await self.record(reservations.forget, self.settings.replay_days)
             if gone := sorted(self.gate.vanished):
-                await self.write(claims.lose, gone)
-                self.gate.vanished.difference_update(gone)
+                await self.commit(_lose, gone)
             await self.refresh()
         except LedgerUnavailable as error:
             logger.error("%s", error)
 
     async def refresh(self) -> None:
         """Take over what other processes have done to the ledger."""
-        found = await self.read(news.changes, self.seen)
-        if found is not None:
-            self.gate.hear(found)
-            self.seen = max(self.seen, found.seen)
+        changes = await self.read(snapshot.changes, self.seen)
+        if changes is not None:
+            self.gate.hear(changes)
+            self.seen = max(self.seen, changes.seen)
+
+
+def _lose(tx: Tx, workers: list[str]) -> Booked[None]:
+    claims.lose(tx, workers)
+    return Booked(None, None, lambda gate: gate.vanished.difference_update(workers))
 
 
 def kept_token(path: Path) -> str:

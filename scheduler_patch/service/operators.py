@@ -1,4 +1,4 @@
-"""What operators do to runs, and what blocked workers wait for; each change feeds the dispatch gate."""
+"""What operators do to runs, and what blocked workers wait for."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import corrections, queries, runs, snapshot
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from luigi_spendguard.protocol import GRANT_SECONDS
-from scheduler_patch.dispatch.gate import FOR_GOOD, READY, WAIT
+from scheduler_patch.dispatch.gate import FOR_GOOD, READY, WAIT, Gate
 from scheduler_patch.dispatch.model import RunFigures
 from scheduler_patch.dispatch.reasons import Reason
+from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.workers import LedgerService
 
 #: Seconds between two looks whether something was freed.
@@ -26,8 +26,7 @@ _LOOK_S = 0.1
 
 async def revoke(service: LedgerService, run_id: str) -> dict[str, Any]:
     """Revoke a run; returns when no grant made before can still be used (P5)."""
-    row, found = await service.write(_revoke, run_id)
-    service.gate.feed(found)
+    row = await service.commit(_revoke, run_id)
     return {**queries.show_run(row), "calls_under_way": await in_force(service, runs.pending_calls, run_id)}
 
 
@@ -37,17 +36,16 @@ async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], na
     By the clock that never steps: what was granted before now is too old after 2 s.
     """
     limit = time.monotonic() + GRANT_SECONDS
-    under_way = left = await service.write(pending, name)
+    under_way = left = await service.record(pending, name)
     while left and time.monotonic() < limit:
         await asyncio.sleep(0.05)
-        left = await service.write(pending, name)
+        left = await service.record(pending, name)
     return under_way
 
 
 async def top_up(service: LedgerService, run_id: str, usd: str, request_id: str | None) -> dict[str, Any]:
     """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
-    row, found = await service.write(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
-    service.gate.feed(found)
+    row = await service.commit(_top_up, run_id, parse_usd(usd), request_id or secrets.token_hex(16))
     return queries.show_run(row)
 
 
@@ -72,12 +70,9 @@ async def approve(
         )
     named = [service.gate.run(name) for name in entry.runs] if entry is not None else []
     here = any(run is not None and run.run_id == run_id for run in named)
-    row, found, left = await service.write(
+    row = await service.commit(
         _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
     )
-    service.gate.feed(found)
-    if task_id is not None:
-        service.gate.approve(run_id, task_id, amount, left)
     return queries.show_run(row)
 
 
@@ -85,9 +80,8 @@ async def resolve(
     service: LedgerService, call_id: str, said: Resolution, request_id: str | None
 ) -> dict[str, Any]:
     """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
-    row, found = await service.write(_resolve, call_id, said, request_id or secrets.token_hex(16))
-    service.gate.feed(found)
-    return {**queries.show_call(row), "run_state": found.run["state"]}
+    row, run_state = await service.commit(_resolve, call_id, said, request_id or secrets.token_hex(16))
+    return {**queries.show_call(row), "run_state": run_state}
 
 
 async def blocked(
@@ -172,25 +166,33 @@ def _so_far(run: RunFigures | None, blocked: bool) -> str:
     return "no call has lacked room so far, but tasks are blocked" if blocked else "its caps sufficed"
 
 
-def _revoke(tx: Tx, run_id: str) -> tuple[Row, Figures]:
+def _revoke(tx: Tx, run_id: str) -> Booked[Row]:
     row = runs.revoke(tx, run_id)
-    return row, snapshot.of_run(tx, run_id)
+    return Booked(row, snapshot.of_run(tx, run_id))
 
 
-def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> tuple[Row, Figures]:
+def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Booked[Row]:
     row = runs.top_up(tx, run_id, amount, request_id)
-    return row, snapshot.of_run(tx, run_id)
+    return Booked(row, snapshot.of_run(tx, run_id))
 
 
 def _approve(
     tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int, here: bool
-) -> tuple[Row, Figures, int | None]:
+) -> Booked[Row]:
     if task_id and not here:
         runs.check_known(tx, run_id, task_id)
     row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
-    return row, snapshot.of_run(tx, run_id), snapshot.task_left(tx, run_id, task_id)
+    left = snapshot.task_left(tx, run_id, task_id)
+
+    def tell(gate: Gate) -> None:
+        if task_id:
+            gate.approve(run_id, task_id, amount, left)
+
+    return Booked(row, snapshot.of_run(tx, run_id), tell)
 
 
-def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> tuple[Row, Figures]:
+def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Booked[tuple[Row, str]]:
+    """End or correct a call; it comes with the state of its run."""
     row = corrections.resolve(tx, call_id, said, request_id)
-    return row, snapshot.of_call(tx, row["run_id"], call_id)
+    figures = snapshot.of_call(tx, row["run_id"], call_id)
+    return Booked((row, figures.run["state"]), figures)

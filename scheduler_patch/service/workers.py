@@ -1,4 +1,4 @@
-"""`LedgerService`: what workers do with the ledger through luigid; every answer feeds the dispatch gate."""
+"""`LedgerService`: what workers do with the ledger through luigid."""
 
 from __future__ import annotations
 
@@ -21,19 +21,16 @@ from luigi_spendguard.ledger import (
     settlement,
     snapshot,
 )
-from luigi_spendguard.ledger import (
-    snapshot as news,
-)
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import BadMessage, EndRequest, ReserveReply, ReserveRequest, command
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
+from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.model import Entry, RunFigures
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler import runs as lineage
-from scheduler_patch.service.ledger import Access
+from scheduler_patch.service.ledger import Access, Booked
 from scheduler_patch.service.queues import Queue
 from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
 
@@ -62,11 +59,7 @@ class LedgerService(Access):
         asked = None if budget_usd is None else parse_usd(budget_usd)
         cap, note = self.settings.caps.grant(family, asked)
         request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
-        row, found, today = await self.write(_open_run, request)
-        self.gate.feed(found)
-        self.gate.feed_day(
-            today, found.seen, today=True
-        )  # Right after midnight, yesterday's is no reason to block.
+        row = await self.commit(_open_run, request)
         if self._averages_due:
             self._averages_due = False
             self.gate.averages = await self.read(snapshot.averages) or {}
@@ -114,12 +107,10 @@ class LedgerService(Access):
         if run_id is not None and run_id not in self.gate.runs:
             await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
         try:
-            row, key, left, found = await self.write(_claim, request)
+            row, key = await self.commit(_claim, request)
         except BudgetExceeded as error:
             self.gate.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
-        self.gate.feed(found)
-        self.gate.claimed(task_id, pays, worker, family, left)
         return {
             "claim_id": row["id"],
             "run_id": row["run_id"],
@@ -149,16 +140,9 @@ class LedgerService(Access):
 
     async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
         """End a claim."""
-        row = await self.write(claims.finish, claim_id, outcome)
-        if row is not None and row["ended_at"] is None:
-            self.gate.stopped(row["task_id"])
-        if row is not None and outcome == "completed":
-            self._averages_due = True
-            self.gate.completed([row["task_id"], *json.loads(row["members"])])
-            entry = self.gate.entries.get(row["task_id"])
-            if entry is not None:
-                entry.hold = None
-        return {"known": row is not None}
+        known = await self.commit(_finish, claim_id, outcome)
+        self._averages_due = self._averages_due or (known and outcome == "completed")
+        return {"known": known}
 
     async def close_run(
         self, name: str, run_id: str | None = None, request_id: str | None = None
@@ -168,12 +152,8 @@ class LedgerService(Access):
             return {"closed": False}
         open_tasks = await self.read(claims.unfinished, name, run_id) or []
         done, unknown = self.scheduler.told_apart(open_tasks)
-        row = await self.write(claims.close_run, name, run_id, done, unknown, request_id)
-        closed = row is not None and row["state"] == "ended"
-        if row is not None and closed:
-            self._averages_due = True
-            self.gate.completed(done)
-            self.gate.runs.pop(row["run_id"], None)
+        closed = await self.commit(_close_run, name, run_id, done, unknown, request_id)
+        self._averages_due = self._averages_due or closed
         return {"closed": closed}
 
     async def acknowledge(self, worker: str, run_id: str) -> dict[str, Any]:
@@ -218,7 +198,7 @@ class LedgerService(Access):
     async def _save(self, operation: Callable[..., object], *said: Any) -> None:
         """Keep what is only shown: where that cannot be, nothing else fails."""
         try:
-            await self.write(operation, *said)
+            await self.record(operation, *said)
         except LedgerUnavailable as error:
             logger.error("What is shown of %s is not kept: %s", said[0], error)
 
@@ -239,25 +219,13 @@ class LedgerService(Access):
         elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
         ahead = self._queue.ahead(ask, relayed=relayed)
-        answer, task_id, found = await self.write(_reserve, key, ask, self.settings.caps, relayed, ahead)
-        self._queue.told(ask, answer, found.run["run_id"], relayed=relayed)
-        self.gate.feed(found)
-        if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
-            scope, part = answer.facts["budget"], answer.facts["part"]
-            asked = parse_usd(answer.facts["asked_usd"])
-            if scope == "approval":
-                self.gate.declare(task_id, asked)
-            else:
-                self.gate.hold(task_id, scope, asked, "" if scope == "day" else part)
-        elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
-            self.gate.paid.add(task_id)
-            self.gate.paid.update(self.scheduler.members_of(task_id))
+        answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
+        self._queue.told(ask, answer, run_id, relayed=relayed)
         return answer
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> dict[str, Any]:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
-        call, found = await self.write(_end, key, end, relayed)
-        self.gate.feed(found)
+        call = await self.commit(_end, key, end, relayed)
         if call is None:
             return {"call_id": end.call_id, "state": "voided"}
         if call["overrun_micros"]:
@@ -280,13 +248,11 @@ class LedgerService(Access):
         """Return calls whose price is to be asked for now; none without a ledger."""
         if not await self.read(corrections.waits):
             return []
-        return await self.write(_due, vendors, relayed_too)
+        return await self.record(_due, vendors, relayed_too)
 
     async def correct(self, call_id: str, found: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
         """Take what a vendor says that a call has cost."""
-        call, changed = await self.write(_correct, call_id, found, relayed_too)
-        if changed is not None:
-            self.gate.feed(changed)
+        call = await self.commit(_correct, call_id, found, relayed_too)
         if call is not None and call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
@@ -305,20 +271,49 @@ def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
     return [{name: row[name] for name in shown} for row in rows]
 
 
-def _correct(tx: Tx, call_id: str, found: FollowedUp, relayed_too: bool) -> tuple[Row | None, Figures | None]:
+def _correct(tx: Tx, call_id: str, found: FollowedUp, relayed_too: bool) -> Booked[Row | None]:
     call = corrections.correct(tx, call_id, found, relayed_too=relayed_too)
-    return call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id)
+    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id))
 
 
-def _open_run(tx: Tx, request: runs.RunRequest) -> tuple[Row, Figures, Row | None]:
+def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
     row = runs.open_run(tx, request)
-    return row, snapshot.of_run(tx, row["run_id"]), news.today(tx)
+    figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
+    # Right after midnight, yesterday's is no reason to block.
+    return Booked(row, figures, lambda gate: gate.feed_day(today, figures.seen, today=True))
 
 
-def _claim(tx: Tx, request: claims.ClaimRequest) -> tuple[Row, str, int | None, Figures]:
+def _claim(tx: Tx, request: claims.ClaimRequest) -> Booked[tuple[Row, str]]:
     row, key = claims.claim(tx, request)
     left = snapshot.task_left(tx, request.run_id, request.task_id)
-    return row, key, left, snapshot.of_run(tx, request.run_id)
+
+    def tell(gate: Gate) -> None:
+        gate.claimed(request.task_id, request.run_id, request.worker, request.family, left)
+
+    return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
+
+
+def _finish(tx: Tx, claim_id: str, outcome: str) -> Booked[bool]:
+    row = claims.finish(tx, claim_id, outcome)
+
+    def tell(gate: Gate) -> None:
+        if row is not None and row["ended_at"] is None:
+            gate.stopped(row["task_id"])
+        if row is not None and outcome == "completed":
+            gate.completed([row["task_id"], *json.loads(row["members"])])
+            gate.free(row["task_id"])
+
+    return Booked(row is not None, None, tell)
+
+
+def _close_run(
+    tx: Tx, name: str, run_id: str | None, done: list[str], unknown: list[str], request_id: str | None
+) -> Booked[bool]:
+    row = claims.close_run(tx, name, run_id, done, unknown, request_id)
+    if row is None or row["state"] != "ended":
+        return Booked(False, None)
+    ended: str = row["run_id"]
+    return Booked(True, None, lambda gate: gate.ended(ended, done))
 
 
 def _bounded(ask: ReserveRequest) -> ReserveRequest:
@@ -346,15 +341,30 @@ def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
 
 def _reserve(
     tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
-) -> tuple[ReserveReply, str, Figures]:
+) -> Booked[tuple[ReserveReply, str]]:
+    """Decide about a call; the answer comes with the run that it is a call of."""
     scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
     answer = reservations.reserve(tx, scope, ask)
-    found = snapshot.of_call(tx, scope.run["run_id"], answer.call_id or ask.call_id)
-    return answer, scope.claim["task_id"], found
+    run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
+    figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
+    return Booked((answer, run_id), figures, lambda gate: _tell_answer(gate, task_id, ask, answer))
 
 
-def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> tuple[Row | None, Figures]:
+def _tell_answer(gate: Gate, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
+    """Let a task be blocked that a cap has denied a call, and remember one that pays."""
+    if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
+        scope, part = answer.facts["budget"], answer.facts["part"]
+        asked = parse_usd(answer.facts["asked_usd"])
+        if scope == "approval":
+            gate.declare(task_id, asked)
+        else:
+            gate.hold(task_id, scope, asked, "" if scope == "day" else part)
+    elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
+        gate.pay(task_id)
+
+
+def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
     scope = _scope(tx, key, Caps(), relayed)
     call = settlement.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]
-    return call, snapshot.of_call(tx, run_id, end.call_id)
+    return Booked(call, snapshot.of_call(tx, run_id, end.call_id))

@@ -59,9 +59,9 @@ def relayed(
 
     async def live() -> tuple[Reply, list[dict[str, Any]]]:
         service = LedgerService(Settings(folder / "books.db", caps, vendors=vendors), BudgetScheduler())
-        row, made = await service.write(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
+        row, made = await service.record(keys.issue, keys.Terms("stripe", ttl_ms=ttl_ms), caps)
         if before is not None:
-            await service.write(before, row["id"], row["run_id"])
+            await service.record(before, row["id"], row["run_id"])
         gateway = Gateway(service)
         try:
             await gateway.admit(Stripe(), "POST", "/v1/payment_intents", key or made)

@@ -53,7 +53,7 @@ class Played:
         self.gateway._send = send  # type: ignore[method-assign]  # the vendor is played
 
     async def key(self) -> str:
-        return (await self.service.write(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
+        return (await self.service.record(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
 
     def relay(self, request: Request, key: str, **more: Any) -> asyncio.Task[Reply]:
         return asyncio.ensure_future(self.gateway.relay("stripe", request, key, **more))

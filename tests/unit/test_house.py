@@ -182,6 +182,15 @@ def test_every_overridden_method_is_checked() -> None:
         assert overridden | late == set(names), ours
 
 
+def test_the_books_are_written_and_the_gate_is_told_in_one_place() -> None:
+    """`commit` does both: who called the writer, or fed the gate, could forget the other."""
+    inside = REPOSITORY / "scheduler_patch"
+    by_hand = re.compile(r"(ledger|service)(\(\))?\)?\.write\(|gate\.(feed|hear)\(")
+    files = {path.relative_to(inside).as_posix(): path.read_text("utf-8") for path in inside.rglob("*.py")}
+    found = {name for name, text in files.items() if by_hand.search(text)}
+    assert found - {"dispatch/recall.py"} == {"service/ledger.py"}
+
+
 def test_another_luigi_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(luigi, "__version__", "3.9.0")
     with pytest.raises(PluginError, match=r"install luigi 3\.8\.x"):

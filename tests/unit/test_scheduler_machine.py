@@ -311,7 +311,7 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @rule(run_id=st.sampled_from(RUNS))
     def approve(self, run_id: str) -> None:
-        self.do(self.service.write(lambda tx: None))  # After the forecast that is being kept.
+        self.do(self.service.record(lambda tx: None))  # After the forecast that is being kept.
         run = self.do(self.service.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
             unknown = run["unknown_tasks"]
