@@ -25,7 +25,7 @@ from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Finish, Life, NotSent, Reserve, Send, advance
 from luigi_spendguard.http.blocking import Upstream
 from luigi_spendguard.protocol import KEY_PREFIX
-from luigi_spendguard.proxy import attempts, environment
+from luigi_spendguard.proxy import attempts, environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, not_at_a_gateway
 from luigi_spendguard.proxy.gateway_client import Forwarder, Gateway, gateway_of
@@ -39,7 +39,7 @@ def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float, pr
 
     `proxy`: as `Upstream.send`'s.
     """
-    with attempts.calling():
+    with interrupt.calling():
         return _driven(life, attempt, upstream, timeout_s, proxy)
 
 

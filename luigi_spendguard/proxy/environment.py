@@ -171,13 +171,13 @@ def hidden(vendor: Vendor, secret: str | None, key: str) -> Iterator[None]:
             _arrange()
 
 
-def sent() -> Hidden:
+def hidden_now() -> Hidden:
     """Return what a child needs to know, whose environment is this one's."""
     with _lock:
         return Hidden(dict(_held), dict(_put), dict(_stand_ins))
 
 
-def given(hidden: Hidden) -> None:
+def take_over(hidden: Hidden) -> None:
     """Take what a child was sent, which runs in a worker's stead."""
     global _in_worker
     redaction.learn(*hidden.held.values(), *hidden.stand_ins.values())

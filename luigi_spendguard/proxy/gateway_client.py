@@ -20,7 +20,7 @@ from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.http.blocking import Upstream
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
-from luigi_spendguard.proxy import attempts
+from luigi_spendguard.proxy import interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.settings.values import is_loopback
@@ -136,7 +136,7 @@ class Forwarder:
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
         own = headers.get("idempotency-key", "")
-        with attempts.calling(), attempt.unanswered.remembered(own, mark, told):
+        with interrupt.calling(), attempt.unanswered.remembered(own, mark, told):
             reply = self._sent(sent, gateway, timeout_s)
             if DENIAL in reply.headers:
                 raise _denied(reply.headers[DENIAL], gateway)

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import SplitResult, urlsplit, urlunsplit
 
+from luigi_spendguard import proxy
 from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, PluginError, SpendDenied
 from luigi_spendguard.guard.denials import refusal
 from luigi_spendguard.guard.effects import Call, NotSent
-from luigi_spendguard.proxy import attempts, programs
+from luigi_spendguard.proxy import attempts
 from luigi_spendguard.proxy.aio import aside
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send, vendor_of
@@ -61,7 +62,7 @@ def exchange(method: str, url: str, headers: Mapping[str, str]) -> Exchange | No
 
     That is a call to no vendor's host, and outside vendor tasks one that may pass there.
     """
-    programs.enter()
+    proxy.join()
     plain = _plain(url)
     vendor = _vendor(plain)
     if vendor is None:

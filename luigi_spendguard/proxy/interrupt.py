@@ -19,7 +19,6 @@ from types import FrameType
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.proxy import attempts
 
 #: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
 SIGNAL: Any = getattr(signal, "SIGUSR2", None)
@@ -30,6 +29,46 @@ AGAIN_S = 2.0
 CLEAN_UP_S = 10.0
 #: The exit status of a process that was ended because the run is revoked.
 ENDED = 77
+
+
+_in_flight = 0
+_idle: Callable[[], None] | None = None
+_lock = threading.Lock()
+
+
+def _after_fork() -> None:
+    global _lock, _in_flight
+    _lock, _in_flight = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def in_flight() -> int:
+    """Return how many vendor calls of this process are under way."""
+    return _in_flight
+
+
+@contextmanager
+def calling() -> Iterator[None]:
+    """Count a vendor call of this process while it is under way."""
+    global _in_flight
+    with _lock:
+        _in_flight += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _in_flight -= 1
+        if _idle is not None and not _in_flight:
+            _idle()
+
+
+def on_idle(act: Callable[[], None] | None) -> None:
+    """Let `act` be called whenever the last vendor call under way has ended."""
+    global _idle
+    _idle = act
 
 
 @contextmanager
@@ -64,18 +103,18 @@ def _ask_oneself() -> None:
     os.kill(os.getpid(), SIGNAL)  # To the main thread, whichever thread's call has ended.
 
 
-def obedient() -> None:
+def obey_as_child() -> None:
     """Let this process, a child of a task's, end when it is told: once no vendor call of it is in flight."""
     if SIGNAL is None or threading.current_thread() is not threading.main_thread():
         return
-    signal.signal(SIGNAL, _obey_as_a_child)
+    signal.signal(SIGNAL, _obey_as_child)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
 
 
-def _obey_as_a_child(number: int, frame: FrameType | None) -> None:
+def _obey_as_child(number: int, frame: FrameType | None) -> None:
     _pass_on()
-    attempts.on_idle(_ask_oneself)
-    if not attempts.in_flight():
+    on_idle(_ask_oneself)
+    if not in_flight():
         os._exit(ENDED)
 
 
@@ -96,18 +135,18 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
 
     def end() -> None:
         time.sleep(CLEAN_UP_S)
-        while attempts.in_flight() or not (quiet and quiet()):
+        while in_flight() or not (quiet and quiet()):
             time.sleep(0.2)
         os._exit(ENDED)
 
     def obey(number: int, frame: FrameType | None) -> None:
         nonlocal again, last
         if os.getpid() != own:  # A child that it has forked.
-            _obey_as_a_child(number, frame)
+            _obey_as_child(number, frame)
             return
         _pass_on()
-        attempts.on_idle(_ask_oneself)
-        if attempts.in_flight():
+        on_idle(_ask_oneself)
+        if in_flight():
             return
         if last is None and quiet is not None:
             last = threading.Thread(target=end, name="spendguard-end", daemon=True)
@@ -128,4 +167,4 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
         if again is not None:
             again.cancel()
             again.join()
-        attempts.on_idle(None)
+        on_idle(None)

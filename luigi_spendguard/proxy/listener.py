@@ -16,12 +16,13 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
+from luigi_spendguard import proxy
 from luigi_spendguard.errors import (
     BudgetExceeded,
     KeyRevoked,
@@ -35,7 +36,7 @@ from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.http.relay import Relaying, check_host, check_origin
 from luigi_spendguard.protocol import RELAYED
-from luigi_spendguard.proxy import attempts, environment, programs
+from luigi_spendguard.proxy import attempts, environment
 from luigi_spendguard.proxy.aio import ENDING_S
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
@@ -74,7 +75,7 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
     KeyRevoked from that. Whoever runs programs has an error of its own: subprocess.CalledProcessError,
     luigi.contrib.external_program.ExternalProgramRunError, sh.ErrorReturnCode and others.
     """
-    programs.enter()
+    proxy.join()
     attempt = attempts.current()
     if attempt is None:
         raise denial("scope", "spend_proxy() is for programs of a vendor task: use it inside its run()")
@@ -209,10 +210,6 @@ class Listener:
         finally:
             if attempt is self._attempt:
                 self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None
-
-
-if TYPE_CHECKING:
-    from luigi_spendguard.proxy.listener import Listener
 
 
 class Listening(Relaying):

@@ -25,7 +25,7 @@ from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.http import certificates
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
-from luigi_spendguard.proxy import attempts, gateway_client
+from luigi_spendguard.proxy import attempts, gateway_client, interrupt
 from luigi_spendguard.proxy import call as sending
 from luigi_spendguard.proxy.stripe import as_stripe_error
 from luigi_spendguard.worker.process import GuardedTaskProcess
@@ -430,17 +430,17 @@ def test_a_proxy_of_the_environment_does_not_capture_the_call(
 def test_a_forwarded_call_counts_as_in_flight(gateway: FakeGateway) -> None:
     gateway.latency = 0.5
     idle = threading.Event()
-    attempts.on_idle(idle.set)
+    interrupt.on_idle(idle.set)
     try:
         with attempt(gateway.url), ThreadPoolExecutor(1) as pool:
             call = pool.submit(stripe.PaymentIntent.create, customer="cus_1", **CHARGE)
             wait_until(lambda: bool(gateway.seen))
-            assert attempts.in_flight() == 1
+            assert interrupt.in_flight() == 1
             assert not idle.is_set()
             call.result()
         assert idle.is_set()
     finally:
-        attempts.on_idle(None)
+        interrupt.on_idle(None)
 
 
 # Outside vendor tasks: a pipeline that asks for its vault keys itself.

@@ -22,7 +22,7 @@ from luigi.contrib.external_program import ExternalProgramRunError, ExternalProg
 from luigi_spendguard import BudgetExceeded, SpendDenied, spend_proxy
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.http.relay import MAX_BODY, MAX_FORM
-from luigi_spendguard.proxy import attempts
+from luigi_spendguard.proxy import interrupt
 from tests.integration.test_any_client import Place
 from tests.support import npm
 from tests.support.clients import dead_proxies
@@ -322,8 +322,8 @@ def test_a_call_under_way_ends_before_the_block_does(worker: Place) -> None:
         with spend_proxy() as url:
             caller = threading.Thread(target=lambda: said.append(post(url)))
             caller.start()
-            wait_until(lambda: bool(attempts.in_flight()))
-        assert attempts.in_flight() == 0
+            wait_until(lambda: bool(interrupt.in_flight()))
+        assert interrupt.in_flight() == 0
         caller.join(5)
     worker.stripe.control(options={"latency": 0.0})
     assert [status for status, _ in said] == [200]

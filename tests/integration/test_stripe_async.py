@@ -14,7 +14,7 @@ import stripe
 
 from luigi_spendguard import BudgetExceeded, SpendDenied
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.proxy import aio, attempts
+from luigi_spendguard.proxy import aio, attempts, interrupt
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
 from tests.support.site import SECRET, FakeStripe, Site
@@ -91,8 +91,8 @@ def test_a_cancelled_call_is_accounted_for_before_the_attempt_ends(
 
     with pretender.attempt():
         asyncio.run(program())
-        assert attempts.in_flight() == 1
-    assert attempts.in_flight() == 0
+        assert interrupt.in_flight() == 1
+    assert interrupt.in_flight() == 0
     assert vendor.moved() == 100
     [call] = pretender.site.calls(pretender.run_id)
     assert (call["state"], call["spent_usd"]) == ("settled", "1.00")
