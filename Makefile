@@ -38,7 +38,6 @@ demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
 test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
-	@$(BIN)/python -m compileall -q luigi_spendguard scheduler_patch tests  # Once, not in each process they start.
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order
@@ -61,5 +60,4 @@ figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and fo
 	$(BIN)/python -m pytest -m "figures or hypothesis" --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
 
 clean:  ## remove what make has installed
-	find luigi_spendguard scheduler_patch tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(VENV) .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

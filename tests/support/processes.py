@@ -36,7 +36,8 @@ def environment(**more: str) -> dict[str, str]:
         **kept,
         "HOME": os.environ.get("HOME", "/"),
         "PYTHONPATH": str(REPOSITORY),
-        "PYTHONDONTWRITEBYTECODE": "1",
+        # Thousands of starts, each half as long as without it; and the tree stays clean.
+        "PYTHONPYCACHEPREFIX": str(REPOSITORY / "build" / "bytecode"),
         "NO_PROXY": "127.0.0.1,localhost",
         **more,
     }
