@@ -14,7 +14,6 @@ import base64
 import html
 import json
 import logging
-import os
 import re
 import sys
 import threading
@@ -25,7 +24,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import quote, quote_plus, unquote
 
-from luigi_spendguard.process_state import Blocks
+from luigi_spendguard.process_state import Blocks, at_fork
 
 #: What stands in a secret's place.
 REDACTED = "[redacted]"
@@ -83,13 +82,12 @@ _pattern = re.compile("|".join(_KEY))
 _lock = threading.Lock()
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     global _lock
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_begin_anew)
 
 
 def learn(*values: str | None) -> None:

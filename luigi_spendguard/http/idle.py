@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import time
 import weakref
@@ -12,6 +11,7 @@ from socket import socket
 from typing import Any
 
 from luigi_spendguard.http.destination import Destination
+from luigi_spendguard.process_state import at_fork
 
 #: Seconds after which a connection is not used again: what stands between (a NAT, a load balancer) forgets
 #: one sooner or later, and a call that may not be repeated would be in doubt. Longer than a grant is good
@@ -36,14 +36,12 @@ class Idle:
 
     def __init__(self) -> None:
         self._lines: dict[Destination, deque[tuple[float, Line]]] = {}
-        self._pid = os.getpid()
+        # A child has copies of the parent's: replies would be mixed up. The parent's stay open.
+        at_fork(self.close)
         self._closed = weakref.finalize(self, _close, self._lines)
 
     def take(self, to: Destination) -> Line | None:
         """Return a connection that was used, or made, seconds ago, and on which nothing has arrived since."""
-        if self._pid != os.getpid():
-            self.close()  # This process's copies: replies would be mixed up. The parent's stay open.
-            self._pid = os.getpid()
         lines = self._lines.get(to)
         while lines:
             try:

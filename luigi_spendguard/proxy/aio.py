@@ -10,12 +10,12 @@ import asyncio
 import concurrent.futures
 import contextvars
 import logging
-import os
 import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import PluginError
+from luigi_spendguard.process_state import at_fork
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -30,15 +30,14 @@ _pool: concurrent.futures.ThreadPoolExecutor | None = None
 _running: dict[str, set[concurrent.futures.Future[Any]]] = {}
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     """Start without inherited threads: a child has none of them."""
     global _lock, _pool
     _lock, _pool = threading.Lock(), None
     _running.clear()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_begin_anew)
 
 
 async def aside(owner: str, act: Callable[[], T]) -> T:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import denial
 from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.proxy import environment, owners
 from luigi_spendguard.proxy.owners import Outside
 from luigi_spendguard.proxy.unanswered import Unanswered
@@ -79,7 +80,7 @@ _beacons_above: tuple[mmap.mmap, ...] = ()
 _lock = threading.Lock()
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     global _lock, _beacon, _beacons_above
     _lock = threading.Lock()
     # What runs in a child is nobody's pipeline but its own.
@@ -87,8 +88,7 @@ def _after_fork() -> None:
     _beacon[0] = _workers > 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_begin_anew)
 
 
 def current() -> Attempt | None:

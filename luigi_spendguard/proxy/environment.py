@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from luigi_spendguard import config, redaction
 from luigi_spendguard.config import Settings
-from luigi_spendguard.process_state import Blocks
+from luigi_spendguard.process_state import Blocks, at_fork
 from luigi_spendguard.protocol import KEY_PREFIX
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Vendor
@@ -61,13 +61,12 @@ _stand_ins: dict[str, Secret] = {}
 _configured: set[str] = set()
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     global _lock
     _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_begin_anew)
 
 
 def learn(vendor: Vendor) -> None:

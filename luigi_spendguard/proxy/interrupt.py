@@ -19,6 +19,7 @@ from types import FrameType
 from typing import Any
 
 from luigi_spendguard.errors import denial
+from luigi_spendguard.process_state import at_fork
 
 #: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
 SIGNAL: Any = getattr(signal, "SIGUSR2", None)
@@ -36,13 +37,12 @@ _idle: Callable[[], None] | None = None
 _lock = threading.Lock()
 
 
-def _after_fork() -> None:
+def _begin_anew() -> None:
     global _lock, _in_flight
     _lock, _in_flight = threading.Lock(), 0
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+at_fork(_begin_anew)
 
 
 def in_flight() -> int:
@@ -141,7 +141,7 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
 
     def obey(number: int, frame: FrameType | None) -> None:
         nonlocal again, last
-        if os.getpid() != own:  # A child that it has forked.
+        if os.getpid() != own:  # A child that it has forked; told, perhaps, before any hook of the fork ran.
             _obey_as_child(number, frame)
             return
         _pass_on()

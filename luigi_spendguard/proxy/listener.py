@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -35,6 +34,7 @@ from luigi_spendguard.guard.denials import refusal, unanswered, unreachable
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.http.relay import Relaying, check_host, check_origin
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.proxy import attempts, environment
 from luigi_spendguard.proxy.aio import ENDING_S
@@ -47,19 +47,6 @@ logger = logging.getLogger(__name__)
 
 #: Calls that are under way at once in one listener; others wait their turn.
 THREADS = 32
-_here: set[Listener] = set()
-
-
-def _after_fork() -> None:
-    """Let a child not hold the port open: nobody there answers."""
-    for listener in _here:
-        for socket in listener.sockets:
-            socket.close()
-    _here.clear()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager
@@ -103,7 +90,7 @@ class Listener:
 
     def __init__(self, attempt: Attempt, only: str) -> None:
         self.denied: BudgetExceeded | KeyRevoked | None = None
-        self._attempt, self._only, self._pid = attempt, only, os.getpid()
+        self._attempt, self._only = attempt, only
         self.sockets = bind_sockets(0, "127.0.0.1")
         self.url = f"http://127.0.0.1:{self.sockets[0].getsockname()[1]}"
         longest = max(attempt.settings.vendor(name).timeout_s for name in VENDORS)
@@ -114,7 +101,8 @@ class Listener:
         self._loop = asyncio.new_event_loop()
         self._asked, self._idle = asyncio.Event(), asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="spendguard-listener", daemon=True)
-        _here.add(self)
+        self._forked = False
+        at_fork(self._leave_to_parent)
         self._thread.start()
 
     def _run(self) -> None:
@@ -154,11 +142,16 @@ class Listener:
         await server.close_all_connections()
         self._pool.shutdown(wait=not self._calls, cancel_futures=True)
 
+    def _leave_to_parent(self) -> None:
+        """Let a forked child not hold the port open: nobody there answers."""
+        self._forked = True
+        for socket in self.sockets:
+            socket.close()
+
     def end(self) -> None:
         """End the calls under way, close the port and wait for the thread. A forked child has none."""
-        if os.getpid() != self._pid:
+        if self._forked:
             return
-        _here.discard(self)
         try:
             self._loop.call_soon_threadsafe(self._asked.set)
         except RuntimeError:  # The thread has ended with an error of its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import os
 import time
 import zlib
 from collections.abc import Callable
@@ -185,10 +186,17 @@ def test_a_connection_that_is_to_be_closed_is_not_used_again(send: Send) -> None
 def test_a_forked_child_uses_no_connection_of_its_parents() -> None:
     with Counting(lambda number, body: answer(200, {})) as vendor:
         upstream = Upstream()
-        for _ in range(2):
-            upstream.send(post(vendor.url), time.monotonic() + 60, 5)
-        upstream._idle._pid -= 1
-        upstream.send(post(vendor.url), time.monotonic() + 60, 5)
+
+        def status() -> int:
+            return upstream.send(post(vendor.url), time.monotonic() + 60, 5).status
+
+        assert status() == 200
+        pid = os.fork()
+        if not pid:
+            os._exit(status() != 200)
+        assert os.waitpid(pid, 0)[1] == 0
+        assert vendor.accepted == 2
+        assert status() == 200  # On the parent's, which the child has not closed.
     assert vendor.accepted == 2
 
 
