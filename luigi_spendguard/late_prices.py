@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
-from luigi_spendguard.http.blocking import CONNECT_S, Upstream
+from luigi_spendguard.http.blocking import CONNECT_S, BlockingTransport
 from luigi_spendguard.proxy import environment
 from luigi_spendguard.vendors import FollowedUp, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
@@ -50,7 +50,7 @@ class Corrector:
         secret_of: Callable[[Vendor, Settings], str | None] = environment.secret_of,
     ) -> None:
         self._ledger, self._settings, self._secret_of = ledger, settings, secret_of
-        self._upstream = Upstream()
+        self._transport = BlockingTransport()
         self._said: set[str] = set()  # Once is enough.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spendguard-prices", daemon=True)
@@ -108,7 +108,7 @@ class Corrector:
         try:
             wire = vendor.wire(request, own, secret, "")
             left = max(0.1, (until - time.monotonic()) / 2)
-            reply = self._upstream.send(wire, until, min(own.timeout_s, left), min(CONNECT_S, left))
+            reply = self._transport.send(wire, until, min(own.timeout_s, left), min(CONNECT_S, left))
             return vendor.followed(reply, own, settings.fx)
         except Exception as error:  # Asked again later.
             return FollowedUp(None, note=f"{vendor.name} does not say ({type(error).__name__})")

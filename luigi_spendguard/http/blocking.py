@@ -13,10 +13,10 @@ from luigi_spendguard.http.idle import Idle
 from luigi_spendguard.http.transport import CONNECT_S, MAX_REPLY, Connect, Operation, Undo, Write, sending
 from luigi_spendguard.vendors import Reply, Request
 
-__all__ = ["CONNECT_S", "MAX_REPLY", "Upstream"]
+__all__ = ["CONNECT_S", "MAX_REPLY", "BlockingTransport"]
 
 
-class Upstream:
+class BlockingTransport:
     """A process's connections; any thread sends by them.
 
     `straight`: never through a proxy.

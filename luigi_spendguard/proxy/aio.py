@@ -40,7 +40,7 @@ def _begin_anew() -> None:
 at_fork(_begin_anew)
 
 
-async def aside(owner: str, act: Callable[[], T]) -> T:
+async def in_thread(owner: str, act: Callable[[], T]) -> T:
     """Return what `act` returns in a thread of its own, on behalf of `owner` (a claim_id).
 
     Raises what `act` raises, and PluginError outside asyncio.

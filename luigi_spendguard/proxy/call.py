@@ -12,7 +12,7 @@ from __future__ import annotations
 import inspect
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -23,7 +23,7 @@ from luigi_spendguard import config
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Finish, Life, NotSent, Reserve, Send, advance
-from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.protocol import KEY_PREFIX
 from luigi_spendguard.proxy import attempts, environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
@@ -34,36 +34,29 @@ from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
 
-def drive(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float, proxy: str = "") -> Reply:
-    """Run `life` to its end and return the vendor's reply. Raises what `life` raises.
-
-    `proxy`: as `Upstream.send`'s.
-    """
-    with interrupt.calling():
-        return _driven(life, attempt, upstream, timeout_s, proxy)
-
-
-def _driven(life: Life, attempt: Attempt, upstream: Upstream, timeout_s: float, proxy: str) -> Reply:
+def drive(life: Life, attempt: Attempt, send: Callable[[Send], Reply]) -> Reply:
+    """Run `life` to its end, with real I/O, and return the vendor's reply. Raises what `life` raises."""
     value: Any = None
     error: BaseException | None = None
-    while True:
-        try:
-            effect = advance(life, value, error)
-            if isinstance(effect, Reply):
-                return effect
-            value, error = None, None
-            if isinstance(effect, Reserve):
-                value = attempt.client.reserve(attempt.key, effect.ask)
-            elif isinstance(effect, Send):
-                value = upstream.send(effect.request, effect.deadline, timeout_s, proxy=proxy)
-            elif isinstance(effect, Finish):
-                attempt.client.end(attempt.key, effect.end)
-            else:
-                time.sleep(effect.seconds)
-        except BaseException as caught:  # The guard must hear of everything, Ctrl-C included.
-            if inspect.getgeneratorstate(life) == inspect.GEN_CLOSED:
-                raise
-            value, error = None, caught
+    with interrupt.calling():
+        while True:
+            try:
+                effect = advance(life, value, error)
+                if isinstance(effect, Reply):
+                    return effect
+                value, error = None, None
+                if isinstance(effect, Reserve):
+                    value = attempt.client.reserve(attempt.key, effect.ask)
+                elif isinstance(effect, Send):
+                    value = send(effect)
+                elif isinstance(effect, Finish):
+                    attempt.client.end(attempt.key, effect.end)
+                else:
+                    time.sleep(effect.seconds)
+            except BaseException as caught:  # The guard must hear of everything, Ctrl-C included.
+                if inspect.getgeneratorstate(life) == inspect.GEN_CLOSED:
+                    raise
+                value, error = None, caught
 
 
 _key: ContextVar[str | None] = ContextVar("spendguard_idempotency_key", default=None)
@@ -96,7 +89,7 @@ def named(request: Request, vendor: Vendor) -> Request:
     return replace(request, headers={**request.headers, "idempotency-key": key})
 
 
-_upstream = Upstream()
+_transport = BlockingTransport()
 _forwarder = Forwarder()
 
 
@@ -227,7 +220,12 @@ def _send(
             return _forwarder.forward(request, target, gateway, attempt, reads=reads, own_key=own_key)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
-    return drive(guard.guarded(request, call, refuse), attempt, _upstream, settings.timeout_s, proxy)
+    life = guard.guarded(request, call, refuse)
+    return drive(
+        life,
+        attempt,
+        lambda one: _transport.send(one.request, one.deadline, settings.timeout_s, proxy=proxy),
+    )
 
 
 def _has_own_key(vendor: Vendor, request: Request) -> bool:

@@ -17,7 +17,7 @@ from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denia
 from luigi_spendguard.guard.answering import say_replayed
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
-from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import interrupt
@@ -111,7 +111,7 @@ class Forwarder:
     """Sends calls to the gateway, straight: never through a proxy of the environment's."""
 
     def __init__(self) -> None:
-        self._upstream = Upstream(straight=True)
+        self._transport = BlockingTransport(straight=True)
 
     def forward(
         self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, own_key: bool
@@ -153,7 +153,7 @@ class Forwarder:
         while True:
             left = limit - time.monotonic()
             try:
-                return self._upstream.send(request, limit, timeout_s, connect_s=max(0.1, min(2.0, left)))
+                return self._transport.send(request, limit, timeout_s, connect_s=max(0.1, min(2.0, left)))
             except NotSent as error:
                 if error.interrupt is not None:
                     raise error.interrupt from None

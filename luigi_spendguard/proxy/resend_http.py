@@ -21,7 +21,7 @@ from resend.exceptions import InvalidApiKeyError, RateLimitError, ResendError, V
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, SpendguardError, bare
 from luigi_spendguard.guard.effects import Call, NotSent
-from luigi_spendguard.proxy.aio import aside
+from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
@@ -148,4 +148,4 @@ class GuardedAsyncClient(GuardedClient):
     ) -> _Answer:
         """Send once under a reservation, in a thread."""
         request = request_of(method, url, headers, json, files, data)
-        return await aside(self._attempt.claim_id, lambda: self._answer(request))
+        return await in_thread(self._attempt.claim_id, lambda: self._answer(request))

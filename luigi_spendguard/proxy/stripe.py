@@ -30,7 +30,7 @@ from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, PluginEr
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.process_state import Blocks
 from luigi_spendguard.proxy import attempts
-from luigi_spendguard.proxy.aio import aside
+from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, options_of
@@ -110,7 +110,7 @@ _Answer = tuple[Any, int, Mapping[str, str]]
 class StreamedBody(io.BytesIO):
     """A reply's body for the SDK's streaming calls, synchronous (`read`) and asynchronous (`async for`).
 
-    The whole of it, at most `upstream.MAX_REPLY` bytes: the guard has read it to know the outcome.
+    The whole of it, at most `transport.MAX_REPLY` bytes: the guard has read it to know the outcome.
     """
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -143,14 +143,14 @@ class GuardedClient(HTTPClient):
     async def request_async(self, method: str, url: str, headers: Any, post_data: Any = None) -> _Answer:
         """Send once under a reservation, in a thread."""
         send = partial(self.request, method, url, headers, post_data)
-        return await aside(self._attempt.claim_id, send)
+        return await in_thread(self._attempt.claim_id, send)
 
     async def request_stream_async(
         self, method: str, url: str, headers: Any, post_data: Any = None
     ) -> _Answer:
         """Send once under a reservation, in a thread; the answer's body is to be iterated over."""
         send = partial(self.request_stream, method, url, headers, post_data)
-        return await aside(self._attempt.claim_id, send)
+        return await in_thread(self._attempt.claim_id, send)
 
     async def sleep_async(self, secs: float) -> None:
         """Wait between two sends."""

@@ -29,7 +29,7 @@ from twilio.http.response import Response
 
 from luigi_spendguard.errors import GatewayUnreachable, OutcomeUnknown, SpendDenied, SpendguardError, bare
 from luigi_spendguard.guard.effects import Call, NotSent
-from luigi_spendguard.proxy.aio import aside
+from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
@@ -195,4 +195,4 @@ class GuardedAsyncHttpClient(AsyncHttpClient):
         with as_the_sdks_errors(method, uri, asynchronous=True):
             request = request_of(method, uri, params, data, headers, auth)
             sending = partial(send, VENDOR, request, Call(), self._attempt, options=self._options)
-            return response_of(await aside(self._attempt.claim_id, sending))
+            return response_of(await in_thread(self._attempt.claim_id, sending))

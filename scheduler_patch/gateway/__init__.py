@@ -32,7 +32,7 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.gateway.replies import Replies, Room
-from scheduler_patch.gateway.transport import CONNECTIONS, Upstream
+from scheduler_patch.gateway.transport import CONNECTIONS, LoopTransport
 from scheduler_patch.service.shares import Shares, TooMany
 from scheduler_patch.service.workers import LedgerService
 
@@ -65,7 +65,7 @@ class Gateway:
         self._replies = Replies()
         self._thinking = Shares(1, THREADS)
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
-        self._upstream: Upstream | None = None
+        self._transport: LoopTransport | None = None
         self._lives: set[asyncio.Task[Reply]] = set()
         self._late_ends: set[asyncio.Task[None]] = set()
 
@@ -118,7 +118,7 @@ class Gateway:
         """Return room for the reply to a call of a key; `cut` cuts off its client, where it is slow."""
         return self._replies.room(key_hash(key), cut)
 
-    async def aside(self, key: str, act: Callable[..., T], *args: Any) -> T:
+    async def in_thread(self, key: str, act: Callable[..., T], *args: Any) -> T:
         """Do what takes long in a thread; a key does one such thing at a time."""
         async with self._thinking.share(key_hash(key)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
@@ -172,7 +172,7 @@ class Gateway:
             refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
         guard = Guard(vendor, settings, settings.secret or "", self.service.settings.fx, time.monotonic)
         life = guard.guarded(request, call, refuse)
-        return await self._drive(life, key, settings.timeout_s, room, aside=vendor.is_slow(request))
+        return await self._drive(life, key, settings.timeout_s, room, slow=vendor.is_slow(request))
 
     async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.
@@ -198,22 +198,22 @@ class Gateway:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         raise denial(answer.reason, answer.message, {**answer.facts, "call_id": answer.call_id})
 
-    async def _drive(self, life: Life, key: str, timeout_s: float, room: Room, *, aside: bool) -> Reply:
+    async def _drive(self, life: Life, key: str, timeout_s: float, room: Room, *, slow: bool) -> Reply:
         """Do what the guard asks for; whatever comes of it is told to the guard.
 
-        `aside`: the guard thinks in a thread of the pool, while luigid's only thread serves Luigi.
+        `slow`: the guard thinks in a thread of the pool, while luigid's only thread serves Luigi.
         """
         value: Any = None
         error: BaseException | None = None
         while True:
             if isinstance(value, Reply) and len(value.body) > LONG_REPLY:
-                effect = await self.aside(key, advance, life, value, error)
-            elif not aside:
+                effect = await self.in_thread(key, advance, life, value, error)
+            elif not slow:
                 effect = advance(life, value, error)
             elif isinstance(value, ReserveReply):  # A grant is used at once, or it is too old.
                 effect = await asyncio.to_thread(advance, life, value, error)
             else:
-                effect = await self.aside(key, advance, life, value, error)
+                effect = await self.in_thread(key, advance, life, value, error)
             if isinstance(effect, Reply):
                 return effect
             value, error = None, None
@@ -230,9 +230,9 @@ class Gateway:
                 error = caught
 
     async def _send(self, effect: Send, timeout_s: float, room: Room) -> Reply:
-        if self._upstream is None:
-            self._upstream = Upstream()
-        return await self._upstream.send(effect.request, effect.deadline, timeout_s, room)
+        if self._transport is None:
+            self._transport = LoopTransport()
+        return await self._transport.send(effect.request, effect.deadline, timeout_s, room)
 
     async def _end(self, key: str, end: EndRequest) -> None:
         """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
@@ -274,8 +274,8 @@ class Gateway:
     async def close(self) -> None:
         """Close the connections to vendors, and end the threads."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        if self._upstream is not None:
-            await self._upstream.close()
+        if self._transport is not None:
+            await self._transport.close()
 
 
 _EXPIRED = "the vault key has expired: ask for another one"

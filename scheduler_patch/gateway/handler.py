@@ -69,7 +69,7 @@ class Relay(Bounded, Relaying):
         )
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")
-        return await self._gateway.aside(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")
+        return await self._gateway.in_thread(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")
 
     def _is_gone(self, before: bool) -> bool:
         """Return whether the client has ended its side since its call began, which may wait for its turn."""

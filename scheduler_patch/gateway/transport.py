@@ -30,7 +30,7 @@ class Space(Protocol):
         """Hold as much as a reply may have."""
 
 
-class Upstream:
+class LoopTransport:
     """The gateway's connections to vendors; made in the loop that uses it."""
 
     def __init__(self) -> None:

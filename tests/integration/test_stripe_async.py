@@ -176,7 +176,7 @@ def module_level_with(http_client: stripe.HTTPClient) -> Awaitable[Any]:
 def test_other_event_loops_are_refused_before_anything_begins() -> None:
     begun: list[int] = []
     with pytest.raises(PluginError, match="need asyncio"):
-        aio.aside("claim", lambda: begun.append(1)).send(None)
+        aio.in_thread("claim", lambda: begun.append(1)).send(None)
     assert begun == []
 
 
@@ -184,7 +184,7 @@ def test_what_does_not_end_in_time_is_said(caplog: pytest.LogCaptureFixture) -> 
     go = threading.Event()
 
     async def program() -> None:
-        call = asyncio.ensure_future(aio.aside("claim-slow", go.wait))
+        call = asyncio.ensure_future(aio.in_thread("claim-slow", go.wait))
         await asyncio.sleep(0.05)
         call.cancel()
 

@@ -14,12 +14,12 @@ import pytest
 
 from luigi_spendguard.guard.effects import Late, NotSent
 from luigi_spendguard.http import certificates, destination, transport
-from luigi_spendguard.http.blocking import Upstream, _done
+from luigi_spendguard.http.blocking import BlockingTransport, _done
 from luigi_spendguard.http.idle import Idle
 from luigi_spendguard.http.transport import MAX_INTERIM, MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.gateway.replies import Replies
-from scheduler_patch.gateway.transport import Upstream as LoopUpstream
+from scheduler_patch.gateway.transport import LoopTransport
 from tests.support.clients import PROXIES
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, TlsFront
 from tests.support.processes import free_port
@@ -30,7 +30,7 @@ Send = Callable[..., list[Any]]
 
 def by_thread(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -> list[Any]:
     """Send one after another; return replies, and what was raised instead."""
-    upstream, found = Upstream(), list[Any]()
+    upstream, found = BlockingTransport(), list[Any]()
     for request in requests:
         try:
             found.append(upstream.send(request, time.monotonic() + grant_s, timeout_s))
@@ -43,7 +43,7 @@ def by_loop(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -
     """Do the same in an event loop."""
 
     async def program() -> list[Any]:
-        upstream, found = LoopUpstream(), list[Any]()
+        upstream, found = LoopTransport(), list[Any]()
         for request in requests:
             try:
                 room = Replies().room("key", lambda: None)
@@ -185,7 +185,7 @@ def test_a_connection_that_is_to_be_closed_is_not_used_again(send: Send) -> None
 
 def test_a_forked_child_uses_no_connection_of_its_parents() -> None:
     with Counting(lambda number, body: answer(200, {})) as vendor:
-        upstream = Upstream()
+        upstream = BlockingTransport()
 
         def status() -> int:
             return upstream.send(post(vendor.url), time.monotonic() + 60, 5).status
@@ -205,7 +205,7 @@ def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("scheduler_patch.gateway.transport.FRESH_S", -0.9)
 
     async def program(url: str) -> bool:
-        upstream = LoopUpstream()
+        upstream = LoopTransport()
         await upstream.send(post(url), time.monotonic() + 60, 5, Replies().room("key", lambda: None))
         lines = upstream._idle._lines
         limit = time.monotonic() + 10
@@ -368,7 +368,7 @@ def test_a_vendor_that_is_fast_does_not_keep_the_loop() -> None:
                 await asyncio.sleep(0)
 
         task = asyncio.ensure_future(other())
-        upstream = LoopUpstream()
+        upstream = LoopTransport()
         room = Replies().room("key", lambda: None)
         reply = await upstream.send(Request("GET", url, {}), time.monotonic() + 60, 60, room)
         assert len(reply.body) == 24 << 20

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
-from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.vendors import Request
 from tests.support.raw import RawVendor, answer
 
@@ -54,13 +54,13 @@ def test_a_vendor_that_drips_is_cut_off(first: bytes, each: bytes) -> None:
     with dripping(first, each, 0.1) as url:
         began = time.monotonic()
         with pytest.raises((ConnectionError, TimeoutError)):
-            Upstream().send(Request("POST", url, {}, b"a=1"), began + 60, 0.5)
+            BlockingTransport().send(Request("POST", url, {}, b"a=1"), began + 60, 0.5)
         assert 0.4 < time.monotonic() - began < 5
 
 
 def test_a_connection_serves_one_reply_after_another() -> None:
     """The time of the first is not the second's."""
-    upstream, accepted = Upstream(), []
+    upstream, accepted = BlockingTransport(), []
 
     def serve(server: socket.socket) -> None:
         connection, _ = server.accept()
@@ -89,7 +89,7 @@ def test_an_interim_reply_is_not_the_reply_and_never_the_next_ones(interim: byte
     with RawVendor(
         lambda number, body: interim * 2 + answer(422 if not number else 200, {"n": number})
     ) as vendor:
-        upstream = Upstream()
+        upstream = BlockingTransport()
         for status in (422, 200):
             reply = upstream.send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)
             assert reply.status == status
@@ -98,4 +98,4 @@ def test_an_interim_reply_is_not_the_reply_and_never_the_next_ones(interim: byte
 def test_a_vendor_that_changes_the_protocol_has_not_answered() -> None:
     switched = b"HTTP/1.1 101 Switching\r\n\r\n"
     with RawVendor(lambda number, body: switched) as vendor, pytest.raises(ConnectionError):
-        Upstream().send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)
+        BlockingTransport().send(Request("POST", f"{vendor.url}/", {}, b"a=1"), time.monotonic() + 60, 5)

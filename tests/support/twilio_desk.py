@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Finish, Reserve, Send
-from luigi_spendguard.http.blocking import Upstream
+from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.ledger import corrections, queries
 from luigi_spendguard.protocol import EndRequest
@@ -35,7 +35,7 @@ class TwilioDesk:
     def __init__(self, books: Books, fake: FakeTwilio, **own: Any) -> None:
         self.books, self.fake = books, fake
         self.settings = VendorSettings("twilio", SECRET, base_url=fake.url, timeout_s=5.0, own={**OWN, **own})
-        self._upstream = Upstream()
+        self._transport = BlockingTransport()
         self._guard = Guard(VENDOR, self.settings, SECRET, {}, time.monotonic)
         whole = Settings(Path("/none"), vendors={"twilio": self.settings})
         self.corrector = Corrector(self, lambda: whole)
@@ -66,7 +66,7 @@ class TwilioDesk:
         if isinstance(effect, Finish):
             return self.books.end(self.key, effect.end)
         assert isinstance(effect, Send), effect
-        return self._upstream.send(effect.request, effect.deadline, 5.0)
+        return self._transport.send(effect.request, effect.deadline, 5.0)
 
     def end(self, call_id: str, **said: Any) -> None:
         """Say how a call ended, as its sender would."""

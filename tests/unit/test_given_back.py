@@ -115,14 +115,13 @@ def test_an_interrupt_between_two_steps_of_a_driver_is_told_to_the_guard(
         def end(self, key: str, end: Any) -> None:
             desk.books.end(desk.key, end)
 
-    class Sender:
-        def send(self, request: Request, *args: Any, **more: Any) -> Any:
-            sent.append(request)
-            return desk._do(Send(request, 0.0))
+    def send(effect: Send) -> Any:
+        sent.append(effect.request)
+        return desk._do(effect)
 
     attempt: Any = type("Attempt", (), {"client": Port(), "key": desk.key})()
     with pytest.raises(KeyboardInterrupt):
-        driver.drive(desk.guard.guarded(CHARGE, Call()), attempt, Sender(), 5.0)  # type: ignore[arg-type]
+        driver.drive(desk.guard.guarded(CHARGE, Call()), attempt, send)
     assert len(sent) == (step > 2)
     expected = {1: (0, 0, 0), 2: (0, 0, 0), 3: (0, 10_000_000, 0)}[step]
     assert desk.figures() == expected, "what was sent and not read counts"
