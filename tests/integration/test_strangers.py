@@ -31,8 +31,8 @@ from tests.integration.test_gateway import form, raw
 from tests.integration.test_vault_keys import charge, issued
 from tests.support.asking import ADMIN, ASK, WORKER, WRONG, send
 from tests.support.site import Site
-from tests.unit.test_gateway_shares import Played
-from tests.unit.test_gateway_shares import run as play
+from tests.unit.gateway.test_shares import Played
+from tests.unit.gateway.test_shares import run as play
 
 MADE_UP = "vault_key_" + "m4de-up_" * 5
 #: How much more memory luigid may take for strangers' bodies together, in KiB.

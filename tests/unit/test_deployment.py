@@ -15,8 +15,8 @@ import pytest
 
 from luigi_spendguard import config
 from luigi_spendguard.cli import cli
+from tests.support.processes import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 UNITS = sorted((REPOSITORY / "config" / "systemd").iterdir())
 SERVICES = [path for path in UNITS if path.suffix == ".service"]
 PAGE = (REPOSITORY / "docs" / "deployment.md").read_text("utf-8")

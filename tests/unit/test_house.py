@@ -6,7 +6,6 @@ import configparser
 import importlib
 import inspect
 import re
-from pathlib import Path
 
 import click
 import luigi.execution_summary
@@ -22,8 +21,8 @@ from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.proxy import stripe as proxied
 from scheduler_patch.api import routes, template
 from tests.support import vendor_table
+from tests.support.processes import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 DOCS = REPOSITORY / "docs"
 PACKAGES = [REPOSITORY / "luigi_spendguard", REPOSITORY / "scheduler_patch"]
 PAPERS = [*REPOSITORY.glob("*.md"), *DOCS.rglob("*.md")]

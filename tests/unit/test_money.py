@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from decimal import Decimal
 from fractions import Fraction
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -24,8 +23,9 @@ from luigi_spendguard.money import (
     plain_usd,
     to_micros,
 )
+from tests.unit import DATA
 
-CURRENCIES = Path(__file__).parent / "stripe-currencies.json"
+CURRENCIES = DATA / "stripe-currencies.json"
 
 
 @pytest.mark.parametrize(

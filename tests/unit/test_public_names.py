@@ -7,13 +7,12 @@ import importlib
 import importlib.util
 import inspect
 import re
-from pathlib import Path
 
 import pytest
 
 import luigi_spendguard
+from tests.support.processes import REPOSITORY
 
-REPOSITORY = Path(__file__).resolve().parents[2]
 OURS = r"(?:luigi_spendguard|scheduler_patch)"
 PUBLIC = {
     "luigi_spendguard": (

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-from pathlib import Path
 
 import pytest
 
 from luigi_spendguard.strict_json import NotStrict, read
+from tests.support.processes import REPOSITORY
 
-PACKAGES = [Path(__file__).parents[2] / name for name in ("luigi_spendguard", "scheduler_patch")]
+PACKAGES = [REPOSITORY / name for name in ("luigi_spendguard", "scheduler_patch")]
 
 
 @pytest.mark.parametrize(

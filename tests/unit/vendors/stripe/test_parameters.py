@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import stripe
@@ -19,11 +18,13 @@ from luigi_spendguard.vendors.stripe import routes as listed
 from luigi_spendguard.vendors.stripe.request import PINNED, host_of
 from luigi_spendguard.vendors.stripe.routes import ROUTES
 from tests.support import stripe_sdk
+from tests.support.processes import REPOSITORY
 from tests.support.tables import each
+from tests.unit import DATA
 
-_LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
+_LINES = (DATA / "stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = {re.sub(r"\{\w+\}", "{id}", line) for line in _LINES if not line.startswith("#")}
-SPECIFICATION = Path(__file__).parents[1] / "integration" / "data" / "stripe-v1-trimmed.openapi.json"
+SPECIFICATION = REPOSITORY / "tests" / "integration" / "data" / "stripe-v1-trimmed.openapi.json"
 RULES = {route.address: route.rule for route in ROUTES}
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 

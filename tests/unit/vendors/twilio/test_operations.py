@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import pytest
 
@@ -11,8 +10,9 @@ from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from luigi_spendguard.vendors.twilio.operations import kind_of, operation_of
 from tests.support.tables import each
+from tests.unit import DATA
 
-LINES = (Path(__file__).parent / "data" / "twilio-operations.txt").read_text("utf-8").splitlines()
+LINES = (DATA / "twilio-operations.txt").read_text("utf-8").splitlines()
 ID = "XX" + "1" * 32
 #: What is taken more strictly than the table has it, or has a rule of its own.
 JUDGED = {

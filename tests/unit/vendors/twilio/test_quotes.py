@@ -6,7 +6,18 @@ import pytest
 
 from luigi_spendguard.vendors import Request, VendorSettings
 from luigi_spendguard.vendors.twilio import VENDOR
-from tests.unit.test_twilio_vendor import API, FORM, OTHER, SID, call, post, quote, reason, settings, sms
+from tests.unit.vendors.twilio.test_vendor import (
+    API,
+    FORM,
+    OTHER,
+    SID,
+    call,
+    post,
+    quote,
+    reason,
+    settings,
+    sms,
+)
 
 PLAIN = VendorSettings("twilio", own={"account_sid": SID})
 NUMBER = "https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100"

@@ -20,8 +20,8 @@ from luigi_spendguard.vendors.model import Request
 from luigi_spendguard.vendors.stripe import VENDOR
 from tests.support.books import Books
 from tests.support.site import SECRET
+from tests.unit import DATA
 
-DATA = Path(__file__).parent / "data"
 CALL = ReserveRequest(
     "call",
     "stripe",

@@ -14,7 +14,17 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.vendors.resend import VENDOR, mails
 from luigi_spendguard.vendors.resend.mails import kind_of
 from tests.support.vendor_table import operations
-from tests.unit.test_resend_vendor import HOME, MAIL, SECRET, asked, mail, outcome, quote, reason, settings
+from tests.unit.vendors.resend.test_vendor import (
+    HOME,
+    MAIL,
+    SECRET,
+    asked,
+    mail,
+    outcome,
+    quote,
+    reason,
+    settings,
+)
 
 
 @pytest.mark.parametrize(

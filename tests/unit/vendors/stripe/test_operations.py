@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,8 +20,9 @@ from luigi_spendguard.vendors.stripe.request import host_of
 from luigi_spendguard.vendors.stripe.routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
 from luigi_spendguard.vendors.stripe.rules import RULES
 from tests.support.tables import each
+from tests.unit import DATA
 
-_LINES = Path(__file__).with_name("data").joinpath("stripe_operations.txt").read_text("utf-8").splitlines()
+_LINES = (DATA / "stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = [line for line in _LINES if not line.startswith("#")]
 
 

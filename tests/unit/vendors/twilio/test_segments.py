@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,8 +11,9 @@ from hypothesis import strategies as st
 from luigi_spendguard.vendors.twilio import quotes
 from luigi_spendguard.vendors.twilio.quotes import MAX_SEGMENTS, segments, units
 from tests.support import fake_twilio_traffic
+from tests.unit import DATA
 
-TABLE = json.loads((Path(__file__).parent / "data" / "sms-gsm7.json").read_text("utf-8"))
+TABLE = json.loads((DATA / "sms-gsm7.json").read_text("utf-8"))
 EMOJI = "\U0001f600"
 
 

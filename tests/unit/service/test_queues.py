@@ -13,8 +13,8 @@ from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE
 from scheduler_patch.service.queues import LIVE_S, Queue
-from tests.unit.test_gateway_shares import INTENT, Played
-from tests.unit.test_gateway_shares import run as play
+from tests.unit.gateway.test_shares import INTENT, Played
+from tests.unit.gateway.test_shares import run as play
 
 
 class Line:

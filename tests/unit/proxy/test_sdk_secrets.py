@@ -28,6 +28,7 @@ from tests.support.ports import (
     VendorServer,
     attempt,
 )
+from tests.support.processes import REPOSITORY
 from tests.support.sdks import MAILS, TEXTS, text
 
 FORMS = [
@@ -168,7 +169,7 @@ def test_an_sdk_that_is_imported_inside_run_is_guarded(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=60,
         env={**os.environ, **ENVIRONMENT, "LUIGI_CONFIG_PATH": str(tmp_path / "none.cfg")},
-        cwd=Path(__file__).resolve().parents[2],
+        cwd=REPOSITORY,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     sid = "SM" + "2" * 32

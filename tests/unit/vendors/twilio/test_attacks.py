@@ -16,8 +16,8 @@ from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from luigi_spendguard.vendors.twilio.operations import kind_of
 from tests.support.vendor_table import operations
-from tests.unit.test_twilio_outcomes import FX, SENT, SINCE, reply
-from tests.unit.test_twilio_vendor import (
+from tests.unit.vendors.twilio.test_outcomes import FX, SENT, SINCE, reply
+from tests.unit.vendors.twilio.test_vendor import (
     API,
     FORM,
     OTHER,

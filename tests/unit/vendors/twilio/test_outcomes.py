@@ -13,7 +13,7 @@ import pytest
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.twilio import DENIED_CODE, VENDOR
-from tests.unit.test_twilio_vendor import API, SID, call, post, quote, settings, sms
+from tests.unit.vendors.twilio.test_vendor import API, SID, call, post, quote, settings, sms
 
 SM = "SM" + "1" * 32
 FX = {"eur": Decimal("1.1")}

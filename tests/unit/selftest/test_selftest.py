@@ -14,6 +14,7 @@ from luigi_spendguard.selftest.child import NotHere, stay_on_loopback
 from luigi_spendguard.selftest.race import Facts, judged
 from luigi_spendguard.selftest.site import written
 from luigi_spendguard.settings.files import read_sections
+from tests.support.processes import REPOSITORY
 
 REPORTS = [
     {"pid": pid, "charged": 5, "refused": {"cap": 5}, "failed": [], "said": "cap reached"} for pid in (1, 2)
@@ -126,7 +127,7 @@ def test_a_process_cannot_leave_by_any_client(url: str) -> None:
 @pytest.mark.parametrize("name", ["luigi.cfg", "luigi.toml"])
 def test_settings_are_written_as_they_were_read(tmp_path: Path, name: str) -> None:
     kind = "toml" if name == "luigi.toml" else "ini"
-    example = Path(__file__).resolve().parents[2] / "config" / name
+    example = REPOSITORY / "config" / name
     read = {section: {key: raw.value for key, raw in content.items()}
             for section, content in read_sections(kind, [example]).items()}  # fmt: skip
     copy = tmp_path / name

@@ -17,7 +17,7 @@ from luigi_spendguard.proxy import call as driver
 from luigi_spendguard.vendors import Request
 from tests.support.books import Books
 from tests.support.desk import CAP, Desk, intent
-from tests.unit.conftest import StubLedger
+from tests.support.ports import StubLedger
 
 BODY = b"amount=1000&currency=usd&customer=cus_1&confirm=true"
 CHARGE = Request(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -19,9 +18,10 @@ from luigi_spendguard.vendors.resend import mails as resend_mails
 from luigi_spendguard.vendors.resend import mails as resend_routes
 from luigi_spendguard.vendors.twilio import operations as twilio_routes
 from luigi_spendguard.vendors.twilio import prices, quotes
+from tests.support.processes import REPOSITORY
 from tests.support.vendor_table import operations
 
-PAPER = (Path(__file__).resolve().parents[2] / "docs" / "vendors.md").read_text("utf-8")
+PAPER = (REPOSITORY / "docs" / "vendors.md").read_text("utf-8")
 SID, MESSAGE, CALL = (f"{kind}{'1' * 32}" for kind in ("AC", "SM", "CA"))
 API = f"https://api.twilio.com/2010-04-01/Accounts/{SID}"
 VERIFY = "https://verify.twilio.com/v2/Services/VA1"

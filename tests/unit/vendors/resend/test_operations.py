@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from luigi_spendguard.vendors.resend.mails import kind_of
 from tests.support.tables import each
+from tests.unit import DATA
 
-LINES = (Path(__file__).parent / "data" / "resend-operations.txt").read_text("utf-8").splitlines()
+LINES = (DATA / "resend-operations.txt").read_text("utf-8").splitlines()
 #: What has a rule of its own, or is taken more strictly than the table has it.
 JUDGED = {
     "POST /broadcasts": "broadcast",
