@@ -281,9 +281,9 @@ class Vendor(ABC):
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial, or why there is no reply, in the vendor's own error format."""
-        said = denials.said_of(error)
-        body = {"error": {"type": said.code, "code": said.code, "message": said.message}}
-        return Reply(said.status, said.headers, json.dumps(body).encode())
+        refusal = denials.error_reply(error)
+        body = {"error": {"type": refusal.code, "code": refusal.code, "message": refusal.message}}
+        return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 
     def rest(self, url: str) -> str | None:
         """Return what stands behind `/<name>` in a gateway's URL for a URL of this vendor's; else None."""

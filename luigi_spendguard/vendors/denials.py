@@ -1,4 +1,4 @@
-"""What every vendor's denial says, whatever its shape; and where a request shows its credential."""
+"""What every vendor's denial has, whatever its shape; and where a request shows its credential."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _CODES = {
 
 
 @dataclass(frozen=True)
-class Said:
+class ErrorReply:
     """A denial, or why there is no reply: HTTP status, code, message, and headers of every shape.
 
     `again`: the very same request may be sent again and then be answered.
@@ -33,8 +33,11 @@ class Said:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-def said_of(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Said:
-    """Return what a reply has to say of an error. SDKs are told not to send again what will not help."""
+def error_reply(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> ErrorReply:
+    """Return the reply to an error, before it has a vendor's shape.
+
+    SDKs are told not to send again what will not help.
+    """
     if isinstance(error, OutcomeUnknown):
         status, code, message, again = 502, "outcome_unknown", str(error), error.again
     elif isinstance(error, VendorUnreachable):
@@ -45,22 +48,22 @@ def said_of(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Said:
     headers = {"content-type": "application/json", "x-should-retry": "true" if again else "false"}
     if code == "budget_exhausted":
         headers |= {"x-spendguard-cap-hit": "true", "x-keybrake-cap-hit": "true"}
-    return Said(status, code, message, again, headers)
+    return ErrorReply(status, code, message, again, headers)
 
 
 def bearer(request: Request) -> str:
     """Return the token of bearer authentication, "" without one."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    return given.strip() if scheme.lower() == "bearer" else ""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
 
 
 def basic(request: Request) -> tuple[str, str]:
     """Return user and password of basic authentication, empty ones without it."""
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
+    scheme, _, pair = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() != "basic":
         return "", ""
     try:
-        user, _, password = base64.b64decode(given.strip(), validate=True).decode("ascii").partition(":")
+        user, _, password = base64.b64decode(pair.strip(), validate=True).decode("ascii").partition(":")
     except ValueError:  # No base64, or no text in it.
         return "", ""
     return user, password

@@ -3,7 +3,8 @@
 A list is a file of lines, in blocks that a blank line ends:
 
     Name = terms         a group that occurs more than once
-    POST /v1/…           the operations to which the lines below apply, by method and address
+    POST /v1/… : rule    the operations to which the lines below apply, by method and address; at Stripe with
+                         the rule that prices them
     + terms              read by the operation's own rule: it feeds the price
     . terms              raises nothing of what the call may cost
     = terms : v w : why  raises nothing at these values; refused at any other, as `-` is
@@ -40,7 +41,7 @@ _TOKEN = re.compile(
     r"(?P<name>[\w/.-]+)|(?P<list>\[\])|(?P<keys>\[\*\])|(?P<may>\?)|\{@(?P<shared>\w+)\}"
     r"|(?P<open>\{)|(?P<close>\})|(?P<gap> )"
 )
-_ADDRESS = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) \S.*")
+_ADDRESS = re.compile(r"(?m)^((?:GET|POST|PUT|PATCH|DELETE) \S.*?)(?: : (\S.*))?$")
 
 
 @dataclass(frozen=True)
@@ -67,17 +68,17 @@ class Parameters:
         self,
         address: str,
         operation: str,
-        said: Mapping[Name, AbstractSet[str]],
+        values: Mapping[Name, AbstractSet[str]],
         *,
         fixed: bool,
         priceable: bool = False,
     ) -> None:
         """Raise SpendDenied (`unpriced`) for a parameter that is not known, or is refused.
 
-        At a `fixed` price all that are known pass. `address` is one of the lists'; `said`: the values of each
+        At a `fixed` price all that are known pass. `address` is one of the lists'; `values` are those of each
         parameter; `priceable`: the operation may be given such a price.
         """
-        for name, values in said.items():
+        for name, its_values in values.items():
             line, what = self.line_of(address, name), f"{operation} with {_written(name)[:100]!r}"
             if line is None:
                 raise denial(
@@ -85,7 +86,7 @@ class Parameters:
                     f"{what}: this version of luigi_spendguard knows no such parameter of it, nor what it "
                     "may cost: leave it out",
                 )
-            refused = line.mark == "-" or (line.mark == "=" and not values <= {*line.values})
+            refused = line.mark == "-" or (line.mark == "=" and not its_values <= {*line.values})
             if refused and not fixed:
                 other = f" other than {' and '.join(line.values)}" if line.values else ""
                 price = f", or give it a fixed price in [spendguard_{self._vendor}] prices, such as"
@@ -113,18 +114,24 @@ class Parameters:
         for line in self.marks[address]:
             yield from line.tree.items()
 
+    def rules(self) -> Iterator[tuple[str, list[str]]]:
+        """Yield the addresses that have a rule, with its words; the parameters' lines are not read."""
+        for address, rule in _ADDRESS.findall(self._text):
+            if rule:
+                yield address, rule.split(" ")
+
     @cached_property
     def marks(self) -> Mapping[str, tuple[Marked, ...]]:
         """The lines by the operation's address. Raises ValueError for a list that cannot be read."""
         shared: dict[str, Tree] = {}
-        found: dict[str, tuple[Marked, ...]] = {}
-        text = re.sub(r"\n    +", " ", re.sub(r"(?m)^#.*$", "", self._file.read_text("utf-8")))
+        marks: dict[str, tuple[Marked, ...]] = {}
+        text = re.sub(r"\n    +", " ", re.sub(r"(?m)^#.*$", "", self._text))
         for block in re.split(r"\n\n+", text):
             addresses: list[str] = []
             marked: list[Marked] = []
             for line in block.strip().splitlines():
-                if _ADDRESS.fullmatch(line):
-                    addresses.append(line)
+                if address := _ADDRESS.fullmatch(line):
+                    addresses.append(address[1])
                 elif line[:2] in ("+ ", ". ", "= ", "- "):
                     terms, _, why = line[2:].partition(" : ")
                     values, _, why = why.partition(" : ") if line[0] == "=" else ("", "", why)
@@ -134,45 +141,49 @@ class Parameters:
                     if not equals:
                         raise ValueError(f"{self._file.name}: {line[:60]!r} cannot be read")
                     shared[name] = tree_of(terms, shared)
-            for address in addresses:
-                if address in found:
-                    raise ValueError(f"{self._file.name}: {address} is listed twice")
-                found[address] = tuple(marked)
-        return found
+            for one in addresses:
+                if one in marks:
+                    raise ValueError(f"{self._file.name}: {one} is listed twice")
+                marks[one] = tuple(marked)
+        return marks
 
     @cached_property
     def _by_length(self) -> Mapping[tuple[str, int], list[str]]:
-        found: dict[tuple[str, int], list[str]] = {}
+        by_length: dict[tuple[str, int], list[str]] = {}
         for address in sorted(self.marks, key=lambda one: one.count("{id}")):
             method, _, path = address.partition(" ")
-            found.setdefault((method, path.count("/") + 1), []).append(address)
-        return found
+            by_length.setdefault((method, path.count("/") + 1), []).append(address)
+        return by_length
+
+    @property
+    def _text(self) -> str:
+        return self._file.read_text("utf-8")
 
 
-def said_in(value: Any) -> dict[Name, set[str]]:
+def values_in(value: Any) -> dict[Name, set[str]]:
     """Return the names of all values in decoded JSON, with the values: a text as it is, others as in JSON.
 
     An item of a list is "", whatever its number.
     """
-    found: dict[Name, set[str]] = {}
-    open_: list[tuple[Name, Any]] = [((), value)]
-    while open_:
-        name, one = open_.pop()
+    values: dict[Name, set[str]] = {}
+    unread: list[tuple[Name, Any]] = [((), value)]
+    while unread:
+        name, one = unread.pop()
         if len(name) > DEEPEST:
-            found[name] = set()  # No list goes so deep.
+            values[name] = set()  # No list goes so deep.
         elif isinstance(one, dict) and one:
-            open_ += [((*name, key), inner) for key, inner in one.items()]
+            unread += [((*name, key), inner) for key, inner in one.items()]
         elif isinstance(one, list) and one:
             inner = (*name, "")
-            open_ += [(inner, item) for item in one if isinstance(item, (dict, list))]
+            unread += [(inner, item) for item in one if isinstance(item, (dict, list))]
             for item in one:
                 if not isinstance(item, (dict, list)):
-                    found.setdefault(inner, set()).add(_text(item))
+                    values.setdefault(inner, set()).add(_text(item))
         elif one is not None and not isinstance(one, (dict, list)):
-            found.setdefault(name, set()).add(_text(one))
+            values.setdefault(name, set()).add(_text(one))
         elif name:
-            found[(*name, None)] = {""}
-    return found
+            values[(*name, None)] = {""}
+    return values
 
 
 def _text(value: Any) -> str:

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import ast
 import re
-from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import stripe
 
-from luigi_spendguard.vendors.stripe.routes import Marked, Tree, marks
+from luigi_spendguard.vendors.parameters import Marked, Tree
+from luigi_spendguard.vendors.stripe.operations import LISTED
+from tests.support import marking
 
 _ROOT = Path(stripe.__file__).parent
 _SENDS = {"_request", "_static_request"}
@@ -148,7 +149,7 @@ def parameters() -> dict[str, set[str]]:
 
 def listed(address: str) -> dict[str, Marked]:
     """Return what our lists say of an operation, by the normal form of each parameter's name."""
-    return {name: line for line in marks()[address] for name in names_in(line.tree)}
+    return {name: line for line in LISTED.marks[address] for name in names_in(line.tree)}
 
 
 def names_in(tree: Tree, stem: str = "") -> Iterator[str]:
@@ -166,9 +167,9 @@ def differences() -> tuple[list[str], list[str]]:
     """Return what the SDK can send and our lists have not; and what they have beyond it."""
     sdk = parameters()
     missing, beyond = [], []
-    for address in sorted({*sdk, *marks()}):
-        known = set(listed(address)) if address in marks() else set()
-        if address not in marks():
+    for address in sorted({*sdk, *LISTED.marks}):
+        known = set(listed(address)) if address in LISTED.marks else set()
+        if address not in LISTED.marks:
             missing.append(address)
         missing += [f"{address} {name}" for name in sorted(sdk.get(address, set()) - known)]
         if address in sdk:
@@ -178,16 +179,7 @@ def differences() -> tuple[list[str], list[str]]:
     return missing, beyond
 
 
-def figures() -> str:
-    """Return how many parameters have which mark."""
-    counts = Counter(line.mark for address in marks() for line in listed(address).values())
-    return (
-        f"{len(marks())} operations have {counts.total():,} parameters: {counts['+']:,} feed a price, "
-        f"{counts['.']:,} are harmless, {counts['=']:,} at some of their values, {counts['-']:,} are refused."
-    )
-
-
 if __name__ == "__main__":
     for said, lines in zip(("missing", "not in this SDK"), differences(), strict=True):
         print(f"{said}: {len(lines)}", *lines, sep="\n  ")
-    print(figures())
+    print(marking.figures(LISTED))

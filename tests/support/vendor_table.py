@@ -12,12 +12,13 @@ from luigi_spendguard.money import plain_usd
 from luigi_spendguard.vendors import resend
 from luigi_spendguard.vendors.model import Row
 from luigi_spendguard.vendors.resend import mails
-from luigi_spendguard.vendors.stripe.routes import RULE_OF
+from luigi_spendguard.vendors.stripe.operations import LISTED as STRIPE_LISTED
+from luigi_spendguard.vendors.stripe.operations import RULE_OF
 from luigi_spendguard.vendors.stripe.rules import RULES
 from luigi_spendguard.vendors.twilio import operations as twilio_routes
 from luigi_spendguard.vendors.twilio import quotes
 from luigi_spendguard.vendors.twilio.prices import DEFAULTS
-from tests.support import marking, stripe_sdk
+from tests.support import marking
 
 DATA = Path(__file__).resolve().parents[1] / "unit" / "data"
 PAPER = Path(__file__).resolve().parents[2] / "docs" / "vendors.md"
@@ -25,9 +26,9 @@ PAPER = Path(__file__).resolve().parents[2] / "docs" / "vendors.md"
 
 def _priced() -> str:
     rows = ["| operation | how it is quoted | how it is settled | denied |", "| --- | --- | --- | --- |"]
-    for operation, name in RULE_OF.items():
-        if name in ("free", "unpriced"):
-            continue
+    order = list(RULES)
+    priced = [(operation, name) for operation, name in RULE_OF.items() if name not in ("free", "unpriced")]
+    for operation, name in sorted(priced, key=lambda one: (order.index(one[1]), one[0])):
         rule = RULES[name]
         cells = (f"`{operation}`", rule.quoted, rule.settled, rule.denied or "-")
         rows.append(f"| {' | '.join(cells)} |")
@@ -79,7 +80,7 @@ def renewed(text: str) -> str:
         ("priced", _priced()),
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
-        ("parameters", stripe_sdk.figures()),
+        ("parameters", marking.figures(STRIPE_LISTED)),
         ("twilio priced", _table(quotes.TABLE)),
         ("twilio defaults", _defaults()),
         ("twilio parameters", marking.figures(twilio_routes.LISTED)),

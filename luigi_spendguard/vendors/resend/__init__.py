@@ -29,7 +29,7 @@ from luigi_spendguard.vendors.bodies import (
     unsuccessful,
 )
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request, Row
-from luigi_spendguard.vendors.parameters import Name, said_in
+from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.resend.mails import (
     LISTED,
     address_of,
@@ -172,9 +172,9 @@ class Resend(Vendor):
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial in Resend's error format (https://resend.com/docs/api-reference/errors)."""
-        said = denials.said_of(error)
-        body = {"statusCode": said.status, "name": said.code, "message": said.message}
-        return Reply(said.status, said.headers, json.dumps(body).encode())
+        refusal = denials.error_reply(error)
+        body = {"statusCode": refusal.status, "name": refusal.code, "message": refusal.message}
+        return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 
 
 def _bare(request: Request) -> Request:
@@ -205,7 +205,7 @@ def _read(request: Request, operation: str, address: str | None, *, fixed: bool)
         raise denial("unpriced", f"the body of {operation} must be a JSON object")
     said: dict[Name, set[str]] = {}
     for one in each:
-        for name, given in said_in(one).items():
+        for name, given in values_in(one).items():
             said.setdefault(name, set()).update(given)
     LISTED.check(address, operation, said, fixed=fixed)
     return body

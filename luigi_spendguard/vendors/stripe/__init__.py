@@ -5,11 +5,11 @@ What could move money and has no price is denied as `unpriced`.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any
 from urllib.parse import quote as percent_encoded
 from urllib.parse import unquote_to_bytes, urlsplit
 
@@ -19,55 +19,40 @@ from luigi_spendguard.settings.schema import Setting, VendorSettings
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.stripe import (
-    outcomes,
+from luigi_spendguard.vendors.stripe import outcomes
+from luigi_spendguard.vendors.stripe.objects import objects_of
+from luigi_spendguard.vendors.stripe.operations import (
+    LISTED,
+    PRICEABLE,
+    RULE_OF,
+    answer_path,
+    check_parameters,
+    find_operation,
+    hands_out_credentials,
+    without_ids,
 )
-from luigi_spendguard.vendors.stripe import (
-    outcomes as stripe_declines,
-)
-from luigi_spendguard.vendors.stripe import (
-    outcomes as stripe_denials,
-)
-from luigi_spendguard.vendors.stripe import (
-    outcomes as stripe_outcomes,
-)
-from luigi_spendguard.vendors.stripe import (
-    request as stripe_hosts,
-)
-from luigi_spendguard.vendors.stripe import (
-    request as stripe_versions,
-)
-from luigi_spendguard.vendors.stripe.objects import acting
-from luigi_spendguard.vendors.stripe.prices import PARTIES
-from luigi_spendguard.vendors.stripe.prices import own_path as own_object_path
+from luigi_spendguard.vendors.stripe.quotes import PARTIES, own_path
 from luigi_spendguard.vendors.stripe.request import (
     API_BASE,
     GONE,
     PAYERS,
-    Asked,
+    PINNED,
+    Body,
     NotLookedUp,
+    StripeCall,
     Unbounded,
     body_digest,
+    check_version,
     host_of,
     is_sensitive,
     is_upload,
     not_there,
-    own_path,
     parameters,
+    path_of,
+    rest_of,
 )
-from luigi_spendguard.vendors.stripe.routes import (
-    PRICEABLE,
-    RULE_OF,
-    Route,
-    address_of,
-    answer_path,
-    family,
-    find,
-    hands_out_credentials,
-)
-from luigi_spendguard.vendors.stripe.routes import check as check_parameters
 from luigi_spendguard.vendors.stripe.rules import RULES
-from luigi_spendguard.vendors.stripe.scope import whom
+from luigi_spendguard.vendors.stripe.scope import scope_of
 
 __all__ = ["API_BASE", "Stripe"]
 
@@ -108,7 +93,6 @@ class Stripe(Vendor):
     )
 
     def check(self, settings: VendorSettings) -> str:
-        """Return which of `prices` no operation can have, "" when all are right."""
         wrong = min(set(settings.prices) - PRICEABLE, default="")
         if not wrong:
             return ""
@@ -119,8 +103,8 @@ class Stripe(Vendor):
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
-        path = own_path(request.method, request.url, settings)
-        said = parameters(request, path)
+        path = path_of(request.method, request.url, settings)
+        params = parameters(request, path)
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")
         for name, shown in (("Stripe-Account", connected), ("Stripe-Context", context)):
@@ -129,39 +113,38 @@ class Stripe(Vendor):
         mode = "live" if "_live_" in secret else "test"
         account = ":".join(["stripe", mode, connected, context]).rstrip(":")
         key, callers = self.key_of(request)
-        blank = Quote("", account, path, key=key, key_is_callers=callers, repeatable=True)
+        quote = Quote("", account, path, key=key, key_is_callers=callers, repeatable=True)
         line = f"{request.method} {path}"
-        if hands_out_credentials(line, said):
+        if hands_out_credentials(line, params):
             self.check_allowed(line, line, settings, hands_out_credentials=True)
             if request.method != "GET":
-                check_parameters(address_of(request.method, path) or line, line, said, fixed=True)
+                address = LISTED.address_of(request.method, path) or line
+                check_parameters(address, line, params, fixed=True)
             return replace(
-                blank,
+                quote,
                 operation=f"{line} *",
                 read=request.method == "GET",
                 target=path,
                 free=True,
                 fingerprint=body_digest(request, True),
-                **whom(request, path, said),
+                **scope_of(request, path, params),
             )
         if request.method == "GET":
-            quote = replace(
-                blank, operation=f"GET {family(path)}", read=True, key=None, **whom(request, path, said)
-            )
-            self.check_allowed(line, quote.operation, settings)
-            return quote
-        found = find(request.method, path)
-        if found is None:
+            operation = f"GET {without_ids(path)}"
+            self.check_allowed(line, operation, settings)
+            scope = scope_of(request, path, params)
+            return replace(quote, operation=operation, read=True, key=None, **scope)
+        known = find_operation(request.method, path)
+        if known is None:
             raise denial(
                 "unpriced", f"{line} has no price in this version of luigi_spendguard and is not free"
             )
-        route, ids = found
-        blank = replace(blank, operation=route.operation)
-        self.check_allowed(line, blank.operation, settings)
+        quote = replace(quote, operation=known[0].name)
+        self.check_allowed(line, quote.operation, settings)
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
-        stripe_versions.check(request)
-        return self._priced(blank, route, ids, request, settings, {}, fx)
+        check_version(request)
+        return self._price(quote, request, settings, {}, fx)
 
     def complete(
         self,
@@ -172,8 +155,6 @@ class Stripe(Vendor):
         fx: Mapping[str, Decimal],
     ) -> Quote:
         """Price the request again with what was looked up so far. Raises SpendDenied."""
-        at = find(request.method, quote.path)
-        assert at is not None
         blank = Quote(
             quote.operation,
             quote.account,
@@ -182,48 +163,46 @@ class Stripe(Vendor):
             repeatable=True,
             key_is_callers=quote.key_is_callers,
         )
-        bodies = {
+        lookups = {
             path: GONE
             if reply.status == 404
             else (reply_object(reply) if reply.status == 200 else None) or None
             for path, reply in found.items()
         }
-        return self._priced(blank, *at, request, settings, bodies, fx)
+        return self._price(blank, request, settings, lookups, fx)
 
-    def _priced(
+    def _price(
         self,
         blank: Quote,
-        route: Route,
-        ids: tuple[str, ...],
         request: Request,
         settings: VendorSettings,
-        found: Mapping[str, Any],
+        lookups: Mapping[str, Body | None],
         fx: Mapping[str, Decimal],
     ) -> Quote:
-        """Fill in amount, target and fingerprint of a recognised operation."""
-        fixed = settings.prices.get(route.operation)
+        """Return the quote of a recognised operation, with amount, target and fingerprint."""
+        known = find_operation(request.method, blank.path)
+        assert known is not None
+        operation, ids = known
+        fixed = settings.prices.get(operation.name)
         params = parameters(request, blank.path)
-        if fixed is not None or route.rule != "unpriced":
+        if fixed is not None or operation.rule != "unpriced":
+            priceable = operation.name in PRICEABLE
             check_parameters(
-                route.address,
-                route.operation,
-                params,
-                fixed=fixed is not None,
-                priceable=route.operation in PRICEABLE,
+                operation.address, operation.name, params, fixed=fixed is not None, priceable=priceable
             )
         sensitive = is_sensitive(params)
         digest = body_digest(request, sensitive)
-        asked = Asked(blank, ids, params, found, fx, digest)
+        call = StripeCall(blank, ids, params, lookups, fx, digest)
+        call.payer()  # One, whatever the operation makes of it.
         money: tuple[str, ...] = ()
-        asked.payer()  # One, whatever the operation makes of it.
         try:
             if fixed is not None:
-                quote = _at_fixed_price(asked, int(fixed))
-            elif route.rule == "unpriced":
-                raise Unbounded(f"{route.operation} may move money by an amount that nothing bounds")
+                quote = _quote_at_fixed_price(call, int(fixed))
+            elif operation.rule == "unpriced":
+                raise Unbounded(f"{operation.name} may move money by an amount that nothing bounds")
             else:
-                quote = RULES[route.rule].price(asked)
-                money = RULES[route.rule].money
+                rule = RULES[operation.rule]
+                quote, money = rule.quote(call), rule.money
         except NotLookedUp as missing:
             quote = replace(
                 blank,
@@ -234,43 +213,32 @@ class Stripe(Vendor):
             )
         except (ValueError, TypeError, KeyError, AttributeError):
             # What was looked up is not what Stripe answers.
-            raise not_there(route.operation, next(iter(found), blank.path)) from None
+            raise not_there(operation.name, next(iter(lookups), blank.path)) from None
         except Unbounded as unbounded:
             raise denial(
                 "unpriced",
                 f"{unbounded}: denied unless [spendguard_stripe] prices gives it a fixed price, "
-                f"such as `{route.operation}: 5`",
+                f"such as `{operation.name}: 5`",
             ) from None
         if quote.total_micros is None and quote.object_id is None and not quote.look_up:
             quote = replace(quote, total_micros=0, free=True)
         if not quote.look_ups and ids and "/customers/" not in quote.path:
             # Whom it concerns can be read there, for a key that is bound to customers.
-            quote = replace(quote, look_ups=(own_object_path(asked),))
-        if route.operation == "invoices.create_preview":
+            quote = replace(quote, look_ups=(own_path(call),))
+        if operation.name == "invoices.create_preview":
             quote = replace(quote, read=True)  # Never answered by what a preview said before.
-        said = [quote.operation, quote.target, quote.minor, quote.currency]
-        said += [f"{name}={params[name]}" for name in sorted(params) if name.split("[")[0] in money]
-        if quote.target is None:
-            said.append(digest)
-        fingerprint = "|".join(map(str, said))
-        if len(fingerprint) > 1000:
-            fingerprint = body_digest(Request("", "", {}, fingerprint.encode()), sensitive=False)
-        older: tuple[str, ...] = ()
-        if quote.target is not None and quote.target == asked.given(*PAYERS[1:]):
-            # These payers were not known: the target was what was named beside them.
-            older = (asked.given(*PARTIES[len(PAYERS) :], "subscription") or "-", "-")
         return replace(
             quote,
-            targets_before=older,
-            fingerprint=fingerprint,
+            targets_before=_earlier_targets(call, quote),
+            fingerprint=_fingerprint(call, quote, money),
             keep_body=not sensitive and not is_upload(request, blank.path),
-            **acting(quote, ids, params, found),
-            **whom(request, quote.path, params, own_object_path(asked) if ids else "", found),
+            **objects_of(quote, ids, params, lookups),
+            **scope_of(request, quote.path, params, own_path(call) if ids else "", lookups),
         )
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:
         """Return the GET of what the guard has to know, for the same account."""
-        return self._get(path, request, {"stripe-version": stripe_versions.PINNED})
+        return self._get(path, request, {"stripe-version": PINNED})
 
     def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
         """Return the GET of the object that an operator has named as a call's: its answer has that shape."""
@@ -286,15 +254,13 @@ class Stripe(Vendor):
         if settings.own.get("declined_intents") == "keep":
             return None
         headers = {name: request.headers[name] for name in self.kept[1:] if name in request.headers}
-        return stripe_declines.undo(quote, reply, headers)
-
-    undone = staticmethod(stripe_declines.undone)
+        return outcomes.undo_request(quote, reply, headers)
 
     def billed(
         self, quote: Quote, outcome: Outcome, reply: Reply, fx: Mapping[str, Decimal]
     ) -> Outcome | None:
         """Return an outcome by the invoice that the call has made, None where there is none to be read."""
-        read = stripe_declines.left if quote.in_steps else outcomes.billed
+        read = outcomes.read_left if quote.in_steps else outcomes.read_billed
         return read(quote, outcome, reply_object(reply), fx) if reply.status == 200 else None
 
     def object_url(self, account: str, object_id: str) -> str | None:
@@ -307,35 +273,56 @@ class Stripe(Vendor):
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request for the vendor's own host, with the secret and the wire key."""
         parts = urlsplit(request.url)
-        path = own_path(request.method, request.url, settings)
+        path = path_of(request.method, request.url, settings)
         base = settings.base_url or host_of(request.method, path)
         url = base + path + (f"?{parts.query}" if parts.query else "")
         headers = self.asked(request)
         headers["authorization"] = f"Bearer {secret}"
         if key:
             headers["idempotency-key"] = key
-        headers.setdefault("stripe-version", stripe_versions.PINNED)
+        headers.setdefault("stripe-version", PINNED)
         return Request(request.method, url, headers, request.body)
 
     def rest(self, url: str) -> str | None:
         """Return path and query of a call to one of Stripe's own hosts: the path tells them apart."""
-        return stripe_hosts.rest(url)
+        return rest_of(url)
 
     def is_slow(self, request: Request) -> bool:
         """Return whether a form is long, or names a number that could be guessed and is hashed slowly."""
         return super().is_slow(request) or _GUESSABLE.search(unquote_to_bytes(request.body)) is not None
 
-    outcome = staticmethod(stripe_outcomes.outcome)
-    shape = staticmethod(stripe_denials.shape)
+    outcome = staticmethod(outcomes.read_outcome)
+    undone = staticmethod(outcomes.is_undone)
+    shape = staticmethod(outcomes.shape)
 
 
 VENDOR = Stripe()
 
 
-def _at_fixed_price(asked: Asked, price: int) -> Quote:
+def _quote_at_fixed_price(call: StripeCall, price: int) -> Quote:
     """Return the quote of an operation to which the operator has given a price, in micro-dollars.
 
     Each call costs it anew, whatever its object has cost before.
     """
-    about = "/".join(asked.ids) or asked.given(*PARTIES)
-    return asked.quoted(price, target=f"{about or ''}#{asked.digest[:12]}", fixed=True)
+    about = "/".join(call.ids) or call.first_of(*PARTIES)
+    return call.quote_at(price, target=f"{about or ''}#{call.digest[:12]}", fixed=True)
+
+
+def _fingerprint(call: StripeCall, quote: Quote, money: tuple[str, ...]) -> str:
+    """Return what must be equal for two calls to be the same one; `money`: the parameters that must be."""
+    parts = [quote.operation, quote.target, quote.minor, quote.currency]
+    parts += [f"{name}={call.params[name]}" for name in sorted(call.params) if name.split("[")[0] in money]
+    if quote.target is None:
+        parts.append(call.digest)
+    text = "|".join(map(str, parts))
+    return text if len(text) <= 1000 else hashlib.sha256(text.encode()).hexdigest()
+
+
+def _earlier_targets(call: StripeCall, quote: Quote) -> tuple[str, ...]:
+    """Return the targets of earlier versions, where a payer is named that was not known to them.
+
+    The target was then what was named beside the payer.
+    """
+    if quote.target is None or quote.target != call.first_of(*PAYERS[1:]):
+        return ()
+    return (call.first_of(*PARTIES[len(PAYERS) :], "subscription") or "-", "-")

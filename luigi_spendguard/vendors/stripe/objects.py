@@ -1,8 +1,6 @@
-"""Stripe: what an object counts for, read from its own status and amounts.
+"""Stripe: what an object counts for, by its own status and amounts, and which objects a request acts on.
 
-`worth` is the most it can still be made to move, `counts` what it counts for now; micro-dollars.
-
-Stripe: which objects a request acts on, and which it is priced by: one at a time acts on one.
+One call at a time acts on an object, or is priced by it.
 """
 
 from __future__ import annotations
@@ -16,24 +14,28 @@ from urllib.parse import parse_qsl
 
 from luigi_spendguard.money import to_micros
 from luigi_spendguard.vendors.model import Quote
-from luigi_spendguard.vendors.stripe.request import PAYERS, Body, amount_in, owners
+from luigi_spendguard.vendors.stripe.request import PAYERS, Body, amount_in, id_of, owners
+
+#: More objects than these are counted beside what takes them along: too much rather than too little.
+MOST_COVERED = 50
+OBJECT_ID = re.compile(r"[A-Za-z0-9_]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Worth:
-    """What an object is worth and counts for, in micro-dollars."""
+class ObjectValue:
+    """The most that an object can still be made to move, and what it counts for now, in micro-dollars."""
 
-    worth: int
-    counts: int
+    movable_micros: int
+    counted_micros: int
 
 
-def worth_of(body: Body, fx: Mapping[str, Decimal]) -> Worth:
-    """Return what an object counts for. Raises KeyError, TypeError, ValueError (NoRate is one)."""
+def value_of(body: Body, fx: Mapping[str, Decimal]) -> ObjectValue:
+    """Return an object's value. Raises KeyError, TypeError, ValueError (NoRate is one)."""
     if body.get("deleted") is True:
-        return Worth(0, 0)
+        return ObjectValue(0, 0)
     currency = body["currency"]
-    worth, counts = KINDS[body["object"]](body)
-    return Worth(int(to_micros(worth, currency, fx)), int(to_micros(counts, currency, fx)))
+    movable, counted = _READERS[body["object"]](body)
+    return ObjectValue(int(to_micros(movable, currency, fx)), int(to_micros(counted, currency, fx)))
 
 
 def _intent(body: Body) -> tuple[int, int]:
@@ -85,12 +87,12 @@ def _invoice(body: Body) -> tuple[int, int]:
     credit = _credit_used(body, due)
     if status == "paid":
         return max(paid, due if body.get("amount_remaining") else 0) + credit, paid + credit
-    whole = max(due, paid + amount_in(body, "amount_remaining")) + credit
+    movable = max(due, paid + amount_in(body, "amount_remaining")) + credit
     if status == "draft" and isinstance(body.get("total"), int):
         # What the customer owes from before comes on top when it is finalized.
-        whole = max(whole, body["total"] + max(0, body.get("starting_balance") or 0))
+        movable = max(movable, body["total"] + max(0, body.get("starting_balance") or 0))
     # A draft is not collected, unless Stripe advances it by itself.
-    return whole, 0 if status == "draft" and body.get("auto_advance") is not True else whole
+    return movable, 0 if status == "draft" and body.get("auto_advance") is not True else movable
 
 
 def _credit_used(body: Body, due: int) -> int:
@@ -120,12 +122,13 @@ def _session(body: Body) -> tuple[int, int]:
 
 def _credit_note(body: Body) -> tuple[int, int]:
     after = body.get("post_payment_amount")
-    amount = amount_in(body, "amount") if after is None else amount_in(body, "post_payment_amount")
-    outside = body.get("out_of_band_amount") or 0
-    return max(0, amount - outside), max(0, amount - outside)
+    amount = amount_in(body, "amount" if after is None else "post_payment_amount")
+    moved = max(0, amount - (body.get("out_of_band_amount") or 0))
+    return moved, moved
 
 
-KINDS: Mapping[str, Callable[[Body], tuple[int, int]]] = {
+#: By an object's type: how the most it can move and what it counts for are read, in minor units.
+_READERS: Mapping[str, Callable[[Body], tuple[int, int]]] = {
     "payment_intent": _intent,
     "charge": _charge,
     "refund": _moved_unless("failed", "canceled"),
@@ -142,6 +145,38 @@ KINDS: Mapping[str, Callable[[Body], tuple[int, int]]] = {
 }
 
 
+def covered_by(invoice: Body) -> tuple[str, ...]:
+    """Return what was counted for an invoice before: its items, and the subscription it is the first of.
+
+    The items as far as the first page of its lines names them.
+    """
+    named = []
+    for line in (invoice.get("lines") or {}).get("data") or []:
+        parent = (line.get("parent") or {}).get("invoice_item_details") or {}
+        named.append(parent.get("invoice_item") or line.get("invoice_item"))
+    if is_first(invoice):
+        parent = (invoice.get("parent") or {}).get("subscription_details") or {}
+        named.append(parent.get("subscription") or invoice.get("subscription"))
+    return tuple(one for one in named if isinstance(one, str) and OBJECT_ID.fullmatch(one))[:MOST_COVERED]
+
+
+def is_first(invoice: Body) -> bool:
+    """Return whether a subscription begins with this invoice: it may bill more than that later.
+
+    With a trial, or a period that is cut short, the invoice is a part of what the subscription counts for.
+    """
+    return invoice.get("billing_reason") == "subscription_create"
+
+
+def payer_of(body: Body) -> tuple[str, str] | None:
+    """Return whose an object is, as (the parameter's name, the id)."""
+    for name in PAYERS[:2]:
+        one = id_of(body.get(name))
+        if isinstance(one, str) and OBJECT_ID.fullmatch(one):
+            return name, one
+    return None
+
+
 _ID = re.compile(r"[A-Za-z0-9_.~:@-]{1,255}", re.ASCII)
 #: The parameters that name an object which the call changes, or moves money of.
 _NAMED = ("invoice", "payment_intent", "charge", "subscription", "from_subscription", "quote", "setup_intent")
@@ -149,34 +184,35 @@ _NAMED = ("invoice", "payment_intent", "charge", "subscription", "from_subscript
 _WORDS = {"sessions", "lines", "prices", "invoices"}
 
 
-def acting(
-    quote: Quote, ids: tuple[str, ...], params: Mapping[str, str], found: Mapping[str, Body | None]
+def objects_of(
+    quote: Quote, ids: tuple[str, ...], params: Mapping[str, str], lookups: Mapping[str, Body | None]
 ) -> dict[str, Any]:
-    """Return a quote's `acts_on` and `priced_by`; `found`: what was looked up, by path.
+    """Return a quote's `acts_on` and `priced_by`; `lookups`: what was looked up, by path.
 
     What is pending is the payer's: who looks it up takes it along, and who makes an item adds to it. What a
     subscription's item costs is read of the subscription's own invoices.
     """
     acts_on = {*ids, *(params[name] for name in _NAMED if name in params)}
-    waits = {payer for path in found if (payer := _payer_of(path))}
+    waits = {payer for path in lookups if (payer := _listed_payer(path))}
     if quote.operation.startswith("subscription_items."):
-        waits |= {one for path in found if path.startswith("/v1/subscriptions/") for one in _ids_of(path)}
+        waits |= {one for path in lookups if path.startswith("/v1/subscriptions/") for one in _ids_of(path)}
     if quote.operation == "invoiceitems.create":
         waits |= {params[name] for name in PAYERS if name in params}
     if quote.operation == "invoices.delete":  # What it lets go of is pending, as a new item is.
-        waits |= {one for body in found.values() for one in owners(body or {})}
+        waits |= {one for body in lookups.values() for one in owners(body or {})}
     alone = {one for one in acts_on | waits if _ID.fullmatch(one)}
-    seen = {one for path in found for one in _ids_of(path)} | {*quote.covers}
+    seen = {one for path in lookups for one in _ids_of(path)} | {*quote.covers}
     # A payer's address or credit may decide what an invoice of theirs comes to.
-    seen |= {one for body in found.values() for one in owners(body or {}) if _ID.fullmatch(one)}
+    seen |= {one for body in lookups.values() for one in owners(body or {}) if _ID.fullmatch(one)}
     return {"acts_on": tuple(sorted(alone)), "priced_by": tuple(sorted(seen - alone))}
 
 
-def _payer_of(path: str) -> str:
+def _listed_payer(path: str) -> str:
     base, _, query = path.partition("?")
-    said = dict(parse_qsl(query))
-    lists = ("/v1/invoiceitems", "/v1/invoices")
-    return next((said[name] for name in PAYERS if name in said), "") if base in lists else ""
+    if base not in ("/v1/invoiceitems", "/v1/invoices"):
+        return ""
+    params = dict(parse_qsl(query))
+    return next((params[name] for name in PAYERS if name in params), "")
 
 
 def _ids_of(path: str) -> Iterator[str]:

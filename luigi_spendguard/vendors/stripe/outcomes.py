@@ -1,19 +1,16 @@
 """Stripe: what became of a call, read from the reply's own status and amounts.
 
-Stripe: how a denial looks in Stripe's own error format.
+A reply without an amount names the invoice that the call has made at once: that is read. A declined call
+may leave something open. A PaymentIntent waits for another card: whoever has its `client_secret` and a
+publishable key can confirm it until it is cancelled
+(https://docs.stripe.com/payments/paymentintents/lifecycle). An invoice that could not be paid stays open,
+with a page of its own, and Stripe finalizes a draft before it tries to collect it
+(https://docs.stripe.com/api/invoices/finalize), whatever it refuses then. A charge or refund leaves
+nothing.
 
-Errors are `{"error": {"type", "code", "message"}}` (https://docs.stripe.com/api/errors). The SDK sends a
-409 or a 5xx again unless `Stripe-Should-Retry: false` forbids it (stripe-python 15 and 16).
-
-Stripe: what a call has billed whose reply names no amount: the invoice that it has made at once.
-
-Stripe: what a declined call leaves open, and how that is taken back.
-
-A declined PaymentIntent waits for another card: whoever has its `client_secret` and a publishable key can
-confirm it until it is cancelled (https://docs.stripe.com/payments/paymentintents/lifecycle). An invoice that
-could not be paid stays open, with a page of its own, and Stripe finalizes a draft before it tries to collect
-it (https://docs.stripe.com/api/invoices/finalize), whatever it refuses then. A declined
-charge or refund leaves nothing.
+Our denials look like Stripe's errors (https://docs.stripe.com/api/errors): `{"error": {"type", "code",
+"message"}}`. The SDK sends a 409 or a 5xx again unless `Stripe-Should-Retry: false` forbids it
+(stripe-python 15 and 16).
 """
 
 from __future__ import annotations
@@ -31,10 +28,9 @@ from luigi_spendguard.money import to_micros
 from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.bodies import refused, reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.stripe.invoices import covered, is_first
-from luigi_spendguard.vendors.stripe.objects import worth_of
-from luigi_spendguard.vendors.stripe.request import API_BASE, Body
-from luigi_spendguard.vendors.stripe.routes import RULE_OF
+from luigi_spendguard.vendors.stripe.objects import covered_by, is_first, value_of
+from luigi_spendguard.vendors.stripe.operations import RULE_OF
+from luigi_spendguard.vendors.stripe.request import API_BASE, Body, id_of
 from luigi_spendguard.vendors.stripe.rules import RULES
 
 _ID = re.compile(r"[A-Za-z0-9_]{1,255}", re.ASCII)
@@ -48,17 +44,16 @@ _NAMED = (
 )
 
 
-def billed_at(body: Body) -> str:
+def _billed_at(body: Body) -> str:
     """Return where it is read what a call has billed, by its reply; "" where that names nothing."""
     for name, path in _NAMED:
-        named = body.get(name)
-        named = named.get("id") if isinstance(named, dict) else named
+        named = id_of(body.get(name))
         if isinstance(named, str) and _ID.fullmatch(named):
             return path.format(named)
     return ""
 
 
-def billed(quote: Quote, outcome: Outcome, body: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
+def read_billed(quote: Quote, outcome: Outcome, body: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
     """Return the outcome by what was billed, None where `body` does not say it.
 
     What was quoted and stands on no invoice yet is billed soon (a trial may end the next second): it stays
@@ -69,25 +64,25 @@ def billed(quote: Quote, outcome: Outcome, body: Body, fx: Mapping[str, Decimal]
         return None
     if invoice["id"] == quote.before:
         return replace(outcome, billed_at="")  # It was there already: this call is billed with the next one.
-    worth, quoted = worth_of(invoice, fx).worth, quote.total_micros or 0
+    movable, quoted = value_of(invoice, fx).movable_micros, quote.total_micros or 0
     subtotal = invoice.get("subtotal")
-    whole = isinstance(subtotal, int) and to_micros(max(0, subtotal), invoice["currency"], fx) >= quoted
-    total = worth if whole else max(quoted, worth)
+    bills_all = isinstance(subtotal, int) and to_micros(max(0, subtotal), invoice["currency"], fx) >= quoted
+    total = movable if bills_all else max(quoted, movable)
     return replace(outcome, total_micros=total, worth_micros=total, billed_at="")
 
 
 def _invoice(body: Body) -> Mapping[str, Any] | None:
     """Return the invoice that a body is or contains, None where there is none."""
-    found: Any = body
-    while isinstance(found, dict) and found.get("object") != "invoice":
-        found = next((found[name] for name, _ in _NAMED if isinstance(found.get(name), dict)), None)
-    return found if isinstance(found, dict) else None
+    one: Any = body
+    while isinstance(one, dict) and one.get("object") != "invoice":
+        one = next((one[name] for name, _ in _NAMED if isinstance(one.get(name), dict)), None)
+    return one if isinstance(one, dict) else None
 
 
 _INTENT = re.compile(r"pi_[A-Za-z0-9_]{1,250}", re.ASCII)
 
 
-def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
+def _declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
     """Return what became of a declined call: void where it leaves nothing open, else settled at its worth."""
     note = f"declined (HTTP {reply.status})"
     intent = _open_intent(reply)
@@ -96,8 +91,8 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         return Outcome("void", definite=True, note=note)
     total = quote.total_micros
     if intent and intent["id"] == object_id:
-        with suppress(ValueError, TypeError, KeyError):  # Else what was asked for is the most it can move.
-            total = worth_of(intent, fx).worth
+        with suppress(ValueError, TypeError, KeyError):  # Else the quote is the most it can move.
+            total = value_of(intent, fx).movable_micros
     # What others count for of it they go on counting for: nothing was collected.
     return Outcome(
         "settle",
@@ -114,7 +109,7 @@ def declined(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
 _NOT_BEGUN = (401, 403, 429)
 
 
-def refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
+def _refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     """Return what became of a refused call, settled until it is read what a first step of it has left."""
     if not quote.in_steps or ended.kind != "void" or reply.status in _NOT_BEGUN:
         return ended
@@ -132,8 +127,8 @@ def refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     )
 
 
-def left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
-    """Return the outcome of `refused_halfway` by what the invoice is now, None where that is not said.
+def read_left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
+    """Return the outcome of `_refused_halfway` by what the invoice is now, None where that is not said.
 
     Raises KeyError, TypeError, ValueError.
     """
@@ -141,16 +136,16 @@ def left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal
         return None
     if invoice["status"] == "draft":
         return Outcome("void", definite=outcome.definite, note="refused, and it is a draft still")
-    total = worth_of(invoice, fx).worth
+    total = value_of(invoice, fx).movable_micros
     return replace(outcome, total_micros=total, worth_micros=total, billed_at="")
 
 
-def left_open(quote: Quote, reply: Reply) -> bool:
+def _leaves_open(quote: Quote, reply: Reply) -> bool:
     """Return whether an error other than a decline names an intent that this call has opened."""
     return quote.object_id is None and refused(reply.status) and bool(_open_intent(reply))
 
 
-def undo(quote: Quote, reply: Reply, headers: Mapping[str, str]) -> Request | None:
+def undo_request(quote: Quote, reply: Reply, headers: Mapping[str, str]) -> Request | None:
     """Return the request that cancels the intent that a declined call has opened, None where it has none.
 
     What was there before the call is not the call's to cancel.
@@ -161,7 +156,7 @@ def undo(quote: Quote, reply: Reply, headers: Mapping[str, str]) -> Request | No
     return Request("POST", f"{API_BASE}/v1/payment_intents/{intent['id']}/cancel", headers)
 
 
-def undone(reply: Reply) -> bool:
+def is_undone(reply: Reply) -> bool:
     """Return whether the reply to an `undo` says that nothing can move any more."""
     body = reply_object(reply)
     return reply.status == 200 and body.get("object") == "payment_intent" and body.get("status") == "canceled"
@@ -179,23 +174,23 @@ def _open_intent(reply: Reply) -> dict[str, Any] | None:
 
 def shape(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
     """Return a denial as Stripe would answer it; the SDK sends it again only where that may help."""
-    said = denials.said_of(error)
-    headers = {**said.headers, "stripe-should-retry": "true" if said.again else "false"}
+    refusal = denials.error_reply(error)
+    headers = {**refusal.headers, "stripe-should-retry": "true" if refusal.again else "false"}
     kind = "invalid_request_error" if isinstance(error, SpendDenied) else "api_error"
-    if said.code == "idempotency_mismatch":
+    if refusal.code == "idempotency_mismatch":
         kind = "idempotency_error"
-    body = {"error": {"type": kind, "code": said.code, "message": said.message}}
-    return Reply(said.status, headers, json.dumps(body).encode())
+    body = {"error": {"type": kind, "code": refusal.code, "message": refusal.message}}
+    return Reply(refusal.status, headers, json.dumps(body).encode())
 
 
-def outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+def read_outcome(quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
     """Read what became of a call; `resent` after an earlier send with an unknown outcome."""
-    if not quote.read and (reply.status == 402 or (not resent and left_open(quote, reply))):
-        return declined(quote, reply, fx)
+    if not quote.read and (reply.status == 402 or (not resent and _leaves_open(quote, reply))):
+        return _declined(quote, reply, fx)
     if ended := unsuccessful(quote, reply):
-        return refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
+        return _refused_halfway(quote, reply, _of_its_key(quote, reply, ended))
     try:
-        return _done(quote, reply, resent, fx)
+        return _read_success(quote, reply, resent, fx)
     except (ValueError, TypeError, KeyError, AttributeError):
         return unbelieved("the reply's amount cannot be read")
 
@@ -218,20 +213,20 @@ def _of_its_key(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
     return ended
 
 
-def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
+def _read_success(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
     body = reply_object(reply)
     if not body:
         return unbelieved("the reply is not JSON")
-    found = body["id"] if isinstance(body.get("id"), str) else None
+    named = body["id"] if isinstance(body.get("id"), str) else None
     opens = quote.operation.endswith(".create") and not quote.path.endswith("/refund")
     if quote.free:
-        return Outcome("settle", total_micros=None, object_id=found)
+        return Outcome("settle", total_micros=None, object_id=named)
     if quote.fixed:
         total = quote.total_micros or 0
         # What it acted on goes on counting for what it did: the price is this call's alone.
-        return Outcome("settle", total_micros=total, worth_micros=total, object_id=found if opens else None)
+        return Outcome("settle", total_micros=total, worth_micros=total, object_id=named if opens else None)
     rule = RULES[RULE_OF[quote.operation]]
-    if why := _about_another(quote, body, rule.kind):
+    if why := _about_another(quote, body, rule.answer):
         return unbelieved(why)
     own = quote.object_id is not None or quote.key_is_callers
     if not resent and own and reply.headers.get("idempotent-replayed") == "true":
@@ -242,11 +237,13 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
             total_micros=None if quote.object_id else 0,
             note="the vendor replayed an earlier answer: counted 0",
         )
-    object_id = quote.object_id or (found if opens else None)
+    object_id = quote.object_id or (named if opens else None)
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
         if body.get("object") == "checkout.session" and not _says_no_amount(body):
-            total = max(total, worth_of(body, fx).counts)  # The customer may choose less, and more is said.
+            total = max(
+                total, value_of(body, fx).counted_micros
+            )  # The customer may choose less, and more is said.
         outcome = Outcome(
             "settle",
             total_micros=total,
@@ -257,20 +254,20 @@ def _done(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Decimal]) -
         )
         if RULE_OF[quote.operation] not in _INVOICED:
             return outcome
-        return billed(quote, outcome, body, fx) or replace(outcome, billed_at=billed_at(body))
+        return read_billed(quote, outcome, body, fx) or replace(outcome, billed_at=_billed_at(body))
     if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
         return Outcome("settle", only_less=True, object_id=object_id)
-    worth = worth_of(body, fx)
+    value = value_of(body, fx)
     if quote.minor is not None and quote.object_id is None:
         if body["currency"] != quote.currency:
             return unbelieved("the reply is in another currency than asked")
         if abs(body["amount"]) < quote.minor:
             return unbelieved("the reply names a smaller amount than asked")
-    covers = covered(body) if body.get("object") == "invoice" and worth.counts else ()
+    covers = covered_by(body) if body.get("object") == "invoice" and value.counted_micros else ()
     return Outcome(
         "settle",
-        total_micros=worth.counts,
-        worth_micros=worth.worth,
+        total_micros=value.counted_micros,
+        worth_micros=value.movable_micros,
         object_id=object_id,
         only_less=quote.only_less,
         only_more=_still_pending(body),
@@ -287,25 +284,30 @@ def _still_pending(body: Mapping[str, Any]) -> bool:
     return body.get("object") == "invoice" and (body.get("deleted") is True or body.get("status") == "draft")
 
 
-def _about_another(quote: Quote, body: Mapping[str, Any], kind: str) -> str:
+def _about_another(quote: Quote, body: Mapping[str, Any], answer: str) -> str:
     """Return why a reply is not about what was asked, "" when it is."""
-    said, found = body.get("object"), body.get("id")
-    if not isinstance(found, str):
+    object_id = body.get("id")
+    if not isinstance(object_id, str):
         return "the reply names no object"
-    expected = kind or _KIND_OF.get(quote.operation.rpartition(".")[0], "")
-    if expected and said != expected and not quote.path.endswith("/refund"):
+    expected = answer or _ANSWER_OF.get(quote.operation.rpartition(".")[0], "")
+    if expected and body.get("object") != expected and not quote.path.endswith("/refund"):
         return f"the reply is no {expected}"
+    target = quote.target or ""
     for name in ("charge", "payment_intent"):
         one = body.get(name)
-        asked = quote.target or ""
-        if expected == "refund" and asked.startswith(_PREFIX[name]) and isinstance(one, str) and one != asked:
+        if (
+            expected == "refund"
+            and target.startswith(_PREFIX[name])
+            and isinstance(one, str)
+            and one != target
+        ):
             return "the reply is about another object than asked"
-    asked_for = quote.target if quote.path.endswith("/refund") else quote.object_id
+    acted_on = quote.target if quote.path.endswith("/refund") else quote.object_id
     if quote.operation == "payouts.reverse" and body.get("original_payout") == quote.object_id:
         return ""
     if quote.operation.endswith(".create") and not quote.path.endswith("/refund"):
         return ""
-    if asked_for is not None and found != asked_for:
+    if acted_on is not None and object_id != acted_on:
         return "the reply is about another object than asked"
     return ""
 
@@ -316,7 +318,7 @@ _INVOICED = {"subscriptions", "subscription_items", "schedules", "quotes"}
 _PREFIX = {"charge": "ch_", "payment_intent": "pi_"}
 
 #: What the operations of a family answer with.
-_KIND_OF = {
+_ANSWER_OF = {
     "payment_intents": "payment_intent",
     "charges": "charge",
     "refunds": "refund",

@@ -1,15 +1,10 @@
-"""Stripe: one request on its way to a price: its parameters, and what has been looked up for it.
+"""Stripe: one request, read for all that is made of it: its address, its version, its parameters, its price.
 
-Stripe's encoding, by the strict readers of `bodies`: what could be read in two ways is refused.
-
-v1 bodies are `application/x-www-form-urlencoded` with brackets, v2's are JSON (https://docs.stripe.com/api).
-
-Stripe: its own addresses, and which of them a request goes to; it is chosen by the path alone.
-
-Stripe: which versions of its API a call that may spend is made in.
-
-The same parameter may bill another amount in another version (https://docs.stripe.com/changelog); what ours
-say of them holds for the versions of the SDKs that are supported, stripe-python 15 and 16.
+v1 bodies are forms with brackets, v2's are JSON (https://docs.stripe.com/api), both by the strict readers
+of `bodies`. The host is chosen by the path alone. The same parameter may bill another amount in another
+version (https://docs.stripe.com/changelog): what is said here of them holds for the versions of the SDKs
+that are supported, stripe-python 15 and 16. `StripeCall` is the request on its way to a price, with what
+was looked up.
 """
 
 from __future__ import annotations
@@ -37,10 +32,10 @@ _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_num
 
 
 def parameters(request: Request, path: str) -> Params:
-    """Return what a request says in its form or, for `/v2/`, its JSON: for price, scope and all else.
+    """Return the parameters of a request's form or, for `/v2/`, of its JSON: for price, scope and all else.
 
-    An upload is asked of nobody: only its digest counts. Raises SpendDenied (`unpriced`) for what two parsers
-    could read differently (`vendors/bodies.py`).
+    Those of an upload are not read: only its digest counts. Raises SpendDenied (`unpriced`) for what two
+    parsers could read differently (`vendors/bodies.py`).
     """
     if request.body and request.method == "POST":
         if path.startswith("/v2/"):
@@ -60,7 +55,7 @@ def is_upload(request: Request, path: str) -> bool:
 
 
 def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
-    """Yield what JSON says, named as a form would name it."""
+    """Yield the values of JSON, named as a form would name them."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if "[" in key or "]" in key:
@@ -73,12 +68,12 @@ def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
         yield name, value if isinstance(value, str) else json.dumps(value)
 
 
-def whole(params: Mapping[str, str], name: str) -> int | None:
-    """Return a non-negative whole number of minor units, None when it is not given.
+def minor_units(params: Mapping[str, str], name: str) -> int | None:
+    """Return a parameter's non-negative whole number of minor units, None without one.
 
     Raises SpendDenied (`unpriced`) for anything else.
     """
-    single(params, name)
+    _check_single(params, name)
     text = params.get(name)
     if text is None:
         return None
@@ -87,18 +82,18 @@ def whole(params: Mapping[str, str], name: str) -> int | None:
     return int(text)
 
 
-def single(params: Mapping[str, str], name: str) -> None:
+def _check_single(params: Mapping[str, str], name: str) -> None:
     """Raise SpendDenied (`unpriced`) where a parameter that is one value comes as a list or a group."""
-    if any(given.startswith(f"{name}[") for given in params):
+    if any(other.startswith(f"{name}[") for other in params):
         raise denial("unpriced", f"the parameter {name!r} is one value: a list of them cannot be priced")
 
 
-def signed(params: Mapping[str, str], name: str) -> int | None:
-    """Return a whole number of minor units that may be negative, None when it is not given."""
+def signed_minor_units(params: Mapping[str, str], name: str) -> int | None:
+    """Return a parameter's whole number of minor units, which may be negative; None without one."""
     text = params.get(name, "")
     if not text.startswith("-"):
-        return whole(params, name)
-    amount = whole({name: text[1:]}, name)
+        return minor_units(params, name)
+    amount = minor_units({name: text[1:]}, name)
     return None if amount is None else -amount
 
 
@@ -128,7 +123,7 @@ _ELSEWHERE = (
 _HOSTS = re.compile(r"https://[a-z][a-z-]*\.stripe\.com(?P<rest>/.*)", re.DOTALL)
 
 
-def rest(url: str) -> str | None:
+def rest_of(url: str) -> str | None:
     """Return path and query of a call to one of Stripe's own hosts, None for another host."""
     match = _HOSTS.fullmatch(url)
     return match.group("rest") if match else None
@@ -140,7 +135,7 @@ def host_of(method: str, path: str) -> str:
     return next((base for pattern, base in _ELSEWHERE if pattern.fullmatch(line)), API_BASE)
 
 
-def own_path(method: str, url: str, settings: VendorSettings) -> str:
+def path_of(method: str, url: str, settings: VendorSettings) -> str:
     """Return the path of a request to one of Stripe's own addresses. Raises SpendDenied (`endpoint`)."""
     for base in {API_BASE, settings.base_url, *(base for _, base in _ELSEWHERE)}:
         if base and url.startswith(base + "/"):
@@ -165,13 +160,13 @@ _TAKEN = re.compile(r"20\d\d-\d\d-\d\d\.(dahlia|endive)")
 _FIRST = "2026-03-25.dahlia"
 
 
-def check(request: Request) -> None:
+def check_version(request: Request) -> None:
     """Raise SpendDenied (`unpriced`) where a request asks for a version that is not known."""
-    asked = request.headers.get("stripe-version", PINNED)
-    if not _TAKEN.fullmatch(asked):
+    version = request.headers.get("stripe-version", PINNED)
+    if not _TAKEN.fullmatch(version):
         raise denial(
             "unpriced",
-            f"what a call costs in the API version {asked[:60]!r} is not known: pass {_FIRST} or a later "
+            f"what a call costs in the API version {version[:60]!r} is not known: pass {_FIRST} or a later "
             f"Stripe-Version, up to those named endive and no preview, or none, which means {PINNED}",
         )
 
@@ -188,11 +183,20 @@ GONE: Body = MappingProxyType({})
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,255}")
 
 
+def id_of(named: Any) -> Any:
+    """Return the id of what a reply names by its id alone, or in full."""
+    return named.get("id") if isinstance(named, dict) else named
+
+
 def owners(body: Body) -> set[str]:
     """Return whose an object is: its customer, and the account that stands for one."""
-    said = [body.get("customer"), body.get("customer_account")]
-    named = [one.get("id") if isinstance(one, dict) else one for one in said]
+    named = (id_of(body.get(name)) for name in PAYERS[:2])
     return {one for one in named if isinstance(one, str) and one}
+
+
+def stems(params: Mapping[str, str]) -> set[str]:
+    """Return what the names of parameters begin with: of `items[0][price]`, `items`."""
+    return {name.split("[", 1)[0] for name in params}
 
 
 class Unbounded(Exception):
@@ -208,13 +212,15 @@ class NotLookedUp(Exception):
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A recognised request.
+class StripeCall:
+    """A recognised request, on its way to a price.
 
     Attributes:
         quote: what is known of it already, its operation first of all.
         ids: the ids in its path, in their order.
-        found: what was looked up, by path; None for what could not be fetched, GONE for what is not there.
+        params: its parameters.
+        lookups: what was looked up, by path; None for what could not be fetched, GONE for what is not there.
+        fx: the rates of other currencies.
         digest: of its body.
 
     """
@@ -222,24 +228,25 @@ class Asked:
     quote: Quote
     ids: tuple[str, ...]
     params: Mapping[str, str]
-    found: Mapping[str, Body | None]
+    lookups: Mapping[str, Body | None]
     fx: Mapping[str, Decimal]
     digest: str = ""
 
-    def fetched(self, *paths: str) -> list[Body]:
+    def look_up(self, *paths: str) -> list[Body]:
         """Return what stands at `paths`. Raises NotLookedUp, or SpendDenied for what is not there."""
-        missing = tuple(path for path in paths if path not in self.found)
+        missing = tuple(path for path in paths if path not in self.lookups)
         if missing:
             raise NotLookedUp(missing)
-        bodies = [self.found[path] for path in paths]
-        for path, body in zip(paths, bodies, strict=True):
-            if not body:
+        bodies: list[Body] = []
+        for path in paths:
+            if not (body := self.lookups[path]):
                 raise not_there(self.quote.operation, path)
-        return [body for body in bodies if body is not None]
+            bodies.append(body)
+        return bodies
 
     def is_gone(self, path: str) -> bool:
         """Return whether nothing stands at `path`, such as what an earlier try has deleted."""
-        body = self.found.get(path)
+        body = self.lookups.get(path)
         return body is not None and not body
 
     def money(self, minor: int, currency: str) -> int:
@@ -262,11 +269,11 @@ class Asked:
                     f"{error}; or say in the request which `currency` is used: a price has several",
                 ) from None
 
-    def whole(self, name: str) -> int | None:
-        """Return a parameter's whole number of minor units, None when it is not given."""
-        return whole(self.params, name)
+    def minor_units(self, name: str) -> int | None:
+        """Return a parameter's whole number of minor units, None without one. Raises SpendDenied."""
+        return minor_units(self.params, name)
 
-    def given(self, *names: str) -> str | None:
+    def first_of(self, *names: str) -> str | None:
         """Return the first of these parameters that has a value."""
         return next((self.params[name] for name in names if self.params.get(name)), None)
 
@@ -280,28 +287,31 @@ class Asked:
             raise denial("unpriced", f"{named[0][0]} and {named[1][0]} are named: which one pays is open")
         return named[0] if named else None
 
-    def truth(self, name: str) -> bool:
-        """Return a true-or-false parameter, false when it is not given. Raises SpendDenied."""
-        single(self.params, name)
+    def flag(self, name: str) -> bool:
+        """Return a true-or-false parameter, false without one. Raises SpendDenied."""
+        _check_single(self.params, name)
         text = self.params.get(name, "false")
         if text not in ("true", "false"):
             raise denial("unpriced", f"{name} must be true or false")
         return text == "true"
 
-    def id_of(self, name: str) -> str:
+    def id_in(self, name: str) -> str:
         """Return a parameter that is an object's id. Raises SpendDenied for anything else."""
-        value = self.params.get(name, "")
-        if not _ID.fullmatch(value) or value.startswith("."):
+        return self.check_id(self.params.get(name, ""), name)
+
+    def check_id(self, text: str, name: str) -> str:
+        """Return what `name` says, where that is an object's id. Raises SpendDenied for anything else."""
+        if not _ID.fullmatch(text) or text.startswith("."):
             raise denial("unpriced", f"{self.quote.operation} without a proper {name} cannot be priced")
-        return value
+        return text
 
-    def only(self, *stems: str) -> bool:
-        """Return whether nothing but these parameters (and groups) is given."""
-        return {name.split("[", 1)[0] for name in self.params} <= {*stems, "expand", "metadata"}
+    def has_only(self, *names: str) -> bool:
+        """Return whether there are no parameters (or groups) but these."""
+        return stems(self.params) <= {*names, "expand", "metadata"}
 
-    def quoted(self, total: int | None, **more: Any) -> Quote:
-        """Return the quote at `total` micro-dollars."""
-        return replace(self.quote, total_micros=total, **more)
+    def quote_at(self, total_micros: int | None, **more: Any) -> Quote:
+        """Return the quote at so many micro-dollars."""
+        return replace(self.quote, total_micros=total_micros, **more)
 
 
 def not_there(operation: str, path: str) -> SpendDenied:

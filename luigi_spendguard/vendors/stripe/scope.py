@@ -52,55 +52,56 @@ _CATALOGUE = re.compile(
 )
 
 
-def whom(
+def scope_of(
     request: Request,
     path: str,
-    said: Params,
+    params: Params,
     own_path: str = "",
-    found: Mapping[str, Body | None] | None = None,
+    lookups: Mapping[str, Body | None] | None = None,
 ) -> dict[str, Any]:
-    """Return a quote's `customers`, `owner_unknown` and `accounts`, of what the request has `said`.
+    """Return a quote's `customers`, `owner_unknown` and `accounts`.
 
-    `own_path` is the address of the object that the path names, "" where it names none.
+    `own_path` is the address of the object that the path names, "" where it names none; `lookups`: what was
+    looked up, by path; None where nothing is.
     """
-    owner, named = _of_path(path), [value for name, value in said.items() if name in PAYERS and value]
+    owner, named = _customer_in(path), [value for name, value in params.items() if name in PAYERS and value]
     customers, unknown = {*named, *([owner] if owner else [])}, False
     if request.method == "GET":
-        filtered = said.get("customer") or said.get("customer_account")
+        filtered = params.get("customer") or params.get("customer_account")
         unknown = not (owner or (filtered and _LISTS.fullmatch(path)))
-    elif found is None:
+    elif lookups is None:
         unknown = not owner
     elif not owner:
-        wanted = {own_path} - {""} | {one for one in found if not _CATALOGUE.fullmatch(one)}
-        whose = [owners(found.get(one) or {}) for one in wanted]
+        wanted = {own_path} - {""} | {one for one in lookups if not _CATALOGUE.fullmatch(one)}
+        whose = [owners(lookups.get(one) or {}) for one in wanted]
         customers |= {one for own in whose for one in own}
         unknown = not all(whose) or not (whose or _OPENS.fullmatch(path))
-        if named and re.fullmatch(r"/v1/payment_methods/[^/]+/attach", path) and found.get(own_path):
+        if named and re.fullmatch(r"/v1/payment_methods/[^/]+/attach", path) and lookups.get(own_path):
             unknown = False  # It becomes the named customer's, and was nobody else's.
     words = sorted(re.sub(r"\s", "_", one)[:255] for one in customers)  # Messages put a blank between two.
     return {
         "customers": tuple(words) if len(words) <= _MOST else ("too_many",),
         "owner_unknown": unknown,
-        "accounts": _accounts(request, path, said),
+        "accounts": _accounts(request, path, params),
     }
 
 
-def _of_path(path: str) -> str:
+def _customer_in(path: str) -> str:
     parts = path.split("/")
     return parts[3] if len(parts) > 3 and parts[2] == "customers" and parts[3] != "search" else ""
 
 
-def _accounts(request: Request, path: str, said: Params) -> tuple[str, ...]:
+def _accounts(request: Request, path: str, params: Params) -> tuple[str, ...]:
     """Return the accounts that a call names, sorted; none where nothing that steers it is one."""
     context = request.headers.get("stripe-context", "")
     headers = [request.headers.get("stripe-account", ""), context]
     at = _ACCOUNT_PATH.fullmatch(path)
     steering = [headers[0], context.split("/")[-1], (at.group(1) or at.group(3)) if at else ""]
-    steering += [v for name, v in said.items() if _STEERS.fullmatch(f"{request.method} {path} {name}")]
+    steering += [v for name, v in params.items() if _STEERS.fullmatch(f"{request.method} {path} {name}")]
     if not any(_ACCOUNT.fullmatch(one) for one in steering):
         return ()
     harmless = ("metadata", "descr", "customer_account")  # That one pays, and is judged as a customer.
-    texts = [*headers, path, *(v for name, v in said.items() if not name.startswith(harmless))]
-    if request.body and not said:  # An upload.
+    texts = [*headers, path, *(v for name, v in params.items() if not name.startswith(harmless))]
+    if request.body and not params:  # An upload.
         texts.append(request.body.decode("utf-8", "replace"))
     return tuple(sorted({one for text in texts for one in _IN_TEXT.findall(text)}))

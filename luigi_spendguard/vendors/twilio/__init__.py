@@ -1,8 +1,8 @@
 """Twilio: messages, calls, verifications and lookups within a cap.
 
-Twilio has no idempotency: what may have been executed is searched for and never sent again. A message's price
-comes later; until then it counts for its quote. The account SID in a path is the operator's, whatever the
-client was made with.
+Twilio has no idempotency: what may have been executed is searched for and never sent again. A message's
+price comes later; until then it counts for its quote. The account SID in a path is the operator's, whatever
+the client was made with.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.base import Vendor, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
-from luigi_spendguard.vendors.parameters import Name, said_in
+from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.twilio import outcomes, prices, quotes
 from luigi_spendguard.vendors.twilio.operations import (
     API_HOST,
@@ -287,18 +287,18 @@ class Twilio(Vendor):
 
         Not as `application/problem+json`: the SDK would raise another class (twilio-python 9.13).
         """
-        said = denials.said_of(error)
+        refusal = denials.error_reply(error)
         facts = error.facts if isinstance(error, SpendDenied) else {}
-        reason = error.reason if isinstance(error, SpendDenied) else said.code
+        reason = error.reason if isinstance(error, SpendDenied) else refusal.code
         details = {**facts, "reason": reason, "cap_hit": reason == "cap"}
         body = {
-            "code": DENIED_CODE + said.status,
-            "message": said.message,
-            "status": said.status,
+            "code": DENIED_CODE + refusal.status,
+            "message": refusal.message,
+            "status": refusal.status,
             "more_info": "",
             "details": details,
         }
-        return Reply(said.status, said.headers, json.dumps(body).encode())
+        return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 
     def rest(self, url: str) -> str | None:
         """Return `/<host>/<path>` of a URL of one of Twilio's hosts, else None."""
@@ -332,7 +332,7 @@ def _read(request: Request, operation: str, address: str | None, *, fixed: bool)
         if urlsplit(request.url).query:
             raise denial("unpriced", f"{operation} with a query string cannot be priced: say it in the body")
         said: dict[str, list[str]] = {}
-        values: Mapping[Name, set[str]] = said_in(json_body(request))
+        values: Mapping[Name, set[str]] = values_in(json_body(request))
     else:
         said = form(request, lists)
         values = {(name, "") if name in lists else (name,): {*given} for name, given in said.items()}

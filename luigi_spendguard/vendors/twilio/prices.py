@@ -1,8 +1,8 @@
 """Twilio: the operator's prices, and what stands in for them where luigi.cfg says nothing.
 
-List prices change and accounts have their own: `GET https://pricing.twilio.com/v1/Messaging/Countries/US` and
-`/v2/Voice/Countries/US` answer with the account's. Defaults were collected on 2026-11-25; a price that no
-source was found for is not made up: what needs it is unpriced.
+List prices change and accounts have their own: `GET https://pricing.twilio.com/v1/Messaging/Countries/US`
+and `/v2/Voice/Countries/US` answer with the account's. Defaults were collected on 2026-11-25; a price that
+no source was found for is not made up: what needs it is unpriced.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.vendors import Request, VendorSettings, parameters, resend, twilio
 from luigi_spendguard.vendors.bodies import DEEPEST
-from luigi_spendguard.vendors.parameters import Parameters, said_in, takes, tree_of
+from luigi_spendguard.vendors.parameters import Parameters, takes, tree_of, values_in
 from luigi_spendguard.vendors.resend import mails
 from luigi_spendguard.vendors.twilio.operations import LISTED, RULED, kind_of
 from tests.support import marking, resend_sdk, twilio_sdk
@@ -90,10 +90,10 @@ DELETE /v1/{id}
         said = {"a": [1, 2, {"b": 3}, {"b": None}], "c": {}, "d": [], "e": {"f": [[1]]}, "g": None}
         names = {("a", ""), ("a", "", "b"), ("a", "", "b", None), ("c", None), ("d", None),
                  ("e", "f", "", ""), ("g", None)}  # fmt: skip
-        assert said_in(said).keys() == names
-        assert said_in(said)["a", ""] == {"1", "2"}
-        assert said_in({"a": [True, "x", None]})["a", ""] == {"true", "x", "null"}
-        assert said_in({}) == said_in([]) == said_in(None) == {}
+        assert values_in(said).keys() == names
+        assert values_in(said)["a", ""] == {"1", "2"}
+        assert values_in({"a": [True, "x", None]})["a", ""] == {"true", "x", "null"}
+        assert values_in({}) == values_in([]) == values_in(None) == {}
         assert takes(tree_of("c{x}"), ("c", None))
         assert not takes(tree_of("c{x}"), ("d", None))
 
@@ -101,7 +101,7 @@ DELETE /v1/{id}
         deep: object = 1
         for _ in range(100_000):
             deep = [deep]
-        [name] = said_in(deep)
+        [name] = values_in(deep)
         assert len(name) == DEEPEST + 1
 
 

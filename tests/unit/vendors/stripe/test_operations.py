@@ -16,8 +16,14 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
+from luigi_spendguard.vendors.stripe import operations as listed
+from luigi_spendguard.vendors.stripe.operations import (
+    PRICEABLE,
+    RULE_OF,
+    find_operation,
+    hands_out_credentials,
+)
 from luigi_spendguard.vendors.stripe.request import host_of
-from luigi_spendguard.vendors.stripe.routes import PRICEABLE, ROUTES, RULE_OF, find, hands_out_credentials
 from luigi_spendguard.vendors.stripe.rules import RULES
 from tests.support.tables import each
 from tests.unit import DATA
@@ -50,7 +56,7 @@ def reason(line: str, **settings: object) -> str | None:
 
 
 def rule_of(line: str) -> str:
-    at = find(*concrete(line))
+    at = find_operation(*concrete(line))
     return at[0].rule if at else ""
 
 
@@ -65,16 +71,18 @@ def test_every_operation_is_classified_once(line: str) -> None:
 
 
 def test_nothing_is_classified_twice_or_unknown_to_stripe() -> None:
-    said = [(route.method, tuple(re.sub(r"\{\w+\}", "{}", part) for part in route.parts)) for route in ROUTES]
+    said = [
+        (one.method, tuple(re.sub(r"\{\w+\}", "{}", part) for part in one.parts)) for one in listed.OPERATIONS
+    ]
     assert len(said) == len(set(said))
     known = {re.sub(r"\{\w+\}", "{id}", line) for line in OPERATIONS}
-    unknown = {f"{route.method} /{'/'.join(route.parts)}" for route in ROUTES} - known
+    unknown = {one.address for one in listed.OPERATIONS} - known
     assert not unknown
 
 
 @each(sorted(RULE_OF))
 def test_a_name_has_one_rule_and_can_be_written_in_an_allowlist(operation: str) -> None:
-    assert len({route.rule for route in ROUTES if route.operation == operation}) == 1
+    assert len({one.rule for one in listed.OPERATIONS if one.name == operation}) == 1
     assert re.fullmatch(r"[a-z0-9_]+(\.[a-z0-9_]+)+", operation)
 
 
@@ -86,7 +94,7 @@ CREDENTIALS = [" ".join(concrete(line)) for line in OPERATIONS if not rule_of(li
 @each(UNPRICED)
 def test_what_has_no_bound_is_denied_unless_it_has_a_fixed_price(line: str) -> None:
     assert reason(line) == "unpriced"
-    operation = find(*concrete(line))[0].operation  # type: ignore[index]
+    operation = find_operation(*concrete(line))[0].name  # type: ignore[index]
     quote = found(line, prices={operation: Micros(7)})
     assert (quote.total_micros, quote.fixed, quote.object_id) == (7, True, None)
 

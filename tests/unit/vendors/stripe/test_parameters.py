@@ -14,9 +14,8 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Request
 from luigi_spendguard.vendors.stripe import Stripe
-from luigi_spendguard.vendors.stripe import routes as listed
+from luigi_spendguard.vendors.stripe import operations as listed
 from luigi_spendguard.vendors.stripe.request import PINNED, host_of
-from luigi_spendguard.vendors.stripe.routes import ROUTES
 from tests.support import stripe_sdk
 from tests.support.processes import REPOSITORY
 from tests.support.tables import each
@@ -25,7 +24,7 @@ from tests.unit import DATA
 _LINES = (DATA / "stripe_operations.txt").read_text("utf-8").splitlines()
 OPERATIONS = {re.sub(r"\{\w+\}", "{id}", line) for line in _LINES if not line.startswith("#")}
 SPECIFICATION = REPOSITORY / "tests" / "integration" / "data" / "stripe-v1-trimmed.openapi.json"
-RULES = {route.address: route.rule for route in ROUTES}
+RULES = {one.address: one.rule for one in listed.OPERATIONS}
 FORM, JSON = "application/x-www-form-urlencoded", "application/json"
 
 
@@ -47,7 +46,7 @@ def refused(line: str, body: str, version: str = PINNED, **settings: object) -> 
 
 
 def test_every_operation_has_its_list() -> None:
-    assert set(listed.marks()) == OPERATIONS
+    assert set(listed.LISTED.marks) == OPERATIONS
 
 
 def test_the_newest_sdk_sends_nothing_that_is_not_marked() -> None:
@@ -73,7 +72,7 @@ def test_every_operation_and_parameter_of_the_specification_is_marked() -> None:
 
 
 def test_every_refusal_has_its_reason_and_no_parameter_two_marks() -> None:
-    for address, lines in listed.marks().items():
+    for address, lines in listed.LISTED.marks.items():
         names = Counter(name for line in lines for name in stripe_sdk.names_in(line.tree))
         assert [name for name, times in names.items() if times > 1] == [], address
         for line in lines:
@@ -91,7 +90,7 @@ def test_what_is_not_listed_is_refused_at_any_price(address: str) -> None:
         assert "leave it out" in refused(address, body, allowed_endpoints=(line,))
         return
     if RULES[address] == "unpriced":
-        fixed = {next(route.operation for route in ROUTES if route.address == address): Micros(5)}
+        fixed = {next(one.name for one in listed.OPERATIONS if one.address == address): Micros(5)}
     if address.startswith("DELETE /v2/"):
         body = "teleport=1"
     assert "'teleport': this version" in refused(address, body, prices=fixed)
@@ -122,7 +121,7 @@ def test_what_is_not_listed_is_refused_at_any_price(address: str) -> None:
     ],
 )
 def test_a_name_is_matched_part_by_part(name: str, mark: str) -> None:
-    line = listed.line_of("POST /v1/payment_intents", name)
+    line = listed.LISTED.line_of("POST /v1/payment_intents", listed.parts_of(name))
     assert (line.mark if line else "") == mark
 
 

@@ -14,7 +14,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.money import Micros
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import Stripe
-from luigi_spendguard.vendors.stripe.scope import whom
+from luigi_spendguard.vendors.stripe.scope import scope_of
 from tests.support.books import Books
 from tests.support.desk import CAP, SECRET, Desk
 
@@ -158,7 +158,7 @@ class TestCustomer:
         )
         for own, unknown in (("", False), ("cus_9", False)):
             at = "/v1/payment_methods/pm_1"
-            found = whom(
+            found = scope_of(
                 attach, f"{at}/attach", {"customer": "cus_1"}, at, {at: {"id": "pm_1", "customer": own}}
             )
             assert found["owner_unknown"] is unknown
@@ -260,7 +260,7 @@ class TestAccountsThatPay:
 
     def test_the_object_names_it(self) -> None:
         found = {"/v1/charges/ch_1": {"id": "ch_1", "customer": None, "customer_account": {"id": "acct_7"}}}
-        said = whom(
+        said = scope_of(
             Request("POST", f"{API}/v1/charges/ch_1", {}), "/v1/charges/ch_1", {}, "/v1/charges/ch_1", found
         )
         assert (said["customers"], said["owner_unknown"]) == (("acct_7",), False)
@@ -273,7 +273,7 @@ class TestAccountsThatPay:
         found: Any = {"/v1/invoices/in_1/lines?limit=100": {"data": []},
                       "/v1/invoices/in_1": {"id": "in_1", "customer": "cus_1"}}  # fmt: skip
         request = Request("DELETE", f"{API}/v1/invoices/in_1", {})
-        said = whom(request, "/v1/invoices/in_1", {}, "/v1/invoices/in_1", found)
+        said = scope_of(request, "/v1/invoices/in_1", {}, "/v1/invoices/in_1", found)
         assert (said["customers"], said["owner_unknown"]) == (("cus_1",), False)
 
     def test_two_payers_are_refused(self) -> None:
