@@ -1,7 +1,7 @@
-"""The tables of the ledger.
+"""The tables of the ledger, as a new file has them; `migrations` brings an older one to the same.
 
 Money columns are micro-dollars, times are milliseconds since the epoch by the database's clock.
-The operations (`runs`, `reserving`, `ending`) speak SQL; these classes say what there is, and make it.
+The operations (`runs`, `reservations`, `settlement`) speak SQL; these classes say what there is, and make it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from peewee import (
     IntegerField,
     TextField,
 )
+
+from luigi_spendguard.ledger.database import Tx
 
 
 class _Base(peewee.Model):
@@ -372,3 +374,27 @@ TABLES: tuple[type[peewee.Model], ...] = (
     CallTarget,
     Journal,
 )
+
+#: What no model says: the journal refuses changes, and what is looked for among much else is indexed apart.
+_BESIDE = (
+    "CREATE TRIGGER journal_no_update BEFORE UPDATE ON journal"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    "CREATE TRIGGER journal_no_delete BEFORE DELETE ON journal"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    "CREATE INDEX run_family ON run (root_family, id)",
+    "CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'",
+    "CREATE INDEX claim_unheard ON claim (run_id) WHERE ended_at IS NULL",
+    "CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')",
+    "CREATE INDEX call_vendor ON call (run_id, vendor)",
+    "CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'",
+    "CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'",
+    "CREATE INDEX call_lent ON call (run_id) WHERE verdict = 'allowed' AND reason = 'cap'",
+)
+
+
+def create(db: peewee.SqliteDatabase, tx: Tx) -> None:
+    """Make all tables of a new file, in the transaction `tx` of `db`."""
+    with db.bind_ctx(TABLES):
+        db.create_tables(TABLES, safe=False)
+    for statement in _BESIDE:
+        tx.run(statement)
