@@ -74,6 +74,11 @@ class Settings:
         return self.vendors.get(name, VendorSettings(name))
 
     @property
+    def vendors_with_secret(self) -> frozenset[str]:
+        """The vendors whose secret is in this luigi.cfg: where luigid reads it, it is their gateway."""
+        return frozenset(name for name, vendor in self.vendors.items() if vendor.secret is not None)
+
+    @property
     def longest_timeout_s(self) -> float:
         """The longest that a vendor may take to answer, in seconds: of those that are set up here.
 

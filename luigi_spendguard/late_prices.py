@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.blocking import CONNECT_S, BlockingTransport
-from luigi_spendguard.proxy import environment
 from luigi_spendguard.vendors import FollowedUp, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -47,7 +46,7 @@ class Corrector:
         self,
         ledger: PriceLedger,
         settings: Callable[[], Settings],
-        secret_of: Callable[[Vendor, Settings], str | None] = environment.secret_of,
+        secret_of: Callable[[Vendor, Settings], str | None],
     ) -> None:
         self._ledger, self._settings, self._secret_of = ledger, settings, secret_of
         self._transport = BlockingTransport()

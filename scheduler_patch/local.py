@@ -41,7 +41,7 @@ class LocalLedgerService(LedgerService):
 
     loop: asyncio.AbstractEventLoop
     #: The process that runs the tasks sends their calls itself.
-    relayed_vendors: frozenset[str] = frozenset()  # type: ignore[assignment]  # a property elsewhere
+    relayed_vendors: frozenset[str] = frozenset()
 
     def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
         # Waited for: a child that Luigi forks meanwhile would take a lock of this process for its own, and

@@ -194,8 +194,32 @@ def pending_calls(tx: Tx, key_id: str) -> int:
     return int(tx.value("SELECT count(*) FROM call WHERE claim_id = ? AND state = 'pending'", key_id))
 
 
+def ended(scope: Scope, now: int) -> Refused | None:
+    """Return why a key spends nothing any more: its run or itself is revoked, its attempt or its time over.
+
+    None while it is worth something; `now` in milliseconds, as `Tx.now`.
+    """
+    run, claim, terms = scope.run, scope.claim, scope.terms
+    if run["state"] == "revoked":
+        error = revoked(run["run_id"], bool(run["by_task_id"]))
+        return Refused("revoked", error.message, run_id=run["run_id"])
+    if claim["state"] == "revoked":
+        return Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
+    if claim["state"] == "ended":
+        why = "the vault key has expired, or its run has ended: ask for another one"
+        if terms is None:
+            why = (
+                "the attempt this vault key was made for is over: a later attempt "
+                "has the task, or the task has ended"
+            )
+        return Refused("expired", why, run_id=run["run_id"])
+    if terms is not None and is_over(claim["claimed_at"], terms["expires_at"] - claim["claimed_at"], now):
+        return Refused("expired", "the vault key has expired: ask for another one", run_id=run["run_id"])
+    return None
+
+
 def check_terms(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
-    """Refuse what the key's terms do not allow. Raises Refused (`expired`, `scope`, `endpoint`)."""
+    """Refuse what the key's terms do not allow. Raises Refused (`scope`, `endpoint`)."""
     check_operation(tx, scope, ask)
     if scope.terms is not None and not ask.look_up:
         _check_accounts(json.loads(scope.terms["allowed_accounts"]), ask)
@@ -205,14 +229,11 @@ def check_terms(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
 def check_operation(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Refuse what the key's terms allow for nobody; of a look-up, where they do not allow what it is for.
 
-    Raises Refused (`expired`, `scope`, `endpoint`).
+    Raises Refused (`scope`, `endpoint`).
     """
     terms = scope.terms
     if terms is None:
         return
-    issued = scope.claim["claimed_at"]
-    if is_over(issued, terms["expires_at"] - issued, tx.now()):
-        raise Refused("expired", "the vault key has expired: ask for another one", run_id=scope.run["run_id"])
     if ask.vendor != terms["vendor"]:
         raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
     method, path, operation = ask.method, ask.path, ask.operation

@@ -17,7 +17,7 @@ from luigi_spendguard.ledger.calls import Refused, Scope, link_budgets, object_o
 from luigi_spendguard.ledger.claims import hold
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, SKEW_MS, Row, Tx, over
 from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, mates_of, tries, wire_key
-from luigi_spendguard.ledger.keys import EXPIRED, check_operation, check_terms, must_look_up
+from luigi_spendguard.ledger.keys import EXPIRED, check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import adopt, is_gateways, same_call
 from luigi_spendguard.ledger.replays import (
     GRANT_MS,
@@ -29,7 +29,6 @@ from luigi_spendguard.ledger.replays import (
     replay,
     resend,
 )
-from luigi_spendguard.ledger.runs import revoked
 from luigi_spendguard.money import parse_usd
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 
@@ -95,7 +94,8 @@ def _again(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> Res
         return ReserveReply("stale", row["id"], row["ask"])
     if row["state"] == "settled":
         return replay(tx, ask, row)
-    _check_alive(scope)
+    if over_now := ended(scope, now):
+        raise over_now
     check_terms(tx, scope, ask)
     if ask.unsure:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
@@ -137,7 +137,8 @@ def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> R
 
 def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     """Decide about a call that is not known yet."""
-    _check_alive(scope)
+    if over_now := ended(scope, now):
+        raise over_now
     if ask.denied is not None:
         raise Refused(ask.denied, ask.message)
     check_operation(tx, scope, ask)
@@ -215,29 +216,6 @@ def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
         adopt(tx, ask.vendor, ask.account, named)
     elif not ask.read and is_gateways(tx, ask.vendor, ask.account, named):
         raise Refused("scope", f"{named.strip()} was paid through a gateway: go on with it there")
-
-
-def _check_alive(scope: Scope) -> None:
-    """Refuse when the run or the key may not spend any more."""
-    run, claim = scope.run, scope.claim
-    if run["state"] == "revoked":
-        error = revoked(run["run_id"], bool(run["by_task_id"]))
-        raise Refused("revoked", error.message, run_id=run["run_id"])
-    if claim["state"] == "revoked":
-        raise Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
-    if claim["state"] == "ended" and scope.terms is not None:
-        raise Refused(
-            "expired",
-            "the vault key has expired, or its run has ended: ask for another one",
-            run_id=run["run_id"],
-        )
-    if claim["state"] == "ended":
-        raise Refused(
-            "expired",
-            "the attempt this vault key was made for is over: a later attempt "
-            "has the task, or the task has ended",
-            run_id=run["run_id"],
-        )
 
 
 def sweep(tx: Tx) -> list[str]:

@@ -28,7 +28,7 @@ from luigi_spendguard.protocol import KEY_PREFIX
 from luigi_spendguard.proxy import attempts, environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, not_at_a_gateway
-from luigi_spendguard.proxy.gateway_client import Forwarder, Gateway, gateway_of
+from luigi_spendguard.proxy.gateway_client import Forwarder, GatewayAddress, holder_of
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
@@ -147,9 +147,9 @@ def revealed(vendor: Vendor, url: str, headers: Mapping[str, Any]) -> Mapping[st
     """Return the headers of a call that passes, with the secret where code has found a stand-in for it."""
     for name, value in headers.items():
         if name.lower() == "authorization" and isinstance(value, str):
-            found = environment.authorized(value)
-            if found is not value and takes_the_secret(vendor, url):
-                return {**headers, name: found}
+            authorized = environment.authorized(value)
+            if authorized is not value and takes_the_secret(vendor, url):
+                return {**headers, name: authorized}
     return headers
 
 
@@ -191,22 +191,10 @@ def _send(
 ) -> Reply:
     request = named(request, vendor)
     settings = attempt.settings.vendor(vendor.name)
-    secret = environment.secret_of(vendor, attempt.settings)
-    gateway = gateway_of(vendor.name, secret, attempt)
+    holder = holder_of(vendor, attempt)
+    gateway, secret = holder.gateway, holder.secret
     if gateway is None and secret is None:
-        also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
-        if any(environment.is_stand_in(os.environ.get(name, "")) for name in vendor.secret_variables):
-            also += ". What is there is a stand-in: a pipeline has started this one, and hands down no secret"
-        if attempt.handed_down is not None:
-            also += (
-                ". The task that has started this program hands its secret to nobody: start it in the block "
-                "of luigi_spendguard.spend_proxy()"
-            )
-        refuse = denial(
-            "scope",
-            f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
-            f"luigi.cfg, so that its gateway guards the calls, or in this worker's{also}",
-        )
+        refuse = _no_secret(vendor, attempt)
     refuse = refuse or _foreign_credential(vendor, request, secret)
     if gateway is not None and proxy:
         refuse = refuse or not_at_a_gateway(gateway.base)
@@ -216,11 +204,11 @@ def _send(
         except SpendDenied as denied:
             refuse = denied
         else:
-            reads, own_key = vendor.only_reads(request), _has_own_key(vendor, request)
-            return _forwarder.forward(request, target, gateway, attempt, reads=reads, own_key=own_key)
+            return _forwarder.forward(vendor, request, target, gateway, attempt)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
-    guard = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic)
-    life = guard.guarded(request, call, refuse)
+    life = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic).guarded(
+        request, call, refuse
+    )
     return drive(
         life,
         attempt,
@@ -228,12 +216,21 @@ def _send(
     )
 
 
-def _has_own_key(vendor: Vendor, request: Request) -> bool:
-    """Return whether a request has an idempotency key of its caller's; an unfit one the gateway denies."""
-    try:
-        return vendor.key_of(request)[1]
-    except SpendDenied:
-        return False
+def _no_secret(vendor: Vendor, attempt: Attempt) -> SpendDenied:
+    """Return the denial of a call to a vendor whose secret nobody has."""
+    also = f" (or {vendor.secret_variables[0]} in its environment)" if vendor.secret_variables else ""
+    if any(environment.is_stand_in(os.environ.get(name, "")) for name in vendor.secret_variables):
+        also += ". What is there is a stand-in: a pipeline has started this one, and hands down no secret"
+    if attempt.handed_down is not None:
+        also += (
+            ". The task that has started this program hands its secret to nobody: start it in the block "
+            "of luigi_spendguard.spend_proxy()"
+        )
+    return denial(
+        "scope",
+        f"there is no secret for {vendor.name}: set [spendguard_{vendor.name}] secret in luigid's "
+        f"luigi.cfg, so that its gateway guards the calls, or in this worker's{also}",
+    )
 
 
 def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) -> SpendDenied | None:
@@ -249,7 +246,7 @@ def _foreign_credential(vendor: Vendor, request: Request, secret: str | None) ->
     )
 
 
-def _target(vendor: Vendor, url: str, settings: VendorSettings, gateway: Gateway) -> str:
+def _target(vendor: Vendor, url: str, settings: VendorSettings, gateway: GatewayAddress) -> str:
     """Return path and query, at the gateway, of a call to the vendor or to what stands for it here.
 
     Raises SpendDenied (`endpoint`) for another host.

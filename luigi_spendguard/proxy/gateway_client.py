@@ -13,18 +13,18 @@ import uuid
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from luigi_spendguard.errors import GatewayUnreachable, VendorUnreachable, denial
+from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.answering import say_replayed
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
-from luigi_spendguard.proxy import interrupt
+from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.unanswered import Unanswered
 from luigi_spendguard.settings.values import is_loopback
-from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors import Reply, Request, Vendor
 
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
 GATEWAY_S = 15.0
@@ -47,7 +47,7 @@ _HOP_BY_HOP = {
 
 
 @dataclass(frozen=True)
-class Gateway:
+class GatewayAddress:
     """Where a vendor's calls are forwarded to.
 
     Attributes:
@@ -80,12 +80,25 @@ class Gateway:
         return f"{self.base}/{self.vendor}"
 
 
-def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | None:
-    """Return the gateway that guards a vendor's calls; None when this worker does so itself.
+@dataclass(frozen=True)
+class Holder:
+    """Who has a vendor's secret, and so guards its calls: a gateway, else this process; else nobody."""
 
-    What luigid serves is never guarded here as well: the cap would bite at half. Raises SpendDenied
-    (`scope`) where forwarding would put the vault key on the wire in clear, other than luigid does.
+    secret: str | None = field(repr=False)
+    gateway: GatewayAddress | None
+
+
+def holder_of(vendor: Vendor, attempt: Attempt) -> Holder:
+    """Return who guards a vendor's calls for an attempt. Raises SpendDenied (`scope`) where forwarding would
+    put the vault key on the wire in clear, other than luigid does.
+
+    What luigid serves is never guarded here as well: the cap would bite at half.
     """
+    secret = environment.secret_of(vendor, attempt.settings)
+    return Holder(secret, _gateway_of(vendor.name, secret, attempt))
+
+
+def _gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> GatewayAddress | None:
     home, own = attempt.client.url, attempt.settings.gateway_url
     if home is None:  # --local-scheduler: the ledger is here, and so must be the secret.
         return None
@@ -99,7 +112,7 @@ def gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> Gateway | N
         )
     same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
     authorization = getattr(attempt.client, "authorization", "") if same else ""
-    return Gateway(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
+    return GatewayAddress(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
 
 
 def _in_clear(url: str) -> bool:
@@ -114,22 +127,23 @@ class Forwarder:
         self._transport = BlockingTransport(straight=True)
 
     def forward(
-        self, request: Request, target: str, gateway: Gateway, attempt: Attempt, *, reads: bool, own_key: bool
+        self, vendor: Vendor, request: Request, target: str, gateway: GatewayAddress, attempt: Attempt
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
-        `reads`: it only reads, so it may be made again whatever became of it; `own_key`: it has a key of its
-        caller's, by which it is known again.
+        One that only reads may be made again whatever became of it; one with a key of its caller's is known
+        again by that.
 
         Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
         here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
         exchange after that.
         """
         headers, mark, told = _headers(request, gateway, attempt), None, ""
+        reads = vendor.only_reads(request)
         if not reads and not headers.get("idempotency-key"):
             # Made up as an SDK's would be: by it the gateway knows a call again that was not answered.
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
-        if not reads and not own_key:
+        if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
             if told := attempt.unanswered.named(mark, headers["idempotency-key"]):
                 headers[UNANSWERED] = told
@@ -147,7 +161,7 @@ class Forwarder:
             say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
         return reply
 
-    def _sent(self, request: Request, gateway: Gateway, timeout_s: float) -> Reply:
+    def _sent(self, request: Request, gateway: GatewayAddress, timeout_s: float) -> Reply:
         limit = time.monotonic() + GIVE_UP_S
         wait = 0.05
         while True:
@@ -166,7 +180,15 @@ class Forwarder:
             wait = min(0.5, wait * 2)
 
 
-def _headers(request: Request, gateway: Gateway, attempt: Attempt) -> dict[str, str]:
+def _has_own_key(vendor: Vendor, request: Request) -> bool:
+    """Return whether a request has an idempotency key of its caller's; an unfit one the gateway denies."""
+    try:
+        return vendor.key_of(request)[1]
+    except SpendDenied:
+        return False
+
+
+def _headers(request: Request, gateway: GatewayAddress, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
     for name in (UNANSWERED, CREDENTIAL):
@@ -177,7 +199,7 @@ def _headers(request: Request, gateway: Gateway, attempt: Attempt) -> dict[str, 
     return {**kept, "authorization": f"Bearer {attempt.key}"}
 
 
-def _denied(text: str, gateway: Gateway) -> Exception:
+def _denied(text: str, gateway: GatewayAddress) -> Exception:
     try:
         error = error_of(text)
         return NotSent(str(error)) if isinstance(error, VendorUnreachable) else error
@@ -189,7 +211,7 @@ def _denied(text: str, gateway: Gateway) -> Exception:
         )
 
 
-def _not_the_gateways(reply: Reply, gateway: Gateway) -> Exception:
+def _not_the_gateways(reply: Reply, gateway: GatewayAddress) -> Exception:
     """Return the error of an answer that no gateway has given.
 
     Who has no such route, or lets nobody in, has sent nothing on; of any other answer nobody knows what

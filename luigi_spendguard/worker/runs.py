@@ -137,7 +137,7 @@ class GuardState:
         if self._prices is not None:
             return
         with contextlib.suppress(PluginError, config.ConfigError, LedgerUnavailable):
-            self._prices = Corrector(self.client(), self.settings)
+            self._prices = Corrector(self.client(), self.settings, environment.secret_of)
             if self.client().url is not None:
                 self._prices.start()
 

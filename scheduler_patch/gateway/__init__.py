@@ -23,7 +23,7 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
-from luigi_spendguard.ledger import calls
+from luigi_spendguard.ledger import calls, keys
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
@@ -180,17 +180,17 @@ class Gateway:
         What a request costs to be read is its sender's to choose. Raises SpendDenied.
         """
         try:
-            ended = await self.service.read(_ended, key)
+            ends = await self.service.read(_ends, key)
         except LedgerUnavailable as error:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
-        if ended == "":
-            return
-        if ended is None:
+        if ends is None:
             raise denial("unknown_key", "the ledger does not know this vault key")
-        path = redact_url(path)[:300]
+        if not ends:
+            return
+        path, ended = redact_url(path)[:300], ends[0]
         line = f"{method} {path}"
         ask = ReserveRequest(
-            Call().call_id, vendor.name, "", line, method, path, denied=ended, message=_EXPIRED
+            Call().call_id, vendor.name, "", line, method, path, denied=ended.reason, message=ended.message
         )
         try:
             answer = await self.service.reserve(key, ask, relayed=True)
@@ -278,15 +278,10 @@ class Gateway:
             await self._transport.close()
 
 
-_EXPIRED = "the vault key has expired: ask for another one"
-
-
-def _ended(tx: Tx, key: str) -> str | None:
-    """Return why a key is worth nothing any more, "" while it is worth something; None: it is unknown."""
+def _ends(tx: Tx, key: str) -> list[SpendDenied] | None:
+    """Return why a key is worth nothing any more, nothing while it is; None: it is unknown."""
     scope = calls.find_scope(tx, key, Caps(), relayed=True)
     if scope is None:
         return None
-    if "revoked" in (scope.run["state"], scope.claim["state"]):
-        return "revoked"
-    over = scope.terms is not None and scope.terms["expires_at"] <= tx.now()
-    return "expired" if over or scope.claim["state"] == "ended" else ""
+    ended = keys.ended(scope, tx.now())
+    return [] if ended is None else [ended.denied]

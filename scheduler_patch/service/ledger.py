@@ -184,9 +184,9 @@ class Access:
         return self._ledger is not None or self.settings.ledger_path.exists()
 
     @property
-    def relayed_vendors(self) -> set[str]:
+    def relayed_vendors(self) -> frozenset[str]:
         """The vendors whose calls a gateway sends: it has the secret, and a worker's proxy only forwards."""
-        return {name for name, vendor in self.settings.vendors.items() if vendor.secret is not None}
+        return self.settings.vendors_with_secret
 
     async def ledger(self) -> Ledger:
         """Return the ledger, opened now if need be. Raises LedgerUnavailable."""

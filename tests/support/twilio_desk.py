@@ -17,6 +17,7 @@ from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.ledger import corrections, queries
 from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.proxy import environment
 from luigi_spendguard.vendors import FollowedUp, Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 from tests.support.books import Books
@@ -38,7 +39,7 @@ class TwilioDesk:
         self._transport = BlockingTransport()
         self._guard = Guard(VENDOR, self.settings, SECRET, {}, time.monotonic)
         whole = Settings(Path("/none"), vendors={"twilio": self.settings})
-        self.corrector = Corrector(self, lambda: whole)
+        self.corrector = Corrector(self, lambda: whole, environment.secret_of)
         self.again()
 
     def again(self, task_id: str = "Notify_1") -> None:
@@ -97,9 +98,11 @@ class TwilioDesk:
         """Let luigi.cfg have rates from now on."""
         fx = {currency.lower(): Decimal(rate) for currency, rate in rates.items()}
         whole = Settings(Path("/none"), vendors={"twilio": self.settings}, fx=fx)
-        self.corrector = Corrector(self, lambda: whole)
+        self.corrector = Corrector(self, lambda: whole, environment.secret_of)
 
     def with_account(self, account: str) -> None:
         """Let luigi.cfg name another account from now on."""
         other = replace(self.settings, own={**self.settings.own, "account_sid": account})
-        self.corrector = Corrector(self, lambda: Settings(Path("/none"), vendors={"twilio": other}))
+        self.corrector = Corrector(
+            self, lambda: Settings(Path("/none"), vendors={"twilio": other}), environment.secret_of
+        )
