@@ -170,10 +170,10 @@ def _guarded(original: Function) -> Function:
         if attempt is None:
             with _sending_by(_Passing(vars(sys.modules["resend"]).get(_CLIENT))):
                 return original(self, url)
-        from luigi_spendguard.proxy.resend_http import GuardedClient, brought_out
+        from luigi_spendguard.proxy.resend_http import GuardedResendClient, brought_out
 
         try:
-            with _sending_by(GuardedClient(attempt, _options(_CLIENT, url))):
+            with _sending_by(GuardedResendClient(attempt, _options(_CLIENT, url))):
                 return original(self, url)
         except Exception as error:
             raised = brought_out(error)
@@ -188,10 +188,10 @@ def _guarded_async(original: Function) -> Function:
         if attempt is None:
             with _sending_by(_Passing(vars(sys.modules["resend"]).get(_ASYNC_CLIENT))):
                 return await original(self, url)
-        from luigi_spendguard.proxy.resend_http import GuardedAsyncClient, brought_out
+        from luigi_spendguard.proxy.resend_http import GuardedAsyncResendClient, brought_out
 
         try:
-            with _sending_by(GuardedAsyncClient(attempt, _options(_ASYNC_CLIENT, url))):
+            with _sending_by(GuardedAsyncResendClient(attempt, _options(_ASYNC_CLIENT, url))):
                 return await original(self, url)
         except Exception as error:
             raised = brought_out(error)

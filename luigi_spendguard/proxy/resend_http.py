@@ -2,8 +2,7 @@
 
 A request is made by `requests`, as the SDK's own client makes it (resend-python 2.52,
 `http_client_requests.py`), except that a GET or DELETE carries no empty JSON object: some servers refuse it.
-
-Our errors as the Resend SDK's own: each is caught by both names.
+Imported with the SDK only.
 
 The SDK makes every exception of an HTTP client a `ResendError(500, "HttpClientError")` (resend-python 2.52,
 `request.py`, `async_request.py`): what that hides of ours is brought out again.
@@ -13,9 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
-import requests
 from requests.structures import CaseInsensitiveDict
 from resend.exceptions import InvalidApiKeyError, RateLimitError, ResendError, ValidationError
 
@@ -25,7 +24,7 @@ from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
-from luigi_spendguard.proxy.sdk_errors import also, not_answered, not_sent
+from luigi_spendguard.proxy.sdk_clients import also, not_answered, not_sent, prepared
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.resend import VENDOR
 
@@ -58,13 +57,9 @@ def as_resend_error(error: SpendDenied | OutcomeUnknown) -> Exception:
         error_type=body["name"],
         message=body["message"],
         suggested_action=advice,
-        headers=_headers(shaped.headers),
+        headers=cast("dict[str, str]", CaseInsensitiveDict(shaped.headers)),
     )
     return ours
-
-
-def _headers(headers: Mapping[str, str]) -> Any:
-    return CaseInsensitiveDict(headers)
 
 
 def brought_out(error: Exception) -> Exception:
@@ -80,8 +75,6 @@ def brought_out(error: Exception) -> Exception:
     return bare(error) if isinstance(error, ResendError) else error
 
 
-__all__ = ["GuardedAsyncClient", "GuardedClient", "brought_out", "request_of"]
-
 _Answer = tuple[bytes, int, Mapping[str, str]]
 
 
@@ -92,17 +85,14 @@ def request_of(
     verb = method.upper()
     if files is not None or data is not None or (verb in ("GET", "DELETE") and not json):
         json = None
-    made = requests.Request(verb, url, headers=dict(headers), json=json, files=files, data=data).prepare()
-    content = made.body or b""
-    if isinstance(content, str):
-        content = content.encode()
-    lowered = {name.lower(): value for name, value in made.headers.items() if name != "Content-Length"}
-    if lowered.get("authorization") == "Bearer None":  # The SDK's text for no key.
-        del lowered["authorization"]
-    return Request(verb, made.url or "", lowered, content)
+    request = prepared(verb, url, dict(headers), json=json, files=files, data=data)
+    if request.headers.get("authorization") != "Bearer None":  # The SDK's text for no key.
+        return request
+    shown = {name: value for name, value in request.headers.items() if name != "authorization"}
+    return replace(request, headers=shown)
 
 
-class GuardedClient:
+class GuardedResendClient:
     """The HTTP client of one logical call, synchronous."""
 
     def __init__(self, attempt: Attempt, options: ClientOptions = PLAIN) -> None:
@@ -134,7 +124,7 @@ class GuardedClient:
         return reply.body, reply.status, CaseInsensitiveDict(reply.headers)
 
 
-class GuardedAsyncClient(GuardedClient):
+class GuardedAsyncResendClient(GuardedResendClient):
     """The same for an asynchronous call, which lives in a thread."""
 
     async def request(  # type: ignore[override]  # of the SDK's other kind of client

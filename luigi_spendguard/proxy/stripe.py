@@ -2,14 +2,8 @@
 
 Every call of the SDK, module-level or of a `StripeClient`, whatever HTTP client it was made with, passes
 one of four methods of `HTTPClient` (stripe-python 15 and 16, `_http_client.py`), once for each logical
-call; their retry loops then ask the client for each send.
-
-What the SDK sends a call of a vendor task with: each send is reserved first, here or by the gateway.
-
-`request` and its three siblings are what the SDK's own retry loops call, once for each send, and take an
-answer from (stripe-python 15 and 16, `_http_client.py`).
-
-Our errors as the stripe SDK's own: each is caught by both names.
+call. Their retry loops then ask the client's `request`, or one of its three siblings, for each send: that is
+reserved first, here or by the gateway. What is denied is raised as the SDK's own error, too.
 """
 
 from __future__ import annotations
@@ -34,7 +28,7 @@ from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, options_of
-from luigi_spendguard.proxy.sdk_errors import also
+from luigi_spendguard.proxy.sdk_clients import also
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import VENDOR
 from luigi_spendguard.vendors.stripe.outcomes import shape
@@ -118,7 +112,7 @@ class StreamedBody(io.BytesIO):
             yield chunk
 
 
-class GuardedClient(HTTPClient):
+class GuardedStripeClient(HTTPClient):
     """The HTTP client of one logical call; the SDK's retries of it are sends of the same call.
 
     Every method raises SpendDenied or OutcomeUnknown that are stripe's errors too, and stripe's own.
@@ -208,7 +202,7 @@ def _client_for(
         raise as_stripe_error(denied) from None
     if attempt is None:
         return own, revealed(VENDOR, url, headers)
-    return GuardedClient(attempt, options_of(own, url)), headers
+    return GuardedStripeClient(attempt, options_of(own, url)), headers
 
 
 def bind() -> None:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.proxy import environment, patching
@@ -60,15 +60,36 @@ def _guard_http_client(module: ModuleType) -> None:
     _patches.put(module, kind, "request", _replaced_async if kind.startswith("Async") else _replaced)
 
 
-def _attempt(method: str, url: str, params: Any, data: Any, headers: Any, auth: Any) -> Attempt | None:
-    """Return the attempt that a call belongs to, None for one that passes. Raises SpendDenied."""
-    from luigi_spendguard.proxy.twilio_http import as_twilio_error, request_of
+class _Asked(NamedTuple):
+    """What a call of the SDK is asked for with."""
 
-    request = request_of(method, url, params, data, headers, auth)
-    try:
-        return attempt_for(VENDOR, request.method, request.url, request.headers)
-    except SpendDenied as denied:
-        raise as_twilio_error(denied, request.method, request.url) from None
+    method: str
+    url: str
+    params: Any
+    data: Any
+    headers: Any
+    auth: Any
+
+    def __repr__(self) -> str:
+        return f"{self.method} {self.url}"  # In a traceback with local variables, too.
+
+    def attempt(self) -> Attempt | None:
+        """Return the attempt that the call belongs to, None for one that passes. Raises SpendDenied."""
+        from luigi_spendguard.proxy.twilio_http import as_twilio_error, request_of
+
+        request = request_of(*self)
+        try:
+            return attempt_for(VENDOR, request.method, request.url, request.headers)
+        except SpendDenied as denied:
+            raise as_twilio_error(denied, request.method, request.url) from None
+
+    def revealed(self) -> _Asked:
+        """Return a call that passes, with the secret where a stand-in for it is shown."""
+        auth = self.auth
+        if not (isinstance(auth, tuple) and all(isinstance(part, str) for part in auth)):
+            return self
+        real = tuple(map(environment.stands_for, auth))
+        return self._replace(auth=real) if real != auth and takes_the_secret(VENDOR, self.url) else self
 
 
 def _with(client: Any, http_client: Any) -> Any:
@@ -80,16 +101,8 @@ def _with(client: Any, http_client: Any) -> Any:
 
 
 def _shown(client: Any, auth: Any) -> Any:
-    given = auth or (client.username, client.password)
-    return given if all(part is not None for part in given) else None
-
-
-def _revealed(url: str, auth: Any) -> Any:
-    """Return user and password of a call that passes, with the secret where a stand-in for it is shown."""
-    if not (isinstance(auth, tuple) and all(isinstance(part, str) for part in auth)):
-        return auth
-    found = tuple(map(environment.stands_for, auth))
-    return found if found != auth and takes_the_secret(VENDOR, url) else auth
+    shown = auth or (client.username, client.password)
+    return shown if all(part is not None for part in shown) else None
 
 
 def _through_ours(original: Function) -> Function:
@@ -104,13 +117,13 @@ def _through_ours(original: Function) -> Function:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
+        asked = _Asked(method, uri, params, data, headers, _shown(self, auth))
+        attempt = asked.attempt()
         if attempt is None:
-            auth = _revealed(uri, _shown(self, auth))
-            return original(self, method, uri, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_http import GuardedHttpClient, without_frames
+            return original(self, *asked.revealed(), *args, **kwargs)
+        from luigi_spendguard.proxy.twilio_http import GuardedTwilioClient, without_frames
 
-        client = _with(self, GuardedHttpClient(attempt, options_of(self.http_client, uri)))
+        client = _with(self, GuardedTwilioClient(attempt, options_of(self.http_client, uri)))
         try:
             return original(client, method, uri, params, data, headers, auth, *args, **kwargs)
         except Exception as error:
@@ -132,14 +145,14 @@ def _through_ours_async(original: Function) -> Function:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        attempt = _attempt(method, uri, params, data, headers, _shown(self, auth))
+        asked = _Asked(method, uri, params, data, headers, _shown(self, auth))
+        attempt = asked.attempt()
         if attempt is None:
-            auth = _revealed(uri, _shown(self, auth))
-            return await original(self, method, uri, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_http import GuardedAsyncHttpClient, without_frames
+            return await original(self, *asked.revealed(), *args, **kwargs)
+        from luigi_spendguard.proxy.twilio_http import GuardedAsyncTwilioClient, without_frames
 
         client = _with(
-            self, GuardedAsyncHttpClient(attempt, self.http_client, options_of(self.http_client, uri))
+            self, GuardedAsyncTwilioClient(attempt, self.http_client, options_of(self.http_client, uri))
         )
         try:
             return await original(client, method, uri, params, data, headers, auth, *args, **kwargs)
@@ -162,15 +175,15 @@ def _replaced(original: Function) -> Function:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        attempt = _attempt(method, url, params, data, headers, auth)
+        asked = _Asked(method, url, params, data, headers, auth)
+        attempt = asked.attempt()
         if attempt is None:
-            auth = _revealed(url, auth)
-            return original(self, method, url, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_http import GuardedHttpClient, without_frames
+            return original(self, *asked.revealed(), *args, **kwargs)
+        from luigi_spendguard.proxy.twilio_http import GuardedTwilioClient, without_frames
 
         try:
-            guarded = GuardedHttpClient(attempt, options_of(self, url))
-            return guarded.request(method, url, params, data, headers, auth)
+            guarded = GuardedTwilioClient(attempt, options_of(self, url))
+            return guarded.request(*asked)
         except Exception as error:
             raised = without_frames(error)
         raise raised
@@ -190,15 +203,15 @@ def _replaced_async(original: Function) -> Function:
         *args: Any,
         **kwargs: Any,
     ) -> Any:
-        attempt = _attempt(method, url, params, data, headers, auth)
+        asked = _Asked(method, url, params, data, headers, auth)
+        attempt = asked.attempt()
         if attempt is None:
-            auth = _revealed(url, auth)
-            return await original(self, method, url, params, data, headers, auth, *args, **kwargs)
-        from luigi_spendguard.proxy.twilio_http import GuardedAsyncHttpClient, without_frames
+            return await original(self, *asked.revealed(), *args, **kwargs)
+        from luigi_spendguard.proxy.twilio_http import GuardedAsyncTwilioClient, without_frames
 
         try:
-            guarded = GuardedAsyncHttpClient(attempt, self, options_of(self, url))
-            return await guarded.request(method, url, params, data, headers, auth)
+            guarded = GuardedAsyncTwilioClient(attempt, self, options_of(self, url))
+            return await guarded.request(*asked)
         except Exception as error:
             raised = without_frames(error)
         raise raised

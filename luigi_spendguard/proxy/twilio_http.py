@@ -1,9 +1,7 @@
 """What the Twilio SDK sends a vendor task's call with: reserved first, here or by the gateway; sent once.
 
 A request is made by `requests`, as the SDK's own client makes it (twilio-python 9.13, `http/http_client.py`):
-so both encode parameters alike.
-
-Our errors as the Twilio SDK's own: each is caught by both names.
+so both encode parameters alike. Imported with the SDK only.
 
 A denial is a `TwilioRestException` with the status, code and details that a gateway's denial would have; a
 broken exchange is what the SDK's own client raises: an error of `requests`, of aiohttp when asynchronous
@@ -33,7 +31,7 @@ from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
 from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
-from luigi_spendguard.proxy.sdk_errors import also, not_answered, not_sent
+from luigi_spendguard.proxy.sdk_clients import also, not_answered, not_sent, prepared
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 
@@ -46,9 +44,9 @@ def as_twilio_error(
         return error
     shaped = VENDOR.shape(error)
     body = json.loads(shaped.body)
-    natural: type[TwilioRestException] = _Plain
+    natural: type[TwilioRestException] = _ShownError
     if isinstance(error, GatewayUnreachable):
-        natural = _LostAsync if asynchronous else _Lost
+        natural = _LostAsyncConnection if asynchronous else _LostConnection
     ours: TwilioRestException = also(error, natural, "Twilio")
     TwilioRestException.__init__(
         ours,
@@ -62,19 +60,19 @@ def as_twilio_error(
     return ours
 
 
-class _Plain(TwilioRestException):
+class _ShownError(TwilioRestException):
     """Says what it has to say on a terminal, too: the SDK's own adds a link to Twilio's list of errors."""
 
     def __str__(self) -> str:
         return str(self.msg)
 
 
-class _Lost(_Plain, requests.ConnectionError):
+class _LostConnection(_ShownError, requests.ConnectionError):
     """A gateway that cannot be reached; the same of an asynchronous client."""
 
 
-class _LostAsync(_Plain, aiohttp.ClientConnectionError):
-    """As `_Lost`."""
+class _LostAsyncConnection(_ShownError, aiohttp.ClientConnectionError):
+    """As `_LostConnection`."""
 
 
 def _synchronous(text: str, error: Exception) -> Exception:
@@ -108,8 +106,6 @@ def as_the_sdks_errors(method: str, url: str, *, asynchronous: bool) -> Iterator
         raise natural(not_answered("Twilio", error), error) from error
 
 
-__all__ = ["GuardedAsyncHttpClient", "GuardedHttpClient", "request_of", "response_of", "without_frames"]
-
 #: Bodies of these types are JSON; any other is a form (twilio-python 9.13, `http/http_client.py`).
 _JSON = ("application/json", "application/scim+json")
 
@@ -126,12 +122,7 @@ def request_of(
     """
     kind = next((value for name, value in (headers or {}).items() if name.lower() == "content-type"), "")
     body = {"json": data} if kind in _JSON else {"data": data}
-    made = requests.Request(method.upper(), url, params=params, headers=headers, auth=auth, **body).prepare()
-    content = made.body or b""
-    if isinstance(content, str):
-        content = content.encode()
-    lowered = {name.lower(): value for name, value in made.headers.items() if name != "Content-Length"}
-    return Request(made.method or "", made.url or "", lowered, content)
+    return prepared(method, url, headers, params=params, auth=auth, **body)
 
 
 def response_of(reply: Reply) -> Response:
@@ -143,7 +134,7 @@ def response_of(reply: Reply) -> Response:
     return Response(reply.status, made.text, made.headers)
 
 
-class GuardedHttpClient(HttpClient):
+class GuardedTwilioClient(HttpClient):
     """The HTTP client of one logical call: the vendor's time-out, no redirects.
 
     Raises SpendDenied or OutcomeUnknown that are the SDK's errors too, and what its own client raises.
@@ -170,7 +161,7 @@ class GuardedHttpClient(HttpClient):
             return response_of(send(VENDOR, request, Call(), self._attempt, options=self._options))
 
 
-class GuardedAsyncHttpClient(AsyncHttpClient):
+class GuardedAsyncTwilioClient(AsyncHttpClient):
     """The same for asynchronous calls, which live in threads.
 
     As asynchronous as `own` is: the SDK refuses asynchronous calls of a client that is not.

@@ -17,7 +17,7 @@ import pytest
 from luigi_spendguard.errors import BudgetExceeded, PluginError
 from luigi_spendguard.proxy import patching
 from luigi_spendguard.proxy.patching import Patches
-from luigi_spendguard.proxy.sdk_errors import also
+from luigi_spendguard.proxy.sdk_clients import also
 
 NAME = "some_sdk_of_nobody"
 

@@ -1,9 +1,16 @@
-"""Our errors as an SDK's own: classes that are caught by both names."""
+"""What the bindings of SDKs share: a request as an SDK's own client makes it, and our errors as the SDK's.
+
+The errors are of classes that are caught by both names.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
+
+import requests
+
+from luigi_spendguard.vendors import Request
 
 _classes: dict[tuple[type, type, str], type[Any]] = {}
 
@@ -28,6 +35,16 @@ def _made(bases: tuple[Any, Any, str], args: tuple[Any, ...], state: Mapping[str
     error: Exception = made.__new__(made, *args)  # No `__init__`: they take different arguments.
     vars(error).update(state)
     return error
+
+
+def prepared(method: str, url: str, headers: Any, **content: Any) -> Request:
+    """Return the request that `requests` makes of its arguments. Raises what it does for what is unfit."""
+    made = requests.Request(method.upper(), url, headers=headers, **content).prepare()
+    body = made.body or b""
+    lowered = {name.lower(): value for name, value in made.headers.items() if name != "Content-Length"}
+    return Request(
+        made.method or "", made.url or "", lowered, body.encode() if isinstance(body, str) else body
+    )
 
 
 def not_sent(vendor: str, error: Exception) -> str:
