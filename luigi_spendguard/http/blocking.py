@@ -9,8 +9,9 @@ from collections.abc import Generator
 from typing import Any
 
 from luigi_spendguard.errors import bare
+from luigi_spendguard.http.channel import Connect, Operation, Undo, Write
 from luigi_spendguard.http.idle import Idle
-from luigi_spendguard.http.transport import CONNECT_S, MAX_REPLY, Connect, Operation, Undo, Write, sending
+from luigi_spendguard.http.transport import CONNECT_S, MAX_REPLY, Limits, sending
 from luigi_spendguard.vendors import Reply, Request
 
 __all__ = ["CONNECT_S", "MAX_REPLY", "BlockingTransport"]
@@ -38,11 +39,8 @@ class BlockingTransport:
         `proxy`: the URL of one that takes the place of the environment's.
         """
         try:
-            return _driven(
-                sending(
-                    request, self._idle, deadline, timeout_s, connect_s, straight=self._straight, proxy=proxy
-                )
-            )
+            limits = Limits(deadline, timeout_s, connect_s)
+            return _driven(sending(request, self._idle, limits, straight=self._straight, proxy=proxy))
         except BaseException as error:
             raised = bare(error)  # Its frames have the request's bytes, and so the secret.
         raise raised

@@ -8,8 +8,8 @@ import weakref
 from collections import deque
 from dataclasses import dataclass
 from socket import socket
-from typing import Any
 
+from luigi_spendguard.http.channel import Channel
 from luigi_spendguard.http.destination import Destination
 from luigi_spendguard.process_state import at_fork
 
@@ -21,10 +21,10 @@ FRESH_S = 3.0
 
 @dataclass(frozen=True)
 class Line:
-    """A connection that is ready for a request; `channel` is its sender's."""
+    """A connection that is ready for a request, and the bytes on it."""
 
     socket: socket
-    channel: Any
+    channel: Channel
 
     def close(self) -> None:
         """Close it."""

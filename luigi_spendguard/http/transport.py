@@ -4,18 +4,15 @@
 `Read`) and is sent what came of it, so that a worker's threads and luigid's loop send in the same way. A
 name's resolution, TCP, a proxy's CONNECT and TLS are connecting; the grant's clock is checked after that,
 and the next thing that is written is the request's first byte. HTTP/1.1 by h11, TLS by `ssl`'s own buffers.
-No redirects, no cookies, no retries.
-
-Undoes the codings of a reply that was asked for without any.
+No redirects, no cookies, no retries; codings that were not asked for are undone.
 """
 
 from __future__ import annotations
 
 import socket
-import ssl
 import time
 import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -24,39 +21,10 @@ import h11
 
 from luigi_spendguard.guard.effects import Late, NotSent
 from luigi_spendguard.http import certificates
+from luigi_spendguard.http.channel import Channel, Connect, Operation, PlainChannel, Steps, TlsChannel, Undo
 from luigi_spendguard.http.destination import Destination, NoAddress, Proxy, destination
 from luigi_spendguard.http.idle import Idle, Line
 from luigi_spendguard.vendors import Reply, Request
-
-
-def decoded(body: bytes, codings: str, limit: int) -> tuple[bytes, str]:
-    """Return a body without its `codings` (a Content-Encoding), and those that are not known here.
-
-    Raises ValueError for one that is broken, or longer than `limit` bytes.
-    """
-    todo = [name for one in codings.split(",") if (name := one.strip().lower()) not in ("", "identity")]
-    while todo and todo[-1] in ("gzip", "x-gzip", "deflate"):
-        body = _inflated(body, todo.pop().endswith("gzip"), limit)
-    return body, ", ".join(todo)
-
-
-def _inflated(body: bytes, gzip: bool, limit: int) -> bytes:
-    # Deflate is zlib's format by its RFC, and the bare one with some servers.
-    forms = (zlib.MAX_WBITS | 16,) if gzip else (zlib.MAX_WBITS, -zlib.MAX_WBITS)
-    for form in forms:
-        inflating = zlib.decompressobj(form)
-        try:
-            found = inflating.decompress(body, limit + 1)
-        except zlib.error:
-            continue
-        if len(found) > limit:
-            raise ValueError("the reply is too long")
-        if inflating.eof:
-            return found
-    if not body:
-        return body
-    raise ValueError("the reply's coding is broken")
-
 
 #: Seconds to connect in, proxy and TLS included; the vendor's `timeout_s` is for its answer.
 CONNECT_S = 10.0
@@ -84,7 +52,7 @@ _OWN = {
     "cookie",
 }
 #: The same of a reply, whose coding is undone; and a session of the vendor's, which is nobody's here.
-_NOT_SAID = {
+_NOT_PASSED_ON = {
     "connection",
     "keep-alive",
     "proxy-authenticate",
@@ -99,138 +67,23 @@ _NOT_SAID = {
 }
 
 
-class Connect(NamedTuple):
-    """Connect to a host by `by` (`time.monotonic`). Sent back: the socket; thrown in: OSError."""
+class Limits(NamedTuple):
+    """Until when a request may be sent (`time.monotonic`), and for how many seconds what is waited for."""
 
-    host: str
-    port: int
-    by: float
-
-
-class Write(NamedTuple):
-    """Write all of `data`. Thrown in: OSError."""
-
-    socket: socket.socket
-    data: bytes
-    by: float
-
-
-class Read(NamedTuple):
-    """Read some bytes. Sent back: them, none at the end; thrown in: OSError."""
-
-    socket: socket.socket
-    by: float
-
-
-class Undo(NamedTuple):
-    """Do `act`, which undoes the coding of a reply and takes long. Sent back: what it returns, by `by`;
-    thrown in: what it raises.
-    """
-
-    act: Callable[[], tuple[bytes, str]]
-    by: float
-
-
-Operation = Connect | Write | Read | Undo
-Steps = Generator[Operation, Any, Any]
-
-
-class _Plain:
-    """Bytes as they are."""
-
-    def __init__(self, sock: socket.socket) -> None:
-        self._sock = sock
-
-    def sealed(self, data: bytes) -> bytes:
-        return data
-
-    def write(self, data: bytes, by: float) -> Steps:
-        yield Write(self._sock, data, by)
-
-    def read(self, by: float) -> Generator[Operation, Any, bytes]:
-        data: bytes = yield Read(self._sock, by)
-        return data
-
-    def unasked(self, data: bytes) -> bytes:
-        return data
-
-
-class _Tls:
-    """Bytes through TLS, over a socket or over another channel (a proxy's own TLS)."""
-
-    def __init__(self, under: _Plain | _Tls, context: ssl.SSLContext, host: str) -> None:
-        self._under, self._in, self._out = under, ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._in, self._out, server_hostname=host)
-
-    def handshake(self, by: float) -> Steps:
-        while True:
-            try:
-                self._tls.do_handshake()
-            except ssl.SSLWantReadError:
-                yield from self._flush(by)
-                yield from self._fill(by)
-            except ssl.SSLError:
-                yield from self._flush(by)  # The alert.
-                raise
-            else:
-                yield from self._flush(by)
-                return
-
-    def sealed(self, data: bytes) -> bytes:
-        self._tls.write(data)
-        return self._under.sealed(self._out.read())
-
-    def write(self, data: bytes, by: float) -> Steps:
-        """Write what was sealed."""
-        yield from _socket_of(self._under).write(data, by)
-
-    def read(self, by: float) -> Generator[Operation, Any, bytes]:
-        while True:
-            try:
-                return self._tls.read(1 << 16)
-            except ssl.SSLWantReadError:
-                yield from self._flush(by)  # A renewed key, asked for by the other side.
-                yield from self._fill(by)
-            except ssl.SSLZeroReturnError:
-                return b""
-
-    def unasked(self, data: bytes) -> bytes:
-        """Return what is said by bytes that arrived while nothing was asked. Raises OSError at the end."""
-        self._in.write(self._under.unasked(data))
-        try:
-            return self._tls.read(1 << 16)
-        except ssl.SSLWantReadError:
-            return b""
-
-    def _flush(self, by: float) -> Steps:
-        if data := self._out.read():
-            yield from self._under.write(self._under.sealed(data), by)
-
-    def _fill(self, by: float) -> Steps:
-        data = yield from self._under.read(by)
-        if data:
-            self._in.write(data)
-        else:
-            self._in.write_eof()
-
-
-def _socket_of(channel: _Plain | _Tls) -> _Plain:
-    while isinstance(channel, _Tls):
-        channel = channel._under
-    return channel
+    deadline: float
+    timeout_s: float
+    connect_s: float = CONNECT_S
 
 
 def sending(
     request: Request,
     idle: Idle,
-    deadline: float,
-    timeout_s: float,
-    connect_s: float = CONNECT_S,
+    limits: Limits,
     *,
     straight: bool = False,
     proxy: str = "",
 ) -> Generator[Operation, Any, Reply]:
-    """Send a request before `deadline` (`time.monotonic`); return the reply, whole `timeout_s` after that.
+    """Send a request before its deadline; return the reply, which has come in full within the time-out.
 
     Raises NotSent, Late (the connection is then kept in `idle`), and after the first byte ConnectionError
     or TimeoutError. None has a cause, whose frames would hold the request and so the secret.
@@ -238,8 +91,8 @@ def sending(
     try:
         to = destination(request.url, straight=straight, proxy=proxy)
         http, data = _written(request, to)
-        line = idle.take(to) or (yield from _connected(to, time.monotonic() + connect_s))
-        if time.monotonic() > deadline:
+        line = idle.take(to) or (yield from _connected(to, time.monotonic() + limits.connect_s))
+        if time.monotonic() > limits.deadline:
             idle.keep(to, line)
             raise Late("the grant was too old when the connection was ready")
     except (OSError, ValueError, h11.ProtocolError) as error:
@@ -253,7 +106,7 @@ def sending(
     # From here on a byte may have left.
     kept = False
     try:
-        reply, kept = yield from _exchanged(line, http, data, time.monotonic() + timeout_s)
+        reply, kept = yield from _exchanged(line, http, data, time.monotonic() + limits.timeout_s)
     except TimeoutError:
         raise TimeoutError("the reply has not come within the time-out") from None
     except (OSError, ValueError, h11.ProtocolError) as error:
@@ -280,7 +133,7 @@ def _connected(to: Destination, by: float) -> Generator[Operation, Any, Line]:
     """Connect, through the proxy if there is one, and agree on TLS. Raises OSError, h11.ProtocolError."""
     near = to if to.proxy is None else to.proxy
     sock: socket.socket = yield Connect(near.host, near.port, by)
-    channel: _Plain | _Tls = _Plain(sock)
+    channel: Channel = PlainChannel(sock)
     try:
         if to.proxy is not None:
             if to.proxy.tls:
@@ -295,14 +148,14 @@ def _connected(to: Destination, by: float) -> Generator[Operation, Any, Line]:
 
 
 def _secured(
-    channel: _Plain | _Tls, bundle: str | None, host: str, by: float
-) -> Generator[Operation, Any, _Tls]:
-    tls = _Tls(channel, certificates.context(bundle), host)
+    channel: Channel, bundle: str | None, host: str, by: float
+) -> Generator[Operation, Any, TlsChannel]:
+    tls = TlsChannel(channel, certificates.context(bundle), host)
     yield from tls.handshake(by)
     return tls
 
 
-def _tunnelled(channel: _Plain | _Tls, to: Destination, proxy: Proxy, by: float) -> Steps:
+def _tunnelled(channel: Channel, to: Destination, proxy: Proxy, by: float) -> Steps:
     """Ask a proxy for a way to the vendor; it learns the vendor's host and port."""
     http = h11.Connection(h11.CLIENT, max_incomplete_event_size=_MAX_HEAD)
     target = f"[{to.host}]:{to.port}" if ":" in to.host else f"{to.host}:{to.port}"
@@ -386,21 +239,50 @@ def _exchanged(
     again = http.our_state is h11.DONE and http.their_state is h11.DONE and not http.trailing_data[0]
     body = b"".join(parts)
     parts.clear()
-    said, codings = _said(head)
+    headers, codings = _headers_of(head)
     if codings:
         body, left = yield Undo(partial(decoded, body, codings, MAX_REPLY), by)
-        said |= {"content-encoding": left} if left else {}
-    return Reply(head.status_code, said, body), again and refused is None
+        headers |= {"content-encoding": left} if left else {}
+    return Reply(head.status_code, headers, body), again and refused is None
 
 
-def _said(head: h11.Response) -> tuple[dict[str, str], str]:
+def _headers_of(head: h11.Response) -> tuple[dict[str, str], str]:
     """Return a reply's headers, and its codings."""
-    said: dict[str, str] = {}
+    headers: dict[str, str] = {}
     codings = ""
     for raw, content in head.headers:
         name, value = raw.decode("ascii"), content.decode("latin-1")
         if name == "content-encoding":
             codings = f"{codings},{value}"
-        elif name not in _NOT_SAID:
-            said[name] = f"{said[name]}, {value}" if name in said else value
-    return said, codings
+        elif name not in _NOT_PASSED_ON:
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    return headers, codings
+
+
+def decoded(body: bytes, codings: str, limit: int) -> tuple[bytes, str]:
+    """Return a body without its `codings` (a Content-Encoding), and those that are not known here.
+
+    Raises ValueError for one that is broken, or longer than `limit` bytes.
+    """
+    todo = [name for one in codings.split(",") if (name := one.strip().lower()) not in ("", "identity")]
+    while todo and todo[-1] in ("gzip", "x-gzip", "deflate"):
+        body = _inflated(body, todo.pop().endswith("gzip"), limit)
+    return body, ", ".join(todo)
+
+
+def _inflated(body: bytes, gzip: bool, limit: int) -> bytes:
+    # Deflate is zlib's format by its RFC, and the bare one with some servers.
+    forms = (zlib.MAX_WBITS | 16,) if gzip else (zlib.MAX_WBITS, -zlib.MAX_WBITS)
+    for form in forms:
+        inflating = zlib.decompressobj(form)
+        try:
+            inflated = inflating.decompress(body, limit + 1)
+        except zlib.error:
+            continue
+        if len(inflated) > limit:
+            raise ValueError("the reply is too long")
+        if inflating.eof:
+            return inflated
+    if not body:
+        return body
+    raise ValueError("the reply's coding is broken")

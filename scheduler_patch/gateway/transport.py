@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from luigi_spendguard.errors import bare
+from luigi_spendguard.http.channel import Connect, Operation, Undo, Write
 from luigi_spendguard.http.idle import FRESH_S, Idle
-from luigi_spendguard.http.transport import Connect, Operation, Undo, Write, sending
+from luigi_spendguard.http.transport import Limits, sending
 from luigi_spendguard.vendors import Reply, Request
 
 #: Connections to all vendors together; further calls wait for one.
@@ -44,7 +45,7 @@ class LoopTransport:
         """Send and return the whole reply, which is held in `space`; raises as `transport.sending`."""
         async with self._free:
             try:
-                return await self._driven(sending(request, self._idle, deadline, timeout_s), space)
+                return await self._driven(sending(request, self._idle, Limits(deadline, timeout_s)), space)
             except BaseException as error:
                 raised = bare(error)  # Its frames have the request's bytes, and so the secret.
             finally:

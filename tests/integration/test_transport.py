@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.guard.effects import Late, NotSent
-from luigi_spendguard.http import certificates, destination, transport
+from luigi_spendguard.http import certificates, channel, destination, transport
 from luigi_spendguard.http.blocking import BlockingTransport, _done
 from luigi_spendguard.http.idle import Idle
 from luigi_spendguard.http.transport import MAX_INTERIM, MAX_PARTS
@@ -85,13 +85,13 @@ def post(url: str, body: bytes = b"a=1", **headers: str) -> Request:
 def heads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Return what leaves, as it leaves."""
     seen: list[bytes] = []
-    real = transport._Plain.write
+    real = channel.PlainChannel.write
 
     def write(self: Any, data: bytes, by: float) -> Any:
         seen.append(data)
         return real(self, data, by)
 
-    monkeypatch.setattr(transport._Plain, "write", write)
+    monkeypatch.setattr(channel.PlainChannel, "write", write)
     return seen
 
 
@@ -285,12 +285,12 @@ def test_a_grant_that_is_too_old_sends_nothing_and_keeps_the_connection(send: Se
         assert vendor.bodies == []
 
 
-@pytest.mark.parametrize("at", [transport.Connect, transport.Write, transport.Read])
+@pytest.mark.parametrize("at", [channel.Connect, channel.Write, channel.Read])
 def test_an_interrupt_is_known_to_have_come_before_the_first_byte_or_after(at: type) -> None:
     """While connecting nothing was sent; afterwards nobody knows."""
     with RawVendor(lambda number, body: answer(200, {})) as vendor:
         idle = Idle()
-        steps = transport.sending(post(vendor.url), idle, time.monotonic() + 60, 5)
+        steps = transport.sending(post(vendor.url), idle, transport.Limits(time.monotonic() + 60, 5))
         step = next(steps)
         while not isinstance(step, at):
             step = steps.send(_done(step))
@@ -298,7 +298,7 @@ def test_an_interrupt_is_known_to_have_come_before_the_first_byte_or_after(at: t
             steps.throw(KeyboardInterrupt())
         idle.close()
     before = isinstance(raised.value, NotSent)
-    assert before == (at is transport.Connect)
+    assert before == (at is channel.Connect)
     assert not before or isinstance(raised.value.interrupt, KeyboardInterrupt)
 
 
