@@ -89,7 +89,7 @@ class LocalLedgerClient:
         self._swept = time.monotonic()
         self._unheard = ""
         if dispatches:
-            scheduler.gate.local = True
+            scheduler.gate.state.local = True
             scheduler.refresh = self._refresh
             self._do(LedgerService.sweep)
 

@@ -23,7 +23,7 @@ from luigi_spendguard.settings.policy import (
 )
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import Call, Created
-from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 from scheduler_patch.service.workers import LedgerService
@@ -165,8 +165,8 @@ def _revoke(tx: Tx, named: str, holder: str) -> Booked[dict[str, Any]]:
         raise NotFound("there is no such vault key")
     row = keys.revoke_key(tx, named)
 
-    def tell(gate: Gate) -> None:
+    def tell(state: DispatchState) -> None:
         if row["task_id"]:
-            gate.hold(row["task_id"], "key", 0)
+            state.hold(row["task_id"], "key", 0)
 
     return Booked(keys.show_key(tx, row), None, tell)

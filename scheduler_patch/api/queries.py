@@ -13,8 +13,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
-from luigi.task_status import PENDING
-
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
@@ -24,51 +22,47 @@ from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import Refused
 from scheduler_patch.api.handler import Call
-from scheduler_patch.dispatch.gate import READY, WAIT
-from scheduler_patch.dispatch.model import Entry
-from scheduler_patch.dispatch.reasons import Reason
+from scheduler_patch.dispatch.model import TaskState
+from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.dispatch.verdicts import Verdict
 from scheduler_patch.service.workers import LedgerService
 
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
-#: Reasons that only an approval ends.
-_HELD = ("forecast", "approval")
 #: Tasks that are looked at in one go: about a millisecond.
 _SLICE = 200
 
 
-async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[Entry, str]]:
+async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[TaskState, Verdict]]:
     """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
-    gate = service.gate
-    run = gate.runs.get(run_id)
+    gate, state = service.scheduler.gate, service.state
+    run = state.runs.get(run_id)
     await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
     for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
         if number % _SLICE == _SLICE - 1:
             await asyncio.sleep(0)
-        entry, task = gate.entries.get(task_id), service.scheduler._state.get_task(task_id)
-        if entry is None or task is None or task.status != PENDING:
+        task = state.tasks.get(task_id)
+        if task is None or not service.scheduler.is_pending(task_id):
             continue
-        code = gate.verdict(task_id)
-        if code in (READY, WAIT):
-            continue
-        if len(entry.runs) == 1 or gate.run(gate.paying_run(task_id)) is run:
-            yield entry, code
+        verdict = gate.verdict(task_id)
+        if verdict.is_blocked and (len(task.runs) == 1 or state.run(gate.paying_run(task_id)) is run):
+            yield task, verdict
 
 
-def _status(state: str, blocked: Mapping[str, int]) -> str:
+def _status(state: str, blocked: Mapping[Verdict, int]) -> str:
     if state != "active" or not blocked:
         return state
-    return "held" if any(code in blocked for code in _HELD) else "blocked"
+    return "held" if any(verdict.is_held for verdict in blocked) else "blocked"
 
 
-async def _counts(service: LedgerService, run_id: str) -> dict[str, int]:
-    return dict(Counter([code async for _, code in _blocked(service, run_id)]))
+async def _counts(service: LedgerService, run_id: str) -> dict[Verdict, int]:
+    return dict(Counter([verdict async for _, verdict in _blocked(service, run_id)]))
 
 
 async def statuses(service: LedgerService) -> dict[str, str]:
     """Return which active runs are `blocked` or `held`."""
     found = {}
-    for run_id, run in list(service.gate.runs.items()):
+    for run_id, run in list(service.state.runs.items()):
         if run.opened and run.state == "active":
             status = _status("active", await _counts(service, run_id))
             if status != "active":
@@ -84,18 +78,18 @@ async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
 
 async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
-    codes: Counter[str] = Counter()
-    single: list[Entry] = []
+    counts: Counter[Verdict] = Counter()
+    single: list[TaskState] = []
     groups: dict[Reason, list[str]] = {}
-    async for entry, code in _blocked(service, row["run_id"]):
-        codes[code] += 1
-        if code == "approval":
-            single.append(entry)
-        if (why := service.scheduler.why(entry.task_id)) is not None:
-            groups.setdefault(why, []).append(entry.task_id)
+    async for task, verdict in _blocked(service, row["run_id"]):
+        counts[verdict] += 1
+        if verdict is Verdict.APPROVAL:
+            single.append(task)
+        if (why := reason_of(service.scheduler.gate, task.task_id, verdict)) is not None:
+            groups.setdefault(why, []).append(task.task_id)
     return {
-        "blocked_tasks": dict(codes),
-        "status": _status(row["state"], codes),
+        "blocked_tasks": dict(counts),
+        "status": _status(row["state"], counts),
         "blocked": [
             {
                 "tasks": len(tasks),
@@ -107,7 +101,7 @@ async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
             for why, tasks in groups.items()
         ],
         "awaiting_approval": [
-            {"task_id": entry.task_id, "cost_usd": plain_usd(entry.cost or 0)} for entry in single[:LISTED]
+            {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)} for task in single[:LISTED]
         ],
     }
 
@@ -208,9 +202,9 @@ async def task_costs(service: LedgerService, call: Call) -> Any:
     rows = await service.browse(overview.costs, asked) or []
     paid = {(row["task_id"], row["run_id"]) for row in rows}
     for task_id in dict.fromkeys(asked):
-        entry = service.gate.entries.get(task_id)
-        for name in entry.runs if entry is not None else ():
-            found = service.gate.run(name)
+        task = service.state.tasks.get(task_id)
+        for name in task.runs if task is not None else ():
+            found = service.state.run(name)
             if found is not None and found.opened and (task_id, found.run_id) not in paid:
                 rows.append(
                     {

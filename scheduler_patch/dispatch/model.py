@@ -1,21 +1,18 @@
-"""What the gate knows of a task, of a run, and of a budget. Amounts are micro-dollars.
-
-`Forecast`: what a run's vendor tasks say they may cost, known before the first one runs.
-"""
+"""What the gate knows of a task and of a run. Amounts are micro-dollars."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import format_usd
+from scheduler_patch.dispatch.budgets import BudgetState
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a run may have cost at its end, in micro-dollars.
+    """What a run may have cost at its end, in micro-dollars, known before its first vendor task runs.
 
     Attributes:
         known: what is spent and reserved already, and what the tasks still to come may cost.
@@ -37,62 +34,16 @@ class Forecast:
         return text
 
 
-@dataclass(eq=False)
-class Pot:
-    """A budget: what remains of it, and what is counted for tasks that were dispatched."""
-
-    scope: str
-    part: str
-    cap: int = 0
-    spent: int = 0
-    reserved: int = 0
-    remaining: int = 0
-    counted: int = 0
-    #: How many running tasks it is counted for.
-    running: int = 0
-    #: What shadow mode has lent beyond the cap.
-    lent: int = 0
-    #: The UTC day of a day's budget.
-    window: str = ""
-    #: The journal's last entry when the figures were read.
-    seen: int = 0
-
-    @property
-    def key(self) -> tuple[str, str]:
-        """Scope and part."""
-        return self.scope, self.part
-
-    @property
-    def attainable(self) -> int:
-        """What may remain of it when the running tasks' calls give back all that they have reserved."""
-        back = self.reserved if self.running else 0
-        return max(self.remaining, min(self.remaining + back, self.cap - self.spent))
-
-    def refill(self, cap: int) -> None:
-        """Be whole again: nothing of it is spent or reserved."""
-        self.cap = self.remaining = cap
-        self.spent = self.reserved = self.lent = 0
-
-    def update(self, row: Mapping[str, Any], seen: int) -> None:
-        """Take over the ledger's row, unless it was read before what is known."""
-        if seen < self.seen:
-            return
-        self.seen = seen
-        self.cap = row["cap_micros"] - row["shadow_micros"]
-        self.spent, self.reserved, self.lent = (
-            row["spent_micros"],
-            row["reserved_micros"],
-            row["shadow_micros"],
-        )
-        self.remaining = row["remaining_micros"]
-
-
 #: The state of a run that tasks belong to by its name and that nobody has opened yet.
 UNOPENED = "unopened"
 
 
+def _own_budget() -> dict[tuple[str, str], BudgetState]:
+    return {("run", ""): BudgetState("run", "")}
+
+
 @dataclass(eq=False)
-class RunFigures:
+class RunState:
     """A run.
 
     Attributes:
@@ -102,14 +53,16 @@ class RunFigures:
             (`approved_unknown`).
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
-        seen, told: the journal's last entry when its state, and its other figures, were read.
+        seen, figures_seen: the journal's last entry when its state, and its other figures, were read.
 
     """
 
     run_id: str
     state: str = "active"
     root_family: str = ""
-    pots: dict[tuple[str, str], Pot] = field(default_factory=lambda: {("run", ""): Pot("run", "")})
+    budgets: dict[tuple[str, str], BudgetState] = field(
+        default_factory=lambda: {("run", ""): BudgetState("run", "")}
+    )
     forecast: Forecast | None = None
     approved: int | None = None
     approved_unknown: int = 0
@@ -119,33 +72,34 @@ class RunFigures:
     scheduled: bool = False
     tasks: dict[str, None] = field(default_factory=dict)
     seen: int = 0
-    told: int = 0
+    figures_seen: int = 0
 
     @property
     def opened(self) -> bool:
         """Whether the ledger knows it."""
         return self.state != UNOPENED
 
-    def pot(self, scope: str, part: str) -> Pot:
+    @property
+    def own_budget(self) -> BudgetState:
+        """The budget of the run as a whole."""
+        return self.budgets["run", ""]
+
+    def budget(self, scope: str, part: str) -> BudgetState:
         """Return a budget of the run, empty when it was not known."""
-        return self.pots.setdefault((scope, part), Pot(scope, part))
+        return self.budgets.setdefault((scope, part), BudgetState(scope, part))
 
     def update(self, figures: Figures) -> None:
         """Take over the ledger's row, unless it was read before what is known."""
         row = figures.run
         if figures.seen >= self.seen:
             self.state, self.seen = row["state"], figures.seen
-        if "name" not in row or figures.seen < self.told:
+        if "name" not in row or figures.seen < self.figures_seen:
             return
-        self.told = figures.seen
+        self.figures_seen = figures.seen
         if figures.approvals is not None:
             self.approvals = dict(figures.approvals)
-        self.root_family, self.last, self.approved = (
-            row["root_family"],
-            row["last_micros"],
-            row["approved_micros"],
-        )
-        self.approved_unknown = row["approved_unknown"] or 0
+        self.root_family, self.last = row["root_family"], row["last_micros"]
+        self.approved, self.approved_unknown = row["approved_micros"], row["approved_unknown"] or 0
         if self.forecast is None and row["forecast_micros"] is not None:
             self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
             self.scheduled = True
@@ -172,14 +126,14 @@ class Outlook:
     Attributes:
         rules: what luigi.cfg says; read again, it is another object.
         facts: the runs that may pay, their states and what an operator has approved, what the task declares.
-        pots: window, cap and what remains of each of their budgets.
+        budgets: window, cap and what remains of each of their budgets.
         left: what remains of the task's own.
 
     """
 
     rules: object
     facts: tuple[object, ...]
-    pots: Mapping[tuple[str, ...], tuple[str, int, int]]
+    budgets: Mapping[tuple[str, ...], tuple[str, int, int]]
     left: int | None
 
     def better_than(self, before: Outlook) -> bool:
@@ -187,20 +141,38 @@ class Outlook:
         if (
             self.rules is not before.rules
             or self.facts != before.facts
-            or self.pots.keys() != before.pots.keys()
+            or self.budgets.keys() != before.budgets.keys()
         ):
             return True
         if self.left != before.left and (self.left is None or before.left is None or self.left > before.left):
             return True
         return any(
-            (window, cap) != before.pots[key][:2] or remaining > before.pots[key][2]
-            for key, (window, cap, remaining) in self.pots.items()
+            (window, cap) != before.budgets[key][:2] or remaining > before.budgets[key][2]
+            for key, (window, cap, remaining) in self.budgets.items()
         )
 
 
+@dataclass(frozen=True)
+class Announcement:
+    """What is said of a vendor task.
+
+    Attributes:
+        family: its task family; "": not said.
+        cost: what it may cost; None: it does not say.
+        vendors: the vendors that it says it calls.
+        scheduling: whether its worker goes on to announce others.
+
+    """
+
+    family: str
+    cost: int | None = None
+    vendors: tuple[str, ...] = ()
+    scheduling: bool = False
+
+
 @dataclass(eq=False)
-class Entry:
-    """A vendor task.
+class TaskState:
+    """All that is known of a vendor task.
 
     Attributes:
         runs: the runs it belongs to, in the order in which they were announced.
@@ -212,7 +184,9 @@ class Entry:
         pinned: the run that it was last dispatched for.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
+        paid: whether it has paid and not completed since: its calls are repeated, and cost nothing.
         members: the tasks of a batch, when this is its combined task.
+        batch: the members, in their order, of the attempted batch that it comes back with.
         denied: whether the ledger has said what it denied, since the task was dispatched.
         refused: the workers that it came back from, blocked, and how things stood then.
 
@@ -228,9 +202,11 @@ class Entry:
     pinned: str | None = None
     hold: Hold | None = None
     counted: int = 0
-    counted_in: list[Pot] = field(default_factory=list)
+    counted_in: list[BudgetState] = field(default_factory=list)
     claimed_by: str | None = None
+    paid: bool = False
     members: tuple[str, ...] = ()
+    batch: tuple[str, ...] = ()
     vendors: tuple[str, ...] = ()
     denied: bool = False
     refused: dict[str, Outlook] = field(default_factory=dict)
@@ -239,6 +215,11 @@ class Entry:
     def need(self) -> int | None:
         """What it may still cost; None when that is not known."""
         return self.left if self.left is not None else self.cost
+
+    @property
+    def paid_by(self) -> tuple[str, ...]:
+        """The run that it was dispatched for; while that is not known, all that it belongs to."""
+        return (self.pinned,) if self.pinned else tuple(self.runs)
 
     def held_by(self, scope: str) -> bool:
         """Return whether a budget of that scope has denied its last call."""

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
+from scheduler_patch.dispatch.budgets import BudgetState
 from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.dispatch.model import Entry, Pot, RunFigures
+from scheduler_patch.dispatch.model import RunState, TaskState
+from scheduler_patch.dispatch.verdicts import Excess, Verdict
 
 #: Said of tasks of which nobody has said which run they belong to.
 UNKNOWN_RUN = "unknown"
@@ -19,88 +21,91 @@ class Reason:
     """Why tasks of a run are blocked: `code` for programs, `text` and `advice` for people."""
 
     run_id: str
-    code: str
+    code: Verdict
     text: str
     advice: str
 
 
-def reason_of(gate: Gate, task_id: str, worker: str | None = None) -> Reason | None:
-    """Return why a task is blocked (at a worker), None when it is not."""
-    if not gate.is_blocked(task_id, worker):
+def reason_of(gate: Gate, task_id: str, verdict: Verdict, worker: str | None = None) -> Reason | None:
+    """Return why a task on which that is the verdict is blocked (at a worker), None when it is not."""
+    if not verdict.is_blocked:
         return None
-    entry, code = gate.entries[task_id], gate.verdict(task_id, worker)
-    run = gate.run(gate.paying_run(task_id, worker)) or gate.nobody
-    text, advice = _said(gate, run, entry, code)
-    return Reason(run.run_id or UNKNOWN_RUN, code, text, advice)
+    run = gate.state.run(gate.paying_run(task_id, worker)) or gate.state.nobody
+    text, advice = _explained(gate, run, gate.state.tasks[task_id], verdict)
+    return Reason(run.run_id or UNKNOWN_RUN, verdict, text, advice)
 
 
-def _said(gate: Gate, run: RunFigures, entry: Entry, code: str) -> tuple[str, str]:
+def _explained(gate: Gate, run: RunState, task: TaskState, code: Verdict) -> tuple[str, str]:
     run_id, top_up = run.run_id, f"{command('top-up', run.run_id, 'USD')} frees them"
-    if code == "batch":
+    if code is Verdict.BATCH:
         return (
             "a batch that was attempted comes back with all its members, and not all of them are due",
             "submit the others again",
         )
-    if code == "within":
+    if code is Verdict.WITHIN:
         return (
             "what remains is set aside for the task within which its worker runs",
             f"let that task's max_cost_usd leave room for it; {top_up}",
         )
-    if code == "refused":
+    if code is Verdict.REFUSED:
         return "its last attempt was blocked, and nothing has changed since", f"its calls say why; {top_up}"
-    if code == "revoked":
+    if code is Verdict.REVOKED:
         return "the run is revoked", "for good"
-    if code == "key":
+    if code is Verdict.KEY:
         return "its vault key is revoked", "for good in this run"
-    if code == "frozen":
+    if code is Verdict.FROZEN:
         return (
             "the run is frozen: the vendor billed more than was reserved",
             f"look at its calls; then {top_up}",
         )
-    if code == "forecast" and not run.opened:
+    if code is Verdict.FORECAST and not run.opened:
         return "held: its run is not open, so that its forecast is not known to fit", _OPEN
-    if code == "forecast" and not run.scheduled:
+    if code is Verdict.FORECAST and not run.scheduled:
         return "held: its root was not scheduled completely", "submit it again"
-    if code == "forecast":
+    if code is Verdict.FORECAST:
         return _forecast(gate, run), f"{command('approve', run_id)} frees them"
-    if code == "approval":
-        limit = format_usd(gate.rules.single or 0)
+    if code is Verdict.APPROVAL:
+        limit = format_usd(gate.state.rules.single or 0)
         return (
             f"a single task may cost {limit} without an approval, this one may cost "
-            f"{format_usd(entry.cost or 0)}",
-            _approve(run_id, entry, entry.cost or 0),
+            f"{format_usd(task.cost or 0)}",
+            _approve(run_id, task, task.cost or 0),
         )
-    if code == "task":
-        asked = format_usd(entry.hold.asked) if entry.hold is not None else "more"
-        if entry.cost is None:
+    if code is Verdict.TASK:
+        asked = format_usd(task.hold.asked) if task.hold is not None else "more"
+        if task.cost is None:
             return (
                 f"it asked for {asked}, more than a single task may spend without an approval",
-                _approve(run_id, entry, entry.hold.asked if entry.hold is not None else 0),
+                _approve(run_id, task, task.hold.asked if task.hold is not None else 0),
             )
         return f"it asked for {asked}, more than its max_cost_usd has left", "raise its max_cost_usd"
-    pot = gate.lacking(run, entry) or run.pots["run", ""]
-    if code == "day":
-        return f"daily {_spent(pot)}", "tomorrow, or with another daily_cap_usd"
-    if code in ("family", "vendor"):
-        where = "[spendguard_family_caps]" if code == "family" else f"[spendguard_{pot.part}] run_cap_usd"
-        return f"{pot.part}'s {_spent(pot)}", f"raise it in {where}"
-    return _spent(pot), top_up
+    budget = gate.lacking(run, task) or run.own_budget
+    if code is Verdict.DAY:
+        return f"daily {_spent(budget)}", "tomorrow, or with another daily_cap_usd"
+    if code in (Verdict.FAMILY, Verdict.VENDOR):
+        where = (
+            "[spendguard_family_caps]"
+            if code is Verdict.FAMILY
+            else f"[spendguard_{budget.part}] run_cap_usd"
+        )
+        return f"{budget.part}'s {_spent(budget)}", f"raise it in {where}"
+    return _spent(budget), top_up
 
 
-def _approve(run_id: str, entry: Entry, cost: int) -> str:
-    return f"{command('approve', run_id, '--task', entry.task_id, '--cost', plain_usd(cost))} frees it"
+def _approve(run_id: str, task: TaskState, cost: int) -> str:
+    return f"{command('approve', run_id, '--task', task.task_id, '--cost', plain_usd(cost))} frees it"
 
 
-def _spent(pot: Pot) -> str:
-    text = f"cap of {format_usd(pot.cap)} reached, {format_usd(pot.spent)} spent"
-    if pot.reserved:
-        text += f", {format_usd(pot.reserved)} reserved"
-    if pot.remaining:
-        text += f", {format_usd(pot.remaining)} remaining is not enough"
+def _spent(budget: BudgetState) -> str:
+    text = f"cap of {format_usd(budget.cap)} reached, {format_usd(budget.spent)} spent"
+    if budget.reserved:
+        text += f", {format_usd(budget.reserved)} reserved"
+    if budget.remaining:
+        text += f", {format_usd(budget.remaining)} remaining is not enough"
     return text
 
 
-def _forecast(gate: Gate, run: RunFigures) -> str:
-    if gate.excess(run) == "growth":
+def _forecast(gate: Gate, run: RunState) -> str:
+    if gate.excess(run) is Excess.GROWTH:
         return f"held: the forecast of {run.forecast} is far above the last run's {format_usd(run.last or 0)}"
-    return f"held: the forecast of {run.forecast} exceeds the cap of {format_usd(run.pots['run', ''].cap)}"
+    return f"held: the forecast of {run.forecast} exceeds the cap of {format_usd(run.budgets['run', ''].cap)}"

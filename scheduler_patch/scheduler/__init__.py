@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import luigi.scheduler
 from luigi.task_status import DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.luigi_api import combined
-from scheduler_patch.dispatch.gate import READY, WAIT, Gate
-from scheduler_patch.dispatch.model import RunFigures
+from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.scheduler import batches
-from scheduler_patch.scheduler import runs as membership
+from scheduler_patch.dispatch.verdicts import READY, Verdict, blocked
+from scheduler_patch.scheduler import batches, runs
+from scheduler_patch.scheduler.look import Look
 from scheduler_patch.scheduler.state import watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
@@ -29,23 +28,12 @@ _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_t
 KEEP_BLOCKED_S = 7 * 86_400
 
 
-_OF_THE_PROCESS = ("on_scheduled", "refresh", "_dispatch", "_upstream_status")
+#: What belongs to the process that a scheduler is in.
+_OF_THE_PROCESS = ("on_scheduled", "refresh", "_upstream_status")
 
 
-def _nobody(runs: list[RunFigures]) -> None:
+def _nobody_listens(scheduled: list[RunState]) -> None:
     """Nobody wants to hear of runs that have been scheduled."""
-
-
-@dataclass
-class _Dispatch:
-    """What a `get_work` is about to hand out: the task chosen, and what its batch has set aside."""
-
-    worker: str | None
-    last: str = ""
-    chosen: bool = False
-    run_id: str | None = None
-    taken: int = 0
-    verdicts: dict[str, str] = field(default_factory=dict)
 
 
 class BudgetScheduler(luigi.scheduler.Scheduler):
@@ -55,10 +43,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     begun: float
     _state: Any
     #: Told of every run that has just been scheduled completely.
-    on_scheduled: Callable[[list[RunFigures]], None]
+    on_scheduled: Callable[[list[RunState]], None]
     #: Takes over what other processes have done to the ledger, where nobody else does (local scheduler).
     refresh: Callable[[], None] | None = None
-    _dispatch: _Dispatch | None = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,9 +55,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Give a scheduler (of Luigi's own making, perhaps, and loaded) its gate."""
         self.gate, self.begun = Gate(), time.time()
         self.gate.due, self.gate.within = self._due, self._within
-        self.on_scheduled = _nobody
-        self._state = watched(self._state, self.gate, self._has_chosen, self._dispatching)
-        membership.load(self)
+        self.on_scheduled = _nobody_listens
+        self._state = watched(self._state, self.gate)
+        runs.load(self)
         self._see_blocked()
 
     def __getstate__(self) -> dict[str, Any]:
@@ -80,18 +67,18 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.on_scheduled = _nobody
+        self.on_scheduled = _nobody_listens
         self._see_blocked()
 
     def load(self) -> None:
         """Load Luigi's state, and with it which task belongs to which run."""
         super().load()
-        membership.load(self)
+        runs.load(self)
         self._see_blocked()
 
     def dump(self) -> None:
         """Save Luigi's state, and with it which task belongs to which run."""
-        membership.remember(self)
+        runs.remember(self)
         super().dump()
 
     def add_task(self, *args: Any, **kwargs: Any) -> Any:
@@ -103,9 +90,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         if blocked and task_id is not None:
             self._take_back(task_id, worker, blocked)
             return None
-        members = self._members(kwargs) if kwargs.get("batch_id") and self.gate.entries else []
+        members = (
+            self._members(kwargs["batch_id"]) if kwargs.get("batch_id") and self.gate.state.tasks else []
+        )
         if members and kwargs.get("status") == RUNNING and task_id is not None:
-            self.gate.combine(task_id, members)
+            self.gate.state.combine(task_id, members)
             before = self._state.get_task(task_id)
             if before is not None and before.status != RUNNING:
                 # The same batch as before, failed and not pruned yet: Luigi would take its last worker for
@@ -114,28 +103,28 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         answer = super().add_task(*args, **kwargs)
         if isinstance(root, dict) and self._state.has_task(task_id):
             self._state.get_task(task_id).spendguard_root = root
-        if isinstance(ours, dict) or self.gate.rules.vendor_tasks:
-            membership.announce(self, ours, kwargs)
+        if isinstance(ours, dict) or self.gate.state.rules.vendor_tasks:
+            runs.announce(self, ours, kwargs)
             self._see_blocked()
-        if kwargs.get("new_deps") and self.gate.entries:
-            membership.inherit(self, str(task_id), kwargs["new_deps"], str(worker))
+        if kwargs.get("new_deps") and self.gate.state.tasks:
+            runs.inherit(self, str(task_id), kwargs["new_deps"], str(worker))
             self._scheduled(worker)
         return answer
 
-    def _members(self, said: dict[str, Any]) -> list[str]:
-        return [task.id for task in self._state.get_batch_running_tasks(said["batch_id"])]
+    def _members(self, batch_id: str) -> list[str]:
+        return [task.id for task in self._state.get_batch_running_tasks(batch_id)]
 
-    def _take_back(self, task_id: str, worker: str | None, said: Any) -> None:
+    def _take_back(self, task_id: str, worker: str | None, denial: Any) -> None:
         """Let a task that its worker reports as blocked be pending again, undispatched."""
         task = self._state.get_task(task_id)
         if task is None or task.status != RUNNING or task.worker_running != worker:
             return  # Another worker has it by now, or it is over.
-        if isinstance(said, dict):
-            if said.get("reason") not in ("cap", "revoked"):  # Of an older worker: no budget's denial.
-                why = json.dumps(str(said.get("message", "")))
+        if isinstance(denial, dict):
+            if denial.get("reason") not in ("cap", "revoked"):  # Of an older worker: no budget's denial.
+                why = json.dumps(str(denial.get("message", "")))
                 super().add_task(task_id=task_id, worker=worker, status=FAILED, expl=why)
                 return
-            membership.hold_as_said(self.gate, task_id, said)
+            runs.hold_as_denied(self.gate, task_id, denial)
         self.gate.hold_as_reported(task_id)
         for each in self._undispatch(task) or [task_id]:
             self.gate.came_back(each, worker)
@@ -146,11 +135,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         Returns those members.
         """
         ghost = task.batch_id is not None and not task.batchable
-        members = [t.id for t in self._state.get_batch_running_tasks(task.batch_id)] if ghost else []
+        members = self._members(task.batch_id) if ghost else []
         self._state.set_status(task, PENDING, self._config)
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.
-            self.gate.pass_on(task.id, members)
+            self.gate.state.split(task.id, members)
             self._state.inactivate_tasks([task.id])
         return members
 
@@ -159,19 +148,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def _schedulable(self, task: Any) -> bool:
         if not super()._schedulable(task):
             return False
-        dispatch = self._dispatch
-        if dispatch is None:
-            return not self.gate.entries or self.gate.allows(task.id)
-        if not dispatch.chosen:
-            dispatch.last = task.id
-            verdict = dispatch.verdicts[task.id] = self.gate.verdict(task.id, dispatch.worker)
-            return verdict == READY
-        # From here on Luigi asks for members of the chosen task's batch, and takes each that may join.
-        if not self.gate.joins(dispatch.last, dispatch.run_id, dispatch.taken, task.id):
-            return False
-        entry = self.gate.entries.get(task.id)
-        dispatch.taken += (entry.need or 0) if entry is not None else 0
-        return True
+        look = self._state.look
+        if look is not None:
+            return bool(look.admits(task.id))
+        return not self.gate.state.tasks or self.gate.verdict(task.id) is READY
 
     def _due(self, task_id: str, worker: str | None) -> bool | None:
         task = self._state.get_task(task_id)
@@ -179,37 +159,25 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         return batches.is_due(self, task_id, worker, schedulable=schedulable)
 
     def _within(self, worker: str) -> tuple[str, ...]:
-        said = self._state.get_worker(worker).info.get("spendguard_within")
-        return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list) else ()
+        above = self._state.get_worker(worker).info.get("spendguard_within")
+        return tuple(each for each in above if isinstance(each, str)) if isinstance(above, list) else ()
 
-    def _has_chosen(self) -> None:
-        dispatch = self._dispatch
-        if dispatch is not None and not dispatch.chosen:
-            dispatch.chosen = True
-            dispatch.run_id = self.gate.paying_run(dispatch.last, dispatch.worker)
-            entry = self.gate.entries.get(dispatch.last)
-            dispatch.taken = (entry.need or 0) if entry is not None else 0
-
-    def _dispatching(self) -> tuple[str | None, str | None]:
-        dispatch = self._dispatch
-        return (None, None) if dispatch is None else (dispatch.run_id, dispatch.worker)
-
-    @contextmanager
-    def _as_dispatch(self, worker: str | None) -> Iterator[None]:
-        self._dispatch = _Dispatch(worker) if self.gate.entries else None
-        try:
-            yield
-        finally:
-            self._dispatch = None
+    def _scan(self, worker: str | None) -> dict[str, Verdict]:
+        """Return the verdict on each pending vendor task: one look at all of them."""
+        pending = self._state.get_active_tasks_by_status(PENDING)
+        return self.gate.verdicts((task.id for task in pending), worker)
 
     def get_work(self, *args: Any, **kwargs: Any) -> Any:
         """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back."""
-        if not self.gate.entries:
+        if not self.gate.state.tasks:
             return super().get_work(*args, **kwargs)
         if self.refresh is not None:
             self.refresh()
-        with self._as_dispatch(kwargs.get("worker")):
+        self._state.look = Look(self.gate, kwargs.get("worker"), self._scan)
+        try:
             reply = super().get_work(*args, **kwargs)
+        finally:
+            self._state.look = None
         task_id = reply.get("task_id")
         if task_id is not None and self.gate.is_stopped(task_id):
             self._undispatch(self._state.get_task(task_id))
@@ -223,25 +191,25 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:
         """Take what a worker says of itself; with its first task it has scheduled what it was given."""
         answer = super().add_worker(worker, info, **kwargs)
-        if self.gate.entries and "first_task" in dict(info):
-            membership.find_roots(self, worker)
+        if self.gate.state.tasks and "first_task" in dict(info):
+            runs.find_roots(self, worker)
             self._scheduled(worker)
         return answer
 
     def _scheduled(self, worker: str | None) -> None:
-        runs = self.gate.scheduled(worker or "")
-        if runs:
-            self.on_scheduled(runs)
+        scheduled = self.gate.state.scheduled(worker or "")
+        if scheduled:
+            self.on_scheduled(scheduled)
 
     def ping(self, **kwargs: Any) -> Any:
         """Answer a ping as Luigi does; a worker is told of revoked runs until it has acknowledged them."""
         reply = super().ping(**kwargs)
         if self.refresh is not None:
             self.refresh()
-        if self.gate.stopping:
-            for run_id, tasks in self.gate.to_stop(kwargs["worker"]).items():
-                said = {"run_id": run_id, "task_ids": tasks}
-                reply["rpc_messages"].append({"name": "spendguard_revoke", "kwargs": said})
+        if self.gate.state.stopping:
+            for run_id, tasks in self.gate.state.to_stop(kwargs["worker"]).items():
+                revoked = {"run_id": run_id, "task_ids": tasks}
+                reply["rpc_messages"].append({"name": "spendguard_revoke", "kwargs": revoked})
         return reply
 
     # What Luigi's page and its workers are told.
@@ -252,23 +220,15 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         Else a keep-alive worker stays for ever (Luigi 3.8, `Worker._keep_alive`). Only once there are
         vendor tasks: Luigi asks for every pending task, and a plain `get_work` would be 15 % slower.
         """
-        if self.gate.entries:
+        if self.gate.state.tasks:
             self.__dict__["_upstream_status"] = self._seeded_upstream_status
 
     def _seeded_upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
         if not upstream_status_table:
-            upstream_status_table[""] = ""
             # Within one `get_work` nothing changes between its choice and its counts.
-            known = self._dispatch.verdicts if self._dispatch is not None else {}
-            worker = self._dispatch.worker if self._dispatch is not None else None
-            for task in self._state.get_active_tasks_by_status(PENDING):
-                if task.id in self.gate.entries:
-                    verdict = known.get(task.id)
-                    if (self.gate.verdict(task.id, worker) if verdict is None else verdict) not in (
-                        READY,
-                        WAIT,
-                    ):
-                        upstream_status_table[task.id] = luigi.scheduler.UPSTREAM_DISABLED
+            look = self._state.look
+            verdicts = self._scan(None) if look is None else look.verdicts
+            upstream_status_table.update(_seed(verdicts))
         return super()._upstream_status(task_id, upstream_status_table)
 
     def _serialize_task(self, task_id: str, include_deps: bool = True, deps: Any = None) -> Any:
@@ -280,54 +240,55 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     def fetch_error(self, task_id: str, **kwargs: Any) -> Any:
         """Return why a task failed, as Luigi does; of a blocked one, why it is blocked."""
-        said = super().fetch_error(task_id, **kwargs)
+        answer = super().fetch_error(task_id, **kwargs)
         task = self._state.get_task(task_id)
         reason = self.why(task_id) if task is not None and task.status == PENDING else None
         if reason is not None:
             # Luigi's page decodes it, as it does a failed task's traceback.
-            said["error"] = json.dumps(f"Blocked: {reason.text} (run {reason.run_id}): {reason.advice}")
-        return said
+            answer["error"] = json.dumps(f"Blocked: {reason.text} (run {reason.run_id}): {reason.advice}")
+        return answer
 
     def why(self, task_id: str, worker: str | None = None) -> Reason | None:
         """Return why a task is blocked (at a worker), None when it is not."""
-        return reason_of(self.gate, task_id, worker) if task_id in self.gate.entries else None
+        return reason_of(self.gate, task_id, self.gate.verdict(task_id, worker), worker)
 
     # Old age.
 
     def _prune_tasks(self) -> None:
         """Prune as Luigi does, but keep what is blocked, and what waits for it, until it is topped up."""
-        if self.gate.entries:
-            table: dict[str, str] = {}
+        if self.gate.state.tasks:
             limit = time.time() - KEEP_BLOCKED_S
-            for task in list(self._state.get_active_tasks_by_status(PENDING)):
-                if task.remove is None or task.updated < limit:
-                    continue
+            pending = self._state.get_active_tasks_by_status(PENDING)
+            going = [task for task in pending if task.remove is not None and task.updated >= limit]
+            verdicts = self._scan(None) if going else {}
+            table = _seed(verdicts)
+            for task in going:
                 self._upstream_status(task.id, table)
-                if table.get(task.id) == luigi.scheduler.UPSTREAM_DISABLED and not self.gate.is_revoked(
-                    task.id
-                ):
+                is_final = verdicts.get(task.id, READY).is_final
+                if table.get(task.id) == luigi.scheduler.UPSTREAM_DISABLED and not is_final:
                     task.remove = None
         super()._prune_tasks()
 
     def prune(self) -> None:
         """Prune as Luigi does, and forget what the ledger alone remembered of workers that are gone."""
         super().prune()
-        if self.gate.entries:
-            membership.forget_the_lost(self)
+        if self.gate.state.tasks:
+            runs.forget_lost_workers(self)
 
-    def ready(self, worker: str) -> list[str]:
-        """Return a worker's vendor tasks that nothing but the gate keeps from running."""
-        if not self.gate.entries:
-            return []
+    def verdicts_of(self, worker: str) -> dict[str, Verdict]:
+        """Return the verdict on each of a worker's vendor tasks that only the gate may keep from running."""
+        if not self.gate.state.tasks:
+            return {}
         stock: Any = super()
         tasks = self._state.get_worker(worker).get_tasks(self._state, PENDING)
-        return [task.id for task in tasks if task.id in self.gate.entries and stock._schedulable(task)]
+        known = self.gate.state.tasks
+        ready = (task.id for task in tasks if task.id in known and stock._schedulable(task))
+        return self.gate.verdicts(ready, worker)
 
-    def blocked(self, worker: str) -> dict[str, Reason]:
-        """Return a worker's tasks that are ready but blocked, and why."""
-        return {
-            task_id: why for task_id in self.ready(worker) if (why := self.why(task_id, worker)) is not None
-        }
+    def is_pending(self, task_id: str) -> bool:
+        """Return whether a task is pending: ready, blocked, or waiting for what it requires."""
+        task = self._state.get_task(task_id)
+        return task is not None and task.status == PENDING
 
     def knows(self, task_id: str) -> bool:
         """Return whether anybody has scheduled a task; one that others only named as needed is UNKNOWN."""
@@ -347,8 +308,13 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     def members_of(self, task_id: str) -> tuple[str, ...]:
         """Return the members of a running batch, in its order; empty for a single task."""
-        entry = self.gate.entries.get(task_id)
-        return entry.members if entry is not None else ()
+        task = self.gate.state.tasks.get(task_id)
+        return task.members if task is not None else ()
+
+
+def _seed(verdicts: dict[str, Verdict]) -> dict[str, str]:
+    """Return an upstream status table in which what is blocked is disabled; never empty."""
+    return {"": "", **dict.fromkeys(blocked(verdicts), luigi.scheduler.UPSTREAM_DISABLED)}
 
 
 def adopt(scheduler: Any) -> BudgetScheduler:

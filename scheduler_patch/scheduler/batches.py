@@ -15,7 +15,7 @@ def is_due(scheduler: Any, task_id: str, worker: str | None, *, schedulable: boo
 
     `schedulable`: what a stock scheduler says of it.
     """
-    task, announcing = scheduler._state.get_task(task_id), bool(scheduler.gate.announcing)
+    task, announcing = scheduler._state.get_task(task_id), bool(scheduler.gate.state.announcing)
     if task is None:  # Lost with luigid's state, and perhaps about to be submitted again.
         return False if announcing else None
     if task.status in (DONE, DISABLED):
@@ -30,9 +30,10 @@ def is_due(scheduler: Any, task_id: str, worker: str | None, *, schedulable: boo
 
 def hand_out_as_before(scheduler: Any, reply: dict[str, Any]) -> None:
     """Hand out an attempted batch in the order it had."""
-    before = scheduler.gate.batches.get(reply["batch_task_ids"][0])
     now = reply["batch_task_ids"]
-    if before is None or list(before) == now or set(before) != set(now):
+    member = scheduler.gate.state.tasks.get(now[0])
+    before = member.batch if member is not None else ()
+    if list(before) == now or set(before) != set(now):
         return
     order = [now.index(member) for member in before]
     running = scheduler._state.get_batch_running_tasks(reply["batch_id"])

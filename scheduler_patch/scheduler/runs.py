@@ -19,7 +19,10 @@ from typing import Any
 from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.money import BadAmount, parse_usd
+from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.model import Announcement
+from scheduler_patch.dispatch.state import DispatchState
 
 
 @dataclass(frozen=True)
@@ -38,9 +41,9 @@ def runs_above(scheduler: Any, task_id: str) -> list[str]:
     above, parents = _above(scheduler, task_id, to_vendor_tasks=True)
     runs: dict[str, None] = {}
     for task in above:
-        entry = scheduler.gate.entries.get(task.id)
-        if entry is not None and task.id != task_id:
-            runs.update(dict.fromkeys([entry.pinned] if entry.pinned else entry.runs))
+        vendor_task = scheduler.gate.state.tasks.get(task.id)
+        if vendor_task is not None and task.id != task_id:
+            runs.update(dict.fromkeys(vendor_task.paid_by))
     if runs:
         return list(runs)
     return [root_of(task).name for task in _roots(scheduler, above, parents)]
@@ -94,7 +97,7 @@ def _above(
     above, stack = {task_id: first} if first is not None else {}, [task_id]
     while stack:
         current = stack.pop()
-        if to_vendor_tasks and current != task_id and current in scheduler.gate.entries:
+        if to_vendor_tasks and current != task_id and current in scheduler.gate.state.tasks:
             continue
         for parent in parents.get(current, ()):
             if parent.id not in above:
@@ -120,65 +123,75 @@ MAX_VENDORS = 8
 
 def load(scheduler: Any) -> None:
     """Take membership over from loaded tasks, and count those that run."""
-    gate = scheduler.gate
+    state: DispatchState = scheduler.gate.state
     for task in list(scheduler._state.get_active_tasks()):
-        said = getattr(task, "spendguard", None)
-        if not isinstance(said, dict) or task.status == DONE:
+        saved = getattr(task, "spendguard", None)
+        if not isinstance(saved, dict) or task.status == DONE:
             continue
-        for run_id in said["runs"] or [None]:
-            vendors = tuple(said.get("vendors", ()))
-            gate.join(task.id, run_id, "", task.family, said["cost"], False, vendors)
-        gate.entries[task.id].pinned = said.get("pinned")
-        gate.entries[task.id].members = tuple(said.get("members", ()))
+        announcement = Announcement(task.family, saved["cost"], tuple(saved.get("vendors", ())))
+        for run_id in saved["runs"] or [None]:
+            state.join(task.id, run_id, "", announcement)
+        state.tasks[task.id].pinned = saved.get("pinned")
+        state.tasks[task.id].members = tuple(saved.get("members", ()))
 
 
 def remember(scheduler: Any) -> None:
     """Put membership on Luigi's task objects before they are pickled."""
     for task in scheduler._state.get_active_tasks():
-        entry = scheduler.gate.entries.get(task.id)
-        if entry is not None:
+        vendor_task = scheduler.gate.state.tasks.get(task.id)
+        if vendor_task is not None:
             task.spendguard = {
-                "runs": list(entry.runs),
-                "cost": entry.cost,
-                "pinned": entry.pinned,
-                "members": list(entry.members),
-                "vendors": list(entry.vendors),
+                "runs": list(vendor_task.runs),
+                "cost": vendor_task.cost,
+                "pinned": vendor_task.pinned,
+                "members": list(vendor_task.members),
+                "vendors": list(vendor_task.vendors),
             }
         elif hasattr(task, "spendguard"):
             del task.spendguard
 
 
-def announce(scheduler: Any, ours: Any, said: dict[str, Any]) -> None:
-    """Let an added task belong to the runs that its worker names, or that it will be found to have."""
-    gate: Gate = scheduler.gate
-    task_id, worker = str(said.get("task_id")), said.get("worker")
+def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
+    """Let an added task belong to the runs that its worker names, or that it will be found to have.
+
+    `ours`: what a guarded worker says of it; `added`: what Luigi's own `add_task` was told.
+    """
+    state: DispatchState = scheduler.gate.state
+    task_id, worker = str(added.get("task_id")), added.get("worker")
     task = scheduler._state.get_task(task_id)
     if task is None or worker is None or task.status == DONE:
         return
-    entry = gate.entries.get(task_id)
-    reports = said.get("status", PENDING) not in (PENDING, UNKNOWN) or bool(said.get("new_deps"))
+    known = state.tasks.get(task_id)
+    reports = added.get("status", PENDING) not in (PENDING, UNKNOWN) or bool(added.get("new_deps"))
     if isinstance(ours, dict):
         run_id = ours.get("run_id")
         if reports:
             # How a task ended says nothing of where it belongs, unless luigid has lost that.
-            if isinstance(run_id, str) and (entry is None or not entry.runs):
-                gate.join(task_id, run_id, worker, task.family, None, False)
+            if isinstance(run_id, str) and (known is None or not known.runs):
+                state.join(task_id, run_id, worker, Announcement(task.family))
             return
-        cost, vendors = _cost(ours.get("max_cost_usd")), _vendors(ours.get("vendors"))
         runs = [run_id if isinstance(run_id, str) else None]
-        parent = gate.entries.get(str(ours.get("yielded_by")))
+        parent = state.tasks.get(str(ours.get("yielded_by")))
         if parent is not None:
-            runs = [parent.pinned] if parent.pinned else list(parent.runs)
+            runs = list(parent.paid_by)
+        announcement = Announcement(
+            task.family,
+            _cost(ours.get("max_cost_usd")),
+            _vendors(ours.get("vendors")),
+            scheduling=ours.get("announcing") is True,
+        )
         for each in runs or [None]:
-            gate.join(task_id, each, worker, task.family, cost, ours.get("announcing") is True, vendors)
-    elif not reports and matches(gate, task.family) and (entry is None or worker not in entry.workers):
+            state.join(task_id, each, worker, announcement)
+    elif (
+        not reports and _matches(state.rules, task.family) and (known is None or worker not in known.workers)
+    ):
         # A stock worker: its roots are known when it has scheduled them all.
-        gate.join(task_id, None, worker, task.family, None, True)
+        state.join(task_id, None, worker, Announcement(task.family, scheduling=True))
 
 
-def matches(gate: Gate, family: str) -> bool:
+def _matches(rules: Rules, family: str) -> bool:
     """Return whether a family is one of `[spendguard] vendor_tasks`."""
-    return any(fnmatchcase(family, pattern) for pattern in gate.rules.vendor_tasks)
+    return any(fnmatchcase(family, pattern) for pattern in rules.vendor_tasks)
 
 
 def _cost(text: Any) -> int | None:
@@ -188,88 +201,90 @@ def _cost(text: Any) -> int | None:
         return None
 
 
-def _vendors(said: Any) -> tuple[str, ...]:
+def _vendors(names: Any) -> tuple[str, ...]:
     """Return the vendors that a task says it calls; what is no name of one is nothing."""
-    named = said if isinstance(said, list) else []
-    return tuple(dict.fromkeys(v for v in named[:MAX_VENDORS] if isinstance(v, str) and v.isidentifier()))
+    names = names[:MAX_VENDORS] if isinstance(names, list) else []
+    return tuple(dict.fromkeys(name for name in names if isinstance(name, str) and name.isidentifier()))
 
 
 def inherit(scheduler: Any, task_id: str, new_deps: Iterable[str], worker: str) -> None:
     """Let what a running task has yielded, and all that is below it, belong to its run."""
-    gate, state = scheduler.gate, scheduler._state
-    lost = gate.lost.get(worker)
-    if not lost:
+    state: DispatchState = scheduler.gate.state
+    unplaced = state.unplaced.get(worker)
+    if not unplaced:
         return
-    parent = gate.entries.get(task_id)
-    runs: list[str] = []
-    if parent is not None:
-        runs = [parent.pinned] if parent.pinned else parent.runs
+    parent = state.tasks.get(task_id)
+    runs = list(parent.paid_by) if parent is not None else []
     stack = list(new_deps)
     seen = set(stack)
     while stack:
-        task = state.get_task(stack.pop())
+        task = scheduler._state.get_task(stack.pop())
         if task is None or task.status == DONE:
             continue
-        if task.id in lost:
+        if task.id in unplaced:
             runs = runs or runs_above(scheduler, task_id)
             for run_id in runs:
-                gate.join(task.id, run_id, worker, task.family, None, True)
+                state.join(task.id, run_id, worker, Announcement(task.family, scheduling=True))
         stack += [dep for dep in task.deps if dep not in seen]
         seen.update(task.deps)
 
 
 def find_roots(scheduler: Any, worker: str) -> None:
     """Give a stock worker's vendor tasks the runs of the roots that lead to them."""
-    gate, state = scheduler.gate, scheduler._state
-    lost = set(gate.lost.get(worker, ()))
-    if not lost:
+    state: DispatchState = scheduler.gate.state
+    unplaced = set(state.unplaced.get(worker, ()))
+    if not unplaced:
         return
     for root in roots_of_worker(scheduler, worker):
         name = root_of(root).name
         seen, stack = {root.id}, [root.id]
         while stack:
-            task = state.get_task(stack.pop())
+            task = scheduler._state.get_task(stack.pop())
             if task is None:
                 continue
-            if task.id in lost:
-                gate.join(task.id, name, worker, task.family, None, True)
+            if task.id in unplaced:
+                state.join(task.id, name, worker, Announcement(task.family, scheduling=True))
             stack += [dep for dep in task.deps if dep not in seen]
             seen.update(task.deps)
 
 
-def hold_as_said(gate: Gate, task_id: str, said: dict[str, Any]) -> None:
+def hold_as_denied(gate: Gate, task_id: str, denial: dict[str, Any]) -> None:
     """Hold a task for what its worker heard when it was denied, if the ledger has not said it here."""
-    entry = gate.entries.get(task_id)
-    if said.get("reason") == "revoked" and not gate.is_stopped(task_id):
-        gate.hold(task_id, "key", 0)  # Not its run, so its own key.
+    state = gate.state
+    if denial.get("reason") == "revoked" and not gate.is_stopped(task_id):
+        state.hold(task_id, "key", 0)  # Not its run, so its own key.
         return
-    asked, remaining = _cost(said.get("asked_usd")), _cost(said.get("remaining_usd"))
-    if entry is None or entry.denied or asked is None or said.get("reason") != "cap":
+    task, asked, remaining = (
+        state.tasks.get(task_id),
+        _cost(denial.get("asked_usd")),
+        _cost(denial.get("remaining_usd")),
+    )
+    if task is None or task.denied or asked is None or denial.get("reason") != "cap":
         return
-    scope, part = str(said.get("budget", "run")), str(said.get("part", ""))
+    scope, part = str(denial.get("budget", "run")), str(denial.get("part", ""))
     if scope == "approval":
-        gate.declare(task_id, asked)
+        state.declare(task_id, asked)
         return
     if scope == "task":
         if remaining is None:
             return
-        entry.left = remaining
-    gate.hold(task_id, scope, asked, "" if scope == "day" else part)
+        task.left = remaining
+    state.hold(task_id, scope, asked, part)
 
 
-def forget_the_lost(scheduler: Any) -> None:
+def forget_lost_workers(scheduler: Any) -> None:
     """Drop counts that only the ledger remembers once their worker has not been heard of for long enough."""
-    state, gate = scheduler._state, scheduler.gate
-    known = set(state.get_worker_ids())
+    state: DispatchState = scheduler.gate.state
+    alive = set(scheduler._state.get_worker_ids())
     settled = time.time() - scheduler.begun > scheduler._config.worker_disconnect_delay
-    for task_id, entry in list(gate.entries.items()):
-        task = state.get_task(task_id)
+    for task_id, vendor_task in list(state.tasks.items()):
+        task, worker = scheduler._state.get_task(task_id), vendor_task.claimed_by
         if task is not None and task.status in (RUNNING, BATCH_RUNNING):
             continue
-        alive = entry.claimed_by in known or not settled
-        if not alive and entry.claimed_by is not None:
-            gate.gone([entry.claimed_by])
-        if not alive and (entry.counted_in or entry.claimed_by is not None):
-            gate.stopped(task_id)
-        if task is None and not entry.counted_in:
-            gate.put_away(task_id)
+        is_lost = settled and worker not in alive
+        if is_lost and worker is not None:
+            state.lose_workers([worker])
+        if is_lost and (vendor_task.counted_in or worker is not None):
+            state.stopped(task_id)
+        if task is None and not vendor_task.counted_in:
+            state.put_away(task_id)

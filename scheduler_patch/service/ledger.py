@@ -31,9 +31,9 @@ from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.redaction import Secret
-from scheduler_patch.dispatch import recall
+from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.budgets import Rules
-from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 
 #: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
@@ -80,7 +80,7 @@ SWEEP_S = 5.0
 MOST_BROWSING = 64
 
 
-def _nothing(gate: Gate) -> None:
+def _nothing(state: DispatchState) -> None:
     """Tell the gate nothing more."""
 
 
@@ -97,7 +97,7 @@ class Booked(Generic[T]):
 
     answer: T
     figures: Figures | None
-    tell: Callable[[Gate], None] = _nothing
+    tell: Callable[[DispatchState], None] = _nothing
 
 
 class Access:
@@ -114,7 +114,8 @@ class Access:
         """`begin`: whether the gate has to be told what is in the ledger already."""
         self._begin = begin
         self.scheduler = scheduler
-        self.gate: Gate = scheduler.gate
+        #: What the gate decides by.
+        self.state = scheduler.gate.state
         self._take(settings)
         self.throttle = Throttle()
         #: The journal's last entry that the gate knows of.
@@ -129,7 +130,7 @@ class Access:
         """Let everything that is asked from now on be answered by `settings`."""
         caps = settings.caps
         self.settings = settings
-        self.gate.rules = Rules(
+        self.state.rules = Rules(
             settings.forecast,
             settings.forecast_growth,
             caps.single,
@@ -162,8 +163,8 @@ class Access:
                 ledger = Ledger(self.settings.ledger_path, self.busy_s)
                 if self._begin:
                     start = ledger.write(snapshot.start, self.settings.caps).result()
-                    recall.begin(self.gate, start)
-                    self.gate.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
+                    feed.begin(self.state, start)
+                    self.state.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
@@ -198,8 +199,8 @@ class Access:
         """Write to the books in a durable transaction, then tell the gate what was written."""
         booked = await self._write(operation, *args, **kwargs)
         if booked.figures is not None:
-            self.gate.feed(booked.figures)
-        booked.tell(self.gate)
+            feed.feed(self.state, booked.figures)
+        booked.tell(self.state)
         return booked.answer
 
     async def record(
@@ -250,7 +251,7 @@ class Access:
         try:
             await self.record(reservations.sweep)
             await self.record(reservations.forget, self.settings.replay_days)
-            if gone := sorted(self.gate.vanished):
+            if gone := sorted(self.state.vanished):
                 await self.commit(_lose, gone)
             await self.refresh()
         except LedgerUnavailable as error:
@@ -260,13 +261,13 @@ class Access:
         """Take over what other processes have done to the ledger."""
         changes = await self.read(snapshot.changes, self.seen)
         if changes is not None:
-            self.gate.hear(changes)
+            feed.feed_changes(self.state, changes)
             self.seen = max(self.seen, changes.seen)
 
 
 def _lose(tx: Tx, workers: list[str]) -> Booked[None]:
     claims.lose(tx, workers)
-    return Booked(None, None, lambda gate: gate.vanished.difference_update(workers))
+    return Booked(None, None, lambda state: state.vanished.difference_update(workers))
 
 
 def kept_token(path: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,9 +15,11 @@ from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from luigi_spendguard.protocol import GRANT_SECONDS
-from scheduler_patch.dispatch.gate import FOR_GOOD, READY, WAIT, Gate
-from scheduler_patch.dispatch.model import RunFigures
-from scheduler_patch.dispatch.reasons import Reason
+from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch.model import RunState
+from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.workers import LedgerService
 
@@ -62,13 +65,13 @@ async def approve(
     Raises BadAmount, NotFound, Conflict (it is another amount now).
     """
     amount = parse_usd(usd)
-    entry = service.gate.entries.get(task_id) if task_id is not None else None
-    if entry is not None and entry.cost is not None and entry.cost != amount:
+    task = service.state.tasks.get(task_id) if task_id is not None else None
+    if task is not None and task.cost is not None and task.cost != amount:
         raise Conflict(
-            f"task {task_id} may cost {format_usd(entry.cost)} now, not {format_usd(amount)}: look at it "
+            f"task {task_id} may cost {format_usd(task.cost)} now, not {format_usd(amount)}: look at it "
             "again, then approve that"
         )
-    named = [service.gate.run(name) for name in entry.runs] if entry is not None else []
+    named = [service.state.run(name) for name in task.runs] if task is not None else []
     here = any(run is not None and run.run_id == run_id for run in named)
     row = await service.commit(
         _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
@@ -92,25 +95,25 @@ async def blocked(
     Where nothing is blocked or waiting there is nothing to wait for. Of `task_ids` it is said how many of
     them nobody has scheduled here.
     """
-    gate, scheduler = service.gate, service.scheduler
-    why = scheduler.blocked(worker)
+    scheduler, state = service.scheduler, service.state
+    verdicts = scheduler.verdicts_of(worker)
     limit = time.monotonic() + wait_s
-    while time.monotonic() < limit and _waits(service, worker, why):
-        seen = gate.version
-        while gate.version == seen and time.monotonic() < limit:
+    while time.monotonic() < limit and _waits(verdicts):
+        seen = state.version
+        while state.version == seen and time.monotonic() < limit:
             await asyncio.sleep(_LOOK_S)
-        why = scheduler.blocked(worker)
+        verdicts = scheduler.verdicts_of(worker)
     groups: dict[Reason, list[str]] = {}
-    for task_id, reason in why.items():
-        groups.setdefault(reason, []).append(task_id)
+    for task_id, verdict in verdicts.items():
+        if (reason := reason_of(scheduler.gate, task_id, verdict, worker)) is not None:
+            groups.setdefault(reason, []).append(task_id)
+    counts = Counter(verdicts.values())
     paused = scheduler.is_paused()["paused"]
     return {
-        "blocked": sum(reason.code not in FOR_GOOD for reason in why.values()),
+        "blocked": sum(number for verdict, number in counts.items() if _may_be_freed(verdict)),
         # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
-        "ready": 0
-        if paused
-        else sum(gate.verdict(task_id, worker) == READY for task_id in scheduler.ready(worker)),
-        "waiting": sum(gate.verdict(task_id, worker) == WAIT for task_id in scheduler.ready(worker)),
+        "ready": 0 if paused else counts[READY],
+        "waiting": counts[WAIT],
         "why": [
             {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
             for reason, tasks in groups.items()
@@ -121,12 +124,15 @@ async def blocked(
     }
 
 
-def _waits(service: LedgerService, worker: str, why: Mapping[str, Reason]) -> bool:
-    """Return whether some task of a worker may be freed, and none can run now."""
-    verdicts = {service.gate.verdict(task_id, worker) for task_id in service.scheduler.ready(worker)}
-    return READY not in verdicts and (
-        WAIT in verdicts or any(reason.code not in FOR_GOOD for reason in why.values())
-    )
+def _waits(verdicts: Mapping[str, Verdict]) -> bool:
+    """Return whether some task may be freed, and none can run now."""
+    different = set(verdicts.values())
+    return READY not in different and any(one is WAIT or _may_be_freed(one) for one in different)
+
+
+def _may_be_freed(verdict: Verdict) -> bool:
+    """Return whether a task is blocked, but not for good."""
+    return verdict.is_blocked and not verdict.is_final
 
 
 #: Whose cap was short, in shadow mode.
@@ -144,11 +150,11 @@ async def _shadow(service: LedgerService, worker: str, blocked: set[str]) -> lis
 
     Of one that is frozen, revoked or held, of which tasks are `blocked`, nobody knows.
     """
-    gate = service.gate
-    if not gate.rules.shadow:
+    state = service.state
+    if not state.rules.shadow:
         return []
     # By name: one that has ended with its root is in the gate no more.
-    runs_of = sorted({gate.names.get(name, name) for name in gate.runs_of.get(worker, ())})
+    runs_of = sorted({state.names.get(name, name) for name in state.runs_of.get(worker, ())})
     short = await service.read(queries.lent, runs_of) or []
     enough = set(runs_of) - {row["run_id"] for row in short}
     return [
@@ -156,10 +162,10 @@ async def _shadow(service: LedgerService, worker: str, blocked: set[str]) -> lis
         f"{_WHOSE[row['scope']].format(part=row['part'])} would have sufficed; it has "
         f"{format_usd(row['own_micros'])}"
         for row in short
-    ] + [f"run {run_id}: {_so_far(gate.runs.get(run_id), run_id in blocked)}" for run_id in sorted(enough)]
+    ] + [f"run {run_id}: {_so_far(state.runs.get(run_id), run_id in blocked)}" for run_id in sorted(enough)]
 
 
-def _so_far(run: RunFigures | None, blocked: bool) -> str:
+def _so_far(run: RunState | None, blocked: bool) -> str:
     """Say of a run that lacked no room whether that is the whole truth; None: it has ended with its root."""
     if run is not None and run.state != "active":
         return f"no call lacked room, but it is {run.state}: enforced, nothing more would be spent"
@@ -184,9 +190,9 @@ def _approve(
     row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
     left = snapshot.task_left(tx, run_id, task_id)
 
-    def tell(gate: Gate) -> None:
+    def tell(state: DispatchState) -> None:
         if task_id:
-            gate.approve(run_id, task_id, amount, left)
+            feed.approve(state, run_id, task_id, amount, left)
 
     return Booked(row, snapshot.of_run(tx, run_id), tell)
 

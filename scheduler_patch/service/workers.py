@@ -26,8 +26,10 @@ from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import BadMessage, EndRequest, ReserveReply, ReserveRequest, command
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.dispatch.model import Entry, RunFigures
+from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch.model import RunState, TaskState
+from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.dispatch.verdicts import Excess
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler import runs as lineage
 from scheduler_patch.service.ledger import Access, Booked
@@ -48,7 +50,7 @@ class LedgerService(Access):
         self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
         self.saving: set[asyncio.Task[None]] = set()
         scheduler.on_scheduled = self.forecast
-        scheduler.gate.on_shared = self.share
+        scheduler.gate.state.on_shared = self.share
 
     # Runs and claims.
 
@@ -62,11 +64,11 @@ class LedgerService(Access):
         row = await self.commit(_open_run, request)
         if self._averages_due:
             self._averages_due = False
-            self.gate.averages = await self.read(snapshot.averages) or {}
-        run = self.gate.runs.get(row["run_id"])
+            self.state.averages = await self.read(snapshot.averages) or {}
+        run = self.state.runs.get(row["run_id"])
         if run is not None and run.scheduled and row["forecast_micros"] is None:
             self.forecast([run])  # It was scheduled before it could be opened.
-        if row["note"] and not self.gate.local:  # There the worker says it.
+        if row["note"] and not self.state.local:  # There the worker says it.
             logger.warning("Run %s: %s", row["run_id"], row["note"])
         return queries.show_run(row)
 
@@ -87,10 +89,10 @@ class LedgerService(Access):
         """
         if not self.scheduler.is_running(task_id, worker):
             raise denial("scope", f"task {task_id} is not dispatched to {worker}")
-        entry = self.gate.entries.get(task_id)
+        task = self.state.tasks.get(task_id)
         pays = await self._paying(task_id, worker, run_id)
-        also = tuple(sorted({run_id for run_id in entry.runs if run_id != pays})) if entry else ()
-        together = self.gate.declared(task_id)  # One budget for a batch: what its members say together.
+        also = tuple(sorted({run_id for run_id in task.runs if run_id != pays})) if task else ()
+        together = self.state.cost_of_batch(task_id)  # One budget for a batch: what its members say together.
         declared = max_cost if together is None else Micros(together)
         request = claims.ClaimRequest(
             claim_id,
@@ -104,12 +106,12 @@ class LedgerService(Access):
             declared,
             self.settings.caps.single,
         )
-        if run_id is not None and run_id not in self.gate.runs:
+        if run_id is not None and run_id not in self.state.runs:
             await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
         try:
             row, key = await self.commit(_claim, request)
         except BudgetExceeded as error:
-            self.gate.declare(task_id, parse_usd(error.facts["asked_usd"]))
+            self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
         return {
             "claim_id": row["id"],
@@ -124,7 +126,8 @@ class LedgerService(Access):
         Opened here when its worker cannot know whose task it is.
         What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
         """
-        run = self.gate.pinned_run(task_id) or self.gate.run(self.gate.paying_run(task_id, worker))
+        gate = self.scheduler.gate
+        run = gate.pinned_run(task_id) or self.state.run(gate.paying_run(task_id, worker))
         if run is not None and run.opened:
             return run.run_id
         if said is not None:
@@ -158,22 +161,22 @@ class LedgerService(Access):
 
     async def acknowledge(self, worker: str, run_id: str) -> dict[str, Any]:
         """Take it that a worker has heard of a revoked run, and ends its tasks."""
-        self.gate.acknowledged(worker, run_id)
+        self.state.acknowledged(worker, run_id)
         return {}
 
-    def share(self, entry: Entry) -> None:
+    def share(self, task: TaskState) -> None:
         """Remember that a task that was claimed for one run belongs to others, too."""
         if self.has_ledger:
-            self._spawn(self._save(claims.share, entry.task_id, list(entry.runs)))
+            self._spawn(self._save(claims.share, task.task_id, list(task.runs)))
 
     # Forecasts.
 
-    def forecast(self, scheduled: list[RunFigures]) -> None:
+    def forecast(self, scheduled: list[RunState]) -> None:
         """Say and remember what runs that have been scheduled completely may cost."""
         for run in scheduled:
-            if run.forecast is None or not run.opened or self.gate.rules.forecast == "off":
+            if run.forecast is None or not run.opened or self.state.rules.forecast == "off":
                 continue
-            excess = self.gate.excess(run)
+            excess = self.scheduler.gate.excess(run)
             level = logging.WARNING if excess else logging.INFO
             logger.log(level, "Run %s may cost %s%s", run.run_id, run.forecast, self._compared(run, excess))
             known = run.forecast
@@ -186,13 +189,13 @@ class LedgerService(Access):
         self.saving.add(task)
         task.add_done_callback(self.saving.discard)
 
-    def _compared(self, run: RunFigures, excess: str) -> str:
-        if not excess:
+    def _compared(self, run: RunState, excess: Excess | None) -> str:
+        if excess is None:
             return ""
-        what = f"its cap is {format_usd(run.pots['run', ''].cap)}"
-        if excess == "growth":
+        what = f"its cap is {format_usd(run.own_budget.cap)}"
+        if excess is Excess.GROWTH:
             what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
-        held = self.gate.is_held(run)
+        held = self.scheduler.gate.is_held(run)
         return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
 
     async def _save(self, operation: Callable[..., object], *said: Any) -> None:
@@ -280,15 +283,15 @@ def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
     row = runs.open_run(tx, request)
     figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
     # Right after midnight, yesterday's is no reason to block.
-    return Booked(row, figures, lambda gate: gate.feed_day(today, figures.seen, today=True))
+    return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
 
 
 def _claim(tx: Tx, request: claims.ClaimRequest) -> Booked[tuple[Row, str]]:
     row, key = claims.claim(tx, request)
     left = snapshot.task_left(tx, request.run_id, request.task_id)
 
-    def tell(gate: Gate) -> None:
-        gate.claimed(request.task_id, request.run_id, request.worker, request.family, left)
+    def tell(state: DispatchState) -> None:
+        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
 
     return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
 
@@ -296,12 +299,12 @@ def _claim(tx: Tx, request: claims.ClaimRequest) -> Booked[tuple[Row, str]]:
 def _finish(tx: Tx, claim_id: str, outcome: str) -> Booked[bool]:
     row = claims.finish(tx, claim_id, outcome)
 
-    def tell(gate: Gate) -> None:
+    def tell(state: DispatchState) -> None:
         if row is not None and row["ended_at"] is None:
-            gate.stopped(row["task_id"])
+            state.stopped(row["task_id"])
         if row is not None and outcome == "completed":
-            gate.completed([row["task_id"], *json.loads(row["members"])])
-            gate.free(row["task_id"])
+            state.completed([row["task_id"], *json.loads(row["members"])])
+            state.free(row["task_id"])
 
     return Booked(row is not None, None, tell)
 
@@ -313,7 +316,7 @@ def _close_run(
     if row is None or row["state"] != "ended":
         return Booked(False, None)
     ended: str = row["run_id"]
-    return Booked(True, None, lambda gate: gate.ended(ended, done))
+    return Booked(True, None, lambda state: feed.end_run(state, ended, done))
 
 
 def _bounded(ask: ReserveRequest) -> ReserveRequest:
@@ -347,20 +350,20 @@ def _reserve(
     answer = reservations.reserve(tx, scope, ask)
     run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
     figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
-    return Booked((answer, run_id), figures, lambda gate: _tell_answer(gate, task_id, ask, answer))
+    return Booked((answer, run_id), figures, lambda state: _tell_answer(state, task_id, ask, answer))
 
 
-def _tell_answer(gate: Gate, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
+def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
     """Let a task be blocked that a cap has denied a call, and remember one that pays."""
     if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
         scope, part = answer.facts["budget"], answer.facts["part"]
         asked = parse_usd(answer.facts["asked_usd"])
         if scope == "approval":
-            gate.declare(task_id, asked)
+            state.declare(task_id, asked)
         else:
-            gate.hold(task_id, scope, asked, "" if scope == "day" else part)
+            state.hold(task_id, scope, asked, part)
     elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
-        gate.pay(task_id)
+        feed.pay(state, task_id)
 
 
 def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:

@@ -284,7 +284,7 @@ def test_secrets_allowlists_prices_and_rules_are_replaced_together(
     vendor = service.settings.vendor("stripe")
     assert (vendor.secret, vendor.allowed_endpoints) == (new, ("GET /v1/*",))
     assert service.settings.fx["eur"] == 2
-    assert service.gate.rules.forecast == "hold"
+    assert service.state.rules.forecast == "hold"
     # The old one may still stand in a late reply or traceback.
     assert redaction.redact(f"{old} {new}") == "[redacted] [redacted]"
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.ledger.snapshot import Figures
+from scheduler_patch.dispatch.feed import feed, feed_day
 from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.scheduler import BudgetScheduler
 
 
 def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = None) -> dict[str, Any]:
@@ -17,7 +20,7 @@ def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = 
 
 def configure(gate: Gate, row: dict[str, Any]) -> None:
     """Let luigi.cfg name the cap of a budget, so that calls take from it."""
-    rules, cap = gate.rules, {row["part"]: row["cap_micros"]}
+    rules, cap = gate.state.rules, {row["part"]: row["cap_micros"]}
     if row["scope"] == "family":
         rules.families = {**rules.families, **cap}
     elif row["scope"] == "vendor":
@@ -37,7 +40,7 @@ def fed(gate: Gate, remaining: int = 1000, run_id: str = "r1", state: str = "act
     for one in budgets:
         configure(gate, one)
     own = budget("run", "", max(remaining, 1000) if cap is None else cap, remaining)
-    gate.feed(Figures(row, [own, *budgets], seen))
+    feed(gate.state, Figures(row, [own, *budgets], seen))
 
 
 def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24",
@@ -45,4 +48,13 @@ def day(gate: Gate, remaining: int, cap: int = 1000, window: str = "2026-11-24",
     """Feed the day's budget of all runs."""
     row = budget("day", window, cap, remaining)
     configure(gate, row)
-    gate.feed_day(row, seen)
+    feed_day(gate.state, row, seen)
+
+
+def blocked(scheduler: BudgetScheduler, worker: str) -> dict[str, Reason]:
+    """Return a worker's tasks that are ready but blocked, and why."""
+    found = {
+        task_id: reason_of(scheduler.gate, task_id, verdict, worker)
+        for task_id, verdict in scheduler.verdicts_of(worker).items()
+    }
+    return {task_id: reason for task_id, reason in found.items() if reason is not None}

@@ -128,9 +128,9 @@ class Luigid:
 
     def counted(self, run_id: str = "r") -> int:
         """Return what the gate counts for dispatched tasks of a run."""
-        run = self.gate.run(run_id)
+        run = self.gate.state.run(run_id)
         assert run is not None
-        return run.pots["run", ""].counted
+        return run.own_budget.counted
 
     def shown(self, run_id: str = "r") -> dict[str, Any]:
         """Return the run as the API shows it."""

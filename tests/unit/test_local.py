@@ -81,7 +81,7 @@ def test_a_top_up_and_a_payment_are_heard_of_too(others: Books, port_of: PortOf)
     others.reserve(others.claim("B"), others.ask(USD))
     others.write(runs.top_up, "run", Micros(2 * USD), "once")
     assert work(port) == "A"
-    assert "B" in port._scheduler.gate.paid
+    assert port._scheduler.gate.state.task("B").paid
 
 
 def pending(others: Books) -> str:

@@ -8,8 +8,11 @@ import pytest
 
 from luigi_spendguard.ledger.snapshot import Figures
 from scheduler_patch.dispatch.budgets import Rules
-from scheduler_patch.dispatch.gate import READY, WAIT, Gate
+from scheduler_patch.dispatch.feed import approve, claimed, draw, feed, feed_day, pay
+from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.reasons import reason_of
+from scheduler_patch.dispatch.verdicts import READY, WAIT
 from tests.support.gates import budget, day, fed
 
 RUN_ROW = {"name": "r1", "state": "active", "root_family": "Root", "last_micros": None, "estimated_micros": 0,
@@ -26,7 +29,7 @@ def gate() -> Gate:
 
 def join(gate: Gate, task_id: str, cost: int | None = None, run_id: str = "r1", worker: str = "w",
          announcing: bool = False, vendors: tuple[str, ...] = ()) -> None:  # fmt: skip
-    gate.join(task_id, run_id, worker, "V", cost, announcing, vendors)
+    gate.state.join(task_id, run_id, worker, Announcement("V", cost, vendors, announcing))
 
 
 def reserved(gate: Gate, spent: int, pending: int, cap: int = 1000) -> None:
@@ -41,7 +44,7 @@ class TestCounts:
         join(gate, "b", 600)
         gate.started("a", "r1")
         assert gate.verdict("b") == WAIT
-        gate.stopped("a")
+        gate.state.stopped("a")
         assert gate.verdict("b") == READY
 
     def test_what_does_not_fit_even_without_counts_is_blocked(self, gate: Gate) -> None:
@@ -55,19 +58,19 @@ class TestCounts:
         join(gate, "b", 600)
         gate.started("a", "r1")
         fed(gate, 800)
-        gate.draw("a", 400)
-        assert gate.runs["r1"].pots["run", ""].counted == 400
+        draw(gate.state, "a", 400)
+        assert gate.state.runs["r1"].own_budget.counted == 400
         assert gate.verdict("b") == WAIT
-        gate.draw("a", 200)
+        draw(gate.state, "a", 200)
         assert gate.verdict("b") == READY
 
     def test_a_count_is_released_once(self, gate: Gate) -> None:
         join(gate, "a", 600)
         gate.started("a", "r1")
         for _ in range(2):
-            gate.stopped("a")
-        gate.forget(["a"])
-        assert gate.runs["r1"].pots["run", ""].counted == 0
+            gate.state.stopped("a")
+        gate.state.forget(["a"])
+        assert gate.state.runs["r1"].own_budget.counted == 0
 
     def test_a_count_is_taken_in_the_day_and_the_family_too(self, gate: Gate) -> None:
         fed(gate, budgets=(budget("family", "V", 500, 500),))
@@ -76,7 +79,7 @@ class TestCounts:
         join(gate, "b", 200)
         gate.started("a", "r1")
         assert gate.verdict("b") == WAIT
-        gate.stopped("a")
+        gate.state.stopped("a")
         day(gate, 100, cap=700)
         assert gate.verdict("b") == "day"
         day(gate, 700, cap=700)
@@ -88,14 +91,14 @@ class TestCounts:
         join(gate, "a", 400)
         gate.started("a", "r1")
         day(gate, 700, cap=700, window="2026-11-25")
-        assert gate.day is not None
-        assert gate.day.counted == 400
-        gate.stopped("a")
-        assert gate.day.counted == 0
+        assert gate.state.day is not None
+        assert gate.state.day.counted == 400
+        gate.state.stopped("a")
+        assert gate.state.day.counted == 0
 
     def test_what_has_paid_is_dispatched_whatever_it_may_still_cost(self, gate: Gate) -> None:
         join(gate, "a", 600)
-        gate.paid.add("a")
+        pay(gate.state, "a")
         fed(gate, 0)
         assert gate.verdict("a") == READY
 
@@ -105,9 +108,9 @@ class TestCounts:
         gate.started("a", "r1")
         assert gate.verdict("b") == WAIT
         reserved(gate, 0, 600)
-        gate.draw("a", 0)
+        draw(gate.state, "a", 0)
         assert gate.verdict("b") == WAIT, "a decline would free it"
-        gate.stopped("a")
+        gate.state.stopped("a")
         assert gate.verdict("b") == "cap", "what is in doubt is not given back"
         gate.started("a", "r1")
         reserved(gate, 600, 0)
@@ -118,30 +121,30 @@ class TestCounts:
         join(gate, "b", 600)
         gate.started("a", "r1")
         assert gate.verdict("b") == READY
-        gate.claimed("a", "r1", "w", "V", 600)
+        claimed(gate.state, "a", "r1", "w", "V", 600)
         assert gate.verdict("b") == WAIT
-        gate.stopped("a")
-        assert (gate.verdict("b"), gate.runs["r1"].pots["run", ""].counted) == (READY, 0)
+        gate.state.stopped("a")
+        assert (gate.verdict("b"), gate.state.runs["r1"].own_budget.counted) == (READY, 0)
 
 
 class TestConfiguredBudgets:
     """The ledger makes them with their first reservation; the gate knows them from luigi.cfg."""
 
     def test_a_familys_cap_is_known_before_it_has_spent(self, gate: Gate) -> None:
-        gate.rules.families = {"V": 300}
+        gate.state.rules.families = {"V": 300}
         join(gate, "a", 500)
         join(gate, "b", 300)
         join(gate, "c", 300)
         assert (gate.verdict("a"), gate.verdict("b")) == ("family", READY)
         gate.started("b", "r1")
         assert gate.verdict("c") == WAIT
-        reason = reason_of(gate, "a")
+        reason = reason_of(gate, "a", gate.verdict("a"))
         assert reason is not None
         assert "V's cap of $0.0003 reached" in reason.text
 
     @pytest.mark.parametrize("scope", ["family", "vendor", "day"])
     def test_one_that_luigi_cfg_has_no_more_blocks_nothing(self, gate: Gate, scope: str) -> None:
-        rules, caps = gate.rules, {"V": 300, "stripe": 300}
+        rules, caps = gate.state.rules, {"V": 300, "stripe": 300}
         rules.families, rules.vendors, rules.day = caps, caps, 300
         join(gate, "a", vendors=("stripe",))
         part = {"family": "V", "vendor": "stripe"}.get(scope, "")
@@ -149,7 +152,7 @@ class TestConfiguredBudgets:
             day(gate, 0, cap=300)
         else:
             fed(gate, budgets=(budget(scope, part, 300, 0),))
-        gate.hold("a", scope, 400, part)
+        gate.state.hold("a", scope, 400, part)
         assert gate.verdict("a") == scope
         rules.families, rules.vendors, rules.day = {}, {}, None
         assert gate.verdict("a") == READY
@@ -157,16 +160,16 @@ class TestConfiguredBudgets:
     def test_a_task_that_declares_nothing_any_more_is_not_held_by_what_it_declared(self, gate: Gate) -> None:
         join(gate, "a", 300)
         gate.started("a", "r1")
-        gate.claimed("a", "r1", "w", "V", 0)
-        gate.hold("a", "task", 400)
-        gate.stopped("a")
+        claimed(gate.state, "a", "r1", "w", "V", 0)
+        gate.state.hold("a", "task", 400)
+        gate.state.stopped("a")
         assert gate.verdict("a") == "task"
         join(gate, "a", None, announcing=True)
-        gate.scheduled("w")
+        gate.state.scheduled("w")
         assert gate.verdict("a") == READY
 
     def test_so_is_a_vendors(self, gate: Gate) -> None:
-        gate.rules.vendors = {"stripe": 200}
+        gate.state.rules.vendors = {"stripe": 200}
         join(gate, "a", 300, vendors=("stripe",))
         join(gate, "b", 300, vendors=("twilio",))
         join(gate, "c", 300)
@@ -175,29 +178,29 @@ class TestConfiguredBudgets:
         join(gate, "d", vendors=("stripe",))
         join(gate, "e", 300, vendors=("stripe", "twilio"))
         assert (gate.verdict("d"), gate.verdict("e")) == ("vendor", "vendor")
-        reason = reason_of(gate, "d")
+        reason = reason_of(gate, "d", gate.verdict("d"))
         assert reason is not None
         assert (reason.text[:17], reason.advice) == (
             "stripe's cap of $", "raise it in [spendguard_stripe] run_cap_usd")  # fmt: skip
 
     def test_a_task_of_two_vendors_needs_all_of_neither(self, gate: Gate) -> None:
-        gate.rules.vendors = {"stripe": 200}
+        gate.state.rules.vendors = {"stripe": 200}
         join(gate, "a", 300, vendors=("stripe", "twilio"))
         assert gate.verdict("a") == READY
 
     def test_so_is_the_days(self, gate: Gate) -> None:
-        gate.rules.day = 300
+        gate.state.rules.day = 300
         join(gate, "a", 500)
         assert gate.verdict("a") == "day"
 
     def test_counts_go_on_in_a_day_in_which_nothing_was_reserved_yet(self, gate: Gate) -> None:
-        gate.rules.day = 700
+        gate.state.rules.day = 700
         day(gate, 0, cap=700)
         join(gate, "a", 400)
         join(gate, "b", 400)
         gate.started("a", "r1")
         assert gate.verdict("b") == "day"
-        gate.feed_day(None)
+        feed_day(gate.state, None)
         assert gate.verdict("b") == WAIT
         day(gate, 0, cap=700)  # A late answer about yesterday.
         assert gate.verdict("b") == WAIT
@@ -205,9 +208,9 @@ class TestConfiguredBudgets:
         assert gate.verdict("b") == "day"
         day(gate, 700, cap=700)
         assert gate.verdict("b") == "day"
-        gate.stopped("a")
-        assert gate.day is not None
-        assert (gate.day.counted, gate.day.running) == (0, 0)
+        gate.state.stopped("a")
+        assert gate.state.day is not None
+        assert (gate.state.day.counted, gate.state.day.running) == (0, 0)
 
 
 class TestUnopenedRuns:
@@ -219,18 +222,18 @@ class TestUnopenedRuns:
         assert (gate.verdict("a"), gate.paying_run("a")) == (READY, "new")
         gate.started("a", "new")
         fed(gate, run_id="new")
-        gate.claimed("a", "new", "w", "V", None)
+        claimed(gate.state, "a", "new", "w", "V", None)
         assert gate.verdict("b") == WAIT
-        gate.stopped("a")
-        assert gate.runs["new"].pots["run", ""].counted == 0
+        gate.state.stopped("a")
+        assert gate.state.runs["new"].own_budget.counted == 0
 
     def test_hold_holds_them_until_it_is_open(self, gate: Gate) -> None:
-        gate.rules.forecast = "hold"
+        gate.state.rules.forecast = "hold"
         join(gate, "a", 600, "new", announcing=True)
         assert gate.verdict("a") == WAIT
-        assert gate.scheduled("w")
+        assert gate.state.scheduled("w")
         assert gate.verdict("a") == "forecast"
-        reason = reason_of(gate, "a")
+        reason = reason_of(gate, "a", gate.verdict("a"))
         assert reason is not None
         assert "its run is not open" in reason.text
         fed(gate, run_id="new", cap=500)
@@ -243,8 +246,8 @@ class TestUnopenedRuns:
         row = {"run_id": "new~2", "name": "new", "state": "active", "root_family": "", "last_micros": None,
                "approved_micros": None, "approved_unknown": None, "forecast_micros": None,
                "estimated_micros": 0, "unknown_tasks": 0}  # fmt: skip
-        gate.feed(Figures(row, [budget("run", "", 0, 0)]))
-        assert (gate.verdict("a"), gate.paying_run("a"), "new" in gate.runs) == ("cap", "new~2", False)
+        feed(gate.state, Figures(row, [budget("run", "", 0, 0)]))
+        assert (gate.verdict("a"), gate.paying_run("a"), "new" in gate.state.runs) == ("cap", "new~2", False)
 
     def test_the_days_budget_bounds_them(self, gate: Gate) -> None:
         day(gate, 500)
@@ -256,26 +259,26 @@ class TestUnopenedRuns:
 
     def test_they_are_forgotten_with_their_last_task(self, gate: Gate) -> None:
         join(gate, "a", run_id="new")
-        gate.forget(["a"])
-        assert list(gate.runs) == ["r1"]
+        gate.state.forget(["a"])
+        assert list(gate.state.runs) == ["r1"]
 
     def test_a_task_that_belongs_nowhere_waits_while_that_may_be_said(self, gate: Gate) -> None:
-        gate.join("a", None, "w", "V", None, True)
+        gate.state.join("a", None, "w", Announcement("V", scheduling=True))
         assert gate.verdict("a") == WAIT
-        gate.scheduled("w")
+        gate.state.scheduled("w")
         assert (gate.verdict("a"), gate.paying_run("a")) == (READY, None)
         day(gate, 0)
         assert gate.verdict("a") == "day"
         day(gate, 1000)
-        gate.rules.forecast = "hold"
+        gate.state.rules.forecast = "hold"
         assert gate.verdict("a") == "forecast"
-        reason = reason_of(gate, "a")
+        reason = reason_of(gate, "a", gate.verdict("a"))
         assert reason is not None
         assert reason.run_id == "unknown"
 
     def test_batch_mates_have_equal_runs_known_or_not(self, gate: Gate) -> None:
         for task_id in "ab":
-            gate.join(task_id, None, "w", "V", None, False)
+            gate.state.join(task_id, None, "w", Announcement("V"))
         join(gate, "c", run_id="new")
         join(gate, "d", run_id="new")
         assert gate.joins("a", None, 0, "b")
@@ -297,7 +300,7 @@ class TestSharedTasks:
         join(gate, "a")
         join(gate, "a", run_id="r2", worker="w2")
         gate.started("a", None, "w2")
-        gate.stopped("a")
+        gate.state.stopped("a")
         assert gate.paying_run("a", "w") == "r2"
 
     def test_another_run_pays_when_it_cannot_and_nothing_was_paid(self, gate: Gate) -> None:
@@ -305,10 +308,10 @@ class TestSharedTasks:
         join(gate, "a")
         join(gate, "a", run_id="r2")
         gate.started("a", "r1")
-        gate.stopped("a")
+        gate.state.stopped("a")
         fed(gate, 0)
         assert (gate.verdict("a"), gate.paying_run("a")) == (READY, "r2")
-        gate.paid.add("a")
+        pay(gate.state, "a")
         assert gate.paying_run("a") == "r1"
 
     def test_a_revoked_run_leaves_it_to_the_other(self, gate: Gate) -> None:
@@ -318,7 +321,7 @@ class TestSharedTasks:
         gate.started("a", "r1")
         fed(gate, state="revoked")
         assert gate.is_stopped("a")
-        gate.stopped("a")
+        gate.state.stopped("a")
         assert gate.paying_run("a") == "r2"
         fed(gate, run_id="r2", state="revoked")
         assert gate.verdict("a") == "revoked"
@@ -330,9 +333,9 @@ class TestBatches:
             join(gate, task_id, 400)
         assert gate.joins("a", "r1", 400, "b")
         assert not gate.joins("a", "r1", 800, "c")
-        gate.paid.add("c")
+        pay(gate.state, "c")
         assert not gate.joins("a", "r1", 400, "c"), "what has paid alone comes back alone"
-        gate.batches.update(dict.fromkeys("ac", ("a", "c")))
+        gate.state.attempt("ac")
         assert gate.joins("a", "r1", 800, "c"), "its repeated calls cost nothing"
 
     def test_so_do_those_that_say_nothing_while_there_is_any(self, gate: Gate) -> None:
@@ -347,35 +350,35 @@ class TestBatches:
         for task_id in "ab":
             join(gate, task_id, 300)
         assert not gate.joins("a", "r1", 300, "b")
-        gate.stopped("running")
+        gate.state.stopped("running")
         assert gate.joins("a", "r1", 300, "b")
 
 
 class TestForecasts:
     @pytest.fixture
     def holding(self, gate: Gate) -> Gate:
-        gate.rules.forecast = "hold"
+        gate.state.rules.forecast = "hold"
         return gate
 
     def test_nothing_is_dispatched_before_scheduling_is_complete(self, holding: Gate) -> None:
         join(holding, "a", 10, announcing=True)
         assert holding.verdict("a") == WAIT
-        (run,) = holding.scheduled("w")
+        (run,) = holding.state.scheduled("w")
         assert run.forecast is not None
         assert (run.forecast.known, holding.verdict("a")) == (10, READY)
 
     def test_a_worker_lost_while_scheduling_leaves_it_blocked_not_waiting(self, holding: Gate) -> None:
         join(holding, "a", 10, announcing=True)
-        holding.gone(["w"])
+        holding.state.lose_workers(["w"])
         assert holding.verdict("a") == "forecast"
-        reason = reason_of(holding, "a")
+        reason = reason_of(holding, "a", holding.verdict("a"))
         assert reason is not None
         assert "not scheduled completely" in reason.text
 
     def test_one_over_the_cap_waits_for_an_approval_of_that_amount(self, holding: Gate) -> None:
         for task_id in "abc":
             join(holding, task_id, 400, announcing=True)
-        holding.scheduled("w")
+        holding.state.scheduled("w")
         assert holding.verdict("a") == "forecast"
         fed(holding, approved=1199)
         assert holding.verdict("a") == "forecast"
@@ -387,33 +390,33 @@ class TestForecasts:
         for number in range(3):
             join(holding, f"unknown{number}", announcing=True)
         join(holding, "a", 40, announcing=True)
-        holding.scheduled("w")
+        holding.state.scheduled("w")
         fed(holding, last=10, approved=40)
         assert holding.verdict("a") == "forecast"
         fed(holding, last=10, approved=40, approved_unknown=3)
         assert holding.verdict("a") == READY
         join(holding, "unknown3", announcing=True)
-        holding.scheduled("w")
+        holding.state.scheduled("w")
         assert holding.verdict("a") == "forecast"
 
     def test_one_far_above_the_last_run_is_held(self, holding: Gate) -> None:
         fed(holding, last=100)
         join(holding, "a", 300, announcing=True)
-        holding.scheduled("w")
+        holding.state.scheduled("w")
         assert holding.verdict("a") == READY
         join(holding, "b", 1, announcing=True)
-        holding.scheduled("w")
+        holding.state.scheduled("w")
         assert holding.verdict("a") == "forecast"
-        holding.rules.growth = Decimal(4)
+        holding.state.rules.growth = Decimal(4)
         assert holding.verdict("a") == READY
 
     def test_what_is_not_declared_is_estimated_or_unknown_or_paid_already(self, holding: Gate) -> None:
-        holding.averages["V"] = 50
+        holding.state.averages["V"] = 50
         for task_id in "ab":
             join(holding, task_id, announcing=True)
-        holding.paid.add("b")
-        holding.join("c", "r1", "w", "Other", None, True)
-        (run,) = holding.scheduled("w")
+        pay(holding.state, "b")
+        holding.state.join("c", "r1", "w", Announcement("Other", scheduling=True))
+        (run,) = holding.state.scheduled("w")
         assert run.forecast is not None
         assert (run.forecast.known, run.forecast.estimated, run.forecast.unknown) == (50, 50, 1)
         assert str(run.forecast) == (
@@ -421,24 +424,24 @@ class TestForecasts:
         )
 
     def test_a_single_task_above_the_threshold_waits_for_its_own_approval(self, gate: Gate) -> None:
-        gate.rules.single = 100
+        gate.state.rules.single = 100
         join(gate, "a", 101)
         join(gate, "b", 100)
         assert (gate.verdict("a"), gate.verdict("b")) == ("approval", READY)
-        gate.approve("r1", "a", 101, None)
+        approve(gate.state, "r1", "a", 101, None)
         assert gate.verdict("a") == READY
         join(gate, "a", 102)
         assert gate.verdict("a") == "approval"
 
     def test_so_does_one_that_says_so_only_when_it_is_claimed(self, gate: Gate) -> None:
-        gate.rules.single = 100
+        gate.state.rules.single = 100
         join(gate, "a")
         gate.started("a", "r1")
-        gate.declare("a", 500)
+        gate.state.declare("a", 500)
         gate.hold_as_reported("a")
-        gate.stopped("a")
+        gate.state.stopped("a")
         assert gate.verdict("a") == "approval"
-        gate.approve("r1", "a", 500, None)
+        approve(gate.state, "r1", "a", 500, None)
         assert gate.verdict("a") == READY
 
 
@@ -446,33 +449,33 @@ class TestStopping:
     def test_a_worker_is_told_until_it_has_acknowledged(self, gate: Gate) -> None:
         join(gate, "a")
         gate.started("a", "r1")
-        gate.claimed("a", "r1", "w", "V", None)
+        claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
         for _ in range(2):
-            assert gate.to_stop("w") == {"r1": ["a"]}
-        gate.acknowledged("w", "r1")
-        assert gate.to_stop("w") == {}
+            assert gate.state.to_stop("w") == {"r1": ["a"]}
+        gate.state.acknowledged("w", "r1")
+        assert gate.state.to_stop("w") == {}
 
     def test_a_task_that_has_ended_is_not_told_of(self, gate: Gate) -> None:
         join(gate, "a")
-        gate.claimed("a", "r1", "w", "V", None)
+        claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
-        gate.stopped("a")
-        assert gate.to_stop("w") == {}
+        gate.state.stopped("a")
+        assert gate.state.to_stop("w") == {}
 
     def test_nobody_is_told_where_that_is_switched_off(self, gate: Gate) -> None:
-        gate.rules.kill = False
-        gate.claimed("a", "r1", "w", "V", None)
+        gate.state.rules.kill = False
+        claimed(gate.state, "a", "r1", "w", "V", None)
         fed(gate, state="revoked")
-        assert gate.to_stop("w") == {}
+        assert gate.state.to_stop("w") == {}
 
 
 def test_an_ended_run_is_forgotten_and_its_late_answers_are_harmless(gate: Gate) -> None:
     late = {"run_id": "r1", "state": "ended"}
-    gate.feed(Figures(late, []))
-    assert gate.runs == {}
-    gate.feed(Figures(late, []))
-    assert gate.runs == {}
+    feed(gate.state, Figures(late, []))
+    assert gate.state.runs == {}
+    feed(gate.state, Figures(late, []))
+    assert gate.state.runs == {}
 
 
 class TestOrder:
@@ -482,22 +485,22 @@ class TestOrder:
         join(gate, "a")
         fed(gate, 0, state="revoked", seen=7)
         fed(gate, 500, seen=6)
-        assert (gate.runs["r1"].state, gate.runs["r1"].pots["run", ""].remaining) == ("revoked", 0)
+        assert (gate.state.runs["r1"].state, gate.state.runs["r1"].own_budget.remaining) == ("revoked", 0)
 
     def test_each_budget_is_as_new_as_its_own_figures(self, gate: Gate) -> None:
         late = budget("family", "V", 500, 400)
-        gate.feed(Figures({"run_id": "r1", "state": "active"}, [budget("run", "", 1000, 700)], 7))
+        feed(gate.state, Figures({"run_id": "r1", "state": "active"}, [budget("run", "", 1000, 700)], 7))
         fed(gate, 1000, budgets=(late,), approved=9, seen=6)
-        run = gate.runs["r1"]
-        assert (run.pots["run", ""].remaining, run.pots["family", "V"].remaining) == (700, 400)
+        run = gate.state.runs["r1"]
+        assert (run.own_budget.remaining, run.budgets["family", "V"].remaining) == (700, 400)
         assert run.approved == 9, "only the state and the one budget were newer"
 
     def test_an_older_day_does_not_come_back(self, gate: Gate) -> None:
         day(gate, 700, window="2026-11-25", seen=7)
         day(gate, 10, seen=6)
-        gate.feed_day(None, 6)
-        assert gate.day is not None
-        assert (gate.day.window, gate.day.remaining) == ("2026-11-25", 700)
+        feed_day(gate.state, None, 6)
+        assert gate.state.day is not None
+        assert (gate.state.day.window, gate.state.day.remaining) == ("2026-11-25", 700)
 
     def test_what_a_task_has_left_is_of_its_own_run_and_not_older(self, gate: Gate) -> None:
         fed(gate, run_id="r2")
@@ -505,26 +508,26 @@ class TestOrder:
         gate.started("a", "r1")
         for run_id, left, seen in (("r1", 100, 7), ("r1", 300, 6), ("r2", 50, 8)):
             state = {"run_id": run_id, "state": "active"}
-            gate.feed(Figures(state, [budget("task", "a", 600, left)], seen))
-        assert (gate.entries["a"].left, gate.runs["r1"].pots["run", ""].counted) == (100, 100)
+            feed(gate.state, Figures(state, [budget("task", "a", 600, left)], seen))
+        assert (gate.state.tasks["a"].left, gate.state.runs["r1"].own_budget.counted) == (100, 100)
 
     def test_approvals_are_those_of_the_newer_figures(self, gate: Gate) -> None:
         row = {**RUN_ROW, "run_id": "r1"}
-        gate.feed(Figures(row, [], 7, {"a": 12}))
-        gate.feed(Figures(row, [], 6, {"a": 10}))
-        assert gate.runs["r1"].approvals == {"a": 12}
+        feed(gate.state, Figures(row, [], 7, {"a": 12}))
+        feed(gate.state, Figures(row, [], 6, {"a": 10}))
+        assert gate.state.runs["r1"].approvals == {"a": 12}
 
 
 def test_an_ended_runs_late_change_does_not_take_its_name_back(gate: Gate) -> None:
-    gate.feed(Figures({**RUN_ROW, "run_id": "r1~2"}, [], 5))
-    gate.feed(Figures({**RUN_ROW, "run_id": "r1", "state": "ended"}, [], 6))
-    found = gate.run("r1")
+    feed(gate.state, Figures({**RUN_ROW, "run_id": "r1~2"}, [], 5))
+    feed(gate.state, Figures({**RUN_ROW, "run_id": "r1", "state": "ended"}, [], 6))
+    found = gate.state.run("r1")
     assert found is not None
     assert found.run_id == "r1~2"
 
 
 def test_shadow_mode_lets_pass_what_only_a_cap_blocks(gate: Gate) -> None:
-    gate.rules.shadow = True
+    gate.state.rules.shadow = True
     join(gate, "a", 5000)
     assert gate.verdict("a") == READY
     fed(gate, state="revoked")
@@ -560,7 +563,7 @@ class TestWhatCameBack:
             READY,
             READY,
         )
-        reason = reason_of(gate, "a", "w")
+        reason = reason_of(gate, "a", gate.verdict("a", "w"), "w")
         assert reason is not None
         assert "its last attempt was blocked" in reason.text
         gate.came_back("a", "w2")
@@ -575,15 +578,15 @@ class TestWhatCameBack:
         if how == "top-up":
             fed(gate, 1001, cap=2000)
         elif how == "approval":
-            gate.approve("r1", "a", 100, None)
+            approve(gate.state, "r1", "a", 100, None)
         elif how == "rules":
-            gate.rules = Rules()
+            gate.state.rules = Rules()
         elif how == "submitted":
             join(gate, "a", 100, announcing=True)
         elif how == "run":
             fed(gate, run_id="r2")
             join(gate, "a", 100, "r2", worker="w2")
         else:
-            gate.gone(["w"])
+            gate.state.lose_workers(["w"])
         assert gate.verdict("a", "w") == READY
         assert gate.verdict("a", "w") == READY

@@ -11,7 +11,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import claims, snapshot
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.dispatch.gate import READY
+from scheduler_patch.dispatch.verdicts import READY
 from scheduler_patch.local import LocalLedgerClient
 from tests.support.books import Books
 from tests.support.local_clients import local_clients
@@ -62,9 +62,9 @@ def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(
     assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
     said = port.claim(claim_id="one", run_id="run", task_id="A", family="Charge", params={}, worker="w")
     port.reserve(said["vault_key"], books.ask(100))
-    assert "A" in gate.paid
+    assert gate.state.task("A").paid
     port.finish("one", "completed")
-    assert "A" not in gate.paid
+    assert not gate.state.task("A").paid
     port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
     # Its output is taken away: the next period's run of a cap that is full has no room for it.
     port._scheduler.add_task(task_id="A", worker="w2", family="Charge", spendguard={"run_id": "run"})
@@ -80,9 +80,9 @@ def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(
     key = books.claim("A")
     books.reserve(key, books.ask(50))
     port._scheduler.ping(worker="w")
-    assert "A" in gate.paid
+    assert gate.state.task("A").paid
     books.write(claims.finish, books.last_claim, "completed")
     port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
     port._scheduler.ping(worker="w")
-    assert "A" not in gate.paid
+    assert not gate.state.task("A").paid
     assert gate.verdict("A") == READY

@@ -13,7 +13,9 @@ from luigi_spendguard.ledger import corrections, keys, reservations
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.dispatch.budgets import Counts, Rules
+from scheduler_patch.dispatch.budgets import Rules
+from scheduler_patch.dispatch.feed import feed_day
+from scheduler_patch.dispatch.state import DispatchState
 from tests.support.books import Books
 
 HOUR = 3_600_000
@@ -129,17 +131,17 @@ def test_a_price_is_asked_for_though_it_was_put_off_into_the_future(books: Books
 
 def test_the_gate_counts_in_the_day_that_the_ledger_has() -> None:
     """Else it finds room in another one, and dispatches what is denied, for ever."""
-    counts = Counts()
-    counts.rules = Rules(day=100)
+    state = DispatchState()
+    state.rules = Rules(day=100)
     zero = {"reserved_micros": 0, "overrun_micros": 0, "shadow_micros": 0, "cap_micros": 100}
     today = {"part": "2026-11-29", "spent_micros": 0, "remaining_micros": 100, **zero}
     before = {"part": "2026-11-28", "spent_micros": 100, "remaining_micros": 0, **zero}
-    counts.feed_day(today, 1, today=True)
-    counts.feed_day(before, 2)
-    assert counts.day is not None
-    assert counts.day.remaining == 100, "a late answer of the day before"
-    counts.feed_day(before, 3, today=True)
-    assert (counts.day.window, counts.day.remaining) == ("2026-11-28", 0)
-    counts.feed_day(None, 4, today=True)
-    counts.feed_day(before, 5, today=True)
-    assert counts.day.remaining == 0
+    feed_day(state, today, 1, is_today=True)
+    feed_day(state, before, 2)
+    assert state.day is not None
+    assert state.day.remaining == 100, "a late answer of the day before"
+    feed_day(state, before, 3, is_today=True)
+    assert (state.day.window, state.day.remaining) == ("2026-11-28", 0)
+    feed_day(state, None, 4, is_today=True)
+    feed_day(state, before, 5, is_today=True)
+    assert state.day.remaining == 0

@@ -18,7 +18,7 @@ def test_only_what_a_worker_adds_is_announced_not_what_it_reports() -> None:
     """After a restart of luigid a report is the first it hears of a worker; nobody may wait for its end."""
     scheduler = BudgetScheduler()
     fed(scheduler.gate, 1000)
-    scheduler.gate.rules.forecast = "hold"
+    scheduler.gate.state.rules.forecast = "hold"
     add = {"family": "V", "runnable": True}
     scheduler.add_task(task_id="a", worker="old", status="FAILED", family="V", spendguard=RUN)
     scheduler.add_task(task_id="b", worker="w", spendguard={**RUN, "announcing": True}, **add)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_patch.dispatch.gate import WAIT
+from scheduler_patch.dispatch.verdicts import WAIT
 from scheduler_patch.service import operators
 from tests.support.luigids import USD, Attempt, Luigid
 
@@ -79,7 +79,7 @@ def test_nothing_is_counted_for_what_has_ended(
     assert luigid.counted() == (4 if claimed else 6) * USD
     ending(luigid, now)
     assert luigid.counted() == 0
-    entry = luigid.gate.entries.get("a")
+    entry = luigid.gate.state.tasks.get("a")
     assert entry is None or (entry.counted_in, entry.claimed_by) == ([], None)
 
 
@@ -108,13 +108,13 @@ def test_a_dropped_task_is_no_part_of_its_run_any_more(luigid: Luigid) -> None:
     for task_id in "ab":
         luigid.add(task_id, cost="3")
     luigid.scheduler._state.inactivate_tasks(["a"])
-    assert list(luigid.gate.entries) == list(luigid.gate.runs["r"].tasks) == ["b"]
+    assert list(luigid.gate.state.tasks) == list(luigid.gate.state.runs["r"].tasks) == ["b"]
     luigid.scheduler.add_worker("w", [("first_task", "b")])
     assert luigid.shown()["forecast_usd"] == "3.00"
 
 
 def test_what_a_lost_worker_was_still_scheduling_waits_for_nobody(luigid: Luigid, now: list[float]) -> None:
-    luigid.gate.rules.forecast = "hold"
+    luigid.gate.state.rules.forecast = "hold"
     luigid.add("a", cost="3")
     assert luigid.gate.verdict("a") == WAIT
     lost(luigid, now)
@@ -180,7 +180,7 @@ class TestDisabledWorkers:
         luigid.scheduler.disable_worker("w")
         luigid.do(operators.revoke(luigid.service, "r"))
         assert luigid.call(attempt).reason == "revoked"
-        assert luigid.gate.to_stop("w") == {"r": ["a"]}
+        assert luigid.gate.state.to_stop("w") == {"r": ["a"]}
         luigid.finish(attempt, "blocked")
         luigid.scheduler.add_task(task_id="a", worker="w", spendguard_blocked={"reason": "revoked"})
         assert (luigid.counted(), luigid.work(), luigid.work("w2")) == (0, None, None)

@@ -169,7 +169,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.add_task(task_id=task_id, worker=worker, status="DONE")
             return
         self.running = [each for each in self.running if each.task_id != task_id]
-        entry = self.gate.entries[task_id]
+        entry = self.gate.state.tasks[task_id]
         assert entry.pinned not in self.revoked
         claim_id = str(uuid.uuid4())
         cost = self.costs[task_id]
@@ -348,16 +348,18 @@ class SchedulerMachine(RuleBasedStateMachine):
     def nothing_is_counted_that_does_not_run(self) -> None:
         if not hasattr(self, "scheduler"):
             return
-        for run in self.gate.runs.values():
+        for run in self.gate.state.runs.values():
             entries = [
-                e for e in self.gate.entries.values() if any(p in e.counted_in for p in run.pots.values())
+                e
+                for e in self.gate.state.tasks.values()
+                if any(p in e.counted_in for p in run.budgets.values())
             ]
-            assert run.pots["run", ""].counted == sum(e.counted for e in entries) >= 0
+            assert run.own_budget.counted == sum(e.counted for e in entries) >= 0
         state = self.scheduler._state
         # After a restart only the ledger knows who has claimed what: his time to be heard of is not over.
         waiting = self.now - self.scheduler.begun <= 60
         alive = set(state.get_worker_ids())
-        for entry in self.gate.entries.values():
+        for entry in self.gate.state.tasks.values():
             task = state.get_task(entry.task_id)
             if entry.counted_in and (task is None or task.status != "RUNNING"):
                 assert entry.claimed_by is not None
@@ -371,7 +373,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         for worker in WORKERS:
             pending = self.scheduler.count_pending(worker=worker)["n_pending_tasks"]
             tasks = list(state.get_worker(worker).get_tasks(state, "PENDING", "FAILED"))
-            blocked = [t for t in tasks if self.gate.is_blocked(t.id) and t.status == "PENDING"]
+            blocked = [t for t in tasks if self.gate.verdict(t.id).is_blocked and t.status == "PENDING"]
             assert pending <= len(tasks) - len(blocked), "P7"
 
 

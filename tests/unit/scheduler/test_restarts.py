@@ -9,6 +9,7 @@ import pytest
 
 from luigi_spendguard.money import Micros
 from scheduler_patch.service import operators
+from tests.support.gates import blocked
 from tests.support.luigids import USD, Luigid
 
 both_ways = pytest.mark.parametrize("pickle", [True, False], ids=["with pickle", "without"])
@@ -74,7 +75,7 @@ def test_a_task_that_was_denied_is_not_dispatched_to_be_denied_again(luigid: Lui
     luigid.restart(pickle=pickle)
     luigid.add("a")
     assert luigid.work() is None
-    assert list(luigid.scheduler.blocked("w")) == ["a"]
+    assert list(blocked(luigid.scheduler, "w")) == ["a"]
     luigid.do(operators.top_up(luigid.service, "r", "1", None))
     assert luigid.work() == "a"
 
@@ -123,7 +124,7 @@ def test_what_was_kept_is_still_known_when_its_worker_comes_an_hour_later(
     for _ in range(60):
         now[0] += 60
         luigid.scheduler.prune()
-    assert luigid.gate.entries == {}
+    assert luigid.gate.state.tasks == {}
     luigid.add("a", "r2", "w2")
     assert luigid.gate.paying_run("a", "w2") == "r"
 
@@ -148,7 +149,7 @@ class TestCountsOfOpenClaims:
 
 class TestRevokedClaims:
     def begun(self, luigid: Luigid) -> list[str]:
-        return list(luigid.gate.stopping)
+        return list(luigid.gate.state.stopping)
 
     def revoked(self, luigid: Luigid) -> None:
         luigid.do(operators.revoke(luigid.service, "r"))
@@ -159,7 +160,7 @@ class TestRevokedClaims:
         luigid.claim("a")
         self.revoked(luigid)
         luigid.restart(pickle=False)
-        assert luigid.gate.to_stop("w") == {"r": ["a"]}
+        assert luigid.gate.state.to_stop("w") == {"r": ["a"]}
 
     def test_not_of_an_attempt_that_has_ended(self, luigid: Luigid) -> None:
         luigid.add("a")

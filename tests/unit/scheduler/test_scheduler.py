@@ -16,12 +16,14 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from scheduler_patch import local
-from scheduler_patch.dispatch.gate import WAIT, Gate
+from scheduler_patch.dispatch.feed import pay
+from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch.model import Announcement
+from scheduler_patch.dispatch.verdicts import READY, WAIT
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.scheduler import runs as lineage
-from scheduler_patch.scheduler.runs import Root
+from scheduler_patch.scheduler.runs import Root, root_named, root_of
 from scheduler_patch.service import operators
-from tests.support.gates import day, fed
+from tests.support.gates import blocked, day, fed
 
 RUN = {"run_id": "r1"}
 
@@ -55,12 +57,12 @@ def test_a_blocked_vendor_task_stays_pending_while_a_plain_one_is_handed_out(
     assert work(scheduler) == "plain"
     assert work(scheduler) is None
     assert status(scheduler, "v") == "PENDING"
-    assert list(scheduler.blocked("w")) == ["v"]
+    assert list(blocked(scheduler, "w")) == ["v"]
 
 
 def test_a_hold_is_freed_exactly_when_what_was_asked_remains(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.hold("v", "run", 1500)
+    scheduler.gate.state.hold("v", "run", 1500)
     fed(scheduler.gate, 1499)
     assert work(scheduler) is None
     fed(scheduler.gate, 1500)
@@ -72,10 +74,10 @@ def test_a_task_that_has_paid_is_dispatched_at_the_cap_and_in_a_frozen_run(
 ) -> None:
     vendor(scheduler, "paid")
     vendor(scheduler, "new", priority=9)
-    scheduler.gate.paid.add("paid")
+    pay(scheduler.gate.state, "paid")
     fed(scheduler.gate, 1000, state="frozen")
-    assert not scheduler.gate.allows("new")
-    assert scheduler.gate.allows("paid")
+    assert scheduler.gate.verdict("new") is not READY
+    assert scheduler.gate.verdict("paid") is READY
     fed(scheduler.gate, 0)
     assert work(scheduler) == "paid"
     assert work(scheduler) is None
@@ -96,7 +98,7 @@ def test_the_day_budget_blocks_and_its_hold_ends_with_the_day(scheduler: BudgetS
     vendor(scheduler)
     day(scheduler.gate, 0)
     assert work(scheduler) is None
-    scheduler.gate.hold("v", "day", 500)
+    scheduler.gate.state.hold("v", "day", 500)
     day(scheduler.gate, 499)
     assert work(scheduler) is None
     day(scheduler.gate, 500)
@@ -143,7 +145,7 @@ def test_prune_forgets_the_membership_of_tasks_that_are_gone(scheduler: BudgetSc
     vendor(scheduler, "kept")
     scheduler._state.inactivate_tasks(["v"])
     scheduler.prune()
-    assert list(scheduler.gate.entries) == ["kept"]
+    assert list(scheduler.gate.state.tasks) == ["kept"]
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -187,7 +189,7 @@ def test_the_state_file_is_read_by_either_scheduler(writer: Any, reader: Any, tm
         last.dump()
         assert b"luigi_spendguard" not in path.read_bytes()
         assert b"scheduler_patch" not in path.read_bytes()
-    assert last.gate.entries["v"].runs == ["r1"]
+    assert last.gate.state.tasks["v"].runs == ["r1"]
 
 
 class Counted(dict[str, Any]):
@@ -210,12 +212,12 @@ def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
     gate = Gate()
     fed(gate)
     for number in range(tasks):
-        gate.join(f"t{number}", "r1", "w", "V", None, False)
-        gate.hold(f"t{number}", "run", 2000)
-    entries = gate.entries = Counted(gate.entries)
-    runs = gate.runs = Counted(gate.runs)
+        gate.state.join(f"t{number}", "r1", "w", Announcement("V"))
+        gate.state.hold(f"t{number}", "run", 2000)
+    entries = gate.state.tasks = Counted(gate.state.tasks)
+    runs = gate.state.runs = Counted(gate.state.runs)
     runs["r1"].tasks = Counted(runs["r1"].tasks)
-    assert not gate.allows("t5")
+    assert gate.verdict("t5") is not READY
     assert (entries.looks, runs.looks, runs["r1"].tasks.looks) == (1, 1, 0)
 
 
@@ -240,28 +242,28 @@ def test_the_members_of_a_denied_batch_are_held_as_the_batch_was(scheduler: Budg
     reply = scheduler.get_work(worker="w", host="h")
     batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
     scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING", spendguard=RUN)
-    scheduler.gate.hold("vb", "run", 1500)
+    scheduler.gate.state.hold("vb", "run", 1500)
     scheduler.add_task(**batch, status="RUNNING", spendguard_blocked=True)
     assert scheduler.get_work(worker="w", host="h")["task_id"] is None
-    assert sorted(scheduler.blocked("w")) == ["1", "2"]
-    assert "vb" not in scheduler.gate.entries
+    assert sorted(blocked(scheduler, "w")) == ["1", "2"]
+    assert "vb" not in scheduler.gate.state.tasks
     fed(scheduler.gate, 1500)
     assert sorted(scheduler.get_work(worker="w", host="h")["batch_task_ids"]) == ["1", "2"]
 
 
 def test_a_revoked_run_dispatches_nothing_whatever_it_paid_or_has_left(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.paid.add("v")
+    pay(scheduler.gate.state, "v")
     fed(scheduler.gate, 1000, state="revoked")
     assert work(scheduler) is None
-    assert list(scheduler.blocked("w")) == ["v"]
+    assert list(blocked(scheduler, "w")) == ["v"]
 
 
 def test_a_completed_task_is_held_by_nothing(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
-    scheduler.gate.hold("v", "run", 1500)
+    scheduler.gate.state.hold("v", "run", 1500)
     scheduler.add_task(task_id="v", worker="w", status="DONE")
-    assert scheduler.gate.entries == {}
+    assert scheduler.gate.state.tasks == {}
 
 
 class TestStockWorkers:
@@ -269,7 +271,7 @@ class TestStockWorkers:
 
     @pytest.fixture
     def scheduler(self, scheduler: BudgetScheduler) -> BudgetScheduler:
-        scheduler.gate.rules.vendor_tasks = ("V", "billing.*")
+        scheduler.gate.state.rules.vendor_tasks = ("V", "billing.*")
         fed(scheduler.gate, run_id="root")
         return scheduler
 
@@ -285,23 +287,23 @@ class TestStockWorkers:
 
     def test_membership_is_that_of_the_root_which_leads_there(self, scheduler: BudgetScheduler) -> None:
         self.submit(scheduler)
-        assert {t: e.runs for t, e in scheduler.gate.entries.items()} == {"v1": ["root"], "v2": ["root"]}
+        assert {t: e.runs for t, e in scheduler.gate.state.tasks.items()} == {"v1": ["root"], "v2": ["root"]}
         fed(scheduler.gate, 0, run_id="root")
         assert work(scheduler) is None
-        assert sorted(scheduler.blocked("w")) == ["v1", "v2"]
+        assert sorted(blocked(scheduler, "w")) == ["v1", "v2"]
         fed(scheduler.gate, 1, run_id="root")
         assert work(scheduler) == "v1"
 
     def test_a_run_id_of_the_root_names_the_run(self, scheduler: BudgetScheduler) -> None:
         self.submit(scheduler, run_id="r1")
-        assert scheduler.gate.entries["v2"].runs == ["r1"]
+        assert scheduler.gate.state.tasks["v2"].runs == ["r1"]
 
     def test_two_roots_of_one_worker_have_their_own_and_share(self, scheduler: BudgetScheduler) -> None:
         add = {"worker": "w", "status": "PENDING", "runnable": True}
         scheduler.add_task(task_id="other", family="Root", deps=["v2", "v3"], **add)
         scheduler.add_task(task_id="v3", family="V", **add)
         self.submit(scheduler)
-        runs = {task_id: sorted(entry.runs) for task_id, entry in scheduler.gate.entries.items()}
+        runs = {task_id: sorted(entry.runs) for task_id, entry in scheduler.gate.state.tasks.items()}
         assert runs == {"v1": ["root"], "v2": ["other", "root"], "v3": ["other"]}
 
     def test_yielded_tasks_inherit_the_run(self, scheduler: BudgetScheduler) -> None:
@@ -309,19 +311,19 @@ class TestStockWorkers:
         assert work(scheduler) == "v1"
         scheduler.add_task(task_id="v9", worker="w", family="V", status="PENDING")
         scheduler.add_task(task_id="v1", worker="w", family="V", status="PENDING", new_deps=["v9"])
-        assert scheduler.gate.entries["v9"].runs == ["root"]
+        assert scheduler.gate.state.tasks["v9"].runs == ["root"]
 
     def test_what_a_plain_task_yields_belongs_to_its_roots_run(self, scheduler: BudgetScheduler) -> None:
-        scheduler.gate.rules.forecast = "hold"
+        scheduler.gate.state.rules.forecast = "hold"
         self.submit(scheduler)
         add = {"worker": "w", "status": "PENDING"}
         scheduler.add_task(task_id="v9", family="V", **add)
         scheduler.add_task(task_id="middle", family="M", new_deps=["v9"], **add)
-        assert scheduler.gate.entries["v9"].runs == ["root"]
-        assert scheduler.gate.allows("v9")
+        assert scheduler.gate.state.tasks["v9"].runs == ["root"]
+        assert scheduler.gate.verdict("v9") is READY
 
     def test_hold_waits_until_all_is_scheduled(self, scheduler: BudgetScheduler) -> None:
-        scheduler.gate.rules.forecast = "hold"
+        scheduler.gate.state.rules.forecast = "hold"
         add = {"worker": "w", "status": "PENDING", "runnable": True}
         scheduler.add_task(task_id="v1", family="V", **add)
         assert work(scheduler) is None
@@ -331,7 +333,7 @@ class TestStockWorkers:
 
     def test_plain_families_are_left_alone(self, scheduler: BudgetScheduler) -> None:
         self.submit(scheduler)
-        assert set(scheduler.gate.entries) == {"v1", "v2"}
+        assert set(scheduler.gate.state.tasks) == {"v1", "v2"}
 
 
 def test_the_lost_reply_of_a_batch_of_a_revoked_run_leaves_no_ghost(scheduler: BudgetScheduler) -> None:
@@ -365,7 +367,7 @@ def test_what_is_blocked_is_not_pruned_for_a_week(
         now[0] += 3600
         scheduler.prune()
     assert scheduler._state._tasks == {}
-    assert scheduler.gate.entries == {}
+    assert scheduler.gate.state.tasks == {}
 
 
 def test_a_scheduler_can_be_sent_to_a_child_as_luigis_own() -> None:
@@ -374,9 +376,9 @@ def test_a_scheduler_can_be_sent_to_a_child_as_luigis_own() -> None:
     scheduler.add_task(worker="w", task_id="t", family="T", spendguard={"run_id": "r"})
     copy = pickle.loads(pickle.dumps(scheduler))
     assert copy._state.gate is copy.gate
-    assert copy.gate.entries["t"].runs == ["r"]
+    assert copy.gate.state.tasks["t"].runs == ["r"]
     fed(copy.gate, 0, run_id="r")
-    assert copy.blocked("w").keys() == {"t"}
+    assert blocked(copy, "w").keys() == {"t"}
 
 
 def test_a_local_scheduler_with_vendor_tasks_can_be_sent_too(tmp_path: Path) -> None:
@@ -415,17 +417,17 @@ class TestWhoseTaskItIs:
         scheduler.add_task(task_id="v3", family="V", worker="w", spendguard=said)
         assert scheduler.gate.verdict("v3", "w") == WAIT, "what leads there is not known yet"
         scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
-        assert [scheduler.gate.entries[t].runs for t in ("v2", "v3")] == [["root"], ["root"]]
+        assert [scheduler.gate.state.tasks[t].runs for t in ("v2", "v3")] == [["root"], ["root"]]
 
     def test_a_root_may_have_said_how_its_run_is_called(self, scheduler: BudgetScheduler) -> None:
         self.submit(scheduler, spendguard_root={"name": "monday", "budget_usd": "2.50"})
         self.assist(scheduler)
         scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
         scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
-        assert scheduler.gate.entries["v2"].runs == ["monday"]
-        root = lineage.root_named(scheduler, "v2", "monday")
+        assert scheduler.gate.state.tasks["v2"].runs == ["monday"]
+        root = root_named(scheduler, "v2", "monday")
         assert root == Root("monday", False, "Root", "root", "2.50")
-        assert lineage.root_named(scheduler, "v2", "tuesday") is None
+        assert root_named(scheduler, "v2", "tuesday") is None
 
     @pytest.mark.parametrize(
         ("said", "root"),
@@ -440,7 +442,7 @@ class TestWhoseTaskItIs:
         self, scheduler: BudgetScheduler, said: dict[str, str], root: tuple[str, bool, str | None]
     ) -> None:
         self.submit(scheduler, params=said)
-        found = lineage.root_of(scheduler._state.get_task("root"))
+        found = root_of(scheduler._state.get_task("root"))
         assert (found.name, found.by_task_id, found.budget_usd) == root
 
     def test_a_yield_below_a_vendor_task_is_its_runs(self, scheduler: BudgetScheduler) -> None:
@@ -449,7 +451,7 @@ class TestWhoseTaskItIs:
         assert work(scheduler) == "middle"
         scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
         scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"])
-        assert scheduler.gate.entries["v2"].runs == ["r1"]
+        assert scheduler.gate.state.tasks["v2"].runs == ["r1"]
 
     def test_where_the_owner_is_gone_its_roots_are_what_nothing_requires(
         self, scheduler: BudgetScheduler
@@ -459,18 +461,18 @@ class TestWhoseTaskItIs:
         scheduler._state.inactivate_workers(["owner"])
         scheduler.add_task(task_id="v2", family="V", worker="w", spendguard={"yielded_by": "middle"})
         scheduler.add_task(task_id="middle", family="M", worker="w", new_deps=["v2"], assistant=True)
-        assert scheduler.gate.entries["v2"].runs == ["root"]
+        assert scheduler.gate.state.tasks["v2"].runs == ["root"]
 
     def test_a_report_joins_no_other_run(self, scheduler: BudgetScheduler) -> None:
         fed(scheduler.gate, run_id="r2")
         vendor(scheduler)
         assert work(scheduler) == "v"
         scheduler.add_task(task_id="v", worker="w", status="FAILED", expl="", spendguard={"run_id": "r2"})
-        assert scheduler.gate.entries["v"].runs == ["r1"]
+        assert scheduler.gate.state.tasks["v"].runs == ["r1"]
 
     def test_but_it_says_what_luigid_has_lost(self, scheduler: BudgetScheduler) -> None:
         scheduler.add_task(task_id="v", family="V", worker="w", status="FAILED", expl="", spendguard=RUN)
-        assert scheduler.gate.entries["v"].runs == ["r1"]
+        assert scheduler.gate.state.tasks["v"].runs == ["r1"]
 
 
 @pytest.mark.parametrize(
@@ -487,11 +489,11 @@ def test_a_tasks_vendors_are_read_strictly(
     scheduler: BudgetScheduler, said: Any, known: tuple[str, ...]
 ) -> None:
     scheduler.add_task(task_id="v", worker="w", family="V", spendguard={**RUN, "vendors": said})
-    assert scheduler.gate.entries["v"].vendors == known
+    assert scheduler.gate.state.tasks["v"].vendors == known
 
 
 def test_a_worker_that_is_used_twice_schedules_twice(scheduler: BudgetScheduler) -> None:
-    scheduler.gate.rules.forecast = "hold"
+    scheduler.gate.state.rules.forecast = "hold"
     fed(scheduler.gate, run_id="r2")
     vendor(scheduler, "a")
     scheduler.add_worker("w", [("first_task", "a")])
@@ -506,7 +508,7 @@ def test_a_worker_that_is_used_twice_schedules_twice(scheduler: BudgetScheduler)
 def test_what_is_added_again_while_a_worker_runs_does_not_make_its_run_wait(
     scheduler: BudgetScheduler,
 ) -> None:
-    scheduler.gate.rules.forecast = "hold"
+    scheduler.gate.state.rules.forecast = "hold"
     vendor(scheduler)
     scheduler.add_worker("w", [("first_task", "v")])
     vendor(scheduler)  # Luigi adds what a task misses once more; its worker then says that it is through.
@@ -527,7 +529,8 @@ class TestAttemptedBatches:
         reply = scheduler.get_work(worker="w", host="h")
         batch = {"task_id": "vb", "worker": "w", "family": "V", "batch_id": reply["batch_id"]}
         scheduler.add_task(**batch, params={"a": "1,2"}, status="RUNNING")
-        scheduler.gate.paid.update("12")
+        for task_id in "12":
+            pay(scheduler.gate.state, task_id)
         scheduler.add_task(**batch, status="FAILED", expl="")
         assert [status(scheduler, number) for number in "12"] == ["FAILED", "FAILED"]
         return scheduler
@@ -577,7 +580,7 @@ class TestStockWorkersWithoutARun:
     @pytest.fixture
     def scheduler(self) -> BudgetScheduler:
         made = BudgetScheduler()
-        made.gate.rules.vendor_tasks = ("V",)
+        made.gate.state.rules.vendor_tasks = ("V",)
         made.add_task_batcher(worker="w", task_family="V", batched_args=["a"], max_batch_size=9)
         for number in "12":
             made.add_task(task_id=number, worker="w", family="V", params={"a": number}, batchable=True)
@@ -591,22 +594,22 @@ class TestStockWorkersWithoutARun:
     def test_the_day_bounds_their_dispatch(self, scheduler: BudgetScheduler) -> None:
         day(scheduler.gate, 0)
         assert work(scheduler) is None
-        assert {why.code for why in scheduler.blocked("w").values()} == {"day"}
+        assert {why.code for why in blocked(scheduler, "w").values()} == {"day"}
 
     def test_hold_holds_them(self, scheduler: BudgetScheduler) -> None:
-        scheduler.gate.rules.forecast = "hold"
+        scheduler.gate.state.rules.forecast = "hold"
         assert work(scheduler) is None
-        assert {why.code for why in scheduler.blocked("w").values()} == {"forecast"}
+        assert {why.code for why in blocked(scheduler, "w").values()} == {"forecast"}
         assert scheduler.count_pending(worker="w")["n_pending_tasks"] == 0
 
 
 def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler) -> None:
     vendor(scheduler)
     scheduler.gate.started("v", "r1")
-    scheduler.gate.hold("v", "key", 0)
-    scheduler.gate.stopped("v")
+    scheduler.gate.state.hold("v", "key", 0)
+    scheduler.gate.state.stopped("v")
     assert scheduler.gate.verdict("v") == "key"
-    service: Any = SimpleNamespace(gate=scheduler.gate, scheduler=scheduler)
+    service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler)
     since = time.monotonic()
     said = asyncio.run(operators.blocked(service, "w", 30))
     assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from scheduler_patch.service import operators
+from tests.support.gates import blocked
 from tests.support.luigids import Luigid
 
 
@@ -32,14 +33,14 @@ def pending(luigid: Luigid, worker: str, *within: str) -> int:
 
 def test_it_is_blocked_and_told_why(luigid: Luigid) -> None:
     assert pending(luigid, "within", "outer") == 0
-    why = luigid.scheduler.blocked("within")["inner"]
+    why = blocked(luigid.scheduler, "within")["inner"]
     assert (why.run_id, why.code) == ("r", "within")
 
 
 @pytest.mark.parametrize("within", [(), ("another",)])
 def test_any_other_worker_waits(luigid: Luigid, within: tuple[str, ...]) -> None:
     assert pending(luigid, "beside", *within) == 1
-    assert luigid.scheduler.blocked("beside") == {}
+    assert blocked(luigid.scheduler, "beside") == {}
 
 
 def test_it_goes_on_once_the_run_has_more(luigid: Luigid) -> None:

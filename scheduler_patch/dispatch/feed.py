@@ -1,0 +1,166 @@
+"""What the ledger says, taken over into a `DispatchState`: after each operation, and all of it at a start.
+
+The ledger is the only truth; what was read earlier may arrive later, and then changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.ledger.database import Row
+from luigi_spendguard.ledger.snapshot import Changes, Figures, Start
+from scheduler_patch.dispatch.model import Hold, RunState, TaskState
+from scheduler_patch.dispatch.state import DispatchState
+
+
+def feed(state: DispatchState, figures: Figures) -> None:
+    """Take over a run's figures."""
+    row, seen = figures.run, figures.seen
+    run = state.runs.get(row["run_id"])
+    if run is None or not run.opened:
+        if "name" not in row or row["state"] == "ended":
+            return  # An ended run's late answer.
+        run = _opened(state, row)
+    if "name" in row and row["state"] != "ended":
+        state.names[row["name"]] = row["run_id"]
+    before = run.state
+    run.update(figures)
+    if run.state == "revoked" and before != "revoked":
+        state.stop(run.run_id)
+    state.version += 1
+    for budget in figures.budgets:
+        if budget["scope"] == "day":
+            feed_day(state, budget, seen)
+        elif budget["scope"] != "task":
+            run.budget(budget["scope"], budget["part"]).update(budget, seen)
+        elif (task := state.tasks.get(budget["part"])) is not None and task.pinned == run.run_id:
+            draw(state, task.task_id, budget["remaining_micros"], seen)
+    if run.state == "ended":
+        state.runs.pop(run.run_id)
+
+
+def _opened(state: DispatchState, row: Row) -> RunState:
+    """Return the run of a row that is new here: the one that tasks have waited for, if they have."""
+    run = RunState(row["run_id"])
+    for key in (row["name"], row["run_id"]):
+        waiting = state.runs.get(key)
+        if waiting is not None and not waiting.opened:
+            del state.runs[key]
+            waiting.run_id, run = run.run_id, waiting
+    state.runs[run.run_id] = run
+    return run
+
+
+def feed_day(state: DispatchState, row: Row | None, seen: int = 0, *, is_today: bool = False) -> None:
+    """Take over the day's budget of all runs; `seen` and `is_today` as `Today.update`."""
+    state.today.update(row, seen, state.rules.day, is_today=is_today)
+
+
+def draw(state: DispatchState, task_id: str, left: int, seen: int | None = None) -> None:
+    """Take over what a task's own budget has left; what its calls have taken is counted no more.
+
+    `seen`: the journal's last entry when that was read; None: just now.
+    """
+    task = state.tasks.get(task_id)
+    if task is None or (seen is not None and seen < task.seen):
+        return
+    task.left, task.seen = left, task.seen if seen is None else seen
+    state.version += 1
+    over = task.counted - left
+    if task.counted_in and over > 0:
+        task.counted = left
+        for budget in task.counted_in:
+            budget.counted -= over
+
+
+def claimed(
+    state: DispatchState, task_id: str, run_id: str, worker: str, family: str, left: int | None
+) -> None:
+    """Take it that a worker runs a task for a run, under a budget of its own that has `left`."""
+    task = state.tasks.get(task_id)
+    if task is None:
+        task = state.tasks[task_id] = TaskState(task_id, family, [run_id])
+        task.paid = state.remembered.pop(task_id, task).paid
+    task.pinned, task.claimed_by = run_id, worker
+    run = state.run(run_id)
+    task.left = left if left is not None else task.left
+    if run is not None:
+        # What it declares may be known only now, and so may be its run.
+        state.count(run, task, task.need or 0)
+
+
+def approve(state: DispatchState, run_id: str, task_id: str, amount: int, left: int | None) -> None:
+    """Let a task of a run cost up to `amount`; its own budget then has `left`."""
+    run, task = state.run(run_id), state.tasks.get(task_id)
+    if run is not None:
+        run.approvals[task_id] = amount
+    if task is not None and left is not None:
+        task.left = left
+    state.version += 1
+
+
+def pay(state: DispatchState, task_id: str) -> None:
+    """Take it that a task, or every member of a batch, has paid."""
+    task = state.task(task_id)
+    for each in (task_id, *task.members):
+        state.task(each).paid = True
+
+
+def end_run(state: DispatchState, run_id: str, done: list[str]) -> None:
+    """Take it that a run has ended, with those of its tasks that have completed."""
+    state.completed(done)
+    state.runs.pop(run_id, None)
+
+
+def feed_changes(state: DispatchState, changes: Changes) -> None:
+    """Take over what was done to the ledger since the last look, by other processes perhaps."""
+    for figures in changes.runs:
+        feed(state, figures)
+    feed_day(state, changes.day, changes.seen, is_today=True)
+    for task_id in changes.paid:
+        state.task(task_id).paid = True
+
+
+def begin(state: DispatchState, start: Start) -> None:
+    """Rebuild everything from the ledger."""
+    feed_changes(state, start)
+    for members in start.batches:
+        state.attempt(members)
+    for row in start.claims:
+        _recall(state, row)
+    for run in state.runs.values():
+        run.tasks.update(dict.fromkeys(t for t, task in state.tasks.items() if run.run_id in task.runs))
+
+
+def _recall(state: DispatchState, row: Row) -> None:
+    """Take over the latest claim of a task: which run it stays with, why it is held, and whether it runs."""
+    members: tuple[str, ...] = tuple(json.loads(row["members"]))
+    for each in (row["task_id"], *members):
+        task = state.task(each)
+        task.pinned, task.hold = row["run_id"], _hold(state, row)
+        if row["held_scope"] == "approval":
+            task.cost = max(task.cost or 0, row["held_micros"])
+    task = state.task(row["task_id"])
+    if row["ended_at"] is None or row["task_id"] not in members:
+        task.left, task.members = row["left_micros"], members
+    if row["ended_at"] is None:
+        _resume(state, task, row)
+
+
+def _hold(state: DispatchState, row: Row) -> Hold | None:
+    if row["held_scope"] in ("", "approval") or state.rules.shadow:
+        return None
+    return Hold(row["held_scope"], "" if row["held_scope"] == "day" else row["held_part"], row["held_micros"])
+
+
+def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
+    """Take it that a task may be running: its end was not heard."""
+    if state.remembered.pop(task.task_id, None) is not None:
+        state.tasks[task.task_id] = task
+        task.runs = [row["run_id"]]
+    task.claimed_by = row["worker"]
+    run = state.runs.get(row["run_id"])
+    if run is not None and row["state"] == "open" and not task.counted_in:
+        state.count(run, task, task.left or 0)
+    elif run is not None and run.state == "revoked":
+        state.stop(run.run_id)
