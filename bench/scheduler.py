@@ -47,7 +47,7 @@ def _sides(folder: Path, vendor: FakeStripe) -> tuple[list[Site], list[Side]]:
     sites, sides = [], []
     for name in ("stock", "stock_again", "plain", "vendor", "blocked"):
         site = Site(folder / name, stripe=vendor, start=False)
-        site.start("tests.support.stock_luigid" if name.startswith("stock") else "scheduler_patch.server")
+        site.start("tests.support.stock_luigid" if name.startswith("stock") else "scheduler_patch")
         sites.append(site)
         tasks: dict[str, Any] = {}
         if name in ("vendor", "blocked"):

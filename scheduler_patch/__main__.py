@@ -11,7 +11,7 @@ def main() -> None:
     """Run luigid with budgets; ends with status 2 and one line when luigi.cfg cannot be read."""
     try:
         with readable():
-            from scheduler_patch.server import main as run
+            from scheduler_patch.daemon import main as run
     except ConfigError as error:
         sys.stderr.write(f"luigid-spendguard: {error}\n")
         raise SystemExit(2) from None

@@ -13,14 +13,16 @@ from tornado.web import Application
 from luigi_spendguard import redaction
 from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.http.receiving import answer_half_closed
+from scheduler_patch import tls
 from scheduler_patch.api import routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.gateway.handler import relay_routes
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.server import allow_connections, drain_on_signals, on_hangup, tls
+from scheduler_patch.server import allow_connections
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
 from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.signals import drain_on_signals, on_hangup
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ def run(settings: Settings, address: str, port: int) -> None:
     ours = [route for route in routes(service) if route[0] in _ROUTES]
     app = Application([*relay_routes(gateway), *ours])
     answer_half_closed(app)
-    server = tornado.httpserver.HTTPServer(app, ssl_options=tls(settings))
+    server = tornado.httpserver.HTTPServer(app, ssl_options=tls.context_of(settings))
     try:
         server.add_sockets(tornado.netutil.bind_sockets(port, address=address))
     except OSError as error:

@@ -29,7 +29,7 @@ def still(tmp_path: Path):
 def start_refused(site: Site) -> str:
     """Return what luigid-spendguard says when it does not start."""
     done = subprocess.run(
-        [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(site.port)],
+        [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(site.port)],
         cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode == 2
@@ -262,7 +262,7 @@ def test_a_broken_luigi_cfg_refuses_vendor_tasks_and_leaves_plain_ones(site: Sit
 
 def test_a_port_that_is_taken_is_said_plainly(site: Site) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(site.port)],
+        [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(site.port)],
         cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
     )  # fmt: skip
     assert done.returncode != 0

@@ -111,7 +111,7 @@ def test_a_plain_pipeline_ends_as_under_stock_luigi(
     tmp_path: Path, vendor_of_both: FakeStripe, workers: int
 ) -> None:
     stock = ran(tmp_path / "stock", vendor_of_both, "tests.support.stock_luigid", workers)
-    ours = ran(tmp_path / "ours", vendor_of_both, "scheduler_patch.server", workers, GUARDED="1")
+    ours = ran(tmp_path / "ours", vendor_of_both, "scheduler_patch", workers, GUARDED="1")
     assert "there were failed tasks" in stock["summary"]
     assert stock["code"] == 30
     assert len(stock["order"]) == 7
@@ -162,7 +162,7 @@ class TestFlags:
         args = ["--background", "--pidfile", str(pidfile), "--logdir", str(tmp_path / "logs"), "--state-path",
                 str(state), "--address", "127.0.0.1", "--port", str(site.port)]  # fmt: skip
         (tmp_path / "logs").mkdir()
-        subprocess.run([sys.executable, "-m", "scheduler_patch.server", *args], cwd=tmp_path, timeout=60,
+        subprocess.run([sys.executable, "-m", "scheduler_patch", *args], cwd=tmp_path, timeout=60,
                        env=site.environment(), check=True, stdin=subprocess.DEVNULL)  # fmt: skip
         wait_until(lambda: listening(site.port), what="luigid in the background")
         pid = int(pidfile.read_text())
@@ -181,7 +181,7 @@ class TestFlags:
         site = Site(tmp_path, stripe=vendor_of_both, start=False)
         path = tmp_path / "s"
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler_patch.server", "--unix-socket", str(path), "--port",
+            [sys.executable, "-m", "scheduler_patch", "--unix-socket", str(path), "--port",
              str(free_port())],
             cwd=tmp_path, env=site.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -204,7 +204,7 @@ class TestFlags:
         """Luigi's handler logs, too: called in the midst of that it was lost (`reentrant call`)."""
         site = Site(tmp_path, stripe=vendor_of_both, start=False)
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port",
+            [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port",
              str(site.port)],
             cwd=tmp_path, env=site.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,

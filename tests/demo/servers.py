@@ -131,7 +131,7 @@ class Processes:
 
         def argv(port: int) -> list[str]:
             self._site.write_config(f"http://127.0.0.1:{port}", stripe_url)
-            return ["-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(port),
+            return ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port),
                     "--state-path", str(self._site.folder / "luigi-state.pickle")]  # fmt: skip
 
         return f"http://127.0.0.1:{self.serve('luigid-spendguard', argv, '/runs')}"

@@ -39,7 +39,7 @@ def test_an_example_starts_a_server_and_passes_the_check(
     read = config.load([site.config], environ=TOKENS)
     assert read.ledger_path == ledger
     luigid = Process(
-        ["-m", "scheduler_patch.server", "--address", "127.0.0.1", "--port", str(port)],
+        ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port)],
         tmp_path / "luigid.log", tmp_path, site.environment(**env), lambda: listening(port),
     )  # fmt: skip
     try:

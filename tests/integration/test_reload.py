@@ -17,8 +17,8 @@ import pytest
 
 from luigi_spendguard import config, redaction
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.server import reload
 from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.signals import reload
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import listening, wait_until
@@ -36,7 +36,7 @@ def token_file(site: Site, token: str) -> Path:
     return path
 
 
-@pytest.fixture(params=["scheduler_patch.server", "tests.support.stock_luigid"])
+@pytest.fixture(params=["scheduler_patch", "tests.support.stock_luigid"])
 def luigid(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     site = Site(tmp_path / "site", start=False)
     site.configure(
@@ -245,7 +245,7 @@ def test_a_luigid_in_the_background_reloads_too(tmp_path: Path, vendor: FakeStri
     pid_file = site.folder / "pid"
     args = ["--background", "--pidfile", str(pid_file), "--logdir", str(site.folder / "logs"),
             "--address", "127.0.0.1", "--port", str(site.port)]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "scheduler_patch.server", *args], cwd=site.folder,
+    done = subprocess.run([sys.executable, "-m", "scheduler_patch", *args], cwd=site.folder,
                           env=site.environment(), timeout=60)  # fmt: skip
     assert done.returncode == 0
     wait_until(lambda: listening(site.port), what="luigid in the background")

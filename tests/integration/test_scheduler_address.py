@@ -124,7 +124,7 @@ def test_on_a_unix_socket(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(path)) == 0
 
-    luigid = Process(["-m", "scheduler_patch.server", "--unix-socket", str(path)], site.folder / "luigid.log",
+    luigid = Process(["-m", "scheduler_patch", "--unix-socket", str(path)], site.folder / "luigid.log",
                      site.folder, site._environment(**site.secrets), ready)  # fmt: skip
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support" / "unixsocket")])
     try:

@@ -65,7 +65,7 @@ class LlmSite(Site):
                    "prices_per_million": "m-small: 2/8, m-free: 0/0"}  # fmt: skip
         super().__init__(folder, stripe=stripe, spendguard_llm=section, **more)
 
-    def start(self, module: str = "scheduler_patch.server") -> None:
+    def start(self, module: str = "scheduler_patch") -> None:
         """Start luigid; the secret is there, or with the workers."""
         self._luigids = {"OPENAI_API_KEY": SECRET} if self.gateway else {}
         super().start(module)

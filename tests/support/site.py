@@ -85,7 +85,7 @@ class Site:
         own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
         return environment(**(own | more))
 
-    def start(self, module: str = "scheduler_patch.server") -> None:
+    def start(self, module: str = "scheduler_patch") -> None:
         """Start luigid-spendguard (or another luigid) on this site's port."""
         args = ["-m", module, "--address", "127.0.0.1", "--port", str(self.port)]
         secrets = self.secrets if self.gateway else {}
