@@ -71,8 +71,8 @@ class Operator:
 
     def get(self, path: str, **query: str | None) -> Any:
         """Read a route."""
-        given = {name: value for name, value in query.items() if value is not None}
-        return self._call("GET", path + (f"?{urlencode(given)}" if given else ""))
+        asked = {name: value for name, value in query.items() if value is not None}
+        return self._call("GET", path + (f"?{urlencode(asked)}" if asked else ""))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Change something."""

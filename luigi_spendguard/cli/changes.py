@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from luigi_spendguard.cli import Stop, Usd, cli, operator_of
 from luigi_spendguard.cli.api_client import path_of
+from luigi_spendguard.cli.context import Stop, Usd, operator_of
 from luigi_spendguard.cli.tables import forecast_of, money_of
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 
@@ -29,19 +29,19 @@ _REQUEST_ID = click.option(
 )
 
 
-@cli.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
+@click.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
 @click.argument("run_id", metavar="RUN")
 def revoke(run_id: str) -> None:
     """End a run's spending for good; answers when no further call of it is sent."""
-    found = operator_of().delete(path_of("runs", run_id))
+    run = operator_of().delete(path_of("runs", run_id))
     click.echo(
-        f"{run_id} is revoked: no further call is sent. {found['calls_under_way']} calls were under way; "
-        f"{money_of('spent')(found)} is spent, {money_of('reserved')(found)} reserved."
+        f"{run_id} is revoked: no further call is sent. {run['calls_under_way']} calls were under way; "
+        f"{money_of('spent')(run)} is spent, {money_of('reserved')(run)} reserved."
     )
 
 
 # So that `-1` is no unknown option but a bad amount.
-@cli.command(
+@click.command(
     name="top-up",
     context_settings={"ignore_unknown_options": True},
     epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
@@ -52,16 +52,16 @@ def revoke(run_id: str) -> None:
 def top_up(run_id: str, usd: Micros, request_id: str) -> None:
     """Raise a run's cap by USD; its blocked tasks may run again."""
     body = {"usd": plain_usd(usd), "request_id": request_id}
-    found = operator_of().post(path_of("runs", run_id, "top_up"), body)
-    click.echo(f"{run_id} has a cap of {money_of('cap')(found)}; {money_of('remaining')(found)} remains.")
-    if found["overrun_usd"] != "0.00":
+    run = operator_of().post(path_of("runs", run_id, "top_up"), body)
+    click.echo(f"{run_id} has a cap of {money_of('cap')(run)}; {money_of('remaining')(run)} remains.")
+    if run["overrun_usd"] != "0.00":
         click.echo(
-            f"It has {money_of('overrun')(found)} overrun, which the vendor billed beyond what was reserved: "
+            f"It has {money_of('overrun')(run)} overrun, which the vendor billed beyond what was reserved: "
             "that counts against what remains. `spendguard calls` shows it."
         )
 
 
-@cli.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
+@click.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
 @click.argument("run_id", metavar="RUN")
 @click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
 @click.option(
@@ -91,29 +91,29 @@ def approve(
         amount, unknown_tasks = _shown_forecast(run_id)
     body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id}
     body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
-    found = operator_of().post(path_of("runs", run_id, "approve"), body)
+    run = operator_of().post(path_of("runs", run_id, "approve"), body)
     what = (
         f"Task {task_id} may cost {format_usd(amount)}"
         if task_id
         else f"The forecast of {run_id} is approved"
     )
-    click.echo(f"{what}; the run's cap is {money_of('cap')(found)}.")
+    click.echo(f"{what}; the run's cap is {money_of('cap')(run)}.")
 
 
 def _shown_forecast(run_id: str) -> tuple[Micros, int]:
     """Show a run's forecast and ask for it to be approved; return both its parts. Raises Stop."""
-    found = operator_of().get(path_of("runs", run_id))
-    if found["forecast_usd"] is None:
+    run = operator_of().get(path_of("runs", run_id))
+    if run["forecast_usd"] is None:
         raise Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
-    text = f"{run_id} may cost {forecast_of(found)}; its cap is {money_of('cap')(found)}."
+    text = f"{run_id} may cost {forecast_of(run)}; its cap is {money_of('cap')(run)}."
     if not sys.stdin.isatty():
-        unknown = f" --unknown-tasks {found['unknown_tasks']}" if found["unknown_tasks"] else ""
-        raise Stop(f"{text} Say what you have seen: --forecast {found['forecast_usd']}{unknown}", 2)
+        unknown = f" --unknown-tasks {run['unknown_tasks']}" if run["unknown_tasks"] else ""
+        raise Stop(f"{text} Say what you have seen: --forecast {run['forecast_usd']}{unknown}", 2)
     click.confirm(f"{text} Approve?", abort=True)
-    return parse_usd(found["forecast_usd"]), int(found["unknown_tasks"])
+    return parse_usd(run["forecast_usd"]), int(run["unknown_tasks"])
 
 
-@cli.command(
+@click.command(
     epilog="Example:  spendguard resolve 5a8e6f0e-6f0e-4a8e-9a8e-5a8e6f0e6f0e --spent 1.00 --object pi_3Q0001"
 )
 @click.argument("call_id", metavar="CALL")
@@ -128,9 +128,8 @@ def resolve(
     spent: Micros | None,
     not_sent: bool,
     object_id: str | None,
-    overrun: bool,
-    correct: bool,
     request_id: str,
+    **confirmed: bool,
 ) -> None:
     """End a call that is in doubt, by what the vendor's own books say.
 
@@ -138,26 +137,26 @@ def resolve(
     """
     if (spent is None) == (not not_sent):
         raise click.UsageError("say either --spent USD or --not-sent")
-    if not_sent and (object_id or overrun):
+    if not_sent and (object_id or confirmed["overrun"]):
         raise click.UsageError("--object and --overrun go with --spent USD")
     body: dict[str, Any] = {"request_id": request_id}
     body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
     body |= {"object_id": object_id} if object_id else {}
-    body |= {name: True for name, given in (("overrun", overrun), ("correct", correct)) if given}
+    body |= {name: True for name, is_set in confirmed.items() if is_set}
     click.echo(_resolved(call_id, operator_of().post(path_of("calls", call_id, "resolve"), body)))
 
 
-def _resolved(call_id: str, found: Mapping[str, Any]) -> str:
+def _resolved(call_id: str, call: Mapping[str, Any]) -> str:
     """Say what became of a call that was resolved."""
-    text = f"{call_id} is {found['state']}: {money_of('spent')(found)} spent"
-    if found["overrun_usd"] != "0.00":
-        text += f", and {money_of('overrun')(found)} overrun beyond what was reserved"
+    text = f"{call_id} is {call['state']}: {money_of('spent')(call)} spent"
+    if call["overrun_usd"] != "0.00":
+        text += f", and {money_of('overrun')(call)} overrun beyond what was reserved"
     text += "."
-    if found["run_state"] == "frozen":
+    if call["run_state"] == "frozen":
         text += (
-            f" Run {found['run_id']} is frozen: no further call is paid until `spendguard top-up`. If the "
+            f" Run {call['run_id']} is frozen: no further call is paid until `spendguard top-up`. If the "
             "amount was a mistake, correct it with --correct."
         )
-    elif found["state"] == "settled" and not found["object_id"]:
+    elif call["state"] == "settled" and not call["object_id"]:
         text += " Its object is not known: the task's next attempt cannot get its answer (see --object)."
     return text

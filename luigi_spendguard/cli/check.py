@@ -1,4 +1,4 @@
-"""What `spendguard check` finds: what will happen to each root and vendor, and what is missing."""
+"""`spendguard check`: what will happen to each root and vendor, and what is missing."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+import click
 import luigi.configuration
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
+from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.vendors.registry import VENDORS
@@ -54,6 +56,17 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
             else "exits; after a top-up any other worker that needs them, or an --assistant, takes them up"
         ),
     )
+
+
+@click.command("check", epilog="Example:  spendguard check")
+def check() -> None:
+    """Read luigi.cfg and say what will happen to each root and vendor, and what is missing."""
+    missing = 0
+    for finding in findings(settings_of(), operator_of()):
+        missing += finding.missing
+        click.echo(f"{'MISSING ' if finding.missing else 'ok      '}{finding.subject}: {finding.text}")
+    if missing:
+        raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
 def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
@@ -151,8 +164,8 @@ def _rules(settings: Settings) -> Iterator[Finding]:
 def _is_used(settings: Settings, name: str, served: list[str]) -> bool:
     """Return whether anything here is about a vendor: a section, a secret, a gateway."""
     variables = VENDORS[name].secret_variables
-    told = settings.vendor(name) != VendorSettings(name) or any(os.environ.get(one) for one in variables)
-    return name in served or told or settings.gateway_url is not None
+    is_set = settings.vendor(name) != VendorSettings(name) or any(os.environ.get(one) for one in variables)
+    return name in served or is_set or settings.gateway_url is not None
 
 
 def _unused(names: list[str], *, missing: bool) -> Finding:
@@ -173,7 +186,7 @@ def _unused(names: list[str], *, missing: bool) -> Finding:
 def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
     vendor = settings.vendor(name)
     variables = VENDORS[name].secret_variables
-    found = next((v for v in variables if os.environ.get(v)), None)
+    variable = next((v for v in variables if os.environ.get(v)), None)
     to = vendor.base_url or "the vendor itself"
     allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
     if name in served:
@@ -185,8 +198,8 @@ def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
         )
     if vendor.secret:
         place = "luigi.cfg"
-    elif found:
-        place = f"the environment variable {found}"
+    elif variable:
+        place = f"the environment variable {variable}"
     elif settings.gateway_url:
         return Finding(name, f"no secret here: calls are forwarded to the gateway at {settings.gateway_url}")
     else:
@@ -205,8 +218,8 @@ def _prices(settings: Settings, name: str, served: list[str]) -> Iterator[Findin
     if wrong := VENDORS[name].check(replace(vendor, secret=vendor.secret or shown)):
         yield Finding(f"prices at {name}", wrong, missing=True)
     if name in served or vendor.secret or vendor.own:
-        for what, said in VENDORS[name].price_list(vendor):
-            yield Finding(f"at {name}", f"{what}: {said}")
+        for what, cost in VENDORS[name].price_list(vendor):
+            yield Finding(f"at {name}", f"{what}: {cost}")
     for operation, price in () if wrong else sorted(vendor.prices.items()):
         yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
 

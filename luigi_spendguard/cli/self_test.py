@@ -6,7 +6,7 @@ import signal
 
 import click
 
-from luigi_spendguard.cli import Stop, Usd, cli
+from luigi_spendguard.cli.context import Stop, Usd, settings_of
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import redact
@@ -19,7 +19,7 @@ def _end(number: int, frame: object) -> None:
     raise KeyboardInterrupt  # As Ctrl-C: nothing is left behind.
 
 
-@cli.command(name="self-test", epilog="Example:  spendguard self-test --workers 8")
+@click.command(name="self-test", epilog="Example:  spendguard self-test --workers 8")
 @click.option(
     "--workers",
     type=click.IntRange(2, 64),
@@ -42,7 +42,7 @@ def self_test(workers: int, cap: Micros, timeout_s: int) -> None:
     Everything runs on this machine, with a luigid, a ledger and a vendor of its own; nothing of yours is
     touched, and no vendor is called.
     """
-    settings = click.get_current_context().obj[0]
+    settings = settings_of()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _end)
     try:

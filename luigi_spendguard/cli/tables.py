@@ -10,8 +10,6 @@ from datetime import datetime, timezone
 from typing import IO, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from luigi_spendguard.money import format_usd, parse_usd
 
@@ -27,6 +25,10 @@ def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: str
     if not rows:
         click.echo(empty)
         return
+    # Late: it takes longer to load than all the rest here, and most commands show no table.
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False)
     for heading, _ in columns:
         money = heading in _MONEY
@@ -53,8 +55,8 @@ def _spent(call: Mapping[str, Any]) -> str:
 
 def _corrections(call: Mapping[str, Any]) -> str:
     """Return how a call's amount was corrected, or that its price is still to come."""
-    said = [f"{one['usd']} ({one['note']})" for one in call.get("corrections", ())]
-    return plain("; ".join([*said, *(["price to come"] if call.get("estimated") else [])]))
+    made = [f"{one['usd']} ({one['note']})" for one in call.get("corrections", ())]
+    return plain("; ".join([*made, *(["price to come"] if call.get("estimated") else [])]))
 
 
 #: Blocked tasks that are listed one by one, for each reason.
@@ -79,8 +81,8 @@ def time_of(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 def _caps_of(key: Mapping[str, Any]) -> str:
-    said = [(key["run_usd_cap"], "in all"), (key["daily_usd_cap"], "a day")]
-    return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in said if cap is not None)
+    caps = [(key["run_usd_cap"], "in all"), (key["daily_usd_cap"], "a day")]
+    return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in caps if cap is not None)
 
 
 KEY_COLUMNS: Sequence[Column] = (

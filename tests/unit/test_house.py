@@ -15,7 +15,7 @@ import pytest
 
 import luigi_spendguard
 from luigi_spendguard import luigi_api
-from luigi_spendguard.cli import changes, cli, keys
+from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
 from luigi_spendguard.ledger.claims import OUTCOMES
 from luigi_spendguard.proxy import stripe as proxied
@@ -70,7 +70,7 @@ def test_the_exit_code_is_in_the_docs_and_in_both_examples() -> None:
 
 
 def test_every_command_and_its_options_are_in_the_docs() -> None:
-    assert changes.cli is keys.cli is cli
+    assert len(cli.commands) > 10
     text = doc("cli.md")
     for name, command in cli.commands.items():
         assert f"`spendguard {name}" in text, name

@@ -1,0 +1,71 @@
+"""What the commands share: types of arguments, luigid's client and settings, and how one ends."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+import click
+
+from luigi_spendguard.cli.api_client import Operator
+from luigi_spendguard.config import Settings
+from luigi_spendguard.money import BadAmount, Micros, parse_usd
+from luigi_spendguard.settings.policy import expiry_ms, moment, ttl_ms
+
+
+class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+    """An amount of USD on the command line."""
+
+    name = "usd"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Micros:
+        """Return the amount in micro-dollars; bad usage when it is none."""
+        try:
+            return parse_usd(value)
+        except BadAmount as error:
+            self.fail(str(error), param, ctx)
+
+
+class Since(click.ParamType):  # type: ignore[type-arg]  # as above
+    """A moment on the command line, or how long ago it was."""
+
+    name = "time"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> str:
+        """Return the moment with its zone, in seconds; bad usage when it is none."""
+        try:
+            if re.fullmatch(r"[0-9]+[smhd]", value):
+                return str(moment(int(time.time() * 1000) - ttl_ms(value)))
+            day = re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", value)
+            return str(moment(expiry_ms(f"{value}T00:00:00Z" if day else value)))
+        except ValueError:
+            self.fail(
+                "must be a time such as 30m, 4h or 7d, a UTC day such as 2026-11-26, or a moment such as "
+                "2026-11-26T18:00:00Z"
+            )
+
+
+FORMAT = click.option(
+    "--format", "form", type=click.Choice(["table", "json"]), default="table", show_default=True
+)
+
+
+class Stop(click.ClickException):
+    """Ends a command with a message and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def operator_of() -> Operator:
+    """Return the client of the command that is run."""
+    operator: Operator = click.get_current_context().obj[1]
+    return operator
+
+
+def settings_of() -> Settings:
+    """Return the settings that the command is run under."""
+    settings: Settings = click.get_current_context().obj[0]
+    return settings
