@@ -23,7 +23,7 @@ from luigi_spendguard.guard.denials import refusal
 from luigi_spendguard.http.receiving import Receiving
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEXT
 from luigi_spendguard.vendors import Reply, Request, Vendor
-from luigi_spendguard.vendors.addresses import plain
+from luigi_spendguard.vendors.bodies import split_address
 from luigi_spendguard.vendors.denials import bearer
 
 
@@ -144,7 +144,7 @@ class Relaying(Receiving):
         """Return the request as the guard is to see it, and why it is to refuse it all the same."""
         url, refuse = "/" + rest.lstrip("/"), None
         try:
-            plain(rest)
+            split_address(rest)
             url = self.vendor.url(rest)
             if len(asked.url) > MAX_TEXT:
                 raise denial("endpoint", f"a URL has at most {MAX_TEXT} characters")

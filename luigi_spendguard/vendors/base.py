@@ -15,8 +15,7 @@ from luigi_spendguard.protocol import OWN_KEY
 from luigi_spendguard.settings.policy import is_allowed
 from luigi_spendguard.settings.schema import Setting, VendorSettings, vendor_section
 from luigi_spendguard.vendors import denials
-from luigi_spendguard.vendors.addresses import plain
-from luigi_spendguard.vendors.bodies import names_method
+from luigi_spendguard.vendors.bodies import names_method, split_address
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 
 #: Headers by which some servers take a request for another one.
@@ -306,7 +305,7 @@ class Vendor(ABC):
         if rest is None and settings.base_url and url.startswith(settings.base_url + "/"):
             rest = url[len(settings.base_url) :]
         if rest is not None:
-            plain(rest)
+            split_address(rest)
             return rest
         parts = urlsplit(url)
         shown = f"{parts.scheme}://{parts.netloc.rpartition('@')[2] or '?'}"

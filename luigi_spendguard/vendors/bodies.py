@@ -1,10 +1,8 @@
-"""Bodies and queries, read strictly by one parser: what two parsers could read differently is refused.
+"""Addresses, queries and bodies, read strictly by one reader: what two could read differently is refused.
 
 Rack and qs read `[amount]` and `amount]` as `amount`, drop a blank behind `&` and what comes after the
 1,000th parameter, group `a[][b]` each in its own way, and take a name given twice for its first, its last
 or a list of both. None of that is in a form that a vendor's SDK encodes.
-
-Of which kind a request is, by a vendor's own rules.
 """
 
 from __future__ import annotations
@@ -13,7 +11,7 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote, unquote_to_bytes, urlsplit
@@ -22,7 +20,7 @@ from luigi_spendguard import strict_json
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 
-#: A form's parameters by their full names, such as `items[0][price]`: see `parameters`.
+#: A form's parameters by their full names, such as `items[0][price]`: see `read_groups`.
 Params = Mapping[str, str]
 
 #: More parameters than these are cut off by some parsers (qs: `parameterLimit`), and groups below these are
@@ -39,9 +37,33 @@ _FLAT = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*", re.ASCII)
 _KEY = re.compile(r"[A-Za-z0-9_]+", re.ASCII)
 #: A key of `metadata` is its caller's to choose, and stays within its brackets.
 _OWN_KEY = re.compile(r"[A-Za-z0-9_]+([ .:/-]+[A-Za-z0-9_]+)*", re.ASCII)
+#: Parts that are not empty and do not begin with a dot, of characters that mean themselves. Escaped are those
+#: alone that would mean the same unescaped, and signs beyond ASCII: no `%2F`, `%2E`, `%5C`, `%00` or `%41`,
+#: and no `;`, `\` or blank either.
+_STRICT_PATH = re.compile(
+    r"(?:/(?!\.)(?:[A-Za-z0-9_.~:@!$&'()*+,=-]|%(?:2[046BCbc]|3[ADad]|40|[89A-Fa-f][0-9A-Fa-f]))+)+"
+)
+#: Printable ASCII, whole escapes, and no fragment.
+_STRICT_QUERY = re.compile(r"(?:[\x21\x22\x24\x26-\x7e]|%[0-9A-Fa-f]{2})*")
 #: What a framework may take for a request's method (Rack::MethodOverride).
 _METHOD = "_method"
 _NAMES_METHOD = re.compile(rf"(^|[&;])[^&;=]*(?<![A-Za-z0-9]){_METHOD}\b", re.IGNORECASE)
+
+
+def split_address(rest: str) -> tuple[str, str]:
+    """Return path and query of what stands behind a vendor's address. Raises SpendDenied (`endpoint`)."""
+    path, _, query = rest.partition("?")
+    if not _STRICT_PATH.fullmatch(path):
+        raise denial(
+            "endpoint",
+            "the path can be read in two ways: it may have no empty part and none that begins with a dot, no "
+            "escaped letter, dot or slash, no `;`, no backslash and no other character that no path has",
+        )
+    if not _STRICT_QUERY.fullmatch(query):
+        raise denial(
+            "endpoint", "the query string has characters that stand in none: send it percent-encoded"
+        )
+    return path, query
 
 
 def check_body(request: Request) -> None:
@@ -81,7 +103,7 @@ def form_text(request: Request) -> str:
         raise _unread(_ODD) from None
 
 
-def parameters(text: str) -> Params:
+def read_groups(text: str) -> Params:
     r"""Return the parameters of a form whose groups stand in brackets, in their order, not to be changed.
 
     Names are `[A-Za-z0-9_]+(\[[A-Za-z0-9_]*\])*`, once each, and none is both a value and a group. Lists
@@ -90,40 +112,40 @@ def parameters(text: str) -> Params:
 
     Raises SpendDenied (`unpriced`).
     """
-    found: dict[str, str] = {}
-    listed: dict[str, int] = {}
+    params: dict[str, str] = {}
+    unnumbered: dict[str, int] = {}
     tree: dict[str, Any] = {}
-    for given, value in _pairs(text):
-        name, path = given, _path(given)
+    for sent, value in _read_pairs(text):
+        name, path = sent, _split_name(sent)
         if path[-1] == "":
-            number = listed[given] = listed.get(given, -1) + 1
-            path[-1], name = str(number), f"{given[:-2]}[{number}]"
-        elif f"{name.rpartition('[')[0]}[]" in listed:
+            number = unnumbered[sent] = unnumbered.get(sent, -1) + 1
+            path[-1], name = str(number), f"{sent[:-2]}[{number}]"
+        elif f"{name.rpartition('[')[0]}[]" in unnumbered:
             raise _unread(f"the list {name[:60]!r} is numbered in part only: which one counts is open")
         _insert(tree, path, name)
-        found[name] = value
+        params[name] = value
     _check_lists(tree, "")
-    return MappingProxyType(found)
+    return MappingProxyType(params)
 
 
-def fields(text: str, lists: Collection[str] = ()) -> dict[str, list[str]]:
+def read_fields(text: str, lists: Collection[str] = ()) -> dict[str, list[str]]:
     """Return the parameters of a form without brackets; only those in `lists` may be given several times.
 
     Raises SpendDenied (`unpriced`).
     """
-    found: dict[str, list[str]] = {}
-    for name, value in _pairs(text):
+    fields: dict[str, list[str]] = {}
+    for name, value in _read_pairs(text):
         if not _FLAT.fullmatch(name):
             raise _unread(f"the parameter {name[:60]!r} could be read as another one: {_AS_SDK}")
-        if name in found and name not in lists:
+        if name in fields and name not in lists:
             raise _unread(_TWICE.format(name[:60]))
-        found.setdefault(name, []).append(value)
-    return found
+        fields.setdefault(name, []).append(value)
+    return fields
 
 
-def form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
-    """Return `fields` of a request. Raises SpendDenied (`unpriced`)."""
-    return fields(form_text(request), lists)
+def read_form(request: Request, lists: Collection[str] = ()) -> dict[str, list[str]]:
+    """Return `read_fields` of a request's form. Raises SpendDenied (`unpriced`)."""
+    return read_fields(form_text(request), lists)
 
 
 _AS_SDK = "send it as the vendor's SDK encodes it"
@@ -135,7 +157,7 @@ def _unread(why: str) -> SpendDenied:
     return denial("unpriced", why)
 
 
-def _pairs(text: str) -> Iterator[tuple[str, str]]:
+def _read_pairs(text: str) -> Iterator[tuple[str, str]]:
     """Yield names and values, decoded. Raises SpendDenied (`unpriced`)."""
     pairs = text.split("&") if text else []
     if len(pairs) > MOST_PARAMETERS:
@@ -156,7 +178,7 @@ def _pairs(text: str) -> Iterator[tuple[str, str]]:
         yield name, value
 
 
-def _path(name: str) -> list[str]:
+def _split_name(name: str) -> list[str]:
     """Return a name's parts, of which the last is "" for `[]`. Raises SpendDenied (`unpriced`)."""
     if _NAME.fullmatch(name):
         path = name.replace("]", "").split("[")
@@ -213,7 +235,7 @@ def json_body(request: Request) -> Any:
 _CHARSET = re.compile(r'\s*;\s*charset=("?)utf-8\1\s*', re.IGNORECASE)
 
 
-def named(content_type: str) -> str | None:
+def media_type_in(content_type: str) -> str | None:
     """Return the media type that a Content-Type names; None where it says more than that it is in UTF-8."""
     kind, mark, more = content_type.partition(";")
     return None if mark and not _CHARSET.fullmatch(mark + more) else kind.strip().lower()
@@ -227,10 +249,10 @@ def is_json(request: Request) -> bool:
 
 def media_type(request: Request) -> str:
     """Return a body's media type. Raises SpendDenied (`unpriced`): in other signs it says something else."""
-    given = request.headers.get("content-type", "")
-    kind = named(given)
+    content_type = request.headers.get("content-type", "")
+    kind = media_type_in(content_type)
     if kind is None:
-        more = given.partition(";")[2].strip()
+        more = content_type.partition(";")[2].strip()
         raise _unread(f"a body with {more[:60]!r} cannot be priced: send it as UTF-8")
     return kind
 
@@ -262,33 +284,7 @@ def digest(*parts: object) -> str:
 #: The statuses that say that nothing was executed (RFC 9110, 15.5, and RFC 6585). Other 4xx do not: a 409 is
 #: about an earlier send; Envoy, which stands before many a vendor, answers 408 where that has the request
 #: and is silent (`stream_idle_timeout`); Stripe's 424 is about what it has asked of others.
-_NOT_EXECUTED = frozenset(
-    {
-        400,
-        401,
-        402,
-        403,
-        404,
-        405,
-        407,
-        410,
-        411,
-        412,
-        413,
-        414,
-        415,
-        416,
-        417,
-        421,
-        422,
-        423,
-        426,
-        428,
-        429,
-        431,
-        451,
-    }
-)
+_NOT_EXECUTED = frozenset({*range(400, 406), 407, *range(410, 418), 421, 422, 423, 426, 428, 429, 431, 451})
 
 
 def refused(status: int) -> bool:
@@ -312,20 +308,3 @@ def unsuccessful(quote: Quote, reply: Reply) -> Outcome | None:
 def unbelieved(why: str) -> Outcome:
     """Return the outcome of a call whose reply cannot be believed: it is in doubt, and its caller is told."""
     return Outcome("doubt", note=why, error=why)
-
-
-class Kinds:
-    """Rules of a kind and what a request's line has to match as a whole; the first that matches decides.
-
-    Restrictive rules match in any letter case, so that none can be written around; free ones only as they
-    stand.
-    """
-
-    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
-        self._rules = [
-            (kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in rules
-        ]
-
-    def of(self, line: str) -> str:
-        """Return the kind of `line`, "unpriced" for what is in no rule."""
-        return next((kind for kind, pattern in self._rules if pattern.fullmatch(line)), "unpriced")

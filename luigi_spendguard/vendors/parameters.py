@@ -1,6 +1,6 @@
-"""Which parameters an operation takes, and what each means for what a call may cost: lists beside the code.
+"""A vendor's tables: of which kind an operation is, which parameters it takes, and what they may cost.
 
-A list is a file of lines, in blocks that a blank line ends:
+The parameters are a list beside the vendor's code, a file of lines, in blocks that a blank line ends:
 
     Name = terms         a group that occurs more than once
     POST /v1/… : rule    the operations to which the lines below apply, by method and address; at Stripe with
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from functools import cached_property
@@ -42,6 +42,23 @@ _TOKEN = re.compile(
     r"|(?P<open>\{)|(?P<close>\})|(?P<gap> )"
 )
 _ADDRESS = re.compile(r"(?m)^((?:GET|POST|PUT|PATCH|DELETE) \S.*?)(?: : (\S.*))?$")
+
+
+class Kinds:
+    """Rules of a kind and what a request's line has to match as a whole; the first that matches decides.
+
+    Restrictive rules match in any letter case, so that none can be written around; free ones only as they
+    stand.
+    """
+
+    def __init__(self, rules: Sequence[tuple[str, str]]) -> None:
+        self._rules = [
+            (kind, re.compile(text, 0 if kind == "free" else re.IGNORECASE)) for kind, text in rules
+        ]
+
+    def of(self, line: str) -> str:
+        """Return the kind of `line`, "unpriced" for what is in no rule."""
+        return next((kind for kind, pattern in self._rules if pattern.fullmatch(line)), "unpriced")
 
 
 @dataclass(frozen=True)

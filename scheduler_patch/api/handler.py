@@ -16,7 +16,7 @@ from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol import BadMessage
-from luigi_spendguard.vendors.bodies import named
+from luigi_spendguard.vendors.bodies import media_type_in
 from scheduler_patch.api.authentication import Refused, check, wrong
 from scheduler_patch.service.shares import Bounded
 from scheduler_patch.service.workers import LedgerService
@@ -129,7 +129,7 @@ class Handler(Bounded):
             raise self._too_large()
         if not (body := self.body):
             return {}
-        if named(self.request.headers.get("Content-Type", "")) != "application/json":
+        if media_type_in(self.request.headers.get("Content-Type", "")) != "application/json":
             what = "send JSON in UTF-8: Content-Type application/json, with charset=utf-8 or without"
             raise Refused(415, "unsupported_media_type", what)
         if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:

@@ -23,7 +23,7 @@ from typing import Any
 import resend
 from typing_extensions import get_type_hints, is_typeddict
 
-from luigi_spendguard.vendors.resend.mails import LISTED
+from luigi_spendguard.vendors.resend.operations import LISTED
 from tests.support import marking
 
 _WRITES = ("post", "put", "patch", "delete")

@@ -9,14 +9,12 @@ import re
 from pathlib import Path
 
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.vendors import resend
 from luigi_spendguard.vendors.model import Row
-from luigi_spendguard.vendors.resend import mails
+from luigi_spendguard.vendors.resend import operations as resend_operations
 from luigi_spendguard.vendors.stripe.operations import LISTED as STRIPE_LISTED
 from luigi_spendguard.vendors.stripe.operations import RULE_OF
 from luigi_spendguard.vendors.stripe.rules import RULES
-from luigi_spendguard.vendors.twilio import operations as twilio_routes
-from luigi_spendguard.vendors.twilio import quotes
+from luigi_spendguard.vendors.twilio import operations as twilio_operations
 from luigi_spendguard.vendors.twilio.prices import DEFAULTS
 from tests.support import marking
 
@@ -67,10 +65,10 @@ def operations(vendor: str) -> list[tuple[str, str, str, str]]:
 def _of_kind(vendor: str, kind: str) -> str:
     names = set()
     for _, method, host, path in operations(vendor):
-        if vendor == "twilio" and twilio_routes.kind_of(method, host, path) == kind:
-            names.add(twilio_routes.operation_of(method, host, path))
-        elif vendor == "resend" and mails.kind_of(method, path) == kind:
-            names.add(mails.operation_of(method, path))
+        if vendor == "twilio" and twilio_operations.kind_of(method, host, path) == kind:
+            names.add(twilio_operations.operation_of(method, host, path))
+        elif vendor == "resend" and resend_operations.kind_of(method, path) == kind:
+            names.add(resend_operations.operation_of(method, path))
     return ", ".join(f"`{name}`" for name in sorted(names)) + "."
 
 
@@ -81,13 +79,13 @@ def renewed(text: str) -> str:
         ("free", _listed("free")),
         ("unpriced", _listed("unpriced")),
         ("parameters", marking.figures(STRIPE_LISTED)),
-        ("twilio priced", _table(quotes.TABLE)),
+        ("twilio priced", _table(twilio_operations.TABLE)),
         ("twilio defaults", _defaults()),
-        ("twilio parameters", marking.figures(twilio_routes.LISTED)),
-        ("resend parameters", marking.figures(mails.LISTED)),
+        ("twilio parameters", marking.figures(twilio_operations.LISTED)),
+        ("resend parameters", marking.figures(resend_operations.LISTED)),
         ("twilio free", _of_kind("twilio", "free")),
         ("twilio credential", _of_kind("twilio", "credential")),
-        ("resend priced", _table(resend.TABLE)),
+        ("resend priced", _table(resend_operations.TABLE)),
         ("resend free", _of_kind("resend", "free")),
         ("resend credential", _of_kind("resend", "credential")),
     ):

@@ -28,39 +28,13 @@ from luigi_spendguard.vendors.bodies import (
     unbelieved,
     unsuccessful,
 )
-from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request, Row
+from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.parameters import Name, values_in
-from luigi_spendguard.vendors.resend.mails import (
-    LISTED,
-    address_of,
-    kind_of,
-    operation_of,
-    price,
-    quoted_mails,
-)
-
-TABLE = (
-    Row(
-        "emails.send",
-        "recipients (to, cc and bcc) times `email_price`",
-        "as quoted; 0 once canceled",
-        "fields that are not in Resend's description, headers that name recipients, line breaks in its head",
-    ),
-    Row(
-        "batch.send",
-        "the recipients of all its mails times `email_price`",
-        "without the mails that a permissive batch names as errors; without each mail that is canceled",
-        "more than 100 mails; `attachments`, which Resend ignores in a batch",
-    ),
-    Row("emails.update", "nothing", "nothing", "anything but another `scheduled_at`"),
-    Row("emails.cancel", "nothing", "gives back the mail's amount"),
-    Row("broadcasts.create", "nothing for a draft", "nothing", "with `send`: to how many is not known"),
-)
+from luigi_spendguard.vendors.resend.operations import KEYED, LISTED, address_of, kind_of, operation_of
+from luigi_spendguard.vendors.resend.quotes import email_price, quote_mails
 
 #: Escaped are "@" and "+" alone: any other could hide the name of an operation.
 _PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")
-#: The operations of which Resend reads an idempotency key.
-_KEYED = ("emails.send", "batch.send")
 
 
 class Resend(Vendor):
@@ -79,16 +53,14 @@ class Resend(Vendor):
     )
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
-        """Yield the price of a mail."""
         own = settings.own.get("email_price")
         where = "luigi.cfg" if own is not None else "default: Resend's changelog, 0.90 for 1,000"
-        yield "email_price", f"{plain_usd(price(settings))} USD a recipient ({where})"
+        yield "email_price", f"{plain_usd(email_price(settings))} USD a recipient ({where})"
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
-        """Recognise and price a request. Raises SpendDenied."""
-        request = _bare(request)
+        request = _without_empty_body(request)
         check_body(request)
         path, mark, _ = self.own_rest(request.url, settings).partition("?")
         if not _PATH.fullmatch(path) or "/." in path:
@@ -108,11 +80,11 @@ class Resend(Vendor):
         fixed = price is not None and kind not in ("emails", "batch", "cancel")
         if kind == "unpriced" and not fixed:
             raise _has_no_price(operation, request.method, path)
-        if kind in ("emails", "batch") and operation not in _KEYED:
+        if kind in ("emails", "batch") and operation not in KEYED:
             raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
-        body = _read(request, operation, address_of(kind, request.method, path), fixed=fixed)
+        body = _read_body(request, operation, address_of(kind, request.method, path), fixed=fixed)
         if kind in ("emails", "batch"):
-            return quoted_mails(quote, body, settings)
+            return quote_mails(quote, body, settings)
         if kind == "cancel":
             object_id = path.split("/")[2]
             return replace(
@@ -122,22 +94,21 @@ class Resend(Vendor):
                 only_less=True,
                 fingerprint=f"{operation}|{object_id}",
             )
-        said = digest(request.method, path, "", request.body.decode("latin-1"))
+        content = digest(request.method, path, "", request.body.decode("latin-1"))
         if fixed:
             return replace(
                 quote,
                 total_micros=int(price or 0),
-                target=f"{path}#{said[:12]}",
+                target=f"{path}#{content[:12]}",
                 fixed=True,
                 repeatable=False,
-                fingerprint=f"{operation}|{price}|{said}",
+                fingerprint=f"{operation}|{price}|{content}",
             )
         if kind == "broadcast" and not _is_draft(body):
             raise _has_no_price(operation, request.method, path)
-        return replace(quote, free=True, target=path, fingerprint=f"{operation}|{said}")
+        return replace(quote, free=True, target=path, fingerprint=f"{operation}|{content}")
 
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-        """Read what became of the call; of a batch, what was accepted is paid for."""
         if ended := unsuccessful(quote, reply):
             return ended
         if quote.free:
@@ -148,15 +119,15 @@ class Resend(Vendor):
                 return unbelieved("the reply is about another mail than asked")
             return Outcome("settle", only_less=True, object_id=quote.object_id)
         if quote.parts:
-            opened = _opened(quote, body)
+            opened = _opened_mails(quote, body)
             total = quote.total_micros if opened is None else sum(opened.values())
             return Outcome("settle", total_micros=total, opened=opened or {})
         if quote.operation == "emails.send":
-            found = body.get("id")
-            if not isinstance(found, str) or not found:
+            mail_id = body.get("id")
+            if not isinstance(mail_id, str) or not mail_id:
                 return unbelieved("the reply names no id")
             total = quote.total_micros
-            return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=found)
+            return Outcome("settle", total_micros=total, worth_micros=total or 0, object_id=mail_id)
         return Outcome("settle", total_micros=quote.total_micros)
 
     def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
@@ -166,9 +137,8 @@ class Resend(Vendor):
         return Request("GET", f"{self.home}/emails/{percent_encoded(object_id, safe='')}", {})
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
-        """Return the request as it leaves; its key where Resend reads one."""
-        keyed = operation_of(request.method, self.own_rest(request.url, settings)) in _KEYED
-        return super().wire(_bare(request), settings, secret, key if keyed else "")
+        keyed = operation_of(request.method, self.own_rest(request.url, settings)) in KEYED
+        return super().wire(_without_empty_body(request), settings, secret, key if keyed else "")
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial in Resend's error format (https://resend.com/docs/api-reference/errors)."""
@@ -177,7 +147,7 @@ class Resend(Vendor):
         return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 
 
-def _bare(request: Request) -> Request:
+def _without_empty_body(request: Request) -> Request:
     """Return a request without the `{}` that the SDK sends with a GET or DELETE (resend-python 2.52)."""
     if request.method in ("GET", "DELETE") and request.body.strip() == b"{}":
         return replace(request, body=b"")
@@ -192,22 +162,22 @@ def _has_no_price(operation: str, method: str, path: str) -> SpendDenied:
     )
 
 
-def _read(request: Request, operation: str, address: str | None, *, fixed: bool) -> Any:
+def _read_body(request: Request, operation: str, address: str | None, *, fixed: bool) -> Any:
     """Return the JSON that an operation is called with, None for none.
 
     Raises SpendDenied (`unpriced`) for what could be read in two ways, is not known, or may cost.
     """
-    body = json_body(request) if request.body or operation in _KEYED else None
+    body = json_body(request) if request.body or operation in KEYED else None
     if address is None:
         raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
     each = body if isinstance(body, list) and operation == "batch.send" else [body]
     if not all(isinstance(one, dict) or one is None for one in each):
         raise denial("unpriced", f"the body of {operation} must be a JSON object")
-    said: dict[Name, set[str]] = {}
+    parameters: dict[Name, set[str]] = {}
     for one in each:
-        for name, given in values_in(one).items():
-            said.setdefault(name, set()).update(given)
-    LISTED.check(address, operation, said, fixed=fixed)
+        for name, its_values in values_in(one).items():
+            parameters.setdefault(name, set()).update(its_values)
+    LISTED.check(address, operation, parameters, fixed=fixed)
     return body
 
 
@@ -218,7 +188,7 @@ def _is_draft(broadcast: Any) -> bool:
     return broadcast.get("send", False) is False
 
 
-def _opened(quote: Quote, body: Mapping[str, Any]) -> dict[str, int] | None:
+def _opened_mails(quote: Quote, body: Mapping[str, Any]) -> dict[str, int] | None:
     """Return the mails of a batch and what each costs, without those that a permissive one names as errors.
 
     None where that does not add up: then it is paid for as asked.

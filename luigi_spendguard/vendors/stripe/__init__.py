@@ -47,8 +47,8 @@ from luigi_spendguard.vendors.stripe.request import (
     is_sensitive,
     is_upload,
     not_there,
-    parameters,
     path_of,
+    read_parameters,
     rest_of,
 )
 from luigi_spendguard.vendors.stripe.rules import RULES
@@ -104,7 +104,7 @@ class Stripe(Vendor):
     ) -> Quote:
         """Recognise and price a request. Raises SpendDenied."""
         path = path_of(request.method, request.url, settings)
-        params = parameters(request, path)
+        params = read_parameters(request, path)
         connected = request.headers.get("stripe-account", "")
         context = request.headers.get("stripe-context", "")
         for name, shown in (("Stripe-Account", connected), ("Stripe-Context", context)):
@@ -184,7 +184,7 @@ class Stripe(Vendor):
         assert known is not None
         operation, ids = known
         fixed = settings.prices.get(operation.name)
-        params = parameters(request, blank.path)
+        params = read_parameters(request, blank.path)
         if fixed is not None or operation.rule != "unpriced":
             priceable = operation.name in PRICEABLE
             check_parameters(

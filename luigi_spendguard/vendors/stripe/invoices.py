@@ -14,7 +14,7 @@ from dataclasses import replace
 from luigi_spendguard.errors import denial
 from luigi_spendguard.vendors.model import Quote
 from luigi_spendguard.vendors.stripe.items import covered_items, look_up_debt, look_up_pending
-from luigi_spendguard.vendors.stripe.lines import Cost, as_item, cost_of, read_groups, shipping_cost
+from luigi_spendguard.vendors.stripe.lines import Cost, as_item, cost_of, read_lines, shipping_cost
 from luigi_spendguard.vendors.stripe.objects import MOST_COVERED, covered_by, is_first
 from luigi_spendguard.vendors.stripe.quotes import look_up_value, own_path, quote_cancel
 from luigi_spendguard.vendors.stripe.request import (
@@ -196,7 +196,7 @@ def quote_invoice_lines(call: StripeCall) -> Quote:
     if "unassign" in call.params.values():
         raise Unbounded("an item that is unassigned is pending again, and billed with what comes next: that")
     target = f"{call.ids[0]}#{call.digest[:12]}"
-    named = [call.params] if len(call.ids) > 1 else read_groups(call.params, "lines")
+    named = [call.params] if len(call.ids) > 1 else read_lines(call.params, "lines")
     added = sum(_added(call, line, invoice) + _taken_back(call, line, invoice) for line in named)
     if not added:
         return call.quote_at(None, target=target)

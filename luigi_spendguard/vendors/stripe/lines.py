@@ -45,7 +45,7 @@ _PLAIN = {
 _PRICES = ("price", "pricing[price]", "plan")
 
 
-def read_groups(params: Mapping[str, str], stem: str) -> list[dict[str, str]]:
+def read_lines(params: Mapping[str, str], stem: str) -> list[dict[str, str]]:
     """Return the groups of a list parameter, in their order, each by the rest of its names."""
     groups: dict[str, dict[str, str]] = {}
     for name, value in params.items():
@@ -93,7 +93,7 @@ def cost_of(call: StripeCall, *stems: str, currency: str | None = None) -> Cost:
     A price has an amount in each of its `currency_options`, and the payer's own currency may decide which
     (https://docs.stripe.com/products-prices/how-products-and-prices-work#multiple-currencies).
     """
-    lines = [line for stem in stems for line in read_groups(call.params, stem)]
+    lines = [line for stem in stems for line in read_lines(call.params, stem)]
     if not lines:
         raise Unbounded(f"{call.quote.operation} names no lines that could be priced")
     paths = [path for line in lines if (path := _price_path(call, line))]

@@ -22,16 +22,21 @@ from urllib.parse import urlsplit
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.money import NoRate, to_micros
 from luigi_spendguard.settings.schema import VendorSettings
-from luigi_spendguard.vendors import bodies
-from luigi_spendguard.vendors.addresses import plain
-from luigi_spendguard.vendors.bodies import Params, check_body, form_text, json_body
+from luigi_spendguard.vendors.bodies import (
+    Params,
+    check_body,
+    form_text,
+    json_body,
+    read_groups,
+    split_address,
+)
 from luigi_spendguard.vendors.model import Quote, Request
 
 #: Fields whose value must not be kept, nor be found by trying from a quick hash.
 _SENSITIVE = re.compile(r"\[(number|cvc|account_number|iban|security_code|id_number|ssn_last_4)\]$")
 
 
-def parameters(request: Request, path: str) -> Params:
+def read_parameters(request: Request, path: str) -> Params:
     """Return the parameters of a request's form or, for `/v2/`, of its JSON: for price, scope and all else.
 
     Those of an upload are not read: only its digest counts. Raises SpendDenied (`unpriced`) for what two
@@ -42,10 +47,10 @@ def parameters(request: Request, path: str) -> Params:
             check_body(request)
             if urlsplit(request.url).query:
                 raise denial("unpriced", "a POST with a query string cannot be priced: say it in the body")
-            return MappingProxyType(dict(_flat("", json_body(request))))
+            return MappingProxyType(dict(_read_json("", json_body(request))))
         if is_upload(request, path):
-            return parameters(replace(request, body=b""), path)
-    return bodies.parameters(form_text(request))
+            return read_parameters(replace(request, body=b""), path)
+    return read_groups(form_text(request))
 
 
 def is_upload(request: Request, path: str) -> bool:
@@ -54,16 +59,16 @@ def is_upload(request: Request, path: str) -> bool:
     return path == "/v1/files" and re.fullmatch(r"multipart/form-data; *boundary=[^,;]+", kind) is not None
 
 
-def _flat(name: str, value: Any) -> Iterator[tuple[str, str]]:
+def _read_json(name: str, value: Any) -> Iterator[tuple[str, str]]:
     """Yield the values of JSON, named as a form would name them."""
     if isinstance(value, dict):
         for key, inner in value.items():
             if "[" in key or "]" in key:
                 raise denial("unpriced", f"the key {key[:60]!r} of the body could be read as a group")
-            yield from _flat(f"{name}[{key}]" if name else key, inner)
+            yield from _read_json(f"{name}[{key}]" if name else key, inner)
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            yield from _flat(f"{name}[{number}]", inner)
+            yield from _read_json(f"{name}[{number}]", inner)
     else:
         yield name, value if isinstance(value, str) else json.dumps(value)
 
@@ -139,7 +144,7 @@ def path_of(method: str, url: str, settings: VendorSettings) -> str:
     """Return the path of a request to one of Stripe's own addresses. Raises SpendDenied (`endpoint`)."""
     for base in {API_BASE, settings.base_url, *(base for _, base in _ELSEWHERE)}:
         if base and url.startswith(base + "/"):
-            path, _ = plain(url[len(base) :])
+            path, _ = split_address(url[len(base) :])
             if "%" in path:
                 raise denial("endpoint", "the path has characters that no Stripe path has")
             if base in (API_BASE, settings.base_url) or base == host_of(method, path):
@@ -237,12 +242,12 @@ class StripeCall:
         missing = tuple(path for path in paths if path not in self.lookups)
         if missing:
             raise NotLookedUp(missing)
-        bodies: list[Body] = []
+        objects: list[Body] = []
         for path in paths:
             if not (body := self.lookups[path]):
                 raise not_there(self.quote.operation, path)
-            bodies.append(body)
-        return bodies
+            objects.append(body)
+        return objects
 
     def is_gone(self, path: str) -> bool:
         """Return whether nothing stands at `path`, such as what an earlier try has deleted."""

@@ -18,7 +18,7 @@ from luigi_spendguard.vendors.stripe.lines import (
     amount_of,
     as_item,
     cost_of,
-    read_groups,
+    read_lines,
     shipping_cost,
 )
 from luigi_spendguard.vendors.stripe.objects import payer_of
@@ -101,7 +101,7 @@ def quote_session(call: StripeCall) -> Quote:
         return call.quote_at(0, target=target)
     _check_untaxed(call)
     lines = cost_of(call, "line_items", currency=call.params.get("currency"))
-    options = [shipping_cost(call, option) for option in read_groups(call.params, "shipping_options")]
+    options = [shipping_cost(call, option) for option in read_lines(call.params, "shipping_options")]
     shipped = {
         unit: own + max((option[unit] for option in options), default=0)
         for unit, own in lines.minor.items()

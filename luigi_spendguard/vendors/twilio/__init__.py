@@ -20,7 +20,7 @@ from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachab
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.base import Vendor, is_disguised
-from luigi_spendguard.vendors.bodies import check_body, digest, form, is_json, json_body
+from luigi_spendguard.vendors.bodies import check_body, digest, is_json, json_body, read_form
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.twilio import outcomes, prices, quotes
@@ -47,7 +47,11 @@ _ACCOUNT = re.compile(r"(/2010-04-01/Accounts/)([^/.]+)(.*)", re.IGNORECASE)
 _WHOM = ("To", "ToBinding", "Identity")
 #: A header that makes Twilio call the webhooks of what is changed.
 _HOOKS = "x-twilio-webhook-enabled"
-_PRICED = {"message": quotes.message, "call": quotes.call, "verification": quotes.verification}
+_PRICED = {
+    "message": quotes.quote_message,
+    "call": quotes.quote_call,
+    "verification": quotes.quote_verification,
+}
 
 
 class Twilio(Vendor):
@@ -90,7 +94,6 @@ class Twilio(Vendor):
         return super().check(settings)
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
-        """Yield the prices in force."""
         return prices.price_list(settings)
 
     def only_reads(self, request: Request) -> bool:
@@ -101,13 +104,12 @@ class Twilio(Vendor):
         kind = kind_of(request.method, parts.hostname or "", parts.path)
         if kind == "lookup":
             with contextlib.suppress(SpendDenied):
-                return not quotes.fields(parts.query)
+                return not quotes.lookup_fields(parts.query)
         return kind == "read"
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
-        """Recognise and price a request. Raises SpendDenied."""
         path, _, query = self._path(request, settings).partition("?")
         _, host, rest = path.split("/", 2)
         kind = kind_of(request.method, host, f"/{rest}")
@@ -131,18 +133,18 @@ class Twilio(Vendor):
             )
         if kind == "lookup":
             check_body(request)
-            return self._lookup(quote, rest, query, settings)
-        said = digest(request.method, path, query, request.body.decode("latin-1"))
+            return self._quote_lookup(quote, rest, query, settings)
+        content = digest(request.method, path, query, request.body.decode("latin-1"))
         fixed = price is not None and kind not in _PRICED
-        read = _read(request, operation, address_of(kind, request.method, host, f"/{rest}"), fixed=fixed)
+        form = _read_form(request, operation, address_of(kind, request.method, host, f"/{rest}"), fixed=fixed)
         if fixed:
             return replace(
                 quote,
                 total_micros=int(price or 0),
-                target=f"{rest}#{said[:12]}",
+                target=f"{rest}#{content[:12]}",
                 fixed=True,
-                targets=tuple(one for name in _WHOM for one in read.get(name, ())),
-                fingerprint=f"{operation}|{price}|{said}",
+                targets=tuple(one for name in _WHOM for one in form.get(name, ())),
+                fingerprint=f"{operation}|{price}|{content}",
             )
         if kind in ("free", "credential", "verification_check"):
             return replace(
@@ -150,38 +152,38 @@ class Twilio(Vendor):
                 free=True,
                 target=rest,
                 repeatable=kind != "verification_check",
-                fingerprint=f"{operation}|{said}",
+                fingerprint=f"{operation}|{content}",
             )
         if kind in ("message_update", "call_update"):
-            return self._update(quote, rest, read)
-        priced = _PRICED[kind](read, settings)
+            return self._quote_update(quote, rest, form)
+        priced = _PRICED[kind](form, settings)
         return replace(
             quote,
-            total_micros=priced.total,
+            total_micros=priced.total_micros,
             target=priced.target,
-            fees_micros=priced.fees,
+            fees_micros=priced.fees_micros,
             customers=(priced.target,),
-            fingerprint=f"{operation}|{priced.target}|{priced.total}|{priced.said}",
+            fingerprint=f"{operation}|{priced.target}|{priced.total_micros}|{priced.content}",
         )
 
-    def _lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
-        fields = quotes.fields(query)
+    def _quote_lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
+        fields = quotes.lookup_fields(query)
         if not fields:
             return replace(quote, read=True, key=None)
-        priced = quotes.lookup(rest.rpartition("/")[2], fields, settings)
+        priced = quotes.quote_lookup(rest.rpartition("/")[2], fields, settings)
         return replace(
             quote,
-            total_micros=priced.total,
+            total_micros=priced.total_micros,
             target=priced.target,
-            fingerprint=f"{quote.operation}|{priced.target}|{priced.total}",
+            fingerprint=f"{quote.operation}|{priced.target}|{priced.total_micros}",
         )
 
-    def _update(self, quote: Quote, rest: str, said: Mapping[str, list[str]]) -> Quote:
+    def _quote_update(self, quote: Quote, rest: str, form: Mapping[str, list[str]]) -> Quote:
         """Cancel what has not been sent, end a call, or take a message's text away: nothing else is free."""
         object_id = rest.rpartition("/")[2].removesuffix(".json")
-        fingerprint = f"{quote.operation}|{object_id}|{digest(said)}"
+        fingerprint = f"{quote.operation}|{object_id}|{digest(form)}"
         known = replace(quote, target=object_id, repeatable=True, fingerprint=fingerprint)
-        only = [(name, values[0]) for name, values in said.items()]
+        only = [(name, values[0]) for name, values in form.items()]
         if only in ([("Status", "canceled")], [("Status", "completed")]):
             return replace(known, object_id=object_id, only_less=True)
         if only == [("Body", "")] and quote.operation == "messages.update":
@@ -217,15 +219,13 @@ class Twilio(Vendor):
         return f"/{host}/{path}{mark}{query}"
 
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
-        """Read what became of the call."""
-        return outcomes.outcome(quote, reply, fx)
+        return outcomes.read_outcome(quote, reply, fx)
 
     def look_up(self, quote: Quote, request: Request, path: str) -> Request:
         """Return a GET of `path` at the host that the call goes to."""
         return Request("GET", self.url(f"/{quote.path.split('/')[1]}{path}"), {})
 
     def fetch(self, quote: Quote, object_id: str, request: Request) -> Request:
-        """Return the GET of what an operator has named as a call's."""
         if quote.operation not in ("messages.create", "calls.create"):
             return super().fetch(quote, object_id, request)
         if not re.fullmatch("[A-Z]{2}[0-9a-f]{32}", object_id):
@@ -239,16 +239,15 @@ class Twilio(Vendor):
         """
         if quote.operation != "messages.create":
             return None
-        said = form(request, lists_of(RULED["message"]))
-        if not quotes.is_text(said):
+        form = read_form(request, lists_of(RULED["message"]))
+        if not quotes.is_text(form):
             return None
-        wanted = [(name, said[name][0]) for name in ("To", "From") if name in said]
+        wanted = [(name, form[name][0]) for name in ("To", "From") if name in form]
         query = urlencode([*wanted, ("PageSize", "1000")])
         return Request("GET", self.url(f"{quote.path}?{query}"), {})
 
     def matches(self, quote: Quote, request: Request, listed: Reply, since_ms: int) -> Mapping[str, Reply]:
-        """Return the messages that an earlier send of this one may have made."""
-        return outcomes.matches(form(request, lists_of(RULED["message"])), listed, since_ms)
+        return outcomes.find_matches(read_form(request, lists_of(RULED["message"])), listed, since_ms)
 
     def follow_up(self, account: str, object_id: str, settings: VendorSettings) -> Request | None:
         """Return the GET of a message or call, whose price may be known by now."""
@@ -259,8 +258,7 @@ class Twilio(Vendor):
         return Request("GET", f"https://api.twilio.com/2010-04-01/Accounts/{own}/{kind}/{object_id}.json", {})
 
     def followed(self, reply: Reply, settings: VendorSettings, fx: Mapping[str, Decimal]) -> FollowedUp:
-        """Read what a message or call has cost."""
-        return outcomes.followed(reply, prices.given(settings, "failed_price"), fx)
+        return outcomes.read_follow_up(reply, prices.price_setting(settings, "failed_price"), fx)
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
         """Return the request as it leaves, a call with its time limit; Twilio knows no idempotency key."""
@@ -271,10 +269,10 @@ class Twilio(Vendor):
         body = request.body
         host, rest = path[1:].split("/", 1)
         if kind_of(request.method, host, "/" + rest.partition("?")[0]) == "call":
-            said = form(request, lists_of(RULED["call"]))
-            if not said.get("TimeLimit", [""])[0]:
+            form = read_form(request, lists_of(RULED["call"]))
+            if not form.get("TimeLimit", [""])[0]:
                 limit = quotes.time_limit({}, settings)
-                body = urlencode({**said, "TimeLimit": [str(limit)]}, doseq=True).encode()
+                body = urlencode({**form, "TimeLimit": [str(limit)]}, doseq=True).encode()
         url = settings.base_url + path if settings.base_url else self.url(path)
         return Request(request.method, url, headers, body)
 
@@ -317,11 +315,12 @@ class Twilio(Vendor):
         return "https:/" + rest
 
     def relinked(self, reply: Reply, base: str) -> Reply:
-        """Return a reply whose links to pages (`meta.next_page_url`) lead to the gateway at `base`."""
-        return outcomes.relinked(reply, base)
+        return outcomes.relink(reply, base)
 
 
-def _read(request: Request, operation: str, address: str | None, *, fixed: bool) -> Mapping[str, list[str]]:
+def _read_form(
+    request: Request, operation: str, address: str | None, *, fixed: bool
+) -> Mapping[str, list[str]]:
     """Return the form that an operation is called with; of one in JSON nothing, since none has a price.
 
     Raises SpendDenied (`unpriced`) for what could be read in two ways, is not known, or may cost.
@@ -331,17 +330,17 @@ def _read(request: Request, operation: str, address: str | None, *, fixed: bool)
         check_body(request)
         if urlsplit(request.url).query:
             raise denial("unpriced", f"{operation} with a query string cannot be priced: say it in the body")
-        said: dict[str, list[str]] = {}
+        form: dict[str, list[str]] = {}
         values: Mapping[Name, set[str]] = values_in(json_body(request))
     else:
-        said = form(request, lists)
-        values = {(name, "") if name in lists else (name,): {*given} for name, given in said.items()}
+        form = read_form(request, lists)
+        values = {(name, "") if name in lists else (name,): {*each} for name, each in form.items()}
     if address is None:
         raise denial("unpriced", f"{operation} is no operation that this version of luigi_spendguard knows")
     LISTED.check(address, operation, values, fixed=fixed)
     if request.headers.get(_HOOKS, "false").lower() != "false" and not fixed:
         raise denial("unpriced", f"{operation} with {_HOOKS} starts what a webhook is for: leave it out")
-    return said
+    return form
 
 
 def _is_plain(path: str) -> bool:

@@ -7,8 +7,69 @@ from __future__ import annotations
 
 import re
 
-from luigi_spendguard.vendors.bodies import Kinds
-from luigi_spendguard.vendors.parameters import Parameters
+from luigi_spendguard.vendors.model import Row
+from luigi_spendguard.vendors.parameters import Kinds, Parameters
+from luigi_spendguard.vendors.twilio.prices import MAX_GROWN, MAX_SEGMENTS, MAX_UNITS
+
+_LATE = (
+    "as quoted; corrected to Twilio's price, and the fees that it may lack, once it is there: 0 when canceled"
+)
+TABLE = (
+    Row(
+        "messages.create",
+        "SMS: segments times (`sms_prices` + `sms_fees`) of the longest prefix, `*` for unknown ones; "
+        "`scheduling_price` on top where it is scheduled or its links are shortened",
+        f"{_LATE}, `failed_price` when failed",
+        f"a number that is not E.164, more than {MAX_UNITS:,} characters, unknown parameters",
+    ),
+    Row(
+        "messages.create",
+        "MMS: `mms_prices` + `mms_fees`, or its text with a link as an SMS where that is dearer",
+        "as an SMS",
+        "as an SMS",
+    ),
+    Row(
+        "messages.create",
+        f"content template: {MAX_SEGMENTS} segments, {MAX_GROWN} where it may be encoded otherwise, or an "
+        "MMS where that is dearer",
+        "as an SMS",
+        "as an SMS",
+    ),
+    Row(
+        "messages.create",
+        "other channels (`whatsapp:+1…`): `channel_prices`, RCS for every 160 bytes",
+        "as quoted, 0 when canceled, `failed_price` when failed",
+        "a channel without a price, a channel in `From` alone",
+    ),
+    Row("messages.update", "nothing", "cancelling gives back, redacting changes nothing", "anything else"),
+    Row(
+        "calls.create",
+        "minutes up to `TimeLimit` (else `call_time_limit_s`, which is then sent) times `call_prices`, for "
+        "`call_legs` parties; recording and machine detection on top",
+        f"{_LATE}, busy, failed or not answered",
+        "a destination without a price; TwiML that could dial where `call_legs` is not set, at a URL "
+        "(`FallbackUrl`, too) always",
+    ),
+    Row("calls.update", "nothing", "cancelling gives back, completing changes nothing", "anything else"),
+    Row(
+        "verify.services.verifications.create",
+        f"`verify_price`, two segments ({MAX_SEGMENTS} with a text or template of its own) and a Lookup, or "
+        "a minute; on WhatsApp the dearer of `channel_prices` and a text",
+        "as quoted",
+        "channels other than `sms`, `call` and, priced, `whatsapp`",
+    ),
+    Row(
+        "verify.services.verification_check.create",
+        "nothing: its success was counted with the verification",
+        "nothing",
+    ),
+    Row(
+        "lookups.phone_numbers.fetch",
+        "the sum of `lookup_prices` of its `Fields`; nothing without any",
+        "as quoted",
+        "fields without a price, unknown parameters",
+    ),
+)
 
 _ID = r"[^/]+"
 _ACCOUNT = rf"/2010-04-01/Accounts/{_ID}"
@@ -112,12 +173,12 @@ _VERBS = {"GET": ("list", "fetch"), "POST": ("create", "update"), "DELETE": ("de
 
 def kind_of(method: str, host: str, path: str) -> str:
     """Return of which kind an operation is: what its host, path (without a query) and method say."""
-    return _KINDS.of(f"{method} {_product(host)} {_plain(path)}")
+    return _KINDS.of(f"{method} {_product(host)} {_without_format(path)}")
 
 
 def address_of(kind: str, method: str, host: str, path: str) -> str | None:
     """Return where an operation's parameters are listed; None for one that is not known."""
-    return RULED.get(kind) or LISTED.address_of(method, f"{_product(host)} {_plain(path)}")
+    return RULED.get(kind) or LISTED.address_of(method, f"{_product(host)} {_without_format(path)}")
 
 
 def lists_of(address: str | None) -> frozenset[str]:
@@ -141,7 +202,7 @@ def operation_of(method: str, host: str, path: str) -> str:
     return ".".join([*(_snake(word) for word in words), verb])
 
 
-def _plain(path: str) -> str:
+def _without_format(path: str) -> str:
     """Return a path without what says in which format its reply is to be."""
     return re.sub(r"(\.(json|xml|csv|html))+$", "", path.rstrip("/"), flags=re.IGNORECASE)
 

@@ -26,7 +26,7 @@ _TRIAL = "Sent from your Twilio trial account - "
 _UNBILLED = {"canceled", "busy", "no-answer"}
 
 
-def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
+def read_outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
     """Read what became of a call."""
     if ended := unsuccessful(quote, reply):
         return ended
@@ -42,17 +42,17 @@ def outcome(quote: Quote, reply: Reply, fx: Mapping[str, Decimal]) -> Outcome:
         return Outcome("settle", total_micros=total, only_less=True, object_id=quote.object_id)
     if quote.operation not in ("messages.create", "calls.create"):
         return Outcome("settle", total_micros=quote.total_micros)
-    sid, said = body.get("sid"), body.get("to")
+    sid, to = body.get("sid"), body.get("to")
     if not isinstance(sid, str) or not sid:
         return unbelieved("the reply names no sid")
-    if isinstance(said, str) and said.lower() != quote.target:
+    if isinstance(to, str) and to.lower() != quote.target:
         return unbelieved("the reply is about another recipient than asked")
     price, quoted = None if _by_channel(body) else _micros(body, fx), quote.total_micros or 0
     total = quoted if price is None else with_fees(price, quote.fees_micros, quoted)
     return Outcome("settle", total_micros=total, worth_micros=quoted, object_id=sid, price_due=price is None)
 
 
-def followed(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> FollowedUp:
+def read_follow_up(reply: Reply, failed_micros: int, fx: Mapping[str, Decimal]) -> FollowedUp:
     """Read what a message or a call has cost; `failed_micros` for a message that failed."""
     if reply.status == 404:
         return FollowedUp(None, final=True, note="Twilio does not know it any more")
@@ -104,19 +104,19 @@ def _amount(body: Mapping[str, Any]) -> Decimal | None:
     return amount if amount is not None and amount.is_finite() and amount <= _DEAREST else None
 
 
-def matches(said: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapping[str, Reply]:
+def find_matches(form: Mapping[str, list[str]], listed: Reply, since_ms: int) -> Mapping[str, Reply]:
     """Return the messages of a list that a request may have made since then, oldest first."""
     page = reply_object(listed)
     objects = page.get("messages")
-    found: dict[str, Reply] = {}
+    matches: dict[str, Reply] = {}
     for one in reversed(objects if isinstance(objects, list) else []):
-        if isinstance(one, dict) and _is_that(one, said, since_ms):
+        if isinstance(one, dict) and _is_match(one, form, since_ms):
             body = json.dumps(one).encode()
-            found[one["sid"]] = Reply(201, {"content-type": "application/json"}, body)
-    return dict(list(found.items())[:_MOST])
+            matches[one["sid"]] = Reply(201, {"content-type": "application/json"}, body)
+    return dict(list(matches.items())[:_MOST])
 
 
-def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: int) -> bool:
+def _is_match(one: Mapping[str, Any], form: Mapping[str, list[str]], since_ms: int) -> bool:
     try:
         made = parsedate_to_datetime(str(one.get("date_created"))).timestamp() * 1000
     except (ValueError, TypeError, OverflowError):
@@ -127,15 +127,15 @@ def _is_that(one: Mapping[str, Any], said: Mapping[str, list[str]], since_ms: in
     if made < since_ms - _SKEW_MS or str(one.get("direction", "")).startswith("inbound"):
         return False
     for name, key in (("To", "to"), ("From", "from"), ("MessagingServiceSid", "messaging_service_sid")):
-        if name in said and str(one.get(key, "")).lower() != said[name][0].lower():
+        if name in form and str(one.get(key, "")).lower() != form[name][0].lower():
             return False
     if one.get("num_media") not in (None, "0"):
         return False
     text = str(one.get("body") or "").removeprefix(_TRIAL)
-    return text.strip() == said["Body"][0].strip()
+    return text.strip() == form["Body"][0].strip()
 
 
-def relinked(reply: Reply, base: str) -> Reply:
+def relink(reply: Reply, base: str) -> Reply:
     """Return a list's reply whose links to its pages lead to `base`."""
     body = reply_object(reply)
     meta = body.get("meta")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.vendors.addresses import plain
+from luigi_spendguard.vendors.bodies import split_address
 
 ODD = [
     "", "/", "//v1/charges", "/v1//charges", "/v1/charges/", "/v1/charges//", "v1/charges", "/./v1", "/v1/..",
@@ -22,7 +22,7 @@ ODD = [
 @pytest.mark.parametrize("rest", ODD)
 def test_what_can_be_read_in_two_ways_is_refused(rest: str) -> None:
     with pytest.raises(SpendDenied) as denied:
-        plain(rest)
+        split_address(rest)
     assert denied.value.reason == "endpoint"
 
 
@@ -37,4 +37,4 @@ def test_what_can_be_read_in_two_ways_is_refused(rest: str) -> None:
     ("/v1/coupons/50%20off", "/v1/coupons/50%20off", ""), ("/v1/tags/%C3%BC", "/v1/tags/%C3%BC", ""),
 ])  # fmt: skip
 def test_all_else_is_taken_as_it_is(rest: str, path: str, query: str) -> None:
-    assert plain(rest) == (path, query)
+    assert split_address(rest) == (path, query)

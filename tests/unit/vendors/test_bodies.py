@@ -16,7 +16,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.bodies import fields, form_text, json_body, parameters
+from luigi_spendguard.vendors.bodies import form_text, json_body, read_fields, read_groups
 from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import Stripe
 from tests.support.readings import READINGS
@@ -28,7 +28,7 @@ CHARGE = "amount=100&currency=usd&customer=cus_1"
 
 def refused(text: str) -> bool:
     try:
-        parameters(text)
+        read_groups(text)
     except SpendDenied as denied:
         return denied.reason == "unpriced"
     return False
@@ -72,7 +72,7 @@ def test_what_sdks_send_is_read() -> None:
         "&metadata[order-id]=1&metadata[Order+ID]=2&metadata[2024]=3&items%5B0%5D%5Bprice%5D=price_1"
         "&items[0][tax_rates][]=txr_1&items[0][tax_rates][]=txr_2&items[1][price]=price_2&coupon="
     )
-    found = parameters(text)
+    found = read_groups(text)
     assert dict(found) == {
         "amount": "100", "currency": "usd", "description": "a b&c=\nd", "expand[0]": "customer",
         "expand[1]": "invoice", "metadata[order-id]": "1", "metadata[Order ID]": "2", "metadata[2024]": "3",
@@ -82,21 +82,24 @@ def test_what_sdks_send_is_read() -> None:
     with pytest.raises(TypeError):
         found["amount"] = "1"  # type: ignore[index]
     # As curl sends it, with what needs no encoding left as it is.
-    assert parameters("email=a@b.example&url=https://x.example/?a,b&text=Hi there!")["text"] == "Hi there!"
-    assert parameters("") == {}
+    assert read_groups("email=a@b.example&url=https://x.example/?a,b&text=Hi there!")["text"] == "Hi there!"
+    assert read_groups("") == {}
 
 
 def test_lists_are_ordered_as_numbers() -> None:
     names = [f"phases[{number}][items][0][price]" for number in range(12)]
-    assert list(parameters("&".join(f"{name}=p" for name in names))) == names
+    assert list(read_groups("&".join(f"{name}=p" for name in names))) == names
 
 
 def test_a_form_without_brackets() -> None:
-    assert fields("To=%2B1&MediaUrl=a&MediaUrl=b", ("MediaUrl",)) == {"To": ["+1"], "MediaUrl": ["a", "b"]}
-    assert fields("Configuration.Url=a") == {"Configuration.Url": ["a"]}
+    assert read_fields("To=%2B1&MediaUrl=a&MediaUrl=b", ("MediaUrl",)) == {
+        "To": ["+1"],
+        "MediaUrl": ["a", "b"],
+    }
+    assert read_fields("Configuration.Url=a") == {"Configuration.Url": ["a"]}
     for text in ("To=1&To=2", "[To]=1", "To[]=1", "To+=1", "To.=1", ".To=1", "To=1;From=2"):
         with pytest.raises(SpendDenied):
-            fields(text, ("MediaUrl",))
+            read_fields(text, ("MediaUrl",))
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ _FORMS = st.lists(_PIECES, max_size=14).map("".join) | st.lists(
 @given(_FORMS)
 def test_what_is_read_every_server_reads_alike(text: str) -> None:
     try:
-        said = dict(parameters(text))
+        said = dict(read_groups(text))
     except SpendDenied:
         return
     odd = any(re.search(r"[ .:/-]", name) for name in said)
@@ -159,7 +162,7 @@ def flat(name: str, found: Any) -> dict[str, str]:
 @given(_FORMS)
 def test_what_is_read_without_brackets_every_server_reads_alike(text: str) -> None:
     try:
-        said = {name: value for name, [value] in fields(text).items()}
+        said = {name: value for name, [value] in read_fields(text).items()}
     except SpendDenied:
         return
     for server, read in READINGS.items():
@@ -271,6 +274,6 @@ def test_what_is_encoded_is_read_as_it_was_meant(said: Mapping[str, str]) -> Non
     said = {name: value.replace("\0", "").encode("utf-8", "replace").decode() for name, value in said.items()}
     said.pop("_method", None)
     text = "&".join(f"{name}={percent_encoded(value, safe='')}" for name, value in said.items())
-    assert dict(parameters(text)) == said
+    assert dict(read_groups(text)) == said
     body = Request("POST", API, {"content-type": FORM}, text.encode())
     assert form_text(body) == text

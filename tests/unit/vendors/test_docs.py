@@ -14,10 +14,10 @@ from luigi_spendguard.ledger.replays import RESEND_MS
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.vendors import Quote, Request, VendorSettings, resend, twilio
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.resend import mails as resend_mails
-from luigi_spendguard.vendors.resend import mails as resend_routes
-from luigi_spendguard.vendors.twilio import operations as twilio_routes
-from luigi_spendguard.vendors.twilio import prices, quotes
+from luigi_spendguard.vendors.resend import operations as resend_operations
+from luigi_spendguard.vendors.resend import quotes as resend_quotes
+from luigi_spendguard.vendors.twilio import operations as twilio_operations
+from luigi_spendguard.vendors.twilio import prices
 from tests.support.processes import REPOSITORY
 from tests.support.vendor_table import operations
 
@@ -128,10 +128,12 @@ def test_every_row_has_its_sample(name: str) -> None:
 
 
 def test_every_row_of_the_tables_is_an_operation_of_the_sdk() -> None:
-    known = {twilio_routes.operation_of(method, host, path) for _, method, host, path in operations("twilio")}
-    assert {row.operation for row in quotes.TABLE} <= known
-    known = {resend_routes.operation_of(method, path) for _, method, _, path in operations("resend")}
-    assert {row.operation for row in resend.TABLE} <= known
+    known = {
+        twilio_operations.operation_of(method, host, path) for _, method, host, path in operations("twilio")
+    }
+    assert {row.operation for row in twilio_operations.TABLE} <= known
+    known = {resend_operations.operation_of(method, path) for _, method, _, path in operations("resend")}
+    assert {row.operation for row in resend_operations.TABLE} <= known
 
 
 def test_the_allowlist_lines_let_pass_what_they_name() -> None:
@@ -166,9 +168,9 @@ def test_the_figures_in_the_text_are_the_codes() -> None:
     assert f"Machine detection is counted at {plain_usd(prices.DETECTION_PRICE)} USD a call" in said
     assert f"recording at {plain_usd(prices.RECORDING_PRICE)} USD a minute" in said
     assert f"`call_time_limit_s`, {prices.CALL_TIME_LIMIT_S} seconds by default" in said
-    assert f"`email_price` is {plain_usd(resend_mails.EMAIL_PRICE)} USD" in mails
-    assert f"{plain_usd(1000 * resend_mails.EMAIL_PRICE)} for 1,000 mails" in mails
-    assert f"more than {resend_mails.MOST_MAILS} mails" in section("Resend")
+    assert f"`email_price` is {plain_usd(resend_quotes.EMAIL_PRICE)} USD" in mails
+    assert f"{plain_usd(1000 * resend_quotes.EMAIL_PRICE)} for 1,000 mails" in mails
+    assert f"more than {resend_quotes.MOST_MAILS} mails" in section("Resend")
     assert f"within {RESEND_MS // 3_600_000} hours" in mails
 
 

@@ -13,7 +13,7 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.vendors import Request, VendorSettings, parameters, resend, twilio
 from luigi_spendguard.vendors.bodies import DEEPEST
 from luigi_spendguard.vendors.parameters import Parameters, takes, tree_of, values_in
-from luigi_spendguard.vendors.resend import mails
+from luigi_spendguard.vendors.resend.operations import LISTED as RESEND_LISTED
 from luigi_spendguard.vendors.twilio.operations import LISTED, RULED, kind_of
 from tests.support import marking, resend_sdk, twilio_sdk
 from tests.support.tables import each
@@ -124,7 +124,7 @@ class TestEverythingIsMarked:
             "POST /telegrams": ["to"],
             "PATCH /topics/{id}": [],
         }
-        assert marking.unmarked(mails.LISTED, new) == [
+        assert marking.unmarked(RESEND_LISTED, new) == [
             "POST /emails\n? copies tags[]{weight}", "POST /telegrams\n? to",
         ]  # fmt: skip
 
@@ -235,7 +235,7 @@ def test_json_stands_in_a_body_alone() -> None:
     assert "types" in at_twilio(Request("POST", url, JSON, body.replace(b"twilio/text", b"twilio/fax")))
 
 
-@each(mails.LISTED.marks)
+@each(RESEND_LISTED.marks)
 def test_at_resend_nothing_else_passes(address: str) -> None:
     method, path = address.split(" ")
     settings = VendorSettings("resend", allowed_endpoints=(f"{method} {path.replace('{id}', 'x1')}",))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from luigi_spendguard.vendors.resend.mails import kind_of
+from luigi_spendguard.vendors.resend.operations import kind_of
 from tests.support.tables import each
 from tests.unit import DATA
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luigi_spendguard.vendors.twilio import quotes
-from luigi_spendguard.vendors.twilio.quotes import MAX_SEGMENTS, segments, units
+from luigi_spendguard.vendors.twilio import prices
+from luigi_spendguard.vendors.twilio.prices import MAX_SEGMENTS, count_segments, count_units
 from tests.support import fake_twilio_traffic
 from tests.unit import DATA
 
@@ -18,8 +18,8 @@ EMOJI = "\U0001f600"
 
 
 def test_the_alphabet_is_the_standards() -> None:
-    assert frozenset(TABLE["basic"]) == quotes._BASIC
-    assert frozenset(TABLE["extension"]) == quotes._EXTENSION
+    assert frozenset(TABLE["basic"]) == prices._BASIC
+    assert frozenset(TABLE["extension"]) == prices._EXTENSION
 
 
 @pytest.mark.parametrize(
@@ -35,20 +35,20 @@ def test_the_alphabet_is_the_standards() -> None:
     ],
 )  # fmt: skip
 def test_segments(text: str, count: int) -> None:
-    assert segments(text) == count
+    assert count_segments(text) == count
 
 
 def test_smart_encoding_may_make_a_text_longer() -> None:
-    assert segments("…" * 70) == 1
-    assert segments("…" * 70, smart=True) >= 2
-    assert segments("\t" * 60, smart=True) >= 3
-    assert segments("a" * 161, smart=True) == 2
+    assert count_segments("…" * 70) == 1
+    assert count_segments("…" * 70, smart=True) >= 2
+    assert count_segments("\t" * 60, smart=True) >= 3
+    assert count_segments("a" * 161, smart=True) == 2
 
 
 @given(
     st.text(alphabet=st.one_of(st.characters(codec="utf-8"), st.sampled_from("a]ж…\t" + EMOJI)), max_size=400)
 )
 def test_the_vendors_own_count_is_ours(text: str) -> None:
-    assert segments(text) == fake_twilio_traffic.segments(text)
-    assert segments(text, smart=True) >= segments(text)
-    assert units(text) == len(text.encode("utf-16-le")) // 2
+    assert count_segments(text) == fake_twilio_traffic.segments(text)
+    assert count_segments(text, smart=True) >= count_segments(text)
+    assert count_units(text) == len(text.encode("utf-16-le")) // 2
