@@ -16,30 +16,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
-from luigi_spendguard.guard import lookups
-from luigi_spendguard.guard.answering import (
-    denied_by,
-    kept_text,
-    replayed,
-    say_replayed,
-    some_of,
-    still_unknown,
-)
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
-from luigi_spendguard.guard.patience import Patience
-from luigi_spendguard.protocol import (
-    GRANT_SECONDS,
-    MAX_BODY,
-    REPLAYED,
-    TARGET_DIGITS,
-    EndRequest,
-    ReserveReply,
-    ReserveRequest,
-)
-from luigi_spendguard.redaction import is_in, redact, redact_url, shows
+from luigi_spendguard.guard.lookups import LookedUp, LookUps, NotNow
+from luigi_spendguard.guard.messages import end_request, reserve_request
+from luigi_spendguard.guard.ungranted import Waiting, denied_by, replayed, say_replayed, still_unknown
+from luigi_spendguard.protocol import GRANT_SECONDS, REPLAYED, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings.schema import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
-from luigi_spendguard.vendors.bodies import digest, unbelieved
+from luigi_spendguard.vendors.bodies import unbelieved
 from luigi_spendguard.vendors.model import is_writable
 
 logger = logging.getLogger(__name__)
@@ -75,7 +60,7 @@ class Guard:
         unused: list[ReserveReply] = []
         try:
             return (yield from self._lived(request, call, refuse, unused))
-        except lookups.NotNow as own:
+        except NotNow as own:
             return own.reply
         except GeneratorExit:
             raise
@@ -92,38 +77,41 @@ class Guard:
         try:
             if refuse is not None:
                 raise refuse
-            quote, found = yield from self._looked_up(request)
+            quote, looked_up = yield from self._looked_up(request)
             if why := quote.unkeepable:
                 raise denial("unpriced", f"the call cannot be kept in the ledger: {why}")
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
             raise
-        executed: Mapping[str, Reply] | None = None  # Not asked for yet.
         late = 0
-        patience = Patience(self.clock)
+        waiting = Waiting(self.clock)
         while True:
             call.ask += 1
             asked_at = self.clock()
-            answer = yield from self._reserve(self._ask(request, quote, call, executed, found.since), call)
+            ask = reserve_request(self.vendor, request, quote, call, looked_up, self.settings.timeout_s)
+            answer = yield from self._reserve(ask, call)
             if answer.verdict in ("wait", "outdated", "look_up", "search"):
                 try:
                     if answer.verdict == "wait":
-                        yield patience.pause(answer)
+                        yield waiting.pause(answer)
                     elif answer.verdict == "outdated":
-                        patience.check(answer)
-                        quote, found = yield from self._looked_up(request)
+                        waiting.check_turn(answer)
+                        executed = looked_up.executed
+                        quote, looked_up = yield from self._looked_up(request)
+                        looked_up.executed = executed
                     elif answer.verdict == "look_up":
-                        quote = yield from self._priced(quote, request, found)
+                        quote = yield from self._look_ups.priced(quote, request, looked_up)
                     else:
-                        executed = yield from lookups.executed(self.vendor, self._get, quote, answer, request)
+                        looked_up.executed = yield from self._look_ups.executed(quote, answer, request)
                 except SpendDenied as denied:
                     yield from self._record(request, call, denied)
                     raise
                 continue
-            if answer.verdict == "found" and executed is not None:
-                return (yield from self._found(quote, answer, call, executed[answer.object_id]))
+            if answer.verdict == "found" and looked_up.executed is not None:
+                opened = looked_up.executed
+                return (yield from self._end_as_executed(quote, answer, call, opened[answer.object_id]))
             if answer.verdict == "replayed" and not answer.status:
-                return (yield from lookups.answered_again(self.vendor, self._get, quote, answer, request))
+                return (yield from self._look_ups.answered_again(quote, answer, request))
             if answer.verdict == "replayed":
                 return replayed(quote, answer)
             if answer.verdict != "allowed":
@@ -143,12 +131,12 @@ class Guard:
                         "overloaded. Nothing was sent",
                     ) from None
 
-    def _looked_up(self, request: Request) -> Generator[Effect, Any, tuple[Quote, lookups.Found]]:
+    def _looked_up(self, request: Request) -> Generator[Effect, Any, tuple[Quote, LookedUp]]:
         """Price a request with what must be looked up for it. Raises SpendDenied."""
-        quote, found = self._quoted(request), lookups.Found()
+        quote, looked_up = self._quoted(request), LookedUp()
         if quote.look_up:
-            quote = yield from self._priced(quote, request, found)
-        return quote, found
+            quote = yield from self._look_ups.priced(quote, request, looked_up)
+        return quote, looked_up
 
     def _quoted(self, request: Request) -> Quote:
         """Price a request; an adapter that fails at it has not priced it. Raises SpendDenied."""
@@ -173,52 +161,6 @@ class Guard:
             logger.exception("The vendor %s failed to read a reply", self.vendor.name)
             why = f"its reply could not be read ({type(error).__name__}: see the log)"
             return Outcome("settle" if quote.read else "doubt", note=why, error="" if quote.read else why)
-
-    def _ask(
-        self, request: Request, quote: Quote, call: Call, executed: Mapping[str, Reply] | None, since: int
-    ) -> ReserveRequest:
-        acts_on = {*quote.acts_on, *([quote.object_id] if quote.object_id else [])}
-        body = kept_text(request.body) if quote.keep_body and not quote.read else None
-        headers = some_of(request, self.vendor.kept)
-        keep = body is not None and not shows("\n".join([body, *headers.values()]))
-        return ReserveRequest(
-            call_id=call.call_id,
-            ask=call.ask,
-            vendor=self.vendor.name,
-            account=quote.account,
-            operation=quote.operation,
-            method=request.method,
-            path=quote.path,
-            target=quote.target,
-            targets_before=" ".join(quote.targets_before),
-            key=quote.key,
-            key_is_callers=quote.key_is_callers,
-            unsure=call.unsure,
-            fingerprint=quote.fingerprint,
-            read=quote.read,
-            total_micros=quote.total_micros,
-            currency=quote.currency,
-            object_id=quote.object_id,
-            body=(body or "") if keep else "",
-            headers=headers if keep else {},
-            timeout_ms=int(self.settings.timeout_s * 1000),
-            customer=" ".join(quote.customers),
-            accounts=" ".join(quote.accounts),
-            owner_unknown=quote.owner_unknown,
-            look_up=call.look_up,
-            look_up_for=call.look_up_for,
-            covers=" ".join(quote.covers),
-            acts_on=" ".join(sorted(acts_on)),
-            priced_by=" ".join(sorted({*quote.priced_by} - acts_on)),
-            since=since,
-            unanswered=call.unanswered,
-            repeatable=quote.repeatable,
-            searched=executed is not None,
-            executed=" ".join(executed or ()),
-            targets=" ".join(
-                digest(self.vendor.name, quote.account, one)[:TARGET_DIGITS] for one in quote.targets
-            ),
-        )
 
     def _reserve(self, ask: ReserveRequest, call: Call) -> Generator[Effect, Any, ReserveReply]:
         try:
@@ -258,13 +200,14 @@ class Guard:
         except LedgerUnavailable as error:
             logger.warning("A denied call could not be put on record: %s", error)
 
+    @property
+    def _look_ups(self) -> LookUps:
+        return LookUps(self.vendor, self._get, self.settings, self.fx)
+
     def _get(self, request: Request, call: Call) -> Life:
         """Send a request of the guard's own; the operator's allowlist is about what the task calls."""
         plain = replace(self, settings=replace(self.settings, allowed_endpoints=()))
         return plain.guarded(request, call)
-
-    def _priced(self, quote: Quote, request: Request, found: lookups.Found) -> Generator[Effect, Any, Quote]:
-        return lookups.priced(self.vendor, self._get, quote, request, found, self.settings, self.fx)
 
     def _send(
         self,
@@ -323,7 +266,7 @@ class Guard:
             raise
         return reply
 
-    def _found(
+    def _end_as_executed(
         self, quote: Quote, answer: ReserveReply, call: Call, reply: Reply
     ) -> Generator[Effect, Any, Reply]:
         """End an earlier send by what the vendor shows that it has opened, and answer with that."""
@@ -343,56 +286,28 @@ class Guard:
         request: Request | None = None,
     ) -> Generator[Effect, Any, Reply]:
         """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
-        call_id, ask = answer.call_id, answer.ask
         outcome = self._read(quote, reply, resent=resent)
         interrupted: BaseException | None = None
         undo = None if request is None else self.vendor.undo(quote, request, reply, self.settings)
         if undo is not None and outcome.kind == "settle":
-            outcome, interrupted = yield from lookups.taken_back(self.vendor, self._get, undo, outcome)
+            outcome, interrupted = yield from self._look_ups.taken_back(undo, outcome)
         if outcome.billed_at and request is not None:
-            outcome, interrupted = yield from lookups.billed(
-                self.vendor, self._get, quote, request, outcome, self.fx
-            )
+            outcome, interrupted = yield from self._look_ups.billed(quote, request, outcome)
         call.unsure = call.unsure or outcome.kind == "doubt"
         leaked = is_in(reply.body, self.secret) or any(
             is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()
         )
-        kept = outcome.kind == "settle" and not quote.read and not leaked and len(reply.body) <= MAX_BODY
-        text = redact(reply.body.decode("utf-8", "replace")) if kept else ""
-        yield Finish(
-            EndRequest(
-                outcome.kind,
-                call_id,
-                ask,
-                definite=outcome.definite,
-                total_micros=outcome.total_micros,
-                worth_micros=outcome.worth_micros,
-                only_less=outcome.only_less,
-                only_more=outcome.only_more,
-                covers="" if leaked else " ".join(outcome.covers),
-                covers_stay=outcome.covers_stay,
-                object_id=None if leaked else outcome.object_id,  # Whatever part of it is the secret.
-                status=reply.status,
-                answer_headers=some_of(reply, self.vendor.kept_answer) if kept else {},
-                answer_body=text,
-                # What only the request says of an existing object is not the object's own.
-                customer="" if quote.owner_unknown else " ".join(quote.customers),
-                note=outcome.note,
-                price_due=outcome.price_due,
-                fees_micros=quote.fees_micros,
-                opened={} if leaked else {one: str(micros) for one, micros in outcome.opened.items()},
-            )
-        )
+        yield Finish(end_request(self.vendor, quote, answer, reply, outcome, leaked=leaked))
         if interrupted is not None:
             raise interrupted
         if leaked:
             # This frame is on the stack of what is raised.
-            reply, text = Reply(reply.status, {}, b""), ""
+            reply = Reply(reply.status, {}, b"")
             raise denial("endpoint", "the reply contained the vendor's secret and was withheld")
         if outcome.error:
             raise OutcomeUnknown(
-                f"call {call_id} was sent, but {outcome.error}: it is in doubt and goes on counting. "
-                f"Look it up at the vendor, then `spendguard resolve {call_id}`",
-                call_id,
+                f"call {answer.call_id} was sent, but {outcome.error}: it is in doubt and goes on counting. "
+                f"Look it up at the vendor, then `spendguard resolve {answer.call_id}`",
+                answer.call_id,
             )
         return self.vendor.answered(reply)

@@ -1,7 +1,7 @@
 """What a guarded call asks of its driver, and how it is told what came of it.
 
 A driver has the I/O: the worker's is synchronous (`proxy/call.py`), the gateway's is not
-(`scheduler_patch/gateway/__init__.py`). The decisions are `guard.py`'s.
+(`scheduler_patch/gateway/__init__.py`). The decisions are the guard's.
 """
 
 from __future__ import annotations

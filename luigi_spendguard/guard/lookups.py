@@ -1,8 +1,6 @@
 """What the guard does at the vendor for a call: reads its price, what a repeated one is answered with, and
 whether one whose outcome is unknown was executed; takes back what a declined one has left open. Without I/O,
-as `guard.py`.
-
-`get` sends a request of the guard's own, as a call of its own; the operator's allowlist is not about it.
+as the guard itself.
 """
 
 from __future__ import annotations
@@ -25,14 +23,25 @@ logger = logging.getLogger(__name__)
 LOOK_UP_LIMIT, LOOK_UP_BYTES = 30, 8 << 20
 
 Get = Callable[[Request, Call], Life]
+#: How a call has ended, and what has interrupted that, to be raised.
+Ending = tuple[Outcome, BaseException | None]
 
 
 @dataclass
-class Found:
-    """What was looked up for a call's price, by path; `since`: the ledger's last entry when that began."""
+class LookedUp:
+    """What was looked up for a call.
+
+    Attributes:
+        replies: for its price, by path.
+        since: the ledger's last entry when that began.
+        executed: what the vendor shows that an earlier send of it may have opened, by object id, oldest
+            first; None: not asked for yet.
+
+    """
 
     replies: dict[str, Reply] = field(default_factory=dict)
     since: int = 0
+    executed: Mapping[str, Reply] | None = None
 
 
 class NotNow(Exception):
@@ -43,164 +52,158 @@ class NotNow(Exception):
         self.reply = reply
 
 
-def _fetched(get: Get, request: Request, what: str, call: Call | None = None) -> Life:
-    """Return the reply to a GET, for `what`. Raises SpendDenied, NotNow, and NotSent for a lost connection:
-    nothing of the call itself was sent, and it may be made again.
+@dataclass(frozen=True)
+class LookUps:
+    """What the guard of one vendor asks it for besides.
+
+    `get` sends a request of the guard's own, as a call of its own; the operator's allowlist is not about it.
     """
-    try:
-        reply = yield from get(request, call or Call(look_up=True))
-    except (VendorUnreachable, OSError) as error:
-        raise NotSent(f"{what}, and that could not be done ({type(error).__name__})") from error
-    if reply.status == 429 or reply.status >= 500:
-        raise NotNow(reply)
-    return reply
 
+    vendor: Vendor
+    get: Get
+    settings: VendorSettings
+    fx: Mapping[str, Decimal]
 
-def priced(
-    vendor: Vendor,
-    get: Get,
-    quote: Quote,
-    request: Request,
-    found: Found,
-    settings: VendorSettings,
-    fx: Mapping[str, Decimal],
-) -> Generator[Effect, Any, Quote]:
-    """Fetch what `quote` names, until the request is priced by it. Raises SpendDenied (`unpriced`)."""
-    replies = found.replies
-    wanted = [path for path in quote.look_ups if path not in replies]
-    if not wanted:
-        raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
-    while wanted:
-        if len(replies) + len(wanted) > LOOK_UP_LIMIT:
-            raise denial(
-                "unpriced",
-                f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
-                "can be priced: split it",
-            )
-        for path in wanted:
-            look_up = Call(look_up=True, look_up_for=f"{request.method} {quote.path} {quote.operation}")
-            replies[path] = yield from _priced_by(vendor, get, quote, request, path, look_up)
-            found.since = found.since or look_up.entry
-            if sum(len(reply.body) for reply in replies.values()) > LOOK_UP_BYTES:
+    def _fetched(self, request: Request, what: str, call: Call | None = None) -> Life:
+        """Return the reply to a GET, for `what`. Raises SpendDenied, NotNow, and NotSent where the connection
+        is lost: nothing of the call itself was sent, and it may be made again.
+        """
+        try:
+            reply = yield from self.get(request, call or Call(look_up=True))
+        except (VendorUnreachable, OSError) as error:
+            raise NotSent(f"{what}, and that could not be done ({type(error).__name__})") from error
+        if reply.status == 429 or reply.status >= 500:
+            raise NotNow(reply)
+        return reply
+
+    def priced(self, quote: Quote, request: Request, looked_up: LookedUp) -> Generator[Effect, Any, Quote]:
+        """Fetch what `quote` names, until the request is priced by it. Raises SpendDenied (`unpriced`)."""
+        replies = looked_up.replies
+        wanted = [path for path in quote.look_ups if path not in replies]
+        if not wanted:
+            raise denial("unpriced", f"what {quote.operation} costs, or whom it concerns, is not known")
+        while wanted:
+            if len(replies) + len(wanted) > LOOK_UP_LIMIT:
                 raise denial(
                     "unpriced",
-                    f"{quote.operation} needs more than {LOOK_UP_BYTES} bytes to be looked up before it can "
-                    "be priced: split it",
+                    f"{quote.operation} needs more than {LOOK_UP_LIMIT} objects to be looked up before it "
+                    "can be priced: split it",
                 )
-        quote = vendor.complete(quote, request, replies, settings, fx)
-        wanted = [path for path in quote.look_ups if path not in replies] if quote.look_up else []
-    return quote
+            for path in wanted:
+                look_up = Call(look_up=True, look_up_for=f"{request.method} {quote.path} {quote.operation}")
+                replies[path] = yield from self._priced_by(quote, request, path, look_up)
+                looked_up.since = looked_up.since or look_up.entry
+                if sum(len(reply.body) for reply in replies.values()) > LOOK_UP_BYTES:
+                    raise denial(
+                        "unpriced",
+                        f"{quote.operation} needs more than {LOOK_UP_BYTES} bytes to be looked up before it "
+                        "can be priced: split it",
+                    )
+            quote = self.vendor.complete(quote, request, replies, self.settings, self.fx)
+            wanted = [path for path in quote.look_ups if path not in replies] if quote.look_up else []
+        return quote
 
+    def _priced_by(self, quote: Quote, request: Request, path: str, call: Call) -> Life:
+        what = f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it"
+        try:
+            return (yield from self._fetched(self.vendor.look_up(quote, request, path), what, call))
+        except (SpendDenied, NotNow, NotSent):
+            raise
+        except Exception as error:
+            raise denial(
+                "unpriced", f"{what}, and could not be ({type(error).__name__}). Nothing was sent"
+            ) from error
 
-def _priced_by(vendor: Vendor, get: Get, quote: Quote, request: Request, path: str, call: Call) -> Life:
-    what = f"{quote.operation}: {path.partition('?')[0]} has to be looked up to price it"
-    try:
-        return (yield from _fetched(get, vendor.look_up(quote, request, path), what, call))
-    except (SpendDenied, NotNow, NotSent):
-        raise
-    except Exception as error:
-        raise denial(
-            "unpriced", f"{what}, and could not be ({type(error).__name__}). Nothing was sent"
-        ) from error
-
-
-def answered_again(vendor: Vendor, get: Get, quote: Quote, answer: ReserveReply, request: Request) -> Life:
-    """Answer a repeated call with the object that an operator has named, read now."""
-    what = f"{answer.object_id}, which this call has opened, has to be read"
-    reply = yield from _fetched(get, vendor.fetch(quote, answer.object_id, request), what)
-    if reply.status != 200:
-        raise denial(
-            "idempotency_mismatch",
-            "this call was made before, and an operator has said that it opened "
-            f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
-            f"it is: {command('resolve', answer.call_id, '--spent', 'USD', '--object', 'ID', '--correct')}",
-            {"call_id": answer.call_id, "object_id": answer.object_id},
+    def answered_again(self, quote: Quote, answer: ReserveReply, request: Request) -> Life:
+        """Answer a repeated call with the object that an operator has named, read now."""
+        what = f"{answer.object_id}, which this call has opened, has to be read"
+        reply = yield from self._fetched(self.vendor.fetch(quote, answer.object_id, request), what)
+        if reply.status != 200:
+            again = ("resolve", answer.call_id, "--spent", "USD", "--object", "ID", "--correct")
+            raise denial(
+                "idempotency_mismatch",
+                "this call was made before, and an operator has said that it opened "
+                f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
+                f"it is: {command(*again)}",
+                {"call_id": answer.call_id, "object_id": answer.object_id},
+            )
+        logger.warning(
+            "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
+            quote.operation,
+            quote.target or "",
+            answer.object_id,
         )
-    logger.warning(
-        "Replayed: %s %s was made before and resolved by an operator; %s was read, nothing was spent now",
-        quote.operation,
-        quote.target or "",
-        answer.object_id,
-    )
-    return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
+        return replace(reply, headers={**reply.headers, REPLAYED: str(answer.first_at)})
 
+    def executed(
+        self, quote: Quote, answer: ReserveReply, request: Request
+    ) -> Generator[Effect, Any, Mapping[str, Reply]]:
+        """Return what the vendor shows that an earlier send of this call may have opened: by object id, the
+        oldest first, the reply it would have got. Raises SpendDenied (`in_doubt`) where it cannot be asked.
+        """
+        if answer.body:  # What was sent then is what may be found; the task may say it otherwise now.
+            headers = {**request.headers, **answer.headers}
+            request = replace(request, body=answer.body.encode("utf-8"), headers=headers)
+        search = self.vendor.search(quote, request, answer.first_at)
+        if search is None:
+            raise in_doubt(answer.call_id, f"{self.vendor.name} has no list in which it could be found")
+        try:
+            what = f"whether call {answer.call_id} was executed has to be looked up"
+            listed: Reply = yield from self._fetched(search, what)
+        except (SpendDenied, NotNow, NotSent):
+            raise
+        except Exception as error:
+            raise in_doubt(
+                answer.call_id, f"{self.vendor.name} could not be asked ({type(error).__name__})"
+            ) from error
+        if listed.status != 200:
+            raise in_doubt(answer.call_id, f"{self.vendor.name} could not be asked (HTTP {listed.status})")
+        return self.vendor.matches(quote, request, listed, answer.first_at)
 
-def executed(
-    vendor: Vendor, get: Get, quote: Quote, answer: ReserveReply, request: Request
-) -> Generator[Effect, Any, Mapping[str, Reply]]:
-    """Return what the vendor shows that an earlier send of this call may have opened: by object id, oldest
-    first, the reply it would have got. Raises SpendDenied (`in_doubt`) where it cannot be asked.
-    """
-    if answer.body:  # What was sent then is what may be found; the task may say it otherwise now.
-        headers = {**request.headers, **answer.headers}
-        request = replace(request, body=answer.body.encode("utf-8"), headers=headers)
-    search = vendor.search(quote, request, answer.first_at)
-    if search is None:
-        raise in_doubt(answer.call_id, f"{vendor.name} has no list in which it could be found")
-    try:
-        what = f"whether call {answer.call_id} was executed has to be looked up"
-        listed: Reply = yield from _fetched(get, search, what)
-    except (SpendDenied, NotNow, NotSent):
-        raise
-    except Exception as error:
-        raise in_doubt(
-            answer.call_id, f"{vendor.name} could not be asked ({type(error).__name__})"
-        ) from error
-    if listed.status != 200:
-        raise in_doubt(answer.call_id, f"{vendor.name} could not be asked (HTTP {listed.status})")
-    return vendor.matches(quote, request, listed, answer.first_at)
+    def taken_back(self, undo: Request, outcome: Outcome) -> Generator[Effect, Any, Ending]:
+        """Take back what a declined call has left open: then it is void. Where that is not certain its
+        `outcome` stays, and it goes on counting.
+        """
+        why: object = "the vendor has not cancelled it"
+        interrupted: BaseException | None = None
+        try:
+            if self.vendor.undone((yield from self.get(undo, Call(look_up=True)))):
+                return Outcome("void", definite=True, note="declined, and cancelled by the guard"), None
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            why = error
+        except BaseException as error:
+            why = interrupted = error
+        logger.warning(
+            "%s of a declined call stays open, and counts until it is cancelled: %s", outcome.object_id, why
+        )
+        return outcome, interrupted
 
-
-def taken_back(
-    vendor: Vendor, get: Get, undo: Request, outcome: Outcome
-) -> Generator[Effect, Any, tuple[Outcome, BaseException | None]]:
-    """Take back what a declined call has left open: then it is void. Where that is not certain its `outcome`
-    stays, and it goes on counting. Returns what it is, and what has interrupted it, to be raised.
-    """
-    why: object = "the vendor has not cancelled it"
-    interrupted: BaseException | None = None
-    try:
-        if vendor.undone((yield from get(undo, Call(look_up=True)))):
-            return Outcome("void", definite=True, note="declined, and cancelled by the guard"), None
-    except GeneratorExit:
-        raise
-    except Exception as error:
-        why = error
-    except BaseException as error:
-        why = interrupted = error
-    logger.warning(
-        "%s of a declined call stays open, and counts until it is cancelled: %s", outcome.object_id, why
-    )
-    return outcome, interrupted
-
-
-def billed(
-    vendor: Vendor, get: Get, quote: Quote, request: Request, outcome: Outcome, fx: Mapping[str, Decimal]
-) -> Generator[Effect, Any, tuple[Outcome, BaseException | None]]:
-    """Read what a call has billed: that is booked. Where it cannot be read, what was quoted is.
-
-    Returns the outcome, and what has interrupted it, to be raised.
-    """
-    why: object = "the vendor's answer does not say it"
-    interrupted: BaseException | None = None
-    try:
-        reply = yield from get(vendor.look_up(quote, request, outcome.billed_at), Call(look_up=True))
-        found = vendor.billed(quote, outcome, reply, fx)
-        if found is not None:
-            return found, None
-    except GeneratorExit:
-        raise
-    except Exception as error:
-        why = error
-    except BaseException as error:
-        why = interrupted = error
-    logger.warning(
-        "What %s of %s has billed could not be read (%s): it is booked as quoted",
-        quote.operation,
-        quote.target,
-        why,
-    )
-    return replace(outcome, note="booked as quoted: what was billed could not be read"), interrupted
+    def billed(self, quote: Quote, request: Request, outcome: Outcome) -> Generator[Effect, Any, Ending]:
+        """Read what a call has billed: that is booked. Where it cannot be read, what was quoted is."""
+        why: object = "the vendor's answer does not say it"
+        interrupted: BaseException | None = None
+        try:
+            reply = yield from self.get(
+                self.vendor.look_up(quote, request, outcome.billed_at), Call(look_up=True)
+            )
+            billed = self.vendor.billed(quote, outcome, reply, self.fx)
+            if billed is not None:
+                return billed, None
+        except GeneratorExit:
+            raise
+        except Exception as error:
+            why = error
+        except BaseException as error:
+            why = interrupted = error
+        logger.warning(
+            "What %s of %s has billed could not be read (%s): it is booked as quoted",
+            quote.operation,
+            quote.target,
+            why,
+        )
+        return replace(outcome, note="booked as quoted: what was billed could not be read"), interrupted
 
 
 def in_doubt(call_id: str, why: str) -> SpendDenied:

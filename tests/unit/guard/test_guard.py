@@ -456,7 +456,7 @@ def test_what_is_looked_up_for_one_call_is_bounded_in_all(guard: Guard) -> None:
 
     request = Request("POST", f"{API_BASE}/v1/payment_intents/pi_1/capture", {})
     quote = replace(guard._quoted(request), look_up=True)
-    found = lookups.Found()
+    look_ups = lookups.LookUps(Endless(), get, guard.settings, {})
     with pytest.raises(SpendDenied, match="split it"):
-        list(lookups.priced(Endless(), get, quote, request, found, guard.settings, {}))
+        list(look_ups.priced(quote, request, lookups.LookedUp()))
     assert len(fetched) == 5
