@@ -31,9 +31,9 @@ class ServicePrices:
         """Return calls whose price is to be asked for now, whoever has sent them."""
         return self._do(self._service.due_prices(vendors, relayed_too=True))
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
+    def correct(self, call_id: str, price: FollowedUp) -> None:
         """Take what a vendor says that a call has cost."""
-        self._do(self._service.correct(call_id, found, relayed_too=True))
+        self._do(self._service.correct(call_id, price, relayed_too=True))
 
 
 def correct_prices(service: LedgerService) -> None:

@@ -1,11 +1,6 @@
-"""`Access`: the ledger as luigid's routes reach it, opened when first needed; `commit` feeds the gate.
+"""`Books`: the ledger as luigid's routes reach it, opened when first needed; `commit` tells the gate.
 
 Nothing here waits for the ledger in tornado's thread: operations are awaited, so Luigi's own RPCs go on.
-
-`Throttle`: counts wrong tokens and keys by the peer's address; who shows too many is told so.
-
-It is asked about a credential that was looked at and is wrong: what is right is served at once, whoever
-else fails from the same address (a proxy's, a team's).
 """
 
 from __future__ import annotations
@@ -15,8 +10,6 @@ import logging
 import os
 import secrets
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,40 +28,7 @@ from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
-
-#: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
-LIMIT = 200
-WINDOW_S = 60.0
-#: Peers that are remembered.
-REMEMBERED = 10_000
-
-
-class Throttle:
-    """What luigid knows of wrong credentials.
-
-    Attributes:
-        failed: how many have been shown since luigid was started.
-
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self.failed = 0
-        self._clock = clock
-        #: By peer: when its window has begun, and how many were wrong in it.
-        self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
-
-    def was_wrong(self, peer: str) -> bool:
-        """Count a wrong credential; return whether its peer shows too many."""
-        self.failed += 1
-        now = self._clock()
-        begun, times = self._wrong.get(peer, (now, 0))
-        begun, times = (begun, times + 1) if now - begun <= WINDOW_S else (now, 1)
-        self._wrong[peer] = begun, times
-        self._wrong.move_to_end(peer)
-        if len(self._wrong) > REMEMBERED:
-            self._wrong.popitem(last=False)
-        return times > LIMIT
-
+from scheduler_patch.service.shares import Throttle
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -100,7 +60,7 @@ class Booked(Generic[T]):
     tell: Callable[[DispatchState], None] = _nothing
 
 
-class Access:
+class Books:
     """Opens the ledger when it is first needed (a luigid without vendor tasks never has one).
 
     Attributes:

@@ -80,10 +80,10 @@ async def approve(
 
 
 async def resolve(
-    service: LedgerService, call_id: str, said: Resolution, request_id: str | None
+    service: LedgerService, call_id: str, resolution: Resolution, request_id: str | None
 ) -> dict[str, Any]:
     """End an in-doubt call by the operator's word, or correct it. Raises NotFound, Conflict."""
-    row, run_state = await service.commit(_resolve, call_id, said, request_id or secrets.token_hex(16))
+    row, run_state = await service.commit(_resolve, call_id, resolution, request_id or secrets.token_hex(16))
     return {**queries.show_call(row), "run_state": run_state}
 
 
@@ -197,8 +197,8 @@ def _approve(
     return Booked(row, snapshot.of_run(tx, run_id), tell)
 
 
-def _resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Booked[tuple[Row, str]]:
+def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:
     """End or correct a call; it comes with the state of its run."""
-    row = corrections.resolve(tx, call_id, said, request_id)
+    row = corrections.resolve(tx, call_id, resolution, request_id)
     figures = snapshot.of_call(tx, row["run_id"], call_id)
     return Booked((row, figures.run["state"]), figures)

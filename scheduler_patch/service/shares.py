@@ -1,27 +1,31 @@
-"""`Shares`: bounds what one vault key holds of a thing at once, so that none stalls the others.
+"""What one vault key or one address may take of luigid, so that none stalls the others.
 
 For tornado's thread alone: nothing here waits while something is changed.
-
-`Bounded`: a request whose body takes its room of what its vault key may hold, until it is answered.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from luigi_spendguard.http.receiving import Receiving
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger.claims import key_hash
 
-#: Of the whole, what is left to those who hold nothing yet: one part in so many.
+#: What is left to those who hold nothing yet: one part in so many.
 _KEPT_FREE = 4
 #: So many wait at once for one key.
 LONGEST_QUEUE = 1000
 #: Bytes of requests' bodies that are held at once, of one key and of all.
 BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
+#: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
+LIMIT = 200
+WINDOW_S = 60.0
+#: Peers that are remembered.
+REMEMBERED = 10_000
 
 
 class TooMany(Exception):
@@ -29,14 +33,14 @@ class TooMany(Exception):
 
 
 class Shares:
-    """A thing that has a `whole`, of which each key may hold so much (`each`) at once.
+    """A thing of which there is so much (`total`), and of which each key may hold so much (`each`) at once.
 
-    A quarter of the whole is kept for keys that hold nothing: a few busy ones do not take all of it. Who has
-    to wait does so behind others of its key; keys take turns.
+    A quarter of it is kept for keys that hold nothing: a few busy ones do not take all of it. Who has to wait
+    does so behind others of its key; keys take turns.
     """
 
-    def __init__(self, each: int, whole: int) -> None:
-        self.each, self.whole = each, whole
+    def __init__(self, each: int, total: int) -> None:
+        self.each, self.total = each, total
         self._held: dict[str, int] = {}
         self._taken = 0
         self._waiting: OrderedDict[str, deque[tuple[int, asyncio.Future[None]]]] = OrderedDict()
@@ -106,8 +110,8 @@ class Shares:
         return (not held or held + amount <= self.each) and self.leaves(key, amount)
 
     def leaves(self, key: str, amount: int) -> bool:
-        """Return whether what others hold leaves so much of the whole to a key."""
-        limit = self.whole - (self.whole // _KEPT_FREE if self.held(key) else 0)
+        """Return whether what others hold leaves so much to a key."""
+        limit = self.total - (self.total // _KEPT_FREE if self.held(key) else 0)
         return self._taken + amount <= limit or not self._taken
 
     def _hold(self, key: str, amount: int) -> None:
@@ -120,7 +124,10 @@ class Shares:
 
 
 class Bounded(Receiving):
-    """A subclass calls `hold` in `admit`."""
+    """A request whose body takes its room of what its vault key may hold, until it is answered.
+
+    A subclass calls `hold` in `admit`.
+    """
 
     _held: tuple[Shares, str, int] | None = None
 
@@ -144,3 +151,33 @@ class Bounded(Receiving):
         if held is not None:
             shares, who, room = held
             shares.give_back(who, room)
+
+
+class Throttle:
+    """Counts wrong tokens and keys by the peer's address; who shows too many is told so.
+
+    It is asked about a credential that was looked at and is wrong: what is right is served at once, whoever
+    else fails from the same address (a proxy's, a team's).
+
+    Attributes:
+        failed: how many have been shown since luigid was started.
+
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.failed = 0
+        self._clock = clock
+        #: By peer: when its window has begun, and how many were wrong in it.
+        self._wrong: OrderedDict[str, tuple[float, int]] = OrderedDict()
+
+    def was_wrong(self, peer: str) -> bool:
+        """Count a wrong credential; return whether its peer shows too many."""
+        self.failed += 1
+        now = self._clock()
+        begun, times = self._wrong.get(peer, (now, 0))
+        begun, times = (begun, times + 1) if now - begun <= WINDOW_S else (now, 1)
+        self._wrong[peer] = begun, times
+        self._wrong.move_to_end(peer)
+        if len(self._wrong) > REMEMBERED:
+            self._wrong.popitem(last=False)
+        return times > LIMIT

@@ -31,15 +31,15 @@ from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.dispatch.verdicts import Excess
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.scheduler import runs as lineage
-from scheduler_patch.service.ledger import Access, Booked
+from scheduler_patch.scheduler.runs import root_named
+from scheduler_patch.service.ledger import Booked, Books
 from scheduler_patch.service.queues import Queue
 from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
 
 logger = logging.getLogger(__name__)
 
 
-class LedgerService(Access):
+class LedgerService(Books):
     """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
 
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
@@ -120,7 +120,7 @@ class LedgerService(Access):
             "gateway": sorted(self.relayed_vendors),
         }
 
-    async def _paying(self, task_id: str, worker: str, said: str | None) -> str:
+    async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
         """Return the run that pays for a task: the one that it was dispatched for.
 
         Opened here when its worker cannot know whose task it is.
@@ -130,9 +130,9 @@ class LedgerService(Access):
         run = gate.pinned_run(task_id) or self.state.run(gate.paying_run(task_id, worker))
         if run is not None and run.opened:
             return run.run_id
-        if said is not None:
-            return said
-        root = lineage.root_named(self.scheduler, task_id, run.run_id) if run is not None else None
+        if named is not None:
+            return named
+        root = root_named(self.scheduler, task_id, run.run_id) if run is not None else None
         if root is None:
             raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
         least = root.budget_usd
@@ -198,12 +198,12 @@ class LedgerService(Access):
         held = self.scheduler.gate.is_held(run)
         return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
 
-    async def _save(self, operation: Callable[..., object], *said: Any) -> None:
+    async def _save(self, operation: Callable[..., object], *args: Any) -> None:
         """Keep what is only shown: where that cannot be, nothing else fails."""
         try:
-            await self.record(operation, *said)
+            await self.record(operation, *args)
         except LedgerUnavailable as error:
-            logger.error("What is shown of %s is not kept: %s", said[0], error)
+            logger.error("What is shown of %s is not kept: %s", args[0], error)
 
     # Calls.
 
@@ -253,15 +253,15 @@ class LedgerService(Access):
             return []
         return await self.record(_due, vendors, relayed_too)
 
-    async def correct(self, call_id: str, found: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
+    async def correct(self, call_id: str, price: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
         """Take what a vendor says that a call has cost."""
-        call = await self.commit(_correct, call_id, found, relayed_too)
+        call = await self.commit(_correct, call_id, price, relayed_too)
         if call is not None and call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
                 call_id,
                 call["task_id"],
-                found.note,
+                price.note,
                 plain_usd(call["overrun_micros"]),
                 call["run_id"],
             )
@@ -274,8 +274,8 @@ def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
     return [{name: row[name] for name in shown} for row in rows]
 
 
-def _correct(tx: Tx, call_id: str, found: FollowedUp, relayed_too: bool) -> Booked[Row | None]:
-    call = corrections.correct(tx, call_id, found, relayed_too=relayed_too)
+def _correct(tx: Tx, call_id: str, price: FollowedUp, relayed_too: bool) -> Booked[Row | None]:
+    call = corrections.correct(tx, call_id, price, relayed_too=relayed_too)
     return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from scheduler_patch.service.ledger import LIMIT, REMEMBERED, WINDOW_S, Throttle
+from scheduler_patch.service.shares import LIMIT, REMEMBERED, WINDOW_S, Throttle
 
 
 class Clock:
