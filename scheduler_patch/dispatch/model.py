@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.snapshot import Figures
@@ -24,6 +24,21 @@ class Forecast:
     known: int
     estimated: int = 0
     unknown: int = 0
+
+    @classmethod
+    def of(cls, run: RunState, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Forecast:
+        """Return what a run comes to with these tasks; `averages`: what one of each family has cost."""
+        known, estimated, unknown = run.own_budget.spent + run.own_budget.reserved, 0, 0
+        for task in tasks:
+            if task.need is not None:
+                known += task.need
+            elif task.paid:
+                continue  # What it declares nothing about, it has paid.
+            elif task.family in averages:
+                estimated += averages[task.family]
+            else:
+                unknown += 1
+        return cls(known + estimated, estimated, unknown)
 
     def __str__(self) -> str:
         text = format_usd(self.known)

@@ -175,20 +175,25 @@ class DispatchState:
 
     # What workers say.
 
-    def join(self, task_id: str, run_id: str | None, worker: str, said: Announcement) -> None:
+    def join(self, task_id: str, run_id: str | None, worker: str, announced: Announcement) -> None:
         """Let a task belong to a run, as its worker says; None: which one is not known yet."""
         task = self.tasks.get(task_id)
         if task is None:
-            task = self.tasks[task_id] = self.remembered.pop(task_id, TaskState(task_id, said.family))
-        task.family = said.family or task.family
-        task.vendors = said.vendors or task.vendors
+            task = self.tasks[task_id] = self.remembered.pop(task_id, TaskState(task_id, announced.family))
+        task.family = announced.family or task.family
+        task.vendors = announced.vendors or task.vendors
         own = task.workers.setdefault(worker, {})
-        if said.cost is not None and task.left is not None and task.cost is not None:
-            task.left = max(0, task.left + said.cost - task.cost)
-        if said.scheduling and said.cost is None and self.rules.single is None and task.held_by("task"):
+        if announced.cost is not None and task.left is not None and task.cost is not None:
+            task.left = max(0, task.left + announced.cost - task.cost)
+        if (
+            announced.scheduling
+            and announced.cost is None
+            and self.rules.single is None
+            and task.held_by("task")
+        ):
             task.cost = task.left = task.hold = None  # It has no budget any more; else its claim will say.
-        task.cost = said.cost if said.cost is not None else task.cost
-        if said.scheduling:
+        task.cost = announced.cost if announced.cost is not None else task.cost
+        if announced.scheduling:
             self.announcing.setdefault(worker, set())
             task.refused.pop(worker, None)  # It was submitted again.
         if run_id is None:
@@ -204,7 +209,7 @@ class DispatchState:
         self.runs_of.setdefault(worker, set()).add(run_id)
         run = self._named(run_id)
         run.tasks[task_id] = None
-        if said.scheduling:
+        if announced.scheduling:
             self.announcing[worker].add(run_id)
             run.announcing.add(worker)
 
@@ -216,23 +221,11 @@ class DispatchState:
             if run is not None:
                 run.announcing.discard(worker)
                 run.scheduled = True
-                run.forecast = self._forecast(run)
+                tasks = (self.tasks[task_id] for task_id in run.tasks if task_id in self.tasks)
+                run.forecast = Forecast.of(run, tasks, self.averages)
                 complete.append(run)
         self.version += 1
         return complete
-
-    def _forecast(self, run: RunState) -> Forecast:
-        known, estimated, unknown = run.own_budget.spent + run.own_budget.reserved, 0, 0
-        for task in (self.tasks[task_id] for task_id in run.tasks if task_id in self.tasks):
-            if task.need is not None:
-                known += task.need
-            elif task.paid:
-                continue  # What it declares nothing about, it has paid.
-            elif task.family in self.averages:
-                estimated += self.averages[task.family]
-            else:
-                unknown += 1
-        return Forecast(known + estimated, estimated, unknown)
 
     def lose_workers(self, workers: Iterable[str]) -> None:
         """Forget workers: what they were still scheduling will not be completed by them."""

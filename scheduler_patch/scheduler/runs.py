@@ -2,10 +2,8 @@
 
 What is remembered on Luigi's own task objects is plain data, so that a stock luigid can load the pickle.
 
-Which roots lead to a task, by Luigi's own graph: for tasks of which no worker has said it.
-
-A root is a task that a worker has added and that nothing of the same worker requires. Assistants have no
-say: what they add was yielded by tasks of others.
+In Luigi's graph a root is a task that a worker has added and that nothing of the same worker requires.
+Assistants have no say: what they add was yielded by tasks of others.
 """
 
 from __future__ import annotations
@@ -64,14 +62,14 @@ def roots_of_worker(scheduler: Any, worker: str) -> list[Any]:
 
 def root_of(task: Any) -> Root:
     """Return what is known of a root's run: what its guarded worker said, else what its parameters say."""
-    said = getattr(task, "spendguard_root", None)
-    if not isinstance(said, dict):
-        said = {"name": task.params.get("run_id"), "budget_usd": task.params.get("budget_usd")}
-    name = said.get("name")
+    root = getattr(task, "spendguard_root", None)
+    if not isinstance(root, dict):
+        root = {"name": task.params.get("run_id"), "budget_usd": task.params.get("budget_usd")}
+    name = root.get("name")
     if not isinstance(name, str) or not name.strip() or len(name) > 255 or not name.isprintable():
         name = task.id
     name = name.strip()
-    return Root(name, name == task.id, task.family, task.id, _budget(said.get("budget_usd")))
+    return Root(name, name == task.id, task.family, task.id, _budget(root.get("budget_usd")))
 
 
 def _budget(text: Any) -> str | None:
@@ -113,8 +111,8 @@ def _roots(scheduler: Any, above: list[Any], parents: dict[str, list[Any]]) -> l
     def is_root(task: Any, worker: str) -> bool:
         return not any(worker in parent.stakeholders for parent in parents.get(task.id, ()))
 
-    found = [t for t in above if any(is_root(t, worker) for worker in t.stakeholders - assistants)]
-    return found or [task for task in above if not parents.get(task.id)]
+    roots = [t for t in above if any(is_root(t, worker) for worker in t.stakeholders - assistants)]
+    return roots or [task for task in above if not parents.get(task.id)]
 
 
 #: A task calls no more vendors than this.
