@@ -13,6 +13,7 @@ from luigi_spendguard.money import Micros
 
 #: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.
 REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros - overrun_micros)"
+_WITH_REMAINING = f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
 
 
 def journal(
@@ -47,11 +48,15 @@ def journal(
     )
 
 
+def last_entry(tx: Tx) -> int:
+    """Return the number of the journal's last entry: what is said later comes after it."""
+    return int(tx.value("SELECT max(id) FROM journal") or 0)
+
+
 def run_budget(tx: Tx, run_id: str) -> Row:
     """Return the budget row of a run, with `remaining_micros`."""
     row = tx.one(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
-        " WHERE scope = 'run' AND subject = ? AND part = ''",
+        f"{_WITH_REMAINING} WHERE scope = 'run' AND subject = ? AND part = ''",
         run_id,
     )
     assert row is not None, "a run is opened together with its budget"
@@ -121,21 +126,32 @@ def set_cap(tx: Tx, row: Row, cap: int, kind: str, **entry: Any) -> None:
     journal(tx, kind, budget_id=row["id"], cap=cap + lent - row["cap_micros"], **entry)
 
 
+class _NoRoom(Exception):
+    """Undoes the savepoint in which a budget had no room."""
+
+    def __init__(self, budget: Row | None) -> None:
+        super().__init__("no room")
+        self.budget = budget
+
+
 def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     """Move `amount` from remaining to reserved in all budgets, or change nothing.
 
-    Returns None when all had room, else the first budget that had not (its row, with
-    `remaining_micros`). The caller's savepoint undoes the others.
+    Returns None when all had room, else the first budget that had not (its row, with `remaining_micros`).
     """
-    for budget_id in sorted(budget_ids):
-        moved = tx.run(
-            "UPDATE budget SET reserved_micros = reserved_micros + ?1 WHERE id = ?2"
-            " AND spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros - shadow_micros",
-            amount,
-            budget_id,
-        )
-        if not moved:
-            return tx.one(f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE id = ?", budget_id)
+    try:
+        with tx.savepoint():
+            for budget_id in sorted(budget_ids):
+                moved = tx.run(
+                    "UPDATE budget SET reserved_micros = reserved_micros + ?1 WHERE id = ?2"
+                    " AND spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros - shadow_micros",
+                    amount,
+                    budget_id,
+                )
+                if not moved:
+                    raise _NoRoom(tx.one(f"{_WITH_REMAINING} WHERE id = ?", budget_id))
+    except _NoRoom as full:
+        return full.budget
     return None
 
 

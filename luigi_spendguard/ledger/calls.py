@@ -1,28 +1,20 @@
-"""A reservation's row and its money: recorded, taken from every budget, or refused."""
+"""Calls: under whose key one is asked for, and its row in the audit."""
 
 from __future__ import annotations
 
 import hmac
-import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import (
-    day_budget,
-    journal,
-    keep_budget,
-    key_budgets,
-    lend,
-    move,
-    run_budget,
-    take,
-)
-from luigi_spendguard.ledger.claims import approved, key_hash
+from luigi_spendguard.ledger.budgets import move
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity
-from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.protocol import ReserveRequest, command, facts_of
+from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of
 from luigi_spendguard.settings.policy import Caps
+
+#: Milliseconds for which a grant may be used.
+GRANT_MS = int(GRANT_SECONDS * 1000)
 
 
 @dataclass(frozen=True)
@@ -57,14 +49,6 @@ class Refused(Exception):
         self.denied = denial(reason, message, facts_of(facts))
 
 
-class _NoRoom(Exception):
-    """Undoes the savepoint in which a budget had no room."""
-
-    def __init__(self, budget: Row) -> None:
-        super().__init__("no room")
-        self.budget = budget
-
-
 def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
     """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
     wanted = key_hash(key)
@@ -77,220 +61,23 @@ def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope 
     return Scope(claim, run, caps, terms, relayed)
 
 
-def object_of(tx: Tx, ask: ReserveRequest) -> Row | None:
-    """Return what the ledger knows of the object that a call acts on."""
-    if ask.object_id is None:
-        return None
-    return tx.one(
-        "SELECT * FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
+def same_call(row: Row, ask: ReserveRequest) -> bool:
+    """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
+    return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
         ask.vendor,
         ask.account,
-        ask.object_id,
+        ask.operation,
+        ask.fingerprint,
     )
 
 
-def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: int) -> list[str]:
-    """Return those of some objects (blank between) on which no call is under way, or in doubt.
-
-    What such a call has done is not known: its object goes on counting for itself, whatever covers it.
-    """
-    return [
-        object_id
-        for object_id in sorted(set(object_ids.split()))
-        if not tx.value(
-            "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
-            " AND state IN ('pending','in_doubt') AND relayed = ? LIMIT 1",
-            vendor,
-            account,
-            object_id,
-            relayed,
-        )
-    ]
+#: Statuses of a vendor that has not begun to execute the request: its key is as good as new.
+_NOT_BEGUN = (401, 403, 409, 429)
 
 
-def counted_for(tx: Tx, vendor: str, account: str, object_ids: list[str]) -> int:
-    """Return what objects count for together, in micro-dollars."""
-    return sum(
-        int(
-            tx.value(
-                "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
-                vendor,
-                account,
-                object_id,
-            )
-            or 0
-        )
-        for object_id in object_ids
-    )
-
-
-def link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
-    """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
-    caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
-    budgets = [int(run_budget(tx, run_id)["id"])]
-    if caps.day is not None:
-        budgets.append(day_budget(tx, caps.day))
-    if family in caps.task_families:
-        budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
-    if vendor in caps.vendors:
-        budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
-    if scope.terms is not None:
-        budgets += key_budgets(tx, run_id, scope.terms)
-    task_cap = scope.claim["max_cost_micros"]
-    if task_cap is not None:
-        budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
-    tx.run("DELETE FROM call_budget WHERE call_id = ?", call_id)
-    for budget_id in budgets:
-        tx.insert("call_budget", call_id=call_id, budget_id=budget_id)
-
-
-def reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> None:
-    """Reserve what the call may cost beyond what its object already counts for."""
-    known = object_of(tx, ask)
-    counted = known["counted_micros"] if known else 0
-    total = ask.total_micros
-    if total is None:
-        total = known["worth_micros"] if known else 0
-    covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
-    counted += counted_for(tx, ask.vendor, ask.account, covered)
-    amount = Micros(max(0, total - counted))
-    if amount and scope.run["state"] == "frozen":
-        frozen = Refused(
-            "cap",
-            f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
-            "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
-            run_id=scope.run["run_id"],
-        )
-        if not scope.caps.shadow:
-            raise frozen
-        _let_through(tx, row["id"], frozen)
-    try:
-        with tx.savepoint():
-            if amount:
-                _take(tx, scope, row["id"], amount)
-            if ask.object_id is not None and amount:
-                _count(tx, ask, row, amount, total)
-            tx.run(
-                "UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ? WHERE id = ?",
-                amount,
-                now,
-                row["id"],
-            )
-            if not ask.read:
-                journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
-    except _NoRoom as full:
-        raise _refuse_cap(scope, full.budget, amount) from None
-
-
-def _count(tx: Tx, ask: ReserveRequest, row: Row, amount: Micros, total: int) -> None:
-    """Let the object count for what is reserved: an equal call of another thread reserves the rest."""
-    tx.run(
-        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8) ON CONFLICT (vendor, account, object_id)"
-        " DO UPDATE SET counted_micros = counted_micros + ?6",
-        ask.vendor,
-        ask.account,
-        ask.object_id,
-        row["run_id"],
-        row["id"],
-        amount,
-        max(amount, total),
-        "" if ask.owner_unknown else ask.customer,
-    )
-
-
-def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
-    """Take the money from every budget of a call; in shadow mode also what none of them has."""
-    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
-    budgets = [int(link["budget_id"]) for link in linked]
-    try:
-        with tx.savepoint():
-            full = take(tx, budgets, amount)
-            if full is not None:
-                raise _NoRoom(full)
-    except _NoRoom as full:
-        if not scope.caps.shadow:
-            raise
-        _check_threshold(tx, scope, amount)
-        lend(tx, budgets, amount)
-        _let_through(tx, call_id, _refuse_cap(scope, full.budget, amount))
-
-
-def _let_through(tx: Tx, call_id: str, denied: Refused) -> None:
-    """Record what shadow mode lets through."""
-    message = f"let through in shadow mode: {denied}"
-    tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", message, call_id)
-
-
-def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
-    """Refuse what takes a task above what it may spend without an approval: that is no cap to be lent."""
-    run_id, task_id, single = scope.run["run_id"], scope.claim["task_id"], scope.caps.single
-    own = tx.one(
-        "SELECT spent_micros + reserved_micros + overrun_micros AS counted FROM budget"
-        " WHERE scope = 'task' AND subject = ? AND part = ?",
-        run_id,
-        task_id,
-    )
-    if single is None or own is None:
-        return
-    tasks = json.loads(scope.claim["members"]) or [task_id]
-    allowed = Micros(sum(max(single, approved(tx, run_id, task) or 0) for task in tasks))
-    wanted = Micros(own["counted"] + amount)
-    if wanted > allowed:
-        raise Refused(
-            "cap",
-            f"task {task_id} would spend {format_usd(wanted)}, and may spend {format_usd(allowed)} without "
-            f"an approval (approve_above_usd): `spendguard approve {run_id} --task {task_id} --cost "
-            f"{plain_usd(wanted)}` lets it pass",
-            run_id=run_id,
-            budget="approval",
-            part=task_id,
-            asked_usd=plain_usd(wanted),
-        )
-
-
-def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
-    """Return what a budget is called, and what raises it."""
-    run_id, part = scope.run["run_id"], budget["part"]
-    if budget["scope"] == "run":
-        no_cap = not budget["cap_micros"] and scope.run["note"]
-        return f"of run {run_id}", scope.run[
-            "note"
-        ] if no_cap else f"{command('top-up', run_id, 'USD')} raises it"
-    if budget["scope"] == "day":
-        return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
-    if budget["scope"] == "family":
-        return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
-    if budget["scope"] in ("key", "key_day"):
-        what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
-        return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
-    if budget["scope"] == "vendor":
-        return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
-    if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
-        approve = command("approve", run_id, "--task", part, "--cost", "USD")
-        return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"
-    return f"of task {part}", "it is the task's max_cost_usd"
-
-
-def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> Refused:
-    run_id = scope.run["run_id"]
-    what, advice = _budget_name(scope, budget)
-    cap = budget["cap_micros"] - budget["shadow_micros"]
-    return Refused(
-        "cap",
-        f"the cap of {format_usd(cap)} {what} has no room for {format_usd(amount)}: "
-        f"{format_usd(budget['spent_micros'])} spent, "
-        f"{format_usd(budget['reserved_micros'])} reserved, "
-        f"{format_usd(budget['remaining_micros'])} remaining; {advice}",
-        run_id=run_id,
-        budget=budget["scope"],
-        part=budget["part"],
-        cap_usd=plain_usd(cap),
-        spent_usd=plain_usd(budget["spent_micros"]),
-        reserved_usd=plain_usd(budget["reserved_micros"]),
-        remaining_usd=plain_usd(budget["remaining_micros"]),
-        asked_usd=plain_usd(amount),
-    )
+def uses_up(status: int) -> bool:
+    """Return whether a vendor may answer a call's key with this HTTP status for ever (0: no answer)."""
+    return status >= 400 and status not in _NOT_BEGUN
 
 
 def record(

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import journal, move, take
+from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
-from luigi_spendguard.ledger.objects import uses_up
+from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.protocol import MAX_TEXT
 from luigi_spendguard.vendors import FollowedUp
@@ -42,10 +43,6 @@ class Resolution:
     def __str__(self) -> str:
         said = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
         return f"{said}, object {self.object_id}" if self.object_id else said
-
-
-class _NoRoom(Exception):
-    """Undoes the savepoint in which a budget had no room."""
 
 
 def resolution(tx: Tx, call_id: str) -> str | None:
@@ -81,10 +78,10 @@ def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
     note = f"resolved: {said}"
     restate(tx, row, total, note, forced=said.overrun)
     if said.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
-        keep_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
-        tx.run("DELETE FROM vendor_object WHERE call_id = ? AND counted_micros = 0", call_id)
+        restate_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
+        forget_objects(tx, call_id)
         row["object_id"] = None
-    keep_object(tx, row, said.object_id or row["object_id"], total)
+    restate_object(tx, row, said.object_id or row["object_id"], total)
     tx.run(
         # Of what the vendor has answered only that its key is used up is of use any more.
         "UPDATE call SET state = ?, tries = tries + ?, status = 0, object_id = coalesce(?, object_id),"
@@ -116,12 +113,8 @@ def _check(tx: Tx, row: Row, said: Resolution) -> None:
         return
     if row["object_id"] not in (None, said.object_id) and not _named(tx, row):
         raise Conflict(f"call {row['id']} is about {row['object_id']}, not {said.object_id}")
-    other = tx.value(
-        "SELECT call_id FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
-        row["vendor"],
-        row["account"],
-        said.object_id,
-    )
+    known = find_object(tx, row["vendor"], row["account"], said.object_id)
+    other = known and known["call_id"]
     if other not in (None, row["id"]) and row["object_id"] != said.object_id:
         raise Conflict(f"{said.object_id} is what call {other} has opened: look for this call's own")
 
@@ -182,58 +175,10 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
 def _taken(tx: Tx, row: Row, amount: int) -> bool:
     """Reserve `amount` once more in all budgets of a call, or change nothing."""
     linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
-    try:
-        with tx.savepoint():
-            if take(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
-                raise _NoRoom
-    except _NoRoom:
+    if take(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
         return False
     journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
     return True
-
-
-def keep_object(tx: Tx, row: Row, object_id: str | None, total: int) -> None:
-    """Let a call's object count for what is known of the call now."""
-    if object_id is None:
-        return
-    before = row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"]
-    if row["state"] == "in_doubt":
-        before = row["reserved_micros"] if row["object_id"] is not None else 0
-    own = (row["vendor"], row["account"], object_id)
-    known = tx.run(
-        "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ?"
-        " WHERE vendor = ? AND account = ? AND object_id = ?",
-        before,
-        total,
-        *own,
-    )
-    if not known and row["object_id"] is None:
-        # What was asked for can still be confirmed, whatever of it was spent by now.
-        tx.run(
-            "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-            " worth_micros, customer) VALUES (?,?,?,?,?,?,?,'')",
-            *own,
-            row["run_id"],
-            row["id"],
-            total,
-            max(total, row["reserved_micros"]),
-        )
-
-
-def keep_part(tx: Tx, row: Row, object_id: str, micros: int) -> None:
-    """Remember what of a call's cost is one of several objects' that it has opened."""
-    tx.run(
-        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-        " worth_micros, customer) VALUES (?,?,?,?,?,?,?,'')"
-        " ON CONFLICT (vendor, account, object_id) DO NOTHING",
-        row["vendor"],
-        row["account"],
-        object_id,
-        row["run_id"],
-        row["id"],
-        micros,
-        micros,
-    )
 
 
 #: Milliseconds after which a price is asked for: again and again, then it is given up.
@@ -342,7 +287,7 @@ def _book(tx: Tx, row: Row, waiting: Row, price: int, found: FollowedUp) -> None
     if total > price:
         note += f", and fees {format_usd(Micros(total - price))}"
     restate(tx, row, total, note, forced=True)
-    keep_object(tx, row, waiting["object_id"], total)
+    restate_object(tx, row, waiting["object_id"], total)
 
 
 def _say(tx: Tx, row: Row, problem: str) -> None:

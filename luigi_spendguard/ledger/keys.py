@@ -16,9 +16,10 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
-from luigi_spendguard.ledger.calls import Refused, Scope, object_of
+from luigi_spendguard.ledger.calls import Refused, Scope
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
+from luigi_spendguard.ledger.objects import object_of
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest

@@ -1,48 +1,54 @@
-"""Whose word counts: a gateway's about what it sends, a worker's about what that worker sends.
+"""What calls have opened at vendors, and what of it is counted. Owns the table `vendor_object`.
 
-A worker that calls through a gateway has no vendor secret but a vault key, with which it may still say what
-it likes about calls of its own. So neither a call nor a vendor object is ever believed across the two.
-
-Whose turn it is at a vendor's object: one call at a time acts on it.
-
-A pending call has the objects that it acts on for itself, and those that it was priced by together with
-others that were. Its turn begins with its reservation, for all of them in one transaction, so that nobody
-holds one and waits for another, and ends with it. What has been looked up for a price before that is looked
-up again where another call has acted on it since. A sender that is gone keeps nothing: its turn ends when its
-call is put in doubt.
+An object counts once for all calls on it. Whose word counts: a gateway's about what it sends, a worker's
+about what that worker sends. A worker that calls through a gateway has no vendor secret but a vault key, with
+which it may still say what it likes about calls of its own. So neither a call nor an object is ever believed
+across the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable
 
-from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.database import Row, Tx, is_over
-from luigi_spendguard.protocol import GRANT_SECONDS, ReserveReply, ReserveRequest
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
-_OWNED = (
-    "vendor = ? AND account = ? AND object_id = ?"
-    " AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
-)
+_ONE = "vendor = ? AND account = ? AND object_id = ?"
+_OWNED = f"{_ONE} AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
 
 
-def same_call(row: Row, ask: ReserveRequest) -> bool:
-    """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
-    return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
-        ask.vendor,
-        ask.account,
-        ask.operation,
-        ask.fingerprint,
-    )
+def find_object(tx: Tx, vendor: str, account: str, object_id: str | None) -> Row | None:
+    """Return what is known of an object, None for nothing."""
+    return tx.one(f"SELECT * FROM vendor_object WHERE {_ONE}", vendor, account, object_id)
 
 
-#: Statuses of a vendor that has not begun to execute the request: its key is as good as new.
-_NOT_BEGUN = (401, 403, 409, 429)
+def object_of(tx: Tx, ask: ReserveRequest) -> Row | None:
+    """Return what is known of the object that a call acts on."""
+    return None if ask.object_id is None else find_object(tx, ask.vendor, ask.account, ask.object_id)
 
 
-def uses_up(status: int) -> bool:
-    """Return whether a vendor may answer a call's key with this HTTP status for ever (0: no answer)."""
-    return status >= 400 and status not in _NOT_BEGUN
+def counted_for(tx: Tx, vendor: str, account: str, object_ids: Iterable[str]) -> int:
+    """Return what objects count for together, in micro-dollars."""
+    known = (find_object(tx, vendor, account, object_id) for object_id in object_ids)
+    return sum(row["counted_micros"] for row in known if row is not None)
+
+
+def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: int) -> list[str]:
+    """Return those of some objects (blank between) on which no call is under way, or in doubt.
+
+    What such a call has done is not known: its object goes on counting for itself, whatever covers it.
+    """
+    return [
+        object_id
+        for object_id in sorted(set(object_ids.split()))
+        if not tx.value(
+            f"SELECT 1 FROM call WHERE {_ONE} AND state IN ('pending','in_doubt') AND relayed = ? LIMIT 1",
+            vendor,
+            account,
+            object_id,
+            relayed,
+        )
+    ]
 
 
 def is_gateways(tx: Tx, vendor: str, account: str, object_ids: str) -> bool:
@@ -59,91 +65,96 @@ def adopt(tx: Tx, vendor: str, account: str, object_ids: str) -> None:
         tx.run(f"DELETE FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 0)
 
 
-_HERE = "turn.vendor = ? AND turn.account = ? AND turn.object_id = ?"
-
-
-def last_entry(tx: Tx) -> int:
-    """Return the number of the journal's last entry: what is said later comes after it."""
-    return int(tx.value("SELECT max(id) FROM journal") or 0)
-
-
-def not_yet(tx: Tx, ask: ReserveRequest, call_id: str, *, relayed: bool, ahead: str) -> ReserveReply | None:
-    """Return why call `call_id` may not have its turn now; None: it may.
-
-    `wait`: another call acts on an object of it, or another run's comes before it at the object `ahead`;
-    `outdated`: one has acted on what it was priced by.
-    """
-    if ahead:
-        return ReserveReply("wait", ask.call_id, ask.ask, object_id=ahead)
-    for object_id, alone in _objects(ask):
-        for other in _others(tx, ask, object_id, call_id, relayed):
-            if not (alone or other["alone"]):
-                continue
-            if other["state"] == "pending" and not _gone(tx, other):
-                return ReserveReply("wait", ask.call_id, ask.ask, object_id=object_id, message=other["id"])
-            if other["alone"] and ask.since and _last_of(tx, other) > ask.since:
-                return ReserveReply("outdated", ask.call_id, ask.ask, object_id=object_id)
-    return None
-
-
-def take(tx: Tx, ask: ReserveRequest, call_id: str, *, relayed: bool) -> None:
-    """Let call `call_id` have its turn, which `not_yet` has allowed in this transaction."""
-    for object_id, alone in _objects(ask):
-        # Who acts on it now is all that is to be known of it; of those that share it, who still does.
-        over = "" if alone else " AND NOT turn.alone AND (call.state IS NULL OR call.state <> 'pending')"
-        tx.run(
-            "DELETE FROM turn WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND call_id IN"
-            " (SELECT call.id FROM turn JOIN call ON call.id = turn.call_id WHERE turn.vendor = ?1"
-            " AND turn.account = ?2 AND turn.object_id = ?3"
-            f" AND (call.id = ?4 OR call.relayed = ?5{over}))",
-            ask.vendor,
-            ask.account,
-            object_id,
-            call_id,
-            int(relayed),
-        )
-        tx.insert(
-            "turn",
-            vendor=ask.vendor,
-            account=ask.account,
-            object_id=object_id,
-            call_id=call_id,
-            alone=int(alone),
-        )
-
-
-def _objects(ask: ReserveRequest) -> Iterator[tuple[str, bool]]:
-    """Yield the objects of a call, and whether it has each for itself."""
-    if ask.read:
-        return
-    alone = set(ask.acts_on.split())
-    for object_id in sorted(alone | set(ask.priced_by.split())):
-        yield object_id, object_id in alone
-
-
-def _others(tx: Tx, ask: ReserveRequest, object_id: str, call_id: str, relayed: bool) -> list[Row]:
-    """Return the other calls that have, or had, their turn at an object.
-
-    What a gateway sends never waits for what a worker says, nor the other way round.
-    """
-    return tx.all(
-        f"SELECT call.*, turn.alone FROM turn JOIN call ON call.id = turn.call_id WHERE {_HERE}"
-        " AND call.id <> ? AND call.relayed = ?",
-        ask.vendor,
-        ask.account,
+def _keep(
+    tx: Tx, call: Row, object_id: str, counted: int, worth: int, customer: str = "", *, known: str = "NOTHING"
+) -> None:
+    """Insert what call `call` says of an object; of one that is `known`, do that."""
+    tx.run(
+        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
+        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
+        f" ON CONFLICT (vendor, account, object_id) DO {known}",
+        call["vendor"],
+        call["account"],
         object_id,
-        call_id,
-        int(relayed),
+        call["run_id"],
+        call["id"],
+        counted,
+        worth,
+        customer,
     )
 
 
-def _gone(tx: Tx, call: Row) -> bool:
-    """Return whether a pending call's sender must be gone: then it is in doubt, and its turn over."""
-    if not is_over(call["granted_at"], int(GRANT_SECONDS * 1000) + call["timeout_ms"], tx.now()):
-        return False
-    in_doubt(tx, call, "its sender is gone")
-    return True
+def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int, total: int) -> None:
+    """Let the object of a call count for what is reserved: an equal call of another thread reserves the rest.
+
+    `amount` is reserved now, `total` in all; in micro-dollars.
+    """
+    assert ask.object_id is not None
+    _keep(
+        tx,
+        call,
+        ask.object_id,
+        amount,
+        max(amount, total),
+        "" if ask.owner_unknown else ask.customer,
+        known="UPDATE SET counted_micros = counted_micros + ?6",
+    )
 
 
-def _last_of(tx: Tx, call: Row) -> int:
-    return int(tx.value("SELECT max(id) FROM journal WHERE call_id = ?", call["id"]) or 0)
+def release_object(tx: Tx, call: Row) -> None:
+    """Let the object of a call count no more for what the call has reserved."""
+    if call["object_id"] is not None:
+        _recount(tx, call, call["object_id"], call["reserved_micros"], 0)
+
+
+def settle_object(tx: Tx, call: Row, object_id: str, message: EndRequest, counted: int) -> None:
+    """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
+    known = "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+    if message.total_micros is not None:
+        known += ", worth_micros = ?7"
+    worth = max(counted, message.worth_micros)
+    _keep(tx, call, object_id, counted, worth, message.customer, known=known)
+
+
+def keep_part(tx: Tx, call: Row, object_id: str, micros: int) -> None:
+    """Remember what of a call's cost is one of several objects' that it has opened."""
+    _keep(tx, call, object_id, micros, micros)
+
+
+def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None:
+    """Let a call's object count for `total` micro-dollars instead of what was known of the call before."""
+    if object_id is None:
+        return
+    before = call["settled_micros"] + call["corrected_micros"] + call["overrun_micros"]
+    if call["state"] == "in_doubt":
+        before = call["reserved_micros"] if call["object_id"] is not None else 0
+    if not _recount(tx, call, object_id, before, total) and call["object_id"] is None:
+        # What was asked for can still be confirmed, whatever of it was spent by now.
+        _keep(tx, call, object_id, total, max(total, call["reserved_micros"]))
+
+
+def _recount(tx: Tx, call: Row, object_id: str, less: int, more: int) -> int:
+    """Let an object count for `less` micro-dollars less, and `more` more; return whether it is known."""
+    return tx.run(
+        f"UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ? WHERE {_ONE}",
+        less,
+        more,
+        call["vendor"],
+        call["account"],
+        object_id,
+    )
+
+
+def cover_object(tx: Tx, call: Row, object_id: str) -> None:
+    """Let an object count for nothing: the one that call `call` acts on counts for it from now on."""
+    tx.run(
+        f"UPDATE vendor_object SET counted_micros = 0 WHERE {_ONE}",
+        call["vendor"],
+        call["account"],
+        object_id,
+    )
+
+
+def forget_objects(tx: Tx, call_id: str) -> None:
+    """Forget the objects that a call was said to have opened, and that count for nothing."""
+    tx.run("DELETE FROM vendor_object WHERE call_id = ? AND counted_micros = 0", call_id)

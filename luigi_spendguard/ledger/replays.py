@@ -1,11 +1,6 @@
 """Answer a call that repeats an earlier one: with its reply, by sending it again, or with what was found.
 
 What the vendor would execute twice is never sent again: it is searched for there.
-
-Calls for several targets: whoever an earlier attempt has reached already is not reached twice.
-
-An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
-is kept by itself, too, as a digest, until the task has completed.
 """
 
 from __future__ import annotations
@@ -13,20 +8,19 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from luigi_spendguard.ledger import objects
 from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.calls import Refused, Scope, record
+from luigi_spendguard.ledger.calls import GRANT_MS, Refused, Scope, record
 from luigi_spendguard.ledger.corrections import resolution
-from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx, is_over
-from luigi_spendguard.ledger.identity import Identity, key_digest
+from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
+from luigi_spendguard.ledger.identity import Identity
+from luigi_spendguard.ledger.turns import forget_turns, take_turn, wait_for_turn
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.protocol import GRANT_SECONDS, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest, command
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
 #: (https://docs.stripe.com/api/idempotent_requests).
 HOUR_MS = 3600 * 1000
 RESEND_MS = 23 * HOUR_MS
-GRANT_MS = int(GRANT_SECONDS * 1000)
 
 
 def matched(
@@ -171,9 +165,9 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if row["state"] == "pending" and row["sender"] != ask.call_id:
         in_doubt(tx, row, "its sender is gone")
     again = replace(ask, since=0)
-    if wait := objects.not_yet(tx, again, row["id"], relayed=scope.relayed, ahead=scope.ahead):
+    if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
-    objects.take(tx, ask, row["id"], relayed=scope.relayed)
+    take_turn(tx, scope, ask, row["id"])
     return regrant(tx, scope, row["id"], ask.call_id, number, now)
 
 
@@ -258,59 +252,15 @@ def grant(tx: Tx, row: Row) -> ReserveReply:
     )
 
 
-#: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
-#: unless nobody knows how they ended, or the task was not told. What this attempt has repeated is done with.
-_REACHED = f"""
-    SELECT call.id, call.operation, count(*) AS many
-    FROM call_target JOIN call ON call.id = call_target.call_id
-    WHERE call_target.target IN (SELECT value FROM json_each(?1))
-      AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
-      AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
-      AND {NOT_DECLINED} AND call.id <> ?7
-      AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
-      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
-    GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
-"""
+def forget(tx: Tx, days: int) -> int:
+    """Delete answers older than `days`; identity and amounts stay. In-doubt calls keep theirs.
 
-
-def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -> None:
-    """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
-
-    A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
+    One from the future is as old as can be known: it begins to age now.
     """
-    targets = ask.targets.split()
-    if not targets or identity.base is None:
-        return
-    untold = [key_digest(ask, key) for key in ask.unanswered.split()]
-    found = tx.one(
-        _REACHED,
-        json.dumps(targets),
-        claim["task_id"],
-        ask.vendor,
-        ask.account,
-        identity.epoch,
-        claim["id"],
-        ask.call_id,
-        json.dumps(untold),
+    forget_turns(tx)
+    tx.run(f"UPDATE exchange SET stored_at = {NOW} WHERE stored_at > {NOW} + {SKEW_MS}")
+    return tx.run(
+        f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
+        " (SELECT id FROM call WHERE state IN ('pending','in_doubt'))",
+        days * 86_400_000,
     )
-    if found is None:
-        return
-    some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
-    raise Refused(
-        "idempotency_mismatch",
-        f"an earlier attempt of this task has made call {found['id']} ({found['operation']}) to {some}, and "
-        "for another list: they would get it twice. Make that call with its own list again (it is answered, "
-        "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
-        'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
-        call_id=found["id"],
-    )
-
-
-def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
-    """Remember whom a call may reach."""
-    if ask.targets:
-        tx.run(
-            "INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
-            call_id,
-            json.dumps(ask.targets.split()),
-        )

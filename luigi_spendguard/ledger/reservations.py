@@ -2,8 +2,6 @@
 
 `reserve` is idempotent by (call id, ask): the same request again gets the same answer, a higher ask is
 the SDK's own retry of the same call.
-
-What is done from time to time: pending calls whose sender is gone, answers that are too old.
 """
 
 from __future__ import annotations
@@ -11,38 +9,42 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from luigi_spendguard.ledger import objects
-from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.calls import Refused, Scope, link_budgets, object_of, record, reserve_money
-from luigi_spendguard.ledger.claims import hold
-from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, SKEW_MS, Row, Tx, over
-from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, mates_of, tries, wire_key
-from luigi_spendguard.ledger.keys import EXPIRED, check_operation, check_terms, ended, must_look_up
-from luigi_spendguard.ledger.objects import adopt, is_gateways, same_call
-from luigi_spendguard.ledger.replays import (
-    GRANT_MS,
-    check_overlap,
-    grant,
-    keep_targets,
-    matched,
-    regrant,
-    replay,
-    resend,
+from luigi_spendguard.ledger.budgets import (
+    day_budget,
+    journal,
+    keep_budget,
+    key_budgets,
+    last_entry,
+    lend,
+    run_budget,
+    take,
 )
-from luigi_spendguard.money import parse_usd
-from luigi_spendguard.protocol import ReserveReply, ReserveRequest
-
-#: What ends a target that was too long to be kept whole, before its digest.
-_CUT = "…"
+from luigi_spendguard.ledger.calls import Refused, Scope, record, same_call
+from luigi_spendguard.ledger.claims import approved, hold
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, tries, wire_key
+from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
+from luigi_spendguard.ledger.objects import (
+    adopt,
+    counted_for,
+    is_gateways,
+    object_of,
+    reserve_object,
+    uncontested,
+)
+from luigi_spendguard.ledger.replays import grant, matched, regrant, replay, resend
+from luigi_spendguard.ledger.targets import check_mates, check_overlap, keep_targets
+from luigi_spendguard.ledger.turns import take_turn, wait_for_turn
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest, command
 
 
 def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
     answer = _decided(tx, scope, ask)
     if ask.look_up and ask.read and answer.verdict == "allowed":
-        return replace(
-            answer, entry=objects.last_entry(tx)
-        )  # What it reads may be changed by what comes later.
+        # What it reads may be changed by what comes later.
+        return replace(answer, entry=last_entry(tx))
     return answer
 
 
@@ -114,9 +116,9 @@ def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> R
     if match is not None:
         return matched(tx, scope, ask, identity, match, now, row)
     check_overlap(tx, scope.claim, ask, identity)
-    if wait := objects.not_yet(tx, ask, row["id"], relayed=scope.relayed, ahead=scope.ahead):
+    if wait := wait_for_turn(tx, scope, ask, row["id"]):
         return wait
-    objects.take(tx, ask, row["id"], relayed=scope.relayed)
+    take_turn(tx, scope, ask, row["id"])
     used = tries(tx, identity)
     tx.run(
         "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?"
@@ -130,8 +132,8 @@ def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> R
         used,
         row["id"],
     )
-    link_budgets(tx, scope, row["id"], ask.vendor)
-    reserve_money(tx, scope, ask, row, now)
+    _link_budgets(tx, scope, row["id"], ask.vendor)
+    _reserve_money(tx, scope, ask, row, now)
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
 
 
@@ -151,8 +153,8 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
         return matched(tx, scope, ask, identity, match, now)
     check_overlap(tx, scope.claim, ask, identity)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
-        _check_mates(tx, scope, ask)
-    if wait := objects.not_yet(tx, ask, ask.call_id, relayed=scope.relayed, ahead=scope.ahead):
+        check_mates(tx, scope.claim, ask)
+    if wait := wait_for_turn(tx, scope, ask, ask.call_id):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
         return ReserveReply("look_up", ask.call_id, ask.ask)
@@ -160,9 +162,9 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     key = wire_key(ask, identity, used)
     with tx.savepoint():
         row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=key, tries=used)
-        link_budgets(tx, scope, row["id"], ask.vendor)
-        reserve_money(tx, scope, ask, row, now)
-        objects.take(tx, ask, row["id"], relayed=scope.relayed)
+        _link_budgets(tx, scope, row["id"], ask.vendor)
+        _reserve_money(tx, scope, ask, row, now)
+        take_turn(tx, scope, ask, row["id"])
     keep_targets(tx, row["id"], ask)
     if not ask.read:
         tx.insert(
@@ -177,38 +179,6 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     return ReserveReply("allowed", row["id"], ask.ask, wire_key=key)
 
 
-def _check_mates(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
-    """Refuse what may repeat a part of what other batches of these tasks have paid for.
-
-    Calls are matched by their target: one without, or for some of several, cannot be.
-    """
-    mates = mates_of(scope.claim)
-    rows = tx.all(
-        "SELECT DISTINCT target, task_id FROM call WHERE task_id IN (SELECT value FROM json_each(?))"
-        " AND vendor = ? AND account = ? AND operation = ? AND verdict = 'allowed' AND base IS NOT NULL"
-        " AND state IN ('pending','settled','in_doubt') AND " + NOT_DECLINED,
-        json.dumps(mates),
-        ask.vendor,
-        ask.account,
-        ask.operation,
-    )
-    for row in rows:
-        if _may_overlap(ask.target, row["target"]):
-            raise Refused(
-                "idempotency_mismatch",
-                f"{row['task_id']} has paid for a part of this batch, and Luigi has made another batch of "
-                "it: whether this call repeats a part of that cannot be known. Name one target in each "
-                "call, pass an idempotency key of your own, or mark what was paid as complete",
-            )
-
-
-def _may_overlap(one: str | None, other: str | None) -> bool:
-    """Return whether two targets (blanks between several) may have somebody in common."""
-    if one is None or other is None or _CUT in one + other:
-        return True
-    return bool(set(one.split()) & set(other.split()))
-
-
 def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Keep what a gateway knows of an object, and what workers say of it, apart."""
     named = f"{ask.object_id or ''} {ask.covers}"
@@ -218,36 +188,147 @@ def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
         raise Refused("scope", f"{named.strip()} was paid through a gateway: go on with it there")
 
 
-def sweep(tx: Tx) -> list[str]:
-    """Put in doubt every pending call whose sender must be gone, and end expired keys.
+def _link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
+    """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
+    caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
+    budgets = [int(run_budget(tx, run_id)["id"])]
+    if caps.day is not None:
+        budgets.append(day_budget(tx, caps.day))
+    if family in caps.task_families:
+        budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
+    if vendor in caps.vendors:
+        budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
+    if scope.terms is not None:
+        budgets += key_budgets(tx, run_id, scope.terms)
+    task_cap = scope.claim["max_cost_micros"]
+    if task_cap is not None:
+        budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
+    tx.run("DELETE FROM call_budget WHERE call_id = ?", call_id)
+    for budget_id in budgets:
+        tx.insert("call_budget", call_id=call_id, budget_id=budget_id)
 
-    Returns the runs whose calls are concerned.
-    """
-    overdue = f"state = 'pending' AND {over('granted_at', f'timeout_ms + {GRANT_MS}')}"
-    rows = tx.all(f"SELECT id, run_id FROM call WHERE {overdue}")
-    for row in rows:
-        in_doubt(tx, row, "its sender is gone")
-    # For good: an expired key stays so, whatever the clock says later.
+
+def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> None:
+    """Reserve what the call may cost beyond what its object already counts for."""
+    known = object_of(tx, ask)
+    counted = known["counted_micros"] if known else 0
+    total = ask.total_micros
+    if total is None:
+        total = known["worth_micros"] if known else 0
+    covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
+    counted += counted_for(tx, ask.vendor, ask.account, covered)
+    amount = Micros(max(0, total - counted))
+    if amount and scope.run["state"] == "frozen":
+        frozen = Refused(
+            "cap",
+            f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
+            "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
+            run_id=scope.run["run_id"],
+        )
+        if not scope.caps.shadow:
+            raise frozen
+        _let_through(tx, row["id"], frozen)
+    if amount:
+        _take(tx, scope, row["id"], amount)
+        if ask.object_id is not None:
+            reserve_object(tx, row, ask, amount, total)
     tx.run(
-        f"UPDATE claim SET state = 'ended', ended_at = {NOW} WHERE state = 'open' AND task_id = ''"
-        f" AND EXISTS (SELECT 1 FROM key_terms WHERE key_terms.id = claim.id AND ({EXPIRED}))"
+        "UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ? WHERE id = ?",
+        amount,
+        now,
+        row["id"],
     )
-    return sorted({row["run_id"] for row in rows})
+    if not ask.read:
+        journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
 
 
-def forget(tx: Tx, days: int) -> int:
-    """Delete answers older than `days`; identity and amounts stay. In-doubt calls keep theirs.
+def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
+    """Take the money from every budget of a call; in shadow mode also what none of them has."""
+    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
+    budgets = [int(link["budget_id"]) for link in linked]
+    full = take(tx, budgets, amount)
+    if full is None:
+        return
+    denied = _refuse_cap(scope, full, amount)
+    if not scope.caps.shadow:
+        raise denied
+    _check_threshold(tx, scope, amount)
+    lend(tx, budgets, amount)
+    _let_through(tx, call_id, denied)
 
-    One from the future is as old as can be known: it begins to age now.
-    """
-    # Nobody goes on with a price that was looked up a day ago.
-    tx.run(
-        "DELETE FROM turn WHERE EXISTS (SELECT 1 FROM call WHERE call.id = turn.call_id"
-        f" AND created_at < {NOW} - 86400000 AND (state IS NULL OR state <> 'pending'))"
+
+def _let_through(tx: Tx, call_id: str, denied: Refused) -> None:
+    """Record what shadow mode lets through."""
+    message = f"let through in shadow mode: {denied}"
+    tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", message, call_id)
+
+
+def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
+    """Refuse what takes a task above what it may spend without an approval: that is no cap to be lent."""
+    run_id, task_id, single = scope.run["run_id"], scope.claim["task_id"], scope.caps.single
+    own = tx.one(
+        "SELECT spent_micros + reserved_micros + overrun_micros AS counted FROM budget"
+        " WHERE scope = 'task' AND subject = ? AND part = ?",
+        run_id,
+        task_id,
     )
-    tx.run(f"UPDATE exchange SET stored_at = {NOW} WHERE stored_at > {NOW} + {SKEW_MS}")
-    return tx.run(
-        f"DELETE FROM exchange WHERE stored_at < {NOW} - ? AND call_id NOT IN"
-        " (SELECT id FROM call WHERE state IN ('pending','in_doubt'))",
-        days * 86_400_000,
+    if single is None or own is None:
+        return
+    tasks = json.loads(scope.claim["members"]) or [task_id]
+    allowed = Micros(sum(max(single, approved(tx, run_id, task) or 0) for task in tasks))
+    wanted = Micros(own["counted"] + amount)
+    if wanted > allowed:
+        raise Refused(
+            "cap",
+            f"task {task_id} would spend {format_usd(wanted)}, and may spend {format_usd(allowed)} without "
+            f"an approval (approve_above_usd): `spendguard approve {run_id} --task {task_id} --cost "
+            f"{plain_usd(wanted)}` lets it pass",
+            run_id=run_id,
+            budget="approval",
+            part=task_id,
+            asked_usd=plain_usd(wanted),
+        )
+
+
+def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
+    """Return what a budget is called, and what raises it."""
+    run_id, part = scope.run["run_id"], budget["part"]
+    if budget["scope"] == "run":
+        no_cap = not budget["cap_micros"] and scope.run["note"]
+        return f"of run {run_id}", scope.run[
+            "note"
+        ] if no_cap else f"{command('top-up', run_id, 'USD')} raises it"
+    if budget["scope"] == "day":
+        return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
+    if budget["scope"] == "family":
+        return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
+    if budget["scope"] in ("key", "key_day"):
+        what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
+        return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
+    if budget["scope"] == "vendor":
+        return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
+    if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
+        approve = command("approve", run_id, "--task", part, "--cost", "USD")
+        return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"
+    return f"of task {part}", "it is the task's max_cost_usd"
+
+
+def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> Refused:
+    run_id = scope.run["run_id"]
+    what, advice = _budget_name(scope, budget)
+    cap = budget["cap_micros"] - budget["shadow_micros"]
+    return Refused(
+        "cap",
+        f"the cap of {format_usd(cap)} {what} has no room for {format_usd(amount)}: "
+        f"{format_usd(budget['spent_micros'])} spent, "
+        f"{format_usd(budget['reserved_micros'])} reserved, "
+        f"{format_usd(budget['remaining_micros'])} remaining; {advice}",
+        run_id=run_id,
+        budget=budget["scope"],
+        part=budget["part"],
+        cap_usd=plain_usd(cap),
+        spent_usd=plain_usd(budget["spent_micros"]),
+        reserved_usd=plain_usd(budget["reserved_micros"]),
+        remaining_usd=plain_usd(budget["remaining_micros"]),
+        asked_usd=plain_usd(amount),
     )

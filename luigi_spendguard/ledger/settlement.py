@@ -7,10 +7,21 @@ from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import in_doubt, move
-from luigi_spendguard.ledger.calls import Scope, counted_for, tombstone, uncontested
-from luigi_spendguard.ledger.corrections import await_price, keep_part, resolution, restate
-from luigi_spendguard.ledger.database import NOW, Row, Tx
-from luigi_spendguard.ledger.objects import adopt, is_gateways, uses_up
+from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
+from luigi_spendguard.ledger.corrections import await_price, resolution, restate
+from luigi_spendguard.ledger.database import NOW, Row, Tx, over
+from luigi_spendguard.ledger.keys import EXPIRED
+from luigi_spendguard.ledger.objects import (
+    adopt,
+    counted_for,
+    cover_object,
+    find_object,
+    is_gateways,
+    keep_part,
+    release_object,
+    settle_object,
+    uncontested,
+)
 from luigi_spendguard.protocol import EndRequest
 
 
@@ -102,7 +113,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
     if message.price_due and object_id is not None:
         await_price(tx, row, object_id, message.fees_micros)
     if object_id is not None and (before or total or message.worth_micros):
-        _keep_object(tx, row, object_id, message, total, worth_known=message.total_micros is not None)
+        settle_object(tx, row, object_id, message, total)
     if not message.answer_body:
         return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
     tx.run(
@@ -136,18 +147,16 @@ def _counted_then(row: Row, beside: int) -> int:
 def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
     """Let `object_id` count what other objects counted, so that freeing it frees their calls' money."""
     for covered in set(covers) - {object_id}:
-        where = (row["vendor"], row["account"], covered)
         tx.run(
             "UPDATE call SET object_id = ? WHERE vendor = ? AND account = ? AND object_id = ?"
             " AND state = 'settled' AND relayed = ?",
             object_id,
-            *where,
+            row["vendor"],
+            row["account"],
+            covered,
             row["relayed"],
         )
-        tx.run(
-            "UPDATE vendor_object SET counted_micros = 0 WHERE vendor = ? AND account = ? AND object_id = ?",
-            *where,
-        )
+        cover_object(tx, row, covered)
 
 
 def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
@@ -196,15 +205,7 @@ def _own(row: Row) -> int:
 def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
     if object_id is None:
         return _own(row)
-    return int(
-        tx.value(
-            "SELECT counted_micros FROM vendor_object WHERE vendor = ? AND account = ? AND object_id = ?",
-            row["vendor"],
-            row["account"],
-            object_id,
-        )
-        or 0
-    )
+    return counted_for(tx, row["vendor"], row["account"], [object_id])
 
 
 def _open(tx: Tx, row: Row, object_id: str | None) -> int:
@@ -249,10 +250,10 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
     """Correct the calls that an object was counted by, newest first: it counts for less now."""
     if amount <= 0 or object_id is None:
         return
+    opened = find_object(tx, row["vendor"], row["account"], object_id)
     for call in tx.all(
         "SELECT * FROM call WHERE vendor = ?1 AND account = ?2"
-        " AND (object_id = ?3 OR object_id IS NULL AND id = (SELECT call_id FROM vendor_object"
-        " WHERE vendor = ?1 AND account = ?2 AND object_id = ?3))"
+        " AND (object_id = ?3 OR object_id IS NULL AND id = ?6)"
         " AND state = 'settled' AND settled_micros + corrected_micros > 0 AND id <> ?4 AND relayed = ?5"
         " ORDER BY created_at DESC, rowid DESC",
         row["vendor"],
@@ -260,39 +261,13 @@ def _give_back(tx: Tx, row: Row, object_id: str | None, amount: int) -> None:
         object_id,
         row["id"],
         row["relayed"],
+        opened and opened["call_id"],
     ):
         part = min(amount, call["settled_micros"] + call["corrected_micros"])
         _correct(tx, call, -part, f"by call {row['id']} ({row['operation']})")
         amount -= part
         if not amount:
             return
-
-
-def _keep_object(
-    tx: Tx,
-    row: Row,
-    object_id: str,
-    message: EndRequest,
-    counted: int,
-    *,
-    worth_known: bool = True,
-) -> None:
-    """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
-    tx.run(
-        "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
-        " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
-        " ON CONFLICT (vendor, account, object_id) DO UPDATE SET counted_micros = ?6,"
-        " customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
-        + (", worth_micros = ?7" if worth_known else ""),
-        row["vendor"],
-        row["account"],
-        object_id,
-        row["run_id"],
-        row["id"],
-        counted,
-        max(counted, message.worth_micros),
-        message.customer,
-    )
 
 
 def _void(tx: Tx, row: Row, message: EndRequest) -> None:
@@ -311,18 +286,27 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
     """Return the whole reservation."""
     move(tx, kind, row, reserved=-row["reserved_micros"], note=note)
-    if row["object_id"] is not None:
-        tx.run(
-            "UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?)"
-            " WHERE vendor = ? AND account = ? AND object_id = ?",
-            row["reserved_micros"],
-            row["vendor"],
-            row["account"],
-            row["object_id"],
-        )
+    release_object(tx, row)
     tx.run(
         f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
         status,
         note,
         row["id"],
     )
+
+
+def sweep(tx: Tx) -> list[str]:
+    """Put in doubt every pending call whose sender must be gone, and end expired keys.
+
+    Returns the runs whose calls are concerned.
+    """
+    overdue = f"state = 'pending' AND {over('granted_at', f'timeout_ms + {GRANT_MS}')}"
+    rows = tx.all(f"SELECT id, run_id FROM call WHERE {overdue}")
+    for row in rows:
+        in_doubt(tx, row, "its sender is gone")
+    # For good: an expired key stays so, whatever the clock says later.
+    tx.run(
+        f"UPDATE claim SET state = 'ended', ended_at = {NOW} WHERE state = 'open' AND task_id = ''"
+        f" AND EXISTS (SELECT 1 FROM key_terms WHERE key_terms.id = claim.id AND ({EXPIRED}))"
+    )
+    return sorted({row["run_id"] for row in rows})

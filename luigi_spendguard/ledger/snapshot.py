@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luigi_spendguard.ledger.budgets import REMAINING, keep_budget, run_budget
+from luigi_spendguard.ledger.budgets import REMAINING, keep_budget, last_entry, run_budget
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.settings.policy import Caps
 
@@ -56,11 +56,6 @@ RUN = (
     " WHERE earlier.root_family = run.root_family AND earlier.id < run.id AND earlier.state <> 'revoked'"
     f" AND {CAME_TO} > 0 ORDER BY earlier.id DESC LIMIT 1) AS last_micros FROM run"
 )
-
-
-def last_entry(tx: Tx) -> int:
-    """Return the journal's last entry: whatever is read together with it is not older."""
-    return int(tx.value("SELECT max(id) FROM journal") or 0)
 
 
 def of_run(tx: Tx, run_id: str) -> Figures:

@@ -19,7 +19,7 @@ from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger import claims, reservations, snapshot
+from luigi_spendguard.ledger import claims, replays, settlement, snapshot
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.ledger.store import Ledger
@@ -209,8 +209,8 @@ class Books:
         if self._ledger is None:
             return
         try:
-            await self.record(reservations.sweep)
-            await self.record(reservations.forget, self.settings.replay_days)
+            await self.record(settlement.sweep)
+            await self.record(replays.forget, self.settings.replay_days)
             if gone := sorted(self.state.vanished):
                 await self.commit(_lose, gone)
             await self.refresh()

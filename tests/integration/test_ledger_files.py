@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable, NotFound
-from luigi_spendguard.ledger import database, reservations, runs
+from luigi_spendguard.ledger import database, replays, runs
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
@@ -211,7 +211,7 @@ def test_answers_are_forgotten_after_replay_days_but_the_charge_is_not(books: Bo
     again = books.ask(7, target="cus_1")
     assert books.reserve(books.claim("task"), again).answer_body == '{"id": "pi_1"}'
     books.write(lambda tx: tx.run("UPDATE exchange SET stored_at = stored_at - 31 * 86400000"))
-    books.write(reservations.forget, 30)
+    books.write(replays.forget, 30)
     denied = books.reserve(books.claim("task"), books.ask(7, target="cus_1"))
     assert (denied.verdict, denied.reason) == ("denied", "idempotency_mismatch")
     assert "pi_1" in denied.message

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import corrections, keys, reservations
+from luigi_spendguard.ledger import corrections, keys, replays, settlement
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
@@ -62,11 +62,11 @@ def test_a_repeated_call_does_not_wait_for_a_grant_from_the_future(books: Books)
 
 def test_the_sweep_finds_its_sender_gone(books: Books) -> None:
     reserved(books)
-    assert books.write(reservations.sweep) == []
+    assert books.write(settlement.sweep) == []
     set_back(books, 1000)
-    assert books.write(reservations.sweep) == [], "a clock that is kept by NTP may go back a little"
+    assert books.write(settlement.sweep) == [], "a clock that is kept by NTP may go back a little"
     set_back(books, HOUR)
-    assert books.write(reservations.sweep) == ["run"]
+    assert books.write(settlement.sweep) == ["run"]
 
 
 @pytest.mark.parametrize(("ms", "verdict"), [(HOUR // 2, "allowed"), (2 * HOUR, "denied")])
@@ -94,7 +94,7 @@ class TestKeys:
     def test_one_that_has_expired_stays_so(self, books: Books) -> None:
         key = issued(books, 0)
         assert asked(books, key) == "expired"
-        books.write(reservations.sweep)
+        books.write(settlement.sweep)
         set_back(books, HOUR)
         assert asked(books, key) == "expired"
         assert [each["state"] for each in books.read(keys.keys) if each["vendor"]] == ["expired"]
@@ -112,7 +112,7 @@ def test_an_answer_from_the_future_begins_to_age_now(books: Books) -> None:
     books.reserve(key, ask)
     books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=10, status=200, answer_body="{}"))
     set_back(books, 1000 * 24 * HOUR)
-    books.write(reservations.forget, 30)
+    books.write(replays.forget, 30)
     assert books.read(lambda tx: tx.value("SELECT max(stored_at) FROM exchange") - tx.now()) <= 0
 
 

@@ -21,7 +21,7 @@ from hypothesis.stateful import (
 )
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import corrections, reservations, runs
+from luigi_spendguard.ledger import corrections, runs, settlement
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
@@ -266,7 +266,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        assert self.books.write(reservations.sweep) == []
+        assert self.books.write(settlement.sweep) == []
 
     # What must hold after each of them.
 

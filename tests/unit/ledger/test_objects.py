@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ import pytest
 
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
+from tests.support.processes import REPOSITORY
 
 
 @pytest.fixture
@@ -138,3 +141,15 @@ def test_a_call_voided_by_the_vendor_leaves_its_object_as_it_was(books: Books) -
     assert books.figures() == (100, 0, 0)
     call(books, key, 300, 300, object_id="pi_1", ends={"worth_micros": 300})
     assert books.figures() == (300, 0, 0)
+
+
+def test_one_module_alone_reads_and_writes_what_is_known_of_objects() -> None:
+    """Beside what makes the table: so that all of what an object counts for can be seen at one place."""
+    naming = set()
+    for path in [*REPOSITORY.glob("luigi_spendguard/**/*.py"), *REPOSITORY.glob("scheduler_patch/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            text = node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else ""
+            name = node.id if isinstance(node, ast.Name) else getattr(node, "attr", "")
+            if re.search(r"\b(FROM|INTO|UPDATE|JOIN|TABLE) vendor_object\b", text) or name == "VendorObject":
+                naming.add(path.relative_to(REPOSITORY).as_posix())
+    assert naming == {f"luigi_spendguard/ledger/{name}.py" for name in ("objects", "migrations", "schema")}

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import calls, reservations
-from luigi_spendguard.ledger import reservations as upkeep
+from luigi_spendguard.ledger import calls, replays, reservations
 from luigi_spendguard.protocol import EndRequest, ReserveReply
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
@@ -139,5 +138,5 @@ def test_only_the_last_turn_at_an_object_is_kept(books: Books, key: str) -> None
     rows = books.read(lambda tx: tx.all("SELECT object_id FROM turn ORDER BY object_id"))
     assert [row["object_id"] for row in rows] == ["in_1", "price_1"]
     books.write(lambda tx: tx.run("UPDATE call SET created_at = created_at - 90000000"))
-    books.write(upkeep.forget, 30)
+    books.write(replays.forget, 30)
     assert books.read(lambda tx: tx.value("SELECT count(*) FROM turn")) == 0

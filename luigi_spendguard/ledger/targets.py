@@ -1,0 +1,105 @@
+"""Calls for several targets: whoever an earlier attempt has reached is not reached twice.
+
+An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
+is kept by itself, too, as a digest, until the task has completed.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.ledger.calls import Refused
+from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
+from luigi_spendguard.ledger.identity import Identity, key_digest, mates_of
+from luigi_spendguard.protocol import ReserveRequest
+
+#: What ends a target that was too long to be kept whole, before its digest.
+_CUT = "…"
+#: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
+#: unless nobody knows how they ended, or the task was not told. What this attempt has repeated is done with.
+_REACHED = f"""
+    SELECT call.id, call.operation, count(*) AS many
+    FROM call_target JOIN call ON call.id = call_target.call_id
+    WHERE call_target.target IN (SELECT value FROM json_each(?1))
+      AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
+      AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
+      AND {NOT_DECLINED} AND call.id <> ?7
+      AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
+      AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
+    GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
+"""
+
+
+def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -> None:
+    """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
+
+    A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
+    """
+    targets = ask.targets.split()
+    if not targets or identity.base is None:
+        return
+    untold = [key_digest(ask, key) for key in ask.unanswered.split()]
+    found = tx.one(
+        _REACHED,
+        json.dumps(targets),
+        claim["task_id"],
+        ask.vendor,
+        ask.account,
+        identity.epoch,
+        claim["id"],
+        ask.call_id,
+        json.dumps(untold),
+    )
+    if found is None:
+        return
+    some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
+    raise Refused(
+        "idempotency_mismatch",
+        f"an earlier attempt of this task has made call {found['id']} ({found['operation']}) to {some}, and "
+        "for another list: they would get it twice. Make that call with its own list again (it is answered, "
+        "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
+        'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
+        call_id=found["id"],
+    )
+
+
+def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
+    """Remember whom a call may reach."""
+    if ask.targets:
+        tx.run(
+            "INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
+            call_id,
+            json.dumps(ask.targets.split()),
+        )
+
+
+def check_mates(tx: Tx, claim: Row, ask: ReserveRequest) -> None:
+    """Refuse what may repeat a part of what other batches of these tasks have paid for.
+
+    Calls are matched by their target: one without, or for some of several, cannot be.
+    """
+    mates = mates_of(claim)
+    rows = tx.all(
+        "SELECT DISTINCT target, task_id FROM call WHERE task_id IN (SELECT value FROM json_each(?))"
+        " AND vendor = ? AND account = ? AND operation = ? AND verdict = 'allowed' AND base IS NOT NULL"
+        " AND state IN ('pending','settled','in_doubt') AND " + NOT_DECLINED,
+        json.dumps(mates),
+        ask.vendor,
+        ask.account,
+        ask.operation,
+    )
+    for row in rows:
+        if _may_overlap(ask.target, row["target"]):
+            raise Refused(
+                "idempotency_mismatch",
+                f"{row['task_id']} has paid for a part of this batch, and Luigi has made another batch of "
+                "it: whether this call repeats a part of that cannot be known. Name one target in each "
+                "call, pass an idempotency key of your own, or mark what was paid as complete",
+            )
+
+
+def _may_overlap(one: str | None, other: str | None) -> bool:
+    """Return whether two targets (blanks between several) may have somebody in common."""
+    if one is None or other is None or _CUT in one + other:
+        return True
+    return bool(set(one.split()) & set(other.split()))
