@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import (
@@ -30,7 +31,6 @@ from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply, Request, Vendor
-from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import CONNECTIONS, LoopTransport
 from scheduler_patch.service.shares import Shares, TooMany
@@ -52,6 +52,29 @@ _QUEUED = "this gateway has too many calls of this vault key waiting already; no
 
 #: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
 GRACE_S = 5.0
+
+
+@dataclass(frozen=True)
+class RelayedCall:
+    """What a client asks the gateway for.
+
+    Attributes:
+        request: has the vendor's own URL and none of the client's credentials.
+        key: the vault key under which it is asked for.
+        unanswered: as `ReserveRequest`'s.
+        refuse: as the guard's.
+        is_gone: whether its client has gone: it is not made then, when it is its turn.
+        room: from `Gateway.room`, to be closed when the client has the reply; None: nobody takes it.
+
+    """
+
+    vendor: Vendor
+    request: Request
+    key: str = field(repr=False)
+    unanswered: str = ""
+    refuse: SpendDenied | None = None
+    is_gone: Callable[[], bool] = lambda: False
+    room: Room | None = None
 
 
 class Gateway:
@@ -79,36 +102,22 @@ class Gateway:
         """The longest that a call in flight may take, in seconds."""
         return GRACE_S + self.service.settings.longest_timeout_s
 
-    async def relay(
-        self,
-        name: str,
-        request: Request,
-        key: str,
-        unanswered: str = "",
-        refuse: SpendDenied | None = None,
-        is_gone: Callable[[], bool] = lambda: False,
-        room: Room | None = None,
-    ) -> Reply:
-        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format.
-
-        `request` has the vendor's own URL and none of the client's credentials; `unanswered` as
-        `ReserveRequest`'s; `refuse` as the guard's. A call whose client `is_gone` before its turn is not
-        made. `room`: from `room`, to be closed when the client has the reply; without one that takes no room
-        any more.
-        """
-        who = key_hash(key)
+    async def relay(self, asked: RelayedCall) -> Reply:
+        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
+        who = key_hash(asked.key)
+        room = asked.room
         if room is None:
-            room = self.room(key, lambda: None)
+            room = self.room(asked.key, lambda: None)
             room.close()
         try:
             await self.calls.take(who)
         except TooMany:
-            return denials.unreachable(VENDORS[name], VendorUnreachable(_QUEUED))
-        if self.draining or is_gone():
+            return denials.unreachable(asked.vendor, VendorUnreachable(_QUEUED))
+        if self.draining or asked.is_gone():
             self.calls.give_back(who)
             why = ENDING if self.draining else _GONE
-            return denials.refusal(VENDORS[name], denial("ledger_unavailable", why))
-        life = asyncio.ensure_future(self._lived(VENDORS[name], request, key, unanswered, refuse, room))
+            return denials.refusal(asked.vendor, denial("ledger_unavailable", why))
+        life = asyncio.ensure_future(self._lived(asked, room))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(lambda _: self.calls.give_back(who))
@@ -123,36 +132,20 @@ class Gateway:
         async with self._thinking.share(key_hash(key)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
-    async def _lived(
-        self,
-        vendor: Vendor,
-        request: Request,
-        key: str,
-        unanswered: str,
-        refuse: SpendDenied | None,
-        room: Room,
-    ) -> Reply:
+    async def _lived(self, asked: RelayedCall, room: Room) -> Reply:
         """Live a call to its end; only then its reply may wait for room."""
         try:
-            reply = await self._answered(vendor, request, key, unanswered, refuse, room)
+            reply = await self._answered(asked, room)
             await room.keep(len(reply.body))
             return reply
         except BaseException:
             room.end()
             raise
 
-    async def _answered(
-        self,
-        vendor: Vendor,
-        request: Request,
-        key: str,
-        unanswered: str,
-        refuse: SpendDenied | None,
-        room: Room,
-    ) -> Reply:
-        call = Call(unanswered=unanswered)
+    async def _answered(self, asked: RelayedCall, room: Room) -> Reply:
+        vendor, call = asked.vendor, Call(unanswered=asked.unanswered)
         try:
-            return await self._live(vendor, request, key, call, refuse, room)
+            return await self._guarded(asked, call, room)
         except SpendDenied as denied:
             return denials.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
@@ -161,18 +154,18 @@ class Gateway:
             logger.warning("%s cannot be reached: %s", vendor.name, error)
             return denials.unreachable(vendor, error)
         except OSError as error:
-            known = bool(request.headers.get("idempotency-key"))
+            known = bool(asked.request.headers.get("idempotency-key"))
             return denials.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 
-    async def _live(
-        self, vendor: Vendor, request: Request, key: str, call: Call, refuse: SpendDenied | None, room: Room
-    ) -> Reply:
+    async def _guarded(self, asked: RelayedCall, call: Call, room: Room) -> Reply:
+        vendor, refuse = asked.vendor, asked.refuse
         settings = self.service.settings.vendor(vendor.name)
         if settings.secret is None:
             refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
         guard = Guard(vendor, settings, settings.secret or "", self.service.settings.fx, time.monotonic)
-        life = guard.guarded(request, call, refuse)
-        return await self._drive(life, key, settings.timeout_s, room, slow=vendor.is_slow(request))
+        life = guard.guarded(asked.request, call, refuse)
+        slow = vendor.is_slow(asked.request)
+        return await self._drive(life, asked.key, settings.timeout_s, room, slow=slow)
 
     async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.

@@ -12,7 +12,7 @@ from luigi_spendguard.protocol import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWER
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import check_origin, check_peer, wrong
-from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway
+from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway, RelayedCall
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.service.shares import Bounded
 
@@ -65,7 +65,9 @@ class Relay(Bounded, Relaying):
         self.begun, before = True, has_ended(self.request)
         room = self._reply_room = self._gateway.room(self._key, self._cut)
         reply = await self._gateway.relay(
-            self.vendor.name, request, self._key, unanswered, refuse, lambda: self._is_gone(before), room
+            RelayedCall(
+                self.vendor, request, self._key, unanswered, refuse, lambda: self._is_gone(before), room
+            )
         )
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")

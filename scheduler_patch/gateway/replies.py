@@ -56,15 +56,15 @@ class Replies:
 
     def _cut_one(self, who: str, amount: int) -> None:
         """Cut off a client that has been slow: the key's own, else of the key that holds most, where it is
-        the whole that is taken.
+        the share of all that is taken.
         """
         late = asyncio.get_running_loop().time() - GRACE_S
         slow = [room for room, since in self.passing.items() if since <= late]
-        found = [room for room in slow if room.who == who]
-        if not found and not self.shares.leaves(who, amount):
-            found = sorted(slow, key=lambda room: -self.shares.held(room.who))
-        if found:
-            found[0].cut()
+        cut_first = [room for room in slow if room.who == who]
+        if not cut_first and not self.shares.leaves(who, amount):
+            cut_first = sorted(slow, key=lambda room: -self.shares.held(room.who))
+        if cut_first:
+            cut_first[0].cut()
 
 
 class Room:
@@ -83,9 +83,9 @@ class Room:
         """
         self._read += size
         if self._read > SHORT:
-            await self.whole(by)
+            await self.hold_most(by)
 
-    async def whole(self, by: float) -> None:
+    async def hold_most(self, by: float) -> None:
         """Hold as much as a reply may have. Raises TimeoutError at `by`, of the loop's clock."""
         if not self._held:
             await self._replies.take(self.who, MAX_REPLY, by)

@@ -27,7 +27,7 @@ class Space(Protocol):
     async def read(self, size: int, by: float) -> None:
         """Take note of bytes that were read."""
 
-    async def whole(self, by: float) -> None:
+    async def hold_most(self, by: float) -> None:
         """Hold as much as a reply may have."""
 
 
@@ -90,7 +90,7 @@ class LoopTransport:
         if isinstance(step, Write):
             return await _written(step)
         if isinstance(step, Undo):
-            await space.whole(step.by)
+            await space.hold_most(step.by)
             return await asyncio.to_thread(step.act)
         while True:
             try:
@@ -136,11 +136,11 @@ class LoopTransport:
             )
         except socket.gaierror:
             pass
-        found = loop.run_in_executor(
+        resolving = loop.run_in_executor(
             self._resolvers, lambda: socket.getaddrinfo(step.host, step.port, type=socket.SOCK_STREAM)
         )
         try:
-            return await asyncio.wait_for(found, step.by - loop.time())
+            return await asyncio.wait_for(resolving, step.by - loop.time())
         except asyncio.TimeoutError:
             raise TimeoutError from None
 

@@ -20,8 +20,9 @@ from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
+from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
-from scheduler_patch.gateway import Gateway
+from scheduler_patch.gateway import Gateway, RelayedCall
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service.workers import LedgerService
 
@@ -65,7 +66,7 @@ def relayed(
         gateway = Gateway(service)
         try:
             await gateway.admit(Stripe(), "POST", "/v1/payment_intents", key or made)
-            reply = await gateway.relay("stripe", replace(FORM, body=body), key or made)
+            reply = await gateway.relay(RelayedCall(VENDORS["stripe"], replace(FORM, body=body), key or made))
         except SpendDenied as denied:
             reply = refusal(Stripe(), denied)
         calls = await service.read(queries.calls)

@@ -26,7 +26,7 @@ class Clients:
 
     async def passed_on(self, who: str = "key", name: str = "", size: int = MAX_REPLY) -> Room:
         room = self.room(who, name)
-        await room.whole(math.inf)
+        await room.hold_most(math.inf)
         await room.keep(size)
         return room
 
@@ -94,7 +94,7 @@ def test_many_middling_replies_that_nobody_takes_are_bounded_too() -> None:
 def test_a_call_whose_client_has_gone_is_read_to_its_end_and_holds_nothing_then() -> None:
     async def live(clients: Clients) -> None:
         room = clients.room()
-        await room.whole(math.inf)
+        await room.hold_most(math.inf)
         room.close()
         assert clients.held() == MAX_REPLY
         await room.keep(MAX_REPLY)
@@ -150,7 +150,7 @@ def test_who_waits_too_long_holds_nothing(gone: bool) -> None:
     async def live(clients: Clients) -> None:
         reading = [clients.room() for _ in range(WHOLE)]
         for room in reading:
-            await room.whole(math.inf)
+            await room.hold_most(math.inf)
         late = clients.room()
         if gone:
             late.close()

@@ -19,8 +19,9 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import is_in
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
+from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
-from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway
+from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway, RelayedCall
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service.workers import LedgerService
@@ -56,7 +57,7 @@ class Played:
         return (await self.service.record(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
 
     def relay(self, request: Request, key: str, **more: Any) -> asyncio.Task[Reply]:
-        return asyncio.ensure_future(self.gateway.relay("stripe", request, key, **more))
+        return asyncio.ensure_future(self.gateway.relay(RelayedCall(VENDORS["stripe"], request, key, **more)))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async def wait() -> None:
