@@ -10,11 +10,19 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.blocking import CONNECT_S, BlockingTransport
+from luigi_spendguard.protocol import MAX_NOTE
+from luigi_spendguard.protocol.rpcs import (
+    CorrectReply,
+    CorrectRequest,
+    DuePrice,
+    DuePricesReply,
+    DuePricesRequest,
+)
 from luigi_spendguard.vendors import FollowedUp, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -29,10 +37,10 @@ END_S = 1.0
 class PriceLedger(Protocol):
     """The ledger's side of it."""
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
         """Return calls of these vendors whose price is to be asked for now."""
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
+    def correct(self, request: CorrectRequest) -> CorrectReply:
         """Say what a vendor says that a call has cost."""
 
 
@@ -50,7 +58,7 @@ class Corrector:
     ) -> None:
         self._ledger, self._settings, self._secret_of = ledger, settings, secret_of
         self._transport = BlockingTransport()
-        self._said: set[str] = set()  # Once is enough.
+        self._told: set[str] = set()  # Once is enough.
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spendguard-prices", daemon=True)
 
@@ -86,22 +94,25 @@ class Corrector:
             for name, vendor in VENDORS.items()
             if vendor.prices_late and (secret := self._secret_of(vendor, settings)) is not None
         }
-        due = self._ledger.due_prices(sorted(secrets)) if secrets else []
-        for row in due:
+        due = self._ledger.due_prices(DuePricesRequest(tuple(sorted(secrets)))).due if secrets else ()
+        for call in due:
             if time.monotonic() >= until:
                 break
-            found = self._asked(row, settings, secrets[row["vendor"]], until)
-            if found is not None:
-                if found.problem and found.problem not in self._said:
-                    self._said.add(found.problem)
-                    logger.warning("Call %s: %s", row["call_id"], found.problem)
-                self._ledger.correct(row["call_id"], found)
+            price = self._ask(call, settings, secrets[call.vendor], until)
+            if price is not None:
+                if price.problem and price.problem not in self._told:
+                    self._told.add(price.problem)
+                    logger.warning("Call %s: %s", call.call_id, price.problem)
+                note, problem = price.note[:MAX_NOTE], price.problem[:MAX_NOTE]
+                self._ledger.correct(
+                    CorrectRequest(call.call_id, price.final, price.total_micros, note, price.whole, problem)
+                )
         return len(due)
 
-    def _asked(self, row: dict[str, Any], settings: Settings, secret: str, until: float) -> FollowedUp | None:
+    def _ask(self, call: DuePrice, settings: Settings, secret: str, until: float) -> FollowedUp | None:
         """Return what the vendor says; None where it is another account's, which is not ours to ask."""
-        vendor, own = VENDORS[row["vendor"]], settings.vendor(row["vendor"])
-        request = vendor.follow_up(row["account"], row["object_id"], own)
+        vendor, own = VENDORS[call.vendor], settings.vendor(call.vendor)
+        request = vendor.follow_up(call.account, call.object_id, own)
         if request is None:
             return None
         try:

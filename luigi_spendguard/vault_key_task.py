@@ -11,12 +11,12 @@ import os
 import time
 import uuid
 from pathlib import Path
-from typing import Any
 
 import luigi
 import luigi.interface
 
 from luigi_spendguard.http.ledger_client import connect
+from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.settings.policy import expiry_ms
 
 #: A key that expires within this many seconds is asked for again.
@@ -75,23 +75,22 @@ class VaultKeyTask(luigi.Task):
         core = luigi.interface.core()  # With the command line's own flags.
         url = (core.scheduler_url or f"http://{core.scheduler_host}:{core.scheduler_port}").rstrip("/")
         client = connect(url)
-        said = client.issue_key(**self._terms())
-        kept = {name: said[name] for name in ("vault_key", "run_id", "expires_at")}
+        issued = client.issue_key(self._terms())
+        kept = {"vault_key": issued.vault_key, "run_id": issued.run_id, "expires_at": issued.expires_at}
         _write_private(
             Path(self.output().path),
             json.dumps({**kept, "api_base": f"{client.url}/{self.vendor}"}, indent=2),
         )
 
-    def _terms(self) -> dict[str, Any]:
-        terms = {
-            "vendor": self.vendor,
-            "agent_run_label": f"luigi/{self.run_id}",
-            "run_usd_cap": self.run_usd_cap,
-            "daily_usd_cap": self.daily_usd_cap,
-            "allowed_endpoints": list(self.allowed_endpoints),
-            "expires_in": self.expires_in,
-        }
-        return {name: value for name, value in terms.items() if value}
+    def _terms(self) -> IssueKeyRequest:
+        return IssueKeyRequest(
+            self.vendor,
+            f"luigi/{self.run_id}",
+            self.run_usd_cap or None,
+            self.daily_usd_cap or None,
+            tuple(self.allowed_endpoints),
+            expires_in=self.expires_in or None,
+        )
 
 
 def _write_private(path: Path, text: str) -> None:

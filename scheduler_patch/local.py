@@ -12,17 +12,29 @@ import logging
 import os
 import threading
 import time
-import uuid
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
-from luigi_spendguard.money import parse_usd
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
-from luigi_spendguard.vendors import FollowedUp
+from luigi_spendguard.protocol.rpcs import (
+    AcknowledgeRequest,
+    BlockedReply,
+    BlockedRequest,
+    ClaimReply,
+    ClaimRequest,
+    CloseRunRequest,
+    CorrectReply,
+    CorrectRequest,
+    DuePricesReply,
+    DuePricesRequest,
+    FinishRequest,
+    OpenRunReply,
+    OpenRunRequest,
+)
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import operators
 from scheduler_patch.service.ledger import SWEEP_S
@@ -159,64 +171,48 @@ class LocalLedgerClient:
 
     # What a worker asks for.
 
-    def open_run(self, **fields: Any) -> dict[str, Any]:
-        """Open (or find) a run. Raises BadAmount, Conflict, LedgerUnavailable."""
-        return self._do(
-            lambda service: service.open_run(
-                fields["name"],
-                fields["by_task_id"],
-                fields["root_family"],
-                fields["root_task_id"],
-                fields["budget_usd"],
-            )
-        )
+    def open_run(self, request: OpenRunRequest) -> OpenRunReply:
+        """Open a run, or find it. Raises BadAmount, Conflict, LedgerUnavailable."""
+        return self._do(lambda service: service.open_run(request))
 
-    def claim(self, **fields: Any) -> dict[str, Any]:
+    def claim(self, request: ClaimRequest) -> ClaimReply:
         """Claim a dispatched task for an attempt. Raises SpendDenied, Conflict, LedgerUnavailable."""
-        asked = fields.pop("max_cost_usd", None)
-        max_cost = None if asked is None else parse_usd(asked)
-        return self._do(lambda service: service.claim(**fields, max_cost=max_cost))
+        return self._do(lambda service: service.claim(request))
 
-    def finish(self, claim_id: str, outcome: str) -> None:
+    def finish(self, request: FinishRequest) -> None:
         """Say how an attempt ended, now or later; never raises."""
-        self._outbox.tell(
-            f"the end of claim {claim_id}",
-            lambda: self._do(lambda service: service.finish(claim_id, outcome)),
-        )
+        self._tell(f"the end of claim {request.claim_id}", lambda service: service.finish(request))
 
-    def close_run(self, name: str, run_id: str | None = None) -> None:
-        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
-        request_id = str(uuid.uuid4())
-        self._outbox.tell(
-            f"the end of run {name}",
-            lambda: self._do(lambda service: service.close_run(name, run_id, request_id)),
-        )
+    def close_run(self, request: CloseRunRequest) -> None:
+        """Say that a root has completed, now or later; never raises."""
+        self._tell(f"the end of run {request.name}", lambda service: service.close_run(request))
 
-    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
+    def blocked(self, request: BlockedRequest) -> BlockedReply:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda service: operators.blocked(service, worker, wait_s, task_ids))
+        return self._do(lambda service: operators.blocked(service, request))
 
-    def acknowledge(self, worker: str, run_id: str) -> None:
+    def acknowledge(self, request: AcknowledgeRequest) -> None:
         """Say that a worker knows of a revoked run."""
-        self._do(lambda service: service.acknowledge(worker, run_id))
+        self._do(lambda service: service.acknowledge(request))
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
         """Return calls whose price is to be asked for now."""
-        return self._do(lambda service: service.due_prices(vendors, relayed_too=False))
+        return self._do(lambda service: service.due_prices(request))
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
+    def correct(self, request: CorrectRequest) -> CorrectReply:
         """Say what a vendor says that a call has cost."""
-        self._do(lambda service: service.correct(call_id, found, relayed_too=False))
+        return self._do(lambda service: service.correct(request))
 
-    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
+    def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
-        return self._do(lambda service: service.reserve(key, ask))
+        return self._do(lambda service: service.reserve(key, request))
 
-    def end(self, key: str, end: EndRequest) -> None:
+    def end(self, key: str, request: EndRequest) -> None:
         """Deliver how a call ended, now or later: never raises, never loses it while we live."""
-        self._outbox.tell(
-            f"the end of call {end.call_id}", lambda: self._do(lambda service: service.end(key, end))
-        )
+        self._tell(f"the end of call {request.call_id}", lambda service: service.end(key, request))
+
+    def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
+        self._outbox.tell(what, lambda: self._do(act))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until every end is in the file; say which are not after `timeout_s` seconds."""

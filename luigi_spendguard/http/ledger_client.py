@@ -11,10 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import urllib3
 
@@ -23,11 +20,31 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.scheduler_address import SchedulerAddress
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import MAX_NOTE, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
+from luigi_spendguard.protocol.messages import BadMessage, Message
+from luigi_spendguard.protocol.rpcs import (
+    AcknowledgeRequest,
+    BlockedReply,
+    BlockedRequest,
+    ClaimReply,
+    ClaimRequest,
+    CloseRunRequest,
+    CorrectReply,
+    CorrectRequest,
+    DuePricesReply,
+    DuePricesRequest,
+    FinishRequest,
+    IssueKeyReply,
+    IssueKeyRequest,
+    OpenRunReply,
+    OpenRunRequest,
+    Rpc,
+)
 from luigi_spendguard.redaction import Secret
-from luigi_spendguard.vendors import FollowedUp
 
 logger = logging.getLogger(__name__)
+Q = TypeVar("Q", bound=Message)
+R = TypeVar("R", bound=Message)
 
 #: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
 GIVE_UP_S = 5.0
@@ -75,64 +92,54 @@ class HttpLedgerClient:
 
     # What a worker does with its token.
 
-    def open_run(self, **fields: Any) -> dict[str, Any]:
-        """Open (or find) a run; see `spend_open_run`. Raises LedgerUnavailable, SpendDenied."""
-        return self._post("spend_open_run", fields)
+    def open_run(self, request: OpenRunRequest) -> OpenRunReply:
+        """Open a run, or find it. Raises LedgerUnavailable, SpendDenied."""
+        return self._ask(rpcs.OPEN_RUN, request)
 
-    def claim(self, **fields: Any) -> dict[str, Any]:
+    def claim(self, request: ClaimRequest) -> ClaimReply:
         """Claim a dispatched task for an attempt. Raises LedgerUnavailable, SpendDenied."""
-        return self._post("spend_claim", fields)
+        return self._ask(rpcs.CLAIM, request)
 
-    def finish(self, claim_id: str, outcome: str) -> None:
+    def finish(self, request: FinishRequest) -> None:
         """Say how an attempt ended, now or later; never raises."""
-        self._tell("spend_finish", {"claim_id": claim_id, "outcome": outcome}, None)
+        self._tell(rpcs.FINISH, request, request.claim_id)
 
-    def close_run(self, name: str, run_id: str | None = None) -> None:
-        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
-        said = {"name": name, "run_id": run_id, "request_id": str(uuid.uuid4())}
-        self._tell("spend_close_run", said, None)
+    def close_run(self, request: CloseRunRequest) -> None:
+        """Say that a root has completed, now or later; never raises."""
+        self._tell(rpcs.CLOSE_RUN, request, request.name)
 
-    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what of a worker is blocked and why; see `spend_blocked`. Raises LedgerUnavailable.
+    def blocked(self, request: BlockedRequest) -> BlockedReply:
+        """Return what of a worker is blocked and why. Raises LedgerUnavailable."""
+        return self._ask(rpcs.BLOCKED, request, patience_s=request.wait_s)
 
-        With `wait_s`: when one of its tasks was freed, or after so many seconds. `task_ids`: 500 at the most.
-        """
-        said = {"worker": worker, "wait_s": wait_s, "task_ids": list(task_ids)}
-        return self._post("spend_blocked", said, patience_s=wait_s)
-
-    def acknowledge(self, worker: str, run_id: str) -> None:
+    def acknowledge(self, request: AcknowledgeRequest) -> None:
         """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
-        self._post("spend_acknowledge", {"worker": worker, "run_id": run_id})
+        self._ask(rpcs.ACKNOWLEDGE, request)
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
-        """Return calls whose price is to be asked for now; see `spend_due_prices`. Raises LedgerUnavailable,
-        SpendDenied.
-        """
-        due: list[dict[str, Any]] = self._post("spend_due_prices", {"vendors": vendors})["due"]
-        return due
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
+        """Return calls whose price is to be asked for now. Raises LedgerUnavailable, SpendDenied."""
+        return self._ask(rpcs.DUE_PRICES, request)
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
-        """Say what a call has cost; see `spend_correct`. Raises LedgerUnavailable, SpendDenied."""
-        said = {**asdict(found), "note": found.note[:MAX_NOTE], "problem": found.problem[:MAX_NOTE]}
-        self._post("spend_correct", {"call_id": call_id, **said})
+    def correct(self, request: CorrectRequest) -> CorrectReply:
+        """Say what a call has cost. Raises LedgerUnavailable, SpendDenied."""
+        return self._ask(rpcs.CORRECT, request)
 
-    def issue_key(self, **terms: Any) -> dict[str, Any]:
-        """Ask for a vault key; see `POST /vault/keys`. Raises LedgerUnavailable, SpendDenied, PluginError."""
-        return self._post("issue_vault_key", terms)
+    def issue_key(self, request: IssueKeyRequest) -> IssueKeyReply:
+        """Ask for a vault key. Raises LedgerUnavailable, SpendDenied, PluginError."""
+        return self._ask(rpcs.ISSUE_KEY, request)
 
     # What an attempt does with its vault key.
 
-    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
-        """Ask for a reservation. Raises LedgerUnavailable."""
-        return ReserveReply.from_json(self._post("spend_reserve", ask.to_json(), key=key))
+    def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
+        """Ask for a reservation. Raises LedgerUnavailable, SpendDenied."""
+        return self._ask(rpcs.RESERVE, request, key)
 
-    def end(self, key: str, end: EndRequest) -> None:
+    def end(self, key: str, request: EndRequest) -> None:
         """Deliver how a call ended, now or later: never raises, never loses it while we live."""
-        self._tell(f"spend_{end.kind}", end.to_json(), key)
+        self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
 
-    def _tell(self, method: str, body: dict[str, Any], key: str | None) -> None:
-        what = f"{method} of {body.get('call_id') or body.get('claim_id') or body.get('name')}"
-        self._outbox.tell(what, lambda: self._said(self._post(method, body, key)))
+    def _tell(self, rpc: Rpc[Q, R], request: Q, name: str, key: str | None = None) -> None:
+        self._outbox.tell(f"{rpc.name} of {name}", lambda: _warn(self._ask(rpc, request, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
@@ -146,21 +153,11 @@ class HttpLedgerClient:
         """Close the connections; whatever is asked later opens others."""
         self._pool.clear()
 
-    def _said(self, answer: dict[str, Any]) -> None:
-        if answer.get("overrun_usd", "0.00") != "0.00":
-            logger.error(
-                "The vendor billed $%s more for call %s than was reserved: it is booked as overrun and "
-                "the run is frozen. Look at `spendguard calls`, then `spendguard top-up` the run",
-                answer["overrun_usd"],
-                answer.get("call_id"),
-            )
-
-    def _post(
-        self, method: str, body: Mapping[str, Any], key: str | None = None, patience_s: float = 0
-    ) -> dict[str, Any]:
+    def _ask(self, rpc: Rpc[Q, R], request: Q, key: str | None = None, patience_s: float = 0) -> R:
+        """Send a request until it is answered, for GIVE_UP_S and `patience_s` seconds."""
         token = key if key is not None else self._worker_token
         headers = {"Content-Type": "application/json", **self._address.credentials(token)}
-        data = json.dumps(body).encode()
+        data = json.dumps(request.to_json()).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         wait = 0.05
         while True:
@@ -168,14 +165,14 @@ class HttpLedgerClient:
             try:
                 reply = self._pool.request(
                     "POST",
-                    f"{self._address.base}/api/{method}",
+                    f"{self._address.base}/api/{rpc.name}",
                     body=data,
                     headers=headers,
                     retries=False,
                     redirect=False,
                     timeout=urllib3.Timeout(connect=max(0.1, min(2.0, left)), read=max(0.1, left)),
                 )
-                return self._read(method, reply.status, reply.data)
+                return self._read(rpc, reply.status, reply.data)
             except urllib3.exceptions.HTTPError as error:
                 if time.monotonic() + wait > limit:
                     raise LedgerUnavailable(
@@ -185,23 +182,31 @@ class HttpLedgerClient:
             time.sleep(wait)
             wait = min(0.5, wait * 2)
 
-    def _read(self, method: str, status: int, data: bytes) -> dict[str, Any]:
+    def _read(self, rpc: Rpc[Q, R], status: int, data: bytes) -> R:
         try:
-            said = json.loads(data)
+            answer = json.loads(data)
         except ValueError:
-            said = {}
-        if status in (200, 201) and isinstance(said, dict) and isinstance(said.get("response"), dict):
-            response: dict[str, Any] = said["response"]
-            return response
-        if status == 404 and not (isinstance(said, dict) and "error" in said):
+            answer = None
+        body: dict[str, Any] = answer if isinstance(answer, dict) else {}
+        if status in (200, 201) and isinstance(body.get("response"), dict):
+            try:
+                return rpc.reply.from_json(body["response"])
+            except BadMessage as error:
+                raise LedgerUnavailable(
+                    f"the scheduler at {self.url} answers {rpc.name} as no version that is known: {error}"
+                ) from None
+        self._refuse(rpc.name, status, body)
+
+    def _refuse(self, method: str, status: int, body: dict[str, Any]) -> NoReturn:
+        """Raise what an answer means that is no reply. Raises PluginError, LedgerUnavailable, SpendDenied."""
+        if status == 404 and "error" not in body:
             raise PluginError(
                 f"the scheduler at {self.url} keeps no budgets: run luigid-spendguard there instead "
                 "of luigid. Vendor tasks are refused until then"
             )
-        message = str(said.get("message", "")) if isinstance(said, dict) else ""
-        code = str(said.get("error", "")) if isinstance(said, dict) else ""
+        message, code = str(body.get("message", "")), str(body.get("error", ""))
         if status == 429 and code == "cap":
-            raise denial(code, message, said.get("facts"))
+            raise denial(code, message, body.get("facts"))
         if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
             raise denial(code, message)
         if status in (401, 407) and not code:
@@ -221,6 +226,16 @@ def connect(url: str) -> HttpLedgerClient:
     return HttpLedgerClient(url, config.load().worker_token)
 
 
+def _warn(reply: Message) -> None:
+    if isinstance(reply, EndReply) and (reply.overrun_usd or "0.00") != "0.00":
+        logger.error(
+            "The vendor billed $%s more for call %s than was reserved: it is booked as overrun and "
+            "the run is frozen. Look at `spendguard calls`, then `spendguard top-up` the run",
+            reply.overrun_usd,
+            reply.call_id,
+        )
+
+
 class LedgerClient(Protocol):
     """The worker's side of the ledger; `HttpLedgerClient` says what each method raises."""
 
@@ -232,36 +247,34 @@ class LedgerClient(Protocol):
     def authorization(self) -> str:
         """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
 
-    def open_run(self, **fields: Any) -> dict[str, Any]:
-        """Open (or find) a run."""
+    def open_run(self, request: OpenRunRequest) -> OpenRunReply:
+        """Open a run, or find it."""
 
-    def claim(self, **fields: Any) -> dict[str, Any]:
+    def claim(self, request: ClaimRequest) -> ClaimReply:
         """Claim a dispatched task for an attempt."""
 
-    def finish(self, claim_id: str, outcome: str) -> None:
+    def finish(self, request: FinishRequest) -> None:
         """Say how an attempt ended, now or later; never raises."""
 
-    def close_run(self, name: str, run_id: str | None = None) -> None:
-        """Say that a root has completed, now or later; never raises. `run_id`: its run, where it is known."""
+    def close_run(self, request: CloseRunRequest) -> None:
+        """Say that a root has completed, now or later; never raises."""
 
-    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
-        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed; and how
-        many of `task_ids` the scheduler does not know.
-        """
+    def blocked(self, request: BlockedRequest) -> BlockedReply:
+        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
 
-    def acknowledge(self, worker: str, run_id: str) -> None:
+    def acknowledge(self, request: AcknowledgeRequest) -> None:
         """Say that a worker knows of a revoked run."""
 
-    def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
+    def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         """Ask for a reservation."""
 
-    def end(self, key: str, end: EndRequest) -> None:
+    def end(self, key: str, request: EndRequest) -> None:
         """Deliver how a call ended, now or later; never raises."""
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
         """Return calls of these vendors, sent by workers, whose price is to be asked for now."""
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
+    def correct(self, request: CorrectRequest) -> CorrectReply:
         """Say what a vendor says that a call has cost."""
 
     def flush(self, timeout_s: float = ...) -> bool:

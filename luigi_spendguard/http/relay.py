@@ -21,7 +21,8 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
 from luigi_spendguard.http.receiving import Receiving
-from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX, MAX_TEXT
+from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX
+from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import split_address
 from luigi_spendguard.vendors.denials import bearer

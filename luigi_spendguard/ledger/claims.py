@@ -25,7 +25,7 @@ def key_hash(key: str) -> str:
 
 
 @dataclass(frozen=True)
-class ClaimRequest:
+class NewClaim:
     """One attempt of a vendor task, as the worker that runs it names it.
 
     Attributes:
@@ -48,7 +48,7 @@ class ClaimRequest:
     single: Micros | None = None
 
 
-def claim(tx: Tx, request: ClaimRequest) -> tuple[Row, str]:
+def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
 
     The same claim asked again (its answer was lost) gets a new key and the old one is void.
@@ -123,7 +123,7 @@ def completions(tx: Tx, task_id: str) -> int:
     return int(tx.value("SELECT completions FROM task WHERE task_id = ?", task_id) or 0)
 
 
-def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
+def _max_cost(tx: Tx, request: NewClaim) -> Micros | None:
     """Return what the task may spend: what it says, else what a task may without an approval.
 
     Raises BudgetExceeded (of the budget `approval`) when it says more than it may without one; what it
@@ -144,7 +144,7 @@ def _max_cost(tx: Tx, request: ClaimRequest) -> Micros | None:
     )
 
 
-def _mixed_with(tx: Tx, request: ClaimRequest, tasks: str) -> str:
+def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     """Return the earlier tasks that have paid for some of these under another id, as a JSON list.
 
     A batch whose member is complete by now comes back smaller, and the members then name its calls: see
@@ -170,11 +170,6 @@ def approved(tx: Tx, run_id: str, task_id: str = "") -> int | None:
     """Return the amount that an operator let pass for a run, or for one of its tasks."""
     value = tx.value("SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ?", run_id, task_id)
     return None if value is None else int(value)
-
-
-#: How an attempt may end. A child says that its `run()` has `returned`; that the task has `completed` is
-#: Luigi's verdict DONE, after `on_success`, and the worker's main process says it.
-OUTCOMES = ("returned", "completed", "failed", "yielded", "blocked", "died")
 
 
 def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:

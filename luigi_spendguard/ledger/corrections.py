@@ -19,7 +19,7 @@ from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
 from luigi_spendguard.money import Micros, format_usd, with_fees
-from luigi_spendguard.protocol import MAX_TEXT
+from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.vendors import FollowedUp
 
 

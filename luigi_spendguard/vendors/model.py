@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from luigi_spendguard.protocol import MAX_TARGETS, MAX_TEXT
+from luigi_spendguard.protocol import MAX_TARGETS
+from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.redaction import Secret
 
 #: What a header's name is made of here: CGI, WSGI and nginx read `X_FOO` as `X-FOO`, some whatever else.

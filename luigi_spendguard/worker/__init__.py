@@ -20,6 +20,7 @@ from luigi.worker import rpc_message_callback
 from luigi_spendguard import config, proxy
 from luigi_spendguard.errors import LedgerUnavailable, PluginError
 from luigi_spendguard.luigi_api import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
+from luigi_spendguard.protocol.rpcs import BlockedRequest, CloseRunRequest
 from luigi_spendguard.proxy import attempts
 from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.worker import any_worker, blocked, runs
@@ -64,8 +65,9 @@ class GuardedWorker(luigi.worker.Worker):
             if self._guard.vendor_seen:
                 with quietly("The scheduler does not say what is blocked"):
                     left = blocked.left(self)
-                    self._guard.said = self._guard.client().blocked(self._id, task_ids=left)
-                    blocked.tell(self, self._guard.said)
+                    request = BlockedRequest(self._id, task_ids=tuple(left))
+                    self._guard.left = self._guard.client().blocked(request)
+                    blocked.tell(self, self._guard.left)
             if not hasattr(self, "_keep_alive_thread"):  # Else `__exit__` has the last word.
                 self._let_go()
 
@@ -160,7 +162,8 @@ class GuardedWorker(luigi.worker.Worker):
             return
         with quietly(f"The run of {root.task_id} was not closed"):
             if root.by_task_id and not root.problem:
-                guard.client().close_run(root.name, guard.run_ids.pop(root.task_id, None))
+                run_id = guard.run_ids.pop(root.task_id, None)
+                guard.client().close_run(CloseRunRequest(root.name, run_id, str(uuid.uuid4())))
 
     # Running and reporting.
 
@@ -271,7 +274,7 @@ class GuardedWorker(luigi.worker.Worker):
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
             stays = guard.patience.stays(guard.client(), self._id, waits)
-            lines = blocked.lines({"why": guard.patience.why}) if waits and stays else []
+            lines = blocked.lines(guard.patience.why) if waits and stays else []
             if lines and guard.waiting_for != lines:
                 guard.waiting_for = lines
                 for line in lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from typing import Any
 
 import luigi
@@ -11,6 +12,7 @@ import luigi.retcodes
 from luigi.parameter import IntParameter
 
 from luigi_spendguard.events import CAP_REACHED, TASK_BLOCKED
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks
 from luigi_spendguard.worker.runs import GuardState
 
 logger = logging.getLogger(__name__)
@@ -45,27 +47,27 @@ def uninstall() -> None:
         del luigi.retcodes.retcode.spend_blocked
 
 
-def lines(said: dict[str, Any]) -> list[str]:
+def lines(why: Iterable[BlockedTasks]) -> list[str]:
     """Return one line for each reason why tasks are blocked, of an answer of `LedgerClient.blocked`."""
     return [
-        f"{why['tasks']} {'task' if why['tasks'] == 1 else 'tasks'} blocked: {why['text']} "
-        f"(run {why['run_id']}; {why['advice']})"
-        for why in said["why"]
+        f"{one.tasks} {'task' if one.tasks == 1 else 'tasks'} blocked: {one.text} "
+        f"(run {one.run_id}; {one.advice})"
+        for one in why
     ]
 
 
 def _summary_format(set_tasks: Any, worker: Any) -> str:
     """Return Luigi's summary, and why vendor tasks are blocked: "not granted" alone says nothing."""
     text = str(_stock_summary_format(set_tasks, worker))
-    said = _said(worker)
-    if said is None:
+    reply = _left(worker)
+    if reply is None:
         return text
-    if said["why"]:
-        text = "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in lines(said))])
-    if why := _handed_out(said, len(set_tasks["not_run"])):
+    if reply.why:
+        text = "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in lines(reply.why))])
+    if why := _handed_out(reply, len(set_tasks["not_run"])):
         text = "\n".join([text, "", f"No more was handed out: {why}."])
-    if said["shadow"]:
-        text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in said["shadow"])])
+    if reply.shadow:
+        text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in reply.shadow)])
     return text
 
 
@@ -74,12 +76,12 @@ def left(worker: Any) -> list[str]:
     return sorted(task.task_id for task in _stock_summary_dict(worker)["not_run"])[:_ASKED]
 
 
-def _handed_out(said: dict[str, Any], tasks: int) -> str:
+def _handed_out(reply: BlockedReply, tasks: int) -> str:
     """Return why tasks were left that are not blocked, and what to do; "" where nothing is known."""
-    if tasks and said["paused"]:
+    if tasks and reply.paused:
         return "luigid is paused. Unpause it on its page, then submit the same root again"
-    if said["unknown"]:
-        count = f"{said['unknown']} of the tasks that were left"
+    if reply.unknown:
+        count = f"{reply.unknown} of the tasks that were left"
         return (
             f"luigid does not know {count}: it was started without its state, or has heard nothing of this "
             "worker for too long. Submit the same root again; what has been paid is not paid again"
@@ -87,9 +89,9 @@ def _handed_out(said: dict[str, Any], tasks: int) -> str:
     return ""
 
 
-def _said(worker: Any) -> dict[str, Any] | None:
+def _left(worker: Any) -> BlockedReply | None:
     guard = getattr(worker, "__dict__", {}).get("_guard_state")
-    return guard.said if isinstance(guard, GuardState) else None
+    return guard.left if isinstance(guard, GuardState) else None
 
 
 def _summary_dict(worker: Any) -> Any:
@@ -103,8 +105,8 @@ def _summary_dict(worker: Any) -> Any:
     if "_stock_not_run" not in vars(codes):
         codes._stock_not_run = codes.not_run
     codes.not_run = codes._stock_not_run
-    said = _said(worker)
-    blocked = {task_id for why in said["why"] for task_id in why["task_ids"]} if said is not None else set()
+    reply = _left(worker)
+    blocked = {task_id for why in reply.why for task_id in why.task_ids} if reply is not None else set()
     if blocked and codes.spend_blocked:
         others = any(not _waits_for(task, blocked, found["not_run"]) for task in found["not_run"])
         codes.not_run = max(codes.spend_blocked, codes._stock_not_run if others else 0)
@@ -123,14 +125,14 @@ def _waits_for(task: Any, blocked: set[str], not_run: Any) -> bool:
     return False
 
 
-def tell(worker: Any, said: dict[str, Any]) -> None:
+def tell(worker: Any, reply: BlockedReply) -> None:
     """Trigger the events of tasks that were blocked without having run, and of runs without room."""
     guard: GuardState = worker._guard
-    for why in said["why"]:
-        message = f"{why['text']} (run {why['run_id']})"
-        if why["code"] in _OF_CAPS:
-            cap_reached(worker, why["run_id"], message)
-        for task_id in why["task_ids"]:
+    for why in reply.why:
+        message = f"{why.text} (run {why.run_id})"
+        if why.code in _OF_CAPS:
+            cap_reached(worker, why.run_id, message)
+        for task_id in why.task_ids:
             task = worker._scheduled_tasks.get(task_id)
             if task is not None and task_id not in guard.told:
                 guard.told.add(task_id)

@@ -29,6 +29,7 @@ from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol import for_display
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.proxy import attempts, interrupt
 from luigi_spendguard.redaction import redacted
 from luigi_spendguard.worker.roots import Root, amount_of
@@ -102,7 +103,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             outcome = "blocked" if blocking(error) is not None else "failed"
             raise
         finally:
-            attempt.client.finish(attempt.claim_id, outcome)
+            attempt.client.finish(FinishRequest(attempt.claim_id, outcome))
             # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
             attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
 
@@ -142,29 +143,30 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             run_id = open_run(self.client, self.root)
         # An assistant knows no root: luigid knows the run that the task was dispatched for.
         self.claim_id = self.claim_id or str(uuid.uuid4())
-        said = self.client.claim(
+        request = ClaimRequest(
             claim_id=self.claim_id,
-            run_id=run_id,
             task_id=self.task.task_id,
             family=self.task.task_family,
+            worker=self.worker_id,
+            run_id=run_id,
             params={
                 for_display(name): for_display(value)
                 for name, value in self.task.to_str_params(only_significant=False, only_public=True).items()
             },
-            worker=self.worker_id,
             max_cost_usd=amount_of(self.task, "max_cost_usd"),
         )
-        run_id = said["run_id"]
+        claimed = self.client.claim(request)
+        run_id = claimed.run_id
         logger.info("Vendor task %s runs in run %s (claim %s)", self.task.task_id, run_id, self.claim_id)
         return attempts.Attempt(
             claim_id=self.claim_id,
             run_id=run_id,
             task_id=self.task.task_id,
             family=self.task.task_family,
-            key=said["vault_key"],
+            key=claimed.vault_key,
             client=self.client,
             settings=self.settings,
-            served=frozenset(said.get("gateway") or ()),
+            served=frozenset(claimed.gateway),
         )
 
     def _handle_run_exception(self, ex: BaseException) -> Any:
@@ -185,13 +187,13 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     def tell_completion(self) -> None:
         """Say that Luigi's verdict on this attempt is DONE: now the task has completed."""
         if self.vendor and self.client is not None and self.claim_id:
-            self.client.finish(self.claim_id, "completed")
+            self.client.finish(FinishRequest(self.claim_id, "completed"))
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""
         if self.vendor and self.client is not None and self.claim_id and not self.death_told:
             self.death_told = True
-            self.client.finish(self.claim_id, "died")
+            self.client.finish(FinishRequest(self.claim_id, "died"))
 
 
 class _Discreet:
@@ -206,22 +208,18 @@ class _Discreet:
 
 def open_run(client: LedgerClient, root: Root) -> str:
     """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
-    said = client.open_run(
-        name=root.name,
-        by_task_id=root.by_task_id,
-        root_family=root.family,
-        root_task_id=root.task_id,
-        budget_usd=root.budget_usd,
+    run = client.open_run(
+        OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
     )
-    if said.get("note"):
-        logger.warning("Run %s has a cap of $%s: %s", said["run_id"], said["cap_usd"], said["note"])
-    if root.by_task_id and said["run_id"] != root.name:
+    if run.note:
+        logger.warning("Run %s has a cap of $%s: %s", run.run_id, run.cap_usd, run.note)
+    if root.by_task_id and run.run_id != root.name:
         logger.info(
             "Run %s: an earlier run of this root has ended, and what its tasks call now are new calls. A "
             "root with a run_id goes on with its run",
-            said["run_id"],
+            run.run_id,
         )
-    return str(said["run_id"])
+    return run.run_id
 
 
 def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:

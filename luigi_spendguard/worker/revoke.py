@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.protocol.rpcs import AcknowledgeRequest
 from luigi_spendguard.proxy import interrupt
 from luigi_spendguard.worker.process import GuardedTaskProcess, quietly
 
@@ -75,7 +76,7 @@ class Stopper:
                 run_id, task_ids = marked
                 with quietly("The revoke was not acknowledged"):
                     client: LedgerClient = self._worker._guard.client()
-                    client.acknowledge(self._worker._id, run_id)
+                    client.acknowledge(AcknowledgeRequest(self._worker._id, run_id))
                 for task_id in task_ids:
                     process = self._worker._running_tasks.get(task_id)
                     if isinstance(process, GuardedTaskProcess) and process.use_multiprocessing:

@@ -21,6 +21,7 @@ from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied,
 from luigi_spendguard.http.ledger_client import HttpLedgerClient, LedgerClient
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.money import BadAmount
+from luigi_spendguard.protocol.rpcs import BlockedReply
 from luigi_spendguard.proxy import environment
 from luigi_spendguard.worker.process import open_run
 from luigi_spendguard.worker.roots import Root, amount_of, vendors_of
@@ -70,7 +71,7 @@ class GuardState:
         #: Roots whose run could not be opened when it was asked for.
         self.missed: dict[str, Root] = {}
         #: What the scheduler said at the end about blocked tasks.
-        self.said: dict[str, Any] | None = None
+        self.left: BlockedReply | None = None
         #: Tasks and runs whose events were triggered.
         self.told: set[str] = set()
         #: The result that is being handled was reported: what is added now was not yielded.

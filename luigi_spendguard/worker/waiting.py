@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Any
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.protocol.rpcs import BlockedRequest, BlockedTasks
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Patience:
 
     def __init__(self) -> None:
         self.waited = False
-        self.why: list[dict[str, Any]] = []
+        self.why: tuple[BlockedTasks, ...] = ()
         self._counts: tuple[int, ...] = ()
         self._looks = 0
         self._stays: bool | None = None
@@ -47,20 +47,21 @@ class Patience:
         begun = time.monotonic()
         try:
             # The first look is at once: what is waited for is said before it is waited for.
-            said = ledger.blocked(worker, wait_s=WAIT_S if waits and self._counts else 0)
+            wait_s = WAIT_S if waits and self._counts else 0
+            reply = ledger.blocked(BlockedRequest(worker, wait_s))
         except LedgerUnavailable as error:
             self.waited = False
             logger.debug("The scheduler does not say what is blocked: %s", error)
             if self._stays is None:
                 self._stays, self._heard = waits, begun
             return self._stays and begun - self._heard < KEPT_S
-        self._heard, self.why = time.monotonic(), said["why"]
-        counts = (said["blocked"], said["ready"], said["waiting"])
+        self._heard, self.why = time.monotonic(), reply.why
+        counts = (reply.blocked, reply.ready, reply.waiting)
         news = counts != self._counts
         self._counts, self._looks = counts, 1 if news else self._looks + 1
         self.waited = waits and (news or self._heard - begun >= _WAITED_S)
         # What waits for another worker's tasks to end is not blocked, and never waits for ever. What is ready
         # became so after `get_work`, or Luigi itself holds it back: it is asked again, but not for ever.
-        tries = said["ready"] > 0 and self._looks < _LOOKS
-        self._stays = bool(said["waiting"] or tries or (waits and (said["blocked"] or said["ready"])))
+        tries = reply.ready > 0 and self._looks < _LOOKS
+        self._stays = bool(reply.waiting or tries or (waits and (reply.blocked or reply.ready)))
         return self._stays

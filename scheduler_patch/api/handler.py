@@ -6,8 +6,9 @@ import json
 import logging
 import re
 from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from tornado.web import HTTPError
 
@@ -15,7 +16,7 @@ from luigi_spendguard import strict_json
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.money import BadAmount
-from luigi_spendguard.protocol import BadMessage
+from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.vendors.bodies import media_type_in
 from scheduler_patch.api.authentication import Refused, check, wrong
 from scheduler_patch.service.shares import Bounded
@@ -30,8 +31,31 @@ MAX_ANYBODYS = 64 << 10
 #: Values and names in a body at the most: our messages have few, and each takes more memory than its text.
 MAX_TOKENS = 20_000
 
-Fields = dict[str, Any]
-Act = Callable[[LedgerService, "Call"], Awaitable[Any]]
+Q = TypeVar("Q", bound=Message)
+
+
+@dataclass(frozen=True)
+class Operation(Generic[Q]):
+    """What one method of a route does.
+
+    Attributes:
+        who: who may, as `authentication.check` has it.
+        request: the message that its body is, without what the path says.
+        known: fields that the address says; a body may say the same of those.
+
+    """
+
+    who: str
+    request: type[Q]
+    act: Callable[[LedgerService, Call, Q], Awaitable[Any]]
+    known: Mapping[str, str] = field(default_factory=dict)
+
+    def read(self, fields: dict[str, Any], path: Mapping[str, str]) -> Q:
+        """Return the message of a body. Raises BadMessage."""
+        for name, value in self.known.items():
+            if fields.pop(name, value) != value:
+                raise BadMessage(f"{name!r} must be {value!r} here, as the RPC's name says")
+        return self.request.from_json(fields, **self.known, **path)
 
 
 def limit_of(who: str) -> int:
@@ -56,15 +80,17 @@ class Handler(Bounded):
         """Take the route's settings: for each method who may use it and what it does."""
         super().initialize()
         self._service: LedgerService = settings["service"]
-        self._methods: Mapping[str, tuple[str, Act]] = settings["methods"]
+        self._operations: Mapping[str, Operation[Any]] = settings["operations"]
+        self._names: tuple[str, ...] = settings["names"]
         self._wrap: bool = settings["wrap"]
         self._key, self._serving = "", False
 
     async def admit(self) -> None:
         """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""
-        who, act = self._methods.get(self.request.method or "", ("", None))
-        if act is None:
+        operation = self._operations.get(self.request.method or "")
+        if operation is None:
             raise self._method_not_allowed()
+        who = operation.who
         self._key = check(self.request, who, self._service)
         if who == "key":
             await self._service.check_key(self._key)
@@ -80,8 +106,9 @@ class Handler(Bounded):
             self.end_refused(self.refusal)
             return
         try:
-            _, act = self._methods[self.request.method or ""]
-            answer = await act(self._service, Call(self, self._key, self._fields(), path))
+            operation = self._operations[self.request.method or ""]
+            request = operation.read(self._fields(), self._path(path))
+            answer = await operation.act(self._service, Call(self, self._key), request)
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)
         except Exception as error:
@@ -118,13 +145,17 @@ class Handler(Bounded):
             self.on_finish()
 
     def _method_not_allowed(self) -> Refused:
-        self.set_header("Allow", ", ".join(self._methods))
-        return Refused(405, "method_not_allowed", f"use {' or '.join(self._methods)} here")
+        self.set_header("Allow", ", ".join(self._operations))
+        return Refused(405, "method_not_allowed", f"use {' or '.join(self._operations)} here")
 
     def _too_large(self) -> Refused:
         return Refused(413, "too_large", f"a body has at most {self.limit} bytes here")
 
-    def _fields(self) -> Fields:
+    def _path(self, parts: tuple[str, ...]) -> dict[str, str]:
+        """Return what the path says, by name: blanks at its ends are no part of a run's."""
+        return {n: p.strip() if n == "run_id" else p for n, p in zip(self._names, parts, strict=True)}
+
+    def _fields(self) -> dict[str, Any]:
         if self.size > self.limit:
             raise self._too_large()
         if not (body := self.body):
@@ -182,42 +213,10 @@ class Lost(Handler):
 
 
 class Call:
-    """What a route's function is given: its decoded fields, path parts, vault key and query."""
+    """What a route's function is given beside its message: vault key and query."""
 
-    def __init__(self, handler: Handler, key: str, fields: Fields, path: tuple[str, ...]) -> None:
-        self.handler, self.key, self.fields, self.path = handler, key, fields, path
-
-    def text(self, name: str, default: str | None = None, limit: int = 1000) -> str:
-        """Return a text field. Raises BadMessage."""
-        value = self.fields.get(name, default)
-        if not isinstance(value, str) or len(value) > limit or (not value and default is None):
-            raise BadMessage(f"{name!r} must be a text of 1 to {limit} characters")
-        return value
-
-    def texts(self, name: str, most: int) -> list[str]:
-        """Return a list of texts. Raises BadMessage."""
-        value = self.fields.get(name)
-        if not isinstance(value, list) or len(value) > most:
-            raise BadMessage(f"{name!r} must be a list of {most} texts at the most")
-        if not all(isinstance(one, str) and 0 < len(one) <= 1000 for one in value):
-            raise BadMessage(f"{name!r} must be texts of 1 to 1000 characters")
-        return value
-
-    def optional(self, name: str) -> str | None:
-        """Return a text field, None when it is missing or null. Raises BadMessage."""
-        return None if self.fields.get(name) is None else self.text(name)
-
-    def flag(self, name: str) -> bool:
-        """Return a boolean field. Raises BadMessage."""
-        value = self.fields.get(name)
-        if not isinstance(value, bool):
-            raise BadMessage(f"{name!r} must be true or false")
-        return value
-
-    def only(self, *names: str) -> None:
-        """Refuse fields that the route does not know. Raises BadMessage."""
-        if unknown := sorted(set(self.fields) - set(names)):
-            raise BadMessage(f"unknown field {unknown[0]!r}: this route takes {', '.join(names) or 'none'}")
+    def __init__(self, handler: Handler, key: str) -> None:
+        self.handler, self.key = handler, key
 
     def query_only(self, *names: str) -> None:
         """Refuse query parameters that the route does not know. Raises BadMessage."""
@@ -225,24 +224,9 @@ class Call:
             known = ", ".join(sorted(names)) or "none"
             raise BadMessage(f"unknown query parameter {unknown[0][:60]!r}: this route takes {known}")
 
-    def run_id(self, *names: str) -> str:
-        """Return the run of the path, or of the RPC's field, beside which only `names` may stand."""
-        if self.path:
-            self.only(*names)
-            return self.path[0].strip()
-        self.only("run_id", *names)
-        return self.run_name("run_id")
-
-    def run_name(self, name: str) -> str:
-        """Return a field that names a run: blanks at its ends are no part of a name. Raises BadMessage."""
-        value = self.text(name, limit=255).strip()
-        if not value:
-            raise BadMessage(f"{name!r} must be more than blanks")
-        return value
-
-    def asked_run(self) -> str | None:
-        """Return the run that the path, else the query, asks for; None: all of them. Raises BadMessage."""
-        value = self.path[0] if self.path else self.query("run")
+    def run(self) -> str | None:
+        """Return the run that the query asks for; None: all of them. Raises BadMessage."""
+        value = self.query("run")
         return None if value is None else value.strip()
 
     def query(self, name: str) -> str | None:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spendguard.errors import NotFound, denial
 from luigi_spendguard.ledger import calls, keys, snapshot
 from luigi_spendguard.ledger.database import Tx
-from luigi_spendguard.money import Micros, parse_usd
-from luigi_spendguard.protocol import BadMessage
+from luigi_spendguard.money import parse_usd
+from luigi_spendguard.protocol.messages import BadMessage, Message, NoFields, Text
+from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.settings.policy import (
     DEFAULT_TTL_MS,
     MAX_TTL_MS,
@@ -28,75 +30,68 @@ from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 from scheduler_patch.service.workers import LedgerService
 
-#: Names in one list of a key's terms at the most.
-_LONGEST = 100
+
+@dataclass(frozen=True)
+class OneKey(Message):
+    """A vault key, named by its id or by itself."""
+
+    id: Text = field(repr=False)
 
 
-async def issue(service: LedgerService, call: Call) -> Created:
+@dataclass(frozen=True)
+class ListKeysRequest(Message):
+    """Which run's keys are to be listed; None: all."""
+
+    run_id: Text | None = None
+
+
+async def issue(service: LedgerService, call: Call, request: IssueKeyRequest) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
-    call.only(
-        "vendor",
-        "agent_run_label",
-        "daily_usd_cap",
-        "run_usd_cap",
-        "allowed_endpoints",
-        "allowed_customers",
-        "allowed_accounts",
-        "expires_in",
-        "expires_at",
-    )
-    shown, key = await service.commit(_issue, terms_of(call), service.settings.caps)
+    shown, key = await service.commit(_issue, terms_of(request), service.settings.caps)
     return Created({"vault_key": key, **shown})
 
 
-async def listed(service: LedgerService, call: Call) -> Any:
+async def listed(service: LedgerService, call: Call, request: NoFields) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
-    call.only()
     call.query_only("run")
-    return await service.read(keys.keys, call.asked_run()) or []
+    return await service.read(keys.keys, call.run()) or []
 
 
-async def listed_rpc(service: LedgerService, call: Call) -> Any:
+async def listed_rpc(service: LedgerService, call: Call, request: ListKeysRequest) -> Any:
     """Return what `listed` does, as an RPC: an object."""
-    call.only("run_id")
-    return {"keys": await service.read(keys.keys, call.optional("run_id")) or []}
+    return {"keys": await service.read(keys.keys, request.run_id) or []}
 
 
-async def revoke(service: LedgerService, call: Call) -> Any:
+async def revoke(service: LedgerService, call: Call, request: OneKey) -> Any:
     """Revoke a key; returns when no grant made under it can still be used (P5).
 
     Raises NotFound; SpendDenied (`unknown_key`, `scope`) for another than the key's holder or the operator.
     """
-    if call.path:
-        call.only()
-    else:
-        call.only("id")
-    named = call.path[0] if call.path else call.text("id")
-    shown = await service.commit(_revoke, named, call.key)
+    shown = await service.commit(_revoke, request.id, call.key)
     return {**shown, "calls_under_way": await in_force(service, keys.pending_calls, shown["id"])}
 
 
-def terms_of(call: Call) -> keys.Terms:
+def terms_of(request: IssueKeyRequest) -> keys.Terms:
     """Read what a key is asked for with. Raises BadMessage, BadAmount."""
-    vendor = call.text("vendor", limit=64)
-    if vendor not in VENDORS:
+    if request.vendor not in VENDORS:
         raise BadMessage(f"'vendor' must be one of {', '.join(VENDORS)}")
-    expires_in, expires_at = call.optional("expires_in"), call.optional("expires_at")
+    expires_in, expires_at = request.expires_in, request.expires_at
     if expires_in is not None and expires_at is not None:
         raise BadMessage("say either 'expires_in' or 'expires_at'")
     moment = None if expires_at is None else _read("expires_at", expiry_ms, expires_at)
     if moment is not None and not 0 < moment - time.time() * 1000 <= MAX_TTL_MS:
         raise BadMessage("'expires_at' must lie ahead, by 366 days at the most")
+    _check_names("allowed_endpoints", request.allowed_endpoints, is_endpoint, no_endpoint)
+    _check_names("allowed_customers", request.allowed_customers, _is_customer, _no_customer)
+    _check_names("allowed_accounts", request.allowed_accounts, _is_account, _no_account)
     return keys.Terms(
-        vendor,
-        _label(call),
-        _amount(call, "run_usd_cap"),
-        _amount(call, "daily_usd_cap"),
-        _names(call, "allowed_endpoints", is_endpoint, no_endpoint),
-        _names(
-            call, "allowed_customers", _is_customer, lambda name: f"{name[:60]!r} is no cus_… or acct_… id"
-        ),
-        _names(call, "allowed_accounts", _is_account, lambda name: f"{name[:60]!r} is no acct_… id"),
+        request.vendor,
+        _label(request.agent_run_label),
+        None if request.run_usd_cap is None else parse_usd(request.run_usd_cap),
+        None if request.daily_usd_cap is None else parse_usd(request.daily_usd_cap),
+        request.allowed_endpoints,
+        request.allowed_customers,
+        request.allowed_accounts,
         DEFAULT_TTL_MS if expires_in is None else _read("expires_in", ttl_ms, expires_in),
         moment,
     )
@@ -109,8 +104,7 @@ def _read(name: str, read: Callable[[str], int], text: str) -> int:
         raise BadMessage(f"{name!r} {error}") from None
 
 
-def _label(call: Call) -> str:
-    label = call.optional("agent_run_label")
+def _label(label: str | None) -> str:
     if label is None:
         return ""
     if len(label) > 255 or not label.isprintable() or label.removeprefix("luigi/").strip() in ("", ".", ".."):
@@ -118,34 +112,28 @@ def _label(call: Call) -> str:
     return label.strip()
 
 
-def _amount(call: Call, name: str) -> Micros | None:
-    value = call.fields.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise BadMessage(f'{name!r} must be an amount of USD such as 50 or "12.50"')
-    # Of a number in JSON, the shortest text is what was written.
-    return parse_usd(value if isinstance(value, str) else repr(value))
-
-
-def _names(call: Call, name: str, fits: Callable[[str], bool], why: Callable[[str], str]) -> tuple[str, ...]:
-    value = call.fields.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not 0 < len(value) <= _LONGEST:
-        raise BadMessage(f"{name!r} must be a list of 1 to {_LONGEST} texts")
-    for one in value:
-        if not isinstance(one, str) or len(one) > 255 or not fits(one):
-            raise BadMessage(f"{name!r}: {why(str(one))}")
-    return tuple(value)
+def _check_names(
+    name: str, values: tuple[str, ...], fits: Callable[[str], bool], why: Callable[[str], str]
+) -> None:
+    for value in values:
+        if not isinstance(value, str) or len(value) > 255 or not fits(value):
+            raise BadMessage(f"{name!r}: {why(str(value))}")
 
 
 def _is_customer(name: str) -> bool:
     return bool(re.fullmatch(r"[A-Za-z0-9_.@+-]+", name))
 
 
+def _no_customer(name: str) -> str:
+    return f"{name[:60]!r} is no cus_… or acct_… id"
+
+
 def _is_account(name: str) -> bool:
     return bool(re.fullmatch(r"acct_[A-Za-z0-9]+", name))
+
+
+def _no_account(name: str) -> str:
+    return f"{name[:60]!r} is no acct_… id"
 
 
 def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> Booked[tuple[dict[str, Any], str]]:

@@ -11,13 +11,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS, BadMessage
+from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS
+from luigi_spendguard.protocol.messages import BadMessage, Message, NoFields, RunId, texts
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import Refused
@@ -108,15 +110,27 @@ async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
 
 logger = logging.getLogger(__name__)
 
-#: Tasks whose cost may be asked for at once.
-_TASKS = 500
+
+@dataclass(frozen=True)
+class OneRun(Message):
+    """A run, named by its `run_id`."""
+
+    run_id: RunId
+
+
+@dataclass(frozen=True)
+class TaskCostsRequest(Message):
+    """Tasks whose cost is asked for."""
+
+    task_ids: Annotated[tuple[str, ...], texts(500)]
+
+
 #: What calls may be filtered by.
 _FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
 
 
-async def runs(service: LedgerService, call: Call) -> Any:
+async def runs(service: LedgerService, call: Call, request: NoFields) -> Any:
     """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
-    call.only()
     call.query_only("search", "status", "sort", "limit", "offset")
     sort = call.query("sort") or "-opened_at"
     if sort.removeprefix("-") not in SORTS:
@@ -159,15 +173,14 @@ def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
     return int(text)
 
 
-async def list_runs(service: LedgerService, call: Call) -> Any:
+async def list_runs(service: LedgerService, call: Call, request: NoFields) -> Any:
     """Return what `runs` does, as an RPC: an object."""
-    return {"runs": await runs(service, call)}
+    return {"runs": await runs(service, call, request)}
 
 
-async def run(service: LedgerService, call: Call) -> Any:
+async def run(service: LedgerService, call: Call, request: OneRun) -> Any:
     """Return one run."""
-    run_id = call.run_id()
-    return await _whole(service, run_id, await service.browse(queries.run, run_id))
+    return await _whole(service, request.run_id, await service.browse(queries.run, request.run_id))
 
 
 async def whole(service: LedgerService, run_id: str) -> Any:
@@ -182,23 +195,21 @@ async def _whole(service: LedgerService, run_id: str, row: dict[str, Any] | None
     return row | await of_run(service, row)
 
 
-async def spending(service: LedgerService, call: Call) -> Any:
+async def spending(service: LedgerService, call: Call, request: OneRun) -> Any:
     """Return what a run has spent over time, by vendor or by task family."""
-    call.only()
     call.query_only("by")
     by = call.query("by") or "vendor"
     if by not in ("vendor", "family"):
         raise BadMessage("'by' must be vendor or family")
-    found = await service.browse(overview.spending, call.path[0], by)
+    found = await service.browse(overview.spending, request.run_id, by)
     if found is None:
-        raise Refused(404, "not_found", f"there is no run {call.path[0]}: no run was ever opened here")
+        raise Refused(404, "not_found", f"there is no run {request.run_id}: no run was ever opened here")
     return found
 
 
-async def task_costs(service: LedgerService, call: Call) -> Any:
+async def task_costs(service: LedgerService, call: Call, request: TaskCostsRequest) -> Any:
     """Return which runs tasks belong to, what they have cost in each, and those runs."""
-    call.only("task_ids")
-    asked = call.texts("task_ids", _TASKS)
+    asked = list(request.task_ids)
     rows = await service.browse(overview.costs, asked) or []
     paid = {(row["task_id"], row["run_id"]) for row in rows}
     for task_id in dict.fromkeys(asked):
@@ -219,9 +230,8 @@ async def task_costs(service: LedgerService, call: Call) -> Any:
     return {"tasks": rows, "runs": await service.browse(overview.named, named) or []}
 
 
-async def day(service: LedgerService, call: Call) -> Any:
+async def day(service: LedgerService, call: Call, request: NoFields) -> Any:
     """Return what all runs have spent today."""
-    call.only()
     call.query_only()
     cap = service.settings.caps.day
     return await service.read(queries.day, cap) or {
@@ -230,11 +240,14 @@ async def day(service: LedgerService, call: Call) -> Any:
     }
 
 
-async def calls(service: LedgerService, call: Call) -> Any:
+async def calls(service: LedgerService, call: Call, request: OneRun | NoFields) -> Any:
     """Return calls, newest first."""
-    call.only()
-    call.query_only(*_FILTERS, *(() if call.path else ("run",)))
-    run_id = call.asked_run()
+    if isinstance(request, OneRun):
+        call.query_only(*_FILTERS)
+        run_id: str | None = request.run_id
+    else:
+        call.query_only(*_FILTERS, "run")
+        run_id = call.run()
     limit, before, verdict = (
         _number(call, "limit", 1000, 1, 10_000),
         call.query("before"),
@@ -276,9 +289,8 @@ def _object_url(row: dict[str, Any]) -> str | None:
         return None
 
 
-async def status(service: LedgerService, call: Call) -> Any:
+async def status(service: LedgerService, call: Call, request: NoFields) -> Any:
     """Return what luigid is, and whether it has a ledger."""
-    call.only()
     call.query_only()
     return {
         "version": __version__,

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tornado.ioloop import IOLoop
 
 from luigi_spendguard.late_prices import Corrector
-from luigi_spendguard.vendors import FollowedUp
+from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest, DuePricesReply, DuePricesRequest
 from scheduler_patch.service.workers import LedgerService
 
 T = TypeVar("T")
@@ -27,13 +27,13 @@ class ServicePrices:
     def _do(self, what: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(what, self._loop).result(_PATIENCE_S)
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
         """Return calls whose price is to be asked for now, whoever has sent them."""
-        return self._do(self._service.due_prices(vendors, relayed_too=True))
+        return self._do(self._service.due_prices(request, relayed_too=True))
 
-    def correct(self, call_id: str, price: FollowedUp) -> None:
+    def correct(self, request: CorrectRequest) -> CorrectReply:
         """Take what a vendor says that a call has cost."""
-        self._do(self._service.correct(call_id, price, relayed_too=True))
+        return self._do(self._service.correct(request, relayed_too=True))
 
 
 def correct_prices(service: LedgerService) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from luigi_spendguard.protocol import GRANT_SECONDS
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
@@ -87,15 +88,13 @@ async def resolve(
     return {**queries.show_call(row), "run_state": run_state}
 
 
-async def blocked(
-    service: LedgerService, worker: str, wait_s: float, task_ids: Iterable[str] = ()
-) -> dict[str, Any]:
+async def blocked(service: LedgerService, request: BlockedRequest) -> BlockedReply:
     """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
 
-    Where nothing is blocked or waiting there is nothing to wait for. Of `task_ids` it is said how many of
-    them nobody has scheduled here.
+    Where nothing is blocked or waiting there is nothing to wait for.
     """
     scheduler, state = service.scheduler, service.state
+    worker, wait_s = request.worker, request.wait_s
     verdicts = scheduler.verdicts_of(worker)
     limit = time.monotonic() + wait_s
     while time.monotonic() < limit and _waits(verdicts):
@@ -109,19 +108,19 @@ async def blocked(
             groups.setdefault(reason, []).append(task_id)
     counts = Counter(verdicts.values())
     paused = scheduler.is_paused()["paused"]
-    return {
-        "blocked": sum(number for verdict, number in counts.items() if _may_be_freed(verdict)),
+    return BlockedReply(
+        blocked=sum(number for verdict, number in counts.items() if _may_be_freed(verdict)),
         # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
-        "ready": 0 if paused else counts[READY],
-        "waiting": counts[WAIT],
-        "why": [
-            {**vars(reason), "tasks": len(tasks), "task_ids": [] if wait_s else tasks}
+        ready=0 if paused else counts[READY],
+        waiting=counts[WAIT],
+        why=tuple(
+            BlockedTasks(**vars(reason), tasks=len(tasks), task_ids=() if wait_s else tuple(tasks))
             for reason, tasks in groups.items()
-        ],
-        "paused": paused,
-        "unknown": sum(not scheduler.knows(task_id) for task_id in task_ids),
-        "shadow": [] if wait_s else await _shadow(service, worker, {reason.run_id for reason in groups}),
-    }
+        ),
+        paused=paused,
+        unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
+        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one in groups})),
+    )
 
 
 def _waits(verdicts: Mapping[str, Verdict]) -> bool:

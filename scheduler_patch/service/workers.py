@@ -23,7 +23,24 @@ from luigi_spendguard.ledger import (
 )
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from luigi_spendguard.protocol import BadMessage, EndRequest, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol.messages import BadMessage, NoFields
+from luigi_spendguard.protocol.rpcs import (
+    AcknowledgeRequest,
+    ClaimReply,
+    ClaimRequest,
+    CloseRunReply,
+    CloseRunRequest,
+    CorrectReply,
+    CorrectRequest,
+    DuePrice,
+    DuePricesReply,
+    DuePricesRequest,
+    FinishReply,
+    FinishRequest,
+    OpenRunReply,
+    OpenRunRequest,
+)
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch.dispatch import feed
@@ -54,14 +71,12 @@ class LedgerService(Books):
 
     # Runs and claims.
 
-    async def open_run(
-        self, name: str, by_task_id: bool, family: str, task_id: str, budget_usd: str | None
-    ) -> dict[str, Any]:
+    async def open_run(self, request: OpenRunRequest) -> OpenRunReply:
         """Open or find a run. Raises BadAmount, Conflict, LedgerUnavailable."""
-        asked = None if budget_usd is None else parse_usd(budget_usd)
-        cap, note = self.settings.caps.grant(family, asked)
-        request = runs.RunRequest(name, by_task_id, family, task_id, cap, asked, note)
-        row = await self.commit(_open_run, request)
+        asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
+        cap, note = self.settings.caps.grant(request.root_family, asked)
+        root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
+        row = await self.commit(_open_run, runs.RunRequest(*root, cap, asked, note))
         if self._averages_due:
             self._averages_due = False
             self.state.averages = await self.read(snapshot.averages) or {}
@@ -70,55 +85,44 @@ class LedgerService(Books):
             self.forecast([run])  # It was scheduled before it could be opened.
         if row["note"] and not self.state.local:  # There the worker says it.
             logger.warning("Run %s: %s", row["run_id"], row["note"])
-        return queries.show_run(row)
+        return OpenRunReply.from_json(queries.show_run(row))
 
-    async def claim(
-        self,
-        claim_id: str,
-        run_id: str | None,
-        task_id: str,
-        family: str,
-        params: dict[str, str],
-        worker: str,
-        max_cost: Micros | None,
-    ) -> dict[str, Any]:
+    async def claim(self, request: ClaimRequest) -> ClaimReply:
         """Claim a task that was dispatched to its worker, for the run it was dispatched for.
 
-        `run_id` is what the worker takes for it; luigid knows better when several runs share the task.
-        Raises SpendDenied (`cap`: it needs an approval first), Conflict, NotFound.
+        luigid knows better than the worker which one that is, when several runs share the task. Raises
+        SpendDenied (`cap`: it needs an approval first), BadAmount, Conflict, NotFound.
         """
+        task_id, worker = request.task_id, request.worker
         if not self.scheduler.is_running(task_id, worker):
             raise denial("scope", f"task {task_id} is not dispatched to {worker}")
         task = self.state.tasks.get(task_id)
-        pays = await self._paying(task_id, worker, run_id)
+        pays = await self._paying(task_id, worker, request.run_id)
         also = tuple(sorted({run_id for run_id in task.runs if run_id != pays})) if task else ()
         together = self.state.cost_of_batch(task_id)  # One budget for a batch: what its members say together.
-        declared = max_cost if together is None else Micros(together)
-        request = claims.ClaimRequest(
-            claim_id,
+        declared = None if request.max_cost_usd is None else parse_usd(request.max_cost_usd)
+        if together is not None:
+            declared = Micros(together)
+        attempt = claims.NewClaim(
+            request.claim_id,
             pays,
             task_id,
-            family,
-            params,
+            request.family,
+            request.params,
             worker,
             self.scheduler.members_of(task_id),
             also,
             declared,
             self.settings.caps.single,
         )
-        if run_id is not None and run_id not in self.state.runs:
-            await self.read(runs.run_row, run_id)  # NotFound, whoever pays.
+        if request.run_id is not None and request.run_id not in self.state.runs:
+            await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.
         try:
-            row, key = await self.commit(_claim, request)
+            row, key = await self.commit(_claim, attempt)
         except BudgetExceeded as error:
             self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
-        return {
-            "claim_id": row["id"],
-            "run_id": row["run_id"],
-            "vault_key": key,
-            "gateway": sorted(self.relayed_vendors),
-        }
+        return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)))
 
     async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
         """Return the run that pays for a task: the one that it was dispatched for.
@@ -138,31 +142,29 @@ class LedgerService(Books):
         least = root.budget_usd
         if least is not None:
             least = plain_usd(min(parse_usd(least), self.settings.caps.grant(root.family, None)[0]))
-        shown = await self.open_run(root.name, root.by_task_id, root.family, root.task_id, least)
-        return str(shown["run_id"])
+        opening = OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, least)
+        return (await self.open_run(opening)).run_id
 
-    async def finish(self, claim_id: str, outcome: str) -> dict[str, Any]:
+    async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim."""
-        known = await self.commit(_finish, claim_id, outcome)
-        self._averages_due = self._averages_due or (known and outcome == "completed")
-        return {"known": known}
+        known = await self.commit(_finish, request.claim_id, request.outcome)
+        self._averages_due = self._averages_due or (known and request.outcome == "completed")
+        return FinishReply(known)
 
-    async def close_run(
-        self, name: str, run_id: str | None = None, request_id: str | None = None
-    ) -> dict[str, Any]:
+    async def close_run(self, request: CloseRunRequest) -> CloseRunReply:
         """End the run of a root that has completed; those of its tasks that are DONE here have, too."""
         if not self.has_ledger:
-            return {"closed": False}
-        open_tasks = await self.read(claims.unfinished, name, run_id) or []
+            return CloseRunReply(False)
+        open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
         done, unknown = self.scheduler.told_apart(open_tasks)
-        closed = await self.commit(_close_run, name, run_id, done, unknown, request_id)
+        closed = await self.commit(_close_run, request, done, unknown)
         self._averages_due = self._averages_due or closed
-        return {"closed": closed}
+        return CloseRunReply(closed)
 
-    async def acknowledge(self, worker: str, run_id: str) -> dict[str, Any]:
+    async def acknowledge(self, request: AcknowledgeRequest) -> NoFields:
         """Take it that a worker has heard of a revoked run, and ends its tasks."""
-        self.state.acknowledged(worker, run_id)
-        return {}
+        self.state.acknowledged(request.worker, request.run_id)
+        return NoFields()
 
     def share(self, task: TaskState) -> None:
         """Remember that a task that was claimed for one run belongs to others, too."""
@@ -226,11 +228,11 @@ class LedgerService(Books):
         self._queue.told(ask, answer, run_id, relayed=relayed)
         return answer
 
-    async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> dict[str, Any]:
+    async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
         call = await self.commit(_end, key, end, relayed)
         if call is None:
-            return {"call_id": end.call_id, "state": "voided"}
+            return EndReply(end.call_id, "voided")
         if call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: the vendor billed $%s more than was reserved; run %s is frozen",
@@ -239,44 +241,40 @@ class LedgerService(Books):
                 plain_usd(call["overrun_micros"]),
                 call["run_id"],
             )
-        return {
-            "call_id": call["id"],
-            "state": call["state"],
-            "overrun_usd": plain_usd(call["overrun_micros"]),
-        }
+        return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
 
     # Prices that come late.
 
-    async def due_prices(self, vendors: list[str], *, relayed_too: bool) -> list[dict[str, Any]]:
+    async def due_prices(self, request: DuePricesRequest, *, relayed_too: bool = False) -> DuePricesReply:
         """Return calls whose price is to be asked for now; none without a ledger."""
         if not await self.read(corrections.waits):
-            return []
-        return await self.record(_due, vendors, relayed_too)
+            return DuePricesReply(())
+        return DuePricesReply(await self.record(_due, request.vendors, relayed_too))
 
-    async def correct(self, call_id: str, price: FollowedUp, *, relayed_too: bool) -> dict[str, Any]:
+    async def correct(self, request: CorrectRequest, *, relayed_too: bool = False) -> CorrectReply:
         """Take what a vendor says that a call has cost."""
-        call = await self.commit(_correct, call_id, price, relayed_too)
+        call = await self.commit(_correct, request, relayed_too)
         if call is not None and call["overrun_micros"]:
             logger.error(
                 "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
-                call_id,
+                request.call_id,
                 call["task_id"],
-                price.note,
+                request.note,
                 plain_usd(call["overrun_micros"]),
                 call["run_id"],
             )
-        return {"known": call is not None}
+        return CorrectReply(call is not None)
 
 
-def _due(tx: Tx, vendors: list[str], relayed_too: bool) -> list[dict[str, Any]]:
-    shown = ("call_id", "vendor", "account", "object_id")
-    rows = corrections.due(tx, vendors, relayed_too=relayed_too)
-    return [{name: row[name] for name in shown} for row in rows]
+def _due(tx: Tx, vendors: tuple[str, ...], relayed_too: bool) -> tuple[DuePrice, ...]:
+    rows = corrections.due(tx, list(vendors), relayed_too=relayed_too)
+    return tuple(DuePrice(row["call_id"], row["vendor"], row["account"], row["object_id"]) for row in rows)
 
 
-def _correct(tx: Tx, call_id: str, price: FollowedUp, relayed_too: bool) -> Booked[Row | None]:
-    call = corrections.correct(tx, call_id, price, relayed_too=relayed_too)
-    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], call_id))
+def _correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | None]:
+    price = FollowedUp(request.total_micros, request.final, request.note, request.whole, request.problem)
+    call = corrections.correct(tx, request.call_id, price, relayed_too=relayed_too)
+    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
 
 
 def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
@@ -286,7 +284,7 @@ def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
     return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
 
 
-def _claim(tx: Tx, request: claims.ClaimRequest) -> Booked[tuple[Row, str]]:
+def _claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
     row, key = claims.claim(tx, request)
     left = snapshot.task_left(tx, request.run_id, request.task_id)
 
@@ -309,10 +307,8 @@ def _finish(tx: Tx, claim_id: str, outcome: str) -> Booked[bool]:
     return Booked(row is not None, None, tell)
 
 
-def _close_run(
-    tx: Tx, name: str, run_id: str | None, done: list[str], unknown: list[str], request_id: str | None
-) -> Booked[bool]:
-    row = claims.close_run(tx, name, run_id, done, unknown, request_id)
+def _close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
+    row = claims.close_run(tx, request.name, request.run_id, done, unknown, request.request_id)
     if row is None or row["state"] != "ended":
         return Booked(False, None)
     ended: str = row["run_id"]

@@ -13,6 +13,7 @@ from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import certificates
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 
 
@@ -28,8 +29,9 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
 @pytest.mark.parametrize("name", certificates.VARIABLES)
 def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
-    gateway.script = [(200, {}, json.dumps({"response": {"run_id": "r"}}).encode())]
-    assert HttpLedgerClient(gateway.url, None).open_run(name="r") == {"run_id": "r"}
+    gateway.script = [(200, {}, json.dumps({"response": {"known": True}}).encode())]
+    request = CorrectRequest("call", final=True)
+    assert HttpLedgerClient(gateway.url, None).correct(request) == CorrectReply(True)
 
 
 @pytest.mark.parametrize("name", certificates.VARIABLES)
@@ -41,7 +43,7 @@ def test_the_operator_is_answered(gateway: FakeGateway, monkeypatch: pytest.Monk
 
 def test_an_unknown_certificate_gets_no_token(gateway: FakeGateway) -> None:
     with pytest.raises(LedgerUnavailable, match="SSLError"):
-        HttpLedgerClient(gateway.url, "t" * 20).open_run(name="r")
+        HttpLedgerClient(gateway.url, "t" * 20).correct(CorrectRequest("call", final=True))
     assert gateway.seen == []
 
 

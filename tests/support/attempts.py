@@ -10,6 +10,7 @@ import luigi.rpc
 
 from luigi_spendguard import config, proxy
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.site import Site
 
@@ -24,10 +25,8 @@ class Pretender:
         self.client = HttpLedgerClient(site.url, self.settings.worker_token)
         self.rpc = luigi.rpc.RemoteScheduler(site.url)
         self.worker = f"{name}-{uuid.uuid4().hex[:8]}"
-        opened = self.client.open_run(
-            name=run_id, by_task_id=by_task_id, root_family="Root", root_task_id=run_id, budget_usd=budget_usd
-        )
-        self.run_id = opened["run_id"]
+        opened = self.client.open_run(OpenRunRequest(run_id, by_task_id, "Root", run_id, budget_usd))
+        self.run_id = opened.run_id
 
     def claimed(self) -> Attempt:
         """Let the task be dispatched to this worker and claim it."""
@@ -38,13 +37,12 @@ class Pretender:
         work = self.rpc.get_work(worker=self.worker, host="test", current_tasks=[])
         assert work["task_id"] == self.task_id, work
         claim_id = str(uuid.uuid4())
-        said = self.client.claim(
-            claim_id=claim_id, run_id=self.run_id, task_id=self.task_id, family="Charge",
-            params={"customer": "1"}, worker=self.worker,
-        )  # fmt: skip
+        claimed = self.client.claim(
+            ClaimRequest(claim_id, self.task_id, "Charge", self.worker, self.run_id, {"customer": "1"})
+        )
         return Attempt(claim_id=claim_id, run_id=self.run_id, task_id=self.task_id, family="Charge",
-                       key=said["vault_key"], client=self.client, settings=self.settings,
-                       served=frozenset(said.get("gateway") or ()))  # fmt: skip
+                       key=claimed.vault_key, client=self.client, settings=self.settings,
+                       served=frozenset(claimed.gateway))  # fmt: skip
 
     @contextmanager
     def attempt(self, outcome: str = "failed") -> Iterator[Attempt]:
@@ -55,7 +53,7 @@ class Pretender:
                 yield attempt
         finally:
             self.client.flush()
-            self.client.finish(attempt.claim_id, outcome)
+            self.client.finish(FinishRequest(attempt.claim_id, outcome))
             self.client.flush()
             status = "DONE" if outcome == "completed" else "FAILED"
             self.rpc.add_task(worker=self.worker, task_id=self.task_id, status=status)

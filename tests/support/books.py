@@ -33,7 +33,7 @@ class Books:
     def claim(self, task_id: str, run_id: str | None = None, **more: Any) -> str:
         """Begin an attempt of a task; return its vault key."""
         claim_id = str(uuid.uuid4())
-        request = claims.ClaimRequest(
+        request = claims.NewClaim(
             claim_id, run_id or self.run_id, task_id, more.pop("family", "Charge"), {}, "worker", **more
         )
         self.last_claim = claim_id

@@ -10,6 +10,7 @@ import luigi
 
 from luigi_spendguard import VendorTask
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol.rpcs import FinishRequest
 from tests.support.pipelines import OUT, Output, charge, note
 
 #: Ends this worker's main process with SIGKILL when it is about to say that a task has completed.
@@ -17,10 +18,10 @@ _killed = os.environ.get("KILL_BEFORE_TELLING")
 _finish = HttpLedgerClient.finish
 
 
-def _killed_before(self: HttpLedgerClient, claim_id: str, outcome: str) -> None:
-    if outcome == "completed":
+def _killed_before(self: HttpLedgerClient, request: FinishRequest) -> None:
+    if request.outcome == "completed":
         os.kill(os.getpid(), signal.SIGKILL)
-    _finish(self, claim_id, outcome)
+    _finish(self, request)
 
 
 if _killed:

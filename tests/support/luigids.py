@@ -14,6 +14,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
@@ -76,7 +77,7 @@ class Luigid:
 
     def run(self, run_id: str = "r") -> None:
         """Open a run."""
-        self.do(self.service.open_run(run_id, False, "Root", run_id, None))
+        self.do(self.service.open_run(OpenRunRequest(run_id, False, "Root", run_id)))
 
     def add(self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None,
             **more: Any) -> None:  # fmt: skip
@@ -93,9 +94,10 @@ class Luigid:
     def claim(self, task_id: str, worker: str = "w", cost: int | None = None) -> Attempt:
         """Claim a task that was dispatched."""
         claim_id = str(uuid.uuid4())
-        max_cost = None if cost is None else Micros(cost * USD)
-        said = self.do(self.service.claim(claim_id, None, task_id, "V", {}, worker, max_cost))
-        return Attempt(task_id, claim_id, said["vault_key"], said["run_id"])
+        max_cost = None if cost is None else str(cost)
+        request = ClaimRequest(claim_id, task_id, "V", worker, max_cost_usd=max_cost)
+        claimed = self.do(self.service.claim(request))
+        return Attempt(task_id, claim_id, claimed.vault_key, claimed.run_id)
 
     def call(self, attempt: Attempt, usd: int = 1, target: str = "cus_1") -> ReserveReply:
         """Make a call that is settled, if it is allowed."""
@@ -119,7 +121,7 @@ class Luigid:
 
     def finish(self, attempt: Attempt, outcome: str = "failed") -> None:
         """Say how an attempt ended."""
-        self.do(self.service.finish(attempt.claim_id, outcome))
+        self.do(self.service.finish(FinishRequest(attempt.claim_id, outcome)))
 
     def fail(self, attempt: Attempt, worker: str = "w") -> None:
         """Let an attempt end in a failure, which is reported to Luigi too."""

@@ -17,6 +17,13 @@ from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.ledger import corrections, queries
 from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol.rpcs import (
+    CorrectReply,
+    CorrectRequest,
+    DuePrice,
+    DuePricesReply,
+    DuePricesRequest,
+)
 from luigi_spendguard.proxy import environment
 from luigi_spendguard.vendors import FollowedUp, Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
@@ -84,11 +91,14 @@ class TwilioDesk:
 
     # The `PriceLedger`.
 
-    def due_prices(self, vendors: list[str]) -> list[dict[str, Any]]:
-        return self.books.write(lambda tx: corrections.due(tx, vendors, relayed_too=True))
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
+        rows = self.books.write(lambda tx: corrections.due(tx, list(request.vendors), relayed_too=True))
+        return DuePricesReply(tuple(map(DuePrice.from_json, rows)))
 
-    def correct(self, call_id: str, found: FollowedUp) -> None:
-        self.books.write(lambda tx: corrections.correct(tx, call_id, found))
+    def correct(self, request: CorrectRequest) -> CorrectReply:
+        named = request.total_micros, request.final, request.note, request.whole, request.problem
+        call = self.books.write(lambda tx: corrections.correct(tx, request.call_id, FollowedUp(*named)))
+        return CorrectReply(call is not None)
 
     def prices_are_due(self) -> None:
         """Let the time pass until every price is asked for again."""

@@ -17,9 +17,11 @@ import luigi_spendguard
 from luigi_spendguard import luigi_api
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, PluginError
-from luigi_spendguard.ledger.claims import OUTCOMES
+from luigi_spendguard.protocol import rpcs
+from luigi_spendguard.protocol.messages import schema
+from luigi_spendguard.protocol.rpcs import OUTCOMES, BlockedTasks, DuePrice, OpenRunReply, Rpc
 from luigi_spendguard.proxy import stripe as proxied
-from scheduler_patch.api import routes, template
+from scheduler_patch.api import ROUTES
 from tests.support import vendor_table
 from tests.support.processes import REPOSITORY
 
@@ -40,26 +42,31 @@ def test_what_is_public_is_sorted_and_there() -> None:
 
 def test_every_route_and_rpc_is_in_the_docs() -> None:
     text = doc("http-api.md")
-    paths = [str(path) for path, *_ in routes(None)]  # type: ignore[arg-type]  # only its paths are read
-    assert len(paths) > 15
-    for path in paths:
+    assert len(ROUTES) > 15
+    for path, _ in ROUTES:
         if path.startswith("/api/"):
             assert f"`{path.removeprefix('/api/')}`" in text, path
         else:
-            named = template(path).replace("/keys/{id}", "/keys/{id or key}")
+            named = path.replace("/keys/{id}", "/keys/{id or key}")
             assert re.search(rf"`(GET|POST|DELETE) {re.escape(named)}`", text), path
 
 
 def test_every_field_of_the_workers_rpcs_is_in_the_docs() -> None:
-    """Of those whose fields are not a message's of `protocol.py`."""
-    code = (REPOSITORY / "scheduler_patch" / "api" / "__init__.py").read_text("utf-8")
-    for name in ("open_run", "claim", "finish", "close_run", "blocked", "acknowledge"):
-        body = code.split(f"async def _{name}(")[1].split("\n\n\n")[0]
-        fields = re.findall(r'"(\w+)"', re.findall(r"call\.only\((.*)\)", body)[0])
-        rows = [line for line in doc("http-api.md").splitlines() if line.startswith(f"| `spend_{name}` |")]
-        assert fields
-        assert [field for field in fields if f"`{field}`" not in rows[-1]] == [], name
-    assert [outcome for outcome in OUTCOMES if f"`{outcome}`" not in doc("http-api.md")] == []
+    """Those of a call are in `protocol`, which the docs name; a run has an example there, a key a table."""
+    text = doc("http-api.md")
+    named = [one for one in vars(rpcs).values() if isinstance(one, Rpc)]
+    assert rpcs.CLAIM in named
+    for rpc in named:
+        if rpc in (rpcs.RESERVE, rpcs.ISSUE_KEY):
+            continue
+        row = [line for line in text.splitlines() if line.startswith(f"| `{rpc.name}` |")][-1]
+        messages = [rpc.request, *([] if rpc is rpcs.OPEN_RUN else [rpc.reply])]
+        fields = [field for message in messages for field in schema(message)["properties"]]
+        assert [field for field in fields if f"`{field}`" not in row] == [], rpc.name
+    assert [field for field in schema(OpenRunReply)["properties"] if f'"{field}": ' not in text] == []
+    for part in (BlockedTasks, DuePrice):
+        assert [field for field in schema(part)["properties"] if f"`{field}`" not in text] == []
+    assert [outcome for outcome in OUTCOMES if f"`{outcome}`" not in text] == []
 
 
 def test_the_exit_code_is_in_the_docs_and_in_both_examples() -> None:

@@ -15,6 +15,7 @@ from luigi_spendguard.ledger import queries, runs, snapshot
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol.rpcs import ClaimRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch import local
 from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
@@ -141,12 +142,11 @@ def test_a_forked_child_reaches_the_file_without_reading_all_of_it(
     monkeypatch.setattr(snapshot, "start", never)
 
     def child() -> None:
-        said = port.claim(claim_id=str(uuid.uuid4()), run_id="run", task_id="A", family="Charge", params={},
-                          worker="w", max_cost_usd=None)  # fmt: skip
+        claimed = port.claim(ClaimRequest(str(uuid.uuid4()), "A", "Charge", "w", "run"))
         ask = ReserveRequest(
             str(uuid.uuid4()), "stripe", "a", "o", "POST", "/", target="cus", total_micros=USD
         )
-        assert port.reserve(said["vault_key"], ask).verdict == "allowed"
+        assert port.reserve(claimed.vault_key, ask).verdict == "allowed"
 
     forked = multiprocessing.get_context("fork").Process(target=child)
     forked.start()

@@ -13,12 +13,24 @@ from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.money import MAX_MICROS
 from luigi_spendguard.protocol import (
     MAX_BODY,
-    MAX_TEXT,
-    BadMessage,
     EndRequest,
     ReserveReply,
     ReserveRequest,
     command,
+)
+from luigi_spendguard.protocol.messages import MAX_TEXT, BadMessage, Message
+from luigi_spendguard.protocol.rpcs import (
+    BlockedReply,
+    BlockedRequest,
+    BlockedTasks,
+    ClaimReply,
+    ClaimRequest,
+    CloseRunRequest,
+    CorrectRequest,
+    DuePrice,
+    DuePricesReply,
+    OpenRunReply,
+    OpenRunRequest,
 )
 
 texts = st.text(max_size=60)
@@ -106,3 +118,95 @@ def test_a_suggested_command_can_be_pasted_whatever_an_id_holds() -> None:
 def test_what_an_object_counts_for_is_a_number(micros: str) -> None:
     with pytest.raises(BadMessage, match="'opened' must name micro-dollars"):
         EndRequest.from_json({"kind": "settle", "call_id": "c", "opened": {"m": micros}})
+
+
+CLAIM = {"claim_id": "c", "task_id": "T_1", "family": "T", "worker": "w"}
+RUN = OpenRunReply(
+    "r~2",
+    "R",
+    "R_1",
+    "",
+    "active",
+    "5.00",
+    "0.00",
+    "0.00",
+    "0.00",
+    "5.00",
+    None,
+    "0.00",
+    0,
+    None,
+    "5.00",
+    "",
+    7,
+    None,
+)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        OpenRunRequest("r", False, "R", "R_1", "12.50"),
+        ClaimRequest("c", "T_1", "T", "w", None, {"a": "b"}, "5"),
+        CloseRunRequest("r"),
+        BlockedRequest("w", 4, ("T_1", "T_2")),
+        CorrectRequest("c", True, None, "late", False, "no rate"),
+        RUN,
+        ClaimReply("r", "vault_key_x", "c", ("stripe",)),
+        BlockedReply(1, 0, 2, (BlockedTasks("r", "cap", "no room", "top up", 1, ("T_1",)),), False, 0, ()),
+        DuePricesReply((DuePrice("c", "twilio", "twilio:test", "SM1"),)),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_a_workers_message_survives_json(message: Message) -> None:
+    assert type(message).from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "says"),
+    [
+        ("vault_key", "x", "unknown field 'vault_key': this route takes claim_id, task_id, family, worker, "),
+        ("claim_id", None, "'claim_id' must be a text of 1 to 64 characters"),
+        ("claim_id", "c" * 65, "'claim_id' must be a text of 1 to 64 characters"),
+        ("task_id", "", "'task_id' must be a text of 1 to 1000 characters"),
+        ("params", {"a": 1}, "'params' must map texts to texts"),
+        ("max_cost_usd", 5, "'max_cost_usd' must be a text of 1 to 1000 characters"),
+    ],
+)
+def test_a_workers_field_that_cannot_be_is_refused_by_name(field: str, value: Any, says: str) -> None:
+    with pytest.raises(BadMessage, match=says):
+        ClaimRequest.from_json({**CLAIM, field: value})
+
+
+@pytest.mark.parametrize("name", sorted(CLAIM))
+def test_a_workers_field_that_is_missing_is_named(name: str) -> None:
+    with pytest.raises(BadMessage, match=f"'{name}' must be a text of 1 to "):
+        ClaimRequest.from_json({field: value for field, value in CLAIM.items() if field != name})
+
+
+def test_what_is_null_is_as_what_is_not_said() -> None:
+    nulls = {"run_id": None, "params": None, "max_cost_usd": None}
+    assert ClaimRequest.from_json({**CLAIM, **nulls}) == ClaimRequest.from_json(CLAIM)
+
+
+@pytest.mark.parametrize("name", [".", "..", " . ", "  ", "", 5, None])
+def test_a_name_that_is_no_runs_is_refused(name: Any) -> None:
+    with pytest.raises(BadMessage, match="'name' must"):
+        OpenRunRequest.from_json({**OpenRunRequest("r", False, "R", "R_1").to_json(), "name": name})
+
+
+def test_a_reply_of_another_version_is_understood() -> None:
+    assert OpenRunReply.from_json({**RUN.to_json(), "later": 1}) == RUN
+    assert ClaimReply.from_json({"run_id": "r", "vault_key": "k"}).gateway == ()
+    with pytest.raises(BadMessage, match="unknown field 'later'"):
+        ReserveReply.from_json({"verdict": "allowed", "later": 1})
+
+
+def test_a_reply_says_also_what_is_not_there() -> None:
+    """An older worker looks for it."""
+    assert RUN.to_json()["forecast_usd"] is None
+    assert ClaimReply("r", "k").to_json() == {"run_id": "r", "vault_key": "k", "claim_id": "", "gateway": []}
+
+
+def test_no_key_shows_itself() -> None:
+    assert "vault_key_x" not in repr(ClaimReply("r", "vault_key_x"))

@@ -10,6 +10,7 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import claims, snapshot
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.dispatch.verdicts import READY
 from scheduler_patch.local import LocalLedgerClient
@@ -60,10 +61,10 @@ def test_the_gate_forgets_that_a_task_has_paid_when_it_completes(
     gate = port._scheduler.gate
     port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "run"})
     assert port._scheduler.get_work(worker="w", host="h")["task_id"] == "A"
-    said = port.claim(claim_id="one", run_id="run", task_id="A", family="Charge", params={}, worker="w")
-    port.reserve(said["vault_key"], books.ask(100))
+    claimed = port.claim(ClaimRequest("one", "A", "Charge", "w", "run"))
+    port.reserve(claimed.vault_key, books.ask(100))
     assert gate.state.task("A").paid
-    port.finish("one", "completed")
+    port.finish(FinishRequest("one", "completed"))
     assert not gate.state.task("A").paid
     port._scheduler.add_task(task_id="A", worker="w", status="DONE", family="Charge")
     # Its output is taken away: the next period's run of a cap that is full has no room for it.

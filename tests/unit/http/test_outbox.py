@@ -14,6 +14,7 @@ from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol.rpcs import FinishRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerClient
 from scheduler_patch.scheduler import BudgetScheduler
@@ -76,7 +77,7 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     other = sqlite3.connect(books.path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     port.end(key, EndRequest("settle", ask.call_id, total_micros=50))
-    port.finish(books.last_claim, "completed")
+    port.finish(FinishRequest(books.last_claim, "completed"))
     assert not port.flush(0.0)
     other.execute("ROLLBACK")
     other.close()

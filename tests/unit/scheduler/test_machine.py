@@ -26,6 +26,7 @@ from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
@@ -118,7 +119,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.service.loop = self.loop
         self.gate = self.scheduler.gate
         for run_id in RUNS:
-            self.do(self.service.open_run(run_id, False, "Root", run_id, None))
+            self.do(self.service.open_run(OpenRunRequest(run_id, False, "Root", run_id)))
 
     def do(self, act: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(act, self.loop).result(20)
@@ -173,12 +174,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         assert entry.pinned not in self.revoked
         claim_id = str(uuid.uuid4())
         cost = self.costs[task_id]
-        said = self.do(
-            self.service.claim(
-                claim_id, None, task_id, "V", {}, worker, None if cost is None else Micros(int(cost) * USD)
-            )  # fmt: skip
-        )
-        self.running.append(Running(worker, task_id, claim_id, said["vault_key"], said["run_id"]))
+        request = ClaimRequest(claim_id, task_id, "V", worker, max_cost_usd=cost)
+        claimed = self.do(self.service.claim(request))
+        self.running.append(Running(worker, task_id, claim_id, claimed.vault_key, claimed.run_id))
 
     @rule(
         worker=st.sampled_from(WORKERS),
@@ -243,14 +241,14 @@ class SchedulerMachine(RuleBasedStateMachine):
     def end_task(self, which: int, how: str, dep: str) -> None:
         it = self.running.pop(which % len(self.running))
         if it.denied is not None and it.denied.reason in ("cap", "revoked"):
-            self.do(self.service.finish(it.claim_id, "blocked"))
+            self.do(self.service.finish(FinishRequest(it.claim_id, "blocked")))
             said = {**it.denied.facts, "reason": it.denied.reason}
             self.scheduler.add_task(task_id=it.task_id, worker=it.worker, spendguard_blocked=said)
             return
         if it.denied is not None or (how == "completed" and not self.has_paid(it.task_id)):
             how = "failed"
         current = self.scheduler.is_running(it.task_id, it.worker)
-        self.do(self.service.finish(it.claim_id, how))
+        self.do(self.service.finish(FinishRequest(it.claim_id, how)))
         said = {"run_id": it.run_id}
         report: dict[str, Any] = {"task_id": it.task_id, "worker": it.worker, "family": "V"}
         if how == "completed":

@@ -15,6 +15,7 @@ import luigi.scheduler
 import pytest
 
 from luigi_spendguard.config import Settings
+from luigi_spendguard.protocol.rpcs import BlockedRequest
 from scheduler_patch import local
 from scheduler_patch.dispatch.feed import pay
 from scheduler_patch.dispatch.gate import Gate
@@ -611,6 +612,6 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     assert scheduler.gate.verdict("v") == "key"
     service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler)
     since = time.monotonic()
-    said = asyncio.run(operators.blocked(service, "w", 30))
-    assert (said["blocked"], [why["code"] for why in said["why"]]) == (0, ["key"])
+    reply = asyncio.run(operators.blocked(service, BlockedRequest("w", 30)))
+    assert (reply.blocked, [why.code for why in reply.why]) == (0, ["key"])
     assert time.monotonic() - since < 5

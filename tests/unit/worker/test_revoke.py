@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from luigi_spendguard.protocol.rpcs import AcknowledgeRequest
 from luigi_spendguard.worker import GuardedWorker, revoke
 from luigi_spendguard.worker.revoke import Stopper
 from luigi_spendguard.worker.runs import Results
@@ -24,8 +25,8 @@ class Client:
         self.answers = threading.Event()
         self.asked: list[tuple[str, str]] = []
 
-    def acknowledge(self, worker: str, run_id: str) -> None:
-        self.asked.append((worker, run_id))
+    def acknowledge(self, request: AcknowledgeRequest) -> None:
+        self.asked.append((request.worker, request.run_id))
         self.answers.wait(20)
 
 

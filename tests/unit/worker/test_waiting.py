@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 from luigi.worker import GetWorkResponse
 
 from luigi_spendguard.errors import LedgerUnavailable, denial
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest
 from luigi_spendguard.worker import GuardedWorker
 
 NOTHING = GetWorkResponse(None, [], 0, 0, 0, "active")
@@ -22,11 +22,11 @@ class Scheduler:
     def __init__(self, *answers: Any) -> None:
         self.answers = list(answers)
 
-    def blocked(self, worker: str, wait_s: int = 0, task_ids: Sequence[str] = ()) -> dict[str, Any]:
+    def blocked(self, request: BlockedRequest) -> BlockedReply:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         if isinstance(answer, Exception):
             raise answer
-        return dict(zip(("blocked", "ready", "waiting"), answer, strict=True)) | {"why": []}
+        return BlockedReply(*answer, why=(), paused=False, unknown=0, shadow=())
 
 
 def a_worker(on_blocked: str, *answers: Any) -> GuardedWorker:

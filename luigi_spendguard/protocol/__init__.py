@@ -1,7 +1,8 @@
-"""What a guard and the ledger say to each other, as frozen values with a JSON form.
+"""What a guard and the ledger say to each other of a call, as frozen values with a JSON form.
 
 The guard may sit in a worker and the ledger behind luigid's RPC, so everything here is plain data.
-Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoch.
+Money is an `int` of micro-dollars, time an `int` of milliseconds since the epoch. `rpcs` has the RPCs that
+take these messages, and what a worker asks for besides.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import hashlib
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Annotated, Any
 
 from luigi_spendguard.errors import DENIAL_STATUS
-from luigi_spendguard.money import MAX_MICROS
+from luigi_spendguard.protocol import messages
+from luigi_spendguard.protocol.messages import Amount, BadMessage, Message
 from luigi_spendguard.redaction import redact_url
-
-T = TypeVar("T", bound="_Message")
 
 #: A grant may be used for this long, counted by the sender from the moment it asked.
 GRANT_SECONDS = 2.0
@@ -43,8 +43,7 @@ CREDENTIAL = "x-spendguard-token"
 #: The header of a call that a guarded worker has forwarded: its SDK follows the vendor's own links.
 FORWARDED = "x-spendguard-forwarded"
 
-#: Longest text accepted in one field (bodies excepted), and longest body kept for sending again.
-MAX_TEXT = 4096
+#: Longest body kept for sending again.
 MAX_BODY = 1 << 20
 #: The most characters that are kept of a text that only serves display.
 MAX_SHOWN = 300
@@ -66,90 +65,27 @@ RUN_STATUSES = ("active", "blocked", "held", "frozen", "ended", "revoked")
 VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
 
 
-class BadMessage(ValueError):
-    """A message does not have the fields or types it must have."""
+_Body = Annotated[str, messages.plain_text(MAX_BODY)]
+_Unanswered = Annotated[str, messages.plain_text(MAX_UNANSWERED)]
+_Targets = Annotated[str, messages.plain_text(MAX_TARGETS * (TARGET_DIGITS + 1))]
+_CallId = Annotated[str, messages.plain_text(messages.MAX_TEXT, empty=False)]
+_Number = Annotated[int, messages.plain_number(1, 1_000_000)]
+#: A longer time-out would leave a call pending for days.
+_Timeout = Annotated[int, messages.plain_number(1, MAX_TIMEOUT_MS)]
+_Status = Annotated[int, messages.plain_number(0, 999)]
+_Denial = Annotated[str, messages.plain_choice(DENIAL_STATUS)]
 
 
-_KINDS: dict[str, tuple[type, ...]] = {"str": (str,), "int": (int,), "bool": (bool,), "dict": (dict,)}
-
-
-class _Message:
-    """JSON in and out; `from_json` refuses unknown fields, wrong types and over-long texts."""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            f.name: value
-            for f in dataclasses.fields(self)  # type: ignore[arg-type]  # every subclass is one
-            if (value := getattr(self, f.name)) != f.default
-        }
-
-    @classmethod
-    def from_json(cls: type[T], data: Any) -> T:
-        """Build the message from decoded JSON. Raises BadMessage."""
-        if not isinstance(data, dict):
-            raise BadMessage("expected a JSON object")
-        fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]  # as above
-        if unknown := sorted(set(data) - set(fields)):
-            raise BadMessage(f"unknown field {unknown[0]!r}")
-        for name, value in data.items():
-            _check(name, value, str(fields[name].type))
-            _check_bounds(name, value)
-        try:
-            return cls(**data)
-        except TypeError:
-            raise BadMessage("a required field is missing") from None
-
-
-#: The longest text of a field that has another limit than MAX_TEXT.
-_LIMITS = {
-    "body": MAX_BODY,
-    "answer_body": MAX_BODY,
-    "unanswered": MAX_UNANSWERED,
-    "targets": MAX_TARGETS * (TARGET_DIGITS + 1),
-}
-
-
-def _check(name: str, value: Any, kind: str) -> None:
-    base, _, rest = kind.partition(" | ")
-    base = base.split("[")[0]
-    if value is None and rest == "None":
-        return
-    if not isinstance(value, _KINDS[base]) or (base == "int" and isinstance(value, bool)):
-        raise BadMessage(f"{name!r} must be of type {base}")
-    if isinstance(value, str) and len(value) > _LIMITS.get(name, MAX_TEXT):
-        raise BadMessage(f"{name!r} is too long")
-    if isinstance(value, int) and abs(value) > MAX_MICROS:
-        raise BadMessage(f"{name!r} is out of range")
-    if isinstance(value, int) and name.endswith("_micros") and value < 0:
-        raise BadMessage(f"{name!r} must not be negative")
-    if isinstance(value, dict) and not all(isinstance(x, str) for item in value.items() for x in item):
-        raise BadMessage(f"{name!r} must map texts to texts")
-
-
-#: The least and the most that a number may be: a longer time-out would leave a call pending for days.
-_BOUNDS = {"ask": (1, 1_000_000), "timeout_ms": (1, MAX_TIMEOUT_MS), "status": (0, 999)}
-
-
-def _check_bounds(name: str, value: Any) -> None:
-    low, high = _BOUNDS.get(name, (None, None))
-    if low is not None and high is not None and not low <= value <= high:
-        raise BadMessage(f"{name!r} must be from {low} to {high}")
-    if name == "call_id" and not value:
-        raise BadMessage("'call_id' must not be empty")
-    if name == "denied" and value is not None and value not in DENIAL_STATUS:
-        raise BadMessage(f"'denied' must be one of {', '.join(DENIAL_STATUS)}")
-
-
-def _redact(message: _Message, but: tuple[str, ...]) -> None:
+def redact(message: Message, but: tuple[str, ...]) -> None:
     """Redact every text of a message that has just been made, `but` those and its caller's key."""
-    for each in dataclasses.fields(message):  # type: ignore[arg-type]  # every subclass is one
+    for each in dataclasses.fields(message):  # type: ignore[arg-type]  # every one is
         text = getattr(message, each.name)
         if isinstance(text, str) and each.name not in (*but, "key"):
             object.__setattr__(message, each.name, redact_url(text))
 
 
 @dataclass(frozen=True)
-class ReserveRequest(_Message):
+class ReserveRequest(Message):
     """A request to reserve: everything the ledger needs to decide about one call.
 
     Attributes:
@@ -187,13 +123,13 @@ class ReserveRequest(_Message):
 
     """
 
-    call_id: str
+    call_id: _CallId
     vendor: str
     account: str
     operation: str
     method: str
     path: str
-    ask: int = 1
+    ask: _Number = 1
     target: str | None = None
     targets_before: str = ""
     key: str | None = None
@@ -201,12 +137,12 @@ class ReserveRequest(_Message):
     unsure: bool = False
     fingerprint: str = ""
     read: bool = False
-    total_micros: int | None = 0
+    total_micros: Amount | None = 0
     currency: str = ""
     object_id: str | None = None
-    body: str = ""
+    body: _Body = ""
     headers: dict[str, str] = field(default_factory=dict)
-    timeout_ms: int = 80_000
+    timeout_ms: _Timeout = 80_000
     customer: str = ""
     accounts: str = ""
     owner_unknown: bool = False
@@ -216,12 +152,12 @@ class ReserveRequest(_Message):
     acts_on: str = ""
     priced_by: str = ""
     since: int = 0
-    unanswered: str = ""
+    unanswered: _Unanswered = ""
     repeatable: bool = False
     searched: bool = False
     executed: str = ""
-    targets: str = ""
-    denied: str | None = None
+    targets: _Targets = ""
+    denied: _Denial | None = None
     message: str = ""
 
     def __post_init__(self) -> None:
@@ -229,7 +165,7 @@ class ReserveRequest(_Message):
 
         What may be sent again has to stay as it is: the guard leaves it away where it shows one.
         """
-        _redact(self, but=("body", "headers"))
+        redact(self, but=("body", "headers"))
         if self.key is not None and (text := redact_url(self.key)) != self.key:
             # Two keys are two calls; as both may show one, a digest tells them apart.
             object.__setattr__(
@@ -238,8 +174,8 @@ class ReserveRequest(_Message):
 
 
 @dataclass(frozen=True)
-class ReserveReply(_Message):
-    """The ledger's answer to an `ReserveRequest`.
+class ReserveReply(Message):
+    """The ledger's answer to a `ReserveRequest`.
 
     Attributes:
         verdict: `allowed` | `replayed` | `denied` | `wait` (the identical call `message` is pending, or call
@@ -259,16 +195,16 @@ class ReserveReply(_Message):
     """
 
     verdict: str
-    call_id: str = ""
-    ask: int = 1
+    call_id: _CallId = ""
+    ask: _Number = 1
     wire_key: str = ""
     resend: bool = False
-    asked_micros: int = 0
-    body: str = ""
+    asked_micros: Amount = 0
+    body: _Body = ""
     headers: dict[str, str] = field(default_factory=dict)
-    status: int = 0
+    status: _Status = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
-    answer_body: str = ""
+    answer_body: _Body = ""
     first_at: int = 0
     object_id: str = ""
     entry: int = 0
@@ -278,7 +214,7 @@ class ReserveReply(_Message):
 
 
 @dataclass(frozen=True)
-class EndRequest(_Message):
+class EndRequest(Message):
     """How a call ended.
 
     Attributes:
@@ -299,30 +235,39 @@ class EndRequest(_Message):
     """
 
     kind: str
-    call_id: str
-    ask: int = 1
+    call_id: _CallId
+    ask: _Number = 1
     definite: bool = False
-    total_micros: int | None = 0
-    worth_micros: int = 0
+    total_micros: Amount | None = 0
+    worth_micros: Amount = 0
     only_less: bool = False
     only_more: bool = False
     covers: str = ""
     covers_stay: bool = False
     object_id: str | None = None
-    status: int = 0
+    status: _Status = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
-    answer_body: str = ""
+    answer_body: _Body = ""
     customer: str = ""
     note: str = ""
     price_due: bool = False
-    fees_micros: int = 0
+    fees_micros: Amount = 0
     opened: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of what is kept of an end, but the answer. Raises BadMessage."""
-        _redact(self, but=("answer_body",))
+        redact(self, but=("answer_body",))
         if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
             raise BadMessage("'opened' must name micro-dollars")
+
+
+@dataclass(frozen=True)
+class EndReply(messages.LenientMessage):
+    """What has become of a call: its state, and what the vendor billed above the reservation, in USD."""
+
+    call_id: str
+    state: str
+    overrun_usd: str | None = None
 
 
 def for_display(text: str) -> str:
