@@ -11,7 +11,6 @@ def main() -> None:
     """Run the command line; ends with status 2 and one line when luigi.cfg cannot be read."""
     try:
         with readable():
-            from luigi_spendguard.cli import changes, keys, self_test  # noqa: F401  # add their commands
             from luigi_spendguard.cli import main as run
     except ConfigError as error:
         sys.stderr.write(f"Error: {error}\n")

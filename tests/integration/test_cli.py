@@ -1,4 +1,8 @@
-"""`spendguard` as people and scripts run it: a process against a real luigid and the vendor's books."""
+"""`spendguard` as people and scripts run it, against a real luigid and the vendor's books.
+
+It runs in the tests' own process, where what it answers is looked at; as a process of its own where that is
+what matters: how it starts, reads its configuration, prints and ends.
+"""
 
 from __future__ import annotations
 
@@ -21,6 +25,7 @@ import stripe
 
 from luigi_spendguard import SpendDenied
 from tests.support.attempts import Pretender
+from tests.support.commands import run_here
 from tests.support.processes import Process, environment, free_port, listening
 from tests.support.site import SECRET, FakeStripe, Site
 
@@ -31,6 +36,13 @@ COMMANDS = ("runs", "run", "calls", "revoke", "top-up", "resolve", "check")
 
 
 def spendguard(site: Site, *args: str, **env: str) -> tuple[int, str, str]:
+    """Run the command in this process; return exit code, stdout and stderr."""
+    code, out, err = run_here(site.folder, site.environment(**env), *args)
+    assert SECRET not in out + err
+    return code, out, err
+
+
+def installed(site: Site, *args: str, **env: str) -> tuple[int, str, str]:
     """Run the installed command in the site's folder; return exit code, stdout and stderr."""
     done = subprocess.run(
         [str(SPENDGUARD), *args], cwd=site.folder, env=site.environment(**env), stdin=subprocess.DEVNULL,
@@ -94,7 +106,7 @@ class TestSeeing:
         [found] = [r for r in answer(pretender.site, "runs") if r["run_id"] == pretender.run_id]
         assert (found["cap_usd"], found["spent_usd"], found["reserved_usd"]) == ("100.00", "3.50", "0.00")
         assert (found["remaining_usd"], found["status"]) == ("96.50", "active")
-        code, out, _ = spendguard(pretender.site, "runs")
+        code, out, _ = installed(pretender.site, "runs")
         [line] = [line for line in out.splitlines() if pretender.run_id in line]
         assert code == 0
         assert out.split()[:4] == ["run", "root", "status", "cap"]
@@ -103,7 +115,7 @@ class TestSeeing:
     def test_run_shows_one_run_as_text_and_as_json(self, pretender: Pretender, vendor: FakeStripe) -> None:
         with pretender.attempt():
             charge(amount=999)
-        code, out, _ = spendguard(pretender.site, "run", pretender.run_id)
+        code, out, _ = installed(pretender.site, "run", pretender.run_id)
         shown = dict(line.split(maxsplit=1) for line in out.splitlines() if len(line.split()) == 2)
         assert code == 0
         assert shown["run"] == pretender.run_id
@@ -112,14 +124,14 @@ class TestSeeing:
 
     def test_doubt_is_shown_beside_what_is_reserved(self, pretender: Pretender, vendor: FakeStripe) -> None:
         in_doubt(pretender, vendor, 700)
-        _, out, _ = spendguard(pretender.site, "run", pretender.run_id)
+        _, out, _ = installed(pretender.site, "run", pretender.run_id)
         lines = [" ".join(line.split()) for line in out.splitlines()]
         assert "reserved $7.00" in lines
         assert "in doubt $7.00" in lines
         assert "spent $0.00" in lines
 
     def test_an_empty_ledger_is_said_in_a_table_and_is_an_empty_list_in_json(self, site: Site) -> None:
-        assert spendguard(site, "runs") == (0, "No run was opened yet.\n", "")
+        assert installed(site, "runs") == (0, "No run was opened yet.\n", "")
         assert answer(site, "runs") == []
         assert answer(site, "calls") == []
 
@@ -530,7 +542,7 @@ class TestTokens:
         still.configure(core={"default_scheduler_url": pretender.site.url}, spendguard={"admin_token": wrong})
         for args in (("revoke", pretender.run_id), ("top-up", pretender.run_id, "5"),
                      ("resolve", "some-call", "--not-sent")):  # fmt: skip
-            code, out, err = spendguard(still, *args)
+            code, out, err = installed(still, *args)
             assert (code, out) == (4, ""), (args, err)
             assert wrong not in err
             assert "token" in err
@@ -540,7 +552,7 @@ class TestTokens:
     def test_no_token_is_4(self, pretender: Pretender, still: Site) -> None:
         """The ledger's folder, and so the token beside it, is on another machine."""
         still.configure(core={"default_scheduler_url": pretender.site.url})
-        code, out, err = spendguard(still, "revoke", pretender.run_id)
+        code, out, err = installed(still, "revoke", pretender.run_id)
         assert (code, out) == (4, "")
         assert "admin_token" in err
         assert pretender.site.run(pretender.run_id)["state"] == "active"
@@ -677,7 +689,7 @@ class TestBadConfiguration:
     ) -> None:
         still.configure(**{section: {key: value}})
         for command in ("check", "runs"):
-            code, out, err = spendguard(still, command)
+            code, out, err = installed(still, command)
             assert (code, out) == (2, "")
             assert err.startswith(f"Error: {still.config}: [{section}] {key}: ")
             assert len(err.splitlines()) == 1
@@ -717,7 +729,7 @@ class TestBadConfiguration:
 
     def test_a_file_that_is_missing_is_said(self, still: Site) -> None:
         still.config.unlink()
-        code, _, err = spendguard(still, "runs")
+        code, _, err = installed(still, "runs")
         assert code == 2
         assert f"LUIGI_CONFIG_PATH names {still.config}, which is no file" in err
 
@@ -733,11 +745,11 @@ class TestNames:
         pretender = Pretender(shared_site, f"[bold]{unique}[/nope]", task_id)
         with pretender.attempt():
             charge()
-        code, out, _ = spendguard(shared_site, "calls", "--run", pretender.run_id)
+        code, out, _ = installed(shared_site, "calls", "--run", pretender.run_id)
         assert code == 0
         assert f"[red]T[/red]?[31m???:smile:_{unique}" in out
         assert all(c.isprintable() or c == "\n" for c in out)
-        code, out, _ = spendguard(shared_site, "runs")
+        code, out, _ = installed(shared_site, "runs")
         assert code == 0
         assert pretender.run_id in out
         [call] = answer(shared_site, "calls", "--run", pretender.run_id)
@@ -768,7 +780,7 @@ class TestNames:
     ) -> None:
         site, run_id = pretender.site, f"r-{odd}-{uuid.uuid4().hex}"
         Pretender(site, run_id)
-        code, out, _ = spendguard(site, "run", run_id, "--format", form)
+        code, out, _ = installed(site, "run", run_id, "--format", form)
         assert code == 0
         assert run_id[-32:] in out
         assert all(c.isprintable() or c == "\n" for c in out)
@@ -785,7 +797,7 @@ class TestNames:
     def test_an_ascii_terminal_gets_an_answer(self, pretender: Pretender, form: str) -> None:
         run_id = f"Gebühr-{uuid.uuid4().hex}"
         Pretender(pretender.site, run_id)
-        code, out, _ = spendguard(pretender.site, "runs", "--format", form, PYTHONIOENCODING="ascii")
+        code, out, _ = installed(pretender.site, "runs", "--format", form, PYTHONIOENCODING="ascii")
         assert code == 0
         assert run_id[7:] in out
 
@@ -793,26 +805,26 @@ class TestNames:
 class TestHelp:
     @pytest.mark.parametrize("command", COMMANDS)
     def test_each_command_shows_an_example_of_itself(self, still: Site, command: str) -> None:
-        code, out, err = spendguard(still, command, "--help")
+        code, out, err = installed(still, command, "--help")
         assert (code, err) == (0, "")
         assert f"Example:  spendguard {command}" in out or f"Example: spendguard {command}" in out
 
     def test_the_command_itself_lists_all_others(self, still: Site) -> None:
-        code, out, _ = spendguard(still, "--help")
+        code, out, _ = installed(still, "--help")
         assert code == 0
         assert "Example:" in out
         listed = {line.split()[0] for line in out.partition("Commands:")[2].splitlines() if line.strip()}
         assert set(COMMANDS) <= listed
 
     def test_an_unknown_command_is_bad_usage(self, still: Site) -> None:
-        code, out, err = spendguard(still, "refund")
+        code, out, err = installed(still, "refund")
         assert (code, out) == (2, "")
         assert "refund" in err
 
     def test_help_needs_no_luigi_cfg(self, still: Site) -> None:
         still.configure(spendguard={"default_cap_usd": "lots"})
-        assert spendguard(still, "--help")[0] == 0
-        assert spendguard(still, "--version")[0] == 0
+        assert installed(still, "--help")[0] == 0
+        assert installed(still, "--version")[0] == 0
 
 
 def _is_one_line(site: Site, env: dict[str, str], begins: str, says: str) -> None:
