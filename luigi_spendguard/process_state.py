@@ -53,8 +53,8 @@ def at_fork(in_child: _Act, *, before: _Act | None = None, in_parent: _Act | Non
 
 
 def _do(acts: Iterable[Callable[[], _Act | None]]) -> None:
-    for found in acts:
-        act = found()
+    for hold in acts:
+        act = hold()
         try:
             if act is not None:
                 act()

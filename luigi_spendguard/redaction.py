@@ -1,11 +1,9 @@
 """Secrets that do not show themselves, and the one pattern that takes them out of any text.
 
 Whatever reads a secret or token teaches it here (`learn`); `redact` then replaces it, in every form it
-usually takes on its way into a text, and every vault key.
-
-Keeps secrets and vault keys out of what a process says: its log records, its standard streams.
-
-Log records are redacted where they are made, whatever loggers and handlers there are or will be.
+usually takes on its way into a text, and every vault key. So they stay out of what a process says: its
+standard streams, and its log records, which are redacted where they are made, whatever loggers and handlers
+there are or will be.
 """
 
 from __future__ import annotations

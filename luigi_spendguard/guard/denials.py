@@ -29,20 +29,20 @@ def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
     """Return a denial as the vendor would answer it, with what our own error can be made of again."""
     shaped = vendor.shape(error)
     if isinstance(error, OutcomeUnknown):
-        said: Mapping[str, Any] = {
+        header: Mapping[str, Any] = {
             "reason": "outcome_unknown",
             "message": str(error)[:1000],
             "facts": {"call_id": error.call_id},
         }
     else:
-        said = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
-    return Reply(shaped.status, {**shaped.headers, DENIAL: json.dumps(said)}, shaped.body)
+        header = {"reason": error.reason, "message": error.message[:1000], "facts": error.facts}
+    return Reply(shaped.status, {**shaped.headers, DENIAL: json.dumps(header)}, shaped.body)
 
 
 def unreachable(vendor: Vendor, error: Exception) -> Reply:
     """Return the reply to a call of which no byte was sent: it may be made again."""
-    said = f"{vendor.name} cannot be reached; nothing was sent: {error}"
-    return _lost(vendor.shape(VendorUnreachable(said)), _NOT_SENT, said)
+    message = f"{vendor.name} cannot be reached; nothing was sent: {error}"
+    return _lost(vendor.shape(VendorUnreachable(message)), _NOT_SENT, message)
 
 
 def unanswered(vendor: Vendor, error: Exception, call_id: str, *, known: bool = True) -> Reply:
@@ -68,17 +68,17 @@ def unanswered(vendor: Vendor, error: Exception, call_id: str, *, known: bool = 
 
 def _lost(shaped: Reply, reason: str, message: str) -> Reply:
     """Say in a reply that there is none: a guarded worker raises its SDK's error of a lost connection."""
-    said = json.dumps({"reason": reason, "message": message[:1000], "facts": {}})
-    return Reply(shaped.status, {**shaped.headers, DENIAL: said}, shaped.body)
+    header = json.dumps({"reason": reason, "message": message[:1000], "facts": {}})
+    return Reply(shaped.status, {**shaped.headers, DENIAL: header}, shaped.body)
 
 
 def error_of(text: str) -> SpendDenied | OutcomeUnknown | VendorUnreachable | ConnectionError | TimeoutError:
     """Return the error that a denial's header tells of. Raises ValueError for a text that is none."""
-    said: Any = json.loads(text)
-    facts = (said.get("facts") or {}) if isinstance(said, Mapping) else None
+    header: Any = json.loads(text)
+    facts = (header.get("facts") or {}) if isinstance(header, Mapping) else None
     if not isinstance(facts, Mapping):
         raise ValueError("no denial")
-    reason, message = str(said.get("reason", "")), said.get("message")
+    reason, message = str(header.get("reason", "")), header.get("message")
     if message is not None and reason in _LOST:
         return _LOST[reason](str(message))
     if message is None or reason not in (*DENIAL_STATUS, "outcome_unknown"):
@@ -98,8 +98,8 @@ def shown_by(error: BaseException) -> SpendDenied | None:
         if headers is None:
             continue
         try:
-            found = error_of(str(headers[DENIAL]))
+            denied = error_of(str(headers[DENIAL]))
         except Exception:  # noqa: S112  # `headers` is anybody's: what is no denial of ours is none.
             continue
-        return found if isinstance(found, SpendDenied) else None
+        return denied if isinstance(denied, SpendDenied) else None
     return None

@@ -18,8 +18,8 @@ _contexts: dict[str | None, ssl.SSLContext] = {}
 
 def bundle(environ: Mapping[str, str] | None = None) -> str | None:
     """Return the file (or folder) of certificates that the environment names, None for the usual ones."""
-    found = os.environ if environ is None else environ
-    return next((found[name] for name in VARIABLES if found.get(name)), None)
+    variables = os.environ if environ is None else environ
+    return next((variables[name] for name in VARIABLES if variables.get(name)), None)
 
 
 def pool_arguments() -> dict[str, Any]:

@@ -1,9 +1,7 @@
-"""A request whose body is read once its sender is known, and within a limit.
+"""A request whose body is read once its sender is known, within a limit, and which is answered all the same.
 
-A client that ends its own side of the connection once it has asked is answered all the same.
-
-`shutdown(SHUT_WR)`, `nc -N` and some proxies do so. Tornado alone takes it for a client that is gone, and
-drops the answer.
+A client that ends its own side of the connection once it has asked (`shutdown(SHUT_WR)`, `nc -N` and some
+proxies) is gone to tornado alone, which drops the answer.
 """
 
 from __future__ import annotations
@@ -71,8 +69,7 @@ class Receiving(RequestHandler):
         """The length that a request says its body has, in bytes; None: it does not say."""
         if "Transfer-Encoding" in self.request.headers:
             return None
-        said = self.request.headers.get("Content-Length", "0")
-        return int(said) if said.isdecimal() and len(said) < 20 else None
+        return _number(self.request.headers.get("Content-Length", "0"))
 
     async def prepare(self) -> None:
         """Admit the request, or answer; tornado reads nothing of its body before this is done."""

@@ -1,9 +1,8 @@
 """A client's request as the guard sees it, and the vendor's reply back, for those who relay calls.
 
 The whole body is read, within a limit, before anything is sent: no call can be priced by a part of it. The
-whole reply is read before any of it is passed on: one that contains the secret is withheld.
-
-Who sends a request to a port of ours, and what a foreign web page makes a browser on this machine send.
+whole reply is read before any of it is passed on: one that contains the secret is withheld. What a foreign
+web page makes a browser on this machine send is refused.
 """
 
 from __future__ import annotations

@@ -55,10 +55,10 @@ class SchedulerAddress:
                 + _WANTED
             )
         path = parts.path.rstrip("/")
-        found = f"{parts.scheme}://{host}{path}"
+        plain = f"{parts.scheme}://{host}{path}"
         if parts.scheme == UNIX:
-            return cls(found, f"http://localhost{path}", _basic(userinfo), unquote(host))
-        return cls(found, found, _basic(userinfo))
+            return cls(plain, f"http://localhost{path}", _basic(userinfo), unquote(host))
+        return cls(plain, plain, _basic(userinfo))
 
     def credentials(self, token: str | None) -> dict[str, str]:
         """Return the headers that show a token or vault key, and the proxy's user and password."""

@@ -1,10 +1,8 @@
 """One call of a client library, whichever it is: whose it is, who guards it, and where it goes.
 
-Every binding of this package asks `attempt_for` whether a call is a vendor task's, and sends it by `send`.
-
-Drives a guarded call synchronously: does what the guard asks for, with real I/O.
-
-`idempotency_key`: how a task names a call whose SDK has no way to pass a key.
+Every binding of this package asks `attempt_for` whether a call is a vendor task's, and sends it by `send`: to
+a gateway, or here as the guard asks for (`drive`). A task names a call whose SDK has no way to pass a key by
+`idempotency_key`.
 """
 
 from __future__ import annotations

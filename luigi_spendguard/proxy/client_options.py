@@ -70,9 +70,9 @@ def proxy_of(proxies: list[Any], url: str) -> str:
     "" where there is none, or where it is the one of the environment's.
     """
     for one in proxies:
-        found = select_proxy(url, dict(one)) if isinstance(one, Mapping) else str(one)
-        if found:
-            return "" if found == select_proxy(url, get_environ_proxies(url)) else Secret(found)
+        proxy = select_proxy(url, dict(one)) if isinstance(one, Mapping) else str(one)
+        if proxy:
+            return "" if proxy == select_proxy(url, get_environ_proxies(url)) else Secret(proxy)
     return ""
 
 

@@ -4,9 +4,7 @@ While a worker runs here, no variable of the environment holds a vendor's secret
 `run()` it holds the attempt's vault key, elsewhere a stand-in, which nobody takes. The SDKs' calls that only
 read pass outside vendor tasks, and what a stand-in stands for is put into them where they are sent
 (`call.revealed`): in this process and its children by `multiprocessing`, for its whole life, as code may
-keep a client that it has made with one.
-
-Lets the programs that a task starts reach this machine past the proxies of the environment.
+keep a client that it has made with one. The programs that a task starts find this machine in `NO_PROXY`.
 """
 
 from __future__ import annotations
@@ -71,16 +69,16 @@ at_fork(_begin_anew)
 
 def learn(vendor: Vendor) -> None:
     """Take what this vendor's usual variables hold out of all that this process says."""
-    found = (os.environ.get(name, "") for name in vendor.secret_variables)
-    redaction.learn(*(value for value in found if not value.startswith(_NO_SECRET)))
+    values = (os.environ.get(name, "") for name in vendor.secret_variables)
+    redaction.learn(*(value for value in values if not value.startswith(_NO_SECRET)))
 
 
 def environ() -> dict[str, str]:
     """Return the environment as it was before anything was put into it: what luigi.cfg is read with."""
     with _lock:
-        found = {name: text for name, text in os.environ.items() if _put.get(name) != text}
-        found |= {name: text for name, text in _held.items() if text is not None and name not in found}
-    return found
+        before = {name: text for name, text in os.environ.items() if _put.get(name) != text}
+        before |= {name: text for name, text in _held.items() if text is not None and name not in before}
+    return before
 
 
 def secret_of(vendor: Vendor, settings: Settings) -> str | None:
@@ -92,8 +90,8 @@ def secret_of(vendor: Vendor, settings: Settings) -> str | None:
     configured = settings.vendor(vendor.name).secret
     if configured and not configured.startswith(_NO_SECRET):
         return configured
-    found = environ()
-    values = [found.get(name, "") for name in vendor.secret_variables]
+    variables = environ()
+    values = [variables.get(name, "") for name in vendor.secret_variables]
     if configured:
         values.insert(0, stands_for(configured))
     secret = next((Secret(value) for value in values if value and not value.startswith(_NO_SECRET)), None)
@@ -113,13 +111,13 @@ def stands_for(text: str) -> str:
 
 def authorized(authorization: str) -> str:
     """Return an `Authorization` header with what the stand-in in it stands for; any other as it is."""
-    scheme, _, given = authorization.partition(" ")
-    given = given.strip()
-    if scheme.lower() == "bearer" and given in _stand_ins:
-        return Secret(f"{scheme} {_stand_ins[given]}")
+    scheme, _, credential = authorization.partition(" ")
+    credential = credential.strip()
+    if scheme.lower() == "bearer" and credential in _stand_ins:
+        return Secret(f"{scheme} {_stand_ins[credential]}")
     if scheme.lower() == "basic" and _stand_ins:
         try:
-            user, colon, password = base64.b64decode(given, validate=True).decode().partition(":")
+            user, colon, password = base64.b64decode(credential, validate=True).decode().partition(":")
         except (binascii.Error, UnicodeDecodeError):
             return authorization
         if {user, password} & set(_stand_ins):
@@ -189,10 +187,10 @@ def take_over(hidden: Hidden) -> None:
 
 def _of_the_configuration() -> set[str]:
     try:
-        found = config.load(environ=environ()).vendors.values()
+        vendors = config.load(environ=environ()).vendors.values()
     except config.ConfigError:  # It matters to vendor tasks only, which are told.
         return set()
-    return {vendor.secret for vendor in found if vendor.secret and not vendor.secret.startswith(_NO_SECRET)}
+    return {vendor.secret for vendor in vendors if vendor.secret and not vendor.secret.startswith(_NO_SECRET)}
 
 
 def _arrange() -> None:
@@ -267,9 +265,9 @@ def _begin(first: bool) -> None:
     values = {name: os.environ.get(name) for name in _NAMES}
     for name, value in values.items():
         # Of the two a program reads one: each says what either said.
-        said = value or next(filter(None, values.values()), "")
-        added = [host for host in _HERE if host not in said.replace(" ", "").split(",")]
-        text = said if said.strip() == "*" else ",".join(filter(None, (said, *added)))
+        stated = value or next(filter(None, values.values()), "")
+        added = [host for host in _HERE if host not in stated.replace(" ", "").split(",")]
+        text = stated if stated.strip() == "*" else ",".join(filter(None, (stated, *added)))
         _before[name] = value, text
         os.environ[name] = text
 

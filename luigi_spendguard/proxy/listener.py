@@ -2,8 +2,6 @@
 
 A thread of the task's own process listens, on loopback and a free port, while the block runs. It takes the
 vault keys of this process's running tasks and nothing else: others on this machine reach the port, too.
-
-What a task's listener answers: a call under a vault key of this process, and nothing else.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
-"""What a binding puts in the place of an SDK's functions, and how it is put back.
+"""What a binding puts in the place of an SDK's functions, whenever that is imported, and how it is put back.
 
-Puts the guard into an SDK whenever it is imported: before this package, after it, or inside `run()`.
-
-What no pipeline imports is not imported here either. A guard that cannot be put in fails the import, each
-time it is tried; and no lock of this module is held when a worker forks.
+That is before this package, after it, or inside `run()`. What no pipeline imports is not imported here
+either. A guard that cannot be put in fails the import, each time it is tried; and no lock of this module is
+held when a worker forks.
 """
 
 from __future__ import annotations

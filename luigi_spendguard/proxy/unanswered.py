@@ -53,11 +53,11 @@ class Unanswered:
             marks = dict(self._marks)
         keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
         keys.sort(key=lambda key: marks[key].body != mark.body)
-        found = " ".join(keys)
-        if len(found) <= MAX_UNANSWERED:
-            return found
+        joined = " ".join(keys)
+        if len(joined) <= MAX_UNANSWERED:
+            return joined
         if marks[keys[0]].body == mark.body:  # It is one of those that stand first.
-            return found[: MAX_UNANSWERED + 1].rpartition(" ")[0]
+            return joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
         return TOO_MANY_UNANSWERED
 
     @contextmanager
