@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable
 from datetime import datetime, timezone
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.effects import Pause
 from luigi_spendguard.protocol import GRANT_SECONDS, REPLAYED, ReserveReply
@@ -28,7 +29,8 @@ class Waiting:
     """The waiting of one call, by a monotonic clock in seconds."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._next_pause_s, self._turn_since = clock, 0.05, 0.0
+        self._clock, self._turn_since = clock, 0.0
+        self._pauses = backoff.growing(0.05, 1.0)
         self._equal_since, self._is_logged = 0.0, False
 
     def pause(self, answer: ReserveReply) -> Pause:
@@ -38,9 +40,7 @@ class Waiting:
         else:
             self._log(answer)
         longest = TURN_PAUSE_S if answer.object_id else 1.0
-        seconds = min(self._next_pause_s, longest)
-        self._next_pause_s = min(1.0, self._next_pause_s * 2)
-        return Pause(seconds)
+        return Pause(min(next(self._pauses), longest))
 
     def _log(self, answer: ReserveReply) -> None:
         now = self._clock()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 
 import urllib3
 
-from luigi_spendguard import config
+from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.scheduler_address import SchedulerAddress
@@ -159,7 +159,7 @@ class HttpLedgerClient:
         headers = {"Content-Type": "application/json", **self._address.credentials(token)}
         data = json.dumps(request.to_json()).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
-        wait = 0.05
+        waits = backoff.growing(*backoff.SOON)
         while True:
             left = limit - time.monotonic()
             try:
@@ -174,13 +174,13 @@ class HttpLedgerClient:
                 )
                 return self._read(rpc, reply.status, reply.data)
             except urllib3.exceptions.HTTPError as error:
-                if time.monotonic() + wait > limit:
+                wait_s = next(waits)
+                if time.monotonic() + wait_s > limit:
                     raise LedgerUnavailable(
                         f"the scheduler at {self.url} does not answer ({type(error).__name__}): start "
                         "luigid-spendguard, or mend [core] default_scheduler_url"
                     ) from None
-            time.sleep(wait)
-            wait = min(0.5, wait * 2)
+                time.sleep(wait_s)
 
     def _read(self, rpc: Rpc[Q, R], status: int, data: bytes) -> R:
         try:

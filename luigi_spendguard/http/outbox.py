@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError
 from luigi_spendguard.process_state import at_fork
 
@@ -71,14 +72,12 @@ class Outbox:
     def _work(self) -> None:
         while True:
             what, say = self._queue.get()
-            wait = 0.2
-            while True:
+            for wait_s in backoff.growing(*backoff.LATER):
                 try:
                     _say(what, say)
                     break
                 except _LATER:
-                    time.sleep(wait)
-                    wait = min(5.0, wait * 2)
+                    time.sleep(wait_s)
             self._queue.task_done()
 
 

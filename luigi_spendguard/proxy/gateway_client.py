@@ -13,6 +13,7 @@ import uuid
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
@@ -163,7 +164,7 @@ class Forwarder:
 
     def _sent(self, request: Request, gateway: GatewayAddress, timeout_s: float) -> Reply:
         limit = time.monotonic() + GIVE_UP_S
-        wait = 0.05
+        waits = backoff.growing(*backoff.SOON)
         while True:
             left = limit - time.monotonic()
             try:
@@ -171,13 +172,13 @@ class Forwarder:
             except NotSent as error:
                 if error.interrupt is not None:
                     raise error.interrupt from None
-                if time.monotonic() + wait > limit:
+                wait_s = next(waits)
+                if time.monotonic() + wait_s > limit:
                     raise GatewayUnreachable(
                         "ledger_unavailable",
                         f"denied, nothing was sent now: {gateway.silent(error)}",
                     ) from None
-            time.sleep(wait)
-            wait = min(0.5, wait * 2)
+                time.sleep(wait_s)
 
 
 def _has_own_key(vendor: Vendor, request: Request) -> bool:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import (
     LedgerError,
     LedgerUnavailable,
@@ -242,10 +243,8 @@ class Gateway:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
     async def _end_later(self, key: str, end: EndRequest) -> None:
-        wait = 0.2
-        while True:
-            await asyncio.sleep(wait)
-            wait = min(5.0, wait * 2)
+        for wait_s in backoff.growing(*backoff.LATER):
+            await asyncio.sleep(wait_s)
             try:
                 await self.service.end(key, end, relayed=True)
                 return

@@ -1,6 +1,6 @@
 """`Queue`: runs take turns at a vendor's object, so that many calls of one run do not keep it from another.
 
-The ledger decides whose turn it is (`ledger/objects.py`), and whoever waits asks it again and again: of many
+The ledger decides whose turn it is (`ledger/turns.py`), and whoever waits asks it again and again: of many
 who do, one of a run that has many would be the first nearly always. Each waiting call has a place, and a run
 that had its turn goes behind the others. Only other runs' calls are ahead of a call; those of one run go as
 they come. For luigid's loop alone, and forgotten with it.
