@@ -37,8 +37,9 @@ $(NPM): package.json
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
 
+# A file's tests stay together, for they share servers; in the folders' order, so that unit's short files end it.
 test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: $(STAMP)  ## lint, format, types, import order
 	$(BIN)/ruff check .

@@ -472,7 +472,7 @@ def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
         monkeypatch.delenv(name, raising=False)
     # A session keeps what it was told to trust.
     monkeypatch.setattr(sending, "_forwarder", gateway_client.Forwarder())
-    monkeypatch.setattr(gateway_client, "GIVE_UP_S", 0.5)
+    monkeypatch.setattr(gateway_client, "GIVE_UP_S", 2)
     with FakeGateway(tls=True) as gateway:
         yield gateway
 

@@ -190,7 +190,9 @@ def test_products_regions_and_clients_of_any_form(task: Pretender, vendor: FakeT
         service = Client().verify.v2.services("VA" + "c3" * 16)
         service.verifications.create(to="+15550000003", channel="sms")
         assert Client().lookups.v2.phone_numbers("+15550000004").fetch().valid
-    hosts = {request["host"] for request in vendor.books()["requests"]}
+    asked = vendor.books()["requests"]
+    # What luigid asks about the texts' prices, sooner or later, is not the task's.
+    hosts = {one["host"] for one in asked if one["method"] == "POST" or "/Messages/" not in one["path"]}
     assert hosts == {
         "api.ie1.twilio.com",
         "api.dublin.us1.twilio.com",

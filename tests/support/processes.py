@@ -61,7 +61,7 @@ class Process:
                 [program, *args], stdout=out, stderr=out, cwd=cwd, env=dict(env),
                 stdin=subprocess.DEVNULL, start_new_session=True,
             )  # fmt: skip
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60  # Other tests are at work, too.
         while not ready():
             if self.popen.poll() is not None or time.monotonic() > deadline:
                 self.end()
