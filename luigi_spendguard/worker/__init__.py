@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import logging
 import uuid
 from collections.abc import Iterator
@@ -13,21 +12,19 @@ import luigi
 import luigi.execution_summary
 import luigi.interface
 import luigi.worker
-from luigi.task_register import Register
 from luigi.task_status import DONE, FAILED, PENDING
 from luigi.worker import rpc_message_callback
 
-from luigi_spendguard import config, proxy
-from luigi_spendguard.errors import LedgerUnavailable, PluginError
+from luigi_spendguard import proxy
 from luigi_spendguard.luigi_api import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
 from luigi_spendguard.protocol.rpcs import BlockedRequest, CloseRunRequest
 from luigi_spendguard.proxy import attempts
 from luigi_spendguard.redaction import redact, redacted, shows
-from luigi_spendguard.worker import any_worker, blocked, runs
-from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, quietly
+from luigi_spendguard.worker import any_worker, blocked
+from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, blocked_by, quietly
 from luigi_spendguard.worker.revoke import Stopper
-from luigi_spendguard.worker.roots import Root
-from luigi_spendguard.worker.runs import GuardState, Results
+from luigi_spendguard.worker.runs import RootTask, announced_root
+from luigi_spendguard.worker.state import GuardState, Results
 
 logger = logging.getLogger(__name__)
 
@@ -76,7 +73,7 @@ class GuardedWorker(luigi.worker.Worker):
     def add(self, task: Any, *args: Any, **kwargs: Any) -> Any:
         """Add a root task, or one that a running task has yielded."""
         guard = self._guard
-        root = self._inherited_root() if guard.handling else runs.new_root(guard, task)
+        root = self._inherited_root() if guard.handling_result else guard.new_root(task)
         guard.adding.append(root)
         guard.announced = False
         try:
@@ -93,10 +90,10 @@ class GuardedWorker(luigi.worker.Worker):
         `run` says it of the roots, and the report of a task that yielded of what it yielded.
         """
         guard = self._guard
-        if guard.announced and guard.handling and guard.reported:
+        if guard.announced and guard.handling_result and guard.reported:
             self._scheduler.add_worker(self._id, self._worker_info)
 
-    def _inherited_root(self) -> Root | None:
+    def _inherited_root(self) -> RootTask | None:
         """Return the root of the task whose result is being handled: it yielded what is added now."""
         return self._guard.root_of_task.get(self._last_result() or "")
 
@@ -106,12 +103,16 @@ class GuardedWorker(luigi.worker.Worker):
         if guard.adding and guard.adding[-1] is not None:
             guard.root_of_task.setdefault(task_id, guard.adding[-1])
         own = guard.roots.get(task_id)
-        if own is not None and kwargs["status"] != DONE and (guard.vendor_seen or _vendor_tasks_known()):
-            kwargs |= runs.announced_root(own)
+        if (
+            own is not None
+            and kwargs["status"] != DONE
+            and (guard.vendor_seen or any_worker.vendor_tasks_known())
+        ):
+            kwargs |= announced_root(own)
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
             if kwargs["status"] != DONE:
-                kwargs["spendguard"] = runs.announced(self, task, self._last_result())
+                kwargs["spendguard"] = guard.announcement(task, self._last_result())
                 guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
         if kwargs.get("expl"):
@@ -123,7 +124,7 @@ class GuardedWorker(luigi.worker.Worker):
         if kwargs["status"] == DONE and own is not None:
             self._root_is_complete(own)
         elif kwargs["status"] == DONE and self._assistant and task is not None:
-            self._root_is_complete(Root(task))  # If it is one.
+            self._root_is_complete(RootTask(task))  # If it is one.
         return answer
 
     def _has_completed(self, task_id: str) -> None:
@@ -132,7 +133,7 @@ class GuardedWorker(luigi.worker.Worker):
         Not before: what Luigi has not heard of it runs again, and must not pay again.
         """
         process, guard = self._running_tasks.get(task_id), self._guard
-        reports = guard.handling and not guard.adding and task_id == self._last_result()
+        reports = guard.handling_result and not guard.adding and task_id == self._last_result()
         if reports and isinstance(process, GuardedTaskProcess):
             process.tell_completion()
 
@@ -145,20 +146,20 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
-        said = _blocked(kwargs.get("expl")) if kwargs["status"] == FAILED else None
+        report = blocked_by(kwargs.get("expl")) if kwargs["status"] == FAILED else None
         if kwargs["status"] == FAILED and self._stopper.has_killed(kwargs["task_id"]):
-            said = {"reason": "revoked"}
-        if said is None:
+            report = {"reason": "revoked"}
+        if report is None:
             return
-        kwargs.update(status=PENDING, runnable=True, spendguard_blocked=said)
-        self._guard.told.add(kwargs["task_id"])
-        if said["reason"] == "cap" and "run_id" in said:
-            blocked.cap_reached(self, said["run_id"], str(said.get("message", "")))
+        kwargs.update(status=PENDING, runnable=True, spendguard_blocked=report)
+        self._guard.triggered.add(kwargs["task_id"])
+        if report["reason"] == "cap" and "run_id" in report:
+            blocked.cap_reached(self, report["run_id"], str(report.get("message", "")))
 
-    def _root_is_complete(self, root: Root) -> None:
+    def _root_is_complete(self, root: RootTask) -> None:
         """End the run of a root that is complete, when there may be one."""
         guard = self._guard
-        if not (guard.vendor_seen or _vendor_tasks_known()):
+        if not (guard.vendor_seen or any_worker.vendor_tasks_known()):
             return
         with quietly(f"The run of {root.task_id} was not closed"):
             if root.by_task_id and not root.problem:
@@ -169,7 +170,7 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _create_task_process(self, task: Any) -> Any:
         process = super()._create_task_process(task)
-        self._guard.patience.given_work()
+        self._guard.staying.given_work()
         if type(process) is luigi.worker.ContextManagedTaskProcess:
             process.__class__ = GuardedTaskProcess
         elif not isinstance(process, GuardedTaskProcess):
@@ -178,28 +179,10 @@ class GuardedWorker(luigi.worker.Worker):
         process.discreet = guard.vendor_seen
         if not self._is_vendor(task):
             return process
-        process.vendor = True
-        guard.begin_prices()
-        process.claim_id = str(uuid.uuid4())
-        # Of a batch, all members have one run; of what others have scheduled, luigid knows it.
         members = list(self._batch_running_tasks.get(task.task_id, ()))
         if members:  # Luigi keeps an iterator.
             self._batch_running_tasks[task.task_id] = members
-        root = process.root = next(
-            filter(None, (runs.root_for(self, each) for each in [task, *members])), None
-        )
-        process.refusal = guard.refusals.get(task.task_id, "")
-        try:
-            if root is not None and not process.refusal:
-                process.run_id = guard.open_run(root)
-                process.refusal = guard.refusals.get(root.task_id, "")
-            if not process.refusal:
-                process.settings = guard.settings()
-                process.client = guard.client()
-        except (PluginError, config.ConfigError, LedgerUnavailable) as error:
-            process.refusal = str(error)
-        if process.refusal:
-            guard.log_refusal(process.refusal)
+        guard.prepare(process, members)
         return process
 
     def _handle_next_task(self) -> Any:
@@ -207,11 +190,11 @@ class GuardedWorker(luigi.worker.Worker):
         queue: Any = self.__dict__["_task_result_queue"]
         if not isinstance(queue, Results):
             self.__dict__["_task_result_queue"] = Results(queue)
-        guard.handling, guard.reported = True, False
+        guard.handling_result, guard.reported = True, False
         try:
             return super()._handle_next_task()
         finally:
-            guard.handling = False
+            guard.handling_result = False
 
     def _purge_children(self) -> Any:
         for process in self._running_tasks.values():
@@ -273,8 +256,8 @@ class GuardedWorker(luigi.worker.Worker):
         guard.open_missed()
         with quietly("The scheduler does not say what is blocked"):
             waits = guard.settings().on_blocked == "wait"
-            stays = guard.patience.stays(guard.client(), self._id, waits)
-            lines = blocked.lines(guard.patience.why) if waits and stays else []
+            stays = guard.staying.stays(guard.client(), self._id, waits)
+            lines = blocked.lines(guard.staying.why) if waits and stays else []
             if lines and guard.waiting_for != lines:
                 guard.waiting_for = lines
                 for line in lines:
@@ -284,8 +267,8 @@ class GuardedWorker(luigi.worker.Worker):
     def _sleeper(self) -> Iterator[None]:
         stock = super()._sleeper()
         while True:
-            if self._guard.patience.waited:
-                self._guard.patience.waited = False
+            if self._guard.staying.waited:
+                self._guard.staying.waited = False
             else:
                 next(stock)
             yield
@@ -303,22 +286,6 @@ class GuardedWorker(luigi.worker.Worker):
         if stopper is None:
             stopper = self.__dict__["_spendguard_stopper"] = Stopper(self)
         return stopper
-
-
-def _blocked(expl: Any) -> dict[str, Any] | None:
-    """Return what a child said of the denial that ended it, None when it ended otherwise."""
-    if not isinstance(expl, str) or f'"{BLOCKED}"' not in expl:
-        return None
-    try:
-        said = json.loads(expl)[BLOCKED]
-    except (ValueError, TypeError, KeyError):
-        return None
-    return said if isinstance(said, dict) and "reason" in said else None
-
-
-def _vendor_tasks_known() -> bool:
-    """Return whether a vendor task class is known to Luigi in this process."""
-    return any(getattr(cls, "__spendguard_vendor__", False) for cls in list(Register._reg))
 
 
 class WorkerSchedulerFactory(luigi.interface._WorkerSchedulerFactory):
@@ -360,8 +327,8 @@ def uninstall() -> None:
 
 def _guard_in_place(stock: type) -> None:
     """Guard workers that exist already (VendorTask imported inside `requires()` or by load_task)."""
-    for found in gc.get_objects():
-        if type(found) is stock:
-            worker: Any = found
+    for one in gc.get_objects():
+        if type(one) is stock:
+            worker: Any = one
             worker.__class__ = GuardedWorker
-            worker._guard.late = not worker._assistant
+            worker._guard.guarded_late = not worker._assistant

@@ -17,6 +17,7 @@ from typing import Any
 import luigi.cmdline
 import luigi.interface
 import luigi.worker
+from luigi.task_register import Register
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import PluginError
@@ -40,6 +41,11 @@ def is_vendor(task: Any, patterns: Iterable[str]) -> bool:
     if getattr(type(task), "__spendguard_vendor__", False):
         return True
     return any(fnmatchcase(task.task_family, pattern) for pattern in patterns)
+
+
+def vendor_tasks_known() -> bool:
+    """Return whether a vendor task class is known to Luigi in this process."""
+    return any(getattr(cls, "__spendguard_vendor__", False) for cls in list(Register._reg))
 
 
 def unguarded(task: Any) -> PluginError:

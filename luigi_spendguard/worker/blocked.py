@@ -13,7 +13,7 @@ from luigi.parameter import IntParameter
 
 from luigi_spendguard.events import CAP_REACHED, TASK_BLOCKED
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks
-from luigi_spendguard.worker.runs import GuardState
+from luigi_spendguard.worker.state import GuardState
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +100,7 @@ def _summary_dict(worker: Any) -> Any:
     Luigi 3.8, `retcodes.run_with_retcodes`: it asks for this, then exits with the highest of the codes.
     Blocked tasks are "not run" to it, so that code stands for both; Luigi keeps one `retcode` object.
     """
-    found = _stock_summary_dict(worker)
+    set_tasks = _stock_summary_dict(worker)
     codes = luigi.retcodes.retcode()
     if "_stock_not_run" not in vars(codes):
         codes._stock_not_run = codes.not_run
@@ -108,9 +108,9 @@ def _summary_dict(worker: Any) -> Any:
     reply = _left(worker)
     blocked = {task_id for why in reply.why for task_id in why.task_ids} if reply is not None else set()
     if blocked and codes.spend_blocked:
-        others = any(not _waits_for(task, blocked, found["not_run"]) for task in found["not_run"])
+        others = any(not _waits_for(task, blocked, set_tasks["not_run"]) for task in set_tasks["not_run"])
         codes.not_run = max(codes.spend_blocked, codes._stock_not_run if others else 0)
-    return found
+    return set_tasks
 
 
 def _waits_for(task: Any, blocked: set[str], not_run: Any) -> bool:
@@ -134,18 +134,18 @@ def tell(worker: Any, reply: BlockedReply) -> None:
             cap_reached(worker, why.run_id, message)
         for task_id in why.task_ids:
             task = worker._scheduled_tasks.get(task_id)
-            if task is not None and task_id not in guard.told:
-                guard.told.add(task_id)
+            if task is not None and task_id not in guard.triggered:
+                guard.triggered.add(task_id)
                 task.trigger_event(TASK_BLOCKED, task, message)
 
 
 def cap_reached(worker: Any, run_id: str, message: str) -> None:
     """Trigger `CAP_REACHED` for the root of a run, once."""
     guard: GuardState = worker._guard
-    if run_id in guard.told:
+    if run_id in guard.triggered:
         return
-    guard.told.add(run_id)
-    for task_id, found in guard.run_ids.items():
+    guard.triggered.add(run_id)
+    for task_id, root_run_id in guard.run_ids.items():
         root = worker._scheduled_tasks.get(task_id)
-        if found == run_id and root is not None:
+        if root_run_id == run_id and root is not None:
             root.trigger_event(CAP_REACHED, root, message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import uuid
@@ -29,10 +30,10 @@ from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol import for_display
-from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
+from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.proxy import attempts, interrupt
 from luigi_spendguard.redaction import redacted
-from luigi_spendguard.worker.roots import Root, amount_of
+from luigi_spendguard.worker.runs import RootTask, amount_of, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     vendor: bool = False
     client: LedgerClient | None = None
     refusal: str = ""
-    root: Root | None = None
+    root: RootTask | None = None
     run_id: str | None = None
     settings: Settings | None = None
     claim_id: str = ""
@@ -202,24 +203,19 @@ class _Discreet:
     def __init__(self, report: Callable[[Any], Any]) -> None:
         self._report = report
 
-    def __call__(self, said: Any) -> Any:
-        return self._report(redacted(said))
+    def __call__(self, report: Any) -> Any:
+        return self._report(redacted(report))
 
 
-def open_run(client: LedgerClient, root: Root) -> str:
-    """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
-    run = client.open_run(
-        OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
-    )
-    if run.note:
-        logger.warning("Run %s has a cap of $%s: %s", run.run_id, run.cap_usd, run.note)
-    if root.by_task_id and run.run_id != root.name:
-        logger.info(
-            "Run %s: an earlier run of this root has ended, and what its tasks call now are new calls. A "
-            "root with a run_id goes on with its run",
-            run.run_id,
-        )
-    return run.run_id
+def blocked_by(expl: Any) -> dict[str, Any] | None:
+    """Return what a child has reported of the denial that ended it, None when it ended otherwise."""
+    if not isinstance(expl, str) or f'"{BLOCKED}"' not in expl:
+        return None
+    try:
+        report = json.loads(expl)[BLOCKED]
+    except (ValueError, TypeError, KeyError):
+        return None
+    return report if isinstance(report, dict) and "reason" in report else None
 
 
 def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:

@@ -140,10 +140,10 @@ def _below_by_proc(pid: int) -> list[int]:
         with contextlib.suppress(OSError, ValueError, IndexError):
             parent = int(stat.read_text("utf-8", "replace").rpartition(")")[2].split()[1])
             children.setdefault(parent, []).append(int(stat.parent.name))
-    found: list[int] = []
+    descendants: list[int] = []
     left = [pid]
     while left:
         below = children.get(left.pop(), [])
-        found += below
+        descendants += below
         left += below
-    return found
+    return descendants

@@ -1,234 +1,115 @@
-"""What a guarded worker knows beside Luigi's own: which root a task belongs to, and the root's run.
-
-What a guarded worker tells the scheduler of a vendor task: where it belongs, and what it may cost.
-
-A worker speaks only of what it has scheduled itself. What it runs for others (an assistant, a batch's
-combined task) it says nothing of: luigid knows whose it is.
-"""
+"""A root task's run: what it is called, the budget that is asked for it, how it is opened and announced."""
 
 from __future__ import annotations
 
-import contextlib
-import importlib
 import logging
+import os
+from decimal import Decimal
+from functools import cached_property
 from typing import Any
 
-import luigi.rpc
-import luigi.scheduler
-
-from luigi_spendguard import config
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
-from luigi_spendguard.http.ledger_client import HttpLedgerClient, LedgerClient
-from luigi_spendguard.late_prices import Corrector
-from luigi_spendguard.money import BadAmount
-from luigi_spendguard.protocol.rpcs import BlockedReply
-from luigi_spendguard.proxy import environment
-from luigi_spendguard.worker.process import open_run
-from luigi_spendguard.worker.roots import Root, amount_of, vendors_of
-from luigi_spendguard.worker.waiting import Patience
+from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.money import BadAmount, parse_usd, plain_usd
+from luigi_spendguard.protocol.rpcs import OpenRunRequest
 
 logger = logging.getLogger(__name__)
 
-#: Seconds for the prices that are asked for when a worker with a ledger of its own has done its work.
-END_S = 10.0
 
+class RootTask:
+    """A root task, as its run is opened for it.
 
-class Results:
-    """The worker's result queue, remembering which task the last result was of."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-        self.last: str | None = None
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the next result as Luigi's queue does; its first item is the task_id."""
-        item = self._queue.get(*args, **kwargs)
-        self.last = item[0]
-        return item
-
-    def __getattr__(self, name: str) -> Any:
-        # Not yet there while it is unpickled; how the queue is pickled is not how this is (Python 3.10 asks).
-        if name == "_queue" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._queue, name)
-
-
-class GuardState:
-    """What a guarded worker knows beside Luigi's own: roots, runs, and its ledger client."""
-
-    def __init__(self, worker: Any) -> None:
-        self.roots: dict[str, Root] = {}
-        self.root_of_task: dict[str, Root] = {}
-        self.run_ids: dict[str, str] = {}
-        self.refusals: dict[str, str] = {}
-        self.adding: list[Root | None] = []
-        self.handling = False
-        self.vendor_seen = False
-        #: Vendor tasks were announced by the `add` that is under way.
-        self.announced = False
-        #: The worker had scheduled tasks before it was guarded.
-        self.late = False
-        #: Roots whose run could not be opened when it was asked for.
-        self.missed: dict[str, Root] = {}
-        #: What the scheduler said at the end about blocked tasks.
-        self.left: BlockedReply | None = None
-        #: Tasks and runs whose events were triggered.
-        self.told: set[str] = set()
-        #: The result that is being handled was reported: what is added now was not yielded.
-        self.reported = False
-        self.patience = Patience()
-        #: What was logged already: each refusal once, and what is waited for once for each change.
-        self.logged: set[str] = set()
-        self.waiting_for: list[str] = []
-        self._scheduler = worker._scheduler
-        self._client: LedgerClient | None = None
-        self._settings: config.Settings | None = None
-        self._prices: Corrector | None = None
-
-    def refuse(self, task_id: str, why: str) -> None:
-        """Refuse a task (or all tasks of a root) before its run(); each reason is logged once."""
-        self.refusals[task_id] = why
-        self.log_refusal(why)
-
-    def log_refusal(self, why: str) -> None:
-        """Say once why vendor tasks are refused."""
-        if why not in self.logged:
-            self.logged.add(why)
-            logger.error("Vendor tasks are refused before run(): %s", why)
-
-    def settings(self) -> config.Settings:
-        """Return luigi.cfg's settings, read once. Raises ConfigError."""
-        if self._settings is None:
-            self._settings = config.load(environ=environment.environ())
-            for text in self._settings.passed_over:
-                logger.warning("%s", text)
-        return self._settings
-
-    def patterns(self) -> tuple[str, ...]:
-        """Return the `vendor_tasks` patterns; a broken configuration matters to vendor tasks only."""
-        try:
-            return self.settings().vendor_tasks
-        except config.ConfigError:
-            return ()
-
-    def client(self) -> LedgerClient:
-        """Return the way to the ledger of this worker's scheduler. Raises PluginError, ConfigError."""
-        if self._client is None:
-            if isinstance(self._scheduler, luigi.rpc.RemoteScheduler):
-                self._client = HttpLedgerClient(self._scheduler._url, self.settings().worker_token)
-            elif isinstance(self._scheduler, luigi.scheduler.Scheduler):
-                # --local-scheduler: the one place that reaches up, by name.
-                local: Any = importlib.import_module("scheduler_patch.local")
-                self._client = local.client(self._scheduler, self.settings())
-            else:
-                raise PluginError(
-                    "vendor tasks need a scheduler that keeps budgets, not a "
-                    f"{type(self._scheduler).__name__}: use luigid-spendguard or --local-scheduler. The task "
-                    "was refused before run()"
-                )
-        return self._client
-
-    def close(self) -> None:
-        """Let go of the way to the ledger; it is there again when it is needed again."""
-        if self._client is not None:
-            self._client.close()
-
-    def begin_prices(self) -> None:
-        """Begin to ask for prices that a vendor names late, where its secret is this worker's."""
-        if self._prices is not None:
-            return
-        with contextlib.suppress(PluginError, config.ConfigError, LedgerUnavailable):
-            self._prices = Corrector(self.client(), self.settings, environment.secret_of)
-            if self.client().url is not None:
-                self._prices.start()
-
-    def end_prices(self) -> None:
-        """Ask no more; with a ledger in this process it is done now, as Luigi forks no child any more."""
-        if self._prices is None:
-            return
-        self._prices.end()
-        if self.client().url is None:
-            with contextlib.suppress(SpendguardError):
-                self._prices.look(END_S)
-        self._prices = None
-
-    def max_cost(self, task: Any) -> str | None:
-        """Return what a task declares now; one that cannot be read fails the task before run()."""
-        try:
-            return amount_of(task, "max_cost_usd")
-        except BadAmount as error:
-            self.refuse(task.task_id, str(error))
-        except Exception as error:  # A property that needs what other tasks have yet to make.
-            logger.warning("max_cost_usd of %s is not known yet: %s", task, error)
-        return None
-
-    def open_run(self, root: Root) -> str | None:
-        """Return the run_id of a root, opened when it has to be; None when that is not possible.
-
-        What could not be reached is not tried again for each of its tasks: see `open_missed`.
-        """
-        known = (self.run_ids, self.refusals, self.missed)
-        if not any(root.task_id in each for each in known):
-            self._try_to_open(root)
-        return self.run_ids.get(root.task_id)
-
-    def open_missed(self) -> None:
-        """Try once more to open the runs that could not be opened. (The attempts of their tasks do, too.)"""
-        for root in list(self.missed.values()):
-            del self.missed[root.task_id]
-            self._try_to_open(root)
-
-    def _try_to_open(self, root: Root) -> None:
-        try:
-            if root.problem:
-                raise PluginError(root.problem)
-            self.run_ids[root.task_id] = open_run(self.client(), root)
-        except (PluginError, SpendDenied, config.ConfigError) as error:
-            self.refuse(root.task_id, str(error))
-        except LedgerUnavailable as error:
-            self.missed[root.task_id] = root
-            logger.error("The run of %s cannot be opened now: %s", root.task_id, error)
-
-
-def new_root(guard: GuardState, task: Any) -> Root | None:
-    """Take a task as a root; what it says of its run is read when a vendor task needs it."""
-    if not hasattr(task, "task_id"):
-        return None  # Luigi's own error says what is wrong with it.
-    root = guard.roots[task.task_id] = Root(task)
-    return root
-
-
-def root_for(worker: Any, task: Any) -> Root | None:
-    """Return the root for which this worker itself has scheduled a task, None where others have."""
-    guard: GuardState = worker._guard
-    root = guard.root_of_task.get(task.task_id)
-    if root is None and guard.late and worker._first_task in worker._scheduled_tasks:
-        # Scheduled before it was guarded, so nobody has seen for which root: the first stands for all.
-        first = worker._scheduled_tasks[worker._first_task]
-        root = guard.roots.get(first.task_id) or new_root(guard, first)
-    return root
-
-
-def announced(worker: Any, task: Any, last_result: str | None) -> dict[str, Any]:
-    """Return what the scheduler is told of a vendor task, in `spendguard`.
-
-    Its run (or the name of one that could not be opened), or who yielded it. When it is scheduled, that is
-    `announcing`, and what it may cost and where is said, too; a status report announces nothing.
+    What it says is read when the first vendor task needs it: a plain pipeline's attributes of these names
+    are its own. Reading never raises; `problem` says what is not usable.
     """
-    guard: GuardState = worker._guard
-    root = guard.adding[-1] if guard.adding else root_for(worker, task)
-    run_id = (guard.open_run(root) or root.name) if root is not None else None
-    said: dict[str, Any] = {"run_id": run_id} if run_id is not None else {}
-    if not guard.adding:
-        return said
-    said["announcing"] = True
-    if guard.handling and not guard.reported and task.task_id != last_result:
-        said["yielded_by"] = last_result
-    vendors, cost = vendors_of(task), guard.max_cost(task)
-    return said | ({"vendors": vendors} if vendors else {}) | ({"max_cost_usd": cost} if cost else {})
+
+    def __init__(self, task: Any) -> None:
+        self._task = task
+        self.family: str = task.task_family
+        self.task_id: str = task.task_id
+
+    @cached_property
+    def _declared(self) -> tuple[str, str | None, str]:
+        try:
+            return _name_of(self._task), amount_of(self._task, "budget_usd"), ""
+        except BadAmount as error:
+            return "", "0", str(error)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            return "", "0", f"run_id or budget_usd of {self.family} cannot be read: {why}"
+
+    @property
+    def name(self) -> str:
+        """The root's `run_id`, else SPENDGUARD_RUN_ID, else its task_id."""
+        return self._declared[0] or self.task_id
+
+    @property
+    def by_task_id(self) -> bool:
+        """Whether the name is the task_id: the run then ends when the root completes."""
+        return not self._declared[0]
+
+    @property
+    def budget_usd(self) -> str | None:
+        """What the root asks for as a decimal text, None when it asks for nothing."""
+        return self._declared[1]
+
+    @property
+    def problem(self) -> str:
+        """Why no run can be opened for what the root says, "" when one can."""
+        return self._declared[2]
 
 
-def announced_root(root: Root) -> dict[str, Any]:
+def _name_of(task: Any) -> str:
+    run_id = getattr(task, "run_id", None)
+    if run_id is not None and not isinstance(run_id, str):
+        raise BadAmount(f"{task.task_family}.run_id must be a text, not {type(run_id).__name__}")
+    name = (run_id or os.environ.get("SPENDGUARD_RUN_ID") or "").strip()
+    if len(name) > 255 or not name.isprintable():
+        raise BadAmount(f"{task.task_family}.run_id must have at most 255 printable characters")
+    return name
+
+
+def vendors_of(task: Any) -> list[str]:
+    """Return the vendors that a task says it calls."""
+    vendors = getattr(task, "vendors", ())
+    named = (vendors,) if isinstance(vendors, str) else vendors if isinstance(vendors, (tuple, list)) else ()
+    return [vendor for vendor in named if isinstance(vendor, str)]
+
+
+def amount_of(task: Any, name: str) -> str | None:
+    """Return an amount that a task declares as a decimal text, None when it declares none.
+
+    Raises BadAmount when it is none, and whatever a property of the task's raises.
+    """
+    asked = getattr(task, name, None)
+    if asked is None or asked == "":
+        return None
+    # A Luigi FloatParameter arrives as a float: its shortest text is what the user wrote.
+    text = repr(asked) if isinstance(asked, float) else asked
+    try:
+        if not isinstance(text, (str, int, Decimal)) or isinstance(text, bool):
+            raise BadAmount(f"it is a {type(asked).__name__}")
+        return plain_usd(parse_usd(text))
+    except BadAmount as error:
+        raise BadAmount(f"{task.task_family}.{name} is not usable: {error}") from None
+
+
+def open_run(client: LedgerClient, root: RootTask) -> str:
+    """Open the run of a root, or find it; return its run_id. Raises LedgerUnavailable, SpendDenied."""
+    run = client.open_run(
+        OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, root.budget_usd)
+    )
+    if run.note:
+        logger.warning("Run %s has a cap of $%s: %s", run.run_id, run.cap_usd, run.note)
+    if root.by_task_id and run.run_id != root.name:
+        logger.info(
+            "Run %s: an earlier run of this root has ended, and what its tasks call now are new calls. A "
+            "root with a run_id goes on with its run",
+            run.run_id,
+        )
+    return run.run_id
+
+
+def announced_root(root: RootTask) -> dict[str, Any]:
     """Return what the scheduler is told of a root, in `spendguard_root`: what its task_id does not say.
 
     Who runs it for this worker, and sees it yield a vendor task, opens its run by that.

@@ -21,7 +21,7 @@ KEPT_S = 90.0
 _LOOKS = 3
 
 
-class Patience:
+class Staying:
     """What a worker has heard of its tasks since it was last given one.
 
     Attributes:

@@ -9,7 +9,7 @@ import luigi
 import pytest
 
 import luigi_spendguard.worker
-from luigi_spendguard.worker.roots import Root
+from luigi_spendguard.worker.runs import RootTask
 
 
 class Plain(luigi.Task):
@@ -53,10 +53,10 @@ def test_a_plain_root_with_attributes_of_these_names_runs_as_ever(
 
 
 def test_what_cannot_be_read_is_said_when_a_vendor_task_asks() -> None:
-    assert Root(Raising("x")).problem == (
+    assert RootTask(Raising("x")).problem == (
         "run_id or budget_usd of Raising cannot be read: RuntimeError: it is not there yet"
     )
-    assert Root(Numbered("x")).problem == "Numbered.run_id must be a text, not int"
-    root = Root(Priced("x"))
+    assert RootTask(Numbered("x")).problem == "Numbered.run_id must be a text, not int"
+    root = RootTask(Priced("x"))
     assert (root.name, root.by_task_id, root.budget_usd) == (root.task_id, True, "0")
     assert root.problem.startswith("Priced.budget_usd is not usable")
