@@ -185,14 +185,10 @@ class DispatchState:
         own = task.workers.setdefault(worker, {})
         if announced.cost is not None and task.left is not None and task.cost is not None:
             task.left = max(0, task.left + announced.cost - task.cost)
-        if (
-            announced.scheduling
-            and announced.cost is None
-            and self.rules.single is None
-            and task.held_by("task")
-        ):
+        if announced.cost is not None:
+            task.cost = announced.cost
+        elif announced.scheduling and self.rules.single is None and task.held_by("task"):
             task.cost = task.left = task.hold = None  # It has no budget any more; else its claim will say.
-        task.cost = announced.cost if announced.cost is not None else task.cost
         if announced.scheduling:
             self.announcing.setdefault(worker, set())
             task.refused.pop(worker, None)  # It was submitted again.

@@ -7,6 +7,8 @@ import json
 import pickle
 import random
 import time
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +22,7 @@ from scheduler_patch import local
 from scheduler_patch.dispatch.feed import pay
 from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.model import Announcement
-from scheduler_patch.dispatch.verdicts import READY, WAIT
+from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import Root, root_named, root_of
 from scheduler_patch.service import operators
@@ -220,6 +222,33 @@ def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
     runs["r1"].tasks = Counted(runs["r1"].tasks)
     assert gate.verdict("t5") is not READY
     assert (entries.looks, runs.looks, runs["r1"].tasks.looks) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("remaining", [0, 1_000_000])
+def test_a_look_judges_each_pending_task_once(
+    scheduler: BudgetScheduler, monkeypatch: pytest.MonkeyPatch, remaining: int
+) -> None:
+    fed(scheduler.gate, remaining)
+    for task_id in "abc":
+        vendor(scheduler, task_id)
+    scheduler.add_task(task_id="plain", family="P", worker="w", deps=["a"])
+    judged: Counter[str] = Counter()
+    verdict = scheduler.gate.verdict
+
+    def counting(task_id: str, worker: str | None = None) -> Verdict:
+        judged[task_id] += 1
+        return verdict(task_id, worker)
+
+    monkeypatch.setattr(scheduler.gate, "verdict", counting)
+    looks: list[Callable[[], object]] = [
+        lambda: scheduler.count_pending(worker="w"),
+        lambda: scheduler.verdicts_of("w"),
+        lambda: scheduler.get_work(worker="w", host="h"),
+    ]
+    for look in looks:
+        judged.clear()
+        look()
+        assert judged == Counter("abc")
 
 
 def test_a_blocked_batch_leaves_no_combined_task_behind(scheduler: BudgetScheduler) -> None:
