@@ -96,14 +96,9 @@ async def top_up(service: LedgerService, call: Call, request: TopUpRequest) -> A
 
 async def approve(service: LedgerService, call: Call, request: ApproveRequest) -> Any:
     """Let a forecast or a task's cost pass. Raises BadAmount, NotFound, Conflict."""
-    await operators.approve(
-        service,
-        request.run_id,
-        request.usd,
-        request.task_id,
-        request.request_id,
-        request.unknown_tasks,
-    )
+    amount, task_id = parse_usd(request.usd), request.task_id or ""
+    approval = operators.Approval(request.run_id, amount, task_id, request.unknown_tasks, request.request_id)
+    await operators.approve(service, approval)
     return await queries.whole(service, request.run_id)
 
 

@@ -91,15 +91,15 @@ class Books:
         caps = settings.caps
         self.settings = settings
         self.state.rules = Rules(
-            settings.forecast,
-            settings.forecast_growth,
-            caps.single,
-            caps.shadow,
-            settings.vendor_tasks,
-            settings.kill_on_revoke,
-            caps.day,
-            caps.task_families,
-            caps.vendors,
+            forecast=settings.forecast,
+            growth=settings.forecast_growth,
+            single=caps.single,
+            shadow=caps.shadow,
+            vendor_tasks=settings.vendor_tasks,
+            kill=settings.kill_on_revoke,
+            day=caps.day,
+            families=caps.task_families,
+            vendors=caps.vendors,
         )
         self._admin_token = settings.admin_token
 

@@ -7,6 +7,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
@@ -53,31 +54,36 @@ async def top_up(service: LedgerService, run_id: str, usd: str, request_id: str 
     return queries.show_run(row)
 
 
-async def approve(
-    service: LedgerService,
-    run_id: str,
-    usd: str,
-    task_id: str | None,
-    request_id: str | None,
-    unknown_tasks: int = 0,
-) -> dict[str, Any]:
-    """Let a run's forecast pass, or one task's cost: `usd` and `unknown_tasks` are what was shown.
+@dataclass(frozen=True)
+class Approval:
+    """What an operator lets pass: a run's forecast, or what one task may cost, as it was shown.
 
-    Raises BadAmount, NotFound, Conflict (it is another amount now).
+    Attributes:
+        amount: in micro-dollars.
+        task_id: the task; "": the forecast.
+        unknown_tasks: how many tasks of unknown cost the forecast has besides.
+        request_id: an approval that is asked for again under it is the same; None: it is another one.
+
     """
-    amount = parse_usd(usd)
-    task = service.state.tasks.get(task_id) if task_id is not None else None
-    if task is not None and task.cost is not None and task.cost != amount:
+
+    run_id: str
+    amount: Micros
+    task_id: str = ""
+    unknown_tasks: int = 0
+    request_id: str | None = None
+
+
+async def approve(service: LedgerService, approval: Approval) -> dict[str, Any]:
+    """Let a forecast, or a task, cost that amount. Raises NotFound, Conflict (it is another one now)."""
+    task = service.state.tasks.get(approval.task_id)
+    if task is not None and task.cost is not None and task.cost != approval.amount:
         raise Conflict(
-            f"task {task_id} may cost {format_usd(task.cost)} now, not {format_usd(amount)}: look at it "
-            "again, then approve that"
+            f"task {task.task_id} may cost {format_usd(task.cost)} now, not {format_usd(approval.amount)}: "
+            "look at it again, then approve that"
         )
     named = [service.state.run(name) for name in task.runs] if task is not None else []
-    here = any(run is not None and run.run_id == run_id for run in named)
-    row = await service.commit(
-        _approve, run_id, task_id or "", amount, request_id or secrets.token_hex(16), unknown_tasks, here
-    )
-    return queries.show_run(row)
+    is_scheduled = any(run is not None and run.run_id == approval.run_id for run in named)
+    return queries.show_run(await service.commit(_approve, approval, is_scheduled=is_scheduled))
 
 
 async def resolve(
@@ -181,12 +187,13 @@ def _top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Booked[Row]
     return Booked(row, snapshot.of_run(tx, run_id))
 
 
-def _approve(
-    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown_tasks: int, here: bool
-) -> Booked[Row]:
-    if task_id and not here:
+def _approve(tx: Tx, approval: Approval, is_scheduled: bool) -> Booked[Row]:
+    """Approve; a task that was not scheduled for the run must be known to the ledger as the run's."""
+    run_id, task_id, amount = approval.run_id, approval.task_id, approval.amount
+    if task_id and not is_scheduled:
         runs.check_known(tx, run_id, task_id)
-    row = runs.approve(tx, run_id, task_id, amount, request_id, unknown_tasks)
+    request_id = approval.request_id or secrets.token_hex(16)
+    row = runs.approve(tx, run_id, task_id, amount, request_id, approval.unknown_tasks)
     left = snapshot.task_left(tx, run_id, task_id)
 
     def tell(state: DispatchState) -> None:

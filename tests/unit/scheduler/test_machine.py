@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
@@ -312,8 +312,9 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.do(self.service.record(lambda tx: None))  # After the forecast that is being kept.
         run = self.do(self.service.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
-            unknown = run["unknown_tasks"]
-            self.do(operators.approve(self.service, run_id, run["forecast_usd"], None, None, unknown))
+            amount, unknown = parse_usd(run["forecast_usd"]), run["unknown_tasks"]
+            approval = operators.Approval(run_id, amount, unknown_tasks=unknown)
+            self.do(operators.approve(self.service, approval))
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:
