@@ -1,4 +1,4 @@
-"""`Vendor`: what an adapter is asked; what most vendors have in common is answered here."""
+"""`Vendor`: the questions to an adapter; what most vendors have in common is answered here."""
 
 from __future__ import annotations
 
@@ -208,13 +208,13 @@ class Vendor(ABC):
         self,
         quote: Quote,
         request: Request,
-        found: Mapping[str, Reply],
+        lookups: Mapping[str, Reply],
         settings: VendorSettings,
         fx: Mapping[str, Decimal],
     ) -> Quote:
-        """Price the request again with what was `found` at each path so far. Raises SpendDenied.
+        """Price the request again with the replies to its `lookups` so far, by path. Raises SpendDenied.
 
-        The answer may name further `look_ups`; a path that was found is not named again.
+        The answer may name further `look_ups`, never one of these again.
         """
         return quote
 

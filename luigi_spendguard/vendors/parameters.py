@@ -75,7 +75,7 @@ class Marked:
 
 
 class Parameters:
-    """The lists of one vendor; they are read when they are first asked for."""
+    """The lists of one vendor, read when they are first needed."""
 
     def __init__(self, vendor: str) -> None:
         self._vendor = vendor

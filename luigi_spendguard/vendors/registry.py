@@ -18,10 +18,10 @@ GROUP = "luigi_spendguard.vendors"
 
 def _own() -> Iterator[Vendor]:
     """Yield the `VENDOR` of every module of this package that has one."""
-    for found in pkgutil.iter_modules(vendors.__path__):
-        if found.name == "registry":
+    for module in pkgutil.iter_modules(vendors.__path__):
+        if module.name == "registry":
             continue
-        vendor = getattr(importlib.import_module(f"{vendors.__name__}.{found.name}"), "VENDOR", None)
+        vendor = getattr(importlib.import_module(f"{vendors.__name__}.{module.name}"), "VENDOR", None)
         if vendor is not None:
             yield vendor
 

@@ -152,10 +152,10 @@ class Llm(Vendor):
             raise denial("unpriced", f"{line} has no price in spendguard_llm and is not free")
         self.check_allowed(line, "chat.completions.create", settings)
         key, callers = self.key_of(request)
-        asked = json_body(request)
-        model, output_tokens, price = _asked(asked, settings.own.get("prices_per_million", {}))
+        body = json_body(request)
+        model, output_tokens, price = _read_request(body, settings.own.get("prices_per_million", {}))
         # The whole body says which call this is: the same prompt again is answered by the first answer.
-        about = digest(asked)
+        about = digest(body)
         return Completion(
             "chat.completions.create",
             self.name,
@@ -178,39 +178,39 @@ class Llm(Vendor):
                 return Outcome("void", note=ended.note)
             return ended
         assert isinstance(quote, Completion)
-        said = _said(reply)
-        if isinstance(said, str):
-            return unbelieved(said)
-        used = _usage(said)
+        events = _read_reply(reply)
+        if isinstance(events, str):
+            return unbelieved(events)
+        used = _usage(events)
         if used is None:
             return Outcome("settle", total_micros=quote.total_micros, note="the reply names no usage")
         return Outcome("settle", total_micros=quote.price.micros(*used), note=f"{used[0]} + {used[1]} tokens")
 
 
-def _asked(asked: Any, priced: Mapping[str, Price]) -> tuple[str, int, Price]:
+def _read_request(body: Any, priced: Mapping[str, Price]) -> tuple[str, int, Price]:
     """Return the model, the most output tokens and the price. Raises SpendDenied (`unpriced`)."""
-    if not isinstance(asked, dict) or not isinstance(asked.get("model"), str):
+    if not isinstance(body, dict) or not isinstance(body.get("model"), str):
         raise denial("unpriced", "a completion without a `model` cannot be priced")
-    price = priced.get(asked["model"])
+    price = priced.get(body["model"])
     if price is None:
-        raise denial("unpriced", f"[spendguard_llm] prices_per_million has none for {asked['model'][:60]!r}")
-    if unknown := sorted(set(asked) - KNOWN):
+        raise denial("unpriced", f"[spendguard_llm] prices_per_million has none for {body['model'][:60]!r}")
+    if unknown := sorted(set(body) - KNOWN):
         raise denial("unpriced", f"what {unknown[0][:60]!r} costs is not known: leave it out")
-    limits = [asked[name] for name in ("max_completion_tokens", "max_tokens") if asked.get(name) is not None]
+    limits = [body[name] for name in ("max_completion_tokens", "max_tokens") if body.get(name) is not None]
     if not limits:
         raise denial("unpriced", "a completion without `max_completion_tokens` has no bound: give it one")
-    choices = 1 if asked.get("n") is None else asked["n"]
+    choices = 1 if body.get("n") is None else body["n"]
     if not all(type(number) is int and 0 < number <= MOST for number in (*limits, choices)):
         raise denial("unpriced", f"`max_completion_tokens`, `max_tokens` and `n` go from 1 to {MOST}")
-    if not _is_text(asked.get("messages")):
+    if not _is_text(body.get("messages")):
         raise denial("unpriced", "images, sound and files are more tokens than bytes: only text has a price")
-    tools = asked.get("tools") or []
+    tools = body.get("tools") or []
     if not isinstance(tools, list) or not all(_is(tool, "function") for tool in tools):
         raise denial("unpriced", "a tool that the vendor runs itself has a price of its own")
-    options = asked.get("stream_options")
-    if asked.get("stream") and not (isinstance(options, dict) and options.get("include_usage") is True):
+    options = body.get("stream_options")
+    if body.get("stream") and not (isinstance(options, dict) and options.get("include_usage") is True):
         raise denial("unpriced", 'a stream must say its cost: pass stream_options={"include_usage": true}')
-    return asked["model"], max(limits) * choices, price
+    return body["model"], max(limits) * choices, price
 
 
 def _is(part: Any, kind: str) -> bool:
@@ -232,52 +232,52 @@ def _is_text(messages: Any) -> bool:
     return True
 
 
-def _said(reply: Reply) -> list[dict[str, Any]] | str:
+def _read_reply(reply: Reply) -> list[dict[str, Any]] | str:
     """Return the objects of a whole reply, one, or one for each event of a stream; else what is wrong."""
     if "text/event-stream" not in reply.headers.get("content-type", ""):
-        found = [reply_object(reply)]
-        if not found[0]:
+        objects = [reply_object(reply)]
+        if not objects[0]:
             return "the reply is not JSON"
     else:
         events = _events(reply.body.decode("utf-8", "replace"))
         if events[-1:] != ["[DONE]"]:
             return "the stream broke off: its end is missing"
         try:
-            found = [json.loads(event) for event in events[:-1]]
+            objects = [json.loads(event) for event in events[:-1]]
         except (ValueError, RecursionError):
             return "an event of the stream is not JSON"
-        if not all(isinstance(event, dict) for event in found):
+        if not all(isinstance(event, dict) for event in objects):
             return "an event of the stream is no object"
-    return "the reply names an error" if any(one.get("error") for one in found) else found
+    return "the reply names an error" if any(one.get("error") for one in objects) else objects
 
 
 def _events(text: str) -> list[str]:
-    """Return what the events of a stream say; one that is called an error says that."""
-    found = []
+    """Return the data of a stream's events; of one that is called an error, that it is one."""
+    events = []
     # Not `splitlines`: a model may write what that takes for the end of a line.
     for event in text.replace("\r\n", "\n").replace("\r", "\n").split("\n\n"):
         lines = event.split("\n")
         data = [line[5:].removeprefix(" ") for line in lines if line.startswith("data:")]
         if any(line.replace(" ", "") == "event:error" for line in lines):
-            found.append('{"error": true}')
+            events.append('{"error": true}')
         elif data:
-            found.append("\n".join(data))
-    return found
+            events.append("\n".join(data))
+    return events
 
 
-def _usage(said: list[dict[str, Any]]) -> tuple[int, int] | None:
+def _usage(objects: list[dict[str, Any]]) -> tuple[int, int] | None:
     """Return the input and output tokens that a reply names, the most that an event of a stream does.
 
-    None where it names none, or none for what it says: there is no prompt and no text of no tokens.
+    None where it names none, or none for its text: there is no prompt and no text of no tokens.
     """
-    named = [used for one in said if (used := _tokens(one)) is not None]
+    named = [used for one in objects if (used := _tokens(one)) is not None]
     if not named:
         return None
     into, out = (max(numbers) for numbers in zip(*named, strict=True))
-    return (into, out) if into > 0 and (out > 0 or not any(map(_is_text_said, said))) else None
+    return (into, out) if into > 0 and (out > 0 or not any(map(_has_text, objects))) else None
 
 
-def _is_text_said(one: dict[str, Any]) -> bool:
+def _has_text(one: dict[str, Any]) -> bool:
     """Return whether a choice of a reply, or of an event, has something in it that the model has made."""
     choices = one.get("choices")
     if not isinstance(choices, list):

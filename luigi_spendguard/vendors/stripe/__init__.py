@@ -102,7 +102,6 @@ class Stripe(Vendor):
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]
     ) -> Quote:
-        """Recognise and price a request. Raises SpendDenied."""
         path = path_of(request.method, request.url, settings)
         params = read_parameters(request, path)
         connected = request.headers.get("stripe-account", "")
@@ -150,11 +149,10 @@ class Stripe(Vendor):
         self,
         quote: Quote,
         request: Request,
-        found: Mapping[str, Reply],
+        lookups: Mapping[str, Reply],
         settings: VendorSettings,
         fx: Mapping[str, Decimal],
     ) -> Quote:
-        """Price the request again with what was looked up so far. Raises SpendDenied."""
         blank = Quote(
             quote.operation,
             quote.account,
@@ -163,13 +161,8 @@ class Stripe(Vendor):
             repeatable=True,
             key_is_callers=quote.key_is_callers,
         )
-        lookups = {
-            path: GONE
-            if reply.status == 404
-            else (reply_object(reply) if reply.status == 200 else None) or None
-            for path, reply in found.items()
-        }
-        return self._price(blank, request, settings, lookups, fx)
+        bodies = {path: _looked_up(reply) for path, reply in lookups.items()}
+        return self._price(blank, request, settings, bodies, fx)
 
     def _price(
         self,
@@ -226,7 +219,7 @@ class Stripe(Vendor):
             # Whom it concerns can be read there, for a key that is bound to customers.
             quote = replace(quote, look_ups=(own_path(call),))
         if operation.name == "invoices.create_preview":
-            quote = replace(quote, read=True)  # Never answered by what a preview said before.
+            quote = replace(quote, read=True)  # Never answered by an earlier preview.
         return replace(
             quote,
             targets_before=_earlier_targets(call, quote),
@@ -259,7 +252,6 @@ class Stripe(Vendor):
     def billed(
         self, quote: Quote, outcome: Outcome, reply: Reply, fx: Mapping[str, Decimal]
     ) -> Outcome | None:
-        """Return an outcome by the invoice that the call has made, None where there is none to be read."""
         read = outcomes.read_left if quote.in_steps else outcomes.read_billed
         return read(quote, outcome, reply_object(reply), fx) if reply.status == 200 else None
 
@@ -271,7 +263,6 @@ class Stripe(Vendor):
         return None if page is None else f"https://dashboard.stripe.com/{own}{test}{page}"
 
     def wire(self, request: Request, settings: VendorSettings, secret: str, key: str) -> Request:
-        """Return the request for the vendor's own host, with the secret and the wire key."""
         parts = urlsplit(request.url)
         path = path_of(request.method, request.url, settings)
         base = settings.base_url or host_of(request.method, path)
@@ -297,6 +288,13 @@ class Stripe(Vendor):
 
 
 VENDOR = Stripe()
+
+
+def _looked_up(reply: Reply) -> Body | None:
+    """Return the object of a reply to a look-up: GONE where there is none, None for what is no answer."""
+    if reply.status == 404:
+        return GONE
+    return (reply_object(reply) or None) if reply.status == 200 else None
 
 
 def _quote_at_fixed_price(call: StripeCall, price: int) -> Quote:

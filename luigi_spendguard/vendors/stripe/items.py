@@ -78,7 +78,7 @@ def look_up_debt(call: StripeCall, payer: tuple[str, str] | None) -> dict[str, i
         return {}  # Stripe refuses the call.
     [customer] = call.look_up(path)
     own, balance = str(customer.get("currency") or ""), int(customer.get("balance") or 0)
-    # Which sign is a debt is said in two ways: in other currencies either counts.
+    # Stripe documents the sign of a debt in two ways: in other currencies either counts.
     others = {
         unit: abs(int(amount)) for unit, amount in (customer.get("invoice_credit_balance") or {}).items()
     }

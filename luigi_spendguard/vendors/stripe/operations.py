@@ -156,7 +156,7 @@ _CREDENTIALS = re.compile(
     r"|\w+ /oauth/.*"
 )
 
-#: What has to be asked for by name because it opens something: card numbers, signing secrets.
+#: What nobody gets without naming it, because it opens something: card numbers, signing secrets.
 _HIDDEN = {"number", "cvc", "signing_secret"}
 
 

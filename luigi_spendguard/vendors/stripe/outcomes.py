@@ -128,7 +128,7 @@ def _refused_halfway(quote: Quote, reply: Reply, ended: Outcome) -> Outcome:
 
 
 def read_left(quote: Quote, outcome: Outcome, invoice: Body, fx: Mapping[str, Decimal]) -> Outcome | None:
-    """Return the outcome of `_refused_halfway` by what the invoice is now, None where that is not said.
+    """Return the outcome of `_refused_halfway` by what the invoice is now, None where that is not known.
 
     Raises KeyError, TypeError, ValueError.
     """
@@ -241,9 +241,8 @@ def _read_success(quote: Quote, reply: Reply, resent: bool, fx: Mapping[str, Dec
     if quote.firm or _says_no_amount(body):
         total = quote.total_micros or 0
         if body.get("object") == "checkout.session" and not _says_no_amount(body):
-            total = max(
-                total, value_of(body, fx).counted_micros
-            )  # The customer may choose less, and more is said.
+            # The customer may choose less, and the session may name more.
+            total = max(total, value_of(body, fx).counted_micros)
         outcome = Outcome(
             "settle",
             total_micros=total,

@@ -202,8 +202,8 @@ def quote_link_update(call: StripeCall) -> Quote:
     return quote_free(call)
 
 
-#: What must be said so that ending or pausing a subscription, or a part of it, neither bills nor credits
-#: anything; None: it does neither unless it is said.
+#: What must be passed so that ending or pausing a subscription, or a part of it, neither bills nor credits
+#: anything; None: it does neither unless it is passed.
 _QUIET: dict[str, dict[str, str | None]] = {
     "subscriptions.cancel": {"invoice_now": None, "prorate": None},
     "subscription_schedules.cancel": {"invoice_now": "false", "prorate": "false"},

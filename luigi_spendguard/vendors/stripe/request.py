@@ -2,7 +2,7 @@
 
 v1 bodies are forms with brackets, v2's are JSON (https://docs.stripe.com/api), both by the strict readers
 of `bodies`. The host is chosen by the path alone. The same parameter may bill another amount in another
-version (https://docs.stripe.com/changelog): what is said here of them holds for the versions of the SDKs
+version (https://docs.stripe.com/changelog): what stands here of them holds for the versions of the SDKs
 that are supported, stripe-python 15 and 16. `StripeCall` is the request on its way to a price, with what
 was looked up.
 """

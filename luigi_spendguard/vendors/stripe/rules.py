@@ -1,4 +1,4 @@
-"""Stripe: which rule prices which operation, and what is said of each rule in docs/vendors.md."""
+"""Stripe: which rule prices which operation, and what docs/vendors.md has of each rule."""
 
 from __future__ import annotations
 

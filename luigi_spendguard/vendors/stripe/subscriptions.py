@@ -110,7 +110,7 @@ def quote_session(call: StripeCall) -> Quote:
     if not shipped:
         raise Unbounded("a shipping rate without a fixed amount in the lines' currency has no bound")
     cost = Cost(shipped, lines.chosen)
-    if mode != "payment":  # Where none is said the prices may decide.
+    if mode != "payment":  # Without one the prices may decide.
         # An expired session gives back what it counts for; the items would then be pending as before.
         return replace(quote_at_once(call, cost, call.payer(), target=target), covers=())
     total, unit = cost.dearest(call)

@@ -79,7 +79,6 @@ class Twilio(Vendor):
     )
 
     def check(self, settings: VendorSettings) -> str:
-        """Return what is missing beside the secret, or cannot be so; "" when all is right."""
         if settings.secret and "account_sid" not in settings.own:
             return (
                 "[spendguard_twilio] account_sid (TWILIO_ACCOUNT_SID on a worker) is not set: every call is "
