@@ -6,7 +6,7 @@ Everything here runs inside one transaction of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
 
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import Micros
@@ -16,35 +16,44 @@ REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros 
 _WITH_REMAINING = f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
 
 
-def journal(
-    tx: Tx,
-    kind: str,
-    *,
-    run_id: str = "",
-    call_id: str | None = None,
-    budget_id: int | None = None,
-    cap: int = 0,
-    spent: int = 0,
-    reserved: int = 0,
-    overrun: int = 0,
-    request_id: str | None = None,
-    note: str = "",
-) -> None:
-    """Append one entry: `cap`, `spent`, `reserved`, `overrun` are changes in micro-dollars."""
+@dataclass(frozen=True)
+class JournalEntry:
+    """A change of totals, or an event that changes none; amounts are changes in micro-dollars.
+
+    Attributes:
+        budget_id: the budget that it concerns alone; None: all budgets of the call.
+        request_id: whose change it is, where it is made once for each.
+
+    """
+
+    kind: str
+    run_id: str = ""
+    call_id: str | None = None
+    budget_id: int | None = None
+    cap: int = 0
+    spent: int = 0
+    reserved: int = 0
+    overrun: int = 0
+    request_id: str | None = None
+    note: str = ""
+
+
+def journal(tx: Tx, entry: JournalEntry) -> None:
+    """Append one entry."""
     tx.run(
         "INSERT INTO journal (at, kind, run_id, call_id, budget_id, cap_micros, spent_micros,"
         " reserved_micros, overrun_micros, request_id, note)"
         f" VALUES ({NOW},?,?,?,?,?,?,?,?,?,?)",
-        kind,
-        run_id,
-        call_id,
-        budget_id,
-        cap,
-        spent,
-        reserved,
-        overrun,
-        request_id,
-        note,
+        entry.kind,
+        entry.run_id,
+        entry.call_id,
+        entry.budget_id,
+        entry.cap,
+        entry.spent,
+        entry.reserved,
+        entry.overrun,
+        entry.request_id,
+        entry.note,
     )
 
 
@@ -77,7 +86,7 @@ def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
         shadow_micros=0,
     )
     run_id = subject if scope == "run" else ""
-    journal(tx, "open", run_id=run_id, budget_id=budget_id, cap=cap)
+    journal(tx, JournalEntry("open", run_id=run_id, budget_id=budget_id, cap=cap))
     return budget_id
 
 
@@ -90,7 +99,7 @@ def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
     if row is None:
         return open_budget(tx, scope, subject, part, cap)
     counted = row["spent_micros"] + row["reserved_micros"]
-    set_cap(tx, row, cap if row["shadow_micros"] else max(int(cap), counted), "set_cap")
+    set_cap(tx, row, cap if row["shadow_micros"] else max(int(cap), counted))
     return int(row["id"])
 
 
@@ -111,19 +120,25 @@ def key_budgets(tx: Tx, run_id: str, terms: Row) -> list[int]:
 
 
 def _made(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
-    found = tx.value(
+    known = tx.value(
         "SELECT id FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part
     )
-    return open_budget(tx, scope, subject, part, cap) if found is None else int(found)
+    return open_budget(tx, scope, subject, part, cap) if known is None else int(known)
 
 
-def set_cap(tx: Tx, row: Row, cap: int, kind: str, **entry: Any) -> None:
-    """Bring a budget's own cap to `cap`; what shadow mode has lent beyond it shrinks or grows with it."""
+_SET_CAP = JournalEntry("set_cap")
+
+
+def set_cap(tx: Tx, row: Row, cap: int, entry: JournalEntry = _SET_CAP) -> None:
+    """Bring a budget's own cap to `cap`; what shadow mode has lent beyond it shrinks or grows with it.
+
+    Where that changes nothing, only an `entry` of somebody's request is journalled.
+    """
     lent = max(0, row["cap_micros"] - cap) if row["shadow_micros"] else 0
-    if (cap + lent, lent) == (row["cap_micros"], row["shadow_micros"]) and not entry:
+    if (cap + lent, lent) == (row["cap_micros"], row["shadow_micros"]) and entry.request_id is None:
         return
     tx.run("UPDATE budget SET cap_micros = ?, shadow_micros = ? WHERE id = ?", cap + lent, lent, row["id"])
-    journal(tx, kind, budget_id=row["id"], cap=cap + lent - row["cap_micros"], **entry)
+    journal(tx, replace(entry, budget_id=row["id"], cap=cap + lent - row["cap_micros"]))
 
 
 class _NoRoom(Exception):
@@ -172,40 +187,22 @@ def lend(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
             budget_id,
         )
         if short:
-            journal(tx, "lend", budget_id=budget_id, cap=short)
+            journal(tx, JournalEntry("lend", budget_id=budget_id, cap=short))
 
 
-def move(
-    tx: Tx,
-    kind: str,
-    call: Row,
-    *,
-    spent: int = 0,
-    reserved: int = 0,
-    overrun: int = 0,
-    **entry: Any,
-) -> None:
-    """Change the totals of all budgets of `call`, in micro-dollars, and journal it once."""
-    if spent or reserved or overrun:
+def move(tx: Tx, call: Row, entry: JournalEntry) -> None:
+    """Change the totals of all budgets of `call` by what `entry` says, and journal it once."""
+    if entry.spent or entry.reserved or entry.overrun:
         tx.run(
             "UPDATE budget SET spent_micros = spent_micros + ?, reserved_micros = reserved_micros + ?,"
             " overrun_micros = overrun_micros + ?"
             " WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?)",
-            spent,
-            reserved,
-            overrun,
+            entry.spent,
+            entry.reserved,
+            entry.overrun,
             call["id"],
         )
-    journal(
-        tx,
-        kind,
-        run_id=call["run_id"],
-        call_id=call["id"],
-        spent=spent,
-        reserved=reserved,
-        overrun=overrun,
-        **entry,
-    )
+    journal(tx, replace(entry, run_id=call["run_id"], call_id=call["id"]))
 
 
 def in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
@@ -216,4 +213,4 @@ def in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
         note,
         call["id"],
     )
-    journal(tx, "doubt", run_id=call["run_id"], call_id=call["id"], note=note)
+    journal(tx, JournalEntry("doubt", run_id=call["run_id"], call_id=call["id"], note=note))

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import move
+from luigi_spendguard.ledger.budgets import JournalEntry, move
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity
@@ -80,19 +80,27 @@ def uses_up(status: int) -> bool:
     return status >= 400 and status not in _NOT_BEGUN
 
 
+@dataclass(frozen=True)
+class Decision:
+    """What is put on record of a call when it is asked for.
+
+    Attributes:
+        reason, message: why it is denied, in a word and for people.
+        replay_of: the call whose answer it gets.
+        wire_key, tries: the key that it goes out under, and how many before that were used up.
+
+    """
+
+    verdict: str
+    reason: str = ""
+    message: str = ""
+    replay_of: str | None = None
+    wire_key: str = ""
+    tries: int = 0
+
+
 def record(
-    tx: Tx,
-    scope: Scope,
-    ask: ReserveRequest,
-    identity: Identity,
-    now: int,
-    *,
-    verdict: str,
-    reason: str = "",
-    message: str = "",
-    replay_of: str | None = None,
-    wire_key: str = "",
-    tries: int = 0,
+    tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity, now: int, decision: Decision
 ) -> Row:
     """Insert the audit row of a call."""
     values = {
@@ -112,15 +120,15 @@ def record(
         "key_id": identity.key_id,
         "epoch": identity.epoch,
         "formula": FORMULA,
-        "tries": tries,
+        "tries": decision.tries,
         "fingerprint": ask.fingerprint,
-        "wire_key": wire_key,
+        "wire_key": decision.wire_key,
         "currency": ask.currency,
         "object_id": ask.object_id,
-        "verdict": verdict,
-        "reason": reason,
-        "message": message,
-        "replay_of": replay_of,
+        "verdict": decision.verdict,
+        "reason": decision.reason,
+        "message": decision.message,
+        "replay_of": decision.replay_of,
         "state": None,
         "asked_micros": ask.total_micros or 0,
         "reserved_micros": 0,
@@ -145,14 +153,6 @@ def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
     unknown = ReserveRequest(
         call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask
     )
-    row = record(
-        tx,
-        scope,
-        unknown,
-        Identity(None, 0, None, 0),
-        tx.now(),
-        verdict="denied",
-        reason="ledger_unavailable",
-        message="voided before it was reserved",
-    )
-    move(tx, "void", row, note="tombstone")
+    decision = Decision("denied", "ledger_unavailable", "voided before it was reserved")
+    row = record(tx, scope, unknown, Identity(None, 0, None, 0), tx.now(), decision)
+    move(tx, row, JournalEntry("void", note="tombstone"))

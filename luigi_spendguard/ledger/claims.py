@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
-from luigi_spendguard.ledger.budgets import in_doubt, journal, keep_budget
+from luigi_spendguard.ledger.budgets import JournalEntry, in_doubt, journal, keep_budget
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
@@ -243,8 +243,8 @@ def count_completion(tx: Tx, task_id: str) -> None:
 def unfinished(tx: Tx, name: str, run_id: str | None = None) -> list[str]:
     """Return the tasks of a run to be closed, members of batches too, that are not known to be complete."""
     row = _to_close(tx, name, run_id)
-    found = [] if row is None else _unfinished(tx, row["run_id"])
-    return sorted({task_id for each in found for task_id in _tasks_of(each)})
+    attempts = [] if row is None else _unfinished(tx, row["run_id"])
+    return sorted({task_id for each in attempts for task_id in _tasks_of(each)})
 
 
 def _last_run(tx: Tx, name: str, run_id: str | None) -> Row | None:
@@ -313,7 +313,7 @@ def close_run(
             if each["task_id"] not in tasks:
                 count_completion(tx, each["task_id"])
             tx.run("UPDATE claim SET outcome = 'completed' WHERE id = ?", each["id"])
-    journal(tx, "close", run_id=row["run_id"], request_id=request_id)
+    journal(tx, JournalEntry("close", run_id=row["run_id"], request_id=request_id))
     return run_row(tx, row["run_id"])
 
 

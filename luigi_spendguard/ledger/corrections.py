@@ -1,11 +1,8 @@
-"""Prices that a vendor names late: which calls wait for one, and what becomes of them.
+"""What becomes known of a call from elsewhere than its own reply: an operator's word, or a late price.
 
-What waits is in the ledger, so that it survives restarts; whoever has the vendor's secret takes it from
-there.
-
-What becomes known of a call from elsewhere than its own reply: an operator's word, and its correction.
-
-The first word ends the reservation; every later one appends the difference, and nothing is edited.
+The first word ends the reservation; every later one appends the difference, and nothing is edited. Which
+calls wait for a price is in the ledger, so that it survives restarts; whoever has the vendor's secret takes
+it from there.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import journal, move, take
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, move, take
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
@@ -41,20 +38,20 @@ class Resolution:
     correct: bool = False
 
     def __str__(self) -> str:
-        said = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
-        return f"{said}, object {self.object_id}" if self.object_id else said
+        spent = "not sent" if self.spent is None else f"spent {format_usd(self.spent)}"
+        return f"{spent}, object {self.object_id}" if self.object_id else spent
 
 
-def resolution(tx: Tx, call_id: str) -> str | None:
+def last_resolution(tx: Tx, call_id: str) -> str | None:
     """Return an operator's last word about a call, None when the vendor's own, or nobody's, ended it."""
     answered = tx.value("SELECT status FROM exchange WHERE call_id = ?", call_id)
-    said = tx.value(
+    note = tx.value(
         "SELECT note FROM journal WHERE call_id = ? AND kind = 'operator' ORDER BY id DESC", call_id
     )
-    return None if answered or said is None else str(said)
+    return None if answered or note is None else str(note)
 
 
-def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
+def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Row:
     """End an in-doubt call by an operator's word, or correct an earlier word. Returns the call row.
 
     Raises NotFound; Conflict when that does not fit the call's state, or needs to be confirmed.
@@ -64,65 +61,66 @@ def resolve(tx: Tx, call_id: str, said: Resolution, request_id: str) -> Row:
         raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
     done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
     if done is not None:
-        if (done["call_id"], done["note"]) != (call_id, str(said)):
+        if (done["call_id"], done["note"]) != (call_id, str(resolution)):
             raise Conflict(f"request id {request_id} was used for another change: make a new one")
         return row
-    _check(tx, row, said)
-    total = said.spent or Micros(0)
-    if total > row["reserved_micros"] and not said.overrun:
+    _check(tx, row, resolution)
+    total = resolution.spent or Micros(0)
+    if total > row["reserved_micros"] and not resolution.overrun:
         raise Conflict(
             f"{format_usd(total)} is more than the {format_usd(row['reserved_micros'])} that call {call_id} "
             "had reserved: nothing was changed. If the vendor's books really say so, repeat it with "
             '--overrun ({"overrun": true}): the rest is booked as overrun and freezes the run'
         )
-    note = f"resolved: {said}"
-    restate(tx, row, total, note, forced=said.overrun)
-    if said.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
+    note = f"resolved: {resolution}"
+    restate(tx, row, total, note, forced=resolution.overrun)
+    if resolution.object_id not in (None, row["object_id"]) and row["object_id"] is not None:
         restate_object(tx, row, row["object_id"], 0)  # It was named by mistake, and may be another call's.
         forget_objects(tx, call_id)
         row["object_id"] = None
-    restate_object(tx, row, said.object_id or row["object_id"], total)
+    restate_object(tx, row, resolution.object_id or row["object_id"], total)
     tx.run(
         # Of what the vendor has answered only that its key is used up is of use any more.
         "UPDATE call SET state = ?, tries = tries + ?, status = 0, object_id = coalesce(?, object_id),"
         f" message = ?, ended_at = {NOW} WHERE id = ?",
-        "voided" if said.spent is None else "settled",
+        "voided" if resolution.spent is None else "settled",
         int(uses_up(row["status"])),
-        said.object_id,
+        resolution.object_id,
         note,
         call_id,
     )
-    journal(tx, "operator", run_id=row["run_id"], call_id=call_id, request_id=request_id, note=str(said))
+    entry = JournalEntry("operator", row["run_id"], call_id, request_id=request_id, note=str(resolution))
+    journal(tx, entry)
     done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert done_row is not None
     return done_row
 
 
-def _check(tx: Tx, row: Row, said: Resolution) -> None:
+def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
     """Raise Conflict unless an operator may say this of a call in this state."""
-    earlier = None if row["state"] == "in_doubt" else resolution(tx, row["id"])
+    earlier = None if row["state"] == "in_doubt" else last_resolution(tx, row["id"])
     if row["state"] != "in_doubt" and earlier is None:
         state = row["state"] or row["verdict"]
         raise Conflict(f"call {row['id']} is {state}, not in doubt: there is nothing to resolve")
-    if earlier is not None and not said.correct:
+    if earlier is not None and not resolution.correct:
         raise Conflict(
             f"call {row['id']} was resolved already ({earlier}): to correct that, repeat it with --correct "
             '({"correct": true})'
         )
-    if said.object_id is None:
+    if resolution.object_id is None:
         return
-    if row["object_id"] not in (None, said.object_id) and not _named(tx, row):
-        raise Conflict(f"call {row['id']} is about {row['object_id']}, not {said.object_id}")
-    known = find_object(tx, row["vendor"], row["account"], said.object_id)
+    if row["object_id"] not in (None, resolution.object_id) and not _named(tx, row):
+        raise Conflict(f"call {row['id']} is about {row['object_id']}, not {resolution.object_id}")
+    known = find_object(tx, row["vendor"], row["account"], resolution.object_id)
     other = known and known["call_id"]
-    if other not in (None, row["id"]) and row["object_id"] != said.object_id:
-        raise Conflict(f"{said.object_id} is what call {other} has opened: look for this call's own")
+    if other not in (None, row["id"]) and row["object_id"] != resolution.object_id:
+        raise Conflict(f"{resolution.object_id} is what call {other} has opened: look for this call's own")
 
 
 def _named(tx: Tx, row: Row) -> bool:
     """Return whether a call's object is known from an operator alone."""
-    said = tx.all("SELECT note FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"])
-    return any(entry["note"].endswith(f", object {row['object_id']}") for entry in said)
+    notes = tx.all("SELECT note FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"])
+    return any(entry["note"].endswith(f", object {row['object_id']}") for entry in notes)
 
 
 def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
@@ -136,7 +134,7 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
     spent = min(total, row["reserved_micros"]) - row["settled_micros"] - row["corrected_micros"]
     overrun = total - min(total, row["reserved_micros"]) - row["overrun_micros"]
     if overrun < 0:
-        move(tx, "correct", row, overrun=overrun, note=note)
+        move(tx, row, JournalEntry("correct", overrun=overrun, note=note))
     more, taken = max(0, overrun), max(0, spent - held)
     if taken and not _taken(tx, row, taken):
         if not forced:
@@ -146,15 +144,9 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
                 '({"overrun": true})'
             )
         spent, more, overrun, taken = spent - taken, more + taken, overrun + taken, 0
-    move(
-        tx,
-        "resolve" if first else "correct",
-        row,
-        spent=spent,
-        reserved=-held - taken,
-        overrun=more,
-        note=note,
-    )
+    kind = "resolve" if first else "correct"
+    entry = JournalEntry(kind, spent=spent, reserved=-held - taken, overrun=more, note=note)
+    move(tx, row, entry)
     column = "settled_micros" if first else "corrected_micros"
     tx.run(
         f"UPDATE call SET {column} = {column} + ?, overrun_micros = overrun_micros + ? WHERE id = ?",
@@ -177,7 +169,7 @@ def _taken(tx: Tx, row: Row, amount: int) -> bool:
     linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
     if take(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
         return False
-    journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
+    journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
     return True
 
 
@@ -243,7 +235,7 @@ def due(tx: Tx, vendors: list[str], *, relayed_too: bool, limit: int = 20) -> li
     return rows
 
 
-def correct(tx: Tx, call_id: str, found: FollowedUp, *, relayed_too: bool = True) -> Row | None:
+def correct(tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True) -> Row | None:
     """Take what the vendor says a call has cost; it may not say, yet or for good.
 
     Returns the call, None when no price of it was waited for any more.
@@ -253,20 +245,15 @@ def correct(tx: Tx, call_id: str, found: FollowedUp, *, relayed_too: bool = True
     if waiting is None or row is None or row["state"] != "settled":
         return None
     tries = waiting["tries"] + 1
-    given_up = found.final or tries >= len(BACK_OFF_MS)
-    if found.total_micros is not None:
-        _book(tx, row, waiting, found.total_micros, found)
+    given_up = price.final or tries >= len(BACK_OFF_MS)
+    if price.total_micros is not None:
+        _book(tx, row, waiting, price.total_micros, price)
     elif given_up:
         cost = format_usd(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
-        journal(
-            tx,
-            "correct",
-            run_id=row["run_id"],
-            call_id=call_id,
-            note=f"{found.note or 'the vendor has named no price'}: {cost} stays",
-        )
-    elif found.problem:
-        _say(tx, row, found.problem)
+        note = f"{price.note or 'the vendor has named no price'}: {cost} stays"
+        journal(tx, JournalEntry("correct", run_id=row["run_id"], call_id=call_id, note=note))
+    elif price.problem:
+        _note_problem(tx, row, price.problem)
     if given_up:
         tx.run("DELETE FROM price_due WHERE call_id = ?", call_id)
     else:
@@ -279,33 +266,33 @@ def correct(tx: Tx, call_id: str, found: FollowedUp, *, relayed_too: bool = True
     return tx.one("SELECT * FROM call WHERE id = ?", call_id)
 
 
-def _book(tx: Tx, row: Row, waiting: Row, price: int, found: FollowedUp) -> None:
+def _book(tx: Tx, row: Row, waiting: Row, named_micros: int, price: FollowedUp) -> None:
     """Let a call have cost what its vendor says, with the fees that its price may lack."""
-    total, note = price, found.note
-    if not found.whole:
-        total = with_fees(price, waiting["fees_micros"], row["asked_micros"])
-    if total > price:
-        note += f", and fees {format_usd(Micros(total - price))}"
+    total, note = named_micros, price.note
+    if not price.whole:
+        total = with_fees(named_micros, waiting["fees_micros"], row["asked_micros"])
+    if total > named_micros:
+        note += f", and fees {format_usd(Micros(total - named_micros))}"
     restate(tx, row, total, note, forced=True)
     restate_object(tx, row, waiting["object_id"], total)
 
 
-def _say(tx: Tx, row: Row, problem: str) -> None:
+def _note_problem(tx: Tx, row: Row, problem: str) -> None:
     """Put on the call and on its run, once each, why a price cannot be booked."""
     run = tx.value("SELECT note FROM run WHERE run_id = ?", row["run_id"])
     if problem not in run and len(run) < MAX_TEXT:
         tx.run("UPDATE run SET note = ? WHERE run_id = ?", f"{run}; {problem}".strip("; "), row["run_id"])
     if not tx.value("SELECT 1 FROM journal WHERE call_id = ? AND note = ?", row["id"], problem):
-        journal(tx, "correct", run_id=row["run_id"], call_id=row["id"], note=problem)
+        journal(tx, JournalEntry("correct", run_id=row["run_id"], call_id=row["id"], note=problem))
 
 
 def of_calls(tx: Tx, call_ids: list[str]) -> dict[str, list[Row]]:
     """Return the corrections of each of some calls, oldest first."""
-    found: dict[str, list[Row]] = {}
+    corrections: dict[str, list[Row]] = {}
     for row in tx.all(
         "SELECT call_id, at, spent_micros + overrun_micros AS change_micros, note FROM journal"
         " WHERE kind IN ('correct','overrun') AND call_id IN (SELECT value FROM json_each(?)) ORDER BY id",
         json.dumps(call_ids),
     ):
-        found.setdefault(row["call_id"], []).append(row)
-    return found
+        corrections.setdefault(row["call_id"], []).append(row)
+    return corrections

@@ -116,16 +116,14 @@ class LedgerFile(peewee.SqliteDatabase):
         for ending in ("-wal", "-shm") if connection is not None else ():
             before = self._beside.get(ending)
             least = before.st_size if before is not None else 0
-            found = self._compare(self._path.with_name(self._path.name + ending), before, least)
-            if found is not None:
-                self._beside[ending] = found
+            now = self._compare(self._path.with_name(self._path.name + ending), before, least)
+            if now is not None:
+                self._beside[ending] = now
 
     def _compare(self, path: Path, before: os.stat_result | None, least: int) -> os.stat_result | None:
-        found = _stat(path)
-        if before is None or (
-            found is not None and os.path.samestat(found, before) and found.st_size >= least
-        ):
-            return found
+        now = _stat(path)
+        if before is None or (now is not None and os.path.samestat(now, before) and now.st_size >= least):
+            return now
         raise LedgerUnavailable(_GONE.format(self._path))
 
 

@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 FORK_WAIT_S = 6.0
 
 
-class _Gate:
+class _ForkGate:
     """Lets in any number of transactions, or forks. Made anew in a child."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class _Gate:
         self.busy = False
 
 
-_gate = _Gate()
+_gate = _ForkGate()
 _databases: weakref.WeakSet[peewee.SqliteDatabase] = weakref.WeakSet()
 _forked_within = False
 
@@ -106,7 +106,7 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _gate, _forked_within
     _forked_within = _forked_within or _gate.busy
-    _gate = _Gate()
+    _gate = _ForkGate()
 
 
 at_fork(_after_in_child, before=_before, in_parent=_after_in_parent)

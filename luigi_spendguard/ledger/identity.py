@@ -112,11 +112,11 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
 
 def mates_of(claim: Row) -> list[str]:
     """Return the earlier batches (or single tasks) that have paid for some of this attempt's tasks."""
-    said = claim["mixed"]
-    if not said.startswith("["):  # As it was written before there could be several.
-        return [said] if said else []
-    found: list[str] = json.loads(said)
-    return found
+    mixed = claim["mixed"]
+    if not mixed.startswith("["):  # As it was written before there could be several.
+        return [mixed] if mixed else []
+    mates: list[str] = json.loads(mixed)
+    return mates
 
 
 #: A task (of `{0}`) has not completed since.

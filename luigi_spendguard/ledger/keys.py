@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.errors import NotFound
-from luigi_spendguard.ledger.budgets import REMAINING, journal, key_budgets
+from luigi_spendguard.ledger.budgets import REMAINING, JournalEntry, journal, key_budgets
 from luigi_spendguard.ledger.calls import Refused, Scope
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
@@ -54,9 +54,9 @@ class Terms:
     @property
     def budget(self) -> str:
         """What the key's own budgets are called: equal for a key that is reissued on the same terms."""
-        said: list[Any] = [self.vendor, self.run_cap, self.daily_cap]
-        said += [sorted(part) for part in (self.endpoints, self.customers, self.accounts)]
-        return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:16]
+        terms: list[Any] = [self.vendor, self.run_cap, self.daily_cap]
+        terms += [sorted(part) for part in (self.endpoints, self.customers, self.accounts)]
+        return hashlib.sha256(json.dumps(terms).encode()).hexdigest()[:16]
 
 
 def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
@@ -95,7 +95,7 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
     )
     row = key_row(tx, key_id)
     key_budgets(tx, run["run_id"], row)
-    journal(tx, "issue", run_id=run["run_id"], note=key_id)
+    journal(tx, JournalEntry("issue", run_id=run["run_id"], note=key_id))
     return row, key
 
 
@@ -186,7 +186,7 @@ def revoke_key(tx: Tx, id_or_key: str) -> Row:
         raise NotFound("there is no such vault key: `spendguard keys` lists them")
     if row["state"] == "open":
         tx.run(f"UPDATE claim SET state = 'revoked', ended_at = {NOW} WHERE id = ?", row["id"])
-        journal(tx, "revoke", run_id=row["run_id"], note=row["id"])
+        journal(tx, JournalEntry("revoke", run_id=row["run_id"], note=row["id"]))
     return key_row(tx, row["id"])
 
 
@@ -252,8 +252,8 @@ def _check_accounts(allowed: list[str], ask: ReserveRequest) -> None:
         return
     named = ask.accounts.split()
     if not named or not set(named) <= set(allowed):
-        said = ", ".join(named) or "no connected account that it goes to"
-        raise Refused("scope", f"the call names {said}; the key's allowed_accounts are {', '.join(allowed)}")
+        shown = ", ".join(named) or "no connected account that it goes to"
+        raise Refused("scope", f"the call names {shown}; the key's allowed_accounts are {', '.join(allowed)}")
 
 
 def must_look_up(tx: Tx, scope: Scope, ask: ReserveRequest) -> bool:
@@ -280,7 +280,7 @@ def _check_customers(tx: Tx, allowed: list[str], ask: ReserveRequest) -> None:
     customers, all_known = _customers(tx, ask)
     if not all_known or not customers <= set(allowed):
         # Whose object it is, who holds the key need not learn from its denial.
-        said = "no customer that is known here" if not customers else "another customer, or not these alone"
+        whom = "no customer that is known here" if not customers else "another customer, or not these alone"
         raise Refused(
-            "scope", f"the call concerns {said}; the key's allowed_customers are {', '.join(allowed)}"
+            "scope", f"the call concerns {whom}; the key's allowed_customers are {', '.join(allowed)}"
         )

@@ -147,19 +147,19 @@ def _cumulated(rows: list[Row], shown: set[str]) -> list[dict[str, Any]]:
     for row in rows:
         name = row["name"] if row["name"] in shown else None
         changes.setdefault(name, [0] * (len(buckets) + 1))[place[row["bucket"]]] += row["micros"]
-    found = []
+    spent = []
     for name in sorted(changes, key=lambda name: (name is None, name)):
         total, amounts = 0, list[str]()
         for change in changes[name]:
             total += change
             amounts.append(plain_usd(total))
-        found.append({"name": name, "until": amounts})
-    return found
+        spent.append({"name": name, "until": amounts})
+    return spent
 
 
 def _caps(tx: Tx, run_id: str) -> list[dict[str, Any]]:
     """Return a run's cap when it was opened, and after each top-up."""
-    cap, found = 0, []
+    cap, caps = 0, []
     for row in tx.all(
         "SELECT at, kind, cap_micros FROM journal WHERE run_id = ? AND budget_id = ?"
         " AND kind IN ('open','top_up') ORDER BY id",
@@ -167,8 +167,8 @@ def _caps(tx: Tx, run_id: str) -> list[dict[str, Any]]:
         run_budget(tx, run_id)["id"],
     ):
         cap += row["cap_micros"]
-        found.append({"at": row["at"], "cap_usd": plain_usd(cap), "top_up": row["kind"] == "top_up"})
-    return found
+        caps.append({"at": row["at"], "cap_usd": plain_usd(cap), "top_up": row["kind"] == "top_up"})
+    return caps
 
 
 def costs(tx: Tx, task_ids: list[str]) -> list[dict[str, Any]]:

@@ -1,9 +1,10 @@
-"""What the pages, the command line and the dispatch gate read of the books."""
+"""What pages and the command line read of the books: one run, calls, what does not add up."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.errors import NotFound
@@ -174,48 +175,59 @@ _SHOWN = [
 ]
 
 
-def calls(
-    tx: Tx,
-    run_id: str | None = None,
-    task_id: str | None = None,
-    verdict: str | None = None,
-    limit: int = 1000,
-    before: int | None = None,
-    vendor: str | None = None,
-    since: int | None = None,
-) -> list[dict[str, Any]]:
-    """Return calls, newest first. Raises NotFound.
+@dataclass(frozen=True)
+class CallFilter:
+    """Which calls are asked for; None: any.
 
-    `verdict` may be `denied` or `denied:<reason>`; `since` is in milliseconds since the epoch.
+    Attributes:
+        verdict: one of the ledger's, or `denied:<reason>`.
+        since: milliseconds since the epoch.
+        before, limit: so many, made before the one that is shown with this `seq`.
+
     """
-    if run_id is not None:
-        check_run(tx, run_id)
+
+    run_id: str | None = None
+    task_id: str | None = None
+    verdict: str | None = None
+    vendor: str | None = None
+    since: int | None = None
+    before: int | None = None
+    limit: int = 1000
+
+
+_ANY = CallFilter()
+
+
+def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
+    """Return calls, newest first. Raises NotFound."""
+    if which.run_id is not None:
+        check_run(tx, which.run_id)
     wanted: list[tuple[str, Any]] = []
-    if run_id is not None:
-        wanted.append(("call.run_id = ?", run_id))
-    if task_id is not None:
-        wanted.append(("call.task_id = ?", task_id))
-    if vendor is not None:
-        wanted.append(("call.vendor = ?", vendor))
-    if since is not None:
-        wanted.append(("call.created_at >= ?", since))
-    if verdict is not None:
-        name, _, reason = verdict.partition(":")
+    if which.run_id is not None:
+        wanted.append(("call.run_id = ?", which.run_id))
+    if which.task_id is not None:
+        wanted.append(("call.task_id = ?", which.task_id))
+    if which.vendor is not None:
+        wanted.append(("call.vendor = ?", which.vendor))
+    if which.since is not None:
+        wanted.append(("call.created_at >= ?", which.since))
+    if which.verdict is not None:
+        name, _, reason = which.verdict.partition(":")
         wanted.append(("verdict = ?", name))
         if reason:
             wanted.append(("reason = ?", reason))
-    if before is not None:
-        wanted.append(("call.rowid < ?", before))
+    if which.before is not None:
+        wanted.append(("call.rowid < ?", which.before))
     where = " AND ".join(condition for condition, _ in wanted) or "1"
     rows = tx.all(
         "SELECT call.rowid AS seq, call.*, claim.params,"
         " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
         f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
         *(value for _, value in wanted),
-        limit,
+        which.limit,
     )
-    found = corrections.of_calls(tx, [row["id"] for row in rows])
-    return [show_call(row, found.get(row["id"], ())) for row in rows]
+    corrected = corrections.of_calls(tx, [row["id"] for row in rows])
+    return [show_call(row, corrected.get(row["id"], ())) for row in rows]
 
 
 def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:

@@ -9,8 +9,8 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.calls import GRANT_MS, Refused, Scope, record
-from luigi_spendguard.ledger.corrections import resolution
+from luigi_spendguard.ledger.calls import GRANT_MS, Decision, Refused, Scope, record
+from luigi_spendguard.ledger.corrections import last_resolution
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity
 from luigi_spendguard.ledger.turns import forget_turns, take_turn, wait_for_turn
@@ -24,15 +24,10 @@ RESEND_MS = 23 * HOUR_MS
 
 
 def matched(
-    tx: Tx,
-    scope: Scope,
-    ask: ReserveRequest,
-    identity: Identity,
-    match: Row,
-    now: int,
-    row: Row | None = None,
+    tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity, match: Row, row: Row | None = None
 ) -> ReserveReply:
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
+    now = tx.now()
     if match["fingerprint"] != ask.fingerprint:
         raise Refused(
             "idempotency_mismatch",
@@ -51,7 +46,7 @@ def matched(
             call_id=match["id"],
         )
     if match["state"] == "settled":
-        if scope.relayed and not match["relayed"] and resolution(tx, match["id"]) is None:
+        if scope.relayed and not match["relayed"] and last_resolution(tx, match["id"]) is None:
             raise Refused(
                 "idempotency_mismatch",
                 f"a worker says that it has made this call before (call {match['id']}), and a gateway "
@@ -61,7 +56,7 @@ def matched(
             )
         answer = replay(tx, ask, match)  # Refused where the answer is no longer kept.
         if row is None:
-            record(tx, scope, ask, identity, now, verdict="replayed", replay_of=match["id"])
+            record(tx, scope, ask, identity, now, Decision("replayed", replay_of=match["id"]))
         else:
             tx.run(
                 "UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
@@ -98,8 +93,8 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
     """Answer with the stored reply of `source`; nothing is sent."""
     stored = tx.one("SELECT * FROM exchange WHERE call_id = ?", source["id"])
     if stored is None or stored["status"] is None:
-        said = resolution(tx, source["id"])
-        if said is None:
+        word = last_resolution(tx, source["id"])
+        if word is None:
             kept = (
                 "was not kept: it was too long" if stored else "is no longer kept ([spendguard] replay_days)"
             )
@@ -114,7 +109,7 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
         if source["object_id"] is None:
             raise Refused(
                 "idempotency_mismatch",
-                f"call {source['id']} was made before, and an operator has resolved it ({said}) without its "
+                f"call {source['id']} was made before, and an operator has resolved it ({word}) without its "
                 "answer: name what it opened at the vendor with `spendguard resolve "
                 f"{source['id']} --spent USD --object ID --correct`, and the next attempt gets that; or make "
                 "what this task outputs by hand",

@@ -10,6 +10,7 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import (
+    JournalEntry,
     day_budget,
     journal,
     keep_budget,
@@ -19,7 +20,7 @@ from luigi_spendguard.ledger.budgets import (
     run_budget,
     take,
 )
-from luigi_spendguard.ledger.calls import Refused, Scope, record, same_call
+from luigi_spendguard.ledger.calls import Decision, Refused, Scope, record, same_call
 from luigi_spendguard.ledger.claims import approved, hold
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, tries, wire_key
@@ -61,16 +62,8 @@ def _decided(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     except Refused as refused:
         denied = refused.denied
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
-            record(
-                tx,
-                scope,
-                ask,
-                Identity(None, 0, None, 0),
-                now,
-                verdict="denied",
-                reason=denied.reason,
-                message=denied.message,
-            )
+            decision = Decision("denied", denied.reason, denied.message)
+            record(tx, scope, ask, Identity(None, 0, None, 0), now, decision)
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
         return ReserveReply(
@@ -114,7 +107,7 @@ def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> R
     identity = identify(tx, ask, scope.claim)
     match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
-        return matched(tx, scope, ask, identity, match, now, row)
+        return matched(tx, scope, ask, identity, match, row)
     check_overlap(tx, scope.claim, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, row["id"]):
         return wait
@@ -150,7 +143,7 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     identity = identify(tx, ask, scope.claim)
     match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
-        return matched(tx, scope, ask, identity, match, now)
+        return matched(tx, scope, ask, identity, match)
     check_overlap(tx, scope.claim, ask, identity)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
         check_mates(tx, scope.claim, ask)
@@ -161,7 +154,7 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     used = 0 if ask.read else tries(tx, identity)
     key = wire_key(ask, identity, used)
     with tx.savepoint():
-        row = record(tx, scope, ask, identity, now, verdict="allowed", wire_key=key, tries=used)
+        row = record(tx, scope, ask, identity, now, Decision("allowed", wire_key=key, tries=used))
         _link_budgets(tx, scope, row["id"], ask.vendor)
         _reserve_money(tx, scope, ask, row, now)
         take_turn(tx, scope, ask, row["id"])
@@ -239,7 +232,7 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         row["id"],
     )
     if not ask.read:
-        journal(tx, "reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount)
+        journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
 
 
 def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:

@@ -8,7 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
-from luigi_spendguard.ledger.budgets import journal, key_budgets, open_budget, run_budget, set_cap
+from luigi_spendguard.ledger.budgets import (
+    JournalEntry,
+    journal,
+    key_budgets,
+    open_budget,
+    run_budget,
+    set_cap,
+)
 from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
@@ -107,7 +114,7 @@ def revoke(tx: Tx, run_id: str) -> Row:
     if row["state"] != "revoked":
         tx.run(f"UPDATE run SET state = 'revoked', ended_at = {NOW} WHERE run_id = ?", run_id)
         tx.run("UPDATE claim SET state = 'revoked' WHERE run_id = ? AND state = 'open'", run_id)
-        journal(tx, "revoke", run_id=run_id)
+        journal(tx, JournalEntry("revoke", run_id=run_id))
     return run_row(tx, run_id)
 
 
@@ -150,10 +157,11 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
         )
     budget = run_budget(tx, run_id)
     own = budget["cap_micros"] - budget["shadow_micros"]
-    set_cap(tx, budget, own + amount, "top_up", run_id=run_id, request_id=request_id, note=str(amount))
+    entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=str(amount))
+    set_cap(tx, budget, own + amount, entry)
     for key_budget in _budgets_of_keys(tx, run_id):
         own = key_budget["cap_micros"] - key_budget["shadow_micros"]
-        set_cap(tx, key_budget, min(MAX_MICROS, own + amount), "set_cap")
+        set_cap(tx, key_budget, min(MAX_MICROS, own + amount))
     tx.run("UPDATE run SET state = 'active' WHERE run_id = ? AND state = 'frozen'", run_id)
     return run_row(tx, run_id)
 
@@ -204,10 +212,10 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
     NotFound, Conflict (revoked, ended, or the forecast is another one now than the one that was shown).
     """
     row = run_row(tx, run_id)
-    said = f"{task_id} {amount}" + (f" {unknown}" if unknown else "")
+    note = f"{task_id} {amount}" + (f" {unknown}" if unknown else "")
     done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
     if done is not None:
-        if (done["kind"], done["run_id"], done["note"]) != ("approve", run_id, said):
+        if (done["kind"], done["run_id"], done["note"]) != ("approve", run_id, note):
             raise Conflict(f"request id {request_id} was used for another change: make a new one")
         return row
     if row["state"] in ("revoked", "ended"):
@@ -230,12 +238,12 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
     )
     budget = tx.one("SELECT * FROM budget WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)
     if task_id and budget is not None and amount > budget["cap_micros"] - budget["shadow_micros"]:
-        set_cap(tx, budget, amount, "set_cap")
+        set_cap(tx, budget, amount)
         tx.run(
             "UPDATE claim SET max_cost_micros = ? WHERE run_id = ? AND task_id = ? AND state = 'open'",
             amount,
             run_id,
             task_id,
         )
-    journal(tx, "approve", run_id=run_id, request_id=request_id, note=said)
+    journal(tx, JournalEntry("approve", run_id=run_id, request_id=request_id, note=note))
     return run_row(tx, run_id)

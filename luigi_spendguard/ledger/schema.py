@@ -21,19 +21,22 @@ from peewee import (
 from luigi_spendguard.ledger.database import Tx
 
 
-class _Base(peewee.Model):
+class _Table(peewee.Model):
     class Meta:
         legacy_table_names = False
 
 
-class Migration(_Base):
+class MigrationTable(_Table):
     """Which migrations this file has seen."""
 
     number = IntegerField(primary_key=True)
     applied_at = BigIntegerField()
 
+    class Meta:
+        table_name = "migration"
 
-class Run(_Base):
+
+class RunTable(_Table):
     """One root task's spending scope; `name` is shared by the successive runs of one root."""
 
     id = peewee.AutoField()
@@ -59,7 +62,7 @@ class Run(_Base):
         indexes = ((("name", "seq"), True),)
 
 
-class Budget(_Base):
+class BudgetTable(_Table):
     """What a scope may spend.
 
     `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task`, `key`, `key_day`
@@ -85,7 +88,7 @@ class Budget(_Base):
         constraints = [Check("spent_micros + reserved_micros <= cap_micros")]
 
 
-class Task(_Base):
+class TaskTable(_Table):
     """How often a task has completed: calls made before its last completion are not repeated ones."""
 
     task_id = CharField(primary_key=True)
@@ -96,7 +99,7 @@ class Task(_Base):
         without_rowid = True
 
 
-class Claim(_Base):
+class ClaimTable(_Table):
     """One attempt of one vendor task (or of a batch of them), with the hash of its vault key.
 
     `also` are the other runs that the task belongs to, `members` the tasks of a batch, `mixed` the
@@ -127,7 +130,7 @@ class Claim(_Base):
         table_name = "claim"
 
 
-class Member(_Base):
+class MemberTable(_Table):
     """Which tasks a claimed batch stood for, and how often each had completed by then."""
 
     task_id = CharField()
@@ -140,7 +143,7 @@ class Member(_Base):
         without_rowid = True
 
 
-class KeyTerms(_Base):
+class KeyTermsTable(_Table):
     """What a key that was asked for over HTTP may do; its hash, run and state are those of the claim `id`.
 
     The lists are JSON, empty ones allow everything. `budget` names the key's own budgets: a key that is
@@ -162,7 +165,7 @@ class KeyTerms(_Base):
         table_name = "key_terms"
 
 
-class Approval(_Base):
+class ApprovalTable(_Table):
     """What an operator let pass: a run's forecast (no task), or a single task's cost.
 
     `unknown_tasks` is the forecast's other part: the tasks of which nobody knows what they may cost.
@@ -179,7 +182,7 @@ class Approval(_Base):
         without_rowid = True
 
 
-class Call(_Base):
+class CallTable(_Table):
     """One logical vendor request. `state` is null when nothing was ever reserved for it."""
 
     id = CharField(primary_key=True)
@@ -243,7 +246,7 @@ class Call(_Base):
         ]
 
 
-class CallBudget(_Base):
+class CallBudgetTable(_Table):
     """Which budgets a call's reservation was taken from; fixed when it is made."""
 
     call_id = CharField()
@@ -255,7 +258,7 @@ class CallBudget(_Base):
         without_rowid = True
 
 
-class Exchange(_Base):
+class ExchangeTable(_Table):
     """Request and answer of a call, kept to be sent again or replayed. Holds customers' data."""
 
     call_id = CharField(primary_key=True)
@@ -270,7 +273,7 @@ class Exchange(_Base):
         table_name = "exchange"
 
 
-class VendorObject(_Base):
+class VendorObjectTable(_Table):
     """What a call opened at the vendor, and how much of it is already counted."""
 
     vendor = CharField()
@@ -289,7 +292,7 @@ class VendorObject(_Base):
         constraints = [SQL("CHECK (counted_micros >= 0)")]
 
 
-class Turn(_Base):
+class TurnTable(_Table):
     """Which objects a pending call acts on (`alone`), and which it was priced by; the last that acted on one
     is kept.
     """
@@ -306,7 +309,7 @@ class Turn(_Base):
         without_rowid = True
 
 
-class PriceDue(_Base):
+class PriceDueTable(_Table):
     """A settled call whose price the vendor names later: when it is asked for again, and what is added."""
 
     call_id = CharField(primary_key=True)
@@ -323,7 +326,7 @@ class PriceDue(_Base):
         without_rowid = True
 
 
-class CallTarget(_Base):
+class CallTargetTable(_Table):
     """Whom a call for several may reach, each as a digest."""
 
     target = CharField()
@@ -335,8 +338,8 @@ class CallTarget(_Base):
         without_rowid = True
 
 
-class Journal(_Base):
-    """Every change of every total, append-only; the totals of `Budget` can be computed from it."""
+class JournalTable(_Table):
+    """Every change of every total, append-only; the totals of `budget` can be computed from it."""
 
     id = peewee.AutoField()
     at = BigIntegerField()
@@ -357,22 +360,22 @@ class Journal(_Base):
 
 
 TABLES: tuple[type[peewee.Model], ...] = (
-    Migration,
-    Run,
-    Budget,
-    Task,
-    Claim,
-    Member,
-    KeyTerms,
-    Approval,
-    Call,
-    CallBudget,
-    Exchange,
-    VendorObject,
-    Turn,
-    PriceDue,
-    CallTarget,
-    Journal,
+    MigrationTable,
+    RunTable,
+    BudgetTable,
+    TaskTable,
+    ClaimTable,
+    MemberTable,
+    KeyTermsTable,
+    ApprovalTable,
+    CallTable,
+    CallBudgetTable,
+    ExchangeTable,
+    VendorObjectTable,
+    TurnTable,
+    PriceDueTable,
+    CallTargetTable,
+    JournalTable,
 )
 
 #: What no model says: the journal refuses changes, and what is looked for among much else is indexed apart.

@@ -6,9 +6,9 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import in_doubt, move
+from luigi_spendguard.ledger.budgets import JournalEntry, in_doubt, move
 from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
-from luigi_spendguard.ledger.corrections import await_price, resolution, restate
+from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
 from luigi_spendguard.ledger.keys import EXPIRED
 from luigi_spendguard.ledger.objects import (
@@ -69,7 +69,7 @@ def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row,
 def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
-    late = resolution(tx, row["id"]) is not None and row["state"] == "settled"
+    late = last_resolution(tx, row["id"]) is not None and row["state"] == "settled"
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
         own = _own(row) if late else row["reserved_micros"]
@@ -171,13 +171,15 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
         row["id"],
     )
     if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
-        move(tx, "settle", row, spent=spent, reserved=-row["reserved_micros"], overrun=overrun, note=note)
+        reserved = -row["reserved_micros"]
+        entry = JournalEntry("settle", spent=spent, reserved=reserved, overrun=overrun, note=note)
+        move(tx, row, entry)
     if overrun:
         _freeze(tx, row)
 
 
 def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
-    move(tx, "overrun", row, overrun=amount, note=note)
+    move(tx, row, JournalEntry("overrun", overrun=amount, note=note))
     tx.run("UPDATE call SET overrun_micros = overrun_micros + ? WHERE id = ?", amount, row["id"])
     if amount:
         _freeze(tx, row)
@@ -191,7 +193,7 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
     """Append a later knowledge of a settled amount; what it takes beyond the cap is overrun."""
     if change <= 0:
         change = max(change, -(row["settled_micros"] + row["corrected_micros"]))
-        move(tx, "correct", row, spent=change, note=note)
+        move(tx, row, JournalEntry("correct", spent=change, note=note))
         tx.run("UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"])
     else:
         _overrun(tx, row, change, note)
@@ -285,7 +287,7 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
     """Return the whole reservation."""
-    move(tx, kind, row, reserved=-row["reserved_micros"], note=note)
+    move(tx, row, JournalEntry(kind, reserved=-row["reserved_micros"], note=note))
     release_object(tx, row)
     tx.run(
         f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",

@@ -1,8 +1,7 @@
-"""Figures of runs and budgets, as the dispatch gate is fed with them after each operation.
+"""What a dispatch gate is told: figures of runs and budgets, all at the start and then what has changed.
 
-What a dispatch gate starts from, and what has changed in the ledger since it last looked.
-
-Which tasks have paid since they last completed: those are dispatched even at the cap, to be replayed.
+With them goes which tasks have paid since they last completed: those are dispatched even at the cap, to be
+replayed.
 """
 
 from __future__ import annotations

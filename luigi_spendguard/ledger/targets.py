@@ -39,7 +39,7 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
     if not targets or identity.base is None:
         return
     untold = [key_digest(ask, key) for key in ask.unanswered.split()]
-    found = tx.one(
+    paid = tx.one(
         _REACHED,
         json.dumps(targets),
         claim["task_id"],
@@ -50,16 +50,16 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
         ask.call_id,
         json.dumps(untold),
     )
-    if found is None:
+    if paid is None:
         return
-    some = f"{found['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
+    some = f"{paid['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
     raise Refused(
         "idempotency_mismatch",
-        f"an earlier attempt of this task has made call {found['id']} ({found['operation']}) to {some}, and "
+        f"an earlier attempt of this task has made call {paid['id']} ({paid['operation']}) to {some}, and "
         "for another list: they would get it twice. Make that call with its own list again (it is answered, "
         "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
         'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
-        call_id=found["id"],
+        call_id=paid["id"],
     )
 
 

@@ -264,16 +264,16 @@ async def calls(service: LedgerService, call: Call, request: OneRun | NoFields) 
         since_ms = None if since is None else expiry_ms(since)
     except ValueError as error:
         raise BadMessage(f"'since' {error}") from None
-    rows = await service.browse(
-        queries.calls,
-        run_id,
-        call.query("task"),
-        verdict,
-        limit,
-        None if before is None else int(before),
-        vendor,
-        since_ms,
+    which = queries.CallFilter(
+        run_id=run_id,
+        task_id=call.query("task"),
+        verdict=verdict,
+        vendor=vendor,
+        since=since_ms,
+        before=None if before is None else int(before),
+        limit=limit,
     )
+    rows = await service.browse(queries.calls, which)
     return [row | {"object_url": _object_url(row)} for row in rows or []]
 
 

@@ -82,7 +82,7 @@ def test_a_local_schedulers_locked_ledger_takes_the_end_later(
     other.execute("ROLLBACK")
     other.close()
     assert port.flush(20.0)
-    (call,) = books.read(queries.calls, "run", None, None, 10, None)
+    (call,) = books.read(queries.calls, queries.CallFilter("run"))
     assert (call["state"], call["spent_usd"]) == ("settled", "0.00005")
     port.close()
     books.ledger.close()
