@@ -57,8 +57,8 @@ format: $(STAMP)  ## format the code
 bench: $(STAMP)  ## measure the overhead of a guarded call, and the ledger alone
 	$(BIN)/python -m bench $(ARGS)
 
-figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests
-	$(BIN)/python -m pytest -m "figures or hypothesis" --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
+figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests, all combinations
+	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
 
 clean:  ## remove what make has installed
 	rm -rf $(VENV) .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

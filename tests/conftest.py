@@ -35,6 +35,14 @@ settings.load_profile("short")
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeats", type=int, default=3, help="how often each race is run")
     parser.addoption("--malformed", type=int, default=200, help="how many malformed requests are made")
+    parser.addoption("--combinations", action="store_true", help="run every combination of cases")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--combinations"):
+        further = [item for item in items if item.get_closest_marker("combinations")]
+        config.hook.pytest_deselected(items=further)
+        items[:] = [item for item in items if item not in further]
 
 
 @pytest.fixture

@@ -6,8 +6,7 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
-import pytest
-
+from tests.support.combinations import combined
 from tests.support.processes import free_port, wait_until
 from tests.support.site import Site
 
@@ -19,9 +18,11 @@ def charged(site: Site) -> dict[str, int]:
     return dict(Counter(entry["customer"] for entry in site.stripe.books()["moved"]))
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("where", [(), ("--local-scheduler",)], ids=["luigid", "local"])
+LOCAL = ("--local-scheduler",)
+
+
 class TestTheVerdictIsLuigis:
+    @combined("where workers", [(), LOCAL], ["1", "2"], chosen=[((), "2"), (LOCAL, "1"), (LOCAL, "2")])
     def test_a_task_whose_on_success_fails_has_not_completed(
         self, site: Site, where: tuple[str, ...], workers: str
     ) -> None:
@@ -36,6 +37,7 @@ class TestTheVerdictIsLuigis:
         assert code == 0, said
         assert charged(site) == {"a": 1, "b": 1}
 
+    @combined("where workers", [(), LOCAL], ["1", "2"], chosen=[((), "1"), (LOCAL, "2")])
     def test_a_recurring_root_without_output_pays_each_day(
         self, site: Site, where: tuple[str, ...], workers: str
     ) -> None:
@@ -43,6 +45,7 @@ class TestTheVerdictIsLuigis:
             code, said = site.luigi("Bare", "--workers", workers, *where, module=PIPELINE)
             assert (code, charged(site)) == (0, {"cus_bare": day}), said
 
+    @combined("where workers", [(), LOCAL], ["1", "2"], chosen=[((), "2"), (LOCAL, "1")])
     def test_so_does_a_dependency_without_output(
         self, site: Site, where: tuple[str, ...], workers: str
     ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests.integration.test_install import HEAD, python
+from tests.support.combinations import combined
 from tests.support.processes import wait_until
 from tests.support.site import SECRET, Site
 
@@ -47,7 +48,10 @@ class ByProxy(Starts):
 """
 
 
-@pytest.fixture(params=["gateway", "file", "variable", "local"])
+KINDS = ["gateway", "file", "variable", "local"]
+
+
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     """Who has the secret: luigid, or the worker in a file that luigi.cfg names, or in its environment."""
     return str(request.param)
@@ -82,7 +86,11 @@ def build(site: Site, kind: str, root: str, **how: Any) -> str:
     return said
 
 
-@pytest.mark.parametrize("root", ["Starts", "ByProxy"])
+@combined(
+    "kind root", KINDS, ["Starts", "ByProxy"], indirect=["kind"],
+    chosen=[("gateway", "Starts"), ("file", "Starts"), ("variable", "Starts"), ("variable", "ByProxy"),
+            ("local", "Starts"), ("local", "ByProxy")],
+)  # fmt: skip
 def test_it_is_guarded_as_its_attempt_is(here: Site, kind: str, root: str) -> None:
     """By the gateway, by itself with a secret of its own, or by an open listener of its task's."""
     said = build(here, kind, f"{root}('one')", fails=True)
@@ -114,8 +122,10 @@ while True:
 """
 
 
-@pytest.mark.parametrize("kind", ["gateway", "file", "variable"], indirect=True)
-@pytest.mark.parametrize("workers", [1, 2])
+@combined(
+    "kind workers", KINDS[:3], [1, 2], indirect=["kind"],
+    chosen=[("gateway", 2), ("file", 1), ("variable", 2)],
+)  # fmt: skip
 def test_revoke_ends_it(here: Site, kind: str, workers: int) -> None:
     (here.folder / "child.py").write_text(ENDLESS)
     path = here.folder / "endless.py"
@@ -192,8 +202,10 @@ assert luigi.build([FIRST()]) and luigi.build([Next(), Plain()])
 """
 
 
-@pytest.mark.parametrize("kind", ["gateway", "file"], indirect=True)
-@pytest.mark.parametrize("first", ["Leaves", "LeavesBlock"])
+@combined(
+    "kind first", KINDS[:2], ["Leaves", "LeavesBlock"], indirect=["kind"],
+    chosen=[("gateway", "Leaves"), ("file", "LeavesBlock")],
+)  # fmt: skip
 def test_one_that_outlives_its_attempt_or_has_none_spends_nothing(here: Site, first: str) -> None:
     (here.folder / "child.py").write_text("import sys\nsys.stdin.read()\n" + PROGRAM)
     code, said = python(here, LEFT.replace("FIRST", first))

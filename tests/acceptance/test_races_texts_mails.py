@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.combinations import combined
 from tests.support.processes import wait_until
 from tests.support.site import Site
 from tests.support.vendors import FakeResend, FakeTwilio
@@ -15,6 +16,8 @@ from tests.support.vendors import FakeResend, FakeTwilio
 #: A cap of $1, and what a text or mail costs at the vendors: 100 of them.
 MOST = 100
 PRICE = "0.01"
+#: To how many a mailing goes.
+PEOPLE = 8
 MODULE = "tests.support.racing_pipeline"
 
 pytestmark = pytest.mark.timeout(1200)
@@ -48,9 +51,13 @@ class Vendors:
         self.resend.process.end()
 
 
-@pytest.fixture(scope="module", params=[False, True], ids=["in-process", "gateway"])
+HERE, GATEWAY = "in-process", "gateway"
+SITES, VENDORS = [HERE, GATEWAY], ["twilio", "resend"]
+
+
+@pytest.fixture(scope="module")
 def vendors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vendors]:
-    both = Vendors(tmp_path_factory.mktemp("races"), request.param)
+    both = Vendors(tmp_path_factory.mktemp("races"), request.param == GATEWAY)
     yield both
     both.end()
 
@@ -64,7 +71,9 @@ def spent(vendors: Vendors, vendor: str, run_id: str) -> int:
 
 
 @pytest.mark.figures
-@pytest.mark.parametrize("vendor", ["twilio", "resend"])
+@combined(
+    "vendors vendor", SITES, VENDORS, indirect=["vendors"], chosen=[(HERE, "twilio"), (GATEWAY, "resend")]
+)
 def test_64_threads_send_exactly_what_the_cap_allows(vendors: Vendors, vendor: str, repeats: int) -> None:
     results = []
     for turn in range(max(1, repeats // 4)):
@@ -78,7 +87,9 @@ def test_64_threads_send_exactly_what_the_cap_allows(vendors: Vendors, vendor: s
 
 
 @pytest.mark.figures
-@pytest.mark.parametrize("vendor", ["twilio", "resend"])
+@combined(
+    "vendors vendor", SITES, VENDORS, indirect=["vendors"], chosen=[(HERE, "resend"), (GATEWAY, "twilio")]
+)
 def test_16_forked_processes_send_exactly_what_the_cap_allows(
     vendors: Vendors, vendor: str, repeats: int
 ) -> None:
@@ -94,34 +105,42 @@ def test_16_forked_processes_send_exactly_what_the_cap_allows(
     assert Counter(results) == {MOST: len(results)}
 
 
-def mailed(vendors: Vendors, vendor: str, n: int, how: str) -> str:
-    """Submit a mailing until all its tasks are complete; return what the last worker said."""
-    args = ["Mailing", "--vendor", vendor, "--n", str(n), "--how", how, "--workers", "4"]
+def mailed(vendors: Vendors, vendor: str, first: int, how: str) -> str:
+    """Submit a mailing to `PEOPLE` until all its tasks are complete; return what the last worker said."""
+    args = ["Mailing", "--vendor", vendor, "--first", str(first), "--n", str(PEOPLE), "--how", how]
+    done = [f"SendAndDie_*{number}_{vendor}_*" for number in range(first, first + PEOPLE)]
     for _ in range(8):
-        _, out = vendors.site.luigi(*args, module=MODULE)
-        if len(list((vendors.site.folder / "out").glob(f"SendAndDie_*{vendor}*"))) == n:
+        _, out = vendors.site.luigi(*args, "--workers", "4", module=MODULE)
+        if all(list((vendors.site.folder / "out").glob(name)) for name in done):
             return out
     raise AssertionError(out)
 
 
-@pytest.mark.parametrize("how", ["kill", "raise"])
-@pytest.mark.parametrize("vendor", ["twilio", "resend"])
+def orders(vendors: Vendors, vendor: str, first: int) -> list[int]:
+    """Return how many texts or mails the vendor sent to each that a mailing names."""
+    return [len(vendors.sent(vendor, f"Your order {number} ")) for number in range(first, first + PEOPLE)]
+
+
+@combined(
+    "vendors vendor how", SITES, VENDORS, ["kill", "raise"], indirect=["vendors"],
+    chosen=[(HERE, "twilio", "kill"), (HERE, "resend", "raise"),
+            (GATEWAY, "twilio", "raise"), (GATEWAY, "resend", "kill")],
+)  # fmt: skip
 def test_every_task_sends_and_dies_and_nobody_gets_two(vendors: Vendors, vendor: str, how: str) -> None:
-    first = {"kill": 0, "raise": 20}[how]
-    out = mailed(vendors, vendor, first + 10, how)
-    assert len(list((vendors.site.folder / "out").glob(f"tried-{vendor}-*"))) == first + 10, out
-    per_person = Counter(vendors.sent(vendor, "Your order"))
-    assert len(per_person) == first + 10
-    assert set(per_person.values()) == {1}
+    first = {"kill": 100, "raise": 200}[how]
+    out = mailed(vendors, vendor, first, how)
+    tried = [vendors.site.folder / "out" / f"tried-{vendor}-{first + n}" for n in range(PEOPLE)]
+    assert all(path.exists() for path in tried), out
+    assert orders(vendors, vendor, first) == [1] * PEOPLE
 
 
-@pytest.mark.parametrize("vendor", ["twilio", "resend"])
+@combined(
+    "vendors vendor", SITES, VENDORS, indirect=["vendors"], chosen=[(HERE, "twilio"), (GATEWAY, "resend")]
+)
 def test_a_lost_reply_sends_nothing_twice(vendors: Vendors, vendor: str) -> None:
     """The vendor has sent it, the connection breaks, the task is tried again."""
     fake = vendors.twilio if vendor == "twilio" else vendors.resend
     match = {"twilio": "POST /api.twilio.com/*/Messages.json", "resend": "POST /emails"}[vendor]
     fake.fault("drop_after", match=match, times=3)
-    mailed(vendors, vendor, 43, "raise")
-    per_person = Counter(vendors.sent(vendor, "Your order"))
-    assert len(per_person) == 43
-    assert set(per_person.values()) == {1}
+    mailed(vendors, vendor, 300, "raise")
+    assert orders(vendors, vendor, 300) == [1] * PEOPLE

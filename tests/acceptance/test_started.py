@@ -10,9 +10,11 @@ from collections.abc import Iterator
 import pytest
 
 from tests.acceptance.test_shapes import charged
+from tests.support.combinations import combined
 from tests.support.site import SECRET, Site
 
 METHODS = multiprocessing.get_all_start_methods()
+KINDS = ["remote", "local", "gateway"]
 
 
 def started(site: Site, method: str, root: str, *more: str, secret: str = SECRET) -> str:
@@ -27,7 +29,7 @@ def started(site: Site, method: str, root: str, *more: str, secret: str = SECRET
     return done.stdout + done.stderr
 
 
-@pytest.fixture(params=["remote", "local", "gateway"])
+@pytest.fixture
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -39,7 +41,10 @@ def here(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
-@pytest.mark.parametrize("method", METHODS)
+@combined(
+    "kind method", KINDS, METHODS, indirect=["kind"],
+    chosen=[("remote", "fork"), ("local", "fork"), ("local", "spawn"), ("gateway", "forkserver")],
+)  # fmt: skip
 def test_plain_vendor_and_threaded_tasks(here: Site, kind: str, method: str) -> None:
     said = started(here, method, "All", *(["--local"] if kind == "local" else []))
     threads = {f"thread_x_{number}": 1 for number in range(3)}
@@ -48,8 +53,7 @@ def test_plain_vendor_and_threaded_tasks(here: Site, kind: str, method: str) -> 
     assert "_thread.lock" not in said
 
 
-@pytest.mark.parametrize("local", [True, False])
-@pytest.mark.parametrize("workers", ["1", "2"])
+@combined("local workers", [True, False], ["1", "2"], chosen=[(True, "1"), (True, "2"), (False, "2")])
 def test_many_builds_of_a_process_leave_nothing_behind(site: Site, local: bool, workers: str) -> None:
     said = started(site, "fork", "Vendor", "--builds", "15", "--workers", workers, *["--local"] * local)
     flat = [[int(n) for n in line.split()[1:]] for line in said.splitlines() if line.startswith("FLAT")]
@@ -81,7 +85,10 @@ def test_a_build_where_an_event_loop_runs_ends(site: Site) -> None:
     assert charged(site) == {"own_one": 1, "own_two": 1}
 
 
-@pytest.mark.parametrize("method", METHODS)
+@combined(
+    "kind method", KINDS, METHODS, indirect=["kind"],
+    chosen=[("remote", "spawn"), ("local", "forkserver"), ("gateway", "fork")],
+)  # fmt: skip
 def test_the_children_of_an_attempt_are_its_own(here: Site, kind: str, method: str) -> None:
     """Their module imports nothing of this package, and has the vendor's secret from a file."""
     local = ["--local"] if kind == "local" else []
@@ -97,8 +104,10 @@ def test_the_children_of_an_attempt_are_its_own(here: Site, kind: str, method: s
     assert answers.count("BudgetExceeded") == 6, answers
 
 
-@pytest.mark.parametrize("early", [False, True])
-@pytest.mark.parametrize("method", METHODS)
+@combined(
+    "early method", [False, True], METHODS,
+    chosen=[(False, "fork"), (False, "spawn"), (False, "forkserver"), (True, "forkserver")],
+)  # fmt: skip
 def test_the_children_of_a_plain_task_spend_nothing(site: Site, method: str, early: bool) -> None:
     """Also those of a forkserver that is older than the pipeline."""
     started(site, "fork", "PlainPool", f"method={method}", "--workers", "1", *["--early"] * early)

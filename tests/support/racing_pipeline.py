@@ -109,16 +109,17 @@ class SendAndDie(VendorTask, Output):
 
 
 class Mailing(luigi.WrapperTask):
-    """A text or a mail to each of `n` customers."""
+    """A text or a mail to each of `n` customers, from number `first` on."""
 
     vendor = luigi.Parameter()
     run_id = luigi.Parameter(default="", significant=False)
+    first = luigi.IntParameter()
     n = luigi.IntParameter()
     how = luigi.Parameter(default="kill", significant=False)
 
     def requires(self) -> list[luigi.Task]:
         return [SendAndDie(vendor=self.vendor, run_id=self.run_id, number=number, how=self.how)
-                for number in range(self.n)]  # fmt: skip
+                for number in range(self.first, self.first + self.n)]  # fmt: skip
 
 
 class SendAndWait(VendorTask, Output):
