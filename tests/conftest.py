@@ -83,7 +83,14 @@ def pretender(shared_site: Site, vendor: FakeStripe) -> Pretender:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[Site]:
-    """A site of the test's own."""
-    with Site(tmp_path / "site") as site:
+def unstarted(tmp_path: Path) -> Iterator[Site]:
+    """A site of the test's own, whose luigid is not started yet."""
+    with Site(tmp_path / "site", start=False) as site:
         yield site
+
+
+@pytest.fixture
+def site(unstarted: Site) -> Site:
+    """A site of the test's own."""
+    unstarted.start()
+    return unstarted

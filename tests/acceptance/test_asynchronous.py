@@ -16,11 +16,9 @@ def lines(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_fifty_calls_at_once_spend_the_cap_and_no_more(site: Site, workers: int) -> None:
-    site.configure(spendguard_caps={"Asynchronous": 30})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+def test_fifty_calls_at_once_spend_the_cap_and_no_more(unstarted: Site, workers: int) -> None:
+    site = unstarted
+    site.restart(spendguard_caps={"Asynchronous": 30})
     code, out = site.luigi("Asynchronous", "--run-id", "r", "--workers", str(workers))
     assert code == 0, out
     said = lines(site.folder)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.combinations import further
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
@@ -17,6 +18,11 @@ def site(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Site]:
     """A site whose workers have the secret, and one whose luigid has it: nothing of this differs."""
     with Site(tmp_path / "site", gateway=request.param == "gateway") as site:
         yield site
+
+
+#: What has little to do with who has the secret is proved in one of both, by turns.
+HERE = pytest.mark.parametrize("site", ["worker", further("gateway")], indirect=True)
+THERE = pytest.mark.parametrize("site", [further("worker"), "gateway"], indirect=True)
 
 
 def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> None:
@@ -35,11 +41,13 @@ def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> No
     assert all(call["params"]["customer"] == call["target"] for call in allowed)
 
 
+@THERE
 def test_a_single_worker_in_process_is_guarded_too(site: Site) -> None:
     code, out = site.luigi("Billing", "--n", "8", "--budget-usd", "5", "--workers", "1")
     assert (code, site.stripe.moved()) == (0, 500), out
 
 
+@HERE
 def test_a_keep_alive_worker_does_not_hang_on_blocked_tasks(site: Site) -> None:
     site.configure(worker={"keep_alive": "true"})
     started = time.monotonic()
@@ -48,6 +56,7 @@ def test_a_keep_alive_worker_does_not_hang_on_blocked_tasks(site: Site) -> None:
     assert time.monotonic() - started < 30
 
 
+@THERE
 def test_the_summary_counts_blocked_tasks_as_not_run(site: Site) -> None:
     site.configure(retcode={"not_run": 25, "task_failed": 30, "missing_data": 20})
     code, out = site.luigi("Billing", "--n", "4", "--budget-usd", "2", "--workers", "2")
@@ -57,6 +66,7 @@ def test_the_summary_counts_blocked_tasks_as_not_run(site: Site) -> None:
     assert "Traceback" not in out
 
 
+@HERE
 def test_a_call_that_does_not_fit_is_named_with_cap_spent_and_asked(site: Site) -> None:
     code, out = site.luigi("Charge", "--customer", "c", "--amount", "10001")
     assert (code, site.stripe.posts()) == (0, []), out
@@ -65,6 +75,7 @@ def test_a_call_that_does_not_fit_is_named_with_cap_spent_and_asked(site: Site) 
     assert "failed" not in out
 
 
+@THERE
 def test_topping_up_frees_blocked_tasks_of_a_waiting_worker(site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
     worker = site.worker("Billing", "--n", "12", "--budget-usd", "5", "--workers", "3", "--run-id", "nightly")
@@ -84,6 +95,7 @@ def test_topping_up_frees_blocked_tasks_of_a_waiting_worker(site: Site) -> None:
     assert (worker.returncode, site.stripe.moved()) == (0, 1200), out
 
 
+@HERE
 def test_a_waiting_worker_ends_when_its_run_is_revoked(site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
     worker = site.worker("Billing", "--n", "6", "--budget-usd", "3", "--workers", "2", "--run-id", "nightly")
@@ -161,12 +173,14 @@ def test_a_task_that_paid_and_died_is_dispatched_at_the_cap(site: Site) -> None:
     assert len(list((site.folder / "out").glob("Charge_*"))) == 3
 
 
+@THERE
 def test_a_family_named_in_luigi_cfg_is_a_vendor_task_without_the_mixin(site: Site) -> None:
     site.configure(spendguard={"vendor_tasks": "Nothing, ByPat*"})
     code, out = site.luigi("ByPattern")
     assert (code, site.stripe.moved()) == (0, 100), out
 
 
+@HERE
 @pytest.mark.parametrize("root", [("PlainCaller",), ("InRequires",)])
 def test_spending_outside_vendor_tasks_is_denied_and_the_error_names_the_fix(
     site: Site, root: tuple[str, ...]
@@ -176,6 +190,7 @@ def test_spending_outside_vendor_tasks_is_denied_and_the_error_names_the_fix(
     assert "VendorTask" in out
 
 
+@THERE
 def test_reading_outside_vendor_tasks_passes(site: Site) -> None:
     code, out = site.luigi(
         "PlainCaller", "--read-only", module="tests.support.reading", STRIPE_BASE=site.stripe.url

@@ -153,6 +153,7 @@ def test_after_a_restart_the_gate_knows_who_has_paid(site: Site) -> None:
 
 def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     """What the budgets say is what the journal's entries add up to, also after kill -9."""
+    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 2})  # Nobody waits for luigid to be back.
     worker = site.worker("Billing", "--n", "40", "--workers", "4", "--run-id", "nightly")
     try:
         wait_until(lambda: site.stripe.moved() >= 500, 30, "charging")

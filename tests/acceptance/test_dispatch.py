@@ -47,10 +47,7 @@ def test_a_run_that_cannot_be_opened_keeps_no_worker_busy(
     site: Site, old: str, new: str, keep_alive: str
 ) -> None:
     # Who stays waits for what has failed at the other worker: let Luigi look for that with each question.
-    site.configure(worker={"keep_alive": keep_alive}, scheduler={"prune_on_get_work": "true"})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+    site.restart(worker={"keep_alive": keep_alive}, scheduler={"prune_on_get_work": "true"})
     first = site.worker("Billing", "--n", "3", "--run-id", "never",
                         LUIGI_CONFIG_PATH=misconfigured(site, old, new))  # fmt: skip
     try:

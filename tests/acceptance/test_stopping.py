@@ -93,11 +93,9 @@ def test_an_in_process_task_is_denied_at_its_next_call(site: Site) -> None:
     assert "the run is revoked" in out
 
 
-def test_with_kill_on_revoke_off_a_running_task_goes_on_without_calls(site: Site) -> None:
-    site.configure(spendguard={"kill_on_revoke": "false"})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+def test_with_kill_on_revoke_off_a_running_task_goes_on_without_calls(unstarted: Site) -> None:
+    site = unstarted
+    site.restart(spendguard={"kill_on_revoke": "false"})
     worker = site.worker("Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2",
                          module=SHAPES)  # fmt: skip
     wait_until(lambda: bool(lines(site, "slow")), what="the task")

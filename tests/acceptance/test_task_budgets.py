@@ -6,8 +6,8 @@ import threading
 
 import pytest
 
-from tests.acceptance.test_forecast import restart
 from tests.acceptance.test_shapes import SHAPES, charged
+from tests.support.processes import wait_until
 from tests.support.shapes import run_build
 from tests.support.site import Site
 
@@ -51,16 +51,13 @@ def test_a_task_that_cannot_fit_any_more_is_blocked_without_having_run(site: Sit
     assert "1 task blocked: cap of $7.00 reached, $2.00 spent, $5.00 remaining is not enough" in out
 
 
-def test_a_count_is_released_when_the_worker_is_lost(site: Site) -> None:
-    site.configure(scheduler={"worker_disconnect_delay": 2, "prune_on_get_work": "true"})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+def test_a_count_is_released_when_the_worker_is_lost(unstarted: Site) -> None:
+    site = unstarted
+    site.restart(scheduler={"worker_disconnect_delay": 2, "prune_on_get_work": "true"})
     site.stripe.control(options={"latency": 20})
     lost = site.worker("List", "--n", "1", "--cost", "5", "--budget-usd", "6", "--run-id", "r", module=SHAPES)
     try:
-        while not site.stripe.posts():
-            pass
+        wait_until(lambda: bool(site.stripe.posts()), what="the call")
     finally:
         lost.kill()
         lost.communicate()
@@ -79,44 +76,48 @@ def _runs(site: Site) -> list[str]:
 
 
 class TestSubBudgets:
+    @pytest.fixture
+    def site(self, unstarted: Site) -> Site:
+        return unstarted
+
     def test_a_family_has_its_own_cap_inside_any_run(self, site: Site) -> None:
-        self.restart(site, spendguard_family_caps={"Charge": 3})
+        site.restart(spendguard_family_caps={"Charge": 3})
         code, out = site.luigi("Billing", "--n", "5", "--workers", "2")
         assert (code, site.stripe.moved()) == (0, 300), out
         assert "Charge's cap of $3.00 reached, $3.00 spent" in out
         assert "raise it in [spendguard_family_caps]" in out
 
     def test_raising_it_in_luigi_cfg_frees_the_blocked(self, site: Site) -> None:
-        self.restart(site, spendguard_family_caps={"Charge": 3})
+        site.restart(spendguard_family_caps={"Charge": 3})
         site.luigi("Billing", "--n", "5")
-        self.restart(site, spendguard_family_caps={"Charge": 4})
+        site.restart(spendguard_family_caps={"Charge": 4})
         site.luigi("Billing", "--n", "5")
         assert site.stripe.moved() == 400
 
     def test_a_vendor_has_its_own_cap_inside_any_run(self, site: Site) -> None:
-        self.restart(site, spendguard_stripe={"run_cap_usd": 2})
+        site.restart(spendguard_stripe={"run_cap_usd": 2})
         code, out = site.luigi("Billing", "--n", "5", "--workers", "2")
         assert (code, site.stripe.moved()) == (0, 200), out
         assert "stripe's cap of $2.00 reached, $2.00 spent" in out
 
     def test_what_a_vendors_cap_cannot_pay_is_not_dispatched_to_be_denied(self, site: Site) -> None:
-        self.restart(site, spendguard_stripe={"run_cap_usd": 2})
+        site.restart(spendguard_stripe={"run_cap_usd": 2})
         _, out = site.luigi("Billing", "--n", "8", "--run-id", "r")
         assert (site.stripe.moved(), len(site.calls("r"))) == (200, 2), out
         assert "6 tasks blocked: stripe's cap of $2.00 reached" in out
 
     def test_nor_is_what_a_family_or_a_day_can_never_pay(self, site: Site) -> None:
-        self.restart(site, spendguard_family_caps={"Declared": 3})
+        site.restart(spendguard_family_caps={"Declared": 3})
         args = ("List", "--n", "2", "--cost", "5")
         _, out = site.luigi(*args, "--run-id", "a", module=SHAPES)
         assert "2 tasks blocked: Declared's cap of $3.00 reached" in out
-        self.restart(site, spendguard_family_caps={"Declared": None}, spendguard={"daily_cap_usd": 4})
+        site.restart(spendguard_family_caps={"Declared": None}, spendguard={"daily_cap_usd": 4})
         _, out = site.luigi(*args, "--run-id", "b", module=SHAPES)
         assert "2 tasks blocked: daily cap of $4.00 reached" in out
         assert (site.stripe.posts(), site.calls("a"), site.calls("b")) == ([], [], [])
 
     def test_all_runs_share_a_day(self, site: Site) -> None:
-        self.restart(site, spendguard={"daily_cap_usd": 5})
+        site.restart(spendguard={"daily_cap_usd": 5})
         for first in ("0", "10"):
             _, out = site.luigi("Billing", "--n", "4", "--first", first)
         assert site.stripe.moved() == 500
@@ -125,7 +126,7 @@ class TestSubBudgets:
     def test_the_smallest_of_them_holds_for_many_threads_and_the_others_lose_nothing(
         self, site: Site
     ) -> None:
-        self.restart(site, spendguard={"daily_cap_usd": 40}, spendguard_stripe={"run_cap_usd": 30},
+        site.restart(spendguard={"daily_cap_usd": 40}, spendguard_stripe={"run_cap_usd": 30},
                      spendguard_family_caps={"ManyThreads": 20})  # fmt: skip
         code, out = site.luigi("ManyThreads", "--threads", "16", "--run-id", "r")
         assert (code, site.stripe.moved()) == (0, 2000), out
@@ -136,12 +137,6 @@ class TestSubBudgets:
             ("family", "ManyThreads"): ("20.00", "0.00"),
             ("vendor", "stripe"): ("20.00", "0.00"),
         }
-
-    def restart(self, site: Site, **settings: dict[str, object]) -> None:
-        site.configure(**settings)
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
 
 
 def test_several_workers_in_one_run_end_with_the_cap_and_none_hangs(site: Site) -> None:
@@ -179,14 +174,15 @@ def test_several_workers_in_one_run_end_with_the_cap_and_none_hangs(site: Site) 
     [("spendguard_family_caps", "Charge"), ("spendguard_stripe", "run_cap_usd"),
      ("spendguard", "daily_cap_usd")],
 )  # fmt: skip
-def test_a_cap_that_was_taken_out_of_luigi_cfg_blocks_nothing(site: Site, cap: tuple[str, str]) -> None:
+def test_a_cap_that_was_taken_out_of_luigi_cfg_blocks_nothing(unstarted: Site, cap: tuple[str, str]) -> None:
+    site = unstarted
     section, key = cap
-    restart(site, **{section: {key: "1.50"}})
+    site.restart(**{section: {key: "1.50"}})
     args = ("Mixed", "--declared", "0", "--unknown", "2", "--run-id", "r")
     out = site.luigi(*args, module=SHAPES)[1]
     assert site.stripe.moved() == 100, out
     assert "1 task blocked" in out
-    restart(site, **{section: {key: None}})
+    site.restart(**{section: {key: None}})
     code, out = site.luigi(*args, module=SHAPES)
     assert (code, site.stripe.moved()) == (0, 200), out
     assert "blocked" not in out

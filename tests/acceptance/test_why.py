@@ -142,11 +142,12 @@ def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> N
 
 
 class TestShadow:
+    @pytest.fixture
+    def site(self, unstarted: Site) -> Site:
+        return unstarted
+
     def test_what_a_cap_would_have_denied_is_recorded_and_let_through(self, site: Site) -> None:
-        site.configure(spendguard={"mode": "shadow"})
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
+        site.restart(spendguard={"mode": "shadow"})
         code, out = site.luigi("Billing", "--n", "7", "--budget-usd", "3", "--run-id", "r", "--workers", "2")
         assert (code, site.stripe.moved()) == (0, 700), out
         assert "a cap of $7.00 would have sufficed; it has $3.00" in out
@@ -158,10 +159,7 @@ class TestShadow:
         assert "let through in shadow mode" in let[0]["message"]
 
     def test_a_run_that_has_ended_with_its_root_says_so_too(self, site: Site) -> None:
-        site.configure(spendguard={"mode": "shadow"})
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
+        site.restart(spendguard={"mode": "shadow"})
         for number in (1, 2):
             _, out = site.luigi("Billing", "--n", "7", "--budget-usd", "3", "--first", "0")
             (run,) = [one for one in site.call("GET", "/runs")[1] if one["state"] == "ended"][:1]
@@ -171,10 +169,7 @@ class TestShadow:
             assert site.stripe.moved() == 700 * number
 
     def test_the_cap_that_was_short_is_the_one_that_is_said(self, site: Site) -> None:
-        site.configure(spendguard={"mode": "shadow"}, spendguard_family_caps={"Charge": 2})
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
+        site.restart(spendguard={"mode": "shadow"}, spendguard_family_caps={"Charge": 2})
         _, out = site.luigi("Billing", "--n", "3", "--run-id", "r")
         assert "* run r: a cap of $3.00 for Charge would have sufficed; it has $2.00" in out
         assert "it has $100.00" not in out
@@ -182,15 +177,13 @@ class TestShadow:
         assert "* run r2: its caps sufficed" in out
 
     def test_a_task_above_the_threshold_is_held_whether_it_declares_that_or_not(self, site: Site) -> None:
-        site.configure(spendguard={"mode": "shadow", "approve_above_usd": 2})
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
+        site.restart(spendguard={"mode": "shadow", "approve_above_usd": 2})
         args = ("Charge", "--customer", "c", "--amount", "300", "--workers", "1")
         for _ in range(2):
             _, out = site.luigi(*args)
             assert "a single task may cost $2.00 without an approval, this one may cost $3.00" in out
             assert site.stripe.posts() == []
+            assert site.luigid is not None
             site.luigid.kill()
             site.start()
         run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
@@ -202,21 +195,15 @@ class TestShadow:
         assert site.stripe.moved() == 300
 
     def test_nothing_else_is_let_through(self, site: Site) -> None:
-        site.configure(spendguard={"mode": "shadow"})
-        assert site.luigid is not None
-        site.luigid.end()
-        site.start()
+        site.restart(spendguard={"mode": "shadow"})
         site.luigi("Billing", "--n", "2", "--run-id", "r")
         site.call("DELETE", "/runs/r")
         site.luigi("Billing", "--n", "2", "--first", "5", "--run-id", "r")
         assert site.stripe.moved() == 200
 
     def test_switched_back_the_cap_is_enforced_at_once(self, site: Site) -> None:
-        assert site.luigid is not None
         for mode in ("shadow", "enforce"):
-            site.configure(spendguard={"mode": mode})
-            site.luigid.end()
-            site.start()
+            site.restart(spendguard={"mode": mode})
             site.luigi(
                 "Billing", "--n", "4" if mode == "shadow" else "9", "--budget-usd", "3", "--run-id", "r"
             )

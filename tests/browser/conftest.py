@@ -50,10 +50,11 @@ def fill(site: Site) -> None:
 
 
 def nightly(site: Site, run_id: str, n: int, first: int, budget: str, *, by_task_id: bool = False,
-            word: str = "") -> str:  # fmt: skip
+            word: str = "", workers: int = 2) -> str:  # fmt: skip
     """Run the pipeline; return what its worker said."""
     named = () if by_task_id else ("--run-id", run_id)
-    args = ("Nightly", "--n", str(n), "--first", str(first), "--budget-usd", budget, "--workers", "2")
+    args = ("Nightly", "--n", str(n), "--first", str(first), "--budget-usd", budget,
+            "--workers", str(workers))  # fmt: skip
     return site.luigi(*args, *named, *(("--word", word) if word else ()), module=MODULE,
                       STRIPE_MAX_RETRIES="0")[1]  # fmt: skip
 

@@ -98,10 +98,7 @@ def test_what_luigid_refuses_is_said_and_the_dialog_stays(tab: Tab, site: Site) 
 
 
 def test_a_held_run_is_approved_with_what_is_shown(tab: Tab, site: Site) -> None:
-    site.configure(spendguard={"forecast": "hold"})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+    site.restart(spendguard={"forecast": "hold"})
     nightly(site, "night", 6, 0, "2")
     assert site.stripe.posts() == []
     page = tab.go("#tab=budgets&run=night")
@@ -194,7 +191,7 @@ def test_what_comes_from_pipelines_and_vendors_is_text(tab: Tab, site: Site) -> 
 
 
 def test_calls_are_filtered_paged_and_linked_to_the_vendors_pages(tab: Tab, site: Site) -> None:
-    nightly(site, "night", 60, 0, "58")
+    nightly(site, "night", 60, 0, "58", workers=1)
     page = tab.go("#tab=budgets&run=night")
     calls = page.locator(".spendguard-calls tbody tr")
     calls.nth(49).wait_for()

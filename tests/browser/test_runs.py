@@ -210,10 +210,7 @@ def test_while_luigid_is_down_the_page_says_so_and_then_recovers(browser: Any, s
 
 def test_a_page_of_which_nobody_may_read_asks_for_the_token(browser: Any, site: Site) -> None:
     nightly(site, "first", 1, 0, "5")
-    site.configure(spendguard={"anonymous_read": "false"})
-    assert site.luigid is not None
-    site.luigid.end()
-    site.start()
+    site.restart(spendguard={"anonymous_read": "false"})
     tab = Tab(browser, site.url)
     page = tab.go()
     page.get_by_text("Budgets cannot be read").wait_for()

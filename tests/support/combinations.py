@@ -9,6 +9,11 @@ from typing import Any
 import pytest
 
 
+def further(value: Any) -> Any:
+    """Return a value of a parameter for `--combinations` alone."""
+    return pytest.param(value, marks=pytest.mark.combinations)
+
+
 def combined(
     names: str,
     *values: Iterable[Any],

@@ -92,6 +92,13 @@ class Site:
         self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secrets),
                               lambda: listening(self.port))  # fmt: skip
 
+    def restart(self, **settings: Mapping[str, Any] | None) -> None:
+        """Start luigid with these sections of luigi.cfg changed; end it first where it runs."""
+        self.configure(**settings)
+        if self.luigid is not None:
+            self.luigid.end()
+        self.start()
+
     def end(self) -> None:
         """End what was started."""
         if self.luigid is not None:
