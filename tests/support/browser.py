@@ -52,7 +52,7 @@ def browsing() -> Iterator[Any]:
 
 def until(page: Any, condition: str) -> None:
     """Wait until a JavaScript expression holds; Playwright's own way needs scripts that the page forbids."""
-    limit = time.monotonic() + 20
+    limit = time.monotonic() + 60
     while not page.evaluate(condition):
         assert time.monotonic() < limit, condition
         page.wait_for_timeout(20)
@@ -67,7 +67,7 @@ class Tab:
             viewport={"width": width, "height": 900}, locale="en-US", timezone_id="UTC"
         )
         self.page = self.context.new_page()
-        self.page.set_default_timeout(20_000)
+        self.page.set_default_timeout(60_000)
         self.errors: list[str] = []
         self.asked: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))

@@ -94,8 +94,8 @@ def listening(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 20, what: str = "it") -> None:
-    """Wait for a condition; fail after `seconds`."""
+def wait_until(condition: Callable[[], bool], seconds: float = 60, what: str = "it") -> None:
+    """Wait for a condition; fail after `seconds`: other tests may have the machine busy."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
