@@ -10,8 +10,8 @@ from luigi_spendguard.cli.context import Stop, Usd, settings_of
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import redact
-from luigi_spendguard.selftest.children import Failed
-from luigi_spendguard.selftest.race import judged, race
+from luigi_spendguard.selftest.processes import ProcessFailed
+from luigi_spendguard.selftest.race import judge, race
 from luigi_spendguard.selftest.site import SelfTestError
 
 
@@ -47,12 +47,12 @@ def self_test(workers: int, cap: Micros, timeout_s: int) -> None:
         signal.signal(number, _end)
     try:
         facts = race(settings, workers, cap, timeout_s)
-    except Failed as error:
-        click.echo(error.said, err=True)
+    except ProcessFailed as error:
+        click.echo(error.log_end, err=True)
         raise Stop(str(error), 1) from None
     except (ConfigError, SelfTestError) as error:
         raise Stop(str(error), 2) from None
-    good, line = judged(facts)
+    good, line = judge(facts)
     click.echo(redact(line))
     if not good:
         if not facts.shadow:

@@ -54,14 +54,14 @@ class SpendguardSelfTestCharge(VendorTask, luigi.Task):
                 charged += 1
             except SpendDenied as denied:
                 refused[denied.reason] += 1
-                said = str(denied)
+                message = str(denied)
             except Exception as error:  # Said by the self-test, which fails.
                 failed.append(f"{type(error).__name__}: {error}")
-        found = {"pid": os.getpid(), "charged": charged, "refused": refused, "failed": failed}
+        report = {"pid": os.getpid(), "charged": charged, "refused": refused, "failed": failed}
         if refused:
-            found["said"] = said
+            report["message"] = message
         with self.output().open("w") as file:
-            json.dump(found, file)
+            json.dump(report, file)
 
     def _wait_for_the_others(self) -> None:
         folder = Path(self.folder)

@@ -1,9 +1,8 @@
 """`Site`: the self-test's own folder, luigi.cfg and environments, made of the user's settings.
 
-Kept is what decides about money. Replaced are addresses, files, tokens and secrets, and what would hold the
-run before it can ask. Luigi's own sections are not taken: no history database, mail or log of the user's.
-
-Writes a luigi.cfg or luigi.toml of its own for the self-test, in the format of the user's.
+luigi.cfg, or luigi.toml, is in the format of the user's. Kept is what decides about money. Replaced are
+addresses, files, tokens and secrets, and what would hold the run before it can ask. Luigi's own sections are
+not taken: no history database, mail or log of the user's.
 """
 
 from __future__ import annotations
@@ -186,36 +185,36 @@ class Site:
         Whose the secret is here, luigid's or the workers', has what stands for it.
         """
         dropped = {*self._variables_of_secrets(), *certificates.VARIABLES, *_DROPPED}
-        found = {
+        environment = {
             name: value
             for name, value in os.environ.items()
             if name not in dropped and name.lower() not in _PROXIES and not self._shows_secret(value)
         }
-        found["PYTHONPATH"] = os.pathsep.join(python_path())
-        found["XDG_STATE_HOME"] = found["TMPDIR"] = str(self.folder)
+        environment["PYTHONPATH"] = os.pathsep.join(python_path())
+        environment["XDG_STATE_HOME"] = environment["TMPDIR"] = str(self.folder)
         if self.tls:
-            found[certificates.VARIABLES[0]] = str(self.folder / "cert.pem")
+            environment[certificates.VARIABLES[0]] = str(self.folder / "cert.pem")
         if luigid and self.gateway:
-            found |= {_SECRET: self.secret, _SECRET_FILE: str(self.folder / "stripe")}
+            environment |= {_SECRET: self.secret, _SECRET_FILE: str(self.folder / "stripe")}
         elif not luigid and not self.gateway:
-            found["STRIPE_SECRET_KEY"] = self.secret
-        return found
+            environment["STRIPE_SECRET_KEY"] = self.secret
+        return environment
 
     def _variables_of_secrets(self) -> set[str]:
         """Return the environment variables that hold a secret of the user's, or say whose account it is."""
-        found = {name for vendor in VENDORS.values() for name in vendor.secret_variables}
+        names = {name for vendor in VENDORS.values() for name in vendor.secret_variables}
         for setting in config.SETTINGS:
             if setting.secret or setting.variable:
                 raw = self.sections.get(setting.section, {}).get(setting.key)
-                found |= {
+                names |= {
                     setting.variable,
                     *re.findall(r"\$\{\s*([^}]*?)\s*\}", str(raw.value) if raw else ""),
                 }
-        return found
+        return names
 
     def _shows_secret(self, text: str) -> bool:
-        given = self.settings
-        own = [given.admin_token, given.worker_token, *(vendor.secret for vendor in given.vendors.values())]
+        users = self.settings
+        own = [users.admin_token, users.worker_token, *(vendor.secret for vendor in users.vendors.values())]
         own += [os.environ.get(name) for vendor in VENDORS.values() for name in vendor.secret_variables]
         return any(secret in text for secret in own if secret)
 
@@ -287,7 +286,7 @@ def _certificate(openssl: str, folder: Path) -> None:
 
 def python_path() -> list[str]:
     """Return PYTHONPATH for a process in another folder: this very package, wherever it was found."""
-    given = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    paths = [os.path.abspath(path) for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     root = str(Path(__file__).resolve().parents[2])
     installed = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    return given if root in (*given, *installed) else [*given, root]
+    return paths if root in (*paths, *installed) else [*paths, root]

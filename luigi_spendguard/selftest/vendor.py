@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
-from luigi_spendguard.selftest.child import end_with_parent
+from luigi_spendguard.selftest.sandbox import end_with_parent
 
 #: Seconds that a charge takes, so that those of several workers overlap.
 _TAKES_S = 0.02

@@ -40,8 +40,8 @@ stripe.bind = lambda: None
 #: Shows what each process is given: its environment, and the settings that it reads.
 SPY = """
 import os, pathlib, sys
-if "luigi_spendguard.selftest.child" in sys.orig_argv:
-    config = pathlib.Path(sys.orig_argv[sys.orig_argv.index("luigi_spendguard.selftest.child") + 1])
+if "luigi_spendguard.selftest.sandbox" in sys.orig_argv:
+    config = pathlib.Path(sys.orig_argv[sys.orig_argv.index("luigi_spendguard.selftest.sandbox") + 1])
     with open(pathlib.Path(__file__).with_name("seen"), "a") as seen:
         seen.write(f"{dict(os.environ)}\\n{config.read_text()}")
 """
@@ -207,7 +207,7 @@ def test_what_cannot_be_tested_is_bad_usage(user: User, text: str, args: tuple[s
 
 def test_one_that_takes_too_long_is_given_up_with_the_end_of_its_log(user: User) -> None:
     user.before(
-        "import sys, time\nif 'luigi_spendguard.selftest.child' in sys.orig_argv:\n"
+        "import sys, time\nif 'luigi_spendguard.selftest.sandbox' in sys.orig_argv:\n"
         "    print('asleep', flush=True)\n    time.sleep(60)\n"
     )
     code, out, err = user.run("--timeout", "5")

@@ -10,14 +10,15 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.selftest.child import NotHere, stay_on_loopback
-from luigi_spendguard.selftest.race import Facts, judged
+from luigi_spendguard.selftest.race import Facts, judge
+from luigi_spendguard.selftest.sandbox import LeftSandbox, stay_on_loopback
 from luigi_spendguard.selftest.site import written
 from luigi_spendguard.settings.files import read_sections
 from tests.support.processes import REPOSITORY
 
 REPORTS = [
-    {"pid": pid, "charged": 5, "refused": {"cap": 5}, "failed": [], "said": "cap reached"} for pid in (1, 2)
+    {"pid": pid, "charged": 5, "refused": {"cap": 5}, "failed": [], "message": "cap reached"}
+    for pid in (1, 2)
 ]
 GOOD = Facts(
     workers=2, charges=10, cents=100, cap=10_000_000, limit="", shadow=False, gateway=False, charged=10,
@@ -26,14 +27,14 @@ GOOD = Facts(
 
 
 def test_a_cap_that_bites_is_said_with_all_figures() -> None:
-    assert judged(GOOD) == (
+    assert judge(GOOD) == (
         True,
         "ok: 2 workers asked for $20.00 in 20 charges under a cap of $10.00: the vendor counted $10.00 "
         "(10 charges), the ledger agrees; 10 were refused",
     )
     assert (
         "through the gateway under a cap of $10.00 (daily_cap_usd)"
-        in judged(replace(GOOD, gateway=True, limit="daily_cap_usd"))[1]
+        in judge(replace(GOOD, gateway=True, limit="daily_cap_usd"))[1]
     )
 
 
@@ -57,7 +58,7 @@ def test_a_cap_that_bites_is_said_with_all_figures() -> None:
     ],
 )  # fmt: skip
 def test_whatever_is_not_as_it_must_be_is_said(seen: dict[str, Any], said: str) -> None:
-    good, line = judged(replace(GOOD, **seen))
+    good, line = judge(replace(GOOD, **seen))
     assert not good
     assert line.startswith("FAILED: 2 workers asked for $20.00 in 20 charges")
     assert line.endswith(f"; {said}")
@@ -67,7 +68,7 @@ def test_whatever_is_not_as_it_must_be_is_said(seen: dict[str, Any], said: str) 
 @pytest.mark.parametrize("event", ["socket.connect", "socket.sendto", "socket.getaddrinfo"])
 def test_nothing_but_this_machine_is_looked_up_or_reached(event: str, host: str) -> None:
     args = (host, 443) if event == "socket.getaddrinfo" else (None, (host, 443))
-    with pytest.raises(NotHere, match="never leaves this machine"):
+    with pytest.raises(LeftSandbox, match="never leaves this machine"):
         stay_on_loopback(event, args)
 
 
@@ -105,7 +106,7 @@ def test_a_process_with_another_vendor_or_ledger_does_not_start(
     config = tmp_path / "luigi.cfg"
     config.write_text(CHILD.format(ledger=ledger.format(tmp_path), stripe=stripe))
     done = subprocess.run(
-        [sys.executable, "-m", "luigi_spendguard.selftest.child", str(config), "http://127.0.0.1:9",
+        [sys.executable, "-m", "luigi_spendguard.selftest.sandbox", str(config), "http://127.0.0.1:9",
          "luigi_spendguard", "--version"],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
@@ -116,12 +117,12 @@ def test_a_process_with_another_vendor_or_ledger_does_not_start(
 @pytest.mark.parametrize("url", ["https://api.stripe.com/v1/balance", "http://93.184.215.14/"])
 def test_a_process_cannot_leave_by_any_client(url: str) -> None:
     code = (
-        "import sys; from luigi_spendguard.selftest.child import stay_on_loopback\n"
+        "import sys; from luigi_spendguard.selftest.sandbox import stay_on_loopback\n"
         "sys.addaudithook(stay_on_loopback)\n"
         f"import requests; requests.get({url!r}, timeout=5)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert "NotHere: a self-test never leaves this machine" in done.stderr
+    assert "LeftSandbox: a self-test never leaves this machine" in done.stderr
 
 
 @pytest.mark.parametrize("name", ["luigi.cfg", "luigi.toml"])

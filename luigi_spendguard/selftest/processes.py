@@ -19,15 +19,15 @@ _GRACE_S = 5.0
 _TAIL = 25
 
 
-class Failed(SelfTestError):
-    """A process did not do its part; `said` is the end of its log."""
+class ProcessFailed(SelfTestError):
+    """A process did not do its part; `log_end` is what it wrote last."""
 
     def __init__(self, message: str, log: Path) -> None:
         super().__init__(message)
-        self.said = tail(log)
+        self.log_end = tail(log)
 
 
-class Children:
+class Processes:
     """All processes of a self-test, which has `timeout_s` seconds; leaving the context ends them."""
 
     def __init__(self, folder: Path, timeout_s: float) -> None:
@@ -35,7 +35,7 @@ class Children:
         self._limit = time.monotonic() + timeout_s
         self._all: list[subprocess.Popen[bytes]] = []
 
-    def __enter__(self) -> Children:
+    def __enter__(self) -> Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -69,16 +69,16 @@ class Children:
         return process
 
     def serve(self, name: str, args: list[str], env: Mapping[str, str], ready: Callable[[], bool]) -> None:
-        """Start a server and wait until it is ready. Raises Failed."""
+        """Start a server and wait until it is ready. Raises ProcessFailed."""
         process = self.start(name, args, env)
         while not ready():
             if process.poll() is not None:
-                raise Failed(f"{name} did not start (exit code {process.returncode})", self.log(name))
+                raise ProcessFailed(f"{name} did not start (exit code {process.returncode})", self.log(name))
             self._check_time(name)
             time.sleep(0.05)
 
     def run(self, name: str, args: list[str], env: Mapping[str, str]) -> int:
-        """Run a process to its end; return its exit code. Raises Failed when there is no time left."""
+        """Run a process to its end; return its exit code. Raises ProcessFailed when there is no time left."""
         process = self.start(name, args, env)
         while process.poll() is None:
             self._check_time(name)
@@ -87,7 +87,9 @@ class Children:
 
     def _check_time(self, name: str) -> None:
         if time.monotonic() > self._limit:
-            raise Failed(f"{name} was not done after {self._timeout_s:g} seconds (--timeout)", self.log(name))
+            raise ProcessFailed(
+                f"{name} was not done after {self._timeout_s:g} seconds (--timeout)", self.log(name)
+            )
 
 
 def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:

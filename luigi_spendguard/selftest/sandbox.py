@@ -1,6 +1,6 @@
 """Starts a process of the self-test: it reads the self-test's luigi.cfg alone and cannot leave loopback.
 
-    python -m luigi_spendguard.selftest.child CONFIG VENDOR_URL MODULE ARGS…
+    python -m luigi_spendguard.selftest.sandbox CONFIG VENDOR_URL MODULE ARGS…
 
 runs MODULE as `python -m MODULE ARGS…` does.
 """
@@ -20,7 +20,7 @@ from luigi_spendguard.process_state import at_fork
 _PR_SET_PDEATHSIG = 1
 
 
-class NotHere(Exception):
+class LeftSandbox(Exception):
     """Something of the self-test was about to leave this machine, or to use what is not its own."""
 
 
@@ -34,7 +34,7 @@ def stay_on_loopback(event: str, args: tuple[Any, ...]) -> None:
     else:
         return
     if not _is_here(host):
-        raise NotHere(f"a self-test never leaves this machine: {event} to {host!r} was refused")
+        raise LeftSandbox(f"a self-test never leaves this machine: {event} to {host!r} was refused")
 
 
 def _is_here(host: Any) -> bool:
@@ -73,18 +73,18 @@ def read_alone(path: Path) -> None:
 
 
 def check_own(path: Path, vendor_url: str) -> None:
-    """Refuse any other vendor and any other ledger than the self-test's. Raises NotHere, ConfigError."""
+    """Refuse any other vendor and any other ledger than the self-test's. Raises LeftSandbox, ConfigError."""
     from luigi_spendguard import config
     from luigi_spendguard.vendors.registry import VENDORS
 
     settings = config.load()
     if list(settings.files) != [path]:
-        raise NotHere(f"the settings in force are not the self-test's: {settings.files}")
+        raise LeftSandbox(f"the settings in force are not the self-test's: {settings.files}")
     for name in VENDORS:
         if settings.vendor(name).base_url != vendor_url:
-            raise NotHere(f"calls to {name} would not go to the fake vendor")
+            raise LeftSandbox(f"calls to {name} would not go to the fake vendor")
     if path.parent not in settings.ledger_path.parents:
-        raise NotHere(f"{settings.ledger_path} is not the self-test's ledger")
+        raise LeftSandbox(f"{settings.ledger_path} is not the self-test's ledger")
 
 
 def main() -> None:
