@@ -18,10 +18,18 @@ from typing import Any
 from luigi_spendguard import redaction
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.settings import values
-from luigi_spendguard.settings.files import ConfigError, Raw, Sections, expanded, luigi_files, read_sections
+from luigi_spendguard.settings.files import (
+    PREFIX,
+    ConfigError,
+    Raw,
+    Sections,
+    expanded,
+    luigi_files,
+    read_sections,
+)
 from luigi_spendguard.settings.policy import Caps
-from luigi_spendguard.settings.schema import Setting, VendorSettings
-from luigi_spendguard.settings.values import NotMine, in_file
+from luigi_spendguard.settings.schema import MAIN, Setting, VendorSettings
+from luigi_spendguard.settings.secret_files import NotReadable
 from luigi_spendguard.vendors.registry import VENDORS
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
@@ -93,132 +101,8 @@ class Settings:
         return max(used, default=VendorSettings("").timeout_s)
 
 
-_M = "spendguard"
 SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        _M,
-        "ledger_url",
-        values.ledger_url,
-        "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
-        "The ledger's file, as `sqlite:////absolute/path`. Read by luigid.",
-    ),
-    Setting(
-        _M,
-        "default_cap_usd",
-        values.usd,
-        "none: such a run has a cap of 0",
-        "The cap of a run that asks for nothing.",
-    ),
-    Setting(_M, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
-    Setting(_M, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
-    Setting(
-        _M,
-        "admin_token",
-        values.token,
-        "made with the first run, beside the ledger, mode 0600",
-        "Who shows it may top up, resolve and revoke.",
-        True,
-    ),
-    Setting(
-        _M,
-        "admin_token_file",
-        in_file(values.token),
-        "none",
-        "A file with the admin token, mode 0600, instead of `admin_token`.",
-        True,
-    ),
-    Setting(
-        _M,
-        "worker_token",
-        values.token,
-        "none: only workers on luigid's own machine are served",
-        "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.",
-        True,
-    ),
-    Setting(
-        _M,
-        "gateway_url",
-        values.gateway_url,
-        "luigid's address, for the vendors that it serves",
-        "Where the gateway is, if not at luigid's address. Read by the worker.",
-    ),
-    Setting(
-        _M,
-        "worker_token_file",
-        in_file(values.token),
-        "none",
-        "A file with the worker token, mode 0600, instead of `worker_token`.",
-        True,
-    ),
-    Setting(
-        _M,
-        "vendor_tasks",
-        values.names,
-        "none",
-        "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin.",
-    ),
-    Setting(
-        _M,
-        "on_blocked",
-        values.one_of("exit", "wait"),
-        "exit",
-        "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker.",
-    ),
-    Setting(
-        _M,
-        "kill_on_revoke",
-        values.boolean,
-        "true",
-        "Whether running tasks of a revoked run are ended, once their call in flight has.",
-    ),
-    Setting(
-        _M,
-        "forecast",
-        values.one_of("off", "warn", "hold"),
-        "warn",
-        "`off`, `warn` or `hold`: what is done about a run that says it will cost too much.",
-    ),
-    Setting(
-        _M,
-        "forecast_growth",
-        values.growth,
-        "3",
-        "A forecast this many times as high as the last run of the same root family is too much.",
-    ),
-    Setting(
-        _M, "approve_above_usd", values.usd, "none", "A single task that may cost more waits for an approval."
-    ),
-    Setting(
-        _M,
-        "mode",
-        values.one_of("enforce", "shadow"),
-        "enforce",
-        "`enforce` or `shadow`: what a cap would have denied is recorded and let through.",
-    ),
-    Setting(
-        _M,
-        "metrics_collector",
-        values.one_of("none", "datadog", "prometheus"),
-        "none",
-        "Luigi's own collector beside ours, where a stock luigid is switched on by "
-        "`metrics_collector = custom`.",
-    ),
-    Setting(
-        _M,
-        "tls_cert",
-        values.file,
-        "none: plain HTTP",
-        "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`.",
-    ),
-    Setting(_M, "tls_key", values.file, "none", "The key of `tls_cert`, PEM."),
-    Setting(
-        _M,
-        "anonymous_read",
-        values.boolean,
-        "true",
-        "Whether runs' figures can be seen without a token, as Luigi's own page can.",
-    ),
-    Setting(_M, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."),
+    *MAIN,
     *(setting for vendor in VENDORS.values() for setting in vendor.section()),
 )
 _BY_KEY = {(setting.section, setting.key): setting for setting in SETTINGS}
@@ -236,13 +120,13 @@ def load(
     kind: str | None = None,
     environ: Mapping[str, str] | None = None,
     as_luigid: bool = False,
-    whole: bool = False,
+    complete: bool = False,
 ) -> Settings:
     """Return the settings of Luigi's configuration files. Raises ConfigError.
 
     `files` and `kind` (`ini` or `toml`): read these instead of the files that Luigi reads. `as_luigid`: a
     LUIGI_CONFIG_PATH that Luigi ignores is no error where no other file has a section of ours, since a stock
-    luigid starts with it, too. `whole`: a file whose last line has no end is refused.
+    luigid starts with it, too. `complete`: a file whose last line has no end is refused.
     """
     environ = os.environ if environ is None else environ
     complaint = ""
@@ -250,7 +134,7 @@ def load(
         kind, files, complaint = luigi_files(environ)
     elif kind is None:
         kind = "toml" if files and files[-1].suffix == ".toml" else "ini"
-    sections = read_sections(kind, files, whole=whole)
+    sections = read_sections(kind, files, complete=complete)
     if complaint and (sections or not as_luigid):
         raise ConfigError(complaint)
     if complaint:  # Nothing can be spent: no cap is known.
@@ -264,7 +148,7 @@ def load(
         for key, value in content.items()
         for name in _names(section, key, value)
     )
-    main = read.get(_M, {})
+    main = read.get(PREFIX, {})
     vendors = {v: _vendor(v, read.get(f"spendguard_{v}", {}), environ) for v in VENDORS}
     caps = Caps(
         default=main.pop("default_cap_usd", None),
@@ -277,15 +161,15 @@ def load(
         shadow=main.pop("mode", "enforce") == "shadow",
     )
     if caps.limit is not None and caps.default is not None and caps.default > caps.limit:
-        raise sections[_M]["default_cap_usd"].error(
+        raise sections[PREFIX]["default_cap_usd"].error(
             f"{format_usd(caps.default)} is more than max_cap_usd, {format_usd(caps.limit)}"
         )
     for one, other in (("tls_cert", "tls_key"), ("tls_key", "tls_cert")):
         if one in main and other not in main:
-            raise sections[_M][one].error(f"needs {other} beside it")
+            raise sections[PREFIX][one].error(f"needs {other} beside it")
     if main.get("admin_token") is not None and main.get("admin_token") == main.get("worker_token"):
-        given = sections[_M]
-        raise given["admin_token" if "admin_token" in given else "admin_token_file"].error(
+        raws = sections[PREFIX]
+        raise raws["admin_token" if "admin_token" in raws else "admin_token_file"].error(
             "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
     path = main.pop("ledger_url", None) or _default_ledger(environ)
@@ -303,29 +187,29 @@ def load(
     return settings
 
 
-def _vendor(name: str, given: dict[str, Any], environ: Mapping[str, str]) -> VendorSettings:
+def _vendor(name: str, section: dict[str, Any], environ: Mapping[str, str]) -> VendorSettings:
     """Return a vendor's section; what only this vendor has is in `own`."""
-    own = {s.key: given.pop(s.key, environ.get(s.variable) or None) for s in VENDORS[name].settings}
-    return VendorSettings(name, **given, own={k: value for k, value in own.items() if value is not None})
+    own = {s.key: section.pop(s.key, environ.get(s.variable) or None) for s in VENDORS[name].settings}
+    return VendorSettings(name, **section, own={k: value for k, value in own.items() if value is not None})
 
 
 def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str]) -> dict[str, Any]:
     """Return a section's values; what is in a file of its own stands under the name without `_file`."""
-    found: dict[str, Any] = {}
+    by_name: dict[str, Any] = {}
     for key, raw in content.items():
         try:
             value = _value(raw, environ)
-        except NotMine as error:
+        except NotReadable as error:
             passed_over.append(str(error))
             continue
         setting = _BY_KEY.get((raw.section, key))
         name = key.removesuffix("_file") if setting is not None and setting.secret else key
         if value is None:
             continue
-        if name in found:
+        if name in by_name:
             raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")
-        found[name] = value
-    return found
+        by_name[name] = value
+    return by_name
 
 
 def _names(section: str, key: str, value: Any) -> Iterator[str]:
@@ -333,7 +217,7 @@ def _names(section: str, key: str, value: Any) -> Iterator[str]:
 
     Not the entries of an allowlist, and not `mode`: without them, more is guarded.
     """
-    if (section, key) == (_M, "mode"):
+    if (section, key) == (PREFIX, "mode"):
         return
     yield f"[{section}] {key}"
     if isinstance(value, (tuple, Mapping)) and not key.startswith("allowed_"):

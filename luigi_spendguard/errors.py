@@ -160,9 +160,9 @@ def bare(error: _Error) -> _Error:
     todo: list[BaseException | None] = [error]
     seen: set[int] = set()
     while todo:
-        found = todo.pop()
-        if found is not None and id(found) not in seen:
-            seen.add(id(found))
-            found.__traceback__ = None
-            todo += [found.__cause__, found.__context__]
+        one = todo.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            one.__traceback__ = None
+            todo += [one.__cause__, one.__context__]
     return error

@@ -111,7 +111,7 @@ async def reload(service: LedgerService) -> bool:
     """Take over what luigi.cfg says now; return whether it could be: else everything stays as it was."""
     before = service.settings
     try:
-        settings = await asyncio.to_thread(partial(config.load, whole=True))
+        settings = await asyncio.to_thread(partial(config.load, complete=True))
         _check_complete(before, settings)
     except ConfigError as error:
         logger.error("luigi.cfg was not reloaded, the settings stay as they were: %s", error)

@@ -74,11 +74,11 @@ def luigi_files(environ: Mapping[str, str]) -> tuple[str, list[Path], str]:
     return kind, [path for path in files if path.exists()], complaint
 
 
-def read_sections(kind: str, files: Sequence[Path], *, whole: bool = False) -> Sections:
+def read_sections(kind: str, files: Sequence[Path], *, complete: bool = False) -> Sections:
     """Return our sections of all files; a later file's key replaces an earlier one's.
 
-    Raises ConfigError for a file that cannot be read or is no ini or TOML; when `whole`, also for one whose
-    last line has no end: it may be being written.
+    Raises ConfigError for a file that cannot be read or is no ini or TOML; when `complete`, also for one
+    whose last line has no end: it may be being written.
     """
     merged: Sections = {}
     for path in files:
@@ -89,7 +89,7 @@ def read_sections(kind: str, files: Sequence[Path], *, whole: bool = False) -> S
         except (OSError, UnicodeDecodeError) as error:
             why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
             raise ConfigError(f"{path}: cannot be read: {why}") from None
-        if whole and text and not text.endswith("\n"):
+        if complete and text and not text.endswith("\n"):
             raise ConfigError(
                 f"{path}: its last line has no end, so it may be cut off: end it with a newline"
             )
@@ -185,10 +185,10 @@ def expanded(raw: Raw, text: str, environ: Mapping[str, str], *, optional: bool)
     unset: list[str] = []
 
     def value(match: re.Match[str]) -> str:
-        found = environ.get(match.group(1).strip(), "")
-        if not found:
+        text = environ.get(match.group(1).strip(), "")
+        if not text:
             unset.append(match.group(1).strip())
-        return found
+        return text
 
     result = _VARIABLE.sub(value, text)
     if unset and optional:

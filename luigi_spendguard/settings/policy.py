@@ -85,10 +85,10 @@ _UNITS_MS = {"s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000}
 def ttl_ms(text: str) -> int:
     """Return a time to live such as `30s`, `15m`, `4h` or `7d` in milliseconds. Raises ValueError."""
     match = re.fullmatch(r"([0-9]{1,9})([smhd])", text)
-    found = int(match.group(1)) * _UNITS_MS[match.group(2)] if match else 0
-    if not 0 < found <= MAX_TTL_MS:
+    ms = int(match.group(1)) * _UNITS_MS[match.group(2)] if match else 0
+    if not 0 < ms <= MAX_TTL_MS:
         raise ValueError("must be a time such as 30s, 15m, 4h or 7d, of 366 days at the most")
-    return found
+    return ms
 
 
 def expiry_ms(text: str) -> int:

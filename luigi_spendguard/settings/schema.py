@@ -1,4 +1,4 @@
-"""`Setting`, one key of luigi.cfg, and `VendorSettings`, what a vendor's section comes to."""
+"""What may stand in luigi.cfg: each key with how it is read and what it means (`Setting`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings import values
-from luigi_spendguard.settings.files import Raw
-from luigi_spendguard.settings.values import in_file
+from luigi_spendguard.settings.files import PREFIX, Raw
+from luigi_spendguard.settings.secret_files import in_file
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,141 @@ class VendorSettings:
     run_cap_usd: Micros | None = None
     prices: Mapping[str, Micros] = field(default_factory=dict)
     own: Mapping[str, Any] = field(default_factory=dict)
+
+
+#: What may stand in `[spendguard]`.
+MAIN: tuple[Setting, ...] = (
+    Setting(
+        PREFIX,
+        "ledger_url",
+        values.ledger_url,
+        "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
+        "The ledger's file, as `sqlite:////absolute/path`. Read by luigid.",
+    ),
+    Setting(
+        PREFIX,
+        "default_cap_usd",
+        values.usd,
+        "none: such a run has a cap of 0",
+        "The cap of a run that asks for nothing.",
+    ),
+    Setting(PREFIX, "max_cap_usd", values.usd, "`default_cap_usd`", "No run may ask for more."),
+    Setting(PREFIX, "daily_cap_usd", values.usd, "none", "All runs together, per UTC day."),
+    Setting(
+        PREFIX,
+        "admin_token",
+        values.token,
+        "made with the first run, beside the ledger, mode 0600",
+        "Who shows it may top up, resolve and revoke.",
+        True,
+    ),
+    Setting(
+        PREFIX,
+        "admin_token_file",
+        in_file(values.token),
+        "none",
+        "A file with the admin token, mode 0600, instead of `admin_token`.",
+        True,
+    ),
+    Setting(
+        PREFIX,
+        "worker_token",
+        values.token,
+        "none: only workers on luigid's own machine are served",
+        "Who shows it may open runs and claim tasks. The same in the workers' and luigid's files.",
+        True,
+    ),
+    Setting(
+        PREFIX,
+        "gateway_url",
+        values.gateway_url,
+        "luigid's address, for the vendors that it serves",
+        "Where the gateway is, if not at luigid's address. Read by the worker.",
+    ),
+    Setting(
+        PREFIX,
+        "worker_token_file",
+        in_file(values.token),
+        "none",
+        "A file with the worker token, mode 0600, instead of `worker_token`.",
+        True,
+    ),
+    Setting(
+        PREFIX,
+        "vendor_tasks",
+        values.names,
+        "none",
+        "Families (or patterns such as `billing.*`) that are vendor tasks without the mixin.",
+    ),
+    Setting(
+        PREFIX,
+        "on_blocked",
+        values.one_of("exit", "wait"),
+        "exit",
+        "`exit` or `wait`: what a worker with only blocked tasks left does. Read by the worker.",
+    ),
+    Setting(
+        PREFIX,
+        "kill_on_revoke",
+        values.boolean,
+        "true",
+        "Whether running tasks of a revoked run are ended, once their call in flight has.",
+    ),
+    Setting(
+        PREFIX,
+        "forecast",
+        values.one_of("off", "warn", "hold"),
+        "warn",
+        "`off`, `warn` or `hold`: what is done about a run that says it will cost too much.",
+    ),
+    Setting(
+        PREFIX,
+        "forecast_growth",
+        values.growth,
+        "3",
+        "A forecast this many times as high as the last run of the same root family is too much.",
+    ),
+    Setting(
+        PREFIX,
+        "approve_above_usd",
+        values.usd,
+        "none",
+        "A single task that may cost more waits for an approval.",
+    ),
+    Setting(
+        PREFIX,
+        "mode",
+        values.one_of("enforce", "shadow"),
+        "enforce",
+        "`enforce` or `shadow`: what a cap would have denied is recorded and let through.",
+    ),
+    Setting(
+        PREFIX,
+        "metrics_collector",
+        values.one_of("none", "datadog", "prometheus"),
+        "none",
+        "Luigi's own collector beside ours, where a stock luigid is switched on by "
+        "`metrics_collector = custom`.",
+    ),
+    Setting(
+        PREFIX,
+        "tls_cert",
+        values.file,
+        "none: plain HTTP",
+        "luigid's (or the gateway's) certificate, PEM: its whole port then speaks TLS. With `tls_key`.",
+    ),
+    Setting(PREFIX, "tls_key", values.file, "none", "The key of `tls_cert`, PEM."),
+    Setting(
+        PREFIX,
+        "anonymous_read",
+        values.boolean,
+        "true",
+        "Whether runs' figures can be seen without a token, as Luigi's own page can.",
+    ),
+    Setting(
+        PREFIX, "replay_days", values.days, "30", "Days for which the vendor's answers are kept for replay."
+    ),
+)
 
 
 def vendor_section(

@@ -17,5 +17,5 @@ def test_the_installed_command_has_the_commands_of_every_module() -> None:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     listed = re.findall(r"^  ([a-z][a-z-]*)  ", done.stdout.partition("Commands:")[2], re.MULTILINE)
-    assert {"runs", "revoke", "issue-key", "self-test"} <= set(listed)
+    assert {"runs", "revoke", "issue-key", "self-test", "check", "gateway"} <= set(listed)
     assert sorted(listed) == sorted(cli.commands)
