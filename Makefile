@@ -9,10 +9,10 @@ NPM := .npm/.installed
 JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 export PYTHONDONTWRITEBYTECODE = 1
 
-.PHONY: help demo test check docs format bench figures clean
+.PHONY: help demo test test-all check docs format bench figures clean
 
 help:  ## say what can be made
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
 
 $(STAMP): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; ok = (3, 10) <= sys.version_info < (3, 14); \
@@ -41,6 +41,18 @@ demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves
 test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# On PATH, or with pyenv; each has its own virtual environment, and one of the acceptance tests.
+test-all:  ## the unit tests and the billing pipeline, on each Python from 3.10 to 3.13 that is found
+	@failed= absent=; for version in 3.10 3.11 3.12 3.13; do \
+	  for python in python$$version $${PYENV_ROOT:-$$HOME/.pyenv}/versions/$$version.*/bin/python none; do \
+	    "$$python" -c "import ensurepip" 2>/dev/null && break; \
+	  done; \
+	  if [ $$python = none ]; then absent="$$absent $$version"; continue; fi; \
+	  $(MAKE) test PYTHON=$$python VENV=.venv-$$version JOBS=$(JOBS) \
+	    ARGS="tests/unit tests/acceptance/test_billing.py $(ARGS)" || failed="$$failed $$version"; \
+	done; \
+	echo "failed:$${failed:- none}; not found:$${absent:- none}"; test -z "$$failed"
+
 check: $(STAMP)  ## lint, format, types, import order
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -61,4 +73,4 @@ figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and fo
 	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
 
 clean:  ## remove what make has installed
-	rm -rf $(VENV) .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-3.* .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
