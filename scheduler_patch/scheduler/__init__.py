@@ -300,16 +300,11 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         task = self._state.get_task(task_id)
         return task is not None and task.status == RUNNING and task.worker_running == worker
 
-    def told_apart(self, tasks: Iterable[str]) -> tuple[list[str], list[str]]:
+    def done_and_unknown(self, tasks: Iterable[str]) -> tuple[list[str], list[str]]:
         """Return which of some tasks are DONE here, and which are not known here."""
         known = {task_id: self._state.get_task(task_id) for task_id in tasks}
         done = [task_id for task_id, task in known.items() if task is not None and task.status == DONE]
         return done, [task_id for task_id, task in known.items() if task is None]
-
-    def members_of(self, task_id: str) -> tuple[str, ...]:
-        """Return the members of a running batch, in its order; empty for a single task."""
-        task = self.gate.state.tasks.get(task_id)
-        return task.members if task is not None else ()
 
 
 def _seed(verdicts: dict[str, Verdict]) -> dict[str, str]:
@@ -318,7 +313,10 @@ def _seed(verdicts: dict[str, Verdict]) -> dict[str, str]:
 
 
 def adopt(scheduler: Any) -> BudgetScheduler:
-    """Turn a scheduler of Luigi's own making, loaded perhaps, into a `BudgetScheduler`."""
+    """Turn a scheduler of Luigi's own making, loaded perhaps, into a `BudgetScheduler`.
+
+    The very object: Luigi prunes and saves the one that it has made (3.8, `server.run`), and workers ask it.
+    """
     if isinstance(scheduler, BudgetScheduler):
         return scheduler
     stock = type(scheduler)

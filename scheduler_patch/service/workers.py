@@ -110,7 +110,7 @@ class LedgerService(Books):
             request.family,
             request.params,
             worker,
-            self.scheduler.members_of(task_id),
+            task.members if task is not None else (),
             also,
             declared,
             self.settings.caps.single,
@@ -156,7 +156,7 @@ class LedgerService(Books):
         if not self.has_ledger:
             return CloseRunReply(False)
         open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
-        done, unknown = self.scheduler.told_apart(open_tasks)
+        done, unknown = self.scheduler.done_and_unknown(open_tasks)
         closed = await self.commit(_close_run, request, done, unknown)
         self._averages_due = self._averages_due or closed
         return CloseRunReply(closed)

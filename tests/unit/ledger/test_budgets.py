@@ -11,7 +11,6 @@ import pytest
 
 from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, queries, runs, snapshot
-from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
@@ -249,7 +248,7 @@ class TestBatches:
     def test_the_gate_starts_with_the_batches_that_have_paid(self, books: Books) -> None:
         paid(books, books.claim("AB", members=("A", "B")), 10)
         books.claim("CD", members=("C", "D"))
-        assert books.write(news.start, Caps()).batches == [["A", "B"]]
+        assert books.write(snapshot.start, Caps()).batches == [["A", "B"]]
 
 
 class TestApprovals:

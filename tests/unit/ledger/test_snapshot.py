@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.ledger import claims, runs, snapshot
-from luigi_spendguard.ledger import snapshot as news
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
@@ -75,7 +74,7 @@ class TestThePrecedent:
             if number % 2 == 0:
                 call(books, f"r{number}", 10 + number)
         books.write(runs.revoke, "r2")
-        started = books.write(news.start, Caps())
+        started = books.write(snapshot.start, Caps())
         assert len(started.runs) == 7
         for found in started.runs:
             assert found.run["last_micros"] == self.last(books, found.run["run_id"])
@@ -90,9 +89,9 @@ class TestChanges:
         opened(books, "other")
         books.claim("A", max_cost=Micros(200))
         seen = self.since(books)
-        assert books.read(news.changes, seen) == news.Changes(seen)
+        assert books.read(snapshot.changes, seen) == snapshot.Changes(seen)
         call(books, "other", 70)
-        found = books.read(news.changes, seen)
+        found = books.read(snapshot.changes, seen)
         assert [each.run["run_id"] for each in found.runs] == ["other"]
         assert [budget["spent_micros"] for budget in found.runs[0].budgets] == [70]
         assert found.seen == self.since(books) > seen
@@ -110,7 +109,7 @@ class TestChanges:
     ) -> None:
         seen = self.since(books)
         books.write(operation, "run", *arguments)
-        (found,) = books.read(news.changes, seen).runs
+        (found,) = books.read(snapshot.changes, seen).runs
         assert found == replace(
             books.read(snapshot.of_run, "run"), budgets=found.budgets
         )  # State and approvals are all there.
@@ -118,9 +117,9 @@ class TestChanges:
     def test_a_new_run_and_one_that_has_ended_are_changes(self, books: Books) -> None:
         seen = self.since(books)
         books.write(runs.open_run, runs.RunRequest("Due", True, "Root", "Due", Micros(10)))
-        assert [each.run["state"] for each in books.read(news.changes, seen).runs] == ["active"]
+        assert [each.run["state"] for each in books.read(snapshot.changes, seen).runs] == ["active"]
         books.write(claims.close_run, "Due")
-        assert [each.run["state"] for each in books.read(news.changes, seen).runs] == ["ended"]
+        assert [each.run["state"] for each in books.read(snapshot.changes, seen).runs] == ["ended"]
 
     def test_budgets_inside_the_run_and_of_its_tasks_are_among_them(self, books: Books) -> None:
         books.caps = Caps(day=Micros(900), task_families={"Charge": Micros(500)})
@@ -128,7 +127,7 @@ class TestChanges:
         books.reserve(key, books.ask(10))
         seen = self.since(books)
         books.reserve(key, books.ask(20))
-        found = books.read(news.changes, seen)
+        found = books.read(snapshot.changes, seen)
         changed = {(b["scope"], b["part"]): b["remaining_micros"] for b in found.runs[0].budgets}
         assert changed == {("run", ""): 970, ("family", "Charge"): 470, ("task", "A"): 170}
         assert found.day["remaining_micros"] == 870
@@ -138,7 +137,7 @@ class TestChanges:
         books.reserve(books.claim("AB", members=("A", "B")), books.ask(20))
         books.reserve(books.claim("C"), books.ask(0))
         books.reserve(books.claim("D"), books.ask(5000))
-        assert sorted(books.read(news.changes, seen).paid) == ["A", "AB", "B"]
+        assert sorted(books.read(snapshot.changes, seen).paid) == ["A", "AB", "B"]
 
     def test_a_familys_last_run_is_found_by_an_index(self, books: Books) -> None:
         plan = books.read(
