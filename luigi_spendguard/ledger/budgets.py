@@ -116,10 +116,10 @@ def key_budgets(tx: Tx, run_id: str, terms: Row) -> list[int]:
     if terms["daily_cap_micros"] is not None:
         day = tx.value(f"SELECT {TODAY}")
         parts.append(("key_day", f"{terms['budget']} {day}", terms["daily_cap_micros"]))
-    return [_made(tx, scope, run_id, part, cap) for scope, part, cap in parts]
+    return [_make_once(tx, scope, run_id, part, cap) for scope, part, cap in parts]
 
 
-def _made(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
+def _make_once(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     known = tx.value(
         "SELECT id FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part
     )
@@ -149,7 +149,7 @@ class _NoRoom(Exception):
         self.budget = budget
 
 
-def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
+def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     """Move `amount` from remaining to reserved in all budgets, or change nothing.
 
     Returns None when all had room, else the first budget that had not (its row, with `remaining_micros`).
@@ -170,7 +170,7 @@ def take(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     return None
 
 
-def lend(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
+def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
     """Raise every budget's cap by what `amount` lacks in it: shadow mode lets through what a cap denies."""
     for budget_id in sorted(budget_ids):
         row = tx.one("SELECT * FROM budget WHERE id = ?", budget_id)
@@ -190,7 +190,7 @@ def lend(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
             journal(tx, JournalEntry("lend", budget_id=budget_id, cap=short))
 
 
-def move(tx: Tx, call: Row, entry: JournalEntry) -> None:
+def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
     """Change the totals of all budgets of `call` by what `entry` says, and journal it once."""
     if entry.spent or entry.reserved or entry.overrun:
         tx.run(
@@ -205,7 +205,7 @@ def move(tx: Tx, call: Row, entry: JournalEntry) -> None:
     journal(tx, replace(entry, run_id=call["run_id"], call_id=call["id"]))
 
 
-def in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
+def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
     """Let a pending call go on counting, its outcome unknown until it is resolved."""
     tx.run(
         "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",

@@ -6,7 +6,7 @@ import hmac
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.ledger.budgets import JournalEntry, move
+from luigi_spendguard.ledger.budgets import JournalEntry, move_money
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity
@@ -41,7 +41,7 @@ class Scope:
         return bool(call["task_id"] == task_id and (task_id or call["run_id"] == self.run["run_id"]))
 
 
-class Refused(Exception):
+class ReservationDenied(Exception):
     """Ends a reservation in a denial, which is put on record."""
 
     def __init__(self, reason: str, message: str, **facts: object) -> None:
@@ -155,4 +155,4 @@ def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
     )
     decision = Decision("denied", "ledger_unavailable", "voided before it was reserved")
     row = record(tx, scope, unknown, Identity(None, 0, None, 0), tx.now(), decision)
-    move(tx, row, JournalEntry("void", note="tombstone"))
+    move_money(tx, row, JournalEntry("void", note="tombstone"))

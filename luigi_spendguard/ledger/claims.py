@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
-from luigi_spendguard.ledger.budgets import JournalEntry, in_doubt, journal, keep_budget
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, keep_budget, put_in_doubt
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
@@ -193,7 +193,7 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
                     count_completion(tx, task_id)
     if outcome == "died":
         for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
-            in_doubt(tx, call, "its sender died")
+            put_in_doubt(tx, call, "its sender died")
     return row
 
 

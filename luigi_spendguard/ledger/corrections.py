@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import JournalEntry, journal, move, take
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, move_money, take_money
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
@@ -109,7 +109,7 @@ def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
         )
     if resolution.object_id is None:
         return
-    if row["object_id"] not in (None, resolution.object_id) and not _named(tx, row):
+    if row["object_id"] not in (None, resolution.object_id) and not _named_by_operator(tx, row):
         raise Conflict(f"call {row['id']} is about {row['object_id']}, not {resolution.object_id}")
     known = find_object(tx, row["vendor"], row["account"], resolution.object_id)
     other = known and known["call_id"]
@@ -117,7 +117,7 @@ def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
         raise Conflict(f"{resolution.object_id} is what call {other} has opened: look for this call's own")
 
 
-def _named(tx: Tx, row: Row) -> bool:
+def _named_by_operator(tx: Tx, row: Row) -> bool:
     """Return whether a call's object is known from an operator alone."""
     notes = tx.all("SELECT note FROM journal WHERE call_id = ? AND kind = 'operator'", row["id"])
     return any(entry["note"].endswith(f", object {row['object_id']}") for entry in notes)
@@ -134,9 +134,9 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
     spent = min(total, row["reserved_micros"]) - row["settled_micros"] - row["corrected_micros"]
     overrun = total - min(total, row["reserved_micros"]) - row["overrun_micros"]
     if overrun < 0:
-        move(tx, row, JournalEntry("correct", overrun=overrun, note=note))
+        move_money(tx, row, JournalEntry("correct", overrun=overrun, note=note))
     more, taken = max(0, overrun), max(0, spent - held)
-    if taken and not _taken(tx, row, taken):
+    if taken and not _take_again(tx, row, taken):
         if not forced:
             raise Conflict(
                 f"call {row['id']} costs {format_usd(Micros(taken))} more than was said before, and its "
@@ -146,7 +146,7 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
         spent, more, overrun, taken = spent - taken, more + taken, overrun + taken, 0
     kind = "resolve" if first else "correct"
     entry = JournalEntry(kind, spent=spent, reserved=-held - taken, overrun=more, note=note)
-    move(tx, row, entry)
+    move_money(tx, row, entry)
     column = "settled_micros" if first else "corrected_micros"
     tx.run(
         f"UPDATE call SET {column} = {column} + ?, overrun_micros = overrun_micros + ? WHERE id = ?",
@@ -164,10 +164,10 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
         )
 
 
-def _taken(tx: Tx, row: Row, amount: int) -> bool:
+def _take_again(tx: Tx, row: Row, amount: int) -> bool:
     """Reserve `amount` once more in all budgets of a call, or change nothing."""
     linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
-    if take(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
+    if take_money(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
         return False
     journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
     return True

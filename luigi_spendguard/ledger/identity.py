@@ -45,7 +45,7 @@ def digest(*parts: str | int | None) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-def whose(vendor: str, account: str, formula: int = FORMULA) -> str:
+def payee(vendor: str, account: str, formula: int = FORMULA) -> str:
     """Return who is paid, as a formula has it.
 
     1: the account alone. 2: with the vendor's name, so that what a worker says of a vendor that no gateway
@@ -56,17 +56,17 @@ def whose(vendor: str, account: str, formula: int = FORMULA) -> str:
 
 def call_digest(ask: ReserveRequest, task_id: str, formula: int = FORMULA) -> str:
     """Return what stands for a task's calls of one operation for one target."""
-    return digest("call", whose(ask.vendor, ask.account, formula), task_id, ask.operation, ask.target)
+    return digest("call", payee(ask.vendor, ask.account, formula), task_id, ask.operation, ask.target)
 
 
 def key_digest(ask: ReserveRequest, key: str, formula: int = FORMULA) -> str:
     """Return what stands for a caller's key at a vendor account."""
-    return digest("key", whose(ask.vendor, ask.account, formula), key)
+    return digest("key", payee(ask.vendor, ask.account, formula), key)
 
 
 def wire_digest(ask: ReserveRequest, run_id: str, formula: int = FORMULA) -> str:
     """Return what stands for a key on the wire of nobody knows which task: it holds within the run."""
-    return digest("wire", run_id, whose(ask.vendor, ask.account, formula), ask.key)
+    return digest("wire", run_id, payee(ask.vendor, ask.account, formula), ask.key)
 
 
 _OLDER = range(1, FORMULA)
@@ -134,7 +134,7 @@ _EARLIER = (
 )
 
 
-def earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
+def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
     if identity.key_id is not None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
@@ -160,7 +160,7 @@ def earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row
     )
 
 
-def tries(tx: Tx, identity: Identity) -> int:
+def count_tries(tx: Tx, identity: Identity) -> int:
     """Return how many of the keys that are derived from an identity a vendor's answers have used up."""
     if identity.base is None:
         return int(
@@ -181,7 +181,7 @@ def tries(tx: Tx, identity: Identity) -> int:
 
 
 def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
-    """Return the key that a call goes out under, "" for what has none; `used`: see `tries`.
+    """Return the key that a call goes out under, "" for what has none; `used`: see `count_tries`.
 
     The same for the same call after a ledger was lost or restored, so that the vendor knows it again;
     another one once the task has completed, or once the vendor answers the last one with a decline for ever.

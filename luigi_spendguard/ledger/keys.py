@@ -16,7 +16,7 @@ from typing import Any
 
 from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import REMAINING, JournalEntry, journal, key_budgets
-from luigi_spendguard.ledger.calls import Refused, Scope
+from luigi_spendguard.ledger.calls import ReservationDenied, Scope
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.objects import object_of
@@ -195,7 +195,7 @@ def pending_calls(tx: Tx, key_id: str) -> int:
     return int(tx.value("SELECT count(*) FROM call WHERE claim_id = ? AND state = 'pending'", key_id))
 
 
-def ended(scope: Scope, now: int) -> Refused | None:
+def ended(scope: Scope, now: int) -> ReservationDenied | None:
     """Return why a key spends nothing any more: its run or itself is revoked, its attempt or its time over.
 
     None while it is worth something; `now` in milliseconds, as `Tx.now`.
@@ -203,9 +203,9 @@ def ended(scope: Scope, now: int) -> Refused | None:
     run, claim, terms = scope.run, scope.claim, scope.terms
     if run["state"] == "revoked":
         error = revoked(run["run_id"], bool(run["by_task_id"]))
-        return Refused("revoked", error.message, run_id=run["run_id"])
+        return ReservationDenied("revoked", error.message, run_id=run["run_id"])
     if claim["state"] == "revoked":
-        return Refused("revoked", "the vault key is revoked", run_id=run["run_id"])
+        return ReservationDenied("revoked", "the vault key is revoked", run_id=run["run_id"])
     if claim["state"] == "ended":
         why = "the vault key has expired, or its run has ended: ask for another one"
         if terms is None:
@@ -213,14 +213,16 @@ def ended(scope: Scope, now: int) -> Refused | None:
                 "the attempt this vault key was made for is over: a later attempt "
                 "has the task, or the task has ended"
             )
-        return Refused("expired", why, run_id=run["run_id"])
+        return ReservationDenied("expired", why, run_id=run["run_id"])
     if terms is not None and is_over(claim["claimed_at"], terms["expires_at"] - claim["claimed_at"], now):
-        return Refused("expired", "the vault key has expired: ask for another one", run_id=run["run_id"])
+        return ReservationDenied(
+            "expired", "the vault key has expired: ask for another one", run_id=run["run_id"]
+        )
     return None
 
 
 def check_terms(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
-    """Refuse what the key's terms do not allow. Raises Refused (`scope`, `endpoint`)."""
+    """Refuse what the key's terms do not allow. Raises ReservationDenied (`scope`, `endpoint`)."""
     check_operation(tx, scope, ask)
     if scope.terms is not None and not ask.look_up:
         _check_accounts(json.loads(scope.terms["allowed_accounts"]), ask)
@@ -230,19 +232,19 @@ def check_terms(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
 def check_operation(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Refuse what the key's terms allow for nobody; of a look-up, where they do not allow what it is for.
 
-    Raises Refused (`scope`, `endpoint`).
+    Raises ReservationDenied (`scope`, `endpoint`).
     """
     terms = scope.terms
     if terms is None:
         return
     if ask.vendor != terms["vendor"]:
-        raise Refused("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
+        raise ReservationDenied("scope", f"the vault key is for {terms['vendor']}, not for {ask.vendor}")
     method, path, operation = ask.method, ask.path, ask.operation
     if ask.look_up:  # The guard's own, for a call that is checked itself.
         method, path, operation = [*ask.look_up_for.split(" ", 2), "", "", ""][:3]
     endpoints = json.loads(terms["allowed_endpoints"])
     if method and not is_allowed(endpoints, f"{method} {path}", operation):
-        raise Refused(
+        raise ReservationDenied(
             "endpoint", f"{method} {path} is not in the key's allowed_endpoints ({', '.join(endpoints)})"
         )
 
@@ -253,7 +255,9 @@ def _check_accounts(allowed: list[str], ask: ReserveRequest) -> None:
     named = ask.accounts.split()
     if not named or not set(named) <= set(allowed):
         shown = ", ".join(named) or "no connected account that it goes to"
-        raise Refused("scope", f"the call names {shown}; the key's allowed_accounts are {', '.join(allowed)}")
+        raise ReservationDenied(
+            "scope", f"the call names {shown}; the key's allowed_accounts are {', '.join(allowed)}"
+        )
 
 
 def must_look_up(tx: Tx, scope: Scope, ask: ReserveRequest) -> bool:
@@ -281,6 +285,6 @@ def _check_customers(tx: Tx, allowed: list[str], ask: ReserveRequest) -> None:
     if not all_known or not customers <= set(allowed):
         # Whose object it is, who holds the key need not learn from its denial.
         whom = "no customer that is known here" if not customers else "another customer, or not these alone"
-        raise Refused(
+        raise ReservationDenied(
             "scope", f"the call concerns {whom}; the key's allowed_customers are {', '.join(allowed)}"
         )

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
-from luigi_spendguard.ledger.budgets import in_doubt
-from luigi_spendguard.ledger.calls import GRANT_MS, Decision, Refused, Scope, record
+from luigi_spendguard.ledger.budgets import put_in_doubt
+from luigi_spendguard.ledger.calls import GRANT_MS, Decision, ReservationDenied, Scope, record
 from luigi_spendguard.ledger.corrections import last_resolution
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity
@@ -23,13 +23,13 @@ HOUR_MS = 3600 * 1000
 RESEND_MS = 23 * HOUR_MS
 
 
-def matched(
+def answer_repeated(
     tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity, match: Row, row: Row | None = None
 ) -> ReserveReply:
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
     now = tx.now()
     if match["fingerprint"] != ask.fingerprint:
-        raise Refused(
+        raise ReservationDenied(
             "idempotency_mismatch",
             f"call {match['id']} was for {format_usd(match['asked_micros'])} "
             f"({match['operation']}) and this one differs in amount, currency, operation, target or "
@@ -47,14 +47,14 @@ def matched(
         )
     if match["state"] == "settled":
         if scope.relayed and not match["relayed"] and last_resolution(tx, match["id"]) is None:
-            raise Refused(
+            raise ReservationDenied(
                 "idempotency_mismatch",
                 f"a worker says that it has made this call before (call {match['id']}), and a gateway "
                 "answers nothing that a worker has said: fetch the object from the vendor, make what this "
                 "task outputs by hand, or pass another idempotency key where it is another call",
                 call_id=match["id"],
             )
-        answer = replay(tx, ask, match)  # Refused where the answer is no longer kept.
+        answer = replay(tx, ask, match)  # ReservationDenied where the answer is no longer kept.
         if row is None:
             record(tx, scope, ask, identity, now, Decision("replayed", replay_of=match["id"]))
         else:
@@ -81,7 +81,7 @@ def _check_sender(scope: Scope, match: Row) -> None:
     if bool(match["relayed"]) == scope.relayed:
         return
     by, how = ("a gateway", "through the gateway") if match["relayed"] else ("a worker", "from there")
-    raise Refused(
+    raise ReservationDenied(
         "in_doubt",
         f"an earlier attempt of this very call ({match['id']}) was sent by {by} and has an unknown outcome: "
         f"send it {how} again, or {command('resolve', match['id'])}",
@@ -98,7 +98,7 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
             kept = (
                 "was not kept: it was too long" if stored else "is no longer kept ([spendguard] replay_days)"
             )
-            raise Refused(
+            raise ReservationDenied(
                 "idempotency_mismatch",
                 f"this call was made before (call {source['id']}, vendor object "
                 f"{source['object_id'] or 'unknown'}) and its answer {kept}: fetch the object from the "
@@ -107,7 +107,7 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
                 object_id=source["object_id"] or "",
             )
         if source["object_id"] is None:
-            raise Refused(
+            raise ReservationDenied(
                 "idempotency_mismatch",
                 f"call {source['id']} was made before, and an operator has resolved it ({word}) without its "
                 "answer: name what it opened at the vendor with `spendguard resolve "
@@ -141,7 +141,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
     fresh = -HOUR_MS <= now - row["created_at"] <= RESEND_MS
     if not fresh and row["state"] == "in_doubt":
-        raise Refused(
+        raise ReservationDenied(
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
             f"to be sent again: look it up at the vendor, then {command('resolve', row['id'])}",
@@ -150,7 +150,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if row["run_id"] != scope.run["run_id"] and tx.value(
         "SELECT 1 FROM run WHERE run_id = ? AND state = 'revoked'", row["run_id"]
     ):
-        raise Refused(
+        raise ReservationDenied(
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and belongs to run "
             f"{row['run_id']}, which is revoked and sends nothing any more: look it up at the vendor, then "
@@ -158,7 +158,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
             call_id=row["id"],
         )
     if row["state"] == "pending" and row["sender"] != ask.call_id:
-        in_doubt(tx, row, "its sender is gone")
+        put_in_doubt(tx, row, "its sender is gone")
     again = replace(ask, since=0)
     if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
@@ -173,7 +173,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     calls of which nobody knows what they have opened are as many: then it may be one of theirs.
     """
     if row["state"] == "pending":
-        in_doubt(tx, row, "its sender is gone")
+        put_in_doubt(tx, row, "its sender is gone")
     if not ask.searched:
         sent = tx.one("SELECT request_body, request_headers FROM exchange WHERE call_id = ?", row["id"])
         return ReserveReply(
@@ -208,7 +208,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
         return replace(granted, verdict="found", object_id=free[0], first_at=row["created_at"])
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
-    raise Refused(
+    raise ReservationDenied(
         "in_doubt",
         f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
         f"the vendor {shows}. Look it up there, then "

@@ -16,14 +16,14 @@ from luigi_spendguard.ledger.budgets import (
     keep_budget,
     key_budgets,
     last_entry,
-    lend,
+    lend_money,
     run_budget,
-    take,
+    take_money,
 )
-from luigi_spendguard.ledger.calls import Decision, Refused, Scope, record, same_call
+from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
 from luigi_spendguard.ledger.claims import approved, hold
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.identity import FORMULA, Identity, earlier, identify, tries, wire_key
+from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import (
     adopt,
@@ -33,7 +33,7 @@ from luigi_spendguard.ledger.objects import (
     reserve_object,
     uncontested,
 )
-from luigi_spendguard.ledger.replays import grant, matched, regrant, replay, resend
+from luigi_spendguard.ledger.replays import answer_repeated, grant, regrant, replay, resend
 from luigi_spendguard.ledger.targets import check_mates, check_overlap, keep_targets
 from luigi_spendguard.ledger.turns import take_turn, wait_for_turn
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
@@ -42,14 +42,14 @@ from luigi_spendguard.protocol import ReserveReply, ReserveRequest, command
 
 def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     """Decide about `ask`; when it is allowed its money is reserved. Denials are put on record."""
-    answer = _decided(tx, scope, ask)
+    answer = _decide(tx, scope, ask)
     if ask.look_up and ask.read and answer.verdict == "allowed":
         # What it reads may be changed by what comes later.
         return replace(answer, entry=last_entry(tx))
     return answer
 
 
-def _decided(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
+def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     now = tx.now()
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
@@ -57,9 +57,9 @@ def _decided(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     try:
         _check_objects(tx, scope, ask)
         if row is not None:
-            return _again(tx, scope, ask, row, now)
-        return _new(tx, scope, ask, now)
-    except Refused as refused:
+            return _answer_known(tx, scope, ask, row, now)
+        return _answer_new(tx, scope, ask, now)
+    except ReservationDenied as refused:
         denied = refused.denied
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
             decision = Decision("denied", denied.reason, denied.message)
@@ -71,12 +71,14 @@ def _decided(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
         )
 
 
-def _again(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
+def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
     """Answer a request for a call that is known."""
     if row["verdict"] == "denied":
         return ReserveReply("denied", row["id"], ask.ask, reason=row["reason"], message=row["message"])
     if not same_call(row, ask):
-        raise Refused("scope", f"call {row['id']} was for something else: a call id is for one call")
+        raise ReservationDenied(
+            "scope", f"call {row['id']} was for something else: a call id is for one call"
+        )
     if row["verdict"] == "replayed":
         source = tx.one("SELECT * FROM call WHERE id = ?", row["replay_of"])
         assert source is not None
@@ -95,24 +97,24 @@ def _again(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> Res
     if ask.unsure:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
     if row["state"] == "voided":
-        return _revived(tx, scope, ask, row, now)
+        return _answer_voided(tx, scope, ask, row, now)
     return resend(tx, scope, row, ask, ask.ask, now)
 
 
-def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
+def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
     """Answer the retry of a call that ended with nothing spent: it is looked at as if it were new.
 
     Meanwhile an equal call of another thread may have taken its place.
     """
     identity = identify(tx, ask, scope.claim)
-    match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
+    match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
-        return matched(tx, scope, ask, identity, match, row)
+        return answer_repeated(tx, scope, ask, identity, match, row)
     check_overlap(tx, scope.claim, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
-    used = tries(tx, identity)
+    used = count_tries(tx, identity)
     tx.run(
         "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?"
         " WHERE id = ?",
@@ -130,20 +132,20 @@ def _revived(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> R
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
 
 
-def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
+def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
     """Decide about a call that is not known yet."""
     if over_now := ended(scope, now):
         raise over_now
     if ask.denied is not None:
-        raise Refused(ask.denied, ask.message)
+        raise ReservationDenied(ask.denied, ask.message)
     check_operation(tx, scope, ask)
     if must_look_up(tx, scope, ask):
         return ReserveReply("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
-    match = None if ask.read else earlier(tx, identity, ask, scope.run["run_id"])
+    match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
-        return matched(tx, scope, ask, identity, match)
+        return answer_repeated(tx, scope, ask, identity, match)
     check_overlap(tx, scope.claim, ask, identity)
     if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
         check_mates(tx, scope.claim, ask)
@@ -151,7 +153,7 @@ def _new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
         return ReserveReply("look_up", ask.call_id, ask.ask)
-    used = 0 if ask.read else tries(tx, identity)
+    used = 0 if ask.read else count_tries(tx, identity)
     key = wire_key(ask, identity, used)
     with tx.savepoint():
         row = record(tx, scope, ask, identity, now, Decision("allowed", wire_key=key, tries=used))
@@ -178,7 +180,7 @@ def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     if scope.relayed:
         adopt(tx, ask.vendor, ask.account, named)
     elif not ask.read and is_gateways(tx, ask.vendor, ask.account, named):
-        raise Refused("scope", f"{named.strip()} was paid through a gateway: go on with it there")
+        raise ReservationDenied("scope", f"{named.strip()} was paid through a gateway: go on with it there")
 
 
 def _link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
@@ -212,7 +214,7 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
     if amount and scope.run["state"] == "frozen":
-        frozen = Refused(
+        frozen = ReservationDenied(
             "cap",
             f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
             "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
@@ -239,18 +241,18 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     """Take the money from every budget of a call; in shadow mode also what none of them has."""
     linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
     budgets = [int(link["budget_id"]) for link in linked]
-    full = take(tx, budgets, amount)
+    full = take_money(tx, budgets, amount)
     if full is None:
         return
     denied = _refuse_cap(scope, full, amount)
     if not scope.caps.shadow:
         raise denied
     _check_threshold(tx, scope, amount)
-    lend(tx, budgets, amount)
+    lend_money(tx, budgets, amount)
     _let_through(tx, call_id, denied)
 
 
-def _let_through(tx: Tx, call_id: str, denied: Refused) -> None:
+def _let_through(tx: Tx, call_id: str, denied: ReservationDenied) -> None:
     """Record what shadow mode lets through."""
     message = f"let through in shadow mode: {denied}"
     tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", message, call_id)
@@ -271,7 +273,7 @@ def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
     allowed = Micros(sum(max(single, approved(tx, run_id, task) or 0) for task in tasks))
     wanted = Micros(own["counted"] + amount)
     if wanted > allowed:
-        raise Refused(
+        raise ReservationDenied(
             "cap",
             f"task {task_id} would spend {format_usd(wanted)}, and may spend {format_usd(allowed)} without "
             f"an approval (approve_above_usd): `spendguard approve {run_id} --task {task_id} --cost "
@@ -306,11 +308,11 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
     return f"of task {part}", "it is the task's max_cost_usd"
 
 
-def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> Refused:
+def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> ReservationDenied:
     run_id = scope.run["run_id"]
     what, advice = _budget_name(scope, budget)
     cap = budget["cap_micros"] - budget["shadow_micros"]
-    return Refused(
+    return ReservationDenied(
         "cap",
         f"the cap of {format_usd(cap)} {what} has no room for {format_usd(amount)}: "
         f"{format_usd(budget['spent_micros'])} spent, "

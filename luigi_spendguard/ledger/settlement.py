@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import JournalEntry, in_doubt, move
+from luigi_spendguard.ledger.budgets import JournalEntry, move_money, put_in_doubt
 from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
@@ -51,7 +51,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     elif message.kind == "void":
         _void(tx, row, message)
     elif row["state"] == "pending":
-        in_doubt(tx, row, message.note, message.status)
+        put_in_doubt(tx, row, message.note, message.status)
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
 
 
@@ -72,7 +72,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
     late = last_resolution(tx, row["id"]) is not None and row["state"] == "settled"
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
-        own = _own(row) if late else row["reserved_micros"]
+        own = _cost_so_far(row) if late else row["reserved_micros"]
         before = max(0, before - own) if row["object_id"] or object_id is None else before
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
@@ -88,7 +88,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
             _book(tx, row, max(0, total - before), message.note)
         if object_id is not None and not message.covers_stay:
             _take_over(tx, row, object_id, covered)
-        open_micros = _open(tx, row, object_id)
+        open_micros = _held_by_others(tx, row, object_id)
         _give_back(tx, row, object_id, before - open_micros - total)
         total = max(total, min(total, before - open_micros) + open_micros)
         total = max(0, total - apart - (beside if message.covers_stay else 0))
@@ -173,13 +173,13 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
     if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
         reserved = -row["reserved_micros"]
         entry = JournalEntry("settle", spent=spent, reserved=reserved, overrun=overrun, note=note)
-        move(tx, row, entry)
+        move_money(tx, row, entry)
     if overrun:
         _freeze(tx, row)
 
 
 def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
-    move(tx, row, JournalEntry("overrun", overrun=amount, note=note))
+    move_money(tx, row, JournalEntry("overrun", overrun=amount, note=note))
     tx.run("UPDATE call SET overrun_micros = overrun_micros + ? WHERE id = ?", amount, row["id"])
     if amount:
         _freeze(tx, row)
@@ -193,24 +193,24 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
     """Append a later knowledge of a settled amount; what it takes beyond the cap is overrun."""
     if change <= 0:
         change = max(change, -(row["settled_micros"] + row["corrected_micros"]))
-        move(tx, row, JournalEntry("correct", spent=change, note=note))
+        move_money(tx, row, JournalEntry("correct", spent=change, note=note))
         tx.run("UPDATE call SET corrected_micros = corrected_micros + ? WHERE id = ?", change, row["id"])
     else:
         _overrun(tx, row, change, note)
 
 
-def _own(row: Row) -> int:
+def _cost_so_far(row: Row) -> int:
     """Return what a call has cost so far, in micro-dollars."""
     return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
 
 
 def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
     if object_id is None:
-        return _own(row)
+        return _cost_so_far(row)
     return counted_for(tx, row["vendor"], row["account"], [object_id])
 
 
-def _open(tx: Tx, row: Row, object_id: str | None) -> int:
+def _held_by_others(tx: Tx, row: Row, object_id: str | None) -> int:
     """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
     return int(
         tx.value(
@@ -278,7 +278,7 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
     if row["unknown"] and not message.definite:
         # An earlier send may have been executed: only the vendor's own word ends this call.
         if row["state"] == "pending":
-            in_doubt(tx, row, message.note, message.status)
+            put_in_doubt(tx, row, message.note, message.status)
         return
     _release(tx, row, "void", message.note, message.status)
     if message.definite or uses_up(message.status):
@@ -287,7 +287,7 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
 
 def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
     """Return the whole reservation."""
-    move(tx, row, JournalEntry(kind, reserved=-row["reserved_micros"], note=note))
+    move_money(tx, row, JournalEntry(kind, reserved=-row["reserved_micros"], note=note))
     release_object(tx, row)
     tx.run(
         f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
@@ -305,7 +305,7 @@ def sweep(tx: Tx) -> list[str]:
     overdue = f"state = 'pending' AND {over('granted_at', f'timeout_ms + {GRANT_MS}')}"
     rows = tx.all(f"SELECT id, run_id FROM call WHERE {overdue}")
     for row in rows:
-        in_doubt(tx, row, "its sender is gone")
+        put_in_doubt(tx, row, "its sender is gone")
     # For good: an expired key stays so, whatever the clock says later.
     tx.run(
         f"UPDATE claim SET state = 'ended', ended_at = {NOW} WHERE state = 'open' AND task_id = ''"

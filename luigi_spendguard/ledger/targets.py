@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 
-from luigi_spendguard.ledger.calls import Refused
+from luigi_spendguard.ledger.calls import ReservationDenied
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity, key_digest, mates_of
 from luigi_spendguard.protocol import ReserveRequest
@@ -33,7 +33,8 @@ _REACHED = f"""
 def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -> None:
     """Refuse a call that would reach somebody whom an earlier one of the task has reached, for other targets.
 
-    A call with a key of its caller's own is what that says. Raises Refused (`idempotency_mismatch`).
+    A call with a key of its caller's own is what that says. Raises ReservationDenied
+    (`idempotency_mismatch`).
     """
     targets = ask.targets.split()
     if not targets or identity.base is None:
@@ -53,7 +54,7 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
     if paid is None:
         return
     some = f"{paid['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
-    raise Refused(
+    raise ReservationDenied(
         "idempotency_mismatch",
         f"an earlier attempt of this task has made call {paid['id']} ({paid['operation']}) to {some}, and "
         "for another list: they would get it twice. Make that call with its own list again (it is answered, "
@@ -90,7 +91,7 @@ def check_mates(tx: Tx, claim: Row, ask: ReserveRequest) -> None:
     )
     for row in rows:
         if _may_overlap(ask.target, row["target"]):
-            raise Refused(
+            raise ReservationDenied(
                 "idempotency_mismatch",
                 f"{row['task_id']} has paid for a part of this batch, and Luigi has made another batch of "
                 "it: whether this call repeats a part of that cannot be known. Name one target in each "

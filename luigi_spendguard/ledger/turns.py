@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from luigi_spendguard.ledger.budgets import in_doubt
+from luigi_spendguard.ledger.budgets import put_in_doubt
 from luigi_spendguard.ledger.calls import GRANT_MS, Scope
 from luigi_spendguard.ledger.database import NOW, Row, Tx, is_over
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
@@ -31,7 +31,7 @@ def wait_for_turn(tx: Tx, scope: Scope, ask: ReserveRequest, call_id: str) -> Re
         for other in _others(tx, ask, object_id, call_id, scope.relayed):
             if not (alone or other["alone"]):
                 continue
-            if other["state"] == "pending" and not _gone(tx, other):
+            if other["state"] == "pending" and not _is_gone(tx, other):
                 return ReserveReply("wait", ask.call_id, ask.ask, object_id=object_id, message=other["id"])
             if other["alone"] and ask.since and _last_of(tx, other) > ask.since:
                 return ReserveReply("outdated", ask.call_id, ask.ask, object_id=object_id)
@@ -97,11 +97,11 @@ def _others(tx: Tx, ask: ReserveRequest, object_id: str, call_id: str, relayed: 
     )
 
 
-def _gone(tx: Tx, call: Row) -> bool:
+def _is_gone(tx: Tx, call: Row) -> bool:
     """Return whether a pending call's sender must be gone: then it is in doubt, and its turn over."""
     if not is_over(call["granted_at"], GRANT_MS + call["timeout_ms"], tx.now()):
         return False
-    in_doubt(tx, call, "its sender is gone")
+    put_in_doubt(tx, call, "its sender is gone")
     return True
 
 

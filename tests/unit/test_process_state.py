@@ -3,6 +3,8 @@
 import subprocess
 import sys
 
+from tests.support.processes import REPOSITORY
+
 FORKS = """
 import logging, os, sys
 logging.disable()
@@ -47,3 +49,14 @@ def test_what_fails_is_said():
     program = FORKS.replace("logging.disable()", "logging.basicConfig(format='%(message)s')")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
     assert done.stderr.count("What a fork asks for has failed") == 3
+
+
+def test_no_other_module_asks_the_interpreter_itself():
+    """Or what happens at a fork, and in which order, would follow from the order of imports again."""
+    asking = [
+        path.relative_to(REPOSITORY).as_posix()
+        for package in ("luigi_spendguard", "scheduler_patch")
+        for path in (REPOSITORY / package).rglob("*.py")
+        if "register_at_fork" in path.read_text("utf-8")
+    ]
+    assert asking == ["luigi_spendguard/process_state.py"]
