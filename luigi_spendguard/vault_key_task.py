@@ -64,11 +64,11 @@ class VaultKeyTask(luigi.Task):
     def complete(self) -> bool:
         """Return whether there is a key of this run that has not expired."""
         try:
-            said = json.loads(Path(self.output().path).read_text("utf-8"))
-            left_s = expiry_ms(said["expires_at"]) / 1000 - time.time()
+            key = json.loads(Path(self.output().path).read_text("utf-8"))
+            left_s = expiry_ms(key["expires_at"]) / 1000 - time.time()
         except (OSError, ValueError, KeyError, TypeError):
             return False
-        return said.get("run_id") == self.run_id and left_s > MARGIN_S
+        return key.get("run_id") == self.run_id and left_s > MARGIN_S
 
     def run(self) -> None:
         """Ask for the key. Raises LedgerUnavailable, SpendDenied, PluginError (a stock luigid)."""

@@ -26,7 +26,7 @@ class Staying:
 
     Attributes:
         waited: the scheduler was waited for, or has news: no need to sleep as well.
-        why: why its tasks are blocked, as `LedgerClient.blocked` has said it last.
+        why: why its tasks are blocked, as `LedgerClient.blocked` has answered last.
 
     """
 
