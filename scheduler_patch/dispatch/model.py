@@ -53,10 +53,6 @@ class Forecast:
 UNOPENED = "unopened"
 
 
-def _own_budget() -> dict[tuple[str, str], BudgetState]:
-    return {("run", ""): BudgetState("run", "")}
-
-
 @dataclass(eq=False)
 class RunState:
     """A run.

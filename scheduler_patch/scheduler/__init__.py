@@ -26,8 +26,6 @@ from scheduler_patch.scheduler.state import watched
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
 #: Blocked tasks without a worker are kept for so long, in seconds, before Luigi may drop them.
 KEEP_BLOCKED_S = 7 * 86_400
-
-
 #: What belongs to the process that a scheduler is in.
 _OF_THE_PROCESS = ("on_scheduled", "refresh", "_upstream_status")
 
