@@ -41,7 +41,7 @@ _TOKEN = re.compile(
     r"(?P<name>[\w/.-]+)|(?P<list>\[\])|(?P<keys>\[\*\])|(?P<may>\?)|\{@(?P<shared>\w+)\}"
     r"|(?P<open>\{)|(?P<close>\})|(?P<gap> )"
 )
-_ADDRESS = re.compile(r"(?m)^((?:GET|POST|PUT|PATCH|DELETE) \S.*?)(?: : (\S.*))?$")
+_ADDRESS = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) \S.*")
 
 
 class Kinds:
@@ -133,7 +133,8 @@ class Parameters:
 
     def rules(self) -> Iterator[tuple[str, list[str]]]:
         """Yield the addresses that have a rule, with its words; the parameters' lines are not read."""
-        for address, rule in _ADDRESS.findall(self._text):
+        for line in filter(_ADDRESS.match, self._text.splitlines()):
+            address, _, rule = line.partition(" : ")
             if rule:
                 yield address, rule.split(" ")
 
@@ -147,8 +148,8 @@ class Parameters:
             addresses: list[str] = []
             marked: list[Marked] = []
             for line in block.strip().splitlines():
-                if address := _ADDRESS.fullmatch(line):
-                    addresses.append(address[1])
+                if _ADDRESS.fullmatch(line):
+                    addresses.append(line.partition(" : ")[0])
                 elif line[:2] in ("+ ", ". ", "= ", "- "):
                     terms, _, why = line[2:].partition(" : ")
                     values, _, why = why.partition(" : ") if line[0] == "=" else ("", "", why)
