@@ -176,6 +176,14 @@ class Vendor(ABC):
         if not is_allowed(allowed, line, operation):
             raise denial("endpoint", f"{line} is not in {where} ({', '.join(allowed)})")
 
+    def no_price(self, operation: str, line: str) -> SpendDenied:
+        """Return the denial of an operation, by its name and line, that the operator could give a price."""
+        return denial(
+            "unpriced",
+            f"{operation} ({line}) has no price and is not free: denied unless "
+            f"[spendguard_{self.name}] prices gives it a fixed price, such as `{operation}: 5`",
+        )
+
     def key_of(self, request: Request) -> tuple[str | None, bool]:
         """Return a request's idempotency key, and whether it is its caller's own. Raises SpendDenied."""
         key = request.headers.get("idempotency-key") or None

@@ -68,8 +68,8 @@ class Resend(Vendor):
         kind, operation = kind_of(request.method, path), operation_of(request.method, path)
         key, callers = self.key_of(request)
         quote = Quote(operation, "resend", path, key=key, key_is_callers=callers, repeatable=True)
-        credential = kind == "credential"
-        self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
+        line, credential = f"{request.method} {path}", kind == "credential"
+        self.check_allowed(line, operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):
             return replace(quote, read=True, key=None)
         if wrong := self.check(settings):
@@ -79,7 +79,7 @@ class Resend(Vendor):
         price = settings.prices.get(operation)
         fixed = price is not None and kind not in ("emails", "batch", "cancel")
         if kind == "unpriced" and not fixed:
-            raise _has_no_price(operation, request.method, path)
+            raise self.no_price(operation, line)
         if kind in ("emails", "batch") and operation not in KEYED:
             raise denial("unpriced", f"{path} in other letters than Resend's cannot be priced")
         body = _read_body(request, operation, address_of(kind, request.method, path), fixed=fixed)
@@ -105,7 +105,7 @@ class Resend(Vendor):
                 fingerprint=f"{operation}|{price}|{content}",
             )
         if kind == "broadcast" and not _is_draft(body):
-            raise _has_no_price(operation, request.method, path)
+            raise self.no_price(operation, line)
         return replace(quote, free=True, target=path, fingerprint=f"{operation}|{content}")
 
     def outcome(self, quote: Quote, reply: Reply, *, resent: bool, fx: Mapping[str, Decimal]) -> Outcome:
@@ -152,14 +152,6 @@ def _without_empty_body(request: Request) -> Request:
     if request.method in ("GET", "DELETE") and request.body.strip() == b"{}":
         return replace(request, body=b"")
     return request
-
-
-def _has_no_price(operation: str, method: str, path: str) -> SpendDenied:
-    return denial(
-        "unpriced",
-        f"{operation} ({method} {path}) has no price and is not free: denied unless "
-        f"[spendguard_resend] prices gives it a fixed price, such as `{operation}: 5`",
-    )
 
 
 def _read_body(request: Request, operation: str, address: str | None, *, fixed: bool) -> Any:

@@ -107,9 +107,9 @@ def quote_own_object(call: StripeCall) -> Quote:
 
 
 def own_path(call: StripeCall) -> str:
-    """Return the address of the object that the path names first."""
+    """Return the address of the object that the path names first, such as `/v1/invoices/in_1`."""
     parts = call.quote.path.split("/")
-    return "/".join(parts[: parts.index(call.ids[0]) + 1])
+    return "/".join(parts[: parts.index(call.ids[0], 3) + 1])
 
 
 def quote_refund(call: StripeCall) -> Quote:

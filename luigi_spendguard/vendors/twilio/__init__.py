@@ -116,8 +116,8 @@ class Twilio(Vendor):
         key, callers = self.key_of(request)
         account = f"twilio:{settings.own['account_sid']}"
         quote = Quote(operation, account, path, key=key, key_is_callers=callers)
-        credential = kind == "credential"
-        self.check_allowed(f"{request.method} {path}", operation, settings, hands_out_credentials=credential)
+        line, credential = f"{request.method} {path}", kind == "credential"
+        self.check_allowed(line, operation, settings, hands_out_credentials=credential)
         if kind == "read" or (credential and request.method == "GET"):
             check_body(request)
             return replace(quote, read=True, key=None)
@@ -125,11 +125,7 @@ class Twilio(Vendor):
             raise denial("unpriced", wrong)
         price = settings.prices.get(operation)
         if price is None and kind == "unpriced":
-            raise denial(
-                "unpriced",
-                f"{operation} ({request.method} {path}) has no price and is not free: denied unless "
-                f"[spendguard_twilio] prices gives it a fixed price, such as `{operation}: 5`",
-            )
+            raise self.no_price(operation, line)
         if kind == "lookup":
             check_body(request)
             return self._quote_lookup(quote, rest, query, settings)
