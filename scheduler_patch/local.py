@@ -36,7 +36,7 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunRequest,
 )
 from scheduler_patch.scheduler import BudgetScheduler, adopt
-from scheduler_patch.service import operators
+from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
 from scheduler_patch.service.workers import LedgerService
 
@@ -189,7 +189,7 @@ class LocalLedgerClient:
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda service: operators.blocked(service, request))
+        return self._do(lambda service: explain_blocked(service, request))
 
     def acknowledge(self, request: AcknowledgeRequest) -> None:
         """Say that a worker knows of a revoked run."""

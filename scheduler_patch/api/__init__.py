@@ -8,10 +8,20 @@ from typing import Any, NamedTuple, TypeVar
 
 from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.messages import Message, NoFields
+from luigi_spendguard.protocol.operators import (
+    ApproveRequest,
+    ListKeysRequest,
+    OneKey,
+    OneRun,
+    ResolveRequest,
+    TaskCostsRequest,
+    TopUpRequest,
+)
 from luigi_spendguard.protocol.rpcs import Rpc
-from scheduler_patch.api import changes, keys, openapi, queries
+from scheduler_patch.api import keys, openapi, queries
 from scheduler_patch.api.handler import Call, Handler, Lost, Operation
 from scheduler_patch.service import operators
+from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.workers import LedgerService
 
 Q = TypeVar("Q", bound=Message)
@@ -51,45 +61,64 @@ async def _openapi(service: LedgerService, call: Call, request: NoFields) -> Any
     return openapi.document(dict(ROUTES))
 
 
-_REVOKE = Operation("admin", queries.OneRun, changes.revoke)
-_TOP_UP = Operation("admin", changes.TopUpRequest, changes.top_up)
-_APPROVE = Operation("admin", changes.ApproveRequest, changes.approve)
-_RUN = Operation("read", queries.OneRun, queries.run)
+async def _revoke(service: LedgerService, call: Call, request: OneRun) -> Any:
+    under_way = await operators.revoke(service, request.run_id)
+    return await queries.changed_run(service, request.run_id) | {"calls_under_way": under_way}
+
+
+async def _top_up(service: LedgerService, call: Call, request: TopUpRequest) -> Any:
+    await operators.top_up(service, request)
+    return await queries.changed_run(service, request.run_id)
+
+
+async def _approve(service: LedgerService, call: Call, request: ApproveRequest) -> Any:
+    await operators.approve(service, request)
+    return await queries.changed_run(service, request.run_id)
+
+
+async def _resolve(service: LedgerService, call: Call, request: ResolveRequest) -> Any:
+    return await operators.resolve(service, request)
+
+
+_REVOKE = Operation("admin", OneRun, _revoke)
+_TOP_UP = Operation("admin", TopUpRequest, _top_up)
+_APPROVE = Operation("admin", ApproveRequest, _approve)
+_RUN = Operation("read", OneRun, queries.run)
 _ISSUE = Operation("worker", rpcs.ISSUE_KEY.request, keys.issue)
-_REVOKE_KEY = Operation("holder", keys.OneKey, keys.revoke)
+_REVOKE_KEY = Operation("holder", OneKey, keys.revoke)
 
 ROUTES = (
     _worker(rpcs.OPEN_RUN, LedgerService.open_run),
     _worker(rpcs.CLAIM, LedgerService.claim),
     _worker(rpcs.FINISH, LedgerService.finish),
     _worker(rpcs.CLOSE_RUN, LedgerService.close_run),
-    _worker(rpcs.BLOCKED, operators.blocked),
+    _worker(rpcs.BLOCKED, explain_blocked),
     _worker(rpcs.ACKNOWLEDGE, LedgerService.acknowledge),
     _worker(rpcs.DUE_PRICES, LedgerService.due_prices),
     _worker(rpcs.CORRECT, LedgerService.correct),
     _attempt(rpcs.RESERVE, LedgerService.reserve),
     *(_attempt(rpc, LedgerService.end, kind=kind) for kind, rpc in rpcs.ENDS.items()),
     _rpc("list_runs", Operation("read", NoFields, queries.list_runs)),
-    _rpc("task_costs", Operation("read", queries.TaskCostsRequest, queries.task_costs)),
+    _rpc("task_costs", Operation("read", TaskCostsRequest, queries.task_costs)),
     _rpc("run_budget", _RUN),
     _rpc("revoke_run", _REVOKE),
     _rpc("top_up_run", _TOP_UP),
     _rpc("approve_run", _APPROVE),
     _rpc(rpcs.ISSUE_KEY.name, _ISSUE),
-    _rpc("list_vault_keys", Operation("admin", keys.ListKeysRequest, keys.listed_rpc)),
+    _rpc("list_vault_keys", Operation("admin", ListKeysRequest, keys.listed_rpc)),
     _rpc("revoke_vault_key", _REVOKE_KEY),
     Route("/vault/keys", {"POST": _ISSUE, "GET": Operation("admin", NoFields, keys.listed)}),
     Route("/vault/keys/{id}", {"DELETE": _REVOKE_KEY}),
     Route("/runs", {"GET": Operation("read", NoFields, queries.runs)}),
     Route("/runs/{run_id}", {"GET": _RUN, "DELETE": _REVOKE}),
-    Route("/runs/{run_id}/calls", {"GET": Operation("read", queries.OneRun, queries.calls)}),
-    Route("/runs/{run_id}/spending", {"GET": Operation("read", queries.OneRun, queries.spending)}),
+    Route("/runs/{run_id}/calls", {"GET": Operation("read", OneRun, queries.calls)}),
+    Route("/runs/{run_id}/spending", {"GET": Operation("read", OneRun, queries.spending)}),
     Route("/runs/{run_id}/top_up", {"POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
     Route("/status", {"GET": Operation("read", NoFields, queries.status)}),
     Route("/day", {"GET": Operation("read", NoFields, queries.day)}),
     Route("/calls", {"GET": Operation("read", NoFields, queries.calls)}),
-    Route("/calls/{id}/resolve", {"POST": Operation("admin", changes.ResolveRequest, changes.resolve)}),
+    Route("/calls/{id}/resolve", {"POST": Operation("admin", ResolveRequest, _resolve)}),
     Route("/openapi.json", {"GET": Operation("public", NoFields, _openapi)}),
 )
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 from luigi_spendguard.errors import NotFound, denial
 from luigi_spendguard.ledger import calls, keys, snapshot
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import parse_usd
-from luigi_spendguard.protocol.messages import BadMessage, Message, NoFields, Text
+from luigi_spendguard.protocol.messages import BadMessage, NoFields
+from luigi_spendguard.protocol.operators import ListKeysRequest, OneKey
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.settings.policy import (
     DEFAULT_TTL_MS,
@@ -29,20 +29,6 @@ from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 from scheduler_patch.service.workers import LedgerService
-
-
-@dataclass(frozen=True)
-class OneKey(Message):
-    """A vault key, named by its id or by itself."""
-
-    id: Text = field(repr=False)
-
-
-@dataclass(frozen=True)
-class ListKeysRequest(Message):
-    """Which run's keys are to be listed; None: all."""
-
-    run_id: Text | None = None
 
 
 async def issue(service: LedgerService, call: Call, request: IssueKeyRequest) -> Created:

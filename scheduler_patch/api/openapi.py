@@ -10,9 +10,9 @@ from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.overview import SORTS
 from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS, ReserveReply, messages
+from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.changes import ResolveRequest
 from scheduler_patch.api.handler import Operation, limit_of
 
 #: What vendors are called with.
@@ -54,7 +54,7 @@ _OF_CALLS: dict[str, messages.Schema] = {
 
 
 def _parameters(method: str, path: str) -> list[dict[str, Any]]:
-    found = [
+    named = [
         {"name": name, "in": "path", "required": True, "schema": TEXT}
         for name in ("run_id", "id", "path")
         if f"{{{name}}}" in path
@@ -62,7 +62,7 @@ def _parameters(method: str, path: str) -> list[dict[str, Any]]:
     queries = dict(_QUERIES.get(f"{method} {path}", {}))
     if method == "GET" and path.endswith("/calls"):
         queries |= _OF_CALLS
-    return found + [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
+    return named + [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
 
 
 def _body(operation: Operation[Any], path: str) -> dict[str, Any] | None:

@@ -11,15 +11,15 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS
-from luigi_spendguard.protocol.messages import BadMessage, Message, NoFields, RunId, texts
+from luigi_spendguard.protocol.messages import BadMessage, NoFields
+from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import Refused
@@ -63,13 +63,13 @@ async def _counts(service: LedgerService, run_id: str) -> dict[Verdict, int]:
 
 async def statuses(service: LedgerService) -> dict[str, str]:
     """Return which active runs are `blocked` or `held`."""
-    found = {}
+    refined = {}
     for run_id, run in list(service.state.runs.items()):
         if run.opened and run.state == "active":
             status = _status("active", await _counts(service, run_id))
             if status != "active":
-                found[run_id] = status
-    return found
+                refined[run_id] = status
+    return refined
 
 
 async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,20 +109,6 @@ async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
 
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class OneRun(Message):
-    """A run, named by its `run_id`."""
-
-    run_id: RunId
-
-
-@dataclass(frozen=True)
-class TaskCostsRequest(Message):
-    """Tasks whose cost is asked for."""
-
-    task_ids: Annotated[tuple[str, ...], texts(500)]
 
 
 #: What calls may be filtered by.
@@ -180,19 +166,23 @@ async def list_runs(service: LedgerService, call: Call, request: NoFields) -> An
 
 async def run(service: LedgerService, call: Call, request: OneRun) -> Any:
     """Return one run."""
-    return await _whole(service, request.run_id, await service.browse(queries.run, request.run_id))
+    return await _shown(service, request.run_id, await service.browse(queries.run, request.run_id))
 
 
-async def whole(service: LedgerService, run_id: str) -> Any:
+async def changed_run(service: LedgerService, run_id: str) -> dict[str, Any]:
     """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
-    return await _whole(service, run_id, await service.read(queries.run, run_id))
+    return await _shown(service, run_id, await service.read(queries.run, run_id))
 
 
-async def _whole(service: LedgerService, run_id: str, row: dict[str, Any] | None) -> Any:
+async def _shown(service: LedgerService, run_id: str, row: dict[str, Any] | None) -> dict[str, Any]:
     """Return one run as every answer has it that is a single run."""
     if row is None:
-        raise Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
+        raise _no_run(run_id)
     return row | await of_run(service, row)
+
+
+def _no_run(run_id: str) -> Refused:
+    return Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
 
 
 async def spending(service: LedgerService, call: Call, request: OneRun) -> Any:
@@ -201,10 +191,10 @@ async def spending(service: LedgerService, call: Call, request: OneRun) -> Any:
     by = call.query("by") or "vendor"
     if by not in ("vendor", "family"):
         raise BadMessage("'by' must be vendor or family")
-    found = await service.browse(overview.spending, request.run_id, by)
-    if found is None:
-        raise Refused(404, "not_found", f"there is no run {request.run_id}: no run was ever opened here")
-    return found
+    spent = await service.browse(overview.spending, request.run_id, by)
+    if spent is None:
+        raise _no_run(request.run_id)
+    return spent
 
 
 async def task_costs(service: LedgerService, call: Call, request: TaskCostsRequest) -> Any:
@@ -215,12 +205,12 @@ async def task_costs(service: LedgerService, call: Call, request: TaskCostsReque
     for task_id in dict.fromkeys(asked):
         task = service.state.tasks.get(task_id)
         for name in task.runs if task is not None else ():
-            found = service.state.run(name)
-            if found is not None and found.opened and (task_id, found.run_id) not in paid:
+            run = service.state.run(name)
+            if run is not None and run.opened and (task_id, run.run_id) not in paid:
                 rows.append(
                     {
                         "task_id": task_id,
-                        "run_id": found.run_id,
+                        "run_id": run.run_id,
                         "calls": 0,
                         "spent_usd": "0.00",
                         "reserved_usd": "0.00",

@@ -24,8 +24,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
-from luigi_spendguard.money import Micros, parse_usd
+from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerService
@@ -301,7 +302,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(run_id=st.sampled_from(RUNS), usd=st.integers(1, 3))
     def top_up(self, run_id: str, usd: int) -> None:
         try:
-            self.do(operators.top_up(self.service, run_id, str(usd), None))
+            self.do(operators.top_up(self.service, TopUpRequest(run_id, str(usd))))
         except Conflict:
             assert run_id in self.revoked
         else:
@@ -312,9 +313,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.do(self.service.record(lambda tx: None))  # After the forecast that is being kept.
         run = self.do(self.service.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
-            amount, unknown = parse_usd(run["forecast_usd"]), run["unknown_tasks"]
-            approval = operators.Approval(run_id, amount, unknown_tasks=unknown)
-            self.do(operators.approve(self.service, approval))
+            unknown = run["unknown_tasks"]
+            self.do(operators.approve(self.service, ApproveRequest(run_id, run["forecast_usd"], unknown)))
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol.operators import TopUpRequest
 from scheduler_patch.service import operators
 from tests.support.gates import blocked
 from tests.support.luigids import USD, Luigid
@@ -76,7 +77,7 @@ def test_a_task_that_was_denied_is_not_dispatched_to_be_denied_again(luigid: Lui
     luigid.add("a")
     assert luigid.work() is None
     assert list(blocked(luigid.scheduler, "w")) == ["a"]
-    luigid.do(operators.top_up(luigid.service, "r", "1", None))
+    luigid.do(operators.top_up(luigid.service, TopUpRequest("r", "1")))
     assert luigid.work() == "a"
 
 

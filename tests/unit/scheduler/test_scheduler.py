@@ -25,7 +25,7 @@ from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import Root, root_named, root_of
-from scheduler_patch.service import operators
+from scheduler_patch.service.blocked import explain_blocked
 from tests.support.gates import blocked, day, fed
 
 RUN = {"run_id": "r1"}
@@ -641,6 +641,6 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     assert scheduler.gate.verdict("v") == "key"
     service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler)
     since = time.monotonic()
-    reply = asyncio.run(operators.blocked(service, BlockedRequest("w", 30)))
+    reply = asyncio.run(explain_blocked(service, BlockedRequest("w", 30)))
     assert (reply.blocked, [why.code for why in reply.why]) == (0, ["key"])
     assert time.monotonic() - since < 5

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.protocol.operators import TopUpRequest
 from scheduler_patch.service import operators
 from tests.support.gates import blocked
 from tests.support.luigids import Luigid
@@ -45,5 +46,5 @@ def test_any_other_worker_waits(luigid: Luigid, within: tuple[str, ...]) -> None
 
 def test_it_goes_on_once_the_run_has_more(luigid: Luigid) -> None:
     pending(luigid, "within", "outer")
-    luigid.do(operators.top_up(luigid.service, "r", "1", None))
+    luigid.do(operators.top_up(luigid.service, TopUpRequest("r", "1")))
     assert luigid.work("within") == "inner"

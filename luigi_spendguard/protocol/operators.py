@@ -1,18 +1,25 @@
-"""What operators do to runs and calls: revoke, top up, approve, resolve."""
+"""What operators and pages ask of luigid: the fields of our HTTP routes and of the RPCs that are no worker's.
+
+Of a route, the fields that its address names come from there.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from luigi_spendguard.ledger.corrections import Resolution
-from luigi_spendguard.money import parse_usd
 from luigi_spendguard.protocol import messages
-from luigi_spendguard.protocol.messages import BadMessage, Flag, Kind, Message, RequestId, RunId, Text, Usd
-from scheduler_patch.api import queries
-from scheduler_patch.api.handler import Call
-from scheduler_patch.service import operators
-from scheduler_patch.service.workers import LedgerService
+from luigi_spendguard.protocol.messages import (
+    BadMessage,
+    Flag,
+    Kind,
+    Message,
+    RequestId,
+    RunId,
+    Text,
+    Usd,
+    texts,
+)
 
 
 def _usd(what: str) -> Kind:
@@ -82,28 +89,29 @@ class ResolveRequest(Message):
             raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
 
 
-async def revoke(service: LedgerService, call: Call, request: queries.OneRun) -> Any:
-    """Revoke a run. Raises NotFound, Conflict."""
-    shown = await operators.revoke(service, request.run_id)
-    return await queries.whole(service, request.run_id) | {"calls_under_way": shown["calls_under_way"]}
+@dataclass(frozen=True)
+class OneRun(Message):
+    """A run, named by its `run_id`."""
+
+    run_id: RunId
 
 
-async def top_up(service: LedgerService, call: Call, request: TopUpRequest) -> Any:
-    """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
-    await operators.top_up(service, request.run_id, request.usd, request.request_id)
-    return await queries.whole(service, request.run_id)
+@dataclass(frozen=True)
+class TaskCostsRequest(Message):
+    """Tasks whose cost is asked for."""
+
+    task_ids: Annotated[tuple[str, ...], texts(500)]
 
 
-async def approve(service: LedgerService, call: Call, request: ApproveRequest) -> Any:
-    """Let a forecast or a task's cost pass. Raises BadAmount, NotFound, Conflict."""
-    amount, task_id = parse_usd(request.usd), request.task_id or ""
-    approval = operators.Approval(request.run_id, amount, task_id, request.unknown_tasks, request.request_id)
-    await operators.approve(service, approval)
-    return await queries.whole(service, request.run_id)
+@dataclass(frozen=True)
+class OneKey(Message):
+    """A vault key, named by its id or by itself."""
+
+    id: Text = field(repr=False)
 
 
-async def resolve(service: LedgerService, call: Call, request: ResolveRequest) -> Any:
-    """End an in-doubt call, or correct it. Raises BadAmount, NotFound, Conflict."""
-    amount = None if request.spent_usd is None else parse_usd(request.spent_usd)
-    resolution = Resolution(amount, request.object_id, request.overrun, request.correct)
-    return await operators.resolve(service, request.id, resolution, request.request_id)
+@dataclass(frozen=True)
+class ListKeysRequest(Message):
+    """Which run's keys are to be listed; None: all."""
+
+    run_id: Text | None = None

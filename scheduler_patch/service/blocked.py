@@ -1,0 +1,102 @@
+"""What of a worker's tasks is blocked and why, and what it waits for."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+
+from luigi_spendguard.ledger import queries
+from luigi_spendguard.money import format_usd
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
+from scheduler_patch.dispatch.model import RunState
+from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
+from scheduler_patch.service.workers import LedgerService
+
+#: Seconds between two looks whether something was freed.
+_LOOK_S = 0.1
+
+
+async def explain_blocked(service: LedgerService, request: BlockedRequest) -> BlockedReply:
+    """Return why a worker's tasks are blocked; with `wait_s`, after one of them was freed or that time.
+
+    Where nothing is blocked or waiting there is nothing to wait for.
+    """
+    scheduler, state = service.scheduler, service.state
+    worker, wait_s = request.worker, request.wait_s
+    verdicts = scheduler.verdicts_of(worker)
+    limit = time.monotonic() + wait_s
+    while time.monotonic() < limit and _waits(verdicts):
+        seen = state.version
+        while state.version == seen and time.monotonic() < limit:
+            await asyncio.sleep(_LOOK_S)
+        verdicts = scheduler.verdicts_of(worker)
+    groups: dict[Reason, list[str]] = {}
+    for task_id, verdict in verdicts.items():
+        if (reason := reason_of(scheduler.gate, task_id, verdict, worker)) is not None:
+            groups.setdefault(reason, []).append(task_id)
+    counts = Counter(verdicts.values())
+    paused = scheduler.is_paused()["paused"]
+    return BlockedReply(
+        blocked=sum(number for verdict, number in counts.items() if _may_be_freed(verdict)),
+        # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
+        ready=0 if paused else counts[READY],
+        waiting=counts[WAIT],
+        why=tuple(
+            BlockedTasks(**vars(reason), tasks=len(tasks), task_ids=() if wait_s else tuple(tasks))
+            for reason, tasks in groups.items()
+        ),
+        paused=paused,
+        unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
+        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one in groups})),
+    )
+
+
+def _waits(verdicts: Mapping[str, Verdict]) -> bool:
+    """Return whether some task may be freed, and none can run now."""
+    different = set(verdicts.values())
+    return READY not in different and any(one is WAIT or _may_be_freed(one) for one in different)
+
+
+def _may_be_freed(verdict: Verdict) -> bool:
+    """Return whether a task is blocked, but not for good."""
+    return verdict.is_blocked and not verdict.is_final
+
+
+#: Whose cap was short, in shadow mode.
+_WHOSE = {
+    "run": "",
+    "day": " for all runs of {part}",
+    "family": " for {part}",
+    "vendor": " at {part}",
+    "task": " for task {part}",
+}
+
+
+async def _shadow(service: LedgerService, worker: str, blocked: set[str]) -> list[str]:
+    """Return, in shadow mode, which caps would have sufficed for each of a worker's runs.
+
+    Of one that is frozen, revoked or held, of which tasks are `blocked`, nobody knows.
+    """
+    state = service.state
+    if not state.rules.shadow:
+        return []
+    # By name: one that has ended with its root is in the gate no more.
+    runs_of = sorted({state.names.get(name, name) for name in state.runs_of.get(worker, ())})
+    short = await service.read(queries.lent, runs_of) or []
+    enough = set(runs_of) - {row["run_id"] for row in short}
+    return [
+        f"run {row['run_id']}: a cap of {format_usd(row['cap_micros'])}"
+        f"{_WHOSE[row['scope']].format(part=row['part'])} would have sufficed; it has "
+        f"{format_usd(row['own_micros'])}"
+        for row in short
+    ] + [f"run {run_id}: {_so_far(state.runs.get(run_id), run_id in blocked)}" for run_id in sorted(enough)]
+
+
+def _so_far(run: RunState | None, blocked: bool) -> str:
+    """Say of a run that lacked no room whether that is the whole truth; None: it has ended with its root."""
+    if run is not None and run.state != "active":
+        return f"no call lacked room, but it is {run.state}: enforced, nothing more would be spent"
+    return "no call has lacked room so far, but tasks are blocked" if blocked else "its caps sufficed"
