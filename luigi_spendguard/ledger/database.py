@@ -47,7 +47,7 @@ def over(since: str, lasts_ms: str) -> str:
 
 
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
-#: luigid (`client.GIVE_UP_S`), so that the worker hears why.
+#: luigid (`ledger_client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2

@@ -116,7 +116,7 @@ class Ledger:
     """Opens (and brings up to date) the ledger at `path`. Raises LedgerUnavailable.
 
     `write(operation, …)` and `read(operation, …)` call `operation(tx, …)`, one of the functions of
-    `runs`, `reserving`, `ending` and `reading`, and return a future.
+    `runs`, `reservations`, `settlement` and `queries`, and return a future.
     """
 
     def __init__(self, path: Path, busy_s: float = LOCK_SECONDS) -> None:

@@ -17,9 +17,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is fork
 PARENT = """
 import os, sys, threading, time, warnings
 from pathlib import Path
-from luigi_spendguard.ledger import runs
+from luigi_spendguard.ledger import queries, runs
 from luigi_spendguard.ledger.store import Ledger
-from luigi_spendguard.ledger.queries import calls as listed
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -34,7 +33,7 @@ def write():
 
 def read():
     while not over.is_set():
-        ledger.read(listed).result()
+        ledger.read(queries.calls).result()
 
 threads = [threading.Thread(target=act) for act in (write, read)]
 [thread.start() for thread in threads]
