@@ -26,7 +26,7 @@ def read(data: bytes, *, any_case: bool = False) -> Any:
     Raises NotStrict for a doubled name, a number that is none or is too large, a NUL in a name, and half a
     surrogate pair; ValueError or RecursionError for what is no JSON in UTF-8.
     """
-    found = json.loads(
+    decoded = json.loads(
         data.decode("utf-8"),
         object_pairs_hook=_once(any_case),
         parse_constant=_no_constant,
@@ -34,10 +34,10 @@ def read(data: bytes, *, any_case: bool = False) -> Any:
         parse_float=_finite,
     )
     try:
-        json.dumps(found, ensure_ascii=False).encode()
+        json.dumps(decoded, ensure_ascii=False).encode()
     except UnicodeEncodeError:
         raise NotStrict("half a surrogate pair is no text") from None
-    return found
+    return decoded
 
 
 def _once(any_case: bool) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:

@@ -250,9 +250,9 @@ def schema(cls: type[Message], *without: str) -> dict[str, Any]:
     properties = {
         each.name: {**each.kind.schema, **({"nullable": True} if each.nullable else {})} for each in fields
     }
-    found: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
+    described: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
     required = [each.name for each in fields if each.required]
-    return found | ({"required": required} if required else {})
+    return described | ({"required": required} if required else {})
 
 
 def _written(value: Any) -> Any:

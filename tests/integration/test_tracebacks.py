@@ -18,6 +18,7 @@ from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.proxy.stripe import VENDOR, in_place
 from luigi_spendguard.vendors import Request
 from tests.support.attempts import Pretender
@@ -132,7 +133,7 @@ def test_the_token_is_not_seen_from_an_error_of_its_client() -> None:
     settings = config.Settings(None, worker_token=config.redaction.Secret(token))  # type: ignore[arg-type]
     client = HttpLedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
     client._pool.connection_pool_kw["retries"] = False
-    error = raised(lambda: client._read("spend_claim", 500, b"{}"))
+    error = raised(lambda: client._read(rpcs.CLAIM, 500, b"{}"))
     assert isinstance(error, LedgerUnavailable)
     for shown in (seen_from(error), repr(client), repr(vars(client)), repr(settings)):
         assert token not in shown
