@@ -19,7 +19,7 @@ from luigi_spendguard.protocol.operators import (
 )
 from luigi_spendguard.protocol.rpcs import Rpc
 from scheduler_patch.api import keys, openapi, queries
-from scheduler_patch.api.handler import Call, Handler, Lost, Operation
+from scheduler_patch.api.handler import ApiCall, ApiHandler, Endpoint, Lost
 from scheduler_patch.service import operators
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.workers import LedgerService
@@ -32,60 +32,60 @@ class Route(NamedTuple):
     """An address, with `{names}` for its parts, and what each of its methods does."""
 
     path: str
-    operations: dict[str, Operation[Any]]
+    endpoints: dict[str, Endpoint[Any]]
 
 
-def _rpc(name: str, operation: Operation[Any]) -> Route:
-    return Route(f"/api/{name}", {"POST": operation})
+def _rpc(name: str, endpoint: Endpoint[Any]) -> Route:
+    return Route(f"/api/{name}", {"POST": endpoint})
 
 
 def _worker(rpc: Rpc[Q, R], answer: Callable[[LedgerService, Q], Awaitable[R]]) -> Route:
     """Return the route of an RPC under a worker's token."""
 
-    async def act(service: LedgerService, call: Call, request: Q) -> Any:
+    async def act(service: LedgerService, call: ApiCall, request: Q) -> Any:
         return (await answer(service, request)).to_json()
 
-    return _rpc(rpc.name, Operation("worker", rpc.request, act))
+    return _rpc(rpc.name, Endpoint("worker", rpc.request, act))
 
 
 def _attempt(rpc: Rpc[Q, R], answer: Callable[[LedgerService, str, Q], Awaitable[R]], **known: str) -> Route:
     """Return the route of an RPC under an attempt's vault key."""
 
-    async def act(service: LedgerService, call: Call, request: Q) -> Any:
+    async def act(service: LedgerService, call: ApiCall, request: Q) -> Any:
         return (await answer(service, call.key, request)).to_json()
 
-    return _rpc(rpc.name, Operation("key", rpc.request, act, known))
+    return _rpc(rpc.name, Endpoint("key", rpc.request, act, known))
 
 
-async def _openapi(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def _openapi(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     return openapi.document(dict(ROUTES))
 
 
-async def _revoke(service: LedgerService, call: Call, request: OneRun) -> Any:
+async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     under_way = await operators.revoke(service, request.run_id)
     return await queries.changed_run(service, request.run_id) | {"calls_under_way": under_way}
 
 
-async def _top_up(service: LedgerService, call: Call, request: TopUpRequest) -> Any:
+async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
     await operators.top_up(service, request)
     return await queries.changed_run(service, request.run_id)
 
 
-async def _approve(service: LedgerService, call: Call, request: ApproveRequest) -> Any:
+async def _approve(service: LedgerService, call: ApiCall, request: ApproveRequest) -> Any:
     await operators.approve(service, request)
     return await queries.changed_run(service, request.run_id)
 
 
-async def _resolve(service: LedgerService, call: Call, request: ResolveRequest) -> Any:
+async def _resolve(service: LedgerService, call: ApiCall, request: ResolveRequest) -> Any:
     return await operators.resolve(service, request)
 
 
-_REVOKE = Operation("admin", OneRun, _revoke)
-_TOP_UP = Operation("admin", TopUpRequest, _top_up)
-_APPROVE = Operation("admin", ApproveRequest, _approve)
-_RUN = Operation("read", OneRun, queries.run)
-_ISSUE = Operation("worker", rpcs.ISSUE_KEY.request, keys.issue)
-_REVOKE_KEY = Operation("holder", OneKey, keys.revoke)
+_REVOKE = Endpoint("admin", OneRun, _revoke)
+_TOP_UP = Endpoint("admin", TopUpRequest, _top_up)
+_APPROVE = Endpoint("admin", ApproveRequest, _approve)
+_RUN = Endpoint("read", OneRun, queries.run)
+_ISSUE = Endpoint("worker", rpcs.ISSUE_KEY.request, keys.issue)
+_REVOKE_KEY = Endpoint("holder", OneKey, keys.revoke)
 
 ROUTES = (
     _worker(rpcs.OPEN_RUN, LedgerService.open_run),
@@ -98,48 +98,48 @@ ROUTES = (
     _worker(rpcs.CORRECT, LedgerService.correct),
     _attempt(rpcs.RESERVE, LedgerService.reserve),
     *(_attempt(rpc, LedgerService.end, kind=kind) for kind, rpc in rpcs.ENDS.items()),
-    _rpc("list_runs", Operation("read", NoFields, queries.list_runs)),
-    _rpc("task_costs", Operation("read", TaskCostsRequest, queries.task_costs)),
+    _rpc("list_runs", Endpoint("read", NoFields, queries.list_runs)),
+    _rpc("task_costs", Endpoint("read", TaskCostsRequest, queries.task_costs)),
     _rpc("run_budget", _RUN),
     _rpc("revoke_run", _REVOKE),
     _rpc("top_up_run", _TOP_UP),
     _rpc("approve_run", _APPROVE),
     _rpc(rpcs.ISSUE_KEY.name, _ISSUE),
-    _rpc("list_vault_keys", Operation("admin", ListKeysRequest, keys.listed_rpc)),
+    _rpc("list_vault_keys", Endpoint("admin", ListKeysRequest, keys.listed_rpc)),
     _rpc("revoke_vault_key", _REVOKE_KEY),
-    Route("/vault/keys", {"POST": _ISSUE, "GET": Operation("admin", NoFields, keys.listed)}),
+    Route("/vault/keys", {"POST": _ISSUE, "GET": Endpoint("admin", NoFields, keys.listed)}),
     Route("/vault/keys/{id}", {"DELETE": _REVOKE_KEY}),
-    Route("/runs", {"GET": Operation("read", NoFields, queries.runs)}),
+    Route("/runs", {"GET": Endpoint("read", NoFields, queries.runs)}),
     Route("/runs/{run_id}", {"GET": _RUN, "DELETE": _REVOKE}),
-    Route("/runs/{run_id}/calls", {"GET": Operation("read", OneRun, queries.calls)}),
-    Route("/runs/{run_id}/spending", {"GET": Operation("read", OneRun, queries.spending)}),
+    Route("/runs/{run_id}/calls", {"GET": Endpoint("read", OneRun, queries.calls)}),
+    Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, queries.spending)}),
     Route("/runs/{run_id}/top_up", {"POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
-    Route("/status", {"GET": Operation("read", NoFields, queries.status)}),
-    Route("/day", {"GET": Operation("read", NoFields, queries.day)}),
-    Route("/calls", {"GET": Operation("read", NoFields, queries.calls)}),
-    Route("/calls/{id}/resolve", {"POST": Operation("admin", ResolveRequest, _resolve)}),
-    Route("/openapi.json", {"GET": Operation("public", NoFields, _openapi)}),
+    Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),
+    Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),
+    Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),
+    Route("/calls/{id}/resolve", {"POST": Endpoint("admin", ResolveRequest, _resolve)}),
+    Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
 )
 
 
-def routes(service: LedgerService) -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def routes(service: LedgerService) -> list[tuple[str, type[ApiHandler], dict[str, Any]]]:
     """Return our routes; they go ahead of Luigi's own and fall through to them."""
     return [
         (
             re.sub(r"\{\w+\}", "([^/]+)", path),
-            Handler,
+            ApiHandler,
             {
                 "service": service,
-                "operations": operations,
+                "endpoints": endpoints,
                 "names": tuple(re.findall(r"\{(\w+)\}", path)),
                 "wrap": path.startswith("/api/"),
             },
         )
-        for path, operations in ROUTES
+        for path, endpoints in ROUTES
     ]
 
 
-def lost() -> list[tuple[str, type[Handler], dict[str, Any]]]:
+def lost() -> list[tuple[str, type[ApiHandler], dict[str, Any]]]:
     """Return what answers addresses below ours that are no route; it comes after `routes`."""
-    return [(r"/(?:runs|calls)/.*", Lost, {"service": None, "operations": {}, "names": (), "wrap": False})]
+    return [(r"/(?:runs|calls)/.*", Lost, {"service": None, "endpoints": {}, "names": (), "wrap": False})]

@@ -35,7 +35,7 @@ Q = TypeVar("Q", bound=Message)
 
 
 @dataclass(frozen=True)
-class Operation(Generic[Q]):
+class Endpoint(Generic[Q]):
     """What one method of a route does.
 
     Attributes:
@@ -47,7 +47,7 @@ class Operation(Generic[Q]):
 
     who: str
     request: type[Q]
-    act: Callable[[LedgerService, Call, Q], Awaitable[Any]]
+    act: Callable[[LedgerService, ApiCall, Q], Awaitable[Any]]
     known: Mapping[str, str] = field(default_factory=dict)
 
     def read(self, fields: dict[str, Any], path: Mapping[str, str]) -> Q:
@@ -73,24 +73,24 @@ class Created(NamedTuple):
 _TOKENS = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[{,]', re.DOTALL)
 
 
-class Handler(Bounded):
+class ApiHandler(Bounded):
     """Authenticates, decodes, calls one function and encodes its answer or its error."""
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: for each method who may use it and what it does."""
         super().initialize()
         self._service: LedgerService = settings["service"]
-        self._operations: Mapping[str, Operation[Any]] = settings["operations"]
+        self._endpoints: Mapping[str, Endpoint[Any]] = settings["endpoints"]
         self._names: tuple[str, ...] = settings["names"]
         self._wrap: bool = settings["wrap"]
         self._key, self._serving = "", False
 
     async def admit(self) -> None:
         """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""
-        operation = self._operations.get(self.request.method or "")
-        if operation is None:
+        endpoint = self._endpoints.get(self.request.method or "")
+        if endpoint is None:
             raise self._method_not_allowed()
-        who = operation.who
+        who = endpoint.who
         self._key = check(self.request, who, self._service)
         if who == "key":
             await self._service.check_key(self._key)
@@ -106,9 +106,9 @@ class Handler(Bounded):
             self.end_refused(self.refusal)
             return
         try:
-            operation = self._operations[self.request.method or ""]
-            request = operation.read(self._fields(), self._path(path))
-            answer = await operation.act(self._service, Call(self, self._key), request)
+            endpoint = self._endpoints[self.request.method or ""]
+            request = endpoint.read(self._fields(), self._path(path))
+            answer = await endpoint.act(self._service, ApiCall(self, self._key), request)
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)
         except Exception as error:
@@ -145,8 +145,8 @@ class Handler(Bounded):
             self.on_finish()
 
     def _method_not_allowed(self) -> Refused:
-        self.set_header("Allow", ", ".join(self._operations))
-        return Refused(405, "method_not_allowed", f"use {' or '.join(self._operations)} here")
+        self.set_header("Allow", ", ".join(self._endpoints))
+        return Refused(405, "method_not_allowed", f"use {' or '.join(self._endpoints)} here")
 
     def _too_large(self) -> Refused:
         return Refused(413, "too_large", f"a body has at most {self.limit} bytes here")
@@ -203,7 +203,7 @@ class Handler(Bounded):
             logger.error("%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb))
 
 
-class Lost(Handler):
+class Lost(ApiHandler):
     """Answers an address below ours that is no route, such as one with a slash too many."""
 
     async def admit(self) -> None:
@@ -212,10 +212,10 @@ class Lost(Handler):
         raise Refused(404, "not_found", f"{what} in a path is percent-encoded, and no slash ends one")
 
 
-class Call:
+class ApiCall:
     """What a route's function is given beside its message: vault key and query."""
 
-    def __init__(self, handler: Handler, key: str) -> None:
+    def __init__(self, handler: ApiHandler, key: str) -> None:
         self.handler, self.key = handler, key
 
     def query_only(self, *names: str) -> None:

@@ -24,31 +24,31 @@ from luigi_spendguard.settings.policy import (
     ttl_ms,
 )
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.handler import Call, Created
+from scheduler_patch.api.handler import ApiCall, Created
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 from scheduler_patch.service.workers import LedgerService
 
 
-async def issue(service: LedgerService, call: Call, request: IssueKeyRequest) -> Created:
+async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
     shown, key = await service.commit(_issue, terms_of(request), service.settings.caps)
     return Created({"vault_key": key, **shown})
 
 
-async def listed(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def listed(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
     call.query_only("run")
     return await service.read(keys.keys, call.run()) or []
 
 
-async def listed_rpc(service: LedgerService, call: Call, request: ListKeysRequest) -> Any:
+async def listed_rpc(service: LedgerService, call: ApiCall, request: ListKeysRequest) -> Any:
     """Return what `listed` does, as an RPC: an object."""
     return {"keys": await service.read(keys.keys, request.run_id) or []}
 
 
-async def revoke(service: LedgerService, call: Call, request: OneKey) -> Any:
+async def revoke(service: LedgerService, call: ApiCall, request: OneKey) -> Any:
     """Revoke a key; returns when no grant made under it can still be used (P5).
 
     Raises NotFound; SpendDenied (`unknown_key`, `scope`) for another than the key's holder or the operator.

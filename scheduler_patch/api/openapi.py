@@ -13,7 +13,7 @@ from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS, ReserveReply, mess
 from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.handler import Operation, limit_of
+from scheduler_patch.api.handler import Endpoint, limit_of
 
 #: What vendors are called with.
 _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
@@ -65,13 +65,13 @@ def _parameters(method: str, path: str) -> list[dict[str, Any]]:
     return named + [{"name": name, "in": "query", "schema": schema} for name, schema in queries.items()]
 
 
-def _body(operation: Operation[Any], path: str) -> dict[str, Any] | None:
-    """Return what a body is; None where the path says all that the operation takes."""
-    named = [*operation.known, *re.findall(r"{(\w+)}", path)]
-    body = messages.schema(operation.request, *named)
-    if operation.request is ResolveRequest:
+def _body(endpoint: Endpoint[Any], path: str) -> dict[str, Any] | None:
+    """Return what a body is; None where the path says all that the endpoint takes."""
+    named = [*endpoint.known, *re.findall(r"{(\w+)}", path)]
+    body = messages.schema(endpoint.request, *named)
+    if endpoint.request is ResolveRequest:
         return {"oneOf": [_part(body, "spent_usd", "not_sent"), _part(body, "not_sent", *_OF_SPENT)]}
-    if operation.request is IssueKeyRequest:
+    if endpoint.request is IssueKeyRequest:
         body["properties"]["vendor"] = {"type": "string", "enum": sorted(VENDORS)}
     return body if body["properties"] or path.startswith("/api/") else None
 
@@ -88,12 +88,12 @@ def _part(body: dict[str, Any], required: str, *without: str) -> dict[str, Any]:
     return {**body, "properties": fields, "required": [required]}
 
 
-def _operation(method: str, path: str, operation: Operation[Any]) -> dict[str, Any]:
+def _operation(method: str, path: str, endpoint: Endpoint[Any]) -> dict[str, Any]:
     name = path.removeprefix("/api/")
-    done = "201" if operation.request is IssueKeyRequest else "200"
+    done = "201" if endpoint.request is IssueKeyRequest else "200"
     described: dict[str, Any] = {
         "operationId": "_".join([method.lower(), *re.findall(r"[a-z_]+", name)]),
-        "security": _WHO[operation.who],
+        "security": _WHO[endpoint.who],
         "responses": {
             done: {"description": "Done.", "content": {"application/json": {"schema": {}}}},
             "default": {
@@ -104,8 +104,8 @@ def _operation(method: str, path: str, operation: Operation[Any]) -> dict[str, A
     }
     if parameters := _parameters(method, path):
         described["parameters"] = parameters
-    if (body := _body(operation, path)) is not None:
-        most = limit_of(operation.who)
+    if (body := _body(endpoint, path)) is not None:
+        most = limit_of(endpoint.who)
         described["requestBody"] = {
             "description": f"In UTF-8, at most {most} bytes in all: more is refused with 413.",
             "required": bool(body.get("required") or body.get("oneOf")),
@@ -142,11 +142,11 @@ def _relayed(name: str, method: str) -> dict[str, Any]:
     }
 
 
-def document(served: Mapping[str, Mapping[str, Operation[Any]]]) -> dict[str, Any]:
+def document(served: Mapping[str, Mapping[str, Endpoint[Any]]]) -> dict[str, Any]:
     """Return the description of the routes `served`: by path with `{names}`, what each method does."""
     paths: dict[str, Any] = {
-        path: {method.lower(): _operation(method, path, one) for method, one in operations.items()}
-        for path, operations in served.items()
+        path: {method.lower(): _operation(method, path, one) for method, one in endpoints.items()}
+        for path, endpoints in served.items()
     }
     for name in VENDORS:
         paths[f"/{name}/{{path}}"] = {m.lower(): _relayed(name, m) for m in _METHODS}

@@ -23,7 +23,7 @@ from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import Refused
-from scheduler_patch.api.handler import Call
+from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch.model import TaskState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.dispatch.verdicts import Verdict
@@ -115,7 +115,7 @@ logger = logging.getLogger(__name__)
 _FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
 
 
-async def runs(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
     call.query_only("search", "status", "sort", "limit", "offset")
     sort = call.query("sort") or "-opened_at"
@@ -152,19 +152,19 @@ async def _standing(
     return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
 
 
-def _number(call: Call, name: str, default: int, least: int, most: int) -> int:
+def _number(call: ApiCall, name: str, default: int, least: int, most: int) -> int:
     text = call.query(name) or str(default)
     if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
         raise BadMessage(f"{name!r} must be a number from {least} to {most}")
     return int(text)
 
 
-async def list_runs(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def list_runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what `runs` does, as an RPC: an object."""
     return {"runs": await runs(service, call, request)}
 
 
-async def run(service: LedgerService, call: Call, request: OneRun) -> Any:
+async def run(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     """Return one run."""
     return await _shown(service, request.run_id, await service.browse(queries.run, request.run_id))
 
@@ -185,7 +185,7 @@ def _no_run(run_id: str) -> Refused:
     return Refused(404, "not_found", f"there is no run {run_id}: no run was ever opened here")
 
 
-async def spending(service: LedgerService, call: Call, request: OneRun) -> Any:
+async def spending(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     """Return what a run has spent over time, by vendor or by task family."""
     call.query_only("by")
     by = call.query("by") or "vendor"
@@ -197,7 +197,7 @@ async def spending(service: LedgerService, call: Call, request: OneRun) -> Any:
     return spent
 
 
-async def task_costs(service: LedgerService, call: Call, request: TaskCostsRequest) -> Any:
+async def task_costs(service: LedgerService, call: ApiCall, request: TaskCostsRequest) -> Any:
     """Return which runs tasks belong to, what they have cost in each, and those runs."""
     asked = list(request.task_ids)
     rows = await service.browse(overview.costs, asked) or []
@@ -220,7 +220,7 @@ async def task_costs(service: LedgerService, call: Call, request: TaskCostsReque
     return {"tasks": rows, "runs": await service.browse(overview.named, named) or []}
 
 
-async def day(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def day(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what all runs have spent today."""
     call.query_only()
     cap = service.settings.caps.day
@@ -230,7 +230,7 @@ async def day(service: LedgerService, call: Call, request: NoFields) -> Any:
     }
 
 
-async def calls(service: LedgerService, call: Call, request: OneRun | NoFields) -> Any:
+async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoFields) -> Any:
     """Return calls, newest first."""
     if isinstance(request, OneRun):
         call.query_only(*_FILTERS)
@@ -279,7 +279,7 @@ def _object_url(row: dict[str, Any]) -> str | None:
         return None
 
 
-async def status(service: LedgerService, call: Call, request: NoFields) -> Any:
+async def status(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what luigid is, and whether it has a ledger."""
     call.query_only()
     return {
