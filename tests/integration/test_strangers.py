@@ -25,8 +25,7 @@ from luigi_spendguard.vendors import Request
 from scheduler_patch.api import routes
 from scheduler_patch.api.handler import MAX_REQUEST
 from scheduler_patch.gateway.handler import relay_routes
-from scheduler_patch.service.shares import LIMIT
-from scheduler_patch.service.shares import BYTES_OF_A_KEY
+from scheduler_patch.service.shares import BYTES_OF_A_KEY, LIMIT
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_vault_keys import charge, issued
 from tests.support.asking import ADMIN, ASK, WORKER, WRONG, send

@@ -85,9 +85,9 @@ class Site:
         own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
         return environment(**(own | more))
 
-    def start(self, module: str = "scheduler_patch") -> None:
-        """Start luigid-spendguard (or another luigid) on this site's port."""
-        args = ["-m", module, "--address", "127.0.0.1", "--port", str(self.port)]
+    def start(self, module: str = "scheduler_patch", *args: str) -> None:
+        """Start luigid-spendguard (or another luigid, which may need arguments) on this site's port."""
+        args = ("-m", module, *args, "--address", "127.0.0.1", "--port", str(self.port))
         secrets = self.secrets if self.gateway else {}
         self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secrets),
                               lambda: listening(self.port))  # fmt: skip
