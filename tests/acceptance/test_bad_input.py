@@ -27,8 +27,12 @@ def start_refused(site: Site) -> str:
     """Return what luigid-spendguard says when it does not start."""
     done = subprocess.run(
         [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(site.port)],
-        cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     return done.stderr
@@ -141,8 +145,9 @@ class Root(luigi.WrapperTask):
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_local_ledger_that_is_lost_meanwhile_leaves_plain_tasks(still: Site, workers: str) -> None:
     (still.folder / "loses.py").write_text(LOSES)
-    _, said = still.luigi("Root", "--local-scheduler", "--workers", workers, module="loses",
-                          LEDGER=str(still.ledger))  # fmt: skip
+    _, said = still.luigi(
+        "Root", "--local-scheduler", "--workers", workers, module="loses", LEDGER=str(still.ledger)
+    )
     assert "Uncaught" not in said
     assert list((still.folder / "out").glob("After*")), said
 
@@ -204,8 +209,11 @@ def test_a_stock_luigid_on_the_other_end_is_named(still: Site) -> None:
     still.luigid = None
     process = subprocess.Popen(
         [sys.executable, str(script), "--address", "127.0.0.1", "--port", str(still.port)],
-        cwd=still.folder, env=still.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+        cwd=still.folder,
+        env=still.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     try:
         wait_until(lambda: listening(still.port), 20, "stock luigid")
         code, out = still.luigi("Billing", "--n", "1", timeout=60)
@@ -260,8 +268,12 @@ def test_a_broken_luigi_cfg_refuses_vendor_tasks_and_leaves_plain_ones(site: Sit
 def test_a_port_that_is_taken_is_said_plainly(site: Site) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(site.port)],
-        cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=30,
-    )  # fmt: skip
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
     assert done.returncode != 0
     assert "Address already in use" in done.stderr
 

@@ -33,8 +33,11 @@ def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> No
     assert outputs == {"Charge", "Report"}
     [run] = site.call("GET", "/runs", token=None)[1]
     assert (run["cap_usd"], run["spent_usd"], run["reserved_usd"], run["remaining_usd"]) == (
-        "10.00", "10.00", "0.00", "0.00",
-    )  # fmt: skip
+        "10.00",
+        "10.00",
+        "0.00",
+        "0.00",
+    )
     allowed = [call for call in site.calls(run["run_id"]) if call["verdict"] == "allowed"]
     assert len(allowed) == 10
     assert {call["family"] for call in allowed} == {"Charge"}

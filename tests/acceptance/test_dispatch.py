@@ -48,8 +48,9 @@ def test_a_run_that_cannot_be_opened_keeps_no_worker_busy(
 ) -> None:
     # Who stays waits for what has failed at the other worker: let Luigi look for that with each question.
     site.restart(worker={"keep_alive": keep_alive}, scheduler={"prune_on_get_work": "true"})
-    first = site.worker("Billing", "--n", "3", "--run-id", "never",
-                        LUIGI_CONFIG_PATH=misconfigured(site, old, new))  # fmt: skip
+    first = site.worker(
+        "Billing", "--n", "3", "--run-id", "never", LUIGI_CONFIG_PATH=misconfigured(site, old, new)
+    )
     try:
         if keep_alive == "false":
             first.communicate(timeout=60)

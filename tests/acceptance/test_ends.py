@@ -16,8 +16,9 @@ TROUBLED = "tests.support.troubled"
 def test_a_revoke_that_reaches_a_child_before_its_claim_blocks_the_task(site: Site) -> None:
     """A local scheduler knows that the task was dispatched: its child still looks for its inputs."""
     site.configure(spendguard={"forecast": "off"})
-    worker = site.worker("AfterSlowInput", "--run-id", "r", "--workers", "2", "--local-scheduler",
-                         module=TROUBLED)  # fmt: skip
+    worker = site.worker(
+        "AfterSlowInput", "--run-id", "r", "--workers", "2", "--local-scheduler", module=TROUBLED
+    )
     wait_until(lambda: len(set(lines(site, "asked"))) == 2, what="the child")
     assert site.call("DELETE", "/runs/r")[0] == 200
     out = ended(worker)
@@ -31,9 +32,14 @@ def test_a_killed_tasks_next_attempt_fails_on_its_own_account(site: Site) -> Non
     site.configure(spendguard_stripe={"timeout_s": 1})
     code = "import luigi; luigi.build([DeafRoot(run_id='r1'), OtherDeafRoot(run_id='r2')], workers=2)"
     with subprocess.Popen(
-        [sys.executable, "-c", f"from tests.support.troubled import *\n{code}"], cwd=site.folder, text=True,
-        env=site.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-    ) as worker:  # fmt: skip
+        [sys.executable, "-c", f"from tests.support.troubled import *\n{code}"],
+        cwd=site.folder,
+        text=True,
+        env=site.environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    ) as worker:
         wait_until(lambda: bool(lines(site, "deaf")), what="the task")
         (first,) = [run_id for run_id in ("r1", "r2") if site.calls(run_id)]
         site.call("DELETE", f"/runs/{first}")

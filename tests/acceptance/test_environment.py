@@ -227,9 +227,16 @@ def test_builds_that_overlap_or_end_with_an_error_leave_what_was_there(here: Sit
     _, said = run(here, OVERLAP)
     seen = dict(line.split()[1:] for line in said.splitlines() if line.startswith("SEEN"))
     hidden = "no-secret-outside-vendor-tasks"
-    assert seen == {"requires": hidden, "outer": "key", "outer_again": "key", "plain": hidden,
-                    "between": hidden, "still": hidden, "afterwards": "secret",
-                    "raised": "secret"}, said  # fmt: skip
+    assert seen == {
+        "requires": hidden,
+        "outer": "key",
+        "outer_again": "key",
+        "plain": hidden,
+        "between": hidden,
+        "still": hidden,
+        "afterwards": "secret",
+        "raised": "secret",
+    }, said
     assert charged(here) == {"cus_inner", "cus_outer"}
 
 
@@ -294,13 +301,21 @@ def test_other_vendors_and_clients_read_on(here: Site, tmp_path: Path) -> None:
     twilio, resend = FakeTwilio(tmp_path / "twilio"), FakeResend(tmp_path / "resend")
     try:
         here.configure(spendguard_twilio={"base_url": twilio.url}, spendguard_resend={"base_url": resend.url})
-        code, said = run(here, OTHERS, TWILIO_BASE=twilio.url, RESEND_BASE=resend.url,
-                         TWILIO_ACCOUNT_SID=TWILIO_ACCOUNT, TWILIO_AUTH_TOKEN=TWILIO_SECRET,
-                         RESEND_API_KEY=RESEND_SECRET)  # fmt: skip
+        code, said = run(
+            here,
+            OTHERS,
+            TWILIO_BASE=twilio.url,
+            RESEND_BASE=resend.url,
+            TWILIO_ACCOUNT_SID=TWILIO_ACCOUNT,
+            TWILIO_AUTH_TOKEN=TWILIO_SECRET,
+            RESEND_API_KEY=RESEND_SECRET,
+        )
         assert code == 0, said
         basic = base64.b64encode(f"{TWILIO_ACCOUNT}:{TWILIO_SECRET}".encode()).decode()
-        shown = [[one["authorization"] for one in vendor.books()["requests"]]
-                 for vendor in (twilio, here.stripe, resend)]  # fmt: skip
+        shown = [
+            [one["authorization"] for one in vendor.books()["requests"]]
+            for vendor in (twilio, here.stripe, resend)
+        ]
         assert shown == [
             [f"Basic {basic}"],
             [f"Bearer {SECRET}"] * 2,

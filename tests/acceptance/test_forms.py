@@ -62,13 +62,19 @@ def test_a_form_passes_as_it_is_read(site: Site) -> None:
         ("POST", "/v1/payment_intents", f"{CHARGE}&amount]=99900"),
         ("POST", "/v1/payment_intents", f"{CHARGE}&description=x]=y"),
         ("POST", "/v1/customers", "name=x&[balance]=-500000"),
-        ("POST", "/v1/checkout/sessions",
-         "mode=setup& mode=payment&line_items[0][price_data][unit_amount]=99900"),
-        ("POST", "/v1/subscription_schedules",
-         "customer=cus_1&start_date=now&phases[10][items][0][price]=price_100&phases[2][items][0][price]=price_99900"),
+        (
+            "POST",
+            "/v1/checkout/sessions",
+            "mode=setup& mode=payment&line_items[0][price_data][unit_amount]=99900",
+        ),
+        (
+            "POST",
+            "/v1/subscription_schedules",
+            "customer=cus_1&start_date=now&phases[10][items][0][price]=price_100&phases[2][items][0][price]=price_99900",
+        ),
         ("DELETE", "/v1/subscriptions/sub_1?[invoice_now]=true", ""),
     ],
-)  # fmt: skip
+)
 def test_what_was_read_in_two_ways_is_denied(site: Site, method: str, where: str, text: str) -> None:
     path, _, query = where.partition("?")
     judge = _judge(site, f"{site.url}/stripe")

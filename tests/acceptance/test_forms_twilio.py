@@ -31,11 +31,16 @@ def _prices(prices: tuple[int, int]) -> str:
 def _site(folder: Path, *, gateway: bool) -> Iterator[tuple[Site, FakeTwilioReadings]]:
     said = {"admin_token": ADMIN, "worker_token": WORKER, "default_cap_usd": 10_000_000}
     prices = {
-        "sms_prices": _prices(SMS), "sms_fees": "1: 0", "mms_prices": _prices(MMS), "mms_fees": "1: 0",
-        "call_prices": f"{_prices(MINUTE)}, 1907: {MINUTE[0] / 100}", "verify_price": VERIFIED / 100,
-        "channel_prices": f"whatsapp: {CHANNEL / 100}", "scheduling_price": SCHEDULED / 100,
+        "sms_prices": _prices(SMS),
+        "sms_fees": "1: 0",
+        "mms_prices": _prices(MMS),
+        "mms_fees": "1: 0",
+        "call_prices": f"{_prices(MINUTE)}, 1907: {MINUTE[0] / 100}",
+        "verify_price": VERIFIED / 100,
+        "channel_prices": f"whatsapp: {CHANNEL / 100}",
+        "scheduling_price": SCHEDULED / 100,
         "lookup_prices": ", ".join(f"{name}: {cents / 100}" for name, cents in FIELDS.items()),
-    }  # fmt: skip
+    }
     vendor = FakeTwilioReadings(folder / "vendor")
     with Site(folder, twilio=vendor, gateway=gateway, spendguard=said, spendguard_twilio=prices) as site:
         try:
@@ -59,7 +64,7 @@ def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Judge]:
         (f"{API}/Calls.json", CALL.replace("&TimeLimit=60", ""), 20),
         (f"{VERIFY}/Verifications", "To=%2B14155550100&Channel=sms", 6),
     ],
-)  # fmt: skip
+)
 def test_a_form_passes_as_it_is_read(judge: Judge, path: str, text: str, cents: int) -> None:
     before = judge.moved
     judge.judge([Made("POST", path, text.encode(), False, headers=(("Content-Type", FORM),))])
@@ -83,7 +88,7 @@ def test_a_form_passes_as_it_is_read(judge: Judge, path: str, text: str, cents: 
         ("GET", f"/lookups.twilio.com/v2/PhoneNumbers/{TO}?CountryCode=US;Fields=sim_swap", ""),
         ("GET", f"/lookups.twilio.com/v2/PhoneNumbers/{TO}?Fields=caller_name&fields=sim_swap", ""),
     ],
-)  # fmt: skip
+)
 def test_what_was_read_in_two_ways_is_denied(judge: Judge, method: str, where: str, text: str) -> None:
     path, _, query = where.partition("?")
     before = judge.moved

@@ -47,11 +47,29 @@ def test_every_call_is_forwarded_under_its_attempts_own_key(
 def test_a_task_that_the_gateway_denies_is_blocked_not_failed(
     site: Site, gateway: FakeGateway, workers: int
 ) -> None:
-    facts = {"run_id": "r", "budget": "run", "part": "", "cap_usd": "100.00", "spent_usd": "0.00",
-             "reserved_usd": "0.00", "remaining_usd": "100.00", "asked_usd": "1000.00"}  # fmt: skip
+    facts = {
+        "run_id": "r",
+        "budget": "run",
+        "part": "",
+        "cap_usd": "100.00",
+        "spent_usd": "0.00",
+        "reserved_usd": "0.00",
+        "remaining_usd": "100.00",
+        "asked_usd": "1000.00",
+    }
     gateway.answer = lambda seen: denial("cap", 429, "asked $1000.00, $100.00 remaining", **facts)
-    code, out = site.luigi("Several", "--family", "Slow", "--names", "a,b", "--run-id", "r",
-                           "--workers", str(workers), module=SHAPES)  # fmt: skip
+    code, out = site.luigi(
+        "Several",
+        "--family",
+        "Slow",
+        "--names",
+        "a,b",
+        "--run-id",
+        "r",
+        "--workers",
+        str(workers),
+        module=SHAPES,
+    )
     assert code == 0, out
     assert "2 tasks blocked" in out
     assert "failed" not in out.split("===== Luigi Execution Summary =====")[1]
@@ -78,8 +96,9 @@ def test_what_no_budget_denies_fails_the_task_and_is_gone_when_mended(
 
 def test_revoke_lets_the_forwarded_call_end_first(site: Site, gateway: FakeGateway) -> None:
     gateway.latency = 3
-    worker = site.worker("Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2",
-                         module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
+    )
     wait_until(lambda: bool(gateway.seen), what="the call")
     begun = time.monotonic()
     assert site.call("DELETE", "/runs/r")[0] == 200

@@ -26,9 +26,11 @@ def test_so_does_a_plain_task_beside_vendor_tasks(site: Site) -> None:
 
 
 @combined(
-    "how keep_alive", HOW, ["false", "true"],
+    "how keep_alive",
+    HOW,
+    ["false", "true"],
     chosen=[("luigid", "true"), ("local", "false"), ("program", "false")],
-)  # fmt: skip
+)
 def test_a_build_within_a_task_does_not_wait_for_that_tasks_money(
     site: Site, how: str, keep_alive: str
 ) -> None:

@@ -52,7 +52,7 @@ def _made(path: str, body: bytes, kind: str = JSON) -> Made:
         ("/emails/batch", f"[{TEXT}, {TEXT}]", 2),
         ("/broadcasts", json.dumps({"segment_id": "s", "from": ME, "subject": "Hi"}), 0),
     ],
-)  # fmt: skip
+)
 def test_a_mail_passes_as_it_is_read(judge: Judge, path: str, text: str, cents: int) -> None:
     before = judge.moved, sum(judge.statuses.values()) - judge.statuses[200]
     judge.judge([_made(path, text.encode())])

@@ -29,8 +29,9 @@ def billed(twilio: FakeTwilio) -> str:
 
 def test_a_worker_that_has_the_secret_asks_while_it_runs(tmp_path: Path, twilio: FakeTwilio) -> None:
     with Site(tmp_path / "site", twilio=twilio, spendguard_twilio=PRICES) as site:
-        code, out = site.luigi("SendAndWait", "--seconds", "8", "--run-id", "a", "--workers", "2",
-                               module=MODULE)  # fmt: skip
+        code, out = site.luigi(
+            "SendAndWait", "--seconds", "8", "--run-id", "a", "--workers", "2", module=MODULE
+        )
         assert code == 0, out
         assert site.run("a")["spent_usd"] == billed(twilio) == "0.01"
         [call] = [call for call in site.calls("a") if call["method"] == "POST"]
@@ -55,8 +56,17 @@ def test_the_next_worker_asks_for_what_an_earlier_one_was_not_told(
 
 def test_with_a_local_scheduler_the_worker_asks_at_its_end(tmp_path: Path, twilio: FakeTwilio) -> None:
     with Site(tmp_path / "site", twilio=twilio, start=False, spendguard_twilio=PRICES) as site:
-        code, out = site.luigi("SendAndWait", "--seconds", "3", "--run-id", "a", "--local-scheduler",
-                               "--workers", "2", module=MODULE)  # fmt: skip
+        code, out = site.luigi(
+            "SendAndWait",
+            "--seconds",
+            "3",
+            "--run-id",
+            "a",
+            "--local-scheduler",
+            "--workers",
+            "2",
+            module=MODULE,
+        )
         assert code == 0, out
         site.start()
         assert site.run("a")["spent_usd"] == billed(twilio) == "0.01"
@@ -90,8 +100,9 @@ def test_what_twilio_bills_beyond_the_operators_price_freezes_the_run(
 def test_in_shadow_mode_a_frozen_runs_caps_have_not_sufficed(tmp_path: Path, twilio: FakeTwilio) -> None:
     cheap = {"sms_prices": "1: 0.001", "sms_fees": "1: 0"}
     shadow = {"mode": "shadow"}
-    with Site(tmp_path / "site", twilio=twilio, gateway=True, spendguard_twilio=cheap,
-              spendguard=shadow) as site:  # fmt: skip
+    with Site(
+        tmp_path / "site", twilio=twilio, gateway=True, spendguard_twilio=cheap, spendguard=shadow
+    ) as site:
         out = site.luigi("SendAndWait", "--seconds", "0", "--run-id", "a", module=MODULE)[1]
         assert "* run a: its caps sufficed" in out
         wait_until(lambda: site.run("a")["state"] == "frozen", 60, "the price")

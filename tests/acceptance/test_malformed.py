@@ -60,13 +60,34 @@ def test_what_is_made_of_the_openapi_description(site: Site, key: str, malformed
     (site.folder / "schemathesis.toml").write_text(REFUSALS)
     checks = ["-c", "not_a_server_error", "-c", "negative_data_rejection", "-c", "unsupported_method"]
     done = subprocess.run(
-        [sys.executable, "-m", "schemathesis.cli", "run", f"{site.url}/openapi.json", "--mode", "negative",
-         "-n", str(max(1, malformed // 150)), "--phases", "coverage,fuzzing", *checks,
-         "--continue-on-failure",
-         *(["-H", f"Authorization: Bearer {token}"] if token else []), "--request-timeout", "30",
-         "--generation-deterministic", "--warnings", "off", "--no-color"],
-        cwd=site.folder, env=site.environment(), capture_output=True, text=True, timeout=1500,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "schemathesis.cli",
+            "run",
+            f"{site.url}/openapi.json",
+            "--mode",
+            "negative",
+            "-n",
+            str(max(1, malformed // 150)),
+            "--phases",
+            "coverage,fuzzing",
+            *checks,
+            "--continue-on-failure",
+            *(["-H", f"Authorization: Bearer {token}"] if token else []),
+            "--request-timeout",
+            "30",
+            "--generation-deterministic",
+            "--warnings",
+            "off",
+            "--no-color",
+        ],
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=1500,
+    )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-1000:]
     assert untouched(site, done.stdout) - before > 500
 
@@ -100,9 +121,12 @@ def _body(pick: random.Random) -> bytes:
 def _request(pick: random.Random, key: str) -> bytes:
     """Return a whole request that no server should pass on."""
     body, path, method = _body(pick), "/stripe/v1/payment_intents", "POST"
-    headers = [("Host", "x"), ("Authorization", f"Bearer {key}"),
-                ("Content-Type", "application/x-www-form-urlencoded"),
-                ("Content-Length", str(len(body)))]  # fmt: skip
+    headers = [
+        ("Host", "x"),
+        ("Authorization", f"Bearer {key}"),
+        ("Content-Type", "application/x-www-form-urlencoded"),
+        ("Content-Length", str(len(body))),
+    ]
     junk = "".join(chr(pick.choice([*range(33, 127), 0xE9])) for _ in range(pick.randrange(1, 80)))
     odd = pick.randrange(9)
     if odd == 0:
@@ -113,9 +137,16 @@ def _request(pick: random.Random, key: str) -> bytes:
     elif odd == 1:
         headers.append(("Idempotency-Key", pick.choice(["\x01", "k" * 300, "é" * 256])))
     elif odd == 2:
-        path = pick.choice([f"/stripe/v1/{junk}", "/stripe/" + "a/" * 500, "/stripe/v1/%2e%2e/x",
-                            "/stripe/v1/charges%2f", "/stripe//",
-                             f"/stripe/v1/payment_intents?{junk}"])  # fmt: skip
+        path = pick.choice(
+            [
+                f"/stripe/v1/{junk}",
+                "/stripe/" + "a/" * 500,
+                "/stripe/v1/%2e%2e/x",
+                "/stripe/v1/charges%2f",
+                "/stripe//",
+                f"/stripe/v1/payment_intents?{junk}",
+            ]
+        )
     elif odd == 3:
         headers.append(pick.choice([("Content-Length", "5"), ("Transfer-Encoding", "chunked"), (junk, "1")]))
     elif odd == 4:

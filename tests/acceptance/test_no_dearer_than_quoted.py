@@ -16,25 +16,63 @@ from tests.support.vendors import FakeTwilio
 
 #: What the fake vendor bills by its defaults.
 PRICES = {
-    "sms_prices": "1: 0.0083, 44: 0.0524, *: 0.1", "sms_fees": "1: 0", "mms_prices": "1: 0.022, *: 0.2",
-    "mms_fees": "1: 0", "call_prices": "1: 0.014, *: 0.15", "call_legs": 1, "failed_price": 0,
-    "lookup_prices": "line_type_intelligence: 0.008, caller_name: 0.01", "verify_price": 0.05,
-}  # fmt: skip
-NUMBERS = ["+14155550100", "+447700900123", "+4915123456789", "+18685550100", "4155550100", "",
-           "whatsapp:+14155550100", "sip:a@b.example", "client:joe", "+1415555010\u0660"]  # fmt: skip
+    "sms_prices": "1: 0.0083, 44: 0.0524, *: 0.1",
+    "sms_fees": "1: 0",
+    "mms_prices": "1: 0.022, *: 0.2",
+    "mms_fees": "1: 0",
+    "call_prices": "1: 0.014, *: 0.15",
+    "call_legs": 1,
+    "failed_price": 0,
+    "lookup_prices": "line_type_intelligence: 0.008, caller_name: 0.01",
+    "verify_price": 0.05,
+}
+NUMBERS = [
+    "+14155550100",
+    "+447700900123",
+    "+4915123456789",
+    "+18685550100",
+    "4155550100",
+    "",
+    "whatsapp:+14155550100",
+    "sip:a@b.example",
+    "client:joe",
+    "+1415555010\u0660",
+]
 TEXTS = ["Hello", "a" * 161, "]" * 153, "ж" * 135, "😀" * 67, "…" * 70, "x" * 1601, "", "\t" * 90]
-PATHS = ["Messages.json", "Messages", "messages.json", "Messages.json/", "Messages.xml", "Calls",
-         "Calls.json", "Messages.json?Body=more", "SMS/Messages.json", "IncomingPhoneNumbers.json",
-         "Messages.json%2f..",
-         "//Messages.json", "../AC" + "f" * 32 + "/Messages.json", "Keys.json",
-         "Conferences/CF1/Participants.json"]  # fmt: skip
+PATHS = [
+    "Messages.json",
+    "Messages",
+    "messages.json",
+    "Messages.json/",
+    "Messages.xml",
+    "Calls",
+    "Calls.json",
+    "Messages.json?Body=more",
+    "SMS/Messages.json",
+    "IncomingPhoneNumbers.json",
+    "Messages.json%2f..",
+    "//Messages.json",
+    "../AC" + "f" * 32 + "/Messages.json",
+    "Keys.json",
+    "Conferences/CF1/Participants.json",
+]
 HOSTS = ["api.twilio.com"] * 5 + ["api.dublin.ie1.twilio.com", "API.twilio.com", "evil.example"]
 FIELDS = ["", "validation", "caller_name", "line_type_intelligence,caller_name", "sim_swap"]
-MORE = [("MediaUrl", "https://a.example/1"), ("MediaUrl", "https://a.example/2"), ("TimeLimit", "61"),
-        ("TimeLimit", "99999"), ("Twiml", "<Response><Say>x</Say></Response>"), ("body", "x"),
-        ("Url", "https://a.example"), ("MessagingServiceSid", "MG" + "1" * 32), ("SendAsMms", "true"),
-        ("SmartEncoded", "true"), ("To", "+4915123456789"), ("StatusCallback", "https://a.example"),
-        ("Strange", "1")]  # fmt: skip
+MORE = [
+    ("MediaUrl", "https://a.example/1"),
+    ("MediaUrl", "https://a.example/2"),
+    ("TimeLimit", "61"),
+    ("TimeLimit", "99999"),
+    ("Twiml", "<Response><Say>x</Say></Response>"),
+    ("body", "x"),
+    ("Url", "https://a.example"),
+    ("MessagingServiceSid", "MG" + "1" * 32),
+    ("SendAsMms", "true"),
+    ("SmartEncoded", "true"),
+    ("To", "+4915123456789"),
+    ("StatusCallback", "https://a.example"),
+    ("Strange", "1"),
+]
 FORM = "application/x-www-form-urlencoded"
 
 
@@ -42,8 +80,13 @@ FORM = "application/x-www-form-urlencoded"
 def site(tmp_path: Path) -> Iterator[Site]:
     twilio = FakeTwilio(tmp_path / "twilio")
     twilio.control(options={"send_delay": 0, "price_delay": 3600})
-    with Site(tmp_path / "site", twilio=twilio, gateway=True, spendguard_twilio=PRICES,
-              spendguard={"default_cap_usd": 1000, "max_cap_usd": 1000}) as made:  # fmt: skip
+    with Site(
+        tmp_path / "site",
+        twilio=twilio,
+        gateway=True,
+        spendguard_twilio=PRICES,
+        spendguard={"default_cap_usd": 1000, "max_cap_usd": 1000},
+    ) as made:
         made.twilio = twilio  # type: ignore[attr-defined]  # this test's own
         yield made
     twilio.process.end()

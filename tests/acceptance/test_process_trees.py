@@ -22,10 +22,14 @@ def begun(site: Site, root: str, *more: str) -> subprocess.Popen[str]:
     """Start a pipeline of two worker processes."""
     (site.folder / "out" / "secret").write_text(SECRET)
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.started", "fork", root, *more], cwd=site.folder, text=True,
-        env=site.environment(STRIPE_BASE=site.stripe.url), stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "-m", "tests.support.started", "fork", root, *more],
+        cwd=site.folder,
+        text=True,
+        env=site.environment(STRIPE_BASE=site.stripe.url),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def sleepers(site: Site) -> list[int]:

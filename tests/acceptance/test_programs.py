@@ -87,10 +87,19 @@ def build(site: Site, kind: str, root: str, **how: Any) -> str:
 
 
 @combined(
-    "kind root", KINDS, ["Starts", "ByProxy"], indirect=["kind"],
-    chosen=[("gateway", "Starts"), ("file", "Starts"), ("variable", "Starts"), ("variable", "ByProxy"),
-            ("local", "Starts"), ("local", "ByProxy")],
-)  # fmt: skip
+    "kind root",
+    KINDS,
+    ["Starts", "ByProxy"],
+    indirect=["kind"],
+    chosen=[
+        ("gateway", "Starts"),
+        ("file", "Starts"),
+        ("variable", "Starts"),
+        ("variable", "ByProxy"),
+        ("local", "Starts"),
+        ("local", "ByProxy"),
+    ],
+)
 def test_it_is_guarded_as_its_attempt_is(here: Site, kind: str, root: str) -> None:
     """By the gateway, by itself with a secret of its own, or by an open listener of its task's."""
     said = build(here, kind, f"{root}('one')", fails=True)
@@ -123,16 +132,27 @@ while True:
 
 
 @combined(
-    "kind workers", KINDS[:3], [1, 2], indirect=["kind"],
+    "kind workers",
+    KINDS[:3],
+    [1, 2],
+    indirect=["kind"],
     chosen=[("gateway", 2), ("file", 1), ("variable", 2)],
-)  # fmt: skip
+)
 def test_revoke_ends_it(here: Site, kind: str, workers: int) -> None:
     (here.folder / "child.py").write_text(ENDLESS)
     path = here.folder / "endless.py"
-    path.write_text(HEAD + program(kind, "ByProxy('endless')" if kind == "variable" else "Starts('endless')",
-                                   workers=workers))  # fmt: skip
-    with subprocess.Popen([sys.executable, str(path)], cwd=here.folder, env=here.environment(), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as worker:  # fmt: skip
+    path.write_text(
+        HEAD
+        + program(kind, "ByProxy('endless')" if kind == "variable" else "Starts('endless')", workers=workers)
+    )
+    with subprocess.Popen(
+        [sys.executable, str(path)],
+        cwd=here.folder,
+        env=here.environment(),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    ) as worker:
         try:
             wait_until(lambda: len(charged(here)) > 2, seconds=60, what="some charges")
             assert here.call("DELETE", "/runs/endless")[0] == 200
@@ -203,9 +223,12 @@ assert luigi.build([FIRST()]) and luigi.build([Next(), Plain()])
 
 
 @combined(
-    "kind first", KINDS[:2], ["Leaves", "LeavesBlock"], indirect=["kind"],
+    "kind first",
+    KINDS[:2],
+    ["Leaves", "LeavesBlock"],
+    indirect=["kind"],
     chosen=[("gateway", "Leaves"), ("file", "LeavesBlock")],
-)  # fmt: skip
+)
 def test_one_that_outlives_its_attempt_or_has_none_spends_nothing(here: Site, first: str) -> None:
     (here.folder / "child.py").write_text("import sys\nsys.stdin.read()\n" + PROGRAM)
     code, said = python(here, LEFT.replace("FIRST", first))

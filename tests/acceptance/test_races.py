@@ -91,10 +91,11 @@ def test_4_worker_processes_spend_exactly_the_cap(races: Site, repeats: int) -> 
         before = races.stripe.moved()
         run_id = f"workers-{turn}"
         workers = [
-            races.worker("Race", "--names", ",".join(f"{w}{n}" for n in range(4)), "--run-id", run_id,
-                         "--workers", "4")
+            races.worker(
+                "Race", "--names", ",".join(f"{w}{n}" for n in range(4)), "--run-id", run_id, "--workers", "4"
+            )
             for w in "abcd"
-        ]  # fmt: skip
+        ]
         wait_until(lambda run_id=run_id: (races.folder / "out").exists(), 5)
         (races.folder / "out" / f"go-{run_id}").touch()
         for worker in workers:

@@ -31,11 +31,15 @@ class Vendors:
         self.resend = FakeResend(folder / "resend", "--latency", "0.05")
         self.twilio.control(options={"sms_price": {"1": PRICE}, "send_delay": 0.1, "price_delay": 0.2})
         self.site = Site(
-            folder / "site", twilio=self.twilio, resend=self.resend, gateway=gateway,
-            spendguard={"default_cap_usd": 1}, worker={"ping_interval": 0.5},
+            folder / "site",
+            twilio=self.twilio,
+            resend=self.resend,
+            gateway=gateway,
+            spendguard={"default_cap_usd": 1},
+            worker={"ping_interval": 0.5},
             spendguard_twilio={"sms_prices": f"1: {PRICE}", "sms_fees": "1: 0", "failed_price": 0},
             spendguard_resend={"email_price": PRICE},
-        )  # fmt: skip
+        )
 
     def sent(self, vendor: str, mark: str) -> list[str]:
         """Return to whom texts with `mark` in them, or mails, went, by the vendor's books."""
@@ -78,9 +82,7 @@ def test_64_threads_send_exactly_what_the_cap_allows(vendors: Vendors, vendor: s
     results = []
     for turn in range(max(1, repeats // 4)):
         run_id = f"threads-{vendor}-{turn}"
-        code, out = vendors.site.luigi(
-            "ManyThreads", "--vendor", vendor, "--run-id", run_id, module=MODULE
-        )  # fmt: skip
+        code, out = vendors.site.luigi("ManyThreads", "--vendor", vendor, "--run-id", run_id, module=MODULE)
         assert code == 0, out
         results.append(spent(vendors, vendor, run_id))
     assert Counter(results) == {MOST: len(results)}
@@ -99,7 +101,7 @@ def test_16_forked_processes_send_exactly_what_the_cap_allows(
         (vendors.site.folder / "out" / f"go-{run_id}").touch()
         code, out = vendors.site.luigi(
             "Race", "--vendor", vendor, "--run-id", run_id, "--workers", "16", module=MODULE
-        )  # fmt: skip
+        )
         assert code == 0, out
         results.append(spent(vendors, vendor, run_id))
     assert Counter(results) == {MOST: len(results)}
@@ -122,10 +124,18 @@ def orders(vendors: Vendors, vendor: str, first: int) -> list[int]:
 
 
 @combined(
-    "vendors vendor how", SITES, VENDORS, ["kill", "raise"], indirect=["vendors"],
-    chosen=[(HERE, "twilio", "kill"), (HERE, "resend", "raise"),
-            (GATEWAY, "twilio", "raise"), (GATEWAY, "resend", "kill")],
-)  # fmt: skip
+    "vendors vendor how",
+    SITES,
+    VENDORS,
+    ["kill", "raise"],
+    indirect=["vendors"],
+    chosen=[
+        (HERE, "twilio", "kill"),
+        (HERE, "resend", "raise"),
+        (GATEWAY, "twilio", "raise"),
+        (GATEWAY, "resend", "kill"),
+    ],
+)
 def test_every_task_sends_and_dies_and_nobody_gets_two(vendors: Vendors, vendor: str, how: str) -> None:
     first = {"kill": 100, "raise": 200}[how]
     out = mailed(vendors, vendor, first, how)

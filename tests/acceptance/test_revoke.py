@@ -13,9 +13,18 @@ from tests.support.attempts import Pretender
 
 
 def asked() -> ReserveRequest:
-    return ReserveRequest(call_id=str(uuid.uuid4()), vendor="stripe", account="stripe:test", method="POST",
-               operation="payment_intents.create", path="/v1/payment_intents", target=uuid.uuid4().hex,
-               fingerprint="1", total_micros=1_000_000, repeatable=True)  # fmt: skip
+    return ReserveRequest(
+        call_id=str(uuid.uuid4()),
+        vendor="stripe",
+        account="stripe:test",
+        method="POST",
+        operation="payment_intents.create",
+        path="/v1/payment_intents",
+        target=uuid.uuid4().hex,
+        fingerprint="1",
+        total_micros=1_000_000,
+        repeatable=True,
+    )
 
 
 def revoke(pretender: Pretender) -> dict[str, object]:

@@ -41,12 +41,25 @@ format=%(name)s %(levelname)s %(message)s
 
 
 ANOTHER = "sk_test_another/canary+4eC39=HqLy&jWDa"
-PAGES = ["/runs", "/runs/canary", "/runs/canary/calls", "/calls", "/history", "/history/by_name/Charge",
-         "/tasklist", "/tasklist/Charge", "/static/visualiser/index.html", "/metrics"]  # fmt: skip
+PAGES = [
+    "/runs",
+    "/runs/canary",
+    "/runs/canary/calls",
+    "/calls",
+    "/history",
+    "/history/by_name/Charge",
+    "/tasklist",
+    "/tasklist/Charge",
+    "/static/visualiser/index.html",
+    "/metrics",
+]
 RPCS: list[tuple[str, dict[str, object]]] = [
-    ("worker_list", {}), ("task_list", {}), ("graph", {}), ("resource_list", {}),
+    ("worker_list", {}),
+    ("task_list", {}),
+    ("graph", {}),
+    ("resource_list", {}),
     *(("task_list", {"status": status, "upstream_status": ""}) for status in ("FAILED", "PENDING", "DONE")),
-]  # fmt: skip
+]
 #: A luigi.cfg that cannot be used, with a secret or token where it is wrong.
 BROKEN = [
     f"[spendguard]\nadmin_token = {ADMIN} {ADMIN}\n",
@@ -67,8 +80,11 @@ def artefacts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     port, mail = free_port(), folder / "mail"
     post = Process(
         ["-m", "aiosmtpd", "-n", "-l", f"127.0.0.1:{port}", "-c", "aiosmtpd.handlers.Mailbox", str(mail)],
-        folder / "post.log", folder, environment(), lambda: listening(port),
-    )  # fmt: skip
+        folder / "post.log",
+        folder,
+        environment(),
+        lambda: listening(port),
+    )
     site = Site(folder / "site", start=False)
     (site.folder / "logging.ini").write_text(LOGGING)
     site.configure(
@@ -126,9 +142,16 @@ def _look_around(site: Site, found: dict[str, bytes]) -> None:
             headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
             reply = _http.request("POST", site.url + path, headers=headers, body=json.dumps({"usd": "x"}))
             found[f"POST {path} {token[:12]}"] = reply.data
-    for args in (("runs",), ("run", "canary"), ("calls", "--format", "json"), ("check",),
-                 ("top-up", "canary", "1"), ("revoke", "canary"), ("approve", "nobody", "--forecast", "1"),
-                 ("resolve", "nothing", "--not-sent")):  # fmt: skip
+    for args in (
+        ("runs",),
+        ("run", "canary"),
+        ("calls", "--format", "json"),
+        ("check",),
+        ("top-up", "canary", "1"),
+        ("revoke", "canary"),
+        ("approve", "nobody", "--forecast", "1"),
+        ("resolve", "nothing", "--not-sent"),
+    ):
         found[f"spendguard {args[0]}"] = "".join(map(str, site.cli(*args))).encode()
     for path in site.ledger.parent.iterdir():  # With its -wal, which the end of luigid takes away.
         found[f"ledger in use: {path.name}"] = path.read_bytes()
@@ -160,11 +183,23 @@ def test_the_canary_is_nowhere(artefacts: dict[str, bytes], canary: str) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["worker's log", "worker's log, in one process", "GET /runs/canary/calls", "GET /api/task_list",
-     "GET /api/fetch_error", "GET /api/dep_graph", "GET /history", "spendguard calls", "mail",
-     "site/history.db", "site/state", "site/ledger/spendguard.db", "ledger in use: spendguard.db-wal",
-     "site/luigid.log"],
-)  # fmt: skip
+    [
+        "worker's log",
+        "worker's log, in one process",
+        "GET /runs/canary/calls",
+        "GET /api/task_list",
+        "GET /api/fetch_error",
+        "GET /api/dep_graph",
+        "GET /history",
+        "spendguard calls",
+        "mail",
+        "site/history.db",
+        "site/state",
+        "site/ledger/spendguard.db",
+        "ledger in use: spendguard.db-wal",
+        "site/luigid.log",
+    ],
+)
 def test_the_search_looks_into_everything_that_names_the_tasks(
     artefacts: dict[str, bytes], name: str
 ) -> None:
@@ -178,12 +213,18 @@ def test_everything_happened_that_could_have_leaked(artefacts: dict[str, bytes],
     """Each indiscretion got as far as where a secret was taken out of it."""
     text = artefacts[log].decode()
     gone = r"\[redacted\]"
-    for said in (rf"environment: .*'STRIPE_SECRET_KEY': '{gone}'",
-                 rf"configuration: {gone}\n{gone}\nBasic {gone}",
-                 rf"printed {gone} {gone}", rf"written {gone}", rf"logged {gone} and {{'key': '{gone}'}}",
-                 rf"logged {gone}\n{gone}\nBasic {gone}", rf"locals of \({gone}, '{gone}'\)",
-                 rf"plain .*'STRIPE_API_KEY': '{gone}'", rf"plain: .*'STRIPE_API_KEY': '{gone}'",
-                 rf"unready: {gone}\n{gone}\nBasic {gone}"):  # fmt: skip
+    for said in (
+        rf"environment: .*'STRIPE_SECRET_KEY': '{gone}'",
+        rf"configuration: {gone}\n{gone}\nBasic {gone}",
+        rf"printed {gone} {gone}",
+        rf"written {gone}",
+        rf"logged {gone} and {{'key': '{gone}'}}",
+        rf"logged {gone}\n{gone}\nBasic {gone}",
+        rf"locals of \({gone}, '{gone}'\)",
+        rf"plain .*'STRIPE_API_KEY': '{gone}'",
+        rf"plain: .*'STRIPE_API_KEY': '{gone}'",
+        rf"unready: {gone}\n{gone}\nBasic {gone}",
+    ):
         assert re.search(said, text), said
 
 
@@ -214,8 +255,12 @@ def test_every_kind_of_end_was_seen(artefacts: dict[str, bytes]) -> None:
 
 def test_what_the_search_would_find_it_finds() -> None:
     basic = base64.b64encode(f"user:{SECRET}\n".encode())
-    planted = {"plain": SECRET.encode(), "key": b"Bearer vault_key_abcdefgh1", "basic": basic,
-               "url": quote(ANOTHER, safe="").encode()}  # fmt: skip
+    planted = {
+        "plain": SECRET.encode(),
+        "key": b"Bearer vault_key_abcdefgh1",
+        "basic": basic,
+        "url": quote(ANOTHER, safe="").encode(),
+    }
     assert where(planted, re.escape(SECRET)) == ["plain"]
     assert where(planted, r"vault_key_[A-Za-z0-9_-]{8}") == ["key"]
     assert where(planted, base64_of(SECRET)) == ["basic"]

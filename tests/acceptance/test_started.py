@@ -21,10 +21,14 @@ def started(site: Site, method: str, root: str, *more: str, secret: str = SECRET
     """Run a pipeline in a program of its own; return all that it said."""
     (site.folder / "out" / "secret").write_text(secret)
     done = subprocess.run(
-        [sys.executable, "-m", "tests.support.started", method, root, *more], cwd=site.folder, timeout=120,
-        env=site.environment(STRIPE_BASE=site.stripe.url), capture_output=True, text=True,
+        [sys.executable, "-m", "tests.support.started", method, root, *more],
+        cwd=site.folder,
+        timeout=120,
+        env=site.environment(STRIPE_BASE=site.stripe.url),
+        capture_output=True,
+        text=True,
         stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -42,9 +46,12 @@ def here(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 
 @combined(
-    "kind method", KINDS, METHODS, indirect=["kind"],
+    "kind method",
+    KINDS,
+    METHODS,
+    indirect=["kind"],
     chosen=[("remote", "fork"), ("local", "fork"), ("local", "spawn"), ("gateway", "forkserver")],
-)  # fmt: skip
+)
 def test_plain_vendor_and_threaded_tasks(here: Site, kind: str, method: str) -> None:
     said = started(here, method, "All", *(["--local"] if kind == "local" else []))
     threads = {f"thread_x_{number}": 1 for number in range(3)}
@@ -80,16 +87,25 @@ for name, workers in (("one", 1), ("two", 2)):
 
 def test_a_build_where_an_event_loop_runs_ends(site: Site) -> None:
     """A notebook's cell and an asynchronous handler have a loop in their thread: it is not ours."""
-    done = subprocess.run([sys.executable, "-c", NOTEBOOK], cwd=site.folder, env=site.environment(),
-                          timeout=60, capture_output=True, text=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK],
+        cwd=site.folder,
+        env=site.environment(),
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert charged(site) == {"own_one": 1, "own_two": 1}
 
 
 @combined(
-    "kind method", KINDS, METHODS, indirect=["kind"],
+    "kind method",
+    KINDS,
+    METHODS,
+    indirect=["kind"],
     chosen=[("remote", "spawn"), ("local", "forkserver"), ("gateway", "fork")],
-)  # fmt: skip
+)
 def test_the_children_of_an_attempt_are_its_own(here: Site, kind: str, method: str) -> None:
     """Their module imports nothing of this package, and has the vendor's secret from a file."""
     local = ["--local"] if kind == "local" else []
@@ -106,9 +122,11 @@ def test_the_children_of_an_attempt_are_its_own(here: Site, kind: str, method: s
 
 
 @combined(
-    "early method", [False, True], METHODS,
+    "early method",
+    [False, True],
+    METHODS,
     chosen=[(False, "fork"), (False, "spawn"), (False, "forkserver"), (True, "forkserver")],
-)  # fmt: skip
+)
 def test_the_children_of_a_plain_task_spend_nothing(site: Site, method: str, early: bool) -> None:
     """Also those of a forkserver that is older than the pipeline."""
     started(site, "fork", "PlainPool", f"method={method}", "--workers", "1", *["--early"] * early)

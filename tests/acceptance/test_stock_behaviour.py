@@ -90,8 +90,16 @@ def ran(folder: Path, vendor: FakeStripe, luigid: str, workers: int, **env: str)
     with Site(folder, stripe=vendor, start=False, worker={"keep_alive": "false", "retry_count": 1}) as site:
         (folder / "plain.py").write_text(PIPELINE)
         site.start(luigid)
-        code, out = site.luigi("Root", "--workers", str(workers), "--retcode-task-failed", "30",
-                               module="plain", PYTHONHASHSEED="0", **env)  # fmt: skip
+        code, out = site.luigi(
+            "Root",
+            "--workers",
+            str(workers),
+            "--retcode-task-failed",
+            "30",
+            module="plain",
+            PYTHONHASHSEED="0",
+            **env,
+        )
         reply = _http.request("GET", f"{site.url}/api/task_list?data=%7B%22status%22%3A%22%22%7D")
         states = {name: task["status"] for name, task in json.loads(reply.data)["response"].items()}
         summary = out[out.index("===== Luigi Execution Summary =====") :]
@@ -100,10 +108,12 @@ def ran(folder: Path, vendor: FakeStripe, luigid: str, workers: int, **env: str)
             summary = next(line for line in summary.splitlines() if line.startswith("This progress"))
         order = (folder / "out" / "order").read_text().splitlines()
         return {
-            "code": code, "states": states, "ledger": site.ledger.exists(),
+            "code": code,
+            "states": states,
+            "ledger": site.ledger.exists(),
             "summary": re.sub(r"Worker\(.*?\)", "Worker", summary),
             "order": order if workers == 1 else sorted(order),
-        }  # fmt: skip
+        }
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -134,8 +144,9 @@ def test_no_configuration_of_ours_and_no_token_are_needed(tmp_path: Path, vendor
         site.configure()
         (tmp_path / "plain.py").write_text(PIPELINE)
         site.start()
-        code, out = site.luigi("Leaf", "--number", "1", module="plain", GUARDED="1",
-                               XDG_STATE_HOME=str(tmp_path / "xdg"))  # fmt: skip
+        code, out = site.luigi(
+            "Leaf", "--number", "1", module="plain", GUARDED="1", XDG_STATE_HOME=str(tmp_path / "xdg")
+        )
         assert code == 0
         assert "This progress looks :)" in out
         assert not (tmp_path / "xdg").exists()
@@ -159,11 +170,28 @@ class TestFlags:
     ) -> None:
         site = Site(tmp_path, stripe=vendor_of_both, start=False)
         pidfile, state = tmp_path / "pid", tmp_path / "given.state"
-        args = ["--background", "--pidfile", str(pidfile), "--logdir", str(tmp_path / "logs"), "--state-path",
-                str(state), "--address", "127.0.0.1", "--port", str(site.port)]  # fmt: skip
+        args = [
+            "--background",
+            "--pidfile",
+            str(pidfile),
+            "--logdir",
+            str(tmp_path / "logs"),
+            "--state-path",
+            str(state),
+            "--address",
+            "127.0.0.1",
+            "--port",
+            str(site.port),
+        ]
         (tmp_path / "logs").mkdir()
-        subprocess.run([sys.executable, "-m", "scheduler_patch", *args], cwd=tmp_path, timeout=60,
-                       env=site.environment(), check=True, stdin=subprocess.DEVNULL)  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-m", "scheduler_patch", *args],
+            cwd=tmp_path,
+            timeout=60,
+            env=site.environment(),
+            check=True,
+            stdin=subprocess.DEVNULL,
+        )
         wait_until(lambda: listening(site.port), what="luigid in the background")
         pid = int(pidfile.read_text())
         try:
@@ -181,11 +209,13 @@ class TestFlags:
         site = Site(tmp_path, stripe=vendor_of_both, start=False)
         path = tmp_path / "s"
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler_patch", "--unix-socket", str(path), "--port",
-             str(free_port())],
-            cwd=tmp_path, env=site.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "scheduler_patch", "--unix-socket", str(path), "--port", str(free_port())],
+            cwd=tmp_path,
+            env=site.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-        )  # fmt: skip
+        )
         try:
             connection = http.client.HTTPConnection("localhost")
             connection.sock = socket.socket(socket.AF_UNIX)
@@ -204,11 +234,13 @@ class TestFlags:
         """Luigi's handler logs, too: called in the midst of that it was lost (`reentrant call`)."""
         site = Site(tmp_path, stripe=vendor_of_both, start=False)
         process = subprocess.Popen(
-            [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port",
-             str(site.port)],
-            cwd=tmp_path, env=site.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+            [sys.executable, "-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(site.port)],
+            cwd=tmp_path,
+            env=site.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-        )  # fmt: skip
+        )
         assert process.stderr is not None
         try:
             fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)

@@ -29,8 +29,9 @@ def ended(worker: subprocess.Popen[str], seconds: float = 40) -> str:
 
 def test_running_forked_tasks_end_and_are_blocked_not_failed(site: Site) -> None:
     site.configure(worker={"keep_alive": "true"})
-    worker = site.worker("Several", "--family", "Slow", "--names", "a,b", "--run-id", "r", "--workers", "2",
-                         module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several", "--family", "Slow", "--names", "a,b", "--run-id", "r", "--workers", "2", module=SHAPES
+    )
     wait_until(lambda: len(lines(site, "slow")) == 2, what="both tasks")
     begun = time.monotonic()
     assert site.call("DELETE", "/runs/r")[0] == 200
@@ -45,8 +46,9 @@ def test_running_forked_tasks_end_and_are_blocked_not_failed(site: Site) -> None
 
 def test_the_call_in_flight_ends_first_and_is_booked(site: Site) -> None:
     site.stripe.control(options={"latency": 3})
-    worker = site.worker("Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2",
-                         module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
+    )
     wait_until(lambda: bool(site.stripe.posts()), what="the call")
     assert site.call("DELETE", "/runs/r")[0] == 200
     ended(worker)
@@ -58,8 +60,19 @@ def test_the_call_in_flight_ends_first_and_is_booked(site: Site) -> None:
 
 def test_one_that_does_not_care_is_killed_after_a_grace(site: Site) -> None:
     site.configure(spendguard_stripe={"timeout_s": 1})
-    worker = site.worker("Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2",
-                         "--Slow-stubborn", module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several",
+        "--family",
+        "Slow",
+        "--names",
+        "a",
+        "--run-id",
+        "r",
+        "--workers",
+        "2",
+        "--Slow-stubborn",
+        module=SHAPES,
+    )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     site.call("DELETE", "/runs/r")
     out = ended(worker)
@@ -72,9 +85,14 @@ def test_another_run_on_the_same_worker_is_untouched(site: Site) -> None:
     code = "build(Several('Slow', 'a', run_id='r1'), Several('Charge', 'x', run_id='r2'), Plain(), workers=2)"
     environment = site.environment()
     worker = subprocess.Popen(
-        [sys.executable, "-c", f"from tests.support.shapes import *\n{code}"], cwd=site.folder, text=True,
-        env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-c", f"from tests.support.shapes import *\n{code}"],
+        cwd=site.folder,
+        text=True,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+    )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     site.call("DELETE", "/runs/r1")
     out = ended(worker)
@@ -96,8 +114,9 @@ def test_an_in_process_task_is_denied_at_its_next_call(site: Site) -> None:
 def test_with_kill_on_revoke_off_a_running_task_goes_on_without_calls(unstarted: Site) -> None:
     site = unstarted
     site.restart(spendguard={"kill_on_revoke": "false"})
-    worker = site.worker("Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2",
-                         module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
+    )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     site.call("DELETE", "/runs/r")
     time.sleep(4)
@@ -107,8 +126,9 @@ def test_with_kill_on_revoke_off_a_running_task_goes_on_without_calls(unstarted:
 
 
 def test_a_worker_is_told_again_when_luigid_was_restarted_meanwhile(site: Site) -> None:
-    worker = site.worker("Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2",
-                         module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
+    )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     assert site.luigid is not None
     worker.send_signal(signal.SIGSTOP)
@@ -121,8 +141,19 @@ def test_a_worker_is_told_again_when_luigid_was_restarted_meanwhile(site: Site) 
 
 
 def test_a_local_schedulers_tasks_end_when_another_process_revokes_the_run(site: Site) -> None:
-    worker = site.worker("Several", "--family", "Slow", "--names", "a", "--run-id", "r", "--workers", "2",
-                         "--local-scheduler", module=SHAPES)  # fmt: skip
+    worker = site.worker(
+        "Several",
+        "--family",
+        "Slow",
+        "--names",
+        "a",
+        "--run-id",
+        "r",
+        "--workers",
+        "2",
+        "--local-scheduler",
+        module=SHAPES,
+    )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     assert site.call("DELETE", "/runs/r")[0] == 200
     assert "the run is revoked" in ended(worker)

@@ -15,10 +15,12 @@ from tests.support.site import FakeStripe, Site
 def switched(tmp_path: Path) -> Site:
     site = Site(tmp_path / "site", start=False)
     site.configure(
-        scheduler={"metrics_collector": "custom",
-                   "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"},
+        scheduler={
+            "metrics_collector": "custom",
+            "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics",
+        },
         spendguard={"metrics_collector": "prometheus"},
-    )  # fmt: skip
+    )
     site.start("tests.support.stock_luigid")
     yield site
     site.end()
@@ -58,10 +60,12 @@ def test_a_bad_setting_ends_luigid_with_one_line(tmp_path: Path) -> None:
     try:
         site = Site(tmp_path / "site", stripe=vendor, start=False)
         site.configure(
-            scheduler={"metrics_collector": "custom",
-                       "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"},
+            scheduler={
+                "metrics_collector": "custom",
+                "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics",
+            },
             spendguard={"defualt_cap_usd": "1"},
-        )  # fmt: skip
+        )
         with pytest.raises(AssertionError, match="did you mean default_cap_usd"):
             site.start("tests.support.stock_luigid")
     finally:
@@ -79,10 +83,12 @@ def test_it_ends_no_worker_that_has_a_scheduler_of_its_own(
     try:
         site = Site(tmp_path / "site", stripe=vendor, start=False)
         site.configure(
-            scheduler={"metrics_collector": "custom",
-                       "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics"},
+            scheduler={
+                "metrics_collector": "custom",
+                "metrics_custom_import": "scheduler_patch.metrics.SpendguardMetrics",
+            },
             spendguard=setting,
-        )  # fmt: skip
+        )
         code, out = site.luigi("Report", "--local-scheduler")
         assert (code, (site.folder / "out" / "Report__99914b932b").exists()) == (0, True), out
         _, out = site.luigi("Charge", "--customer", "c", "--local-scheduler")

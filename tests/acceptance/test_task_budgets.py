@@ -63,8 +63,7 @@ def test_a_count_is_released_when_the_worker_is_lost(unstarted: Site) -> None:
         lost.communicate()
     site.stripe.control(options={"latency": 0})
     site.configure(worker={"keep_alive": "true", "wait_interval": 0.2})
-    code, out = site.luigi("List", "--n", "2", "--first", "1", "--cost", "5", "--run-id", "r",
-                           module=SHAPES)  # fmt: skip
+    code, out = site.luigi("List", "--n", "2", "--first", "1", "--cost", "5", "--run-id", "r", module=SHAPES)
     assert code == 0, out
     # The lost task's $1 goes on counting, its other $4 are free again: one of the others fits, whichever
     # Luigi takes first.
@@ -126,8 +125,11 @@ class TestSubBudgets:
     def test_the_smallest_of_them_holds_for_many_threads_and_the_others_lose_nothing(
         self, site: Site
     ) -> None:
-        site.restart(spendguard={"daily_cap_usd": 40}, spendguard_stripe={"run_cap_usd": 30},
-                     spendguard_family_caps={"ManyThreads": 20})  # fmt: skip
+        site.restart(
+            spendguard={"daily_cap_usd": 40},
+            spendguard_stripe={"run_cap_usd": 30},
+            spendguard_family_caps={"ManyThreads": 20},
+        )
         code, out = site.luigi("ManyThreads", "--threads", "16", "--run-id", "r")
         assert (code, site.stripe.moved()) == (0, 2000), out
         run = site.run("r")
@@ -171,9 +173,12 @@ def test_several_workers_in_one_run_end_with_the_cap_and_none_hangs(site: Site) 
 
 @pytest.mark.parametrize(
     "cap",
-    [("spendguard_family_caps", "Charge"), ("spendguard_stripe", "run_cap_usd"),
-     ("spendguard", "daily_cap_usd")],
-)  # fmt: skip
+    [
+        ("spendguard_family_caps", "Charge"),
+        ("spendguard_stripe", "run_cap_usd"),
+        ("spendguard", "daily_cap_usd"),
+    ],
+)
 def test_a_cap_that_was_taken_out_of_luigi_cfg_blocks_nothing(unstarted: Site, cap: tuple[str, str]) -> None:
     site = unstarted
     section, key = cap

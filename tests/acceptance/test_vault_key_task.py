@@ -28,9 +28,13 @@ def luigi(site: Site, *args: str) -> str:
 
 def run(site: Site, module: str, *args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "luigi", "--module", module, *args], cwd=site.folder, env=site.environment(),
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [sys.executable, "-m", "luigi", "--module", module, *args],
+        cwd=site.folder,
+        env=site.environment(),
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def kept(site: Site) -> tuple[Path, dict[str, Any]]:

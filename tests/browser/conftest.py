@@ -49,14 +49,33 @@ def fill(site: Site) -> None:
     site.call("POST", "/runs/fine/top_up", {"usd": "10"})
 
 
-def nightly(site: Site, run_id: str, n: int, first: int, budget: str, *, by_task_id: bool = False,
-            word: str = "", workers: int = 2) -> str:  # fmt: skip
+def nightly(
+    site: Site,
+    run_id: str,
+    n: int,
+    first: int,
+    budget: str,
+    *,
+    by_task_id: bool = False,
+    word: str = "",
+    workers: int = 2,
+) -> str:
     """Run the pipeline; return what its worker said."""
     named = () if by_task_id else ("--run-id", run_id)
-    args = ("Nightly", "--n", str(n), "--first", str(first), "--budget-usd", budget,
-            "--workers", str(workers))  # fmt: skip
-    return site.luigi(*args, *named, *(("--word", word) if word else ()), module=MODULE,
-                      STRIPE_MAX_RETRIES="0")[1]  # fmt: skip
+    args = (
+        "Nightly",
+        "--n",
+        str(n),
+        "--first",
+        str(first),
+        "--budget-usd",
+        budget,
+        "--workers",
+        str(workers),
+    )
+    return site.luigi(
+        *args, *named, *(("--word", word) if word else ()), module=MODULE, STRIPE_MAX_RETRIES="0"
+    )[1]
 
 
 @pytest.fixture

@@ -54,8 +54,9 @@ def test_revoke_asks_for_the_token_and_for_a_confirmation_and_is_seen(tab: Tab, 
 
 def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
-    worker = site.worker("Nightly", "--n", "5", "--run-id", "night", "--budget-usd", "3", "--workers", "2",
-                         module=MODULE)  # fmt: skip
+    worker = site.worker(
+        "Nightly", "--n", "5", "--run-id", "night", "--budget-usd", "3", "--workers", "2", module=MODULE
+    )
     try:
         wait_until(lambda: site.ledger.exists() and site.stripe.moved() == 300, what="three charges")
         page = tab.go("#tab=budgets&run=night")
@@ -219,8 +220,15 @@ def test_a_family_that_is_script_steals_no_token(tab: Tab, site: Site) -> None:
         "window.fetch=(a,b)=>{window.stolen=b.headers['X-Spendguard-Token'];return f(a,b)}"
     )
     family = f'<img src=x onerror="{hook}"><svg onload="{hook}">'
-    site.rpc("add_task", task_id="Evil_1", worker="w", family=family, params={"a": "b"}, status="PENDING",
-             runnable=False)  # fmt: skip
+    site.rpc(
+        "add_task",
+        task_id="Evil_1",
+        worker="w",
+        family=family,
+        params={"a": "b"},
+        status="PENDING",
+        runnable=False,
+    )
     page = tab.go("#tab=budgets&run=night")
     page.get_by_role("button", name="Enter the admin token…").click()
     tab.say_token(site.token())

@@ -24,9 +24,13 @@ def names(page: Any) -> list[str]:
 def test_every_run_is_a_row_with_its_state_and_amounts(tab: Tab, busy: Site) -> None:
     page = tab.go()
     for run_id, status in {
-        "broke": "blocked", "held": "held for approval", "fine": "active", "stopped": "revoked",
-        "doubtful": "active", "frozen": "overrun",
-    }.items():  # fmt: skip
+        "broke": "blocked",
+        "held": "held for approval",
+        "fine": "active",
+        "stopped": "revoked",
+        "doubtful": "active",
+        "frozen": "overrun",
+    }.items():
         assert row(page, run_id).locator(".label").inner_text() == status, run_id
     assert row(page, "doubtful").locator("td").last.inner_text() == "1"
     cells = row(page, "fine").locator("td").all_inner_texts()
@@ -88,8 +92,13 @@ def test_a_link_to_a_run_opens_it_and_back_leads_back(tab: Tab) -> None:
 def test_luigis_own_tabs_go_on_as_before(tab: Tab) -> None:
     page = tab.go()
     row(page, "fine").wait_for()
-    for link, pane in (("Workers", "workerList"), ("Task List", "taskList"), ("Budgets", "budgets"),
-                       ("Resources", "resourceList"), ("Budgets", "budgets")):  # fmt: skip
+    for link, pane in (
+        ("Workers", "workerList"),
+        ("Task List", "taskList"),
+        ("Budgets", "budgets"),
+        ("Resources", "resourceList"),
+        ("Budgets", "budgets"),
+    ):
         page.locator("#topNavbar").get_by_role("link", name=link, exact=True).click()
         page.locator(f"#{pane}.active").wait_for(state="attached")
         until(page, "document.querySelectorAll('.tab-pane.active').length === 1")
@@ -224,8 +233,17 @@ def test_a_page_of_which_nobody_may_read_asks_for_the_token(browser: Any, site: 
 def test_hundreds_of_runs_are_paged_by_luigid(browser: Any, site: Site) -> None:
     nightly(site, "first", 1, 0, "5")
     for number in range(119):
-        site.call("POST", "/api/spend_open_run", {"name": f"run-{number:03}", "by_task_id": False,
-                  "root_family": "Root", "root_task_id": f"Root_{number}"}, token=None)  # fmt: skip
+        site.call(
+            "POST",
+            "/api/spend_open_run",
+            {
+                "name": f"run-{number:03}",
+                "by_task_id": False,
+                "root_family": "Root",
+                "root_task_id": f"Root_{number}",
+            },
+            token=None,
+        )
     tab = Tab(browser, site.url)
     page = tab.go("#tab=budgets&sort=run_id")
     page.get_by_text("1 to 50 of 120 runs").wait_for()

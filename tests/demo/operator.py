@@ -25,9 +25,13 @@ class Operator:
         """Run `spendguard WORDS…` and return what it prints. Raises DemoFailed."""
         done = subprocess.run(
             [sys.executable, "-c", _COMMAND, *words],
-            env=self._site.env(), stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60,
+            env=self._site.env(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
             check=False,
-        )  # fmt: skip
+        )
         if done.returncode:
             raise DemoFailed(f"spendguard {' '.join(words)}: {done.stderr.strip() or done.stdout.strip()}")
         return done.stdout.strip()

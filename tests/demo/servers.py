@@ -44,9 +44,14 @@ class Process:
         self.name, self.log = name, log
         with log.open("ab") as file:
             self._process = subprocess.Popen(
-                argv, env=dict(env), cwd=cwd, stdin=subprocess.DEVNULL, stdout=file,
-                stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
+                argv,
+                env=dict(env),
+                cwd=cwd,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     @property
     def pid(self) -> int:
@@ -131,8 +136,16 @@ class Processes:
 
         def argv(port: int) -> list[str]:
             self._site.write_config(f"http://127.0.0.1:{port}", stripe_url)
-            return ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port),
-                    "--state-path", str(self._site.folder / "luigi-state.pickle")]  # fmt: skip
+            return [
+                "-m",
+                "scheduler_patch",
+                "--address",
+                "127.0.0.1",
+                "--port",
+                str(port),
+                "--state-path",
+                str(self._site.folder / "luigi-state.pickle"),
+            ]
 
         return f"http://127.0.0.1:{self.serve('luigid-spendguard', argv, '/runs')}"
 

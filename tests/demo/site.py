@@ -85,9 +85,14 @@ class Site:
         """Write both luigi.cfg files; they differ in `on_blocked` alone."""
         for on_blocked in ("exit", "wait"):
             text = _CONFIG.format(
-                luigid=luigid, stripe=stripe, secret=self.secret, on_blocked=on_blocked,
-                work=self.work, ledger=self.ledger, cap=CAP_USD,
-            )  # fmt: skip
+                luigid=luigid,
+                stripe=stripe,
+                secret=self.secret,
+                on_blocked=on_blocked,
+                work=self.work,
+                ledger=self.ledger,
+                cap=CAP_USD,
+            )
             self.config(on_blocked).touch(mode=0o600)
             self.config(on_blocked).write_text(text, "utf-8")
 

@@ -100,16 +100,18 @@ def stock(site: Site, processes: Processes, screen: Screen) -> None:
     worker = processes.luigi("stock-luigi", [*argv, "--local-scheduler"], env)
     until_ended(screen, books, worker, SAMPLE)
     charges = books.charges()
-    screen.check(f"charged to {SAMPLE // COPIES} customers who owed $1.00 each", charges.usd, "$400.00",
-                 worker.log)  # fmt: skip
+    screen.check(
+        f"charged to {SAMPLE // COPIES} customers who owed $1.00 each", charges.usd, "$400.00", worker.log
+    )
     screen.say("Nothing stops it at $300; the whole list would come to $2,000.00 instead of $200.00.")
 
 
 def difference() -> list[str]:
     """Return how the guarded pipeline differs from the stock one."""
     folder = Path(__file__).parent
-    old, new = ((folder / f"billing_{kind}.py").read_text("utf-8").splitlines() for kind in
-                ("stock", "guarded"))  # fmt: skip
+    old, new = (
+        (folder / f"billing_{kind}.py").read_text("utf-8").splitlines() for kind in ("stock", "guarded")
+    )
     lines = difflib.unified_diff(old, new, n=0, lineterm="")
     changed = [line for line in lines if line[:1] in "+-" and line[:3] not in ("+++", "---")]
     return [line for line in changed if line[1:].strip() and '"""' not in line]
@@ -188,15 +190,18 @@ def revoked(demo: Demo) -> None:
     asked = time.monotonic()
     answer = demo.operator.revoke("april")
     took, made = time.monotonic() - asked, demo.books.count() - before
-    screen.say(f"Answered after {took * 1000:.0f} ms; {answer['calls_under_way']} calls were under way and "
-               f"have ended; by then Stripe had {made} of {CUSTOMERS} charges.")  # fmt: skip
+    screen.say(
+        f"Answered after {took * 1000:.0f} ms; {answer['calls_under_way']} calls were under way and "
+        f"have ended; by then Stripe had {made} of {CUSTOMERS} charges."
+    )
     screen.note(f"charges when the revoke was answered, of {CUSTOMERS}", made)
     if made >= CUSTOMERS:
         raise DemoFailed("the run was over before it could be revoked", worker.log)
     demo.until_ended(worker, before + CUSTOMERS)
     time.sleep(3)  # Longer than any grant lives.
-    screen.check("charges of the run after the revoke", demo.books.charges().of("apr-").count - made, 0,
-                 worker.log)  # fmt: skip
+    screen.check(
+        "charges of the run after the revoke", demo.books.charges().of("apr-").count - made, 0, worker.log
+    )
 
 
 def repeated(demo: Demo) -> None:
@@ -214,8 +219,9 @@ def repeated(demo: Demo) -> None:
     screen.say("The disk is back, and the list is corrected: 50 of these rows, 10 new ones. Another run.")
     corrected = site.write_list("may-corrected", people[10:70])
     worker = _submit(demo, "may-corrected", corrected, "may-2-corrected")
-    screen.check("charged so far: only the 10 new ones were", demo.books.charges().of("may-").usd, "$70.00",
-                 worker.log)  # fmt: skip
+    screen.check(
+        "charged so far: only the 10 new ones were", demo.books.charges().of("may-").usd, "$70.00", worker.log
+    )
 
     screen.say("The first list once more, with 25 finished receipts deleted.")
     for receipt in sorted(site.receipts.glob("may-*"))[:25]:

@@ -35,14 +35,19 @@ from tests.support.clients import (
     by_httpx,
     by_requests,
     dead_proxies,
-)  # fmt: skip
+)
 from tests.support.fake_gateway import FakeGateway
 from tests.support.processes import free_port
 from tests.support.site import SECRET, FakeStripe, Site
 
 URL = "https://api.stripe.com/v1/payment_intents"
-CHARGE = {"amount": "100", "currency": "usd", "customer": "cus_1", "payment_method": "pm_card_visa",
-          "confirm": "true"}  # fmt: skip
+CHARGE = {
+    "amount": "100",
+    "currency": "usd",
+    "customer": "cus_1",
+    "payment_method": "pm_card_visa",
+    "confirm": "true",
+}
 
 
 class Place:
@@ -179,9 +184,14 @@ def test_a_redirect_at_the_vendor_is_a_call_of_its_own(place: Place, send: Send)
 
 
 @pytest.mark.parametrize(
-    "url", ["https://API.Stripe.com/v1/payment_intents", "https://api.stripe.com:443/v1/payment_intents",
-            "https://api.stripe.com./v1/payment_intents", "https://x:y@api.stripe.com/v1/payment_intents"],
-)  # fmt: skip
+    "url",
+    [
+        "https://API.Stripe.com/v1/payment_intents",
+        "https://api.stripe.com:443/v1/payment_intents",
+        "https://api.stripe.com./v1/payment_intents",
+        "https://x:y@api.stripe.com/v1/payment_intents",
+    ],
+)
 @every_client
 def test_the_vendors_host_is_known_however_it_is_written(worker: Place, send: Send, url: str) -> None:
     with worker.task().attempt():
@@ -256,8 +266,12 @@ def test_a_body_that_was_read_follows_a_redirect(worker: Place, send: Send) -> N
 def test_an_upload_goes_as_it_is(place: Place, send: Send) -> None:
     content = bytes(range(256)) * 10
     with place.task().attempt():
-        said = send("POST", "https://files.stripe.com/v1/files", data={"purpose": "dispute_evidence"},
-                    files={"file": ("a.bin", io.BytesIO(content))})  # fmt: skip
+        said = send(
+            "POST",
+            "https://files.stripe.com/v1/files",
+            data={"purpose": "dispute_evidence"},
+            files={"file": ("a.bin", io.BytesIO(content))},
+        )
     assert said.json()["object"] == "file"
 
 

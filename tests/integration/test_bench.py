@@ -13,8 +13,11 @@ ROOT = Path(__file__).parents[2]
 def test_the_benchmark_prints_its_figures(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench", "--quick", "--json", "--folder", str(tmp_path)],
-        cwd=ROOT, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout)
     added = found["guarded_p50_ms"] - found["unguarded_p50_ms"]

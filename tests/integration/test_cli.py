@@ -45,9 +45,14 @@ def spendguard(site: Site, *args: str, **env: str) -> tuple[int, str, str]:
 def installed(site: Site, *args: str, **env: str) -> tuple[int, str, str]:
     """Run the installed command in the site's folder; return exit code, stdout and stderr."""
     done = subprocess.run(
-        [str(SPENDGUARD), *args], cwd=site.folder, env=site.environment(**env), stdin=subprocess.DEVNULL,
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [str(SPENDGUARD), *args],
+        cwd=site.folder,
+        env=site.environment(**env),
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert "Traceback" not in done.stderr, done.stderr
     assert SECRET not in done.stdout + done.stderr
     return done.returncode, done.stdout, done.stderr
@@ -85,8 +90,14 @@ def still(tmp_path: Path, shared_site: Site) -> Iterator[Site]:
 @contextmanager
 def stock_luigid(site: Site) -> Iterator[None]:
     """Run Luigi's own `luigid` on the site's port."""
-    args = ["-c", "from luigi.cmdline import luigid; luigid()", "--address", "127.0.0.1",
-            "--port", str(site.port)]  # fmt: skip
+    args = [
+        "-c",
+        "from luigi.cmdline import luigid; luigid()",
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(site.port),
+    ]
     log = site.folder / "stock.log"
     process = Process(args, log, site.folder, site.environment(), lambda: listening(site.port))
     try:
@@ -236,8 +247,9 @@ class TestCalls:
         assert (code, out) == (1, "")
         assert "no-such-run" in err
 
-    @pytest.mark.parametrize("args", [("--limit", "0"), ("--limit", "x"), ("--limit", "10001"),
-                                      ("--format", "xml"), ("extra",)])  # fmt: skip
+    @pytest.mark.parametrize(
+        "args", [("--limit", "0"), ("--limit", "x"), ("--limit", "10001"), ("--format", "xml"), ("extra",)]
+    )
     def test_bad_usage_is_2(self, shared_site: Site, args: tuple[str, ...]) -> None:
         code, out, err = spendguard(shared_site, "calls", *args)
         assert (code, out) == (2, "")
@@ -311,9 +323,13 @@ class TestChanging:
         config = tmp_path / "luigi.cfg"
         config.write_text("[core]\ndefault_scheduler_url = http://a:p%40b@127.0.0.1:1\n")
         done = subprocess.run(
-            [sys.executable, "-m", "luigi_spendguard", "runs"], capture_output=True, text=True, timeout=60,
-            env=environment(LUIGI_CONFIG_PATH=str(config)), cwd=tmp_path,
-        )  # fmt: skip
+            [sys.executable, "-m", "luigi_spendguard", "runs"],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(LUIGI_CONFIG_PATH=str(config)),
+            cwd=tmp_path,
+        )
         assert (done.returncode, done.stdout) == (2, "")
         assert "Luigi wants a % there as %%" in done.stderr
         assert "Traceback" not in done.stderr
@@ -540,8 +556,11 @@ class TestTokens:
     def test_a_wrong_admin_token_is_4_and_not_printed(self, pretender: Pretender, still: Site) -> None:
         wrong = f"wrong-{uuid.uuid4().hex}{uuid.uuid4().hex}"
         still.configure(core={"default_scheduler_url": pretender.site.url}, spendguard={"admin_token": wrong})
-        for args in (("revoke", pretender.run_id), ("top-up", pretender.run_id, "5"),
-                     ("resolve", "some-call", "--not-sent")):  # fmt: skip
+        for args in (
+            ("revoke", pretender.run_id),
+            ("top-up", pretender.run_id, "5"),
+            ("resolve", "some-call", "--not-sent"),
+        ):
             code, out, err = installed(still, *args)
             assert (code, out) == (4, ""), (args, err)
             assert wrong not in err
@@ -617,8 +636,10 @@ class TestCheck:
 
     def test_a_ledger_that_cannot_be_written_is_1(self, shared_site: Site, still: Site) -> None:
         locked = Path("/proc/self")  # Nobody may write there, not even root.
-        still.configure(core={"default_scheduler_url": shared_site.url},
-                        spendguard={"ledger_url": f"sqlite:///{locked}/x.db"})  # fmt: skip
+        still.configure(
+            core={"default_scheduler_url": shared_site.url},
+            spendguard={"ledger_url": f"sqlite:///{locked}/x.db"},
+        )
         code, out, _ = spendguard(still, "check")
         assert code == 1
         assert "[spendguard] ledger_url" in out
@@ -627,8 +648,10 @@ class TestCheck:
     def test_a_ledger_that_cannot_be_a_file_is_1(self, shared_site: Site, still: Site, path: str) -> None:
         (still.folder / "a-folder").mkdir()
         (still.folder / "a-file").touch()
-        still.configure(core={"default_scheduler_url": shared_site.url},
-                        spendguard={"ledger_url": f"sqlite:///{still.folder / path}"})  # fmt: skip
+        still.configure(
+            core={"default_scheduler_url": shared_site.url},
+            spendguard={"ledger_url": f"sqlite:///{still.folder / path}"},
+        )
         code, out, _ = spendguard(still, "check")
         assert code == 1
         assert "[spendguard] ledger_url" in out
@@ -646,8 +669,9 @@ class TestCheck:
         assert not site.ledger.exists()
 
     @pytest.mark.parametrize(("value", "code"), [("42", 0), ("lots", 1), ("256", 1), ("-1", 1)])
-    def test_the_exit_code_for_blocked_tasks_is_checked(self, shared_site: Site, still: Site, value: str,
-                                                        code: int) -> None:  # fmt: skip
+    def test_the_exit_code_for_blocked_tasks_is_checked(
+        self, shared_site: Site, still: Site, value: str, code: int
+    ) -> None:
         still.configure(core={"default_scheduler_url": shared_site.url}, retcode={"spend_blocked": value})
         done = spendguard(still, "check")
         assert done[0] == code
@@ -661,8 +685,10 @@ class TestCheck:
 
     def test_tokens_are_not_printed(self, shared_site: Site, still: Site) -> None:
         tokens = {name: f"{name}-{uuid.uuid4().hex}{uuid.uuid4().hex}" for name in ("admin", "worker")}
-        still.configure(core={"default_scheduler_url": shared_site.url},
-                        spendguard={f"{name}_token": token for name, token in tokens.items()})  # fmt: skip
+        still.configure(
+            core={"default_scheduler_url": shared_site.url},
+            spendguard={f"{name}_token": token for name, token in tokens.items()},
+        )
         _, out, err = spendguard(still, "check")
         assert "must show the worker_token, but no daily_cap_usd bounds who has it" in out
         assert not any(token in out + err for token in tokens.values())
@@ -831,8 +857,14 @@ class TestHelp:
 def _is_one_line(site: Site, env: dict[str, str], begins: str, says: str) -> None:
     """Both commands end with status 2 and one line that quotes nothing."""
     for prefix, command in (("Error", [SPENDGUARD, "runs"]), ("luigid-spendguard", [LUIGID])):
-        done = subprocess.run([str(part) for part in command], cwd=site.folder, env=env,
-                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [str(part) for part in command],
+            cwd=site.folder,
+            env=env,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith(f"{prefix}: {begins}")
         assert says in done.stderr

@@ -159,9 +159,15 @@ def by_requests(key: str, way: str) -> Any:
 
 
 EVERY = [
-    (by_client, "stripe"), (by_session, "stripe"), (by_twilio, "twilio"), (by_async_twilio, "twilio"),
-    (by_httpx, "twilio"), (by_httpx2, "twilio"), (by_async_httpx, "twilio"), (by_requests, "twilio"),
-]  # fmt: skip
+    (by_client, "stripe"),
+    (by_session, "stripe"),
+    (by_twilio, "twilio"),
+    (by_async_twilio, "twilio"),
+    (by_httpx, "twilio"),
+    (by_httpx2, "twilio"),
+    (by_async_httpx, "twilio"),
+    (by_requests, "twilio"),
+]
 
 
 @pytest.mark.parametrize(("send", "vendor"), EVERY)

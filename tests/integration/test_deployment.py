@@ -144,8 +144,13 @@ class Installed:
         args[args.index("--address") + 1] = "127.0.0.1"
         module = "scheduler_patch" if program == "luigid-spendguard" else "luigi_spendguard"
         env = environment(LUIGI_CONFIG_PATH=str(self.own), CREDENTIALS_DIRECTORY=str(self.secrets), **given)
-        return Process(["-m", module, *args], self.folder / f"{program}.log", self.folder, env,
-                       lambda: listening(self.port))  # fmt: skip
+        return Process(
+            ["-m", module, *args],
+            self.folder / f"{program}.log",
+            self.folder,
+            env,
+            lambda: listening(self.port),
+        )
 
 
 def _merged(text: str, vendor: str) -> str:
@@ -232,8 +237,14 @@ def test_behind_the_proxy_that_the_docs_show_an_operators_page_may_change(
     file.write_text(text)
     luigid = installed.start(Path(name).name, args)
     try:
-        proxy = Process(command, installed.folder / f"{program}.log", installed.folder, environment(),
-                        lambda: listening(port), found)  # fmt: skip
+        proxy = Process(
+            command,
+            installed.folder / f"{program}.log",
+            installed.folder,
+            environment(),
+            lambda: listening(port),
+            found,
+        )
         try:
             site = Site.__new__(Site)
             site.port, site.ledger = port, installed.state / "spendguard.db"

@@ -40,13 +40,18 @@ def test_an_example_starts_a_server_and_passes_the_check(
     assert read.ledger_path == ledger
     luigid = Process(
         ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port)],
-        tmp_path / "luigid.log", tmp_path, site.environment(**env), lambda: listening(port),
-    )  # fmt: skip
+        tmp_path / "luigid.log",
+        tmp_path,
+        site.environment(**env),
+        lambda: listening(port),
+    )
     try:
         opened = site.call(
-            "POST", "/api/spend_open_run", token=TOKENS["SPENDGUARD_WORKER_TOKEN"],
+            "POST",
+            "/api/spend_open_run",
+            token=TOKENS["SPENDGUARD_WORKER_TOKEN"],
             body={"name": "r", "by_task_id": False, "root_family": "BillingPipeline", "root_task_id": "r"},
-        )  # fmt: skip
+        )
         assert opened[1]["response"]["cap_usd"] == "300.00"
         code, out, err = site.cli("check", **env)
         assert code == 0, out + err
@@ -88,8 +93,15 @@ def test_texts_and_mails_of_the_quickstart(tmp_path: Path, vendor: FakeStripe) -
     twilio, mails = FakeTwilio(tmp_path / "twilio"), FakeResend(tmp_path / "resend")
     try:
         with Site(tmp_path, stripe=vendor, twilio=twilio, resend=mails) as site:
-            code, out = site.luigi("Remind", "--phone", "+14155550100", "--mail", "ann@example.com",
-                                   module="reminding", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")  # fmt: skip
+            code, out = site.luigi(
+                "Remind",
+                "--phone",
+                "+14155550100",
+                "--mail",
+                "ann@example.com",
+                module="reminding",
+                PYTHONPATH=f"{tmp_path}:{REPOSITORY}",
+            )
             assert code == 0, out
             [run] = site.call("GET", "/runs", token=None)[1]
             spent = {(call["vendor"], call["state"]) for call in site.calls(run["run_id"])}
@@ -109,8 +121,11 @@ def test_luigid_keeps_its_state_where_the_quickstart_says(tmp_path: Path) -> Non
     env.pop("LUIGI_CONFIG_PATH", None)
     luigid = Process(
         ["-m", "scheduler_patch", "--address", "127.0.0.1", "--port", str(port)],
-        tmp_path / "luigid.log", tmp_path, env, lambda: listening(port),
-    )  # fmt: skip
+        tmp_path / "luigid.log",
+        tmp_path,
+        env,
+        lambda: listening(port),
+    )
     luigid.end()
     assert (tmp_path / "luigi-state.pickle").exists()
     assert "Traceback" not in luigid.text()

@@ -51,8 +51,9 @@ class Books:
 
 
 @contextmanager
-def attempt(url: str | None, *, secret: str | None = None, served: tuple[str, ...] = ("stripe",),
-            **settings: Any) -> Iterator[Books]:  # fmt: skip
+def attempt(
+    url: str | None, *, secret: str | None = None, served: tuple[str, ...] = ("stripe",), **settings: Any
+) -> Iterator[Books]:
     """Run the block as a claimed task whose scheduler is at `url`."""
     loaded = config.load([], environ={})
     vendor = replace(loaded.vendor("stripe"), secret=secret, timeout_s=settings.pop("timeout_s", 80.0))
@@ -117,8 +118,10 @@ def test_an_upload_and_a_stream_go_by_their_path(gateway: FakeGateway) -> None:
         client = stripe.StripeClient(KEY, base_addresses=bases)
         client.v1.files.create({"file": io.BytesIO(content), "purpose": "dispute_evidence"})
     assert [seen.path for seen in gateway.seen] == [
-        "/luigi/stripe/v1/files", "/luigi/stripe/v1/quotes/qt_1/pdf", "/luigi/stripe/v1/files",
-    ]  # fmt: skip
+        "/luigi/stripe/v1/files",
+        "/luigi/stripe/v1/quotes/qt_1/pdf",
+        "/luigi/stripe/v1/files",
+    ]
     assert content in gateway.seen[0].body
     assert content in gateway.seen[2].body
     assert books.told == []
@@ -165,9 +168,16 @@ def test_an_unknown_outcome_is_one_here_and_is_not_sent_again(gateway: FakeGatew
 
 
 @pytest.mark.parametrize(
-    "said", ["{", "[]", '{"reason": "new_in_version_9", "message": "m"}', '{"reason": "cap"}', '"cap"',
-             '{"reason": "cap", "message": "m", "facts": "f"}'],
-)  # fmt: skip
+    "said",
+    [
+        "{",
+        "[]",
+        '{"reason": "new_in_version_9", "message": "m"}',
+        '{"reason": "cap"}',
+        '"cap"',
+        '{"reason": "cap", "message": "m", "facts": "f"}',
+    ],
+)
 def test_a_denial_that_cannot_be_understood_stays_one(gateway: FakeGateway, said: str) -> None:
     gateway.script = [(429, {"X-Spendguard-Denial": said}, b"{}")]
     with attempt(gateway.url), pytest.raises(SpendDenied) as denied:

@@ -45,8 +45,9 @@ def key(gateway: Site) -> str:
     return str(issued(gateway, agent_run_label=None, run_usd_cap=1000)["vault_key"])
 
 
-def raw(site: Site, method: str, path: str, body: bytes | None = None, port: int | None = None,
-        **headers: str) -> tuple[int, dict[str, str], bytes]:  # fmt: skip
+def raw(
+    site: Site, method: str, path: str, body: bytes | None = None, port: int | None = None, **headers: str
+) -> tuple[int, dict[str, str], bytes]:
     connection = http.client.HTTPConnection("127.0.0.1", port or site.port, timeout=30)
     try:
         connection.request(method, path, body, headers)
@@ -68,10 +69,20 @@ def recorded(gateway: Site) -> list[str]:
 
 class TestPassing:
     def test_status_headers_and_bytes_are_the_vendors(self, gateway: Site, key: str) -> None:
-        direct = raw(gateway, "GET", "/v1/customers/none", port=int(gateway.stripe.url.rsplit(":", 1)[1]),
-                     Authorization=f"Bearer {SECRET}")  # fmt: skip
-        through = raw(gateway, "GET", "/stripe/v1/customers/none", Authorization=f"Bearer {key}",
-                      **{"Accept-Encoding": "gzip"})  # fmt: skip
+        direct = raw(
+            gateway,
+            "GET",
+            "/v1/customers/none",
+            port=int(gateway.stripe.url.rsplit(":", 1)[1]),
+            Authorization=f"Bearer {SECRET}",
+        )
+        through = raw(
+            gateway,
+            "GET",
+            "/stripe/v1/customers/none",
+            Authorization=f"Bearer {key}",
+            **{"Accept-Encoding": "gzip"},
+        )
         assert through[0] == direct[0]
         assert through[2] == direct[2]
         assert through[1].pop("x-spendguard-relayed") == "1"
@@ -81,11 +92,18 @@ class TestPassing:
         }
 
     def test_what_the_client_says_of_itself_never_arrives(self, gateway: Site, key: str) -> None:
-        said = {"Cookie": "a=b", "X-Api-Key": "k", "X-Forwarded-For": "1.2.3.4",
-                "Proxy-Authorization": "Basic x",
-                "X-Spendguard-Call": "c", "Via": "1.1 x", "Stripe-Version": "2026-10-28.endive"}  # fmt: skip
-        status, _, _ = raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd",
-                           **form(key, **said))  # fmt: skip
+        said = {
+            "Cookie": "a=b",
+            "X-Api-Key": "k",
+            "X-Forwarded-For": "1.2.3.4",
+            "Proxy-Authorization": "Basic x",
+            "X-Spendguard-Call": "c",
+            "Via": "1.1 x",
+            "Stripe-Version": "2026-10-28.endive",
+        }
+        status, _, _ = raw(
+            gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd", **form(key, **said)
+        )
         assert status == 200
         [arrived] = gateway.stripe.posts()
         assert arrived["authorization"] == f"Bearer {SECRET}"
@@ -97,21 +115,39 @@ class TestPassing:
         assert status != 401
 
     def test_a_repeated_key_on_the_wire_is_replayed_and_says_so(self, gateway: Site, key: str) -> None:
-        sent = [raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd&customer=cus_1",
-                    **form(key, **{"Idempotency-Key": "once"})) for _ in range(2)]  # fmt: skip
+        sent = [
+            raw(
+                gateway,
+                "POST",
+                "/stripe/v1/payment_intents",
+                b"amount=100&currency=usd&customer=cus_1",
+                **form(key, **{"Idempotency-Key": "once"}),
+            )
+            for _ in range(2)
+        ]
         assert sent[0][2] == sent[1][2]
         assert "x-spendguard-replayed" in sent[1][1]
         assert len(gateway.stripe.posts()) == 1
 
 
 class TestRefusing:
-    @pytest.mark.parametrize("path", [
-        "/stripe/v1/../v1/charges", "/stripe/v1/%2e%2e/charges", "/stripe/v1%2fcharges",
-        "/stripe//v1/charges",
-        "/stripe/v1/charges%00", "/stripe/v1/cha\\rges", "/stripe/http://elsewhere.example/v1",
-        "/stripe/v1/charges;x",
-        "/stripe", "/stripe/", "/stripe/@elsewhere.example/v1/charges", "/stripe/v1/" + "x" * 5000,
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        "path",
+        [
+            "/stripe/v1/../v1/charges",
+            "/stripe/v1/%2e%2e/charges",
+            "/stripe/v1%2fcharges",
+            "/stripe//v1/charges",
+            "/stripe/v1/charges%00",
+            "/stripe/v1/cha\\rges",
+            "/stripe/http://elsewhere.example/v1",
+            "/stripe/v1/charges;x",
+            "/stripe",
+            "/stripe/",
+            "/stripe/@elsewhere.example/v1/charges",
+            "/stripe/v1/" + "x" * 5000,
+        ],
+    )
     def test_a_path_that_no_vendor_path_has(self, gateway: Site, key: str, path: str) -> None:
         status, _, body = raw(gateway, "POST", path, b"amount=1&currency=usd", **form(key))
         assert status == 403
@@ -131,9 +167,13 @@ class TestRefusing:
         after = gateway.call("GET", "/status", token=ADMIN)[1]["failed_attempts"]
         assert after - before == len(said)
 
-    @pytest.mark.parametrize(("method", "path", "said"), [
-        ("GET", "/v1/issuing/cards/ic_1", {}), ("POST", "/v1/payment_intents", {"Content-Encoding": "gzip"}),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("method", "path", "said"),
+        [
+            ("GET", "/v1/issuing/cards/ic_1", {}),
+            ("POST", "/v1/payment_intents", {"Content-Encoding": "gzip"}),
+        ],
+    )
     def test_a_body_that_the_vendor_may_read_otherwise(
         self, gateway: Site, key: str, method: str, path: str, said: dict[str, str]
     ) -> None:
@@ -150,8 +190,13 @@ class TestRefusing:
         assert "vault_key_" not in json.dumps(call)
 
     def test_a_foreign_page(self, gateway: Site, key: str) -> None:
-        status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"amount=1&currency=usd",
-                           **form(key, Origin="https://evil.example"))  # fmt: skip
+        status, _, _ = raw(
+            gateway,
+            "POST",
+            "/stripe/v1/charges",
+            b"amount=1&currency=usd",
+            **form(key, Origin="https://evil.example"),
+        )
         assert (status, gateway.stripe.posts()) == (403, [])
 
     def test_a_body_that_is_too_large_however_it_is_sent(self, gateway: Site, key: str) -> None:
@@ -171,10 +216,15 @@ class TestRefusing:
         assert gateway.stripe.posts() == []
         assert recorded(gateway).count("endpoint") == 3
 
-    @pytest.mark.parametrize(("reason", "status", "error"), [
-        ("cap", 429, stripe.RateLimitError), ("endpoint", 403, stripe.PermissionError),
-        ("revoked", 401, stripe.AuthenticationError), ("idempotency_mismatch", 400, stripe.IdempotencyError),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("reason", "status", "error"),
+        [
+            ("cap", 429, stripe.RateLimitError),
+            ("endpoint", 403, stripe.PermissionError),
+            ("revoked", 401, stripe.AuthenticationError),
+            ("idempotency_mismatch", 400, stripe.IdempotencyError),
+        ],
+    )
     def test_a_denial_is_the_sdks_own_error_after_one_attempt(
         self, gateway: Site, reason: str, status: int, error: type[stripe.StripeError]
     ) -> None:
@@ -184,14 +234,15 @@ class TestRefusing:
         if reason in ("cap", "idempotency_mismatch"):
             client(gateway, made["vault_key"]).v1.payment_intents.create(
                 {"amount": 100, "currency": "usd", "customer": "cus_1"}, {"idempotency_key": "k"}
-            )  # fmt: skip
+            )
         if reason == "revoked":
             gateway.call("DELETE", f"/runs/{made['run_id']}", token=ADMIN)
         before = len(gateway.stripe.posts())
         with pytest.raises(error) as refused:
             client(gateway, made["vault_key"], max_network_retries=2).v1.payment_intents.create(
                 {"amount": 200, "currency": "usd", "customer": "cus_1"},
-                {"idempotency_key": "k" if reason == "idempotency_mismatch" else "other"})  # fmt: skip
+                {"idempotency_key": "k" if reason == "idempotency_mismatch" else "other"},
+            )
         assert refused.value.http_status == status
         assert (refused.value.headers.get("X-Spendguard-Cap-Hit") == "true") is (reason == "cap")
         assert len(gateway.stripe.posts()) == before
@@ -219,14 +270,19 @@ class TestFailing:
         gateway.stripe.fault("drop_after" if fault == "reset" else fault)
         intent = client(gateway, key, max_network_retries=2).v1.payment_intents.create(
             {"amount": 100, "currency": "usd", "customer": "cus_1", "confirm": True, "payment_method": "pm_x"}
-        )  # fmt: skip
+        )
         assert intent.status == "succeeded"
         assert [entry["amount"] for entry in gateway.stripe.books()["moved"]] == [100]
 
     def test_what_an_operator_has_resolved_is_read_for_a_key_that_may_not_read(self, gateway: Site) -> None:
         gateway.stripe.forget()
-        key = issued(gateway, agent_run_label=None, run_usd_cap=1000, allowed_customers=["cus_1"],
-                     allowed_endpoints=["POST /v1/payment_intents"])  # fmt: skip
+        key = issued(
+            gateway,
+            agent_run_label=None,
+            run_usd_cap=1000,
+            allowed_customers=["cus_1"],
+            allowed_endpoints=["POST /v1/payment_intents"],
+        )
         body = b"amount=100&currency=usd&customer=cus_1&confirm=true&payment_method=pm_x"
         gateway.stripe.fault("status_after", status=500)
         asked = ("POST", "/stripe/v1/payment_intents", body)
@@ -308,9 +364,13 @@ def test_a_wrong_key_makes_luigi_wait_for_no_form(gateway: Site, key: str, body:
 @contextmanager
 def standalone(site: Site, *args: str) -> Iterator[int]:
     port = free_port()
-    process = Process(["-m", "luigi_spendguard", "gateway", "--port", str(port), *args],
-                      site.folder / f"gateway-{port}.log", site.folder,
-                      site._environment(STRIPE_SECRET_KEY=SECRET), lambda: listening(port))  # fmt: skip
+    process = Process(
+        ["-m", "luigi_spendguard", "gateway", "--port", str(port), *args],
+        site.folder / f"gateway-{port}.log",
+        site.folder,
+        site._environment(STRIPE_SECRET_KEY=SECRET),
+        lambda: listening(port),
+    )
     try:
         yield port
     finally:
@@ -340,15 +400,20 @@ class TestAlone:
     def _spend(self, port: int, key: str, n: int) -> None:
         api = stripe.StripeClient(key, base_addresses={"api": f"http://127.0.0.1:{port}/stripe"})
         with contextlib.suppress(stripe.RateLimitError):
-            api.v1.payment_intents.create({"amount": 100, "currency": "usd", "customer": f"cus_{port}_{n}",
-                                           "confirm": True, "payment_method": "pm_x"})  # fmt: skip
+            api.v1.payment_intents.create(
+                {
+                    "amount": 100,
+                    "currency": "usd",
+                    "customer": f"cus_{port}_{n}",
+                    "confirm": True,
+                    "payment_method": "pm_x",
+                }
+            )
 
     def test_without_a_secret_it_does_not_start(self, tmp_path: Path) -> None:
         with Site(tmp_path / "site", start=False, gateway=True) as site:
             command = [sys.executable, "-m", "luigi_spendguard", "gateway", "--port", str(free_port())]
-            done = subprocess.run(
-                command, env=site.environment(), capture_output=True, text=True, timeout=30
-            )  # fmt: skip
+            done = subprocess.run(command, env=site.environment(), capture_output=True, text=True, timeout=30)
             assert (done.returncode, done.stdout) == (2, "")
             assert "has no vendor's secret" in done.stderr
 
@@ -357,8 +422,13 @@ def test_the_secret_is_in_nothing_that_the_gateway_says(gateway: Site, key: str)
     """A vendor that echoes it, a client that shows it in odd places, errors, pages, books."""
     charge(gateway, key)
     gateway.stripe.fault("echo_secret")
-    echoed = raw(gateway, "POST", "/stripe/v1/payment_intents", b"amount=100&currency=usd&customer=cus_echo",
-                 **form(key))  # fmt: skip
+    echoed = raw(
+        gateway,
+        "POST",
+        "/stripe/v1/payment_intents",
+        b"amount=100&currency=usd&customer=cus_echo",
+        **form(key),
+    )
     assert (echoed[0], b"withheld" in echoed[2]) == (403, True)
     said = [echoed[2], str(echoed[1]).encode()]
     for path in (
@@ -396,10 +466,28 @@ def test_the_check_says_who_has_the_secret(gateway: Site) -> None:
 
 def test_tls_from_luigi_cfg(tmp_path: Path) -> None:
     cert, private = tmp_path / "cert.pem", tmp_path / "key.pem"
-    subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-keyout", private,
-                    "-out", cert,
-                    "-days", "2", "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"],
-                   check=True, capture_output=True)  # fmt: skip
+    subprocess.run(
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-keyout",
+            private,
+            "-out",
+            cert,
+            "-days",
+            "2",
+            "-subj",
+            "/CN=localhost",
+            "-addext",
+            "subjectAltName=DNS:localhost",
+        ],
+        check=True,
+        capture_output=True,
+    )
     said = {"tls_cert": cert, "tls_key": private}
     with Site(tmp_path / "site", gateway=True, spendguard=said) as site:
         context = ssl.create_default_context(cafile=str(cert))
@@ -449,7 +537,11 @@ print([signal.getsignal(number).__class__.__name__ for number in (signal.SIGTERM
 """
     (tmp_path / "luigi.cfg").write_text(f"[spendguard]\nledger_url = sqlite:///{tmp_path}/ledger.db\n")
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=tmp_path,
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=tmp_path,
         env=environment(LUIGI_CONFIG_PATH=str(tmp_path / "luigi.cfg")) | {"PYTHONPATH": str(REPOSITORY)},
-    )  # fmt: skip
+    )
     assert done.stdout == "['Handlers', 'builtin_function_or_method']\n", done.stderr  # Python's own.

@@ -158,8 +158,9 @@ def test_what_airflow_and_prefect_flows_call_spends_to_the_cap(site: Site) -> No
 
     def run() -> str:
         env = site.environment(SPENDGUARD_URL=site.url, **token)
-        done = subprocess.run([sys.executable, "-c", flow], cwd=site.folder, env=env, capture_output=True,
-                              text=True, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [sys.executable, "-c", flow], cwd=site.folder, env=env, capture_output=True, text=True, timeout=60
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -179,11 +179,21 @@ class TestLuigi:
         """No ledger is made for it; what we have not, Luigi answers; origins are its own affair."""
         stock = Site.__new__(Site)
         stock.port, stock.ledger = free_port(), site.ledger
-        args = ["-c", "from luigi.cmdline import luigid; luigid()", "--address", "127.0.0.1",
-                "--port", str(stock.port)]  # fmt: skip
-        process = Process(args, site.folder / "stock.log", site.folder,
-                          site.environment() | {"LUIGI_CONFIG_PATH": str(site.folder / "none.cfg")},
-                          lambda: listening(stock.port))  # fmt: skip
+        args = [
+            "-c",
+            "from luigi.cmdline import luigid; luigid()",
+            "--address",
+            "127.0.0.1",
+            "--port",
+            str(stock.port),
+        ]
+        process = Process(
+            args,
+            site.folder / "stock.log",
+            site.folder,
+            site.environment() | {"LUIGI_CONFIG_PATH": str(site.folder / "none.cfg")},
+            lambda: listening(stock.port),
+        )
         try:
             for method, path, body in [
                 ("GET", "/", None),

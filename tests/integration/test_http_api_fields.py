@@ -62,7 +62,7 @@ class TestStrictFields:
             (b'\xef\xbb\xbf{"usd": "5"}', 400),
         ],
         ids=lambda value: repr(value)[:50],
-    )  # fmt: skip
+    )
     def test_a_bad_top_up_is_refused(self, guarded: Site, raw: bytes, status: int) -> None:
         case = Case(guarded)
         before = books(guarded)
@@ -72,9 +72,21 @@ class TestStrictFields:
 
     @pytest.mark.parametrize(
         "kind",
-        ["utf-16", "utf-16le", "iso-8859-1", "utf8", "utf-7", '"utf-16"', "utf-8; charset=utf-16", "",
-         "utf-8; version=1", "utf-8,application/json", "'utf-8'", "utf-8;"],
-    )  # fmt: skip
+        [
+            "utf-16",
+            "utf-16le",
+            "iso-8859-1",
+            "utf8",
+            "utf-7",
+            '"utf-16"',
+            "utf-8; charset=utf-16",
+            "",
+            "utf-8; version=1",
+            "utf-8,application/json",
+            "'utf-8'",
+            "utf-8;",
+        ],
+    )
     def test_a_body_that_says_of_itself_that_it_is_no_utf_8_is_415(self, guarded: Site, kind: str) -> None:
         case = Case(guarded)
         before = books(guarded)
@@ -87,9 +99,13 @@ class TestStrictFields:
 
     @pytest.mark.parametrize(
         "kind",
-        ["application/json", "application/json; charset=utf-8", 'Application/JSON;charset="UTF-8"',
-         "application/json ; Charset=UTF-8 "],
-    )  # fmt: skip
+        [
+            "application/json",
+            "application/json; charset=utf-8",
+            'Application/JSON;charset="UTF-8"',
+            "application/json ; Charset=UTF-8 ",
+        ],
+    )
     def test_json_in_utf_8_is_read(self, guarded: Site, kind: str) -> None:
         case = Case(guarded)
         assert case.top_up({"usd": "5"}, **{"Content-Type": kind}).status == 200
@@ -97,9 +113,17 @@ class TestStrictFields:
 
     @pytest.mark.parametrize(
         "kind",
-        ["text/plain", "application/x-www-form-urlencoded", "", "application/json5", "text/json",
-         "application/vnd.api+json", "application/json, application/json", "application/json text/plain"],
-    )  # fmt: skip
+        [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "",
+            "application/json5",
+            "text/json",
+            "application/vnd.api+json",
+            "application/json, application/json",
+            "application/json text/plain",
+        ],
+    )
     def test_a_body_that_a_foreign_form_could_send_is_415(self, guarded: Site, kind: str) -> None:
         reply = Case(guarded).top_up({"usd": "5"}, **{"Content-Type": kind})
         assert reply.is_error(415, "unsupported_media_type")
@@ -176,7 +200,7 @@ class TestStrictFields:
             ("list_runs", {"state": "active"}),
         ],
         ids=lambda value: repr(value)[:40],
-    )  # fmt: skip
+    )
     def test_a_bad_rpc_is_400(self, guarded: Site, route: str, wrong: Any) -> None:
         case = Case(guarded)
         _, path, body = case.request(route)

@@ -74,11 +74,14 @@ def run(site: Site, code: str, **env: str) -> tuple[int, str]:
 def test_a_worker_that_cannot_be_guarded_runs_no_vendor_task(
     here: Site, own: str, workers: int, family: str
 ) -> None:
-    code, said = run(here, f"""
+    code, said = run(
+        here,
+        f"""
 import luigi.worker, luigi.rpc
 {OWN[own]}{TASKS}{VENDOR}{USE}
 assert not ran({family}(customer="cus"), {workers})
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert f"{family} was refused before run(): this Luigi worker is not guarded" in said
     assert "Import luigi_spendguard before" in said
@@ -89,13 +92,16 @@ assert not ran({family}(customer="cus"), {workers})
 def test_so_it_is_for_a_family_that_the_configuration_names(here: Site) -> None:
     here.configure(spendguard={"vendor_tasks": "Elsewhere"})
     try:
-        code, said = run(here, f"""
+        code, said = run(
+            here,
+            f"""
 import luigi.worker, luigi.rpc
 {OWN["a subclass"]}{TASKS}{USE}
 from luigi_spendguard import install
 install()
 assert not ran(Elsewhere(customer="cus"), 1)
-""")  # fmt: skip
+""",
+        )
     finally:
         here.configure(spendguard={"vendor_tasks": None})
     assert code == 0, said
@@ -107,30 +113,38 @@ assert not ran(Elsewhere(customer="cus"), 1)
 @pytest.mark.parametrize("own", [*sorted(OWN), "guarded"])
 def test_no_thread_of_a_plain_task_spends_under_any_worker(here: Site, own: str, workers: int) -> None:
     made = OWN.get(own, "import luigi_spendguard.tasks\nOwn = luigi.worker.Worker\n")
-    code, said = run(here, f"""
+    code, said = run(
+        here,
+        f"""
 import luigi.worker, luigi.rpc
 {made}{TASKS}{VENDOR}{USE}
 ran(Elsewhere(customer="cus"), {workers})
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert "outside any vendor task" in said
     assert customers(here) == []
 
 
 def test_a_worker_of_ones_own_runs_plain_tasks_as_ever(here: Site) -> None:
-    code, said = run(here, f"""
+    code, said = run(
+        here,
+        f"""
 import luigi.worker, luigi.rpc
 {OWN["a subclass"]}{TASKS}{VENDOR}{USE}
 class Plain(Output):
     def run(self):
         self.write()
 assert ran(Plain(), 2)
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
 
 
 def test_a_thread_that_outlives_its_pipeline_spends_nothing(here: Site) -> None:
-    _, said = run(here, f"""
+    _, said = run(
+        here,
+        f"""
 from luigi_spendguard import VendorTask
 {TASKS}
 over, left = threading.Event(), []
@@ -154,13 +168,16 @@ assert luigi.build([Leaves(), PlainLeaves()])
 over.set()
 for thread in left:  # From Python 3.12 on none begins while the interpreter ends.
     thread.join()
-""")  # fmt: skip
+""",
+    )
     assert said.count("outside any vendor task") >= 2, said
     assert customers(here) == []
 
 
 def test_what_a_web_application_calls_after_its_build_is_left_alone(here: Site) -> None:
-    code, said = run(here, f"""
+    code, said = run(
+        here,
+        f"""
 from concurrent.futures import ThreadPoolExecutor
 pool = ThreadPoolExecutor(1)
 pool.submit(int).result()
@@ -169,7 +186,8 @@ assert luigi.build([Owns(customer="cus_task")])
 charge("cus_app")
 pool.submit(charge, "cus_pool").result()
 assert "SPENDGUARD_PIPELINE" not in os.environ
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == ["cus_app", "cus_pool", "cus_task_0", "cus_task_1", "cus_task_2"]
 
@@ -186,7 +204,9 @@ stripe.PaymentIntent.create(amount=100, currency="usd", customer="cus_child", pa
 
 def test_a_program_that_a_task_starts_is_in_the_pipeline(here: Site) -> None:
     (here.folder / "child.py").write_text(CHILD.format(imports="import luigi_spendguard.tasks"))
-    code, said = run(here, """
+    code, said = run(
+        here,
+        """
 from luigi_spendguard import VendorTask
 import subprocess, sys
 class Starts(Output):
@@ -194,7 +214,8 @@ class Starts(Output):
         subprocess.run([sys.executable, "child.py"], check=True)
 assert subprocess.run([sys.executable, "child.py"]).returncode == 0, "none runs yet"
 luigi.build([Starts()])
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert "outside any vendor task" in said
     assert customers(here) == ["cus_child"]
@@ -202,22 +223,30 @@ luigi.build([Starts()])
 
 @pytest.mark.parametrize("when", ["module", "root"])
 def test_luigis_command_is_a_pipeline_from_its_first_line(here: Site, when: str) -> None:
-    (here.folder / "early.py").write_text(HEAD + TASKS + VENDOR + f"""
+    (here.folder / "early.py").write_text(
+        HEAD
+        + TASKS
+        + VENDOR
+        + f"""
 class Root(luigi.WrapperTask):
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         if {when!r} == "root": charge("cus_root")
 if {when!r} == "module": threading.Thread(target=charge, args=("cus_module",)).start()
-""")  # fmt: skip
-    _, said = here.luigi("Root", module="early", STRIPE_BASE=here.stripe.url,
-                         OWN_KEY=here.secrets["STRIPE_SECRET_KEY"])  # fmt: skip
+"""
+    )
+    _, said = here.luigi(
+        "Root", module="early", STRIPE_BASE=here.stripe.url, OWN_KEY=here.secrets["STRIPE_SECRET_KEY"]
+    )
     assert "outside any vendor task" in said
     assert customers(here) == []
 
 
 def test_children_that_are_older_than_the_pipeline_are_in_it(here: Site) -> None:
     """A pool is often made at the top of a program; what it calls between two builds is its own affair."""
-    code, said = run(here, f"""
+    code, said = run(
+        here,
+        f"""
 import multiprocessing
 from luigi_spendguard import VendorTask
 {TASKS}
@@ -237,7 +266,8 @@ assert said("cus_before").startswith("pi_")
 assert luigi.build([Pooled(), PlainPooled()])
 assert said("cus_after").startswith("pi_")
 pool.terminate()
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     for name in ("FIRST", "SECOND"):
         (line,) = [line for line in said.splitlines() if line.startswith(name)]

@@ -43,8 +43,14 @@ def python(site: Site, code: str, **env: str) -> tuple[int, str]:
     """Run a program in the site's folder; return its exit code and all it said."""
     path = site.folder / "program.py"
     path.write_text(HEAD + code)
-    done = subprocess.run([sys.executable, str(path)], cwd=site.folder, env=site.environment(**env),
-                          capture_output=True, text=True, timeout=90)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, str(path)],
+        cwd=site.folder,
+        env=site.environment(**env),
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
     return done.returncode, done.stdout + done.stderr
 
 
@@ -66,7 +72,9 @@ def here(module_site: Site) -> Site:
 
 
 def test_installing_twice_is_installing_once(here: Site) -> None:
-    code, said = python(here, """
+    code, said = python(
+        here,
+        """
 import luigi.worker
 from luigi_spendguard import install
 install(); once = luigi.worker.Worker, stripe.APIRequestor if hasattr(stripe, "APIRequestor") else None
@@ -74,7 +82,8 @@ install(); install()
 assert (luigi.worker.Worker, once[1]) == once
 assert luigi.worker.Worker.__mro__[1].__name__ == "Worker"
 assert luigi.worker.Worker.__mro__[1].__module__ == "luigi.worker"
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
 
 
@@ -87,16 +96,22 @@ def test_another_luigi_is_refused_by_its_version(here: Site, version: str) -> No
 
 
 def test_a_luigi_without_a_seam_is_refused_by_its_name(here: Site) -> None:
-    code, said = python(here, "import luigi.worker\ndel luigi.worker.Worker._keep_alive\n"
-                              "import luigi_spendguard.tasks\n")  # fmt: skip
+    code, said = python(
+        here, "import luigi.worker\ndel luigi.worker.Worker._keep_alive\nimport luigi_spendguard.tasks\n"
+    )
     assert code == 1
     assert "has no Worker._keep_alive" in said
 
 
 def test_luigi_build_is_guarded_by_the_import_alone(here: Site) -> None:
-    code, said = python(here, "from luigi_spendguard import VendorTask\n" + CHARGE + """
+    code, said = python(
+        here,
+        "from luigi_spendguard import VendorTask\n"
+        + CHARGE
+        + """
 assert luigi.build([Charge(customer="cus_build")], workers=2)
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == ["cus_build"]
     assert here.run("Charge_cus_build_" + _hash(here, "Charge_cus_build_"))["spent_usd"] == "1.00"
@@ -110,10 +125,15 @@ def _hash(site: Site, prefix: str) -> str:
 
 def test_the_factory_guards_where_another_factory_is_named(here: Site) -> None:
     imports = "from luigi_spendguard import VendorTask, WorkerSchedulerFactory\n"
-    code, said = python(here, imports + CHARGE + """
+    code, said = python(
+        here,
+        imports
+        + CHARGE
+        + """
 factory = WorkerSchedulerFactory()
 assert luigi.build([Charge(customer="cus_factory")], worker_scheduler_factory=factory)
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == ["cus_factory"]
 
@@ -134,9 +154,14 @@ def test_a_worker_class_of_ones_own_that_is_not_guarded_runs_no_vendor_task(here
     own = OWN_WORKER.format(
         early="", base="luigi.worker.Worker", late="from luigi_spendguard import VendorTask"
     )
-    code, said = python(here, own + CHARGE + """
+    code, said = python(
+        here,
+        own
+        + CHARGE
+        + """
 assert not luigi.build([Charge(customer="cus_own")], worker_scheduler_factory=Factory())
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert "Charge was refused before run(): this Luigi worker is not guarded" in said
     assert "WorkerSchedulerFactory" in said
@@ -146,11 +171,17 @@ assert not luigi.build([Charge(customer="cus_own")], worker_scheduler_factory=Fa
 def test_a_worker_class_that_derives_from_ours_is_guarded(here: Site) -> None:
     own = OWN_WORKER.format(
         early="from luigi_spendguard import VendorTask\nfrom luigi_spendguard.worker import GuardedWorker",
-        base="GuardedWorker", late="",
-    )  # fmt: skip
-    code, said = python(here, own + CHARGE + """
+        base="GuardedWorker",
+        late="",
+    )
+    code, said = python(
+        here,
+        own
+        + CHARGE
+        + """
 assert luigi.build([Charge(customer="cus_own")], worker_scheduler_factory=Factory())
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == ["cus_own"]
 
@@ -158,27 +189,35 @@ assert luigi.build([Charge(customer="cus_own")], worker_scheduler_factory=Factor
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_mixin_imported_as_late_as_in_requires_is_guarded_in_place(here: Site, workers: int) -> None:
     (here.folder / "late_tasks.py").write_text(HEAD + "from luigi_spendguard import VendorTask\n" + CHARGE)
-    code, said = python(here, f"""
+    code, said = python(
+        here,
+        f"""
 class Root(luigi.WrapperTask):
     def requires(self):
         import late_tasks
         return [late_tasks.Charge(customer=f"cus_late_{workers}_{{n}}") for n in range(2)]
 assert luigi.build([Root()], workers={workers})
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == [f"cus_late_{workers}_{n}" for n in range(2)]
     assert all(row["verdict"] == "allowed" for row in here.call("GET", "/calls", token=None)[1][:2])
 
 
 def test_two_roots_of_one_build_are_two_runs_with_a_cap_each(here: Site) -> None:
-    code, said = python(here, "from luigi_spendguard import VendorTask\n" + CHARGE + """
+    code, said = python(
+        here,
+        "from luigi_spendguard import VendorTask\n"
+        + CHARGE
+        + """
 class Root(luigi.WrapperTask):
     run_id = luigi.Parameter()
     budget_usd = "2"
     def requires(self):
         return [Charge(customer=f"cus_{self.run_id}_{n}") for n in range(3)]
 luigi.build([Root(run_id="one"), Root(run_id="two")], workers=3)
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     for run_id in ("one", "two"):
         assert sum(f"cus_{run_id}_" in name for name in customers(here)) == 2
@@ -186,7 +225,10 @@ luigi.build([Root(run_id="one"), Root(run_id="two")], workers=3)
 
 
 def test_a_batch_of_vendor_tasks_pays_for_each_member_once(here: Site) -> None:
-    code, said = python(here, "from luigi_spendguard import VendorTask\n" + """
+    code, said = python(
+        here,
+        "from luigi_spendguard import VendorTask\n"
+        + """
 class Batch(VendorTask, luigi.Task):
     customer = luigi.Parameter(batch_method=",".join)
     max_batch_size = 10
@@ -202,14 +244,18 @@ class Root(luigi.WrapperTask):
     def requires(self):
         return [Batch(customer=f"cus_b{n}") for n in range(4)]
 assert luigi.build([Root()])
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == [f"cus_b{n}" for n in range(4)]
     assert here.run("batches")["spent_usd"] == "4.00"
 
 
 def test_a_denial_that_the_task_wraps_still_blocks_it(here: Site) -> None:
-    code, said = python(here, "from luigi_spendguard import BudgetExceeded, VendorTask\n" + """
+    code, said = python(
+        here,
+        "from luigi_spendguard import BudgetExceeded, VendorTask\n"
+        + """
 class Wrapped(VendorTask, Output):
     run_id, budget_usd = "wrapped", "0.50"
     def run(self):
@@ -219,7 +265,8 @@ class Wrapped(VendorTask, Output):
             raise RuntimeError("billing failed") from error
 found = luigi.build([Wrapped()], detailed_summary=True)
 print(found.summary_text)
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert customers(here) == []
     assert "1 failed" not in said
@@ -228,11 +275,14 @@ print(found.summary_text)
 
 @pytest.mark.parametrize("call", ["charge('cus_module')", "stripe.Customer.create(email='a@b.c')"])
 def test_a_call_while_no_worker_runs_is_left_alone(here: Site, call: str) -> None:
-    code, said = python(here, f"""
+    code, said = python(
+        here,
+        f"""
 from luigi_spendguard import VendorTask
 stripe.api_base, stripe.api_key = {here.stripe.url!r}, "sk_test_of_a_web_application"
 {call}
-""")  # fmt: skip
+""",
+    )
     assert code == 0, said
     assert len(here.stripe.posts()) == 1
 

@@ -55,9 +55,13 @@ def books(path: Path) -> Iterator[Books]:
 
 def spender(path: Path, cap: int, task_id: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", SPENDER, str(path), str(cap), task_id], cwd=REPOSITORY, text=True,
-        env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
+        [sys.executable, "-c", SPENDER, str(path), str(cap), task_id],
+        cwd=REPOSITORY,
+        text=True,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
 
 
 def test_file_and_folder_are_its_owners_alone(books: Books, path: Path) -> None:
@@ -206,8 +210,18 @@ def test_answers_are_forgotten_after_replay_days_but_the_charge_is_not(books: Bo
     key = books.claim("task")
     ask = books.ask(7, target="cus_1")
     books.reserve(key, ask)
-    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=7, object_id="pi_1", status=200,
-                       answer_body='{"id": "pi_1"}'))  # fmt: skip
+    books.end(
+        key,
+        EndRequest(
+            "settle",
+            ask.call_id,
+            1,
+            total_micros=7,
+            object_id="pi_1",
+            status=200,
+            answer_body='{"id": "pi_1"}',
+        ),
+    )
     again = books.ask(7, target="cus_1")
     assert books.reserve(books.claim("task"), again).answer_body == '{"id": "pi_1"}'
     books.write(lambda tx: tx.run("UPDATE exchange SET stored_at = stored_at - 31 * 86400000"))
@@ -268,8 +282,14 @@ for attempt in range(2):
         print(error, flush=True)
 os._exit(7)
 """
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment(), timeout=60,
-                          text=True, capture_output=True)  # fmt: skip
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=environment(),
+        timeout=60,
+        text=True,
+        capture_output=True,
+    )
     assert done.returncode == 7, done.stderr  # Not a SIGBUS.
     assert done.stdout.count("deleted, replaced or cut off") == 2, done.stdout + done.stderr
 

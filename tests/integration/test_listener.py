@@ -67,14 +67,20 @@ def worker(shared_site: Site) -> Place:
 def curl(*args: str) -> Any:
     """Run curl as a shell script of a task would, under the key of the environment; return its JSON."""
     key = os.environ["STRIPE_SECRET_KEY"]
-    done = subprocess.run([program("curl"), "-sS", "-u", f"{key}:", *args], capture_output=True, text=True,
-                          timeout=60)  # fmt: skip
+    done = subprocess.run(
+        [program("curl"), "-sS", "-u", f"{key}:", *args], capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
 
-def post(url: str, path: str = "/stripe/v1/payment_intents", body: Any = FORM, key: str | None = None,
-         **headers: str) -> tuple[int, dict[str, Any]]:  # fmt: skip
+def post(
+    url: str,
+    path: str = "/stripe/v1/payment_intents",
+    body: Any = FORM,
+    key: str | None = None,
+    **headers: str,
+) -> tuple[int, dict[str, Any]]:
     """Send exactly what is given; without a key, the environment's."""
     key = os.environ["STRIPE_SECRET_KEY"] if key is None else key
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
@@ -111,8 +117,12 @@ def test_curl_is_charged_once_over_two_attempts(place: Place) -> None:
 def test_node_is_held_within_the_cap(place: Place) -> None:
     task = place.task(budget_usd="2")
     with task.attempt(), dead_proxies(), spend_proxy("stripe") as url:
-        done = subprocess.run([program("node"), "--input-type=module", "-e", NODE, url, FORM],
-                              capture_output=True, text=True, timeout=60)  # fmt: skip
+        done = subprocess.run(
+            [program("node"), "--input-type=module", "-e", NODE, url, FORM],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
     lines = done.stdout.splitlines()
     assert lines == ["200 null succeeded", "200 null succeeded", "429 true undefined"], done
     assert place.stripe.moved() == 200
@@ -124,8 +134,13 @@ def test_a_task_of_the_node_sdk_that_died_and_runs_again_pays_once(place: Place)
     task, answers = place.task(), []
     for _ in range(2):
         with task.attempt(), dead_proxies(), spend_proxy("stripe") as url:
-            done = subprocess.run([node, "-e", STRIPE_NODE, url], capture_output=True, text=True, timeout=60,
-                                  env={**os.environ, "NODE_PATH": str(npm.MODULES)})  # fmt: skip
+            done = subprocess.run(
+                [node, "-e", STRIPE_NODE, url],
+                capture_output=True,
+                text=True,
+                timeout=60,
+                env={**os.environ, "NODE_PATH": str(npm.MODULES)},
+            )
         assert done.returncode == 0, done
         answers.append(done.stdout)
     assert place.stripe.moved() == 100
@@ -155,8 +170,18 @@ def test_a_key_that_a_caller_chose_stays_its_own(worker: Place) -> None:
 def test_a_program_that_ends_with_an_error_after_a_denial_blocks_its_task(place: Place) -> None:
     task = place.task(budget_usd="0.50")
     with task.attempt(), pytest.raises(BudgetExceeded) as denied, spend_proxy("stripe") as url:
-        subprocess.run([program("curl"), "-sf", "-u", f"{os.environ['STRIPE_SECRET_KEY']}:",
-                        f"{url}/v1/payment_intents", "-d", FORM], check=True)  # fmt: skip
+        subprocess.run(
+            [
+                program("curl"),
+                "-sf",
+                "-u",
+                f"{os.environ['STRIPE_SECRET_KEY']}:",
+                f"{url}/v1/payment_intents",
+                "-d",
+                FORM,
+            ],
+            check=True,
+        )
     assert denied.value.facts["asked_usd"] == "1.00"
     assert isinstance(denied.value.__cause__, subprocess.CalledProcessError)
 
@@ -194,19 +219,26 @@ def test_chunks_continuation_and_uploads_pass(worker: Place, tmp_path: Path) -> 
     with worker.task().attempt(), dead_proxies(), spend_proxy("stripe") as url:
         chunked = curl(f"{url}/v1/payment_intents", "-d", FORM, "-H", "Transfer-Encoding: chunked")
         assert chunked["status"] == "succeeded"
-        waited = curl(f"{url}/v1/payment_intents", "-d", FORM.replace("cus_1", "cus_2"), "-H",
-                      "Expect: 100-continue")  # fmt: skip
+        waited = curl(
+            f"{url}/v1/payment_intents", "-d", FORM.replace("cus_1", "cus_2"), "-H", "Expect: 100-continue"
+        )
         assert waited["status"] == "succeeded"
         assert curl(f"{url}/v1/files", "-F", f"file=@{upload}")["object"] == "file"
         # Several calls by one connection.
-        both = curl(f"{url}/v1/payment_intents/{chunked['id']}", "-o", os.devnull,
-                    f"{url}/v1/payment_intents/{waited['id']}")  # fmt: skip
+        both = curl(
+            f"{url}/v1/payment_intents/{chunked['id']}",
+            "-o",
+            os.devnull,
+            f"{url}/v1/payment_intents/{waited['id']}",
+        )
         assert both["customer"] == "cus_2"
     assert worker.stripe.moved() == 200
 
 
-@pytest.mark.parametrize(("kind", "size"), [("application/x-www-form-urlencoded", MAX_FORM + 1),
-                                            ("multipart/form-data; boundary=x", MAX_BODY + 1)])  # fmt: skip
+@pytest.mark.parametrize(
+    ("kind", "size"),
+    [("application/x-www-form-urlencoded", MAX_FORM + 1), ("multipart/form-data; boundary=x", MAX_BODY + 1)],
+)
 def test_too_large_a_body_is_refused(worker: Place, kind: str, size: int) -> None:
     task = worker.task()
     with task.attempt(), spend_proxy() as url:

@@ -32,8 +32,14 @@ ROOM_KIB = 2 * (REPLIES_OF_A_KEY + MAX_REPLY) >> 10
 
 
 def intent(**more: Any) -> dict[str, Any]:
-    return {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "amount": 100,
-            "amount_received": 100, "currency": "usd"} | more  # fmt: skip
+    return {
+        "id": "pi_1",
+        "object": "payment_intent",
+        "status": "succeeded",
+        "amount": 100,
+        "amount_received": 100,
+        "currency": "usd",
+    } | more
 
 
 LIST = answer(200, {"object": "list", "data": [], "padding": PADDING})
@@ -80,8 +86,13 @@ def asks(site: Site, key: str, line: str, body: bytes = b"") -> socket.socket:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 14)
     sock.connect(("127.0.0.1", site.port))
     sock.settimeout(60)
-    head = [f"{line} HTTP/1.1", "Host: localhost", f"Authorization: Bearer {key}",
-            "Content-Type: application/x-www-form-urlencoded", f"Content-Length: {len(body)}"]  # fmt: skip
+    head = [
+        f"{line} HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {key}",
+        "Content-Type: application/x-www-form-urlencoded",
+        f"Content-Length: {len(body)}",
+    ]
     sock.sendall("\r\n".join(head).encode() + b"\r\n\r\n" + body)
     return sock
 

@@ -64,9 +64,18 @@ class Made(Site):
 
 def made(folder: Path, gateway: bool) -> Made:
     twilio, resend = FakeTwilio(folder / "twilio"), FakeResend(folder / "resend")
-    site = Made(folder / "site", stripe=FakeStripe(folder / "stripe"), twilio=twilio, resend=resend,
-                gateway=gateway, spendguard_twilio={"timeout_s": 4, "lookup_prices": "caller_name: 0.01",
-                                                    "channel_prices": "whatsapp: 0.2"})  # fmt: skip
+    site = Made(
+        folder / "site",
+        stripe=FakeStripe(folder / "stripe"),
+        twilio=twilio,
+        resend=resend,
+        gateway=gateway,
+        spendguard_twilio={
+            "timeout_s": 4,
+            "lookup_prices": "caller_name: 0.01",
+            "channel_prices": "whatsapp: 0.2",
+        },
+    )
     site.world = World(site, twilio, resend)
     return site
 
@@ -119,9 +128,12 @@ def test_thirty_calls_that_a_gateway_did_not_answer_are_sent_once_each(
 def test_more_lost_calls_than_can_be_named_are_refused_on_record(relayed: World, named: str) -> None:
     with relayed.attempt() as attempt:
         mail = {"from": "a@example.com", "to": "b@example.com", "subject": "s", "text": "t"}
-        reply = requests.post(f"{relayed.site.url}/resend/emails", json=mail, timeout=30,
-                              headers={"Authorization": f"Bearer {str.__str__(attempt.key)}",
-                                       "X-Spendguard-Unanswered": named})  # fmt: skip
+        reply = requests.post(
+            f"{relayed.site.url}/resend/emails",
+            json=mail,
+            timeout=30,
+            headers={"Authorization": f"Bearer {str.__str__(attempt.key)}", "X-Spendguard-Unanswered": named},
+        )
     assert (reply.status_code, relayed.sent("mail")) == (409, []), reply.text
     (call,) = relayed.calls()
     assert call["verdict"] == "denied:in_doubt"
@@ -161,8 +173,13 @@ def test_a_status_that_no_vendor_has_leaves_the_money_counted(
     tmp_path: Path, shared_site: Site, status: int
 ) -> None:
     with RawVendor(lambda number, body: answer(status, {"id": "x"})) as vendor:
-        site = Site(tmp_path / "site", stripe=shared_site.stripe, resend=vendor,  # type: ignore[arg-type]
-                    spendguard={"default_cap_usd": 2}, spendguard_resend={"email_price": 1})  # fmt: skip
+        site = Site(
+            tmp_path / "site",
+            stripe=shared_site.stripe,
+            resend=vendor,  # type: ignore[arg-type]
+            spendguard={"default_cap_usd": 2},
+            spendguard_resend={"email_price": 1},
+        )
         with site, Pretender(site, "run").attempt():
             for number in range(4):
                 mail = {"from": "a@example.com", "to": f"b{number}@example.com", "subject": "s", "text": "t"}
@@ -200,10 +217,13 @@ def test_a_paid_lookup_that_was_lost_is_not_said_to_only_read(world: World) -> N
     with world.attempt() as attempt, spend_proxy("twilio") as url:
         world.twilio.fault("drop_after", match="GET /", times=1)
         said = [
-            requests.get(f"{url}/lookups.twilio.com/v2/PhoneNumbers/+14155550009?Fields=caller_name",
-                         auth=("x", str.__str__(attempt.key)), timeout=30)
+            requests.get(
+                f"{url}/lookups.twilio.com/v2/PhoneNumbers/+14155550009?Fields=caller_name",
+                auth=("x", str.__str__(attempt.key)),
+                timeout=30,
+            )
             for _ in range(2)
-        ]  # fmt: skip
+        ]
     assert "only reads" not in said[0].text + said[1].text
     assert len(world.twilio.sent()) == 1
 

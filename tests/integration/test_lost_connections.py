@@ -46,8 +46,14 @@ class World:
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("world")
     fakes = FakeStripe(folder / "s"), FakeTwilio(folder / "t"), FakeResend(folder / "r")
-    site = Site(folder / "site", stripe=fakes[0], twilio=fakes[1], resend=fakes[2], start=False,
-                gateway=request.param == "gateway")  # fmt: skip
+    site = Site(
+        folder / "site",
+        stripe=fakes[0],
+        twilio=fakes[1],
+        resend=fakes[2],
+        start=False,
+        gateway=request.param == "gateway",
+    )
     try:
         for vendor in ("stripe", "twilio", "resend"):
             site.configure(**{f"spendguard_{vendor}": {"timeout_s": 2}})
@@ -118,8 +124,14 @@ def test_a_refused_connection_is_the_clients_own_error(
     monkeypatch.setattr(stripe, "max_network_retries", 0)
     folder = tmp_path_factory.mktemp("refused")
     fakes: Any = made.fakes
-    site = Site(folder, stripe=fakes["stripe"], twilio=fakes["twilio"], resend=fakes["resend"],
-                start=False, gateway=gateway)  # fmt: skip
+    site = Site(
+        folder,
+        stripe=fakes["stripe"],
+        twilio=fakes["twilio"],
+        resend=fakes["resend"],
+        start=False,
+        gateway=gateway,
+    )
     away = f"http://127.0.0.1:{free_port()}"
     for vendor in fakes:
         site.configure(**{f"spendguard_{vendor}": {"base_url": away}})
@@ -159,11 +171,13 @@ def test_the_sdks_retry_of_a_lost_reply_is_one_charge(world: World, monkeypatch:
 
 @pytest.mark.parametrize(
     ("fault", "natural"),
-    [({"fault": "status", "status": 429}, stripe.RateLimitError),
-     ({"fault": "status", "status": 503}, stripe.APIError),
-     ({"fault": "drop_before"}, stripe.APIConnectionError)],
+    [
+        ({"fault": "status", "status": 429}, stripe.RateLimitError),
+        ({"fault": "status", "status": 503}, stripe.APIError),
+        ({"fault": "drop_before"}, stripe.APIConnectionError),
+    ],
     ids=["429", "503", "reset"],
-)  # fmt: skip
+)
 def test_a_look_up_that_fails_for_now_is_the_sdks_own_error_and_may_be_made_again(
     world: World, fault: dict[str, Any], natural: type[Exception]
 ) -> None:

@@ -60,10 +60,19 @@ def test_runs_come_in_pages_that_say_how_many_there_are(filled: Any) -> None:
 
 @pytest.mark.parametrize(
     ("sort", "first"),
-    [("spent_usd", "run_0"), ("-spent_usd", "run_5"), ("run_id", "run_0"), ("-opened_at", "run_5"),
-     ("remaining_usd", "run_5"), ("-state", "run_5"), ("-cap_usd", "run_5"), ("in_doubt_calls", "run_0"),
-     ("-denied_calls", "run_5"), ("forecast_usd", "run_0")],
-)  # fmt: skip
+    [
+        ("spent_usd", "run_0"),
+        ("-spent_usd", "run_5"),
+        ("run_id", "run_0"),
+        ("-opened_at", "run_5"),
+        ("remaining_usd", "run_5"),
+        ("-state", "run_5"),
+        ("-cap_usd", "run_5"),
+        ("in_doubt_calls", "run_0"),
+        ("-denied_calls", "run_5"),
+        ("forecast_usd", "run_0"),
+    ],
+)
 def test_runs_are_sorted_over_all_pages(filled: Any, sort: str, first: str) -> None:
     site, _ = filled
     assert names(send(site, "GET", f"/runs?sort={sort}&limit=1")) == [first]
@@ -153,13 +162,16 @@ def test_a_tasks_costs_are_those_of_each_run_that_paid(filled: Any) -> None:
 
 @pytest.mark.parametrize(
     ("account", "object_id", "url"),
-    [("stripe:test", "pi_1", "https://dashboard.stripe.com/test/payments/pi_1"),
-     ("stripe:live", "cus_2", "https://dashboard.stripe.com/customers/cus_2"),
-     ("stripe:live:acct_9", "po_1", "https://dashboard.stripe.com/acct_9/payouts/po_1"),
-     ("stripe:test", "tr_1", "https://dashboard.stripe.com/test/search?query=tr_1"),
-     ("evil", "pi_1", "https://dashboard.stripe.com/payments/pi_1"),
-     ("stripe:test", "pi_1/../x", None), ("stripe:test", "javascript:alert(1)", None)],
-)  # fmt: skip
+    [
+        ("stripe:test", "pi_1", "https://dashboard.stripe.com/test/payments/pi_1"),
+        ("stripe:live", "cus_2", "https://dashboard.stripe.com/customers/cus_2"),
+        ("stripe:live:acct_9", "po_1", "https://dashboard.stripe.com/acct_9/payouts/po_1"),
+        ("stripe:test", "tr_1", "https://dashboard.stripe.com/test/search?query=tr_1"),
+        ("evil", "pi_1", "https://dashboard.stripe.com/payments/pi_1"),
+        ("stripe:test", "pi_1/../x", None),
+        ("stripe:test", "javascript:alert(1)", None),
+    ],
+)
 def test_a_calls_object_has_the_address_of_the_vendors_page(
     filled: Any, account: str, object_id: str, url: str | None
 ) -> None:
@@ -200,9 +212,15 @@ def test_luigis_page_has_the_tab_and_an_unlike_one_is_left_alone(
     assert page.routes() == []
 
 
-@pytest.mark.parametrize("path", ["/static/visualiser/index.html", "/static/visualiser/./index.html",
-                                  "/static/visualiser/index.htm%6c",
-                                  "/static/visualiser/test.html"])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/static/visualiser/index.html",
+        "/static/visualiser/./index.html",
+        "/static/visualiser/index.htm%6c",
+        "/static/visualiser/test.html",
+    ],
+)
 def test_luigis_page_runs_the_scripts_that_are_installed_and_no_others(filled: Any, path: str) -> None:
     site, _ = filled
     policy = send(site, "GET", path).headers["content-security-policy"]
@@ -238,8 +256,10 @@ def test_too_many_pages_at_once_are_refused(tmp_path: Path) -> None:
         over = threading.Event()
 
         async def crowd() -> Any:
-            crowded = [asyncio.ensure_future(luigid.service.browse(lambda tx: over.wait(20)))
-                       for _ in range(MOST_BROWSING)]  # fmt: skip
+            crowded = [
+                asyncio.ensure_future(luigid.service.browse(lambda tx: over.wait(20)))
+                for _ in range(MOST_BROWSING)
+            ]
             await asyncio.sleep(0.1)
             try:
                 await luigid.service.browse(lambda tx: 1)

@@ -124,9 +124,14 @@ def test_budgets_that_follow_the_file_follow_it(served: Site) -> None:
 
 @pytest.mark.parametrize(
     "broken",
-    ["[spendguard]\ndefualt_cap_usd = 5\n", "[spendguard\n", "[spendguard]\nadmin_token = short\n",
-     f"[spendguard]\nworker_token = {SECOND}\n[spendguard_stripe]\nsecret_file = /nowhere/stripe\n", None],
-)  # fmt: skip
+    [
+        "[spendguard]\ndefualt_cap_usd = 5\n",
+        "[spendguard\n",
+        "[spendguard]\nadmin_token = short\n",
+        f"[spendguard]\nworker_token = {SECOND}\n[spendguard_stripe]\nsecret_file = /nowhere/stripe\n",
+        None,
+    ],
+)
 def test_a_broken_file_keeps_the_settings_and_says_so_once(served: Site, broken: str | None) -> None:
     good = served.config.read_text()
     if broken is None:
@@ -243,10 +248,20 @@ def test_a_luigid_in_the_background_reloads_too(tmp_path: Path, vendor: FakeStri
     site = Site(tmp_path / "site", stripe=vendor, start=False)
     site.configure(spendguard={"worker_token": FIRST, "daily_cap_usd": 50})
     pid_file = site.folder / "pid"
-    args = ["--background", "--pidfile", str(pid_file), "--logdir", str(site.folder / "logs"),
-            "--address", "127.0.0.1", "--port", str(site.port)]  # fmt: skip
-    done = subprocess.run([sys.executable, "-m", "scheduler_patch", *args], cwd=site.folder,
-                          env=site.environment(), timeout=60)  # fmt: skip
+    args = [
+        "--background",
+        "--pidfile",
+        str(pid_file),
+        "--logdir",
+        str(site.folder / "logs"),
+        "--address",
+        "127.0.0.1",
+        "--port",
+        str(site.port),
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "scheduler_patch", *args], cwd=site.folder, env=site.environment(), timeout=60
+    )
     assert done.returncode == 0
     wait_until(lambda: listening(site.port), what="luigid in the background")
     pid = int(pid_file.read_text())

@@ -282,7 +282,8 @@ CHANGED: dict[str, tuple[Any, Any]] = {
     "another": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=[*PEOPLE[1:], "e@a.co"])),
     "as a copy": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to="e@a.co", cc=PEOPLE[:1])),
     "of blind copies": (
-        lambda: one_mail(to="a@a.co", bcc=PEOPLE), lambda: one_mail(to="a@a.co", bcc=[*PEOPLE, "e@a.co"]),
+        lambda: one_mail(to="a@a.co", bcc=PEOPLE),
+        lambda: one_mail(to="a@a.co", bcc=[*PEOPLE, "e@a.co"]),
     ),
     "in other letters": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=["B <B@A.co>", "e@a.co"])),
     "with another text": (lambda: one_mail(to=PEOPLE), lambda: one_mail(to=PEOPLE[:2], text="Bye")),
@@ -294,7 +295,7 @@ CHANGED: dict[str, tuple[Any, Any]] = {
     ),
     "a batch of them": (lambda: one_mail(to=PEOPLE), lambda: batch({"to": "b@a.co"}, {"to": "e@a.co"})),
     "one of a batch": (lambda: batch({"to": "b@a.co"}, {"to": "c@a.co"}), lambda: one_mail(to="c@a.co")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CHANGED)

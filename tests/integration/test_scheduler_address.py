@@ -124,8 +124,13 @@ def test_on_a_unix_socket(tmp_path: Path) -> None:
         with socket.socket(socket.AF_UNIX) as probe:
             return probe.connect_ex(str(path)) == 0
 
-    luigid = Process(["-m", "scheduler_patch", "--unix-socket", str(path)], site.folder / "luigid.log",
-                     site.folder, site._environment(**site.secrets), ready)  # fmt: skip
+    luigid = Process(
+        ["-m", "scheduler_patch", "--unix-socket", str(path)],
+        site.folder / "luigid.log",
+        site.folder,
+        site._environment(**site.secrets),
+        ready,
+    )
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "support" / "unixsocket")])
     try:
         code, out = site.luigi("Billing", "--n", "2", "--run-id", "r", PYTHONPATH=paths)
@@ -142,20 +147,31 @@ def test_on_a_unix_socket(tmp_path: Path) -> None:
     assert site.cli("runs")[0] == 3
 
 
-@pytest.mark.parametrize(("given", "base", "url"), [
-    ("http://localhost:8082/", "http://localhost:8082", "http://localhost:8082"),
-    ("https://a:b@luigid.example.com/x/", "https://luigid.example.com/x", "https://luigid.example.com/x"),
-    ("http://[::1]:8082", "http://[::1]:8082", "http://[::1]:8082"),
-    ("http+unix://%2Frun%2Fluigid.sock/x", "http://localhost/x", "http+unix://%2Frun%2Fluigid.sock/x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("given", "base", "url"),
+    [
+        ("http://localhost:8082/", "http://localhost:8082", "http://localhost:8082"),
+        ("https://a:b@luigid.example.com/x/", "https://luigid.example.com/x", "https://luigid.example.com/x"),
+        ("http://[::1]:8082", "http://[::1]:8082", "http://[::1]:8082"),
+        ("http+unix://%2Frun%2Fluigid.sock/x", "http://localhost/x", "http+unix://%2Frun%2Fluigid.sock/x"),
+    ],
+)
 def test_an_address_is_taken_apart(given: str, base: str, url: str) -> None:
     found = SchedulerAddress.of(given)
     assert (found.base, found.url) == (base, url)
 
 
-@pytest.mark.parametrize("given", [
-    "ftp://u:secret-password@a", "http://", "luigid:8082", "http://u:secret-password@a:b", "", "http://[::1",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "given",
+    [
+        "ftp://u:secret-password@a",
+        "http://",
+        "luigid:8082",
+        "http://u:secret-password@a:b",
+        "",
+        "http://[::1",
+    ],
+)
 def test_an_address_that_cannot_be_is_refused_without_its_password(given: str) -> None:
     with pytest.raises(ValueError, match="scheduler's address") as error:
         SchedulerAddress.of(given)

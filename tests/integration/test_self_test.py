@@ -57,8 +57,15 @@ class User:
 
     def start(self, *args: str) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "luigi_spendguard", "self-test", *args]
-        return subprocess.Popen(command, cwd=self.folder, env=self.env, text=True, stdin=subprocess.DEVNULL,
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE)  # fmt: skip
+        return subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self.env,
+            text=True,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
 
     def run(self, *args: str) -> tuple[int, str, str]:
         process = self.start(*args)
@@ -157,8 +164,10 @@ def test_a_guard_that_is_broken_is_found_out_by_the_vendors_count(user: User, br
     user.before(broken)
     code, out, err = user.run("--workers", "2", "--cap", "5")
     assert code == 1
-    assert out.startswith("FAILED: 2 workers asked for $10.00 in 20 charges under a cap of $5.00: the vendor "
-                          "counted $10.00 (20 charges); THE CAP WAS PASSED by $5.00")  # fmt: skip
+    assert out.startswith(
+        "FAILED: 2 workers asked for $10.00 in 20 charges under a cap of $5.00: the vendor "
+        "counted $10.00 (20 charges); THE CAP WAS PASSED by $5.00"
+    )
     assert says in out
     assert "--- luigid\n" in err
     assert "--- workers\n" in err

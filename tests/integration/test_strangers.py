@@ -76,8 +76,9 @@ def test_the_body_of_who_shows_no_right_key_takes_no_memory(gateway: Site) -> No
     before = most_kib(gateway)
     body = b"x" * (1 << 20)
     with ExitStack() as stack:
-        strangers = [stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port)))
-                     for _ in range(20)]  # fmt: skip
+        strangers = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port))) for _ in range(20)
+        ]
         head = "POST /stripe/v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
         head += f"Authorization: Bearer {MADE_UP}\r\nContent-Length: {MAX_BODY}\r\n\r\n"
         for one in strangers:
@@ -102,10 +103,17 @@ def test_a_client_that_reads_no_answer_before_it_has_sent_all_gets_it_then(gatew
     connection.close()
 
 
-@pytest.mark.parametrize("body", [
-    b'{"a": [' + b"{}," * 1_300_000 + b"{}]}", b'{"a": [' + b"[]," * 1_300_000 + b"[]]}",
-    b"[" * 4_000_000, b'{"a": "' + b"x" * 4_000_000 + b'"}', b'{"a": [' + b"1," * 30_000 + b"1]}",
-], ids=["objects", "lists", "depth", "text", "numbers"])  # fmt: skip
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"a": [' + b"{}," * 1_300_000 + b"{}]}",
+        b'{"a": [' + b"[]," * 1_300_000 + b"[]]}",
+        b"[" * 4_000_000,
+        b'{"a": "' + b"x" * 4_000_000 + b'"}',
+        b'{"a": [' + b"1," * 30_000 + b"1]}",
+    ],
+    ids=["objects", "lists", "depth", "text", "numbers"],
+)
 def test_a_body_of_anybodys_takes_no_memory(gateway: Site, body: bytes) -> None:
     issued(gateway)
     before = most_kib(gateway)

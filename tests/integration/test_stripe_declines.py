@@ -21,8 +21,13 @@ from tests.support.site import FakeStripe, Site
 
 CAP = 10_000_000  # $10
 TOKENS = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 1000}
-DECLINED: Any = {"amount": 1000, "currency": "usd", "customer": "cus_1", "confirm": True,
-                 "payment_method": "pm_card_chargeDeclined"}  # fmt: skip
+DECLINED: Any = {
+    "amount": 1000,
+    "currency": "usd",
+    "customer": "cus_1",
+    "confirm": True,
+    "payment_method": "pm_card_chargeDeclined",
+}
 GOOD: Any = {**DECLINED, "payment_method": "pm_card_visa"}
 
 
@@ -48,10 +53,17 @@ def desk(books: Books, vendor: FakeStripe) -> Outside:
 def by_page(vendor: FakeStripe, intent: Any) -> int:
     """Confirm an intent as its page in a browser does; return the HTTP status."""
     said = {"client_secret": intent["client_secret"], "payment_method": "pm_card_visa"}
-    return urllib3.PoolManager().request(
-        "POST", f"{vendor.url}/v1/payment_intents/{intent['id']}/confirm", fields=said,
-        headers={"Authorization": "Bearer pk_test_page"}, encode_multipart=False,
-    ).status  # fmt: skip
+    return (
+        urllib3.PoolManager()
+        .request(
+            "POST",
+            f"{vendor.url}/v1/payment_intents/{intent['id']}/confirm",
+            fields=said,
+            headers={"Authorization": "Bearer pk_test_page"},
+            encode_multipart=False,
+        )
+        .status
+    )
 
 
 def declined(call: Any, *args: Any) -> Any:
@@ -250,8 +262,12 @@ def _by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
 class TestAtTheGateway:
     """A vault key that may do nothing but make intents: the guard's own cancel is not asked of it."""
 
-    TERMS: Any = {"vendor": "stripe", "run_usd_cap": "10", "allowed_endpoints": ["payment_intents.create"],
-                  "allowed_customers": ["cus_1"]}  # fmt: skip
+    TERMS: Any = {
+        "vendor": "stripe",
+        "run_usd_cap": "10",
+        "allowed_endpoints": ["payment_intents.create"],
+        "allowed_customers": ["cus_1"],
+    }
 
     def test_a_declined_intent_is_cancelled_there(self, tmp_path: Path, vendor: FakeStripe) -> None:
         with Site(tmp_path / "site", stripe=vendor, gateway=True, spendguard=TOKENS) as site:

@@ -42,15 +42,18 @@ class Customers:
     def __init__(self, vendor: FakeStripe, seed: int, *, others: bool = True) -> None:
         self.vendor, self.pick, self.others = vendor, random.Random(seed), others
         dear = {"currency_options[sek][unit_amount]": "9000"}
-        self.prices = [self.by_hand("/v1/prices", currency="usd", unit_amount="100", **dear)["id"],
-                       self.by_hand("/v1/prices", currency="usd", unit_amount="250")["id"]]  # fmt: skip
+        self.prices = [
+            self.by_hand("/v1/prices", currency="usd", unit_amount="100", **dear)["id"],
+            self.by_hand("/v1/prices", currency="usd", unit_amount="250")["id"],
+        ]
         self.drafts: list[str] = []
         self.items: list[str] = []
 
     def by_hand(self, path: str, key: str = "sk_test_by_hand", **said: Any) -> Any:
         headers = {"Authorization": f"Bearer {key}"}
-        return _http.request("POST", self.vendor.url + path, fields=said, headers=headers,
-                             encode_multipart=False).json()  # fmt: skip
+        return _http.request(
+            "POST", self.vendor.url + path, fields=said, headers=headers, encode_multipart=False
+        ).json()
 
     def one(self, desk: Outside) -> None:
         """Do one thing, or find it denied."""

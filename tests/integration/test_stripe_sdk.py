@@ -30,8 +30,11 @@ def test_a_module_level_call(pretender: Pretender, vendor: FakeStripe) -> None:
     assert {r["authorization"] for r in vendor.books()["requests"]} == {f"Bearer {SECRET}"}
     [call] = [c for c in pretender.site.calls(pretender.run_id) if c["operation"] == "payment_intents.create"]
     assert (call["state"], call["spent_usd"], call["target"], call["object_id"]) == (
-        "settled", "1.00", "cus_1", intent.id,
-    )  # fmt: skip
+        "settled",
+        "1.00",
+        "cus_1",
+        intent.id,
+    )
 
 
 def test_a_stripe_client_made_in_the_task(pretender: Pretender, vendor: FakeStripe) -> None:
@@ -244,10 +247,11 @@ def test_a_denial_by_the_cap_is_the_sdks_rate_limit_error_and_is_not_retried(
 def test_a_scalar_given_twice_is_refused(pretender: Pretender, vendor: FakeStripe) -> None:
     with pretender.attempt(), pytest.raises(SpendDenied) as denied:
         stripe.HTTPClient().request_with_retries(
-            "post", "https://api.stripe.com/v1/payment_intents",
+            "post",
+            "https://api.stripe.com/v1/payment_intents",
             {"Authorization": f"Bearer {SECRET}", "Content-Type": "application/x-www-form-urlencoded"},
             "amount=1&amount=999&currency=usd",
-        )  # fmt: skip
+        )
     assert denied.value.reason == "unpriced"
     assert "'amount' is given twice" in str(denied.value)
     assert vendor.books()["requests"] == []

@@ -89,8 +89,15 @@ class WithFiles(Stripe):
     def quote(self, request: Request, *args: Any) -> Quote:
         if request.url != f"{self.HOST}/v1/files":
             return super().quote(request, *args)
-        return Quote("files.create", "stripe:test", "/v1/files", key=request.headers["idempotency-key"],
-                     fingerprint="upload", free=True, keep_body=False)  # fmt: skip
+        return Quote(
+            "files.create",
+            "stripe:test",
+            "/v1/files",
+            key=request.headers["idempotency-key"],
+            fingerprint="upload",
+            free=True,
+            keep_body=False,
+        )
 
     def wire(self, request: Request, *args: Any) -> Request:
         return super().wire(replace(request, url=request.url.replace(self.HOST, API_BASE)), *args)

@@ -74,9 +74,20 @@ def in_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("in_environment")
 @pytest.mark.parametrize(
     "fault",
-    ["drop_before", "drop_after", "truncate", "not_json", "status", "status_after", "echo_secret",
-     "refused", "late", "denied", "crash"],
-)  # fmt: skip
+    [
+        "drop_before",
+        "drop_after",
+        "truncate",
+        "not_json",
+        "status",
+        "status_after",
+        "echo_secret",
+        "refused",
+        "late",
+        "denied",
+        "crash",
+    ],
+)
 def test_no_exception_of_a_call_shows_the_secret(
     pretender: Pretender, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -151,9 +162,20 @@ def test_no_repr_of_ours_shows_a_secret(pretender: Pretender) -> None:
         )
         wire = VENDOR.wire(request, attempt.settings.vendor("stripe"), secret, "key")
         with in_place(attempt):
-            shown = [attempt, made, request, wire, dict(wire.headers), vars(attempt), vars(made),
-                     vars(wire), attempt.client, vars(attempt.client), attempt.settings,
-                     attempt.settings.vendors]  # fmt: skip
+            shown = [
+                attempt,
+                made,
+                request,
+                wire,
+                dict(wire.headers),
+                vars(attempt),
+                vars(made),
+                vars(wire),
+                attempt.client,
+                vars(attempt.client),
+                attempt.settings,
+                attempt.settings.vendors,
+            ]
         for text in map(repr, shown):
             assert SECRET not in text
             assert attempt.key not in text

@@ -97,10 +97,16 @@ def heads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
 
 def test_what_belongs_to_a_connection_is_written_here_alone(send: Send, heads: list[bytes]) -> None:
     forged = {
-        "host": "evil.test", "content-length": "9", "transfer-encoding": "chunked", "connection": "close",
-        "expect": "100-continue", "cookie": "a=b", "accept-encoding": "gzip", "x-own": "caf\xe9 ",
+        "host": "evil.test",
+        "content-length": "9",
+        "transfer-encoding": "chunked",
+        "connection": "close",
+        "expect": "100-continue",
+        "cookie": "a=b",
+        "accept-encoding": "gzip",
+        "x-own": "caf\xe9 ",
         "proxy-authorization": "Basic x",
-    }  # fmt: skip
+    }
     with RawVendor(lambda number, body: answer(200, {})) as vendor:
         send(Request("POST", f"{vendor.url}/v1/x y?q=\xe9", forged, b"a=1"))
     (head,) = heads
@@ -121,11 +127,15 @@ def test_what_cannot_be_written_was_not_sent(send: Send, bad: dict[str, str]) ->
 
 @pytest.mark.parametrize(
     ("coding", "made"),
-    [("gzip", gzip.compress), ("deflate", zlib.compress), ("x-gzip", gzip.compress),
-     ("deflate", lambda data: zlib.compress(data)[2:-4]),  # The bare one, without zlib's own frame.
-     ("gzip, deflate", lambda data: zlib.compress(gzip.compress(data))),
-     ("identity", bytes)],
-)  # fmt: skip
+    [
+        ("gzip", gzip.compress),
+        ("deflate", zlib.compress),
+        ("x-gzip", gzip.compress),
+        ("deflate", lambda data: zlib.compress(data)[2:-4]),  # The bare one, without zlib's own frame.
+        ("gzip, deflate", lambda data: zlib.compress(gzip.compress(data))),
+        ("identity", bytes),
+    ],
+)
 def test_a_coding_that_nobody_asked_for_is_undone(
     send: Send, coding: str, made: Callable[[bytes], bytes]
 ) -> None:

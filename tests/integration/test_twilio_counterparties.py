@@ -162,8 +162,11 @@ def test_lists_are_paged_and_filtered(client: Any, vendor: FakeTwilio) -> None:
     assert client.messages.list(from_=TO) == []
     wait_until(lambda: client.messages(other).fetch().date_sent is not None)
     at = client.messages(other).fetch().date_sent
-    for found in ({"date_sent": at.date()}, {"date_sent_after": at - timedelta(hours=1)},
-                  {"date_sent_before": at + timedelta(hours=1), "date_sent_after": at}):  # fmt: skip
+    for found in (
+        {"date_sent": at.date()},
+        {"date_sent_after": at - timedelta(hours=1)},
+        {"date_sent_before": at + timedelta(hours=1), "date_sent_after": at},
+    ):
         assert [message.sid for message in client.messages.list(to=BRITAIN, **found)] == [other]
     for nothing in (
         {"date_sent_after": at + timedelta(hours=1)},
@@ -198,8 +201,11 @@ def test_errors_have_twilios_codes(client: Any, vendor: FakeTwilio, asked: Any, 
 
 def test_who_may_ask(hook: Redirect, vendor: FakeTwilio) -> None:
     send(Client("SK" + "b2" * 16, SECRET, ACCOUNT, http_client=hook))
-    for user, password, account in ((ACCOUNT, "vk_live_1", ACCOUNT), ("AC" + "c3" * 16, SECRET, ACCOUNT),
-                                    ("run_1", SECRET, ACCOUNT)):  # fmt: skip
+    for user, password, account in (
+        (ACCOUNT, "vk_live_1", ACCOUNT),
+        ("AC" + "c3" * 16, SECRET, ACCOUNT),
+        ("run_1", SECRET, ACCOUNT),
+    ):
         with pytest.raises(TwilioRestException) as caught:
             send(Client(user, password, account, http_client=hook))
         assert (caught.value.status, caught.value.code) == (401, 20003)

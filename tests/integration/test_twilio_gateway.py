@@ -24,9 +24,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("gateway")
     twilio, mails = FakeTwilio(folder / "twilio"), FakeResend(folder / "resend")
     twilio.control(options={"sms_price": {"1": "0.01"}, "send_delay": 0, "price_delay": 0.5})
-    with Site(folder / "site", twilio=twilio, resend=mails, gateway=True,
-              spendguard_twilio={"sms_prices": "1: 0.05", "sms_fees": "1: 0"},
-              spendguard_resend={"email_price": "0.01"}) as site:  # fmt: skip
+    with Site(
+        folder / "site",
+        twilio=twilio,
+        resend=mails,
+        gateway=True,
+        spendguard_twilio={"sms_prices": "1: 0.05", "sms_fees": "1: 0"},
+        spendguard_resend={"email_price": "0.01"},
+    ) as site:
         site.fakes = {"twilio": twilio, "resend": mails}  # type: ignore[attr-defined]  # this test's own
         yield site
     twilio.process.end()
@@ -102,8 +107,9 @@ def test_another_account_and_another_host_are_refused(site: Site, client: Client
         client.messages("SM" + "1" * 32).fetch()
     run_id = site.call("GET", "/vault/keys")[1][0]["run_id"]
     assert [(call["reason"], call["path"].split("/")[1]) for call in site.calls(run_id)] == [
-        ("endpoint", "api.twilio.com.evil.example"), ("scope", "api.twilio.com"),
-    ]  # fmt: skip
+        ("endpoint", "api.twilio.com.evil.example"),
+        ("scope", "api.twilio.com"),
+    ]
 
 
 def test_a_mail_by_the_stock_sdk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,11 +130,25 @@ def test_a_mail_by_the_stock_sdk(site: Site, monkeypatch: pytest.MonkeyPatch) ->
 def test_curl_as_the_docs_have_it(site: Site, tmp_path: Path) -> None:
     made = key(site, "twilio")
     done = subprocess.run(
-        ["curl", "-sS", "-u", f"anything:{made['vault_key']}", "--data-urlencode", "To=+14155550100",
-         "--data-urlencode", "From=+14155550199", "-d", "Body=Hello",
-         f"{site.url}/twilio/api.twilio.com/2010-04-01/Accounts/me/Messages.json"],
-        capture_output=True, text=True, timeout=30, check=True, cwd=tmp_path,
-    )  # fmt: skip
+        [
+            "curl",
+            "-sS",
+            "-u",
+            f"anything:{made['vault_key']}",
+            "--data-urlencode",
+            "To=+14155550100",
+            "--data-urlencode",
+            "From=+14155550199",
+            "-d",
+            "Body=Hello",
+            f"{site.url}/twilio/api.twilio.com/2010-04-01/Accounts/me/Messages.json",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+        cwd=tmp_path,
+    )
     sent = json.loads(done.stdout)
     assert (sent["to"], sent["account_sid"]) == ("+14155550100", TWILIO_ACCOUNT)
 
@@ -144,8 +164,10 @@ def test_a_lost_reply_is_asked_for_again_only_under_a_key(site: Site, key_given:
         return requests.post(
             f"{site.url}/twilio/api.twilio.com/2010-04-01/Accounts/me/Messages.json",
             data={"To": "+14155550177", "From": "+14155550199", "Body": "Paid"},
-            auth=("me", vault_key), headers=headers, timeout=30,
-        )  # fmt: skip
+            auth=("me", vault_key),
+            headers=headers,
+            timeout=30,
+        )
 
     vault_key = key(site, "twilio")["vault_key"]
     twilio.fault("drop_after", match="POST /api.twilio.com/*/Messages.json")

@@ -276,8 +276,7 @@ def test_a_failed_or_cancelled_message_gives_its_money_back(desk: TwilioDesk, ho
         desk.message()
     else:
         in_a_week = (datetime.now(timezone.utc) + timedelta(days=7)).isoformat(timespec="seconds")
-        later = {"MessagingServiceSid": "MG" + "1" * 32, "ScheduleType": "fixed",
-                 "SendAt": in_a_week}  # fmt: skip
+        later = {"MessagingServiceSid": "MG" + "1" * 32, "ScheduleType": "fixed", "SendAt": in_a_week}
         made = desk.message(**later)
         assert made.status == 201, made.body
         sid = json.loads(made.body)["sid"]

@@ -74,8 +74,12 @@ def test_naming_an_allowed_customer_opens_no_others_objects(gateway: Site) -> No
 
 class TestIssuing:
     def test_the_answer_has_the_key_once_and_the_terms(self, gateway: Site) -> None:
-        key = issued(gateway, agent_run_label="luigi/once", daily_usd_cap="2.50",
-                     allowed_endpoints=["POST /v1/payment_intents", "payment_intents.confirm"])  # fmt: skip
+        key = issued(
+            gateway,
+            agent_run_label="luigi/once",
+            daily_usd_cap="2.50",
+            allowed_endpoints=["POST /v1/payment_intents", "payment_intents.confirm"],
+        )
         assert key["vault_key"].startswith("vault_key_")
         assert (key["run_id"], key["run_usd_cap"], key["daily_usd_cap"]) == ("once", "5.00", "2.50")
         expires = datetime.fromisoformat(key["expires_at"].replace("Z", "+00:00"))
@@ -85,29 +89,32 @@ class TestIssuing:
         assert "vault_key_" not in json.dumps(shown)
         assert gateway.run("once")["label"] == "luigi/once"
 
-    @pytest.mark.parametrize(("said", "names"), [
-        ({"vendor": None}, "vendor"),
-        ({"vendor": "paypal"}, "must be one of resend, stripe, twilio"),
-        ({"run_usd_cap": True}, "run_usd_cap"),
-        ({"run_usd_cap": -1}, "amount"),
-        ({"run_usd_cap": "1e9"}, "amount"),
-        ({"daily_usd_cap": []}, "daily_usd_cap"),
-        ({"expires_in": "4 hours"}, "4h"),
-        ({"expires_in": "0s"}, "4h"),
-        ({"expires_in": "9999d"}, "366 days"),
-        ({"expires_in": 60}, "expires_in"),
-        ({"expires_in": None, "expires_at": "tomorrow"}, "2026-11-26T18:00:00Z"),
-        ({"expires_in": None, "expires_at": "2020-01-01T00:00:00Z"}, "ahead"),
-        ({"expires_at": "2126-01-01T00:00:00Z"}, "either"),
-        ({"agent_run_label": "luigi/"}, "luigi/<run_id>"),
-        ({"agent_run_label": "x\n"}, "printable"),
-        ({"allowed_endpoints": "POST /v1/charges"}, "list"),
-        ({"allowed_endpoints": []}, "list"),
-        ({"allowed_endpoints": ["PSOT /v1/charges"]}, "neither like"),
-        ({"allowed_customers": [1]}, "cus_"),
-        ({"allowed_accounts": ["self"]}, "acct_"),
-        ({"cap": 5}, "unknown field 'cap'"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("said", "names"),
+        [
+            ({"vendor": None}, "vendor"),
+            ({"vendor": "paypal"}, "must be one of resend, stripe, twilio"),
+            ({"run_usd_cap": True}, "run_usd_cap"),
+            ({"run_usd_cap": -1}, "amount"),
+            ({"run_usd_cap": "1e9"}, "amount"),
+            ({"daily_usd_cap": []}, "daily_usd_cap"),
+            ({"expires_in": "4 hours"}, "4h"),
+            ({"expires_in": "0s"}, "4h"),
+            ({"expires_in": "9999d"}, "366 days"),
+            ({"expires_in": 60}, "expires_in"),
+            ({"expires_in": None, "expires_at": "tomorrow"}, "2026-11-26T18:00:00Z"),
+            ({"expires_in": None, "expires_at": "2020-01-01T00:00:00Z"}, "ahead"),
+            ({"expires_at": "2126-01-01T00:00:00Z"}, "either"),
+            ({"agent_run_label": "luigi/"}, "luigi/<run_id>"),
+            ({"agent_run_label": "x\n"}, "printable"),
+            ({"allowed_endpoints": "POST /v1/charges"}, "list"),
+            ({"allowed_endpoints": []}, "list"),
+            ({"allowed_endpoints": ["PSOT /v1/charges"]}, "neither like"),
+            ({"allowed_customers": [1]}, "cus_"),
+            ({"allowed_accounts": ["self"]}, "acct_"),
+            ({"cap": 5}, "unknown field 'cap'"),
+        ],
+    )
     def test_bad_terms_are_refused_with_what_to_do(
         self, gateway: Site, said: dict[str, Any], names: str
     ) -> None:
@@ -127,10 +134,15 @@ class TestIssuing:
         assert gateway.call("GET", "/vault/keys", token=WORKER)[0] == 401
         assert issued(gateway, token=ADMIN)["state"] == "active"
 
-    @pytest.mark.parametrize(("method", "path"), [
-        ("POST", "/vault/keys"), ("POST", "/api/issue_vault_key"), ("GET", "/runs"),
-        ("POST", "/stripe/v1/payment_intents"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("method", "path"),
+        [
+            ("POST", "/vault/keys"),
+            ("POST", "/api/issue_vault_key"),
+            ("GET", "/runs"),
+            ("POST", "/stripe/v1/payment_intents"),
+        ],
+    )
     def test_a_page_whose_name_was_pointed_at_this_machine_is_refused(
         self, tokenless: Site, method: str, path: str
     ) -> None:
@@ -163,9 +175,14 @@ class TestIssuing:
 
     def test_the_commands(self, gateway: Site) -> None:
         def run(*args: str) -> str:
-            done = subprocess.run([sys.executable, "-m", "luigi_spendguard", *args], cwd=gateway.folder,
-                                  env=gateway.environment(), capture_output=True, text=True,
-                                  timeout=60)  # fmt: skip
+            done = subprocess.run(
+                [sys.executable, "-m", "luigi_spendguard", *args],
+                cwd=gateway.folder,
+                env=gateway.environment(),
+                capture_output=True,
+                text=True,
+                timeout=60,
+            )
             assert done.returncode == 0, done.stderr
             return done.stdout
 

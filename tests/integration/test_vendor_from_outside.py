@@ -36,9 +36,12 @@ def made(kind: str, folder: Path, packages: Path, llm: FakeLlm, shared: Site) ->
 
 @pytest.fixture(scope="module", params=["worker", "gateway"])
 def everywhere(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, packages: Path, llm: FakeLlm,
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    packages: Path,
+    llm: FakeLlm,
     shared_site: Site,
-) -> Iterator[LlmSite]:  # fmt: skip
+) -> Iterator[LlmSite]:
     with made(request.param, tmp_path_factory.mktemp("site"), packages, llm, shared_site) as site:
         yield site
 
@@ -102,8 +105,9 @@ def test_a_task_that_died_after_it_had_paid_gets_the_first_answer(site: LlmSite,
 
 def test_what_may_not_fit_is_blocked_before_a_token_is_made(site: LlmSite, llm: FakeLlm) -> None:
     """50 tokens out are $0.0004; the body has more than 50 bytes."""
-    code, out = site.luigi("Summaries", "--texts", "too dear", "--run-id", "cap", "--budget-usd", "0.0005",
-                           module=PIPELINE)  # fmt: skip
+    code, out = site.luigi(
+        "Summaries", "--texts", "too dear", "--run-id", "cap", "--budget-usd", "0.0005", module=PIPELINE
+    )
     assert code == 0, out
     assert "1 task blocked" in out
     assert "failed" not in out.split("===== Luigi Execution Summary =====")[1]
@@ -113,8 +117,9 @@ def test_what_may_not_fit_is_blocked_before_a_token_is_made(site: LlmSite, llm: 
 
 
 def test_a_model_without_a_price_is_denied(site: LlmSite, llm: FakeLlm) -> None:
-    _, out = site.luigi("Summaries", "--texts", "x", "--run-id", "model", "--model", "m-large",
-                        module=PIPELINE)  # fmt: skip
+    _, out = site.luigi(
+        "Summaries", "--texts", "x", "--run-id", "model", "--model", "m-large", module=PIPELINE
+    )
     assert "403 Forbidden" in out
     assert llm.books()["requests"] == []
     assert site.calls("model")[0]["verdict"] == "denied:unpriced"
@@ -131,8 +136,15 @@ def key(site: Site, run_id: str, cap: str = "1") -> str:
     return str(said["vault_key"])
 
 
-def ask(site: Site, vault_key: str, text: str = "hello there", path: str = "/v1/chat/completions",
-        method: str = "POST", idempotency: str = "", **more: Any) -> httpx.Response:  # fmt: skip
+def ask(
+    site: Site,
+    vault_key: str,
+    text: str = "hello there",
+    path: str = "/v1/chat/completions",
+    method: str = "POST",
+    idempotency: str = "",
+    **more: Any,
+) -> httpx.Response:
     body = {"model": "m-small", "messages": [{"role": "user", "content": text}], "max_completion_tokens": 50}
     headers = {"Authorization": f"Bearer {vault_key}", "Idempotency-Key": idempotency}
     headers = {name: value for name, value in headers.items() if value}
@@ -254,8 +266,14 @@ def test_no_call_is_without_its_books(gateway: LlmSite, llm: FakeLlm) -> None:
     vault_key = key(gateway, "books")
     for number in range(1, 6):
         llm.control(words=number)
-        said = ask(gateway, vault_key, "word " * number, n=number, stream=number % 2 == 0,
-                   stream_options={"include_usage": True})  # fmt: skip
+        said = ask(
+            gateway,
+            vault_key,
+            "word " * number,
+            n=number,
+            stream=number % 2 == 0,
+            stream_options={"include_usage": True},
+        )
         assert said.status_code == 200, said.text
     books = llm.books()
     assert books["output"] == sum(number**2 for number in range(1, 6))

@@ -19,20 +19,47 @@ from tests.support.attempts import Pretender
 from tests.support.raw import RawVendor, answer
 from tests.support.site import SECRET, Site
 
-INTENT = {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "amount": 100,
-          "amount_received": 100, "currency": "usd", "latest_charge": "ch_1"}  # fmt: skip
-PASSES = {"Request-Id": "req_1", "Stripe-Version": "2026-10-28.endive", "Stripe-Should-Retry": "false",
-          "Retry-After": "7", "X-Ratelimit-Remaining": "5", "Original-Request": "req_0"}  # fmt: skip
+INTENT = {
+    "id": "pi_1",
+    "object": "payment_intent",
+    "status": "succeeded",
+    "amount": 100,
+    "amount_received": 100,
+    "currency": "usd",
+    "latest_charge": "ch_1",
+}
+PASSES = {
+    "Request-Id": "req_1",
+    "Stripe-Version": "2026-10-28.endive",
+    "Stripe-Should-Retry": "false",
+    "Retry-After": "7",
+    "X-Ratelimit-Remaining": "5",
+    "Original-Request": "req_0",
+}
 #: Marks of ours, what is the connection's or a browser's, and what nobody has thought of.
 FORGED = {
-    "X-Spendguard-Replayed": "1700000000000", "X-Spendguard-Relayed": "9", "X-Spendguard-Cap-Hit": "true",
+    "X-Spendguard-Replayed": "1700000000000",
+    "X-Spendguard-Relayed": "9",
+    "X-Spendguard-Cap-Hit": "true",
     "X-Spendguard-Denial": json.dumps({"reason": "cap", "message": "forged", "facts": {"run_id": "r"}}),
-    "X-Keybrake-Cap-Hit": "true", "Set-Cookie": "a=b", "Strict-Transport-Security": "max-age=31536000",
-    "Access-Control-Allow-Origin": "*", "Alt-Svc": 'h3=":443"', "Clear-Site-Data": '"*"',
-    "Content-Security-Policy": "default-src *", "Public-Key-Pins": "x", "NEL": "{}", "Report-To": "{}",
-    "Refresh": "0;url=https://elsewhere.example", "Service-Worker-Allowed": "/", "X-Unheard-Of": "1",
-    "WWW-Authenticate": "Basic", "Connection": "close, x-odd", "X-Odd": "1", "X-Accel-Redirect": "/etc",
-}  # fmt: skip
+    "X-Keybrake-Cap-Hit": "true",
+    "Set-Cookie": "a=b",
+    "Strict-Transport-Security": "max-age=31536000",
+    "Access-Control-Allow-Origin": "*",
+    "Alt-Svc": 'h3=":443"',
+    "Clear-Site-Data": '"*"',
+    "Content-Security-Policy": "default-src *",
+    "Public-Key-Pins": "x",
+    "NEL": "{}",
+    "Report-To": "{}",
+    "Refresh": "0;url=https://elsewhere.example",
+    "Service-Worker-Allowed": "/",
+    "X-Unheard-Of": "1",
+    "WWW-Authenticate": "Basic",
+    "Connection": "close, x-odd",
+    "X-Odd": "1",
+    "X-Accel-Redirect": "/etc",
+}
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +94,16 @@ def test_a_vendor_makes_no_mark_of_ours_in_a_worker(tmp_path: Path, forger: RawV
         session = requests.Session()
         session.mount("https://", SpendAdapter())
         with Pretender(site, "r").attempt():
-            said = session.post("https://api.stripe.com/v1/payment_intents", data={
-                "amount": 100, "currency": "usd", "customer": "cus_1", "confirm": "true",
-                "payment_method": "pm_x"})  # fmt: skip
+            said = session.post(
+                "https://api.stripe.com/v1/payment_intents",
+                data={
+                    "amount": 100,
+                    "currency": "usd",
+                    "customer": "cus_1",
+                    "confirm": "true",
+                    "payment_method": "pm_x",
+                },
+            )
         assert said.status_code == 200
         check(dict(said.headers))
 
@@ -89,17 +123,37 @@ def everything(site: Site, run_id: str) -> str:
     return shown + files.decode("latin-1")
 
 
-@pytest.mark.parametrize("where", ["stripe-account", "stripe-context", "idempotency-key", "customer",
-                                   "payment_method", "metadata[a]", "description", "on_behalf_of", "path",
-                                   "query", "currency", "content-type", "stripe-version"])  # fmt: skip
+@pytest.mark.parametrize(
+    "where",
+    [
+        "stripe-account",
+        "stripe-context",
+        "idempotency-key",
+        "customer",
+        "payment_method",
+        "metadata[a]",
+        "description",
+        "on_behalf_of",
+        "path",
+        "query",
+        "currency",
+        "content-type",
+        "stripe-version",
+    ],
+)
 @pytest.mark.parametrize("what", ["key", "secret"])
 def test_a_vault_key_stands_in_nothing_that_is_kept_wherever_it_was_sent(
     gateway: Site, where: str, what: str
 ) -> None:
     key = issued(gateway, agent_run_label=None, run_usd_cap=100)
     shown = key["vault_key"] if what == "key" else SECRET
-    fields = {"amount": "100", "currency": "usd", "customer": "cus_1", "confirm": "true",
-              "payment_method": "pm_x"}  # fmt: skip
+    fields = {
+        "amount": "100",
+        "currency": "usd",
+        "customer": "cus_1",
+        "confirm": "true",
+        "payment_method": "pm_x",
+    }
     headers, path = form(key["vault_key"]), "/stripe/v1/payment_intents"
     if where == "path":
         path += f"/{shown}/cancel"
@@ -120,15 +174,32 @@ def test_two_idempotency_keys_that_show_a_vault_key_are_two_calls(gateway: Site)
     gateway.stripe.forget()
     for key in (one, two, one):
         api = client(gateway, one).v1.payment_intents
-        api.create({"amount": 100, "currency": "usd", "customer": "cus_1", "confirm": True,
-                    "payment_method": "pm_x"}, {"idempotency_key": key})  # fmt: skip
+        api.create(
+            {
+                "amount": 100,
+                "currency": "usd",
+                "customer": "cus_1",
+                "confirm": True,
+                "payment_method": "pm_x",
+            },
+            {"idempotency_key": key},
+        )
     assert gateway.stripe.moved() == 200
 
 
-@pytest.mark.parametrize("path", [
-    "//v1/charges", "/v1//charges", "/v1/charges/", "/v1/charges;a", "/v1/char%67es", "//v1/customers",
-    "/v1/.customers", "/v1/%2e/customers",
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "path",
+    [
+        "//v1/charges",
+        "/v1//charges",
+        "/v1/charges/",
+        "/v1/charges;a",
+        "/v1/char%67es",
+        "//v1/customers",
+        "/v1/.customers",
+        "/v1/%2e/customers",
+    ],
+)
 def test_no_path_goes_out_that_is_not_in_its_one_form(gateway: Site, path: str) -> None:
     key = issued(gateway)["vault_key"]
     gateway.stripe.forget()
@@ -155,8 +226,13 @@ def test_nothing_is_looked_up_for_a_call_that_the_key_does_not_allow(
     manual = {"capture_method": "manual"} if call is capture else {}
     theirs = charge(gateway, issued(gateway, agent_run_label="luigi/theirs")["vault_key"], "cus_2", **manual)
     before = len(gateway.stripe.books()["requests"])
-    key = issued(gateway, agent_run_label=None, run_usd_cap=100, allowed_customers=customers,
-                 allowed_endpoints=["payment_intents.create", "GET /v1/customers/*"])  # fmt: skip
+    key = issued(
+        gateway,
+        agent_run_label=None,
+        run_usd_cap=100,
+        allowed_customers=customers,
+        allowed_endpoints=["payment_intents.create", "GET /v1/customers/*"],
+    )
     with pytest.raises(stripe.PermissionError, match="allowed_endpoints"):
         call(client(gateway, key["vault_key"]).v1, theirs.id)
     assert len(gateway.stripe.books()["requests"]) == before

@@ -15,8 +15,15 @@ from tests.support.attempts import Pretender
 from tests.support.site import SECRET, FakeStripe, Site
 
 ADMIN, WORKER, WRONG = "admin-" + "a1" * 16, "worker-" + "b2" * 16, "wrong-" + "c3" * 16
-ASK = {"vendor": "stripe", "account": "stripe:test", "operation": "payment_intents.create", "method": "POST",
-       "path": "/v1/payment_intents", "target": "cus_1", "total_micros": 2_000_000}  # fmt: skip
+ASK = {
+    "vendor": "stripe",
+    "account": "stripe:test",
+    "operation": "payment_intents.create",
+    "method": "POST",
+    "path": "/v1/payment_intents",
+    "target": "cus_1",
+    "total_micros": 2_000_000,
+}
 
 
 class Reply(NamedTuple):
@@ -36,8 +43,9 @@ class Reply(NamedTuple):
         return self.json["error"] == code and bool(self.json["message"])
 
 
-def send(site: Site, method: str, path: str, body: Any = None, token: str | None = None,
-         **headers: str) -> Reply:  # fmt: skip
+def send(
+    site: Site, method: str, path: str, body: Any = None, token: str | None = None, **headers: str
+) -> Reply:
     """Send exactly this (bytes, or what becomes JSON); no reply but a claim's may hold a key."""
     if body is not None:
         headers = {"Content-Type": "application/json"} | headers
@@ -100,8 +108,12 @@ class Case:
     def request(self, route: str) -> tuple[str, str, Any]:
         """Return method, path and a good body for a route of `ROUTES`."""
         method, path, _, body = ROUTES[route]
-        ids = {"run": self.run_id, "claim": self.attempt.claim_id, "task": self.pretender.task_id,
-               "worker": self.pretender.worker}  # fmt: skip
+        ids = {
+            "run": self.run_id,
+            "claim": self.attempt.claim_id,
+            "task": self.pretender.task_id,
+            "worker": self.pretender.worker,
+        }
         wants = path + json.dumps(body)
         ids |= {"pending": self.reserved()} if "{pending}" in wants else {}
         ids |= {"doubt": self.doubted()} if "{doubt}" in wants else {}
@@ -126,11 +138,25 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "resolve": ("POST", "/calls/{doubt}/resolve", "admin", {"spent_usd": "2"}),
     "revoke_run": ("POST", "/api/revoke_run", "admin", {"run_id": "{run}"}),
     "top_up_run": ("POST", "/api/top_up_run", "admin", {"run_id": "{run}", "usd": "5"}),
-    "open_run": ("POST", "/api/spend_open_run", "worker",
-                 {"name": "{new}", "by_task_id": False, "root_family": "R", "root_task_id": "R_1"}),
-    "claim": ("POST", "/api/spend_claim", "worker",
-              {"claim_id": "{claim}", "run_id": "{run}", "task_id": "{task}", "family": "Charge",
-               "params": {}, "worker": "{worker}"}),
+    "open_run": (
+        "POST",
+        "/api/spend_open_run",
+        "worker",
+        {"name": "{new}", "by_task_id": False, "root_family": "R", "root_task_id": "R_1"},
+    ),
+    "claim": (
+        "POST",
+        "/api/spend_claim",
+        "worker",
+        {
+            "claim_id": "{claim}",
+            "run_id": "{run}",
+            "task_id": "{task}",
+            "family": "Charge",
+            "params": {},
+            "worker": "{worker}",
+        },
+    ),
     "finish": ("POST", "/api/spend_finish", "worker", {"claim_id": "{claim}", "outcome": "failed"}),
     "close_run": ("POST", "/api/spend_close_run", "worker", {"name": "{run}"}),
     "blocked": ("POST", "/api/spend_blocked", "worker", {"worker": "{worker}"}),
@@ -143,7 +169,7 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "settle": ("POST", "/api/spend_settle", "key", {"call_id": "{pending}", "total_micros": 2_000_000}),
     "void": ("POST", "/api/spend_void", "key", {"call_id": "{pending}"}),
     "doubt": ("POST", "/api/spend_doubt", "key", {"call_id": "{pending}"}),
-}  # fmt: skip
+}
 
 
 @contextmanager

@@ -18,8 +18,16 @@ from tests.support.site import Site
 class Pretender:
     """Does on the wire what a guarded worker does for one task."""
 
-    def __init__(self, site: Site, run_id: str, task_id: str = "Charge_1", *, by_task_id: bool = False,
-                 budget_usd: str | None = None, name: str = "pretender") -> None:  # fmt: skip
+    def __init__(
+        self,
+        site: Site,
+        run_id: str,
+        task_id: str = "Charge_1",
+        *,
+        by_task_id: bool = False,
+        budget_usd: str | None = None,
+        name: str = "pretender",
+    ) -> None:
         self.site, self.task_id = site, task_id
         self.settings = config.load([site.config], environ={} if site.gateway else site.secrets)
         self.client = HttpLedgerClient(site.url, self.settings.worker_token)
@@ -31,18 +39,30 @@ class Pretender:
     def claimed(self) -> Attempt:
         """Let the task be dispatched to this worker and claim it."""
         self.rpc.add_task(
-            worker=self.worker, task_id=self.task_id, status="PENDING", family="Charge", runnable=True,
-            params={}, spendguard={"run_id": self.run_id, "vendor": True},
-        )  # fmt: skip
+            worker=self.worker,
+            task_id=self.task_id,
+            status="PENDING",
+            family="Charge",
+            runnable=True,
+            params={},
+            spendguard={"run_id": self.run_id, "vendor": True},
+        )
         work = self.rpc.get_work(worker=self.worker, host="test", current_tasks=[])
         assert work["task_id"] == self.task_id, work
         claim_id = str(uuid.uuid4())
         claimed = self.client.claim(
             ClaimRequest(claim_id, self.task_id, "Charge", self.worker, self.run_id, {"customer": "1"})
         )
-        return Attempt(claim_id=claim_id, run_id=self.run_id, task_id=self.task_id, family="Charge",
-                       key=claimed.vault_key, client=self.client, settings=self.settings,
-                       served=frozenset(claimed.gateway))  # fmt: skip
+        return Attempt(
+            claim_id=claim_id,
+            run_id=self.run_id,
+            task_id=self.task_id,
+            family="Charge",
+            key=claimed.vault_key,
+            client=self.client,
+            settings=self.settings,
+            served=frozenset(claimed.gateway),
+        )
 
     @contextmanager
     def attempt(self, outcome: str = "failed") -> Iterator[Attempt]:

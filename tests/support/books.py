@@ -41,12 +41,22 @@ class Books:
 
     def ask(self, amount: int, **more: Any) -> ReserveRequest:
         """Return a request to reserve `amount` micro-dollars for a customer."""
-        return ReserveRequest(**{
-            "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
-            "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
-            "target": f"cus_{uuid.uuid4().hex}", "fingerprint": str(amount), "total_micros": amount,
-            "body": "amount=1", "repeatable": True, **more,
-        })  # fmt: skip
+        return ReserveRequest(
+            **{
+                "call_id": str(uuid.uuid4()),
+                "vendor": "stripe",
+                "account": "stripe:test",
+                "operation": "payment_intents.create",
+                "method": "POST",
+                "path": "/v1/payment_intents",
+                "target": f"cus_{uuid.uuid4().hex}",
+                "fingerprint": str(amount),
+                "total_micros": amount,
+                "body": "amount=1",
+                "repeatable": True,
+                **more,
+            }
+        )
 
     def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask under a vault key."""

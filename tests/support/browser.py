@@ -20,8 +20,15 @@ from tests.support.programs import lacking
 #: Where a screenshot of each state is kept.
 SHOTS = REPOSITORY / "build" / "screenshots"
 #: Chromium asks for nothing in the background: this is a closed network.
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
-         "--disable-background-networking", "--disable-sync"]  # fmt: skip
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-component-update",
+    "--disable-background-networking",
+    "--disable-sync",
+]
 
 
 def installed() -> str | None:

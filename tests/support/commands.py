@@ -37,9 +37,11 @@ def run_here(folder: Path, environment: Mapping[str, str], *args: str) -> tuple[
     err = io.StringIO()
     code = 0
     with (
-        process_of(folder, environment), patch.object(sys, "argv", ["spendguard", *args]),
-        redirect_stdout(out), redirect_stderr(err),
-    ):  # fmt: skip
+        process_of(folder, environment),
+        patch.object(sys, "argv", ["spendguard", *args]),
+        redirect_stdout(out),
+        redirect_stderr(err),
+    ):
         try:
             main()
         except SystemExit as ended:

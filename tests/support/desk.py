@@ -139,8 +139,9 @@ class Losing(Outside):
 def by_hand(vendor: FakeStripe, path: str, **said: Any) -> Any:
     """Do something at the vendor past the guard, as a person at the dashboard would."""
     headers = {"Authorization": "Bearer sk_test_by_hand"}
-    return _http.request("POST", vendor.url + path, fields=said, headers=headers,
-                         encode_multipart=False).json()  # fmt: skip
+    return _http.request(
+        "POST", vendor.url + path, fields=said, headers=headers, encode_multipart=False
+    ).json()
 
 
 def post(path: str, body: bytes = b"", **headers: str) -> Request:
@@ -150,14 +151,31 @@ def post(path: str, body: bytes = b"", **headers: str) -> Request:
 
 def intent(status: str = "requires_confirmation", amount: int = 1000, **more: Any) -> dict[str, Any]:
     received = amount if status == "succeeded" else 0
-    return {"id": "pi_1", "object": "payment_intent", "amount": amount, "amount_received": received,
-            "currency": "usd", "status": status, "customer": "cus_1", **more}  # fmt: skip
+    return {
+        "id": "pi_1",
+        "object": "payment_intent",
+        "amount": amount,
+        "amount_received": received,
+        "currency": "usd",
+        "status": status,
+        "customer": "cus_1",
+        **more,
+    }
 
 
 def charge(amount: int = 1000, **more: Any) -> dict[str, Any]:
-    return {"id": "ch_1", "object": "charge", "amount": amount, "amount_captured": amount, "captured": True,
-            "amount_refunded": 0, "currency": "usd", "status": "succeeded", "customer": "cus_1",
-            **more}  # fmt: skip
+    return {
+        "id": "ch_1",
+        "object": "charge",
+        "amount": amount,
+        "amount_captured": amount,
+        "captured": True,
+        "amount_refunded": 0,
+        "currency": "usd",
+        "status": "succeeded",
+        "customer": "cus_1",
+        **more,
+    }
 
 
 def moved(kind: str, ident: str, amount: int = 1000, status: str = "pending", **more: Any) -> dict[str, Any]:
@@ -166,11 +184,27 @@ def moved(kind: str, ident: str, amount: int = 1000, status: str = "pending", **
 
 def invoice(status: str = "draft", due: int = 1000, **more: Any) -> dict[str, Any]:
     paid = due if status == "paid" else 0
-    return {"id": "in_1", "object": "invoice", "status": status, "amount_due": due, "amount_paid": paid,
-            "amount_remaining": due - paid, "currency": "usd", "customer": "cus_1", "auto_advance": False,
-            **more}  # fmt: skip
+    return {
+        "id": "in_1",
+        "object": "invoice",
+        "status": status,
+        "amount_due": due,
+        "amount_paid": paid,
+        "amount_remaining": due - paid,
+        "currency": "usd",
+        "customer": "cus_1",
+        "auto_advance": False,
+        **more,
+    }
 
 
 def item(amount: int = 1000, **more: Any) -> dict[str, Any]:
-    return {"id": "ii_1", "object": "invoiceitem", "amount": amount, "currency": "usd", "customer": "cus_1",
-            "invoice": None, **more}  # fmt: skip
+    return {
+        "id": "ii_1",
+        "object": "invoiceitem",
+        "amount": amount,
+        "currency": "usd",
+        "customer": "cus_1",
+        "invoice": None,
+        **more,
+    }

@@ -31,8 +31,13 @@ class Completions(tornado.web.RequestHandler):
 
     async def post(self) -> None:
         asked = json.loads(self.request.body)
-        BOOKS["requests"].append({"authorization": self.request.headers.get("Authorization"), "body": asked,
-                                  "key": self.request.headers.get("Idempotency-Key")})  # fmt: skip
+        BOOKS["requests"].append(
+            {
+                "authorization": self.request.headers.get("Authorization"),
+                "body": asked,
+                "key": self.request.headers.get("Idempotency-Key"),
+            }
+        )
         fault, OPTIONS["fault"] = OPTIONS["fault"], None
         if not (self.request.headers.get("Authorization") or "").startswith("Bearer sk-"):
             self.set_status(401)
@@ -52,16 +57,20 @@ class Completions(tornado.web.RequestHandler):
         if fault == "drop":
             self.detach().close()
             return
-        told = {"no_usage": None, "zero": {"prompt_tokens": 0, "completion_tokens": 0},
-                "error": {"prompt_tokens": 1, "completion_tokens": 1}}.get(str(fault), usage)  # fmt: skip
+        told = {
+            "no_usage": None,
+            "zero": {"prompt_tokens": 0, "completion_tokens": 0},
+            "error": {"prompt_tokens": 1, "completion_tokens": 1},
+        }.get(str(fault), usage)
         self._answer(asked, min(OPTIONS["words"], most), told, str(fault))
 
     def _answer(self, asked: dict[str, Any], words: int, usage: dict[str, int] | None, fault: str) -> None:
         told = {"usage": usage} if usage else {}
         if not asked.get("stream"):
             message = {"role": "assistant", "content": "word " * words}
-            self.finish({"id": "chatcmpl-1", "object": "chat.completion", "choices": [{"message": message}],
-                         **told})  # fmt: skip
+            self.finish(
+                {"id": "chatcmpl-1", "object": "chat.completion", "choices": [{"message": message}], **told}
+            )
             return
         self.set_header("Content-Type", "text/event-stream")
         for _ in range(words):

@@ -129,9 +129,15 @@ class Vendor(tornado.web.RequestHandler):
             if cents or self.every_reading:
                 customers.add(self.whom(params))
         if worst:
-            MOVED.append({"cents": worst, "customers": sorted(customers - {""}),
-                          "account": cgi.get("stripe-account", []), "keys": cgi.get("idempotency-key", []),
-                          "request": REQUESTS[-1]})  # fmt: skip
+            MOVED.append(
+                {
+                    "cents": worst,
+                    "customers": sorted(customers - {""}),
+                    "account": cgi.get("stripe-account", []),
+                    "keys": cgi.get("idempotency-key", []),
+                    "request": REQUESTS[-1],
+                }
+            )
         self.set_header("Content-Type", "application/json")
         self.finish(json.dumps(self.answer()))
 
@@ -155,9 +161,16 @@ class Stripe(Vendor):
     def answer(self) -> dict[str, Any]:
         kind = self.request.path.removeprefix("/v1/").partition("/")
         if kind[0] == "prices" and (priced := _PRICE.fullmatch(kind[2])):
-            return {"id": kind[2], "object": "price", "currency": "usd", "unit_amount": int(priced[1]),
-                    "billing_scheme": "per_unit", "type": "recurring", "active": True,
-                    "recurring": {"interval": "month", "usage_type": "licensed"}}  # fmt: skip
+            return {
+                "id": kind[2],
+                "object": "price",
+                "currency": "usd",
+                "unit_amount": int(priced[1]),
+                "billing_scheme": "per_unit",
+                "type": "recurring",
+                "active": True,
+                "recurring": {"interval": "month", "usage_type": "licensed"},
+            }
         if kind[0] == "customers" and kind[2]:
             return {"id": kind[2], "object": "customer", "currency": "usd", "email": None}
         if self.request.method == "GET" and not kind[2]:
@@ -168,14 +181,29 @@ class Stripe(Vendor):
         amount = _digits(plain.get("amount", ""))
         total = _digits(plain.get("line_items[0][price_data][unit_amount]", ""))
         total *= _digits(plain.get("line_items[0][quantity]", "1"))
-        word = {"payment_intents": "payment_intent", "charges": "charge", "customers": "customer",
-                "invoiceitems": "invoiceitem", "subscription_schedules": "subscription_schedule",
-                "checkout": "checkout.session", "subscriptions": "subscription",
-                "prices": "price"}.get(kind[0], "object")  # fmt: skip
-        return {"id": kind[2] if word == "subscription" else f"x_{uuid.uuid4().hex[:16]}", "object": word,
-                "amount": amount, "amount_received": amount, "amount_captured": amount, "captured": True,
-                "currency": "usd", "customer": "cus_1", "status": "succeeded", "amount_total": total,
-                "payment_status": "paid"}  # fmt: skip
+        word = {
+            "payment_intents": "payment_intent",
+            "charges": "charge",
+            "customers": "customer",
+            "invoiceitems": "invoiceitem",
+            "subscription_schedules": "subscription_schedule",
+            "checkout": "checkout.session",
+            "subscriptions": "subscription",
+            "prices": "price",
+        }.get(kind[0], "object")
+        return {
+            "id": kind[2] if word == "subscription" else f"x_{uuid.uuid4().hex[:16]}",
+            "object": word,
+            "amount": amount,
+            "amount_received": amount,
+            "amount_captured": amount,
+            "captured": True,
+            "currency": "usd",
+            "customer": "cus_1",
+            "status": "succeeded",
+            "amount_total": total,
+            "payment_status": "paid",
+        }
 
 
 class Control(tornado.web.RequestHandler):

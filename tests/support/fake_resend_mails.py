@@ -49,8 +49,16 @@ def page(found: list[dict[str, Any]], query: dict[str, str]) -> dict[str, Any]:
 
 def note(kind: str, sid: str, recipients: list[str], key: str | None, **more: Any) -> None:
     """Enter a mail into the books."""
-    entry = {"id": sid, "kind": kind, "recipients": recipients, "key": key, "time": time.monotonic(),
-             "scheduled": False, "cancelled": False, **more}  # fmt: skip
+    entry = {
+        "id": sid,
+        "kind": kind,
+        "recipients": recipients,
+        "key": key,
+        "time": time.monotonic(),
+        "scheduled": False,
+        "cancelled": False,
+        **more,
+    }
     SENT.append(entry)
 
 

@@ -182,8 +182,9 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-async def serve(vendor: type[Vendor], options: dict[str, Any], port_file: str,
-                settle: Callable[[], None]) -> None:  # fmt: skip
+async def serve(
+    vendor: type[Vendor], options: dict[str, Any], port_file: str, settle: Callable[[], None]
+) -> None:
     """Serve on a free loopback port, which the port file names, until the process is ended."""
     STARTED.update(copy.deepcopy(options))
     OPTIONS.update(copy.deepcopy(options))

@@ -52,8 +52,15 @@ def new_id(prefix: str) -> str:
 
 
 def move(obj: dict[str, Any], amount: int) -> None:
-    MOVED.append({"object": obj["id"], "amount": amount, "customer": obj["customer"],
-                  "currency": obj.get("currency"), "time": time.monotonic()})  # fmt: skip
+    MOVED.append(
+        {
+            "object": obj["id"],
+            "amount": amount,
+            "customer": obj["customer"],
+            "currency": obj.get("currency"),
+            "time": time.monotonic(),
+        }
+    )
 
 
 def confirm_intent(intent: dict[str, Any]) -> None:
@@ -173,8 +180,13 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
             amount = int(data.get("amount", left))
             made["amount_reversed"] = made.get("amount_reversed", 0) + amount
             move(made, amount)
-            return {**made, "id": new_id("trr"), "object": "transfer_reversal", "amount": amount,
-                    "transfer": made["id"]}  # fmt: skip
+            return {
+                **made,
+                "id": new_id("trr"),
+                "object": "transfer_reversal",
+                "amount": amount,
+                "transfer": made["id"],
+            }
         if parts[1:] == ["cancel"]:
             if made["status"] != "pending":
                 raise Problem(400, "invalid_request_error", "unexpected_state", f"{made['status']} already")
@@ -185,9 +197,16 @@ def outgoing(kind: str, method: str, parts: list[str], data: dict[str, str]) -> 
     if kind == "refunds" and not of:
         raise _missing("charge")
     amount = int(data.get("amount", of.get("amount", 0)))
-    made = {"id": new_id(kind[:2]), "object": kind[:-1], "amount": amount, "status": "pending",
-            "currency": data.get("currency") or of["currency"], "customer": of.get("customer"),
-            "charge": data.get("charge"), "payment_intent": data.get("payment_intent")}  # fmt: skip
+    made = {
+        "id": new_id(kind[:2]),
+        "object": kind[:-1],
+        "amount": amount,
+        "status": "pending",
+        "currency": data.get("currency") or of["currency"],
+        "customer": of.get("customer"),
+        "charge": data.get("charge"),
+        "payment_intent": data.get("payment_intent"),
+    }
     OBJECTS[made["id"]] = made
     move(made, amount)
     return made
@@ -198,8 +217,12 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
         return {"object": "balance", "available": []}
     if method == "POST" and not parts:
         prefix = {"customers": "cus", "payment_methods": "pm"}[kind]
-        made = {"id": new_id(prefix), "object": kind[:-1], "email": data.get("email"),
-                "currency": data.get("currency")}  # fmt: skip
+        made = {
+            "id": new_id(prefix),
+            "object": kind[:-1],
+            "email": data.get("email"),
+            "currency": data.get("currency"),
+        }
         OBJECTS[made["id"]] = made
         return made
     found = OBJECTS.get(parts[0]) if parts else None
@@ -207,8 +230,13 @@ def others(kind: str, method: str, parts: list[str], data: dict[str, str]) -> di
         raise _missing(kind)
     if parts[1:2] == ["balance_transactions"]:
         found["balance"] = found.get("balance", 0) + int(data["amount"])
-        return {"id": new_id("cbtxn"), "object": "customer_balance_transaction", "customer": found["id"],
-                "amount": int(data["amount"]), "currency": data["currency"]}  # fmt: skip
+        return {
+            "id": new_id("cbtxn"),
+            "object": "customer_balance_transaction",
+            "customer": found["id"],
+            "amount": int(data["amount"]),
+            "currency": data["currency"],
+        }
     if parts[1:2] == ["tax_ids"]:  # Whose tax is reversed has none on the invoice.
         found["tax_exempt"] = "none" if method == "DELETE" else "reverse"
         return {"id": parts[2] if parts[2:] else new_id("txi"), "object": "tax_id", "customer": found["id"]}

@@ -28,23 +28,36 @@ class Billing:
     ) -> None:
         self.objects, self.new_id, self.move, self.problem = objects, new_id, move, problem
         self.kinds = {
-            "prices": self.prices, "invoiceitems": self.items, "invoices": self.invoices,
-            "subscriptions": self.subscriptions, "subscription_schedules": self.schedules,
-        }  # fmt: skip
+            "prices": self.prices,
+            "invoiceitems": self.items,
+            "invoices": self.invoices,
+            "subscriptions": self.subscriptions,
+            "subscription_schedules": self.schedules,
+        }
 
     def prices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if method == "POST":
-            options = {match[1]: {"unit_amount": int(value)} for name, value in data.items()
-                       if (match := _OPTION.fullmatch(name))}  # fmt: skip
+            options = {
+                match[1]: {"unit_amount": int(value)}
+                for name, value in data.items()
+                if (match := _OPTION.fullmatch(name))
+            }
             if parts:
                 self._known(parts)["all_options"].update(options)
                 return self._shown(self._known(parts), {})
             own = {data["currency"]: {"unit_amount": int(data["unit_amount"])}}
             return self._shown(
-                self._made("price", object="price", currency=data["currency"], all_options={**own, **options},
-                           unit_amount=int(data["unit_amount"]), billing_scheme="per_unit",
-                           recurring={"usage_type": "licensed", "interval": "month"}), {}
-            )  # fmt: skip
+                self._made(
+                    "price",
+                    object="price",
+                    currency=data["currency"],
+                    all_options={**own, **options},
+                    unit_amount=int(data["unit_amount"]),
+                    billing_scheme="per_unit",
+                    recurring={"usage_type": "licensed", "interval": "month"},
+                ),
+                {},
+            )
         return self._shown(self._known(parts), data)
 
     def _shown(self, price: dict[str, Any], data: Data) -> dict[str, Any]:
@@ -57,8 +70,11 @@ class Billing:
             found = [one for one in self._pending(data) if data.get("pending") == "true"]
             begin = next((n + 1 for n, one in enumerate(found) if one["id"] == data.get("starting_after")), 0)
             limit = int(data.get("limit", 10))
-            return {"object": "list", "data": found[begin : begin + limit],
-                    "has_more": begin + limit < len(found)}  # fmt: skip
+            return {
+                "object": "list",
+                "data": found[begin : begin + limit],
+                "has_more": begin + limit < len(found),
+            }
         if method == "DELETE":
             return self._gone(parts)
         if parts:
@@ -70,27 +86,48 @@ class Billing:
 
     def _item(self, data: Data, invoice: str | None) -> dict[str, Any]:
         amount, currency = int(data["amount"]), data.get("currency", "usd")
-        return self._made("ii", object="invoiceitem", invoice=invoice, amount=amount, currency=currency,
-                          subscription=data.get("subscription"), **_payer(data))  # fmt: skip
+        return self._made(
+            "ii",
+            object="invoiceitem",
+            invoice=invoice,
+            amount=amount,
+            currency=currency,
+            subscription=data.get("subscription"),
+            **_payer(data),
+        )
 
     def _pending(self, data: Data, currency: str | None = None) -> list[dict[str, Any]]:
-        return [one for one in self.objects.values()
-                if one["object"] == "invoiceitem" and one["invoice"] is None
-                and {n: one[n] for n in _payer(data)} == _payer(data)
-                and currency in (None, one["currency"])]  # fmt: skip
+        return [
+            one
+            for one in self.objects.values()
+            if one["object"] == "invoiceitem"
+            and one["invoice"] is None
+            and {n: one[n] for n in _payer(data)} == _payer(data)
+            and currency in (None, one["currency"])
+        ]
 
     def invoices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         verb = parts[1] if len(parts) > 1 else ""
         if not parts and method == "GET":
-            found = [self._summed(one) for one in self.objects.values()
-                     if one["object"] == "invoice" and one["status"] == data.get("status", one["status"])
-                     and one["customer"] == data.get("customer", one["customer"])]  # fmt: skip
+            found = [
+                self._summed(one)
+                for one in self.objects.values()
+                if one["object"] == "invoice"
+                and one["status"] == data.get("status", one["status"])
+                and one["customer"] == data.get("customer", one["customer"])
+            ]
             return {"object": "list", "data": found, "has_more": False}
         if not parts:
-            made = self._made("in", object="invoice", status="draft", paid=0, currency="usd",
-                              auto_advance=data.get("auto_advance") == "true",
-                              automatic_tax={"enabled": data.get("automatic_tax[enabled]") == "true"},
-                              **_payer(data))  # fmt: skip
+            made = self._made(
+                "in",
+                object="invoice",
+                status="draft",
+                paid=0,
+                currency="usd",
+                auto_advance=data.get("auto_advance") == "true",
+                automatic_tax={"enabled": data.get("automatic_tax[enabled]") == "true"},
+                **_payer(data),
+            )
             for one in self._pending(data):
                 if data.get("pending_invoice_items_behavior") == "include":
                     one["invoice"] = made["id"]
@@ -106,8 +143,10 @@ class Billing:
             if invoice["status"] != "draft":
                 raise self.problem(400, "invoice_not_editable")
             for amount in (value for name, value in data.items() if name.endswith("[amount]")):
-                self._item({"amount": amount, "currency": "usd",
-                            **{n: v for n, v in _payer(invoice).items() if v}}, invoice["id"])  # fmt: skip
+                self._item(
+                    {"amount": amount, "currency": "usd", **{n: v for n, v in _payer(invoice).items() if v}},
+                    invoice["id"],
+                )
         elif verb in ("finalize", "send", "pay"):
             self._collect(invoice, data, verb)
         elif verb == "void":
@@ -139,13 +178,22 @@ class Billing:
         items = self._items_of(invoice)
         due = sum(one["amount"] for one in items)
         lines = [
-            {"id": one["id"].replace("ii", "il"), "amount": one["amount"], "currency": one["currency"],
-             "parent": {"invoice_item_details": {"invoice_item": one["id"]}}}
+            {
+                "id": one["id"].replace("ii", "il"),
+                "amount": one["amount"],
+                "currency": one["currency"],
+                "parent": {"invoice_item_details": {"invoice_item": one["id"]}},
+            }
             for one in items
-        ]  # fmt: skip
-        return {**invoice, "amount_due": due, "amount_paid": invoice["paid"], "total": due,
-                "amount_remaining": due - invoice["paid"],
-                "lines": {"object": "list", "data": lines, "has_more": False}}  # fmt: skip
+        ]
+        return {
+            **invoice,
+            "amount_due": due,
+            "amount_paid": invoice["paid"],
+            "total": due,
+            "amount_remaining": due - invoice["paid"],
+            "lines": {"object": "list", "data": lines, "has_more": False},
+        }
 
     def subscriptions(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts:
@@ -155,8 +203,9 @@ class Billing:
     def schedules(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts:
             return self._known(parts)
-        return self._billed("sub_sched", "subscription_schedule", data, "phases[0][items]",
-                            data.get("phases[0][currency]"))  # fmt: skip
+        return self._billed(
+            "sub_sched", "subscription_schedule", data, "phases[0][items]", data.get("phases[0][currency]")
+        )
 
     def _billed(self, prefix: str, kind: str, data: Data, stem: str, currency: str | None) -> dict[str, Any]:
         """Bill at once, with what is pending in the same currency: the customer's own, unless one is said."""
@@ -171,10 +220,18 @@ class Billing:
             )
             number += 1
         made = self._made(prefix, object=kind, status="active", currency=used, **_payer(data))
-        invoice = self._made("in", object="invoice", status="paid", currency=used, auto_advance=False, paid=0,
-                             billing_reason="subscription_create", subscription=made["id"],
-                             parent={"subscription_details": {"subscription": made["id"]}},
-                             **_payer(data))  # fmt: skip
+        invoice = self._made(
+            "in",
+            object="invoice",
+            status="paid",
+            currency=used,
+            auto_advance=False,
+            paid=0,
+            billing_reason="subscription_create",
+            subscription=made["id"],
+            parent={"subscription_details": {"subscription": made["id"]}},
+            **_payer(data),
+        )
         for one in self._pending(data, used):
             one["invoice"] = invoice["id"]
             total += one["amount"]

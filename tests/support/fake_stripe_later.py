@@ -17,16 +17,30 @@ class Later(Terms):
 
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
-        self.kinds |= {"checkout": self.sessions, "credit_notes": self.credit_notes,
-                       "prices": self.chosen_prices, "shipping_rates": self.shipping_rates}  # fmt: skip
+        self.kinds |= {
+            "checkout": self.sessions,
+            "credit_notes": self.credit_notes,
+            "prices": self.chosen_prices,
+            "shipping_rates": self.shipping_rates,
+        }
 
     def chosen_prices(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts or "custom_unit_amount[enabled]" not in data:
             return self.prices(method, parts, data)
         chosen = {name: int(data[f"custom_unit_amount[{name}]"]) for name in ("preset", "maximum")}
-        return self._shown(self._made("price", object="price", currency=data["currency"], unit_amount=None,
-                                      custom_unit_amount=chosen, billing_scheme="per_unit", recurring=None,
-                                      all_options={}), {})  # fmt: skip
+        return self._shown(
+            self._made(
+                "price",
+                object="price",
+                currency=data["currency"],
+                unit_amount=None,
+                custom_unit_amount=chosen,
+                billing_scheme="per_unit",
+                recurring=None,
+                all_options={},
+            ),
+            {},
+        )
 
     def sessions(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if len(parts) == 1:
@@ -34,10 +48,17 @@ class Later(Terms):
             full = price["unit_amount"] or price["custom_unit_amount"]["preset"]
             coded = any(name.startswith("discounts") for name in data)
             mode = data.get("mode") or ("subscription" if price["recurring"] else "payment")
-            return self._made("cs", object="checkout.session", status="open", mode=mode,
-                              currency=data.get("currency", price["currency"]), full=full, price=price["id"],
-                              customer=data.get("customer"),
-                              amount_total=full // 10 if coded else full)  # fmt: skip
+            return self._made(
+                "cs",
+                object="checkout.session",
+                status="open",
+                mode=mode,
+                currency=data.get("currency", price["currency"]),
+                full=full,
+                price=price["id"],
+                customer=data.get("customer"),
+                amount_total=full // 10 if coded else full,
+            )
         session = self._known(parts[1:])
         if parts[2:] == ["pay_on_its_page"]:
             options = self.objects[session["price"]]["all_options"]
@@ -59,9 +80,17 @@ class Later(Terms):
             if invoice["status"] != "open" or amount > self._summed(invoice)["amount_due"]:
                 raise self.problem(400, "credit_note_invalid")
             invoice["credited"] = invoice.get("credited", 0) + amount
-            return self._made("cn", object="credit_note", status="issued", amount=amount, currency="usd",
-                              invoice=invoice["id"], customer=invoice["customer"], pre_payment_amount=amount,
-                              post_payment_amount=0)  # fmt: skip
+            return self._made(
+                "cn",
+                object="credit_note",
+                status="issued",
+                amount=amount,
+                currency="usd",
+                invoice=invoice["id"],
+                customer=invoice["customer"],
+                pre_payment_amount=amount,
+                post_payment_amount=0,
+            )
         note = self._known(parts)
         if parts[1:] == ["void"]:
             if note["status"] != "issued" or self.objects[note["invoice"]]["status"] != "open":
@@ -174,8 +203,10 @@ class Later(Terms):
         if method == "DELETE":
             item = {**self._known(parts), "quantity": 0}
             gone = self._gone(parts)
-            if any(one["quantity"] and one["price"].get("unit_amount") for one in self._items_in(
-                self.objects[item["subscription"]])):  # fmt: skip
+            if any(
+                one["quantity"] and one["price"].get("unit_amount")
+                for one in self._items_in(self.objects[item["subscription"]])
+            ):
                 return gone
         else:
             gone = item = super().subscription_items(method, parts, data)

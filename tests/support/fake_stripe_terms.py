@@ -24,9 +24,10 @@ class Terms(Billing):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
         self.kinds |= {
-            "subscription_items": self.subscription_items, "quotes": self.quotes,
+            "subscription_items": self.subscription_items,
+            "quotes": self.quotes,
             "invoiceitems": self.decimal_items,
-        }  # fmt: skip
+        }
 
     def subscriptions(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if parts[1:] == ["pause"]:
@@ -40,8 +41,9 @@ class Terms(Billing):
         if parts:
             return self._expanded(self._known(parts), data)
         made = super().schedules(method, parts, data)
-        sub = self._made("sub", object="subscription", latest_invoice=made.pop("latest_invoice"),
-                         customer=made["customer"])  # fmt: skip
+        sub = self._made(
+            "sub", object="subscription", latest_invoice=made.pop("latest_invoice"), customer=made["customer"]
+        )
         self.objects[made["id"]]["subscription"] = sub["id"]
         self._begun(sub, data)
         number = 1  # A phase that ends at a time of the caller's is over soon.
@@ -67,15 +69,23 @@ class Terms(Billing):
         invoice["paid"] = due
         number = 0
         while number == 0 or f"items[{number}][price]" in data:
-            self._made("si", object="subscription_item", subscription=sub["id"], quantity=1,
-                       price={"id": data.get(f"items[{number}][price]")})  # fmt: skip
+            self._made(
+                "si",
+                object="subscription_item",
+                subscription=sub["id"],
+                quantity=1,
+                price={"id": data.get(f"items[{number}][price]")},
+            )
             number += 1
         self.objects[sub["id"]] |= {"latest_invoice": invoice["id"]}
         return self._expanded({**sub, "items": {"data": self._items_in(sub), "has_more": False}}, data)
 
     def _items_in(self, sub: dict[str, Any]) -> list[dict[str, Any]]:
-        return [self._priced(one) for one in self.objects.values()
-                if one["object"] == "subscription_item" and one["subscription"] == sub["id"]]  # fmt: skip
+        return [
+            self._priced(one)
+            for one in self.objects.values()
+            if one["object"] == "subscription_item" and one["subscription"] == sub["id"]
+        ]
 
     def _priced(self, item: dict[str, Any]) -> dict[str, Any]:
         """Return an item of a subscription with the whole of its price."""
@@ -106,8 +116,16 @@ class Terms(Billing):
         return {**sub, "status": "paused"}
 
     def _bill(self, of: dict[str, Any], due: int) -> dict[str, Any]:
-        invoice = self._made("in", object="invoice", status="paid", currency="usd", auto_advance=False,
-                             paid=due, subtotal=due, customer=of["customer"])  # fmt: skip
+        invoice = self._made(
+            "in",
+            object="invoice",
+            status="paid",
+            currency="usd",
+            auto_advance=False,
+            paid=due,
+            subtotal=due,
+            customer=of["customer"],
+        )
         self.move(invoice, due)
         return invoice
 
@@ -116,19 +134,31 @@ class Terms(Billing):
             return self.items(method, parts, data)
         before = self._known(parts) if parts else {}
         each = data.get("unit_amount_decimal") or self.objects[data["pricing[price]"]]["unit_amount"]
-        quantity = Decimal(data.get("quantity_decimal") or data.get("quantity")
-                           or before.get("quantity_decimal") or "1")  # fmt: skip
+        quantity = Decimal(
+            data.get("quantity_decimal") or data.get("quantity") or before.get("quantity_decimal") or "1"
+        )
         item = self.items(method, parts, {**data, "amount": str(int(Decimal(each) * quantity))})
-        item |= {"quantity": int(quantity), "quantity_decimal": str(quantity),
-                 "pricing": {"unit_amount_decimal": str(each)}}  # fmt: skip
+        item |= {
+            "quantity": int(quantity),
+            "quantity_decimal": str(quantity),
+            "pricing": {"unit_amount_decimal": str(each)},
+        }
         return item
 
     def quotes(self, method: str, parts: list[str], data: Data) -> dict[str, Any]:
         if not parts:
             due = int(data["line_items[0][price_data][unit_amount]"])
             surprise = int(data.get("metadata[surprise]", "0"))
-            return self._made("qt", object="quote", currency="usd", amount_total=due, computed={},
-                              invoice=None, surprise=surprise, customer=data["customer"])  # fmt: skip
+            return self._made(
+                "qt",
+                object="quote",
+                currency="usd",
+                amount_total=due,
+                computed={},
+                invoice=None,
+                surprise=surprise,
+                customer=data["customer"],
+            )
         quote = self._known(parts)
         if parts[1:] == ["accept"]:
             quote["invoice"] = self._bill(quote, quote["amount_total"] + quote["surprise"])["id"]
@@ -138,8 +168,14 @@ class Terms(Billing):
         if "subtotal" not in invoice:
             return super()._summed(invoice)
         paid = invoice["paid"]
-        return {**invoice, "amount_due": paid, "amount_paid": paid, "total": paid, "amount_remaining": 0,
-                "lines": {"object": "list", "data": [], "has_more": False}}  # fmt: skip
+        return {
+            **invoice,
+            "amount_due": paid,
+            "amount_paid": paid,
+            "total": paid,
+            "amount_remaining": 0,
+            "lines": {"object": "list", "data": [], "has_more": False},
+        }
 
     def _expanded(self, body: dict[str, Any], data: Data) -> dict[str, Any]:
         """Return an object with what `expand` names in the place of its id."""

@@ -61,9 +61,17 @@ DEFAULTS: dict[str, Any] = {
     "services": 3,  # Messaging Services there are
 }
 _FIELDS = (
-    "caller_name", "sim_swap", "call_forwarding", "line_status", "line_type_intelligence", "identity_match",
-    "reassigned_number", "sms_pumping_risk", "phone_number_quality_score", "pre_fill",
-)  # fmt: skip
+    "caller_name",
+    "sim_swap",
+    "call_forwarding",
+    "line_status",
+    "line_type_intelligence",
+    "identity_match",
+    "reassigned_number",
+    "sms_pumping_risk",
+    "phone_number_quality_score",
+    "pre_fill",
+)
 Answer = tuple[int, Any]
 
 
@@ -213,11 +221,22 @@ class Twilio(fake_server.Vendor):
             sid = "VE" + uuid.uuid4().hex
             attempt = {"time": iso(), "channel": channel.upper(), "attempt_sid": "VL" + uuid.uuid4().hex}
             made = {
-                "sid": sid, "service_sid": service, "account_sid": self.account, "url": f"{url}/{sid}",
-                "to": to, "channel": channel, "status": "pending", "valid": False, "date_created": iso(),
-                "date_updated": iso(), "lookup": {}, "amount": None, "payee": None, "sna": None,
+                "sid": sid,
+                "service_sid": service,
+                "account_sid": self.account,
+                "url": f"{url}/{sid}",
+                "to": to,
+                "channel": channel,
+                "status": "pending",
+                "valid": False,
+                "date_created": iso(),
+                "date_updated": iso(),
+                "lookup": {},
+                "amount": None,
+                "payee": None,
+                "sna": None,
                 "send_code_attempts": [attempt],
-            }  # fmt: skip
+            }
             OBJECTS[sid] = made
             note("verify", sid, rate(OPTIONS["verify_channel_price"], to), to=to, channel=channel)
             return 201, made
@@ -278,8 +297,14 @@ class Twilio(fake_server.Vendor):
 
     def _service(self, sid: str, name: str) -> dict[str, Any]:
         version = self.path.split("/")[1]
-        return {"sid": sid, "account_sid": self.account, "friendly_name": name, "date_created": iso(),
-                "date_updated": iso(), "url": f"https://{self.host}/{version}/Services/{sid}"}  # fmt: skip
+        return {
+            "sid": sid,
+            "account_sid": self.account,
+            "friendly_name": name,
+            "date_created": iso(),
+            "date_updated": iso(),
+            "url": f"https://{self.host}/{version}/Services/{sid}",
+        }
 
     def _pricing(self, parts: list[str]) -> Answer:
         if len(parts) != 3 or parts[1] != "Countries":

@@ -19,11 +19,32 @@ from tests.support.fake_twilio_traffic import segments
 from tests.support.readings import Nested, java, number_of, value_of
 
 _NAMES = (
-    "To", "From", "Body", "MediaUrl", "ContentSid", "MessagingServiceSid", "SendAsMms", "ShortenUrls",
-    "SendAt", "ScheduleType", "TimeLimit", "Twiml", "Url", "FallbackUrl", "ApplicationSid", "Record",
-    "MachineDetection", "Channel", "CustomMessage", "CustomFriendlyName", "TemplateSid", "Fields", "Status",
-    "EmergencyEnabled", "FallbackFrom",
-)  # fmt: skip
+    "To",
+    "From",
+    "Body",
+    "MediaUrl",
+    "ContentSid",
+    "MessagingServiceSid",
+    "SendAsMms",
+    "ShortenUrls",
+    "SendAt",
+    "ScheduleType",
+    "TimeLimit",
+    "Twiml",
+    "Url",
+    "FallbackUrl",
+    "ApplicationSid",
+    "Record",
+    "MachineDetection",
+    "Channel",
+    "CustomMessage",
+    "CustomFriendlyName",
+    "TemplateSid",
+    "Fields",
+    "Status",
+    "EmergencyEnabled",
+    "FallbackFrom",
+)
 _KNOWN = {name.lower(): name for name in _NAMES}
 #: In cents: a segment, a message with media, a minute, at home and elsewhere; the rest wherever it is.
 SMS, MMS, MINUTE = (1, 50), (3, 50), (2, 90)
@@ -105,8 +126,10 @@ class Twilio(Vendor):
     def read(self, kind: str) -> Iterator[Nested]:
         yield from super().read(kind)
         for body, said in bodies(kind, self.request.body):
-            for text in ("&".join(filter(None, both)) for both in (
-                    (self.request.query, body), (body, self.request.query))):  # fmt: skip
+            for text in (
+                "&".join(filter(None, both))
+                for both in ((self.request.query, body), (body, self.request.query))
+            ):
                 for found in loosely(text):
                     yield found | (said or {})
 

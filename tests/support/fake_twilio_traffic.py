@@ -62,8 +62,17 @@ def micros(price: Decimal) -> int:
 
 def note(kind: str, sid: str, amount: Decimal, **more: Any) -> dict[str, Any]:
     """Enter into the books what is billed."""
-    entry = {"sid": sid, "kind": kind, "to": None, "from": None, "body": None, "segments": None,
-             "micros": micros(amount), "time": time.monotonic(), **more}  # fmt: skip
+    entry = {
+        "sid": sid,
+        "kind": kind,
+        "to": None,
+        "from": None,
+        "body": None,
+        "segments": None,
+        "micros": micros(amount),
+        "time": time.monotonic(),
+        **more,
+    }
     SENT.append(entry)
     return entry
 
@@ -296,9 +305,20 @@ def _create_call(account: str, form: Form) -> dict[str, Any]:
     now, sid = time.time(), "CA" + uuid.uuid4().hex
     uri = f"/2010-04-01/Accounts/{account}/Calls/{sid}"
     call: dict[str, Any] = dict.fromkeys(
-        ("answered_by", "caller_name", "duration", "end_time", "forwarded_from", "group_sid",
-         "parent_call_sid", "phone_number_sid", "price", "start_time", "trunk_sid")
-    )  # fmt: skip
+        (
+            "answered_by",
+            "caller_name",
+            "duration",
+            "end_time",
+            "forwarded_from",
+            "group_sid",
+            "parent_call_sid",
+            "phone_number_sid",
+            "price",
+            "start_time",
+            "trunk_sid",
+        )
+    )
     call |= {
         "account_sid": account,
         "api_version": "2010-04-01",

@@ -60,8 +60,10 @@ def write_history(path: Path, runs: int, calls: int) -> None:
                         at + 40,
                     )
                 )
-                journal += [(at, "reserve", run_id, call_id, None, 0, 0, USD),
-                            (at + 40, "settle", run_id, call_id, None, 0, USD, -USD)]  # fmt: skip
+                journal += [
+                    (at, "reserve", run_id, call_id, None, 0, 0, USD),
+                    (at + 40, "settle", run_id, call_id, None, 0, USD, -USD),
+                ]
             db.executemany(
                 "INSERT INTO call (id, run_id, claim_id, task_id, family, vendor, account, operation, method,"
                 " path, target, verdict, state, asked_micros, reserved_micros, settled_micros, created_at,"

@@ -51,9 +51,13 @@ class Charge(luigi.Task):
         stripe.api_base = f"{HOST}/stripe"
         try:
             intent = stripe.PaymentIntent.create(
-                amount=100, currency="usd", customer=self.customer, confirm=True,
-                payment_method="pm_card_visa", idempotency_key=f"{self.run_id}-{self.customer}",
-            )  # fmt: skip
+                amount=100,
+                currency="usd",
+                customer=self.customer,
+                confirm=True,
+                payment_method="pm_card_visa",
+                idempotency_key=f"{self.run_id}-{self.customer}",
+            )
             said = intent.id
         except stripe.RateLimitError as error:
             if error.headers["X-Keybrake-Cap-Hit"] != "true":

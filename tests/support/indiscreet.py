@@ -56,8 +56,14 @@ class Charge(VendorTask, Output):
     def run(self) -> None:
         more = {"api_key": "sk_test_other_canary"} if self.how == "scope" else {}
         customer = f"cus_{self.how}_{self.turn}"
-        stripe.PaymentIntent.create(amount=self.amount, currency="usd", customer=customer, confirm=True,
-                                    payment_method="pm_card_visa", **more)  # fmt: skip
+        stripe.PaymentIntent.create(
+            amount=self.amount,
+            currency="usd",
+            customer=customer,
+            confirm=True,
+            payment_method="pm_card_visa",
+            **more,
+        )
         getattr(self, f"do_{self.how}", lambda: None)()
         self.done()
 

@@ -17,22 +17,39 @@ Fields = list[tuple[str, str]]
 _MAIL: Fields = [("from", f'"{ME}"'), ("to", f'["{YOU}"]'), ("subject", '"Hi"'), ("text", '"Hello"')]
 #: What somebody would hide: other people, and more of them.
 _HIDDEN: Fields = [
-    *[(name, json.dumps(ALL)) for name in ("to", "cc", "bcc")], ("to", f'"{_MANY}"'), ("cc", f'"{ME}"'),
-    ("headers", json.dumps({"Bcc": _MANY})), ("headers", json.dumps({"X-A": f"1\r\nBcc: {_MANY}"})),
-    ("headers", '{"X-A": "1", "X-A": "2"}'), ("subject", json.dumps(f"Hi\nBcc: {_MANY}")),
-    ("bcc", json.dumps([[one] for one in ALL])), ("bcc", json.dumps({"0": _MANY})),
-    ("bcc", json.dumps([{"email": one} for one in ALL])), ("cc", "null"),
+    *[(name, json.dumps(ALL)) for name in ("to", "cc", "bcc")],
+    ("to", f'"{_MANY}"'),
+    ("cc", f'"{ME}"'),
+    ("headers", json.dumps({"Bcc": _MANY})),
+    ("headers", json.dumps({"X-A": f"1\r\nBcc: {_MANY}"})),
+    ("headers", '{"X-A": "1", "X-A": "2"}'),
+    ("subject", json.dumps(f"Hi\nBcc: {_MANY}")),
+    ("bcc", json.dumps([[one] for one in ALL])),
+    ("bcc", json.dumps({"0": _MANY})),
+    ("bcc", json.dumps([{"email": one} for one in ALL])),
+    ("cc", "null"),
     ("bcc", '"' + _MANY.replace("@", "\uff20").replace(",", "\uff0c") + '"'),
     ("to", json.dumps([" ".join(ALL)])),
-    ("scheduled_at", '"in 1 hour"'), ("tags", '[{"name": "a", "value": "b"}]'), ("audience_id", '"a"'),
-    ("recipients", json.dumps(ALL)), ("template", '{"id": "t", "variables": {"to": "x@x.example"}}'),
-    ("reply_to", json.dumps(f"a@a.example\nBcc: {_MANY}")), ("segment_id", '"s"'),
-]  # fmt: skip
+    ("scheduled_at", '"in 1 hour"'),
+    ("tags", '[{"name": "a", "value": "b"}]'),
+    ("audience_id", '"a"'),
+    ("recipients", json.dumps(ALL)),
+    ("template", '{"id": "t", "variables": {"to": "x@x.example"}}'),
+    ("reply_to", json.dumps(f"a@a.example\nBcc: {_MANY}")),
+    ("segment_id", '"s"'),
+]
 _DRAFT: Fields = [("segment_id", '"s"'), ("from", f'"{ME}"'), ("subject", '"Hi"'), ("name", '"x"')]
 _OF_DRAFTS: Fields = [
-    ("send", "true"), ("send", '"true"'), ("send", "1"), ("send", "[true]"), ("scheduled_at", '"in 1 hour"'),
-    ("send", "false"), ("send", "null"), ("send", "1e999"), ("audience_id", '"a"'),
-]  # fmt: skip
+    ("send", "true"),
+    ("send", '"true"'),
+    ("send", "1"),
+    ("send", "[true]"),
+    ("scheduled_at", '"in 1 hour"'),
+    ("send", "false"),
+    ("send", "null"),
+    ("send", "1e999"),
+    ("audience_id", '"a"'),
+]
 _MOVE: Fields = [("scheduled_at", '"in 1 hour"')]
 #: Path, an honest body (in a list of mails for a batch), what is hidden.
 _CALLS: list[tuple[str, str, Fields, Fields]] = [
@@ -42,19 +59,44 @@ _CALLS: list[tuple[str, str, Fields, Fields]] = [
     ("PATCH", "/emails/m1", _MOVE, _HIDDEN),
     ("POST", "/emails/m1/cancel", [], _HIDDEN),
     ("POST", "/templates", [("name", '"x"'), ("html", '"x"')], _HIDDEN),
-]  # fmt: skip
+]
 _PATHS = ["{}/", "/{}", *["{}?to=" + _MANY] * 3, "{}?send=true", "{};x", "{}%2F", "/.{}"]
 _TYPES: list[tuple[str, ...]] = [
-    (f"{JSON}; charset=utf-8",), (f"{JSON};charset=UTF-8",), (), ("text/plain",), (FORM,), (JSON, FORM),
-    (FORM, JSON), (f"{JSON}; charset=utf-16",), (f"{JSON}; charset=utf-7",), (f"{JSON}, {FORM}",),
-    (f" {JSON.upper()} ",), ("application/vnd.api+json",), ("application/scim+json",), ("text/json",),
-]  # fmt: skip
+    (f"{JSON}; charset=utf-8",),
+    (f"{JSON};charset=UTF-8",),
+    (),
+    ("text/plain",),
+    (FORM,),
+    (JSON, FORM),
+    (FORM, JSON),
+    (f"{JSON}; charset=utf-16",),
+    (f"{JSON}; charset=utf-7",),
+    (f"{JSON}, {FORM}",),
+    (f" {JSON.upper()} ",),
+    ("application/vnd.api+json",),
+    ("application/scim+json",),
+    ("text/json",),
+]
 _HEADERS = [*HEADERS, ("x-batch-validation", "permissive")]
 _CODINGS = ["utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-7", "latin-1"]
 _BEFORE = ["\ufeff", " ", "\n\t", "\0", ")]}',\n", "// x\n", "/* */", "[", "\x1e", "\u00a0"]
 _BEHIND = ["\n", " ", "\0", "x", "}", "]", ",", "// x", "\x1a", "null", "\ufeff", "&to=c@c.example"]
-_NUMBERS = ["1e999", "-1e999", "9007199254740993", "1" + "0" * 400, "NaN", "Infinity", "-0", "0x10", "01",
-            "1.", "+1", "1_0", "1e-999", "." "5"]  # fmt: skip
+_NUMBERS = [
+    "1e999",
+    "-1e999",
+    "9007199254740993",
+    "1" + "0" * 400,
+    "NaN",
+    "Infinity",
+    "-0",
+    "0x10",
+    "01",
+    "1.",
+    "+1",
+    "1_0",
+    "1e-999",
+    ".5",
+]
 _LETTERS = {"s": "\u017f", "k": "\u212a", "i": "\u0131", "a": "\u0430", "o": "\u043e", "c": "\u0441"}
 
 
@@ -64,19 +106,54 @@ def _escaped(name: str) -> str:
 
 #: What a name may be written as, between its quotes.
 _NAMES = [
-    *[str] * 12, str.upper, str.title, str.swapcase, _escaped, lambda n: _escaped(n[:1]) + n[1:],
-    lambda n: n + " ", lambda n: " " + n, lambda n: n + "\\u0000", lambda n: n + "\\u0000x",
-    lambda n: "\\ufeff" + n, lambda n: n + "\\u200b", lambda n: n + "\\t", lambda n: n + "[]",
-    lambda n: n + ".0", lambda n: f"mail[{n}]",
-    lambda n: n + "\\ud800", lambda n: "\\ud83d" + n, lambda n: n + "\\/", lambda n: n.replace("_", "-"),
-    lambda n: n.replace("_", ""), lambda n: "".join(_LETTERS.get(sign, sign) for sign in n),
-    lambda n: _escaped("".join(_LETTERS.get(sign, sign) for sign in n)), lambda n: "\\" + n, lambda n: "",
+    *[str] * 12,
+    str.upper,
+    str.title,
+    str.swapcase,
+    _escaped,
+    lambda n: _escaped(n[:1]) + n[1:],
+    lambda n: n + " ",
+    lambda n: " " + n,
+    lambda n: n + "\\u0000",
+    lambda n: n + "\\u0000x",
+    lambda n: "\\ufeff" + n,
+    lambda n: n + "\\u200b",
+    lambda n: n + "\\t",
+    lambda n: n + "[]",
+    lambda n: n + ".0",
+    lambda n: f"mail[{n}]",
+    lambda n: n + "\\ud800",
+    lambda n: "\\ud83d" + n,
+    lambda n: n + "\\/",
+    lambda n: n.replace("_", "-"),
+    lambda n: n.replace("_", ""),
+    lambda n: "".join(_LETTERS.get(sign, sign) for sign in n),
+    lambda n: _escaped("".join(_LETTERS.get(sign, sign) for sign in n)),
+    lambda n: "\\" + n,
+    lambda n: "",
     lambda n: "__proto__",
-]  # fmt: skip
+]
 _ODD = (
-    *["hidden"] * 4, "hidden again", "order", "typed", "number", "nested", "before", "behind", "second",
-    "coding", "type", "path", "path", "header", "commas", "quotes", "remark", "batch", "raw",
-)  # fmt: skip
+    *["hidden"] * 4,
+    "hidden again",
+    "order",
+    "typed",
+    "number",
+    "nested",
+    "before",
+    "behind",
+    "second",
+    "coding",
+    "type",
+    "path",
+    "path",
+    "header",
+    "commas",
+    "quotes",
+    "remark",
+    "batch",
+    "raw",
+)
 
 
 def _object(fields: Fields, comma: str = ", ", end: str = "") -> str:

@@ -37,8 +37,16 @@ class Judge:
     people.
     """
 
-    def __init__(self, site: Site, vendor: FakeVendor, base: str, key: tuple[str, str], *, only: str = "",
-                 agreed: bool = False) -> None:  # fmt: skip
+    def __init__(
+        self,
+        site: Site,
+        vendor: FakeVendor,
+        base: str,
+        key: tuple[str, str],
+        *,
+        only: str = "",
+        agreed: bool = False,
+    ) -> None:
         self.site, self.vendor, self.base, self.only, self.agreed = site, vendor, base, only, agreed
         self.key, self.run_id = key
         self.statuses: Counter[int] = Counter()
@@ -88,7 +96,9 @@ def judged(judge: Judge, of: st.SearchStrategy[Made], count: int) -> None:
     """Judge `count` requests, of which some must have passed, and some not, and say how many."""
     many(of, count, judge.judge)
     passed = sum(number for status, number in judge.statuses.items() if status < 300)
-    print(f"{sum(judge.statuses.values())} requests, by status {dict(judge.statuses)}; "
-          f"{judge.moved:.2f} cents moved")  # fmt: skip
+    print(
+        f"{sum(judge.statuses.values())} requests, by status {dict(judge.statuses)}; "
+        f"{judge.moved:.2f} cents moved"
+    )
     assert min(passed, judge.statuses[403]) > count / 10
     assert not judge.broken, judge.broken[0]

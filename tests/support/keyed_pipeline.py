@@ -32,9 +32,13 @@ class Charged(luigi.Task):
         stripe.api_key, stripe.api_base = said["vault_key"], said["api_base"]
         try:
             done = stripe.PaymentIntent.create(
-                amount=100, currency="usd", customer=self.customer, confirm=True, payment_method="pm_x",
+                amount=100,
+                currency="usd",
+                customer=self.customer,
+                confirm=True,
+                payment_method="pm_x",
                 idempotency_key=self.customer,
-            ).id  # fmt: skip
+            ).id
         except stripe.RateLimitError:
             done = "over the cap"
         with self.output().open("w") as out:

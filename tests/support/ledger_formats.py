@@ -159,9 +159,13 @@ class Maker:
         assert self.books.reserve(key, self.ask(90)).verdict == "denied"
         self.end(key, self.reserved(key, 4), "settle", 4, object_id="pi_cancelled", worth_micros=4 * USD)
         cancel = self.reserved(
-            key, 0, operation="payment_intents.cancel", object_id="pi_cancelled", target="pi_cancelled",
+            key,
+            0,
+            operation="payment_intents.cancel",
+            object_id="pi_cancelled",
+            target="pi_cancelled",
             path="/v1/payment_intents/pi_cancelled/cancel",
-        )  # fmt: skip
+        )
         self.end(key, cancel, "settle", 0, object_id="pi_cancelled")
         for _ in range(2):  # The second is answered with the first one's reply.
             again = self.books.claim("Charge_again")
@@ -201,9 +205,14 @@ class Maker:
         if (keys := _module("ledger.keys")) is None:
             return
         terms = keys.Terms(
-            "stripe", "luigi/run", run_cap=Micros(9 * USD), daily_cap=Micros(8 * USD),
-            endpoints=("POST /v1/payment_intents",), customers=("cus_key",), ttl_ms=100 * 365 * 86_400_000,
-        )  # fmt: skip
+            "stripe",
+            "luigi/run",
+            run_cap=Micros(9 * USD),
+            daily_cap=Micros(8 * USD),
+            endpoints=("POST /v1/payment_intents",),
+            customers=("cus_key",),
+            ttl_ms=100 * 365 * 86_400_000,
+        )
         _, key = self.books.write(keys.issue, terms, self.books.caps)
         call = self.reserved(key, 3, target="cus_key", customer="cus_key")
         self.end(key, call, "settle", 3, object_id="pi_key", customer="cus_key")

@@ -24,10 +24,25 @@ def install(folder: Path) -> Path:
     """Install the package into a folder of its own, without a network, and return that."""
     shutil.copytree(PACKAGE, folder / "source")  # What building leaves behind stays there.
     done = subprocess.run(
-        [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index",
-         "--disable-pip-version-check", "--target", str(folder / "packages"), str(folder / "source")],
-        capture_output=True, text=True, timeout=120, env=environment(),
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--no-deps",
+            "--no-build-isolation",
+            "--no-index",
+            "--disable-pip-version-check",
+            "--target",
+            str(folder / "packages"),
+            str(folder / "source"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=environment(),
+    )
     assert done.returncode == 0, done.stderr
     return folder / "packages"
 
@@ -37,8 +52,13 @@ class FakeLlm:
 
     def __init__(self, folder: Path) -> None:
         port_file = folder / "llm.port"
-        self.process = Process(["-m", "tests.support.fake_llm", "--port-file", str(port_file)],
-                               folder / "llm.log", folder, environment(), port_file.exists)  # fmt: skip
+        self.process = Process(
+            ["-m", "tests.support.fake_llm", "--port-file", str(port_file)],
+            folder / "llm.log",
+            folder,
+            environment(),
+            port_file.exists,
+        )
         self.url = f"http://127.0.0.1:{port_file.read_text()}"
 
     def books(self) -> dict[str, Any]:
@@ -61,8 +81,11 @@ class LlmSite(Site):
     def __init__(self, folder: Path, packages: Path, llm: FakeLlm, stripe: FakeStripe, **more: Any) -> None:
         self.llm, self._packages = llm, packages
         self._luigids: dict[str, str] = {}
-        section = {"secret": "${OPENAI_API_KEY}", "base_url": llm.url,
-                   "prices_per_million": "m-small: 2/8, m-free: 0/0"}  # fmt: skip
+        section = {
+            "secret": "${OPENAI_API_KEY}",
+            "base_url": llm.url,
+            "prices_per_million": "m-small: 2/8, m-free: 0/0",
+        }
         super().__init__(folder, stripe=stripe, spendguard_llm=section, **more)
 
     def start(self, module: str = "scheduler_patch") -> None:

@@ -27,8 +27,11 @@ class Summarise(VendorTask, luigi.Task):
         return luigi.LocalTarget(str(OUT / self.task_id))
 
     def run(self) -> None:
-        body = {"model": self.model, "messages": [{"role": "user", "content": self.text}],
-                "max_completion_tokens": self.tokens}  # fmt: skip
+        body = {
+            "model": self.model,
+            "messages": [{"role": "user", "content": self.text}],
+            "max_completion_tokens": self.tokens,
+        }
         if self.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
         headers = {"Authorization": f"Bearer {os.environ['OPENAI_API_KEY']}"}

@@ -79,8 +79,9 @@ class Luigid:
         """Open a run."""
         self.do(self.service.open_run(OpenRunRequest(run_id, False, "Root", run_id)))
 
-    def add(self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None,
-            **more: Any) -> None:  # fmt: skip
+    def add(
+        self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None, **more: Any
+    ) -> None:
         """Announce a vendor task of a run."""
         said: dict[str, Any] = {"run_id": run_id, "announcing": True}
         said |= {} if cost is None else {"max_cost_usd": cost}
@@ -114,8 +115,9 @@ class Luigid:
         )
         answer: ReserveReply = self.do(self.service.reserve(attempt.key, ask))
         if answer.verdict == "allowed":
-            settled = EndRequest("settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200,
-                          answer_body="{}")  # fmt: skip
+            settled = EndRequest(
+                "settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200, answer_body="{}"
+            )
             self.do(self.service.end(attempt.key, settled))
         return answer
 

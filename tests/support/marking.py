@@ -24,8 +24,10 @@ def unmarked(listed: Parameters, said: Mapping[str, Iterable[str]]) -> list[str]
             found.append(f"{address}\n? {' '.join(every)}")
             continue
         trees = [line.tree for line in listed.marks[address]]
-        known = {term: all(any(takes(tree, leaf) for tree in trees) for leaf in _leaves(tree_of(term)))
-                 for term in every}  # fmt: skip
+        known = {
+            term: all(any(takes(tree, leaf) for tree in trees) for leaf in _leaves(tree_of(term)))
+            for term in every
+        }
         new = [term for term in every if not known[term]]
         if new:
             found.append(f"{address}\n? {' '.join(new)}")

@@ -37,9 +37,13 @@ class Server:
         self.url = f"http://127.0.0.1:{self.port}"
         program = {"program": more["program"]} if "program" in more else {}
         self.process = Process(
-            [arg.replace("{port}", str(self.port)) for arg in args], folder / f"{name}.log", folder,
-            environment(NODE_PATH=str(MODULES)), lambda: listening(self.port), **program,
-        )  # fmt: skip
+            [arg.replace("{port}", str(self.port)) for arg in args],
+            folder / f"{name}.log",
+            folder,
+            environment(NODE_PATH=str(MODULES)),
+            lambda: listening(self.port),
+            **program,
+        )
 
 
 def localstripe(folder: Path) -> Server:
@@ -57,5 +61,9 @@ def prism(folder: Path, specification: Path) -> Server:
     """Start prism: it answers by a specification's own examples, and checks what it is asked."""
     program = node("@stoplight/prism-cli")
     script = str(MODULES / "@stoplight" / "prism-cli" / "dist" / "index.js")
-    return Server("prism", folder, [script, "mock", "-h", "127.0.0.1", "-p", "{port}", str(specification)],
-                  program=program)  # fmt: skip
+    return Server(
+        "prism",
+        folder,
+        [script, "mock", "-h", "127.0.0.1", "-p", "{port}", str(specification)],
+        program=program,
+    )

@@ -76,9 +76,15 @@ class Paper:
         more = self.site.environment(**env)
         more["PATH"] = f"{self._programs}:{more['PATH']}"
         done = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", text], cwd=self.site.folder, env=more, timeout=120,
-            input=stdin, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        )  # fmt: skip
+            ["bash", "-euo", "pipefail", "-c", text],
+            cwd=self.site.folder,
+            env=more,
+            timeout=120,
+            input=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert done.returncode == 0, f"{text}\n{done.stdout}"
         return done.stdout
 

@@ -169,10 +169,11 @@ class InFlight(VendorTask, Output):
 
     async def charge_and_wait(self) -> None:
         calls = (
-            stripe.PaymentIntent.create_async(amount=100, currency="usd", customer=f"cus_{n}", confirm=True,
-                                              payment_method="pm_card_visa")
+            stripe.PaymentIntent.create_async(
+                amount=100, currency="usd", customer=f"cus_{n}", confirm=True, payment_method="pm_card_visa"
+            )
             for n in range(self.n)
-        )  # fmt: skip
+        )
         await asyncio.gather(*calls)
         await asyncio.sleep(120)
 

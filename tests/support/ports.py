@@ -114,6 +114,11 @@ def attempt(folder: Path, port: StubLedger, base_url: str = "http://127.0.0.1:9"
     key = Secret("vault_key_" + uuid.uuid4().hex + "k" * 11)
     made: Any = port
     return Attempt(
-        claim_id=str(uuid.uuid4()), run_id="r", task_id="Send_1", family="Send", key=key, client=made,
+        claim_id=str(uuid.uuid4()),
+        run_id="r",
+        task_id="Send_1",
+        family="Send",
+        key=key,
+        client=made,
         settings=config.load([path], environ={}),
-    )  # fmt: skip
+    )

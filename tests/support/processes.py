@@ -58,9 +58,14 @@ class Process:
         self.log = log
         with log.open("ab") as out:
             self.popen = subprocess.Popen(
-                [program, *args], stdout=out, stderr=out, cwd=cwd, env=dict(env),
-                stdin=subprocess.DEVNULL, start_new_session=True,
-            )  # fmt: skip
+                [program, *args],
+                stdout=out,
+                stderr=out,
+                cwd=cwd,
+                env=dict(env),
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,
+            )
         deadline = time.monotonic() + 60  # Other tests are at work, too.
         while not ready():
             if self.popen.poll() is not None or time.monotonic() > deadline:

@@ -87,8 +87,10 @@ class Race(luigi.WrapperTask):
     n = luigi.IntParameter(default=16)
 
     def requires(self) -> list[luigi.Task]:
-        return [Spender(vendor=self.vendor, run_id=self.run_id, name=name, race=self.run_id)
-                for name in range(self.n)]  # fmt: skip
+        return [
+            Spender(vendor=self.vendor, run_id=self.run_id, name=name, race=self.run_id)
+            for name in range(self.n)
+        ]
 
 
 class SendAndDie(VendorTask, Output):
@@ -118,8 +120,10 @@ class Mailing(luigi.WrapperTask):
     how = luigi.Parameter(default="kill", significant=False)
 
     def requires(self) -> list[luigi.Task]:
-        return [SendAndDie(vendor=self.vendor, run_id=self.run_id, number=number, how=self.how)
-                for number in range(self.first, self.first + self.n)]  # fmt: skip
+        return [
+            SendAndDie(vendor=self.vendor, run_id=self.run_id, number=number, how=self.how)
+            for number in range(self.first, self.first + self.n)
+        ]
 
 
 class SendAndWait(VendorTask, Output):

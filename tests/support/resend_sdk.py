@@ -66,9 +66,10 @@ def _literal(node: ast.expr) -> str:
 def _paths(tree: ast.AST) -> set[str]:
     """Return the paths that a method may call, `{id}` for each part of them that is computed."""
     said = [
-        node.value for node in ast.walk(tree)
+        node.value
+        for node in ast.walk(tree)
         if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") in ("path", "base_path")
-    ]  # fmt: skip
+    ]
     said += [word.value for word in _keywords(tree, "path")]
     return {path for path in map(_path, said) if path.startswith("/")}
 

@@ -40,8 +40,14 @@ class Mail(VendorTask, Output):
     """Sends a mail."""
 
     def run(self) -> None:
-        sent = resend.Emails.send({"from": "shop@example.com", "to": f"{self.customer}@example.com",
-                                   "subject": "Paid", "text": "Thanks"})  # fmt: skip
+        sent = resend.Emails.send(
+            {
+                "from": "shop@example.com",
+                "to": f"{self.customer}@example.com",
+                "subject": "Paid",
+                "text": "Thanks",
+            }
+        )
         self.write(sent["id"])
 
 

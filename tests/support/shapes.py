@@ -198,8 +198,13 @@ class Calling(VendorTask, Output):
     def run(self) -> None:
         note("calling", self.name)
         try:
-            stripe.PaymentIntent.create(amount=100, currency="usd", customer=f"calling_{self.name}",
-                                        payment_method="pm_card_visa", confirm=True)  # fmt: skip
+            stripe.PaymentIntent.create(
+                amount=100,
+                currency="usd",
+                customer=f"calling_{self.name}",
+                payment_method="pm_card_visa",
+                confirm=True,
+            )
             note("answered", self.name)
         finally:
             note("ended", type(sys.exc_info()[1]).__name__)
@@ -294,6 +299,11 @@ def build(*roots: luigi.Task, **env: object) -> bool:
 def run_build(folder: object, environment: dict[str, str], code: str) -> subprocess.CompletedProcess[str]:
     """Run a line of Python that calls `build`."""
     return subprocess.run(
-        [sys.executable, "-c", f"from tests.support.shapes import *\n{code}"], cwd=str(folder), timeout=120,
-        env=environment, capture_output=True, text=True, stdin=subprocess.DEVNULL,
-    )  # fmt: skip
+        [sys.executable, "-c", f"from tests.support.shapes import *\n{code}"],
+        cwd=str(folder),
+        timeout=120,
+        env=environment,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )

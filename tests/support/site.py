@@ -28,9 +28,17 @@ class Site:
     `twilio`, `resend`: what stands for these vendors, where the site has their secrets.
     """
 
-    def __init__(self, folder: Path, *, stripe: FakeStripe | None = None, twilio: FakeTwilio | None = None,
-                 resend: FakeResend | None = None, start: bool = True, gateway: bool = False,
-                 **settings: Any) -> None:  # fmt: skip
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        stripe: FakeStripe | None = None,
+        twilio: FakeTwilio | None = None,
+        resend: FakeResend | None = None,
+        start: bool = True,
+        gateway: bool = False,
+        **settings: Any,
+    ) -> None:
         self.folder = folder
         self.stripe = stripe or FakeStripe(folder / "vendor")
         self.owns_stripe = stripe is None
@@ -52,8 +60,10 @@ class Site:
         if twilio is not None:
             self.secrets["TWILIO_AUTH_TOKEN"] = TWILIO_SECRET
             self.settings["spendguard_twilio"] = {
-                "secret": "${TWILIO_AUTH_TOKEN}", "account_sid": TWILIO_ACCOUNT, "base_url": twilio.url,
-            }  # fmt: skip
+                "secret": "${TWILIO_AUTH_TOKEN}",
+                "account_sid": TWILIO_ACCOUNT,
+                "base_url": twilio.url,
+            }
         if resend is not None:
             self.secrets["RESEND_API_KEY"] = RESEND_SECRET
             self.settings["spendguard_resend"] = {"secret": "${RESEND_API_KEY}", "base_url": resend.url}
@@ -89,8 +99,13 @@ class Site:
         """Start luigid-spendguard (or another luigid, which may need arguments) on this site's port."""
         args = ("-m", module, *args, "--address", "127.0.0.1", "--port", str(self.port))
         secrets = self.secrets if self.gateway else {}
-        self.luigid = Process(args, self.folder / "luigid.log", self.folder, self._environment(**secrets),
-                              lambda: listening(self.port))  # fmt: skip
+        self.luigid = Process(
+            args,
+            self.folder / "luigid.log",
+            self.folder,
+            self._environment(**secrets),
+            lambda: listening(self.port),
+        )
 
     def restart(self, **settings: Mapping[str, Any] | None) -> None:
         """Start luigid with these sections of luigi.cfg changed; end it first where it runs."""
@@ -119,10 +134,15 @@ class Site:
     ) -> subprocess.Popen[str]:
         """Start `luigi --module … ARGS` and return it."""
         return subprocess.Popen(
-            [sys.executable, "-m", "luigi", "--module", module, *args], text=True,
-            cwd=self.folder, env=self.environment(**env), stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
+            [sys.executable, "-m", "luigi", "--module", module, *args],
+            text=True,
+            cwd=self.folder,
+            env=self.environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def luigi(self, *args: str, timeout: float = 120, **more: str) -> tuple[int, str]:
         """Run `luigi --module … ARGS`; return its exit code and output."""
@@ -139,8 +159,12 @@ class Site:
         """Run `spendguard ARGS`; return exit code, stdout and stderr."""
         done = subprocess.run(
             [sys.executable, "-c", "from luigi_spendguard.__main__ import main; main()", *args],
-            cwd=self.folder, env=self.environment(**env), capture_output=True, text=True, timeout=60,
-        )  # fmt: skip
+            cwd=self.folder,
+            env=self.environment(**env),
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
         return done.returncode, done.stdout, done.stderr
 
     # HTTP.
@@ -149,8 +173,9 @@ class Site:
         """Return the admin token that luigid made."""
         return self.ledger.with_name(self.ledger.name + ".admin-token").read_text().strip()
 
-    def call(self, method: str, path: str, body: Any = None, token: str | None = "admin",
-             **headers: str) -> tuple[int, Any]:  # fmt: skip
+    def call(
+        self, method: str, path: str, body: Any = None, token: str | None = "admin", **headers: str
+    ) -> tuple[int, Any]:
         """Send a request; return status and decoded body. `token`: the admin's unless another is given."""
         if token == "admin":
             token = self.token()
@@ -158,8 +183,9 @@ class Site:
             headers["Authorization"] = f"Bearer {token}"
         if body is not None:
             headers["Content-Type"] = "application/json"
-        reply = _http.request(method, self.url + path, headers=headers,
-                              body=None if body is None else json.dumps(body))  # fmt: skip
+        reply = _http.request(
+            method, self.url + path, headers=headers, body=None if body is None else json.dumps(body)
+        )
         return reply.status, json.loads(reply.data)
 
     def rpc(self, method: str, **arguments: Any) -> Any:

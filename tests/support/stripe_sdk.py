@@ -137,8 +137,9 @@ def parameters() -> dict[str, set[str]]:
             if not isinstance(function, ast.FunctionDef):
                 continue
             given = [*function.args.args, *function.args.kwonlyargs, function.args.kwarg]
-            said = [ast.dump(one.annotation) for one in given
-                    if one and one.arg == "params" and one.annotation]  # fmt: skip
+            said = [
+                ast.dump(one.annotation) for one in given if one and one.arg == "params" and one.annotation
+            ]
             for line in _sent(function):
                 names = found.setdefault(line, set())
                 for name in re.findall(r"'(\w+)'", " ".join(said)) + re.findall(r"\"(\w+)\"", " ".join(said)):

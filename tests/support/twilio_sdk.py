@@ -175,8 +175,11 @@ def _sent(body: ast.ClassDef) -> Iterator[tuple[str, str]]:
     for node in ast.walk(made):
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Dict):
             for key, value in zip(node.value.keys, node.value.values, strict=True):
-                own = [one.attr for one in ast.walk(value) if isinstance(one, ast.Attribute)
-                       and getattr(one.value, "id", "") == "self"]  # fmt: skip
+                own = [
+                    one.attr
+                    for one in ast.walk(value)
+                    if isinstance(one, ast.Attribute) and getattr(one.value, "id", "") == "self"
+                ]
                 if isinstance(key, ast.Constant):
                     yield str(key.value), own[0] if own else ""
 

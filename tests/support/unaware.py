@@ -17,9 +17,14 @@ def charge(customer: str, secret: str, base: str) -> str:
     )
     try:
         client.v1.payment_intents.create(
-            params={"amount": 100, "currency": "usd", "customer": customer, "payment_method": "pm_card_visa",
-                    "confirm": True}
-        )  # fmt: skip
+            params={
+                "amount": 100,
+                "currency": "usd",
+                "customer": customer,
+                "payment_method": "pm_card_visa",
+                "confirm": True,
+            }
+        )
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return "charged"

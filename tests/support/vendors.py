@@ -24,8 +24,11 @@ class FakeVendor:
         port_file.unlink(missing_ok=True)
         self.process = Process(
             ["-m", f"tests.support.fake_{self.name}", "--port-file", str(port_file), *args],
-            folder / f"{self.name}.log", folder, environment(), port_file.exists,
-        )  # fmt: skip
+            folder / f"{self.name}.log",
+            folder,
+            environment(),
+            port_file.exists,
+        )
         self.url = f"http://127.0.0.1:{port_file.read_text()}"
 
     def books(self) -> dict[str, Any]:

@@ -156,7 +156,7 @@ def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: st
         ("[spendguard_caps]\nBilling = much\n", "[spendguard_caps] Billing: 'much' is no amount"),
         ("default_cap_usd = 5\n", "line 1 stands before any [section]"),
     ],
-)  # fmt: skip
+)
 def test_what_cannot_be_used_is_named_with_file_section_and_key(tmp_path: Path, text: str, says: str) -> None:
     assert says in refused(tmp_path, text)
 
@@ -181,17 +181,28 @@ def test_toml_is_read_as_strictly(tmp_path: Path, text: str, says: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["[spendguard_stripe]\nsecret = {} # mine\n", "[spendguard_stripe]\nsecret = {}\nsecret = {}\n",
-     "[spendguard_stripe]\nsecret = a {} b\n", "[spendguard]\nadmin_token = {0} {0}\n", "{}\n[spendguard]\n",
-     "[spendguard_stripe]\n  {}\n x\n"],
-)  # fmt: skip
+    [
+        "[spendguard_stripe]\nsecret = {} # mine\n",
+        "[spendguard_stripe]\nsecret = {}\nsecret = {}\n",
+        "[spendguard_stripe]\nsecret = a {} b\n",
+        "[spendguard]\nadmin_token = {0} {0}\n",
+        "{}\n[spendguard]\n",
+        "[spendguard_stripe]\n  {}\n x\n",
+    ],
+)
 def test_no_error_shows_a_secret(tmp_path: Path, text: str) -> None:
     assert "sk_live_canary" not in refused(tmp_path, text.format("sk_live_canary", "sk_live_canary"))
 
 
 def test_no_repr_shows_a_secret(tmp_path: Path) -> None:
-    settings = read(tmp_path, "[spendguard]\nadmin_token = " + TOKEN + "\nworker_token = w" + TOKEN
-                    + "\n[spendguard_stripe]\nsecret = sk_live_canary\n")  # fmt: skip
+    settings = read(
+        tmp_path,
+        "[spendguard]\nadmin_token = "
+        + TOKEN
+        + "\nworker_token = w"
+        + TOKEN
+        + "\n[spendguard_stripe]\nsecret = sk_live_canary\n",
+    )
     assert TOKEN not in repr(settings)
     assert "sk_live_canary" not in repr(settings)
 
@@ -215,14 +226,19 @@ def test_a_file_that_cannot_be_read_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("caps", "asked", "granted"),
     [
-        ("default_cap_usd = 100", None, 100), ("default_cap_usd = 100", 50, 50),
-        ("default_cap_usd = 100", 500, 100), ("default_cap_usd = 100\nmax_cap_usd = 1000", 500, 500),
-        ("default_cap_usd = 100\nmax_cap_usd = 1000", 5000, 1000), ("max_cap_usd = 1000", None, 0),
-        ("max_cap_usd = 1000", 5, 5), ("default_cap_usd = 100\n[spendguard_caps]\nRoot = 300", None, 300),
-        ("default_cap_usd = 1\nmax_cap_usd = 1000\n[spendguard_caps]\nRoot = 300", 900, 300), ("", 5, 0),
+        ("default_cap_usd = 100", None, 100),
+        ("default_cap_usd = 100", 50, 50),
+        ("default_cap_usd = 100", 500, 100),
+        ("default_cap_usd = 100\nmax_cap_usd = 1000", 500, 500),
+        ("default_cap_usd = 100\nmax_cap_usd = 1000", 5000, 1000),
+        ("max_cap_usd = 1000", None, 0),
+        ("max_cap_usd = 1000", 5, 5),
+        ("default_cap_usd = 100\n[spendguard_caps]\nRoot = 300", None, 300),
+        ("default_cap_usd = 1\nmax_cap_usd = 1000\n[spendguard_caps]\nRoot = 300", 900, 300),
+        ("", 5, 0),
         ("default_cap_usd = 100\n[spendguard_caps]\nRoot = 0", None, 0),
     ],
-)  # fmt: skip
+)
 def test_the_cap_that_is_granted(tmp_path: Path, caps: str, asked: int | None, granted: int) -> None:
     micros = None if asked is None else asked * 1_000_000
     cap, note = read(tmp_path, f"[spendguard]\n{caps}\n").caps.grant("Root", micros)

@@ -77,8 +77,9 @@ def test_the_gateway_takes_the_arguments_of_its_unit() -> None:
 def test_variables_that_units_and_container_set_are_known() -> None:
     known = (REPOSITORY / "docs" / "configuration.md").read_text("utf-8")
     given = [line.partition("=")[0] for path in SERVICES for line in lines(path, "Environment")]
-    given += re.findall(r"--env (\w+)=", PAGE) + re.findall(r"(\w+)=", "".join(
-        re.findall(r"^ENV (.*)$", CONTAINER, re.MULTILINE)))  # fmt: skip
+    given += re.findall(r"--env (\w+)=", PAGE) + re.findall(
+        r"(\w+)=", "".join(re.findall(r"^ENV (.*)$", CONTAINER, re.MULTILINE))
+    )
     used = set(re.findall(r"\$\{(\w+)\}", "".join(SETTINGS)))
     assert {"LUIGI_CONFIG_PATH", "STRIPE_SECRET_KEY_FILE"} <= set(given)
     assert [name for name in given if name not in used | FOREIGN and f"`{name}`" not in known] == []

@@ -30,19 +30,48 @@ CURRENCIES = DATA / "stripe-currencies.json"
 
 @pytest.mark.parametrize(
     ("text", "micros"),
-    [("300", 300_000_000), ("12.50", 12_500_000), ("0.0079", 7900), ("0", 0), (" 5 ", 5_000_000),
-     (7, 7_000_000), (Decimal("1.12"), 1_120_000), ("1000000000", 10**15)],
-)  # fmt: skip
+    [
+        ("300", 300_000_000),
+        ("12.50", 12_500_000),
+        ("0.0079", 7900),
+        ("0", 0),
+        (" 5 ", 5_000_000),
+        (7, 7_000_000),
+        (Decimal("1.12"), 1_120_000),
+        ("1000000000", 10**15),
+    ],
+)
 def test_amounts_are_read_exactly(text, micros: int) -> None:
     assert parse_usd(text) == micros
 
 
 @pytest.mark.parametrize(
     "text",
-    ["-1", "NaN", "inf", "1e3", "", " ", "1.", ".5", "1,000", "$5", "0x10", "1_000", "0.0000001",
-     "1000000001",
-     "99999999999999999999", "١٢", Decimal("NaN"), Decimal("-1"), Decimal("Infinity"), True, 1.5, None],
-)  # fmt: skip
+    [
+        "-1",
+        "NaN",
+        "inf",
+        "1e3",
+        "",
+        " ",
+        "1.",
+        ".5",
+        "1,000",
+        "$5",
+        "0x10",
+        "1_000",
+        "0.0000001",
+        "1000000001",
+        "99999999999999999999",
+        "١٢",
+        Decimal("NaN"),
+        Decimal("-1"),
+        Decimal("Infinity"),
+        True,
+        1.5,
+        None,
+    ],
+)
 def test_what_is_no_amount_is_refused_with_advice(text) -> None:
     with pytest.raises(BadAmount) as error:
         parse_usd(text)

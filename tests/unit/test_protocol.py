@@ -41,21 +41,56 @@ headers = st.dictionaries(texts, texts, max_size=3)
 parts = st.dictionaries(ids, micros.map(str).filter(lambda text: len(text) < 16), max_size=3)
 
 asks = st.builds(
-    ReserveRequest, call_id=ids, vendor=texts, account=texts, operation=texts, method=texts, path=texts,
-    ask=st.integers(1, 9), target=some, key=some, key_is_callers=st.booleans(), unsure=st.booleans(),
-    read=st.booleans(), total_micros=st.none() | micros, object_id=some, body=texts, headers=headers,
+    ReserveRequest,
+    call_id=ids,
+    vendor=texts,
+    account=texts,
+    operation=texts,
+    method=texts,
+    path=texts,
+    ask=st.integers(1, 9),
+    target=some,
+    key=some,
+    key_is_callers=st.booleans(),
+    unsure=st.booleans(),
+    read=st.booleans(),
+    total_micros=st.none() | micros,
+    object_id=some,
+    body=texts,
+    headers=headers,
     denied=st.none() | st.sampled_from(sorted(DENIAL_STATUS)),
-)  # fmt: skip
-answers = st.builds(ReserveReply, verdict=texts, call_id=ids, resend=st.booleans(), headers=headers,
-                    status=st.integers(0, 599), facts=headers)  # fmt: skip
+)
+answers = st.builds(
+    ReserveReply,
+    verdict=texts,
+    call_id=ids,
+    resend=st.booleans(),
+    headers=headers,
+    status=st.integers(0, 599),
+    facts=headers,
+)
 ends = st.builds(
-    EndRequest, kind=texts, call_id=ids, definite=st.booleans(), total_micros=st.none() | micros,
-    only_less=st.booleans(), covers=texts, worth_micros=micros, object_id=some, answer_headers=headers,
-    answer_body=texts, opened=parts,
-)  # fmt: skip
+    EndRequest,
+    kind=texts,
+    call_id=ids,
+    definite=st.booleans(),
+    total_micros=st.none() | micros,
+    only_less=st.booleans(),
+    covers=texts,
+    worth_micros=micros,
+    object_id=some,
+    answer_headers=headers,
+    answer_body=texts,
+    opened=parts,
+)
 LEAST: dict[str, Any] = {
-    "call_id": "c", "vendor": "v", "account": "a", "operation": "o", "method": "POST", "path": "/",
-}  # fmt: skip
+    "call_id": "c",
+    "vendor": "v",
+    "account": "a",
+    "operation": "o",
+    "method": "POST",
+    "path": "/",
+}
 
 
 @given(asks | answers | ends)

@@ -134,11 +134,18 @@ def test_every_command_that_is_shown_parses(paper: Path) -> None:
 
 
 def test_the_search_for_commands_finds_them() -> None:
-    found = [line for path in (REPOSITORY / "README.md", *DOCS.rglob("*.md"))
-             for line, _ in commands(path.read_text("utf-8"))]  # fmt: skip
+    found = [
+        line
+        for path in (REPOSITORY / "README.md", *DOCS.rglob("*.md"))
+        for line, _ in commands(path.read_text("utf-8"))
+    ]
     assert len(found) > 50
     assert any(line.startswith("spendguard issue-key") and "--customer cus_ann" in line for line in found)
-    for wrong in ("spendguard top-down RUN", "spendguard top-up RUN many", "spendguard runs --colour",
-                  "luigid-spendguard --prot 1"):  # fmt: skip
+    for wrong in (
+        "spendguard top-down RUN",
+        "spendguard top-up RUN many",
+        "spendguard runs --colour",
+        "luigid-spendguard --prot 1",
+    ):
         with pytest.raises(click.UsageError):
             parsed(wrong)

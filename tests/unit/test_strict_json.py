@@ -14,11 +14,20 @@ PACKAGES = [REPOSITORY / name for name in ("luigi_spendguard", "scheduler_patch"
 
 @pytest.mark.parametrize(
     ("text", "why"),
-    [('{"to": 1, "to": 2}', "'to' is given twice"), ('{"to": 1, "t\\u006f": 2}', "'to' is given twice"),
-     ('[{"a": {"to": 1, "to": 2}}]', "given twice"), ('{"a": NaN}', "NaN is no"), ("-Infinity", "no JSON"),
-     ('{"a": 1e400}', "every reader"), ("9007199254740992", "every reader"), ("9" * 5000, "every reader"),
-     ('"\\ud800"', "surrogate"), ('{"\\udc00": 1}', "surrogate"), ('{"a\\u0000": 1}', "NUL")],
-)  # fmt: skip
+    [
+        ('{"to": 1, "to": 2}', "'to' is given twice"),
+        ('{"to": 1, "t\\u006f": 2}', "'to' is given twice"),
+        ('[{"a": {"to": 1, "to": 2}}]', "given twice"),
+        ('{"a": NaN}', "NaN is no"),
+        ("-Infinity", "no JSON"),
+        ('{"a": 1e400}', "every reader"),
+        ("9007199254740992", "every reader"),
+        ("9" * 5000, "every reader"),
+        ('"\\ud800"', "surrogate"),
+        ('{"\\udc00": 1}', "surrogate"),
+        ('{"a\\u0000": 1}', "NUL"),
+    ],
+)
 def test_what_parsers_read_differently_is_refused_and_said(text: str, why: str) -> None:
     for any_case in (False, True):
         with pytest.raises(NotStrict, match=why):

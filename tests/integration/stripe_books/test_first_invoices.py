@@ -27,8 +27,12 @@ def price(vendor: FakeStripe, cents: int) -> str:
 
 def begun(desk: Outside, vendor: FakeStripe, **more: Any) -> Any:
     """Begin a subscription of $90 whose first invoice is still to be paid."""
-    asked = {"customer": "cus_1", "items": [{"price": price(vendor, 9000)}],
-             "payment_behavior": "default_incomplete", **more}  # fmt: skip
+    asked = {
+        "customer": "cus_1",
+        "items": [{"price": price(vendor, 9000)}],
+        "payment_behavior": "default_incomplete",
+        **more,
+    }
     made: Any = desk.client.v1.subscriptions.create(asked)  # type: ignore[arg-type]
     return made
 
@@ -86,9 +90,17 @@ def test_an_item_whose_change_is_in_doubt_goes_on_counting(desk: Losing, vendor:
 def test_a_quote_with_a_trial_is_counted_whole(desk: Losing, vendor: FakeStripe) -> None:
     """What is due at once is one thing of $100; the plan of $90 is billed when the trial is over."""
     v1: Any = desk.client.v1
-    lines = [{"price_data": {"currency": "usd", "product": "prod_1", "unit_amount": 10000}},
-             {"price_data": {"currency": "usd", "product": "prod_2", "unit_amount": 9000,
-                             "recurring": {"interval": "month"}}}]  # fmt: skip
+    lines = [
+        {"price_data": {"currency": "usd", "product": "prod_1", "unit_amount": 10000}},
+        {
+            "price_data": {
+                "currency": "usd",
+                "product": "prod_2",
+                "unit_amount": 9000,
+                "recurring": {"interval": "month"},
+            }
+        },
+    ]
     asked = {"customer": "cus_1", "line_items": lines, "subscription_data": {"trial_period_days": 1}}
     quote = v1.quotes.create(asked)
     accepted = v1.quotes.accept(quote.id)

@@ -25,8 +25,12 @@ class Calls:
     def __init__(self, desk: Losing, seed: int) -> None:
         self.pick = random.Random(seed)
         self.made: dict[str, list[str]] = {}
-        asked: Any = {"currency": "usd", "unit_amount": 100, "recurring": {"interval": "month"},
-                      "product": "prod_1"}  # fmt: skip
+        asked: Any = {
+            "currency": "usd",
+            "unit_amount": 100,
+            "recurring": {"interval": "month"},
+            "product": "prod_1",
+        }
         self.price = desk.client.v1.prices.create(asked).id
 
     def _new(self, kind: str, call: Callable[[Any], Any]) -> Callable[[Any], None]:

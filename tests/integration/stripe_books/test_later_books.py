@@ -26,8 +26,12 @@ class TestPages:
     """On a session's page the customer decides."""
 
     def paid(self, desk: Outside, vendor: FakeStripe, price: str, asked: Any, **by_page: Any) -> None:
-        asked = {"mode": "payment", "customer": "cus_1", "line_items": [{"price": price, "quantity": 1}],
-                 **asked}  # fmt: skip
+        asked = {
+            "mode": "payment",
+            "customer": "cus_1",
+            "line_items": [{"price": price, "quantity": 1}],
+            **asked,
+        }
         session = desk.client.v1.checkout.sessions.create(asked)
         by_hand(vendor, f"/v1/checkout/sessions/{session.id}/pay_on_its_page", **by_page)
         assert 0 < vendor.moved() <= counted(desk)
@@ -37,8 +41,10 @@ class TestPages:
         self.paid(desk, vendor, price, {"discounts": [{"promotion_code": "promo_1"}]}, without_code="1")
 
     def test_an_amount_may_be_chosen(self, desk: Outside, vendor: FakeStripe) -> None:
-        chosen = {f"custom_unit_amount[{name}]": value for name, value in
-                  (("enabled", "true"), ("preset", "100"), ("maximum", "5000"))}  # fmt: skip
+        chosen = {
+            f"custom_unit_amount[{name}]": value
+            for name, value in (("enabled", "true"), ("preset", "100"), ("maximum", "5000"))
+        }
         price = by_hand(vendor, "/v1/prices", currency="usd", **chosen)["id"]
         self.paid(desk, vendor, price, {}, chosen="5000")
 
@@ -76,24 +82,39 @@ TAKEN: list[tuple[str, dict[str, str], Callable[[Any, str], Any]]] = [
     ("made nothing", {"amount": "-900"}, lambda v1, item: v1.invoice_items.update(item, {"amount": 0})),
     ("made little", {"amount": "-900"}, lambda v1, item: v1.invoice_items.update(item, {"amount": -1})),
     ("made a charge", {"amount": "-900"}, lambda v1, item: v1.invoice_items.update(item, {"amount": 100})),
-    ("at its full price", {"amount": "900", "discounts[0][coupon]": "all"},
-     lambda v1, item: v1.invoice_items.update(item, {"discounts": ""})),
-]  # fmt: skip
+    (
+        "at its full price",
+        {"amount": "900", "discounts[0][coupon]": "all"},
+        lambda v1, item: v1.invoice_items.update(item, {"discounts": ""}),
+    ),
+]
 
 
 LESS, FREE = {"amount": "-900"}, {"amount": "900", "discounts[0][coupon]": "all"}
 #: The same with the lines of a draft that another program will finalize.
 LINES: list[tuple[str, dict[str, str], Callable[[Any, str, str], Any]]] = [
-    ("removed", LESS, lambda v1, draft, line: v1.remove_lines(
-        draft, {"lines": [{"id": line, "behavior": "delete"}]})),
-    ("made nothing", LESS, lambda v1, draft, line: v1.update_lines(
-        draft, {"lines": [{"id": line, "amount": 0}]})),
+    (
+        "removed",
+        LESS,
+        lambda v1, draft, line: v1.remove_lines(draft, {"lines": [{"id": line, "behavior": "delete"}]}),
+    ),
+    (
+        "made nothing",
+        LESS,
+        lambda v1, draft, line: v1.update_lines(draft, {"lines": [{"id": line, "amount": 0}]}),
+    ),
     ("made a charge", LESS, lambda v1, draft, line: v1.line_items.update(draft, line, {"amount": 100})),
-    ("at its full price", FREE, lambda v1, draft, line: v1.update_lines(
-        draft, {"lines": [{"id": line, "discounts": ""}]})),
-    ("at its full price, alone", FREE, lambda v1, draft, line: v1.line_items.update(
-        draft, line, {"discounts": ""})),
-]  # fmt: skip
+    (
+        "at its full price",
+        FREE,
+        lambda v1, draft, line: v1.update_lines(draft, {"lines": [{"id": line, "discounts": ""}]}),
+    ),
+    (
+        "at its full price, alone",
+        FREE,
+        lambda v1, draft, line: v1.line_items.update(draft, line, {"discounts": ""}),
+    ),
+]
 
 
 class TestCredit:
@@ -203,15 +224,23 @@ class TestFreePlans:
 
 #: What pays or bills later by an amount that nothing here says.
 OPEN: list[tuple[str, Callable[[Any], Any]]] = [
-    ("a customer's cash", lambda v1: v1.customers.cash_balance.update(
-        "cus_1", {"settings": {"reconciliation_mode": "automatic"}})),
-    ("a customer's cash, with the customer", lambda v1: v1.customers.update(
-        "cus_1", {"cash_balance": {"settings": {"reconciliation_mode": "automatic"}}})),
+    (
+        "a customer's cash",
+        lambda v1: v1.customers.cash_balance.update(
+            "cus_1", {"settings": {"reconciliation_mode": "automatic"}}
+        ),
+    ),
+    (
+        "a customer's cash, with the customer",
+        lambda v1: v1.customers.update(
+            "cus_1", {"cash_balance": {"settings": {"reconciliation_mode": "automatic"}}}
+        ),
+    ),
     ("credit that is voided", lambda v1: v1.billing.credit_grants.void_grant("credgr_1")),
     ("credit that ends", lambda v1: v1.billing.credit_grants.expire("credgr_1")),
     ("credit that ends soon", lambda v1: v1.billing.credit_grants.update("credgr_1", {"expires_at": 1})),
     ("a discount of a plan", lambda v1: v1.subscription_items.update("si_1", {"discounts": ""})),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("what", "call"), OPEN, ids=[what for what, _ in OPEN])

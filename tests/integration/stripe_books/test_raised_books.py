@@ -63,14 +63,23 @@ class TestTaxes:
         v1.customers.update(customer, {"address": {"country": "DE"}})
         v1.customers.tax_ids.create(customer, {"type": "eu_vat", "value": "DE1"})
         assert counted(desk) == 0
-        assert desk.denied(v1.tax_ids.create, {
-            "type": "eu_vat", "value": "DE1",
-            "owner": {"type": "customer", "customer": "cus_1&limit=1"}}).reason == "unpriced"  # fmt: skip
+        assert (
+            desk.denied(
+                v1.tax_ids.create,
+                {
+                    "type": "eu_vat",
+                    "value": "DE1",
+                    "owner": {"type": "customer", "customer": "cus_1&limit=1"},
+                },
+            ).reason
+            == "unpriced"
+        )
 
     def test_an_item_of_a_taxed_draft(self, desk: Outside, vendor: FakeStripe) -> None:
         draft = draft_of(vendor, "cus_1")
-        item = by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", amount="-900",
-                       invoice=draft)["id"]  # fmt: skip
+        item = by_hand(
+            vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", amount="-900", invoice=draft
+        )["id"]
         v1: Any = desk.client.v1
         with suppress(SpendDenied):
             v1.invoice_items.update(item, {"amount": 0})
@@ -88,17 +97,30 @@ def _shipped(**more: Any) -> Any:
 #: What raises a draft that waits for somebody's call.
 RAISED: list[tuple[str, dict[str, str], Callable[[FakeStripe], Any]]] = [
     ("shipping", {}, lambda vendor: _shipped()),
-    ("a known shipping rate", {}, lambda vendor: {"shipping_cost": {"shipping_rate": by_hand(
-        vendor, "/v1/shipping_rates", **{"fixed_amount[amount]": "700", "fixed_amount[currency]": "usd"}
-    )["id"]}}),
+    (
+        "a known shipping rate",
+        {},
+        lambda vendor: {
+            "shipping_cost": {
+                "shipping_rate": by_hand(
+                    vendor,
+                    "/v1/shipping_rates",
+                    **{"fixed_amount[amount]": "700", "fixed_amount[currency]": "usd"},
+                )["id"]
+            }
+        },
+    ),
     ("shipping that is taxed", {"default_tax_rates[0]": "txr_1"}, lambda vendor: _shipped()),
     ("shipping of what Stripe taxes", {"automatic_tax[enabled]": "true"}, lambda vendor: _shipped()),
     ("its rates of tax", {}, lambda vendor: {"default_tax_rates": ["txr_1"]}),
     ("a tax of Stripe's", {}, lambda vendor: {"automatic_tax": {"enabled": True}}),
     ("its discounts", {"discounts[0][coupon]": "half"}, lambda vendor: {"discounts": ""}),
-    ("its discounts, and a tax", {"discounts[0][coupon]": "half", "default_tax_rates[0]": "txr_1"},
-     lambda vendor: {"discounts": ""}),
-]  # fmt: skip
+    (
+        "its discounts, and a tax",
+        {"discounts[0][coupon]": "half", "default_tax_rates[0]": "txr_1"},
+        lambda vendor: {"discounts": ""},
+    ),
+]
 
 
 class TestDrafts:
@@ -116,9 +138,14 @@ class TestDrafts:
 
     @pytest.mark.parametrize(
         "said",
-        [{"description": "x"}, {"default_tax_rates": ""}, {"automatic_tax": {"enabled": False}},
-         {"discounts": [{"coupon": "half"}]}, {"shipping_details": {"name": "a", "address": {}}}],
-    )  # fmt: skip
+        [
+            {"description": "x"},
+            {"default_tax_rates": ""},
+            {"automatic_tax": {"enabled": False}},
+            {"discounts": [{"coupon": "half"}]},
+            {"shipping_details": {"name": "a", "address": {}}},
+        ],
+    )
     def test_what_raises_nothing_is_free(self, desk: Outside, vendor: FakeStripe, said: Any) -> None:
         draft = by_hand(vendor, "/v1/invoices", customer="cus_1")["id"]
         v1: Any = desk.client.v1
@@ -252,8 +279,14 @@ def test_another_currency_of_what_is_being_sold(desk: Outside, vendor: FakeStrip
 
 
 def test_an_item_of_many_and_a_part_costs_all_of_them(desk: Outside, vendor: FakeStripe) -> None:
-    item = by_hand(vendor, "/v1/invoiceitems", customer="cus_1", currency="usd", unit_amount_decimal="100",
-                   quantity_decimal="2.9")["id"]  # fmt: skip
+    item = by_hand(
+        vendor,
+        "/v1/invoiceitems",
+        customer="cus_1",
+        currency="usd",
+        unit_amount_decimal="100",
+        quantity_decimal="2.9",
+    )["id"]
     v1: Any = desk.client.v1
     v1.invoice_items.update(item, {"unit_amount_decimal": "1000"})
     draft = by_hand(vendor, "/v1/invoices", customer="cus_1", pending_invoice_items_behavior="include")["id"]
@@ -263,27 +296,52 @@ def test_an_item_of_many_and_a_part_costs_all_of_them(desk: Outside, vendor: Fak
 
 #: What raises later what somebody has bought, or will be billed for, by an amount that nothing here says.
 LATER: list[tuple[str, Callable[[Any], Any]]] = [
-    ("a subscription that does not end", lambda v1: v1.subscriptions.update(
-        "sub_1", {"cancel_at_period_end": False})),
+    (
+        "a subscription that does not end",
+        lambda v1: v1.subscriptions.update("sub_1", {"cancel_at_period_end": False}),
+    ),
     ("a schedule that does not end it", lambda v1: v1.subscription_schedules.release("sub_sched_1")),
     ("usage that is counted again", lambda v1: v1.billing.meters.reactivate("mtr_1")),
-    ("a shipping rate", lambda v1: v1.shipping_rates.update(
-        "shr_1", {"fixed_amount": {"currency_options": {"sek": {"amount": 900}}}})),
+    (
+        "a shipping rate",
+        lambda v1: v1.shipping_rates.update(
+            "shr_1", {"fixed_amount": {"currency_options": {"sek": {"amount": 900}}}}
+        ),
+    ),
     ("a shipping rate's tax", lambda v1: v1.shipping_rates.update("shr_1", {"tax_behavior": "exclusive"})),
     ("a price's tax", lambda v1: v1.prices.update("price_1", {"tax_behavior": "exclusive"})),
     ("a product's tax", lambda v1: v1.products.update("prod_1", {"tax_code": "txcd_1"})),
-    ("what a coupon takes off", lambda v1: v1.coupons.update(
-        "half", {"currency_options": {"sek": {"amount_off": 1}}})),
-    ("tips, where readers stand", lambda v1: v1.terminal.locations.update(
-        "tml_1", {"configuration_overrides": "tmc_1"})),
+    (
+        "what a coupon takes off",
+        lambda v1: v1.coupons.update("half", {"currency_options": {"sek": {"amount_off": 1}}}),
+    ),
+    (
+        "tips, where readers stand",
+        lambda v1: v1.terminal.locations.update("tml_1", {"configuration_overrides": "tmc_1"}),
+    ),
     ("tips, by default", lambda v1: v1.terminal.configurations.delete("tmc_1")),
-    ("tips", lambda v1: v1.terminal.configurations.update("tmc_1", {"tipping": {"usd": {
-        "percentages": [90]}}})),
-    ("an address of a session", lambda v1: v1.checkout.sessions.update("cs_1", {"collected_information": {
-        "shipping_details": {"name": "a", "address": {"country": "DE", "line1": "b"}}}})),
-    ("a tax on top of an intent", lambda v1: v1.payment_intents.update("pi_1", {
-        "payment_method_options": {"pix": {"amount_includes_iof": "never"}}})),
-]  # fmt: skip
+    (
+        "tips",
+        lambda v1: v1.terminal.configurations.update("tmc_1", {"tipping": {"usd": {"percentages": [90]}}}),
+    ),
+    (
+        "an address of a session",
+        lambda v1: v1.checkout.sessions.update(
+            "cs_1",
+            {
+                "collected_information": {
+                    "shipping_details": {"name": "a", "address": {"country": "DE", "line1": "b"}}
+                }
+            },
+        ),
+    ),
+    (
+        "a tax on top of an intent",
+        lambda v1: v1.payment_intents.update(
+            "pi_1", {"payment_method_options": {"pix": {"amount_includes_iof": "never"}}}
+        ),
+    ),
+]
 
 
 @pytest.mark.parametrize(("what", "call"), LATER, ids=[what for what, _ in LATER])

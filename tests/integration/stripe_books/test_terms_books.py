@@ -47,8 +47,11 @@ def counted(desk: Outside) -> int:
     return (spent + overrun) // 10_000
 
 
-AHEAD: Any = {"billing_schedules": [{"bill_until": {"type": "duration", "duration": {
-    "interval": "month", "interval_count": 36}}}]}  # fmt: skip
+AHEAD: Any = {
+    "billing_schedules": [
+        {"bill_until": {"type": "duration", "duration": {"interval": "month", "interval_count": 36}}}
+    ]
+}
 
 OLD = {"stripe_version": "2018-02-28"}
 
@@ -59,29 +62,65 @@ RAISED: list[tuple[str, Callable[[Outside, str], Any]]] = [
     ("an old version", lambda desk, sub: begun(desk, OLD)),
     ("a preview", lambda desk, sub: begun(desk, {"stripe_version": "2026-10-28.preview"})),
     ("tax", lambda desk, sub: begun(desk, tax_percent=100)),
-    ("an offer", lambda desk, sub: begun(desk, items=[
-        {"price": price(desk), "current_trial": {"trial_offer": "o"}}])),
+    (
+        "an offer",
+        lambda desk, sub: begun(desk, items=[{"price": price(desk), "current_trial": {"trial_offer": "o"}}]),
+    ),
     ("a pause", lambda desk, sub: desk.client.v1.subscriptions.pause(sub)),
-    ("a pause that invoices", lambda desk, sub: desk.client.v1.subscriptions.pause(sub, {
-        "invoicing_behavior": "invoice", "bill_for": {"outstanding_usage_through": {"type": "now"}}})),
-    ("a pause with credit", lambda desk, sub: desk.client.v1.subscriptions.pause(sub, {
-        "bill_for": {"outstanding_usage_through": {"type": "none"}}})),
-    ("parts of an item", lambda desk, sub: desk.client.v1.invoice_items.create({
-        "customer": "cus_1", "pricing": {"price": price(desk)}, "quantity_decimal": "10000"})),  # type: ignore[typeddict-item]
-    ("parts of an item, by amount", lambda desk, sub: desk.client.v1.invoice_items.create({
-        "customer": "cus_1", "unit_amount_decimal": "100", "currency": "usd",  # type: ignore[typeddict-item]
-        "quantity_decimal": "10000"})),
-    ("a draft that finalizes itself", lambda desk, sub: desk.client.v1.invoices.create({
-        "customer": "cus_1", "automatically_finalizes_at": 1_900_000_000})),
-    ("a session that comes back", lambda desk, sub: desk.client.v1.checkout.sessions.create({
-        "mode": "setup", "after_expiration": {"recovery": {"enabled": True}}})),
-    ("a source that pays what is past due", lambda desk, sub: desk.client.v1.customers.update(
-        "cus_1", {"source": "tok_1"})),
-    ("a fee that is given back", lambda desk, sub: desk.client.v1.transfers.reversals.create(
-        "tr_1", {"refund_application_fee": True})),
-    ("what nobody has heard of", lambda desk, sub: desk.client.v1.products.create({
-        "name": "x", "charge_everybody": "now"})),  # type: ignore[typeddict-unknown-key]
-]  # fmt: skip
+    (
+        "a pause that invoices",
+        lambda desk, sub: desk.client.v1.subscriptions.pause(
+            sub, {"invoicing_behavior": "invoice", "bill_for": {"outstanding_usage_through": {"type": "now"}}}
+        ),
+    ),
+    (
+        "a pause with credit",
+        lambda desk, sub: desk.client.v1.subscriptions.pause(
+            sub, {"bill_for": {"outstanding_usage_through": {"type": "none"}}}
+        ),
+    ),
+    (
+        "parts of an item",
+        lambda desk, sub: desk.client.v1.invoice_items.create(
+            {"customer": "cus_1", "pricing": {"price": price(desk)}, "quantity_decimal": "10000"}
+        ),
+    ),  # type: ignore[typeddict-item]
+    (
+        "parts of an item, by amount",
+        lambda desk, sub: desk.client.v1.invoice_items.create(
+            {
+                "customer": "cus_1",
+                "unit_amount_decimal": "100",
+                "currency": "usd",  # type: ignore[typeddict-item]
+                "quantity_decimal": "10000",
+            }
+        ),
+    ),
+    (
+        "a draft that finalizes itself",
+        lambda desk, sub: desk.client.v1.invoices.create(
+            {"customer": "cus_1", "automatically_finalizes_at": 1_900_000_000}
+        ),
+    ),
+    (
+        "a session that comes back",
+        lambda desk, sub: desk.client.v1.checkout.sessions.create(
+            {"mode": "setup", "after_expiration": {"recovery": {"enabled": True}}}
+        ),
+    ),
+    (
+        "a source that pays what is past due",
+        lambda desk, sub: desk.client.v1.customers.update("cus_1", {"source": "tok_1"}),
+    ),
+    (
+        "a fee that is given back",
+        lambda desk, sub: desk.client.v1.transfers.reversals.create("tr_1", {"refund_application_fee": True}),
+    ),
+    (
+        "what nobody has heard of",
+        lambda desk, sub: desk.client.v1.products.create({"name": "x", "charge_everybody": "now"}),
+    ),  # type: ignore[typeddict-unknown-key]
+]
 
 
 @pytest.mark.parametrize(("what", "call"), RAISED, ids=[what for what, _ in RAISED])
@@ -125,9 +164,14 @@ class TestBilled:
         assert vendor.moved() == counted(desk) == 1000
 
     def test_a_schedule(self, desk: Outside, vendor: FakeStripe) -> None:
-        desk.client.v1.subscription_schedules.create({
-            "customer": "cus_1", "start_date": "now", "metadata": SURPRISE,
-            "phases": [{"items": [{"price": price(desk)}]}]})  # fmt: skip
+        desk.client.v1.subscription_schedules.create(
+            {
+                "customer": "cus_1",
+                "start_date": "now",
+                "metadata": SURPRISE,
+                "phases": [{"items": [{"price": price(desk)}]}],
+            }
+        )
         assert vendor.moved() == counted(desk) == 1000
 
     def test_a_schedules_later_phases_count_where_the_caller_says_when(
@@ -155,8 +199,9 @@ class TestBilled:
             {"customer": "cus_1", "items": [{"price": price(desk, 10)}]}
         )
         item = sub["items"]["data"][0].id
-        desk.client.v1.subscription_items.update(item, {
-            "quantity": 2, "proration_behavior": "always_invoice", "metadata": SURPRISE})  # fmt: skip
+        desk.client.v1.subscription_items.update(
+            item, {"quantity": 2, "proration_behavior": "always_invoice", "metadata": SURPRISE}
+        )
         assert vendor.moved() == counted(desk) == 10 + 20 + 900
 
     def test_an_invoice_of_an_earlier_change_is_not_booked_again(

@@ -50,8 +50,13 @@ def lines(tmp_path: Path, **settings: Any) -> list[str]:
 
 def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -> None:
     own = {"account_sid": "AC" + "0" * 32, "sms_prices": {"44": 56_000}}
-    said = lines(tmp_path, vendors={"twilio": VendorSettings("twilio", "token", own=own),
-                                    "resend": VendorSettings("resend", "re_1")})  # fmt: skip
+    said = lines(
+        tmp_path,
+        vendors={
+            "twilio": VendorSettings("twilio", "token", own=own),
+            "resend": VendorSettings("resend", "re_1"),
+        },
+    )
     assert "at twilio: sms_prices 44: 0.056 USD a segment (luigi.cfg)" in said
     [us] = [line for line in said if line.startswith("at twilio: sms_prices 1:")]
     assert us.startswith(

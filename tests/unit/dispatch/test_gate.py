@@ -15,9 +15,17 @@ from scheduler_patch.dispatch.reasons import reason_of
 from scheduler_patch.dispatch.verdicts import READY, WAIT
 from tests.support.gates import budget, day, fed
 
-RUN_ROW = {"name": "r1", "state": "active", "root_family": "Root", "last_micros": None, "estimated_micros": 0,
-           "approved_micros": None, "approved_unknown": None,
-           "forecast_micros": None, "unknown_tasks": 0}  # fmt: skip
+RUN_ROW = {
+    "name": "r1",
+    "state": "active",
+    "root_family": "Root",
+    "last_micros": None,
+    "estimated_micros": 0,
+    "approved_micros": None,
+    "approved_unknown": None,
+    "forecast_micros": None,
+    "unknown_tasks": 0,
+}
 
 
 @pytest.fixture
@@ -27,8 +35,15 @@ def gate() -> Gate:
     return made
 
 
-def join(gate: Gate, task_id: str, cost: int | None = None, run_id: str = "r1", worker: str = "w",
-         announcing: bool = False, vendors: tuple[str, ...] = ()) -> None:  # fmt: skip
+def join(
+    gate: Gate,
+    task_id: str,
+    cost: int | None = None,
+    run_id: str = "r1",
+    worker: str = "w",
+    announcing: bool = False,
+    vendors: tuple[str, ...] = (),
+) -> None:
     gate.state.join(task_id, run_id, worker, Announcement("V", cost, vendors, announcing))
 
 
@@ -181,7 +196,9 @@ class TestConfiguredBudgets:
         reason = reason_of(gate, "d", gate.verdict("d"))
         assert reason is not None
         assert (reason.text[:17], reason.advice) == (
-            "stripe's cap of $", "raise it in [spendguard_stripe] run_cap_usd")  # fmt: skip
+            "stripe's cap of $",
+            "raise it in [spendguard_stripe] run_cap_usd",
+        )
 
     def test_a_task_of_two_vendors_needs_all_of_neither(self, gate: Gate) -> None:
         gate.state.rules.vendors = {"stripe": 200}
@@ -243,9 +260,18 @@ class TestUnopenedRuns:
 
     def test_one_may_be_opened_under_a_later_id(self, gate: Gate) -> None:
         join(gate, "a", run_id="new")
-        row = {"run_id": "new~2", "name": "new", "state": "active", "root_family": "", "last_micros": None,
-               "approved_micros": None, "approved_unknown": None, "forecast_micros": None,
-               "estimated_micros": 0, "unknown_tasks": 0}  # fmt: skip
+        row = {
+            "run_id": "new~2",
+            "name": "new",
+            "state": "active",
+            "root_family": "",
+            "last_micros": None,
+            "approved_micros": None,
+            "approved_unknown": None,
+            "forecast_micros": None,
+            "estimated_micros": 0,
+            "unknown_tasks": 0,
+        }
         feed(gate.state, Figures(row, [budget("run", "", 0, 0)]))
         assert (gate.verdict("a"), gate.paying_run("a"), "new" in gate.state.runs) == ("cap", "new~2", False)
 

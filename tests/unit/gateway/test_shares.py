@@ -28,8 +28,14 @@ from scheduler_patch.service.workers import LedgerService
 
 SECRET = "sk_test_canary_secret"
 LIST = Request("GET", f"{API_BASE}/v1/charges", {}, b"")
-INTENT = {"id": "pi_1", "object": "payment_intent", "status": "succeeded", "amount": 100,
-          "amount_received": 100, "currency": "usd"}  # fmt: skip
+INTENT = {
+    "id": "pi_1",
+    "object": "payment_intent",
+    "status": "succeeded",
+    "amount": 100,
+    "amount_received": 100,
+    "currency": "usd",
+}
 
 
 def charge(customer: str, more: bytes = b"") -> Request:

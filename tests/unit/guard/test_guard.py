@@ -22,8 +22,15 @@ from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 
 SECRET = "sk_test_canary_secret"
 KEY = "vault_key_" + "k" * 43
-INTENT = {"id": "pi_1", "object": "payment_intent", "amount": 100, "amount_received": 100,
-          "amount_capturable": 0, "currency": "usd", "status": "succeeded"}  # fmt: skip
+INTENT = {
+    "id": "pi_1",
+    "object": "payment_intent",
+    "amount": 100,
+    "amount_received": 100,
+    "amount_capturable": 0,
+    "currency": "usd",
+    "status": "succeeded",
+}
 
 
 class Clock:
@@ -160,9 +167,15 @@ def test_whatever_breaks_the_exchange_leaves_the_call_in_doubt(guard: Guard, bro
 
 @pytest.mark.parametrize(
     ("status", "kind", "definite"),
-    [(402, "void", True), (400, "void", False), (429, "void", False), (409, "doubt", False),
-     (500, "doubt", False), (503, "doubt", False)],
-)  # fmt: skip
+    [
+        (402, "void", True),
+        (400, "void", False),
+        (429, "void", False),
+        (409, "doubt", False),
+        (500, "doubt", False),
+        (503, "doubt", False),
+    ],
+)
 def test_an_error_of_the_vendor_ends_the_call(guard: Guard, status: int, kind: str, definite: bool) -> None:
     call = Call()
     life, _ = sent(guard, call)
@@ -174,9 +187,15 @@ def test_an_error_of_the_vendor_ends_the_call(guard: Guard, status: int, kind: s
 
 @pytest.mark.parametrize(
     "body",
-    [b"not json", b'{"id": "pi_1", "amou', b"[]", {**INTENT, "amount": 99, "amount_received": 99},
-     {**INTENT, "currency": "eur"}, {**INTENT, "object": "charge"}],
-)  # fmt: skip
+    [
+        b"not json",
+        b'{"id": "pi_1", "amou',
+        b"[]",
+        {**INTENT, "amount": 99, "amount_received": 99},
+        {**INTENT, "currency": "eur"},
+        {**INTENT, "object": "charge"},
+    ],
+)
 def test_a_reply_that_cannot_be_believed_is_in_doubt_and_said(guard: Guard, body: Any) -> None:
     life, _ = sent(guard)
     assert step(life, Finish, reply(200, body)).end.kind == "doubt"
@@ -277,8 +296,18 @@ def test_waiting_long_for_an_equal_call_is_said_once(
 def test_a_taken_over_call_is_sent_with_its_own_body_and_ended_under_its_own_id(guard: Guard) -> None:
     life = guard.guarded(charge(b"amount=100&currency=usd&customer=cus_1&metadata[at]=now"), Call())
     step(life, Reserve)
-    send = step(life, Send, ReserveReply("allowed", "first-call", 3, wire_key="first-key", resend=True,
-                                   body="amount=100&currency=usd&customer=cus_1"))  # fmt: skip
+    send = step(
+        life,
+        Send,
+        ReserveReply(
+            "allowed",
+            "first-call",
+            3,
+            wire_key="first-key",
+            resend=True,
+            body="amount=100&currency=usd&customer=cus_1",
+        ),
+    )
     assert send.request.body == b"amount=100&currency=usd&customer=cus_1"
     assert send.request.headers["idempotency-key"] == "first-key"
     end = step(life, Finish, reply()).end
@@ -373,8 +402,12 @@ def test_what_is_recorded_of_a_call_shows_no_key_and_no_secret(
     ]
     for request in requests:
         ask = step(guard.guarded(request, Call()), Reserve).ask
-        told = " ".join(map(str, (ask.path, ask.target, ask.operation, ask.object_id, ask.message,
-                                  ask.customer, ask.accounts)))  # fmt: skip
+        told = " ".join(
+            map(
+                str,
+                (ask.path, ask.target, ask.operation, ask.object_id, ask.message, ask.customer, ask.accounts),
+            )
+        )
         assert not redaction.shows(unquote(told)), told
     assert ReserveRequest.from_json({**ask.to_json(), "path": f"/v1/x/{secret}"}).path == "/v1/x/[redacted]"
 
@@ -395,8 +428,13 @@ def test_an_unknown_object_is_looked_up_before_it_is_captured(guard: Guard) -> N
     assert look_up.ask.call_id != first.ask.call_id
     send = step(life, Send, granted(look_up))
     assert send.request.method == "GET"
-    held = {**INTENT, "amount": 700, "amount_received": 0, "amount_capturable": 700,
-            "status": "requires_capture"}  # fmt: skip
+    held = {
+        **INTENT,
+        "amount": 700,
+        "amount_received": 0,
+        "amount_capturable": 700,
+        "status": "requires_capture",
+    }
     step(life, Finish, reply(200, held))
     again = step(life, Reserve)
     assert (again.ask.total_micros, again.ask.call_id) == (7_000_000, first.ask.call_id)

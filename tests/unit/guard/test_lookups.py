@@ -60,8 +60,16 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
 )
 def test_where_what_a_call_has_answered_with_is_read(line: str, object_id: str, read: str) -> None:
     method, path = line.split(" ")
-    asked = Request(method, API_BASE + path, {"stripe-account": "acct_1", "idempotency-key": "k",
-             "content-type": "application/x-www-form-urlencoded"}, b"a=b")  # fmt: skip
+    asked = Request(
+        method,
+        API_BASE + path,
+        {
+            "stripe-account": "acct_1",
+            "idempotency-key": "k",
+            "content-type": "application/x-www-form-urlencoded",
+        },
+        b"a=b",
+    )
     got = Stripe().fetch(Quote("", "", path), object_id, asked)
     assert (got.method, got.url, got.body) == ("GET", API_BASE + read, b"")
     assert got.headers == {"stripe-account": "acct_1"}

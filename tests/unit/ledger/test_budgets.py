@@ -30,10 +30,12 @@ def budgets(books: Books) -> dict[tuple[str, str], tuple[int, int, int]]:
     rows = books.read(lambda tx: tx.all("SELECT * FROM budget"))
     return {
         (row["scope"], "" if row["scope"] == "day" else row["part"]): (
-            row["cap_micros"] - row["shadow_micros"], row["spent_micros"], row["reserved_micros"],
+            row["cap_micros"] - row["shadow_micros"],
+            row["spent_micros"],
+            row["reserved_micros"],
         )
         for row in rows
-    }  # fmt: skip
+    }
 
 
 def paid(books: Books, vault_key: str, amount: int, **more: Any) -> str:
@@ -56,8 +58,13 @@ def test_all_that_apply_must_have_room_and_none_is_touched_otherwise(books: Book
     key = books.claim("A", max_cost=Micros(30))
     assert paid(books, key, 20) == "allowed:"
     before = budgets(books)
-    assert before == {("run", ""): (100, 20, 0), ("day", ""): (90, 20, 0), ("family", "Charge"): (50, 20, 0),
-                      ("vendor", "stripe"): (60, 20, 0), ("task", "A"): (30, 20, 0)}  # fmt: skip
+    assert before == {
+        ("run", ""): (100, 20, 0),
+        ("day", ""): (90, 20, 0),
+        ("family", "Charge"): (50, 20, 0),
+        ("vendor", "stripe"): (60, 20, 0),
+        ("task", "A"): (30, 20, 0),
+    }
     denied = books.reserve(key, books.ask(11))
     assert (denied.reason, denied.facts["budget"], denied.facts["part"]) == ("cap", "task", "A")
     assert budgets(books) == before
@@ -95,9 +102,13 @@ class TestShadow:
         books.caps = replace(CAPS, shadow=True)
         key = books.claim("A", max_cost=Micros(30))
         assert [paid(books, key, 70), paid(books, key, 80)] == ["allowed:", "allowed:"]
-        assert budgets(books) == {("run", ""): (100, 150, 0), ("day", ""): (90, 150, 0),
-                                  ("family", "Charge"): (50, 150, 0), ("vendor", "stripe"): (60, 150, 0),
-                                  ("task", "A"): (30, 150, 0)}  # fmt: skip
+        assert budgets(books) == {
+            ("run", ""): (100, 150, 0),
+            ("day", ""): (90, 150, 0),
+            ("family", "Charge"): (50, 150, 0),
+            ("vendor", "stripe"): (60, 150, 0),
+            ("task", "A"): (30, 150, 0),
+        }
         assert books.run()["cap_micros"] == 150, "the cap that would have sufficed"
         rows = books.read(lambda tx: tx.all("SELECT reason, verdict, message FROM call"))
         assert {(row["verdict"], row["reason"]) for row in rows} == {("allowed", "cap")}
@@ -109,7 +120,10 @@ class TestShadow:
         books.caps = Caps()
         denied = books.reserve(key, books.ask(1))
         assert (denied.reason, denied.facts["cap_usd"], denied.facts["remaining_usd"]) == (
-            "cap", "0.0001", "0.00")  # fmt: skip
+            "cap",
+            "0.0001",
+            "0.00",
+        )
 
     def test_what_was_lent_and_came_back_is_no_room_either(self, books: Books) -> None:
         books.caps = Caps(shadow=True)
@@ -152,7 +166,10 @@ class TestShadow:
         for key, task_id in ((undeclared, "A"), (declared, "B")):
             denied = books.reserve(key, books.ask(20))
             assert (denied.reason, denied.facts["budget"], denied.facts["asked_usd"]) == (
-                "cap", "approval", "0.00006")  # fmt: skip
+                "cap",
+                "approval",
+                "0.00006",
+            )
             books.write(runs.approve, "run", task_id, Micros(60), task_id)
             assert paid(books, key, 20) == "allowed:"
             assert paid(books, key, 1) == "denied:cap"

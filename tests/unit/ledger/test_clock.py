@@ -21,10 +21,13 @@ from tests.support.books import Books
 HOUR = 3_600_000
 #: Every time in the ledger that something is compared with.
 TIMES = {
-    "call": ("created_at", "granted_at", "ended_at"), "claim": ("claimed_at", "ended_at"),
-    "key_terms": ("expires_at",), "exchange": ("stored_at",), "price_due": ("due_at",),
+    "call": ("created_at", "granted_at", "ended_at"),
+    "claim": ("claimed_at", "ended_at"),
+    "key_terms": ("expires_at",),
+    "exchange": ("stored_at",),
+    "price_due": ("due_at",),
     "run": ("opened_at", "ended_at"),
-}  # fmt: skip
+}
 
 
 @pytest.fixture
@@ -119,8 +122,10 @@ def test_an_answer_from_the_future_begins_to_age_now(books: Books) -> None:
 def test_a_price_is_asked_for_though_it_was_put_off_into_the_future(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(10)
     books.reserve(key, ask)
-    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=10, status=200, object_id="SM1",
-                       price_due=True))  # fmt: skip
+    books.end(
+        key,
+        EndRequest("settle", ask.call_id, 1, total_micros=10, status=200, object_id="SM1", price_due=True),
+    )
     assert not books.read(corrections.waits)
     set_back(books, 2 * HOUR)
     assert books.read(corrections.waits)

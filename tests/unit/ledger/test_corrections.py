@@ -62,8 +62,9 @@ def test_a_correction_is_appended_and_thaws_the_run(books: Books) -> None:
     assert (row["settled_micros"], row["corrected_micros"], row["overrun_micros"]) == (100, -50, 0)
     assert entries(books, ask)[: len(before)] == before
     assert [e["note"] for e in entries(books, ask) if e["kind"] == "operator"] == [
-        "spent $0.005", "spent $0.00005",
-    ]  # fmt: skip
+        "spent $0.005",
+        "spent $0.00005",
+    ]
 
 
 def test_what_was_said_to_be_sent_may_not_have_been_and_the_other_way_round(books: Books) -> None:
@@ -127,8 +128,9 @@ def test_a_reply_that_comes_later_thaws_a_mistaken_overrun(books: Books) -> None
 def test_an_object_counts_for_what_the_operator_said_and_stays_worth_what_was_asked(books: Books) -> None:
     ask = lost(books)
     assert say(books, ask, 40, object_id="pi_1")["object_id"] == "pi_1"
-    confirm = books.ask(0, operation="payment_intents.confirm", object_id="pi_1", target="pi_1",
-                        fingerprint="c")  # fmt: skip
+    confirm = books.ask(
+        0, operation="payment_intents.confirm", object_id="pi_1", target="pi_1", fingerprint="c"
+    )
     key = books.claim("other")
     books.reserve(key, ReserveRequest(**{**confirm.__dict__, "total_micros": None}))
     assert books.figures() == (40, 60, 0)

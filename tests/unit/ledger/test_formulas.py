@@ -36,13 +36,19 @@ TASK = "Charge_cus_1_8f14e45fce"
 
 #: (formula, of a task's call, of a caller's key, of a key on the wire within run `r`).
 VECTORS = [
-    (1, "7b1af958e057fb7bcd30d8555c117088b16eaf8751779b34ba1307c684a19611",
-     "55b0d6e0bac2efeaa6b1ba931a453e7bc351534d6b38e299eefb15fce87792bf",
-     "0f25ebc52e4838dc1b23690bd543cf4412f1919ea3971157cf76653efb7cd5d4"),
-    (2, "ad4fd244ca2f81df2cb0f0c88374d0ac3f0fb6276d77cc28603786957504af9c",
-     "08a4107252d03097da72c5129b325cd8b1f6a521c05696498df1106a68369a02",
-     "1245401d88b49a4c83bbe65879525289318803fb5cbdf559dbf915b4f2a1baa5"),
-]  # fmt: skip
+    (
+        1,
+        "7b1af958e057fb7bcd30d8555c117088b16eaf8751779b34ba1307c684a19611",
+        "55b0d6e0bac2efeaa6b1ba931a453e7bc351534d6b38e299eefb15fce87792bf",
+        "0f25ebc52e4838dc1b23690bd543cf4412f1919ea3971157cf76653efb7cd5d4",
+    ),
+    (
+        2,
+        "ad4fd244ca2f81df2cb0f0c88374d0ac3f0fb6276d77cc28603786957504af9c",
+        "08a4107252d03097da72c5129b325cd8b1f6a521c05696498df1106a68369a02",
+        "1245401d88b49a4c83bbe65879525289318803fb5cbdf559dbf915b4f2a1baa5",
+    ),
+]
 
 
 @pytest.mark.parametrize(("formula", "call", "key", "wire"), VECTORS)
@@ -184,8 +190,13 @@ def test_a_task_that_is_due_again_never_meets_yesterdays_answer(books: Books) ->
 
 def test_keys_differ_by_account_vendor_task_operation_and_target(books: Books) -> None:
     key = books.claim(TASK)
-    changes = [{}, {"account": "stripe:live"}, {"vendor": "resend"}, {"operation": "charges.create"},
-               {"target": "cus_2"}]  # fmt: skip
+    changes = [
+        {},
+        {"account": "stripe:live"},
+        {"vendor": "resend"},
+        {"operation": "charges.create"},
+        {"target": "cus_2"},
+    ]
     found = {wire_key(books, key, **change) for change in changes}
     found.add(wire_key(books, books.claim("Other")))
     assert len(found) == len(changes) + 1

@@ -27,8 +27,16 @@ def equal(books: Books, target: str = "cus_1", **more: object) -> ReserveRequest
 
 
 def settle(ask: ReserveRequest, object_id: str = "pi_1") -> EndRequest:
-    return EndRequest("settle", ask.call_id, ask.ask, total_micros=100, worth_micros=100, object_id=object_id,
-               status=200, answer_body=f'{{"id": "{object_id}"}}')  # fmt: skip
+    return EndRequest(
+        "settle",
+        ask.call_id,
+        ask.ask,
+        total_micros=100,
+        worth_micros=100,
+        object_id=object_id,
+        status=200,
+        answer_body=f'{{"id": "{object_id}"}}',
+    )
 
 
 def paid(books: Books, key: str, ask: ReserveRequest, object_id: str) -> None:

@@ -36,11 +36,20 @@ def issue(books: Books, **terms: Any) -> tuple[dict[str, Any], str]:
 
 
 def ask(amount: int, **more: Any) -> ReserveRequest:
-    return ReserveRequest(**{
-        "call_id": str(uuid.uuid4()), "vendor": "stripe", "account": "stripe:test",
-        "operation": "payment_intents.create", "method": "POST", "path": "/v1/payment_intents",
-        "fingerprint": str(amount), "total_micros": amount, "repeatable": True, **more,
-    })  # fmt: skip
+    return ReserveRequest(
+        **{
+            "call_id": str(uuid.uuid4()),
+            "vendor": "stripe",
+            "account": "stripe:test",
+            "operation": "payment_intents.create",
+            "method": "POST",
+            "path": "/v1/payment_intents",
+            "fingerprint": str(amount),
+            "total_micros": amount,
+            "repeatable": True,
+            **more,
+        }
+    )
 
 
 def reserve(books: Books, key: str, asked: ReserveRequest, relayed: bool = True) -> ReserveReply:
@@ -73,14 +82,17 @@ class TestRuns:
         run = books.read(runs.run_row, row["id"])
         assert (run["run_id"], run["cap_micros"]) == (row["id"], 7)
 
-    @pytest.mark.parametrize(("terms", "cap"), [
-        ({"run_cap": Micros(7), "daily_cap": Micros(9)}, 7),
-        ({"daily_cap": Micros(9)}, 9),
-        ({}, 1000),
-        ({"run_cap": Micros(9000)}, 5000),
-        ({"run_cap": Micros(9000), "label": "luigi/Billing_2026_11_0123456789"}, 3000),
-        ({"run_cap": Micros(9000), "label": "luigi/Billing_by_hand"}, 5000),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("terms", "cap"),
+        [
+            ({"run_cap": Micros(7), "daily_cap": Micros(9)}, 7),
+            ({"daily_cap": Micros(9)}, 9),
+            ({}, 1000),
+            ({"run_cap": Micros(9000)}, 5000),
+            ({"run_cap": Micros(9000), "label": "luigi/Billing_2026_11_0123456789"}, 3000),
+            ({"run_cap": Micros(9000), "label": "luigi/Billing_by_hand"}, 5000),
+        ],
+    )
     def test_the_key_that_opens_a_run_pins_its_cap(
         self, books: Books, terms: dict[str, Any], cap: int
     ) -> None:
@@ -124,22 +136,25 @@ class TestBudgets:
 
 
 class TestTerms:
-    @pytest.mark.parametrize(("terms", "asked", "reason"), [
-        ({"endpoints": ("POST /v1/charges",)}, {}, "endpoint"),
-        ({"endpoints": ("POST /v1/payment_intents",)}, {}, ""),
-        ({"endpoints": ("payment_intents.create",)}, {}, ""),
-        ({"endpoints": ("payment_intents.confirm",)}, {}, "endpoint"),
-        ({"endpoints": ("GET /v1/*",)}, READ, ""),
-        ({"endpoints": ("POST /v1/*",)}, READ, "endpoint"),
-        ({"endpoints": ("POST /v1/*",)}, {**READ, "look_up": True}, ""),
-        ({"customers": ("cus_1",)}, {"customer": "cus_1"}, ""),
-        ({"customers": ("cus_1",)}, {"customer": "cus_2"}, "scope"),
-        ({"customers": ("cus_1",)}, {}, "scope"),
-        ({"accounts": ("acct_1",)}, {"accounts": "acct_1"}, ""),
-        ({"accounts": ("acct_1",)}, {"accounts": "acct_1 acct_2"}, "scope"),
-        ({"accounts": ("acct_1",)}, {}, "scope"),
-        ({}, {"vendor": "twilio"}, "scope"),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("terms", "asked", "reason"),
+        [
+            ({"endpoints": ("POST /v1/charges",)}, {}, "endpoint"),
+            ({"endpoints": ("POST /v1/payment_intents",)}, {}, ""),
+            ({"endpoints": ("payment_intents.create",)}, {}, ""),
+            ({"endpoints": ("payment_intents.confirm",)}, {}, "endpoint"),
+            ({"endpoints": ("GET /v1/*",)}, READ, ""),
+            ({"endpoints": ("POST /v1/*",)}, READ, "endpoint"),
+            ({"endpoints": ("POST /v1/*",)}, {**READ, "look_up": True}, ""),
+            ({"customers": ("cus_1",)}, {"customer": "cus_1"}, ""),
+            ({"customers": ("cus_1",)}, {"customer": "cus_2"}, "scope"),
+            ({"customers": ("cus_1",)}, {}, "scope"),
+            ({"accounts": ("acct_1",)}, {"accounts": "acct_1"}, ""),
+            ({"accounts": ("acct_1",)}, {"accounts": "acct_1 acct_2"}, "scope"),
+            ({"accounts": ("acct_1",)}, {}, "scope"),
+            ({}, {"vendor": "twilio"}, "scope"),
+        ],
+    )
     def test_a_call_is_kept_to_the_terms_of_its_key(
         self, books: Books, terms: dict[str, Any], asked: dict[str, Any], reason: str
     ) -> None:
@@ -209,8 +224,13 @@ class TestIdentity:
         _, reissued = issue(books)
         made = ask(5, key="once")
         assert reserve(books, key, made).verdict == "allowed"
-        end(books, key, EndRequest("settle", made.call_id, 1, total_micros=5, object_id="pi_1", status=200,
-                            answer_body="{}"))  # fmt: skip
+        end(
+            books,
+            key,
+            EndRequest(
+                "settle", made.call_id, 1, total_micros=5, object_id="pi_1", status=200, answer_body="{}"
+            ),
+        )
         assert reserve(books, reissued, ask(5, key="once")).verdict == "replayed"
         assert reserve(books, key, ask(6, key="once")).reason == "idempotency_mismatch"
         _, elsewhere = issue(books, label="luigi/another")

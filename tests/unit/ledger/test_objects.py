@@ -92,8 +92,16 @@ def test_what_counted_for_a_call_that_is_sent_again_goes_on_counting(books: Book
         key, ReserveRequest(**{**ask.__dict__, "ask": 2, "total_micros": 200, "covers": ""})
     )
     assert (again.verdict, again.resend, again.asked_micros) == ("allowed", True, 600)
-    settle_again = EndRequest("settle", ask.call_id, 2, total_micros=600, status=200, object_id="sub_1",
-                       worth_micros=600, answer_body="{}")  # fmt: skip
+    settle_again = EndRequest(
+        "settle",
+        ask.call_id,
+        2,
+        total_micros=600,
+        status=200,
+        object_id="sub_1",
+        worth_micros=600,
+        answer_body="{}",
+    )
     books.end(key, settle_again)
     assert books.figures() == (600, 0, 0)
 

@@ -73,9 +73,13 @@ def name_run(books: Books, run_id: str) -> str:
 
 @pytest.mark.parametrize(
     ("who", "more"),
-    [("Send_2", {}), ("Send_1", {"account": "stripe:live"}), ("Send_1", {"vendor": "twilio"}),
-     ("Send_1", {"key": "order-1", "key_is_callers": True})],
-)  # fmt: skip
+    [
+        ("Send_2", {}),
+        ("Send_1", {"account": "stripe:live"}),
+        ("Send_1", {"vendor": "twilio"}),
+        ("Send_1", {"key": "order-1", "key_is_callers": True}),
+    ],
+)
 def test_what_is_another_call_is_no_repetition(books: Books, who: str, more: dict[str, Any]) -> None:
     sent(books, books.claim("Send_1"), "abc")
     assert said(books, books.claim(who), "abcd", **more) == "allowed"
@@ -116,8 +120,11 @@ def test_of_several_that_are_repeated_each_is_done_with(books: Books) -> None:
         sent(books, key, whom)
     key = books.claim("Send_1")
     assert [said(books, key, whom) for whom in ("az", "cz", "bz", "cz")] == [
-        "replayed", REFUSED, "replayed", "allowed",
-    ]  # fmt: skip
+        "replayed",
+        REFUSED,
+        "replayed",
+        "allowed",
+    ]
 
 
 def test_a_try_that_was_voided_is_not_compared_with_itself(books: Books) -> None:

@@ -111,8 +111,19 @@ def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
     sides.relayed = False
     planted = sides.ask(1, key="order-1", key_is_callers=True)
     sides.reserve(key, planted)
-    sides.end(key, EndRequest("settle", planted.call_id, 1, total_micros=1, object_id="pi_own",
-                       status=200, answer_headers={}, answer_body='{"id": "pi_own"}'))  # fmt: skip
+    sides.end(
+        key,
+        EndRequest(
+            "settle",
+            planted.call_id,
+            1,
+            total_micros=1,
+            object_id="pi_own",
+            status=200,
+            answer_headers={},
+            answer_body='{"id": "pi_own"}',
+        ),
+    )
     sides.relayed = True
     answer = sides.reserve(other, sides.ask(1, key="order-1", key_is_callers=True))
     assert (answer.verdict, answer.reason, answer.answer_body) == ("denied", "idempotency_mismatch", "")

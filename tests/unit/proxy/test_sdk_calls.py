@@ -218,8 +218,9 @@ def test_every_product_and_region_and_page_is_guarded(task: Attempt, server: Ven
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_another_accounts_credentials_are_denied(task: Attempt, server: VendorServer, way: str,
-                                                 monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_another_accounts_credentials_are_denied(
+    task: Attempt, server: VendorServer, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resend, "api_key", "re_another_account")
     calls = [
         lambda: TEXTS[way](username=ACCOUNT, password="another_accounts_token"),
@@ -239,8 +240,9 @@ def test_another_accounts_credentials_are_denied(task: Attempt, server: VendorSe
 
 
 @pytest.mark.parametrize("way", ["sync", "async"])
-def test_the_secret_and_the_vault_key_are_accepted(task: Attempt, server: VendorServer, way: str,
-                                                   monkeypatch: pytest.MonkeyPatch) -> None:  # fmt: skip
+def test_the_secret_and_the_vault_key_are_accepted(
+    task: Attempt, server: VendorServer, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     TEXTS[way](username=ACCOUNT, password=TWILIO_SECRET)
     TEXTS[way](username="SK" + "4" * 32, password=str(task.key), account_sid=ACCOUNT)
     for key in (RESEND_SECRET, str(task.key), None):

@@ -19,8 +19,13 @@ from luigi_spendguard.worker.process import blocking
 from tests.support.ports import StubLedger, VendorServer, attempt
 from tests.support.sdks import MAILS, TEXTS
 
-RESEND = {"cap": RateLimitError, "revoked": InvalidApiKeyError, "expired": InvalidApiKeyError,
-          "unknown_key": InvalidApiKeyError, "idempotency_mismatch": ValidationError}  # fmt: skip
+RESEND = {
+    "cap": RateLimitError,
+    "revoked": InvalidApiKeyError,
+    "expired": InvalidApiKeyError,
+    "unknown_key": InvalidApiKeyError,
+    "idempotency_mismatch": ValidationError,
+}
 both_ways = pytest.mark.parametrize("way", ["sync", "async"])
 every_reason = pytest.mark.parametrize("reason", DENIAL_STATUS)
 

@@ -101,10 +101,13 @@ def test_an_sdk_without_what_is_needed_is_refused(sdk: Path, kind: str, name: st
 
 
 @pytest.mark.parametrize(
-    ("name", "works_with"), [("twilio.base.client_base", "twilio 9, from 9.13 on"),
-                             ("resend.request", "resend 2, from 2.52 on"),
-                             ("resend", "resend 2, from 2.52 on")],
-)  # fmt: skip
+    ("name", "works_with"),
+    [
+        ("twilio.base.client_base", "twilio 9, from 9.13 on"),
+        ("resend.request", "resend 2, from 2.52 on"),
+        ("resend", "resend 2, from 2.52 on"),
+    ],
+)
 def test_another_sdk_is_refused_when_it_is_imported(tmp_path: Path, name: str, works_with: str) -> None:
     """One of the same name that has nothing of what is known."""
     folder = tmp_path.joinpath(*name.split("."))

@@ -167,10 +167,13 @@ with vendor_server() as server:
 
 def test_an_sdk_that_is_imported_inside_run_is_guarded(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", LATE, str(tmp_path)], capture_output=True, text=True, timeout=60,
+        [sys.executable, "-c", LATE, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
         env={**os.environ, **ENVIRONMENT, "LUIGI_CONFIG_PATH": str(tmp_path / "none.cfg")},
         cwd=REPOSITORY,
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     sid = "SM" + "2" * 32
     assert done.stdout.splitlines() == [

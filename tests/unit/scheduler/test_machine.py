@@ -87,8 +87,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.now += 0.001  # No two tasks are equally old: Luigi would choose by chance.
         return self.now
 
-    @initialize(forecast=st.sampled_from(["warn", "hold"]), single=st.sampled_from([None, 3 * USD]),
-                shared=st.integers(0, 2))  # fmt: skip
+    @initialize(
+        forecast=st.sampled_from(["warn", "hold"]),
+        single=st.sampled_from([None, 3 * USD]),
+        shared=st.integers(0, 2),
+    )
     def start(self, forecast: str, single: int | None, shared: int) -> None:
         caps = Caps(
             default=Micros(5 * USD),
@@ -237,8 +240,11 @@ class SchedulerMachine(RuleBasedStateMachine):
         return next(row["run_id"] for row in rows if row["id"] == call_id)
 
     @precondition(lambda self: self.running)
-    @rule(which=st.integers(0, 99), how=st.sampled_from(["completed", "failed", "yielded"]),
-          dep=st.sampled_from(TASKS))  # fmt: skip
+    @rule(
+        which=st.integers(0, 99),
+        how=st.sampled_from(["completed", "failed", "yielded"]),
+        dep=st.sampled_from(TASKS),
+    )
     def end_task(self, which: int, how: str, dep: str) -> None:
         it = self.running.pop(which % len(self.running))
         if it.denied is not None and it.denied.reason in ("cap", "revoked"):
@@ -257,8 +263,12 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.scheduler.add_task(**report, status="DONE")
         elif how == "yielded" and current and dep != it.task_id:
             self.costs.setdefault(dep, "1")
-            self.scheduler.add_task(task_id=dep, worker=it.worker, family="V",
-                                    spendguard={"yielded_by": it.task_id, "max_cost_usd": "1"})  # fmt: skip
+            self.scheduler.add_task(
+                task_id=dep,
+                worker=it.worker,
+                family="V",
+                spendguard={"yielded_by": it.task_id, "max_cost_usd": "1"},
+            )
             self.scheduler.add_task(**report, status="PENDING", new_deps=[dep], spendguard=said)
         else:
             self.scheduler.add_task(**report, status="FAILED", expl="died", spendguard=said)

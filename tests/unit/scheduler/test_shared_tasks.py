@@ -60,8 +60,14 @@ def test_one_that_needs_a_member_of_a_running_batch(luigid: Luigid) -> None:
     for task_id in ("a", "b"):
         luigid.add(task_id, params={"p": task_id}, batchable=True)
     reply = luigid.scheduler.get_work(worker="w", host="h")
-    luigid.scheduler.add_task(task_id="ab", worker="w", family="V", batch_id=reply["batch_id"],
-                              status="RUNNING", params={"p": "a,b"})  # fmt: skip
+    luigid.scheduler.add_task(
+        task_id="ab",
+        worker="w",
+        family="V",
+        batch_id=reply["batch_id"],
+        status="RUNNING",
+        params={"p": "a,b"},
+    )
     luigid.claim("ab")
     luigid.add("b", "r2", "w2")
     shared(luigid, "r", "r2")

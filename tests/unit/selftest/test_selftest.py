@@ -21,9 +21,19 @@ REPORTS = [
     for pid in (1, 2)
 ]
 GOOD = Facts(
-    workers=2, charges=10, cents=100, cap=10_000_000, limit="", shadow=False, gateway=False, charged=10,
-    counted_cents=1000, strangers=0, run={"spent_usd": "10.00", "reserved_usd": "0.00"}, reports=REPORTS,
-)  # fmt: skip
+    workers=2,
+    charges=10,
+    cents=100,
+    cap=10_000_000,
+    limit="",
+    shadow=False,
+    gateway=False,
+    charged=10,
+    counted_cents=1000,
+    strangers=0,
+    run={"spent_usd": "10.00", "reserved_usd": "0.00"},
+    reports=REPORTS,
+)
 
 
 def test_a_cap_that_bites_is_said_with_all_figures() -> None:
@@ -42,21 +52,34 @@ def test_a_cap_that_bites_is_said_with_all_figures() -> None:
     ("seen", "said"),
     [
         ({"charged": 11, "counted_cents": 1100}, "THE CAP WAS PASSED by $1.00; the ledger says $10.00"),
-        ({"charged": 20, "counted_cents": 2000, "shadow": True,
-          "run": {"spent_usd": "20.00", "reserved_usd": "0.00"}},
-         "THE CAP DOES NOT BITE, because mode = shadow: $10.00 too much passed"),
-        ({"charged": 9, "counted_cents": 900}, "less than the cap was let through, so it was not put to the "
-         "test (cap reached); the ledger says $10.00"),
-        ({"run": {"spent_usd": "9.00", "reserved_usd": "1.00"}},
-         "the ledger says $9.00; $1.00 are still reserved in the ledger"),
+        (
+            {
+                "charged": 20,
+                "counted_cents": 2000,
+                "shadow": True,
+                "run": {"spent_usd": "20.00", "reserved_usd": "0.00"},
+            },
+            "THE CAP DOES NOT BITE, because mode = shadow: $10.00 too much passed",
+        ),
+        (
+            {"charged": 9, "counted_cents": 900},
+            "less than the cap was let through, so it was not put to the "
+            "test (cap reached); the ledger says $10.00",
+        ),
+        (
+            {"run": {"spent_usd": "9.00", "reserved_usd": "1.00"}},
+            "the ledger says $9.00; $1.00 are still reserved in the ledger",
+        ),
         ({"run": None}, "the ledger knows no such run"),
         ({"strangers": 1}, "the vendor was shown another credential than the secret"),
         ({"reports": REPORTS[:1]}, "only 1 of 2 workers took part to the end"),
         ({"reports": [REPORTS[0], REPORTS[0]]}, "only 1 of 2 workers took part to the end"),
-        ({"reports": [{**REPORTS[0], "failed": ["Timeout: it took too long"]}, REPORTS[1]]},
-         "a worker was not told what became of a charge (Timeout: it took too long)"),
+        (
+            {"reports": [{**REPORTS[0], "failed": ["Timeout: it took too long"]}, REPORTS[1]]},
+            "a worker was not told what became of a charge (Timeout: it took too long)",
+        ),
     ],
-)  # fmt: skip
+)
 def test_whatever_is_not_as_it_must_be_is_said(seen: dict[str, Any], said: str) -> None:
     good, line = judge(replace(GOOD, **seen))
     assert not good
@@ -106,10 +129,19 @@ def test_a_process_with_another_vendor_or_ledger_does_not_start(
     config = tmp_path / "luigi.cfg"
     config.write_text(CHILD.format(ledger=ledger.format(tmp_path), stripe=stripe))
     done = subprocess.run(
-        [sys.executable, "-m", "luigi_spendguard.selftest.sandbox", str(config), "http://127.0.0.1:9",
-         "luigi_spendguard", "--version"],
-        capture_output=True, text=True, timeout=60,
-    )  # fmt: skip
+        [
+            sys.executable,
+            "-m",
+            "luigi_spendguard.selftest.sandbox",
+            str(config),
+            "http://127.0.0.1:9",
+            "luigi_spendguard",
+            "--version",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
     assert said in done.stderr
     assert (done.returncode == 0) is (not said)
 
@@ -129,12 +161,16 @@ def test_a_process_cannot_leave_by_any_client(url: str) -> None:
 def test_settings_are_written_as_they_were_read(tmp_path: Path, name: str) -> None:
     kind = "toml" if name == "luigi.toml" else "ini"
     example = REPOSITORY / "config" / name
-    read = {section: {key: raw.value for key, raw in content.items()}
-            for section, content in read_sections(kind, [example]).items()}  # fmt: skip
+    read = {
+        section: {key: raw.value for key, raw in content.items()}
+        for section, content in read_sections(kind, [example]).items()
+    }
     copy = tmp_path / name
     copy.write_text(written(kind, read))
-    again = {section: {key: raw.value for key, raw in content.items()}
-             for section, content in read_sections(kind, [copy]).items()}  # fmt: skip
+    again = {
+        section: {key: raw.value for key, raw in content.items()}
+        for section, content in read_sections(kind, [copy]).items()
+    }
     assert again == read
 
 

@@ -102,10 +102,19 @@ def test_a_file_of_root_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"\n", b"\n\n", CANARY.encode() + b"\n\n", CANARY.encode() + b"\nsecond\n",
-     b"\xff\xfe" + CANARY.encode(),
-     b"short\n", CANARY.encode() + b" # mine\n", CANARY.encode() + b"\rx\n", b"k" * 70_000],
-)  # fmt: skip
+    [
+        b"",
+        b"\n",
+        b"\n\n",
+        CANARY.encode() + b"\n\n",
+        CANARY.encode() + b"\nsecond\n",
+        b"\xff\xfe" + CANARY.encode(),
+        b"short\n",
+        CANARY.encode() + b" # mine\n",
+        CANARY.encode() + b"\rx\n",
+        b"k" * 70_000,
+    ],
+)
 def test_anything_but_one_line_is_refused_without_being_shown(tmp_path: Path, content: bytes) -> None:
     said = refused(tmp_path, secret_file(tmp_path, content))
     assert "must hold one line" in said or "must be the vendor's secret" in said

@@ -58,40 +58,83 @@ def quoted(vendor: Vendor, request: Request, **settings: Any) -> Quote:
 
 #: For each row: a call, what it holds by default in micro-dollars, and one that is denied as the row says.
 ROWS: list[tuple[str, Request, int, Request | None]] = [
-    ("messages.create | SMS", form(f"{API}/Messages.json", SMS), 8_300 + 8_750,
-     form(f"{API}/Messages.json", {**SMS, "Body": "x" * 1601})),
-    ("messages.create | MMS", form(f"{API}/Messages.json", {**SMS, "MediaUrl": "https://a.example/1"}),
-     22_000 + 13_500, form(f"{API}/Messages.json", {**SMS, "To": "4155550100", "MediaUrl": "https://a.b/1"})),
-    ("messages.create | content template",
-     form(f"{API}/Messages.json", {"To": SMS["To"], "From": SMS["From"], "ContentSid": "HX" + "1" * 32}),
-     25 * (8_300 + 8_750), form(f"{API}/Messages.json", {**SMS, "ContentSid": "HX1", "Unheard": "1"})),
-    ("messages.create | other channels",
-     form(f"{API}/Messages.json", {**SMS, "To": "whatsapp:+14155550100", "From": "whatsapp:+14155550199"}),
-     205_000, form(f"{API}/Messages.json", {**SMS, "To": "messenger:1", "From": "messenger:2"})),
-    ("messages.update", form(f"{API}/Messages/{MESSAGE}.json", {"Status": "canceled"}), 0,
-     form(f"{API}/Messages/{MESSAGE}.json", {"Body": "more"})),
+    (
+        "messages.create | SMS",
+        form(f"{API}/Messages.json", SMS),
+        8_300 + 8_750,
+        form(f"{API}/Messages.json", {**SMS, "Body": "x" * 1601}),
+    ),
+    (
+        "messages.create | MMS",
+        form(f"{API}/Messages.json", {**SMS, "MediaUrl": "https://a.example/1"}),
+        22_000 + 13_500,
+        form(f"{API}/Messages.json", {**SMS, "To": "4155550100", "MediaUrl": "https://a.b/1"}),
+    ),
+    (
+        "messages.create | content template",
+        form(f"{API}/Messages.json", {"To": SMS["To"], "From": SMS["From"], "ContentSid": "HX" + "1" * 32}),
+        25 * (8_300 + 8_750),
+        form(f"{API}/Messages.json", {**SMS, "ContentSid": "HX1", "Unheard": "1"}),
+    ),
+    (
+        "messages.create | other channels",
+        form(f"{API}/Messages.json", {**SMS, "To": "whatsapp:+14155550100", "From": "whatsapp:+14155550199"}),
+        205_000,
+        form(f"{API}/Messages.json", {**SMS, "To": "messenger:1", "From": "messenger:2"}),
+    ),
+    (
+        "messages.update",
+        form(f"{API}/Messages/{MESSAGE}.json", {"Status": "canceled"}),
+        0,
+        form(f"{API}/Messages/{MESSAGE}.json", {"Body": "more"}),
+    ),
     ("messages.update", form(f"{API}/Messages/{MESSAGE}.json", {"Body": ""}), 0, None),
-    ("calls.create", form(f"{API}/Calls.json", RUNG), 10 * 14_000,
-     form(f"{API}/Calls.json", {**SMS, "Url": "https://a.example"})),
-    ("calls.update", form(f"{API}/Calls/{CALL}.json", {"Status": "completed"}), 0,
-     form(f"{API}/Calls/{CALL}.json", {"Twiml": "<Response/>"})),
-    ("verify.services.verifications.create",
-     form(f"{VERIFY}/Verifications", {"To": SMS["To"], "Channel": "sms"}),
-     50_000 + 2 * (8_300 + 8_750) + 8_000,
-     form(f"{VERIFY}/Verifications", {"To": "a@example.com", "Channel": "email"})),
-    ("verify.services.verification_check.create",
-     form(f"{VERIFY}/VerificationCheck", {"To": SMS["To"], "Code": "123456"}), 0, None),
-    ("lookups.phone_numbers.fetch",
-     Request("GET", f"{NUMBER}?Fields=caller_name,line_status", {}), 10_000 + 7_000,
-     Request("GET", f"{NUMBER}?Fields=sim_swap", {})),
-    ("emails.send", mail("/emails", {**MAIL, "cc": "d@example.com"}), 3 * 900,
-     mail("/emails", {**MAIL, "headers": {"Bcc": "e@example.com"}})),
+    (
+        "calls.create",
+        form(f"{API}/Calls.json", RUNG),
+        10 * 14_000,
+        form(f"{API}/Calls.json", {**SMS, "Url": "https://a.example"}),
+    ),
+    (
+        "calls.update",
+        form(f"{API}/Calls/{CALL}.json", {"Status": "completed"}),
+        0,
+        form(f"{API}/Calls/{CALL}.json", {"Twiml": "<Response/>"}),
+    ),
+    (
+        "verify.services.verifications.create",
+        form(f"{VERIFY}/Verifications", {"To": SMS["To"], "Channel": "sms"}),
+        50_000 + 2 * (8_300 + 8_750) + 8_000,
+        form(f"{VERIFY}/Verifications", {"To": "a@example.com", "Channel": "email"}),
+    ),
+    (
+        "verify.services.verification_check.create",
+        form(f"{VERIFY}/VerificationCheck", {"To": SMS["To"], "Code": "123456"}),
+        0,
+        None,
+    ),
+    (
+        "lookups.phone_numbers.fetch",
+        Request("GET", f"{NUMBER}?Fields=caller_name,line_status", {}),
+        10_000 + 7_000,
+        Request("GET", f"{NUMBER}?Fields=sim_swap", {}),
+    ),
+    (
+        "emails.send",
+        mail("/emails", {**MAIL, "cc": "d@example.com"}),
+        3 * 900,
+        mail("/emails", {**MAIL, "headers": {"Bcc": "e@example.com"}}),
+    ),
     ("batch.send", mail("/emails/batch", [MAIL, MAIL]), 4 * 900, mail("/emails/batch", [MAIL] * 101)),
-    ("emails.update", mail("/emails/m1", {"scheduled_at": "in 1 hour"}, "PATCH"), 0,
-     mail("/emails/m1", {"to": "d@example.com"}, "PATCH")),
+    (
+        "emails.update",
+        mail("/emails/m1", {"scheduled_at": "in 1 hour"}, "PATCH"),
+        0,
+        mail("/emails/m1", {"to": "d@example.com"}, "PATCH"),
+    ),
     ("emails.cancel", mail("/emails/m1/cancel", {}), 0, None),
     ("broadcasts.create", mail("/broadcasts", {"name": "n"}), 0, mail("/broadcasts", {"send": True})),
-]  # fmt: skip
+]
 
 
 def vendor_of(request: Request) -> Vendor:
@@ -138,10 +181,13 @@ def test_every_row_of_the_tables_is_an_operation_of_the_sdk() -> None:
 
 def test_the_allowlist_lines_let_pass_what_they_name() -> None:
     lines = {
-        "Twilio": (form(f"{API}/Messages.json", SMS),
-                   "POST /api.twilio.com/2010-04-01/Accounts/*/Messages.json", "messages.create"),
+        "Twilio": (
+            form(f"{API}/Messages.json", SMS),
+            "POST /api.twilio.com/2010-04-01/Accounts/*/Messages.json",
+            "messages.create",
+        ),
         "Resend": (mail("/emails", MAIL), "POST /emails", "emails.send"),
-    }  # fmt: skip
+    }
     for name, (request, *allowed) in lines.items():
         for line in allowed:
             assert f"`{line}`" in prose(name)
@@ -155,8 +201,10 @@ def test_the_allowlist_lines_let_pass_what_they_name() -> None:
 
 
 def test_where_a_call_goes_with_base_url() -> None:
-    for request, path in ((form(f"{API}/Messages.json", SMS), "/api.twilio.com/2010-04-01/"),
-                          (mail("/emails", MAIL), "/emails")):  # fmt: skip
+    for request, path in (
+        (form(f"{API}/Messages.json", SMS), "/api.twilio.com/2010-04-01/"),
+        (mail("/emails", MAIL), "/emails"),
+    ):
         vendor = vendor_of(request)
         settings = VendorSettings(vendor.name, base_url="http://127.0.0.1:9", own=OWN[vendor.name])
         assert vendor.wire(request, settings, "s", "").url.startswith(f"http://127.0.0.1:9{path}")

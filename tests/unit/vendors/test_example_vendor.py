@@ -140,11 +140,16 @@ def test_it_is_settled_by_usage_whatever_the_stream_says_besides(module: ModuleT
         assert outcome(200, odd).total_micros == quote.total_micros
     assert outcome(200, "<html>").kind == "doubt"
     for broken in (
-        stream.replace("data: [DONE]\n\n", ""), stream[:-40], stream.replace("[DONE]", "[DONE"), usage, "",
+        stream.replace("data: [DONE]\n\n", ""),
+        stream[:-40],
+        stream.replace("[DONE]", "[DONE"),
+        usage,
+        "",
         stream.replace('{"usage": null}', '{"error": {"message": "x"}}'),
         "data: [DONE]\n\n" + stream + "data: {}",
-        "event: error\ndata: {}\n\n" + stream, stream.replace('{"usage": null}', '{"usage": nul'),
-    ):  # fmt: skip
+        "event: error\ndata: {}\n\n" + stream,
+        stream.replace('{"usage": null}', '{"usage": nul'),
+    ):
         said = outcome(200, broken, "text/event-stream")
         assert (said.kind, bool(said.error)) == ("doubt", True), broken
     assert outcome(200, '{"error": {"message": "x"}}').kind == "doubt"
@@ -157,17 +162,25 @@ def test_it_is_settled_by_usage_whatever_the_stream_says_besides(module: ModuleT
     silent = zero.replace('"x"', '""').replace('"prompt_tokens": 0', '"prompt_tokens": 100')
     assert outcome(200, silent).total_micros == 15
     assert [outcome(status, "{}").kind for status in (400, 401, 429, 409, 500, 503)] == [
-        "void", "void", "void", "doubt", "doubt", "doubt",
-    ]  # fmt: skip
+        "void",
+        "void",
+        "void",
+        "doubt",
+        "doubt",
+        "doubt",
+    ]
 
 
 def test_an_error_that_is_not_billed_needs_no_operator(module: ModuleType) -> None:
     own = '{"error": {"message": "overloaded"}}'
     for bills, status, body, kind in (
-        (True, 500, own, "doubt"), (False, 500, own, "void"), (False, 503, own, "void"),
-        (False, 502, "<html>a proxy's</html>", "doubt"), (False, 504, "{}", "doubt"),
+        (True, 500, own, "doubt"),
+        (False, 500, own, "void"),
+        (False, 503, own, "void"),
+        (False, 502, "<html>a proxy's</html>", "doubt"),
+        (False, 504, "{}", "doubt"),
         (False, 409, own, "doubt"),
-    ):  # fmt: skip
+    ):
         quote = replace(quoted(module, ASKED), bills_errors=bills)
         reply = Reply(status, {"content-type": "application/json"}, body.encode())
         assert module.Llm().outcome(quote, reply, resent=False, fx={}).kind == kind

@@ -46,11 +46,28 @@ DELETE /v1/{id}
 """
         acme = listed(text, tmp_path, monkeypatch)
         for address in ("POST /v1/pay", "POST /v1/{id}/pay"):
-            known = [("amount",), ("items", "0", "price"), ("items", "", "quantity"), ("metadata", "x"),
-                     ("dob", "day"), ("logo",), ("logo", "3")]  # fmt: skip
+            known = [
+                ("amount",),
+                ("items", "0", "price"),
+                ("items", "", "quantity"),
+                ("metadata", "x"),
+                ("dob", "day"),
+                ("logo",),
+                ("logo", "3"),
+            ]
             acme.check(address, "pay", {key: {"1"} for key in known}, fixed=False)
-            for name in [("tip",), ("items",), ("items", "x", "price"), ("amount", "0"), ("dob", "year"),
-                         ("metadata",), ("metadata", "x", "y"), ("Amount",), (), ("logo", "x")]:  # fmt: skip
+            for name in [
+                ("tip",),
+                ("items",),
+                ("items", "x", "price"),
+                ("amount", "0"),
+                ("dob", "year"),
+                ("metadata",),
+                ("metadata", "x", "y"),
+                ("Amount",),
+                (),
+                ("logo", "x"),
+            ]:
                 with pytest.raises(SpendDenied, match="knows no such parameter"):
                     acme.check(address, "pay", {name: {"1"}}, fixed=True)
             with pytest.raises(SpendDenied, match="pay with 'hook' has no price, since it pays"):
@@ -77,9 +94,16 @@ DELETE /v1/{id}
 
     @pytest.mark.parametrize(
         "text",
-        ["POST /a\n+ b{c", "POST /a\n+ b}", "POST /a\n+ {b}", "POST /a\n+ b[x]", "POST /a\n* b",
-         "POST /a\n\nPOST /a\n", "POST /a\n+ b c]"],
-    )  # fmt: skip
+        [
+            "POST /a\n+ b{c",
+            "POST /a\n+ b}",
+            "POST /a\n+ {b}",
+            "POST /a\n+ b[x]",
+            "POST /a\n* b",
+            "POST /a\n\nPOST /a\n",
+            "POST /a\n+ b c]",
+        ],
+    )
     def test_a_list_that_cannot_be_read_is_an_error(
         self, text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -88,8 +112,15 @@ DELETE /v1/{id}
 
     def test_names_in_json(self) -> None:
         said = {"a": [1, 2, {"b": 3}, {"b": None}], "c": {}, "d": [], "e": {"f": [[1]]}, "g": None}
-        names = {("a", ""), ("a", "", "b"), ("a", "", "b", None), ("c", None), ("d", None),
-                 ("e", "f", "", ""), ("g", None)}  # fmt: skip
+        names = {
+            ("a", ""),
+            ("a", "", "b"),
+            ("a", "", "b", None),
+            ("c", None),
+            ("d", None),
+            ("e", "f", "", ""),
+            ("g", None),
+        }
         assert values_in(said).keys() == names
         assert values_in(said)["a", ""] == {"1", "2"}
         assert values_in({"a": [True, "x", None]})["a", ""] == {"true", "x", "null"}
@@ -125,8 +156,9 @@ class TestEverythingIsMarked:
             "PATCH /topics/{id}": [],
         }
         assert marking.unmarked(RESEND_LISTED, new) == [
-            "POST /emails\n? copies tags[]{weight}", "POST /telegrams\n? to",
-        ]  # fmt: skip
+            "POST /emails\n? copies tags[]{weight}",
+            "POST /telegrams\n? to",
+        ]
 
     def test_what_an_sdk_sends_is_read_as_it_is_sent(self) -> None:
         sent = {one.address: one.terms for one in twilio_sdk.operations()}

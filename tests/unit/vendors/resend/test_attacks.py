@@ -30,12 +30,21 @@ from tests.unit.vendors.resend.test_vendor import (
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/events/%73end"), ("POST", "/events/send;x"), ("GET", "/webhook%73/w1"),
-        ("GET", "/log%73/l1"), ("DELETE", "/%61pi-keys/k1"), ("POST", "/emails%2Fbatch"),
-        ("GET", "/contacts/..%2Fwebhooks%2Fw1"), ("GET", "/emails/%2e%2e/logs/l1"), ("GET", "/logs;x/l1"),
-        ("GET", "/emails//m1"), ("GET", "/emails/"), ("GET", "/webhooks%2540/w1"), ("GET", "/emails\\m1"),
+        ("POST", "/events/%73end"),
+        ("POST", "/events/send;x"),
+        ("GET", "/webhook%73/w1"),
+        ("GET", "/log%73/l1"),
+        ("DELETE", "/%61pi-keys/k1"),
+        ("POST", "/emails%2Fbatch"),
+        ("GET", "/contacts/..%2Fwebhooks%2Fw1"),
+        ("GET", "/emails/%2e%2e/logs/l1"),
+        ("GET", "/logs;x/l1"),
+        ("GET", "/emails//m1"),
+        ("GET", "/emails/"),
+        ("GET", "/webhooks%2540/w1"),
+        ("GET", "/emails\\m1"),
     ],
-)  # fmt: skip
+)
 def test_an_operation_in_disguise_is_refused(method: str, path: str) -> None:
     request = asked(path, None if method == "GET" else {}, method)
     assert reason(request) == "endpoint"
@@ -48,10 +57,19 @@ def test_an_address_may_be_escaped_in_a_path() -> None:
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("POST", "/Emails"), ("POST", "/EMAILS/BATCH"), ("POST", "/emails/Batch"), ("post", "/events"),
-     ("POST", "/events/e1"), ("POST", "/segments/s1"), ("POST", "/Broadcasts/b1/Send"), ("PUT", "/emails"),
-     ("POST", "/templates/t1/send"), ("POST", "/suppressions/s1")],
-)  # fmt: skip
+    [
+        ("POST", "/Emails"),
+        ("POST", "/EMAILS/BATCH"),
+        ("POST", "/emails/Batch"),
+        ("post", "/events"),
+        ("POST", "/events/e1"),
+        ("POST", "/segments/s1"),
+        ("POST", "/Broadcasts/b1/Send"),
+        ("PUT", "/emails"),
+        ("POST", "/templates/t1/send"),
+        ("POST", "/suppressions/s1"),
+    ],
+)
 def test_what_is_in_no_rule_is_unpriced(method: str, path: str) -> None:
     for body in (MAIL, [MAIL]):
         assert reason(asked(path, body, method)) == "unpriced"
@@ -93,14 +111,20 @@ def test_json_in_another_character_set_is_not_counted(kind: str) -> None:
 @pytest.mark.parametrize(
     "said",
     [
-        {"headers": {"X-A": "1\r\nBcc: b@x.y"}}, {"headers": {"X-A: 1\nBcc": "b@x.y"}},
-        {"headers": {"Bcc:": "b@x.y"}}, {"headers": {"b\u200bcc": "b@x.y"}},
-        {"headers": {"Resent-To": "b@x.y"}}, {"headers": {"Apparently-To": "b@x.y"}},
-        {"headers": {"X-A": ["1", "2\nCc: b@x.y"]}}, {"subject": "Hi\nBcc: b@x.y"},
-        {"from": "a@x.y\r\nBcc: b@x.y"}, {"reply_to": ["a@x.y\nBcc: b@x.y"]}, {"to": ["a@x.y\nBcc: b"]},
+        {"headers": {"X-A": "1\r\nBcc: b@x.y"}},
+        {"headers": {"X-A: 1\nBcc": "b@x.y"}},
+        {"headers": {"Bcc:": "b@x.y"}},
+        {"headers": {"b\u200bcc": "b@x.y"}},
+        {"headers": {"Resent-To": "b@x.y"}},
+        {"headers": {"Apparently-To": "b@x.y"}},
+        {"headers": {"X-A": ["1", "2\nCc: b@x.y"]}},
+        {"subject": "Hi\nBcc: b@x.y"},
+        {"from": "a@x.y\r\nBcc: b@x.y"},
+        {"reply_to": ["a@x.y\nBcc: b@x.y"]},
+        {"to": ["a@x.y\nBcc: b"]},
         {"headers": [{"name": "Bcc", "value": "b@x.y"}]},
     ],
-)  # fmt: skip
+)
 def test_no_line_of_a_mails_head_names_others(said: dict[str, Any]) -> None:
     assert reason(asked("/emails", mail(**said))) == "unpriced"
     assert reason(asked("/emails/batch", [MAIL, mail(**said)])) == "unpriced"
@@ -113,10 +137,17 @@ def test_other_lines_may_stand_in_it() -> None:
 
 @pytest.mark.parametrize(
     ("to", "people"),
-    [("a\uff20x.y\uff0c b\ufe6bx.y", 2), ("Team: a@x.y, b@x.y;", 2), ("<a@x.y> <b@x.y>", 2),
-     ("a@x.y b@x.y", 2),
-     ("(a@x.y) b@x.y", 2), ("A@X.Y,a@x.y", 2), ('"a@x.y, b@x.y" <c@x.y>', 3), ("", 1)],
-)  # fmt: skip
+    [
+        ("a\uff20x.y\uff0c b\ufe6bx.y", 2),
+        ("Team: a@x.y, b@x.y;", 2),
+        ("<a@x.y> <b@x.y>", 2),
+        ("a@x.y b@x.y", 2),
+        ("(a@x.y) b@x.y", 2),
+        ("A@X.Y,a@x.y", 2),
+        ('"a@x.y, b@x.y" <c@x.y>', 3),
+        ("", 1),
+    ],
+)
 def test_people_are_counted_however_they_are_written(to: str, people: int) -> None:
     assert quote(asked("/emails", mail(to=[to]))).total_micros == people * 10
 

@@ -50,14 +50,23 @@ class TestMails:
     @pytest.mark.parametrize(
         ("said", "people"),
         [
-            ({}, 1), ({"to": ["a@x.y", "b@x.y"]}, 2), ({"to": "Ann <a@x.y>"}, 1),
-            ({"to": '"Doe, Ann" <a@x.y>'}, 1), ({"to": "Doe, Ann <a@x.y>"}, 1), ({"to": "a@x.y, b@x.y"}, 2),
-            ({"to": ["a@x.y; b@x.y"]}, 2), ({"cc": "c@x.y", "bcc": ["d@x.y", "e@x.y"]}, 4),
+            ({}, 1),
+            ({"to": ["a@x.y", "b@x.y"]}, 2),
+            ({"to": "Ann <a@x.y>"}, 1),
+            ({"to": '"Doe, Ann" <a@x.y>'}, 1),
+            ({"to": "Doe, Ann <a@x.y>"}, 1),
+            ({"to": "a@x.y, b@x.y"}, 2),
+            ({"to": ["a@x.y; b@x.y"]}, 2),
+            ({"cc": "c@x.y", "bcc": ["d@x.y", "e@x.y"]}, 4),
             ({"to": ["Jr, Ann <a@x.y>", "b@x.y"], "cc": "Jr, Bo <c@x.y>"}, 3),
-            ({"to": ["nobody"]}, 1), ({"to": []}, 1), ({"to": None}, 1), ({"to": "", "bcc": ["b@x.y"]}, 1),
-            ({"to": ["a@x.y", "a@x.y"]}, 2), ({"cc": None, "bcc": []}, 1),
+            ({"to": ["nobody"]}, 1),
+            ({"to": []}, 1),
+            ({"to": None}, 1),
+            ({"to": "", "bcc": ["b@x.y"]}, 1),
+            ({"to": ["a@x.y", "a@x.y"]}, 2),
+            ({"cc": None, "bcc": []}, 1),
         ],
-    )  # fmt: skip
+    )
     def test_every_recipient_is_paid_for(self, said: dict[str, Any], people: int) -> None:
         quoted = quote(asked("/emails", mail(**said)))
         assert (quoted.operation, quoted.total_micros) == ("emails.send", people * 10)
@@ -74,15 +83,19 @@ class TestMails:
     @pytest.mark.parametrize(
         "request_",
         [
-            asked("/emails", mail(audience="all")), asked("/emails", mail(to=[["a@x.y"]])),
+            asked("/emails", mail(audience="all")),
+            asked("/emails", mail(to=[["a@x.y"]])),
             asked("/emails", mail(headers={"Bcc": "x@x.y"})),
             asked("/emails", mail(headers={" TO ": "x@x.y"})),
-            asked("/emails", [MAIL]), asked("/emails", b"{"), asked("/emails?to=b@x.y", MAIL),
-            asked("/emails", b'{"to": "a@x.y", "to": ["a@x.y", "b@x.y"]}'), asked("/emails", b"NaN"),
+            asked("/emails", [MAIL]),
+            asked("/emails", b"{"),
+            asked("/emails?to=b@x.y", MAIL),
+            asked("/emails", b'{"to": "a@x.y", "to": ["a@x.y", "b@x.y"]}'),
+            asked("/emails", b"NaN"),
             asked("/emails", MAIL, **{"content-type": "application/x-www-form-urlencoded"}),
             asked("/emails", MAIL, **{"content-encoding": "gzip"}),
         ],
-    )  # fmt: skip
+    )
     def test_what_may_go_to_more_people_is_unpriced(self, request_: Request) -> None:
         assert reason(request_) == "unpriced"
 
@@ -171,10 +184,16 @@ class TestKeys:
 
 @pytest.mark.parametrize(
     ("path", "method"),
-    [("/broadcasts/b1/send", "POST"), ("/events/send", "POST"), ("/contacts", "POST"),
-     ("/inboxes", "POST"), ("/inboxes/i/drafts", "POST"), ("/audiences/a1/contacts", "POST"),
-     ("/automations", "POST")],
-)  # fmt: skip
+    [
+        ("/broadcasts/b1/send", "POST"),
+        ("/events/send", "POST"),
+        ("/contacts", "POST"),
+        ("/inboxes", "POST"),
+        ("/inboxes/i/drafts", "POST"),
+        ("/audiences/a1/contacts", "POST"),
+        ("/automations", "POST"),
+    ],
+)
 def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -> None:
     request = asked(path, {}, method)
     assert reason(request) == "unpriced"
@@ -190,11 +209,24 @@ def test_what_nothing_bounds_needs_the_operators_price(path: str, method: str) -
 
 @pytest.mark.parametrize(
     ("path", "less", "more"),
-    [("/contacts/c1", {"unsubscribed": True}, [{"unsubscribed": False}, {"unsubscribed": None},
-                                               {"unsubscribed": "no"}, {"properties": {"a": "b"}}]),
-     ("/contacts/c1/topics", {"topics": [{"id": "t", "subscription": "opt_out"}]},
-      [{"topics": [{"id": "t", "subscription": "opt_out"}, {"id": "u", "subscription": "opt_in"}]}])],
-)  # fmt: skip
+    [
+        (
+            "/contacts/c1",
+            {"unsubscribed": True},
+            [
+                {"unsubscribed": False},
+                {"unsubscribed": None},
+                {"unsubscribed": "no"},
+                {"properties": {"a": "b"}},
+            ],
+        ),
+        (
+            "/contacts/c1/topics",
+            {"topics": [{"id": "t", "subscription": "opt_out"}]},
+            [{"topics": [{"id": "t", "subscription": "opt_out"}, {"id": "u", "subscription": "opt_in"}]}],
+        ),
+    ],
+)
 def test_what_may_add_to_a_broadcast_is_not_free(path: str, less: Any, more: list[Any]) -> None:
     assert quote(asked(path, less, "PATCH")).free
     for said in more:
@@ -216,12 +248,24 @@ def test_a_broadcast_is_free_as_long_as_it_is_a_draft() -> None:
 
 @pytest.mark.parametrize(
     ("path", "method"),
-    [("/api-keys", "POST"), ("/API-KEYS", "POST"), ("/webhooks", "POST"), ("/webhooks/w1", "GET"),
-     ("/logs/l1", "GET"), ("/Logs/l1", "GET"), ("/WEBHOOKS/w1", "GET"), ("/OAuth/Grants", "GET"),
-     ("/api-keys/k1", "DELETE"), ("/Api-Keys/k1", "PATCH"), ("/webhooks/w1/signing-secret/rotate", "POST"),
-     ("/oauth/grants/g1", "DELETE"), ("/oauth/grants", "GET"), ("/emails/m1/share", "POST"),
-     ("/api-keys/", "POST")],
-)  # fmt: skip
+    [
+        ("/api-keys", "POST"),
+        ("/API-KEYS", "POST"),
+        ("/webhooks", "POST"),
+        ("/webhooks/w1", "GET"),
+        ("/logs/l1", "GET"),
+        ("/Logs/l1", "GET"),
+        ("/WEBHOOKS/w1", "GET"),
+        ("/OAuth/Grants", "GET"),
+        ("/api-keys/k1", "DELETE"),
+        ("/Api-Keys/k1", "PATCH"),
+        ("/webhooks/w1/signing-secret/rotate", "POST"),
+        ("/oauth/grants/g1", "DELETE"),
+        ("/oauth/grants", "GET"),
+        ("/emails/m1/share", "POST"),
+        ("/api-keys/", "POST"),
+    ],
+)
 def test_credentials_are_denied_unless_named_exactly(path: str, method: str) -> None:
     request = asked(path, None if method == "GET" else {}, method)
     assert reason(request) == "endpoint"
@@ -246,11 +290,20 @@ def test_the_sdks_empty_object_is_not_sent_with_a_read() -> None:
 
 @pytest.mark.parametrize(
     "url",
-    ["https://api.resend.com@evil.example/emails", "https://api.resend.com.evil.example/emails",
-     "http://api.resend.com/emails", f"{HOME}//emails", f"{HOME}/emails/../api-keys",
-     f"{HOME}/emails%2Fbatch", f"{HOME}/emails%2fbatch", f"{HOME}/..", f"{HOME}/./emails", HOME,
-     f"{HOME}:444/emails"],
-)  # fmt: skip
+    [
+        "https://api.resend.com@evil.example/emails",
+        "https://api.resend.com.evil.example/emails",
+        "http://api.resend.com/emails",
+        f"{HOME}//emails",
+        f"{HOME}/emails/../api-keys",
+        f"{HOME}/emails%2Fbatch",
+        f"{HOME}/emails%2fbatch",
+        f"{HOME}/..",
+        f"{HOME}/./emails",
+        HOME,
+        f"{HOME}:444/emails",
+    ],
+)
 def test_no_other_place_is_sent_to(url: str) -> None:
     assert reason(asked(url, MAIL)) == "endpoint"
 

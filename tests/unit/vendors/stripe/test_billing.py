@@ -140,12 +140,17 @@ class TestInvoices:
 
     @pytest.mark.parametrize(
         ("line", "cents"),
-        [({"amount": -700}, 700), ({"id": "il_1", "quantity": 5}, 2500), ({"invoice_item": "ii_7"}, 300),
-         ({"price_data": {"currency": "usd", "unit_amount": 50, "product": "p"}, "quantity": 3}, 150),
-         ({"amount": 5, "tax_amounts": [{"amount": 9}]}, None), ({"id": "il_9", "quantity": 2}, None),
-         ({"amount": 5, "price_data": {"currency": "usd", "unit_amount": 900, "product": "p"}}, None),
-         ({"price_data": {"currency": "eur", "unit_amount": 50, "product": "p"}}, None)],
-    )  # fmt: skip
+        [
+            ({"amount": -700}, 700),
+            ({"id": "il_1", "quantity": 5}, 2500),
+            ({"invoice_item": "ii_7"}, 300),
+            ({"price_data": {"currency": "usd", "unit_amount": 50, "product": "p"}, "quantity": 3}, 150),
+            ({"amount": 5, "tax_amounts": [{"amount": 9}]}, None),
+            ({"id": "il_9", "quantity": 2}, None),
+            ({"amount": 5, "price_data": {"currency": "usd", "unit_amount": 900, "product": "p"}}, None),
+            ({"price_data": {"currency": "eur", "unit_amount": 50, "product": "p"}}, None),
+        ],
+    )
     def test_a_line_adds_what_it_comes_to(self, desk: Desk, line: Any, cents: int | None) -> None:
         line_1 = {"id": "il_1", "quantity": 2, "amount": 1000}
         desk.answers["GET /v1/invoices/in_1"] = invoice(due=0, lines={"data": [line_1]})
@@ -190,8 +195,15 @@ class TestInvoices:
 
 
 def price(ident: str = "price_1", amount: int | None = 1000, **more: Any) -> dict[str, Any]:
-    return {"id": ident, "object": "price", "currency": "usd", "unit_amount": amount,
-            "billing_scheme": "per_unit", "recurring": {"usage_type": "licensed"}, **more}  # fmt: skip
+    return {
+        "id": ident,
+        "object": "price",
+        "currency": "usd",
+        "unit_amount": amount,
+        "billing_scheme": "per_unit",
+        "recurring": {"usage_type": "licensed"},
+        **more,
+    }
 
 
 SUBSCRIPTION = {"id": "sub_1", "object": "subscription", "status": "active", "customer": "cus_1"}
@@ -199,20 +211,33 @@ SUBSCRIPTION = {"id": "sub_1", "object": "subscription", "status": "active", "cu
 
 class TestLines:
     def test_a_subscription_costs_its_first_invoice(self, desk: Desk) -> None:
-        desk.answers |= {"GET /v1/prices/price_1": price(), "GET /v1/prices/price_2": price("price_2", 250),
-                         "POST /v1/subscriptions": SUBSCRIPTION}  # fmt: skip
-        desk.client.v1.subscriptions.create({
-            "customer": "cus_1", "items": [{"price": "price_1", "quantity": 3}, {"price": "price_2"}],
-            "add_invoice_items": [{"price_data": {"currency": "usd", "product": "p", "unit_amount": 5}}],
-        })  # fmt: skip
+        desk.answers |= {
+            "GET /v1/prices/price_1": price(),
+            "GET /v1/prices/price_2": price("price_2", 250),
+            "POST /v1/subscriptions": SUBSCRIPTION,
+        }
+        desk.client.v1.subscriptions.create(
+            {
+                "customer": "cus_1",
+                "items": [{"price": "price_1", "quantity": 3}, {"price": "price_2"}],
+                "add_invoice_items": [{"price_data": {"currency": "usd", "product": "p", "unit_amount": 5}}],
+            }
+        )
         assert desk.spent() == 3255
         assert (desk.asked[-1].target, desk.asked[-1].customer) == ("cus_1", "cus_1")
 
     def test_what_is_owed_in_its_currency_comes_on_top(self, desk: Desk) -> None:
-        desk.answers |= {"GET /v1/customers/cus_1": {
-            "id": "cus_1", "object": "customer", "currency": "usd", "balance": 300,
-            "invoice_credit_balance": {"usd": -300, "eur": -5000}},
-            "GET /v1/prices/price_1": price(), "POST /v1/subscriptions": SUBSCRIPTION}  # fmt: skip
+        desk.answers |= {
+            "GET /v1/customers/cus_1": {
+                "id": "cus_1",
+                "object": "customer",
+                "currency": "usd",
+                "balance": 300,
+                "invoice_credit_balance": {"usd": -300, "eur": -5000},
+            },
+            "GET /v1/prices/price_1": price(),
+            "POST /v1/subscriptions": SUBSCRIPTION,
+        }
         desk.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price": "price_1"}]})
         assert desk.spent() == 1300
         assert desk.asked[-1].customer == "cus_1"
@@ -224,8 +249,11 @@ class TestLines:
         assert desk.spent() == 101
 
     def test_a_subscription_with_other_prices_is_not_the_same_call(self, desk: Desk) -> None:
-        desk.answers |= {"GET /v1/prices/price_1": price(), "GET /v1/prices/price_2": price("price_2", 250),
-                         "POST /v1/subscriptions": SUBSCRIPTION}  # fmt: skip
+        desk.answers |= {
+            "GET /v1/prices/price_1": price(),
+            "GET /v1/prices/price_2": price("price_2", 250),
+            "POST /v1/subscriptions": SUBSCRIPTION,
+        }
         desk.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price": "price_1"}]})
         desk.again()
         asked = {"customer": "cus_1", "items": [{"price": "price_2"}]}
@@ -235,9 +263,15 @@ class TestLines:
 
     @pytest.mark.parametrize(
         "odd",
-        [price(amount=None), price(billing_scheme="tiered"), price(recurring={"usage_type": "metered"}),
-         price("price_9"), price(currency=None), price(amount="lots")],
-    )  # fmt: skip
+        [
+            price(amount=None),
+            price(billing_scheme="tiered"),
+            price(recurring={"usage_type": "metered"}),
+            price("price_9"),
+            price(currency=None),
+            price(amount="lots"),
+        ],
+    )
     def test_a_price_that_says_no_amount_is_no_bound(self, desk: Desk, odd: Any) -> None:
         desk.answers["GET /v1/prices/price_1"] = odd
         asked = {"customer": "cus_1", "items": [{"price": "price_1"}]}
@@ -245,11 +279,17 @@ class TestLines:
 
     @pytest.mark.parametrize(
         "more",
-        [{"automatic_tax": {"enabled": True}}, {"default_tax_rates": ["txr_1"]}, {"backdate_start_date": 1},
-         {"items": [{"price": "price_1", "tax_rates": ["txr_1"]}]}, {"items": []},
-         {"items": [{"price": "price_1"}, {"price_data": {"currency": "eur", "unit_amount": 1}}]},
-         {"currency": "eur"}, {"billing_thresholds": {"amount_gte": 5}}],
-    )  # fmt: skip
+        [
+            {"automatic_tax": {"enabled": True}},
+            {"default_tax_rates": ["txr_1"]},
+            {"backdate_start_date": 1},
+            {"items": [{"price": "price_1", "tax_rates": ["txr_1"]}]},
+            {"items": []},
+            {"items": [{"price": "price_1"}, {"price_data": {"currency": "eur", "unit_amount": 1}}]},
+            {"currency": "eur"},
+            {"billing_thresholds": {"amount_gte": 5}},
+        ],
+    )
     def test_what_comes_on_top_is_no_bound(self, desk: Desk, more: Any) -> None:
         desk.answers["GET /v1/prices/price_1"] = price()
         asked = {"customer": "cus_1", "items": [{"price": "price_1"}], **more}
@@ -259,8 +299,10 @@ class TestLines:
         desk.answers |= {"GET /v1/prices/price_1": price(), "POST /v1/subscriptions": SUBSCRIPTION}
         asked: Any = {"customer": "cus_1", "items": [{"price": "price_1"}]}
         desk.client.v1.subscriptions.create({**asked, "payment_behavior": "default_incomplete"})
-        first = {"billing_reason": "subscription_create",
-                 "parent": {"subscription_details": {"subscription": "sub_1"}}}  # fmt: skip
+        first = {
+            "billing_reason": "subscription_create",
+            "parent": {"subscription_details": {"subscription": "sub_1"}},
+        }
         later = {**first, "billing_reason": "subscription_cycle", "id": "in_2"}
         desk.answers["GET /v1/invoices/in_2"] = invoice("open", **later)
         desk.answers["POST /v1/invoices/in_2/pay"] = invoice("paid", **later)
@@ -274,8 +316,10 @@ class TestLines:
     def test_a_fixed_price_stands_in_for_what_has_no_bound(self, desk: Desk) -> None:
         prices = {"subscriptions.create": Micros(20_000_000), "payment_links.create": Micros(5_000_000)}
         fixed = Desk(desk.books, prices=prices)
-        fixed.answers |= {"POST /v1/subscriptions": SUBSCRIPTION,
-                          "POST /v1/payment_links": {"id": "plink_1", "object": "payment_link"}}  # fmt: skip
+        fixed.answers |= {
+            "POST /v1/subscriptions": SUBSCRIPTION,
+            "POST /v1/payment_links": {"id": "plink_1", "object": "payment_link"},
+        }
         asked: Any = {"customer": "cus_1", "items": [{"price": "p", "tax_rates": ["txr_1"]}]}
         fixed.client.v1.subscriptions.create(asked)
         assert (fixed.spent(), fixed.lines()) == (2000, ["POST /v1/subscriptions"])
@@ -298,10 +342,13 @@ class TestLines:
             "quantity": 2,
             "subscription": "sub_1",
         }
-        desk.answers |= {"GET /v1/prices/price_1": price(), "GET /v1/subscription_items/si_1": known,
-                         "GET /v1/subscriptions/sub_1": {**SUBSCRIPTION, "currency": "usd"},
-                         "POST /v1/subscription_items": known,
-                         "POST /v1/subscription_items/si_1": known}  # fmt: skip
+        desk.answers |= {
+            "GET /v1/prices/price_1": price(),
+            "GET /v1/subscription_items/si_1": known,
+            "GET /v1/subscriptions/sub_1": {**SUBSCRIPTION, "currency": "usd"},
+            "POST /v1/subscription_items": known,
+            "POST /v1/subscription_items/si_1": known,
+        }
         desk.client.v1.subscription_items.create({"subscription": "sub_1", "price": "price_1", "quantity": 2})
         assert desk.spent() == 2000
         desk.client.v1.subscription_items.update("si_1", {"quantity": 1})
@@ -316,8 +363,10 @@ class TestLines:
 
     def test_a_schedule_costs_its_first_phase(self, desk: Desk) -> None:
         desk.answers["GET /v1/prices/price_1"] = price()
-        desk.answers["POST /v1/subscription_schedules"] = {"id": "sub_sched_1", "object":
-                                                           "subscription_schedule"}  # fmt: skip
+        desk.answers["POST /v1/subscription_schedules"] = {
+            "id": "sub_sched_1",
+            "object": "subscription_schedule",
+        }
         phases: Any = [{"items": [{"price": "price_1", "quantity": 2}]}, {"items": [{"price": "price_9"}]}]
         create = desk.client.v1.subscription_schedules.create
         assert (
@@ -327,19 +376,33 @@ class TestLines:
         assert desk.spent() == 2000
 
     def test_an_accepted_quote_costs_what_it_comes_to(self, desk: Desk) -> None:
-        known = {"id": "qt_1", "object": "quote", "currency": "usd", "amount_total": 500, "customer": "cus_1",
-                 "computed": {"recurring": {"amount_total": 700}, "upfront": None}}  # fmt: skip
+        known = {
+            "id": "qt_1",
+            "object": "quote",
+            "currency": "usd",
+            "amount_total": 500,
+            "customer": "cus_1",
+            "computed": {"recurring": {"amount_total": 700}, "upfront": None},
+        }
         desk.answers |= {"GET /v1/quotes/qt_1": known, "POST /v1/quotes/qt_1/accept": known}
         desk.client.v1.quotes.accept("qt_1")
         assert desk.spent() == 700
 
     def session(self, total: int | None = 2000, status: str = "open") -> dict[str, Any]:
-        return {"id": "cs_1", "object": "checkout.session", "amount_total": total, "currency": "usd",
-                "status": status, "mode": "payment"}  # fmt: skip
+        return {
+            "id": "cs_1",
+            "object": "checkout.session",
+            "amount_total": total,
+            "currency": "usd",
+            "status": status,
+            "mode": "payment",
+        }
 
     def test_a_session_costs_what_the_reply_says_and_is_given_back_when_it_expires(self, desk: Desk) -> None:
-        desk.answers |= {"GET /v1/prices/price_1": price(recurring=None),
-                         "POST /v1/checkout/sessions": self.session(1800)}  # fmt: skip
+        desk.answers |= {
+            "GET /v1/prices/price_1": price(recurring=None),
+            "POST /v1/checkout/sessions": self.session(1800),
+        }
         desk.client.v1.checkout.sessions.create(
             {"mode": "payment", "customer": "cus_1", "line_items": [{"price": "price_1", "quantity": 2}]}
         )
@@ -350,8 +413,11 @@ class TestLines:
 
     def test_a_session_where_the_customer_may_choose_costs_the_most(self, desk: Desk) -> None:
         desk.answers["POST /v1/checkout/sessions"] = self.session(100)
-        line: Any = {"price_data": {"currency": "usd", "product": "p", "unit_amount": 100}, "quantity": 1,
-                     "adjustable_quantity": {"enabled": True, "maximum": 5}}  # fmt: skip
+        line: Any = {
+            "price_data": {"currency": "usd", "product": "p", "unit_amount": 100},
+            "quantity": 1,
+            "adjustable_quantity": {"enabled": True, "maximum": 5},
+        }
         rate: Any = {"shipping_rate_data": {"fixed_amount": {"amount": 40, "currency": "usd"}}}
         desk.client.v1.checkout.sessions.create(
             {"mode": "payment", "line_items": [line], "shipping_options": [rate]}

@@ -195,8 +195,9 @@ class TestRefunds:
             desk.client.v1.refunds.create({"charge": "ch_1"})
         assert desk.figures() == (0, 10_000_000, 0)
 
-    @pytest.mark.parametrize("named", [{}, {"charge": "ch_1", "payment_intent": "pi_1"},
-                                       {"charge": "../x"}, {"charge": "ch 1"}])  # fmt: skip
+    @pytest.mark.parametrize(
+        "named", [{}, {"charge": "ch_1", "payment_intent": "pi_1"}, {"charge": "../x"}, {"charge": "ch 1"}]
+    )
     def test_what_names_no_single_charge_is_denied(self, desk: Desk, named: Any) -> None:
         assert desk.denied(desk.client.v1.refunds.create, named).reason == "unpriced"
         assert desk.sent == []
@@ -205,9 +206,15 @@ class TestRefunds:
 class TestLookUps:
     @pytest.mark.parametrize(
         "answer",
-        [(404, {"error": {}}), (200, {}), {"id": "ch_1"},
-         {**charge(), "amount": "1000"}, {**charge(), "amount": -5}, {**charge(), "amount_refunded": "5"}],
-    )  # fmt: skip
+        [
+            (404, {"error": {}}),
+            (200, {}),
+            {"id": "ch_1"},
+            {**charge(), "amount": "1000"},
+            {**charge(), "amount": -5},
+            {**charge(), "amount_refunded": "5"},
+        ],
+    )
     def test_one_that_fails_denies_the_call_and_sends_nothing(self, desk: Desk, answer: Any) -> None:
         desk.answers["GET /v1/charges/ch_1"] = answer
         denied = desk.denied(desk.client.v1.refunds.create, {"charge": "ch_1"})
@@ -243,8 +250,10 @@ class TestLookUps:
 
     def test_an_operators_allowlist_is_not_about_them(self, desk: Desk) -> None:
         narrow = Desk(desk.books, allowed_endpoints=("refunds.create",))
-        narrow.answers = {"GET /v1/charges/ch_1": charge(),
-                          "POST /v1/refunds": moved("refund", "re_1", charge="ch_1")}  # fmt: skip
+        narrow.answers = {
+            "GET /v1/charges/ch_1": charge(),
+            "POST /v1/refunds": moved("refund", "re_1", charge="ch_1"),
+        }
         narrow.client.v1.refunds.create({"charge": "ch_1"})
         assert narrow.spent() == 1000
         assert narrow.denied(narrow.client.v1.charges.retrieve, "ch_1").reason == "endpoint"
@@ -311,12 +320,25 @@ class TestMoneyOut:
 
     @pytest.mark.parametrize(
         ("more", "spent"),
-        [({"total": 1000}, 1000), ({"total": 1000, "pre_payment_credit_notes_amount": 300}, 700),
-         ({"total": 400}, 400), ({"total": 350}, 400), ({"total": -900}, 400), ({"total": None}, 400),
-         ({"total": 400, "total_pretax_credit_amounts": [
-             {"type": "credit_balance_transaction", "amount": 250},
-             {"type": "discount", "amount": 50}]}, 650)],
-    )  # fmt: skip
+        [
+            ({"total": 1000}, 1000),
+            ({"total": 1000, "pre_payment_credit_notes_amount": 300}, 700),
+            ({"total": 400}, 400),
+            ({"total": 350}, 400),
+            ({"total": -900}, 400),
+            ({"total": None}, 400),
+            (
+                {
+                    "total": 400,
+                    "total_pretax_credit_amounts": [
+                        {"type": "credit_balance_transaction", "amount": 250},
+                        {"type": "discount", "amount": 50},
+                    ],
+                },
+                650,
+            ),
+        ],
+    )
     def test_an_invoice_counts_what_it_takes_of_a_credit(self, desk: Desk, more: Any, spent: int) -> None:
         desk.answers["GET /v1/invoices/in_1"] = {**invoice(due=400), **more}
         desk.answers["POST /v1/invoices/in_1/pay"] = {**invoice("paid", due=400), **more}
@@ -325,21 +347,30 @@ class TestMoneyOut:
 
     def test_a_fee_refund_is_what_is_left_of_the_fee(self, desk: Desk) -> None:
         desk.answers["GET /v1/application_fees/fee_1"] = {
-            "id": "fee_1", "amount": 300, "amount_refunded": 100, "currency": "usd"}  # fmt: skip
+            "id": "fee_1",
+            "amount": 300,
+            "amount_refunded": 100,
+            "currency": "usd",
+        }
         desk.answers["POST /v1/application_fees/fee_1/refunds"] = moved("fee_refund", "fr_1", 200)
         desk.client.v1.application_fees.refunds.create("fee_1")
         assert desk.spent() == 200
 
     @pytest.mark.parametrize(
         ("status", "params", "spent"),
-        [("paid", {"refund_amount": 300, "credit_amount": 50}, 350), ("paid", {"amount": 400}, 400),
-         ("open", {"amount": 400}, 0)],
-    )  # fmt: skip
+        [
+            ("paid", {"refund_amount": 300, "credit_amount": 50}, 350),
+            ("paid", {"amount": 400}, 400),
+            ("open", {"amount": 400}, 0),
+        ],
+    )
     def test_a_credit_note_counts_what_goes_back(
         self, desk: Desk, status: str, params: Any, spent: int
     ) -> None:
         desk.answers["GET /v1/invoices/in_1"] = {**invoice(status), "total": 1000}
         desk.answers["POST /v1/credit_notes"] = {
-            **moved("credit_note", "cn_1", 400), "post_payment_amount": spent}  # fmt: skip
+            **moved("credit_note", "cn_1", 400),
+            "post_payment_amount": spent,
+        }
         desk.client.v1.credit_notes.create({"invoice": "in_1", **params})
         assert desk.spent() == spent

@@ -126,9 +126,12 @@ def test_what_hands_out_credentials_is_denied_unless_listed_exactly(line: str) -
 
 @pytest.mark.parametrize(
     "query",
-    ["/v1/issuing/cards/ic_1?expand[]=number", "/v1/issuing/cards/ic_1?expand[0]=cvc",
-     "/v2/core/event_destinations/ed_1?include[]=webhook_endpoint.signing_secret"],
-)  # fmt: skip
+    [
+        "/v1/issuing/cards/ic_1?expand[]=number",
+        "/v1/issuing/cards/ic_1?expand[0]=cvc",
+        "/v2/core/event_destinations/ed_1?include[]=webhook_endpoint.signing_secret",
+    ],
+)
 def test_a_get_that_asks_for_what_is_hidden_is_denied(query: str) -> None:
     assert reason(f"GET {query}") == "endpoint"
 
@@ -194,11 +197,15 @@ _json = st.recursive(
     st.none() | st.booleans() | st.integers(-5, 10**13) | st.sampled_from(_WORDS),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_NAMES), inner, max_size=9),
     max_leaves=25,
-)  # fmt: skip
+)
 
 
-@given(body=st.dictionaries(st.sampled_from(_NAMES), _json), operation=st.sampled_from(sorted(RULE_OF)),
-       object_id=st.sampled_from([None, "pi_1"]), minor=st.sampled_from([None, 5]))  # fmt: skip
+@given(
+    body=st.dictionaries(st.sampled_from(_NAMES), _json),
+    operation=st.sampled_from(sorted(RULE_OF)),
+    object_id=st.sampled_from([None, "pi_1"]),
+    minor=st.sampled_from([None, 5]),
+)
 def test_no_reply_breaks_the_guard_between_send_and_end(
     body: Any, operation: str, object_id: str | None, minor: int | None
 ) -> None:

@@ -57,8 +57,16 @@ def test_the_newest_sdk_sends_nothing_that_is_not_marked() -> None:
 
 
 #: What Stripe's specification still has of versions before ours, or for publishable keys alone.
-GONE = {"alipay_account", "client_secret", "coupon", "default_alipay_account", "default_bank_account",
-        "default_card", "promotion_code", "refund"}  # fmt: skip
+GONE = {
+    "alipay_account",
+    "client_secret",
+    "coupon",
+    "default_alipay_account",
+    "default_bank_account",
+    "default_card",
+    "promotion_code",
+    "refund",
+}
 
 
 def test_every_operation_and_parameter_of_the_specification_is_marked() -> None:
@@ -160,9 +168,18 @@ class TestVersions:
 
     @pytest.mark.parametrize(
         "version",
-        ["", "2018-02-28", "2020-08-27", "2025-02-24.acacia", "2026-10-28.preview", "2027-04-28.fennel",
-         f"{PINNED}; billing_beta=v1", f"{PINNED},{PINNED}", f" {PINNED}"],
-    )  # fmt: skip
+        [
+            "",
+            "2018-02-28",
+            "2020-08-27",
+            "2025-02-24.acacia",
+            "2026-10-28.preview",
+            "2027-04-28.fennel",
+            f"{PINNED}; billing_beta=v1",
+            f"{PINNED},{PINNED}",
+            f" {PINNED}",
+        ],
+    )
     def test_another_one_is_refused_and_told_which(self, version: str) -> None:
         assert PINNED in refused(self.FREE, "name=x", version)
 

@@ -63,10 +63,13 @@ class TestFiles:
             ("GET", f"{API}/v1/files", API),
             ("GET", f"{FILES}/v1/quotes/qt_1/pdf", FILES),
             ("POST", "https://connect.stripe.com/oauth/token", "https://connect.stripe.com"),
-            ("POST", "https://meter-events.stripe.com/v2/billing/meter_event_stream",
-             "https://meter-events.stripe.com"),
+            (
+                "POST",
+                "https://meter-events.stripe.com/v2/billing/meter_event_stream",
+                "https://meter-events.stripe.com",
+            ),
         ],
-    )  # fmt: skip
+    )
     def test_the_path_alone_decides_where_a_call_goes(self, method: str, url: str, host: str) -> None:
         path = url.split("stripe.com")[1]
         assert wired(method, url) == host + path
@@ -76,10 +79,16 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("method", "url"),
-        [("POST", f"{FILES}/v1/charges"), ("GET", f"{FILES}/v1/files"), ("POST", f"{FILES}/oauth/token"),
-         ("POST", "https://connect.stripe.com/v1/files"), ("GET", "http://files.stripe.com/v1/files/f/contents"),
-         ("POST", "https://meter-events.stripe.com/v1/charges"), ("POST", "https://files.stripe.com.x/v1/files")],
-    )  # fmt: skip
+        [
+            ("POST", f"{FILES}/v1/charges"),
+            ("GET", f"{FILES}/v1/files"),
+            ("POST", f"{FILES}/oauth/token"),
+            ("POST", "https://connect.stripe.com/v1/files"),
+            ("GET", "http://files.stripe.com/v1/files/f/contents"),
+            ("POST", "https://meter-events.stripe.com/v1/charges"),
+            ("POST", "https://files.stripe.com.x/v1/files"),
+        ],
+    )
     def test_another_hosts_path_gets_no_secret(self, method: str, url: str) -> None:
         with pytest.raises(SpendDenied, match="nothing was sent"):
             wired(method, url)
@@ -143,8 +152,13 @@ class TestCustomer:
     ) -> None:
         charge = {"id": "ch_1", "object": "charge", "amount": 5, "amount_refunded": 0, "currency": "usd"}
         desk.answers["GET /v1/charges/ch_1"] = charge | {"customer": own}
-        desk.answers["POST /v1/refunds"] = {"id": "re_1", "object": "refund", "amount": 5, "currency": "usd",
-                                            "status": "succeeded"}  # fmt: skip
+        desk.answers["POST /v1/refunds"] = {
+            "id": "re_1",
+            "object": "refund",
+            "amount": 5,
+            "currency": "usd",
+            "status": "succeeded",
+        }
         desk.client.v1.refunds.create({"charge": "ch_1", "customer": "cus_1"})
         assert desk.asked[-1].customer == " ".join(customers)
         assert desk.asked[-1].owner_unknown is unknown
@@ -165,11 +179,23 @@ class TestCustomer:
             assert set(found["customers"]) == {"cus_1", own} - {""}
 
     def test_the_looked_up_objects_own(self, desk: Desk) -> None:
-        known = {"id": "ch_1", "object": "charge", "amount": 5, "amount_refunded": 0, "currency": "usd",
-                 "status": "succeeded", "customer": {"id": "cus_9", "object": "customer"}}  # fmt: skip
+        known = {
+            "id": "ch_1",
+            "object": "charge",
+            "amount": 5,
+            "amount_refunded": 0,
+            "currency": "usd",
+            "status": "succeeded",
+            "customer": {"id": "cus_9", "object": "customer"},
+        }
         desk.answers["GET /v1/charges/ch_1"] = known
-        desk.answers["POST /v1/refunds"] = {"id": "re_1", "object": "refund", "amount": 5, "currency": "usd",
-                                            "status": "succeeded"}  # fmt: skip
+        desk.answers["POST /v1/refunds"] = {
+            "id": "re_1",
+            "object": "refund",
+            "amount": 5,
+            "currency": "usd",
+            "status": "succeeded",
+        }
         desk.client.v1.refunds.create({"charge": "ch_1"})
         assert desk.asked[-1].customer == "cus_9"
 
@@ -179,13 +205,17 @@ class TestAccounts:
         ("path", "body", "headers", "accounts"),
         [
             ("/v1/charges", "", {"stripe_account": "acct_1"}, ("acct_1",)),
-            ("/v1/charges", "transfer_data[destination]=acct_2&on_behalf_of=acct_3",
-             {"stripe_account": "acct_1"}, ("acct_1", "acct_2", "acct_3")),
+            (
+                "/v1/charges",
+                "transfer_data[destination]=acct_2&on_behalf_of=acct_3",
+                {"stripe_account": "acct_1"},
+                ("acct_1", "acct_2", "acct_3"),
+            ),
             ("/v1/transfers", "destination=acct_2", {}, ("acct_2",)),
             ("/v1/charges", "metadata[note]=acct_2", {}, ()),
             ("/v1/charges", "destination=acct_not-one", {}, ()),
         ],
-    )  # fmt: skip
+    )
     def test_headers_and_parameters_name_them(
         self, path: str, body: str, headers: dict[str, str], accounts: tuple[str, ...]
     ) -> None:
@@ -233,8 +263,12 @@ class TestAccounts:
     def test_a_json_body_and_the_context_header_name_them(self) -> None:
         fixed = {"v2.money_management.outbound_payments.create": Micros(5)}
         headers = {"content_type": "application/json", "stripe_context": "acct_1/acct_2"}
-        found = quote("/v2/money_management/outbound_payments", '{"to": {"recipient": "acct_3"}}',
-                      headers=headers, prices=fixed)  # fmt: skip
+        found = quote(
+            "/v2/money_management/outbound_payments",
+            '{"to": {"recipient": "acct_3"}}',
+            headers=headers,
+            prices=fixed,
+        )
         assert found.accounts == ("acct_1", "acct_2", "acct_3")
         assert found.total_micros == 5
 
@@ -270,8 +304,10 @@ class TestAccountsThatPay:
         assert quote("/v1/payment_intents", sent).accounts == ("acct_1",)
 
     def test_an_invoices_lines_name_nobody_and_hide_nobody(self) -> None:
-        found: Any = {"/v1/invoices/in_1/lines?limit=100": {"data": []},
-                      "/v1/invoices/in_1": {"id": "in_1", "customer": "cus_1"}}  # fmt: skip
+        found: Any = {
+            "/v1/invoices/in_1/lines?limit=100": {"data": []},
+            "/v1/invoices/in_1": {"id": "in_1", "customer": "cus_1"},
+        }
         request = Request("DELETE", f"{API}/v1/invoices/in_1", {})
         said = scope_of(request, "/v1/invoices/in_1", {}, "/v1/invoices/in_1", found)
         assert (said["customers"], said["owner_unknown"]) == (("cus_1",), False)
@@ -299,9 +335,17 @@ class TestTurns:
         assert self.acting("/v1/payment_intents", "customer=cus_1&amount=5&currency=usd") == ((), ())
 
     def test_what_was_looked_up_and_whose_it_is(self) -> None:
-        said = {"id": "in_1", "object": "invoice", "status": "open", "amount_due": 5, "amount_paid": 0,
-                "amount_remaining": 5, "currency": "usd", "customer": "cus_1",
-                "lines": {"data": [{"invoice_item": "ii_1"}]}}  # fmt: skip
+        said = {
+            "id": "in_1",
+            "object": "invoice",
+            "status": "open",
+            "amount_due": 5,
+            "amount_paid": 0,
+            "amount_remaining": 5,
+            "currency": "usd",
+            "customer": "cus_1",
+            "lines": {"data": [{"invoice_item": "ii_1"}]},
+        }
         found = {"/v1/invoices/in_1": said}
         assert self.acting("/v1/invoices/in_1/pay", **found) == (("in_1",), ("cus_1", "ii_1"))
 
@@ -310,8 +354,9 @@ class TestTurns:
         found: Any = {
             "/v1/prices/price_1?expand%5B%5D=currency_options": price,
             "/v1/invoiceitems?customer_account=acct_1&pending=true&limit=100": {
-                "data": [{"id": "ii_1", "amount": 5, "currency": "usd"}], "has_more": False,
+                "data": [{"id": "ii_1", "amount": 5, "currency": "usd"}],
+                "has_more": False,
             },
-        }  # fmt: skip
+        }
         body = "customer_account=acct_1&items[0][price]=price_1"
         assert self.acting("/v1/subscriptions", body, **found) == (("acct_1",), ("ii_1", "price_1"))

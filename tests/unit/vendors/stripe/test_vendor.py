@@ -87,10 +87,17 @@ class TestQuotes:
         assert quote(path, method="GET").read
         assert denied(path, "expand[]=number&expand[]=cvc", method="GET") == "unpriced"
 
-    @pytest.mark.parametrize(("coding", "passes"), [
-        ("gzip", False), ("deflate", False), ("gzip, identity", False), ("x", False),
-        ("identity", True), ("Identity", True),
-    ])  # fmt: skip
+    @pytest.mark.parametrize(
+        ("coding", "passes"),
+        [
+            ("gzip", False),
+            ("deflate", False),
+            ("gzip, identity", False),
+            ("x", False),
+            ("identity", True),
+            ("Identity", True),
+        ],
+    )
     def test_a_body_in_a_coding_is_denied(self, coding: str, passes: bool) -> None:
         asked = ("/v1/payment_intents", "amount=100&currency=usd")
         if passes:
@@ -205,8 +212,10 @@ class TestAddress:
         request = Request("POST", f"{API_BASE}/v1/charges", given, b"x")
         wire = Stripe().wire(request, VendorSettings("stripe"), "sk_test_real", "key-1")
         assert wire.headers == {
-            "authorization": "Bearer sk_test_real", "idempotency-key": "key-1", "stripe-version": "v",
-        }  # fmt: skip
+            "authorization": "Bearer sk_test_real",
+            "idempotency-key": "key-1",
+            "stripe-version": "v",
+        }
 
 
 class TestOutcomes:
@@ -252,9 +261,15 @@ class TestOutcomes:
 
     @pytest.mark.parametrize(
         "fields",
-        [{"amount": -1}, {"amount": "1000"}, {"amount": True}, {"amount": None}, {"currency": "xxx"},
-         {"status": None, "amount_received": "9"}],
-    )  # fmt: skip
+        [
+            {"amount": -1},
+            {"amount": "1000"},
+            {"amount": True},
+            {"amount": None},
+            {"currency": "xxx"},
+            {"status": None, "amount_received": "9"},
+        ],
+    )
     def test_an_amount_that_cannot_be_read_is_in_doubt(self, fields: Any) -> None:
         found = self.outcome(200, **{"status": "succeeded", "amount_received": 1000, **fields})
         if fields.get("status", "") is None:

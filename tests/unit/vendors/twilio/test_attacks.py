@@ -44,9 +44,22 @@ def get(url: str, method: str = "GET") -> Request:
 class TestPlaces:
     @pytest.mark.parametrize(
         "host",
-        ["support", "status", "www", "console", "help", "demo", "handler", "api.sip", "api.dublin", "info",
-         "evil.api", "api.dublin.ie1.x", "verify-api"],
-    )  # fmt: skip
+        [
+            "support",
+            "status",
+            "www",
+            "console",
+            "help",
+            "demo",
+            "handler",
+            "api.sip",
+            "api.dublin",
+            "info",
+            "evil.api",
+            "api.dublin.ie1.x",
+            "verify-api",
+        ],
+    )
     def test_the_secret_goes_to_no_host_that_is_no_api(self, host: str) -> None:
         request = get(f"https://{host}.twilio.com/v1/Services")
         assert reason(request) == "endpoint"
@@ -73,27 +86,38 @@ class TestPlaces:
     @pytest.mark.parametrize(
         "url",
         [
-            "https://api.twilio.com\\@evil.example/2010-04-01/x", "https://API.TWILIO.COM/2010-04-01/x",
-            "https://api.twilio.com\n.evil.example/x", "//api.twilio.com/2010-04-01/x",
-            "https://api.twilio.com.:443/2010-04-01/x", "https://user@api.twilio.com/2010-04-01/x",
-            "https://api.twilio.com?/@evil.example/", "http://127.0.0.1:9/api.twilio.com/2010-04-01/x",
+            "https://api.twilio.com\\@evil.example/2010-04-01/x",
+            "https://API.TWILIO.COM/2010-04-01/x",
+            "https://api.twilio.com\n.evil.example/x",
+            "//api.twilio.com/2010-04-01/x",
+            "https://api.twilio.com.:443/2010-04-01/x",
+            "https://user@api.twilio.com/2010-04-01/x",
+            "https://api.twilio.com?/@evil.example/",
+            "http://127.0.0.1:9/api.twilio.com/2010-04-01/x",
         ],
-    )  # fmt: skip
+    )
     def test_an_address_in_disguise_is_refused(self, url: str) -> None:
         assert reason(get(url)) == "endpoint"
 
     def test_base_url_is_no_prefix_of_another_host(self) -> None:
         own = settings(base_url="http://127.0.0.1:9")
-        for url in ("http://127.0.0.1:99/api.twilio.com/x", "http://127.0.0.1:9@evil.example/x",
-                    "http://127.0.0.1:9/evil.example/x"):  # fmt: skip
+        for url in (
+            "http://127.0.0.1:99/api.twilio.com/x",
+            "http://127.0.0.1:9@evil.example/x",
+            "http://127.0.0.1:9/evil.example/x",
+        ):
             with pytest.raises(SpendDenied):
                 VENDOR.wire(get(url), own, SECRET, "")
 
     @pytest.mark.parametrize(
         "url",
-        [f"https://insights.twilio.com/v1/Voice/{OTHER}", f"{API}/ConnectApps/{OTHER}.json",
-         f"https://accounts.twilio.com/v1/{OTHER}/x", f"{API},{OTHER}/Messages.json"],
-    )  # fmt: skip
+        [
+            f"https://insights.twilio.com/v1/Voice/{OTHER}",
+            f"{API}/ConnectApps/{OTHER}.json",
+            f"https://accounts.twilio.com/v1/{OTHER}/x",
+            f"{API},{OTHER}/Messages.json",
+        ],
+    )
     def test_another_account_anywhere_in_a_path_is_refused(self, url: str) -> None:
         assert reason(get(url)) == "scope"
 
@@ -118,9 +142,17 @@ class TestNotFree:
 
     @pytest.mark.parametrize(
         "query",
-        ["CountryCode=US;Fields=sim_swap", "Fields[]=sim_swap", "Fields%20=sim_swap", "AddOns=x", "Type=x",
-         "Fields%00=sim_swap", "Fields=line_type_intelligence,sim_swap", "Fields=validation%0Asim_swap"],
-    )  # fmt: skip
+        [
+            "CountryCode=US;Fields=sim_swap",
+            "Fields[]=sim_swap",
+            "Fields%20=sim_swap",
+            "AddOns=x",
+            "Type=x",
+            "Fields%00=sim_swap",
+            "Fields=line_type_intelligence,sim_swap",
+            "Fields=validation%0Asim_swap",
+        ],
+    )
     def test_a_lookup_that_may_be_read_otherwise(self, query: str) -> None:
         request = get(f"{LOOKUP}?{query}")
         assert reason(request) == "unpriced"
@@ -140,11 +172,14 @@ class TestNotFree:
             ("GET", f"https://api.twilio.com/2008-08-01/Accounts/{API[-34:]}"),
             ("DELETE", f"https://api.twilio.com/2008-08-01/Accounts/{API[-34:]}/Usage/Triggers/UT1"),
             ("POST", f"https://api.twilio.com/2008-08-01/Accounts/{API[-34:]}/Messages"),
-            ("post", f"{API}/IncomingPhoneNumbers.json"), ("delete", f"{API}/Queues/QU1.json"),
-            ("POST", f"{API}/SMS/Messages.json"), ("POST", f"{API}/Messages.txt"),
-            ("PURGE", f"{API}/Messages.json"), ("POST", f"{VERIFY}/VE{'1' * 32}"),
+            ("post", f"{API}/IncomingPhoneNumbers.json"),
+            ("delete", f"{API}/Queues/QU1.json"),
+            ("POST", f"{API}/SMS/Messages.json"),
+            ("POST", f"{API}/Messages.txt"),
+            ("PURGE", f"{API}/Messages.json"),
+            ("POST", f"{VERIFY}/VE{'1' * 32}"),
         ],
-    )  # fmt: skip
+    )
     def test_what_is_in_no_rule(self, method: str, url: str) -> None:
         assert reason(Request(method, url, {"content-type": FORM})) == "unpriced"
 
@@ -192,14 +227,18 @@ class TestNotDearer:
     @pytest.mark.parametrize(
         ("more", "segments"),
         [
-            (TEMPLATE, 25), (TEMPLATE | SERVICE, 32), (TEMPLATE | {"SmartEncoded": "true"}, 32),
-            ({"From": "MG" + "1" * 32, "Body": "…" * 60}, 3), (SERVICE | {"Body": "ü" * 160}, 2),
+            (TEMPLATE, 25),
+            (TEMPLATE | SERVICE, 32),
+            (TEMPLATE | {"SmartEncoded": "true"}, 32),
+            ({"From": "MG" + "1" * 32, "Body": "…" * 60}, 3),
+            (SERVICE | {"Body": "ü" * 160}, 2),
             (SERVICE | {"Body": "あ" * 1600}, 49),
             (SERVICE | {"Body": "ü" * 306, "MediaUrl": "https://a.example"}, 4),
             (TEMPLATE | SERVICE | {"ContentVariables": "…" * 1599 + "ж"}, 73),
-            ({"Body": "http://a.b " * 10, "ShortenUrls": "true"}, 8), ({"Body": "http://a.b " * 10}, 1),
+            ({"Body": "http://a.b " * 10, "ShortenUrls": "true"}, 8),
+            ({"Body": "http://a.b " * 10}, 1),
         ],
-    )  # fmt: skip
+    )
     def test_what_a_text_may_grow_to(self, more: dict[str, Any], segments: int) -> None:
         quoted = quote(sms(**more), own={"scheduling_price": 0})
         assert quoted.total_micros == max(segments * 11, 40 if "MediaUrl" in more else 0)
@@ -225,14 +264,17 @@ class TestNotDearer:
     @pytest.mark.parametrize(
         "more",
         [
-            {"FallbackUrl": "https://a.example"}, {"Url": ""}, {"ApplicationSid": ""},
+            {"FallbackUrl": "https://a.example"},
+            {"Url": ""},
+            {"ApplicationSid": ""},
             {"Twiml": f'<?xml version="1.0" encoding="utf-7"?>{QUIET}'},
             {"Twiml": f'<?xml version="1.0" encoding="UTF-8"?><?x y?>{QUIET}'},
             {"Twiml": "<Response><Redirect>https://a.example</Redirect></Response>"},
             {"Twiml": '<x:Response xmlns:x="urn:y"><x:Dial>+1</x:Dial></x:Response>'},
-            {"Twiml": "<Response><Gather input='speech'/></Response>"}, {"Twiml": ""},
+            {"Twiml": "<Response><Gather input='speech'/></Response>"},
+            {"Twiml": ""},
         ],
-    )  # fmt: skip
+    )
     def test_what_else_may_ring(self, more: dict[str, str]) -> None:
         assert reason(call(**more)) == "unpriced"
 
@@ -245,9 +287,15 @@ class TestNotDearer:
 
     @pytest.mark.parametrize(
         ("more", "segments"),
-        [({}, 2), ({"CustomFriendlyName": "Shop"}, 2), ({"CustomFriendlyName": "S" * 33}, 25),
-         ({"CustomMessage": "x"}, 25), ({"TemplateSid": "HJ1"}, 25), ({"Payee": "x"}, 25)],
-    )  # fmt: skip
+        [
+            ({}, 2),
+            ({"CustomFriendlyName": "Shop"}, 2),
+            ({"CustomFriendlyName": "S" * 33}, 25),
+            ({"CustomMessage": "x"}, 25),
+            ({"TemplateSid": "HJ1"}, 25),
+            ({"Payee": "x"}, 25),
+        ],
+    )
     def test_a_verification_may_have_a_long_text(self, more: dict[str, str], segments: int) -> None:
         quoted = quote(post(VERIFY, {"To": "+14155550100", "Channel": "sms", **more}))
         assert quoted.total_micros == 50 + segments * 11 + 8

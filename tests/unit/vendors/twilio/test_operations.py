@@ -94,13 +94,21 @@ def test_the_names_that_money_hangs_on_are_had_once(name: str) -> None:
         ("POST", "api.twilio.com", "/2010-04-01/Accounts/AC1/Messages.json", "messages.create"),
         ("POST", "api.dublin.ie1.twilio.com", "/2010-04-01/Accounts/AC1/Messages", "messages.create"),
         ("POST", "api.twilio.com", f"/2010-04-01/Accounts/AC1/Messages/SM{'1' * 32}.json", "messages.update"),
-        ("POST", "api.twilio.com", "/2010-04-01/Accounts/AC1/IncomingPhoneNumbers.json",
-         "incoming_phone_numbers.create"),
-        ("POST", "verify.twilio.com", "/v2/Services/VA1/Verifications",
-         "verify.services.verifications.create"),
+        (
+            "POST",
+            "api.twilio.com",
+            "/2010-04-01/Accounts/AC1/IncomingPhoneNumbers.json",
+            "incoming_phone_numbers.create",
+        ),
+        (
+            "POST",
+            "verify.twilio.com",
+            "/v2/Services/VA1/Verifications",
+            "verify.services.verifications.create",
+        ),
         ("GET", "lookups.twilio.com", "/v2/PhoneNumbers/+14155550100", "lookups.phone_numbers.fetch"),
     ],
-)  # fmt: skip
+)
 def test_operations_have_the_sdks_names(method: str, host: str, path: str, name: str) -> None:
     assert operation_of(method, host, path) == name
 

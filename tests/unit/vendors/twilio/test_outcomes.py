@@ -17,9 +17,17 @@ from tests.unit.vendors.twilio.test_vendor import API, SID, call, post, quote, s
 
 SM = "SM" + "1" * 32
 FX = {"eur": Decimal("1.1")}
-SENT = {"sid": SM, "to": "+14155550100", "from": "+14155550199", "body": "Hello", "price": None,
-        "price_unit": "USD", "status": "queued", "direction": "outbound-api",
-        "date_created": "Wed, 25 Nov 2026 10:00:00 +0000"}  # fmt: skip
+SENT = {
+    "sid": SM,
+    "to": "+14155550100",
+    "from": "+14155550199",
+    "body": "Hello",
+    "price": None,
+    "price_unit": "USD",
+    "status": "queued",
+    "direction": "outbound-api",
+    "date_created": "Wed, 25 Nov 2026 10:00:00 +0000",
+}
 SINCE = 1_795_600_800_000  # The same moment, in milliseconds.
 
 
@@ -38,10 +46,20 @@ def test_a_message_without_a_price_is_settled_at_its_quote() -> None:
 
 @pytest.mark.parametrize(
     ("price", "unit", "total"),
-    [("-0.000008", "USD", 9), ("-0.000011", "USD", 11), ("-0.00750", "USD", 7_500),
-     ("-0.000005", "EUR", 7), ("-0.01", "EUR", 11_000), ("-0.01", "GBP", None), ("much", "USD", None),
-     ("NaN", "USD", None), ("-1E999999", "USD", None), ("-1E300", "EUR", None), ("-Infinity", "USD", None)],
-)  # fmt: skip
+    [
+        ("-0.000008", "USD", 9),
+        ("-0.000011", "USD", 11),
+        ("-0.00750", "USD", 7_500),
+        ("-0.000005", "EUR", 7),
+        ("-0.01", "EUR", 11_000),
+        ("-0.01", "GBP", None),
+        ("much", "USD", None),
+        ("NaN", "USD", None),
+        ("-1E999999", "USD", None),
+        ("-1E300", "EUR", None),
+        ("-Infinity", "USD", None),
+    ],
+)
 def test_a_price_is_taken_with_the_fees_that_it_may_lack(price: str, unit: str, total: int | None) -> None:
     found = read(quote(sms()), reply(price=price, price_unit=unit))
     assert (found.total_micros, found.price_due) == (total or 11, total is None)
@@ -185,9 +203,16 @@ def test_what_an_earlier_send_may_have_made_is_found_oldest_first() -> None:
 
 @pytest.mark.parametrize(
     "other",
-    [{"body": "Bye"}, {"num_media": "1"}, {"to": "+14155550101"}, {"from": "+1999"}, {"direction": "inbound"},
-     {"date_created": "Wed, 25 Nov 2026 09:59:50 +0000"}, {"date_created": None}],
-)  # fmt: skip
+    [
+        {"body": "Bye"},
+        {"num_media": "1"},
+        {"to": "+14155550101"},
+        {"from": "+1999"},
+        {"direction": "inbound"},
+        {"date_created": "Wed, 25 Nov 2026 09:59:50 +0000"},
+        {"date_created": None},
+    ],
+)
 def test_what_it_cannot_have_made_is_not(other: dict[str, Any]) -> None:
     assert found(sms(), other) == []
 
@@ -200,9 +225,14 @@ def test_a_message_of_another_service_is_not_it() -> None:
 
 @pytest.mark.parametrize(
     "unshown",
-    [sms(ContentSid="HX" + "1" * 32), sms(MediaUrl="https://example.com/a.png"), sms(PersistentAction="a"),
-     sms(SendAt="2026-12-01T10:00:00Z", ScheduleType="fixed", MessagingServiceSid="MG1"), call()],
-)  # fmt: skip
+    [
+        sms(ContentSid="HX" + "1" * 32),
+        sms(MediaUrl="https://example.com/a.png"),
+        sms(PersistentAction="a"),
+        sms(SendAt="2026-12-01T10:00:00Z", ScheduleType="fixed", MessagingServiceSid="MG1"),
+        call(),
+    ],
+)
 def test_what_a_list_does_not_show_again_is_not_searched_for(unshown: Request) -> None:
     """Another template, picture, time or TwiML to the same number would look just the same."""
     assert VENDOR.search(replace(quote(sms()), operation=quote(unshown).operation), unshown, SINCE) is None
@@ -271,12 +301,19 @@ def test_a_denial_has_twilios_shape(reason: str) -> None:
 
 
 def test_links_to_pages_lead_to_the_gateway() -> None:
-    page = {"meta": {"next_page_url": "https://messaging.twilio.com/v1/Services?Page=1", "page": 0,
-                     "previous_page_url": None}, "services": []}  # fmt: skip
+    page = {
+        "meta": {
+            "next_page_url": "https://messaging.twilio.com/v1/Services?Page=1",
+            "page": 0,
+            "previous_page_url": None,
+        },
+        "services": [],
+    }
     made = VENDOR.relinked(Reply(200, {}, json.dumps(page).encode()), "http://gw/twilio")
     assert json.loads(made.body)["meta"] == {
-        "next_page_url": "http://gw/twilio/messaging.twilio.com/v1/Services?Page=1", "page": 0,
+        "next_page_url": "http://gw/twilio/messaging.twilio.com/v1/Services?Page=1",
+        "page": 0,
         "previous_page_url": None,
-    }  # fmt: skip
+    }
     plain = Reply(200, {}, b'{"sid":  "SM1"}')
     assert VENDOR.relinked(plain, "http://gw/twilio") is plain

@@ -108,12 +108,18 @@ class TestCalls:
 
     @pytest.mark.parametrize(
         "twiml",
-        ["<Response><Record/></Response>", "<Response><Gather/></Response>", "<Response><Pay/></Response>",
-         "<Response><Redirect>https://a.example</Redirect></Response>",
-         "<Response><Play>https://a.example</Play><Refer/></Response>",
-         '<Response><Say voice="Google.x">x</Say></Response>',
-         '<x:Response xmlns:x="y"><x:Dial>+1</x:Dial></x:Response>', "no xml", ""],
-    )  # fmt: skip
+        [
+            "<Response><Record/></Response>",
+            "<Response><Gather/></Response>",
+            "<Response><Pay/></Response>",
+            "<Response><Redirect>https://a.example</Redirect></Response>",
+            "<Response><Play>https://a.example</Play><Refer/></Response>",
+            '<Response><Say voice="Google.x">x</Say></Response>',
+            '<x:Response xmlns:x="y"><x:Dial>+1</x:Dial></x:Response>',
+            "no xml",
+            "",
+        ],
+    )
     def test_what_may_cost_more_needs_a_bound(self, twiml: str) -> None:
         assert reason(call(Twiml=twiml)) == "unpriced"
         assert quote(call(Twiml=twiml, TimeLimit="60"), own={"call_legs": 1}).total_micros == 14
@@ -158,9 +164,12 @@ class TestQueries:
 
     @pytest.mark.parametrize(
         "url",
-        [f"{API}/Calls/CA{'1' * 32}.json?Url=https://a.example", f"{API}/Calls/CA{'1' * 32}.json?Twiml=x",
-         f"{API}/Messages/SM{'1' * 32}.json?Body=x"],
-    )  # fmt: skip
+        [
+            f"{API}/Calls/CA{'1' * 32}.json?Url=https://a.example",
+            f"{API}/Calls/CA{'1' * 32}.json?Twiml=x",
+            f"{API}/Messages/SM{'1' * 32}.json?Body=x",
+        ],
+    )
     def test_an_update_has_none(self, url: str) -> None:
         assert reason(post(url, {"Status": "completed"})) == "unpriced"
 
@@ -173,10 +182,17 @@ class TestQueries:
 class TestPaths:
     @pytest.mark.parametrize(
         "url",
-        ["https://lookups.twilio.com/v2/PhoneNumbers;a/%2B14155550100?Fields=caller_name",
-         "https://api.twilio.com/2010-04-01;a/Accounts.json", f"{API};a/Keys.json", f"{API}/Keys.json;a",
-         "https://api.twilio.com", "https://api.twilio.com/", f"{API}\\Keys.json", f"{API}/Keys json"],
-    )  # fmt: skip
+        [
+            "https://lookups.twilio.com/v2/PhoneNumbers;a/%2B14155550100?Fields=caller_name",
+            "https://api.twilio.com/2010-04-01;a/Accounts.json",
+            f"{API};a/Keys.json",
+            f"{API}/Keys.json;a",
+            "https://api.twilio.com",
+            "https://api.twilio.com/",
+            f"{API}\\Keys.json",
+            f"{API}/Keys json",
+        ],
+    )
     def test_what_may_be_read_in_two_ways_goes_nowhere(self, url: str) -> None:
         for method in ("GET", "HEAD", "POST"):
             assert reason(Request(method, url, {"content-type": FORM})) == "endpoint"

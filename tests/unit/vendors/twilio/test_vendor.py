@@ -17,10 +17,17 @@ from tests.support.made_up import MADE_UP
 SID = "AC" + "1" * 32
 OTHER = "AC" + "2" * 32
 SECRET = "twilio_token_canary"
-PRICES = {"sms_prices": {"1": 10, "44": 50, "4420": 70, "*": 900}, "sms_fees": {"1": 1},
-          "mms_prices": {"1": 35, "*": 900}, "mms_fees": {"1": 5}, "call_prices": {"1": 14, "44": 30},
-          "channel_prices": {"whatsapp": 200}, "scheduling_price": 15, "verify_price": 50,
-          "lookup_prices": {"line_type_intelligence": 8}}  # fmt: skip
+PRICES = {
+    "sms_prices": {"1": 10, "44": 50, "4420": 70, "*": 900},
+    "sms_fees": {"1": 1},
+    "mms_prices": {"1": 35, "*": 900},
+    "mms_fees": {"1": 5},
+    "call_prices": {"1": 14, "44": 30},
+    "channel_prices": {"whatsapp": 200},
+    "scheduling_price": 15,
+    "verify_price": 50,
+    "lookup_prices": {"line_type_intelligence": 8},
+}
 FORM = "application/x-www-form-urlencoded"
 API = f"https://api.twilio.com/2010-04-01/Accounts/{SID}"
 
@@ -105,16 +112,25 @@ class TestMessages:
     @pytest.mark.parametrize(
         "request_",
         [
-            sms("4155550100"), sms(" 14155550100"), sms("+0155550100"), sms("12345"), sms(""),
-            sms("+1415555010\u0660"), sms("+" + "1" * 16), sms(body="a" * 1601), sms(body="😀" * 801),
-            sms(Unknown="1"), sms(to_="x"), post(f"{API}/Messages.json?To=%2B4915123456789", {"Body": "x"}),
+            sms("4155550100"),
+            sms(" 14155550100"),
+            sms("+0155550100"),
+            sms("12345"),
+            sms(""),
+            sms("+1415555010\u0660"),
+            sms("+" + "1" * 16),
+            sms(body="a" * 1601),
+            sms(body="😀" * 801),
+            sms(Unknown="1"),
+            sms(to_="x"),
+            post(f"{API}/Messages.json?To=%2B4915123456789", {"Body": "x"}),
             post(f"{API}/Messages.json", {"To": ["+14155550100", "+4915123456789"], "Body": "x"}),
             post(f"{API}/Messages.json", {"to": "+14155550100", "Body": "x"}),
             post(f"{API}/Messages.json", {"To": "+14155550100"}, **{"content-type": "application/json"}),
             post(f"{API}/Messages.json", {"To": "+14155550100"}, **{"content-encoding": "gzip"}),
             Request("POST", f"{API}/Messages.json", {"content-type": FORM}, b"To=%2B14155550100;Body=x"),
         ],
-    )  # fmt: skip
+    )
     def test_what_could_be_read_in_two_ways_is_unpriced(self, request_: Request) -> None:
         assert reason(request_) == "unpriced"
 
@@ -151,10 +167,14 @@ class TestCalls:
         assert parse_qs(own.body.decode())["TimeLimit"] == ["90"]
 
     def test_what_rings_others_is_unpriced_unless_bounded(self) -> None:
-        loud = [call(Twiml="<Response><Dial>+1</Dial></Response>"), call(Twiml=None, Url="https://a.example"),
-                call(Twiml=None, ApplicationSid="AP1"), call(Twiml="<Response>"),
-                call(Twiml='<!DOCTYPE x [<!ENTITY a "b">]><Response/>'),
-                call(Twiml='<Response><Say voice="Polly.Joanna-Generative">x</Say></Response>')]  # fmt: skip
+        loud = [
+            call(Twiml="<Response><Dial>+1</Dial></Response>"),
+            call(Twiml=None, Url="https://a.example"),
+            call(Twiml=None, ApplicationSid="AP1"),
+            call(Twiml="<Response>"),
+            call(Twiml='<!DOCTYPE x [<!ENTITY a "b">]><Response/>'),
+            call(Twiml='<Response><Say voice="Polly.Joanna-Generative">x</Say></Response>'),
+        ]
         assert {reason(request) for request in loud} == {"unpriced"}
         url = call(Twiml=None, Url="https://a.example", TimeLimit="60")
         assert quote(url, own={"call_legs": 1}).total_micros == 14
@@ -166,9 +186,16 @@ class TestCalls:
 
     @pytest.mark.parametrize(
         "request_",
-        [call("+4915123456789"), call("sip:a@b.example"), call("client:joe"), call(TimeLimit="0"),
-         call(TimeLimit="86401"), call(TimeLimit="1e3"), call(Transcribe="true")],
-    )  # fmt: skip
+        [
+            call("+4915123456789"),
+            call("sip:a@b.example"),
+            call("client:joe"),
+            call(TimeLimit="0"),
+            call(TimeLimit="86401"),
+            call(TimeLimit="1e3"),
+            call(Transcribe="true"),
+        ],
+    )
     def test_what_has_no_price_or_limit_is_unpriced(self, request_: Request) -> None:
         assert reason(request_) == "unpriced"
 
@@ -223,8 +250,11 @@ def test_a_message_may_be_cancelled_or_redacted_and_a_call_be_ended() -> None:
 class TestAccounts:
     @pytest.mark.parametrize("named", [SID, STAND_IN, "me", "run_1"])
     def test_the_path_gets_the_operators(self, named: str) -> None:
-        request = post(f"https://api.twilio.com/2010-04-01/Accounts/{named}/Messages.json",
-                       {"To": "+14155550100", "From": "+1", "Body": "x"}, user=named)  # fmt: skip
+        request = post(
+            f"https://api.twilio.com/2010-04-01/Accounts/{named}/Messages.json",
+            {"To": "+14155550100", "From": "+1", "Body": "x"},
+            user=named,
+        )
         assert quote(request).path == f"/api.twilio.com/2010-04-01/Accounts/{SID}/Messages.json"
         sent = VENDOR.wire(request, settings(), SECRET, "")
         assert sent.url == f"{API}/Messages.json"
@@ -252,10 +282,14 @@ class TestAddresses:
             f"http://api.twilio.com/2010-04-01/Accounts/{SID}/Messages.json",
             f"https://api.twilio.com:444/2010-04-01/Accounts/{SID}/Messages.json",
             f"https://eviltwilio.com/2010-04-01/Accounts/{SID}/Messages.json",
-            f"{API}//Messages.json", f"{API}/../{OTHER}/Messages.json", f"{API}/Messages%2ejson",
-            f"{API}/Messages.json/", f"{API}%2f..%2f{OTHER}/Messages.json", f"{API}/./Messages.json",
+            f"{API}//Messages.json",
+            f"{API}/../{OTHER}/Messages.json",
+            f"{API}/Messages%2ejson",
+            f"{API}/Messages.json/",
+            f"{API}%2f..%2f{OTHER}/Messages.json",
+            f"{API}/./Messages.json",
         ],
-    )  # fmt: skip
+    )
     def test_no_other_place_is_sent_to(self, url: str) -> None:
         assert reason(post(url, {"To": "+14155550100", "Body": "x"})) in ("endpoint", "scope")
         with pytest.raises(SpendDenied):
@@ -278,11 +312,13 @@ class TestAddresses:
     [
         ("GET", f"https://api.twilio.com/2010-04-01/Accounts/{SID}.json"),
         ("GET", f"https://api.twilio.com/2010-04-01/ACCOUNTS/{SID}.XML"),
-        ("GET", "https://api.twilio.com/2010-04-01/Accounts.json"), ("POST", f"{API}/Keys.json"),
-        ("POST", f"{API}/Tokens.json"), ("POST", "https://accounts.twilio.com/v1/AuthTokens/Secondary"),
+        ("GET", "https://api.twilio.com/2010-04-01/Accounts.json"),
+        ("POST", f"{API}/Keys.json"),
+        ("POST", f"{API}/Tokens.json"),
+        ("POST", "https://accounts.twilio.com/v1/AuthTokens/Secondary"),
         ("POST", "https://iam.twilio.com/v1/Keys"),
     ],
-)  # fmt: skip
+)
 def test_credentials_are_denied_unless_named_exactly(method: str, url: str) -> None:
     request = Request(method, url, {"content-type": FORM})
     with pytest.raises(SpendDenied, match="hands out credentials") as denied:
