@@ -25,7 +25,7 @@ from luigi_spendguard.selftest.sandbox import end_with_parent
 _TAKES_S = 0.02
 
 
-class Books:
+class VendorBooks:
     """What was charged."""
 
     def __init__(self) -> None:
@@ -71,7 +71,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
     """Answers `POST /v1/payment_intents` and `GET /books`."""
 
     protocol_version = "HTTP/1.1"
-    books = Books()
+    books = VendorBooks()
 
     def do_POST(self) -> None:
         """Charge."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import importlib
 import inspect
 import re
+from typing import Any
 
 import click
 import luigi.execution_summary
@@ -220,3 +222,41 @@ def test_no_package_has_a_name_for_its_module_and_for_something_else() -> None:
                 shadowed.append(f"{package}.{name}")
         packages += 1
     assert (shadowed, packages > 15) == ([], True)
+
+
+def _definitions(*kinds: type[ast.AST]) -> list[tuple[str, Any]]:
+    """Return each definition in the two packages with its file."""
+    return [
+        (str(path.relative_to(REPOSITORY)), node)
+        for top in PACKAGES
+        for path in sorted(top.rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, kinds)
+    ]
+
+
+def test_no_two_classes_have_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for path, node in _definitions(ast.ClassDef):
+        homes.setdefault(node.name, []).append(path)
+    # Peewee's own, and the same transport for two packages that have the same names.
+    alike = {"Meta", "SpendTransport", "AsyncSpendTransport"}
+    assert {name: paths for name, paths in homes.items() if len(paths) > 1 and name not in alike} == {}
+    assert len(homes) > 150
+
+
+def test_no_function_has_more_than_six_arguments() -> None:
+    long = []
+    for path, node in _definitions(ast.FunctionDef, ast.AsyncFunctionDef):
+        arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+        named = [one.arg for one in arguments if one.arg not in ("self", "cls", "tx")]
+        # The Twilio SDK decides what its HTTP client is asked with.
+        if len(named) > 6 and (path, node.name) != ("luigi_spendguard/proxy/twilio_http.py", "request"):
+            long.append(f"{path}: {node.name}({', '.join(named)})")
+    assert long == []
+
+
+def test_the_formatter_has_the_last_word() -> None:
+    marked = [path for top in (*PACKAGES, REPOSITORY / "tests") for path in top.rglob("*.py")]
+    mark = "# fmt" + ": skip"
+    assert [str(path) for path in marked if mark in path.read_text("utf-8")] == []
