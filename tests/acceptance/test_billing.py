@@ -42,6 +42,9 @@ def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> No
     assert len(allowed) == 10
     assert {call["family"] for call in allowed} == {"Charge"}
     assert all(call["params"]["customer"] == call["target"] for call in allowed)
+    assert site.rpc("task_list", status="FAILED", upstream_status="") == {}
+    waiting = site.rpc("task_list", status="PENDING", upstream_status="").values()
+    assert [task["name"] for task in waiting].count("Charge") == 20
 
 
 @THERE

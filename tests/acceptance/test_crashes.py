@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sqlite3
 import time
@@ -160,7 +161,7 @@ def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
         assert site.luigid is not None
         site.luigid.kill()
     finally:
-        worker.kill()
+        os.killpg(worker.pid, signal.SIGKILL)  # Its tasks, too: they would wait for luigid.
     worker.communicate()
     with sqlite3.connect(site.ledger) as books:
         [(cap, spent, reserved)] = books.execute(

@@ -202,7 +202,8 @@ def test_what_is_not_priced_is_denied_and_on_record(
     assert denied.value.reason == reason
     assert isinstance(denied.value, stripe.StripeError)
     assert vendor.books()["requests"] == []
-    assert [c["verdict"] for c in pretender.site.calls(pretender.run_id)] == [f"denied:{reason}"]
+    on_record = [(c["verdict"], c["task_id"], c["family"]) for c in pretender.site.calls(pretender.run_id)]
+    assert on_record == [(f"denied:{reason}", pretender.task_id, "Charge")]
 
 
 def test_money_that_leaves_spends_too_and_what_a_refund_is_worth_is_looked_up(

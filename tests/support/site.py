@@ -95,7 +95,7 @@ class Site:
         own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
         return environment(**(own | more))
 
-    def start(self, module: str = "scheduler_patch", *args: str) -> None:
+    def start(self, module: str = "scheduler_patch", *args: str, **env: str) -> None:
         """Start luigid-spendguard (or another luigid, which may need arguments) on this site's port."""
         args = ("-m", module, *args, "--address", "127.0.0.1", "--port", str(self.port))
         secrets = self.secrets if self.gateway else {}
@@ -103,7 +103,7 @@ class Site:
             args,
             self.folder / "luigid.log",
             self.folder,
-            self._environment(**secrets),
+            self._environment(**(secrets | env)),
             lambda: listening(self.port),
         )
 
