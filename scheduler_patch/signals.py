@@ -103,7 +103,7 @@ def on_hangup(service: LedgerService) -> None:
     try:
         # Called by the loop between two of its callbacks, not in the midst of one.
         loop.add_signal_handler(signal.SIGHUP, begin)
-    except (RuntimeError, ValueError, NotImplementedError):
+    except (RuntimeError, ValueError, NotImplementedError):  # No main thread, no loop, or Windows.
         logger.info("SIGHUP does not reload luigi.cfg here: luigid does not run in the main thread")
 
 

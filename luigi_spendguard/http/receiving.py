@@ -51,7 +51,7 @@ class Receiving(RequestHandler):
 
     def refuse(self, error: Exception) -> None:
         """Answer with a refusal; raise what is none."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     @property
     def body(self) -> bytes:

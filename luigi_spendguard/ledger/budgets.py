@@ -144,7 +144,7 @@ def set_cap(tx: Tx, row: Row, cap: int, entry: JournalEntry = _SET_CAP) -> None:
 class _NoRoom(Exception):
     """Undoes the savepoint in which a budget had no room."""
 
-    def __init__(self, budget: Row | None) -> None:
+    def __init__(self, budget: Row) -> None:
         super().__init__("no room")
         self.budget = budget
 
@@ -153,6 +153,7 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     """Move `amount` from remaining to reserved in all budgets, or change nothing.
 
     Returns None when all had room, else the first budget that had not (its row, with `remaining_micros`).
+    Raises LookupError for a budget that is not in the ledger.
     """
     try:
         with tx.savepoint():
@@ -164,7 +165,10 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
                     budget_id,
                 )
                 if not moved:
-                    raise _NoRoom(tx.one(f"{_WITH_REMAINING} WHERE id = ?", budget_id))
+                    budget = tx.one(f"{_WITH_REMAINING} WHERE id = ?", budget_id)
+                    if budget is None:  # Nothing is granted by a budget that is not there.
+                        raise LookupError(f"budget {budget_id} is not in the ledger")
+                    raise _NoRoom(budget)
     except _NoRoom as full:
         return full.budget
     return None

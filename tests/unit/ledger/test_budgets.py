@@ -11,6 +11,7 @@ import pytest
 
 from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, queries, runs, snapshot
+from luigi_spendguard.ledger.budgets import take_money
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
@@ -376,3 +377,10 @@ class TestApprovalsAtTheClaim:
 
 def outcome_of(books: Books, task_id: str) -> list[Any]:
     return books.read(lambda tx: tx.all("SELECT * FROM claim WHERE task_id = ?", task_id))
+
+
+def test_a_budget_that_is_not_there_grants_nothing(books: Books) -> None:
+    run_budget = books.read(lambda tx: tx.one("SELECT id FROM budget WHERE scope = 'run'"))["id"]
+    with pytest.raises(LookupError):
+        books.write(take_money, [run_budget, 999_999], Micros(1))
+    assert [reserved for _, _, reserved in budgets(books).values()] == [0]
