@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -166,6 +167,22 @@ def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
+def settled() -> tuple[str, int, int]:
+    """Return how many threads and files are there when those that end have ended, after 5 s at most."""
+    deadline = time.monotonic() + 5
+    while True:
+        gc.collect()
+        here = threading.active_count(), open_files()
+        least = _least.setdefault("here", here)
+        if all(now <= before for now, before in zip(here, least, strict=True)) or time.monotonic() > deadline:
+            _least["here"] = min(here, least)
+            return "FLAT", *here
+        time.sleep(0.05)
+
+
+_least: dict[str, tuple[int, int]] = {}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("method")
@@ -186,8 +203,7 @@ def main() -> None:
             given["name"] = str(number)
         root = globals()[known.root].from_str_params(given)
         luigi.build([root], local_scheduler=known.local, workers=known.workers)
-        gc.collect()
-        print(f"FLAT {threading.active_count()} {open_files()}", flush=True)
+        print(*settled(), flush=True)
 
 
 if __name__ == "__main__":
