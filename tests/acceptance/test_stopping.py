@@ -97,7 +97,7 @@ def test_another_run_on_the_same_worker_is_untouched(site: Site) -> None:
     site.call("DELETE", "/runs/r1")
     out = ended(worker)
     assert charged(site) == {"slow_a": 1, "x": 1}, out
-    assert (site.folder / "out" / "Plain_plain_55a38c95f2").exists() or "Plain" in out
+    assert list((site.folder / "out").glob("Plain_*")), out
 
 
 def test_an_in_process_task_is_denied_at_its_next_call(site: Site) -> None:
