@@ -12,7 +12,7 @@ import urllib3
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
-from luigi_spendguard.http.scheduler_address import SchedulerAddress
+from luigi_spendguard.http.addresses import SchedulerAddress
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0

@@ -9,8 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 from luigi_spendguard.errors import bare
-from luigi_spendguard.http.channel import Connect, Operation, Undo, Write
-from luigi_spendguard.http.idle import Idle
+from luigi_spendguard.http.connections import Connect, Idle, Operation, Undo, Write
 from luigi_spendguard.http.transport import CONNECT_S, MAX_REPLY, Limits, sending
 from luigi_spendguard.vendors import Reply, Request
 

@@ -17,8 +17,8 @@ import urllib3
 
 from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
+from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
-from luigi_spendguard.http.scheduler_address import SchedulerAddress
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import BadMessage, Message

@@ -20,10 +20,18 @@ from urllib.parse import quote, urlsplit
 import h11
 
 from luigi_spendguard.guard.effects import Late, NotSent
-from luigi_spendguard.http import certificates
-from luigi_spendguard.http.channel import Channel, Connect, Operation, PlainChannel, Steps, TlsChannel, Undo
-from luigi_spendguard.http.destination import Destination, NoAddress, Proxy, destination
-from luigi_spendguard.http.idle import Idle, Line
+from luigi_spendguard.http.addresses import Destination, NoAddress, Proxy, destination, tls_context
+from luigi_spendguard.http.connections import (
+    Channel,
+    Connect,
+    Idle,
+    Line,
+    Operation,
+    PlainChannel,
+    Steps,
+    TlsChannel,
+    Undo,
+)
 from luigi_spendguard.vendors import Reply, Request
 
 #: Seconds to connect in, proxy and TLS included; the vendor's `timeout_s` is for its answer.
@@ -150,7 +158,7 @@ def _connected(to: Destination, by: float) -> Generator[Operation, Any, Line]:
 def _secured(
     channel: Channel, bundle: str | None, host: str, by: float
 ) -> Generator[Operation, Any, TlsChannel]:
-    tls = TlsChannel(channel, certificates.context(bundle), host)
+    tls = TlsChannel(channel, tls_context(bundle), host)
     yield from tls.handshake(by)
     return tls
 

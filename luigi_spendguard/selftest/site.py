@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard import config
-from luigi_spendguard.http import certificates
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.files import Sections, luigi_files, read_sections
@@ -184,7 +184,7 @@ class Site:
 
         Whose the secret is here, luigid's or the workers', has what stands for it.
         """
-        dropped = {*self._variables_of_secrets(), *certificates.VARIABLES, *_DROPPED}
+        dropped = {*self._variables_of_secrets(), *CERTIFICATE_VARIABLES, *_DROPPED}
         environment = {
             name: value
             for name, value in os.environ.items()
@@ -193,7 +193,7 @@ class Site:
         environment["PYTHONPATH"] = os.pathsep.join(python_path())
         environment["XDG_STATE_HOME"] = environment["TMPDIR"] = str(self.folder)
         if self.tls:
-            environment[certificates.VARIABLES[0]] = str(self.folder / "cert.pem")
+            environment[CERTIFICATE_VARIABLES[0]] = str(self.folder / "cert.pem")
         if luigid and self.gateway:
             environment |= {_SECRET: self.secret, _SECRET_FILE: str(self.folder / "stripe")}
         elif not luigid and not self.gateway:

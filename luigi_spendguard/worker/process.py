@@ -25,7 +25,7 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.guard.denials import shown_by
-from luigi_spendguard.http import certificates
+from luigi_spendguard.http.addresses import prepare_tls
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
@@ -62,7 +62,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     def start(self) -> None:
         """Start the child; a revoke that reaches it before it is ready for that waits."""
         if self.vendor:
-            certificates.prepare()
+            prepare_tls()
         with interrupt.held_back() if self.vendor else contextlib.nullcontext():
             super().start()
 

@@ -10,8 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
 from luigi_spendguard.errors import bare
-from luigi_spendguard.http.channel import Connect, Operation, Undo, Write
-from luigi_spendguard.http.idle import FRESH_S, Idle
+from luigi_spendguard.http.connections import FRESH_S, Connect, Idle, Operation, Undo, Write
 from luigi_spendguard.http.transport import Limits, sending
 from luigi_spendguard.vendors import Reply, Request
 

@@ -11,7 +11,7 @@ import pytest
 
 from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.http import certificates
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES, pool_arguments
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
@@ -19,14 +19,14 @@ from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 
 @pytest.fixture
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
-    for name in certificates.VARIABLES:
+    for name in CERTIFICATE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("luigi_spendguard.http.ledger_client.GIVE_UP_S", 0.5)
     with FakeGateway(tls=True) as gateway:
         yield gateway
 
 
-@pytest.mark.parametrize("name", certificates.VARIABLES)
+@pytest.mark.parametrize("name", CERTIFICATE_VARIABLES)
 def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
     gateway.script = [(200, {}, json.dumps({"response": {"known": True}}).encode())]
@@ -34,7 +34,7 @@ def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPat
     assert HttpLedgerClient(gateway.url, None).correct(request) == CorrectReply(True)
 
 
-@pytest.mark.parametrize("name", certificates.VARIABLES)
+@pytest.mark.parametrize("name", CERTIFICATE_VARIABLES)
 def test_the_operator_is_answered(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
     gateway.script = [(200, {}, b"[]")]
@@ -50,10 +50,10 @@ def test_an_unknown_certificate_gets_no_token(gateway: FakeGateway) -> None:
 def test_a_folder_of_certificates_is_told_from_a_file(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name in certificates.VARIABLES:
+    for name in CERTIFICATE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    assert certificates.pool_arguments() == {}
+    assert pool_arguments() == {}
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
-    assert certificates.pool_arguments() == {"ca_certs": str(CERTIFICATE)}
+    assert pool_arguments() == {"ca_certs": str(CERTIFICATE)}
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
-    assert certificates.pool_arguments() == {"ca_cert_dir": os.fspath(tmp_path)}
+    assert pool_arguments() == {"ca_cert_dir": os.fspath(tmp_path)}

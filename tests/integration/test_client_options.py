@@ -22,7 +22,7 @@ from twilio.rest import Client
 
 from luigi_spendguard import proxy
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.http import certificates
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
 from luigi_spendguard.proxy import httpx2 as of_httpx2
 from luigi_spendguard.proxy.httpx import AsyncSpendTransport, SpendTransport
 from luigi_spendguard.proxy.requests import SpendAdapter
@@ -85,7 +85,7 @@ def world_of(folder: Path, vendors: tuple[FakeStripe, FakeTwilio], gateway: bool
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch, vendors: tuple[FakeStripe, FakeTwilio]) -> None:
-    for name in (*PROXIES, "NO_PROXY", "no_proxy", *certificates.VARIABLES):
+    for name in (*PROXIES, "NO_PROXY", "no_proxy", *CERTIFICATE_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(CERTIFICATE))
     for one in vendors:

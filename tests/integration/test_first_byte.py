@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 import requests
 
-from luigi_spendguard.http import certificates, idle
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
+from luigi_spendguard.http.connections import FRESH_S
 from tests.support.attempts import Pretender
 from tests.support.clients import PROXIES, by_requests
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, Middlebox, TlsFront
@@ -91,7 +92,7 @@ def made(
 
 @pytest.fixture
 def world(made: World, monkeypatch: pytest.MonkeyPatch) -> World:
-    for name in (*PROXIES, "NO_PROXY", "no_proxy", *certificates.VARIABLES):
+    for name in (*PROXIES, "NO_PROXY", "no_proxy", *CERTIFICATE_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     if not made.site.gateway:
         for name, value in made.environment.items():
@@ -138,7 +139,7 @@ def test_a_proxy_is_asked_with_its_password_and_learns_nothing_else(world: World
 @pytest.mark.parametrize("status", [0, 403, 407, 502])
 def test_a_connect_that_is_refused_was_not_sent(world: World, status: int) -> None:
     world.proxy.status = status
-    time.sleep(idle.FRESH_S + 0.1)  # No connection of an earlier test is used.
+    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     with world.pretender.attempt(), pytest.raises(requests.ConnectionError):
         text()
     assert (world.call()["state"], world.twilio.posts()) == ("voided", [])
@@ -152,7 +153,7 @@ def test_a_connect_that_is_refused_was_not_sent(world: World, status: int) -> No
 def test_a_connection_that_took_long_is_kept_while_the_grant_is_asked_for_again(
     world: World, slow: str
 ) -> None:
-    time.sleep(idle.FRESH_S + 0.1)  # No connection of an earlier test is used.
+    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     ready = world.proxy.ready if slow == "proxy" else world.front.ready
     ready.clear()
     before = world.front.accepted
@@ -172,7 +173,7 @@ def test_a_connection_that_took_long_is_kept_while_the_grant_is_asked_for_again(
 
 @pytest.mark.parametrize("slow", ["proxy", "tls"])
 def test_a_revoke_is_followed_by_no_send_and_leaves_nothing_in_doubt(world: World, slow: str) -> None:
-    time.sleep(idle.FRESH_S + 0.1)  # No connection of an earlier test is used.
+    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     ready = world.proxy.ready if slow == "proxy" else world.front.ready
     ready.clear()
     with world.pretender.attempt():
@@ -207,7 +208,7 @@ def site(request: pytest.FixtureRequest, tmp_path: Path, twilio: FakeTwilio) -> 
 def test_a_certificate_that_nobody_trusts_was_not_sent_to(
     site: Site, twilio: FakeTwilio, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in (*PROXIES, "NO_PROXY", "no_proxy", *certificates.VARIABLES):
+    for name in (*PROXIES, "NO_PROXY", "no_proxy", *CERTIFICATE_VARIABLES):
         monkeypatch.delenv(name, raising=False)
     with TlsFront(int(twilio.url.rpartition(":")[2])) as front:
         site.configure(spendguard_twilio={"base_url": front.url.replace("http:", "https:"), "timeout_s": 3})
@@ -231,7 +232,7 @@ def test_a_connection_that_was_forgotten_puts_no_text_in_doubt(
             assert (text(), text()) == (201, 201)
             assert box.accepted == 1, "two texts in a row need one connection"
             box.forget()
-            time.sleep(idle.FRESH_S + 0.2)
+            time.sleep(FRESH_S + 0.2)
             assert text() == 201
         assert {one["state"] for one in site.calls("run-1")} == {"settled"}
         assert len(twilio.sent()) == 3

@@ -22,7 +22,7 @@ import stripe
 
 from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, config, proxy
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
-from luigi_spendguard.http import certificates
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.proxy import attempts, gateway_client, interrupt
@@ -478,7 +478,7 @@ def test_a_plain_task_may_not_call_otherwise(key: str, base: str) -> None:
 
 @pytest.fixture
 def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
-    for name in certificates.VARIABLES:
+    for name in CERTIFICATE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     # A session keeps what it was told to trust.
     monkeypatch.setattr(sending, "_forwarder", gateway_client.Forwarder())
@@ -487,7 +487,7 @@ def in_tls(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
         yield gateway
 
 
-@pytest.mark.parametrize("name", certificates.VARIABLES)
+@pytest.mark.parametrize("name", CERTIFICATE_VARIABLES)
 def test_the_certificates_of_the_environment_are_trusted(
     in_tls: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

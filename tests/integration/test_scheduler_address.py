@@ -15,7 +15,7 @@ from urllib.parse import quote
 import pytest
 
 from luigi_spendguard import redaction
-from luigi_spendguard.http.scheduler_address import SchedulerAddress
+from luigi_spendguard.http.addresses import SchedulerAddress
 from tests.support.asking import ADMIN, WORKER
 from tests.support.processes import REPOSITORY, Process, free_port, listening
 from tests.support.site import Site

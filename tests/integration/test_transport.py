@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.guard.effects import Late, NotSent
-from luigi_spendguard.http import certificates, channel, destination, transport
+from luigi_spendguard.http import transport
+from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES, destination
 from luigi_spendguard.http.blocking import BlockingTransport, _done
-from luigi_spendguard.http.idle import Idle
+from luigi_spendguard.http.connections import Connect, Idle, PlainChannel, Read, Write
 from luigi_spendguard.http.transport import MAX_INTERIM, MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.gateway.replies import Replies
@@ -63,7 +64,7 @@ def send(request: pytest.FixtureRequest) -> Any:
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (*PROXIES, "NO_PROXY", "no_proxy", *certificates.VARIABLES):
+    for name in (*PROXIES, "NO_PROXY", "no_proxy", *CERTIFICATE_VARIABLES):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -85,13 +86,13 @@ def post(url: str, body: bytes = b"a=1", **headers: str) -> Request:
 def heads(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """Return what leaves, as it leaves."""
     seen: list[bytes] = []
-    real = channel.PlainChannel.write
+    real = PlainChannel.write
 
     def write(self: Any, data: bytes, by: float) -> Any:
         seen.append(data)
         return real(self, data, by)
 
-    monkeypatch.setattr(channel.PlainChannel, "write", write)
+    monkeypatch.setattr(PlainChannel, "write", write)
     return seen
 
 
@@ -211,7 +212,7 @@ def test_a_forked_child_uses_no_connection_of_its_parents() -> None:
 
 
 def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("luigi_spendguard.http.idle.FRESH_S", 0.0)
+    monkeypatch.setattr("luigi_spendguard.http.connections.FRESH_S", 0.0)
     monkeypatch.setattr("scheduler_patch.gateway.transport.FRESH_S", -0.9)
 
     async def program(url: str) -> bool:
@@ -261,7 +262,7 @@ def test_an_upload_that_is_refused_early_is_answered(send: Send) -> None:
     assert found.status == 413
 
 
-@pytest.mark.parametrize("name", certificates.VARIABLES)
+@pytest.mark.parametrize("name", CERTIFICATE_VARIABLES)
 @pytest.mark.parametrize("secured", [False, True], ids=["http-proxy", "https-proxy"])
 def test_a_vendor_behind_a_proxy(
     send: Send, monkeypatch: pytest.MonkeyPatch, name: str, secured: bool
@@ -295,7 +296,7 @@ def test_a_grant_that_is_too_old_sends_nothing_and_keeps_the_connection(send: Se
         assert vendor.bodies == []
 
 
-@pytest.mark.parametrize("at", [channel.Connect, channel.Write, channel.Read])
+@pytest.mark.parametrize("at", [Connect, Write, Read])
 def test_an_interrupt_is_known_to_have_come_before_the_first_byte_or_after(at: type) -> None:
     """While connecting nothing was sent; afterwards nobody knows."""
     with RawVendor(lambda number, body: answer(200, {})) as vendor:
@@ -308,7 +309,7 @@ def test_an_interrupt_is_known_to_have_come_before_the_first_byte_or_after(at: t
             steps.throw(KeyboardInterrupt())
         idle.close()
     before = isinstance(raised.value, NotSent)
-    assert before == (at is channel.Connect)
+    assert before == (at is Connect)
     assert not before or isinstance(raised.value.interrupt, KeyboardInterrupt)
 
 
@@ -338,9 +339,9 @@ def test_which_proxy_is_for_which_address(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    found = destination.destination(url).proxy
+    found = destination(url).proxy
     assert (found and (found.host, found.port)) == expected
-    assert destination.destination(url, straight=True).proxy is None
+    assert destination(url, straight=True).proxy is None
 
 
 @pytest.mark.parametrize(("parts", "whole"), [(MAX_PARTS, True), (MAX_PARTS + 1, False)])
