@@ -22,8 +22,7 @@ from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import environment, interrupt
-from luigi_spendguard.proxy.attempts import Attempt
-from luigi_spendguard.proxy.unanswered import Unanswered
+from luigi_spendguard.proxy.attempts import Attempt, Unanswered
 from luigi_spendguard.settings.values import is_loopback
 from luigi_spendguard.vendors import Reply, Request, Vendor
 

@@ -23,7 +23,7 @@ from luigi_spendguard.proxy import attempts
 from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send, vendor_of
-from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, options_of_transport
+from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, options_of_transport
 from luigi_spendguard.vendors import Reply, Request, Vendor
 
 Inner = TypeVar("Inner")

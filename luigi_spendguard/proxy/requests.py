@@ -19,8 +19,8 @@ from requests.adapters import BaseAdapter, HTTPAdapter
 from requests.structures import CaseInsensitiveDict
 
 from luigi_spendguard.guard.effects import NotSent
-from luigi_spendguard.proxy.client_options import ClientOptions, proxy_of, retries_of, sends_again
 from luigi_spendguard.proxy.http_clients import exchange, passing
+from luigi_spendguard.proxy.sdk_clients import ClientOptions, proxy_of, retries_of, sends_again
 from luigi_spendguard.vendors import Reply, Request
 
 __all__ = ["SpendAdapter"]

@@ -27,8 +27,7 @@ from luigi_spendguard.proxy import attempts
 from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send
-from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions, options_of
-from luigi_spendguard.proxy.sdk_clients import also
+from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, also, options_of
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import VENDOR
 from luigi_spendguard.vendors.stripe.outcomes import shape

@@ -17,8 +17,8 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.proxy import environment, patching
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, takes_the_secret
-from luigi_spendguard.proxy.client_options import options_of
 from luigi_spendguard.proxy.patching import Function, Patches
+from luigi_spendguard.proxy.sdk_clients import options_of
 from luigi_spendguard.vendors.twilio import VENDOR
 
 _patches = Patches("luigi_spendguard works with twilio 9, from 9.13 on")

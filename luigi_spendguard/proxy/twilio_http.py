@@ -30,8 +30,7 @@ from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
-from luigi_spendguard.proxy.client_options import PLAIN, ClientOptions
-from luigi_spendguard.proxy.sdk_clients import also, not_answered, not_sent, prepared
+from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, also, not_answered, not_sent, prepared
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
 

@@ -20,7 +20,8 @@ from twilio.http.validation_client import ValidationClient
 from twilio.rest import Client
 
 from luigi_spendguard import SpendDenied, proxy
-from luigi_spendguard.proxy import attempts, resend_http, twilio_http
+from luigi_spendguard.proxy import attempts, twilio_http
+from luigi_spendguard.proxy import resend as proxied_resend
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.ports import (
     ACCOUNT,
@@ -114,7 +115,7 @@ def test_a_resend_request_is_what_the_sdks_own_client_sends(server: VendorServer
     url, headers = f"{server.url}/emails", {"Authorization": "Bearer key", "Idempotency-Key": "k"}
     resend.RequestsClient().request("post", url, headers, **said)
     [sent] = server.requests
-    made = resend_http.request_of("post", url, headers, **said)
+    made = proxied_resend.request_of("post", url, headers, **said)
     boundary = sent["headers"]["content-type"].rpartition("boundary=")[2]
     ours = made.headers["content-type"].rpartition("boundary=")[2]
     assert made.body == sent["body"].replace(boundary.encode(), ours.encode())
@@ -124,7 +125,9 @@ def test_a_resend_request_is_what_the_sdks_own_client_sends(server: VendorServer
 
 @pytest.mark.parametrize(("verb", "body"), [("get", b""), ("delete", b""), ("post", b"{}"), ("patch", b"{}")])
 def test_a_mail_request_without_parameters(verb: str, body: bytes) -> None:
-    made = resend_http.request_of(verb, "https://api.resend.com/x", {"Authorization": "Bearer None"}, json={})
+    made = proxied_resend.request_of(
+        verb, "https://api.resend.com/x", {"Authorization": "Bearer None"}, json={}
+    )
     assert made.body == body
     assert ("content-type" in made.headers) == bool(body)
     assert "authorization" not in made.headers

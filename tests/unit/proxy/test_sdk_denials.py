@@ -14,7 +14,8 @@ from twilio.base.exceptions import TwilioRestException
 from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, proxy
 from luigi_spendguard.errors import DENIAL_CLASS, DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.protocol import ReserveReply
-from luigi_spendguard.proxy import resend_http, twilio_http
+from luigi_spendguard.proxy import resend as proxied_resend
+from luigi_spendguard.proxy import twilio_http
 from luigi_spendguard.worker.process import blocking
 from tests.support.ports import StubLedger, VendorServer, attempt
 from tests.support.sdks import MAILS, TEXTS
@@ -141,7 +142,7 @@ def test_a_page_of_a_proxys_is_the_sdks_own_error(server: VendorServer, way: str
 def test_an_unknown_outcome_is_an_error_of_both() -> None:
     unknown = OutcomeUnknown("nobody knows", "call-1")
     text = twilio_http.as_twilio_error(unknown, "post", "https://api.twilio.com/2010-04-01/X.json")
-    mail = resend_http.as_resend_error(unknown)
+    mail = proxied_resend.as_resend_error(unknown)
     for error in (text, mail):
         assert isinstance(error, OutcomeUnknown)
         assert (error.call_id, str(error)) == ("call-1", "nobody knows")
@@ -150,7 +151,7 @@ def test_an_unknown_outcome_is_an_error_of_both() -> None:
     assert isinstance(mail, ResendError)
     assert (mail.code, mail.error_type) == (502, "outcome_unknown")
     assert twilio_http.as_twilio_error(text, "post", "https://x") is text  # type: ignore[arg-type]
-    assert resend_http.as_resend_error(mail) is mail  # type: ignore[arg-type]
+    assert proxied_resend.as_resend_error(mail) is mail  # type: ignore[arg-type]
 
 
 @pytest.mark.usefixtures("task")

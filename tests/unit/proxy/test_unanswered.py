@@ -6,7 +6,7 @@ import pytest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
-from luigi_spendguard.proxy.unanswered import Mark, Unanswered
+from luigi_spendguard.proxy.attempts import Mark, Unanswered
 from luigi_spendguard.vendors import Request
 
 
