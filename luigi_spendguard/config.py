@@ -21,6 +21,7 @@ from luigi_spendguard.settings import values
 from luigi_spendguard.settings.files import (
     PREFIX,
     ConfigError,
+    NotReadable,
     Raw,
     Sections,
     expanded,
@@ -29,7 +30,6 @@ from luigi_spendguard.settings.files import (
 )
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.settings.schema import MAIN, Setting, VendorSettings
-from luigi_spendguard.settings.secret_files import NotReadable
 from luigi_spendguard.vendors.registry import VENDORS
 
 __all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]

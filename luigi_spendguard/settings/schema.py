@@ -8,8 +8,7 @@ from typing import Any
 
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings import values
-from luigi_spendguard.settings.files import PREFIX, Raw
-from luigi_spendguard.settings.secret_files import in_file
+from luigi_spendguard.settings.files import PREFIX, Raw, in_file
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.config import ConfigError, Settings, load
-from luigi_spendguard.settings import secret_files
+from luigi_spendguard.settings import files as settings_files
 
 CANARY = "sk_live_canary_0123456789"
 KEYS = [
@@ -95,8 +95,8 @@ def test_a_file_of_root_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         found[4] = 0
         return os.stat_result(found)
 
-    monkeypatch.setattr(secret_files.os, "fstat", of_root)
-    monkeypatch.setattr(secret_files.os, "geteuid", lambda: 4711)
+    monkeypatch.setattr(settings_files.os, "fstat", of_root)
+    monkeypatch.setattr(settings_files.os, "geteuid", lambda: 4711)
     assert read(tmp_path, "spendguard_stripe", f"secret_file = {path}").vendor("stripe").secret == CANARY
 
 
@@ -144,7 +144,7 @@ def test_a_file_that_this_user_may_not_read_counts_as_not_set_and_is_said(
             raise PermissionError(13, "Permission denied")
         return real(name, *args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(secret_files.os, "open", denied)
+    monkeypatch.setattr(settings_files.os, "open", denied)
     settings = read(tmp_path, "spendguard_stripe", f"secret_file = {path}")
     assert settings.vendor("stripe").secret is None
     assert settings.passed_over == (
@@ -205,9 +205,9 @@ def test_an_acl_for_this_user_alone_is_private_as_systemd_makes_it(
 ) -> None:
     path = secret_file(tmp_path, mode=mode)
     owner = os.stat(path).st_uid
-    monkeypatch.setattr(secret_files.os, "getxattr", lambda descriptor, name: acl(*entries))
+    monkeypatch.setattr(settings_files.os, "getxattr", lambda descriptor, name: acl(*entries))
     # The file is this user's; the ACL is for the user of the service.
-    monkeypatch.setattr(secret_files, "_only_acl", lambda d, user: REAL_ONLY_ACL(d, 4711))
+    monkeypatch.setattr(settings_files, "_only_acl", lambda d, user: REAL_ONLY_ACL(d, 4711))
     assert owner == os.geteuid()
     if fine:
         assert read(tmp_path, "spendguard_stripe", f"secret_file = {path}").vendor("stripe").secret == CANARY
@@ -215,10 +215,10 @@ def test_an_acl_for_this_user_alone_is_private_as_systemd_makes_it(
         assert "chmod 600" in refused(tmp_path, path)
 
 
-REAL_ONLY_ACL = secret_files._only_acl
+REAL_ONLY_ACL = settings_files._only_acl
 
 
 @pytest.mark.parametrize("broken", [b"", b"\2\0\0\0\1", acl()[:3], struct.pack("<I", 3)])
 def test_an_acl_that_cannot_be_read_is_none(tmp_path: Path, monkeypatch, broken: bytes) -> None:
-    monkeypatch.setattr(secret_files.os, "getxattr", lambda descriptor, name: broken)
+    monkeypatch.setattr(settings_files.os, "getxattr", lambda descriptor, name: broken)
     assert "chmod 600" in refused(tmp_path, secret_file(tmp_path, mode=0o440))
