@@ -97,5 +97,5 @@ def test_a_scheduler_that_is_away_for_a_moment_does_not_end_a_waiting_worker() -
 def test_but_not_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = a_worker("wait", (1, 0, 0), LedgerUnavailable("it is gone"))
     assert stays(worker, 2) == [True, True]
-    monkeypatch.setattr("luigi_spendguard.worker.waiting.KEPT_S", 0.0)
+    monkeypatch.setattr("luigi_spendguard.worker.state.KEPT_S", 0.0)
     assert stays(worker, 1) == [False]
