@@ -18,8 +18,15 @@ from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.money import Micros, format_usd, parse_usd
-from luigi_spendguard.selftest.processes import Processes, ProcessFailed, free_port, listening, tail
-from luigi_spendguard.selftest.site import FAMILY, SelfTestError, Site, make_site, python_path
+from luigi_spendguard.selftest.sandbox import (
+    Processes,
+    ProcessFailed,
+    SelfTestError,
+    free_port,
+    listening,
+    tail,
+)
+from luigi_spendguard.selftest.site import FAMILY, Site, make_site, python_path
 
 _MICROS_PER_CENT = 10_000
 #: So many charges together are the cap; each worker asks for so many.

@@ -26,6 +26,7 @@ from luigi_spendguard import config
 from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.redaction import Secret
+from luigi_spendguard.selftest.sandbox import SelfTestError
 from luigi_spendguard.settings.files import Sections, luigi_files, read_sections
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -95,10 +96,6 @@ _KEPT = ("run_cap_usd", "timeout_s", "prices")
 _SECRET, _SECRET_FILE = "SPENDGUARD_SELF_TEST_SECRET", "SPENDGUARD_SELF_TEST_SECRET_FILE"
 _DROPPED = ("LUIGI_CONFIG_PATH", "SPENDGUARD_RUN_ID", "SPENDGUARD_URL", "CREDENTIALS_DIRECTORY")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ftp_proxy", "no_proxy")
-
-
-class SelfTestError(Exception):
-    """The self-test cannot be made here; the message says why."""
 
 
 @dataclass(frozen=True)
