@@ -12,7 +12,7 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import changes, check, gateway, keys, queries, self_test
+from luigi_spendguard.cli import changes, check, keys, queries
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token, scheduler_url
 from luigi_spendguard.cli.context import Stop
 
@@ -27,9 +27,9 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.keys,
     keys.issue_key,
     keys.revoke_key,
-    gateway.gateway,
+    keys.gateway,
     check.check,
-    self_test.self_test,
+    check.self_test,
 )
 
 

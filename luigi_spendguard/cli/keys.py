@@ -1,14 +1,17 @@
-"""`spendguard keys`, `issue-key`, `revoke-key`: vault keys for the gateway."""
+"""`spendguard keys`, `issue-key`, `revoke-key`, `gateway`: the gateway alone, and vault keys for it."""
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import click
 
 from luigi_spendguard.cli.api_client import path_of
-from luigi_spendguard.cli.context import FORMAT, Usd, operator_of
+from luigi_spendguard.cli.context import FORMAT, Stop, Usd, operator_of, settings_of
 from luigi_spendguard.cli.tables import KEY_COLUMNS, show
+from luigi_spendguard.config import ConfigError
+from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.money import Micros, plain_usd
 
 
@@ -60,3 +63,16 @@ def revoke_key(key_id: str) -> None:
     """End one vault key's spending for good; answers when no further call is sent under it."""
     key = operator_of().delete(path_of("vault", "keys", key_id))
     click.echo(f"{key['id']} is revoked: {key['calls_under_way']} calls were under way.")
+
+
+@click.command(epilog="Example:  spendguard gateway --port 8083")
+@click.option("--address", default="127.0.0.1", show_default=True, help="Where it listens.")
+@click.option("--port", type=click.IntRange(1, 65535), required=True)
+def gateway(address: str, port: int) -> None:
+    """Run the gateway alone, apart from luigid, in front of the same ledger."""
+    # The one place here that reaches up, by name: what serves is no part of a worker.
+    standalone: Any = importlib.import_module("scheduler_patch.standalone")
+    try:
+        standalone.run(settings_of(), address, port)
+    except (ConfigError, LedgerError) as error:
+        raise Stop(str(error), 2) from None
