@@ -18,9 +18,8 @@ from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.dispatch.verdicts import READY, Verdict, blocked
-from scheduler_patch.scheduler import batches, runs
-from scheduler_patch.scheduler.look import Look
-from scheduler_patch.scheduler.state import watched
+from scheduler_patch.scheduler import runs
+from scheduler_patch.scheduler.state import Look, hand_out_as_before, is_due, watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
@@ -154,7 +153,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def _due(self, task_id: str, worker: str | None) -> bool | None:
         task = self._state.get_task(task_id)
         schedulable = task is not None and bool(super()._schedulable(task))
-        return batches.is_due(self, task_id, worker, schedulable=schedulable)
+        return is_due(self, task_id, worker, schedulable=schedulable)
 
     def _within(self, worker: str) -> tuple[str, ...]:
         above = self._state.get_worker(worker).info.get("spendguard_within")
@@ -183,7 +182,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 reply.pop(name, None)
             reply["task_id"] = None
         elif reply.get("batch_task_ids"):
-            batches.hand_out_as_before(self, reply)
+            hand_out_as_before(self, reply)
         return reply
 
     def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:

@@ -1,26 +1,78 @@
-"""`WatchedTasks`: Luigi's task state, telling the gate of every change of a task's status.
-
-Workers, operators, pruning and retries all change it here (Luigi 3.8, `SimpleTaskState.set_status`).
-The state object itself is not pickled, only its tasks and workers are, which stay Luigi's own.
-"""
+"""Luigi's tasks as the gate sees them: one `get_work`, each change of a status, a batch that comes back."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from luigi.scheduler import SimpleTaskState
-from luigi.task_status import BATCH_RUNNING, DONE, RUNNING
+from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, RUNNING
 
 from luigi_spendguard.luigi_api import combined
 from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.scheduler.look import Look
+from scheduler_patch.dispatch.verdicts import READY, Verdict
 
 _DISPATCHED = (RUNNING, BATCH_RUNNING)
 
 
+class Look:
+    """The verdicts by which a `get_work` chooses a task, and what the batch of that task has set aside.
+
+    Luigi 3.8 asks whether it may hand out one task after the other until it has chosen; then it asks how the
+    family of that task is batched, and of others of it whether they may join.
+
+    Attributes:
+        worker: who asks for work.
+        run_id: the run that pays for the chosen task; None: none is chosen yet, or nobody knows which.
+
+    """
+
+    def __init__(
+        self, gate: Gate, worker: str | None, scan: Callable[[str | None], dict[str, Verdict]]
+    ) -> None:
+        self.worker = worker
+        self.run_id: str | None = None
+        self._gate, self._scan = gate, scan
+        self._verdicts: dict[str, Verdict] | None = None
+        self._considered, self._is_chosen = "", False
+        #: What the members of the batch may still cost, in micro-dollars.
+        self._set_aside = 0
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each pending vendor task, as all stood when Luigi considered the first."""
+        if self._verdicts is None:
+            self._verdicts = self._scan(self.worker)
+        return self._verdicts
+
+    def admits(self, task_id: str) -> bool:
+        """Return whether a pending task may be handed out: alone, or with those that were chosen before."""
+        if not self._is_chosen:
+            self._considered = task_id
+            return self.verdicts.get(task_id, READY) is READY
+        if not self._gate.joins(self._considered, self.run_id, self._set_aside, task_id):
+            return False
+        self._set_aside += self._needed_by(task_id)
+        return True
+
+    def choose(self) -> None:
+        """Take it that Luigi hands out the task that it has considered last."""
+        if not self._is_chosen:
+            self._is_chosen = True
+            self.run_id = self._gate.paying_run(self._considered, self.worker)
+            self._set_aside = self._needed_by(self._considered)
+
+    def _needed_by(self, task_id: str) -> int:
+        task = self._gate.state.tasks.get(task_id)
+        return (task.need or 0) if task is not None else 0
+
+
 class WatchedTasks(SimpleTaskState):
-    """Luigi's state with a gate; made of the stock one by `watched`."""
+    """Luigi's state with a gate, which hears of every change of a task's status; made by `watched`.
+
+    Workers, operators, pruning and retries all change it here (Luigi 3.8, `SimpleTaskState.set_status`).
+    The state object itself is not pickled, only its tasks and workers are, which stay Luigi's own.
+    """
 
     gate: Gate
     #: The `get_work` that is under way, if one is.
@@ -75,3 +127,40 @@ def watched(state: Any, gate: Gate) -> Any:
         setattr(made, name, value)
     made.gate = gate
     return made
+
+
+def is_due(scheduler: Any, task_id: str, worker: str | None, *, schedulable: bool) -> bool | None:
+    """Return whether a batch's member may come back now, at that worker (None: any); None: it cannot.
+
+    `schedulable`: what a stock scheduler says of it.
+    """
+    task, announcing = scheduler._state.get_task(task_id), bool(scheduler.gate.state.announcing)
+    if task is None:  # Lost with luigid's state, and perhaps about to be submitted again.
+        return False if announcing else None
+    if task.status in (DONE, DISABLED):
+        return None
+    own = worker is None or worker in task.workers
+    if schedulable and (own or scheduler._state.get_worker(worker).assistant):
+        return True
+    # It waits for a retry or a dependency, or another worker alone may run it.
+    waits = schedulable or own
+    return False if announcing or (waits and task.workers) else None
+
+
+def hand_out_as_before(scheduler: Any, reply: dict[str, Any]) -> None:
+    """Hand out an attempted batch in the order it had.
+
+    Its task_id, and so the identity of its calls, depends on that (Luigi 3.8, `get_work` and `load_task`).
+    """
+    now = reply["batch_task_ids"]
+    member = scheduler.gate.state.tasks.get(now[0])
+    before = member.batch if member is not None else ()
+    if list(before) == now or set(before) != set(now):
+        return
+    order = [now.index(member) for member in before]
+    running = scheduler._state.get_batch_running_tasks(reply["batch_id"])
+    worker = next(task.worker_running for task in running)
+    names, _ = scheduler._state.get_batcher(worker, reply["task_family"])
+    for name in names:
+        reply["task_params"][name] = [reply["task_params"][name][place] for place in order]
+    reply["batch_task_ids"] = list(before)
