@@ -1,34 +1,40 @@
-"""luigid's application with budgets: Luigi's own routes, and ours ahead of them."""
+"""What is served: luigid's application with budgets, our routes ahead of Luigi's own; or a gateway alone."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
 import logging
+import os
+from collections.abc import Callable
 from typing import Any
 
 import luigi.scheduler
 import luigi.server
+import tornado.httpserver
+import tornado.netutil
 from tornado.ioloop import IOLoop, PeriodicCallback
+from tornado.web import Application
 
 from luigi_spendguard import config, redaction
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
-from scheduler_patch import tls
+from scheduler_patch import tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.gateway.handler import relay_routes
-from scheduler_patch.scheduler import adopt
+from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
 from scheduler_patch.service.workers import LedgerService
-from scheduler_patch.signals import drain_with_luigid, on_hangup
-from scheduler_patch.visualiser import page
+from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
 logger = logging.getLogger(__name__)
 
 #: Files and connections that are asked for.
 MOST_FILES = 65_536
+#: Of our own routes, those that a gateway alone serves: the others need luigid's scheduler.
+_ROUTES = (r"/status", r"/openapi.json")
 
 _stock_app = luigi.server.app
 
@@ -74,16 +80,21 @@ def app(scheduler: Any) -> Any:
     application = _stock_app(scheduler)
     answer_half_closed(application)
     gateway = Gateway(service)
-    application.add_handlers(r".*", [*relay_routes(gateway), *routes(service), *lost(), *page.routes()])
+    application.add_handlers(r".*", [*relay_routes(gateway), *routes(service), *lost(), *visualiser.routes()])
     if service.relayed_vendors:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))
         )
-    IOLoop.current().add_callback(drain_with_luigid, gateway)
+    _begin(service, gateway, drain_with_luigid)
+    return application
+
+
+def _begin(service: LedgerService, gateway: Gateway, drain: Callable[[Gateway], object]) -> None:
+    """Do from now on what is done by the clock and by signals."""
+    IOLoop.current().add_callback(drain, gateway)
     IOLoop.current().add_callback(correct_prices, service)
     on_hangup(service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
-    return application
 
 
 def install(settings: config.Settings) -> None:
@@ -92,3 +103,40 @@ def install(settings: config.Settings) -> None:
     context = tls.context_of(settings)
     if context is not None:
         tls.serve_luigid(context)
+
+
+def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
+    """Serve the gateway alone, apart from luigid and before the same ledger, until a signal ends it.
+
+    Raises ConfigError, LedgerUnavailable.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s: %(message)s")
+    redaction.install()
+    allow_connections()
+    service = LedgerService(settings, BudgetScheduler())
+    if not service.relayed_vendors:
+        raise config.ConfigError(
+            "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in its section, "
+            "such as [spendguard_stripe]"
+        )
+    gateway = Gateway(service)
+    ours = [route for route in routes(service) if route[0] in _ROUTES]
+    application = Application([*relay_routes(gateway), *ours])
+    answer_half_closed(application)
+    server = tornado.httpserver.HTTPServer(application, ssl_options=tls.context_of(settings))
+    try:
+        server.add_sockets(tornado.netutil.bind_sockets(port, address=address))
+    except OSError as error:
+        raise config.ConfigError(
+            f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}"
+        ) from None
+    _begin(service, gateway, drain_on_signals)
+    logger.info(
+        "The gateway for %s listens on %s:%d", ", ".join(sorted(service.relayed_vendors)), address, port
+    )
+    try:
+        IOLoop.current().start()
+    except KeyboardInterrupt:
+        pass
+    finally:
+        service.close()

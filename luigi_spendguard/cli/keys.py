@@ -71,8 +71,8 @@ def revoke_key(key_id: str) -> None:
 def gateway(address: str, port: int) -> None:
     """Run the gateway alone, apart from luigid, in front of the same ledger."""
     # The one place here that reaches up, by name: what serves is no part of a worker.
-    standalone: Any = importlib.import_module("scheduler_patch.standalone")
+    server: Any = importlib.import_module("scheduler_patch.server")
     try:
-        standalone.run(settings_of(), address, port)
+        server.serve_gateway(settings_of(), address, port)
     except (ConfigError, LedgerError) as error:
         raise Stop(str(error), 2) from None

@@ -200,16 +200,23 @@ def test_luigis_page_has_the_tab_and_an_unlike_one_is_left_alone(
         reply = send(site, "GET", f"/spendguard/{path}")
         assert (reply.status, reply.headers["cache-control"]) == (200, "no-cache")
         assert kind in reply.headers["content-type"]
-    for outside in ("../page.py", "..%2fpage.py", "%2e%2e/page.py", "../../setup.cfg", "", "uplot"):
+    for outside in (
+        "../__init__.py",
+        "..%2f__init__.py",
+        "%2e%2e/__init__.py",
+        "../../setup.cfg",
+        "",
+        "uplot",
+    ):
         assert send(site, "GET", f"/spendguard/{outside}").status in (403, 404), outside
-    from scheduler_patch.visualiser import page
+    from scheduler_patch import visualiser
 
     other = tmp_path / "index.html"
     other.write_text("<p>no head</p>")
-    monkeypatch.setattr(page, "_PAGE", other)
-    assert page.page() == "<p>no head</p>"
-    monkeypatch.setattr(page, "_PAGE", tmp_path / "nothing")
-    assert page.routes() == []
+    monkeypatch.setattr(visualiser, "_PAGE", other)
+    assert visualiser.page() == "<p>no head</p>"
+    monkeypatch.setattr(visualiser, "_PAGE", tmp_path / "nothing")
+    assert visualiser.routes() == []
 
 
 @pytest.mark.parametrize(
