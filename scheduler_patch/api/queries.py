@@ -24,9 +24,9 @@ from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import Refused
 from scheduler_patch.api.handler import ApiCall
+from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import TaskState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.dispatch.verdicts import Verdict
 from scheduler_patch.service.workers import LedgerService
 
 #: The most tasks that are listed one by one, and the most of one reason.

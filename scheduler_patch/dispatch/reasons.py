@@ -6,10 +6,8 @@ from dataclasses import dataclass
 
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
-from scheduler_patch.dispatch.budgets import BudgetState
-from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.dispatch.model import RunState, TaskState
-from scheduler_patch.dispatch.verdicts import Excess, Verdict
+from scheduler_patch.dispatch import Excess, Gate, Verdict
+from scheduler_patch.dispatch.model import BudgetState, RunState, TaskState
 
 #: Said of tasks of which nobody has said which run they belong to.
 UNKNOWN_RUN = "unknown"

@@ -9,8 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from scheduler_patch.dispatch.budgets import BudgetState, Rules, Today
-from scheduler_patch.dispatch.model import UNOPENED, Announcement, Forecast, Hold, RunState, TaskState
+from scheduler_patch.dispatch.model import (
+    UNOPENED,
+    Announcement,
+    BudgetState,
+    Forecast,
+    Hold,
+    Rules,
+    RunState,
+    TaskState,
+    Today,
+)
 
 
 def _nobody_listens(task: TaskState) -> None:

@@ -14,10 +14,9 @@ import luigi.scheduler
 from luigi.task_status import DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.luigi_api import combined
-from scheduler_patch.dispatch.gate import Gate
+from scheduler_patch.dispatch import READY, Gate, Verdict, blocked
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.dispatch.verdicts import READY, Verdict, blocked
 from scheduler_patch.scheduler import runs
 from scheduler_patch.scheduler.state import Look, hand_out_as_before, is_due, watched
 

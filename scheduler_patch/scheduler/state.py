@@ -9,8 +9,7 @@ from luigi.scheduler import SimpleTaskState
 from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, RUNNING
 
 from luigi_spendguard.luigi_api import combined
-from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.dispatch.verdicts import READY, Verdict
+from scheduler_patch.dispatch import READY, Gate, Verdict
 
 _DISPATCHED = (RUNNING, BATCH_RUNNING)
 

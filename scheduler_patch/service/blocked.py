@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
+from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
 from scheduler_patch.service.workers import LedgerService
 
 #: Seconds between two looks whether something was freed.

@@ -43,10 +43,9 @@ from luigi_spendguard.protocol.rpcs import (
 )
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch import Excess, feed
 from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
-from scheduler_patch.dispatch.verdicts import Excess
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
 from scheduler_patch.service.ledger import Booked, Books

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from luigi_spendguard.ledger.snapshot import Figures
+from scheduler_patch.dispatch import Gate
 from scheduler_patch.dispatch.feed import feed, feed_day
-from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.scheduler import BudgetScheduler
 

@@ -7,12 +7,10 @@ from decimal import Decimal
 import pytest
 
 from luigi_spendguard.ledger.snapshot import Figures
-from scheduler_patch.dispatch.budgets import Rules
+from scheduler_patch.dispatch import READY, WAIT, Gate
 from scheduler_patch.dispatch.feed import approve, claimed, draw, feed, feed_day, pay
-from scheduler_patch.dispatch.gate import Gate
-from scheduler_patch.dispatch.model import Announcement
+from scheduler_patch.dispatch.model import Announcement, Rules
 from scheduler_patch.dispatch.reasons import reason_of
-from scheduler_patch.dispatch.verdicts import READY, WAIT
 from tests.support.gates import budget, day, fed
 
 RUN_ROW = {

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from scheduler_patch.dispatch import READY, Gate
 from scheduler_patch.dispatch.feed import draw, feed_day, pay
-from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.model import Announcement
-from scheduler_patch.dispatch.verdicts import READY
 from tests.support.gates import day, fed
 
 

@@ -12,7 +12,7 @@ from luigi_spendguard.ledger import claims, snapshot
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.dispatch.verdicts import READY
+from scheduler_patch.dispatch import READY
 from scheduler_patch.local import LocalLedgerClient
 from tests.support.books import Books
 from tests.support.local_clients import local_clients

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict, blocked
+from scheduler_patch.dispatch import READY, WAIT, Verdict, blocked
 
 
 def test_a_verdict_is_its_text_wherever_it_is_shown() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scheduler_patch.dispatch.verdicts import WAIT
+from scheduler_patch.dispatch import WAIT
 from scheduler_patch.service import operators
 from tests.support.luigids import USD, Attempt, Luigid
 

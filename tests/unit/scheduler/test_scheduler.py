@@ -19,10 +19,9 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.protocol.rpcs import BlockedRequest
 from scheduler_patch import local
+from scheduler_patch.dispatch import READY, WAIT, Gate, Verdict
 from scheduler_patch.dispatch.feed import pay
-from scheduler_patch.dispatch.gate import Gate
 from scheduler_patch.dispatch.model import Announcement
-from scheduler_patch.dispatch.verdicts import READY, WAIT, Verdict
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import Root, root_named, root_of
 from scheduler_patch.service.blocked import explain_blocked
