@@ -36,9 +36,9 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunRequest,
 )
 from scheduler_patch.scheduler import BudgetScheduler, adopt
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 

@@ -24,9 +24,9 @@ from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.gateway.handler import relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
-from scheduler_patch.service.workers import LedgerService
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
 logger = logging.getLogger(__name__)

@@ -20,7 +20,7 @@ from luigi_spendguard import config
 from luigi_spendguard.config import ConfigError, Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 logger = logging.getLogger(__name__)
 

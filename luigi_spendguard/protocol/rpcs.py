@@ -1,6 +1,6 @@
 """The RPCs of workers and of their attempts: what each takes, and what it answers.
 
-`http/ledger_client.py` asks and `scheduler_patch/service/workers.py` answers, over HTTP or in one process
+`http/ledger_client.py` asks and `scheduler_patch/service/__init__.py` answers, over HTTP or in one process
 (`scheduler_patch/local.py`); `GET /openapi.json` is made of the messages. USD stands in a decimal text.
 """
 

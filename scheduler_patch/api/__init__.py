@@ -20,9 +20,8 @@ from luigi_spendguard.protocol.operators import (
 from luigi_spendguard.protocol.rpcs import Rpc
 from scheduler_patch.api import keys, openapi, queries
 from scheduler_patch.api.handler import ApiCall, ApiHandler, Endpoint, Lost
-from scheduler_patch.service import operators
+from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.blocked import explain_blocked
-from scheduler_patch.service.workers import LedgerService
 
 Q = TypeVar("Q", bound=Message)
 R = TypeVar("R", bound=Message)

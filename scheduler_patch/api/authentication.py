@@ -12,7 +12,7 @@ from tornado.httputil import HTTPServerRequest
 
 from luigi_spendguard.http.relay import Refused, check_host, check_origin, host_of
 from luigi_spendguard.protocol import CREDENTIAL
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 __all__ = ["Refused", "check", "check_origin", "check_peer", "is_loopback", "shown", "wrong"]
 

@@ -19,8 +19,8 @@ from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.vendors.bodies import media_type_in
 from scheduler_patch.api.authentication import Refused, check, wrong
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.shares import Bounded
-from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 

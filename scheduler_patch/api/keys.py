@@ -26,9 +26,9 @@ from luigi_spendguard.settings.policy import (
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall, Created
 from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
-from scheduler_patch.service.workers import LedgerService
 
 
 async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest) -> Created:

@@ -27,7 +27,7 @@ from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import TaskState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100

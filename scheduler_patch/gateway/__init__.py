@@ -34,8 +34,8 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import CONNECTIONS, LoopTransport
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.shares import Shares, TooMany
-from scheduler_patch.service.workers import LedgerService
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -1,1 +1,368 @@
-"""What operators, workers and the clock do with the ledger, told to the gate."""
+"""`LedgerService`: what workers do with the ledger through luigid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Callable, Coroutine
+from dataclasses import replace
+from typing import Any
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
+from luigi_spendguard.ledger import (
+    calls,
+    claims,
+    corrections,
+    queries,
+    reservations,
+    runs,
+    settlement,
+    snapshot,
+)
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol.messages import BadMessage, NoFields
+from luigi_spendguard.protocol.rpcs import (
+    AcknowledgeRequest,
+    ClaimReply,
+    ClaimRequest,
+    CloseRunReply,
+    CloseRunRequest,
+    CorrectReply,
+    CorrectRequest,
+    DuePrice,
+    DuePricesReply,
+    DuePricesRequest,
+    FinishReply,
+    FinishRequest,
+    OpenRunReply,
+    OpenRunRequest,
+)
+from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import FollowedUp
+from scheduler_patch.dispatch import Excess, feed
+from scheduler_patch.dispatch.model import RunState, TaskState
+from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.scheduler.runs import root_named
+from scheduler_patch.service.ledger import Booked, Books
+from scheduler_patch.service.queues import Queue
+from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
+
+logger = logging.getLogger(__name__)
+
+
+class LedgerService(Books):
+    """Opens runs, lets tasks be claimed, and decides about calls, for authenticated workers."""
+
+    def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
+        super().__init__(settings, scheduler, begin=begin)
+        self._averages_due = False
+        self._queue = Queue()
+        #: What vault keys hold of requests' bodies, in bytes.
+        self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
+        self.saving: set[asyncio.Task[None]] = set()
+        scheduler.on_scheduled = self.forecast
+        scheduler.gate.state.on_shared = self.share
+
+    # Runs and claims.
+
+    async def open_run(self, request: OpenRunRequest) -> OpenRunReply:
+        """Open or find a run. Raises BadAmount, Conflict, LedgerUnavailable."""
+        asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
+        cap, note = self.settings.caps.grant(request.root_family, asked)
+        root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
+        row = await self.commit(_open_run, runs.RunRequest(*root, cap, asked, note))
+        if self._averages_due:
+            self._averages_due = False
+            self.state.averages = await self.read(snapshot.averages) or {}
+        run = self.state.runs.get(row["run_id"])
+        if run is not None and run.scheduled and row["forecast_micros"] is None:
+            self.forecast([run])  # It was scheduled before it could be opened.
+        if row["note"] and not self.state.local:  # There the worker says it.
+            logger.warning("Run %s: %s", row["run_id"], row["note"])
+        return OpenRunReply.from_json(queries.show_run(row))
+
+    async def claim(self, request: ClaimRequest) -> ClaimReply:
+        """Claim a task that was dispatched to its worker, for the run it was dispatched for.
+
+        luigid knows better than the worker which one that is, when several runs share the task. Raises
+        SpendDenied (`cap`: it needs an approval first), BadAmount, Conflict, NotFound.
+        """
+        task_id, worker = request.task_id, request.worker
+        if not self.scheduler.is_running(task_id, worker):
+            raise denial("scope", f"task {task_id} is not dispatched to {worker}")
+        task = self.state.tasks.get(task_id)
+        pays = await self._paying(task_id, worker, request.run_id)
+        also = tuple(sorted({run_id for run_id in task.runs if run_id != pays})) if task else ()
+        together = self.state.cost_of_batch(task_id)  # One budget for a batch: what its members say together.
+        declared = None if request.max_cost_usd is None else parse_usd(request.max_cost_usd)
+        if together is not None:
+            declared = Micros(together)
+        attempt = claims.NewClaim(
+            request.claim_id,
+            pays,
+            task_id,
+            request.family,
+            request.params,
+            worker,
+            task.members if task is not None else (),
+            also,
+            declared,
+            self.settings.caps.single,
+        )
+        if request.run_id is not None and request.run_id not in self.state.runs:
+            await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.
+        try:
+            row, key = await self.commit(_claim, attempt)
+        except BudgetExceeded as error:
+            self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
+            raise
+        return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)))
+
+    async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
+        """Return the run that pays for a task: the one that it was dispatched for.
+
+        Opened here when its worker cannot know whose task it is.
+        What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
+        """
+        gate = self.scheduler.gate
+        run = gate.pinned_run(task_id) or self.state.run(gate.paying_run(task_id, worker))
+        if run is not None and run.opened:
+            return run.run_id
+        if named is not None:
+            return named
+        root = root_named(self.scheduler, task_id, run.run_id) if run is not None else None
+        if root is None:
+            raise denial("scope", f"task {task_id} belongs to no run: no worker has said which root needs it")
+        least = root.budget_usd
+        if least is not None:
+            least = plain_usd(min(parse_usd(least), self.settings.caps.grant(root.family, None)[0]))
+        opening = OpenRunRequest(root.name, root.by_task_id, root.family, root.task_id, least)
+        return (await self.open_run(opening)).run_id
+
+    async def finish(self, request: FinishRequest) -> FinishReply:
+        """End a claim."""
+        known = await self.commit(_finish, request.claim_id, request.outcome)
+        self._averages_due = self._averages_due or (known and request.outcome == "completed")
+        return FinishReply(known)
+
+    async def close_run(self, request: CloseRunRequest) -> CloseRunReply:
+        """End the run of a root that has completed; those of its tasks that are DONE here have, too."""
+        if not self.has_ledger:
+            return CloseRunReply(False)
+        open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
+        done, unknown = self.scheduler.done_and_unknown(open_tasks)
+        closed = await self.commit(_close_run, request, done, unknown)
+        self._averages_due = self._averages_due or closed
+        return CloseRunReply(closed)
+
+    async def acknowledge(self, request: AcknowledgeRequest) -> NoFields:
+        """Take it that a worker has heard of a revoked run, and ends its tasks."""
+        self.state.acknowledged(request.worker, request.run_id)
+        return NoFields()
+
+    def share(self, task: TaskState) -> None:
+        """Remember that a task that was claimed for one run belongs to others, too."""
+        if self.has_ledger:
+            self._spawn(self._save(claims.share, task.task_id, list(task.runs)))
+
+    # Forecasts.
+
+    def forecast(self, scheduled: list[RunState]) -> None:
+        """Say and remember what runs that have been scheduled completely may cost."""
+        for run in scheduled:
+            if run.forecast is None or not run.opened or self.state.rules.forecast == "off":
+                continue
+            excess = self.scheduler.gate.excess(run)
+            level = logging.WARNING if excess else logging.INFO
+            logger.log(level, "Run %s may cost %s%s", run.run_id, run.forecast, self._compared(run, excess))
+            known = run.forecast
+            self._spawn(
+                self._save(runs.set_forecast, run.run_id, known.known, known.estimated, known.unknown)
+            )
+
+    def _spawn(self, saving: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(saving)
+        self.saving.add(task)
+        task.add_done_callback(self.saving.discard)
+
+    def _compared(self, run: RunState, excess: Excess | None) -> str:
+        if excess is None:
+            return ""
+        what = f"its cap is {format_usd(run.own_budget.cap)}"
+        if excess is Excess.GROWTH:
+            what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
+        held = self.scheduler.gate.is_held(run)
+        return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
+
+    async def _save(self, operation: Callable[..., object], *args: Any) -> None:
+        """Keep what is only shown: where that cannot be, nothing else fails."""
+        try:
+            await self.record(operation, *args)
+        except LedgerUnavailable as error:
+            logger.error("What is shown of %s is not kept: %s", args[0], error)
+
+    # Calls.
+
+    async def check_key(self, key: str) -> None:
+        """Raise SpendDenied (`unknown_key`) for a key that the ledger does not know, LedgerUnavailable."""
+        if not await self.read(_knows, key):
+            raise denial("unknown_key", "the ledger does not know this vault key")
+
+    async def reserve(self, key: str, ask: ReserveRequest, *, relayed: bool = False) -> ReserveReply:
+        """Decide about a call; `relayed`: a gateway sends it.
+
+        Raises SpendDenied (`unknown_key`; `scope` where a gateway has to send it), LedgerUnavailable.
+        """
+        if relayed:
+            ask = _bounded(ask)
+        elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
+            raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
+        ahead = self._queue.ahead(ask, relayed=relayed)
+        answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
+        self._queue.told(ask, answer, run_id, relayed=relayed)
+        return answer
+
+    async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
+        """Apply the end of a call; of one that a gateway sends only with `relayed`."""
+        call = await self.commit(_end, key, end, relayed)
+        if call is None:
+            return EndReply(end.call_id, "voided")
+        if call["overrun_micros"]:
+            logger.error(
+                "Call %s of task %s: the vendor billed $%s more than was reserved; run %s is frozen",
+                call["id"],
+                call["task_id"],
+                plain_usd(call["overrun_micros"]),
+                call["run_id"],
+            )
+        return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
+
+    # Prices that come late.
+
+    async def due_prices(self, request: DuePricesRequest, *, relayed_too: bool = False) -> DuePricesReply:
+        """Return calls whose price is to be asked for now; none without a ledger."""
+        if not await self.read(corrections.waits):
+            return DuePricesReply(())
+        return DuePricesReply(await self.record(_due, request.vendors, relayed_too))
+
+    async def correct(self, request: CorrectRequest, *, relayed_too: bool = False) -> CorrectReply:
+        """Take what a vendor says that a call has cost."""
+        call = await self.commit(_correct, request, relayed_too)
+        if call is not None and call["overrun_micros"]:
+            logger.error(
+                "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
+                request.call_id,
+                call["task_id"],
+                request.note,
+                plain_usd(call["overrun_micros"]),
+                call["run_id"],
+            )
+        return CorrectReply(call is not None)
+
+
+def _due(tx: Tx, vendors: tuple[str, ...], relayed_too: bool) -> tuple[DuePrice, ...]:
+    rows = corrections.due(tx, list(vendors), relayed_too=relayed_too)
+    return tuple(DuePrice(row["call_id"], row["vendor"], row["account"], row["object_id"]) for row in rows)
+
+
+def _correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | None]:
+    price = FollowedUp(request.total_micros, request.final, request.note, request.whole, request.problem)
+    call = corrections.correct(tx, request.call_id, price, relayed_too=relayed_too)
+    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
+
+
+def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
+    row = runs.open_run(tx, request)
+    figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
+    # Right after midnight, yesterday's is no reason to block.
+    return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
+
+
+def _claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
+    row, key = claims.claim(tx, request)
+    left = snapshot.task_left(tx, request.run_id, request.task_id)
+
+    def tell(state: DispatchState) -> None:
+        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
+
+    return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
+
+
+def _finish(tx: Tx, claim_id: str, outcome: str) -> Booked[bool]:
+    row = claims.finish(tx, claim_id, outcome)
+
+    def tell(state: DispatchState) -> None:
+        if row is not None and row["ended_at"] is None:
+            state.stopped(row["task_id"])
+        if row is not None and outcome == "completed":
+            state.completed([row["task_id"], *json.loads(row["members"])])
+            state.free(row["task_id"])
+
+    return Booked(row is not None, None, tell)
+
+
+def _close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
+    row = claims.close_run(tx, request.name, request.run_id, done, unknown, request.request_id)
+    if row is None or row["state"] != "ended":
+        return Booked(False, None)
+    ended: str = row["run_id"]
+    return Booked(True, None, lambda state: feed.end_run(state, ended, done))
+
+
+def _bounded(ask: ReserveRequest) -> ReserveRequest:
+    """Return what a client sent through the gateway if no text of it is over-long. Raises SpendDenied."""
+    try:
+        return ReserveRequest.from_json(ask.to_json())
+    except BadMessage as error:
+        raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
+
+
+def _knows(tx: Tx, key: str) -> bool:
+    return calls.find_scope(tx, key, Caps()) is not None
+
+
+def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
+    scope = calls.find_scope(tx, key, caps, relayed=relayed)
+    if scope is None:
+        raise denial("unknown_key", "the ledger does not know this vault key")
+    if not scope.claim["task_id"] and not relayed:
+        raise denial(
+            "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"
+        )
+    return scope
+
+
+def _reserve(
+    tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
+) -> Booked[tuple[ReserveReply, str]]:
+    """Decide about a call; the answer comes with the run that it is a call of."""
+    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
+    answer = reservations.reserve(tx, scope, ask)
+    run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
+    figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
+    return Booked((answer, run_id), figures, lambda state: _tell_answer(state, task_id, ask, answer))
+
+
+def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
+    """Let a task be blocked that a cap has denied a call, and remember one that pays."""
+    if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
+        scope, part = answer.facts["budget"], answer.facts["part"]
+        asked = parse_usd(answer.facts["asked_usd"])
+        if scope == "approval":
+            state.declare(task_id, asked)
+        else:
+            state.hold(task_id, scope, asked, part)
+    elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
+        feed.pay(state, task_id)
+
+
+def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
+    scope = _scope(tx, key, Caps(), relayed)
+    call = settlement.end(tx, scope, end)
+    run_id = call["run_id"] if call is not None else scope.run["run_id"]
+    return Booked(call, snapshot.of_call(tx, run_id, end.call_id))

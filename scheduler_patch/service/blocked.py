@@ -13,7 +13,7 @@ from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, Blocked
 from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 #: Seconds between two looks whether something was freed.
 _LOOK_S = 0.1

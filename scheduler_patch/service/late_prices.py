@@ -10,7 +10,7 @@ from tornado.ioloop import IOLoop
 
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest, DuePricesReply, DuePricesRequest
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 T = TypeVar("T")
 

@@ -17,8 +17,8 @@ from luigi_spendguard.protocol import GRANT_SECONDS
 from luigi_spendguard.protocol.operators import ApproveRequest, ResolveRequest, TopUpRequest
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
-from scheduler_patch.service.workers import LedgerService
 
 
 async def revoke(service: LedgerService, run_id: str) -> int:

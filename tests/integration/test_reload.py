@@ -17,7 +17,7 @@ import pytest
 
 from luigi_spendguard import config, redaction
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 from scheduler_patch.signals import reload
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge

@@ -24,7 +24,7 @@ from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import Gateway, RelayedCall
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 FORM = Request(
     "POST",

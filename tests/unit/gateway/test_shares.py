@@ -24,7 +24,7 @@ from luigi_spendguard.vendors.stripe import API_BASE, Stripe
 from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway, RelayedCall
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service.workers import LedgerService
+from scheduler_patch.service import LedgerService
 
 SECRET = "sk_test_canary_secret"
 LIST = Request("GET", f"{API_BASE}/v1/charges", {}, b"")

@@ -13,8 +13,8 @@ from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
-from scheduler_patch.service.workers import LedgerService
 
 CAP = Micros(1000)
 
