@@ -19,10 +19,9 @@ from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger import claims, replays, settlement, snapshot
+from luigi_spendguard.ledger import Ledger, claims, replays, settlement, snapshot
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
-from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.redaction import Secret
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.model import Rules

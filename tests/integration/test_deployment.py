@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 from tests.support.asking import send
 from tests.support.processes import Process, environment, free_port, listening
 from tests.support.programs import program as installed_program

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable, NotFound
-from luigi_spendguard.ledger import database, replays, runs
+from luigi_spendguard.ledger import Ledger, database, replays, runs
 from luigi_spendguard.ledger.database import Tx
-from luigi_spendguard.ledger.store import Ledger
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from tests.support.books import Books

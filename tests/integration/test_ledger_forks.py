@@ -18,7 +18,7 @@ PARENT = """
 import os, sys, threading, time, warnings
 from pathlib import Path
 from luigi_spendguard.ledger import queries, runs
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -64,7 +64,7 @@ import os, sys, time, warnings
 from pathlib import Path
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import runs
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)
@@ -95,7 +95,7 @@ import os, sys, threading, time, warnings
 from pathlib import Path
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import forking, runs
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 from luigi_spendguard.money import Micros
 
 warnings.simplefilter("ignore", DeprecationWarning)

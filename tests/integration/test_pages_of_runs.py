@@ -14,7 +14,7 @@ from urllib.parse import quote
 import pytest
 
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 from scheduler_patch.api import queries
 from scheduler_patch.service.ledger import MOST_BROWSING
 from tests.support.asking import ASK, Case, Reply, send

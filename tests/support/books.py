@@ -6,8 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.ledger import calls, claims, queries, reservations, runs, settlement
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger, calls, claims, queries, reservations, runs, settlement
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps

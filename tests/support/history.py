@@ -7,7 +7,7 @@ import time
 import uuid
 from pathlib import Path
 
-from luigi_spendguard.ledger.store import Ledger
+from luigi_spendguard.ledger import Ledger
 
 USD = 1_000_000
 
