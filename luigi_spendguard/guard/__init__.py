@@ -18,8 +18,15 @@ from urllib.parse import urlsplit
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.guard.lookups import LookedUp, LookUps, NotNow
-from luigi_spendguard.guard.messages import end_request, reserve_request
-from luigi_spendguard.guard.ungranted import Waiting, denied_by, replayed, say_replayed, still_unknown
+from luigi_spendguard.guard.messages import (
+    Waiting,
+    denied_by,
+    end_request,
+    replayed,
+    reserve_request,
+    say_replayed,
+    still_unknown,
+)
 from luigi_spendguard.protocol import GRANT_SECONDS, REPLAYED, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings.schema import VendorSettings
