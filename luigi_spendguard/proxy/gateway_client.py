@@ -17,7 +17,7 @@ from luigi_spendguard import backoff
 from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
-from luigi_spendguard.guard.ungranted import say_replayed
+from luigi_spendguard.guard.messages import say_replayed
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED

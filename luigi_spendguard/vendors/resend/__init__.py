@@ -30,8 +30,15 @@ from luigi_spendguard.vendors.bodies import (
 )
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.parameters import Name, values_in
-from luigi_spendguard.vendors.resend.operations import KEYED, LISTED, address_of, kind_of, operation_of
-from luigi_spendguard.vendors.resend.quotes import email_price, quote_mails
+from luigi_spendguard.vendors.resend.operations import (
+    KEYED,
+    LISTED,
+    address_of,
+    email_price,
+    kind_of,
+    operation_of,
+    quote_mails,
+)
 
 #: Escaped are "@" and "+" alone: any other could hide the name of an operation.
 _PATH = re.compile(r"(/([A-Za-z0-9_.~:@!$&'()*+,=-]|%40|%2[Bb])+)+")

@@ -15,7 +15,6 @@ from luigi_spendguard.money import plain_usd
 from luigi_spendguard.vendors import Quote, Request, VendorSettings, resend, twilio
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.resend import operations as resend_operations
-from luigi_spendguard.vendors.resend import quotes as resend_quotes
 from luigi_spendguard.vendors.twilio import operations as twilio_operations
 from luigi_spendguard.vendors.twilio import prices
 from tests.support.processes import REPOSITORY
@@ -216,9 +215,9 @@ def test_the_figures_in_the_text_are_the_codes() -> None:
     assert f"Machine detection is counted at {plain_usd(prices.DETECTION_PRICE)} USD a call" in said
     assert f"recording at {plain_usd(prices.RECORDING_PRICE)} USD a minute" in said
     assert f"`call_time_limit_s`, {prices.CALL_TIME_LIMIT_S} seconds by default" in said
-    assert f"`email_price` is {plain_usd(resend_quotes.EMAIL_PRICE)} USD" in mails
-    assert f"{plain_usd(1000 * resend_quotes.EMAIL_PRICE)} for 1,000 mails" in mails
-    assert f"more than {resend_quotes.MOST_MAILS} mails" in section("Resend")
+    assert f"`email_price` is {plain_usd(resend_operations.EMAIL_PRICE)} USD" in mails
+    assert f"{plain_usd(1000 * resend_operations.EMAIL_PRICE)} for 1,000 mails" in mails
+    assert f"more than {resend_operations.MOST_MAILS} mails" in section("Resend")
     assert f"within {RESEND_MS // 3_600_000} hours" in mails
 
 

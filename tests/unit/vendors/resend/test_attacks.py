@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.vendors.resend import VENDOR, quotes
+from luigi_spendguard.vendors.resend import VENDOR
+from luigi_spendguard.vendors.resend import operations as resend_operations
 from luigi_spendguard.vendors.resend.operations import kind_of
 from tests.support.vendor_table import operations
 from tests.unit.vendors.resend.test_vendor import (
@@ -213,7 +214,7 @@ def test_a_list_of_long_addresses_is_not_read_to_its_end(
         read.extend(map(len, texts))
         return getaddresses(texts)
 
-    monkeypatch.setattr(quotes, "getaddresses", counted)
+    monkeypatch.setattr(resend_operations, "getaddresses", counted)
     mail = {"from": "a@a.example", "to": "a@a.example", "subject": "s", "text": "t", field: [address] * 300}
     assert reason(asked("/emails", mail)) == "unpriced"
     assert sum(read) <= 5000
