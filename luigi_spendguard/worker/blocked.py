@@ -11,8 +11,8 @@ import luigi.execution_summary
 import luigi.retcodes
 from luigi.parameter import IntParameter
 
-from luigi_spendguard.events import CAP_REACHED, TASK_BLOCKED
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks
+from luigi_spendguard.worker.process import CAP_REACHED, TASK_BLOCKED
 from luigi_spendguard.worker.state import GuardState
 
 logger = logging.getLogger(__name__)

@@ -23,7 +23,6 @@ from luigi_spendguard.errors import (
     SpendguardError,
     blocks,
 )
-from luigi_spendguard.events import TASK_BLOCKED
 from luigi_spendguard.guard.denials import shown_by
 from luigi_spendguard.http.addresses import prepare_tls
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
@@ -37,6 +36,11 @@ from luigi_spendguard.worker.runs import RootTask, amount_of, open_run
 
 logger = logging.getLogger(__name__)
 
+# Luigi events, for `@luigi.Task.event_handler(...)`; handlers get (task, message).
+#: A vendor task may not run now. Triggered for the task: where it was denied, or else at the worker's end.
+TASK_BLOCKED = "spendguard.task_blocked"
+#: A run has no room for what is asked of it. Triggered for its root task, once for each worker.
+CAP_REACHED = "spendguard.cap_reached"
 #: The key in a task's `expl` by which a child tells its worker that the task is blocked.
 BLOCKED = "spendguard_blocked"
 #: Seconds for which a terminated child is waited for.
