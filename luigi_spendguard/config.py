@@ -17,7 +17,7 @@ from typing import Any
 
 from luigi_spendguard import redaction
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.settings import values
+from luigi_spendguard.settings import MAIN, Setting, VendorSettings, values
 from luigi_spendguard.settings.files import (
     PREFIX,
     ConfigError,
@@ -29,10 +29,9 @@ from luigi_spendguard.settings.files import (
     read_sections,
 )
 from luigi_spendguard.settings.policy import Caps
-from luigi_spendguard.settings.schema import MAIN, Setting, VendorSettings
 from luigi_spendguard.vendors.registry import VENDORS
 
-__all__ = ["SETTINGS", "ConfigError", "Setting", "Settings", "VendorSettings", "load"]
+__all__ = ["SETTINGS", "ConfigError", "Settings", "VendorSettings", "load"]
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,8 @@ from typing import Protocol
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
-from luigi_spendguard.http.blocking import CONNECT_S, BlockingTransport
+from luigi_spendguard.http.blocking import BlockingTransport
+from luigi_spendguard.http.transport import CONNECT_S
 from luigi_spendguard.protocol import MAX_NOTE
 from luigi_spendguard.protocol.rpcs import (
     CorrectReply,

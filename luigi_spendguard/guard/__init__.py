@@ -29,7 +29,7 @@ from luigi_spendguard.guard.messages import (
 )
 from luigi_spendguard.protocol import GRANT_SECONDS, REPLAYED, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import is_in, redact_url
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import unbelieved
 from luigi_spendguard.vendors.model import is_writable

@@ -14,7 +14,7 @@ from typing import Any
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.effects import Call, Effect, Life, NotSent
 from luigi_spendguard.protocol import REPLAYED, ReserveReply, command
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
 logger = logging.getLogger(__name__)

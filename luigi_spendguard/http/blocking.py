@@ -10,10 +10,8 @@ from typing import Any
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.http.connections import Connect, Idle, Operation, Undo, Write
-from luigi_spendguard.http.transport import CONNECT_S, MAX_REPLY, Limits, sending
+from luigi_spendguard.http.transport import CONNECT_S, Limits, sending
 from luigi_spendguard.vendors import Reply, Request
-
-__all__ = ["CONNECT_S", "MAX_REPLY", "BlockingTransport"]
 
 
 class BlockingTransport:

@@ -27,7 +27,7 @@ from luigi_spendguard.proxy import attempts, environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.gateway_client import Forwarder, GatewayAddress, holder_of
 from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, not_at_a_gateway
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.registry import VENDORS
 

@@ -8,8 +8,7 @@ cost, names its target, reads what became of it, and injects the secret. docs/ad
 from __future__ import annotations
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.settings import values
-from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
 

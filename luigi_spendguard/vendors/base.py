@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.protocol import OWN_KEY
+from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.settings.policy import is_allowed
-from luigi_spendguard.settings.schema import Setting, VendorSettings, vendor_section
 from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.bodies import names_method, split_address
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request

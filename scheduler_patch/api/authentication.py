@@ -14,8 +14,6 @@ from luigi_spendguard.http.relay import Refused, check_host, check_origin, host_
 from luigi_spendguard.protocol import CREDENTIAL
 from scheduler_patch.service import LedgerService
 
-__all__ = ["Refused", "check", "check_origin", "check_peer", "is_loopback", "shown", "wrong"]
-
 
 def shown(request: HTTPServerRequest) -> str:
     """Return the token or key of a request, or an empty text: of our own header, else the bearer token."""

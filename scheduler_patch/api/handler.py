@@ -15,10 +15,11 @@ from tornado.web import HTTPError
 from luigi_spendguard import strict_json
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
+from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.vendors.bodies import media_type_in
-from scheduler_patch.api.authentication import Refused, check, wrong
+from scheduler_patch.api.authentication import check, wrong
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.shares import Bounded
 

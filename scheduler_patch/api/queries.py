@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from luigi_spendguard import __version__
+from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import plain_usd
@@ -22,7 +23,6 @@ from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
 from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.authentication import Refused
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import TaskState

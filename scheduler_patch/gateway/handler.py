@@ -7,11 +7,11 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.http.receiving import has_ended
-from luigi_spendguard.http.relay import Refused, Relaying
+from luigi_spendguard.http.relay import Refused, Relaying, check_origin
 from luigi_spendguard.protocol import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
-from scheduler_patch.api.authentication import check_origin, check_peer, wrong
+from scheduler_patch.api.authentication import check_peer, wrong
 from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway, RelayedCall
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.service.shares import Bounded

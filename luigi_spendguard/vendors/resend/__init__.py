@@ -16,8 +16,7 @@ from urllib.parse import quote as percent_encoded
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.settings import values
-from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import (

@@ -12,7 +12,7 @@ from email.utils import getaddresses
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.bodies import digest
 from luigi_spendguard.vendors.model import Quote, Row
 from luigi_spendguard.vendors.parameters import Kinds, Parameters

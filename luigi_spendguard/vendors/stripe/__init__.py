@@ -14,8 +14,7 @@ from urllib.parse import quote as percent_encoded
 from urllib.parse import unquote_to_bytes, urlsplit
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.settings import values
-from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request

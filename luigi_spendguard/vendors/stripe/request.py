@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.money import NoRate, to_micros
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.bodies import (
     Params,
     check_body,

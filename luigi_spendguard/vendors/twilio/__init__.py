@@ -17,7 +17,7 @@ from decimal import Decimal
 from urllib.parse import urlencode, urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.base import Vendor, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, is_json, json_body, read_form

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.money import Micros, plain_usd
-from luigi_spendguard.settings import values
-from luigi_spendguard.settings.schema import Setting, VendorSettings
+from luigi_spendguard.settings import Setting, VendorSettings, values
 
 
 @dataclass(frozen=True)

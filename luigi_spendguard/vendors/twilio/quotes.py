@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from xml.etree import ElementTree
 
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.bodies import digest, read_fields
 from luigi_spendguard.vendors.twilio.operations import LISTED, RULED
 from luigi_spendguard.vendors.twilio.prices import (

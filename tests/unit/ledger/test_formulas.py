@@ -15,7 +15,7 @@ from luigi_spendguard.ledger import claims, corrections, identity, runs
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.model import Request
 from luigi_spendguard.vendors.stripe import VENDOR
 from tests.support.books import Books

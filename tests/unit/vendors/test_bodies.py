@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.settings.schema import VendorSettings
+from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import form_text, json_body, read_fields, read_groups
