@@ -49,8 +49,7 @@ from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
 from scheduler_patch.service.ledger import Booked, Books
-from scheduler_patch.service.queues import Queue
-from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares
+from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Queue, Shares
 
 logger = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE
-from scheduler_patch.service.queues import LIVE_S, Queue
+from scheduler_patch.service.shares import LIVE_S, Queue
 from tests.unit.gateway.test_shares import INTENT, Played
 from tests.unit.gateway.test_shares import run as play
 

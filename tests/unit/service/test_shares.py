@@ -1,4 +1,4 @@
-"""What one key may hold of a thing at once, and who goes on when some of it is free."""
+"""What one key may hold at once, and who goes on when some of it is free; how wrong keys are counted."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from scheduler_patch.service import shares
-from scheduler_patch.service.shares import Shares, TooMany
+from scheduler_patch.service.shares import LIMIT, REMEMBERED, WINDOW_S, Shares, Throttle, TooMany
 
 
 def waiting(made: Shares, key: str, amount: int = 1) -> asyncio.Task[None]:
@@ -120,3 +120,34 @@ def test_a_queue_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(shares, "LONGEST_QUEUE", 3)
     asyncio.run(live())
+
+
+class Clock:
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_peer_that_shows_too_many_wrong_ones_is_told_so_and_others_are_not() -> None:
+    throttle = Throttle(Clock())
+    assert not any(throttle.was_wrong("10.0.0.1") for _ in range(LIMIT))
+    assert throttle.was_wrong("10.0.0.1")
+    assert not throttle.was_wrong("10.0.0.2")
+    assert throttle.failed == LIMIT + 2
+
+
+def test_wrong_ones_are_forgotten_after_a_while() -> None:
+    clock = Clock()
+    throttle = Throttle(clock)
+    for _ in range(LIMIT):
+        throttle.was_wrong("10.0.0.1")
+    clock.now += WINDOW_S + 1
+    assert not throttle.was_wrong("10.0.0.1")
+
+
+def test_so_many_peers_are_remembered_and_no_more() -> None:
+    throttle = Throttle(Clock())
+    for number in range(REMEMBERED + 50):
+        throttle.was_wrong(str(number))
+    assert len(throttle._wrong) == REMEMBERED
