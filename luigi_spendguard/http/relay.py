@@ -24,7 +24,7 @@ from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX
 from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import split_address
-from luigi_spendguard.vendors.denials import bearer
+from luigi_spendguard.vendors.model import bearer
 
 
 class Refused(Exception):

@@ -6,7 +6,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from urllib.parse import urlsplit
 
@@ -14,9 +14,8 @@ from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachab
 from luigi_spendguard.protocol import OWN_KEY
 from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.settings.policy import is_allowed
-from luigi_spendguard.vendors import denials
 from luigi_spendguard.vendors.bodies import names_method, split_address
-from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
 
 #: Headers by which some servers take a request for another one.
 _OVERRIDES = (
@@ -94,6 +93,48 @@ _ANSWER_BEGINNINGS = ("ratelimit-", "x-ratelimit-")
 def is_disguised(request: Request) -> bool:
     """Return whether a request asks to be taken for another one than its method and address say."""
     return names_method(request) or any(name in request.headers for name in _OVERRIDES)
+
+
+#: How a reason is called where a vendor's errors have codes.
+_CODES = {
+    "cap": "budget_exhausted",
+    "endpoint": "endpoint_not_allowed",
+    "revoked": "vault_key_revoked",
+    "expired": "vault_key_expired",
+    "in_doubt": "outcome_unknown",
+}
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """A denial, or why there is no reply: HTTP status, code, message, and headers of every shape.
+
+    `again`: the very same request may be sent again and then be answered.
+    """
+
+    status: int
+    code: str
+    message: str
+    again: bool = False
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def error_reply(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> ErrorReply:
+    """Return the reply to an error, before it has a vendor's shape.
+
+    SDKs are told not to send again what will not help.
+    """
+    if isinstance(error, OutcomeUnknown):
+        status, code, message, again = 502, "outcome_unknown", str(error), error.again
+    elif isinstance(error, VendorUnreachable):
+        status, code, message, again = 503, "vendor_unreachable", str(error), True
+    else:
+        status, code, again = error.denial_status, _CODES.get(error.reason, error.reason), False
+        message = error.message
+    headers = {"content-type": "application/json", "x-should-retry": "true" if again else "false"}
+    if code == "budget_exhausted":
+        headers |= {"x-spendguard-cap-hit": "true", "x-keybrake-cap-hit": "true"}
+    return ErrorReply(status, code, message, again, headers)
 
 
 class Vendor(ABC):
@@ -284,11 +325,11 @@ class Vendor(ABC):
 
     def credential(self, request: Request) -> str:
         """Return what the request shows as its credential, "" when it shows none."""
-        return denials.bearer_or_user(request)
+        return bearer(request) or basic(request)[0]
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial, or why there is no reply, in the vendor's own error format."""
-        refusal = denials.error_reply(error)
+        refusal = error_reply(error)
         body = {"error": {"type": refusal.code, "code": refusal.code, "message": refusal.message}}
         return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 

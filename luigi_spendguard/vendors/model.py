@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -212,3 +213,21 @@ class Row:
     quoted: str
     settled: str
     denied: str = "-"
+
+
+def bearer(request: Request) -> str:
+    """Return the token of bearer authentication, "" without one."""
+    scheme, _, token = request.headers.get("authorization", "").partition(" ")
+    return token.strip() if scheme.lower() == "bearer" else ""
+
+
+def basic(request: Request) -> tuple[str, str]:
+    """Return user and password of basic authentication, empty ones without it."""
+    scheme, _, pair = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() != "basic":
+        return "", ""
+    try:
+        user, _, password = base64.b64decode(pair.strip(), validate=True).decode("ascii").partition(":")
+    except ValueError:  # No base64, or no text in it.
+        return "", ""
+    return user, password

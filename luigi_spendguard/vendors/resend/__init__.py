@@ -17,8 +17,7 @@ from urllib.parse import quote as percent_encoded
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.money import plain_usd
 from luigi_spendguard.settings import Setting, VendorSettings, values
-from luigi_spendguard.vendors import denials
-from luigi_spendguard.vendors.base import Vendor
+from luigi_spendguard.vendors.base import Vendor, error_reply
 from luigi_spendguard.vendors.bodies import (
     check_body,
     digest,
@@ -148,7 +147,7 @@ class Resend(Vendor):
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial in Resend's error format (https://resend.com/docs/api-reference/errors)."""
-        refusal = denials.error_reply(error)
+        refusal = error_reply(error)
         body = {"statusCode": refusal.status, "name": refusal.code, "message": refusal.message}
         return Reply(refusal.status, refusal.headers, json.dumps(body).encode())
 

@@ -25,7 +25,7 @@ from typing import Any
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable
 from luigi_spendguard.money import to_micros
-from luigi_spendguard.vendors import denials
+from luigi_spendguard.vendors.base import error_reply
 from luigi_spendguard.vendors.bodies import refused, reply_object, unbelieved, unsuccessful
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe.objects import covered_by, is_first, value_of
@@ -174,7 +174,7 @@ def _open_intent(reply: Reply) -> dict[str, Any] | None:
 
 def shape(error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
     """Return a denial as Stripe would answer it; the SDK sends it again only where that may help."""
-    refusal = denials.error_reply(error)
+    refusal = error_reply(error)
     headers = {**refusal.headers, "stripe-should-retry": "true" if refusal.again else "false"}
     kind = "invalid_request_error" if isinstance(error, SpendDenied) else "api_error"
     if refusal.code == "idempotency_mismatch":

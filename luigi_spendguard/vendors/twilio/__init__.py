@@ -18,10 +18,9 @@ from urllib.parse import urlencode, urlsplit
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.settings import VendorSettings
-from luigi_spendguard.vendors import denials
-from luigi_spendguard.vendors.base import Vendor, is_disguised
+from luigi_spendguard.vendors.base import Vendor, error_reply, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, is_json, json_body, read_form
-from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request
+from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
 from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.twilio import outcomes, prices, quotes
 from luigi_spendguard.vendors.twilio.operations import (
@@ -203,7 +202,7 @@ class Twilio(Vendor):
         if not _is_plain(f"/{path}"):
             raise denial("endpoint", "the path has characters that no path of Twilio's has")
         match = _ACCOUNT.fullmatch(f"/{path}")
-        named = (denials.basic(request)[0], *re.split(r"[^0-9A-Za-z]", path))
+        named = (basic(request)[0], *re.split(r"[^0-9A-Za-z]", path))
         for sid in named:
             if re.fullmatch(_SID, sid) and sid not in (own, STAND_IN):
                 raise denial(
@@ -273,14 +272,14 @@ class Twilio(Vendor):
 
     def credential(self, request: Request) -> str:
         """Return the password of basic authentication, where Twilio's token goes; or a bearer token."""
-        return denials.basic(request)[1] or denials.bearer(request)
+        return basic(request)[1] or bearer(request)
 
     def shape(self, error: SpendDenied | OutcomeUnknown | VendorUnreachable) -> Reply:
         """Return a denial in Twilio's error format: the SDK keeps `code` and `details`, and no header.
 
         Not as `application/problem+json`: the SDK would raise another class (twilio-python 9.13).
         """
-        refusal = denials.error_reply(error)
+        refusal = error_reply(error)
         facts = error.facts if isinstance(error, SpendDenied) else {}
         reason = error.reason if isinstance(error, SpendDenied) else refusal.code
         details = {**facts, "reason": reason, "cap_hit": reason == "cap"}
