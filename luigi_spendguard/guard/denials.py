@@ -66,6 +66,15 @@ def unanswered(vendor: Vendor, error: Exception, call_id: str, *, known: bool = 
     return _lost(vendor.shape(OutcomeUnknown(what, call_id, again=known)), reason, what)
 
 
+def unanswered_by_gateway(vendor: Vendor, error: Exception) -> Reply:
+    """Return the reply to a call that a gateway was handed, where there is none: it says itself which call it
+    is, if it says anything.
+    """
+    what = f"no answer by way of the gateway: {error}"
+    reason = _TIMED_OUT if isinstance(error, TimeoutError) else _NO_REPLY
+    return _lost(vendor.shape(OutcomeUnknown(what, "", again=True)), reason, what)
+
+
 def _lost(shaped: Reply, reason: str, message: str) -> Reply:
     """Say in a reply that there is none: a guarded worker raises its SDK's error of a lost connection."""
     header = json.dumps({"reason": reason, "message": message[:1000], "facts": {}})

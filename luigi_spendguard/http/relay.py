@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,8 +19,15 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
-from luigi_spendguard.http.receiving import Receiving
-from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, KEY_PREFIX
+from luigi_spendguard.http.receiving import Receiving, has_ended
+from luigi_spendguard.protocol import (
+    CREDENTIAL,
+    FORWARDED,
+    KEY_PREFIX,
+    MAX_UNANSWERED,
+    TOO_MANY_UNANSWERED,
+    UNANSWERED,
+)
 from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import split_address
@@ -83,6 +90,11 @@ MAX_FORM = 1 << 20
 MAX_BODY = 17 << 20
 _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}"
 
+_TOO_MANY_UNANSWERED = (
+    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
+    "again: let the task end and run again"
+)
+
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
@@ -93,6 +105,8 @@ class Relaying(Receiving):
     marks: Mapping[str, str] = {}
     #: Whether the call was handed on, and may have been sent.
     begun = False
+    #: Whether the connection to the client is closed.
+    closed = False
     SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
     vendor: Vendor
 
@@ -153,6 +167,28 @@ class Relaying(Receiving):
         except SpendDenied as denied:
             refuse = denied
         return Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body), refuse
+
+    def unanswered(self, asked: Request) -> tuple[str, SpendDenied | None]:
+        """Return the keys of calls without an answer, of which a request may be one made again; and why it is
+        refused where they are too many.
+        """
+        keys = asked.headers.get(UNANSWERED, "")
+        if keys == TOO_MANY_UNANSWERED or len(keys) > MAX_UNANSWERED:
+            return "", denial("in_doubt", _TOO_MANY_UNANSWERED)
+        return keys, None
+
+    def begin(self) -> Callable[[], bool]:
+        """Take note that the call is handed on; return what tells whether its client has gone since then.
+
+        One that had ended its own side before may still wait for its answer.
+        """
+        self.begun, before = True, has_ended(self.request)
+        return lambda: self.closed or (has_ended(self.request) and not before)
+
+    def on_connection_close(self) -> None:
+        """Take note that the client has gone; a call that is under way is lived to its end."""
+        self.closed = True
+        super().on_connection_close()
 
     def relinked(self, reply: Reply, asked: Request, prefix: str) -> Reply:
         """Return a reply whose links to further pages lead here, to `prefix`; not for a guarded worker."""

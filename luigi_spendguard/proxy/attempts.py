@@ -59,20 +59,21 @@ class Unanswered:
             f"{request.method} {path}", hashlib.sha256(query.encode() + b"?" + request.body).hexdigest()
         )
 
-    def named(self, mark: Mark, own: str) -> str:
+    def named(self, mark: Mark, own: str, others: str = "") -> str:
         """Return the keys (blank between) of all calls that a request may be, `own` excepted.
 
-        Requests to another path are other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal:
-        a call that is left out could be made twice.
+        `others` are those that another process names for a request of its own. Requests to another path are
+        other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal: a call that is left out
+        could be made twice.
         """
         with self._lock:
             marks = dict(self._marks)
         keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
         keys.sort(key=lambda key: marks[key].body != mark.body)
-        joined = " ".join(keys)
+        joined = " ".join(dict.fromkeys((*others.split(), *keys)))
         if len(joined) <= MAX_UNANSWERED:
             return joined
-        if marks[keys[0]].body == mark.body:  # It is one of those that stand first.
+        if not others and marks[keys[0]].body == mark.body:  # It is one of those that stand first.
             return joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
         return TOO_MANY_UNANSWERED
 

@@ -202,7 +202,7 @@ def _send(
         except SpendDenied as denied:
             refuse = denied
         else:
-            return _forwarder.forward(vendor, request, target, gateway, attempt)
+            return _forwarder.forward(vendor, request, target, gateway, attempt, call.unanswered)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     life = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic).guarded(
         request, call, refuse

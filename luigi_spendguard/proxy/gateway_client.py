@@ -127,12 +127,18 @@ class Forwarder:
         self._transport = BlockingTransport(straight=True)
 
     def forward(
-        self, vendor: Vendor, request: Request, target: str, gateway: GatewayAddress, attempt: Attempt
+        self,
+        vendor: Vendor,
+        request: Request,
+        target: str,
+        gateway: GatewayAddress,
+        attempt: Attempt,
+        unanswered: str = "",
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
         One that only reads may be made again whatever became of it; one with a key of its caller's is known
-        again by that.
+        again by that. `unanswered`: what another process says, as `ReserveRequest`'s.
 
         Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
         here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
@@ -145,7 +151,7 @@ class Forwarder:
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
-            if told := attempt.unanswered.named(mark, headers["idempotency-key"]):
+            if told := attempt.unanswered.named(mark, headers["idempotency-key"], unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S

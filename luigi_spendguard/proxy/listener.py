@@ -10,9 +10,10 @@ import asyncio
 import hmac
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -28,7 +29,7 @@ from luigi_spendguard.errors import (
     SpendDenied,
     denial,
 )
-from luigi_spendguard.guard.denials import refusal, unanswered, unreachable
+from luigi_spendguard.guard.denials import refusal, unanswered, unanswered_by_gateway, unreachable
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.http.relay import Relaying, check_host, check_origin
@@ -76,6 +77,27 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
         raise type(denied)(denied.reason, denied.message, denied.facts) from error
     finally:
         listener.end()
+
+
+@dataclass(frozen=True)
+class ProgramCall:
+    """What a program asks for.
+
+    Attributes:
+        request: has the vendor's own URL and none of the program's credentials.
+        attempt: the task's whose vault key it has shown.
+        unanswered: as `ReserveRequest`'s.
+        refuse: as the guard's.
+        is_gone: whether the program has gone: the call is not made then, when it is its turn.
+
+    """
+
+    vendor: Vendor
+    request: Request
+    attempt: Attempt
+    unanswered: str
+    refuse: SpendDenied | None
+    is_gone: Callable[[], bool]
 
 
 class Listener:
@@ -169,14 +191,12 @@ class Listener:
             "vendor's own key usually is",
         )
 
-    async def reply(
-        self, call: Listening, vendor: Vendor, request: Request, attempt: Attempt, refuse: SpendDenied | None
-    ) -> Reply:
+    async def reply(self, call: Listening, asked: ProgramCall) -> Reply:
         """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
         if self._ending:
             raise denial("ledger_unavailable", "the task goes on without its programs: no new call is taken")
         self._calls.add(call)
-        return await self._loop.run_in_executor(self._pool, self._sent, vendor, request, attempt, refuse)
+        return await self._loop.run_in_executor(self._pool, self._sent, asked)
 
     def ended(self, call: Listening) -> None:
         """Take note that a call was answered."""
@@ -184,11 +204,13 @@ class Listener:
         if self._ending and not self._calls:
             self._idle.set()
 
-    def _sent(self, vendor: Vendor, request: Request, attempt: Attempt, refuse: SpendDenied | None) -> Reply:
-        denied: SpendDenied | None = None
-        call = Call()
+    def _sent(self, asked: ProgramCall) -> Reply:
+        vendor, denied = asked.vendor, None
+        if asked.is_gone():  # While it waited for its turn: nobody has the answer, and it may be made again.
+            return refusal(vendor, denial("ledger_unavailable", "its program has gone; nothing was sent"))
+        call = Call(unanswered=asked.unanswered)
         try:
-            return send(vendor, request, call, attempt, refuse)
+            return send(vendor, asked.request, call, asked.attempt, asked.refuse)
         except SpendDenied as error:
             denied = error
             return refusal(vendor, error)
@@ -197,9 +219,14 @@ class Listener:
         except NotSent as error:
             return unreachable(vendor, error)
         except OSError as error:
-            return unanswered(vendor, error, "" if vendor.only_reads(request) else call.call_id)
+            if vendor.only_reads(asked.request):
+                return unanswered(vendor, error, "")
+            # What was not asked for here, a gateway has guarded.
+            return (
+                unanswered(vendor, error, call.call_id) if call.ask else unanswered_by_gateway(vendor, error)
+            )
         finally:
-            if attempt is self._attempt:
+            if asked.attempt is self._attempt:
                 self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None
 
 
@@ -226,7 +253,9 @@ class Listening(Relaying):
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
         request, refuse = self.as_the_vendors(asked, asked.url[self._prefix :])
-        reply = await self._listener.reply(self, self.vendor, request, self._attempt, refuse)
+        keys, too_many = self.unanswered(asked)
+        call = ProgramCall(self.vendor, request, self._attempt, keys, refuse or too_many, self.begin())
+        reply = await self._listener.reply(self, call)
         return self.relinked(reply, asked, asked.url[: self._prefix])
 
     def pass_on(self, reply: Reply) -> Any:

@@ -6,9 +6,8 @@ import logging
 from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
-from luigi_spendguard.http.receiving import has_ended
 from luigi_spendguard.http.relay import Refused, Relaying, check_origin
-from luigi_spendguard.protocol import MAX_UNANSWERED, RELAYED, TOO_MANY_UNANSWERED, UNANSWERED
+from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import check_peer, wrong
@@ -18,11 +17,6 @@ from scheduler_patch.service.shares import Bounded
 
 logger = logging.getLogger(__name__)
 
-_TOO_MANY = (
-    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
-    "again: let the task end and run again"
-)
-
 
 class Relay(Bounded, Relaying):
     """Relays one call of one vendor."""
@@ -30,7 +24,6 @@ class Relay(Bounded, Relaying):
     marks = {RELAYED: "1"}
     _key = ""
     _reply_room: Room | None = None
-    _closed = False
 
     def initialize(self, **settings: Any) -> None:
         """Take the route's settings: the gateway, and the vendor's name."""
@@ -59,23 +52,15 @@ class Relay(Bounded, Relaying):
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
         request, refuse = self.as_the_vendors(asked, self._rest(asked))
-        unanswered = asked.headers.get(UNANSWERED, "")
-        if unanswered == TOO_MANY_UNANSWERED or len(unanswered) > MAX_UNANSWERED:
-            unanswered, refuse = "", refuse or denial("in_doubt", _TOO_MANY)
-        self.begun, before = True, has_ended(self.request)
+        unanswered, too_many = self.unanswered(asked)
+        is_gone = self.begin()
         room = self._reply_room = self._gateway.room(self._key, self._cut)
         reply = await self._gateway.relay(
-            RelayedCall(
-                self.vendor, request, self._key, unanswered, refuse, lambda: self._is_gone(before), room
-            )
+            RelayedCall(self.vendor, request, self._key, unanswered, refuse or too_many, is_gone, room)
         )
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")
         return await self._gateway.in_thread(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")
-
-    def _is_gone(self, before: bool) -> bool:
-        """Return whether the client has ended its side since its call began, which may wait for its turn."""
-        return self._closed or (has_ended(self.request) and not before)
 
     def pass_on(self, reply: Reply) -> Any:
         """Answer with a reply, whose room is another's once the client has it."""
@@ -97,7 +82,6 @@ class Relay(Bounded, Relaying):
 
     def on_connection_close(self) -> None:
         """Take note that the client has gone; a call that has begun is lived to its end."""
-        self._closed = True
         super().on_connection_close()
         if self._reply_room is not None:
             self._reply_room.close()

@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -360,6 +361,69 @@ def test_a_call_under_way_ends_before_the_block_does(worker: Place) -> None:
     worker.stripe.control(options={"latency": 0.0})
     assert [status for status, _ in said] == [200]
     assert (worker.stripe.moved(), worker.site.run(task.run_id)["spent_usd"]) == (100, "1.00")
+
+
+def give_up(url: str, until: Callable[[], bool], **headers: str) -> None:
+    """Make a call as a program does that runs out of patience, `until` then."""
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    shown = {"Authorization": f"Bearer {os.environ['STRIPE_SECRET_KEY']}", **headers}
+    kind = {"Content-Type": "application/x-www-form-urlencoded"}
+    connection.request("POST", "/stripe/v1/payment_intents", FORM, {**shown, **kind})
+    wait_until(until, what="the moment to give up")
+    connection.close()
+
+
+def test_a_call_that_a_program_has_given_up_and_makes_again_is_sent_once(place: Place) -> None:
+    """It says which one: its SDK has made up another key."""
+    task, keys = place.task(), [str(uuid.uuid4()) for _ in range(2)]
+    place.stripe.control(options={"latency": 1.0})
+    try:
+        with task.attempt(), spend_proxy() as url:
+            give_up(url, lambda: bool(place.stripe.posts()), **{"Idempotency-Key": keys[0]})
+            again = {"Idempotency-Key": keys[1], "X-Spendguard-Unanswered": keys[0]}
+            status, said = post(url, **again)
+    finally:
+        place.stripe.control(options={"latency": 0.0})
+    assert (status, said["status"], place.stripe.moved()) == (200, "succeeded", 100)
+    assert [call["verdict"] for call in place.site.calls(task.run_id)] == ["replayed", "allowed"]
+
+
+@pytest.mark.parametrize("named", ["*", "k" * 7001])
+def test_more_such_calls_than_can_be_named_are_refused_on_record(place: Place, named: str) -> None:
+    task = place.task()
+    with task.attempt(), spend_proxy() as url:
+        assert post(url, **{"X-Spendguard-Unanswered": named})[0] == 409
+    assert place.stripe.posts() == []
+    assert [call["verdict"] for call in place.site.calls(task.run_id)] == ["denied:in_doubt"]
+
+
+def test_a_call_whose_program_has_gone_while_it_waited_is_not_sent(
+    worker: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("luigi_spendguard.proxy.listener.THREADS", 1)
+    worker.stripe.control(options={"latency": 1.0})
+    try:
+        with worker.task().attempt():
+            with spend_proxy() as url:
+                first = threading.Thread(target=lambda: post(url))
+                first.start()
+                wait_until(lambda: bool(worker.stripe.posts()), what="the first call")
+                give_up(url, lambda: True)
+                first.join(10)
+            assert len(worker.stripe.posts()) == 1
+    finally:
+        worker.stripe.control(options={"latency": 0.0})
+    assert worker.stripe.moved() == 100
+
+
+def test_a_call_without_a_reply_is_named_as_on_record(place: Place) -> None:
+    task = place.task()
+    place.stripe.fault("drop_after")
+    with task.attempt(), spend_proxy() as url:
+        status, said = post(url)
+    (call,) = place.site.calls(task.run_id)
+    assert (status, call["state"]) == (502, "in_doubt")
+    assert call["id"] in said["error"]["message"]
 
 
 def refused(url: str) -> bool:

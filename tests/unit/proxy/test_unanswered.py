@@ -81,6 +81,14 @@ def test_more_than_fit_are_named_where_one_is_equal_and_refused_where_none_is() 
     assert known.named(mark(b"new"), "new") == TOO_MANY_UNANSWERED
 
 
+def test_what_another_process_names_is_named_beside_ones_own() -> None:
+    known = Unanswered()
+    lose(known, "k1", b"a")
+    lose(known, "k2", b"b")
+    assert known.named(mark(b"b"), "new", "p1 k1") == "p1 k1 k2"
+    assert known.named(mark(b"b"), "new", "p" * MAX_UNANSWERED) == TOO_MANY_UNANSWERED
+
+
 def test_reads_are_not_remembered() -> None:
     known = Unanswered()
     with pytest.raises(ConnectionError), known.remembered("k1", None):
