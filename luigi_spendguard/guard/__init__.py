@@ -36,6 +36,8 @@ from luigi_spendguard.vendors.model import is_writable
 
 logger = logging.getLogger(__name__)
 
+#: The most characters of a refusal that are put on record: a whole allowlist may stand in it.
+MAX_REASON = 2000
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
 
@@ -201,7 +203,7 @@ class Guard:
                     path,
                     ask=call.ask,
                     denied=denied.reason,
-                    message=denied.message,
+                    message=redact_url(denied.message)[:MAX_REASON],
                 )
             )
         except LedgerUnavailable as error:

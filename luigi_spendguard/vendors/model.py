@@ -134,7 +134,11 @@ class Quote:
         """What of the call is too long or unfit for the ledger, "" when nothing is."""
         named = {
             "its path": self.path,
+            "its operation": self.operation,
+            "its account": self.account,
             "whom it concerns": self.target or "",
+            "whom it concerned before": " ".join(self.targets_before),
+            "what it is known by": self.fingerprint,
             "its key": self.key or "",
             "its customers": " ".join(self.customers),
             "its accounts": " ".join(self.accounts),

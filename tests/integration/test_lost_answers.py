@@ -244,3 +244,16 @@ def test_a_url_that_is_too_long_is_denied_and_on_record(world: World) -> None:
         assert by_requests("GET", f"{LOOKUPS}{'5' * 5900}?Fields=caller_name").status_code == 403
     (call,) = world.calls()
     assert call["verdict"].startswith("denied:")
+
+
+@pytest.mark.parametrize(
+    ("method", "length"), [("POST", 2100), ("POST", 4080), ("GET", 4094)], ids=["long", "longer", "operation"]
+)
+def test_a_denial_that_has_much_to_say_is_on_record(world: World, method: str, length: int) -> None:
+    with world.attempt():
+        reply = by_requests(method, f"https://api.resend.com/{'x' * length}")
+    (call,) = world.calls()
+    assert reply.status_code == 403
+    assert call["verdict"] in ("denied:unpriced", "denied:endpoint"), reply.text
+    assert call["message"][:200] == reply.json()["message"][:200]
+    assert world.sent("mail") == []
