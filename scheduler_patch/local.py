@@ -16,10 +16,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.money import BadAmount
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol.messages import BadMessage
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
     BlockedReply,
@@ -116,6 +118,13 @@ class LocalLedgerClient:
             service = service or self._open()
         return asyncio.run_coroutine_threadsafe(self._act(service, act), service.loop).result()
 
+    def _ask(self, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]) -> T:
+        """Do what a worker asks for; what the books refuse is a denial, as it is over luigid's RPCs."""
+        try:
+            return self._do(act)
+        except (NotFound, Conflict, BadAmount, BadMessage) as error:
+            raise denial("scope", f"the ledger refused it: {error}") from None
+
     async def _act(
         self, service: LocalLedgerService, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]
     ) -> T:
@@ -172,12 +181,12 @@ class LocalLedgerClient:
     # What a worker asks for.
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
-        """Open a run, or find it. Raises BadAmount, Conflict, LedgerUnavailable."""
-        return self._do(lambda service: service.open_run(request))
+        """Open a run, or find it. Raises SpendDenied, LedgerUnavailable."""
+        return self._ask(lambda service: service.open_run(request))
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
-        """Claim a dispatched task for an attempt. Raises SpendDenied, Conflict, LedgerUnavailable."""
-        return self._do(lambda service: service.claim(request))
+        """Claim a dispatched task for an attempt. Raises SpendDenied, LedgerUnavailable."""
+        return self._ask(lambda service: service.claim(request))
 
     def finish(self, request: FinishRequest) -> None:
         """Say how an attempt ended, now or later; never raises."""
@@ -189,23 +198,23 @@ class LocalLedgerClient:
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-        return self._do(lambda service: explain_blocked(service, request))
+        return self._ask(lambda service: explain_blocked(service, request))
 
     def acknowledge(self, request: AcknowledgeRequest) -> None:
         """Say that a worker knows of a revoked run."""
-        self._do(lambda service: service.acknowledge(request))
+        self._ask(lambda service: service.acknowledge(request))
 
     def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
         """Return calls whose price is to be asked for now."""
-        return self._do(lambda service: service.due_prices(request))
+        return self._ask(lambda service: service.due_prices(request))
 
     def correct(self, request: CorrectRequest) -> CorrectReply:
         """Say what a vendor says that a call has cost."""
-        return self._do(lambda service: service.correct(request))
+        return self._ask(lambda service: service.correct(request))
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
-        return self._do(lambda service: service.reserve(key, request))
+        return self._ask(lambda service: service.reserve(key, request))
 
     def end(self, key: str, request: EndRequest) -> None:
         """Deliver how a call ended, now or later: never raises, never loses it while we live."""

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.ledger import Ledger, claims, runs
 from luigi_spendguard.ledger.migrations import migrate
+from luigi_spendguard.ledger.runs import RunRequest
+from luigi_spendguard.money import Micros
 from tests.support.processes import free_port, listening, wait_until
 from tests.support.shapes import run_build
 from tests.support.site import Site
@@ -114,6 +117,23 @@ def test_a_local_ledger_that_is_not_ours_leaves_plain_tasks(still: Site, workers
         in said
     )
     assert "Uncaught" not in said
+    assert list((still.folder / "out").glob("Report*"))
+    assert still.stripe.posts() == []
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_run_that_a_local_ledger_refuses_leaves_plain_tasks(still: Site, workers: str) -> None:
+    migrate(still.ledger)
+    ledger = Ledger(still.ledger)
+    for _ in range(2):  # The second run of that root has the name that somebody gives his run then.
+        ledger.write(claims.close_run, "Nightly").result()
+        ledger.write(runs.open_run, RunRequest("Nightly", True, "Nightly", "Nightly", Micros(0))).result()
+    ledger.close()
+    _, said = still.luigi(
+        "Billing", "--n", "2", "--local-scheduler", "--workers", workers, SPENDGUARD_RUN_ID="Nightly~2"
+    )
+    assert "the name Nightly~2 is taken by a run of another root: choose a run_id" in said
+    assert "Traceback" not in said
     assert list((still.folder / "out").glob("Report*"))
     assert still.stripe.posts() == []
 

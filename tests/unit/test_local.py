@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import queries, runs, snapshot
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
-from luigi_spendguard.protocol.rpcs import ClaimRequest
+from luigi_spendguard.protocol.rpcs import ClaimRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch import local
 from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
@@ -83,6 +84,17 @@ def test_a_top_up_and_a_payment_are_heard_of_too(others: Books, port_of: PortOf)
     others.write(runs.top_up, "run", Micros(2 * USD), "once")
     assert work(port) == "A"
     assert port._scheduler.gate.state.task("B").paid
+
+
+def test_what_the_ledger_refuses_is_a_denial_as_over_luigids_rpcs(others: Books, port_of: PortOf) -> None:
+    port = port_of(others)
+    added(port, "A")
+    assert work(port) == "A"
+    with pytest.raises(SpendDenied, match="there is no run other") as denied:
+        port.claim(ClaimRequest("c1", "A", "Charge", "w", "other"))
+    assert denied.value.reason == "scope"
+    with pytest.raises(SpendDenied, match="'half' is no amount"):
+        port.open_run(OpenRunRequest("new", False, "Root", "Root", "half"))
 
 
 def pending(others: Books) -> str:
