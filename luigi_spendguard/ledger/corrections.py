@@ -16,7 +16,6 @@ from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
 from luigi_spendguard.money import Micros, format_usd, with_fees
-from luigi_spendguard.protocol.messages import MAX_TEXT
 from luigi_spendguard.vendors import FollowedUp
 
 
@@ -189,6 +188,8 @@ BACK_OFF_MS = (
     24 * 60 * _MINUTE,
     24 * 60 * _MINUTE,
 )
+#: The most characters of a run's remark: a denial, and the reply to who opens it, have room for it.
+MAX_REMARK = 1000
 #: Whoever was told to ask has so long to do it, in milliseconds.
 LEASE_MS = 60_000
 
@@ -280,8 +281,9 @@ def _book(tx: Tx, row: Row, waiting: Row, named_micros: int, price: FollowedUp) 
 def _note_problem(tx: Tx, row: Row, problem: str) -> None:
     """Put on the call and on its run, once each, why a price cannot be booked."""
     run = tx.value("SELECT note FROM run WHERE run_id = ?", row["run_id"])
-    if problem not in run and len(run) < MAX_TEXT:
-        tx.run("UPDATE run SET note = ? WHERE run_id = ?", f"{run}; {problem}".strip("; "), row["run_id"])
+    more = f"{run}; {problem}".strip("; ")
+    if problem not in run and len(more) <= MAX_REMARK:
+        tx.run("UPDATE run SET note = ? WHERE run_id = ?", more, row["run_id"])
     if not tx.value("SELECT 1 FROM journal WHERE call_id = ? AND note = ?", row["id"], problem):
         journal(tx, JournalEntry("correct", run_id=row["run_id"], call_id=row["id"], note=problem))
 

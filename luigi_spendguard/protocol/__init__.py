@@ -209,7 +209,7 @@ class ReserveReply(Message):
     object_id: str = ""
     entry: int = 0
     reason: str = ""
-    message: str = ""
+    message: _Body = ""
     facts: dict[str, str] = field(default_factory=dict)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from luigi_spendguard.money import MAX_MICROS
 from luigi_spendguard.protocol import (
+    MAX_BODY,
     MAX_NOTE,
     EndReply,
     EndRequest,
@@ -84,6 +85,8 @@ _Params = Annotated[
 ]
 _Total = Annotated[int, Kind(_read_total, {"type": "integer", "minimum": 0})]
 _Note = Annotated[str, messages.text(MAX_NOTE, empty=True)]
+#: What a run says of itself; a ledger may have a longer one than is written today.
+_Remark = Annotated[str, messages.plain_text(MAX_BODY)]
 _Dollars = Annotated[str, Kind(_read_dollars, {"oneOf": [messages.USD, {"type": "number", "minimum": 0}]})]
 _Names = Annotated[
     tuple[str, ...],
@@ -143,7 +146,7 @@ class OpenRunReply(LenientMessage):
     unknown_tasks: int
     approved_usd: str | None
     sufficient_cap_usd: str
-    note: str
+    note: _Remark
     opened_at: int
     ended_at: int | None
 

@@ -95,7 +95,7 @@ class DispatchState:
     def budgets_of(self, run: RunState, task: TaskState) -> Iterator[BudgetState]:
         """Return the budgets that a task's calls take from if this run pays: those that luigi.cfg names now.
 
-        The ledger takes from the same ones (`taking.link_budgets`); it may have others of before.
+        The ledger takes from the same ones (`reservations.py`); it may have others of before.
         """
         if run.opened:
             yield run.budgets["run", ""]

@@ -12,12 +12,13 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.ledger import queries, runs, snapshot
+from luigi_spendguard.ledger import corrections, queries, runs, snapshot
 from luigi_spendguard.ledger.database import NOW
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.protocol.rpcs import ClaimRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import local
 from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
 from tests.support.books import Books
@@ -95,6 +96,27 @@ def test_what_the_ledger_refuses_is_a_denial_as_over_luigids_rpcs(others: Books,
     assert denied.value.reason == "scope"
     with pytest.raises(SpendDenied, match="'half' is no amount"):
         port.open_run(OpenRunRequest("new", False, "Root", "Root", "half"))
+
+
+def test_a_run_is_opened_and_denied_whatever_is_to_be_said_of_its_prices(
+    others: Books, port_of: PortOf
+) -> None:
+    key = others.claim("A")
+    for number in range(30):
+        ask = others.ask(1, target=f"cus_{number}")
+        others.reserve(key, ask)
+        settled = EndRequest("settle", ask.call_id, total_micros=1, object_id=f"SM{number}", price_due=True)
+        others.end(key, settled)
+        problem = f"message {number} is priced in a currency without a rate".ljust(300, ".")
+        others.write(corrections.correct, ask.call_id, FollowedUp(None, problem=problem))
+    port, root = port_of(others), OpenRunRequest("run", False, "Root", "Root")
+    assert "message 0 is priced" in port.open_run(root).note
+    # A ledger of before may have more to say, and no cap.
+    others.write(lambda tx: tx.run("UPDATE run SET note = ?", "x" * 5000))
+    others.write(lambda tx: tx.run("UPDATE budget SET cap_micros = 0, spent_micros = 0"))
+    assert port.open_run(root).note == "x" * 5000
+    denied = others.reserve(key, others.ask(1, target="cus_new"))
+    assert ReserveReply.from_json(denied.to_json()).reason == "cap"
 
 
 def pending(others: Books) -> str:
