@@ -42,13 +42,28 @@ class Outbox:
         self._lock = threading.Lock()
 
     def tell(self, what: str, say: Callable[[], object]) -> None:
-        """Say something to the ledger, now or later; never raises, never loses it while we live."""
+        """Say something to the ledger, now or later; never loses it while we live.
+
+        Raises nothing but what interrupts it (Ctrl-C). An `Exception` may be that of a signal's handler, too:
+        after any the message is said again, by a thread that no signal reaches.
+        """
         if not self._queue.unfinished_tasks:  # Else it waits behind what could not be delivered.
             try:
-                _say(what, say)
+                say()
                 return
             except _LATER as error:
                 logger.error("%s is not delivered yet and will be tried again: %s", what, error)
+            except SpendguardError as error:
+                _log_refusal(what, error)
+                return
+            except Exception:
+                logger.exception("%s has failed, or was interrupted, and will be tried again", what)
+            except BaseException:
+                self._tell_later(what, say)
+                raise
+        self._tell_later(what, say)
+
+    def _tell_later(self, what: str, say: Callable[[], object]) -> None:
         with self._lock:
             self._queue.put((what, say))
             if self._sender is None or not self._sender.is_alive():
@@ -88,9 +103,13 @@ def _say(what: str, say: Callable[[], object]) -> None:
     except _LATER:
         raise
     except SpendguardError as error:
-        logger.error("%s was refused: %s", what, error)
+        _log_refusal(what, error)
     except Exception:
         logger.exception("%s failed", what)
+
+
+def _log_refusal(what: str, error: SpendguardError) -> None:
+    logger.error("%s was refused: %s", what, error)
 
 
 def flush_all(timeout_s: float = FLUSH_S) -> None:

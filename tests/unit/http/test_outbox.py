@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 from pathlib import Path
@@ -62,6 +63,31 @@ def test_what_is_refused_is_not_repeated_and_holds_nothing_up() -> None:
     assert (len(tried), ledger.heard) == (2, [0, 0])
     outbox.tell("a refused one", lambda: refused(Conflict("it is over")))
     assert outbox.flush(10.0)
+
+
+@pytest.mark.parametrize("interrupt", [KeyboardInterrupt, TimeoutError])
+def test_what_was_interrupted_is_said_by_another_thread(interrupt: type[BaseException]) -> None:
+    """By Ctrl-C, or by the alarm of a task's own."""
+    outbox, heard = Outbox(), list[str]()
+
+    def hear() -> None:
+        if threading.current_thread() is threading.main_thread():
+            raise interrupt
+        heard.append("the end")
+
+    raises = interrupt is KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt) if raises else contextlib.nullcontext():
+        outbox.tell("the end", hear)
+    assert outbox.flush(10.0)
+    assert heard == ["the end"]
+
+
+def test_what_fails_for_ever_holds_nothing_up() -> None:
+    outbox, heard = Outbox(), list[str]()
+    outbox.tell("a broken one", lambda: heard[0])
+    outbox.tell("the next one", lambda: heard.append("the end"))
+    assert outbox.flush(10.0)
+    assert heard == ["the end"]
 
 
 def test_a_local_schedulers_locked_ledger_takes_the_end_later(
