@@ -269,11 +269,16 @@ class Guard:
                 raise still_unknown(call_id, error) from error
             raise
         except BaseException as error:
-            kind = "settle" if quote.read else "doubt"
-            call.unsure = not quote.read
-            yield Finish(EndRequest(kind, call_id, ask, note=f"no reply: {type(error).__name__}"))
+            yield from self._unanswered(quote, call, answer, f"no reply: {type(error).__name__}")
             raise
         return reply
+
+    def _unanswered(
+        self, quote: Quote, call: Call, answer: ReserveReply, note: str
+    ) -> Generator[Effect, Any, None]:
+        """End a call that was sent and gets no answer: it is in doubt, unless it only reads."""
+        call.unsure = not quote.read
+        yield Finish(EndRequest("doubt" if call.unsure else "settle", answer.call_id, answer.ask, note=note))
 
     def _end_as_executed(
         self, quote: Quote, answer: ReserveReply, call: Call, reply: Reply
@@ -295,18 +300,29 @@ class Guard:
         request: Request | None = None,
     ) -> Generator[Effect, Any, Reply]:
         """End a reservation by the vendor's reply, and return that. Raises SpendDenied, OutcomeUnknown."""
-        outcome = self._read(quote, reply, resent=resent)
         interrupted: BaseException | None = None
-        undo = None if request is None else self.vendor.undo(quote, request, reply, self.settings)
-        if undo is not None and outcome.kind == "settle":
-            outcome, interrupted = yield from self._look_ups.taken_back(undo, outcome)
-        if outcome.billed_at and request is not None:
-            outcome, interrupted = yield from self._look_ups.billed(quote, request, outcome)
+        try:
+            outcome = self._read(quote, reply, resent=resent)
+            undo = None if request is None else self.vendor.undo(quote, request, reply, self.settings)
+            if undo is not None and outcome.kind == "settle":
+                outcome, interrupted = yield from self._look_ups.taken_back(undo, outcome)
+            if outcome.billed_at and request is not None:
+                outcome, interrupted = yield from self._look_ups.billed(quote, request, outcome)
+            leaked = is_in(reply.body, self.secret) or any(
+                is_in(value.encode("utf-8", "surrogateescape"), self.secret)
+                for value in reply.headers.values()
+            )
+            end = end_request(self.vendor, quote, answer, reply, outcome, leaked=leaked)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # An adapter that fails, or the exception of a signal's handler.
+            reply = Reply(reply.status, {}, b"")
+            yield from self._unanswered(
+                quote, call, answer, f"its reply was not read: {type(error).__name__}"
+            )
+            raise
         call.unsure = call.unsure or outcome.kind == "doubt"
-        leaked = is_in(reply.body, self.secret) or any(
-            is_in(value.encode("utf-8", "surrogateescape"), self.secret) for value in reply.headers.values()
-        )
-        yield Finish(end_request(self.vendor, quote, answer, reply, outcome, leaked=leaked))
+        yield Finish(end)
         if interrupted is not None:
             raise interrupted
         if leaked:

@@ -253,6 +253,27 @@ def test_an_adapter_that_fails_after_the_send_leaves_the_call_in_doubt(clock: Cl
     assert isinstance(outcome(life), OutcomeUnknown)
 
 
+class Alarm(Exception):
+    """What a task's own signal handler raises."""
+
+
+@pytest.mark.parametrize("raised", [Alarm, KeyboardInterrupt, AttributeError])
+def test_whatever_interrupts_the_reading_of_a_reply_leaves_the_call_in_doubt(
+    clock: Clock, raised: type[BaseException]
+) -> None:
+    """It is made again then, and known."""
+
+    class Interrupted(Stripe):
+        def undo(self, *args: Any) -> Request | None:
+            raise raised
+
+    call = Call()
+    life, _ = sent(Guard(Interrupted(), VendorSettings("stripe"), SECRET, {}, clock), call)
+    end = step(life, Finish, reply()).end
+    assert (end.kind, end.note, call.unsure) == ("doubt", f"its reply was not read: {raised.__name__}", True)
+    assert isinstance(outcome(life), raised)
+
+
 def test_a_reply_whose_id_is_the_secret_leaves_it_in_no_ledger(guard: Guard) -> None:
     life, _ = sent(guard)
     end = step(life, Finish, reply(body={**INTENT, "id": f"pi_{SECRET}"})).end
