@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import gc
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -49,9 +50,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def _run(stock_run: Callable[..., None], settings: config.Settings, **options: Any) -> None:
     """Serve as `luigi.server.run` does, which `luigi.cmdline.luigid` calls with its options (Luigi 3.8)."""
-    # Late: neither `--help` nor a setting that is wrong has to wait for what serves.
-    from scheduler_patch import server
-    from scheduler_patch.scheduler import BudgetScheduler
+    gc.disable()
+    try:
+        # Late: neither `--help` nor a setting that is wrong has to wait for what serves.
+        from scheduler_patch import server
+        from scheduler_patch.scheduler import BudgetScheduler
+    finally:
+        gc.enable()
+    gc.freeze()  # What is there now stays: no later collection looks at it again.
 
     server.install(settings)
     luigi.server.Scheduler = BudgetScheduler
