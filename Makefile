@@ -7,7 +7,8 @@ DOCS := $(VENV)/.docs
 NPM := .npm/.installed
 # Test processes: more than processors, for most tests wait. One for a single file, which is done before more have begun.
 JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
-export PYTHONDONTWRITEBYTECODE = 1
+# Thousands of processes are started, each half as long where bytecode is kept.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help demo test test-all check docs format bench figures clean
 
@@ -73,4 +74,5 @@ figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and fo
 	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
 
 clean:  ## remove what make has installed
+	find bench luigi_spendguard scheduler_patch tests -name __pycache__ -prune -exec rm -rf {} +
 	rm -rf $(VENV) .venv-3.* .npm build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

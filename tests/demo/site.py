@@ -115,7 +115,6 @@ class Site:
             "no_proxy": "127.0.0.1,localhost",
             "HOME": str(self.folder / "home"),
             "PYTHONPATH": str(TOP),
-            "PYTHONDONTWRITEBYTECODE": "1",
             "PYTHONUNBUFFERED": "1",
             "LUIGI_CONFIG_PATH": str(config or self.config()),
         }
