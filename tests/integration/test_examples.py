@@ -85,6 +85,11 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) ->
         finally:
             assistant.kill()
             assistant.communicate()
+        assert "its root completed" in site.cli("revoke", run["run_id"])[2]
+        site.luigi(*submit[:-1], "2026-11-25", module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+        [other] = [one for one in site.call("GET", "/runs", token=None)[1] if one["run_id"] != run["run_id"]]
+        assert (other["status"], other["spent_usd"]) == ("blocked", "3.00")
+        assert "is revoked: no further call is sent" in site.cli("revoke", other["run_id"])[1]
 
 
 def test_texts_and_mails_of_the_quickstart(tmp_path: Path, vendor: FakeStripe) -> None:
