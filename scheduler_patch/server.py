@@ -117,7 +117,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
     if not service.relayed_vendors:
         raise config.ConfigError(
             "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in its section, "
-            "such as [spendguard_stripe]"
+            "such as [spendguard_stripe] (a variable such as STRIPE_SECRET_KEY alone is the workers')"
         )
     gateway = Gateway(service)
     ours = [route for route in routes(service) if route[0] in _ROUTES]

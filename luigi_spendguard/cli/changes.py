@@ -98,6 +98,8 @@ def approve(
         else f"The forecast of {run_id} is approved"
     )
     click.echo(f"{what}; the run's cap is {money_of('cap')(run)}.")
+    if run["awaiting_approval"]:
+        click.echo(f"Single tasks of it wait for an approval of their own: `spendguard run {run_id}`.")
 
 
 def _shown_forecast(run_id: str) -> tuple[Micros, int]:

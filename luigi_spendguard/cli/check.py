@@ -46,8 +46,8 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
         yield from _prices(settings, vendor, served)
     if unused := [name for name in VENDORS if name not in used]:
         yield _unused(unused, missing=not used)
-    yield _tokens(settings)
-    yield from _worker_token(settings, operator)
+    refused = list(_worker_token(settings, operator))
+    yield from refused or [_tokens(settings)]
     yield from _retcode()
     yield from _rules(settings)
     waits = settings.on_blocked == "wait"

@@ -9,7 +9,7 @@ import click
 
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import FORMAT, Stop, Usd, operator_of, settings_of
-from luigi_spendguard.cli.tables import KEY_COLUMNS, show
+from luigi_spendguard.cli.tables import KEY_COLUMNS, plain, show
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.money import Micros, plain_usd
@@ -20,7 +20,10 @@ from luigi_spendguard.money import Micros, plain_usd
 @FORMAT
 def keys(run_id: str | None, form: str) -> None:
     """List vault keys: those that were asked for, and those of tasks that run now."""
-    show(operator_of().get("/vault/keys", run=run_id), KEY_COLUMNS, form, "There is no vault key.")
+    empty = "There is no vault key."
+    if run_id is not None:
+        empty = f"Run {plain(run_id)} has no vault key, if there is such a run: `spendguard runs` lists them."
+    show(operator_of().get("/vault/keys", run=run_id), KEY_COLUMNS, form, empty)
 
 
 @click.command(

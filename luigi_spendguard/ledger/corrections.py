@@ -100,7 +100,10 @@ def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
     earlier = None if row["state"] == "in_doubt" else last_resolution(tx, row["id"])
     if row["state"] != "in_doubt" and earlier is None:
         state = row["state"] or row["verdict"]
-        raise Conflict(f"call {row['id']} is {state}, not in doubt: there is nothing to resolve")
+        why = ", and no operator has said so: there is nothing to correct"
+        if not resolution.correct:
+            why = ", not in doubt: there is nothing to resolve"
+        raise Conflict(f"call {row['id']} is {state}{why}")
     if earlier is not None and not resolution.correct:
         raise Conflict(
             f"call {row['id']} was resolved already ({earlier}): to correct that, repeat it with --correct "

@@ -162,7 +162,8 @@ class Gateway:
         vendor, refuse = asked.vendor, asked.refuse
         settings = self.service.settings.vendor(vendor.name)
         if settings.secret is None:
-            refuse = denial("scope", f"this gateway has no secret for {vendor.name}")
+            where = f"set [spendguard_{vendor.name}] secret in its luigi.cfg"
+            refuse = denial("scope", f"this gateway has no secret for {vendor.name}: {where}")
         guard = Guard(vendor, settings, settings.secret or "", self.service.settings.fx, time.monotonic)
         life = guard.guarded(asked.request, call, refuse)
         slow = vendor.is_slow(asked.request)

@@ -162,6 +162,8 @@ class TestSingleTasks:
         task = next(word.strip("`") for word in out.split() if word.startswith("Declared_"))
         code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "10.50")
         assert (code, "may cost $11.00 now" in err) == (1, True)
+        code, out, err = careful.cli("approve", "r", "--forecast", "22")
+        assert (code, "Single tasks of it wait for an approval of their own" in out) == (0, True), err
         code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "11")
         assert code == 0, err
         careful.luigi(*args, module=SHAPES)

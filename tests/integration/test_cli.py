@@ -666,6 +666,7 @@ class TestCheck:
         assert code == 1
         [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
         assert line.startswith("MISSING worker token: the worker token is ")
+        assert "no worker_token: only workers on luigid's own machine are served" not in out
         assert not site.ledger.exists()
 
     @pytest.mark.parametrize(("value", "code"), [("42", 0), ("lots", 1), ("256", 1), ("-1", 1)])

@@ -384,7 +384,7 @@ class TestAlone:
             with standalone(site) as one, standalone(site) as two:
                 status, _, body = raw(site, "POST", "/stripe/v1/charges", b"", port=site.port, **form(key))
                 assert status == 403
-                assert b"no secret" in body
+                assert b"no secret for stripe: set [spendguard_stripe] secret in its luigi.cfg" in body
                 threads = [
                     threading.Thread(target=self._spend, args=(port, key, n))
                     for n in range(20)
@@ -416,6 +416,7 @@ class TestAlone:
             done = subprocess.run(command, env=site.environment(), capture_output=True, text=True, timeout=30)
             assert (done.returncode, done.stdout) == (2, "")
             assert "has no vendor's secret" in done.stderr
+            assert "a variable such as STRIPE_SECRET_KEY alone is the workers'" in done.stderr
 
 
 def test_the_secret_is_in_nothing_that_the_gateway_says(gateway: Site, key: str) -> None:

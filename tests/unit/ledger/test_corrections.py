@@ -93,7 +93,9 @@ def test_what_the_vendor_said_is_not_corrected(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100)
     books.reserve(key, ask)
     books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}"))
-    with pytest.raises(Conflict, match="there is nothing to resolve"):
+    with pytest.raises(Conflict, match="is settled, not in doubt: there is nothing to resolve"):
+        say(books, ask, 50)
+    with pytest.raises(Conflict, match="no operator has said so: there is nothing to correct"):
         say(books, ask, 50, correct=True)
 
 
