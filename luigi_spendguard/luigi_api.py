@@ -19,6 +19,7 @@ WORKER = (
     "_create_task_process",
     "_email_error",
     "_email_task_failure",
+    "_get_work_task_id",
     "_handle_next_task",
     "_handle_task_load_error",
     "_keep_alive",

@@ -121,10 +121,7 @@ class GuardedWorker(luigi.worker.Worker):
         answer = super()._add_task(*args, **kwargs)
         if kwargs["status"] == DONE:
             self._has_completed(task_id)
-        if kwargs["status"] == DONE and own is not None:
-            self._root_is_complete(own)
-        elif kwargs["status"] == DONE and self._assistant and task is not None:
-            self._root_is_complete(RootTask(task))  # If it is one.
+            self._roots_are_complete(task_id, own)
         return answer
 
     def _has_completed(self, task_id: str) -> None:
@@ -156,17 +153,29 @@ class GuardedWorker(luigi.worker.Worker):
         if report["reason"] == "cap" and "run_id" in report:
             blocked.cap_reached(self, report["run_id"], str(report.get("message", "")))
 
-    def _root_is_complete(self, root: RootTask) -> None:
-        """End the run of a root that is complete, when there may be one."""
+    def _roots_are_complete(self, task_id: str, own: RootTask | None) -> None:
+        """End the runs of the roots that are complete with a task: it is one, or a batch of some.
+
+        Whoever has submitted them: which they are is said where the task is handed out. What was only added,
+        and not run here, is known by this worker alone.
+        """
         guard = self._guard
-        if not (guard.vendor_seen or any_worker.vendor_tasks_known()):
-            return
-        with quietly(f"The run of {root.task_id} was not closed"):
-            if root.by_task_id and not root.problem:
-                run_id = guard.run_ids.pop(root.task_id, None)
-                guard.client().close_run(CloseRunRequest(root.name, run_id, str(uuid.uuid4())))
+        runs = guard.roots_in.pop(task_id, {})
+        may_have_one = guard.vendor_seen or any_worker.vendor_tasks_known()
+        if own is not None and may_have_one and own.by_task_id and not own.problem:
+            runs.setdefault(own.name, None)
+        for name, run_id in runs.items():
+            known = guard.run_ids.pop(name, None)
+            with quietly(f"The run of {name} was not closed"):
+                guard.client().close_run(CloseRunRequest(name, run_id or known, str(uuid.uuid4())))
 
     # Running and reporting.
+
+    def _get_work_task_id(self, get_work_response: Any) -> Any:
+        task_id = super()._get_work_task_id(get_work_response)
+        if task_id is not None:
+            self._guard.roots_in[task_id] = dict(get_work_response.get("spendguard_roots") or {})
+        return task_id
 
     def _create_task_process(self, task: Any) -> Any:
         process = super()._create_task_process(task)

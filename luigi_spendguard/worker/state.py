@@ -67,6 +67,8 @@ class GuardState:
         self.roots: dict[str, RootTask] = {}
         self.root_of_task: dict[str, RootTask] = {}
         self.run_ids: dict[str, str] = {}
+        #: The roots that each dispatched task is (a batch: those among its members), each with its run.
+        self.roots_in: dict[str, dict[str, str | None]] = {}
         self.refusals: dict[str, str] = {}
         self.adding: list[RootTask | None] = []
         self.handling_result = False

@@ -166,7 +166,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def get_work(self, *args: Any, **kwargs: Any) -> Any:
         """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back."""
         if not self.gate.state.tasks:
-            return super().get_work(*args, **kwargs)
+            return self._with_roots(super().get_work(*args, **kwargs))
         if self.refresh is not None:
             self.refresh()
         self._state.look = Look(self.gate, kwargs.get("worker"), self._scan)
@@ -182,6 +182,21 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             reply["task_id"] = None
         elif reply.get("batch_task_ids"):
             hand_out_as_before(self, reply)
+        return self._with_roots(reply)
+
+    def _with_roots(self, reply: Any) -> Any:
+        """Name, in a `get_work` reply, the roots that it hands out, and the run that ends with each.
+
+        They may be other workers': who completes a root ends its run. (None: nobody has opened it yet.)
+        """
+        state = self.gate.state
+        if state.runs:
+            handed_out = reply.get("batch_task_ids") or [reply.get("task_id")]
+            roots = {task_id: run for task_id in handed_out if (run := state.run(task_id)) is not None}
+            if roots:
+                reply["spendguard_roots"] = {
+                    task_id: run.run_id if run.opened else None for task_id, run in roots.items()
+                }
         return reply
 
     def add_worker(self, worker: str, info: Any, **kwargs: Any) -> Any:

@@ -6,8 +6,11 @@ import subprocess
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.support.combinations import combined
 from tests.support.processes import free_port, wait_until
+from tests.support.shapes import run_build
 from tests.support.site import Site
 
 PIPELINE = "tests.support.completing_pipeline"
@@ -119,6 +122,44 @@ def other_with_out(other: Site, site: Site) -> Site:
     (other.folder / "out").rmdir()
     (other.folder / "out").symlink_to(site.folder / "out")
     return other
+
+
+class TestWhoeverCompletesTheRoot:
+    """Its run ends, so that what is due again is paid again and is not met by yesterday's answers."""
+
+    def test_another_workers_task_that_needs_it(self, site: Site) -> None:
+        first = overlapping(site, "a", 0, "--n", "2")
+        second = site.worker("Above", "--n", "2", module=PIPELINE, GATE="b")
+        ready = site.folder / "out" / "ready"
+        wait_until(lambda: ready.read_text().split() == ["a", "b"], what="the second one's task")
+        let_end(site, "a", first)
+        let_end(site, "b", second)
+        assert charged(site) == {"cus_0": 1, "cus_1": 1}
+        assert {run["state"] for run in runs(site)} == {"ended"}
+        for output in (site.folder / "out").glob("Shared*"):
+            output.unlink()
+        code, said = site.luigi("Overlap", "--first", "0", "--n", "2", module=PIPELINE, GATE="a")
+        assert (code, charged(site)) == (0, {"cus_0": 2, "cus_1": 2}), said
+
+    @pytest.mark.parametrize("local", [False, True])
+    def test_a_batch_of_several(self, site: Site, local: bool) -> None:
+        done = run_build(
+            site.folder,
+            site.environment(),
+            f"from {PIPELINE} import Month\n"
+            f"build(Month('a'), Month('b'), workers=1, local_scheduler={local})",
+        )
+        assert done.returncode == 0, done.stderr
+        assert (site.folder / "out" / "months").read_text().split() in (["a,b"], ["b,a"])
+        assert charged(site) == {"a": 1, "b": 1}
+        assert [run["state"] for run in runs(site)] == ["ended", "ended"]
+
+
+def runs(site: Site) -> list[dict[str, str]]:
+    """Return all runs as the API shows them."""
+    status, found = site.call("GET", "/runs", token=None)
+    assert status == 200
+    return found
 
 
 class TestTheWordIsLost:

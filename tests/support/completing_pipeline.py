@@ -94,6 +94,36 @@ class Overlap(luigi.WrapperTask):
         return [Shared(number) for number in range(self.first, self.first + self.n)]
 
 
+class Above(Output):
+    """Needs what may be a root of its own."""
+
+    n = luigi.IntParameter()
+
+    def requires(self) -> luigi.Task:
+        return Overlap(first=0, n=self.n)
+
+    def run(self) -> None:
+        self.write()
+
+
+class Month(Output):
+    """A plain root: of several, one batch is made once their vendor tasks are done."""
+
+    name = luigi.Parameter(batch_method=",".join)
+    priority = -1
+
+    def requires(self) -> list[luigi.Task]:
+        return [Fragile(name) for name in self.name.split(",")]
+
+    def complete(self) -> bool:
+        return all((OUT / f"month-{name}").exists() for name in self.name.split(","))
+
+    def run(self) -> None:
+        note("months", self.name)
+        for name in self.name.split(","):
+            (OUT / f"month-{name}").touch()
+
+
 class Stamped(VendorTask, Output):
     """Says in each call when it was made, and dies after it while OUT_DIR has `die`."""
 
