@@ -6,6 +6,7 @@ import multiprocessing
 import subprocess
 import sys
 from collections.abc import Iterator
+from statistics import median
 
 import pytest
 
@@ -65,8 +66,10 @@ def test_many_builds_of_a_process_leave_nothing_behind(site: Site, local: bool, 
     said = started(site, "fork", "Vendor", "--builds", "15", "--workers", workers, *["--local"] * local)
     flat = [[int(n) for n in line.split()[1:]] for line in said.splitlines() if line.startswith("FLAT")]
     assert len(flat) == 15
-    # The first builds make what stays for good (pools, imports); nothing is left behind by any later one.
-    early, late = ([min(column) for column in zip(*some, strict=True)] for some in (flat[2:8], flat[9:]))
+    # The first builds make what stays for good (pools, imports); nothing is left behind by any later one. A
+    # connection may be closed just then, so that a build shows less than is there as a rule.
+    early = [median(column) for column in zip(*flat[2:8], strict=True)]
+    late = [min(column) for column in zip(*flat[9:], strict=True)]
     assert all(after <= before for before, after in zip(early, late, strict=True)), f"threads, files: {flat}"
     assert len(charged(site)) == 15
 
