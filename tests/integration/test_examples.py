@@ -81,6 +81,7 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) ->
         try:
             site.cli("top-up", run["run_id"], "2")
             wait_until(lambda: vendor.moved() == 500, what="the other two")
+            wait_until(lambda: site.run(run["run_id"])["state"] == "ended", what="the root's completion")
             assert assistant.poll() is None
         finally:
             assistant.kill()
