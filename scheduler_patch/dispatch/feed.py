@@ -36,7 +36,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
         elif (task := state.tasks.get(budget["part"])) is not None and task.pinned == run.run_id:
             draw(state, task.task_id, budget["remaining_micros"], seen)
     if run.state == "ended":
-        state.runs.pop(run.run_id)
+        state.end_run(run.run_id)
 
 
 def _opened(state: DispatchState, row: Row) -> RunState:
@@ -109,7 +109,7 @@ def pay(state: DispatchState, task_id: str) -> None:
 def end_run(state: DispatchState, run_id: str, done: list[str]) -> None:
     """Take it that a run has ended, with those of its tasks that have completed."""
     state.completed(done)
-    state.runs.pop(run_id, None)
+    state.end_run(run_id)
 
 
 def feed_changes(state: DispatchState, changes: Changes) -> None:

@@ -238,6 +238,8 @@ class DispatchState:
         if gone:
             self.vanished |= gone & {task.claimed_by for task in self.tasks.values() if task.claimed_by}
             for task in self.tasks.values():
+                for worker in gone & task.workers.keys():
+                    del task.workers[worker]
                 for worker in gone & task.refused.keys():
                     del task.refused[worker]
         for worker in gone:
@@ -269,7 +271,17 @@ class DispatchState:
             if self.rules.kill and task.pinned == run_id and task.claimed_by is not None:
                 self.stopping.setdefault(task.claimed_by, set()).add(run_id)
 
-    # What becomes of tasks.
+    # What becomes of runs and tasks.
+
+    def end_run(self, run_id: str) -> None:
+        """Forget a run that has ended; a worker that has announced it by name has announced that run."""
+        self.runs.pop(run_id, None)
+        for name in [name for name, current in self.names.items() if current == run_id]:
+            del self.names[name]
+            for announced in self.runs_of.values():
+                if name in announced:
+                    announced.discard(name)
+                    announced.add(run_id)
 
     def stopped(self, task_id: str) -> None:
         """Release what was counted for a task: it runs no more."""

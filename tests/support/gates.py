@@ -42,6 +42,7 @@ def fed(
     run_id: str = "r1",
     state: str = "active",
     *,
+    name: str | None = None,
     cap: int | None = None,
     budgets: tuple[dict[str, Any], ...] = (),
     last: int | None = None,
@@ -52,7 +53,7 @@ def fed(
     """Feed a run that has so much left, as it was read at entry `seen` of the journal."""
     row = {
         "run_id": run_id,
-        "name": run_id,
+        "name": name or run_id,
         "state": state,
         "root_family": "Root",
         "last_micros": last,

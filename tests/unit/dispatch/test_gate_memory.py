@@ -1,11 +1,11 @@
-"""What the dispatch gate remembers of tasks that have paid, of costs declared late, and of days."""
+"""What the gate remembers of what has paid, of costs declared late, of days, and of workers that are gone."""
 
 from __future__ import annotations
 
 import pytest
 
-from scheduler_patch.dispatch import READY, Gate
-from scheduler_patch.dispatch.feed import draw, feed_day, pay
+from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch.feed import draw, end_run, feed_day, pay
 from scheduler_patch.dispatch.model import Announcement
 from tests.support.gates import day, fed
 
@@ -72,3 +72,39 @@ def test_counts_follow_into_a_day_that_nothing_was_known_of_for_a_moment(gate: G
     assert gate.state.day.counted == 400
     gate.state.stopped("a")
     assert gate.state.day.counted == 0
+
+
+def test_of_a_worker_that_is_gone_nothing_is_kept(gate: Gate) -> None:
+    """A blocked task is submitted again by one worker after the other, for as long as it is blocked."""
+    for number in range(3):
+        gate.state.join("a", "r1", f"w{number}", Announcement("V", 5000, scheduling=True))
+        gate.state.scheduled(f"w{number}")
+        gate.came_back("a", f"w{number}")
+        gate.state.lose_workers([f"w{number}"])
+    task = gate.state.tasks["a"]
+    assert (task.workers, task.refused, task.runs) == ({}, {}, ["r1"])
+    assert (gate.state.runs_of, gate.state.announcing, gate.state.unplaced) == ({}, {}, {})
+
+
+def test_a_task_that_came_back_from_the_worker_that_is_left_is_refused_to_all(gate: Gate) -> None:
+    for worker in ("gone", "w"):
+        gate.state.join("a", "r1", worker, Announcement("V", 1))
+    gate.state.lose_workers(["gone"])
+    gate.started("a", "r1", "w")
+    gate.state.stopped("a")
+    gate.came_back("a", "w")
+    assert gate.verdict("a") is Verdict.REFUSED
+
+
+@pytest.mark.parametrize("how", ["closed here", "closed elsewhere"])
+def test_of_a_run_that_has_ended_nothing_is_kept(gate: Gate, how: str) -> None:
+    """Roots with a date come every day, each with a run of its own."""
+    gate.state.join("a", "day", "w", Announcement("V"))
+    fed(gate, run_id="day~2", name="day")
+    gate.state.done("a")
+    if how == "closed here":
+        end_run(gate.state, "day~2", ["a"])
+    else:
+        fed(gate, run_id="day~2", name="day", state="ended")
+    assert set(gate.state.runs) == set(gate.state.names) == {"r1"}
+    assert gate.state.runs_of == {"w": {"day~2"}}
