@@ -40,16 +40,19 @@ SCHEDULER = (
     "_schedulable",
     "_serialize_task",
     "_upstream_status",
+    "add_scheduler_message_response",
     "add_task",
     "add_worker",
+    "announce_scheduling_failure",
     "dump",
     "fetch_error",
     "get_work",
     "load",
     "ping",
     "prune",
+    "set_task_status_message",
 )
-#: `luigi.scheduler.SimpleTaskState`, overridden by `BudgetState`.
+#: `luigi.scheduler.SimpleTaskState`, overridden by `WatchedTasks`.
 STATE = ("get_batcher", "inactivate_tasks", "inactivate_workers", "set_status")
 
 

@@ -14,6 +14,7 @@ import luigi.scheduler
 from luigi.task_status import DONE, FAILED, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.luigi_api import combined
+from luigi_spendguard.redaction import redacted
 from scheduler_patch.dispatch import READY, Gate, Verdict, blocked
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
@@ -22,6 +23,8 @@ from scheduler_patch.scheduler.state import Look, hand_out_as_before, is_due, wa
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
+#: What `add_task` is told for people.
+_SHOWN = ("expl", "tracking_url")
 #: Blocked tasks without a worker are kept for so long, in seconds, before Luigi may drop them.
 KEEP_BLOCKED_S = 7 * 86_400
 #: What belongs to the process that a scheduler is in.
@@ -83,6 +86,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         blocked = kwargs.pop("spendguard_blocked", None)
         root = kwargs.pop("spendguard_root", None)
         task_id, worker = kwargs.get("task_id"), kwargs.get("worker")
+        kwargs |= {name: redacted(kwargs[name]) for name in _SHOWN if kwargs.get(name)}
         if blocked and task_id is not None:
             self._take_back(task_id, worker, blocked)
             return None
@@ -222,6 +226,22 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 revoked = {"run_id": run_id, "task_ids": tasks}
                 reply["rpc_messages"].append({"name": "spendguard_revoke", "kwargs": revoked})
         return reply
+
+    # What a worker says for people: one without the plugin has taken no vault key out of it.
+
+    def set_task_status_message(self, task_id: str, status_message: Any) -> None:
+        """Show what a task says of itself, as Luigi does."""
+        super().set_task_status_message(task_id, redacted(status_message))
+
+    def add_scheduler_message_response(self, task_id: str, message_id: str, response: Any) -> None:
+        """Keep a task's answer until it is asked for, as Luigi does."""
+        super().add_scheduler_message_response(task_id, message_id, redacted(response))
+
+    def announce_scheduling_failure(
+        self, task_name: Any, family: Any, params: Any, expl: Any, owners: Any, **kwargs: Any
+    ) -> None:
+        """Tell the owners of a task that cannot be scheduled, as Luigi does."""
+        super().announce_scheduling_failure(task_name, family, params, redacted(expl), owners, **kwargs)
 
     # What Luigi's page and its workers are told.
 

@@ -70,3 +70,20 @@ def test_a_stock_luigid_is_named_as_what_it_is(tmp_path: Path) -> None:
         site.start("tests.support.stock_luigid")
         done = run(site, "luigi_spendguard.vault_key_task", "VaultKeyTask", "--run-id", "r")
         assert "keeps no budgets: run luigid-spendguard" in done.stderr
+
+
+def test_what_its_workers_tell_luigid_shows_no_key(site: Site) -> None:
+    """They redact nothing themselves; luigid shows to anybody what it is told, and saves it when it ends."""
+    run(site, "tests.support.keyed_pipeline", "Program")
+    key = kept(site)[1]["vault_key"]
+    (failed,) = (task for task in site.rpc("task_list", status="FAILED", upstream_status="").items())
+    task_id, shown = failed
+    assert shown["status_message"] == "uses [redacted]"
+    shown_error = site.rpc("fetch_error", task_id=task_id)["error"]
+    assert "raise SystemExit(3) [redacted]" in json.loads(shown_error)
+    assert key not in json.dumps([shown, shown_error])
+    assert site.luigid is not None
+    site.luigid.end()
+    state = Path(site.settings["scheduler"]["state_path"]).read_bytes()
+    assert task_id.encode() in state
+    assert key.encode() not in state

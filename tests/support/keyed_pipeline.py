@@ -9,6 +9,7 @@ from pathlib import Path
 
 import luigi
 import stripe
+from luigi.contrib.external_program import ExternalProgramTask
 
 from luigi_spendguard import VaultKeyTask
 
@@ -52,3 +53,17 @@ class Keyed(luigi.WrapperTask):
 
     def requires(self):
         return [Charged(self.run_id, f"cus_{n}", self.cap) for n in range(self.n)]
+
+
+class Program(ExternalProgramTask):
+    """Gives its key to a program that fails; Luigi's error then shows the whole command."""
+
+    def requires(self):
+        return VaultKeyTask(run_id="r")
+
+    def program_args(self):
+        with self.input().open() as file:
+            key = json.load(file)["vault_key"]
+        self.set_status_message(f"uses {key}")
+        self.set_tracking_url(f"https://status.example/?key={key}")
+        return [sys.executable, "-c", "raise SystemExit(3)", key]
