@@ -171,6 +171,14 @@ class GuardState:
             logger.warning("max_cost_usd of %s is not known yet: %s", task, error)
         return None
 
+    def vendors(self, task: Any) -> list[str]:
+        """Return the vendors that a task says it calls now."""
+        try:
+            return vendors_of(task)
+        except Exception as error:  # As for `max_cost`.
+            logger.warning("vendors of %s are not known yet: %s", task, error)
+        return []
+
     def open_run(self, root: RootTask) -> str | None:
         """Return the run_id of a root, opened when it has to be; None when that is not possible.
 
@@ -228,7 +236,7 @@ class GuardState:
         announced["announcing"] = True
         if self.handling_result and not self.reported and task.task_id != last_result:
             announced["yielded_by"] = last_result
-        vendors, cost = vendors_of(task), self.max_cost(task)
+        vendors, cost = self.vendors(task), self.max_cost(task)
         return (
             announced | ({"vendors": vendors} if vendors else {}) | ({"max_cost_usd": cost} if cost else {})
         )

@@ -77,6 +77,12 @@ def test_parallel_scheduling(site: Site) -> None:
     assert list(spent(site).values()) == ["6.00"]
 
 
+def test_vendors_that_are_known_late_keep_nothing_from_being_scheduled(site: Site) -> None:
+    code, out = site.luigi("LateVendors", module=SHAPES)
+    assert (code, charged(site)) == (0, {"whom": 1}), out
+    assert "vendors of LateVendors() are not known yet: " in out
+
+
 class TestAssistants:
     """An assistant has a root of its own, of another family; nothing of the owner's is ever its."""
 

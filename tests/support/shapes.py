@@ -254,6 +254,21 @@ class LateCost(VendorTask, Output):
         self.write()
 
 
+class LateVendors(VendorTask, Output):
+    """Knows whom it calls only when what it requires has run."""
+
+    @property
+    def vendors(self) -> tuple[str, ...]:
+        return (Plain("whom").output().open().read(),)
+
+    def requires(self) -> luigi.Task:
+        return Plain("whom")
+
+    def run(self) -> None:
+        charge("whom")
+        self.write()
+
+
 class Several(luigi.WrapperTask):
     """Requires one task of a family for each name."""
 
