@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import Micros
 
 #: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.
 REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros - overrun_micros)"
-_WITH_REMAINING = f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
+#: Budgets with what remains of them; a condition may follow.
+WITH_REMAINING = f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,21 @@ def journal(tx: Tx, entry: JournalEntry) -> None:
     )
 
 
+def was_made(tx: Tx, entry: JournalEntry) -> bool:
+    """Return whether a change was made before under its request id. Raises Conflict where another was."""
+    done = tx.one("SELECT * FROM journal WHERE request_id = ?", entry.request_id)
+    if done is None:
+        return False
+    if (done["kind"], done["run_id"], done["call_id"], done["note"]) != (
+        entry.kind,
+        entry.run_id,
+        entry.call_id,
+        entry.note,
+    ):
+        raise Conflict(f"request id {entry.request_id} was used for another change: make a new one")
+    return True
+
+
 def last_entry(tx: Tx) -> int:
     """Return the number of the journal's last entry: what is said later comes after it."""
     return int(tx.value("SELECT max(id) FROM journal") or 0)
@@ -64,10 +81,7 @@ def last_entry(tx: Tx) -> int:
 
 def run_budget(tx: Tx, run_id: str) -> Row:
     """Return the budget row of a run, with `remaining_micros`."""
-    row = tx.one(
-        f"{_WITH_REMAINING} WHERE scope = 'run' AND subject = ? AND part = ''",
-        run_id,
-    )
+    row = tx.one(f"{WITH_REMAINING} WHERE scope = 'run' AND subject = ? AND part = ''", run_id)
     assert row is not None, "a run is opened together with its budget"
     return row
 
@@ -141,6 +155,17 @@ def set_cap(tx: Tx, row: Row, cap: int, entry: JournalEntry = _SET_CAP) -> None:
     journal(tx, replace(entry, budget_id=row["id"], cap=cap + lent - row["cap_micros"]))
 
 
+def budgets_of(tx: Tx, call_id: str) -> list[int]:
+    """Return the ids of the budgets that a call's reservation is made in."""
+    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
+    return [int(link["budget_id"]) for link in linked]
+
+
+def cost_so_far(call: Row) -> int:
+    """Return what a call has cost so far, in micro-dollars."""
+    return int(call["settled_micros"] + call["corrected_micros"] + call["overrun_micros"])
+
+
 class _NoRoom(Exception):
     """Undoes the savepoint in which a budget had no room."""
 
@@ -165,7 +190,7 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
                     budget_id,
                 )
                 if not moved:
-                    budget = tx.one(f"{_WITH_REMAINING} WHERE id = ?", budget_id)
+                    budget = tx.one(f"{WITH_REMAINING} WHERE id = ?", budget_id)
                     if budget is None:  # Nothing is granted by a budget that is not there.
                         raise LookupError(f"budget {budget_id} is not in the ledger")
                     raise _NoRoom(budget)

@@ -154,5 +154,5 @@ def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
         call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask
     )
     decision = Decision("denied", "ledger_unavailable", "voided before it was reserved")
-    row = record(tx, scope, unknown, Identity(None, 0, None, 0), tx.now(), decision)
+    row = record(tx, scope, unknown, Identity(), tx.now(), decision)
     move_money(tx, row, JournalEntry("void", note="tombstone"))

@@ -118,6 +118,10 @@ _OF_TASKS = (
 )
 
 
+#: How often a task (of `{0}`) has completed.
+COMPLETIONS = "coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
+
+
 def completions(tx: Tx, task_id: str) -> int:
     """Return how often a task has completed."""
     return int(tx.value("SELECT completions FROM task WHERE task_id = ?", task_id) or 0)
@@ -132,7 +136,7 @@ def _max_cost(tx: Tx, request: NewClaim) -> Micros | None:
     if request.single is None:
         return request.max_cost
     tasks = request.members or (request.task_id,)
-    allowed = Micros(sum(max(request.single, approved(tx, request.run_id, task) or 0) for task in tasks))
+    allowed = without_approval(tx, request.run_id, tasks, request.single)
     if request.max_cost is None or request.max_cost <= allowed:
         return allowed if request.max_cost is None else request.max_cost
     advice = f"`spendguard approve {request.run_id} --task TASK_ID --cost USD` lets it pass"
@@ -166,10 +170,10 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     return json.dumps([row["task_id"] for row in rows]) if rows else ""
 
 
-def approved(tx: Tx, run_id: str, task_id: str = "") -> int | None:
-    """Return the amount that an operator let pass for a run, or for one of its tasks."""
-    value = tx.value("SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ?", run_id, task_id)
-    return None if value is None else int(value)
+def without_approval(tx: Tx, run_id: str, tasks: Sequence[str], single: Micros) -> Micros:
+    """Return what tasks may spend together: each `single`, or what an operator has let pass for it."""
+    sql = "SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ?"
+    return Micros(sum(max(single, tx.value(sql, run_id, task) or 0) for task in tasks))
 
 
 def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
@@ -244,7 +248,7 @@ def unfinished(tx: Tx, name: str, run_id: str | None = None) -> list[str]:
     """Return the tasks of a run to be closed, members of batches too, that are not known to be complete."""
     row = _to_close(tx, name, run_id)
     attempts = [] if row is None else _unfinished(tx, row["run_id"])
-    return sorted({task_id for each in attempts for task_id in _tasks_of(each)})
+    return sorted({task_id for each in attempts for task_id in tasks_of(each)})
 
 
 def _last_run(tx: Tx, name: str, run_id: str | None) -> Row | None:
@@ -262,7 +266,8 @@ def _to_close(tx: Tx, name: str, run_id: str | None) -> Row | None:
     return row if row and row["by_task_id"] and row["state"] in ("active", "frozen") else None
 
 
-def _tasks_of(claimed: Row) -> list[str]:
+def tasks_of(claimed: Row) -> list[str]:
+    """Return the tasks of an attempt: a batch's members, or the one that it is of."""
     return json.loads(claimed["members"]) or [claimed["task_id"]]
 
 
@@ -304,7 +309,7 @@ def close_run(
         row["run_id"],
     )
     for each in _unfinished(tx, row["run_id"]):
-        tasks = _tasks_of(each)
+        tasks = tasks_of(each)
         complete = [t for t in tasks if t in done or (t in unknown and each["outcome"] == "returned")]
         for task_id in complete:
             if _is_last(tx, each, task_id):

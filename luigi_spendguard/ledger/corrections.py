@@ -11,12 +11,46 @@ import json
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import JournalEntry, journal, move_money, take_money
+from luigi_spendguard.ledger.budgets import (
+    JournalEntry,
+    budgets_of,
+    cost_so_far,
+    journal,
+    move_money,
+    take_money,
+    was_made,
+)
 from luigi_spendguard.ledger.calls import uses_up
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx
 from luigi_spendguard.ledger.objects import find_object, forget_objects, restate_object
+from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.money import Micros, format_usd, with_fees
 from luigi_spendguard.vendors import FollowedUp
+
+_MINUTE = 60_000
+#: Milliseconds after which a price is asked for: again and again, then it is given up.
+BACK_OFF_MS = (
+    2_000,
+    10_000,
+    30_000,
+    2 * _MINUTE,
+    10 * _MINUTE,
+    30 * _MINUTE,
+    60 * _MINUTE,
+    3 * 60 * _MINUTE,
+    6 * 60 * _MINUTE,
+    12 * 60 * _MINUTE,
+    24 * 60 * _MINUTE,
+    24 * 60 * _MINUTE,
+)
+#: The most characters of a run's remark: a denial, and the reply to who opens it, have room for it.
+MAX_REMARK = 1000
+#: Whoever was told to ask has so long to do it, in milliseconds.
+LEASE_MS = 60_000
+
+_LONGEST = " ".join(f"WHEN {tries} THEN {max(ms, LEASE_MS)}" for tries, ms in enumerate(BACK_OFF_MS))
+#: A price is to be asked for: it is due, or was put off at a time that has not come yet.
+_DUE = f"(due_at <= {NOW} OR due_at > {NOW} + {SKEW_MS} + CASE tries {_LONGEST} ELSE {BACK_OFF_MS[-1]} END)"
 
 
 @dataclass(frozen=True)
@@ -58,10 +92,8 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     if row is None:
         raise NotFound(f"there is no call {call_id}: `spendguard calls` lists them")
-    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
-    if done is not None:
-        if (done["call_id"], done["note"]) != (call_id, str(resolution)):
-            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+    entry = JournalEntry("operator", row["run_id"], call_id, request_id=request_id, note=str(resolution))
+    if was_made(tx, entry):
         return row
     _check(tx, row, resolution)
     total = resolution.spent or Micros(0)
@@ -88,11 +120,10 @@ def resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Ro
         note,
         call_id,
     )
-    entry = JournalEntry("operator", row["run_id"], call_id, request_id=request_id, note=str(resolution))
     journal(tx, entry)
-    done_row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
-    assert done_row is not None
-    return done_row
+    resolved = tx.one("SELECT * FROM call WHERE id = ?", call_id)
+    assert resolved is not None
+    return resolved
 
 
 def _check(tx: Tx, row: Row, resolution: Resolution) -> None:
@@ -157,7 +188,7 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
         row["id"],
     )
     if overrun > 0:
-        tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", row["run_id"])
+        freeze(tx, row["run_id"])
     elif overrun < 0:
         tx.run(
             "UPDATE run SET state = 'active' WHERE run_id = ?1 AND state = 'frozen' AND NOT (SELECT"
@@ -168,38 +199,10 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
 
 def _take_again(tx: Tx, row: Row, amount: int) -> bool:
     """Reserve `amount` once more in all budgets of a call, or change nothing."""
-    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", row["id"])
-    if take_money(tx, [int(link["budget_id"]) for link in linked], Micros(amount)) is not None:
+    if take_money(tx, budgets_of(tx, row["id"]), Micros(amount)) is not None:
         return False
     journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
     return True
-
-
-#: Milliseconds after which a price is asked for: again and again, then it is given up.
-_MINUTE = 60_000
-BACK_OFF_MS = (
-    2_000,
-    10_000,
-    30_000,
-    2 * _MINUTE,
-    10 * _MINUTE,
-    30 * _MINUTE,
-    60 * _MINUTE,
-    3 * 60 * _MINUTE,
-    6 * 60 * _MINUTE,
-    12 * 60 * _MINUTE,
-    24 * 60 * _MINUTE,
-    24 * 60 * _MINUTE,
-)
-#: The most characters of a run's remark: a denial, and the reply to who opens it, have room for it.
-MAX_REMARK = 1000
-#: Whoever was told to ask has so long to do it, in milliseconds.
-LEASE_MS = 60_000
-
-
-#: A price is to be asked for: it is due, or was put off at a time that has not come yet.
-_LONGEST = " ".join(f"WHEN {tries} THEN {max(ms, LEASE_MS)}" for tries, ms in enumerate(BACK_OFF_MS))
-_DUE = f"(due_at <= {NOW} OR due_at > {NOW} + {SKEW_MS} + CASE tries {_LONGEST} ELSE {BACK_OFF_MS[-1]} END)"
 
 
 def await_price(tx: Tx, row: Row, object_id: str, fees: int) -> None:
@@ -253,8 +256,7 @@ def correct(tx: Tx, call_id: str, price: FollowedUp, *, relayed_too: bool = True
     if price.total_micros is not None:
         _book(tx, row, waiting, price.total_micros, price)
     elif given_up:
-        cost = format_usd(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
-        note = f"{price.note or 'the vendor has named no price'}: {cost} stays"
+        note = f"{price.note or 'the vendor has named no price'}: {format_usd(cost_so_far(row))} stays"
         journal(tx, JournalEntry("correct", run_id=row["run_id"], call_id=call_id, note=note))
     elif price.problem:
         _note_problem(tx, row, price.problem)

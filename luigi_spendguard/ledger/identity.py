@@ -11,6 +11,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 
+from luigi_spendguard.ledger.claims import COMPLETIONS, completions
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.protocol import ReserveRequest
 
@@ -32,10 +33,10 @@ class Identity:
 
     """
 
-    base: str | None
-    ordinal: int
-    key_id: str | None
-    epoch: int
+    base: str | None = None
+    ordinal: int = 0
+    key_id: str | None = None
+    epoch: int = 0
     before: tuple[str, ...] = ()
     keys_before: tuple[str, ...] = ()
 
@@ -78,17 +79,17 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     if not task_id:
         # Without a key each call is a new one.
         if ask.read or not ask.key:
-            return Identity(None, 0, None, 0)
+            return Identity()
         older = tuple(wire_digest(ask, claim["run_id"], formula) for formula in _OLDER)
-        return Identity(None, 0, wire_digest(ask, claim["run_id"]), 0, keys_before=older)
-    epoch = int(tx.value("SELECT completions FROM task WHERE task_id = ?", task_id) or 0)
+        return Identity(key_id=wire_digest(ask, claim["run_id"]), keys_before=older)
+    epoch = completions(tx, task_id)
     if ask.read:
-        return Identity(None, 0, None, epoch)
+        return Identity(epoch=epoch)
     key = ask.key or ""
     key_id = key_digest(ask, key) if key else None
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
-        return Identity(None, 0, key_id, epoch, keys_before=keys_before)
+        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before)
     base = call_digest(ask, task_id)
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered.split() for f in (*_OLDER, FORMULA)}
     held = {
@@ -120,7 +121,7 @@ def mates_of(claim: Row) -> list[str]:
 
 
 #: A task (of `{0}`) has not completed since.
-_SINCE = "{0}.epoch = coalesce((SELECT completions FROM task WHERE task.task_id = {0}.task_id), 0)"
+_SINCE = f"{{0}}.epoch = {COMPLETIONS}"
 #: Calls that count as earlier ones: of this run, of a task that has not completed since (nor, of a batch, all
 #: of its members), or made after this run was opened: by the journal's order, for clocks are set back.
 _EARLIER = (

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.errors import NotFound
-from luigi_spendguard.ledger.budgets import REMAINING, JournalEntry, journal, key_budgets
+from luigi_spendguard.ledger.budgets import WITH_REMAINING, JournalEntry, journal, key_budgets
 from luigi_spendguard.ledger.calls import ReservationDenied, Scope
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
@@ -127,8 +127,12 @@ def key_row(tx: Tx, key_id: str) -> Row:
     """Return a key by its id. Raises NotFound."""
     row = tx.one(f"{_KEYS} WHERE claim.id = ?", key_id)
     if row is None:
-        raise NotFound("there is no such vault key: `spendguard keys` lists them")
+        raise _no_key()
     return row
+
+
+def _no_key() -> NotFound:
+    return NotFound("there is no such vault key: `spendguard keys` lists them")
 
 
 def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
@@ -169,8 +173,7 @@ def show_key(tx: Tx, row: Row) -> dict[str, Any]:
 
 def _budget(tx: Tx, row: Row, scope: str) -> Row | None:
     return tx.one(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
-        " WHERE scope = ? AND subject = ? AND part LIKE ? ORDER BY id DESC LIMIT 1",
+        f"{WITH_REMAINING} WHERE scope = ? AND subject = ? AND part LIKE ? ORDER BY id DESC LIMIT 1",
         scope,
         row["run_id"],
         f"{row['budget']}%",
@@ -183,7 +186,7 @@ def revoke_key(tx: Tx, id_or_key: str) -> Row:
         "SELECT id, run_id, state FROM claim WHERE id = ? OR key_hash = ?", id_or_key, key_hash(id_or_key)
     )
     if row is None:
-        raise NotFound("there is no such vault key: `spendguard keys` lists them")
+        raise _no_key()
     if row["state"] == "open":
         tx.run(f"UPDATE claim SET state = 'revoked', ended_at = {NOW} WHERE id = ?", row["id"])
         journal(tx, JournalEntry("revoke", run_id=row["run_id"], note=row["id"]))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from luigi_spendguard.ledger.budgets import cost_so_far
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
@@ -125,7 +126,7 @@ def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None
     """Let a call's object count for `total` micro-dollars instead of what was known of the call before."""
     if object_id is None:
         return
-    before = call["settled_micros"] + call["corrected_micros"] + call["overrun_micros"]
+    before = cost_so_far(call)
     if call["state"] == "in_doubt":
         before = call["reserved_micros"] if call["object_id"] is not None else 0
     if not _recount(tx, call, object_id, before, total) and call["object_id"] is None:

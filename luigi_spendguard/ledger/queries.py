@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger import corrections
-from luigi_spendguard.ledger.budgets import REMAINING
+from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
+from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
 
 #: Runs with what the API shows of them; a condition may follow.
@@ -40,7 +40,7 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
     """Return one run as the API shows it. Raises NotFound."""
     row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
-        raise _no_run(run_id)
+        raise no_run(run_id)
     shown = show_run(row)
     shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
@@ -54,19 +54,13 @@ def run(tx: Tx, run_id: str) -> dict[str, Any]:
 def check_run(tx: Tx, run_id: str) -> None:
     """Raise NotFound for a run that was never opened here."""
     if not tx.value("SELECT 1 FROM run WHERE run_id = ?", run_id):
-        raise _no_run(run_id)
-
-
-def _no_run(run_id: str) -> NotFound:
-    return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+        raise no_run(run_id)
 
 
 def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
     """Return what all runs have spent today (UTC) against `daily_cap_usd`; amounts are null without one."""
     today = str(tx.value(f"SELECT {TODAY}"))
-    row = tx.one(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope = 'day' AND part = ?", today
-    )
+    row = tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = ?", today)
     if row is None:
         row = {"spent_micros": 0, "reserved_micros": 0, "overrun_micros": 0, "remaining_micros": cap or 0}
     names = ("spent", "reserved", "overrun", "remaining")
@@ -77,8 +71,7 @@ def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
 def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
     """Return the budgets inside a run, tasks' own ones excepted."""
     return tx.all(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
-        " WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part",
+        f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part",
         run_id,
     )
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
+    budgets_of,
     day_budget,
     journal,
     keep_budget,
@@ -21,7 +22,7 @@ from luigi_spendguard.ledger.budgets import (
     take_money,
 )
 from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
-from luigi_spendguard.ledger.claims import approved, hold
+from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
@@ -63,7 +64,7 @@ def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
         denied = refused.denied
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
             decision = Decision("denied", denied.reason, denied.message)
-            record(tx, scope, ask, Identity(None, 0, None, 0), now, decision)
+            record(tx, scope, ask, Identity(), now, decision)
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
         return ReserveReply(
@@ -239,8 +240,7 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
 
 def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     """Take the money from every budget of a call; in shadow mode also what none of them has."""
-    linked = tx.all("SELECT budget_id FROM call_budget WHERE call_id = ?", call_id)
-    budgets = [int(link["budget_id"]) for link in linked]
+    budgets = budgets_of(tx, call_id)
     full = take_money(tx, budgets, amount)
     if full is None:
         return
@@ -269,8 +269,7 @@ def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
     )
     if single is None or own is None:
         return
-    tasks = json.loads(scope.claim["members"]) or [task_id]
-    allowed = Micros(sum(max(single, approved(tx, run_id, task) or 0) for task in tasks))
+    allowed = without_approval(tx, run_id, tasks_of(scope.claim), single)
     wanted = Micros(own["counted"] + amount)
     if wanted > allowed:
         raise ReservationDenied(

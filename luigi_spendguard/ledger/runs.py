@@ -1,4 +1,4 @@
-"""Runs: opening, closing, revoking, topping up, forecasts and approvals.
+"""Runs: opening, freezing, revoking, topping up, forecasts and approvals; `claims` closes them.
 
 Each function is one operation inside a transaction and idempotent by what the caller names.
 """
@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.budgets import (
     open_budget,
     run_budget,
     set_cap,
+    was_made,
 )
 from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
@@ -75,7 +76,7 @@ def run_row(tx: Tx, run_id: str) -> Row:
     """Return a run with its budget's totals. Raises NotFound."""
     row = tx.one("SELECT * FROM run WHERE run_id = ?", run_id)
     if row is None:
-        raise NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+        raise no_run(run_id)
     budget = run_budget(tx, run_id)
     row["budget_id"] = budget["id"]
     for column in ("cap", "spent", "reserved", "overrun", "shadow", "remaining"):
@@ -84,6 +85,16 @@ def run_row(tx: Tx, run_id: str) -> Row:
         "SELECT amount_micros FROM approval WHERE run_id = ? AND task_id = ''", run_id
     )
     return row
+
+
+def no_run(run_id: str) -> NotFound:
+    """Return the error of a run that was never opened here."""
+    return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+
+
+def freeze(tx: Tx, run_id: str) -> None:
+    """Let an active run pay for nothing new: a vendor has billed more than was reserved."""
+    tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", run_id)
 
 
 def revoked(run_id: str, by_task_id: bool) -> KeyRevoked:
@@ -141,10 +152,8 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     Raises NotFound, Conflict (revoked, ended, too much, or the request id was used otherwise).
     """
     row = run_row(tx, run_id)
-    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
-    if done is not None:
-        if (done["kind"], done["run_id"], done["note"]) != ("top_up", run_id, str(amount)):
-            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+    entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=str(amount))
+    if was_made(tx, entry):
         return row
     if row["state"] == "revoked":
         raise Conflict(f"run {run_id} is revoked for good and cannot be topped up")
@@ -157,7 +166,6 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
         )
     budget = run_budget(tx, run_id)
     own = budget["cap_micros"] - budget["shadow_micros"]
-    entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=str(amount))
     set_cap(tx, budget, own + amount, entry)
     for key_budget in _budgets_of_keys(tx, run_id):
         own = key_budget["cap_micros"] - key_budget["shadow_micros"]
@@ -213,10 +221,8 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
     """
     row = run_row(tx, run_id)
     note = f"{task_id} {amount}" + (f" {unknown}" if unknown else "")
-    done = tx.one("SELECT * FROM journal WHERE request_id = ?", request_id)
-    if done is not None:
-        if (done["kind"], done["run_id"], done["note"]) != ("approve", run_id, note):
-            raise Conflict(f"request id {request_id} was used for another change: make a new one")
+    entry = JournalEntry("approve", run_id=run_id, request_id=request_id, note=note)
+    if was_made(tx, entry):
         return row
     if row["state"] in ("revoked", "ended"):
         raise Conflict(f"run {run_id} is {row['state']}: there is nothing to approve")
@@ -245,5 +251,5 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
             run_id,
             task_id,
         )
-    journal(tx, JournalEntry("approve", run_id=run_id, request_id=request_id, note=note))
+    journal(tx, entry)
     return run_row(tx, run_id)

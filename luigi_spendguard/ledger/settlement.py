@@ -1,4 +1,4 @@
-"""Ends of a reservation: settle, void, doubt, correct. Each ends it once; repeating is harmless."""
+"""Ends of a reservation: settle, void, doubt. Each ends it once; repeating is harmless."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import JournalEntry, move_money, put_in_doubt
+from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, move_money, put_in_doubt
 from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
@@ -22,6 +22,7 @@ from luigi_spendguard.ledger.objects import (
     settle_object,
     uncontested,
 )
+from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.protocol import EndRequest
 
 
@@ -72,7 +73,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
     late = last_resolution(tx, row["id"]) is not None and row["state"] == "settled"
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
-        own = _cost_so_far(row) if late else row["reserved_micros"]
+        own = cost_so_far(row) if late else row["reserved_micros"]
         before = max(0, before - own) if row["object_id"] or object_id is None else before
         covers = message.covers if object_id is not None and message.total_micros is not None else ""
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
@@ -175,18 +176,14 @@ def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
         entry = JournalEntry("settle", spent=spent, reserved=reserved, overrun=overrun, note=note)
         move_money(tx, row, entry)
     if overrun:
-        _freeze(tx, row)
+        freeze(tx, row["run_id"])
 
 
 def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
     move_money(tx, row, JournalEntry("overrun", overrun=amount, note=note))
     tx.run("UPDATE call SET overrun_micros = overrun_micros + ? WHERE id = ?", amount, row["id"])
     if amount:
-        _freeze(tx, row)
-
-
-def _freeze(tx: Tx, row: Row) -> None:
-    tx.run("UPDATE run SET state = 'frozen' WHERE run_id = ? AND state = 'active'", row["run_id"])
+        freeze(tx, row["run_id"])
 
 
 def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
@@ -199,14 +196,9 @@ def _correct(tx: Tx, row: Row, change: int, note: str) -> None:
         _overrun(tx, row, change, note)
 
 
-def _cost_so_far(row: Row) -> int:
-    """Return what a call has cost so far, in micro-dollars."""
-    return int(row["settled_micros"] + row["corrected_micros"] + row["overrun_micros"])
-
-
 def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
     if object_id is None:
-        return _cost_so_far(row)
+        return cost_so_far(row)
     return counted_for(tx, row["vendor"], row["account"], [object_id])
 
 
@@ -280,21 +272,16 @@ def _void(tx: Tx, row: Row, message: EndRequest) -> None:
         if row["state"] == "pending":
             put_in_doubt(tx, row, message.note, message.status)
         return
-    _release(tx, row, "void", message.note, message.status)
-    if message.definite or uses_up(message.status):
-        tx.run("UPDATE call SET tries = tries + 1 WHERE id = ?", row["id"])
-
-
-def _release(tx: Tx, row: Row, kind: str, note: str, status: int) -> None:
-    """Return the whole reservation."""
-    move_money(tx, row, JournalEntry(kind, reserved=-row["reserved_micros"], note=note))
+    move_money(tx, row, JournalEntry("void", reserved=-row["reserved_micros"], note=message.note))
     release_object(tx, row)
     tx.run(
         f"UPDATE call SET state = 'voided', status = ?, message = ?, ended_at = {NOW} WHERE id = ?",
-        status,
-        note,
+        message.status,
+        message.note,
         row["id"],
     )
+    if message.definite or uses_up(message.status):
+        tx.run("UPDATE call SET tries = tries + 1 WHERE id = ?", row["id"])
 
 
 def sweep(tx: Tx) -> list[str]:

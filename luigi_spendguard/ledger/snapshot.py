@@ -11,7 +11,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luigi_spendguard.ledger.budgets import REMAINING, keep_budget, last_entry, run_budget
+from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, keep_budget, last_entry, run_budget
+from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.settings.policy import Caps
 
@@ -61,11 +62,7 @@ def of_run(tx: Tx, run_id: str) -> Figures:
     """Return a run with all its budgets but its tasks' own. Raises NotFound."""
     row = tx.one(f"{RUN} WHERE run.run_id = ?", run_id)
     assert row is not None, "the caller has found the run"
-    budgets = tx.all(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
-        " WHERE subject = ? AND scope IN ('run','family','vendor')",
-        run_id,
-    )
+    budgets = tx.all(f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('run','family','vendor')", run_id)
     approved = tx.all("SELECT * FROM approval WHERE run_id = ? AND task_id <> ''", run_id)
     approvals = {row["task_id"]: row["amount_micros"] for row in approved}
     return Figures(row, budgets, last_entry(tx), approvals)
@@ -106,9 +103,6 @@ def averages(tx: Tx) -> dict[str, int]:
     return {row["family"]: -(-row["total"] // row["number"]) for row in rows}
 
 
-_COMPLETIONS = "coalesce((SELECT completions FROM task WHERE task.task_id = {}.task_id), 0)"
-
-
 def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
     """Return the tasks, and the members of batches, that have paid and not completed since.
 
@@ -119,10 +113,10 @@ def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
         "WITH paying AS (SELECT task_id, claim_id, epoch FROM call WHERE (?1 IS NULL OR id IN"
         " (SELECT value FROM json_each(?1))) AND verdict = 'allowed'"
         f" AND asked_micros > 0 AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})"
-        f" SELECT task_id FROM paying WHERE task_id <> '' AND epoch = {_COMPLETIONS.format('paying')}"
+        f" SELECT task_id FROM paying WHERE task_id <> '' AND epoch = {COMPLETIONS.format('paying')}"
         " UNION SELECT member.task_id FROM paying JOIN claim ON claim.id = paying.claim_id,"
         " json_each(claim.members) AS each JOIN member ON member.task_id = each.value"
-        f" AND member.claim_id = claim.id AND member.epoch = {_COMPLETIONS.format('member')}",
+        f" AND member.claim_id = claim.id AND member.epoch = {COMPLETIONS.format('member')}",
         None if call_ids is None else json.dumps(list(call_ids)),
     )
     return [row["task_id"] for row in rows]
@@ -169,7 +163,7 @@ def changes(tx: Tx, since: int) -> Changes:
     if seen <= since:
         return Changes(seen, day=today(tx))
     budgets = tx.all(
-        f"{_FRESH} SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope <> 'day' AND id IN"
+        f"{_FRESH} {WITH_REMAINING} WHERE scope <> 'day' AND id IN"
         " (SELECT budget_id FROM fresh UNION SELECT call_budget.budget_id FROM fresh"
         " JOIN call_budget ON call_budget.call_id = fresh.call_id WHERE fresh.budget_id IS NULL)",
         since,
@@ -264,9 +258,7 @@ def _together(rows: list[Row], budgets: list[Row], approvals: list[Row], seen: i
 
 def today(tx: Tx) -> Row | None:
     """Return today's budget of all runs, None where nothing was taken from it yet."""
-    return tx.one(
-        f"SELECT *, {REMAINING} AS remaining_micros FROM budget WHERE scope = 'day' AND part = {TODAY}"
-    )
+    return tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = {TODAY}")
 
 
 def follow(tx: Tx, caps: Caps) -> None:
