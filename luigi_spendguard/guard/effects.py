@@ -27,7 +27,7 @@ class Call:
     #: The guard's own, to price another call or to take back what a declined one has left open.
     look_up: bool = False
     look_up_for: str = ""
-    #: As `ReserveRequest`'s.
+    #: As `ReserveRequest`'s, blank between, as a header has them.
     unanswered: str = ""
     #: As the `ReserveReply`'s that granted it.
     entry: int = 0
@@ -50,7 +50,7 @@ class Late(NotSent):
 
 @dataclass(frozen=True)
 class Reserve:
-    """Ask the ledger. Sent back: an `ReserveReply`; thrown in: LedgerUnavailable."""
+    """Ask the ledger. Sent back: a `ReserveReply`; thrown in: LedgerUnavailable."""
 
     ask: ReserveRequest
 

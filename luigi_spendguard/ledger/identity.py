@@ -91,7 +91,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
         return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before)
     base = call_digest(ask, task_id)
-    unanswered = {key_digest(ask, one, f) for one in ask.unanswered.split() for f in (*_OLDER, FORMULA)}
+    unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     held = {
         row["ordinal"]
         for row in tx.all(
@@ -105,7 +105,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
     mates = mates_of(claim) if ask.target is not None else []
     before = [call_digest(ask, task_id, formula) for formula in _OLDER]
-    named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before.split()]
+    named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
     before += [call_digest(one, task_id, formula) for one in named for formula in (*_OLDER, FORMULA)]
     before += [call_digest(ask, mate, formula) for mate in mates for formula in (*_OLDER, FORMULA)]
     return Identity(base, ordinal, key_id, epoch, tuple(before), keys_before)

@@ -255,7 +255,7 @@ def check_operation(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
 def _check_accounts(allowed: list[str], ask: ReserveRequest) -> None:
     if not allowed:
         return
-    named = ask.accounts.split()
+    named = ask.accounts
     if not named or not set(named) <= set(allowed):
         shown = ", ".join(named) or "no connected account that it goes to"
         raise ReservationDenied(
@@ -277,7 +277,7 @@ def _customers(tx: Tx, ask: ReserveRequest) -> tuple[set[str], bool]:
     """
     known = object_of(tx, ask)
     own = set() if known is None else set(known["customer"].split())
-    customers = {*ask.customer.split(), *own}
+    customers = {*ask.customer, *own}
     return customers, bool(own or (customers and not ask.owner_unknown))
 
 

@@ -34,14 +34,14 @@ def counted_for(tx: Tx, vendor: str, account: str, object_ids: Iterable[str]) ->
     return sum(row["counted_micros"] for row in known if row is not None)
 
 
-def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: int) -> list[str]:
-    """Return those of some objects (blank between) on which no call is under way, or in doubt.
+def uncontested(tx: Tx, vendor: str, account: str, object_ids: Iterable[str], *, relayed: int) -> list[str]:
+    """Return those of some objects on which no call is under way, or in doubt.
 
     What such a call has done is not known: its object goes on counting for itself, whatever covers it.
     """
     return [
         object_id
-        for object_id in sorted(set(object_ids.split()))
+        for object_id in sorted(set(object_ids))
         if not tx.value(
             f"SELECT 1 FROM call WHERE {_ONE} AND state IN ('pending','in_doubt') AND relayed = ? LIMIT 1",
             vendor,
@@ -52,17 +52,17 @@ def uncontested(tx: Tx, vendor: str, account: str, object_ids: str, *, relayed: 
     ]
 
 
-def is_gateways(tx: Tx, vendor: str, account: str, object_ids: str) -> bool:
-    """Return whether a gateway has said what one of these objects (separated by spaces) counts for."""
+def is_gateways(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> bool:
+    """Return whether a gateway has said what one of these objects counts for; None is none."""
     return any(
         tx.value(f"SELECT 1 FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 1)
-        for object_id in object_ids.split()
+        for object_id in object_ids
     )
 
 
-def adopt(tx: Tx, vendor: str, account: str, object_ids: str) -> None:
+def adopt(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> None:
     """Forget what workers have said of these objects: a gateway looks at them itself."""
-    for object_id in object_ids.split():
+    for object_id in object_ids:
         tx.run(f"DELETE FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 0)
 
 
@@ -97,7 +97,7 @@ def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int, total: i
         ask.object_id,
         amount,
         max(amount, total),
-        "" if ask.owner_unknown else ask.customer,
+        "" if ask.owner_unknown else " ".join(ask.customer),
         known="UPDATE SET counted_micros = counted_micros + ?6",
     )
 
@@ -114,7 +114,7 @@ def settle_object(tx: Tx, call: Row, object_id: str, message: EndRequest, counte
     if message.total_micros is not None:
         known += ", worth_micros = ?7"
     worth = max(counted, message.worth_micros)
-    _keep(tx, call, object_id, counted, worth, message.customer, known=known)
+    _keep(tx, call, object_id, counted, worth, " ".join(message.customer), known=known)
 
 
 def keep_part(tx: Tx, call: Row, object_id: str, micros: int) -> None:

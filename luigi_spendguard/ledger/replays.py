@@ -187,7 +187,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     others = (row["vendor"], row["account"], row["id"])
     free = [
         object_id
-        for object_id in ask.executed.split()
+        for object_id in ask.executed
         if not tx.value(
             "SELECT 1 FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id = ?",
             *others,

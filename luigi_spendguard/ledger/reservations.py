@@ -177,11 +177,12 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
 
 def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
     """Keep what a gateway knows of an object, and what workers say of it, apart."""
-    named = f"{ask.object_id or ''} {ask.covers}"
+    named = [ask.object_id, *ask.covers]
     if scope.relayed:
         adopt(tx, ask.vendor, ask.account, named)
     elif not ask.read and is_gateways(tx, ask.vendor, ask.account, named):
-        raise ReservationDenied("scope", f"{named.strip()} was paid through a gateway: go on with it there")
+        objects = " ".join(filter(None, named))
+        raise ReservationDenied("scope", f"{objects} was paid through a gateway: go on with it there")
 
 
 def _link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:

@@ -58,12 +58,12 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
 
 def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row, EndRequest]:
     """Return what is to be applied: a worker's word about an object that a gateway knows is left out."""
-    named = " ".join([message.object_id or "", message.covers, *message.opened])
+    named = [message.object_id, *message.covers, *message.opened]
     if scope.relayed:
         adopt(tx, row["vendor"], row["account"], named)
-    elif is_gateways(tx, row["vendor"], row["account"], f"{named} {row['object_id'] or ''}"):
+    elif is_gateways(tx, row["vendor"], row["account"], [*named, row["object_id"]]):
         row = {**row, "object_id": None}
-        message = replace(message, object_id=None, covers="", only_less=False, opened={})
+        message = replace(message, object_id=None, covers=(), only_less=False, opened={})
     return row, message
 
 
@@ -75,7 +75,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
         # The object may count for other calls, too: `before` is without this one.
         own = cost_so_far(row) if late else row["reserved_micros"]
         before = max(0, before - own) if row["object_id"] or object_id is None else before
-        covers = message.covers if object_id is not None and message.total_micros is not None else ""
+        covers = message.covers if object_id is not None and message.total_micros is not None else ()
         covered = uncontested(tx, row["vendor"], row["account"], covers, relayed=row["relayed"])
         beside = counted_for(tx, row["vendor"], row["account"], covered)
         apart = 0 if late else _counted_then(row, beside)

@@ -36,10 +36,10 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
     A call with a key of its caller's own is what that says. Raises ReservationDenied
     (`idempotency_mismatch`).
     """
-    targets = ask.targets.split()
+    targets = ask.targets
     if not targets or identity.base is None:
         return
-    untold = [key_digest(ask, key) for key in ask.unanswered.split()]
+    untold = [key_digest(ask, key) for key in ask.unanswered]
     paid = tx.one(
         _REACHED,
         json.dumps(targets),
@@ -70,7 +70,7 @@ def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
         tx.run(
             "INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
             call_id,
-            json.dumps(ask.targets.split()),
+            json.dumps(ask.targets),
         )
 
 

@@ -76,8 +76,8 @@ def _objects(ask: ReserveRequest) -> Iterator[tuple[str, bool]]:
     """Yield the objects of a call, and whether it has each for itself."""
     if ask.read:
         return
-    alone = set(ask.acts_on.split())
-    for object_id in sorted(alone | set(ask.priced_by.split())):
+    alone = set(ask.acts_on)
+    for object_id in sorted(alone.union(ask.priced_by)):
         yield object_id, object_id in alone
 
 

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.protocol import messages
-from luigi_spendguard.protocol.messages import Amount, BadMessage, Message
+from luigi_spendguard.protocol.messages import Amount, BadMessage, Message, Words
 from luigi_spendguard.redaction import redact_url
 
 #: A grant may be used for this long, counted by the sender from the moment it asked.
@@ -66,8 +66,8 @@ VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" fo
 
 
 _Body = Annotated[str, messages.plain_text(MAX_BODY)]
-_Unanswered = Annotated[str, messages.plain_text(MAX_UNANSWERED)]
-_Targets = Annotated[str, messages.plain_text(MAX_TARGETS * (TARGET_DIGITS + 1))]
+_Unanswered = Annotated[tuple[str, ...], messages.plain_words(MAX_UNANSWERED)]
+_Targets = Annotated[tuple[str, ...], messages.plain_words(MAX_TARGETS * (TARGET_DIGITS + 1))]
 _CallId = Annotated[str, messages.plain_text(messages.MAX_TEXT, empty=False)]
 _Number = Annotated[int, messages.plain_number(1, 1_000_000)]
 #: A longer time-out would leave a call pending for days.
@@ -77,11 +77,16 @@ _Denial = Annotated[str, messages.plain_choice(DENIAL_STATUS)]
 
 
 def redact(message: Message, but: tuple[str, ...]) -> None:
-    """Redact every text of a message that has just been made, `but` those and its caller's key."""
+    """Redact every text of a message that has just been made, `but` those and its caller's key.
+
+    Names in a list have no blanks in them, as they have none in JSON.
+    """
     for each in dataclasses.fields(message):  # type: ignore[arg-type]  # every one is
-        text = getattr(message, each.name)
-        if isinstance(text, str) and each.name not in (*but, "key"):
-            object.__setattr__(message, each.name, redact_url(text))
+        value = getattr(message, each.name)
+        if isinstance(value, str) and each.name not in (*but, "key"):
+            object.__setattr__(message, each.name, redact_url(value))
+        elif isinstance(value, tuple):
+            object.__setattr__(message, each.name, tuple(redact_url(" ".join(value)).split()))
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ class ReserveRequest(Message):
         call_id: made by the sender, one for each logical call.
         ask: 1 for the first request, one more for each later one (the SDK's own retries).
         target: who pays or receives, or the object acted on; None when nothing names one.
-        targets_before: what an earlier version named as its target (blank between, `-` for nothing).
+        targets_before: what earlier versions named as its target, `-` for nothing.
         key: the idempotency key the request came with, None when it had none.
         key_is_callers: False when the key has the shape of one that the SDK makes up.
         unsure: the sender knows of an earlier send of this call with an unknown outcome.
@@ -103,22 +108,21 @@ class ReserveRequest(Message):
         object_id: the vendor's object that is acted on.
         body, headers: kept, so that an in-doubt call can be sent again unchanged.
         timeout_ms: how long the sender waits for the vendor at the most.
-        customer, accounts: whom the call concerns, and the connected accounts it names (blank between).
+        customer, accounts: whom the call concerns, and the connected accounts it names.
         owner_unknown: it acts on an object whose own customer is not among them: a key that is bound to
             customers needs it from what the ledger knows, or looked up.
         look_up: the guard itself reads an object, to price another call, or takes back what a declined call
             has left open: a key's allowlist is asked about the call that is priced, `look_up_for` (method,
             path and operation, blanks between; "" where it was asked already).
-        covers: objects (blank between) whose counted money this call's object counts instead.
-        acts_on, priced_by: objects (blank between) that no other call may act on meanwhile; nor, of the
-            former, be priced by.
+        covers: objects whose counted money this call's object counts instead.
+        acts_on, priced_by: objects that no other call may act on meanwhile; nor, of the former, be priced by.
         since: the `entry` of the first look-up for this call's price; 0: nothing was looked up.
-        unanswered: keys (blank between) of calls of this attempt that ended without an answer for the task:
-            an equal call is one of them, made again.
+        unanswered: keys of calls of this attempt that ended without an answer for the task: an equal call
+            is one of them, made again.
         repeatable: the vendor executes the call once, however often it is sent under one key.
-        searched, executed: the vendor was asked, and shows these objects (blank between, oldest first) that
-            an earlier send of this call may have opened.
-        targets: digests (blank between) of each whom a call for several may reach.
+        searched, executed: the vendor was asked, and shows these objects, oldest first, that an earlier send
+            of this call may have opened.
+        targets: digests of each whom a call for several may reach.
         denied, message: the guard has refused the call already and only wants it on record.
 
     """
@@ -131,7 +135,7 @@ class ReserveRequest(Message):
     path: str
     ask: _Number = 1
     target: str | None = None
-    targets_before: str = ""
+    targets_before: Words = ()
     key: str | None = None
     key_is_callers: bool = False
     unsure: bool = False
@@ -143,20 +147,20 @@ class ReserveRequest(Message):
     body: _Body = ""
     headers: dict[str, str] = field(default_factory=dict)
     timeout_ms: _Timeout = 80_000
-    customer: str = ""
-    accounts: str = ""
+    customer: Words = ()
+    accounts: Words = ()
     owner_unknown: bool = False
     look_up: bool = False
     look_up_for: str = ""
-    covers: str = ""
-    acts_on: str = ""
-    priced_by: str = ""
+    covers: Words = ()
+    acts_on: Words = ()
+    priced_by: Words = ()
     since: int = 0
-    unanswered: _Unanswered = ""
+    unanswered: _Unanswered = ()
     repeatable: bool = False
     searched: bool = False
-    executed: str = ""
-    targets: _Targets = ""
+    executed: Words = ()
+    targets: _Targets = ()
     denied: _Denial | None = None
     message: str = ""
 
@@ -223,11 +227,11 @@ class EndRequest(Message):
             that answer under the call's key.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
         only_less, only_more: the object never counts for more, or less, than before.
-        covers: objects (blank between) whose counted money `object_id` counts from now on.
+        covers: objects whose counted money `object_id` counts from now on.
         covers_stay: they go on counting themselves, and `object_id` counts for what exceeds that.
         worth_micros: the most that the object can still be made to move by itself.
         status, answer_headers, answer_body: the vendor's reply, kept for replay when settled.
-        customer: the vendor's customer whom the object concerns, "" when none is known.
+        customer: the vendor's customers whom the object concerns, none when none is known.
         note: why, for the journal.
         price_due: the vendor names the price of `object_id` later; `fees_micros` may not be in it.
         opened: what each of several objects counts for, in micro-dollars as a text.
@@ -242,13 +246,13 @@ class EndRequest(Message):
     worth_micros: Amount = 0
     only_less: bool = False
     only_more: bool = False
-    covers: str = ""
+    covers: Words = ()
     covers_stay: bool = False
     object_id: str | None = None
     status: _Status = 0
     answer_headers: dict[str, str] = field(default_factory=dict)
     answer_body: _Body = ""
-    customer: str = ""
+    customer: Words = ()
     note: str = ""
     price_due: bool = False
     fees_micros: Amount = 0

@@ -27,6 +27,12 @@ class BadMessage(ValueError):
     """A message does not have the fields or types it must have."""
 
 
+def _written(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_written(one) for one in value]
+    return value.to_json() if isinstance(value, Message) else value
+
+
 @dataclass(frozen=True, eq=False)
 class Kind:
     """What a field may hold.
@@ -34,6 +40,7 @@ class Kind:
     Attributes:
         read: returns the value of the field of that name, as it stands in JSON. Raises BadMessage.
         schema: the same, as OpenAPI says it.
+        write: returns a value as it stands in JSON.
         missing: what is wrong when the field has no default and is not there; "": what is wrong with null.
 
     """
@@ -41,6 +48,7 @@ class Kind:
     read: Callable[[str, Any], Any]
     schema: Schema
     missing: str = ""
+    write: Callable[[Any], Any] = _written
 
 
 def text(most: int = 1000, *, empty: bool = False) -> Kind:
@@ -131,6 +139,16 @@ def plain_text(most: int, *, empty: bool = True) -> Kind:
     return _plain(str, "string", check)
 
 
+def plain_words(most: int) -> Kind:
+    """Return the kind of a call's names, which JSON has in one text of `most` characters, blank between."""
+    joined = plain_text(most)
+
+    def read(name: str, value: Any) -> tuple[str, ...]:
+        return tuple(joined.read(name, value).split())
+
+    return Kind(read, joined.schema, joined.missing, " ".join)
+
+
 def plain_choice(names: Collection[str]) -> Kind:
     """Return the kind of a call's text that is one of `names`."""
 
@@ -173,6 +191,8 @@ _ID = {**text().schema, "description": "Repeating a change with the same id chan
 RequestId = Annotated[str, Kind(text().read, _ID)]
 #: Micro-dollars of a call's message.
 Amount = Annotated[int, plain_number(0)]
+#: Names of objects, of customers or of keys in a call's message.
+Words = Annotated[tuple[str, ...], plain_words(MAX_TEXT)]
 
 #: How fields are read whose type has no `Kind`.
 _PLAIN: Mapping[Any, Kind] = {
@@ -199,8 +219,8 @@ class Message:
 
     def to_json(self) -> dict[str, Any]:
         """Return the message for JSON, without what is as it is by default."""
-        values = ((each.name, getattr(self, each.name), each.default) for each in _fields(type(self)))
-        return {name: _written(value) for name, value, default in values if value != default}
+        values = ((each, getattr(self, each.name)) for each in _fields(type(self)))
+        return {each.name: each.kind.write(value) for each, value in values if value != each.default}
 
     @classmethod
     def from_json(cls: type[M], data: Any, **known: str) -> M:
@@ -235,7 +255,8 @@ class LenientMessage(Message):
     def to_json(self) -> dict[str, Any]:
         """Return the message for JSON, without what is not known of it."""
         values = ((each, getattr(self, each.name)) for each in _fields(type(self)))
-        return {each.name: _written(value) for each, value in values if value is not None or each.required}
+        known = [(each, value) for each, value in values if value is not None or each.required]
+        return {each.name: each.kind.write(value) for each, value in known}
 
 
 def _refuse_others(data: dict[str, Any], names: list[str]) -> None:
@@ -253,12 +274,6 @@ def schema(cls: type[Message], *without: str) -> dict[str, Any]:
     described: dict[str, Any] = {"type": "object", "properties": properties, "additionalProperties": False}
     required = [each.name for each in fields if each.required]
     return described | ({"required": required} if required else {})
-
-
-def _written(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_written(one) for one in value]
-    return value.to_json() if isinstance(value, Message) else value
 
 
 _known: dict[type[Message], tuple[_Field, ...]] = {}

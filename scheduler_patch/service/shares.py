@@ -251,5 +251,5 @@ class Queue:
 
 
 def _objects(ask: ReserveRequest, relayed: bool) -> frozenset[tuple[str, ...]]:
-    names = {*ask.acts_on.split(), *ask.priced_by.split()}
+    names = {*ask.acts_on, *ask.priced_by}
     return frozenset((str(int(relayed)), ask.vendor, ask.account, name) for name in names)

@@ -70,10 +70,14 @@ def _module(*names: str) -> Any:
     return None
 
 
-def _known(message: Any, **fields: Any) -> Any:
-    """Return a message with those of `fields` that it has."""
-    names = {each.name for each in dataclasses.fields(message)}
-    return message(**{name: value for name, value in fields.items() if name in names})
+def _known(message: Any, **fields: Any) -> dict[str, Any]:
+    """Return those of `fields` that a message has, a list as one text where it is one there."""
+    known = {each.name: each.default for each in dataclasses.fields(message)}
+    return {
+        name: " ".join(value) if isinstance(value, tuple) and known[name] == "" else value
+        for name, value in fields.items()
+        if name in known
+    }
 
 
 class Maker:
@@ -96,8 +100,7 @@ class Maker:
     def ask(self, usd: int, **fields: Any) -> Any:
         """Return a request to reserve."""
         whole = self.books.ask(usd * USD)
-        names = {each.name for each in dataclasses.fields(whole)}
-        return dataclasses.replace(whole, **{k: v for k, v in fields.items() if k in names})
+        return dataclasses.replace(whole, **_known(whole, **fields))
 
     def reserved(self, key: str, usd: int, **fields: Any) -> str:
         """Reserve for a call and return its id."""
@@ -108,9 +111,8 @@ class Maker:
     def end(self, key: str, call_id: str, kind: str, usd: int = 0, **fields: Any) -> None:
         """Say how a call ended."""
         fields = {"status": 200, "answer_body": '{"object": "payment_intent"}', **fields}
-        self.books.end(
-            key, _known(self.end_request, kind=kind, call_id=call_id, total_micros=usd * USD, **fields)
-        )
+        known = _known(self.end_request, kind=kind, call_id=call_id, total_micros=usd * USD, **fields)
+        self.books.end(key, self.end_request(**known))
 
     def resolve(self, call_id: str, usd: int) -> None:
         """Resolve a call in doubt as an operator does."""
@@ -175,9 +177,9 @@ class Maker:
         self.end(key, self.reserved(key, 1), "settle", 1, object_id="pi_declined", status=402)
         late = self.reserved(key, 1, vendor="twilio", account="twilio:AC", operation="messages.create")
         self.end(key, late, "settle", 1, object_id="SM1", price_due=True, fees_micros=1000)
-        alone = self.reserved(key, 1, acts_on="sub_1 in_1", priced_by="cus_1")
-        self.end(key, alone, "settle", 1, object_id="in_1", customer="cus_1")
-        several = self.reserved(key, 1, targets="00112233445566ab 00112233445566cd")
+        alone = self.reserved(key, 1, acts_on=("sub_1", "in_1"), priced_by=("cus_1",))
+        self.end(key, alone, "settle", 1, object_id="in_1", customer=("cus_1",))
+        several = self.reserved(key, 1, targets=("00112233445566ab", "00112233445566cd"))
         self.end(key, several, "settle", 1, opened={"re_1": "400000", "re_2": "600000"})
 
     def _batch(self) -> None:
@@ -214,8 +216,8 @@ class Maker:
             ttl_ms=100 * 365 * 86_400_000,
         )
         _, key = self.books.write(keys.issue, terms, self.books.caps)
-        call = self.reserved(key, 3, target="cus_key", customer="cus_key")
-        self.end(key, call, "settle", 3, object_id="pi_key", customer="cus_key")
+        call = self.reserved(key, 3, target="cus_key", customer=("cus_key",))
+        self.end(key, call, "settle", 3, object_id="pi_key", customer=("cus_key",))
 
 
 def main(folder: Path) -> None:

@@ -37,6 +37,7 @@ texts = st.text(max_size=60)
 some = st.none() | texts
 ids = st.text(min_size=1, max_size=40)
 micros = st.integers(0, MAX_MICROS)
+names = st.lists(texts, max_size=3).map(tuple)
 headers = st.dictionaries(texts, texts, max_size=3)
 parts = st.dictionaries(ids, micros.map(str).filter(lambda text: len(text) < 16), max_size=3)
 
@@ -58,6 +59,8 @@ asks = st.builds(
     object_id=some,
     body=texts,
     headers=headers,
+    acts_on=names,
+    unanswered=names,
     denied=st.none() | st.sampled_from(sorted(DENIAL_STATUS)),
 )
 answers = st.builds(
@@ -76,7 +79,7 @@ ends = st.builds(
     definite=st.booleans(),
     total_micros=st.none() | micros,
     only_less=st.booleans(),
-    covers=texts,
+    covers=names,
     worth_micros=micros,
     object_id=some,
     answer_headers=headers,
@@ -98,6 +101,14 @@ def test_a_message_survives_json(message: Any) -> None:
     assert type(message).from_json(json.loads(json.dumps(message.to_json()))) == message
 
 
+def test_names_are_one_text_in_json_as_every_version_has_them() -> None:
+    ask = ReserveRequest(**LEAST, acts_on=("in_1", "il_1"), covers=("ii_1 ii_2", ""))
+    said = ask.to_json()
+    assert (said["acts_on"], said["covers"]) == ("in_1 il_1", "ii_1 ii_2")
+    heard = ReserveRequest.from_json(said)
+    assert (heard.acts_on, heard.covers) == (("in_1", "il_1"), ("ii_1", "ii_2"))
+
+
 @pytest.mark.parametrize(
     ("field", "value", "says"),
     [
@@ -117,6 +128,8 @@ def test_a_message_survives_json(message: Any) -> None:
         ("total_micros", MAX_MICROS + 1, "'total_micros' is out of range"),
         ("total_micros", float("nan"), "'total_micros' must be of type int"),
         ("target", "x" * (MAX_TEXT + 1), "'target' is too long"),
+        ("acts_on", "x " * MAX_TEXT, "'acts_on' is too long"),
+        ("acts_on", ["in_1"], "'acts_on' must be of type str"),
         ("body", "x" * (MAX_BODY + 1), "'body' is too long"),
         ("headers", {"a": 1}, "'headers' must map texts to texts"),
         ("headers", ["a"], "'headers' must be of type dict"),

@@ -179,7 +179,7 @@ def resolved_then_answered(
     books: Books, key: str, object_id: str, asked: int | None, spent: int, **reply: Any
 ) -> None:
     """A call on an object is lost, resolved by an operator, and then its reply comes."""
-    ask = books.ask(0, object_id=object_id, target=object_id, covers=reply.get("covers", ""))
+    ask = books.ask(0, object_id=object_id, target=object_id, covers=reply.get("covers", ()))
     ask = ReserveRequest(**{**ask.__dict__, "total_micros": asked})
     assert books.reserve(key, ask).verdict == "allowed"
     books.end(key, EndRequest("doubt", ask.call_id, 1))
@@ -211,7 +211,7 @@ def test_a_late_reply_takes_over_what_its_object_covers(books: Books) -> None:
     key = books.claim("task")
     opened(books, key, "ii_1", 400)
     opened(books, key, "ii_2", 600)
-    resolved_then_answered(books, key, "in_1", 1000, 0, total_micros=1000, covers="ii_1 ii_2")
+    resolved_then_answered(books, key, "in_1", 1000, 0, total_micros=1000, covers=("ii_1", "ii_2"))
     assert (books.figures(), counted(books)) == ((1000, 0, 0), {"ii_1": 0, "ii_2": 0, "in_1": 1000})
 
 

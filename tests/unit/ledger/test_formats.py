@@ -134,11 +134,11 @@ def test_a_key_that_was_issued_keeps_its_terms(books: Books, number: int) -> Non
     if number < 4:  # There were none.
         assert books.read(lambda tx: tx.value("SELECT count(*) FROM key_terms")) == 0
         return
-    spent = books.ask(USD, target="cus_key", customer="cus_key")
+    spent = books.ask(USD, target="cus_key", customer=("cus_key",))
     assert books.reserve(LAST_KEY, spent).verdict == "allowed"
     for reason, refused in (
-        ("scope", books.ask(USD, customer="cus_other")),
-        ("endpoint", books.ask(USD, path="/v1/refunds", operation="refunds.create", customer="cus_key")),
-        ("cap", books.ask(6 * USD, customer="cus_key")),  # Of 9 there are 3 spent, and 1 is reserved now.
+        ("scope", books.ask(USD, customer=("cus_other",))),
+        ("endpoint", books.ask(USD, path="/v1/refunds", operation="refunds.create", customer=("cus_key",))),
+        ("cap", books.ask(6 * USD, customer=("cus_key",))),  # Of 9 there are 3 spent, and 1 is reserved now.
     ):
         assert books.reserve(LAST_KEY, refused).reason == reason

@@ -107,10 +107,10 @@ def test_a_payer_that_an_earlier_version_did_not_know_pays_once(tmp_path: Path, 
     key = books.claim(TASK)
     then = books.reserve(key, books.ask(10, target=before, account="stripe:test"))
     books.end(key, EndRequest("settle", then.call_id, total_micros=10, status=200, answer_body="{}"))
-    now = books.ask(10, target=quote.target, targets_before=" ".join(quote.targets_before), fingerprint="new")
+    now = books.ask(10, target=quote.target, targets_before=quote.targets_before, fingerprint="new")
     answer = books.reserve(books.claim(TASK), now)
     assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
-    other = books.ask(10, target="acct_2", targets_before="pm_2 -" if before else "", fingerprint="new")
+    other = books.ask(10, target="acct_2", targets_before=("pm_2", "-") if before else (), fingerprint="new")
     assert books.reserve(books.claim("Charge_another"), other).verdict == "allowed"
     books.ledger.close()
 

@@ -146,11 +146,11 @@ class TestTerms:
             ({"endpoints": ("GET /v1/*",)}, READ, ""),
             ({"endpoints": ("POST /v1/*",)}, READ, "endpoint"),
             ({"endpoints": ("POST /v1/*",)}, {**READ, "look_up": True}, ""),
-            ({"customers": ("cus_1",)}, {"customer": "cus_1"}, ""),
-            ({"customers": ("cus_1",)}, {"customer": "cus_2"}, "scope"),
+            ({"customers": ("cus_1",)}, {"customer": ("cus_1",)}, ""),
+            ({"customers": ("cus_1",)}, {"customer": ("cus_2",)}, "scope"),
             ({"customers": ("cus_1",)}, {}, "scope"),
-            ({"accounts": ("acct_1",)}, {"accounts": "acct_1"}, ""),
-            ({"accounts": ("acct_1",)}, {"accounts": "acct_1 acct_2"}, "scope"),
+            ({"accounts": ("acct_1",)}, {"accounts": ("acct_1",)}, ""),
+            ({"accounts": ("acct_1",)}, {"accounts": ("acct_1", "acct_2")}, "scope"),
             ({"accounts": ("acct_1",)}, {}, "scope"),
             ({}, {"vendor": "twilio"}, "scope"),
         ],
@@ -164,39 +164,51 @@ class TestTerms:
 
     def test_whom_an_object_concerns_is_remembered_else_looked_up(self, books: Books) -> None:
         _, key = issue(books, customers=("cus_1",))
-        made = ask(5, customer="cus_1")
+        made = ask(5, customer=("cus_1",))
         assert reserve(books, key, made).verdict == "allowed"
         end(
             books,
             key,
             EndRequest(
-                "settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1", customer="cus_1"
+                "settle",
+                made.call_id,
+                1,
+                total_micros=5,
+                worth_micros=5,
+                object_id="pi_1",
+                customer=("cus_1",),
             ),
         )
         more = {"operation": "payment_intents.confirm", "total_micros": None}
         assert reserve(books, key, ask(0, object_id="pi_1", **more)).verdict == "allowed"
         assert reserve(books, key, ask(0, object_id="pi_2", **more)).verdict == "look_up"
-        known = {"operation": "payment_intents.confirm", "object_id": "pi_2", "customer": "cus_2"}
+        known = {"operation": "payment_intents.confirm", "object_id": "pi_2", "customer": ("cus_2",)}
         assert reserve(books, key, ask(5, **known)).reason == "scope"
 
     def test_the_requests_word_does_not_stand_for_an_objects_own_customer(self, books: Books) -> None:
         _, other = issue(books)
-        made = ask(5, customer="cus_2")
+        made = ask(5, customer=("cus_2",))
         assert reserve(books, other, made).verdict == "allowed"
         end(
             books,
             other,
             EndRequest(
-                "settle", made.call_id, 1, total_micros=5, worth_micros=5, object_id="pi_1", customer="cus_2"
+                "settle",
+                made.call_id,
+                1,
+                total_micros=5,
+                worth_micros=5,
+                object_id="pi_1",
+                customer=("cus_2",),
             ),
         )
         _, key = issue(books, customers=("cus_1",))
-        said = {"operation": "payment_intents.capture", "customer": "cus_1", "owner_unknown": True}
+        said = {"operation": "payment_intents.capture", "customer": ("cus_1",), "owner_unknown": True}
         assert reserve(books, key, ask(5, object_id="pi_1", **said)).reason == "scope"
         assert reserve(books, key, ask(5, object_id="pi_2", **said)).verdict == "look_up"
         assert reserve(books, key, ask(5, **said)).verdict == "look_up"
         assert reserve(books, key, ask(5, **READ, **said)).reason == "scope"
-        assert reserve(books, key, ask(5, customer="cus_1 cus_2")).reason == "scope"
+        assert reserve(books, key, ask(5, customer=("cus_1", "cus_2"))).reason == "scope"
 
     def test_an_expired_key_is_refused(self, books: Books) -> None:
         _, key = issue(books, expires_at=1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def test_an_object_takes_over_what_others_counted_and_frees_it_with_its_own(book
     opened(books, key, "ii_1", 400)
     opened(books, key, "ii_2", 600)
     # The cap is reached; the invoice costs nothing more.
-    call(books, key, 1000, 1000, object_id="in_1", covers="ii_1 ii_2", ends={"covers": "ii_1 ii_2"})
+    call(books, key, 1000, 1000, object_id="in_1", covers=("ii_1", "ii_2"), ends={"covers": ("ii_1", "ii_2")})
     assert books.figures() == (1000, 0, 0)
     call(books, key, 0, 0, object_id="ii_1", ends={"only_less": True})
     assert books.figures() == (1000, 0, 0)
@@ -75,7 +76,7 @@ def test_an_object_on_which_a_call_is_in_doubt_is_covered_by_none(books: Books) 
     raised = books.ask(500, object_id="ii_1")
     assert books.reserve(key, raised).verdict == "allowed"
     books.end(key, EndRequest("doubt", raised.call_id, 1))
-    call(books, key, 100, 100, object_id="in_1", covers="ii_1", ends={"covers": "ii_1"})
+    call(books, key, 100, 100, object_id="in_1", covers=("ii_1",), ends={"covers": ("ii_1",)})
     assert books.figures() == (200, 400, 0)
     books.end(key, EndRequest("void", raised.call_id, 1, definite=True))
     assert books.figures() == (200, 0, 0)
@@ -85,12 +86,10 @@ def test_what_counted_for_a_call_that_is_sent_again_goes_on_counting(books: Book
     """Its first send has taken that along, and the second finds it on no list."""
     key = books.claim("task")
     opened(books, key, "ii_1", 400)
-    ask = books.ask(600, covers="ii_1")
+    ask = books.ask(600, covers=("ii_1",))
     assert books.reserve(key, ask).verdict == "allowed"
     books.end(key, EndRequest("doubt", ask.call_id, 1))
-    again = books.reserve(
-        key, ReserveRequest(**{**ask.__dict__, "ask": 2, "total_micros": 200, "covers": ""})
-    )
+    again = books.reserve(key, replace(ask, ask=2, total_micros=200, covers=()))
     assert (again.verdict, again.resend, again.asked_micros) == ("allowed", True, 600)
     settle_again = EndRequest(
         "settle",
@@ -109,7 +108,7 @@ def test_what_counted_for_a_call_that_is_sent_again_goes_on_counting(books: Book
 def test_what_others_counted_stays_when_the_call_that_covers_it_is_voided(books: Books) -> None:
     key = books.claim("task")
     opened(books, key, "ii_1", 400)
-    ask = books.ask(500, object_id="in_1", covers="ii_1")
+    ask = books.ask(500, object_id="in_1", covers=("ii_1",))
     assert books.reserve(key, ask).verdict == "allowed"
     assert books.figures() == (400, 100, 0)
     books.end(key, EndRequest("void", ask.call_id, 1, note="declined"))

@@ -72,7 +72,7 @@ def test_a_worker_frees_nothing_that_a_gateway_counts(sides: Sides) -> None:
     key = sides.claim("task")
     pay(sides, key)
     sides.relayed = False
-    for naming in ({"object_id": "pi_1"}, {"object_id": "pi_own", "covers": "pi_1"}):
+    for naming in ({"object_id": "pi_1"}, {"object_id": "pi_own", "covers": ("pi_1",)}):
         ask = sides.ask(0)
         assert sides.reserve(key, ask).verdict == "allowed"
         sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=0, **naming))  # type: ignore[arg-type]
@@ -172,10 +172,10 @@ def test_what_is_found_for_one_call_is_taken_before_that_has_ended(sides: Sides)
         sides.end(key, EndRequest("doubt", lost.call_id, 1))
     found = []
     for task in ("a", "b"):
-        again = sides.ask(1, **said, searched=True, executed="SM1 SM2")
+        again = sides.ask(1, **said, searched=True, executed=("SM1", "SM2"))
         found.append(sides.reserve(sides.claim(task), again))
     assert [(one.verdict, one.object_id) for one in found] == [("found", "SM1"), ("found", "SM2")]
-    one_left = sides.ask(1, **said, searched=True, executed="SM1 SM2")
+    one_left = sides.ask(1, **said, searched=True, executed=("SM1", "SM2"))
     key = sides.claim("c")
     lost = sides.ask(1, **said)
     sides.reserve(key, lost)
@@ -189,13 +189,13 @@ def test_a_call_made_again_because_it_was_not_answered_is_the_same_call(sides: S
     first, second, third, other = (sides.ask(10, target="cus_1", key=own) for own in keys)
     granted = sides.reserve(key, first)
     assert granted.verdict == "allowed"
-    assert sides.reserve(key, replace(second, unanswered=keys[0])).verdict == "wait"
+    assert sides.reserve(key, replace(second, unanswered=(keys[0],))).verdict == "wait"
     sides.end(key, EndRequest("doubt", first.call_id, 1))
-    again = sides.reserve(key, replace(second, unanswered=keys[0]))
+    again = sides.reserve(key, replace(second, unanswered=(keys[0],)))
     assert (again.verdict, again.call_id, again.wire_key) == ("allowed", first.call_id, granted.wire_key)
     sides.end(key, EndRequest("doubt", again.call_id, again.ask))
-    again = sides.reserve(key, replace(third, unanswered=f"{keys[0]} {keys[1]}"))
+    again = sides.reserve(key, replace(third, unanswered=tuple(keys[:2])))
     assert (again.verdict, again.call_id) == ("allowed", first.call_id)
     sides.end(key, EndRequest("settle", again.call_id, again.ask, total_micros=10, object_id="pi_1"))
-    assert sides.reserve(key, replace(other, unanswered=keys[0])).call_id == other.call_id
+    assert sides.reserve(key, replace(other, unanswered=(keys[0],))).call_id == other.call_id
     assert sides.figures() == (10, 10, 0)

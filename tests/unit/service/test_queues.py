@@ -27,9 +27,9 @@ class Line:
 
     def asks(self, call_id: str, acts_on: str = "in_1", *, relayed: bool = True, verdict: str = "") -> str:
         """Ask for a call, whose run is its first letter; return what it was answered."""
-        ask = ReserveRequest(call_id, "stripe", "a", "o", "POST", "/", acts_on=acts_on)
+        ask = ReserveRequest(call_id, "stripe", "a", "o", "POST", "/", acts_on=tuple(acts_on.split()))
         ahead = self.queue.ahead(ask, relayed=relayed)
-        taken = [one for one in self.pending.values() if {*one.acts_on.split()} & {*acts_on.split()}]
+        taken = [one for one in self.pending.values() if {*one.acts_on} & {*ask.acts_on}]
         said = verdict or ("wait" if ahead or taken else "allowed")
         if said == "allowed":
             self.pending[call_id] = ask

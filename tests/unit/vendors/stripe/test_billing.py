@@ -224,7 +224,7 @@ class TestLines:
             }
         )
         assert desk.spent() == 3255
-        assert (desk.asked[-1].target, desk.asked[-1].customer) == ("cus_1", "cus_1")
+        assert (desk.asked[-1].target, desk.asked[-1].customer) == ("cus_1", ("cus_1",))
 
     def test_what_is_owed_in_its_currency_comes_on_top(self, desk: Desk) -> None:
         desk.answers |= {
@@ -240,7 +240,7 @@ class TestLines:
         }
         desk.client.v1.subscriptions.create({"customer": "cus_1", "items": [{"price": "price_1"}]})
         assert desk.spent() == 1300
-        assert desk.asked[-1].customer == "cus_1"
+        assert desk.asked[-1].customer == ("cus_1",)
 
     def test_a_part_of_a_minor_unit_is_a_whole_one(self, desk: Desk) -> None:
         part: Any = {"currency": "usd", "product": "p", "unit_amount_decimal": "100.1"}

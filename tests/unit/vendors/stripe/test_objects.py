@@ -50,7 +50,7 @@ class TestIntents:
         desk.answers[f"POST /v1/payment_intents/pi_1/{verb}"] = intent("succeeded")
         getattr(desk.client.v1.payment_intents, verb)("pi_1")
         assert desk.spent() == 1000
-        assert desk.asked[-1].customer == "cus_1"
+        assert desk.asked[-1].customer == ("cus_1",)
         getattr(desk.client.v1.payment_intents, verb)("pi_1")
         assert desk.spent() == 1000
 
@@ -148,7 +148,7 @@ class TestRefunds:
         desk.answers["POST /v1/refunds"] = moved("refund", "re_1", 700, charge="ch_1")
         desk.client.v1.refunds.create({"charge": "ch_1"})
         assert desk.spent() == 700
-        assert (desk.asked[-1].total_micros, desk.asked[-1].customer) == (7_000_000, "cus_1")
+        assert (desk.asked[-1].total_micros, desk.asked[-1].customer) == (7_000_000, ("cus_1",))
 
     def test_of_an_intent_its_charge_says_what_is_left(self, desk: Desk) -> None:
         known = intent("succeeded", latest_charge=charge(amount_refunded=900))
@@ -269,14 +269,14 @@ class TestLookUps:
         desk.answers["POST /v1/refunds"] = moved("refund", "re_1", charge="ch_1")
         desk.client.v1.refunds.create({"charge": "ch_1"}, {"stripe_account": "acct_1"})
         assert [request.headers["stripe-account"] for request in desk.sent] == ["acct_1", "acct_1"]
-        assert {ask.accounts for ask in desk.asked} == {"acct_1"}
+        assert {ask.accounts for ask in desk.asked} == {("acct_1",)}
 
 
 class TestMoneyOut:
     def test_a_transfer_counts_and_so_does_its_reversal(self, desk: Desk) -> None:
         desk.answers["POST /v1/transfers"] = moved("transfer", "tr_1")
         desk.client.v1.transfers.create({"amount": 1000, "currency": "usd", "destination": "acct_2"})
-        assert (desk.asked[-1].accounts, desk.asked[-1].target) == ("acct_2", "acct_2")
+        assert (desk.asked[-1].accounts, desk.asked[-1].target) == (("acct_2",), "acct_2")
         desk.answers["POST /v1/transfers/tr_1/reversals"] = moved("transfer_reversal", "trr_1")
         desk.answers["GET /v1/transfers/tr_1"] = moved("transfer", "tr_1", amount_reversed=0)
         desk.client.v1.transfers.reversals.create("tr_1")
@@ -316,7 +316,7 @@ class TestMoneyOut:
         )
         desk.client.v1.customers.balance_transactions.create("cus_1", {"amount": amount, "currency": "usd"})
         assert desk.spent() == 700
-        assert desk.asked[-1].customer == "cus_1"
+        assert desk.asked[-1].customer == ("cus_1",)
 
     @pytest.mark.parametrize(
         ("more", "spent"),

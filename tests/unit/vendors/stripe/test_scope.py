@@ -160,7 +160,7 @@ class TestCustomer:
             "status": "succeeded",
         }
         desk.client.v1.refunds.create({"charge": "ch_1", "customer": "cus_1"})
-        assert desk.asked[-1].customer == " ".join(customers)
+        assert desk.asked[-1].customer == customers
         assert desk.asked[-1].owner_unknown is unknown
 
     def test_a_payment_method_of_nobody_becomes_the_named_customers(self) -> None:
@@ -197,7 +197,7 @@ class TestCustomer:
             "status": "succeeded",
         }
         desk.client.v1.refunds.create({"charge": "ch_1"})
-        assert desk.asked[-1].customer == "cus_9"
+        assert desk.asked[-1].customer == ("cus_9",)
 
 
 class TestAccounts:
