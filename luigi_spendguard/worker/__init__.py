@@ -111,7 +111,9 @@ class GuardedWorker(luigi.worker.Worker):
             kwargs |= announced_root(own)
         if task is not None and self._is_vendor(task):
             guard.vendor_seen = True
-            if kwargs["status"] != DONE:
+            if not any_worker.runs_code(task):
+                kwargs["spendguard"] = False
+            elif kwargs["status"] != DONE:
                 kwargs["spendguard"] = guard.announcement(task, self._last_result())
                 guard.announced = guard.announced or bool(guard.adding)
         self._report_blocked(kwargs)
@@ -186,7 +188,7 @@ class GuardedWorker(luigi.worker.Worker):
             process.__class__ = combined(GuardedTaskProcess, type(process))
         guard = self._guard
         process.discreet = guard.vendor_seen
-        if not self._is_vendor(task):
+        if not self._is_vendor(task) or not any_worker.runs_code(task):
             return process
         members = list(self._batch_running_tasks.get(task.task_id, ()))
         if members:  # Luigi keeps an iterator.

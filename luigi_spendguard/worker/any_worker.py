@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
+import luigi
 import luigi.cmdline
 import luigi.interface
 import luigi.worker
@@ -41,6 +42,15 @@ def is_vendor(task: Any, patterns: Iterable[str]) -> bool:
     if getattr(type(task), "__spendguard_vendor__", False):
         return True
     return any(fnmatchcase(task.task_family, pattern) for pattern in patterns)
+
+
+def runs_code(task: Any) -> bool:
+    """Return whether a task has a `run()` of its own: a wrapper's does nothing, and an external one has none.
+
+    It can spend nothing then, however it is called.
+    """
+    run = getattr(task, "run", None)
+    return callable(run) and getattr(run, "__func__", run) is not luigi.Task.run
 
 
 def vendor_tasks_known() -> bool:
@@ -103,7 +113,7 @@ def _refused_unguarded(original: Any) -> Any:
     def run_get_new_deps(self: Any) -> Any:
         if isinstance(self, GuardedTaskProcess):
             return original(self)
-        if is_vendor(self.task, _patterns()):
+        if is_vendor(self.task, _patterns()) and runs_code(self.task):
             raise unguarded(self.task)
         with attempts.outside():
             return original(self)

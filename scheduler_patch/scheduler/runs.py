@@ -151,7 +151,8 @@ def remember(scheduler: Any) -> None:
 def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
     """Let an added task belong to the runs that its worker names, or that it will be found to have.
 
-    `ours`: what a guarded worker says of it; `added`: what Luigi's own `add_task` was told.
+    `ours`: what a guarded worker says of it, False that it runs no code; `added`: what Luigi's own `add_task`
+    was told.
     """
     state: DispatchState = scheduler.gate.state
     task_id, worker = str(added.get("task_id")), added.get("worker")
@@ -180,7 +181,10 @@ def announce(scheduler: Any, ours: Any, added: dict[str, Any]) -> None:
         for each in runs or [None]:
             state.join(task_id, each, worker, announcement)
     elif (
-        not reports and _matches(state.rules, task.family) and (known is None or worker not in known.workers)
+        ours is None
+        and not reports
+        and _matches(state.rules, task.family)
+        and (known is None or worker not in known.workers)
     ):
         # A stock worker: its roots are known when it has scheduled them all.
         state.join(task_id, None, worker, Announcement(task.family, scheduling=True))

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.combinations import combined
 from tests.support.processes import wait_until
 from tests.support.shapes import run_build
 from tests.support.site import Site
@@ -81,6 +82,31 @@ def test_vendors_that_are_known_late_keep_nothing_from_being_scheduled(site: Sit
     code, out = site.luigi("LateVendors", module=SHAPES)
     assert (code, charged(site)) == (0, {"whom": 1}), out
     assert "vendors of LateVendors() are not known yet: " in out
+
+
+class TestWhatHasNothingToRun:
+    """A wrapper or an external task spends nothing, whatever its family is called."""
+
+    @combined(
+        "root local",
+        ["paying.PayAll", "MixedIn"],
+        [False, True],
+        chosen=[("paying.PayAll", False), ("MixedIn", True)],
+    )
+    def test_a_wrapper_completes_at_the_exact_cap(self, site: Site, root: str, local: bool) -> None:
+        site.restart(spendguard={"vendor_tasks": "paying.*", "default_cap_usd": 2})
+        (site.folder / "out" / "listed").touch()
+        code, out = site.luigi(root, *(["--local-scheduler"] if local else []), module=SHAPES)
+        assert (code, charged(site)) == (0, {"a": 1, "b": 1})
+        assert "Vendor tasks are blocked" not in out
+        assert "This progress looks :)" in out
+
+    def test_an_external_task_that_is_asked_for_again_is_missing_and_not_blocked(self, site: Site) -> None:
+        again = {"retry_external_tasks": "true"}
+        site.restart(spendguard={"vendor_tasks": "paying.*", "default_cap_usd": 0}, worker=again)
+        _, out = site.luigi("paying.PayAll", module=SHAPES)
+        assert "1 failed:\n    - 1 paying.Listed()" in out
+        assert "Vendor tasks are blocked" not in out
 
 
 class TestAssistants:

@@ -269,6 +269,40 @@ class LateVendors(VendorTask, Output):
         self.write()
 
 
+class Listed(luigi.ExternalTask):
+    """A file that others make; its family is of a vendor's namespace."""
+
+    task_namespace = "paying"
+
+    def output(self) -> luigi.LocalTarget:
+        return luigi.LocalTarget(str(OUT / "listed"))
+
+
+class Pay(Output):
+    task_namespace = "paying"
+    customer = luigi.Parameter()
+
+    def requires(self) -> luigi.Task:
+        return Listed()
+
+    def run(self) -> None:
+        self.write(charge(self.customer).id)
+
+
+class PayAll(luigi.WrapperTask):
+    task_namespace = "paying"
+
+    def requires(self) -> list[luigi.Task]:
+        return [Pay("a"), Pay("b")]
+
+
+class MixedIn(VendorTask, luigi.WrapperTask):
+    """Says that it is a vendor task, and has nothing to run."""
+
+    def requires(self) -> list[luigi.Task]:
+        return [Declared("a"), Declared("b")]
+
+
 class Several(luigi.WrapperTask):
     """Requires one task of a family for each name."""
 
