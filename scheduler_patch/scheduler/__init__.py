@@ -136,6 +136,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """
         ghost = task.batch_id is not None and not task.batchable
         members = self._members(task.batch_id) if ghost else []
+        self._update_task_history(task, PENDING)
         self._state.set_status(task, PENDING, self._config)
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.

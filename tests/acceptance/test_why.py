@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 import subprocess
 import time
 
@@ -50,6 +52,17 @@ def test_luigis_page_and_fetch_error_show_the_reason(site: Site) -> None:
     site.call("POST", "/runs/r/top_up", {"usd": "5"})
     assert site.rpc("task_list", status="PENDING", upstream_status="UPSTREAM_DISABLED") == {}
     assert site.rpc("fetch_error", task_id=task_id)["error"] is None
+
+
+def test_a_blocked_task_does_not_run_in_luigis_history(site: Site) -> None:
+    history = site.folder / "history.db"
+    site.restart(
+        scheduler={"record_task_history": "true"}, task_history={"db_connection": f"sqlite:///{history}"}
+    )
+    site.luigi("Charge", "--customer", "c", "--amount", "20000")
+    with contextlib.closing(sqlite3.connect(history)) as books:
+        events = [name for (name,) in books.execute("SELECT event_name FROM task_events ORDER BY id")]
+    assert events == ["PENDING", "RUNNING", "PENDING"]
 
 
 def test_events_can_be_handled(site: Site) -> None:
