@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
+from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.process_state import at_fork
@@ -48,7 +49,7 @@ T = TypeVar("T")
 
 
 class LocalLedgerService(LedgerService):
-    """An service whose loop is another thread's."""
+    """A service whose loop is another thread's."""
 
     #: Many local workers share a file, and each child of theirs: nobody else is waited for.
     busy_s = 60.0
@@ -85,11 +86,12 @@ def _after_fork() -> None:
 at_fork(_after_fork)
 
 
-class LocalLedgerClient:
-    """The `LedgerClient` of a worker with its own scheduler; made anew in children, forked or spawned."""
+class LocalLedgerClient(LedgerClient):
+    """That of a worker with its own scheduler; made anew in children, forked or spawned."""
 
     #: There is no gateway here: the secret must be where the worker is.
-    url: str | None = None
+    url = None
+    address = None
     authorization = ""
 
     def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
@@ -145,11 +147,9 @@ class LocalLedgerClient:
         return self._service
 
     def for_child(self) -> _Sent:
-        """Return the same without the scheduler: a child of an attempt's has nothing to do with its tasks."""
-        return _Sent(self._settings)
+        return _Sent(self._settings)  # Without the scheduler: a child of an attempt's claims no task.
 
     def close(self) -> None:
-        """Let go of the ledger's file and of the threads; whatever is asked later opens them again."""
         with _lock:
             service, self._service = self._service, None
             if service is None or self._pid != os.getpid():
@@ -181,50 +181,39 @@ class LocalLedgerClient:
     # What a worker asks for.
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
-        """Open a run, or find it. Raises SpendDenied, LedgerUnavailable."""
         return self._ask(lambda service: service.open_run(request))
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
-        """Claim a dispatched task for an attempt. Raises SpendDenied, LedgerUnavailable."""
         return self._ask(lambda service: service.claim(request))
 
     def finish(self, request: FinishRequest) -> None:
-        """Say how an attempt ended, now or later; never raises."""
         self._tell(f"the end of claim {request.claim_id}", lambda service: service.finish(request))
 
     def close_run(self, request: CloseRunRequest) -> None:
-        """Say that a root has completed, now or later; never raises."""
         self._tell(f"the end of run {request.name}", lambda service: service.close_run(request))
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
-        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
         return self._ask(lambda service: explain_blocked(service, request))
 
     def acknowledge(self, request: AcknowledgeRequest) -> None:
-        """Say that a worker knows of a revoked run."""
         self._ask(lambda service: service.acknowledge(request))
 
     def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
-        """Return calls whose price is to be asked for now."""
         return self._ask(lambda service: service.due_prices(request))
 
     def correct(self, request: CorrectRequest) -> CorrectReply:
-        """Say what a vendor says that a call has cost."""
         return self._ask(lambda service: service.correct(request))
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        """Ask for a reservation. Raises SpendDenied, LedgerUnavailable."""
         return self._ask(lambda service: service.reserve(key, request))
 
     def end(self, key: str, request: EndRequest) -> None:
-        """Deliver how a call ended, now or later: never raises, never loses it while we live."""
         self._tell(f"the end of call {request.call_id}", lambda service: service.end(key, request))
 
     def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
         self._outbox.tell(what, lambda: self._do(act))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until every end is in the file; say which are not after `timeout_s` seconds."""
         return self._outbox.flush(timeout_s)
 
 

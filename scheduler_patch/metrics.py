@@ -45,31 +45,24 @@ class SpendguardMetrics(MetricsCollector):
         luigi.server.app = partial(_app, wrong)
 
     def handle_task_started(self, task: Any) -> None:
-        """Pass on that a task was started."""
         self._luigis.handle_task_started(task)
 
     def handle_task_failed(self, task: Any) -> None:
-        """Pass on that a task has failed."""
         self._luigis.handle_task_failed(task)
 
     def handle_task_disabled(self, task: Any, config: Any) -> None:
-        """Pass on that a task was disabled."""
         self._luigis.handle_task_disabled(task, config)
 
     def handle_task_done(self, task: Any) -> None:
-        """Pass on that a task is done."""
         self._luigis.handle_task_done(task)
 
     def handle_task_statistics(self, task: Any, statistics: Any) -> None:
-        """Pass on a task's statistics."""
         self._luigis.handle_task_statistics(task, statistics)
 
     def generate_latest(self) -> Any:
-        """Return the figures of Luigi's collector."""
         return self._luigis.generate_latest()
 
     def configure_http_handler(self, http_handler: Any) -> None:
-        """Let Luigi's collector set the headers of its figures."""
         self._luigis.configure_http_handler(http_handler)
 
 

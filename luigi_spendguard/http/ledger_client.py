@@ -1,10 +1,4 @@
-"""The worker's side of the ledger: its RPCs on the scheduler.
-
-One `HttpLedgerClient` for each scheduler; safe under threads, and made anew in forked children (inherited
-keep-alive connections hand replies to the wrong child).
-
-What a worker needs of the ledger, however it is reached: over luigid's RPCs, or in its own process.
-"""
+"""The worker's side of the ledger: `LedgerClient`, however that is reached, and over luigid's RPCs."""
 
 from __future__ import annotations
 
@@ -50,12 +44,72 @@ R = TypeVar("R", bound=Message)
 GIVE_UP_S = 5.0
 
 
-class HttpLedgerClient:
-    """Speaks the `spend_*` RPCs of the scheduler at `url`.
+class LedgerClient(Protocol):
+    """What a worker, and each of its attempts, needs of the ledger, however it is reached.
+
+    What is asked raises LedgerUnavailable, or SpendDenied for what is refused; what is told never raises, and
+    is never lost while this process lives.
 
     Attributes:
-        url: the scheduler's base URL, as in `[core] default_scheduler_url`.
+        url: the scheduler's base URL; None where the ledger is in the worker's own process.
+        address: the same with the user and password of a proxy, for a task's programs.
+        authorization: the `Authorization` header that a proxy before the scheduler asks for, "" for none.
 
+    """
+
+    url: str | None
+    address: str | None
+    authorization: str
+
+    # What a worker does with its token.
+
+    def open_run(self, request: OpenRunRequest) -> OpenRunReply:
+        """Open a run, or find it."""
+
+    def claim(self, request: ClaimRequest) -> ClaimReply:
+        """Claim a dispatched task for an attempt."""
+
+    def finish(self, request: FinishRequest) -> None:
+        """Tell how an attempt ended, now or later."""
+
+    def close_run(self, request: CloseRunRequest) -> None:
+        """Tell that a root has completed, now or later."""
+
+    def blocked(self, request: BlockedRequest) -> BlockedReply:
+        """Return what of a worker is blocked and why, after `wait_s` seconds or when something was freed."""
+
+    def acknowledge(self, request: AcknowledgeRequest) -> None:
+        """Say that a worker knows of a revoked run."""
+
+    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
+        """Return calls of these vendors, sent by workers, whose price is to be asked for now."""
+
+    def correct(self, request: CorrectRequest) -> CorrectReply:
+        """Say what a vendor says that a call has cost."""
+
+    # What an attempt does with its vault key.
+
+    def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
+        """Ask for a reservation."""
+
+    def end(self, key: str, request: EndRequest) -> None:
+        """Tell how a call ended, now or later."""
+
+    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        """Wait until all that was told is delivered; say which is not after `timeout_s` seconds."""
+
+    def for_child(self) -> Any:
+        """Return what a child of an attempt's is sent in place of this: it claims nothing, only calls."""
+
+    def close(self) -> None:
+        """Let go of files, threads and connections; whatever is asked later opens them again."""
+
+
+class HttpLedgerClient(LedgerClient):
+    """Speaks the `spend_*` RPCs of the scheduler at `url`, as in `[core] default_scheduler_url`.
+
+    One for each scheduler; safe under threads, and made anew in forked children (inherited keep-alive
+    connections hand replies to the wrong child).
     """
 
     def __init__(self, url: str, worker_token: str | None) -> None:
@@ -63,7 +117,8 @@ class HttpLedgerClient:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
             raise PluginError(f"{error}: mend [core] default_scheduler_url") from None
-        self.url, self._given = self._address.url, Secret(url)
+        self.url, self.address = self._address.url, Secret(url)
+        self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox = Outbox()
         self._renew()
@@ -74,83 +129,56 @@ class HttpLedgerClient:
 
     def __reduce__(self) -> Any:
         # Where children are spawned, they read the token from their own luigi.cfg.
-        return (connect, (str(self._given),))
+        return (connect, (str(self.address),))
 
     def _renew(self) -> None:
         """Start without inherited connections."""
         self._pool = self._address.pool(maxsize=64, block=False)
 
-    @property
-    def address(self) -> str:
-        """The address as it was given, with the user and password of a proxy, for this task's programs."""
-        return self._given
-
-    @property
-    def authorization(self) -> str:
-        """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
-        return self._address.authorization
-
-    # What a worker does with its token.
-
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
-        """Open a run, or find it. Raises LedgerUnavailable, SpendDenied."""
         return self._ask(rpcs.OPEN_RUN, request)
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
-        """Claim a dispatched task for an attempt. Raises LedgerUnavailable, SpendDenied."""
         return self._ask(rpcs.CLAIM, request)
 
     def finish(self, request: FinishRequest) -> None:
-        """Say how an attempt ended, now or later; never raises."""
         self._tell(rpcs.FINISH, request, request.claim_id)
 
     def close_run(self, request: CloseRunRequest) -> None:
-        """Say that a root has completed, now or later; never raises."""
         self._tell(rpcs.CLOSE_RUN, request, request.name)
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
-        """Return what of a worker is blocked and why. Raises LedgerUnavailable."""
         return self._ask(rpcs.BLOCKED, request, patience_s=request.wait_s)
 
     def acknowledge(self, request: AcknowledgeRequest) -> None:
-        """Say that a worker knows of a revoked run. Raises LedgerUnavailable, SpendDenied."""
         self._ask(rpcs.ACKNOWLEDGE, request)
 
     def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
-        """Return calls whose price is to be asked for now. Raises LedgerUnavailable, SpendDenied."""
         return self._ask(rpcs.DUE_PRICES, request)
 
     def correct(self, request: CorrectRequest) -> CorrectReply:
-        """Say what a call has cost. Raises LedgerUnavailable, SpendDenied."""
         return self._ask(rpcs.CORRECT, request)
 
     def issue_key(self, request: IssueKeyRequest) -> IssueKeyReply:
         """Ask for a vault key. Raises LedgerUnavailable, SpendDenied, PluginError."""
         return self._ask(rpcs.ISSUE_KEY, request)
 
-    # What an attempt does with its vault key.
-
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        """Ask for a reservation. Raises LedgerUnavailable, SpendDenied."""
         return self._ask(rpcs.RESERVE, request, key)
 
     def end(self, key: str, request: EndRequest) -> None:
-        """Deliver how a call ended, now or later: never raises, never loses it while we live."""
         self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
 
     def _tell(self, rpc: Rpc[Q, R], request: Q, name: str, key: str | None = None) -> None:
         self._outbox.tell(f"{rpc.name} of {name}", lambda: _warn(self._ask(rpc, request, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until every end is delivered; say which are not after `timeout_s` seconds."""
         return self._outbox.flush(timeout_s)
 
     def for_child(self) -> HttpLedgerClient:
-        """Return itself: see `__reduce__`."""
-        return self
+        return self  # See `__reduce__`.
 
     def close(self) -> None:
-        """Close the connections; whatever is asked later opens others."""
         self._pool.clear()
 
     def _ask(self, rpc: Rpc[Q, R], request: Q, key: str | None = None, patience_s: float = 0) -> R:
@@ -234,54 +262,3 @@ def _warn(reply: Message) -> None:
             reply.overrun_usd,
             reply.call_id,
         )
-
-
-class LedgerClient(Protocol):
-    """The worker's side of the ledger; `HttpLedgerClient` says what each method raises."""
-
-    @property
-    def url(self) -> str | None:
-        """The scheduler's base URL; None where the ledger is in the worker's own process."""
-
-    @property
-    def authorization(self) -> str:
-        """The `Authorization` header that a proxy before the scheduler asks for, "" for none."""
-
-    def open_run(self, request: OpenRunRequest) -> OpenRunReply:
-        """Open a run, or find it."""
-
-    def claim(self, request: ClaimRequest) -> ClaimReply:
-        """Claim a dispatched task for an attempt."""
-
-    def finish(self, request: FinishRequest) -> None:
-        """Say how an attempt ended, now or later; never raises."""
-
-    def close_run(self, request: CloseRunRequest) -> None:
-        """Say that a root has completed, now or later; never raises."""
-
-    def blocked(self, request: BlockedRequest) -> BlockedReply:
-        """Return what of a worker is blocked, after `wait_s` seconds or when something was freed."""
-
-    def acknowledge(self, request: AcknowledgeRequest) -> None:
-        """Say that a worker knows of a revoked run."""
-
-    def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        """Ask for a reservation."""
-
-    def end(self, key: str, request: EndRequest) -> None:
-        """Deliver how a call ended, now or later; never raises."""
-
-    def due_prices(self, request: DuePricesRequest) -> DuePricesReply:
-        """Return calls of these vendors, sent by workers, whose price is to be asked for now."""
-
-    def correct(self, request: CorrectRequest) -> CorrectReply:
-        """Say what a vendor says that a call has cost."""
-
-    def flush(self, timeout_s: float = ...) -> bool:
-        """Wait until everything that was to be delivered is."""
-
-    def for_child(self) -> Any:
-        """Return what a child of an attempt's is sent in place of this: it claims nothing, only calls."""
-
-    def close(self) -> None:
-        """Let go of files, threads and connections; whatever is asked later opens them again."""

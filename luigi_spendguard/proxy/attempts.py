@@ -277,7 +277,7 @@ def _handed_down(attempt: Attempt) -> str:
         "task": attempt.task_id,
         "family": attempt.family,
         "key": str(attempt.key),
-        "scheduler": getattr(attempt.client, "address", None),
+        "scheduler": attempt.client.address,
         "served": sorted(attempt.served),
         "listener": _listeners[-1] if _listeners else attempt.handed_down,
     }

@@ -111,7 +111,7 @@ def _gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> GatewayAdd
             "is reached by https: use https for both",
         )
     same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
-    authorization = getattr(attempt.client, "authorization", "") if same else ""
+    authorization = attempt.client.authorization if same else ""
     return GatewayAddress(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
 
 

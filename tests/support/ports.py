@@ -26,6 +26,8 @@ class StubLedger:
     """The worker's side of a ledger that grants everything, or says `answer` of everything."""
 
     url = None
+    address = None
+    authorization = ""
 
     def __init__(self) -> None:
         self.answer: ReserveReply | None = None
