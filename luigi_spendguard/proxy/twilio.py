@@ -73,6 +73,11 @@ class _Asked(NamedTuple):
     def __repr__(self) -> str:
         return f"{self.method} {self.url}"  # In a traceback with local variables, too.
 
+    def shown_by(self, client: Any) -> _Asked:
+        """Return the call with what a client of the SDK's shows in it: the client's own where it has none."""
+        shown = self.auth or (client.username, client.password)
+        return self._replace(auth=shown if all(part is not None for part in shown) else None)
+
     def attempt(self) -> Attempt | None:
         """Return the attempt that the call belongs to, None for one that passes. Raises SpendDenied."""
         from luigi_spendguard.proxy.twilio_http import as_twilio_error, request_of
@@ -100,32 +105,36 @@ def _with(client: Any, http_client: Any) -> Any:
     return made
 
 
-def _shown(client: Any, auth: Any) -> Any:
-    shown = auth or (client.username, client.password)
-    return shown if all(part is not None for part in shown) else None
+def _read(
+    method: str,
+    url: str = "",
+    params: Any = None,
+    data: Any = None,
+    headers: Any = None,
+    auth: Any = None,
+    *more: Any,
+    uri: str = "",
+    **named: Any,
+) -> tuple[_Asked, tuple[Any, ...], dict[str, Any]]:
+    """Return what a function of the SDK's is called with: what every one takes, and what follows.
+
+    The address is `uri` to a client, and `url` to its HTTP client.
+    """
+    return _Asked(method, url or uri, params, data, headers, auth), more, named
 
 
 def _through_ours(original: Function) -> Function:
-    def request(
-        self: Any,
-        method: str,
-        uri: str,
-        params: Any = None,
-        data: Any = None,
-        headers: Any = None,
-        auth: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        asked = _Asked(method, uri, params, data, headers, _shown(self, auth))
-        attempt = asked.attempt()
+    def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked, more, named = _read(*args, **kwargs)
+        shown = asked.shown_by(self)
+        attempt = shown.attempt()
         if attempt is None:
-            return original(self, *asked.revealed(), *args, **kwargs)
+            return original(self, *shown.revealed(), *more, **named)
         from luigi_spendguard.proxy.twilio_http import GuardedTwilioClient, without_frames
 
-        client = _with(self, GuardedTwilioClient(attempt, options_of(self.http_client, uri)))
+        client = _with(self, GuardedTwilioClient(attempt, options_of(self.http_client, asked.url)))
         try:
-            return original(client, method, uri, params, data, headers, auth, *args, **kwargs)
+            return original(client, *asked, *more, **named)
         except Exception as error:
             raised = without_frames(error)
         raise raised
@@ -134,28 +143,18 @@ def _through_ours(original: Function) -> Function:
 
 
 def _through_ours_async(original: Function) -> Function:
-    async def request_async(
-        self: Any,
-        method: str,
-        uri: str,
-        params: Any = None,
-        data: Any = None,
-        headers: Any = None,
-        auth: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        asked = _Asked(method, uri, params, data, headers, _shown(self, auth))
-        attempt = asked.attempt()
+    async def request_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked, more, named = _read(*args, **kwargs)
+        shown = asked.shown_by(self)
+        attempt = shown.attempt()
         if attempt is None:
-            return await original(self, *asked.revealed(), *args, **kwargs)
+            return await original(self, *shown.revealed(), *more, **named)
         from luigi_spendguard.proxy.twilio_http import GuardedAsyncTwilioClient, without_frames
 
-        client = _with(
-            self, GuardedAsyncTwilioClient(attempt, self.http_client, options_of(self.http_client, uri))
-        )
+        own = self.http_client
+        client = _with(self, GuardedAsyncTwilioClient(attempt, own, options_of(own, asked.url)))
         try:
-            return await original(client, method, uri, params, data, headers, auth, *args, **kwargs)
+            return await original(client, *asked, *more, **named)
         except Exception as error:
             raised = without_frames(error)
         raise raised
@@ -164,26 +163,15 @@ def _through_ours_async(original: Function) -> Function:
 
 
 def _replaced(original: Function) -> Function:
-    def request(
-        self: Any,
-        method: str,
-        url: str,
-        params: Any = None,
-        data: Any = None,
-        headers: Any = None,
-        auth: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        asked = _Asked(method, url, params, data, headers, auth)
+    def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked, more, named = _read(*args, **kwargs)
         attempt = asked.attempt()
         if attempt is None:
-            return original(self, *asked.revealed(), *args, **kwargs)
+            return original(self, *asked.revealed(), *more, **named)
         from luigi_spendguard.proxy.twilio_http import GuardedTwilioClient, without_frames
 
         try:
-            guarded = GuardedTwilioClient(attempt, options_of(self, url))
-            return guarded.request(*asked)
+            return GuardedTwilioClient(attempt, options_of(self, asked.url)).request(*asked)
         except Exception as error:
             raised = without_frames(error)
         raise raised
@@ -192,26 +180,15 @@ def _replaced(original: Function) -> Function:
 
 
 def _replaced_async(original: Function) -> Function:
-    async def request(
-        self: Any,
-        method: str,
-        url: str,
-        params: Any = None,
-        data: Any = None,
-        headers: Any = None,
-        auth: Any = None,
-        *args: Any,
-        **kwargs: Any,
-    ) -> Any:
-        asked = _Asked(method, url, params, data, headers, auth)
+    async def request(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked, more, named = _read(*args, **kwargs)
         attempt = asked.attempt()
         if attempt is None:
-            return await original(self, *asked.revealed(), *args, **kwargs)
+            return await original(self, *asked.revealed(), *more, **named)
         from luigi_spendguard.proxy.twilio_http import GuardedAsyncTwilioClient, without_frames
 
         try:
-            guarded = GuardedAsyncTwilioClient(attempt, self, options_of(self, url))
-            return await guarded.request(*asked)
+            return await GuardedAsyncTwilioClient(attempt, self, options_of(self, asked.url)).request(*asked)
         except Exception as error:
             raised = without_frames(error)
         raise raised
