@@ -22,7 +22,10 @@ MAX_MICROS = Micros(10**15)
 
 _USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?", re.ASCII)
 
-#: Currencies whose smallest unit is the unit (https://docs.stripe.com/currencies#zero-decimal).
+#: Currencies whose smallest unit is the unit (https://docs.stripe.com/currencies#zero-decimal). ISK and UGX,
+#: which have no smaller one, are sent with two decimals all the same: 5 ISK are 500. HUF and TWD have two
+#: decimals as well; only their payouts have to be whole, so that they count alike
+#: (https://docs.stripe.com/currencies#special-cases).
 ZERO_DECIMAL = frozenset(
     [
         "bif",
@@ -42,10 +45,6 @@ ZERO_DECIMAL = frozenset(
         "xpf",
     ]
 )
-#: Currencies without a smaller unit that are sent with two decimals all the same: 5 ISK and 5 UGX are 500.
-#: HUF and TWD have two decimals as well; only their payouts have to be whole, so that they count alike
-#: (https://docs.stripe.com/currencies#special-cases).
-SENT_WITH_TWO_DECIMALS = frozenset(["isk", "ugx"])
 #: Currencies with thousandths, the last digit of which is 0 (https://docs.stripe.com/currencies#three-decimal).
 THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])
 

@@ -165,27 +165,27 @@ def redacted(value: Any) -> Any:
 #: What is logged instead of a record that could not be searched.
 UNSEARCHED = "(this log record could not be searched for secrets and was left out: {})"
 
-_before: Callable[..., logging.LogRecord] | None = None
+_stock_factory: Callable[..., logging.LogRecord] | None = None
 
 
 def install() -> None:
     """Redact every log record that this process makes from now on; once is enough."""
-    global _before
-    if _before is None:
-        _before = logging.getLogRecordFactory()
+    global _stock_factory
+    if _stock_factory is None:
+        _stock_factory = logging.getLogRecordFactory()
         logging.setLogRecordFactory(_record)
 
 
 def uninstall() -> None:
     """Put the factory of log records back, unless somebody has put another in its place."""
-    global _before
-    if _before is not None and logging.getLogRecordFactory() is _record:
-        logging.setLogRecordFactory(_before)
-        _before = None
+    global _stock_factory
+    if _stock_factory is not None and logging.getLogRecordFactory() is _record:
+        logging.setLogRecordFactory(_stock_factory)
+        _stock_factory = None
 
 
 def _record(*args: Any, **kwargs: Any) -> logging.LogRecord:
-    record = (_before or logging.LogRecord)(*args, **kwargs)
+    record = (_stock_factory or logging.LogRecord)(*args, **kwargs)
     try:
         _redact(record)
     except Exception as error:  # What cannot be searched is not let through, and never stops its task.
@@ -239,16 +239,16 @@ _blocks = Blocks()
 
 def streams() -> AbstractContextManager[None]:
     """Redact what Python code prints meanwhile; a child process's own output is not seen."""
-    return _blocks.block(_begin, _end)
+    return _blocks.block(_replace_streams, _restore_streams)
 
 
-def _begin(first: bool) -> None:
+def _replace_streams(first: bool) -> None:
     for name in ("stdout", "stderr") if first else ():
         if getattr(sys, name) is not None:
             setattr(sys, name, _Stream(getattr(sys, name)))
 
 
-def _end(last: bool) -> None:
+def _restore_streams(last: bool) -> None:
     for name in ("stdout", "stderr") if last else ():
         here = getattr(sys, name)
         if isinstance(here, _Stream):  # Else the task has put another in its place.

@@ -32,8 +32,8 @@ class VaultKeyTask(luigi.Task):
 
             def run(self):
                 with self.input().open() as file:
-                    said = json.load(file)
-                stripe.api_key, stripe.api_base = said["vault_key"], said["api_base"]
+                    issued = json.load(file)
+                stripe.api_key, stripe.api_base = issued["vault_key"], issued["api_base"]
 
     Submitted again, the same run finds the same key. One that has expired is asked for again, for the same
     run and the same budget.

@@ -15,6 +15,10 @@ from luigi_spendguard.money import format_usd, parse_usd
 
 #: A line of a table: its heading, and what it shows of an object of the API.
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
+#: Blocked tasks that are listed one by one, for each reason.
+LISTED = 20
+#: Headings of columns of amounts.
+_MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
 
 
 def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: str, empty: str) -> None:
@@ -57,11 +61,6 @@ def _corrections(call: Mapping[str, Any]) -> str:
     """Return how a call's amount was corrected, or that its price is still to come."""
     made = [f"{one['usd']} ({one['note']})" for one in call.get("corrections", ())]
     return plain("; ".join([*made, *(["price to come"] if call.get("estimated") else [])]))
-
-
-#: Blocked tasks that are listed one by one, for each reason.
-LISTED = 20
-_MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
 
 
 def money_of(name: str) -> Callable[[Mapping[str, Any]], str]:

@@ -33,6 +33,18 @@ from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import split_address
 from luigi_spendguard.vendors.model import bearer
 
+#: The largest body that is relayed, in bytes: of a form, which is priced, and of an upload (Stripe's files
+#: have at most 16 MB).
+MAX_FORM = 1 << 20
+MAX_UPLOAD = 17 << 20
+_TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
+_TOO_MANY_UNANSWERED = (
+    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
+    "again: let the task end and run again"
+)
+#: What no header may have in it.
+_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+
 
 class Refused(Exception):
     """The request is not allowed; `status` and `message` say why."""
@@ -84,20 +96,6 @@ def host_of(url: str) -> str:
         return ""
 
 
-#: The largest body that is relayed, in bytes: a form that is priced, and an upload (Stripe's files have at
-#: most 16 MB).
-MAX_FORM = 1 << 20
-MAX_BODY = 17 << 20
-_TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_BODY}"
-
-_TOO_MANY_UNANSWERED = (
-    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
-    "again: let the task end and run again"
-)
-
-_UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-
-
 class Relaying(Receiving):
     """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
 
@@ -114,7 +112,7 @@ class Relaying(Receiving):
         """Take the route's settings."""
         super().initialize()
         kind = self.request.headers.get("Content-Type", "").lower()
-        self.limit = MAX_BODY if kind.startswith("multipart/form-data") else MAX_FORM
+        self.limit = MAX_UPLOAD if kind.startswith("multipart/form-data") else MAX_FORM
 
     async def _relay(self) -> None:
         if self.refusal is not None:

@@ -239,23 +239,3 @@ def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:
         {"at": one["at"], "usd": plain_usd(one["change_micros"]), "note": one["note"]} for one in corrected
     ]
     return shown
-
-
-def audit(tx: Tx) -> list[str]:
-    """Recompute every budget from the journal; return what does not agree, one line each."""
-    rows = tx.all(
-        "SELECT budget.id, scope, subject, part, budget.cap_micros, budget.spent_micros,"
-        " budget.reserved_micros, budget.overrun_micros,"
-        " coalesce(sum(j.cap_micros), 0) AS cap, coalesce(sum(j.spent_micros), 0) AS spent,"
-        " coalesce(sum(j.reserved_micros), 0) AS reserved, coalesce(sum(j.overrun_micros), 0) AS overrun"
-        " FROM budget LEFT JOIN journal j ON j.budget_id = budget.id OR (j.budget_id IS NULL AND"
-        " j.call_id IN (SELECT call_id FROM call_budget WHERE call_budget.budget_id = budget.id))"
-        " GROUP BY budget.id"
-    )
-    return [
-        f"budget {row['scope']} {row['subject']} {row['part']}: {name} is {row[f'{name}_micros']}, "
-        f"the journal says {row[name]}"
-        for row in rows
-        for name in ("cap", "spent", "reserved", "overrun")
-        if row[f"{name}_micros"] != row[name]
-    ]

@@ -246,40 +246,40 @@ def _stand_in(value: str) -> str:
     return known
 
 
-_NAMES = ("NO_PROXY", "no_proxy")
-_HERE = ("127.0.0.1", "localhost")
+_NO_PROXY = ("NO_PROXY", "no_proxy")
+_THIS_MACHINE = ("127.0.0.1", "localhost")
 
 _blocks = Blocks()
-#: What stood there before, and what was put there.
-_before: dict[str, tuple[str | None, str]] = {}
+#: What stood in each of `_NO_PROXY` before, and what was put there.
+_unproxied: dict[str, tuple[str | None, str]] = {}
 
 
 def past_proxies() -> AbstractContextManager[None]:
     """Name this machine in `NO_PROXY` and `no_proxy` while the block, or another one, runs."""
-    return _blocks.block(_begin, _end)
+    return _blocks.block(_name_this_machine, _leave_this_machine)
 
 
-def _begin(first: bool) -> None:
+def _name_this_machine(first: bool) -> None:
     if not first:
         return
-    values = {name: os.environ.get(name) for name in _NAMES}
+    values = {name: os.environ.get(name) for name in _NO_PROXY}
     for name, value in values.items():
         # Of the two a program reads one: each says what either said.
         stated = value or next(filter(None, values.values()), "")
-        added = [host for host in _HERE if host not in stated.replace(" ", "").split(",")]
+        added = [host for host in _THIS_MACHINE if host not in stated.replace(" ", "").split(",")]
         text = stated if stated.strip() == "*" else ",".join(filter(None, (stated, *added)))
-        _before[name] = value, text
+        _unproxied[name] = value, text
         os.environ[name] = text
 
 
-def _end(last: bool) -> None:
+def _leave_this_machine(last: bool) -> None:
     if not last:
         return
-    for name, (value, text) in _before.items():
+    for name, (value, text) in _unproxied.items():
         if os.environ.get(name) != text:
             continue  # The task has put something else there.
         if value is None:
             del os.environ[name]
         else:
             os.environ[name] = value
-    _before.clear()
+    _unproxied.clear()

@@ -113,14 +113,13 @@ def _read(
     headers: Any = None,
     auth: Any = None,
     *more: Any,
-    uri: str = "",
     **named: Any,
 ) -> tuple[_Asked, tuple[Any, ...], dict[str, Any]]:
     """Return what a function of the SDK's is called with: what every one takes, and what follows.
 
-    The address is `uri` to a client, and `url` to its HTTP client.
+    A client calls the address `uri`, its HTTP client `url`.
     """
-    return _Asked(method, url or uri, params, data, headers, auth), more, named
+    return _Asked(method, named.pop("uri", url), params, data, headers, auth), more, named
 
 
 def _through_ours(original: Function) -> Function:

@@ -1,11 +1,9 @@
 """What the Twilio SDK sends a vendor task's call with: reserved first, here or by the gateway; sent once.
 
 A request is made by `requests`, as the SDK's own client makes it (twilio-python 9.13, `http/http_client.py`):
-so both encode parameters alike. Imported with the SDK only.
-
-A denial is a `TwilioRestException` with the status, code and details that a gateway's denial would have; a
-broken exchange is what the SDK's own client raises: an error of `requests`, of aiohttp when asynchronous
-(twilio-python 9.13, `http/http_client.py`, `http/async_http_client.py`).
+so both encode parameters alike. A denial is a `TwilioRestException` with the status, code and details that a
+gateway's denial would have; a broken exchange is what the SDK's own client raises: an error of `requests`, of
+aiohttp when asynchronous (`http/async_http_client.py`). Imported with the SDK only.
 """
 
 from __future__ import annotations
@@ -33,6 +31,11 @@ from luigi_spendguard.proxy.call import send
 from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, also, not_answered, not_sent, prepared
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.twilio import VENDOR
+
+_logger = logging.getLogger(__name__)
+
+#: Bodies of these types are JSON; any other is a form (twilio-python 9.13, `http/http_client.py`).
+_JSON = ("application/json", "application/scim+json")
 
 
 def as_twilio_error(
@@ -67,11 +70,11 @@ class _ShownError(TwilioRestException):
 
 
 class _LostConnection(_ShownError, requests.ConnectionError):
-    """A gateway that cannot be reached; the same of an asynchronous client."""
+    """A gateway that cannot be reached."""
 
 
 class _LostAsyncConnection(_ShownError, aiohttp.ClientConnectionError):
-    """As `_LostConnection`."""
+    """The same of an asynchronous client."""
 
 
 def _synchronous(text: str, error: Exception) -> Exception:
@@ -103,13 +106,6 @@ def as_the_sdks_errors(method: str, url: str, *, asynchronous: bool) -> Iterator
         raise natural(not_sent("Twilio", error), error) from error
     except OSError as error:
         raise natural(not_answered("Twilio", error), error) from error
-
-
-#: Bodies of these types are JSON; any other is a form (twilio-python 9.13, `http/http_client.py`).
-_JSON = ("application/json", "application/scim+json")
-
-
-_logger = logging.getLogger(__name__)
 
 
 def request_of(

@@ -40,9 +40,9 @@ def _on_unix_socket(request: HTTPServerRequest) -> bool:
     return bool(getattr(context, "address_family", None) == getattr(socket, "AF_UNIX", object()))
 
 
-def _same(given: str, wanted: str | None) -> bool:
+def _same(token: str, wanted: str | None) -> bool:
     """Compare digests: how long it takes tells nothing of the token, nor of its length."""
-    digests = (hashlib.sha256(one.encode("utf-8", "replace")).digest() for one in (given, wanted or ""))
+    digests = (hashlib.sha256(one.encode("utf-8", "replace")).digest() for one in (token, wanted or ""))
     return bool(wanted) and hmac.compare_digest(*digests)
 
 

@@ -1,8 +1,7 @@
 """What people and pages read of runs and calls: the routes that change nothing.
 
-What of a run is blocked or held, and why, as luigid's gate knows it: for people and scripts.
-
-A run may have many thousand tasks: Luigi's RPCs have their turn while they are looked through.
+The ledger says what was spent; which of a run's tasks are blocked or held, and why, luigid's gate knows. A
+run may have many thousand tasks: Luigi's RPCs have their turn while they are looked through.
 """
 
 from __future__ import annotations
@@ -29,90 +28,14 @@ from scheduler_patch.dispatch.model import TaskState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.service import LedgerService
 
+logger = logging.getLogger(__name__)
+
+#: What calls may be filtered by.
+_FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
 #: Tasks that are looked at in one go: about a millisecond.
 _SLICE = 200
-
-
-async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[TaskState, Verdict]]:
-    """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
-    gate, state = service.scheduler.gate, service.state
-    run = state.runs.get(run_id)
-    await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
-    for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
-        if number % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
-        task = state.tasks.get(task_id)
-        if task is None or not service.scheduler.is_pending(task_id):
-            continue
-        verdict = gate.verdict(task_id)
-        if verdict.is_blocked and (len(task.runs) == 1 or state.run(gate.paying_run(task_id)) is run):
-            yield task, verdict
-
-
-def _status(state: str, blocked: Mapping[Verdict, int]) -> str:
-    if state != "active" or not blocked:
-        return state
-    return "held" if any(verdict.is_held for verdict in blocked) else "blocked"
-
-
-async def _counts(service: LedgerService, run_id: str) -> dict[Verdict, int]:
-    return dict(Counter([verdict async for _, verdict in _blocked(service, run_id)]))
-
-
-async def statuses(service: LedgerService) -> dict[str, str]:
-    """Return which active runs are `blocked` or `held`."""
-    refined = {}
-    for run_id, run in list(service.state.runs.items()):
-        if run.opened and run.state == "active":
-            status = _status("active", await _counts(service, run_id))
-            if status != "active":
-                refined[run_id] = status
-    return refined
-
-
-async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what lists of runs show beside what the ledger knows: how many tasks are blocked, by reason."""
-    counts = await _counts(service, row["run_id"])
-    return {"blocked_tasks": counts, "status": _status(row["state"], counts)}
-
-
-async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the API shows of a single run beside what the ledger knows."""
-    counts: Counter[Verdict] = Counter()
-    single: list[TaskState] = []
-    groups: dict[Reason, list[str]] = {}
-    async for task, verdict in _blocked(service, row["run_id"]):
-        counts[verdict] += 1
-        if verdict is Verdict.APPROVAL:
-            single.append(task)
-        if (why := reason_of(service.scheduler.gate, task.task_id, verdict)) is not None:
-            groups.setdefault(why, []).append(task.task_id)
-    return {
-        "blocked_tasks": dict(counts),
-        "status": _status(row["state"], counts),
-        "blocked": [
-            {
-                "tasks": len(tasks),
-                "code": why.code,
-                "text": why.text,
-                "advice": why.advice,
-                "task_ids": tasks[:LISTED_OF_REASON],
-            }
-            for why, tasks in groups.items()
-        ],
-        "awaiting_approval": [
-            {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)} for task in single[:LISTED]
-        ],
-    }
-
-
-logger = logging.getLogger(__name__)
-
-
-#: What calls may be filtered by.
-_FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
 
 
 async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
@@ -287,4 +210,77 @@ async def status(service: LedgerService, call: ApiCall, request: NoFields) -> An
         "gateway": sorted(service.relayed_vendors),
         "ledger": service.has_ledger,
         "failed_attempts": service.throttle.failed,
+    }
+
+
+async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[TaskState, Verdict]]:
+    """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
+    gate, state = service.scheduler.gate, service.state
+    run = state.runs.get(run_id)
+    await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
+    for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        task = state.tasks.get(task_id)
+        if task is None or not service.scheduler.is_pending(task_id):
+            continue
+        verdict = gate.verdict(task_id)
+        if verdict.is_blocked and (len(task.runs) == 1 or state.run(gate.paying_run(task_id)) is run):
+            yield task, verdict
+
+
+def _status(state: str, blocked: Mapping[Verdict, int]) -> str:
+    if state != "active" or not blocked:
+        return state
+    return "held" if any(verdict.is_held for verdict in blocked) else "blocked"
+
+
+async def _counts(service: LedgerService, run_id: str) -> dict[Verdict, int]:
+    return dict(Counter([verdict async for _, verdict in _blocked(service, run_id)]))
+
+
+async def statuses(service: LedgerService) -> dict[str, str]:
+    """Return which active runs are `blocked` or `held`."""
+    refined = {}
+    for run_id, run in list(service.state.runs.items()):
+        if run.opened and run.state == "active":
+            status = _status("active", await _counts(service, run_id))
+            if status != "active":
+                refined[run_id] = status
+    return refined
+
+
+async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what lists of runs show beside what the ledger knows: how many tasks are blocked, by reason."""
+    counts = await _counts(service, row["run_id"])
+    return {"blocked_tasks": counts, "status": _status(row["state"], counts)}
+
+
+async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what the API shows of a single run beside what the ledger knows."""
+    counts: Counter[Verdict] = Counter()
+    single: list[TaskState] = []
+    groups: dict[Reason, list[str]] = {}
+    async for task, verdict in _blocked(service, row["run_id"]):
+        counts[verdict] += 1
+        if verdict is Verdict.APPROVAL:
+            single.append(task)
+        if (why := reason_of(service.scheduler.gate, task.task_id, verdict)) is not None:
+            groups.setdefault(why, []).append(task.task_id)
+    return {
+        "blocked_tasks": dict(counts),
+        "status": _status(row["state"], counts),
+        "blocked": [
+            {
+                "tasks": len(tasks),
+                "code": why.code,
+                "text": why.text,
+                "advice": why.advice,
+                "task_ids": tasks[:LISTED_OF_REASON],
+            }
+            for why, tasks in groups.items()
+        ],
+        "awaiting_approval": [
+            {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)} for task in single[:LISTED]
+        ],
     }

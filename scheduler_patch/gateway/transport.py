@@ -7,27 +7,18 @@ import os
 import socket
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from typing import Any
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.http.connections import FRESH_S, Connect, Idle, Operation, Undo, Write
 from luigi_spendguard.http.transport import Limits, sending
 from luigi_spendguard.vendors import Reply, Request
+from scheduler_patch.gateway.replies import Room
 
 #: Connections to all vendors together; further calls wait for one.
 CONNECTIONS = 256
 #: Names that are resolved at once.
 RESOLVERS = 8
-
-
-class Space(Protocol):
-    """Where a reply's bytes are held; both wait, and raise TimeoutError at `by`."""
-
-    async def read(self, size: int, by: float) -> None:
-        """Take note of bytes that were read."""
-
-    async def hold_most(self, by: float) -> None:
-        """Hold as much as a reply may have."""
 
 
 class LoopTransport:
@@ -40,11 +31,11 @@ class LoopTransport:
         # Not the loop's own threads: there the guard thinks about long requests.
         self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="spendguard-names")
 
-    async def send(self, request: Request, deadline: float, timeout_s: float, space: Space) -> Reply:
-        """Send and return the whole reply, which is held in `space`; raises as `transport.sending`."""
+    async def send(self, request: Request, deadline: float, timeout_s: float, room: Room) -> Reply:
+        """Send and return the whole reply, which is held in `room`; raises as `transport.sending`."""
         async with self._free:
             try:
-                return await self._driven(sending(request, self._idle, Limits(deadline, timeout_s)), space)
+                return await self._driven(sending(request, self._idle, Limits(deadline, timeout_s)), room)
             except BaseException as error:
                 raised = bare(error)  # Its frames have the request's bytes, and so the secret.
             finally:
@@ -61,7 +52,7 @@ class LoopTransport:
         if self._idle.prune():
             self._prune_later()
 
-    async def _driven(self, steps: Generator[Operation, Any, Reply], space: Space) -> Reply:
+    async def _driven(self, steps: Generator[Operation, Any, Reply], room: Room) -> Reply:
         value: Any = None
         error: BaseException | None = None
         while True:
@@ -72,7 +63,7 @@ class LoopTransport:
                 return reply
             value, error = None, None
             try:
-                value = await self._done(step, space)
+                value = await self._done(step, room)
             except BaseException as caught:  # It closes the connection, whatever ends this.
                 error = caught
 
@@ -83,18 +74,18 @@ class LoopTransport:
         self._idle.close()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _done(self, step: Operation, space: Space) -> Any:
+    async def _done(self, step: Operation, room: Room) -> Any:
         if isinstance(step, Connect):
             return await self._connected(step)
         if isinstance(step, Write):
             return await _written(step)
         if isinstance(step, Undo):
-            await space.hold_most(step.by)
+            await room.hold_most(step.by)
             return await asyncio.to_thread(step.act)
         while True:
             try:
                 data = step.socket.recv(1 << 16)
-                await space.read(len(data), step.by)
+                await room.read(len(data), step.by)
                 await asyncio.sleep(0)  # A vendor that is fast, or talks in crumbs, does not keep the loop.
                 if asyncio.get_running_loop().time() >= step.by:
                     raise TimeoutError

@@ -21,6 +21,9 @@ from scheduler_patch.dispatch import Gate
 from scheduler_patch.dispatch.model import Announcement, Rules
 from scheduler_patch.dispatch.state import DispatchState
 
+#: A task calls no more vendors than this.
+MAX_VENDORS = 8
+
 
 @dataclass(frozen=True)
 class Root:
@@ -112,10 +115,6 @@ def _roots(scheduler: Any, above: list[Any], parents: dict[str, list[Any]]) -> l
 
     roots = [t for t in above if any(is_root(t, worker) for worker in t.stakeholders - assistants)]
     return roots or [task for task in above if not parents.get(task.id)]
-
-
-#: A task calls no more vendors than this.
-MAX_VENDORS = 8
 
 
 def load(scheduler: Any) -> None:

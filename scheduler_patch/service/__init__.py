@@ -49,7 +49,7 @@ from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
 from scheduler_patch.service.ledger import Booked, Books
-from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Queue, Shares
+from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares, TurnQueue
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,7 @@ class LedgerService(Books):
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
-        self._queue = Queue()
+        self._turns = TurnQueue()
         #: What vault keys hold of requests' bodies, in bytes.
         self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
         self.saving: set[asyncio.Task[None]] = set()
@@ -125,8 +125,8 @@ class LedgerService(Books):
     async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
         """Return the run that pays for a task: the one that it was dispatched for.
 
-        Opened here when its worker cannot know whose task it is.
-        What Luigi's own RPCs say of a root's budget may lower the cap that it is granted, and no more.
+        Opened here when its worker cannot know whose task it is. What Luigi's own RPCs say of a root's budget
+        may lower the cap that it is granted, and no more.
         """
         gate = self.scheduler.gate
         run = gate.pinned_run(task_id) or self.state.run(gate.paying_run(task_id, worker))
@@ -221,9 +221,9 @@ class LedgerService(Books):
             ask = _bounded(ask)
         elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
-        ahead = self._queue.ahead(ask, relayed=relayed)
+        ahead = self._turns.ahead(ask, relayed=relayed)
         answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
-        self._queue.told(ask, answer, run_id, relayed=relayed)
+        self._turns.told(ask, answer, run_id, relayed=relayed)
         return answer
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:

@@ -23,13 +23,13 @@ _KEPT_FREE = 4
 LONGEST_QUEUE = 1000
 #: Bytes of requests' bodies that are held at once, of one key and of all.
 BYTES_OF_A_KEY, BYTES = 40 << 20, 256 << 20
-#: Wrong credentials of one peer within `WINDOW_S` seconds, after which it is told to wait.
-LIMIT = 200
-WINDOW_S = 60.0
+#: Wrong credentials of one peer within `WRONG_WINDOW_S` seconds, after which it is told to wait.
+WRONG_LIMIT = 200
+WRONG_WINDOW_S = 60.0
 #: Peers that are remembered.
-REMEMBERED = 10_000
+REMEMBERED_PEERS = 10_000
 #: Seconds after which who has not asked again does not wait any more.
-LIVE_S = 5.0
+ASKED_WITHIN_S = 5.0
 #: What a call is answered that will ask again.
 _ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 
@@ -181,12 +181,12 @@ class Throttle:
         self.failed += 1
         now = self._clock()
         begun, times = self._wrong.get(peer, (now, 0))
-        begun, times = (begun, times + 1) if now - begun <= WINDOW_S else (now, 1)
+        begun, times = (begun, times + 1) if now - begun <= WRONG_WINDOW_S else (now, 1)
         self._wrong[peer] = begun, times
         self._wrong.move_to_end(peer)
-        if len(self._wrong) > REMEMBERED:
+        if len(self._wrong) > REMEMBERED_PEERS:
             self._wrong.popitem(last=False)
-        return times > LIMIT
+        return times > WRONG_LIMIT
 
 
 @dataclass
@@ -197,7 +197,7 @@ class _Waiting:
     seen: float
 
 
-class Queue:
+class TurnQueue:
     """The calls that wait for their turn at an object: runs take turns.
 
     The ledger decides whose turn it is (`ledger/turns.py`), and whoever waits asks it again and again: of
@@ -245,7 +245,7 @@ class Queue:
 
     def _forget(self) -> None:
         """Forget who does not ask any more."""
-        gone = self._clock() - LIVE_S
+        gone = self._clock() - ASKED_WITHIN_S
         for call_id in [one for one, waiting in self._waiting.items() if waiting.seen < gone]:
             del self._waiting[call_id]
 

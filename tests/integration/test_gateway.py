@@ -22,7 +22,7 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.http.relay import MAX_BODY, MAX_FORM
+from luigi_spendguard.http.relay import MAX_FORM, MAX_UPLOAD
 from tests.integration.test_vault_keys import charge, client, issued
 from tests.support.asking import ADMIN, WORKER
 from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until
@@ -203,13 +203,13 @@ class TestRefusing:
         status, _, _ = raw(gateway, "POST", "/stripe/v1/charges", b"x" * (MAX_FORM + 1), **form(key))
         assert status == 413
         upload = form(key) | {"Content-Type": "multipart/form-data; boundary=x"}
-        status, _, _ = raw(gateway, "POST", "/stripe/v1/files", b"x" * (MAX_BODY + 1), **upload)
+        status, _, _ = raw(gateway, "POST", "/stripe/v1/files", b"x" * (MAX_UPLOAD + 1), **upload)
         assert status == 413
         status, _, _ = raw(gateway, "POST", "/stripe/v1/files", b"x" * (MAX_FORM + 1), **upload)
         assert status != 413
         gateway.stripe.forget()
         connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=60)
-        parts = (b"x" * (1 << 20) for _ in range((MAX_BODY >> 20) + 2))
+        parts = (b"x" * (1 << 20) for _ in range((MAX_UPLOAD >> 20) + 2))
         connection.request("POST", "/stripe/v1/charges", parts, form(key), encode_chunked=True)
         assert connection.getresponse().status == 413
         connection.close()

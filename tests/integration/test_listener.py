@@ -22,7 +22,7 @@ from luigi.contrib.external_program import ExternalProgramRunError, ExternalProg
 
 from luigi_spendguard import BudgetExceeded, SpendDenied, spend_proxy
 from luigi_spendguard.errors import PluginError
-from luigi_spendguard.http.relay import MAX_BODY, MAX_FORM
+from luigi_spendguard.http.relay import MAX_FORM, MAX_UPLOAD
 from luigi_spendguard.proxy import interrupt
 from tests.integration.test_any_client import Place
 from tests.support import npm
@@ -238,7 +238,10 @@ def test_chunks_continuation_and_uploads_pass(worker: Place, tmp_path: Path) -> 
 
 @pytest.mark.parametrize(
     ("kind", "size"),
-    [("application/x-www-form-urlencoded", MAX_FORM + 1), ("multipart/form-data; boundary=x", MAX_BODY + 1)],
+    [
+        ("application/x-www-form-urlencoded", MAX_FORM + 1),
+        ("multipart/form-data; boundary=x", MAX_UPLOAD + 1),
+    ],
 )
 def test_too_large_a_body_is_refused(worker: Place, kind: str, size: int) -> None:
     task = worker.task()

@@ -19,13 +19,13 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application
 
 from luigi_spendguard.http import receiving
-from luigi_spendguard.http.relay import MAX_BODY
+from luigi_spendguard.http.relay import MAX_UPLOAD
 from luigi_spendguard.vendors import Reply as VendorsReply
 from luigi_spendguard.vendors import Request
 from scheduler_patch.api import routes
 from scheduler_patch.api.handler import MAX_REQUEST
 from scheduler_patch.gateway.handler import relay_routes
-from scheduler_patch.service.shares import BYTES_OF_A_KEY, LIMIT
+from scheduler_patch.service.shares import BYTES_OF_A_KEY, WRONG_LIMIT
 from tests.integration.test_gateway import form, raw
 from tests.integration.test_vault_keys import charge, issued
 from tests.support.asking import ADMIN, ASK, WORKER, WRONG, send
@@ -57,7 +57,7 @@ def test_who_is_right_is_served_at_once_whoever_else_fails_from_its_address(
     gateway: Site, where: str
 ) -> None:
     issued(gateway)  # The ledger is there; the admin's token has not been seen yet.
-    for _ in range(LIMIT + 5):
+    for _ in range(WRONG_LIMIT + 5):
         if where == "RPC":
             status = send(gateway, "POST", "/api/spend_reserve", ASK | {"call_id": "c"}, MADE_UP).status
         elif where == "token":
@@ -80,7 +80,7 @@ def test_the_body_of_who_shows_no_right_key_takes_no_memory(gateway: Site) -> No
             stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port))) for _ in range(20)
         ]
         head = "POST /stripe/v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
-        head += f"Authorization: Bearer {MADE_UP}\r\nContent-Length: {MAX_BODY}\r\n\r\n"
+        head += f"Authorization: Bearer {MADE_UP}\r\nContent-Length: {MAX_UPLOAD}\r\n\r\n"
         for one in strangers:
             one.settimeout(20)
             one.sendall(head.encode())
@@ -140,7 +140,7 @@ def test_long_bodies_of_one_key_leave_room_for_anothers(gateway: Site) -> None:
     body = b"x" * (1 << 20)
     with ExitStack() as stack:
         head = "POST /stripe/v1/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data\r\n"
-        head += f"Authorization: Bearer {busy}\r\nContent-Length: {MAX_BODY}\r\n\r\n"
+        head += f"Authorization: Bearer {busy}\r\nContent-Length: {MAX_UPLOAD}\r\n\r\n"
         slow = [stack.enter_context(socket.create_connection(("127.0.0.1", gateway.port))) for _ in range(20)]
         for one in slow:
             one.sendall(head.encode())
@@ -153,7 +153,7 @@ def test_long_bodies_of_one_key_leave_room_for_anothers(gateway: Site) -> None:
         upload = form(other) | {"Content-Type": "multipart/form-data; boundary=x"}
         assert raw(gateway, "POST", "/stripe/v1/files", b"x" * (9 << 20), **upload)[0] != 503
         assert charge(gateway, other).status == "succeeded"
-        assert most_kib(gateway) - before < (2 * MAX_BODY >> 10) + 2 * ROOM_KIB
+        assert most_kib(gateway) - before < (2 * MAX_UPLOAD >> 10) + 2 * ROOM_KIB
     again = raw(gateway, "POST", "/stripe/v1/files", body, **(upload | {"Authorization": f"Bearer {busy}"}))
     assert again[0] != 503  # All was given back.
 

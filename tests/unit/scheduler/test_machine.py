@@ -32,6 +32,7 @@ from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators
+from tests.support.books import audit
 
 USD = 1_000_000
 RUNS, WORKERS, TASKS = ("r1", "r2"), ("w1", "w2"), tuple(f"T{n}" for n in range(6))
@@ -345,7 +346,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_add_up(self) -> None:
         if hasattr(self, "service"):
-            assert self.do(self.service.read(queries.audit)) in ([], None), "P3"
+            assert self.do(self.service.read(audit)) in ([], None), "P3"
 
     @invariant()
     def nobody_pays_twice(self) -> None:

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import API_BASE
-from scheduler_patch.service.shares import LIVE_S, Queue
+from scheduler_patch.service.shares import ASKED_WITHIN_S, TurnQueue
 from tests.unit.gateway.test_shares import INTENT, Played
 from tests.unit.gateway.test_shares import run as play
 
@@ -22,7 +22,7 @@ class Line:
 
     def __init__(self) -> None:
         self.now = 0.0
-        self.queue = Queue(lambda: self.now)
+        self.queue = TurnQueue(lambda: self.now)
         self.pending: dict[str, ReserveRequest] = {}
 
     def asks(self, call_id: str, acts_on: str = "in_1", *, relayed: bool = True, verdict: str = "") -> str:
@@ -86,9 +86,9 @@ def test_who_is_refused_or_answered_or_does_not_come_again_keeps_nobody(verdict:
     if verdict == "denied":
         line.asks("a1", verdict=verdict)
     else:
-        line.now += LIVE_S / 2
+        line.now += ASKED_WITHIN_S / 2
         line.asks("b0")
-        line.now += LIVE_S / 2 + 1
+        line.now += ASKED_WITHIN_S / 2 + 1
     assert line.asks("b0") == "allowed"
 
 
@@ -117,16 +117,16 @@ def test_the_vendor_is_asked_by_one_run_after_another(tmp_path: Path) -> None:
     async def live(played: Played) -> None:
         keys = [await played.key() for _ in range(3)]
         calls = [played.relay(edit("busy"), keys[0]) for _ in range(12)]
-        await played.until(lambda: len(played.service._queue._waiting) == 11)
+        await played.until(lambda: len(played.service._turns._waiting) == 11)
         for number in (1, 2):
             calls.append(played.relay(edit(f"other {number}"), keys[number]))
-            await played.until(lambda number=number: len(played.service._queue._waiting) == 11 + number)
+            await played.until(lambda number=number: len(played.service._turns._waiting) == 11 + number)
         for number in range(14):
             free.release()
             await played.until(lambda number=number: len(played.sent) >= min(number + 2, 14))
         assert {reply.status for reply in await asyncio.gather(*calls)} == {200}
         order: list[Any] = [request.body.decode() for request in played.sent]
         assert [order.index(f"description=other {number}") for number in (1, 2)] == [2, 3]
-        assert played.service._queue._waiting == {}
+        assert played.service._turns._waiting == {}
 
     play(tmp_path, answer, live)

@@ -7,7 +7,14 @@ import asyncio
 import pytest
 
 from scheduler_patch.service import shares
-from scheduler_patch.service.shares import LIMIT, REMEMBERED, WINDOW_S, Shares, Throttle, TooMany
+from scheduler_patch.service.shares import (
+    REMEMBERED_PEERS,
+    WRONG_LIMIT,
+    WRONG_WINDOW_S,
+    Shares,
+    Throttle,
+    TooMany,
+)
 
 
 def waiting(made: Shares, key: str, amount: int = 1) -> asyncio.Task[None]:
@@ -131,23 +138,23 @@ class Clock:
 
 def test_a_peer_that_shows_too_many_wrong_ones_is_told_so_and_others_are_not() -> None:
     throttle = Throttle(Clock())
-    assert not any(throttle.was_wrong("10.0.0.1") for _ in range(LIMIT))
+    assert not any(throttle.was_wrong("10.0.0.1") for _ in range(WRONG_LIMIT))
     assert throttle.was_wrong("10.0.0.1")
     assert not throttle.was_wrong("10.0.0.2")
-    assert throttle.failed == LIMIT + 2
+    assert throttle.failed == WRONG_LIMIT + 2
 
 
 def test_wrong_ones_are_forgotten_after_a_while() -> None:
     clock = Clock()
     throttle = Throttle(clock)
-    for _ in range(LIMIT):
+    for _ in range(WRONG_LIMIT):
         throttle.was_wrong("10.0.0.1")
-    clock.now += WINDOW_S + 1
+    clock.now += WRONG_WINDOW_S + 1
     assert not throttle.was_wrong("10.0.0.1")
 
 
 def test_so_many_peers_are_remembered_and_no_more() -> None:
     throttle = Throttle(Clock())
-    for number in range(REMEMBERED + 50):
+    for number in range(REMEMBERED_PEERS + 50):
         throttle.was_wrong(str(number))
-    assert len(throttle._wrong) == REMEMBERED
+    assert len(throttle._wrong) == REMEMBERED_PEERS
