@@ -27,23 +27,7 @@ _USD = re.compile(r"[0-9]{1,10}(?:\.[0-9]{1,6})?", re.ASCII)
 #: decimals as well; only their payouts have to be whole, so that they count alike
 #: (https://docs.stripe.com/currencies#special-cases).
 ZERO_DECIMAL = frozenset(
-    [
-        "bif",
-        "clp",
-        "djf",
-        "gnf",
-        "jpy",
-        "kmf",
-        "krw",
-        "mga",
-        "pyg",
-        "rwf",
-        "vnd",
-        "vuv",
-        "xaf",
-        "xof",
-        "xpf",
-    ]
+    ["bif", "clp", "djf", "gnf", "jpy", "kmf", "krw", "mga", "pyg", "rwf", "vnd", "vuv", "xaf", "xof", "xpf"]
 )
 #: Currencies with thousandths, the last digit of which is 0 (https://docs.stripe.com/currencies#three-decimal).
 THREE_DECIMAL = frozenset(["bhd", "jod", "kwd", "omr", "tnd"])

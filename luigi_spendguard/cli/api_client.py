@@ -65,8 +65,7 @@ class Operator:
         self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
-            timeout=TIMEOUT_S,
-            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
+            timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
         )
 
     def get(self, path: str, **query: str | None) -> Any:

@@ -27,8 +27,7 @@ def keys(run_id: str | None, form: str) -> None:
 
 
 @click.command(
-    name="issue-key",
-    epilog="Example:  spendguard issue-key --run nightly-42 --run-cap 50 --expires-in 4h",
+    name="issue-key", epilog="Example:  spendguard issue-key --run nightly-42 --run-cap 50 --expires-in 4h"
 )
 @click.option("--vendor", default="stripe", show_default=True, help="The vendor it is for.")
 @click.option("--run", "run_id", help="The run that it spends for, opened if need be; else one of its own.")

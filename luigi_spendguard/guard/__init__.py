@@ -233,9 +233,7 @@ class Guard:
             quote = replace(quote, total_micros=answer.asked_micros)
         if answer.resend and answer.body:
             request = replace(
-                request,
-                body=answer.body.encode("utf-8"),
-                headers={**request.headers, **answer.headers},
+                request, body=answer.body.encode("utf-8"), headers={**request.headers, **answer.headers}
             )
         key = answer.wire_key if quote.repeatable else ""
         wire = self.vendor.wire(request, self.settings, self.secret, key)

@@ -38,12 +38,7 @@ SILENT_S = 3.0
 
 
 def reserve_request(
-    vendor: Vendor,
-    request: Request,
-    quote: Quote,
-    call: Call,
-    looked_up: LookedUp,
-    timeout_s: float,
+    vendor: Vendor, request: Request, quote: Quote, call: Call, looked_up: LookedUp, timeout_s: float
 ) -> ReserveRequest:
     """Return how a call asks for its reservation."""
     executed = looked_up.executed

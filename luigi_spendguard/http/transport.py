@@ -84,12 +84,7 @@ class Limits(NamedTuple):
 
 
 def sending(
-    request: Request,
-    idle: Idle,
-    limits: Limits,
-    *,
-    straight: bool = False,
-    proxy: str = "",
+    request: Request, idle: Idle, limits: Limits, *, straight: bool = False, proxy: str = ""
 ) -> Generator[Operation, Any, Reply]:
     """Send a request before its deadline; return the reply, which has come in full within the time-out.
 

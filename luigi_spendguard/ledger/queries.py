@@ -71,8 +71,7 @@ def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
 def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
     """Return the budgets inside a run, tasks' own ones excepted."""
     return tx.all(
-        f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part",
-        run_id,
+        f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part", run_id
     )
 
 

@@ -7,16 +7,7 @@ The operations (`runs`, `reservations`, `settlement`) speak SQL; these classes s
 from __future__ import annotations
 
 import peewee
-from peewee import (
-    SQL,
-    BigIntegerField,
-    BooleanField,
-    CharField,
-    Check,
-    CompositeKey,
-    IntegerField,
-    TextField,
-)
+from peewee import SQL, BigIntegerField, BooleanField, CharField, Check, CompositeKey, IntegerField, TextField
 
 from luigi_spendguard.ledger.database import Tx
 

@@ -91,13 +91,11 @@ _Dollars = Annotated[str, Kind(_read_dollars, {"oneOf": [messages.USD, {"type": 
 _Names = Annotated[
     tuple[str, ...],
     Kind(
-        _read_names,
-        {"type": "array", "items": messages.text().schema, "minItems": 1, "maxItems": MAX_NAMES},
+        _read_names, {"type": "array", "items": messages.text().schema, "minItems": 1, "maxItems": MAX_NAMES}
     ),
 ]
 _Label = Annotated[
-    str,
-    Kind(messages.text().read, {"type": "string", "maxLength": 255, "description": "luigi/<run_id>"}),
+    str, Kind(messages.text().read, {"type": "string", "maxLength": 255, "description": "luigi/<run_id>"})
 ]
 _Span = Annotated[str, Kind(messages.text().read, {"type": "string", "pattern": "^[0-9]{1,9}[smhd]$"})]
 _Moment = Annotated[str, Kind(messages.text().read, {"type": "string", "format": "date-time"})]

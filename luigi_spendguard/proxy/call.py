@@ -208,9 +208,7 @@ def _send(
         request, call, refuse
     )
     return drive(
-        life,
-        attempt,
-        lambda one: _transport.send(one.request, one.deadline, settings.timeout_s, proxy=proxy),
+        life, attempt, lambda one: _transport.send(one.request, one.deadline, settings.timeout_s, proxy=proxy)
     )
 
 

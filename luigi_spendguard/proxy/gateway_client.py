@@ -180,8 +180,7 @@ class Forwarder:
                 wait_s = next(waits)
                 if time.monotonic() + wait_s > limit:
                     raise GatewayUnreachable(
-                        "ledger_unavailable",
-                        f"denied, nothing was sent now: {gateway.silent(error)}",
+                        "ledger_unavailable", f"denied, nothing was sent now: {gateway.silent(error)}"
                     ) from None
                 time.sleep(wait_s)
 

@@ -141,11 +141,7 @@ def quote_refund(call: StripeCall) -> Quote:
         # Its reply is the charge, with all refunds in one sum; sent again, nothing would be left of it.
         left = _amount(call, path, body)
     return call.quote_at(
-        call.money(max(0, left), currency),
-        minor=minor,
-        currency=currency,
-        target=charge or intent,
-        firm=firm,
+        call.money(max(0, left), currency), minor=minor, currency=currency, target=charge or intent, firm=firm
     )
 
 

@@ -152,8 +152,7 @@ def path_of(method: str, url: str, settings: VendorSettings) -> str:
             break
     host = urlsplit(url).hostname or "?"
     raise denial(
-        "endpoint",
-        f"{host} is not where [spendguard_stripe] base_url sends this call: nothing was sent",
+        "endpoint", f"{host} is not where [spendguard_stripe] base_url sends this call: nothing was sent"
     )
 
 

@@ -13,14 +13,7 @@ from typing import Any
 
 from luigi_spendguard.vendors.model import Quote
 from luigi_spendguard.vendors.stripe.items import covered_items, look_up_debt, look_up_pending
-from luigi_spendguard.vendors.stripe.lines import (
-    Cost,
-    amount_of,
-    as_item,
-    cost_of,
-    read_lines,
-    shipping_cost,
-)
+from luigi_spendguard.vendors.stripe.lines import Cost, amount_of, as_item, cost_of, read_lines, shipping_cost
 from luigi_spendguard.vendors.stripe.objects import payer_of
 from luigi_spendguard.vendors.stripe.quotes import quote_free
 from luigi_spendguard.vendors.stripe.request import (
