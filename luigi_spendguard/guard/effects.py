@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Generator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from luigi_spendguard.errors import VendorUnreachable
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
@@ -82,12 +82,13 @@ class Pause:
 
 Effect = Reserve | Send | Finish | Pause
 Life = Generator[Effect, Any, Reply]
+Step = TypeVar("Step")
 
 
-def advance(life: Life, value: Any, error: BaseException | None) -> Effect | Reply:
-    """Tell a life what came of its last effect; return its next one, or at its end the reply.
+def advance(life: Generator[Step, Any, Reply], value: Any, error: BaseException | None) -> Step | Reply:
+    """Tell a life what came of its last step; return its next one, or at its end the reply.
 
-    Raises what the life raises.
+    So a send is driven, too (`http/transport.py`). Raises what the life raises.
     """
     try:
         return life.send(value) if error is None else life.throw(error)

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from typing import Any
 
 from luigi_spendguard.errors import bare
+from luigi_spendguard.guard.effects import advance
 from luigi_spendguard.http.connections import Connect, Idle, Operation, Undo, Write
 from luigi_spendguard.http.transport import CONNECT_S, Limits, sending
 from luigi_spendguard.vendors import Reply, Request
@@ -48,12 +49,10 @@ def _driven(steps: Generator[Operation, Any, Reply]) -> Reply:
     error: BaseException | None = None
     while True:
         try:
-            step = steps.send(value) if error is None else steps.throw(error)
-            value, error = None, None
-            value = _done(step)
-        except StopIteration as stop:
-            reply: Reply = stop.value
-            return reply
+            step = advance(steps, value, error)
+            if isinstance(step, Reply):
+                return step
+            value, error = _done(step), None
         except BaseException as caught:  # It closes the connection, and knows what was sent.
             if inspect.getgeneratorstate(steps) == inspect.GEN_CLOSED:
                 raise

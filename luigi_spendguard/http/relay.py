@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import re
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from http.client import responses
 from typing import Any
 from urllib.parse import urlsplit
@@ -96,6 +97,25 @@ def host_of(url: str) -> str:
         return ""
 
 
+@dataclass(frozen=True)
+class ClientCall:
+    """What a client asks for, as the guard is to see it.
+
+    Attributes:
+        request: has the vendor's own URL and none of the client's credentials.
+        unanswered: as `ReserveRequest`'s.
+        refuse: as the guard's.
+        is_gone: whether the client has gone: the call is not made then, when it is its turn.
+
+    """
+
+    vendor: Vendor
+    request: Request
+    unanswered: str = ""
+    refuse: SpendDenied | None = None
+    is_gone: Callable[[], bool] = lambda: False
+
+
 class Relaying(Receiving):
     """Relays one call; a subclass sets `vendor` before the body comes, and says in `relayed` how."""
 
@@ -152,8 +172,11 @@ class Relaying(Receiving):
         token = bearer(asked)
         return token if token.startswith(KEY_PREFIX) else self.vendor.credential(asked)
 
-    def as_the_vendors(self, asked: Request, rest: str) -> tuple[Request, SpendDenied | None]:
-        """Return the request as the guard is to see it, and why it is to refuse it all the same."""
+    def begin(self, asked: Request, rest: str) -> ClientCall:
+        """Return the call that is handed on now, of a request to `rest` at the vendor.
+
+        A client that had ended its own side before may still wait for its answer.
+        """
         url, refuse = "/" + rest.lstrip("/"), None
         try:
             split_address(rest)
@@ -164,24 +187,18 @@ class Relaying(Receiving):
                 raise denial("endpoint", _TOO_LARGE)
         except SpendDenied as denied:
             refuse = denied
-        return Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body), refuse
-
-    def unanswered(self, asked: Request) -> tuple[str, SpendDenied | None]:
-        """Return the keys of calls without an answer, of which a request may be one made again; and why it is
-        refused where they are too many.
-        """
         keys = asked.headers.get(UNANSWERED, "")
         if keys == TOO_MANY_UNANSWERED or len(keys) > MAX_UNANSWERED:
-            return "", denial("in_doubt", _TOO_MANY_UNANSWERED)
-        return keys, None
-
-    def begin(self) -> Callable[[], bool]:
-        """Take note that the call is handed on; return what tells whether its client has gone since then.
-
-        One that had ended its own side before may still wait for its answer.
-        """
+            keys, refuse = "", refuse or denial("in_doubt", _TOO_MANY_UNANSWERED)
+        request = Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body)
         self.begun, before = True, has_ended(self.request)
-        return lambda: self.closed or (has_ended(self.request) and not before)
+        return ClientCall(
+            self.vendor,
+            request,
+            keys,
+            refuse,
+            is_gone=lambda: self.closed or (has_ended(self.request) and not before),
+        )
 
     def on_connection_close(self) -> None:
         """Take note that the client has gone; a call that is under way is lived to its end."""

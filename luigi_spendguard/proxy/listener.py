@@ -10,10 +10,9 @@ import asyncio
 import hmac
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -32,14 +31,14 @@ from luigi_spendguard.errors import (
 from luigi_spendguard.guard.denials import refusal, unanswered, unanswered_by_gateway, unreachable
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.http.receiving import answer_half_closed
-from luigi_spendguard.http.relay import Relaying, check_host, check_origin
+from luigi_spendguard.http.relay import ClientCall, Relaying, check_host, check_origin
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.proxy import attempts, environment
 from luigi_spendguard.proxy.aio import ENDING_S
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import send
-from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.registry import VENDORS
 
 logger = logging.getLogger(__name__)
@@ -77,27 +76,6 @@ def spend_proxy(vendor: str = "") -> Iterator[str]:
         raise type(denied)(denied.reason, denied.message, denied.facts) from error
     finally:
         listener.end()
-
-
-@dataclass(frozen=True)
-class ProgramCall:
-    """What a program asks for.
-
-    Attributes:
-        request: has the vendor's own URL and none of the program's credentials.
-        attempt: the task's whose vault key it has shown.
-        unanswered: as `ReserveRequest`'s.
-        refuse: as the guard's.
-        is_gone: whether the program has gone: the call is not made then, when it is its turn.
-
-    """
-
-    vendor: Vendor
-    request: Request
-    attempt: Attempt
-    unanswered: str
-    refuse: SpendDenied | None
-    is_gone: Callable[[], bool]
 
 
 class Listener:
@@ -191,12 +169,12 @@ class Listener:
             "vendor's own key usually is",
         )
 
-    async def reply(self, call: Listening, asked: ProgramCall) -> Reply:
-        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
+    async def reply(self, call: Listening, asked: ClientCall, attempt: Attempt) -> Reply:
+        """Guard and send an attempt's call; return the vendor's reply, or a denial in the vendor's format."""
         if self._ending:
             raise denial("ledger_unavailable", "the task goes on without its programs: no new call is taken")
         self._calls.add(call)
-        return await self._loop.run_in_executor(self._pool, self._sent, asked)
+        return await self._loop.run_in_executor(self._pool, self._sent, asked, attempt)
 
     def ended(self, call: Listening) -> None:
         """Take note that a call was answered."""
@@ -204,13 +182,13 @@ class Listener:
         if self._ending and not self._calls:
             self._idle.set()
 
-    def _sent(self, asked: ProgramCall) -> Reply:
+    def _sent(self, asked: ClientCall, attempt: Attempt) -> Reply:
         vendor, denied = asked.vendor, None
         if asked.is_gone():  # While it waited for its turn: nobody has the answer, and it may be made again.
             return refusal(vendor, denial("ledger_unavailable", "its program has gone; nothing was sent"))
         call = Call(unanswered=asked.unanswered)
         try:
-            return send(vendor, asked.request, call, asked.attempt, asked.refuse)
+            return send(vendor, asked.request, call, attempt, asked.refuse)
         except SpendDenied as error:
             denied = error
             return refusal(vendor, error)
@@ -226,7 +204,7 @@ class Listener:
                 unanswered(vendor, error, call.call_id) if call.ask else unanswered_by_gateway(vendor, error)
             )
         finally:
-            if asked.attempt is self._attempt:
+            if attempt is self._attempt:
                 self.denied = denied if isinstance(denied, (BudgetExceeded, KeyRevoked)) else None
 
 
@@ -252,10 +230,8 @@ class Listening(Relaying):
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
-        request, refuse = self.as_the_vendors(asked, asked.url[self._prefix :])
-        keys, too_many = self.unanswered(asked)
-        call = ProgramCall(self.vendor, request, self._attempt, keys, refuse or too_many, self.begin())
-        reply = await self._listener.reply(self, call)
+        call = self.begin(asked, asked.url[self._prefix :])
+        reply = await self._listener.reply(self, call, self._attempt)
         return self.relinked(reply, asked, asked.url[: self._prefix])
 
     def pass_on(self, reply: Reply) -> Any:

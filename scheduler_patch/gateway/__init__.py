@@ -11,7 +11,6 @@ import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from luigi_spendguard import backoff
@@ -25,13 +24,14 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import calls, keys
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.settings.policy import Caps
-from luigi_spendguard.vendors import Reply, Request, Vendor
+from luigi_spendguard.vendors import Reply, Vendor
 from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import CONNECTIONS, LoopTransport
 from scheduler_patch.service import LedgerService
@@ -53,29 +53,6 @@ _QUEUED = "this gateway has too many calls of this vault key waiting already; no
 
 #: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
 GRACE_S = 5.0
-
-
-@dataclass(frozen=True)
-class RelayedCall:
-    """What a client asks the gateway for.
-
-    Attributes:
-        request: has the vendor's own URL and none of the client's credentials.
-        key: the vault key under which it is asked for.
-        unanswered: as `ReserveRequest`'s.
-        refuse: as the guard's.
-        is_gone: whether its client has gone: it is not made then, when it is its turn.
-        room: from `Gateway.room`, to be closed when the client has the reply; None: nobody takes it.
-
-    """
-
-    vendor: Vendor
-    request: Request
-    key: str = field(repr=False)
-    unanswered: str = ""
-    refuse: SpendDenied | None = None
-    is_gone: Callable[[], bool] = lambda: False
-    room: Room | None = None
 
 
 class Gateway:
@@ -103,13 +80,12 @@ class Gateway:
         """The longest that a call in flight may take, in seconds."""
         return GRACE_S + self.service.settings.longest_timeout_s
 
-    async def relay(self, asked: RelayedCall) -> Reply:
-        """Guard and send one call; return the vendor's reply, or a denial in the vendor's format."""
-        who = key_hash(asked.key)
-        room = asked.room
-        if room is None:
-            room = self.room(asked.key, lambda: None)
-            room.close()
+    async def relay(self, asked: ClientCall, key: str, room: Room) -> Reply:
+        """Guard and send one call under a vault key; return the vendor's reply, or a denial in its format.
+
+        `room`: from `Gateway.room`, to be closed when the client has the reply.
+        """
+        who = key_hash(key)
         try:
             await self.calls.take(who)
         except TooMany:
@@ -118,7 +94,7 @@ class Gateway:
             self.calls.give_back(who)
             why = ENDING if self.draining else _GONE
             return denials.refusal(asked.vendor, denial("ledger_unavailable", why))
-        life = asyncio.ensure_future(self._lived(asked, room))
+        life = asyncio.ensure_future(self._lived(asked, key, room))
         self._lives.add(life)
         life.add_done_callback(self._lives.discard)
         life.add_done_callback(lambda _: self.calls.give_back(who))
@@ -133,20 +109,20 @@ class Gateway:
         async with self._thinking.share(key_hash(key)):
             return await asyncio.get_running_loop().run_in_executor(self._threads, act, *args)
 
-    async def _lived(self, asked: RelayedCall, room: Room) -> Reply:
+    async def _lived(self, asked: ClientCall, key: str, room: Room) -> Reply:
         """Live a call to its end; only then its reply may wait for room."""
         try:
-            reply = await self._answered(asked, room)
+            reply = await self._answered(asked, key, room)
             await room.keep(len(reply.body))
             return reply
         except BaseException:
             room.end()
             raise
 
-    async def _answered(self, asked: RelayedCall, room: Room) -> Reply:
+    async def _answered(self, asked: ClientCall, key: str, room: Room) -> Reply:
         vendor, call = asked.vendor, Call(unanswered=asked.unanswered)
         try:
-            return await self._guarded(asked, call, room)
+            return await self._guarded(asked, call, key, room)
         except SpendDenied as denied:
             return denials.refusal(vendor, denied)
         except OutcomeUnknown as unknown:
@@ -158,7 +134,7 @@ class Gateway:
             known = bool(asked.request.headers.get("idempotency-key"))
             return denials.unanswered(vendor, error, call.call_id if call.unsure else "", known=known)
 
-    async def _guarded(self, asked: RelayedCall, call: Call, room: Room) -> Reply:
+    async def _guarded(self, asked: ClientCall, call: Call, key: str, room: Room) -> Reply:
         vendor, refuse = asked.vendor, asked.refuse
         settings = self.service.settings.vendor(vendor.name)
         if settings.secret is None:
@@ -167,7 +143,7 @@ class Gateway:
         guard = Guard(vendor, settings, settings.secret or "", self.service.settings.fx, time.monotonic)
         life = guard.guarded(asked.request, call, refuse)
         slow = vendor.is_slow(asked.request)
-        return await self._drive(life, asked.key, settings.timeout_s, room, slow=slow)
+        return await self._drive(life, key, settings.timeout_s, room, slow=slow)
 
     async def admit(self, vendor: Vendor, method: str, path: str, key: str) -> None:
         """Refuse a key that is worth nothing before its request is read, and put that on record.

@@ -11,7 +11,7 @@ from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.authentication import check_peer, wrong
-from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway, RelayedCall
+from scheduler_patch.gateway import ENDING, LONG_REPLY, Gateway
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.service.shares import Bounded
 
@@ -51,13 +51,9 @@ class Relay(Bounded, Relaying):
     async def relayed(self) -> Reply:
         """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
-        request, refuse = self.as_the_vendors(asked, self._rest(asked))
-        unanswered, too_many = self.unanswered(asked)
-        is_gone = self.begin()
+        call = self.begin(asked, self._rest(asked))
         room = self._reply_room = self._gateway.room(self._key, self._cut)
-        reply = await self._gateway.relay(
-            RelayedCall(self.vendor, request, self._key, unanswered, refuse or too_many, is_gone, room)
-        )
+        reply = await self._gateway.relay(call, self._key, room)
         if len(reply.body) <= LONG_REPLY:
             return self.relinked(reply, asked, f"/{self.vendor.name}")
         return await self._gateway.in_thread(self._key, self.relinked, reply, asked, f"/{self.vendor.name}")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from luigi_spendguard.errors import bare
+from luigi_spendguard.guard.effects import advance
 from luigi_spendguard.http.connections import FRESH_S, Connect, Idle, Operation, Undo, Write
 from luigi_spendguard.http.transport import Limits, sending
 from luigi_spendguard.vendors import Reply, Request
@@ -56,11 +57,9 @@ class LoopTransport:
         value: Any = None
         error: BaseException | None = None
         while True:
-            try:
-                step = steps.send(value) if error is None else steps.throw(error)
-            except StopIteration as stop:
-                reply: Reply = stop.value
-                return reply
+            step = advance(steps, value, error)
+            if isinstance(step, Reply):
+                return step
             value, error = None, None
             try:
                 value = await self._done(step, room)

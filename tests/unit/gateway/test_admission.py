@@ -15,6 +15,7 @@ import pytest
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import keys, queries, runs
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
@@ -22,9 +23,10 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
-from scheduler_patch.gateway import Gateway, RelayedCall
+from scheduler_patch.gateway import Gateway
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService
+from tests.unit.gateway.test_shares import unread
 
 FORM = Request(
     "POST",
@@ -66,7 +68,8 @@ def relayed(
         gateway = Gateway(service)
         try:
             await gateway.admit(Stripe(), "POST", "/v1/payment_intents", key or made)
-            reply = await gateway.relay(RelayedCall(VENDORS["stripe"], replace(FORM, body=body), key or made))
+            call, shown = ClientCall(VENDORS["stripe"], replace(FORM, body=body)), key or made
+            reply = await gateway.relay(call, shown, unread(gateway, shown))
         except SpendDenied as denied:
             reply = refusal(Stripe(), denied)
         calls = await service.read(queries.calls)

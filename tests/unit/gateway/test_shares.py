@@ -14,6 +14,7 @@ import pytest
 from luigi_spendguard import guard
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.guard.effects import Send
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import keys
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import is_in
@@ -21,7 +22,7 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Quote, Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
 from luigi_spendguard.vendors.stripe import API_BASE, Stripe
-from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway, RelayedCall
+from scheduler_patch.gateway import CALLS_OF_A_KEY, Gateway
 from scheduler_patch.gateway.replies import Room
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService
@@ -44,6 +45,13 @@ def charge(customer: str, more: bytes = b"") -> Request:
     return Request("POST", f"{API_BASE}/v1/payment_intents", kind, body + more)
 
 
+def unread(gateway: Gateway, key: str) -> Room:
+    """Return the room of a reply that nobody takes."""
+    room = gateway.room(key, lambda: None)
+    room.close()
+    return room
+
+
 class Played:
     """A gateway whose vendor is `answer`; `sent` are its books."""
 
@@ -63,7 +71,8 @@ class Played:
         return (await self.service.record(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]
 
     def relay(self, request: Request, key: str, **more: Any) -> asyncio.Task[Reply]:
-        return asyncio.ensure_future(self.gateway.relay(RelayedCall(VENDORS["stripe"], request, key, **more)))
+        call = ClientCall(VENDORS["stripe"], request, **more)
+        return asyncio.ensure_future(self.gateway.relay(call, key, unread(self.gateway, key)))
 
     async def until(self, condition: Callable[[], bool]) -> None:
         async def wait() -> None:
