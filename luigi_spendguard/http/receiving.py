@@ -41,7 +41,6 @@ class Receiving(RequestHandler):
     _answering, _answered = False, False
 
     def initialize(self, **settings: Any) -> None:
-        """Take the route's settings."""
         self._parts: list[bytes] = []
         self.size = 0
 
@@ -177,7 +176,6 @@ class _Side(HTTPMessageDelegate):
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Awaitable[None] | None:
-        """Count a part of the body."""
         if self._missing is not None:
             self._missing -= len(chunk)
             self._whole = self._missing == 0

@@ -129,7 +129,6 @@ class Relaying(Receiving):
     vendor: Vendor
 
     def initialize(self, **settings: Any) -> None:
-        """Take the route's settings."""
         super().initialize()
         kind = self.request.headers.get("Content-Type", "").lower()
         self.limit = MAX_UPLOAD if kind.startswith("multipart/form-data") else MAX_FORM

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from dataclasses import dataclass
 
-from luigi_spendguard.errors import denial
+from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import Row, Tx
@@ -47,6 +47,11 @@ class ReservationDenied(Exception):
     def __init__(self, reason: str, message: str, **facts: object) -> None:
         super().__init__(message)
         self.denied = denial(reason, message, facts_of(facts))
+
+
+def unknown_key() -> SpendDenied:
+    """Return the denial of a key that is none of this ledger's."""
+    return denial("unknown_key", "the ledger does not know this vault key")
 
 
 def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:

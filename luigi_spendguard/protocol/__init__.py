@@ -76,7 +76,7 @@ _Status = Annotated[int, messages.plain_number(0, 999)]
 _Denial = Annotated[str, messages.plain_choice(DENIAL_STATUS)]
 
 
-def redact(message: Message, but: tuple[str, ...]) -> None:
+def redact_texts(message: Message, but: tuple[str, ...]) -> None:
     """Redact every text of a message that has just been made, `but` those and its caller's key.
 
     Names in a list have no blanks in them, as they have none in JSON.
@@ -169,7 +169,7 @@ class ReserveRequest(Message):
 
         What may be sent again has to stay as it is: the guard leaves it away where it shows one.
         """
-        redact(self, but=("body", "headers"))
+        redact_texts(self, but=("body", "headers"))
         if self.key is not None and (text := redact_url(self.key)) != self.key:
             # Two keys are two calls; as both may show one, a digest tells them apart.
             object.__setattr__(
@@ -260,7 +260,7 @@ class EndRequest(Message):
 
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of what is kept of an end, but the answer. Raises BadMessage."""
-        redact(self, but=("answer_body",))
+        redact_texts(self, but=("answer_body",))
         if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
             raise BadMessage("'opened' must name micro-dollars")
 

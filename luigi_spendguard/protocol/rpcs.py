@@ -18,7 +18,7 @@ from luigi_spendguard.protocol import (
     ReserveReply,
     ReserveRequest,
     messages,
-    redact,
+    redact_texts,
 )
 from luigi_spendguard.protocol.messages import (
     BadMessage,
@@ -320,7 +320,7 @@ class CorrectRequest(Message):
 
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of what is kept."""
-        redact(self, but=())
+        redact_texts(self, but=())
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def idempotency_key(key: str) -> Iterator[None]:
         _key.reset(token)
 
 
-def named(request: Request, vendor: Vendor) -> Request:
+def _with_key_of_block(request: Request, vendor: Vendor) -> Request:
     """Return a request with the block's key, if it has none and does not only read."""
     key = _key.get()
     if key is None or vendor.only_reads(request) or request.headers.get("idempotency-key"):
@@ -187,7 +187,7 @@ def send(
 def _send(
     vendor: Vendor, request: Request, call: Call, attempt: Attempt, refuse: SpendDenied | None, proxy: str
 ) -> Reply:
-    request = named(request, vendor)
+    request = _with_key_of_block(request, vendor)
     settings = attempt.settings.vendor(vendor.name)
     holder = holder_of(vendor, attempt)
     gateway, secret = holder.gateway, holder.secret

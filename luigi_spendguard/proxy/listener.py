@@ -228,7 +228,6 @@ class Listening(Relaying):
         self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
 
     async def relayed(self) -> Reply:
-        """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
         call = self.begin(asked, asked.url[self._prefix :])
         reply = await self._listener.reply(self, call, self._attempt)
@@ -245,7 +244,6 @@ class Elsewhere(RequestHandler):
     """Answers what is no vendor's path."""
 
     def initialize(self, names: list[str]) -> None:
-        """Take the names of the vendors."""
         self._names = names
 
     def prepare(self) -> None:

@@ -79,7 +79,6 @@ class SpendAdapter(HTTPAdapter):
         return ClientOptions(proxy_of([proxies] if proxies else [], url), made)
 
     def close(self) -> None:
-        """Close `inner`, and what is open here."""
         super().close()
         if self._inner is not None:
             self._inner.close()

@@ -324,6 +324,5 @@ class GuardedAsyncResendClient(GuardedResendClient):
         files: Any = None,
         data: Any = None,
     ) -> _Answer:
-        """Send once under a reservation, in a thread."""
         request = request_of(method, url, headers, json, files, data)
         return await in_thread(self._attempt.claim_id, lambda: self._answer(request))

@@ -146,7 +146,6 @@ class GuardedStripeClient(HTTPClient):
         return await in_thread(self._attempt.claim_id, send)
 
     async def sleep_async(self, secs: float) -> None:
-        """Wait between two sends."""
         await asyncio.sleep(secs)
 
     def _reply(self, method: str, url: str, headers: Mapping[str, str] | None, post_data: Any) -> Reply:

@@ -150,7 +150,6 @@ class GuardedTwilioClient(HttpClient):
         timeout: Any = None,
         allow_redirects: Any = None,
     ) -> Response:
-        """Send once under a reservation."""
         with as_the_sdks_errors(method, uri, asynchronous=False):
             request = request_of(method, uri, params, data, headers, auth)
             return response_of(send(VENDOR, request, Call(), self._attempt, options=self._options))
@@ -177,7 +176,6 @@ class GuardedAsyncTwilioClient(AsyncHttpClient):
         timeout: Any = None,
         allow_redirects: bool = False,
     ) -> Response:
-        """Send once under a reservation, in a thread."""
         with as_the_sdks_errors(method, uri, asynchronous=True):
             request = request_of(method, uri, params, data, headers, auth)
             sending = partial(send, VENDOR, request, Call(), self._attempt, options=self._options)

@@ -31,11 +31,9 @@ class SpendguardSelfTestCharge(VendorTask, luigi.Task):
     folder = luigi.Parameter()
 
     def output(self) -> luigi.LocalTarget:
-        """Return the file of what became of the charges."""
         return luigi.LocalTarget(str(Path(self.folder) / f"worker-{self.number}.json"))
 
     def run(self) -> None:
-        """Wait for the others, then charge."""
         # Without a guard in its way the SDK would call the fake vendor itself, and be counted, too.
         stripe.api_base = os.environ["SPENDGUARD_SELF_TEST_VENDOR"]
         key = os.environ.get("STRIPE_SECRET_KEY")
@@ -81,7 +79,6 @@ class SpendguardSelfTest(luigi.WrapperTask):
     folder = luigi.Parameter()
 
     def requires(self) -> list[luigi.Task]:
-        """Return one task for each worker."""
         return [
             SpendguardSelfTestCharge(
                 number=number,

@@ -303,7 +303,6 @@ class WorkerSchedulerFactory(luigi.interface._WorkerSchedulerFactory):
     """For `luigi.build(…, worker_scheduler_factory=WorkerSchedulerFactory())`."""
 
     def create_worker(self, scheduler: Any, worker_processes: int, assistant: bool = False) -> Any:
-        """Return a guarded worker."""
         return GuardedWorker(scheduler=scheduler, worker_processes=worker_processes, assistant=assistant)
 
 

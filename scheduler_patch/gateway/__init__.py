@@ -155,7 +155,7 @@ class Gateway:
         except LedgerUnavailable as error:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
         if ends is None:
-            raise denial("unknown_key", "the ledger does not know this vault key")
+            raise calls.unknown_key()
         if not ends:
             return
         path, ended = redact_url(path)[:300], ends[0]

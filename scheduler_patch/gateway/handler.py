@@ -49,7 +49,6 @@ class Relay(Bounded, Relaying):
         return asked.url[len(self.vendor.name) + 1 :]
 
     async def relayed(self) -> Reply:
-        """Return the vendor's reply, or a denial. Raises SpendDenied."""
         asked = self.asked()
         call = self.begin(asked, self._rest(asked))
         room = self._reply_room = self._gateway.room(self._key, self._cut)

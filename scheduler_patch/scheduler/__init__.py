@@ -231,17 +231,14 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     # What a worker says for people: one without the plugin has taken no vault key out of it.
 
     def set_task_status_message(self, task_id: str, status_message: Any) -> None:
-        """Show what a task says of itself, as Luigi does."""
         super().set_task_status_message(task_id, redacted(status_message))
 
     def add_scheduler_message_response(self, task_id: str, message_id: str, response: Any) -> None:
-        """Keep a task's answer until it is asked for, as Luigi does."""
         super().add_scheduler_message_response(task_id, message_id, redacted(response))
 
     def announce_scheduling_failure(
         self, task_name: Any, family: Any, params: Any, expl: Any, owners: Any, **kwargs: Any
     ) -> None:
-        """Tell the owners of a task that cannot be scheduled, as Luigi does."""
         super().announce_scheduling_failure(task_name, family, params, redacted(expl), owners, **kwargs)
 
     # What Luigi's page and its workers are told.

@@ -108,7 +108,6 @@ class WatchedTasks(SimpleTaskState):
         self.gate.state.lose_workers(gone)
 
     def get_batcher(self, worker_id: str, family: str) -> Any:
-        """Return how a family is batched, as Luigi does."""
         if self.look is not None:
             self.look.choose()
         return super().get_batcher(worker_id, family)

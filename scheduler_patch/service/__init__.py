@@ -210,7 +210,7 @@ class LedgerService(Books):
     async def check_key(self, key: str) -> None:
         """Raise SpendDenied (`unknown_key`) for a key that the ledger does not know, LedgerUnavailable."""
         if not await self.read(_knows, key):
-            raise denial("unknown_key", "the ledger does not know this vault key")
+            raise calls.unknown_key()
 
     async def reserve(self, key: str, ask: ReserveRequest, *, relayed: bool = False) -> ReserveReply:
         """Decide about a call; `relayed`: a gateway sends it.
@@ -328,7 +328,7 @@ def _knows(tx: Tx, key: str) -> bool:
 def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
     scope = calls.find_scope(tx, key, caps, relayed=relayed)
     if scope is None:
-        raise denial("unknown_key", "the ledger does not know this vault key")
+        raise calls.unknown_key()
     if not scope.claim["task_id"] and not relayed:
         raise denial(
             "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"

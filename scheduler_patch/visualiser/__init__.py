@@ -62,7 +62,6 @@ class Luigis(StaticFileHandler):
         self._page, self._policy = page, policy
 
     async def get(self, path: str, include_body: bool = True) -> None:
-        """Answer with the page or the file."""
         self.set_header("Content-Security-Policy", self._policy)
         if Path(self.get_absolute_path(self.root, path)) != _PAGE:
             await super().get(path, include_body)

@@ -235,6 +235,22 @@ def _definitions(*kinds: type[ast.AST]) -> list[tuple[str, Any]]:
     ]
 
 
+def test_what_is_public_says_what_it_does_unless_it_overrides_what_does() -> None:
+    silent, methods = [], 0
+    for path, node in _definitions(ast.ClassDef):
+        if node.name.startswith("_"):
+            continue
+        module = path.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        bases = getattr(importlib.import_module(module), node.name, object).__mro__[1:]
+        for one in node.body:
+            if not isinstance(one, ast.FunctionDef | ast.AsyncFunctionDef) or one.name.startswith("_"):
+                continue
+            methods += 1
+            if not ast.get_docstring(one) and not any(one.name in vars(base) for base in bases):
+                silent.append(f"{path}: {node.name}.{one.name}")
+    assert (silent, methods > 400) == ([], True)
+
+
 def test_no_two_classes_have_one_name() -> None:
     homes: dict[str, list[str]] = {}
     for path, node in _definitions(ast.ClassDef):
