@@ -27,7 +27,14 @@ from luigi_spendguard.guard.messages import (
     say_replayed,
     still_unknown,
 )
-from luigi_spendguard.protocol import GRANT_SECONDS, REPLAYED, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import (
+    ASKED_AGAIN,
+    GRANT_SECONDS,
+    REPLAYED,
+    EndRequest,
+    ReserveReply,
+    ReserveRequest,
+)
 from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
@@ -99,7 +106,7 @@ class Guard:
             asked_at = self.clock()
             ask = reserve_request(self.vendor, request, quote, call, looked_up, self.settings.timeout_s)
             answer = yield from self._reserve(ask, call)
-            if answer.verdict in ("wait", "outdated", "look_up", "search"):
+            if answer.verdict in ASKED_AGAIN:
                 try:
                     if answer.verdict == "wait":
                         yield waiting.pause(answer)

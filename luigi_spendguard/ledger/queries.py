@@ -194,28 +194,23 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
     """Return calls, newest first. Raises NotFound."""
     if which.run_id is not None:
         check_run(tx, which.run_id)
-    wanted: list[tuple[str, Any]] = []
-    if which.run_id is not None:
-        wanted.append(("call.run_id = ?", which.run_id))
-    if which.task_id is not None:
-        wanted.append(("call.task_id = ?", which.task_id))
-    if which.vendor is not None:
-        wanted.append(("call.vendor = ?", which.vendor))
-    if which.since is not None:
-        wanted.append(("call.created_at >= ?", which.since))
-    if which.verdict is not None:
-        name, _, reason = which.verdict.partition(":")
-        wanted.append(("verdict = ?", name))
-        if reason:
-            wanted.append(("reason = ?", reason))
-    if which.before is not None:
-        wanted.append(("call.rowid < ?", which.before))
-    where = " AND ".join(condition for condition, _ in wanted) or "1"
+    verdict, _, reason = (which.verdict or "").partition(":")
+    asked = {
+        "call.run_id = ?": which.run_id,
+        "call.task_id = ?": which.task_id,
+        "call.vendor = ?": which.vendor,
+        "call.created_at >= ?": which.since,
+        "verdict = ?": verdict or None,
+        "reason = ?": reason or None,
+        "call.rowid < ?": which.before,
+    }
+    wanted = {condition: value for condition, value in asked.items() if value is not None}
+    where = " AND ".join(wanted) or "1"
     rows = tx.all(
         "SELECT call.rowid AS seq, call.*, claim.params,"
         " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
         f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
-        *(value for _, value in wanted),
+        *wanted.values(),
         which.limit,
     )
     corrected = corrections.of_calls(tx, [row["id"] for row in rows])

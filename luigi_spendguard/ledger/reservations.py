@@ -289,10 +289,8 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
     """Return what a budget is called, and what raises it."""
     run_id, part = scope.run["run_id"], budget["part"]
     if budget["scope"] == "run":
-        no_cap = not budget["cap_micros"] and scope.run["note"]
-        return f"of run {run_id}", scope.run[
-            "note"
-        ] if no_cap else f"{command('top-up', run_id, 'USD')} raises it"
+        why_none = "" if budget["cap_micros"] else scope.run["note"]
+        return f"of run {run_id}", why_none or f"{command('top-up', run_id, 'USD')} raises it"
     if budget["scope"] == "day":
         return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
     if budget["scope"] == "family":

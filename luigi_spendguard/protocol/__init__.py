@@ -58,12 +58,12 @@ MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
 
-
 #: What a run is at: its state, refined by what its tasks wait for.
 RUN_STATUSES = ("active", "blocked", "held", "frozen", "ended", "revoked")
 #: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
 VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
-
+#: Verdicts on a call that asks again.
+ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 
 _Body = Annotated[str, messages.plain_text(MAX_BODY)]
 _Unanswered = Annotated[tuple[str, ...], messages.plain_words(MAX_UNANSWERED)]

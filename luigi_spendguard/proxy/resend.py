@@ -106,36 +106,29 @@ def _replaceable(key: str | None, attempt: Attempt) -> bool:
     return environment.stands_for(key) == environment.secret_of(VENDOR, attempt.settings)
 
 
+def _answered(name: str) -> property:
+    """Return the property by which the module answers for one of its HTTP clients."""
+
+    def client(module: ModuleType) -> Any:
+        ours = _ours.get()
+        if ours is not None:
+            return ours
+        try:
+            return vars(module)[name]
+        except KeyError:
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}") from None
+
+    def put(module: ModuleType, client: Any) -> None:
+        vars(module)[name] = client
+
+    return property(client, put)
+
+
 class _Answering(ModuleType):
     """What the module `resend` is made: it answers for its HTTP clients by way of `_ours`."""
 
-    @property
-    def default_http_client(self) -> Any:
-        """The client of synchronous calls."""
-        return _client(self, _CLIENT)
-
-    @default_http_client.setter
-    def default_http_client(self, client: Any) -> None:
-        vars(self)[_CLIENT] = client
-
-    @property
-    def default_async_http_client(self) -> Any:
-        """The client of asynchronous calls."""
-        return _client(self, _ASYNC_CLIENT)
-
-    @default_async_http_client.setter
-    def default_async_http_client(self, client: Any) -> None:
-        vars(self)[_ASYNC_CLIENT] = client
-
-
-def _client(module: ModuleType, name: str) -> Any:
-    ours = _ours.get()
-    if ours is not None:
-        return ours
-    try:
-        return vars(module)[name]
-    except KeyError:
-        raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}") from None
+    default_http_client = _answered(_CLIENT)
+    default_async_http_client = _answered(_ASYNC_CLIENT)
 
 
 def _guard_module(module: ModuleType) -> None:

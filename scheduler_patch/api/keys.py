@@ -30,6 +30,9 @@ from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.operators import in_force
 
+_CUSTOMER = re.compile(r"[A-Za-z0-9_.@+-]+")
+_ACCOUNT = re.compile(r"acct_[A-Za-z0-9]+")
+
 
 async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
@@ -68,8 +71,8 @@ def terms_of(request: IssueKeyRequest) -> keys.Terms:
     if moment is not None and not 0 < moment - time.time() * 1000 <= MAX_TTL_MS:
         raise BadMessage("'expires_at' must lie ahead, by 366 days at the most")
     _check_names("allowed_endpoints", request.allowed_endpoints, is_endpoint, no_endpoint)
-    _check_names("allowed_customers", request.allowed_customers, _is_customer, _no_customer)
-    _check_names("allowed_accounts", request.allowed_accounts, _is_account, _no_account)
+    _check_names("allowed_customers", request.allowed_customers, _CUSTOMER.fullmatch, _no_customer)
+    _check_names("allowed_accounts", request.allowed_accounts, _ACCOUNT.fullmatch, _no_account)
     return keys.Terms(
         request.vendor,
         _label(request.agent_run_label),
@@ -99,23 +102,15 @@ def _label(label: str | None) -> str:
 
 
 def _check_names(
-    name: str, values: tuple[str, ...], fits: Callable[[str], bool], why: Callable[[str], str]
+    name: str, values: tuple[str, ...], fits: Callable[[str], object], why: Callable[[str], str]
 ) -> None:
     for value in values:
         if not isinstance(value, str) or len(value) > 255 or not fits(value):
             raise BadMessage(f"{name!r}: {why(str(value))}")
 
 
-def _is_customer(name: str) -> bool:
-    return bool(re.fullmatch(r"[A-Za-z0-9_.@+-]+", name))
-
-
 def _no_customer(name: str) -> str:
     return f"{name[:60]!r} is no cus_… or acct_… id"
-
-
-def _is_account(name: str) -> bool:
-    return bool(re.fullmatch(r"acct_[A-Za-z0-9]+", name))
 
 
 def _no_account(name: str) -> str:

@@ -102,7 +102,7 @@ class Gateway:
 
     def room(self, key: str, cut: Callable[[], None]) -> Room:
         """Return room for the reply to a call of a key; `cut` cuts off its client, where it is slow."""
-        return self._replies.room(key_hash(key), cut)
+        return Room(self._replies, key_hash(key), cut)
 
     async def in_thread(self, key: str, act: Callable[..., T], *args: Any) -> T:
         """Do what takes long in a thread; a key does one such thing at a time."""

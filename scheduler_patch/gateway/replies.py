@@ -32,10 +32,6 @@ class Replies:
         #: Rooms whose reply is being passed on, and since when, the oldest first.
         self.passing: dict[Room, float] = {}
 
-    def room(self, who: str, cut: Callable[[], None]) -> Room:
-        """Return the room of one call of a key, which holds nothing yet; `cut` cuts its client off."""
-        return Room(self, who, cut)
-
     async def take(self, who: str, amount: int, by: float) -> None:
         """Hold so much for a key. Raises TimeoutError at `by`, of the loop's clock."""
         loop = asyncio.get_running_loop()
@@ -68,7 +64,10 @@ class Replies:
 
 
 class Room:
-    """What the replies of one call hold: while it lives, and until its client has its answer."""
+    """What the replies of one call of a key hold: while it lives, and until its client has its answer.
+
+    `cut` cuts that client off.
+    """
 
     def __init__(self, replies: Replies, who: str, cut: Callable[[], None]) -> None:
         self.who = who

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from luigi_spendguard.http.receiving import Receiving
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.protocol import ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import ASKED_AGAIN, ReserveReply, ReserveRequest
 
 #: What is left to those who hold nothing yet: one part in so many.
 _KEPT_FREE = 4
@@ -30,8 +30,6 @@ WRONG_WINDOW_S = 60.0
 REMEMBERED_PEERS = 10_000
 #: Seconds after which who has not asked again does not wait any more.
 ASKED_WITHIN_S = 5.0
-#: What a call is answered that will ask again.
-_ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 
 
 class TooMany(Exception):
@@ -230,7 +228,7 @@ class TurnQueue:
         if mine is None and answer.verdict == "wait" and answer.object_id:
             place, objects = self._next(), _objects(ask, relayed)
             self._waiting[ask.call_id] = _Waiting(run_id, place, objects, self._clock())
-        elif mine is not None and answer.verdict in _ASKED_AGAIN:
+        elif mine is not None and answer.verdict in ASKED_AGAIN:
             mine.seen = self._clock()
         elif mine is not None:
             del self._waiting[ask.call_id]

@@ -19,7 +19,7 @@ from luigi_spendguard.http.blocking import BlockingTransport, _done
 from luigi_spendguard.http.connections import Connect, Idle, PlainChannel, Read, Write
 from luigi_spendguard.http.transport import MAX_INTERIM, MAX_PARTS
 from luigi_spendguard.vendors import Reply, Request
-from scheduler_patch.gateway.replies import Replies
+from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import LoopTransport
 from tests.support.clients import PROXIES
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, TlsFront
@@ -47,7 +47,7 @@ def by_loop(*requests: Request, grant_s: float = 60.0, timeout_s: float = 5.0) -
         upstream, found = LoopTransport(), list[Any]()
         for request in requests:
             try:
-                room = Replies().room("key", lambda: None)
+                room = Room(Replies(), "key", lambda: None)
                 found.append(await upstream.send(request, time.monotonic() + grant_s, timeout_s, room))
             except Exception as error:
                 found.append(error)
@@ -217,7 +217,7 @@ def test_what_waits_too_long_is_closed_by_the_loop(monkeypatch: pytest.MonkeyPat
 
     async def program(url: str) -> bool:
         upstream = LoopTransport()
-        await upstream.send(post(url), time.monotonic() + 60, 5, Replies().room("key", lambda: None))
+        await upstream.send(post(url), time.monotonic() + 60, 5, Room(Replies(), "key", lambda: None))
         lines = upstream._idle._lines
         limit = time.monotonic() + 10
         while any(lines.values()) and time.monotonic() < limit:
@@ -380,7 +380,7 @@ def test_a_vendor_that_is_fast_does_not_keep_the_loop() -> None:
 
         task = asyncio.ensure_future(other())
         upstream = LoopTransport()
-        room = Replies().room("key", lambda: None)
+        room = Room(Replies(), "key", lambda: None)
         reply = await upstream.send(Request("GET", url, {}), time.monotonic() + 60, 60, room)
         assert len(reply.body) == 24 << 20
         task.cancel()

@@ -273,10 +273,6 @@ class Stripe(Vendor):
         headers.setdefault("stripe-version", PINNED)
         return Request(request.method, url, headers, request.body)
 
-    def rest(self, url: str) -> str | None:
-        """Return path and query of a call to one of Stripe's own hosts: the path tells them apart."""
-        return rest_of(url)
-
     def is_slow(self, request: Request) -> bool:
         """Return whether a form is long, or names a number that could be guessed and is hashed slowly."""
         return super().is_slow(request) or _GUESSABLE.search(unquote_to_bytes(request.body)) is not None
@@ -284,6 +280,7 @@ class Stripe(Vendor):
     outcome = staticmethod(outcomes.read_outcome)
     undone = staticmethod(outcomes.is_undone)
     shape = staticmethod(outcomes.shape)
+    rest = staticmethod(rest_of)
 
 
 VENDOR = Stripe()

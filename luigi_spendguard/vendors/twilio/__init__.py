@@ -11,7 +11,7 @@ import base64
 import contextlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
 from urllib.parse import urlencode, urlsplit
@@ -90,9 +90,6 @@ class Twilio(Vendor):
                     f"[spendguard_twilio] allowed_endpoints: {entry} names no host, as /api.twilio.com{path}"
                 )
         return super().check(settings)
-
-    def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
-        return prices.price_list(settings)
 
     def only_reads(self, request: Request) -> bool:
         """Return whether a request costs nothing: a Lookup is a GET and may be paid."""
@@ -308,8 +305,8 @@ class Twilio(Vendor):
             )
         return "https:/" + rest
 
-    def relinked(self, reply: Reply, base: str) -> Reply:
-        return outcomes.relink(reply, base)
+    price_list = staticmethod(prices.price_list)
+    relinked = staticmethod(outcomes.relink)
 
 
 def _read_form(

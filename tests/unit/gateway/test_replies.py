@@ -22,7 +22,7 @@ class Clients:
         self.replies, self.cut = Replies(), list[str]()
 
     def room(self, who: str = "key", name: str = "") -> Room:
-        return self.replies.room(who, lambda: self.cut.append(name or who))
+        return Room(self.replies, who, lambda: self.cut.append(name or who))
 
     async def passed_on(self, who: str = "key", name: str = "", size: int = MAX_REPLY) -> Room:
         room = self.room(who, name)
