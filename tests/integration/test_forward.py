@@ -43,6 +43,8 @@ class Books:
 
     url: str | None
     told: list[ReserveRequest] = field(default_factory=list)
+    address = None
+    authorization = ""
 
     def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         assert key == KEY
