@@ -24,6 +24,7 @@ from luigi_spendguard import BudgetExceeded, SpendDenied, spend_proxy
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.http.relay import MAX_FORM, MAX_UPLOAD
 from luigi_spendguard.proxy import interrupt
+from luigi_spendguard.proxy.listener import Listener
 from tests.integration.test_any_client import Place
 from tests.support import npm
 from tests.support.clients import dead_proxies
@@ -403,7 +404,14 @@ def test_more_such_calls_than_can_be_named_are_refused_on_record(place: Place, n
 def test_a_call_whose_program_has_gone_while_it_waited_is_not_sent(
     worker: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    begun, reply = [], Listener.reply
+
+    def begin(self: Listener, call: Any, *args: Any) -> Any:
+        begun.append(call)
+        return reply(self, call, *args)
+
     monkeypatch.setattr("luigi_spendguard.proxy.listener.THREADS", 1)
+    monkeypatch.setattr(Listener, "reply", begin)
     worker.stripe.control(options={"latency": 1.0})
     try:
         with worker.task().attempt():
@@ -411,7 +419,7 @@ def test_a_call_whose_program_has_gone_while_it_waited_is_not_sent(
                 first = threading.Thread(target=lambda: post(url))
                 first.start()
                 wait_until(lambda: bool(worker.stripe.posts()), what="the first call")
-                give_up(url, lambda: True)
+                give_up(url, lambda: len(begun) == 2)  # Else it may be half-closed before it has begun.
                 first.join(10)
             assert len(worker.stripe.posts()) == 1
     finally:
