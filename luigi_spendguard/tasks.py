@@ -30,11 +30,16 @@ class VendorTask:
             is used up is not dispatched.
         max_cost_usd: the most that the task's calls may spend, as "12.50" (attribute or property); None:
             only the run's cap bounds it. The scheduler counts it from dispatch on, and forecasts by it.
+        payment_key: what the payment is for, such as f"{month}-{customer}" (attribute or property, 1 to 255
+            printable characters): a call of the family under the same key is the same call, whatever the
+            task's parameters, its run and the day, and with another amount it is refused. None: the task_id
+            says which call it is.
 
     """
 
     vendors: tuple[str, ...] = ()
     max_cost_usd: Any = None
+    payment_key: Any = None
     #: How the worker knows a vendor task without importing this module.
     __spendguard_vendor__ = True
 

@@ -36,9 +36,15 @@ class Scope:
     ahead: str = ""
 
     def owns(self, call: Row) -> bool:
-        """Return whether a call is of the same task, or of the same run where no task is known."""
-        task_id = self.claim["task_id"]
-        return bool(call["task_id"] == task_id and (task_id or call["run_id"] == self.run["run_id"]))
+        """Return whether a call is of the same task, or of the same run where no task is known.
+
+        One that another task has made for the same payment is, too, and one that this attempt goes on with.
+        """
+        task_id, payment = self.claim["task_id"], self.claim["payment"]
+        if not task_id:
+            return bool(not call["task_id"] and call["run_id"] == self.run["run_id"])
+        same = call["task_id"] == task_id or (payment and call["payment"] == payment)
+        return bool(same or call["claim_id"] == self.claim["id"])
 
 
 class ReservationDenied(Exception):
@@ -113,6 +119,7 @@ def record(
         "run_id": scope.run["run_id"],
         "claim_id": scope.claim["id"],
         "task_id": scope.claim["task_id"],
+        "payment": scope.claim["payment"],
         "family": scope.claim["family"],
         "vendor": ask.vendor,
         "account": ask.account,

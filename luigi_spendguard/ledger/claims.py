@@ -24,12 +24,23 @@ def key_hash(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
+def payment_of(family: str, *keys: str) -> str:
+    """Return what stands for a payment in place of a task_id: of one, or of all that a batch pays for.
+
+    No task_id is a JSON list.
+    """
+    if len(keys) == 1:
+        return json.dumps([family, keys[0]])
+    return json.dumps([family, len(keys), hashlib.sha256(json.dumps(sorted(keys)).encode()).hexdigest()])
+
+
 @dataclass(frozen=True)
 class NewClaim:
     """One attempt of a vendor task, as the worker that runs it names it.
 
     Attributes:
         members: the tasks of a batch, in the batch's order; empty for a single task.
+        payment_keys: what the task, or each member, says that it pays for; empty: nothing.
         also: the other runs that the task belongs to.
         max_cost: what the task says its calls may spend in all, in micro-dollars; None: it does not say.
         single: what a task may spend without an approval, in micro-dollars; None: whatever it says.
@@ -46,6 +57,12 @@ class NewClaim:
     also: tuple[str, ...] = ()
     max_cost: Micros | None = None
     single: Micros | None = None
+    payment_keys: tuple[str, ...] = ()
+
+    @property
+    def payment(self) -> str:
+        """What stands for its payment in place of the task_id, "" where nothing does."""
+        return payment_of(self.family, *self.payment_keys) if self.payment_keys else ""
 
 
 def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
@@ -76,6 +93,8 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
             raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
         tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
         return known, key
+    if request.payment_keys and len({*request.payment_keys}) != max(1, len(request.members)):
+        raise Conflict(f"task {request.task_id} must name one payment_key for each of its tasks")
     max_cost = _max_cost(tx, request)
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(
@@ -86,9 +105,9 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     if max_cost is not None:
         keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
     tx.run(
-        "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed,"
+        "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed, payment,"
         " max_cost_micros, held_scope, held_part, held_micros, key_hash, state, claimed_at)"
-        f" VALUES (?,?,?,?,?,?,?,?,?,?,'','',0,?,'open',{NOW})",
+        f" VALUES (?,?,?,?,?,?,?,?,?,?,?,'','',0,?,'open',{NOW})",
         request.claim_id,
         request.run_id,
         request.task_id,
@@ -98,11 +117,18 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
         json.dumps(list(request.also)),
         json.dumps(list(request.members)),
         _mixed_with(tx, request, tasks),
+        request.payment,
         max_cost,
         key_hash(key),
     )
     for member in request.members:
         tx.insert("member", task_id=member, claim_id=request.claim_id, epoch=completions(tx, member))
+    if request.members and request.payment:
+        tx.run(
+            "INSERT OR IGNORE INTO batch_payment (payment, batch) SELECT value, ? FROM json_each(?)",
+            request.payment,
+            json.dumps([payment_of(request.family, key) for key in request.payment_keys]),
+        )
     row = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
     assert row is not None
     return row, key
@@ -157,17 +183,18 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
         return ""
     rows = tx.all(
-        "SELECT DISTINCT call.task_id FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
+        "SELECT DISTINCT CASE call.payment WHEN '' THEN call.task_id ELSE call.payment END AS payer"
+        " FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
         f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
-        " AND call.task_id <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
+        " AND payer <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
         " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
         f" AND {NOT_DECLINED}"
         " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
-        " task.task_id = coalesce(member.task_id, call.task_id)), 0) ORDER BY call.task_id",
+        " task.task_id = coalesce(member.task_id, call.task_id)), 0) ORDER BY payer",
         tasks,
-        request.task_id,
+        request.payment or request.task_id,
     )
-    return json.dumps([row["task_id"] for row in rows]) if rows else ""
+    return json.dumps([row["payer"] for row in rows]) if rows else ""
 
 
 def without_approval(tx: Tx, run_id: str, tasks: Sequence[str], single: Micros) -> Micros:
@@ -241,7 +268,10 @@ def count_completion(tx: Tx, task_id: str) -> None:
         " ON CONFLICT (task_id) DO UPDATE SET completions = completions + 1",
         task_id,
     )
-    tx.run("DELETE FROM call_target WHERE call_id IN (SELECT id FROM call WHERE task_id = ?)", task_id)
+    tx.run(
+        "DELETE FROM call_target WHERE call_id IN (SELECT id FROM call WHERE task_id = ? AND payment = '')",
+        task_id,
+    )
 
 
 def unfinished(tx: Tx, name: str, run_id: str | None = None) -> list[str]:

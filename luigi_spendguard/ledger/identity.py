@@ -2,6 +2,9 @@
 
 The caller's own idempotency key decides; else (account, task, operation, target, ordinal). Ordinal =
 the lowest number that no equal call of this attempt holds open or with success and has answered.
+
+Where tasks say what they pay for (`payment_key`), that takes the task_id's place: what `claims.payment_of`
+makes of it is the same for another task of the family, in every run, and after the task has completed, too.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ class Identity:
         before: the digests that older formulas, and earlier batches of the same tasks, have for it.
         keys_before: those that older formulas have for its key.
         epoch: how often the task had completed.
+        payments: the digests of what it pays for, by whichever tasks: they count whatever has completed.
+        mates: other tasks and payments that this attempt may repeat a part of.
 
     """
 
@@ -39,6 +44,8 @@ class Identity:
     epoch: int = 0
     before: tuple[str, ...] = ()
     keys_before: tuple[str, ...] = ()
+    payments: tuple[str, ...] = ()
+    mates: tuple[str, ...] = ()
 
 
 def digest(*parts: str | int | None) -> str:
@@ -55,9 +62,9 @@ def payee(vendor: str, account: str, formula: int = FORMULA) -> str:
     return account if formula == 1 else f"{vendor} {account}"
 
 
-def call_digest(ask: ReserveRequest, task_id: str, formula: int = FORMULA) -> str:
-    """Return what stands for a task's calls of one operation for one target."""
-    return digest("call", payee(ask.vendor, ask.account, formula), task_id, ask.operation, ask.target)
+def call_digest(ask: ReserveRequest, payer: str, formula: int = FORMULA) -> str:
+    """Return what stands for the calls of a task, or for a payment, of one operation for one target."""
+    return digest("call", payee(ask.vendor, ask.account, formula), payer, ask.operation, ask.target)
 
 
 def key_digest(ask: ReserveRequest, key: str, formula: int = FORMULA) -> str:
@@ -90,7 +97,8 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
         return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before)
-    base = call_digest(ask, task_id)
+    payment = claim["payment"]
+    base = call_digest(ask, payment or task_id)
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     held = {
         row["ordinal"]
@@ -103,15 +111,34 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         if row["key_id"] not in unanswered
     }
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
-    mates = mates_of(claim) if ask.target is not None else []
-    before = [call_digest(ask, task_id, formula) for formula in _OLDER]
+    mates = _mates_of(claim)
+    shared = _sharing(tx, payment) if payment else []
     named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
-    before += [call_digest(one, task_id, formula) for one in named for formula in (*_OLDER, FORMULA)]
-    before += [call_digest(ask, mate, formula) for mate in mates for formula in (*_OLDER, FORMULA)]
-    return Identity(base, ordinal, key_id, epoch, tuple(before), keys_before)
+    alike = [ask, *named]
+    before = _digests(alike, [task_id, *_earlier_payments(tx, claim)])
+    payments = _digests(alike, [payment]) if payment else []
+    if ask.target is not None:
+        before += _digests([ask], mates)
+        payments += _digests([ask], shared)
+    return Identity(
+        base,
+        ordinal,
+        key_id,
+        epoch,
+        tuple(dict.fromkeys(before)),
+        keys_before,
+        tuple(payments),
+        (*mates, *shared),
+    )
 
 
-def mates_of(claim: Row) -> list[str]:
+def _digests(asks: list[ReserveRequest], payers: list[str]) -> list[str]:
+    return [
+        call_digest(ask, payer, formula) for payer in payers for ask in asks for formula in (*_OLDER, FORMULA)
+    ]
+
+
+def _mates_of(claim: Row) -> list[str]:
     """Return the earlier batches (or single tasks) that have paid for some of this attempt's tasks."""
     mixed = claim["mixed"]
     if not mixed.startswith("["):  # As it was written before there could be several.
@@ -120,10 +147,37 @@ def mates_of(claim: Row) -> list[str]:
     return mates
 
 
+def _earlier_payments(tx: Tx, claim: Row) -> list[str]:
+    """Return what earlier attempts of the same task have said that they pay for, where this one says nothing.
+
+    (What one that said nothing has paid is found by its task_id.)
+    """
+    if claim["payment"]:
+        return []
+    rows = tx.all(
+        "SELECT DISTINCT payment FROM claim WHERE task_id = ? AND payment <> ''",
+        claim["task_id"],
+    )
+    return [row["payment"] for row in rows]
+
+
+def _sharing(tx: Tx, payment: str) -> list[str]:
+    """Return what else calls for (some of) these payments are kept under: batches, and each by itself."""
+    members = [row["payment"] for row in tx.all("SELECT payment FROM batch_payment WHERE batch = ?", payment)]
+    batches = tx.all(
+        "SELECT DISTINCT batch FROM batch_payment WHERE payment IN (SELECT value FROM json_each(?))"
+        " AND batch <> ? ORDER BY batch",
+        json.dumps(members or [payment]),
+        payment,
+    )
+    return [*members, *(row["batch"] for row in batches)]
+
+
 #: A task (of `{0}`) has not completed since.
 _SINCE = f"{{0}}.epoch = {COMPLETIONS}"
 #: Calls that count as earlier ones: of this run, of a task that has not completed since (nor, of a batch, all
-#: of its members), or made after this run was opened: by the journal's order, for clocks are set back.
+#: of its members), made after this run was opened: by the journal's order, for clocks are set back; or those
+#: for the same payment.
 _EARLIER = (
     f"verdict = 'allowed' AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
     " AND vendor = ?3 AND account = ?4"
@@ -131,7 +185,8 @@ _EARLIER = (
     " AND (NOT EXISTS (SELECT 1 FROM member WHERE member.claim_id = call.claim_id) OR EXISTS"
     f" (SELECT 1 FROM member WHERE member.claim_id = call.claim_id AND {_SINCE.format('member')})))"
     " OR (SELECT max(id) FROM journal WHERE journal.call_id = call.id AND kind = 'reserve') >"
-    " (SELECT min(id) FROM journal WHERE journal.run_id = ?1)) ORDER BY rowid DESC LIMIT 1"
+    " (SELECT min(id) FROM journal WHERE journal.run_id = ?1)"
+    " OR base IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
 )
 
 
@@ -145,18 +200,20 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
             keys,
             ask.vendor,
             ask.account,
+            "[]",
         )
         if row is not None:
             return row
     if identity.base is None:
         return None
-    bases = json.dumps([identity.base, *identity.before])
+    bases = json.dumps([identity.base, *identity.before, *identity.payments])
     return tx.one(
-        f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?5 AND {_EARLIER}",
+        f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?6 AND {_EARLIER}",
         run_id,
         bases,
         ask.vendor,
         ask.account,
+        json.dumps(identity.payments),
         identity.ordinal,
     )
 
@@ -172,10 +229,11 @@ def count_tries(tx: Tx, identity: Identity) -> int:
         )
     return int(
         tx.value(
-            "SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND epoch = ?",
+            "SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND (epoch = ? OR ?)",
             identity.base,
             identity.ordinal,
             identity.epoch,
+            bool(identity.payments),
         )
         or 0
     )
@@ -185,13 +243,14 @@ def wire_key(ask: ReserveRequest, identity: Identity, used: int) -> str:
     """Return the key that a call goes out under, "" for what has none; `used`: see `count_tries`.
 
     The same for the same call after a ledger was lost or restored, so that the vendor knows it again;
-    another one once the task has completed, or once the vendor answers the last one with a decline for ever.
-    A key of the caller's own goes out as it is.
+    another one once the task has completed (a payment's stays), or once the vendor answers the last one with
+    a decline for ever. A key of the caller's own goes out as it is.
     """
     if ask.read:
         return ""
     if identity.base is not None:
-        return "spendguard-" + digest("out", identity.base, identity.ordinal, identity.epoch, used)
+        epoch = 0 if identity.payments else identity.epoch
+        return "spendguard-" + digest("out", identity.base, identity.ordinal, epoch, used)
     if identity.key_id is None:
         return f"spendguard-{ask.call_id}"
     key = ask.key or ""

@@ -100,6 +100,21 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         """,
         "CREATE INDEX call_target_call_id ON call_target (call_id)",
     ),
+    # Let tasks say what a payment is for.
+    11: (
+        "ALTER TABLE claim ADD COLUMN payment TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE call ADD COLUMN payment TEXT NOT NULL DEFAULT ''",
+        """
+        CREATE TABLE batch_payment (
+            payment TEXT NOT NULL,
+            batch VARCHAR(255) NOT NULL,
+            PRIMARY KEY (payment, batch)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX batch_payment_batch ON batch_payment (batch)",
+        "CREATE INDEX claim_payment ON claim (task_id, payment) WHERE payment <> ''",
+        "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -29,22 +29,7 @@ def answer_repeated(
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
     now = tx.now()
     if match["fingerprint"] != ask.fingerprint:
-        raise ReservationDenied(
-            "idempotency_mismatch",
-            f"call {match['id']} was for {format_usd(match['asked_micros'])} "
-            f"({match['operation']}) and this one differs in amount, currency, operation, target or "
-            "in its content. If it is another call, "
-            + (
-                "use another idempotency key"
-                if identity.base is None
-                else "its idempotency key looks like one that an SDK has made up: let it say what the call "
-                "is for, such as `order-17`"
-                if identity.key_id is not None
-                else "name whom it concerns (Stripe's `customer`), or give it an idempotency key of its own: "
-                'the SDK\'s, or `with idempotency_key("…")`'
-            ),
-            call_id=match["id"],
-        )
+        raise _mismatch(scope, ask, identity, match)
     if match["state"] == "settled":
         if scope.relayed and not match["relayed"] and last_resolution(tx, match["id"]) is None:
             raise ReservationDenied(
@@ -74,6 +59,35 @@ def answer_repeated(
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
     return resend(tx, scope, match, ask, match["ask"] + 1, now)
+
+
+def _mismatch(scope: Scope, ask: ReserveRequest, identity: Identity, match: Row) -> ReservationDenied:
+    """Return the refusal of a call that repeats `match` with something else; it names both calls."""
+    asked = "" if ask.total_micros is None else f", for {format_usd(ask.total_micros)}"
+    differs = "differs in amount, currency, operation, target or in its content."
+    if identity.payments and match["base"] in identity.payments:
+        text = (
+            f"this payment (payment_key) was made by call {match['id']} of task {match['task_id']} in run "
+            f"{match['run_id']}, for {format_usd(match['asked_micros'])} ({match['operation']}), and this "
+            f"one (call {ask.call_id} of task {scope.claim['task_id']}{asked}) {differs} Nothing was sent. "
+            "To correct what was paid, refund it, or charge the rest under a payment_key of its own; if this "
+            "is another payment, let payment_key say so"
+        )
+    else:
+        text = (
+            f"call {match['id']} was for {format_usd(match['asked_micros'])} "
+            f"({match['operation']}) and this one (call {ask.call_id}{asked}) {differs} "
+            "If it is another call, "
+        ) + (
+            "use another idempotency key"
+            if identity.base is None
+            else "its idempotency key looks like one that an SDK has made up: let it say what the call "
+            "is for, such as `order-17`"
+            if identity.key_id is not None
+            else "name whom it concerns (Stripe's `customer`), or give it an idempotency key of its own: "
+            'the SDK\'s, or `with idempotency_key("…")`'
+        )
+    return ReservationDenied("idempotency_mismatch", text, call_id=match["id"])
 
 
 def _check_sender(scope: Scope, match: Row) -> None:

@@ -117,8 +117,8 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     take_turn(tx, scope, ask, row["id"])
     used = count_tries(tx, identity)
     tx.run(
-        "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?"
-        " WHERE id = ?",
+        "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?,"
+        " payment = ? WHERE id = ?",
         wire_key(ask, identity, used),
         identity.ordinal,
         identity.base,
@@ -126,6 +126,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         identity.epoch,
         FORMULA,
         used,
+        scope.claim["payment"],
         row["id"],
     )
     _link_budgets(tx, scope, row["id"], ask.vendor)
@@ -148,8 +149,8 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     if match is not None:
         return answer_repeated(tx, scope, ask, identity, match)
     check_overlap(tx, scope.claim, ask, identity)
-    if scope.claim["mixed"] and identity.base is not None and ask.total_micros != 0:
-        check_mates(tx, scope.claim, ask)
+    if identity.mates and identity.base is not None and ask.total_micros != 0:
+        check_mates(tx, identity, ask)
     if wait := wait_for_turn(tx, scope, ask, ask.call_id):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:

@@ -94,7 +94,8 @@ class ClaimTable(_Table):
     """One attempt of one vendor task (or of a batch of them), with the hash of its vault key.
 
     `also` are the other runs that the task belongs to, `members` the tasks of a batch, `mixed` the
-    earlier task that has paid for some of them, `max_cost_micros` what the attempt may spend at most.
+    earlier task that has paid for some of them, `max_cost_micros` what the attempt may spend at most,
+    `payment` what it pays for (see `identity`), "" where nothing says so.
     `held_…`: the budget that denied its last denied call, and what was asked of it.
     """
 
@@ -107,6 +108,7 @@ class ClaimTable(_Table):
     also = TextField(default="[]")
     members = TextField(default="[]")
     mixed = CharField(default="")
+    payment = TextField(default="", constraints=[SQL("DEFAULT ''")])
     max_cost_micros = BigIntegerField(null=True)
     held_scope = CharField(default="")
     held_part = CharField(default="")
@@ -131,6 +133,18 @@ class MemberTable(_Table):
     class Meta:
         table_name = "member"
         primary_key = CompositeKey("task_id", "claim_id")
+        without_rowid = True
+
+
+class BatchPaymentTable(_Table):
+    """Which payments a claimed batch stood for, by what it pays for itself."""
+
+    payment = TextField()
+    batch = CharField(index=True)
+
+    class Meta:
+        table_name = "batch_payment"
+        primary_key = CompositeKey("payment", "batch")
         without_rowid = True
 
 
@@ -180,6 +194,8 @@ class CallTable(_Table):
     run_id = CharField(index=True)
     claim_id = CharField()
     task_id = CharField(index=True)
+    # What stands for it in the identity in place of the task_id, "" where that stands for itself.
+    payment = TextField(default="", constraints=[SQL("DEFAULT ''")])
     family = CharField()
     vendor = CharField()
     account = CharField()
@@ -357,6 +373,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     TaskTable,
     ClaimTable,
     MemberTable,
+    BatchPaymentTable,
     KeyTermsTable,
     ApprovalTable,
     CallTable,
@@ -378,7 +395,9 @@ _BESIDE = (
     "CREATE INDEX run_family ON run (root_family, id)",
     "CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'",
     "CREATE INDEX claim_unheard ON claim (run_id) WHERE ended_at IS NULL",
+    "CREATE INDEX claim_payment ON claim (task_id, payment) WHERE payment <> ''",
     "CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')",
+    "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
     "CREATE INDEX call_vendor ON call (run_id, vendor)",
     "CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'",
     "CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'",

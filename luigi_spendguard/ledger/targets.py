@@ -1,7 +1,7 @@
 """Calls for several targets: whoever an earlier attempt has reached is not reached twice.
 
 An identity has the targets of a call as one, so a list that has changed by one is another call. Each target
-is kept by itself, too, as a digest, until the task has completed.
+is kept by itself, too, as a digest, until the task has completed; one of a payment stays.
 """
 
 from __future__ import annotations
@@ -10,19 +10,22 @@ import json
 
 from luigi_spendguard.ledger.calls import ReservationDenied
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
-from luigi_spendguard.ledger.identity import Identity, key_digest, mates_of
+from luigi_spendguard.ledger.identity import Identity, key_digest
 from luigi_spendguard.protocol import ReserveRequest
 
 #: What ends a target that was too long to be kept whole, before its digest.
 _CUT = "…"
-#: Calls that may have reached a target: of the task, which has not completed since, and not of this attempt,
-#: unless nobody knows how they ended, or the task was not told. What this attempt has repeated is done with.
+#: Calls that may have reached a target: of the task, which has not completed since, or for the same payment;
+#: and not of this attempt, unless nobody knows how they ended, or the task was not told. What this attempt
+#: has repeated is done with.
 _REACHED = f"""
     SELECT call.id, call.operation, count(*) AS many
     FROM call_target JOIN call ON call.id = call_target.call_id
     WHERE call_target.target IN (SELECT value FROM json_each(?1))
-      AND call.task_id = ?2 AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
-      AND call.epoch = ?5 AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
+      AND (call.task_id = ?2 AND call.epoch = ?5
+           OR call.payment <> '' AND call.payment IN (SELECT value FROM json_each(?9)))
+      AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
+      AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
       AND {NOT_DECLINED} AND call.id <> ?7
       AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
       AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
@@ -50,13 +53,15 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
         claim["id"],
         ask.call_id,
         json.dumps(untold),
+        json.dumps([claim["payment"], *identity.mates]),
     )
     if paid is None:
         return
+    whose = "for this payment" if claim["payment"] else "of this task"
     some = f"{paid['many']} of its {len(targets)} recipients" if len(targets) > 1 else "its recipient"
     raise ReservationDenied(
         "idempotency_mismatch",
-        f"an earlier attempt of this task has made call {paid['id']} ({paid['operation']}) to {some}, and "
+        f"an earlier attempt {whose} has made call {paid['id']} ({paid['operation']}) to {some}, and "
         "for another list: they would get it twice. Make that call with its own list again (it is answered, "
         "nothing is sent) and this one for the others alone; or, where it is another message, give it an "
         'idempotency key of its own: the SDK\'s, or `with idempotency_key("…")`',
@@ -74,17 +79,20 @@ def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
         )
 
 
-def check_mates(tx: Tx, claim: Row, ask: ReserveRequest) -> None:
+def check_mates(tx: Tx, identity: Identity, ask: ReserveRequest) -> None:
     """Refuse what may repeat a part of what other batches of these tasks have paid for.
 
     Calls are matched by their target: one without, or for some of several, cannot be.
     """
-    mates = mates_of(claim)
+    like = (
+        " AND vendor = ?2 AND account = ?3 AND operation = ?4 AND verdict = 'allowed' AND base IS NOT NULL"
+        f" AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}"
+    )
     rows = tx.all(
-        "SELECT DISTINCT target, task_id FROM call WHERE task_id IN (SELECT value FROM json_each(?))"
-        " AND vendor = ? AND account = ? AND operation = ? AND verdict = 'allowed' AND base IS NOT NULL"
-        " AND state IN ('pending','settled','in_doubt') AND " + NOT_DECLINED,
-        json.dumps(mates),
+        "SELECT target, task_id FROM call WHERE payment = '' AND task_id IN (SELECT value FROM json_each(?1))"
+        f"{like} UNION SELECT target, task_id FROM call WHERE payment <> '' AND payment IN"
+        f" (SELECT value FROM json_each(?1)){like}",
+        json.dumps(identity.mates),
         ask.vendor,
         ask.account,
         ask.operation,

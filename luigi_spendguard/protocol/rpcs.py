@@ -42,6 +42,8 @@ R = TypeVar("R", bound=Message)
 OUTCOMES = ("returned", "completed", "failed", "yielded", "blocked", "died")
 #: Names in one list of a key's terms at the most.
 MAX_NAMES = 100
+#: The most characters of a `payment_key`, and the most that a batch may have.
+MAX_PAYMENT_KEY, MAX_PAYMENTS = 255, 10_000
 
 
 def _read_new_run(name: str, value: Any) -> str:
@@ -78,6 +80,14 @@ def _read_names(name: str, value: Any) -> tuple[str, ...]:
     return tuple(value)  # What each is is looked at with the vendor.
 
 
+def _read_payment_keys(name: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or len(value) > MAX_PAYMENTS:
+        raise BadMessage(f"{name!r} must be a list of {MAX_PAYMENTS} texts at the most")
+    if not all(isinstance(one, str) and 0 < len(one) <= MAX_PAYMENT_KEY for one in value):
+        raise BadMessage(f"{name!r} must be texts of 1 to {MAX_PAYMENT_KEY} characters")
+    return tuple(value)
+
+
 _NewRun = Annotated[str, Kind(_read_new_run, messages.text(255).schema)]
 _Params = Annotated[
     dict[str, str],
@@ -92,6 +102,13 @@ _Names = Annotated[
     tuple[str, ...],
     Kind(
         _read_names, {"type": "array", "items": messages.text().schema, "minItems": 1, "maxItems": MAX_NAMES}
+    ),
+]
+_PaymentKeys = Annotated[
+    tuple[str, ...],
+    Kind(
+        _read_payment_keys,
+        {"type": "array", "items": messages.text(MAX_PAYMENT_KEY).schema, "maxItems": MAX_PAYMENTS},
     ),
 ]
 _Label = Annotated[
@@ -157,6 +174,7 @@ class ClaimRequest(Message):
         claim_id: made by the worker, one for each attempt.
         run_id: what the worker takes for the task's run; None: as luigid knows.
         max_cost_usd: what the task says its calls may spend in all; None: it does not say.
+        payment_keys: what the task, or each task of a batch, says that it pays for; empty: nothing.
 
     """
 
@@ -167,6 +185,7 @@ class ClaimRequest(Message):
     run_id: Text | None = None
     params: _Params = field(default_factory=dict)
     max_cost_usd: Usd | None = None
+    payment_keys: _PaymentKeys = ()
 
 
 @dataclass(frozen=True)

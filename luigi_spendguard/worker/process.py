@@ -32,7 +32,7 @@ from luigi_spendguard.protocol import for_display
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.proxy import attempts, interrupt
 from luigi_spendguard.redaction import redacted
-from luigi_spendguard.worker.runs import RootTask, amount_of, open_run
+from luigi_spendguard.worker.runs import RootTask, amount_of, open_run, payment_keys_of
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     client: LedgerClient | None = None
     refusal: str = ""
     root: RootTask | None = None
+    #: The tasks of a batch; empty for a single task.
+    members: tuple[Any, ...] = ()
     run_id: str | None = None
     settings: Settings | None = None
     claim_id: str = ""
@@ -159,6 +161,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
                 for name, value in self.task.to_str_params(only_significant=False, only_public=True).items()
             },
             max_cost_usd=amount_of(self.task, "max_cost_usd"),
+            payment_keys=payment_keys_of(self.members or (self.task,)),
         )
         claimed = self.client.claim(request)
         run_id = claimed.run_id

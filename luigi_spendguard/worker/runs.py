@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
+from collections.abc import Sequence
 from decimal import Decimal
 from functools import cached_property
 from typing import Any
 
+from luigi_spendguard.errors import PluginError
 from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.money import BadAmount, parse_usd, plain_usd
-from luigi_spendguard.protocol.rpcs import OpenRunRequest
+from luigi_spendguard.protocol.rpcs import MAX_PAYMENT_KEY, OpenRunRequest
+from luigi_spendguard.redaction import shows
 
 logger = logging.getLogger(__name__)
 
@@ -91,6 +95,52 @@ def amount_of(task: Any, name: str) -> str | None:
         return plain_usd(parse_usd(text))
     except BadAmount as error:
         raise BadAmount(f"{task.task_family}.{name} is not usable: {error}") from None
+
+
+def payment_keys_of(tasks: Sequence[Any]) -> tuple[str, ...]:
+    """Return what a task, or each task of a batch, says that it pays for; () where none says so.
+
+    Raises PluginError for what is no key, and for a batch that it cannot tell apart by them.
+    """
+    keys = {task.task_id: _payment_key_of(task) for task in tasks}
+    said = {task_id: key for task_id, key in keys.items() if key is not None}
+    family = tasks[0].task_family
+    if len(said) not in (0, len(keys)):
+        silent = next(task_id for task_id in keys if task_id not in said)
+        raise PluginError(
+            f"{family}.payment_key must be said by all tasks of a batch or by none: that of {silent} is None"
+        )
+    by_key: dict[str, str] = {}
+    for task_id, key in said.items():
+        if (other := by_key.setdefault(key, task_id)) != task_id:
+            raise PluginError(
+                f"{family}.payment_key is {key!r} for {other} and for {task_id}, which are in one batch: two "
+                "tasks of one payment are not paid together. Leave one of them away, or, where they are two "
+                "payments, let payment_key say so"
+            )
+    return tuple(by_key)
+
+
+def _payment_key_of(task: Any) -> str | None:
+    """Return what a task says that it pays for, None where it says nothing. Raises PluginError."""
+    name = f"{task.task_family}.payment_key"
+    # Not by `getattr`'s default: that hides an AttributeError within a property, and with it the key.
+    if inspect.getattr_static(task, "payment_key", None) is None:
+        return None
+    try:
+        key = task.payment_key
+    except Exception as error:
+        raise PluginError(f"{name} cannot be read: {type(error).__name__}: {error}") from error
+    if key is None:
+        return None
+    if not isinstance(key, str):
+        raise PluginError(f"{name} must be a text, not {type(key).__name__}")
+    key = key.strip()
+    if not 0 < len(key) <= MAX_PAYMENT_KEY or not key.isprintable():
+        raise PluginError(f"{name} must have 1 to {MAX_PAYMENT_KEY} printable characters, or be None")
+    if shows(key):
+        raise PluginError(f"{name} must not have a secret or a vault key in it")
+    return key
 
 
 def open_run(client: LedgerClient, root: RootTask) -> str:

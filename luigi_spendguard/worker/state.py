@@ -248,6 +248,7 @@ class GuardState:
         """
         task = process.task
         process.vendor, process.claim_id = True, str(uuid.uuid4())
+        process.members = tuple(members)
         self.begin_prices()
         root = process.root = next(filter(None, map(self.root_for, [task, *members])), None)
         process.refusal = self.refusals.get(task.task_id, "")

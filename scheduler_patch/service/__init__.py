@@ -112,6 +112,7 @@ class LedgerService(Books):
             also,
             declared,
             self.settings.caps.single,
+            request.payment_keys,
         )
         if request.run_id is not None and request.run_id not in self.state.runs:
             await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.

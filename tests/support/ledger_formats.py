@@ -8,7 +8,8 @@ were made by their own code, the last of each format on the main branch, with th
 
     git archive COMMIT | tar x -C FOLDER; cp tests/support/ledger_formats.py FOLDER/tests/support/
 
-1: 00e97bd, 2: 9f6e078, 3: 4f09022, 4: 044928f, 5: 6f6c77c, 6: e3b7d2b, 7: e434fe2, 8: b8cc11f, 9: cdfc2ca.
+1: 00e97bd, 2: 9f6e078, 3: 4f09022, 4: 044928f, 5: 6f6c77c, 6: e3b7d2b, 7: e434fe2, 8: b8cc11f, 9: cdfc2ca,
+10: 715fbb7.
 What a format did not know yet is left out of its file, and modules are looked for under their names of then.
 """
 
@@ -136,6 +137,7 @@ class Maker:
         self._batch()
         self._other_runs()
         self._key()
+        self._payments()
         assert self.books.audit() == []
         self.books.ledger.close()
 
@@ -218,6 +220,17 @@ class Maker:
         _, key = self.books.write(keys.issue, terms, self.books.caps)
         call = self.reserved(key, 3, target="cus_key", customer=("cus_key",))
         self.end(key, call, "settle", 3, object_id="pi_key", customer=("cus_key",))
+
+    def _payments(self) -> None:
+        """Pay for something that has a name: alone, and in a batch."""
+        if "payment_keys" not in {each.name for each in dataclasses.fields(claims.NewClaim)}:
+            return
+        key = self.books.claim("Charge_named", payment_keys=("2026-11-a",))
+        self.end(key, self.reserved(key, 1, target="cus_a"), "settle", 1, object_id="pi_a")
+        self.books.write(claims.finish, self.books.last_claim, "completed")
+        members = ("Charge_b", "Charge_c")
+        key = self.books.claim("Charge_both", members=members, payment_keys=("2026-11-b", "2026-11-c"))
+        self.end(key, self.reserved(key, 1, target="cus_b"), "settle", 1, object_id="pi_b")
 
 
 def main(folder: Path) -> None:

@@ -124,6 +124,15 @@ def test_what_was_paid_is_not_paid_again(books: Books) -> None:
     assert books.figures() == before
 
 
+@pytest.mark.parametrize("payment", ["a", "b"])
+def test_what_was_paid_for_under_a_name_is_not_paid_again(books: Books, number: int, payment: str) -> None:
+    key = books.claim("Charge_other", payment_keys=(f"2026-11-{payment}",))
+    answer = books.reserve(key, books.ask(1 * USD, target=f"cus_{payment}"))
+    assert answer.verdict == ("replayed" if number >= 11 else "allowed")
+    other = books.reserve(key, books.ask(1 * USD, target=f"cus_{payment}"))
+    assert other.verdict == ("denied" if number >= 11 and payment == "b" else "allowed")
+
+
 def test_a_run_that_was_revoked_stays_so(books: Books) -> None:
     with pytest.raises(Exception, match="revoked for good"):
         books.claim("Charge_revoked", "revoked")
