@@ -60,6 +60,7 @@ def reserve_request(
         key_is_callers=quote.key_is_callers,
         unsure=call.unsure,
         fingerprint=quote.fingerprint,
+        fingerprint_before=quote.fingerprint_before,
         read=quote.read,
         total_micros=quote.total_micros,
         currency=quote.currency,

@@ -74,12 +74,14 @@ def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope 
 
 def same_call(row: Row, ask: ReserveRequest) -> bool:
     """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
-    return (row["vendor"], row["account"], row["operation"], row["fingerprint"]) == (
-        ask.vendor,
-        ask.account,
-        ask.operation,
-        ask.fingerprint,
-    )
+    same = (row["vendor"], row["account"], row["operation"]) == (ask.vendor, ask.account, ask.operation)
+    return same and asks_the_same(row, ask)
+
+
+def asks_the_same(row: Row, ask: ReserveRequest) -> bool:
+    """Return whether `ask` asks for what `row` did, as the version says that has kept it."""
+    before = ask.fingerprint_before or ask.fingerprint
+    return row["fingerprint"] in (ask.fingerprint, before)
 
 
 #: Statuses of a vendor that has not begun to execute the request: its key is as good as new.

@@ -9,7 +9,14 @@ import json
 from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import put_in_doubt
-from luigi_spendguard.ledger.calls import GRANT_MS, Decision, ReservationDenied, Scope, record
+from luigi_spendguard.ledger.calls import (
+    GRANT_MS,
+    Decision,
+    ReservationDenied,
+    Scope,
+    asks_the_same,
+    record,
+)
 from luigi_spendguard.ledger.corrections import last_resolution
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity
@@ -28,7 +35,7 @@ def answer_repeated(
 ) -> ReserveReply:
     """Answer a call that repeats `match`; `row` is its own when it was tried and voided before."""
     now = tx.now()
-    if match["fingerprint"] != ask.fingerprint:
+    if not asks_the_same(match, ask):
         raise _mismatch(scope, ask, identity, match)
     if match["state"] == "settled":
         if scope.relayed and not match["relayed"] and last_resolution(tx, match["id"]) is None:
@@ -210,11 +217,14 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     ]
     equal = tx.value(
         "SELECT count(*) FROM call WHERE vendor = ? AND account = ? AND id <> ? AND object_id IS NULL"
-        " AND fingerprint = ? AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1"
+        " AND fingerprint IN (?, ?, ?)"
+        " AND (state IN ('pending','in_doubt') OR state = 'settled' AND EXISTS (SELECT 1"
         " FROM journal WHERE journal.call_id = call.id AND kind IN ('settle','resolve') AND journal.id >"
         " (SELECT min(id) FROM journal WHERE call_id = ?)))",
         *others,
         row["fingerprint"],
+        ask.fingerprint,
+        ask.fingerprint_before or ask.fingerprint,
         row["id"],
     )
     if len(free) > int(equal or 0):

@@ -102,6 +102,7 @@ class ReserveRequest(Message):
         key_is_callers: False when the key has the shape of one that the SDK makes up.
         unsure: the sender knows of an earlier send of this call with an unknown outcome.
         fingerprint: what must be equal for two calls to be the same (amount, currency, …).
+        fingerprint_before: that of an earlier version, for calls that it has kept; "": the same.
         read: the call only reads: it costs nothing, has no identity and is always sent.
         total_micros: the most the object of this call may count for after it, in micro-dollars;
             None: as much as the ledger knows of `object_id`.
@@ -140,6 +141,7 @@ class ReserveRequest(Message):
     key_is_callers: bool = False
     unsure: bool = False
     fingerprint: str = ""
+    fingerprint_before: str = ""
     read: bool = False
     total_micros: Amount | None = 0
     currency: str = ""

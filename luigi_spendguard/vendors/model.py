@@ -66,7 +66,8 @@ class Quote:
         total_micros: the most that object may count for afterwards, in micro-dollars; None: as
             much as it is known to be worth, looked up at the vendor when it is unknown.
         minor, currency: the amount as asked, in the currency's minor unit.
-        fingerprint: what must be equal for two calls to be the same one.
+        fingerprint: what must be equal for two calls to be the same one: what is asked for, and not what
+            it costs. `fingerprint_before` as an earlier version had it, with luigi.cfg's price.
         key: the idempotency key of the request; `key_is_callers` when the SDK cannot have made it.
         look_ups: the paths that the guard may fetch to complete this quote; `look_up` when it must,
             before the ledger is asked (else only when the ledger asks for it).
@@ -105,6 +106,7 @@ class Quote:
     minor: int | None = None
     currency: str = ""
     fingerprint: str = ""
+    fingerprint_before: str = ""
     read: bool = False
     key: str | None = None
     key_is_callers: bool = False
@@ -139,6 +141,7 @@ class Quote:
             "whom it concerns": self.target or "",
             "whom it concerned before": " ".join(self.targets_before),
             "what it is known by": self.fingerprint,
+            "what it was known by before": self.fingerprint_before,
             "its key": self.key or "",
             "its customers": " ".join(self.customers),
             "its accounts": " ".join(self.accounts),

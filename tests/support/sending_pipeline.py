@@ -21,6 +21,8 @@ class Output(luigi.Task):
         return luigi.LocalTarget(str(OUT / self.task_id))
 
     def write(self, text: str) -> None:
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had sent")
         with self.output().open("w") as file:
             file.write(text)
 

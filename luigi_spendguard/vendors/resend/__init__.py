@@ -107,7 +107,8 @@ class Resend(Vendor):
                 target=f"{path}#{content[:12]}",
                 fixed=True,
                 repeatable=False,
-                fingerprint=f"{operation}|{price}|{content}",
+                fingerprint=f"{operation}|{content}",
+                fingerprint_before=f"{operation}|{price}|{content}",
             )
         if kind == "broadcast" and not _is_draft(body):
             raise self.no_price(operation, line)

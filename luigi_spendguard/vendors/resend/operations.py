@@ -158,7 +158,8 @@ def quote_mails(quote: Quote, body: Any, settings: VendorSettings) -> Quote:
         parts=parts if batch else (),
         targets=targets,
         customers=() if long else tuple(everybody.split()),
-        fingerprint=f"{quote.operation}|{sum(parts)}|{digest(seen)}",
+        fingerprint=f"{quote.operation}|{digest(seen, [len(each) for each in recipients])}",
+        fingerprint_before=f"{quote.operation}|{sum(parts)}|{digest(seen)}",
     )
 
 

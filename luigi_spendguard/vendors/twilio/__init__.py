@@ -135,7 +135,8 @@ class Twilio(Vendor):
                 target=f"{rest}#{content[:12]}",
                 fixed=True,
                 targets=tuple(one for name in _WHOM for one in form.get(name, ())),
-                fingerprint=f"{operation}|{price}|{content}",
+                fingerprint=f"{operation}|{content}",
+                fingerprint_before=f"{operation}|{price}|{content}",
             )
         if kind in ("free", "credential", "verification_check"):
             return replace(
@@ -154,7 +155,8 @@ class Twilio(Vendor):
             target=priced.target,
             fees_micros=priced.fees_micros,
             customers=(priced.target,),
-            fingerprint=f"{operation}|{priced.target}|{priced.total_micros}|{priced.content}",
+            fingerprint=f"{operation}|{priced.target}|{digest(*priced.units)}|{priced.content}",
+            fingerprint_before=f"{operation}|{priced.target}|{priced.total_micros}|{priced.content}",
         )
 
     def _quote_lookup(self, quote: Quote, rest: str, query: str, settings: VendorSettings) -> Quote:
@@ -166,7 +168,8 @@ class Twilio(Vendor):
             quote,
             total_micros=priced.total_micros,
             target=priced.target,
-            fingerprint=f"{quote.operation}|{priced.target}|{priced.total_micros}",
+            fingerprint=f"{quote.operation}|{priced.target}",
+            fingerprint_before=f"{quote.operation}|{priced.target}|{priced.total_micros}",
         )
 
     def _quote_update(self, quote: Quote, rest: str, form: Mapping[str, list[str]]) -> Quote:

@@ -76,12 +76,19 @@ _LINK, _RCS_BYTES = "x" * 100, 160
 
 @dataclass(frozen=True)
 class Priced:
-    """What a quote is made of; `fees_micros`: what of the total no price of Twilio's contains."""
+    """What a quote is made of.
+
+    Attributes:
+        fees_micros: what of the total no price of Twilio's contains.
+        units: what of the request the prices are taken times, whatever they are.
+
+    """
 
     total_micros: int
     target: str
     content: str
     fees_micros: int = 0
+    units: tuple[int, ...] = ()
 
 
 def is_text(form: Form) -> bool:
@@ -105,9 +112,11 @@ def quote_message(form: Form, settings: VendorSettings) -> Priced:
         total = price_setting(settings, "channel_prices").get(channel.lower())
         if total is None:
             raise _unpriced(f"a message by {channel[:20]} has no price: set channel_prices")
+        count = 1
         if channel.lower() == "rcs":
-            total *= MAX_GROWN if "ContentSid" in form else max(_rcs(text), 1)
-        return Priced(total + fees, to.lower(), digest(*(form.get(name) for name in _SENT)), fees)
+            count = MAX_GROWN if "ContentSid" in form else max(_rcs(text), 1)
+        sent = digest(*(form.get(name) for name in _SENT))
+        return Priced(count * total + fees, to.lower(), sent, fees, (count, later))
     if ":" in _value(form, "From"):
         raise _unpriced("a message from a channel to a number may go out by that channel: name it in To")
     number = _check_number(to, "a message")
@@ -119,13 +128,14 @@ def quote_message(form: Form, settings: VendorSettings) -> Priced:
     elif service:  # It may send RCS first.
         count = max(count, _rcs(text))
     price, carriers = _price(settings, "sms_prices", number), _fee(settings, "sms_fees", number)
-    total, fee = count * price, count * carriers
+    total, fee, links = count * price, count * carriers, 0
     if form.get("MediaUrl") or _is_true(form, "SendAsMms") or "ContentSid" in form:
         # Where there is no MMS, Twilio may send the text with a link to the media.
         media = _price(settings, "mms_prices", number), _fee(settings, "mms_fees", number)
         links = count if "ContentSid" in form else max(count, count_segments(text + _LINK, smart=smart))
         total, fee = max((links * price, links * carriers), media, key=sum)
-    return Priced(total + fee + fees, number, digest(*(form.get(name) for name in _SENT)), fee + fees)
+    sent = digest(*(form.get(name) for name in _SENT))
+    return Priced(total + fee + fees, number, sent, fee + fees, (count, links, later))
 
 
 def quote_call(form: Form, settings: VendorSettings) -> Priced:
@@ -142,10 +152,14 @@ def quote_call(form: Form, settings: VendorSettings) -> Priced:
     if price is None:
         raise _unpriced(f"a call to {(scheme or to)[:40]} has no price: set call_prices")
     further = (legs - 1) * max(table.values())
-    extras = DETECTION_PRICE if form.get("MachineDetection", ["none"]) != ["none"] else 0
+    detected = form.get("MachineDetection", ["none"]) != ["none"]
+    extras = DETECTION_PRICE if detected else 0
     extras += minutes * RECORDING_PRICE * legs if _is_true(form, "Record") else 0
     content = digest(*(form.get(name) for name in _RUNG))
-    return Priced(minutes * (price + further) + extras, to.lower(), content, minutes * further + extras)
+    # A limit that is luigi.cfg's may change as its prices do.
+    units = (minutes if _value(form, "TimeLimit") else 0, detected, _is_true(form, "Record"))
+    total, fees = minutes * (price + further) + extras, minutes * further + extras
+    return Priced(total, to.lower(), content, fees, units)
 
 
 def time_limit(form: Form, settings: VendorSettings) -> int:
@@ -194,7 +208,7 @@ def quote_verification(form: Form, settings: VendorSettings) -> Priced:
         total += max(price_setting(settings, "channel_prices")[channel], _code(to, settings, own_text=own))
     else:
         raise _unpriced(f"a verification by {channel[:20] or 'no channel'} has no price")
-    return Priced(total, f"{channel}:{to.lower()}", digest(to, channel))
+    return Priced(total, f"{channel}:{to.lower()}", digest(to, channel), units=(own,))
 
 
 def _code(to: str, settings: VendorSettings, *, own_text: bool) -> int:

@@ -150,6 +150,31 @@ def test_a_call_id_is_for_one_call(sides: Sides) -> None:
         assert (answer.verdict, answer.reason) == ("denied", "scope")
 
 
+def test_what_an_earlier_version_has_kept_is_compared_as_it_was(sides: Sides) -> None:
+    """That had the price in what a call asks for: with another price it is another call's, as ever."""
+    said = {"target": "+14155550100", "repeatable": False}
+    key, old = sides.claim("task"), sides.ask(10, **said, fingerprint="text|10")
+    sides.reserve(key, old)
+    sides.end(key, EndRequest("settle", old.call_id, 1, total_micros=10, status=201, answer_body="{}"))
+    same = sides.ask(10, **said, fingerprint="text", fingerprint_before="text|10")
+    assert sides.reserve(sides.claim("task"), same).verdict == "replayed"
+    dearer = sides.ask(11, **said, fingerprint="text", fingerprint_before="text|11")
+    assert sides.reserve(sides.claim("task"), dearer).reason == "idempotency_mismatch"
+
+
+def test_equal_calls_are_counted_whichever_version_has_kept_them(sides: Sides) -> None:
+    """One text is shown, and it may be either's."""
+    said = {"target": "+14155550100", "repeatable": False}
+    forms = ({"fingerprint": "text|1"}, {"fingerprint": "text", "fingerprint_before": "text|1"})
+    for task, form in zip("ab", forms, strict=True):
+        key, lost = sides.claim(task), sides.ask(1, **said, **form)
+        sides.reserve(key, lost)
+        sides.end(key, EndRequest("doubt", lost.call_id, 1))
+    for task in "ab":
+        again = sides.ask(1, **said, **forms[1], searched=True, executed=("SM1",))
+        assert sides.reserve(sides.claim(task), again).reason == "in_doubt"
+
+
 def test_replies_that_came_out_of_order_free_nothing(sides: Sides) -> None:
     """The vendor executed `small` first and answered it last: the object is worth 100."""
     key = sides.claim("task")

@@ -99,6 +99,13 @@ class TestMails:
     def test_what_may_go_to_more_people_is_unpriced(self, request_: Request) -> None:
         assert reason(request_) == "unpriced"
 
+    def test_another_price_of_luigi_cfgs_makes_no_other_mail(self) -> None:
+        before, after = (quote(asked("/emails", MAIL), own={"email_price": price}) for price in (10, 11))
+        assert before.fingerprint == after.fingerprint
+        assert before.fingerprint_before != after.fingerprint_before
+        two = quote(asked("/emails", mail(to=["a@example.com", "a@example.com"])))
+        assert two.fingerprint != before.fingerprint
+
     def test_what_the_recipients_do_not_see_makes_no_other_mail(self) -> None:
         same = quote(asked("/emails", MAIL)).fingerprint
         assert quote(asked("/emails", mail(tags=[{"name": "a", "value": "b"}]))).fingerprint == same

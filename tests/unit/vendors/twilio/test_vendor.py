@@ -28,6 +28,7 @@ PRICES = {
     "verify_price": 50,
     "lookup_prices": {"line_type_intelligence": 8},
 }
+VERIFY = {"To": "+14155550100", "Channel": "sms"}
 FORM = "application/x-www-form-urlencoded"
 API = f"https://api.twilio.com/2010-04-01/Accounts/{SID}"
 
@@ -133,6 +134,53 @@ class TestMessages:
     )
     def test_what_could_be_read_in_two_ways_is_unpriced(self, request_: Request) -> None:
         assert reason(request_) == "unpriced"
+
+    @pytest.mark.parametrize(
+        "request_",
+        [
+            sms(),
+            sms("whatsapp:+14155550100"),
+            sms(SendAsMms="true"),
+            sms(ShortenUrls="true"),
+            call(TimeLimit="60", Record="true"),
+            call(),
+            post("https://verify.twilio.com/v2/Services/VA1/Verifications", VERIFY),
+            Request(
+                "GET",
+                "https://lookups.twilio.com/v2/PhoneNumbers/%2B14155550100?Fields=line_type_intelligence",
+                {"authorization": post("").headers["authorization"]},
+                b"",
+            ),
+        ],
+    )
+    def test_another_price_of_luigi_cfgs_makes_no_other_request(self, request_: Request) -> None:
+        dearer = {
+            "sms_prices": {"1": 11},
+            "mms_prices": {"1": 36},
+            "call_prices": {"1": 15},
+            "channel_prices": {"whatsapp": 201},
+            "scheduling_price": 16,
+            "verify_price": 51,
+            "lookup_prices": {"line_type_intelligence": 9},
+            "call_time_limit_s": 600,
+        }
+        before, after = quote(request_), quote(request_, own=dearer)
+        assert before.total_micros != after.total_micros
+        assert before.fingerprint == after.fingerprint
+        assert before.fingerprint_before != after.fingerprint_before
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (sms(), sms(SendAsMms="true")),
+            (sms(), sms(ShortenUrls="true")),
+            (call(TimeLimit="60"), call(TimeLimit="61")),
+            (call(TimeLimit="60"), call(TimeLimit="60", Record="true")),
+            (call(TimeLimit="60"), call(TimeLimit="60", MachineDetection="Enable")),
+        ],
+    )
+    def test_what_costs_more_by_itself_is_another_request(self, one: Request, other: Request) -> None:
+        assert quote(one).fingerprint != quote(other).fingerprint
 
     def test_another_text_is_another_request_and_a_callback_is_not(self) -> None:
         same = quote(sms()).fingerprint
