@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from configparser import InterpolationError
 from typing import Any
 from urllib.parse import quote, urlencode
@@ -19,11 +20,17 @@ TIMEOUT_S = 30.0
 
 
 class OperatorError(SpendguardError):
-    """A command was not carried out. `exit_code`: 1 refused, 3 unreachable, 4 not allowed."""
+    """A command was not carried out.
 
-    def __init__(self, message: str, exit_code: int = 1) -> None:
+    Attributes:
+        exit_code: 1 refused, 3 unreachable, 4 not allowed.
+        code: the error's code, where luigid has answered with one.
+
+    """
+
+    def __init__(self, message: str, exit_code: int = 1, code: str = "") -> None:
         super().__init__(message)
-        self.exit_code = exit_code
+        self.exit_code, self.code = exit_code, code
 
 
 def scheduler_url() -> str:
@@ -56,7 +63,7 @@ def admin_token(settings: Settings) -> str | None:
 class Operator:
     """Calls the API at `url` with the admin token. All methods raise OperatorError."""
 
-    def __init__(self, url: str, token: str | None) -> None:
+    def __init__(self, url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> None:
         try:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
@@ -65,23 +72,34 @@ class Operator:
         self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
-            timeout=TIMEOUT_S, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
+            timeout=timeout_s, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
         )
 
     def get(self, path: str, **query: str | None) -> Any:
         """Read a route."""
+        return self._read(path, query)[0]
+
+    def total(self, path: str, **query: str | None) -> int | None:
+        """Return how many rows a route that lists something has on all pages, where it says so."""
+        total = self._read(path, {**query, "limit": "1"})[1].get("X-Total-Count")
+        return None if total is None else int(total)
+
+    def _read(self, path: str, query: Mapping[str, str | None]) -> tuple[Any, Mapping[str, str]]:
         asked = {name: value for name, value in query.items() if value is not None}
         return self._call("GET", path + (f"?{urlencode(asked)}" if asked else ""))
 
     def post(self, path: str, body: dict[str, Any]) -> Any:
         """Change something."""
-        return self._call("POST", path, body)
+        return self._call("POST", path, body)[0]
 
     def delete(self, path: str) -> Any:
         """Revoke something."""
-        return self._call("DELETE", path)
+        return self._call("DELETE", path)[0]
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
+    def _call(
+        self, method: str, path: str, body: dict[str, Any] | None = None
+    ) -> tuple[Any, Mapping[str, str]]:
+        """Return what luigid answers, and its headers."""
         headers = dict(self._headers)
         if body is not None:
             headers["Content-Type"] = "application/json"
@@ -104,9 +122,10 @@ class Operator:
         except ValueError:
             answer = None
         if 200 <= reply.status < 300 and answer is not None:
-            return answer
+            return answer, reply.headers
         if isinstance(answer, dict) and "message" in answer:
-            raise OperatorError(str(answer["message"]), 4 if reply.status in (401, 403) else 1)
+            exit_code = 4 if reply.status in (401, 403) else 1
+            raise OperatorError(str(answer["message"]), exit_code, str(answer.get("error", "")))
         raise OperatorError(self._stranger(reply), 3)
 
     def _stranger(self, reply: Any) -> str:

@@ -8,22 +8,23 @@ from typing import Any
 import click
 
 from luigi_spendguard.cli.api_client import path_of
-from luigi_spendguard.cli.context import FORMAT, Stop, Usd, operator_of, settings_of
-from luigi_spendguard.cli.tables import KEY_COLUMNS, plain, show
+from luigi_spendguard.cli.context import Stop, Usd, operator_of, settings_of
+from luigi_spendguard.cli.lists import KEYS, Output, list_options, show_list
+from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.money import Micros, plain_usd
 
 
 @click.command(epilog="Example:  spendguard keys --run nightly-42")
-@click.option("--run", "run_id", help="Keys of this run only.")
-@FORMAT
-def keys(run_id: str | None, form: str) -> None:
-    """List vault keys: those that were asked for, and those of tasks that run now."""
+@click.option("--run", help="Keys of this run only.")
+@list_options
+def keys(run: str | None, output: Output) -> None:
+    """List vault keys: those that were asked for, and those of tasks that run now, newest first."""
     empty = "There is no vault key."
-    if run_id is not None:
-        empty = f"Run {plain(run_id)} has no vault key, if there is such a run: `spendguard runs` lists them."
-    show(operator_of().get("/vault/keys", run=run_id), KEY_COLUMNS, form, empty)
+    if run is not None:
+        empty = f"Run {plain(run)} has no vault key, if there is such a run: `spendguard runs` lists them."
+    show_list(KEYS, {"run": run}, output, empty)
 
 
 @click.command(

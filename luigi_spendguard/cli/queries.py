@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import json
-import sys
 
 import click
 
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import FORMAT, Since, operator_of
-from luigi_spendguard.cli.tables import (
-    CALL_COLUMNS,
-    RUN_COLUMNS,
-    csv_of_calls,
-    money_of,
-    plain,
-    run_lines,
-    show,
-)
-from luigi_spendguard.protocol import VERDICTS
+from luigi_spendguard.cli.lists import CALLS, RUNS, Output, list_options, show_list
+from luigi_spendguard.cli.tables import money_of, plain, run_lines
+from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
 from luigi_spendguard.vendors.registry import VENDORS
+
+_MOMENT = "30m, 4h, 7d, 2026-11-26, or 2026-11-26T18:00:00Z"
 
 
 @click.command(epilog="Example:  spendguard runs --format json")
-@FORMAT
-def runs(form: str) -> None:
+@click.option("--search", help="Runs with this in their id, root family or label only.")
+@click.option("--status", type=click.Choice(RUN_STATUSES), help="Runs of this status only.")
+@click.option("--since", type=Since(), help=f"Runs opened since then only: {_MOMENT}.")
+@click.option("--until", type=Since(), help="Runs opened before then only: as --since.")
+@list_options
+def runs(output: Output, **filters: str | None) -> None:
     """List runs with their budgets, newest first. `reserved` includes what is in doubt."""
-    show(operator_of().get("/runs"), RUN_COLUMNS, form, "No run was opened yet.")
-    day = operator_of().get("/day") if form == "table" else {}
+    filtered = any(value is not None for value in filters.values())
+    show_list(RUNS, filters, output, "No run matches." if filtered else "No run was opened yet.")
+    day = operator_of().get("/day") if output.form == "table" and not filtered else {}
     if day.get("spent_usd") is not None:
         click.echo(
             f"\nAll runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
@@ -54,28 +53,22 @@ def run(run_id: str, form: str) -> None:
     metavar="VERDICT",
     help="allowed, replayed, denied, or denied:<reason> such as denied:cap.",
 )
+@click.option(
+    "--state", type=click.Choice(CALL_STATES), help="Calls whose reservation is in this state only."
+)
 @click.option("--vendor", type=click.Choice(sorted(VENDORS)), help="Calls to this vendor only.")
-@click.option(
-    "--since", type=Since(), help="Calls since then only: 30m, 4h, 7d, 2026-11-26, or 2026-11-26T18:00:00Z."
-)
-@click.option("--limit", type=click.IntRange(1, 10_000), default=100, show_default=True)
-@click.option(
-    "--format", "form", type=click.Choice(["table", "json", "csv"]), default="table", show_default=True
-)
-def calls(limit: int, form: str, **filters: str | None) -> None:
+@click.option("--customer", help="Calls that concerned them only: a customer's id, a number, an address.")
+@click.option("--since", type=Since(), help=f"Calls since then only: {_MOMENT}.")
+@click.option("--until", type=Since(), help="Calls before then only: as --since.")
+@list_options
+def calls(run: str | None, output: Output, **filters: str | None) -> None:
     """List vendor calls with their Luigi task, newest first.
 
     A task that was blocked before it ran has made no call: `spendguard run RUN` shows it.
     """
-    rows = operator_of().get("/calls", limit=str(limit), **filters)
-    if form == "csv":
-        csv_of_calls(rows, sys.stdout)
-        return
     empty = "No call matches."
     if filters["task"] is not None:
         empty += f" If task {plain(filters['task'])} exists, it has made none: is this its whole task_id?"
     elif (filters["verdict"] or "").startswith("denied"):
         empty += " Tasks that were blocked before they ran have made none: see `spendguard run RUN`."
-    show(rows, CALL_COLUMNS, form, empty)
-    if form == "table" and len(rows) == limit:
-        click.echo(f"Only the newest {limit} are shown: --limit shows more.", err=True)
+    show_list(CALLS, {**filters, "run": run}, output, empty)

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import json
-import re
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
-from typing import IO, Any
-
-import click
+from typing import Any
 
 from luigi_spendguard.money import format_usd, parse_usd
 
-#: A line of a table: its heading, and what it shows of an object of the API.
+#: A column of a table: its heading, and what it shows of an object of the API.
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
 #: Blocked tasks that are listed one by one, for each reason.
 LISTED = 20
@@ -21,34 +17,60 @@ LISTED = 20
 _MONEY = ("cap", "spent", "reserved", "in doubt", "remaining", "overrun", "asked")
 
 
-def show(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], form: str, empty: str) -> None:
-    """Print rows as a table or as JSON; `empty` is said when there are none."""
-    if form == "json":
-        click.echo(json.dumps(rows, indent=2))
-        return
-    if not rows:
-        click.echo(empty)
-        return
-    # Late: it takes longer to load than all the rest here, and most commands show no table.
-    from rich.console import Console
-    from rich.table import Table
+#: Columns that stand beside an id at the least; where there is no room for them, an id has its own line.
+_BESIDE = 3
+_GAP = "  "
 
-    table = Table(box=None, pad_edge=False)
-    for heading, _ in columns:
-        money = heading in _MONEY
-        table.add_column(heading, justify="right" if money else "left", no_wrap=money, overflow="fold")
-    for row in rows:
-        # Names come from pipelines and vendors: no markup, no control characters.
-        table.add_row(*(plain(show(row)) for _, show in columns))
-    console = Console(markup=False, highlight=False, emoji=False)
-    if not console.is_terminal:
-        console = Console(markup=False, highlight=False, emoji=False, width=250)
-    console.print(table)
+
+def table_lines(
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int | None
+) -> tuple[list[str], list[str]]:
+    """Return a table's lines, the heading first, and the headings of columns that have no room.
+
+    Those are dropped from the right until the rest fits into `width` cells (None: all fit). The first column
+    is an id and stays; nothing is cut or folded.
+    """
+    headings = [heading for heading, _ in columns]
+    # Names come from pipelines and vendors: no control characters.
+    cells = [headings, *([plain(show(row)) for _, show in columns] for row in rows)]
+    widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
+    kept, stacked = _fitting(widths, width), False
+    if width is not None and kept <= _BESIDE:
+        below = 1 + max(1, _fitting(widths[1:], width - len(_GAP)))
+        kept, stacked = max(kept, below), below > kept
+    lines = [_line(headings, line[:kept], widths, stacked) for line in cells]
+    return lines, headings[kept:]
+
+
+def _fitting(widths: Sequence[int], width: int | None) -> int:
+    """Return how many columns fit into a terminal."""
+    ends = itertools.accumulate(widths, lambda end, one: end + len(_GAP) + one)
+    return sum(1 for end in ends if width is None or end <= width)
+
+
+def _line(headings: Sequence[str], cells: Sequence[str], widths: Sequence[int], stacked: bool) -> str:
+    padded = []
+    for heading, cell, width in zip(headings, cells, widths, strict=False):
+        blanks = " " * (width - _cells(cell))
+        padded.append(blanks + cell if heading in _MONEY else cell + blanks)
+    if stacked:
+        return f"{cells[0]}\n{_GAP}{_GAP.join(padded[1:]).rstrip()}"
+    return _GAP.join(padded).rstrip()
+
+
+def _cells(text: str) -> int:
+    """Return how many cells of a terminal a text takes."""
+    if text.isascii():
+        return len(text)
+    # Late: most tables need none of it.
+    from rich.cells import cell_len
+
+    return cell_len(text)
 
 
 def plain(text: str) -> str:
     """Return a text without control characters: names come from pipelines and vendors."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _spent(call: Mapping[str, Any]) -> str:
@@ -84,18 +106,19 @@ def _caps_of(key: Mapping[str, Any]) -> str:
     return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in caps if cap is not None)
 
 
+# In a narrow terminal the last columns go first: what is asked for most stands at the left.
 KEY_COLUMNS: Sequence[Column] = (
     ("key", lambda key: key["id"]),
-    ("run", lambda key: key["run_id"]),
-    ("task", lambda key: key["task_id"]),
-    ("vendor", lambda key: key["vendor"] or "every"),
     ("state", lambda key: key["state"]),
+    ("expires", lambda key: key["expires_at"] or ""),
+    ("vendor", lambda key: key["vendor"] or "every"),
+    ("run", lambda key: key["run_id"]),
     ("caps", _caps_of),
     (
         "allowed",
         lambda key: ", ".join(key["allowed_endpoints"] + key["allowed_customers"] + key["allowed_accounts"]),
     ),
-    ("expires", lambda key: key["expires_at"] or ""),
+    ("task", lambda key: key["task_id"]),
 )
 
 
@@ -113,18 +136,18 @@ def forecast_of(run: Mapping[str, Any]) -> str:
 
 RUN_COLUMNS: Sequence[Column] = (
     ("run", lambda run: run["run_id"]),
-    ("root", lambda run: run["root_family"]),
     ("status", lambda run: run["status"]),
     ("cap", money_of("cap")),
     ("spent", money_of("spent")),
+    ("remaining", money_of("remaining")),
     ("reserved", money_of("reserved")),
     ("in doubt", money_of("in_doubt")),
-    ("remaining", money_of("remaining")),
     ("overrun", money_of("overrun")),
-    ("forecast", forecast_of),
     ("blocked", lambda run: str(sum(run["blocked_tasks"].values()))),
     ("denied", lambda run: str(run["denied_calls"])),
     ("opened", time_of("opened_at")),
+    ("forecast", forecast_of),
+    ("root", lambda run: run["root_family"]),
 )
 
 
@@ -142,8 +165,8 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
         )
     if run["in_doubt_calls"]:
         yield plain(
-            f"{'in doubt':10} `spendguard calls --run {run['run_id']}` shows each call; `spendguard resolve "
-            "CALL` ends it, after a look at the vendor's books"
+            f"{'in doubt':10} `spendguard calls --run {run['run_id']} --state in_doubt` shows each call; "
+            "`spendguard resolve CALL` ends it, after a look at the vendor's books"
         )
     for why in run["blocked"]:
         tasks = "1 task" if why["tasks"] == 1 else f"{why['tasks']} tasks"
@@ -151,7 +174,7 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
         for task_id in why["task_ids"][:LISTED]:
             yield plain(f"{'':10}   {task_id}")
         if why["tasks"] > LISTED:
-            yield f"{'':10}   and {why['tasks'] - LISTED} more: --format json has their ids"
+            yield f"{'':10}   and {why['tasks'] - LISTED} more: --format json has the first 100"
     for task in run["awaiting_approval"]:
         cost = format_usd(parse_usd(task["cost_usd"]))
         yield plain(f"{'approval':10} {task['task_id']} may cost {cost} and waits to be approved")
@@ -164,59 +187,36 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"{'note':10} {run['note']}"
 
 
-#: The columns of a CSV of calls: fields of the API, amounts in USD, times as in tables.
-CSV_FIELDS = (
-    "id",
-    "created_at",
-    "run_id",
-    "task_id",
-    "family",
-    "vendor",
-    "operation",
-    "method",
-    "path",
-    "target",
-    "verdict",
-    "reason",
-    "state",
-    "status",
-    "asked_usd",
-    "reserved_usd",
-    "spent_usd",
-    "overrun_usd",
-    "estimated",
-    "currency",
-    "object_id",
-    "message",
-    "ended_at",
-)
-
-
-def csv_of_calls(rows: Sequence[Mapping[str, Any]], file: IO[str]) -> None:
-    """Write calls as CSV (RFC 4180) with a heading; no cell begins as a spreadsheet's formula does."""
-    writer = csv.writer(file)
-    writer.writerow(CSV_FIELDS)
-    for row in rows:
-        shown = {**row, "created_at": time_of("created_at")(row), "ended_at": time_of("ended_at")(row)}
-        writer.writerow([_cell(shown[name]) for name in CSV_FIELDS])
-
-
-def _cell(value: Any) -> str:
-    text = "" if value is None else plain(str(value))
-    # Names come from pipelines. A phone number stays one: a sign before digits alone is no formula.
-    return f"'{text}" if re.match(r"[=@]|[+-](?![0-9.]*$)", text) else text
-
-
 CALL_COLUMNS: Sequence[Column] = (
     ("call", lambda call: call["id"]),
-    ("time", time_of("created_at")),
-    ("task", lambda call: call["task_id"] or ""),
-    ("operation", lambda call: call["operation"]),
-    ("target", lambda call: call["target"] or ""),
-    ("verdict", lambda call: call["verdict"]),
     ("state", lambda call: call["state"] or ""),
-    ("asked", money_of("asked")),
     ("spent", _spent),
+    ("verdict", lambda call: call["verdict"]),
+    ("target", lambda call: call["target"] or ""),
+    ("task", lambda call: call["task_id"] or ""),
+    ("time", time_of("created_at")),
+    ("operation", lambda call: call["operation"]),
+    ("asked", money_of("asked")),
     ("object", lambda call: call["object_id"] or ""),
     ("corrections", _corrections),
+)
+
+#: The columns of a CSV: all fields of the API. Those that were added later stand at the end.
+CALL_FIELDS = (
+    *("id", "created_at", "run_id", "task_id", "family", "vendor", "operation", "method", "path", "target"),
+    *("verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd"),
+    *("estimated", "currency", "object_id", "message", "ended_at"),
+    *("account", "params", "corrections", "replay_of", "seq", "object_url"),
+)
+RUN_FIELDS = (
+    *("run_id", "opened_at", "ended_at", "root_family", "root_task_id", "label", "status", "state"),
+    *("cap_usd", "spent_usd", "remaining_usd", "reserved_usd", "in_doubt_usd", "overrun_usd"),
+    *("forecast_usd", "estimated_usd", "unknown_tasks", "approved_usd", "sufficient_cap_usd"),
+    *("blocked_tasks", "denied_calls", "in_doubt_calls", "shadow_calls", "vendors", "note"),
+)
+KEY_FIELDS = (
+    *("id", "run_id", "task_id", "vendor", "label", "state", "issued_at", "expires_at", "ended_at"),
+    *("run_usd_cap", "key_spent_usd", "key_remaining_usd"),
+    *("daily_usd_cap", "key_day_spent_usd", "key_day_remaining_usd"),
+    *("allowed_endpoints", "allowed_customers", "allowed_accounts"),
 )

@@ -135,13 +135,23 @@ def _no_key() -> NotFound:
     return NotFound("there is no such vault key: `spendguard keys` lists them")
 
 
-def keys(tx: Tx, run_id: str | None = None, limit: int = 1000) -> list[dict[str, Any]]:
-    """Return keys that were asked for, and those of tasks that run now, newest first, for people."""
+def keys(
+    tx: Tx, run_id: str | None = None, limit: int = 1000, before: str | None = None
+) -> list[dict[str, Any]]:
+    """Return keys that were asked for, and those of tasks that run now, newest first, for people.
+
+    So many, of those that are older than key `before`. Raises NotFound.
+    """
+    if before is not None:
+        key_row(tx, before)
     rows = tx.all(
         f"{_KEYS} WHERE (key_terms.id IS NOT NULL OR claim.state = 'open') AND coalesce(?1, claim.run_id) ="
-        " claim.run_id ORDER BY claim.claimed_at DESC, claim.rowid DESC LIMIT ?2",
+        " claim.run_id AND (?3 IS NULL OR (claim.claimed_at, claim.rowid) <"
+        " (SELECT claimed_at, rowid FROM claim WHERE id = ?3))"
+        " ORDER BY claim.claimed_at DESC, claim.rowid DESC LIMIT ?2",
         run_id,
         limit,
+        before,
     )
     return [show_key(tx, row) for row in rows]
 

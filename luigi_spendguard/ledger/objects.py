@@ -16,6 +16,12 @@ from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
 _ONE = "vendor = ? AND account = ? AND object_id = ?"
 _OWNED = f"{_ONE} AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
+#: Of a call: the object that it opened or acted on is one of these customers' (JSON).
+OF_CUSTOMER = (
+    "EXISTS (SELECT 1 FROM vendor_object AS object JOIN json_each(?) AS one"
+    " ON instr(' ' || object.customer || ' ', ' ' || one.value || ' ') WHERE object.vendor = call.vendor"
+    " AND object.account = call.account AND object.object_id IN (call.object_id, call.target))"
+)
 
 
 def find_object(tx: Tx, vendor: str, account: str, object_id: str | None) -> Row | None:

@@ -40,17 +40,24 @@ class Page:
 
     Attributes:
         search: a part of a run's id, root family or label; case does not matter.
+        prefix: how a run's id begins; case does.
         state: of the ledger's; None: any.
         among, without: only these runs; none of those.
+        since, until: milliseconds since the epoch; opened from then on, and before then.
+        before: those opened before this run; of the newest first.
         sort, descending: a key of SORTS.
         limit, offset: so many, behind so many.
 
     """
 
     search: str = ""
+    prefix: str = ""
     state: str | None = None
     among: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    before: str | None = None
     sort: str = "opened_at"
     descending: bool = True
     limit: int = 1000
@@ -58,11 +65,18 @@ class Page:
 
 
 def runs(tx: Tx, page: Page) -> tuple[list[dict[str, Any]], int]:
-    """Return a page of runs as the API shows them, and how many there are on all pages."""
+    """Return a page of runs as the API shows them, and how many there are on all pages. Raises NotFound.
+
+    Pages by `offset` shift when a run is opened meanwhile; those by `before` do not.
+    """
     where, values = _wanted(page)
     joined = "run JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = ''"
     total = int(tx.value(f"SELECT count(*) FROM {joined} WHERE {where}", *values))
     order = "DESC" if page.descending else "ASC"
+    if page.before is not None:
+        check_run(tx, page.before)
+        where += " AND run.id < (SELECT id FROM run WHERE run_id = ?)"
+        values.append(page.before)
     # First which runs, then what there is to say of them: counting calls of all runs would take long.
     ids = tx.all(
         f"SELECT run.id FROM {joined} WHERE {where} ORDER BY {SORTS[page.sort]} {order}, run.id {order}"
@@ -84,6 +98,15 @@ def _wanted(page: Page) -> tuple[str, list[Any]]:
         names = ("run.run_id", "run.root_family", "run.label")
         conditions.append("(" + " OR ".join(f"{name} LIKE ? ESCAPE '\\'" for name in names) + ")")
         values += [f"%{mark}%"] * len(names)
+    if page.prefix:
+        conditions.append("substr(run.run_id, 1, length(?)) = ?")
+        values += [page.prefix] * 2
+    if page.since is not None:
+        conditions.append("run.opened_at >= ?")
+        values.append(page.since)
+    if page.until is not None:
+        conditions.append("run.opened_at < ?")
+        values.append(page.until)
     if page.state is not None:
         conditions.append("run.state = ?")
         values.append(page.state)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from luigi_spendguard.ledger import corrections
+from luigi_spendguard.ledger import corrections, objects
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.runs import no_run
@@ -167,13 +167,22 @@ _SHOWN = [
 ]
 
 
+#: Of a call: its target names one of these (JSON). Of several it has blanks between, and may end in a digest.
+_NAMES = (
+    "EXISTS (SELECT 1 FROM json_each(?) AS one WHERE"
+    " instr(' ' || replace(call.target, '#', ' ') || ' ', ' ' || one.value || ' '))"
+)
+
+
 @dataclass(frozen=True)
 class CallFilter:
     """Which calls are asked for; None: any.
 
     Attributes:
         verdict: one of the ledger's, or `denied:<reason>`.
-        since: milliseconds since the epoch.
+        state: one of CALL_STATES.
+        customer: whom a call concerned, by its target or by the object that it opened or acted on.
+        since, until: milliseconds since the epoch; made from then on, and before then.
         before, limit: so many, made before the one that is shown with this `seq`.
 
     """
@@ -181,8 +190,11 @@ class CallFilter:
     run_id: str | None = None
     task_id: str | None = None
     verdict: str | None = None
+    state: str | None = None
     vendor: str | None = None
+    customer: str | None = None
     since: int | None = None
+    until: int | None = None
     before: int | None = None
     limit: int = 1000
 
@@ -191,7 +203,33 @@ _ANY = CallFilter()
 
 
 def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
-    """Return calls, newest first. Raises NotFound."""
+    """Return calls, newest first. Raises NotFound.
+
+    The `seq` of a call is higher than those of all that were made before, and stays: who goes on before the
+    last one that was shown gets none twice and misses none, however many are made meanwhile.
+    """
+    where, values = _wanted(tx, which)
+    if which.before is not None:
+        where, values = f"{where} AND call.rowid < ?", [*values, which.before]
+    rows = tx.all(
+        "SELECT call.rowid AS seq, call.*, claim.params,"
+        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
+        f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
+        *values,
+        which.limit,
+    )
+    corrected = corrections.of_calls(tx, [row["id"] for row in rows])
+    return [show_call(row, corrected.get(row["id"], ())) for row in rows]
+
+
+def count_calls(tx: Tx, which: CallFilter) -> int:
+    """Return how many calls there are on all pages. Raises NotFound."""
+    where, values = _wanted(tx, which)
+    return int(tx.value(f"SELECT count(*) FROM call WHERE {where}", *values))
+
+
+def _wanted(tx: Tx, which: CallFilter) -> tuple[str, list[Any]]:
+    """Return the condition of a filter and its values, but for the page. Raises NotFound."""
     if which.run_id is not None:
         check_run(tx, which.run_id)
     verdict, _, reason = (which.verdict or "").partition(":")
@@ -200,21 +238,17 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
         "call.task_id = ?": which.task_id,
         "call.vendor = ?": which.vendor,
         "call.created_at >= ?": which.since,
+        "call.created_at < ?": which.until,
         "verdict = ?": verdict or None,
         "reason = ?": reason or None,
-        "call.rowid < ?": which.before,
+        "call.state = ?": which.state,
     }
-    wanted = {condition: value for condition, value in asked.items() if value is not None}
-    where = " AND ".join(wanted) or "1"
-    rows = tx.all(
-        "SELECT call.rowid AS seq, call.*, claim.params,"
-        " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
-        f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
-        *wanted.values(),
-        which.limit,
-    )
-    corrected = corrections.of_calls(tx, [row["id"] for row in rows])
-    return [show_call(row, corrected.get(row["id"], ())) for row in rows]
+    wanted = {condition: [value] for condition, value in asked.items() if value is not None}
+    if which.customer is not None:
+        # Mail addresses are kept in lower case.
+        names = json.dumps(sorted({which.customer, which.customer.lower()}))
+        wanted[f"({_NAMES} OR {objects.OF_CUSTOMER})"] = [names, names]
+    return " AND ".join(wanted) or "1", [value for values in wanted.values() for value in values]
 
 
 def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:

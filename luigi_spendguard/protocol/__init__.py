@@ -60,6 +60,8 @@ MAX_TIMEOUT_MS = 600_000
 
 #: What a run is at: its state, refined by what its tasks wait for.
 RUN_STATUSES = ("active", "blocked", "held", "frozen", "ended", "revoked")
+#: What became of a call's reservation.
+CALL_STATES = ("pending", "settled", "voided", "in_doubt")
 #: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
 VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
 #: Verdicts on a call that asks again.

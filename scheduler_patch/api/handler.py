@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
+from urllib.parse import quote
 
 from tornado.web import HTTPError
 
@@ -33,6 +34,8 @@ MAX_ANYBODYS = 64 << 10
 MAX_TOKENS = 20_000
 
 Q = TypeVar("Q", bound=Message)
+#: What a list of the API has of one thing.
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -229,6 +232,22 @@ class ApiCall:
         """Return the run that the query asks for; None: all of them. Raises BadMessage."""
         value = self.query("run")
         return None if value is None else value.strip()
+
+    def number(self, name: str, default: int, least: int, most: int) -> int:
+        """Return a number of the query. Raises BadMessage."""
+        text = self.query(name) or str(default)
+        if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
+            raise BadMessage(f"{name!r} must be a number from {least} to {most}")
+        return int(text)
+
+    def page(self, rows: list[Row], limit: int, cursor: str | None) -> list[Row]:
+        """Return the page of what is one row more when there are more; say by what the next is asked for.
+
+        That is the field `cursor` of its last row, percent-encoded; None: by an offset.
+        """
+        if len(rows) > limit and cursor is not None:
+            self.handler.set_header("X-Next-Before", quote(str(rows[limit - 1][cursor]), safe=""))
+        return rows[:limit]
 
     def query(self, name: str) -> str | None:
         """Return a query argument as it was sent; tornado's own way strips it. Raises BadMessage."""

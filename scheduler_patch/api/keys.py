@@ -42,8 +42,10 @@ async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest)
 
 async def listed(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return the keys that were asked for, and those of tasks that run now, newest first."""
-    call.query_only("run")
-    return await service.read(keys.keys, call.run()) or []
+    call.query_only("run", "limit", "before")
+    limit = call.number("limit", 1000, 1, 1000)
+    rows = await service.read(keys.keys, call.run(), limit + 1, call.query("before"))
+    return call.page(rows or [], limit, "id")
 
 
 async def listed_rpc(service: LedgerService, call: ApiCall, request: ListKeysRequest) -> Any:

@@ -9,7 +9,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.overview import SORTS
-from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS, ReserveReply, messages
+from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
 from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.vendors.registry import VENDORS
@@ -20,6 +20,8 @@ _METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH")
 
 TEXT: messages.Schema = messages.text().schema
 COUNT: messages.Schema = {"type": "integer", "minimum": 0}
+_MOMENT: messages.Schema = {"type": "string", "format": "date-time"}
+_PAGE: messages.Schema = {"type": "integer", "minimum": 1, "maximum": 1000}
 #: Who may, as names of `components.securitySchemes`; none: anybody whom Luigi's own page serves.
 _WHO: Mapping[str, list[dict[str, list[str]]]] = {
     "public": [],
@@ -32,13 +34,17 @@ _WHO: Mapping[str, list[dict[str, list[str]]]] = {
 
 
 _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
-    "GET /vault/keys": {"run": TEXT},
+    "GET /vault/keys": {"run": TEXT, "limit": _PAGE, "before": TEXT},
     "GET /calls": {"run": TEXT},
     "GET /runs": {
         "search": TEXT,
+        "prefix": TEXT,
         "status": {"type": "string", "enum": list(RUN_STATUSES)},
+        "since": _MOMENT,
+        "until": _MOMENT,
+        "before": TEXT,
         "sort": {"type": "string", "enum": [f"{mark}{name}" for name in SORTS for mark in ("", "-")]},
-        "limit": {"type": "integer", "minimum": 1, "maximum": 1000},
+        "limit": _PAGE,
         "offset": COUNT,
     },
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
@@ -46,10 +52,14 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
 _OF_CALLS: dict[str, messages.Schema] = {
     "task": TEXT,
     "vendor": {"type": "string", "enum": sorted(VENDORS)},
-    "since": {"type": "string", "format": "date-time"},
+    "since": _MOMENT,
+    "until": _MOMENT,
     "verdict": {"type": "string", "enum": list(VERDICTS)},
+    "state": {"type": "string", "enum": list(CALL_STATES)},
+    "customer": TEXT,
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "before": COUNT,
+    "total": {"type": "string", "enum": ["true", "false"]},
 }
 
 

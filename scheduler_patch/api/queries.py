@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from typing import Any
 
 from luigi_spendguard import __version__
@@ -17,7 +17,7 @@ from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.protocol import RUN_STATUSES, VERDICTS
+from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
 from luigi_spendguard.settings.policy import expiry_ms
@@ -30,8 +30,20 @@ from scheduler_patch.service import LedgerService
 
 logger = logging.getLogger(__name__)
 
-#: What calls may be filtered by.
-_FILTERS = ("task", "vendor", "verdict", "since", "limit", "before")
+#: What runs, and what calls may be filtered by.
+_OF_RUNS = ("search", "prefix", "status", "since", "until", "sort", "limit", "offset", "before")
+_FILTERS = (
+    "task",
+    "vendor",
+    "verdict",
+    "state",
+    "customer",
+    "since",
+    "until",
+    "limit",
+    "before",
+    "total",
+)
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
 #: Tasks that are looked at in one go: about a millisecond.
@@ -39,28 +51,37 @@ _SLICE = 200
 
 
 async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
-    """Return a page of runs; `X-Total-Count` says how many there are on all pages."""
-    call.query_only("search", "status", "sort", "limit", "offset")
+    """Return a page of runs; `X-Total-Count` says how many there are on all pages.
+
+    `X-Next-Before` is what the next page of the newest first is asked for by, where there is one.
+    """
+    call.query_only(*_OF_RUNS)
     sort = call.query("sort") or "-opened_at"
     if sort.removeprefix("-") not in SORTS:
         raise BadMessage(f"'sort' must be one of {', '.join(SORTS)}, with a - before it for descending")
-    status = call.query("status")
-    if status is not None and status not in RUN_STATUSES:
-        raise BadMessage(f"'status' must be one of {', '.join(RUN_STATUSES)}")
-    state, among, without = await _standing(service, status)
+    limit, offset = call.number("limit", 1000, 1, 1000), call.number("offset", 0, 0, 10**9)
+    before = call.query("before")
+    if before is not None and (sort != "-opened_at" or offset):
+        raise BadMessage("'before' goes with the newest first: neither with another 'sort' nor with 'offset'")
+    state, among, without = await _standing(service, _choice(call, "status", RUN_STATUSES))
     page = Page(
-        call.query("search") or "",
-        state,
-        among,
-        without,
-        sort.removeprefix("-"),
-        sort.startswith("-"),
-        _number(call, "limit", 1000, 1, 1000),
-        _number(call, "offset", 0, 0, 10**9),
+        search=call.query("search") or "",
+        prefix=call.query("prefix") or "",
+        state=state,
+        among=among,
+        without=without,
+        since=_moment(call, "since"),
+        until=_moment(call, "until"),
+        before=before,
+        sort=sort.removeprefix("-"),
+        descending=sort.startswith("-"),
+        limit=limit + 1,
+        offset=offset,
     )
     rows, total = await service.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
-    return [row | await of_row(service, row) for row in rows]
+    cursor = "run_id" if sort == "-opened_at" else None
+    return [row | await of_row(service, row) for row in call.page(rows, limit, cursor)]
 
 
 async def _standing(
@@ -75,11 +96,20 @@ async def _standing(
     return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
 
 
-def _number(call: ApiCall, name: str, default: int, least: int, most: int) -> int:
-    text = call.query(name) or str(default)
-    if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
-        raise BadMessage(f"{name!r} must be a number from {least} to {most}")
-    return int(text)
+def _choice(call: ApiCall, name: str, among: Iterable[str]) -> str | None:
+    value = call.query(name)
+    if value is not None and value not in among:
+        raise BadMessage(f"{name!r} must be one of {', '.join(among)}")
+    return value
+
+
+def _moment(call: ApiCall, name: str) -> int | None:
+    """Return a moment in milliseconds since the epoch."""
+    value = call.query(name)
+    try:
+        return None if value is None else expiry_ms(value)
+    except ValueError as error:
+        raise BadMessage(f"{name!r} {error}") from None
 
 
 async def list_runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
@@ -154,40 +184,37 @@ async def day(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
 
 
 async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoFields) -> Any:
-    """Return calls, newest first."""
+    """Return a page of calls, newest first.
+
+    `X-Next-Before` is what the next page is asked for by, where there is one; `X-Total-Count`, where `total`
+    asks for it, how many there are on all pages.
+    """
     if isinstance(request, OneRun):
         call.query_only(*_FILTERS)
         run_id: str | None = request.run_id
     else:
         call.query_only(*_FILTERS, "run")
         run_id = call.run()
-    limit, before, verdict = (
-        _number(call, "limit", 1000, 1, 10_000),
-        call.query("before"),
-        call.query("verdict"),
-    )
+    limit, before = call.number("limit", 1000, 1, 10_000), call.query("before")
     if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 16):
         raise BadMessage("'before' must be the `seq` of a call")
-    if verdict is not None and verdict not in VERDICTS:
-        raise BadMessage(f"'verdict' must be one of {', '.join(VERDICTS)}")
-    vendor, since = call.query("vendor"), call.query("since")
-    if vendor is not None and vendor not in VENDORS:
-        raise BadMessage(f"'vendor' must be one of {', '.join(sorted(VENDORS))}")
-    try:
-        since_ms = None if since is None else expiry_ms(since)
-    except ValueError as error:
-        raise BadMessage(f"'since' {error}") from None
     which = queries.CallFilter(
         run_id=run_id,
         task_id=call.query("task"),
-        verdict=verdict,
-        vendor=vendor,
-        since=since_ms,
+        verdict=_choice(call, "verdict", VERDICTS),
+        state=_choice(call, "state", CALL_STATES),
+        vendor=_choice(call, "vendor", sorted(VENDORS)),
+        customer=call.query("customer"),
+        since=_moment(call, "since"),
+        until=_moment(call, "until"),
         before=None if before is None else int(before),
-        limit=limit,
+        limit=limit + 1,  # One more says whether that is all.
     )
-    rows = await service.browse(queries.calls, which)
-    return [row | {"object_url": _object_url(row)} for row in rows or []]
+    if _choice(call, "total", ("true", "false")) == "true":
+        total = await service.browse(queries.count_calls, which)
+        call.handler.set_header("X-Total-Count", str(total or 0))
+    rows = await service.browse(queries.calls, which) or []
+    return [row | {"object_url": _object_url(row)} for row in call.page(rows, limit, "seq")]
 
 
 def _object_url(row: dict[str, Any]) -> str | None:

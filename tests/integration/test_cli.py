@@ -120,8 +120,9 @@ class TestSeeing:
         code, out, _ = installed(pretender.site, "runs")
         [line] = [line for line in out.splitlines() if pretender.run_id in line]
         assert code == 0
-        assert out.split()[:4] == ["run", "root", "status", "cap"]
-        assert line.split()[:5] == [pretender.run_id, "Root", "active", "$100.00", "$3.50"]
+        assert out.split()[:4] == ["run", "status", "cap", "spent"]
+        assert line.split()[:4] == [pretender.run_id, "active", "$100.00", "$3.50"]
+        assert line.split()[-1] == "Root"
 
     def test_run_shows_one_run_as_text_and_as_json(self, pretender: Pretender, vendor: FakeStripe) -> None:
         with pretender.attempt():
@@ -214,9 +215,10 @@ class TestCalls:
         row = out.splitlines()[1].split()
         [call] = answer(pretender.site, "calls", "--run", pretender.run_id)
         assert row[0] == call["id"]
-        assert row[3:5] == [pretender.task_id, "payment_intents.create"]
-        assert "cus_shown" in row[5]
-        assert row[6:] == ["allowed", "settled", "$12.34", "$12.34", made.id]
+        assert row[1:4] == ["settled", "$12.34", "allowed"]
+        assert "cus_shown" in row[4]
+        assert row[5] == pretender.task_id
+        assert row[8:] == ["payment_intents.create", "$12.34", made.id]
 
     def test_a_limit_that_hides_calls_says_so_beside_the_table(
         self, pretender: Pretender, vendor: FakeStripe
@@ -229,7 +231,7 @@ class TestCalls:
         assert len(out.splitlines()) == 3
         assert "cus_2" in out.splitlines()[1]
         assert "cus_0" not in out
-        assert err == "Only the newest 2 are shown: --limit shows more.\n"
+        assert err.startswith("2 of 3 calls; --all or --format csv for the rest, --before ")
 
     def test_no_match_is_said(self, pretender: Pretender) -> None:
         done = spendguard(pretender.site, "calls", "--task", "NoSuchTask")

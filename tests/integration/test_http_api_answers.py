@@ -72,13 +72,13 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
         ("/calls?verdict=denied:bogus", "'verdict' must be one of"),
         (
             "/calls?tsk=x",
-            "this route takes before, limit, run, since, task, vendor, verdict",
+            "this route takes before, customer, limit, run, since, state, task, total, until",
         ),
         ("/calls?vendor=paypal", "'vendor' must be one of resend, stripe, twilio"),
         ("/calls?since=yesterday", "'since' must be a moment with its zone"),
         (
-            "/runs?before=3",
-            "unknown query parameter 'before': this route takes limit, offset, search, sort, status",
+            "/runs?after=3",
+            "unknown query parameter 'after': this route takes before, limit, offset, prefix, ",
         ),
         ("/runs?limit=0", "'limit' must be a number from 1 to 1000"),
         ("/runs?offset=-1", "'offset' must be a number from 0 to 1000000000"),
