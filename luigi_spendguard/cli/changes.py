@@ -11,6 +11,7 @@ import click
 
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import Stop, Usd, operator_of
+from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import forecast_of, money_of
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 
@@ -30,10 +31,10 @@ _REQUEST_ID = click.option(
 
 
 @click.command(epilog="Example:  spendguard revoke BillingPipeline_2026_11_24_c4a1a2ab4a")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RunName())
 def revoke(run_id: str) -> None:
     """End a run's spending for good; answers when no further call of it is sent."""
-    run = operator_of().delete(path_of("runs", run_id))
+    run_id, run = on_run(run_id, lambda one: operator_of().delete(path_of("runs", one)))
     click.echo(
         f"{run_id} is revoked: no further call is sent. {run['calls_under_way']} calls were under way; "
         f"{money_of('spent')(run)} is spent, {money_of('reserved')(run)} reserved."
@@ -46,13 +47,13 @@ def revoke(run_id: str) -> None:
     context_settings={"ignore_unknown_options": True},
     epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
 )
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RunName())
 @click.argument("usd", type=Usd())
 @_REQUEST_ID
 def top_up(run_id: str, usd: Micros, request_id: str) -> None:
     """Raise a run's cap by USD; its blocked tasks may run again."""
     body = {"usd": plain_usd(usd), "request_id": request_id}
-    run = operator_of().post(path_of("runs", run_id, "top_up"), body)
+    run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "top_up"), body))
     click.echo(f"{run_id} has a cap of {money_of('cap')(run)}; {money_of('remaining')(run)} remains.")
     if run["overrun_usd"] != "0.00":
         click.echo(
@@ -62,7 +63,7 @@ def top_up(run_id: str, usd: Micros, request_id: str) -> None:
 
 
 @click.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RunName())
 @click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
 @click.option(
     "--unknown-tasks",
@@ -88,10 +89,11 @@ def approve(
         raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
     amount = cost if forecast is None else forecast
     if amount is None:
-        amount, unknown_tasks = _shown_forecast(run_id)
+        run_id, shown = on_run(run_id, _shown_forecast)
+        amount, unknown_tasks = shown
     body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id}
     body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
-    run = operator_of().post(path_of("runs", run_id, "approve"), body)
+    run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "approve"), body))
     what = (
         f"Task {task_id} may cost {format_usd(amount)}"
         if task_id

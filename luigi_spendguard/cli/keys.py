@@ -10,6 +10,7 @@ import click
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import Stop, Usd, operator_of, settings_of
 from luigi_spendguard.cli.lists import KEYS, Output, list_options, show_list
+from luigi_spendguard.cli.run_names import LAST, RunName, on_run
 from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError
@@ -17,21 +18,28 @@ from luigi_spendguard.money import Micros, plain_usd
 
 
 @click.command(epilog="Example:  spendguard keys --run nightly-42")
-@click.option("--run", help="Keys of this run only.")
+@click.option("--run", metavar="RUN", type=RunName(), help="Keys of this run only.")
 @list_options
 def keys(run: str | None, output: Output) -> None:
     """List vault keys: those that were asked for, and those of tasks that run now, newest first."""
-    empty = "There is no vault key."
-    if run is not None:
-        empty = f"Run {plain(run)} has no vault key, if there is such a run: `spendguard runs` lists them."
-    show_list(KEYS, {"run": run}, output, empty)
+    if run is None:
+        show_list(KEYS, {}, output, "There is no vault key.")
+    else:
+        run_id, _ = on_run(run, lambda one: operator_of().get(path_of("runs", one)))
+        show_list(KEYS, {"run": run_id}, output, f"Run {plain(run_id)} has no vault key.")
 
 
 @click.command(
     name="issue-key", epilog="Example:  spendguard issue-key --run nightly-42 --run-cap 50 --expires-in 4h"
 )
 @click.option("--vendor", default="stripe", show_default=True, help="The vendor it is for.")
-@click.option("--run", "run_id", help="The run that it spends for, opened if need be; else one of its own.")
+@click.option(
+    "--run",
+    "run_id",
+    metavar="RUN",
+    type=RunName(),
+    help="The run that it spends for, by its whole id, opened if need be; else one of its own.",
+)
 @click.option("--run-cap", type=Usd(), help="What may be spent under it in all.")
 @click.option("--daily-cap", type=Usd(), help="What may be spent under it on a UTC day.")
 @click.option(
@@ -44,6 +52,8 @@ def keys(run: str | None, output: Output) -> None:
 @click.option("--expires-in", help="For how long, as 30s, 15m, 4h or 7d.  [default: 24h]")
 def issue_key(run_id: str | None, run_cap: Micros | None, daily_cap: Micros | None, **terms: Any) -> None:
     """Issue a vault key for the gateway; the key is shown this once, on standard output."""
+    if run_id == LAST:  # Any other name may be a new run's.
+        run_id, _ = on_run(run_id, lambda one: operator_of().get(path_of("runs", one)))
     body = {
         "agent_run_label": f"luigi/{run_id}" if run_id else None,
         "run_usd_cap": None if run_cap is None else plain_usd(run_cap),

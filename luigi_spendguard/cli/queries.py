@@ -9,6 +9,7 @@ import click
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import FORMAT, Since, operator_of
 from luigi_spendguard.cli.lists import CALLS, RUNS, Output, list_options, show_list
+from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import money_of, plain, run_lines
 from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
 from luigi_spendguard.vendors.registry import VENDORS
@@ -36,16 +37,16 @@ def runs(output: Output, **filters: str | None) -> None:
 
 
 @click.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
-@click.argument("run_id", metavar="RUN")
+@click.argument("run_id", metavar="RUN", type=RunName())
 @FORMAT
 def run(run_id: str, form: str) -> None:
     """Show one run: its budgets, what of it is blocked and why, what was approved."""
-    shown = operator_of().get(path_of("runs", run_id))
+    _, shown = on_run(run_id, lambda one: operator_of().get(path_of("runs", one)))
     click.echo(json.dumps(shown, indent=2) if form == "json" else "\n".join(run_lines(shown)))
 
 
 @click.command(epilog="Example:  spendguard calls --run nightly-42 --verdict denied:cap")
-@click.option("--run", help="Calls of this run only.")
+@click.option("--run", metavar="RUN", type=RunName(), help="Calls of this run only.")
 @click.option("--task", help="Calls of this Luigi task_id only.")
 @click.option(
     "--verdict",
@@ -71,4 +72,7 @@ def calls(run: str | None, output: Output, **filters: str | None) -> None:
         empty += f" If task {plain(filters['task'])} exists, it has made none: is this its whole task_id?"
     elif (filters["verdict"] or "").startswith("denied"):
         empty += " Tasks that were blocked before they ran have made none: see `spendguard run RUN`."
-    show_list(CALLS, {**filters, "run": run}, output, empty)
+    if run is None:
+        show_list(CALLS, filters, output, empty)
+    else:
+        on_run(run, lambda run_id: show_list(CALLS, {**filters, "run": run_id}, output, empty))

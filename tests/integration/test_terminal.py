@@ -99,3 +99,9 @@ def test_where_there_is_no_terminal_there_is_everything(filled: Site, name: str)
     assert out.splitlines()[0].split() == " ".join(heading for heading, _ in COLUMNS[name]).split()
     for one in ids(filled, name):
         assert any(line.split()[0] == one for line in out.splitlines()[1:])
+
+
+def test_a_run_is_named_by_its_beginning_and_the_answer_says_which(filled: Site) -> None:
+    lines = shown(filled, 80, "run", SHORT[:-4])
+    assert lines[0] == f"{SHORT[:-4]} is run {SHORT}."
+    assert lines[1].split() == ["run", SHORT]
