@@ -14,9 +14,12 @@ import urllib3
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
+from luigi_spendguard.http.unreached import Unreached
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0
+#: Seconds to connect in, TLS included.
+CONNECT_S = 5.0
 
 
 class OperatorError(SpendguardError):
@@ -72,7 +75,8 @@ class Operator:
         self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
-            timeout=timeout_s, retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None)
+            timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
+            retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
         )
 
     def get(self, path: str, **query: str | None) -> Any:
@@ -111,11 +115,9 @@ class Operator:
                 body=None if body is None else json.dumps(body).encode(),
             )
         except urllib3.exceptions.HTTPError as error:
-            why = type(error.reason if isinstance(error, urllib3.exceptions.MaxRetryError) else error)
+            remedy = "start it, or name its address with --url"
             raise OperatorError(
-                f"luigid-spendguard cannot be reached at {self.url} ({why.__name__}): start it, or name its "
-                "address with --url",
-                3,
+                Unreached.of(error).said(f"luigid-spendguard at {self.url}", remedy), 3
             ) from None
         try:
             answer = json.loads(reply.data)

@@ -38,10 +38,13 @@ class NotSent(VendorUnreachable):
 
     Attributes:
         interrupt: what ended the sending where that is no `Exception` (Ctrl-C); it is raised in its place.
+        is_told: its text says what mends it.
+        lasts: trying again in a second will not help.
 
     """
 
     interrupt: BaseException | None = None
+    is_told = lasts = False
 
 
 class Late(NotSent):

@@ -13,6 +13,7 @@ from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import BadMessage, Message
@@ -42,6 +43,8 @@ R = TypeVar("R", bound=Message)
 
 #: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
 GIVE_UP_S = 5.0
+#: Seconds for a look at whether it can be connected to at all.
+_LOOK_S = 2.0
 
 
 class LedgerClient(Protocol):
@@ -202,13 +205,25 @@ class HttpLedgerClient(LedgerClient):
                 )
                 return self._read(rpc, reply.status, reply.data)
             except urllib3.exceptions.HTTPError as error:
-                wait_s = next(waits)
-                if time.monotonic() + wait_s > limit:
-                    raise LedgerUnavailable(
-                        f"the scheduler at {self.url} does not answer ({type(error).__name__}): start "
-                        "luigid-spendguard, or mend [core] default_scheduler_url"
-                    ) from None
+                wait_s, reason = next(waits), Unreached.of(error)
+                if reason.lasts or time.monotonic() + wait_s > limit:
+                    raise LedgerUnavailable(self._unreached(reason)) from None
                 time.sleep(wait_s)
+
+    def _unreached(self, reason: Unreached) -> str:
+        remedy = "start luigid-spendguard, or mend [core] default_scheduler_url"
+        return reason.said(f"the scheduler at {self.url}", remedy)
+
+    def problem(self) -> str:
+        """Return why luigid cannot be connected to, "" where it can or may be in a second."""
+        try:
+            self._pool.request(
+                "HEAD", f"{self._address.base}/status", retries=False, redirect=False, timeout=_LOOK_S
+            )
+        except urllib3.exceptions.HTTPError as error:
+            reason = Unreached.of(error)
+            return self._unreached(reason) if reason.remedy else ""
+        return ""
 
     def _read(self, rpc: Rpc[Q, R], status: int, data: bytes) -> R:
         try:

@@ -1,7 +1,8 @@
 """A request whose body is read once its sender is known, within a limit, and which is answered all the same.
 
 A client that ends its own side of the connection once it has asked (`shutdown(SHUT_WR)`, `nc -N` and some
-proxies) is gone to tornado alone, which drops the answer.
+proxies) is gone to tornado alone, which drops the answer. One that speaks TLS to a port in clear would wait
+until it gives up, as tornado waits for a line's end: it is refused at once.
 """
 
 from __future__ import annotations
@@ -115,10 +116,13 @@ class Receiving(RequestHandler):
 
 
 _NAME = "spendguard_side"
+#: A TLS handshake's first byte (RFC 8446, 5.1), which no HTTP request begins with; what is read in its place.
+_TLS = 0x16
+_NO_HTTP = b"TLS to a port that speaks plain http\r\n\r\n"
 
 
 def answer_half_closed(app: Application) -> None:
-    """Let an application answer clients that have ended their side; once, before it serves."""
+    """Let an application answer who has ended its side, or speaks TLS to it; once, before it serves."""
     start = app.start_request
 
     def start_request(server_conn: object, request_conn: HTTPConnection) -> HTTPMessageDelegate:
@@ -155,6 +159,9 @@ class _Side(HTTPMessageDelegate):
         stream = self._stream
         assert stream is not None
         count = type(stream).read_from_fd(stream, buffer)
+        if count and not self._begun and buffer[0] == _TLS:
+            buffer[: len(_NO_HTTP)] = _NO_HTTP  # A bad request: tornado answers 400, and closes.
+            return len(_NO_HTTP)
         if count != 0 or stream.reading():
             return count
         if self.ended or not self._begun:  # Told already; or the headers are being read at this moment.

@@ -32,6 +32,7 @@ from luigi_spendguard.http.connections import (
     TlsChannel,
     Undo,
 )
+from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.vendors import Reply, Request
 
 #: Seconds to connect in, proxy and TLS included; the vendor's `timeout_s` is for its answer.
@@ -99,7 +100,7 @@ def sending(
             idle.keep(to, line)
             raise Late("the grant was too old when the connection was ready")
     except (OSError, ValueError, h11.ProtocolError) as error:
-        raise NotSent(f"{_kind(error)} before the first byte") from None
+        raise _unsent(error) from None
     except (NotSent, GeneratorExit):
         raise
     except BaseException as interrupt:
@@ -120,6 +121,16 @@ def sending(
     if kept:
         idle.keep(to, line)
     return reply
+
+
+def _unsent(error: Exception) -> NotSent:
+    """Return what an error before the first byte is to who has asked."""
+    known = Unreached.of(error)
+    if not known.remedy:
+        return NotSent(f"{_kind(error)} before the first byte")
+    unsent = NotSent(f"{known.why}: {known.remedy}")
+    unsent.is_told, unsent.lasts = True, known.lasts
+    return unsent
 
 
 def _kind(error: Exception) -> str:
@@ -154,7 +165,10 @@ def _secured(
     channel: Channel, bundle: str | None, host: str, by: float
 ) -> Generator[Operation, Any, TlsChannel]:
     tls = TlsChannel(channel, tls_context(bundle), host)
-    yield from tls.handshake(by)
+    try:
+        yield from tls.handshake(by)
+    except TimeoutError:
+        raise TimeoutError("the handshake operation timed out") from None  # As `ssl` calls it.
     return tls
 
 

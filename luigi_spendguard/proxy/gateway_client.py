@@ -20,6 +20,7 @@ from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.guard.messages import say_replayed
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
+from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
@@ -64,14 +65,13 @@ class GatewayAddress:
 
     def silent(self, error: NotSent) -> str:
         """Say that it does not answer, and what to do."""
+        who = f"the gateway at {self.base}"
+        remedy = "start it, or mend [core] default_scheduler_url or [spendguard] gateway_url"
         if self.of_task:
-            return (
-                f"the spend_proxy() of the task that has started this program, at {self.base}, does not "
-                f"answer ({error}): its block has ended. Let the task wait there for its programs"
-            )
+            who = f"the spend_proxy() of the task that has started this program, at {self.base},"
+            remedy = "its block has ended. Let the task wait there for its programs"
         return (
-            f"the gateway at {self.base} does not answer ({error}): start it, or mend [core] "
-            "default_scheduler_url or [spendguard] gateway_url"
+            f"{who} cannot be reached: {error}" if error.is_told else Unreached(str(error)).said(who, remedy)
         )
 
     @property
@@ -178,7 +178,7 @@ class Forwarder:
                 if error.interrupt is not None:
                     raise error.interrupt from None
                 wait_s = next(waits)
-                if time.monotonic() + wait_s > limit:
+                if error.lasts or time.monotonic() + wait_s > limit:
                     raise GatewayUnreachable(
                         "ledger_unavailable", f"denied, nothing was sent now: {gateway.silent(error)}"
                     ) from None

@@ -74,6 +74,8 @@ class GuardedWorker(luigi.worker.Worker):
         """Add a root task, or one that a running task has yielded."""
         guard = self._guard
         root = self._inherited_root() if guard.handling_result else guard.new_root(task)
+        if any_worker.vendor_tasks_known():
+            guard.say_unreachable()
         guard.adding.append(root)
         guard.announced = False
         try:

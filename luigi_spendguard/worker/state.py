@@ -93,6 +93,7 @@ class GuardState:
         self._client: LedgerClient | None = None
         self._settings: config.Settings | None = None
         self._prices: Corrector | None = None
+        self._looked = False
 
     def refuse(self, task_id: str, why: str) -> None:
         """Refuse a task (or all tasks of a root) before its run(); each reason is logged once."""
@@ -136,6 +137,17 @@ class GuardState:
                     "was refused before run()"
                 )
         return self._client
+
+    def say_unreachable(self) -> None:
+        """Say once, and at once, what keeps luigid from being reached by https: Luigi tries for a minute."""
+        if self._looked or not str(getattr(self._scheduler, "_url", "")).startswith("https:"):
+            return
+        self._looked = True
+        with contextlib.suppress(PluginError, config.ConfigError):
+            client = self.client()
+            problem = client.problem() if isinstance(client, HttpLedgerClient) else ""
+            if problem:
+                logger.error("%s", problem[0].upper() + problem[1:])
 
     def close(self) -> None:
         """Let go of the way to the ledger; it is there again when it is needed again."""

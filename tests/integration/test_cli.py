@@ -497,7 +497,7 @@ class TestReaching:
         for args in (["runs"], ["calls"], ["run", "r"], ["revoke", "r"], ["top-up", "r", "5"]):
             code, out, err = spendguard(still, *args)
             assert (code, out) == (3, ""), args
-            assert f"luigid-spendguard cannot be reached at {still.url}" in err
+            assert f"luigid-spendguard at {still.url} cannot be reached" in err
             assert "--url" in err
 
     def test_a_stock_luigid_is_3_and_named(self, still: Site) -> None:
@@ -633,7 +633,7 @@ class TestCheck:
         code, out, _ = spendguard(still, "check")
         assert code == 1
         [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
-        assert f"cannot be reached at {still.url}" in line
+        assert f"luigid-spendguard at {still.url} cannot be reached" in line
         assert "other roots: cap $100.00 a run" in out
 
     def test_a_ledger_that_cannot_be_written_is_1(self, shared_site: Site, still: Site) -> None:

@@ -214,10 +214,13 @@ def test_a_certificate_that_nobody_trusts_was_not_sent_to(
         site.configure(spendguard_twilio={"base_url": front.url.replace("http:", "https:"), "timeout_s": 3})
         site.start()
         pretender = Pretender(site, "run-1", "Send_1")
-        with pretender.attempt(), pytest.raises(requests.ConnectionError):
+        with pretender.attempt(), pytest.raises(requests.ConnectionError) as raised:
             text()
     (call,) = site.calls("run-1")
     assert (call["state"], twilio.posts()) == ("voided", [])
+    said = str(raised.value)
+    assert "its certificate is not trusted: " in said
+    assert "name the PEM file of who has signed it in REQUESTS_CA_BUNDLE" in said
 
 
 @pytest.mark.parametrize("resets", [True, False], ids=["reset", "silence"])
