@@ -102,7 +102,7 @@ MAIN: tuple[Setting, ...] = (
         "gateway_url",
         values.gateway_url,
         "luigid's address, for the vendors that it serves",
-        "Where the gateway is, if not at luigid's address. Read by the worker.",
+        "Where the gateway is, if not at luigid's address. Read by the worker; by luigid, too.",
     ),
     Setting(
         PREFIX,

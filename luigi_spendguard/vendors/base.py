@@ -15,6 +15,7 @@ from luigi_spendguard.protocol import OWN_KEY
 from luigi_spendguard.settings import Setting, VendorSettings, vendor_section
 from luigi_spendguard.settings.policy import is_allowed
 from luigi_spendguard.vendors.bodies import names_method, split_address
+from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
 
 #: Headers by which some servers take a request for another one.
@@ -156,6 +157,7 @@ class Vendor(ABC):
         asks: how the names of further headers begin that may go to the vendor with a request.
         answers: how the names of further headers begin that belong to a reply of the vendor's.
         pages: the vendor's own pages, up to an object's id, by how the ids begin.
+        reading: the last words of the names of operations that only read.
 
     """
 
@@ -173,6 +175,7 @@ class Vendor(ABC):
     asks: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     pages: Mapping[str, str] = {}
+    reading: tuple[str, ...] = ()
 
     @abstractmethod
     def quote(
@@ -196,6 +199,27 @@ class Vendor(ABC):
         wrong = min(self.ruled & set(settings.prices), default="")
         where = f"[spendguard_{self.name}] prices gives a fixed price to {wrong}"
         return f"{where}, which is priced by what it asks for: remove it" if wrong else ""
+
+    def known(self) -> Known | None:
+        """Return what this vendor's tables know, to tell what is misspelt; None: they cannot tell."""
+        return None
+
+    def lacks(self, named: str) -> str:
+        """Return why an operation or endpoint that an allowlist or a key names is none of this vendor's, with
+        the nearest ones; "" for one that is known, only reads, or cannot be told.
+        """
+        known = self.known()
+        return "" if known is None else known.lacks(named, self.reading)
+
+    def problems(self, settings: VendorSettings) -> Iterator[str]:
+        """Yield what is wrong with this vendor's section: calls are denied until it is mended."""
+        wrong = self.check(settings)
+        if wrong:
+            yield wrong
+        for key in ("allowed_endpoints", "prices"):
+            for named in getattr(settings, key):
+                if (why := self.lacks(named)) and named not in wrong:
+                    yield f"[spendguard_{self.name}] {key}: {why}"
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
         """Yield what is priced, and its price with where that comes from, for `spendguard check`."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from luigi_spendguard.errors import NotFound, denial
+from luigi_spendguard.errors import Conflict, NotFound, denial
 from luigi_spendguard.ledger import calls, keys, snapshot
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import parse_usd
@@ -35,8 +35,15 @@ _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]+")
 
 
 async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest) -> Created:
-    """Issue a key. Raises BadMessage, BadAmount, KeyRevoked, LedgerUnavailable."""
-    shown, key = await service.commit(_issue, terms_of(request), service.settings.caps)
+    """Issue a key. Raises BadMessage, BadAmount, Conflict, KeyRevoked, LedgerUnavailable."""
+    terms = terms_of(request)
+    if terms.vendor not in service.relayed_vendors and service.settings.gateway_url is None:
+        raise Conflict(
+            f"this luigid is no gateway for {terms.vendor}, and a key for it would open nothing: set secret "
+            f"or secret_file in [spendguard_{terms.vendor}] of luigid's luigi.cfg, or gateway_url in "
+            "[spendguard] where a gateway apart has it"
+        )
+    shown, key = await service.commit(_issue, terms, service.settings.caps)
     return Created({"vault_key": key, **shown})
 
 
@@ -73,6 +80,9 @@ def terms_of(request: IssueKeyRequest) -> keys.Terms:
     if moment is not None and not 0 < moment - time.time() * 1000 <= MAX_TTL_MS:
         raise BadMessage("'expires_at' must lie ahead, by 366 days at the most")
     _check_names("allowed_endpoints", request.allowed_endpoints, is_endpoint, no_endpoint)
+    for named in request.allowed_endpoints:
+        if why := VENDORS[request.vendor].lacks(named):
+            raise BadMessage(f"'allowed_endpoints': {why}")
     _check_names("allowed_customers", request.allowed_customers, _CUSTOMER.fullmatch, _no_customer)
     _check_names("allowed_accounts", request.allowed_accounts, _ACCOUNT.fullmatch, _no_account)
     return keys.Terms(

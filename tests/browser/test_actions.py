@@ -16,6 +16,13 @@ from tests.support.site import Site
 
 
 @pytest.fixture
+def site(unstarted: Site) -> Site:
+    """A site that issues vault keys: for a gateway apart, which nobody asks."""
+    unstarted.restart(spendguard={"gateway_url": "http://127.0.0.1:9"})
+    return unstarted
+
+
+@pytest.fixture
 def tab(browser: Any, site: Site) -> Iterator[Tab]:
     found = Tab(browser, site.url)
     yield found
@@ -164,7 +171,8 @@ def test_what_comes_from_pipelines_and_vendors_is_text(tab: Tab, site: Site) -> 
     """A canary in a task's parameter, a run's id and label, and what a vendor says."""
     canary = "<img src=x onerror=\"window.canary='run'\"><script>window.canary='run'</script>"
     nightly(site, canary, 1, 0, "5", word=canary)
-    site.call("POST", "/vault/keys", {"vendor": "stripe", "agent_run_label": f"{canary}label"})
+    made = site.call("POST", "/vault/keys", {"vendor": "stripe", "agent_run_label": f"{canary}label"})
+    assert made[0] == 201
     site.stripe.fault("change", change={"id": canary})
     nightly(site, canary, 2, 0, "5", word=canary)
     case = Case(site, canary)

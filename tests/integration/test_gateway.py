@@ -379,7 +379,8 @@ def standalone(site: Site, *args: str) -> Iterator[int]:
 
 class TestAlone:
     def test_two_gateways_share_one_ledger_and_keep_one_cap(self, tmp_path: Path) -> None:
-        with Site(tmp_path / "site") as site:
+        apart = {"gateway_url": "http://127.0.0.1:9"}  # Keys are for these two, whichever is asked.
+        with Site(tmp_path / "site", spendguard=apart) as site:
             key = issued(site, token=None, run_usd_cap=20)["vault_key"]  # type: ignore[arg-type]
             with standalone(site) as one, standalone(site) as two:
                 status, _, body = raw(site, "POST", "/stripe/v1/charges", b"", port=site.port, **form(key))

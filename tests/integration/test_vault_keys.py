@@ -127,6 +127,31 @@ class TestIssuing:
         assert names in error["message"], error
         assert gateway.call("GET", "/runs", token=ADMIN)[1] == before
 
+    @pytest.mark.parametrize(
+        ("vendor", "allowed", "names"),
+        [
+            ("stripe", "payment_intent.create", "did you mean payment_intents.create, "),
+            ("stripe", "POST /v1/payment_intent", "did you mean POST /v1/payment_intents, "),
+            ("stripe", "messages.create", "is no operation of stripe's that is known"),
+            ("twilio", "message.create", "did you mean messages.create, "),
+            ("resend", "POST /email", "did you mean POST /emails, "),
+        ],
+    )
+    def test_what_a_vendor_does_not_have_is_refused_with_the_nearest(
+        self, gateway: Site, vendor: str, allowed: str, names: str
+    ) -> None:
+        terms = {"vendor": vendor, "allowed_endpoints": [allowed]}
+        status, error = gateway.call("POST", "/vault/keys", terms, WORKER)
+        assert (status, error["error"]) == (400, "bad_request")
+        assert error["message"].startswith(f"'allowed_endpoints': '{allowed}' is no ")
+        assert names in error["message"]
+
+    def test_a_key_that_would_open_nothing_is_refused_with_the_setting(self, gateway: Site) -> None:
+        status, error = gateway.call("POST", "/vault/keys", {**TERMS, "vendor": "twilio"}, WORKER)
+        assert (status, error["error"]) == (409, "conflict")
+        assert "set secret or secret_file in [spendguard_twilio] of luigid's luigi.cfg" in error["message"]
+        assert "gateway_url in [spendguard] where a gateway apart has it" in error["message"]
+
     def test_who_may(self, gateway: Site) -> None:
         for token in (None, WRONG):
             assert gateway.call("POST", "/vault/keys", TERMS, token)[0] == 401

@@ -176,5 +176,7 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
 def guarded_site(folder: Path, stripe: FakeStripe) -> Iterator[Site]:
     """Run a site with both tokens that shows nothing to anybody else."""
     said = {"admin_token": ADMIN, "worker_token": WORKER, "anonymous_read": "false", "daily_cap_usd": 10000}
+    # Keys are issued for a gateway apart, which nobody asks.
+    said["gateway_url"] = "http://127.0.0.1:9"
     with Site(folder, stripe=stripe, spendguard=said) as site:
         yield site

@@ -26,6 +26,7 @@ from luigi_spendguard.vendors.bodies import (
     unbelieved,
     unsuccessful,
 )
+from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.resend.operations import (
@@ -34,6 +35,7 @@ from luigi_spendguard.vendors.resend.operations import (
     address_of,
     email_price,
     kind_of,
+    named_lines,
     operation_of,
     quote_mails,
 )
@@ -52,10 +54,14 @@ class Resend(Vendor):
     longest_key = 256
     asks = ("x-batch-validation",)
     kept = ("content-type", "x-batch-validation")
+    reading = ("list", "get")
     pages = {"": "https://resend.com/emails/"}
     settings = (
         Setting("", "email_price", values.usd, "0.0009", "USD for each recipient of a mail: to, cc and bcc."),
     )
+
+    def known(self) -> Known:
+        return Known(self.name, named_lines())
 
     def price_list(self, settings: VendorSettings) -> Iterator[tuple[str, str]]:
         own = settings.own.get("email_price")

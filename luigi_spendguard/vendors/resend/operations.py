@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import replace
 from email.utils import getaddresses
+from functools import cache
 from typing import Any
 
 from luigi_spendguard.errors import denial
@@ -128,6 +130,17 @@ def operation_of(method: str, path: str) -> str:
     if method == "POST" and len(parts) > 1 and not _HAS_ID.fullmatch(parts[-1]):
         return ".".join(words)  # `broadcasts/{id}/send`, `events/send`.
     return ".".join([*words, _VERBS.get(method, (method.lower(),) * 2)[bool(_HAS_ID.fullmatch(parts[-1]))]])
+
+
+@cache
+def named_lines() -> Mapping[str, tuple[str, ...]]:
+    """Return every listed line by its operation's name."""
+    lines: dict[str, tuple[str, ...]] = {}
+    for address in LISTED.marks:
+        method, path = address.split(" ")
+        name = operation_of(method, path.replace("{id}", "0" * 8))
+        lines[name] = (*lines.get(name, ()), address)
+    return lines
 
 
 def email_price(settings: VendorSettings) -> int:

@@ -17,6 +17,7 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import reply_object
+from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import outcomes
 from luigi_spendguard.vendors.stripe.objects import objects_of
@@ -28,6 +29,7 @@ from luigi_spendguard.vendors.stripe.operations import (
     check_parameters,
     find_operation,
     hands_out_credentials,
+    named_lines,
     without_ids,
 )
 from luigi_spendguard.vendors.stripe.quotes import PARTIES, own_path
@@ -90,6 +92,9 @@ class Stripe(Vendor):
             "later: `cancel` it at once, or `keep` it counted until it is cancelled.",
         ),
     )
+
+    def known(self) -> Known:
+        return Known(self.name, named_lines())
 
     def check(self, settings: VendorSettings) -> str:
         wrong = min(set(settings.prices) - PRICEABLE, default="")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from luigi_spendguard.vendors.bodies import Params
 from luigi_spendguard.vendors.parameters import Name, Parameters
@@ -125,6 +126,17 @@ def _table() -> Iterator[Operation]:
 
 
 OPERATIONS = tuple(_table())
+
+
+@cache
+def named_lines() -> Mapping[str, tuple[str, ...]]:
+    """Return every listed line by its operation's name; what hands out credentials is named by its line."""
+    lines: dict[str, tuple[str, ...]] = {line: (line,) for line in LISTED.marks}
+    for one in OPERATIONS:
+        lines.pop(one.address, None)
+        lines[one.name] = (*lines.get(one.name, ()), one.address)
+    return lines
+
 
 RULE_OF = {one.name: one.rule for one in OPERATIONS}
 

@@ -20,6 +20,7 @@ from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, VendorUnreachab
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors.base import Vendor, error_reply, is_disguised
 from luigi_spendguard.vendors.bodies import check_body, digest, is_json, json_body, read_form
+from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import FollowedUp, Outcome, Quote, Reply, Request, basic, bearer
 from luigi_spendguard.vendors.parameters import Name, values_in
 from luigi_spendguard.vendors.twilio import outcomes, prices, quotes
@@ -31,6 +32,7 @@ from luigi_spendguard.vendors.twilio.operations import (
     address_of,
     kind_of,
     lists_of,
+    named_lines,
     operation_of,
 )
 
@@ -63,6 +65,7 @@ class Twilio(Vendor):
     asks = ("x-twilio-", "flex-metadata", "ui-version")
     kept_answer = ("content-type", "twilio-request-id")
     prices_late = True
+    reading = ("list", "fetch")
     pages = {
         "SM": "https://www.twilio.com/console/sms/logs/",
         "MM": "https://www.twilio.com/console/sms/logs/",
@@ -76,6 +79,9 @@ class Twilio(Vendor):
             "lookups.phone_numbers.fetch",
         }
     )
+
+    def known(self) -> Known:
+        return Known(self.name, *named_lines())
 
     def check(self, settings: VendorSettings) -> str:
         if settings.secret and "account_sid" not in settings.own:

@@ -6,6 +6,8 @@ The rules were checked against every operation of twilio-python 9.13.0: 795 that
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from functools import cache
 
 from luigi_spendguard.vendors.model import Row
 from luigi_spendguard.vendors.parameters import Kinds, Parameters
@@ -200,6 +202,22 @@ def operation_of(method: str, host: str, path: str) -> str:
     on_one = len(parts) > 1 and bool(_HAS_ID.fullmatch(parts[-1]))
     verb = _VERBS.get(method, (method.lower(), method.lower()))[on_one]
     return ".".join([*(_snake(word) for word in words), verb])
+
+
+@cache
+def named_lines() -> tuple[Mapping[str, tuple[str, ...]], Mapping[str, tuple[str, ...]]]:
+    """Return every listed line by its operation's name, and how else each may be written: in another format,
+    at another edge or region.
+    """
+    lines: dict[str, tuple[str, ...]] = {}
+    spellings: dict[str, tuple[str, ...]] = {}
+    for address in LISTED.marks:
+        method, product, path = address.split(" ")
+        line = f"{method} /{product}.twilio.com{path}" + (".json" if product == "api" else "")
+        name = operation_of(method, f"{product}.twilio.com", path.replace("{id}", "AC" + "0" * 32))
+        lines[name] = (*lines.get(name, ()), line)
+        spellings[line] = tuple(f"{method} /{product}.{{id}}{path}{more}" for more in ("", ".{id}"))
+    return lines, spellings
 
 
 def _without_format(path: str) -> str:
