@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard import redaction
-from luigi_spendguard.money import format_usd
+from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.settings import MAIN, Setting, VendorSettings, values
 from luigi_spendguard.settings.files import (
     PREFIX,
@@ -85,6 +85,22 @@ class Settings:
         """The vendors whose secret is in this luigi.cfg: where luigid reads it, it is their gateway."""
         return frozenset(name for name, vendor in self.vendors.items() if vendor.secret is not None)
 
+    def in_force(self) -> dict[str, Any]:
+        """Return what of this decides about money, as `GET /settings` answers it: nothing that is secret."""
+        caps = self.caps
+        return {
+            "default_cap_usd": _shown(caps.default),
+            "max_cap_usd": _shown(caps.limit),
+            "daily_cap_usd": _shown(caps.day),
+            "approve_above_usd": _shown(caps.single),
+            "mode": "shadow" if caps.shadow else "enforce",
+            "forecast": self.forecast,
+            "vendor_tasks": list(self.vendor_tasks),
+            "caps": {family: _shown(cap) for family, cap in sorted(caps.families.items())},
+            "family_caps": {family: _shown(cap) for family, cap in sorted(caps.task_families.items())},
+            "vendors": {name: vendor_in_force(self.vendor(name)) for name in VENDORS},
+        }
+
     @property
     def longest_timeout_s(self) -> float:
         """The longest that a vendor may take to answer, in seconds: of those that are set up here.
@@ -98,6 +114,27 @@ class Settings:
             or any(os.environ.get(one) for one in VENDORS[name].secret_variables)
         ]
         return max(used, default=VendorSettings("").timeout_s)
+
+
+def vendor_in_force(settings: VendorSettings) -> dict[str, Any]:
+    """Return what of a vendor's section decides about money, as `GET /settings` answers it."""
+    vendor = VENDORS[settings.name]
+    used = settings.secret is not None or bool(settings.own)
+    problems = list(vendor.problems(settings))
+    fixed = {} if problems else settings.prices
+    return {
+        "run_cap_usd": _shown(settings.run_cap_usd),
+        "allowed_endpoints": list(settings.allowed_endpoints),
+        "prices": [
+            *([f"{what}: {cost}" for what, cost in vendor.price_list(settings)] if used else []),
+            *(f"{operation} costs {format_usd(price)} a call" for operation, price in sorted(fixed.items())),
+        ],
+        "problems": problems,
+    }
+
+
+def _shown(amount: Micros | None) -> str | None:
+    return None if amount is None else plain_usd(amount)
 
 
 SETTINGS: tuple[Setting, ...] = (

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 #: Files and connections that are asked for.
 MOST_FILES = 65_536
 #: Of our own routes, those that a gateway alone serves: the others need luigid's scheduler.
-_ROUTES = (r"/status", r"/openapi.json")
+_ROUTES = (r"/settings", r"/status", r"/openapi.json")
 
 _stock_app = luigi.server.app
 

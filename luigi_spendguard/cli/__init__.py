@@ -12,7 +12,7 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import changes, check, keys, queries
+from luigi_spendguard.cli import changes, check, keys, proof, queries
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token, scheduler_url
 from luigi_spendguard.cli.context import Stop
 
@@ -29,7 +29,7 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.revoke_key,
     keys.gateway,
     check.check,
-    check.self_test,
+    proof.self_test,
 )
 
 

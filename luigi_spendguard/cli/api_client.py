@@ -15,6 +15,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.unreached import Unreached
+from luigi_spendguard.redaction import Secret
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
 TIMEOUT_S = 30.0
@@ -66,18 +67,30 @@ def admin_token(settings: Settings) -> str | None:
 class Operator:
     """Calls the API at `url` with the admin token. All methods raise OperatorError."""
 
+    who, remedy = "luigid-spendguard", "start it, or name its address with --url"
+
     def __init__(self, url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> None:
         try:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
             raise OperatorError(str(error), 2) from None
-        self.url = self._address.url
+        self.url, self.given, self._token = self._address.url, Secret(url), token
         self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
             timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
             retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
         )
+
+    def under(self, token: str | None) -> Operator:
+        """Return a client of the same address that shows another token."""
+        return Operator(self.given, token)
+
+    def at(self, url: str, who: str, remedy: str) -> Operator:
+        """Return a client of another address under the same token; `who` is there, `remedy` if it is not."""
+        other = Operator(url, self._token)
+        other.who, other.remedy = who, remedy
+        return other
 
     def get(self, path: str, **query: str | None) -> Any:
         """Read a route."""
@@ -115,10 +128,8 @@ class Operator:
                 body=None if body is None else json.dumps(body).encode(),
             )
         except urllib3.exceptions.HTTPError as error:
-            remedy = "start it, or name its address with --url"
-            raise OperatorError(
-                Unreached.of(error).said(f"luigid-spendguard at {self.url}", remedy), 3
-            ) from None
+            where = f"{self.who} at {self.url}"
+            raise OperatorError(Unreached.of(error).said(where, self.remedy), 3) from None
         try:
             answer = json.loads(reply.data)
         except ValueError:

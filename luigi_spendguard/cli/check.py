@@ -1,55 +1,109 @@
-"""`spendguard check`, `self-test`: what this luigi.cfg will do, what it lacks, and that its cap bites."""
+"""`spendguard check`: who decides what may be spent, what is in force there, and what is missing here."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
-import signal
+import sys
 import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
 
 import click
 import luigi.configuration
+from luigi.task_register import Register
 
+from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
-from luigi_spendguard.cli.context import Stop, Usd, operator_of, settings_of
-from luigi_spendguard.config import ConfigError, Settings, VendorSettings
-from luigi_spendguard.money import Micros, format_usd
-from luigi_spendguard.redaction import redact
-from luigi_spendguard.selftest.race import judge, race
-from luigi_spendguard.selftest.sandbox import ProcessFailed, SelfTestError
+from luigi_spendguard.cli.context import Stop, operator_of, settings_of
+from luigi_spendguard.cli.in_force import InForce
+from luigi_spendguard.config import Settings
+from luigi_spendguard.money import format_usd, parse_usd
 from luigi_spendguard.vendors.registry import VENDORS
+
+#: How alike a family has to be to be named as what was meant.
+_ALIKE = 0.75
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the check; `missing`: something has to be done before vendor tasks can run."""
+    """One line of the check.
+
+    Attributes:
+        missing: something has to be done before vendor tasks can run.
+        doubtful: it may be a mistake; whether it is cannot be known here.
+        detail: shown with `--verbose` alone.
+
+    """
 
     subject: str
     text: str
     missing: bool = False
+    doubtful: bool = False
+    detail: bool = False
+
+    def __str__(self) -> str:
+        mark = "MISSING" if self.missing else "look" if self.doubtful else "ok"
+        return f"{mark:8}{self.subject}: {self.text}"
 
 
-def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
+class Tasks(NamedTuple):
+    """The task families that are known: those that luigid has seen, and those of the pipeline's modules."""
+
+    seen: frozenset[str]
+    here: frozenset[str] | None = None
+
+    def doubt(self, subject: str, pattern: str) -> Finding | None:
+        """Return what is to be said of a setting whose pattern is no known task's family."""
+        known = self.seen | (self.here or frozenset())
+        if any(fnmatchcase(family, pattern) for family in known):
+            return None
+        near = difflib.get_close_matches(pattern, sorted(known), n=3, cutoff=_ALIKE)
+        there = f": did you mean {' or '.join(near)}?" if near else ""
+        if self.here is not None:
+            return Finding(
+                subject, f"{pattern} is no task of these modules, nor seen before{there}", missing=True
+            )
+        if near:
+            return Finding(subject, f"luigid has seen no task {pattern}{there}", doubtful=True)
+        return None
+
+
+def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = ()) -> Iterator[Finding]:
     """Yield what is found, from the files on."""
     files = ", ".join(str(path) for path in settings.files)
     yield Finding("configuration", files or "no luigi.cfg was found here: all settings have their defaults")
-    yield from _scheduler(settings, operator)
-    yield _ledger(settings)
-    yield from _caps(settings)
+    # A worker has no admin token, and luigid may answer nobody without one.
+    reader = operator if admin_token(settings) else operator.under(settings.worker_token)
+    answers = yield from _scheduler(reader)
+    there = in_force.ask(settings, reader)
+    if there.by:
+        yield Finding("caps", f"decided by luigid at {there.by}, as are prices and forecasts")
+        for setting, here, said in in_force.passed_over(settings, there):
+            what = f"{setting} is {here} here and {said} there: reload luigid if this is its file"
+            yield Finding("not in force", what, doubtful=True)
+    elif answers:
+        yield Finding(
+            "caps", "luigid does not say what is in force, as an older one: this is said by luigi.cfg"
+        )
+    else:
+        yield Finding("caps", "luigid does not answer: this is said by luigi.cfg, if it is luigid's")
+    if answers:
+        yield from _admin_token(settings, there)
+    yield _ledger(settings, there)
+    yield from _caps(there)
     for text in settings.passed_over:
         yield Finding("passed over", text)
-    served = _served(operator)
-    used = [name for name in VENDORS if _is_used(settings, name, served)]
-    for vendor in used:
-        yield _vendor(settings, vendor, served)
-        yield from _prices(settings, vendor, served)
-    if unused := [name for name in VENDORS if name not in used]:
-        yield _unused(unused, missing=not used)
-    refused = list(_worker_token(settings, operator))
-    yield from refused or [_tokens(settings)]
+    yield from _vendors(settings, reader, there)
+    refused = list(_worker_token(settings, operator)) if answers else []
+    yield from refused or [_tokens(settings, there)]
     yield from _retcode()
-    yield from _rules(settings)
+    yield from _rules(settings, there)
+    yield from _families(settings, there, Tasks(there.families, _families_of(modules)))
     waits = settings.on_blocked == "wait"
     yield Finding(
         "blocked",
@@ -62,39 +116,49 @@ def findings(settings: Settings, operator: Operator) -> Iterator[Finding]:
     )
 
 
-@click.command("check", epilog="Example:  spendguard check")
-def check() -> None:
-    """Read luigi.cfg and say what will happen to each root and vendor, and what is missing."""
+@click.command("check", epilog="Example:  spendguard check --module billing")
+@click.option(
+    "--module", "modules", multiple=True, help="A pipeline's module, to look for misspelt task families."
+)
+@click.option("--verbose", is_flag=True, help="Each price, too.")
+def check(modules: tuple[str, ...], verbose: bool) -> None:
+    """Ask luigid what is in force, read luigi.cfg, and say what will happen here and what is missing."""
     missing = 0
-    for finding in findings(settings_of(), operator_of()):
+    for finding in findings(settings_of(), operator_of(), modules):
         missing += finding.missing
-        click.echo(f"{'MISSING ' if finding.missing else 'ok      '}{finding.subject}: {finding.text}")
+        if verbose or not finding.detail:
+            click.echo(str(finding))
     if missing:
         raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
-def _scheduler(settings: Settings, operator: Operator) -> Iterator[Finding]:
+def _scheduler(reader: Operator) -> Generator[Finding, None, bool]:
+    """Return whether luigid answers."""
     try:
-        runs = operator.get("/runs")
+        runs = reader.get("/runs")
     except OperatorError as error:
         yield Finding("scheduler", str(error), missing=True)
+        return False
+    yield Finding("scheduler", f"luigid-spendguard answers at {reader.url} ({len(runs)} runs)")
+    return True
+
+
+def _admin_token(settings: Settings, there: InForce) -> Iterator[Finding]:
+    if admin_token(settings) is not None:
         return
-    yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({len(runs)} runs)")
-    token = admin_token(settings)
-    if token is None:
+    if there.has_ledger:
+        yield Finding("admin token", "none here: who tops up, approves, resolves or revokes needs luigid's")
+    else:
         yield Finding("admin token", f"none yet: luigid makes {settings.token_file} with its first run")
 
 
-def _served(operator: Operator) -> list[str]:
-    """Return the vendors whose gateway luigid is; none when it does not answer."""
-    try:
-        return list(operator.get("/status")["gateway"])
-    except (OperatorError, KeyError, TypeError):
-        return []
-
-
-def _ledger(settings: Settings) -> Finding:
+def _ledger(settings: Settings, there: InForce) -> Finding:
     path = settings.ledger_path
+    if there.by:
+        where = f"; {path} is here" if path.exists() else ""
+        return Finding(
+            "ledger", "luigid has one" + where if there.has_ledger else "made with luigid's first run"
+        )
     folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
     if path.exists():
         writable = path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -110,17 +174,18 @@ def _ledger(settings: Settings) -> Finding:
     return Finding("ledger", f"{path}" + ("" if path.exists() else " (made with the first run)"))
 
 
-def _caps(settings: Settings) -> Iterator[Finding]:
-    caps = settings.caps
+def _caps(there: InForce) -> Iterator[Finding]:
+    caps = there.caps
     for family in sorted(caps.families):
         cap, _ = caps.grant(family, None)
         yield Finding(f"root {family}", f"cap {format_usd(cap)} a run, and no more if it asks")
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
     if note and not caps.families:
+        whose = "luigid's luigi.cfg" if there.by else "luigi.cfg"
         yield Finding(
             "roots",
-            "no cap is set, so every paid call is denied: set default_cap_usd in [spendguard]",
+            f"no cap is set, so every paid call is denied: set default_cap_usd in [spendguard] of {whose}",
             missing=True,
         )
     elif limit is None:
@@ -134,20 +199,19 @@ def _caps(settings: Settings) -> Iterator[Finding]:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
 
 
-def _rules(settings: Settings) -> Iterator[Finding]:
-    caps = settings.caps
+def _rules(settings: Settings, there: InForce) -> Iterator[Finding]:
+    caps = there.caps
     for family in sorted(caps.task_families):
         yield Finding(f"tasks {family}", f"cap {format_usd(caps.task_families[family])} inside any run")
-    for vendor in sorted(caps.vendors):
-        yield Finding(f"at {vendor}", f"cap {format_usd(caps.vendors[vendor])} inside any run")
     if caps.single is not None:
         yield Finding("single tasks", f"above {format_usd(caps.single)} wait for `spendguard approve`")
+    forecast = there.told["forecast"]
     what = {
         "off": "not made",
         "warn": "said in luigid's log when they are too much; nothing is held",
         "hold": "a run with too high a forecast is held until `spendguard approve`",
-    }[settings.forecast]
-    yield Finding("forecasts", what)
+    }
+    yield Finding("forecasts", what.get(forecast, forecast))
     if caps.shadow:
         yield Finding("mode", "shadow: NO CAP IS ENFORCED, what they would have denied is only recorded")
     if settings.vendor_tasks:
@@ -160,16 +224,63 @@ def _rules(settings: Settings) -> Iterator[Finding]:
             "under a worker without the plugin no call of theirs is seen: only the day's budget holds back "
             "their dispatch; what they spend is bounded by a vault key of the gateway, else BY NOTHING"
         )
-        if settings.forecast == "hold":
+        if forecast == "hold":
             text += "; forecast = hold holds them for good, since nobody opens their run"
         yield Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
 
 
-def _is_used(settings: Settings, name: str, served: list[str]) -> bool:
-    """Return whether anything here is about a vendor: a section, a secret, a gateway."""
-    variables = VENDORS[name].secret_variables
-    is_set = settings.vendor(name) != VendorSettings(name) or any(os.environ.get(one) for one in variables)
-    return name in served or is_set or settings.gateway_url is not None
+def _families(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]:
+    """Yield the families of settings that no known task has; without a module or a run nothing is known."""
+    caps = there.caps
+    named = [
+        *(("[spendguard_caps]", family) for family in sorted(caps.families)),
+        *(("[spendguard_family_caps]", family) for family in sorted(caps.task_families)),
+        *(("[spendguard] vendor_tasks", one) for one in dict.fromkeys(settings.vendor_tasks)),
+        *(
+            ("[spendguard] vendor_tasks of luigid", one)
+            for one in there.told["vendor_tasks"]
+            if one not in settings.vendor_tasks
+        ),
+    ]
+    for setting, pattern in named:
+        if (doubt := tasks.doubt(setting, pattern)) is not None:
+            yield doubt
+
+
+def _families_of(modules: tuple[str, ...]) -> frozenset[str] | None:
+    """Return the task families of a pipeline's modules; None where none is named. Raises Stop."""
+    if not modules:
+        return None
+    sys.path.insert(0, str(Path.cwd()))  # As the installed command has it not, and `luigi --module` does.
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as error:
+        raise Stop(f"--module {module} cannot be imported ({type(error).__name__}: {error})", 2) from None
+    finally:
+        sys.path.pop(0)
+    return frozenset(Register.task_names())
+
+
+def _vendors(settings: Settings, reader: Operator, there: InForce) -> Iterator[Finding]:
+    """Yield a line for each vendor that is used, and what is wrong there."""
+    apart, known = settings.gateway_url, there.gateways is not None
+    served = there.gateways or {}
+    if apart is not None:
+        try:
+            reader.at(apart, "the gateway", "start it, or mend [spendguard] gateway_url").get("/status")
+            yield Finding("gateway", f"answers at {apart}, for {', '.join(sorted(served)) or 'no vendor'}")
+        except OperatorError as error:
+            yield Finding("gateway", str(error), missing=True)
+    used = [
+        name
+        for name in VENDORS
+        if name in served or in_force.is_set(settings, name) or (apart is not None and not known)
+    ]
+    for name in used:
+        yield from _vendor(settings, there, name)
+    if unused := [name for name in VENDORS if name not in used]:
+        yield _unused(unused, missing=not used)
 
 
 def _unused(names: list[str], *, missing: bool) -> Finding:
@@ -187,51 +298,41 @@ def _unused(names: list[str], *, missing: bool) -> Finding:
     return Finding("not used", f"{', '.join(names)}: their calls are denied (there is no {where})")
 
 
-def _vendor(settings: Settings, name: str, served: list[str]) -> Finding:
-    vendor = settings.vendor(name)
-    variables = VENDORS[name].secret_variables
-    variable = next((v for v in variables if os.environ.get(v)), None)
-    to = vendor.base_url or "the vendor itself"
-    allowed = ", ".join(vendor.allowed_endpoints) or "everything that has a price, and reads"
-    if name in served:
-        where = f", and workers forward to {settings.gateway_url}" if settings.gateway_url else ""
-        return Finding(
-            name,
-            f"luigid is the gateway{where}: workers need no secret; it sends calls to {to}; "
-            f"allowed: {allowed}",
-        )
-    if vendor.secret:
-        place = "luigi.cfg"
-    elif variable:
-        place = f"the environment variable {variable}"
-    elif settings.gateway_url:
-        return Finding(name, f"no secret here: calls are forwarded to the gateway at {settings.gateway_url}")
+def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
+    """Yield what a vendor's calls are guarded by, in one line; what is wrong with that; and each price."""
+    own, place = in_force.of_worker(settings, name)
+    goes_by = (there.gateways or {}).get(name)
+    apart = settings.gateway_url
+    if goes_by is not None:
+        who = f"the gateway at {apart} has the secret" if apart is not None else "luigid is the gateway"
+        text = f"{who}: workers need no secret" + (", nor is the one here used" if place else "")
+    elif place:
+        text = f"secret from {place}; calls go to {settings.vendor(name).base_url or 'the vendor itself'}"
+    elif apart is not None and there.gateways is None:
+        yield Finding(name, f"no secret here: calls are forwarded to the gateway at {apart}")
+        return
     else:
-        return Finding(
-            name,
-            f"no secret here: on the workers, set [spendguard_{name}] secret or "
-            f"{variables[0]}, else their calls are denied",
-            missing=True,
+        where = " or ".join([f"[spendguard_{name}] secret", *VENDORS[name].secret_variables[:1]])
+        yield Finding(
+            name, f"no secret here: on the workers, set {where}, else their calls are denied", missing=True
         )
-    return Finding(name, f"secret from {place}; calls go to {to}; allowed: {allowed}")
+        return
+    told = goes_by if goes_by is not None else own
+    text += f"; allowed: {', '.join(told['allowed_endpoints']) or 'everything that has a price, and reads'}"
+    cap = there.told["vendors"].get(name, {}).get("run_cap_usd")
+    text += f"; cap {format_usd(parse_usd(cap))} inside any run" if cap is not None else ""
+    text += f"; {len(told['prices'])} prices of its own (--verbose)" if told["prices"] else ""
+    yield Finding(name, text)
+    for problem in told["problems"]:
+        yield Finding(name, problem, missing=True)
+    for price in told["prices"]:
+        yield Finding(f"at {name}", price, detail=True)
 
 
-def _prices(settings: Settings, name: str, served: list[str]) -> Iterator[Finding]:
-    vendor = settings.vendor(name)
-    shown = next((os.environ[one] for one in VENDORS[name].secret_variables if os.environ.get(one)), None)
-    if wrong := VENDORS[name].check(replace(vendor, secret=vendor.secret or shown)):
-        yield Finding(f"prices at {name}", wrong, missing=True)
-    if name in served or vendor.secret or vendor.own:
-        for what, cost in VENDORS[name].price_list(vendor):
-            yield Finding(f"at {name}", f"{what}: {cost}")
-    for operation, price in () if wrong else sorted(vendor.prices.items()):
-        yield Finding(f"at {name}", f"{operation} costs {format_usd(price)} a call")
-
-
-def _tokens(settings: Settings) -> Finding:
+def _tokens(settings: Settings, there: InForce) -> Finding:
     if settings.worker_token is None:
         return Finding("workers", "no worker_token: only workers on luigid's own machine are served")
-    bound = "" if settings.caps.day is not None else ", but no daily_cap_usd bounds who has it"
+    bound = "" if there.caps.day is not None else ", but no daily_cap_usd bounds who has it"
     return Finding("workers", f"must show the worker_token{bound}")
 
 
@@ -240,7 +341,7 @@ def _worker_token(settings: Settings, operator: Operator) -> Iterator[Finding]:
     try:
         # No run has this name: nothing is ended, and no ledger is made for it.
         probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
-        Operator(operator.url, settings.worker_token).post("/api/spend_close_run", probe)
+        operator.under(settings.worker_token).post("/api/spend_close_run", probe)
     except OperatorError as error:
         if error.exit_code == 4:
             yield Finding("worker token", str(error), missing=True)
@@ -254,48 +355,3 @@ def _retcode() -> Iterator[Finding]:
         yield Finding("exit code", f"{value} when vendor tasks are blocked")
     else:
         yield Finding("exit code", "[retcode] spend_blocked must be a number from 0 to 255", missing=True)
-
-
-def _end(number: int, frame: object) -> None:
-    raise KeyboardInterrupt  # As Ctrl-C: nothing is left behind.
-
-
-@click.command(name="self-test", epilog="Example:  spendguard self-test --workers 8")
-@click.option(
-    "--workers",
-    type=click.IntRange(2, 64),
-    default=4,
-    show_default=True,
-    help="Processes that ask at once, each for the whole cap.",
-)
-@click.option("--cap", type=Usd(), default="10", show_default=True, help="The run's cap in USD.")
-@click.option(
-    "--timeout",
-    "timeout_s",
-    type=click.IntRange(5, 3600),
-    default=120,
-    show_default=True,
-    help="Seconds until it is given up.",
-)
-def self_test(workers: int, cap: Micros, timeout_s: int) -> None:
-    """Prove that the cap bites: real workers, your luigi.cfg, a fake vendor.
-
-    Everything runs on this machine, with a luigid, a ledger and a vendor of its own; nothing of yours is
-    touched, and no vendor is called.
-    """
-    settings = settings_of()
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _end)
-    try:
-        facts = race(settings, workers, cap, timeout_s)
-    except ProcessFailed as error:
-        click.echo(error.log_end, err=True)
-        raise Stop(str(error), 1) from None
-    except (ConfigError, SelfTestError) as error:
-        raise Stop(str(error), 2) from None
-    good, line = judge(facts)
-    click.echo(redact(line))
-    if not good:
-        if not facts.shadow:
-            click.echo(facts.logs, err=True)
-        raise SystemExit(1)

@@ -64,6 +64,14 @@ class Page:
     offset: int = 0
 
 
+def families(tx: Tx, most: int) -> list[str]:
+    """Return the families of roots and tasks that have spent, or have asked to, `most` of them."""
+    rows = tx.all(
+        "SELECT root_family AS family FROM run UNION SELECT family FROM claim ORDER BY family LIMIT ?", most
+    )
+    return [row["family"] for row in rows if row["family"]]
+
+
 def runs(tx: Tx, page: Page) -> tuple[list[dict[str, Any]], int]:
     """Return a page of runs as the API shows them, and how many there are on all pages. Raises NotFound.
 

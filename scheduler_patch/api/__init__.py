@@ -114,6 +114,7 @@ ROUTES = (
     Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, queries.spending)}),
     Route("/runs/{run_id}/top_up", {"POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
+    Route("/settings", {"GET": Endpoint("read", NoFields, queries.settings)}),
     Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),
     Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),
     Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),

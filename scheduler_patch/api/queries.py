@@ -229,6 +229,18 @@ def _object_url(row: dict[str, Any]) -> str | None:
         return None
 
 
+async def settings(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return what luigid goes by where it decides about money, and the task families that it has seen."""
+    call.query_only()
+    seen = {task.family for task in service.state.tasks.values() if task.family}
+    seen.update(await service.browse(overview.families, LISTED) or [])
+    return service.settings.in_force() | {
+        "version": __version__,
+        "gateway": sorted(service.relayed_vendors),
+        "families": sorted(seen)[:LISTED],
+    }
+
+
 async def status(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     """Return what luigid is, and whether it has a ledger."""
     call.query_only()

@@ -584,6 +584,7 @@ class TestCheck:
         site.configure(
             spendguard={"daily_cap_usd": 500, "max_cap_usd": 200}, spendguard_caps={"Billing": 300}
         )
+        site.restart()
         Pretender(site, "first")
         code, out, err = spendguard(site, "check")
         assert (code, err) == (0, "")
@@ -592,7 +593,8 @@ class TestCheck:
         assert lines[0].startswith("ok      configuration: ")
         assert lines[0].endswith(str(site.config))
         assert f"ok      scheduler: luigid-spendguard answers at {site.url} (1 runs)" in lines
-        assert f"ok      ledger: {site.ledger}" in lines
+        assert f"ok      caps: decided by luigid at {site.url}, as are prices and forecasts" in lines
+        assert f"ok      ledger: luigid has one; {site.ledger} is here" in lines
         assert "ok      root Billing: cap $300.00 a run, and no more if it asks" in lines
         assert (
             "ok      other roots: cap $100.00 a run; at most $200.00 if its budget_usd asks for it" in lines
@@ -602,14 +604,142 @@ class TestCheck:
         assert f"secret from luigi.cfg; calls go to {site.stripe.url}; allowed: everything" in stripe_line
         assert site.token() not in out
 
-    def test_a_missing_cap_is_1_and_names_the_setting(self, shared_site: Site, still: Site) -> None:
-        still.configure(core={"default_scheduler_url": shared_site.url}, spendguard={"default_cap_usd": None})
-        code, out, err = spendguard(still, "check")
+    def test_a_missing_cap_is_1_and_names_the_setting(self, tmp_path: Path, vendor: FakeStripe) -> None:
+        with Site(tmp_path / "site", stripe=vendor, spendguard={"default_cap_usd": None}) as site:
+            code, out, err = spendguard(site, "check")
         assert code == 1
         [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
-        assert "default_cap_usd" in line
-        assert "[spendguard]" in line
+        assert "set default_cap_usd in [spendguard] of luigid's luigi.cfg" in line
         assert "1 of these must be mended" in err
+
+    def test_a_worker_asks_luigid_what_is_in_force_there(
+        self, tmp_path: Path, vendor: FakeStripe, still: Site
+    ) -> None:
+        """Its own file has no cap and no secret, and need not."""
+        tokens = {"admin_token": "admin-" + "a1" * 16, "worker_token": "worker-" + "b2" * 16}
+        said = {**tokens, "anonymous_read": "false", "daily_cap_usd": 500, "mode": "shadow"}
+        stripe = {
+            "allowed_endpoints": "payment_intents.create",
+            "run_cap_usd": 7,
+            "prices": "quotes.accept: 5",
+        }
+        with Site(
+            tmp_path / "site",
+            stripe=vendor,
+            gateway=True,
+            spendguard=said,
+            spendguard_caps={"Billing": 300},
+            spendguard_stripe=stripe,
+        ) as site:
+            home = {"default_scheduler_url": site.url}
+            own = {"ledger_url": "sqlite:////proc/none.db", "worker_token": tokens["worker_token"]}
+            still.configure(core=home, spendguard={**own, "default_cap_usd": None})
+            still.configure(spendguard_stripe={"secret": None, "base_url": None})
+            code, out, err = spendguard(still, "check", STRIPE_SECRET_KEY="")
+            assert (code, err) == (0, ""), out
+            lines = out.splitlines()
+            assert f"ok      caps: decided by luigid at {site.url}, as are prices and forecasts" in lines
+            assert "ok      root Billing: cap $300.00 a run, and no more if it asks" in lines
+            assert "ok      all runs: cap $500.00 a UTC day together" in lines
+            assert "ok      ledger: made with luigid's first run" in lines
+            assert "ok      mode: shadow: NO CAP IS ENFORCED" in out
+            assert [line for line in lines if "stripe" in line.partition(": ")[0]] == [
+                "ok      stripe: luigid is the gateway: workers need no secret; allowed: "
+                "payment_intents.create; cap $7.00 inside any run; 1 prices of its own (--verbose)"
+            ]
+            assert (
+                "ok      at stripe: quotes.accept costs $5.00 a call"
+                in spendguard(still, "check", "--verbose", STRIPE_SECRET_KEY="")[1].splitlines()
+            )
+            # What its file says all the same is not in force, and said so.
+            still.configure(spendguard={"default_cap_usd": 3}, spendguard_caps={"Billing": 200})
+            code, out, _ = spendguard(still, "check", STRIPE_SECRET_KEY=SECRET)
+        assert code == 0
+        looks = [line for line in out.splitlines() if line.startswith("look")]
+        assert looks == [
+            "look    not in force: [spendguard] default_cap_usd is $3.00 here and $100.00 there: reload "
+            "luigid if this is its file",
+            "look    not in force: [spendguard_caps] Billing is $200.00 here and $300.00 there: reload "
+            "luigid if this is its file",
+        ]
+        assert "workers need no secret, nor is the one here used" in out
+
+    def test_what_no_table_of_the_vendors_has_is_1_with_the_nearest(
+        self, shared_site: Site, still: Site
+    ) -> None:
+        home = {"default_scheduler_url": shared_site.url}
+        wrong = {"allowed_endpoints": "payment_intent.create, GET /v1/*", "prices": "quote.accept: 5"}
+        still.configure(core=home, spendguard_stripe=wrong)
+        code, out, _ = spendguard(still, "check")
+        assert code == 1
+        missing = [line for line in out.splitlines() if line.startswith("MISSING")]
+        assert len(missing) == 2, out
+        assert "prices gives a fixed price to quote.accept, which is no operation" in missing[0]
+        begin = (
+            "MISSING stripe: [spendguard_stripe] allowed_endpoints: 'payment_intent.create' is no operation"
+        )
+        assert missing[1].startswith(begin)
+        assert "did you mean payment_intents.create" in missing[1]
+
+    def test_families_that_no_task_has_are_named_with_the_nearest(
+        self, tmp_path: Path, vendor: FakeStripe
+    ) -> None:
+        named = {"spendguard_family_caps": {"Chargee": 5, "Unheard": 5}, "spendguard_caps": {"Biling": 5}}
+        with Site(
+            tmp_path / "site", stripe=vendor, spendguard={"vendor_tasks": "Charge, Chrage"}, **named
+        ) as site:
+            pretender = Pretender(site, "first", "Charge_1")
+            with pretender.attempt():
+                stripe.Customer.create()
+            code, out, err = spendguard(site, "check")
+            assert (code, err) == (0, ""), out
+            assert [line for line in out.splitlines() if line.startswith("look")] == [
+                "look    [spendguard_family_caps]: luigid has seen no task Chargee: did you mean Charge?",
+                "look    [spendguard] vendor_tasks: luigid has seen no task Chrage: did you mean Charge?",
+            ]
+            (site.folder / "billing_here.py").write_text(
+                "import luigi\nclass Billing(luigi.Task):\n    pass\nclass Unheard(luigi.Task):\n    pass\n"
+            )
+            code, out, _ = installed(site, "check", "--module", "billing_here")
+            assert code == 1
+            assert [line for line in out.splitlines() if line.startswith("MISSING")] == [
+                "MISSING [spendguard_caps]: Biling is no task of these modules, nor seen before: did you "
+                "mean Billing?",
+                "MISSING [spendguard_family_caps]: Chargee is no task of these modules, nor seen before: did "
+                "you mean Charge?",
+                "MISSING [spendguard] vendor_tasks: Chrage is no task of these modules, nor seen before: did "
+                "you mean Charge?",
+            ]
+            code, _, err = spendguard(site, "check", "--module", "no_such_module")
+        assert (code, "--module no_such_module cannot be imported (ModuleNotFoundError" in err) == (2, True)
+
+    def test_a_gateway_apart_is_asked_too(self, site: Site) -> None:
+        port = free_port()
+        apart = f"http://127.0.0.1:{port}"
+        site.restart(spendguard={"gateway_url": apart})
+        code, out, _ = spendguard(site, "check", STRIPE_SECRET_KEY="")
+        assert code == 1
+        [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
+        assert line.startswith(
+            f"MISSING gateway: the gateway at {apart} cannot be reached (NewConnectionError)"
+        )
+        assert line.endswith("start it, or mend [spendguard] gateway_url")
+        gateway = Process(
+            ["-m", "luigi_spendguard", "gateway", "--port", str(port)],
+            site.folder / "apart.log",
+            site.folder,
+            site._environment(**site.secrets),
+            lambda: listening(port),
+        )
+        try:
+            code, out, err = spendguard(site, "check", STRIPE_SECRET_KEY="")
+        finally:
+            gateway.end()
+        assert (code, err) == (0, ""), out
+        assert f"ok      gateway: answers at {apart}, for stripe" in out
+        assert (
+            f"ok      stripe: the gateway at {apart} has the secret: workers need no secret; allowed: " in out
+        )
 
     def test_a_missing_secret_is_1_and_names_setting_and_variable(
         self, shared_site: Site, still: Site
@@ -636,26 +766,22 @@ class TestCheck:
         assert f"luigid-spendguard at {still.url} cannot be reached" in line
         assert "other roots: cap $100.00 a run" in out
 
-    def test_a_ledger_that_cannot_be_written_is_1(self, shared_site: Site, still: Site) -> None:
+    def test_a_ledger_that_cannot_be_written_is_1(self, still: Site) -> None:
         locked = Path("/proc/self")  # Nobody may write there, not even root.
-        still.configure(
-            core={"default_scheduler_url": shared_site.url},
-            spendguard={"ledger_url": f"sqlite:///{locked}/x.db"},
-        )
+        still.configure(spendguard={"ledger_url": f"sqlite:///{locked}/x.db"})
         code, out, _ = spendguard(still, "check")
         assert code == 1
+        assert "MISSING ledger: " in out
         assert "[spendguard] ledger_url" in out
 
     @pytest.mark.parametrize("path", ["a-folder", "a-file/spendguard.db"])
-    def test_a_ledger_that_cannot_be_a_file_is_1(self, shared_site: Site, still: Site, path: str) -> None:
+    def test_a_ledger_that_cannot_be_a_file_is_1(self, still: Site, path: str) -> None:
         (still.folder / "a-folder").mkdir()
         (still.folder / "a-file").touch()
-        still.configure(
-            core={"default_scheduler_url": shared_site.url},
-            spendguard={"ledger_url": f"sqlite:///{still.folder / path}"},
-        )
+        still.configure(spendguard={"ledger_url": f"sqlite:///{still.folder / path}"})
         code, out, _ = spendguard(still, "check")
         assert code == 1
+        assert "MISSING ledger: " in out
         assert "[spendguard] ledger_url" in out
 
     @pytest.mark.parametrize("token", ["", "worker-" + "d4" * 16])

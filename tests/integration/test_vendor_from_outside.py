@@ -243,7 +243,7 @@ def test_an_unknown_outcome_is_never_sent_twice(gateway: LlmSite, llm: FakeLlm, 
 @pytest.mark.parametrize(
     ("prices", "said"),
     [
-        (None, "MISSING prices at llm: [spendguard_llm] prices_per_million is not set"),
+        (None, "MISSING llm: [spendguard_llm] prices_per_million is not set"),
         (
             "m-small: 2",
             "[spendguard_llm] prices_per_million: 'm-small: 2' is not like `gpt-4o-mini",

@@ -160,6 +160,7 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "finish": ("POST", "/api/spend_finish", "worker", {"claim_id": "{claim}", "outcome": "failed"}),
     "close_run": ("POST", "/api/spend_close_run", "worker", {"name": "{run}"}),
     "blocked": ("POST", "/api/spend_blocked", "worker", {"worker": "{worker}"}),
+    "settings": ("GET", "/settings", "read", None),
     "status": ("GET", "/status", "read", None),
     "issue a key": ("POST", "/vault/keys", "worker", {"vendor": "stripe", "run_usd_cap": "5"}),
     "keys": ("GET", "/vault/keys", "admin", None),

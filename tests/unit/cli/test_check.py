@@ -21,6 +21,15 @@ class Unreachable:
     def get(self, path: str) -> Any:
         raise OperatorError("nobody answers")
 
+    def post(self, path: str, body: Any) -> Any:
+        raise OperatorError("nobody answers")
+
+    def under(self, token: str | None) -> Unreachable:
+        return self
+
+    def at(self, url: str, who: str, remedy: str) -> Unreachable:
+        return self
+
 
 def said(tmp_path: Path, subject: str, **settings: Any) -> str:
     found = findings(Settings(tmp_path / "books.db", Caps(), **settings), Unreachable())  # type: ignore[arg-type]  # it only gets
@@ -63,20 +72,24 @@ def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -
         "at twilio: sms_prices 1: 0.0083 USD a segment (default: Twilio's US page as read on"
     )
     assert any(line.startswith("at resend: email_price: 0.0009 USD a recipient (default:") for line in said)
-    assert not any("stripe" in line and "prices" in line for line in said)
+    assert not any("at stripe" in line for line in said)
+    assert [line for line in said if line.startswith("resend: ")] == [
+        "resend: secret from luigi.cfg; calls go to the vendor itself; allowed: everything that has a price, "
+        "and reads; 1 prices of its own (--verbose)"
+    ]
 
 
 def test_twilio_without_its_account_is_missing_something(tmp_path: Path) -> None:
     said = lines(tmp_path, vendors={"twilio": VendorSettings("twilio", "token")})
     wanted = "account_sid (TWILIO_ACCOUNT_SID on a worker) is not set: every call is denied until it is"
-    assert f"prices at twilio: [spendguard_twilio] {wanted}" in said
+    assert f"twilio: [spendguard_twilio] {wanted}" in said
 
 
 def test_a_price_that_is_not_taken_is_not_called_right(tmp_path: Path) -> None:
     prices = {"emails.send": Micros(100_000)}
     said = lines(tmp_path, vendors={"resend": VendorSettings("resend", "re_1", prices=prices)})
     wrong = "prices gives a fixed price to emails.send, which is priced by what it asks for: remove it"
-    assert f"prices at resend: [spendguard_resend] {wrong}" in said
+    assert f"resend: [spendguard_resend] {wrong}" in said
     assert not any("emails.send costs" in line for line in said)
 
 
