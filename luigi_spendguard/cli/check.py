@@ -79,16 +79,16 @@ def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = 
     yield Finding("configuration", files or "no luigi.cfg was found here: all settings have their defaults")
     # A worker has no admin token, and luigid may answer nobody without one.
     reader = operator if admin_token(settings) else operator.under(settings.worker_token)
-    answers = yield from _scheduler(reader)
+    answers, refuses = yield from _scheduler(reader)
     there = in_force.ask(settings, reader)
     if there.by:
         yield Finding("caps", f"decided by luigid at {there.by}, as are prices and forecasts")
         for setting, here, said in in_force.passed_over(settings, there):
             what = f"{setting} is {here} here and {said} there: reload luigid if this is its file"
             yield Finding("not in force", what, doubtful=True)
-    elif answers:
+    elif answers or refuses:
         yield Finding(
-            "caps", "luigid does not say what is in force, as an older one: this is said by luigi.cfg"
+            "caps", "luigid does not say what is in force: this is said by luigi.cfg, if it is luigid's"
         )
     else:
         yield Finding("caps", "luigid does not answer: this is said by luigi.cfg, if it is luigid's")
@@ -99,7 +99,7 @@ def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = 
     for text in settings.passed_over:
         yield Finding("passed over", text)
     yield from _vendors(settings, reader, there)
-    refused = list(_worker_token(settings, operator)) if answers else []
+    refused = list(_worker_token(settings, operator)) if answers or refuses else []
     yield from refused or [_tokens(settings, there)]
     yield from _retcode()
     yield from _rules(settings, there)
@@ -132,15 +132,15 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
         raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
-def _scheduler(reader: Operator) -> Generator[Finding, None, bool]:
-    """Return whether luigid answers."""
+def _scheduler(reader: Operator) -> Generator[Finding, None, tuple[bool, bool]]:
+    """Return whether luigid answers, and whether it refuses to."""
     try:
         runs = reader.get("/runs")
     except OperatorError as error:
         yield Finding("scheduler", str(error), missing=True)
-        return False
+        return False, error.exit_code != 3
     yield Finding("scheduler", f"luigid-spendguard answers at {reader.url} ({len(runs)} runs)")
-    return True
+    return True, False
 
 
 def _admin_token(settings: Settings, there: InForce) -> Iterator[Finding]:
@@ -182,12 +182,14 @@ def _caps(there: InForce) -> Iterator[Finding]:
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
     if note and not caps.families:
-        whose = "luigid's luigi.cfg" if there.by else "luigi.cfg"
-        yield Finding(
-            "roots",
-            f"no cap is set, so every paid call is denied: set default_cap_usd in [spendguard] of {whose}",
-            missing=True,
-        )
+        where = "set default_cap_usd in [spendguard] of luigid's luigi.cfg"
+        if there.by:
+            text = f"no cap is set, so every paid call is denied: {where}"
+            yield Finding("roots", text, missing=True)
+        else:
+            yield Finding(
+                "roots", f"no cap is set here; if it is not in luigid's either, {where}", doubtful=True
+            )
     elif limit is None:
         yield Finding("other roots", "cap $0.00: default_cap_usd is not set")
     else:
@@ -280,21 +282,18 @@ def _vendors(settings: Settings, reader: Operator, there: InForce) -> Iterator[F
     for name in used:
         yield from _vendor(settings, there, name)
     if unused := [name for name in VENDORS if name not in used]:
-        yield _unused(unused, missing=not used)
+        yield _unused(unused, none=not used, told=bool(there.by))
 
 
-def _unused(names: list[str], *, missing: bool) -> Finding:
+def _unused(names: list[str], *, none: bool, told: bool) -> Finding:
     where = ", ".join(
         f"[spendguard_{name}] secret or {VENDORS[name].secret_variables[0]}"
         for name in names
         if VENDORS[name].secret_variables
     )
-    if missing:
-        return Finding(
-            "vendors",
-            f"no secret here: on the workers, set {where}, else their calls are denied",
-            missing=True,
-        )
+    if none:
+        text = f"no secret here{'' if told else ', and perhaps not in luigid'}: on the workers, set {where}"
+        return Finding("vendors", f"{text}, else their calls are denied", missing=told, doubtful=not told)
     return Finding("not used", f"{', '.join(names)}: their calls are denied (there is no {where})")
 
 
