@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from configparser import InterpolationError
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import quote, urlencode, urlsplit
 
 import luigi.configuration
 import urllib3
@@ -88,6 +88,10 @@ class Operator:
 
     def at(self, url: str, who: str, remedy: str) -> Operator:
         """Return a client of another address under the same token; `who` is there, `remedy` if it is not."""
+        here, there = urlsplit(str(self.given)), urlsplit(url)
+        user = here.netloc.rpartition("@")[0]
+        if user and (here.scheme, here.netloc.rpartition("@")[2]) == (there.scheme, there.netloc):
+            url = there._replace(netloc=f"{user}@{there.netloc}").geturl()  # The same proxy asks for them.
         other = Operator(url, self._token)
         other.who, other.remedy = who, remedy
         return other

@@ -22,6 +22,7 @@ from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.config import Settings
+from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.money import format_usd, parse_usd
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -272,6 +273,9 @@ def _vendors(settings: Settings, reader: Operator, there: InForce) -> Iterator[F
         try:
             reader.at(apart, "the gateway", "start it, or mend [spendguard] gateway_url").get("/status")
             yield Finding("gateway", f"answers at {apart}, for {', '.join(sorted(served)) or 'no vendor'}")
+            if shown_in_clear(apart, reader.url):
+                clear = f"{apart} would show vault keys to the network, while luigid is reached by https"
+                yield Finding("gateway", f"{clear}: calls are denied until both are https", missing=True)
         except OperatorError as error:
             yield Finding("gateway", str(error), missing=True)
     used = [

@@ -64,7 +64,7 @@ def _amounts(told: Mapping[str, str | None]) -> dict[str, Micros]:
 
 
 def ask(settings: Settings, operator: Operator) -> InForce:
-    """Ask luigid, and a gateway apart. Raises OperatorError where that gateway does not answer."""
+    """Ask luigid, and a gateway apart; never raises."""
     here = settings.in_force()
     try:
         told = operator.get("/settings")

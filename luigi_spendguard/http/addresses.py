@@ -114,6 +114,12 @@ def _ascii(host: str) -> str:
     return host if host.isascii() else host.encode("idna").decode()
 
 
+def shown_in_clear(gateway_url: str, home: str) -> bool:
+    """Return whether a gateway is reached in clear over a network, while luigid, at `home`, is not."""
+    parts = urlsplit(gateway_url)
+    return parts.scheme == "http" and not is_loopback(parts.hostname) and not home.startswith("http:")
+
+
 def certificate_bundle() -> str | None:
     """Return the file (or folder) of certificates that the environment names, None for the usual ones."""
     return next((os.environ[name] for name in CERTIFICATE_VARIABLES if os.environ.get(name)), None)

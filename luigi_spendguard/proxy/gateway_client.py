@@ -18,13 +18,13 @@ from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnrea
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.guard.messages import say_replayed
+from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
-from luigi_spendguard.settings.values import is_loopback
 from luigi_spendguard.vendors import Reply, Request, Vendor
 
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
@@ -104,7 +104,7 @@ def _gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> GatewayAdd
         return None
     if vendor not in attempt.served and (own is None or secret is not None):
         return None
-    if own is not None and _in_clear(own) and not home.startswith("http:"):
+    if own is not None and shown_in_clear(own, home):
         raise denial(
             "scope",
             f"[spendguard] gateway_url = {own} would show the vault key to the network, while the scheduler "
@@ -113,11 +113,6 @@ def _gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> GatewayAdd
     same = own is None or urlsplit(own)[:2] == urlsplit(home)[:2]
     authorization = attempt.client.authorization if same else ""
     return GatewayAddress(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
-
-
-def _in_clear(url: str) -> bool:
-    parts = urlsplit(url)
-    return parts.scheme == "http" and not is_loopback(parts.hostname)
 
 
 class Forwarder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import time
 from collections.abc import Callable
@@ -36,7 +37,8 @@ _ACCOUNT = re.compile(r"acct_[A-Za-z0-9]+")
 
 async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest) -> Created:
     """Issue a key. Raises BadMessage, BadAmount, Conflict, KeyRevoked, LedgerUnavailable."""
-    terms = terms_of(request)
+    # In a thread: a vendor's tables are long.
+    terms = await asyncio.to_thread(terms_of, request)
     if terms.vendor not in service.relayed_vendors and service.settings.gateway_url is None:
         raise Conflict(
             f"this luigid is no gateway for {terms.vendor}, and a key for it would open nothing: set secret "

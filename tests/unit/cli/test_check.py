@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.cli.api_client import OperatorError
+from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import findings
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import Micros
@@ -106,3 +106,51 @@ def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: p
     [rest] = [finding for finding in found if finding.subject == "not used"]
     assert not rest.missing
     assert rest.text.startswith("twilio, resend") or rest.text.startswith("resend, twilio")
+
+
+class Luigid(Unreachable):
+    """Answers for luigid and for a gateway apart, which has Stripe's secret."""
+
+    url = "https://luigid.example.com"
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self._settings = Settings(folder / "luigids.db", **settings)
+
+    def get(self, path: str) -> Any:
+        if path == "/settings":
+            return self._settings.in_force() | {"gateway": ["stripe"], "families": ["Charge"]}
+        return {"/runs": [], "/status": {"ledger": True}}[path]
+
+    def post(self, path: str, body: Any) -> Any:
+        return {}
+
+
+def test_a_gateway_that_is_shown_keys_in_clear_is_missing_tls(tmp_path: Path) -> None:
+    settings = Settings(tmp_path / "books.db", gateway_url="http://gateway.example.com:8083")
+    luigid = Luigid(tmp_path, caps=Caps(default=Micros(1_000_000)))
+    found = findings(settings, luigid)  # type: ignore[arg-type]  # it answers
+    missing = [str(one) for one in found if one.missing]
+    assert missing == [
+        "MISSING gateway: http://gateway.example.com:8083 would show vault keys to the network, while luigid "
+        "is reached by https: calls are denied until both are https"
+    ]
+
+
+def test_what_only_luigids_file_says_is_not_called_passed_over(tmp_path: Path) -> None:
+    luigid = Luigid(
+        tmp_path, caps=Caps(default=Micros(1), families={"Bill": Micros(2)}), vendor_tasks=("Chrage",)
+    )
+    found = list(findings(Settings(tmp_path / "books.db"), luigid))  # type: ignore[arg-type]  # it answers
+    assert not any(one.subject == "not in force" for one in found)
+    [doubt] = [str(one) for one in found if one.doubtful]
+    assert doubt.endswith("vendor_tasks of luigid: luigid has seen no task Chrage: did you mean Charge?")
+
+
+def test_the_same_proxy_is_shown_its_user_and_password_for_the_gateway() -> None:
+    here = Operator("https://us%40er:pass@luigid.example.com/luigi", "t" * 20)
+    asked = here.at("https://luigid.example.com/gateway", "the gateway", "start it")
+    assert asked._headers == here._headers
+    assert asked.url == "https://luigid.example.com/gateway"
+    other = here.at("https://gateway.example.com", "the gateway", "start it")
+    assert other._headers["Authorization"] == "Bearer " + "t" * 20
+    assert here.under(None)._headers["Authorization"].startswith("Basic ")
