@@ -21,7 +21,7 @@ from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
-from luigi_spendguard.config import Settings
+from luigi_spendguard.config import Settings, vendor_in_force
 from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.money import format_usd, parse_usd
 from luigi_spendguard.vendors.registry import VENDORS
@@ -326,7 +326,9 @@ def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
     text += f"; cap {format_usd(parse_usd(cap))} inside any run" if cap is not None else ""
     text += f"; {len(told['prices'])} prices of its own (--verbose)" if told["prices"] else ""
     yield Finding(name, text)
-    for problem in told["problems"]:
+    # The section here, too: it may be luigid's, changed and not in force yet.
+    section = vendor_in_force(settings.vendor(name))
+    for problem in dict.fromkeys([*told["problems"], *section["problems"]]):
         yield Finding(name, problem, missing=True)
     for price in told["prices"]:
         yield Finding(f"at {name}", price, detail=True)
