@@ -120,15 +120,20 @@ def vendor_in_force(settings: VendorSettings) -> dict[str, Any]:
     """Return what of a vendor's section decides about money, as `GET /settings` answers it."""
     vendor = VENDORS[settings.name]
     used = settings.secret is not None or bool(settings.own)
-    problems = list(vendor.problems(settings))
+    prices: list[str] = []
+    try:
+        problems = list(vendor.problems(settings))
+        prices += [f"{what}: {cost}" for what, cost in vendor.price_list(settings)] if used else []
+    except (
+        Exception
+    ) as error:  # It is anybody's vendor, and one of them keeps nobody from hearing of the others.
+        problems = [f"the vendor {settings.name} failed to say its prices ({type(error).__name__})"]
     fixed = {} if problems else settings.prices
+    prices += [f"{operation} costs {format_usd(price)} a call" for operation, price in sorted(fixed.items())]
     return {
         "run_cap_usd": _shown(settings.run_cap_usd),
         "allowed_endpoints": list(settings.allowed_endpoints),
-        "prices": [
-            *([f"{what}: {cost}" for what, cost in vendor.price_list(settings)] if used else []),
-            *(f"{operation} costs {format_usd(price)} a call" for operation, price in sorted(fixed.items())),
-        ],
+        "prices": prices,
         "problems": problems,
     }
 

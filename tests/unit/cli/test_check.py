@@ -154,3 +154,16 @@ def test_the_same_proxy_is_shown_its_user_and_password_for_the_gateway() -> None
     other = here.at("https://gateway.example.com", "the gateway", "start it")
     assert other._headers["Authorization"] == "Bearer " + "t" * 20
     assert here.under(None)._headers["Authorization"].startswith("Basic ")
+
+
+def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(settings: VendorSettings) -> Any:
+        raise KeyError("prices")
+
+    monkeypatch.setattr(VENDORS["resend"], "price_list", fails)
+    own = {"resend": VendorSettings("resend", "re_1"), "stripe": VendorSettings("stripe", "sk_test_1")}
+    said = lines(tmp_path, vendors=own)
+    assert "resend: the vendor resend failed to say its prices (KeyError)" in said
+    assert any(line.startswith("stripe: secret from luigi.cfg") for line in said)
