@@ -93,6 +93,7 @@ class Settings:
             "max_cap_usd": _shown(caps.limit),
             "daily_cap_usd": _shown(caps.day),
             "approve_above_usd": _shown(caps.single),
+            "suspect_duplicates": {name: caps.duplicates(name) for name in VENDORS},
             "mode": "shadow" if caps.shadow else "enforce",
             "forecast": self.forecast,
             "vendor_tasks": list(self.vendor_tasks),
@@ -200,6 +201,8 @@ def load(
         vendors={v: own.run_cap_usd for v, own in vendors.items() if own.run_cap_usd is not None},
         single=main.pop("approve_above_usd", None),
         shadow=main.pop("mode", "enforce") == "shadow",
+        suspects=main.pop("suspect_duplicates", None),
+        moving=frozenset(name for name, vendor in VENDORS.items() if vendor.moves_money),
     )
     if caps.limit is not None and caps.default is not None and caps.default > caps.limit:
         raise sections[PREFIX]["default_cap_usd"].error(

@@ -85,7 +85,7 @@ def pretender(shared_site: Site, vendor: FakeStripe) -> Pretender:
 @pytest.fixture
 def unstarted(tmp_path: Path) -> Iterator[Site]:
     """A site of the test's own, whose luigid is not started yet."""
-    with Site(tmp_path / "site", start=False) as site:
+    with Site(tmp_path / "site", start=False, spendguard={"suspect_duplicates": None}) as site:
         yield site
 
 

@@ -74,6 +74,11 @@ def top_up(run_id: str, usd: Micros, request_id: str) -> None:
 )
 @click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
 @click.option("--cost", type=Usd(), help="What that task may cost.")
+@click.option(
+    "--duplicate-of",
+    metavar="CALL",
+    help="Another task's call beside which that task's call waits: it is another payment.",
+)
 @_REQUEST_ID
 def approve(
     run_id: str,
@@ -81,21 +86,27 @@ def approve(
     unknown_tasks: int,
     task_id: str | None,
     cost: Micros | None,
-    request_id: str,
+    **more: str | None,
 ) -> None:
-    """Let a run's forecast pass, or one task's cost; it does not raise any cap."""
+    """Let a run's forecast pass, one task's cost, or its call beside another's; it does not raise any cap."""
+    duplicate_of = more["duplicate_of"]
     of_forecast = forecast is not None or bool(unknown_tasks)
     if (task_id is None) is not (cost is None) or (task_id is not None and of_forecast):
         raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
+    if duplicate_of is not None and task_id is None:
+        raise click.UsageError("--duplicate-of goes with --task TASK_ID and --cost USD")
     amount = cost if forecast is None else forecast
     if amount is None:
         run_id, shown = on_run(run_id, _shown_forecast)
         amount, unknown_tasks = shown
-    body: dict[str, Any] = {"usd": plain_usd(amount), "request_id": request_id}
+    body: dict[str, Any] = {"usd": plain_usd(amount)}
     body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
+    body |= {name: value for name, value in more.items() if value is not None}
     run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "approve"), body))
     what = (
-        f"Task {task_id} may cost {format_usd(amount)}"
+        f"Task {task_id} may ask for {format_usd(amount)} beside call {duplicate_of}"
+        if duplicate_of
+        else f"Task {task_id} may cost {format_usd(amount)}"
         if task_id
         else f"The forecast of {run_id} is approved"
     )

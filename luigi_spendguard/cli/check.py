@@ -202,12 +202,23 @@ def _caps(there: InForce) -> Iterator[Finding]:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
 
 
+def _duplicates(there: InForce) -> Iterator[Finding]:
+    """Say what becomes of suspect duplicates at each vendor; a luigid of before does not tell."""
+    rules: dict[str, str] = there.told.get("suspect_duplicates", {})
+    if not rules:
+        return
+    at = {rule: ", ".join(sorted(name for name in rules if rules[name] == rule)) for rule in ("hold", "warn")}
+    said = [f"{word} at {at[rule]}" for rule, word in (("hold", "held"), ("warn", "said")) if at[rule]]
+    yield Finding("duplicates", f"suspect ones are {'; '.join(said) or 'not looked for'}")
+
+
 def _rules(settings: Settings, there: InForce) -> Iterator[Finding]:
     caps = there.caps
     for family in sorted(caps.task_families):
         yield Finding(f"tasks {family}", f"cap {format_usd(caps.task_families[family])} inside any run")
     if caps.single is not None:
         yield Finding("single tasks", f"above {format_usd(caps.single)} wait for `spendguard approve`")
+    yield from _duplicates(there)
     forecast = there.told["forecast"]
     what = {
         "off": "not made",

@@ -122,6 +122,9 @@ def passed_over(settings: Settings, there: InForce) -> Iterator[tuple[str, str, 
     for setting, mine, other in named:
         if setting in settings.set_here and mine != other:
             yield setting, _shown(setting, mine), _shown(setting, other)
+    key = "suspect_duplicates"
+    if f"[spendguard] {key}" in settings.set_here and here[key] != there.told.get(key, here[key]):
+        yield f"[spendguard] {key}", str(settings.caps.suspects), "another rule"
     if settings.caps.shadow and there.told["mode"] != "shadow":
         yield "[spendguard] mode", "shadow", "enforce"
 

@@ -177,7 +177,10 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
             yield f"{'':10}   and {why['tasks'] - LISTED} more: --format json has the first 100"
     for task in run["awaiting_approval"]:
         cost = format_usd(parse_usd(task["cost_usd"]))
-        yield plain(f"{'approval':10} {task['task_id']} may cost {cost} and waits to be approved")
+        what = f"may cost {cost}"
+        if beside := task.get("duplicate_of"):
+            what = f"asks for {cost}, which call {beside} of {task['duplicate_task_id']} may have paid,"
+        yield plain(f"{'approval':10} {task['task_id']} {what} and waits to be approved")
     for approval in run["approvals"]:
         what = "the forecast" if approval["task_id"] is None else approval["task_id"]
         yield plain(f"{'approved':10} {what}: {format_usd(parse_usd(approval['usd']))}")

@@ -132,6 +132,8 @@ class Guard:
                 return replayed(quote, answer)
             if answer.verdict != "allowed":
                 raise denied_by(answer)
+            if answer.message:
+                logger.warning("%s", answer.message)
             unused.append(answer)
             call.call_id, call.ask, call.entry = answer.call_id, answer.ask, call.entry or answer.entry
             try:

@@ -99,7 +99,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(
         f"UPDATE claim SET {_ENDED}, outcome = 'superseded', ended_at = {NOW}"
-        f" WHERE ended_at IS NULL AND id IN ({_OF_TASKS})",
+        f" WHERE ended_at IS NULL AND id IN ({OF_TASKS})",
         tasks,
     )
     if max_cost is not None:
@@ -138,7 +138,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
 _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
 #: Claims of any of the tasks (a JSON list), alone or in a batch.
-_OF_TASKS = (
+OF_TASKS = (
     "WITH wanted AS (SELECT value FROM json_each(?1))"
     " SELECT id FROM claim WHERE task_id IN wanted UNION SELECT claim_id FROM member WHERE task_id IN wanted"
 )
@@ -185,7 +185,7 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     rows = tx.all(
         "SELECT DISTINCT CASE call.payment WHEN '' THEN call.task_id ELSE call.payment END AS payer"
         " FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
-        f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({_OF_TASKS})"
+        f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({OF_TASKS})"
         " AND payer <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
         " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
         f" AND {NOT_DECLINED}"
@@ -243,7 +243,7 @@ def lose(tx: Tx, workers: Sequence[str]) -> None:
 def share(tx: Tx, task_id: str, run_ids: Sequence[str]) -> None:
     """Let an open claim of a task, or of a batch with it, be shown in the other runs that need it."""
     for row in tx.all(
-        f"SELECT id, run_id, also FROM claim WHERE ended_at IS NULL AND id IN ({_OF_TASKS})",
+        f"SELECT id, run_id, also FROM claim WHERE ended_at IS NULL AND id IN ({OF_TASKS})",
         json.dumps([task_id]),
     ):
         also = {*json.loads(row["also"]), *run_ids} - {row["run_id"]}
@@ -355,6 +355,6 @@ def close_run(
 def _is_last(tx: Tx, claimed: Row, task_id: str) -> bool:
     """Return whether no later attempt has that task: a later one says itself how it ended."""
     last = tx.value(
-        f"SELECT id FROM claim WHERE id IN ({_OF_TASKS}) ORDER BY rowid DESC LIMIT 1", json.dumps([task_id])
+        f"SELECT id FROM claim WHERE id IN ({OF_TASKS}) ORDER BY rowid DESC LIMIT 1", json.dumps([task_id])
     )
     return bool(last == claimed["id"])

@@ -115,6 +115,19 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "CREATE INDEX claim_payment ON claim (task_id, payment) WHERE payment <> ''",
         "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
     ),
+    # Find who has charged a target, and keep what an operator let pass beside that.
+    12: (
+        """
+        CREATE TABLE duplicate_approval (
+            run_id VARCHAR(255) NOT NULL,
+            task_id VARCHAR(255) NOT NULL,
+            call_id VARCHAR(255) NOT NULL,
+            amount_micros INTEGER NOT NULL,
+            PRIMARY KEY (run_id, task_id, call_id)
+        ) WITHOUT ROWID
+        """,
+        "CREATE INDEX call_charged ON call (family, target) WHERE base IS NOT NULL AND asked_micros > 0",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

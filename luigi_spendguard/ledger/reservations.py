@@ -24,6 +24,7 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.duplicates import DUPLICATE, check_duplicate
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import (
@@ -112,6 +113,8 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     if match is not None:
         return answer_repeated(tx, scope, ask, identity, match, row)
     check_overlap(tx, scope.claim, ask, identity)
+    if not ask.read:
+        check_duplicate(tx, scope, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
@@ -151,6 +154,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     check_overlap(tx, scope.claim, ask, identity)
     if identity.mates and identity.base is not None and ask.total_micros != 0:
         check_mates(tx, identity, ask)
+    warning = "" if ask.read else check_duplicate(tx, scope, ask, identity)
     if wait := wait_for_turn(tx, scope, ask, ask.call_id):
         return wait
     if ask.total_micros is None and object_of(tx, ask) is None:
@@ -158,7 +162,8 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     used = 0 if ask.read else count_tries(tx, identity)
     key = wire_key(ask, identity, used)
     with tx.savepoint():
-        row = record(tx, scope, ask, identity, now, Decision("allowed", wire_key=key, tries=used))
+        why = Decision("allowed", DUPLICATE if warning else "", warning, wire_key=key, tries=used)
+        row = record(tx, scope, ask, identity, now, why)
         _link_budgets(tx, scope, row["id"], ask.vendor)
         _reserve_money(tx, scope, ask, row, now)
         take_turn(tx, scope, ask, row["id"])
@@ -173,7 +178,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
             answer_headers="{}",
             answer_body="",
         )
-    return ReserveReply("allowed", row["id"], ask.ask, wire_key=key)
+    return ReserveReply("allowed", row["id"], ask.ask, wire_key=key, message=warning)
 
 
 def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:

@@ -187,6 +187,20 @@ class ApprovalTable(_Table):
         without_rowid = True
 
 
+class DuplicateApprovalTable(_Table):
+    """What an operator let pass: a task's call of that amount, beside call `call_id` of another task."""
+
+    run_id = CharField()
+    task_id = CharField()
+    call_id = CharField()
+    amount_micros = BigIntegerField()
+
+    class Meta:
+        table_name = "duplicate_approval"
+        primary_key = CompositeKey("run_id", "task_id", "call_id")
+        without_rowid = True
+
+
 class CallTable(_Table):
     """One logical vendor request. `state` is null when nothing was ever reserved for it."""
 
@@ -376,6 +390,7 @@ TABLES: tuple[type[peewee.Model], ...] = (
     BatchPaymentTable,
     KeyTermsTable,
     ApprovalTable,
+    DuplicateApprovalTable,
     CallTable,
     CallBudgetTable,
     ExchangeTable,
@@ -398,6 +413,7 @@ _BESIDE = (
     "CREATE INDEX claim_payment ON claim (task_id, payment) WHERE payment <> ''",
     "CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')",
     "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
+    "CREATE INDEX call_charged ON call (family, target) WHERE base IS NOT NULL AND asked_micros > 0",
     "CREATE INDEX call_vendor ON call (run_id, vendor)",
     "CREATE INDEX call_denied ON call (run_id) WHERE verdict = 'denied'",
     "CREATE INDEX call_doubt ON call (run_id) WHERE state = 'in_doubt'",

@@ -187,7 +187,9 @@ def start(tx: Tx, caps: Caps) -> Start:
     """Bring budgets to the configured caps, and return all that the gate counts from."""
     follow(tx, caps)
     claims = tx.all(
-        f"SELECT claim.*, {REMAINING} AS left_micros FROM claim"
+        f"SELECT claim.*, {REMAINING} AS left_micros, (SELECT task_id FROM call WHERE id = claim.held_part"
+        f" AND claim.held_scope = 'duplicate' AND epoch = {COMPLETIONS.format('call')}) AS beside_task"
+        " FROM claim"
         " JOIN run ON run.run_id = claim.run_id AND run.state <> 'ended'"
         " LEFT JOIN budget ON budget.scope = 'task' AND budget.subject = claim.run_id"
         " AND budget.part = claim.task_id"

@@ -44,7 +44,12 @@ class TopUpRequest(Message):
 
 @dataclass(frozen=True)
 class ApproveRequest(Message):
-    """What is approved of a run, as it was shown: its forecast, or what one task may cost."""
+    """What is approved of a run, as it was shown: its forecast, or what one task may cost.
+
+    Attributes:
+        duplicate_of: the other task's call beside which that task's call waits.
+
+    """
 
     run_id: RunId
     usd: Annotated[
@@ -61,10 +66,13 @@ class ApproveRequest(Message):
         ),
     ] = 0
     task_id: Text | None = None
+    duplicate_of: Text | None = None
     request_id: RequestId | None = None
 
     def __post_init__(self) -> None:
         """Raise BadMessage for what does not go together."""
+        if self.task_id is None and self.duplicate_of is not None:
+            raise BadMessage("'duplicate_of' needs the 'task_id' that waits beside that call")
         if self.task_id is not None and self.unknown_tasks:
             raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
 

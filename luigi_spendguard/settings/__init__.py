@@ -156,6 +156,14 @@ MAIN: tuple[Setting, ...] = (
     ),
     Setting(
         PREFIX,
+        "suspect_duplicates",
+        values.one_of("hold", "warn", "off"),
+        "`hold` for money, `warn` for texts and mails",
+        "`hold`, `warn` or `off`: what becomes of a call whose target was charged by another task of the "
+        "same family that has not completed. `hold`: its task waits for an approval; `warn`: it is said.",
+    ),
+    Setting(
+        PREFIX,
         "mode",
         values.one_of("enforce", "shadow"),
         "enforce",

@@ -24,6 +24,8 @@ class Caps:
         vendors: `run_cap_usd` of a vendor's section, what may be spent there inside any run.
         single: `approve_above_usd`, what a single task may spend without an approval.
         shadow: `mode = shadow`: what a cap would have denied is recorded and let through.
+        suspects: `suspect_duplicates`; None: by what a vendor sells.
+        moving: the vendors whose calls move money.
 
     """
 
@@ -35,6 +37,12 @@ class Caps:
     vendors: Mapping[str, Micros] = field(default_factory=dict)
     single: Micros | None = None
     shadow: bool = False
+    suspects: str | None = None
+    moving: frozenset[str] = frozenset()
+
+    def duplicates(self, vendor: str) -> str:
+        """Return what becomes of a vendor's calls that may be duplicates: `hold`, `warn` or `off`."""
+        return self.suspects or ("hold" if vendor in self.moving else "warn")
 
     def grant(self, family: str, asked: Micros | None) -> tuple[Micros, str]:
         """Return the cap for a run of root `family`, and a note where it is not what was asked."""

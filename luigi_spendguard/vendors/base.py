@@ -147,6 +147,7 @@ class Vendor(ABC):
         secret_variables: the environment variables in which its secret usually lives, best first.
         stand_ins: what else its SDK asks the environment for, and what will do in its place.
         settings: the keys of luigi.cfg that only this vendor has.
+        moves_money: what its calls cost is money that they move, and not a price for what it does.
         prices_late: it names prices later: `follow_up` asks for them.
         ruled: operations that are priced by what they ask for, and take no fixed price.
         made_up: idempotency keys of this form may come from the SDK and not from its caller: the call is
@@ -166,6 +167,7 @@ class Vendor(ABC):
     secret_variables: tuple[str, ...] = ()
     stand_ins: Mapping[str, str] = {}
     settings: tuple[Setting, ...] = ()
+    moves_money: bool = False
     prices_late: bool = False
     ruled: frozenset[str] = frozenset()
     made_up: re.Pattern[str] = re.compile(MADE_UP)

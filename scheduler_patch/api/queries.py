@@ -298,12 +298,12 @@ async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
 async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
     counts: Counter[Verdict] = Counter()
-    single: list[TaskState] = []
+    single: list[dict[str, str]] = []
     groups: dict[Reason, list[str]] = {}
     async for task, verdict in _blocked(service, row["run_id"]):
         counts[verdict] += 1
-        if verdict is Verdict.APPROVAL:
-            single.append(task)
+        if verdict is Verdict.APPROVAL or verdict is Verdict.DUPLICATE:
+            single.append(_awaiting(task, verdict))
         if (why := reason_of(service.scheduler.gate, task.task_id, verdict)) is not None:
             groups.setdefault(why, []).append(task.task_id)
     return {
@@ -319,7 +319,13 @@ async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, An
             }
             for why, tasks in groups.items()
         ],
-        "awaiting_approval": [
-            {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)} for task in single[:LISTED]
-        ],
+        "awaiting_approval": single[:LISTED],
     }
+
+
+def _awaiting(task: TaskState, verdict: Verdict) -> dict[str, str]:
+    """Return what is shown of a task that waits for an approval: that is what is approved."""
+    if verdict is Verdict.DUPLICATE and task.hold is not None:
+        shown = {"cost_usd": plain_usd(task.hold.asked), "duplicate_of": task.hold.part}
+        return {"task_id": task.task_id, **shown, "duplicate_task_id": task.hold.beside}
+    return {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)}

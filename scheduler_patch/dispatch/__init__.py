@@ -26,6 +26,7 @@ class Verdict(str, Enum):
     KEY = "key"
     FORECAST = "forecast"
     APPROVAL = "approval"
+    DUPLICATE = "duplicate"
     FROZEN = "frozen"
     CAP = "cap"
     DAY = "day"
@@ -55,7 +56,7 @@ class Verdict(str, Enum):
     @property
     def is_held(self) -> bool:
         """Whether an approval alone ends it."""
-        return self is Verdict.FORECAST or self is Verdict.APPROVAL
+        return self is Verdict.FORECAST or self is Verdict.APPROVAL or self is Verdict.DUPLICATE
 
 
 #: Looked up once: every candidate of every `get_work` is compared with them.
@@ -248,6 +249,8 @@ class Gate:
         single = rules.single
         if single is not None and (task.cost or 0) > max(single, run.approvals.get(task.task_id, 0)):
             return Verdict.APPROVAL
+        if task.held_by("duplicate"):
+            return Verdict.DUPLICATE
         if rules.shadow:
             return READY
         return self._affords(run, task)

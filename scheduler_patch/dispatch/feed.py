@@ -138,6 +138,8 @@ def _recall(state: DispatchState, row: Row) -> None:
     for each in (row["task_id"], *members):
         task = state.task(each)
         task.pinned, task.hold = row["run_id"], _hold(state, row)
+        if task.hold is not None and task.hold.beside:
+            state.beside.setdefault(task.hold.beside, set()).add(each)
         if row["held_scope"] == "approval":
             task.cost = max(task.cost or 0, row["held_micros"])
     task = state.task(row["task_id"])
@@ -150,6 +152,9 @@ def _recall(state: DispatchState, row: Row) -> None:
 def _hold(state: DispatchState, row: Row) -> Hold | None:
     if row["held_scope"] in ("", "approval") or state.rules.shadow:
         return None
+    if row["held_scope"] == "duplicate":
+        beside = row["beside_task"]  # None: it has completed since.
+        return beside and Hold("duplicate", row["held_part"], row["held_micros"], beside)
     return Hold(row["held_scope"], "" if row["held_scope"] == "day" else row["held_part"], row["held_micros"])
 
 

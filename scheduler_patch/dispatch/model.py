@@ -233,11 +233,15 @@ class RunState:
 
 @dataclass(frozen=True)
 class Hold:
-    """A task was denied: it stays blocked while `asked` exceeds what remains of that budget."""
+    """A task was denied: it stays blocked while `asked` exceeds what remains of that budget.
+
+    Of the scope `duplicate` it is no budget: it waits beside call `part` of the task `beside`.
+    """
 
     scope: str
     part: str
     asked: int
+    beside: str = ""
 
     @property
     def key(self) -> tuple[str, str]:

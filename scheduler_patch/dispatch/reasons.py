@@ -69,6 +69,13 @@ def _explained(gate: Gate, run: RunState, task: TaskState, code: Verdict) -> tup
             f"{format_usd(task.cost or 0)}",
             _approve(run_id, task, task.cost or 0),
         )
+    if code is Verdict.DUPLICATE and task.hold is not None:
+        hold = task.hold
+        return (
+            f"it asks for {format_usd(hold.asked)}, and call {hold.part} of {hold.beside}, which has not "
+            "completed, has charged the same target: it may be the same payment",
+            _approve(run_id, task, hold.asked, "--duplicate-of", hold.part),
+        )
     if code is Verdict.TASK:
         asked = format_usd(task.hold.asked) if task.hold is not None else "more"
         if task.cost is None:
@@ -90,8 +97,8 @@ def _explained(gate: Gate, run: RunState, task: TaskState, code: Verdict) -> tup
     return _spent(budget), top_up
 
 
-def _approve(run_id: str, task: TaskState, cost: int) -> str:
-    return f"{command('approve', run_id, '--task', task.task_id, '--cost', plain_usd(cost))} frees it"
+def _approve(run_id: str, task: TaskState, cost: int, *more: str) -> str:
+    return f"{command('approve', run_id, '--task', task.task_id, '--cost', plain_usd(cost), *more)} frees it"
 
 
 def _spent(budget: BudgetState) -> str:

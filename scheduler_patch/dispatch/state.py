@@ -48,6 +48,8 @@ class DispatchState:
         self.today = Today()
         #: What a task of a family that declares nothing has cost on average.
         self.averages: dict[str, int] = {}
+        #: Which tasks wait beside a call of another one, by that one.
+        self.beside: dict[str, set[str]] = {}
         #: Workers that are gone, their tasks' ends unheard: the ledger has to be told.
         self.vanished: set[str] = set()
         #: Workers to be told that a run is revoked: each worker's runs.
@@ -179,6 +181,8 @@ class DispatchState:
         for member in members:
             if combined is not None and member in self.tasks:
                 self.tasks[member].hold = combined.hold
+                if combined.hold is not None and combined.hold.beside:
+                    self.beside.setdefault(combined.hold.beside, set()).add(member)
                 self.tasks[member].denied = combined.denied
         self.forget([task_id])
 
@@ -201,6 +205,8 @@ class DispatchState:
         if announced.scheduling:
             self.announcing.setdefault(worker, set())
             task.refused.pop(worker, None)  # It was submitted again.
+            if task.held_by("duplicate"):
+                task.hold = None  # Its next attempt looks whether it still is one.
         if run_id is None:
             if not own:
                 self.unplaced.setdefault(worker, set()).add(task_id)
@@ -292,11 +298,26 @@ class DispatchState:
             if task_id in task.members:  # It is a single task again, whose budget was its batch's.
                 task.members, task.left = (), None
 
-    def hold(self, task_id: str, scope: str, asked: int, part: str = "") -> None:
-        """Block a task until `asked` fits what remains of that budget; of a day's, whichever it is then."""
+    def hold(self, task_id: str, scope: str, asked: int, part: str = "", beside: str = "") -> None:
+        """Block a task until `asked` fits what remains of that budget; of a day's, whichever it is then.
+
+        `beside`: see `Hold`.
+        """
         task = self.tasks.get(task_id)
         if task is not None:
-            task.hold, task.denied = Hold(scope, "" if scope == "day" else part, asked), True
+            task.hold, task.denied = Hold(scope, "" if scope == "day" else part, asked, beside), True
+            if beside:
+                self.beside.setdefault(beside, set()).add(task_id)
+
+    def look_again(self, task_id: str) -> None:
+        """Let a task that waits beside another one's call try again, with its batch."""
+        task = self.tasks.get(task_id) or self.remembered.get(task_id)
+        for each in () if task is None else dict.fromkeys((task_id, *task.batch)):
+            mate = self.tasks.get(each) or self.remembered.get(each)
+            if mate is not None and mate.held_by("duplicate"):
+                mate.hold = None
+                mate.refused.clear()
+        self.version += 1
 
     def free(self, task_id: str) -> None:
         """Block a task no more for what it was denied."""
@@ -330,6 +351,8 @@ class DispatchState:
     def completed(self, tasks: Iterable[str]) -> None:
         """Take it that tasks have completed: should they run again, they pay like any other."""
         for task_id in tasks:
+            for held in self.beside.pop(task_id, ()):
+                self.look_again(held)
             task = self.tasks.get(task_id) or self.remembered.get(task_id)
             if task is not None:
                 task.paid = False

@@ -269,7 +269,7 @@ def hold_as_denied(gate: Gate, task_id: str, denial: dict[str, Any]) -> None:
         if remaining is None:
             return
         task.left = remaining
-    state.hold(task_id, scope, asked, part)
+    state.hold(task_id, scope, asked, part, str(denial.get("of_task", "")))
 
 
 def forget_lost_workers(scheduler: Any) -> None:

@@ -356,7 +356,7 @@ def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer
         if scope == "approval":
             state.declare(task_id, asked)
         else:
-            state.hold(task_id, scope, asked, part)
+            state.hold(task_id, scope, asked, part, answer.facts.get("of_task", ""))
     elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
         feed.pay(state, task_id)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import corrections, queries, runs, snapshot
+from luigi_spendguard.ledger import corrections, duplicates, queries, runs, snapshot
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd
@@ -54,6 +54,9 @@ async def approve(service: LedgerService, request: ApproveRequest) -> None:
     Raises BadAmount, NotFound, Conflict (it is another amount now).
     """
     amount, task_id = parse_usd(request.usd), request.task_id
+    if request.duplicate_of is not None:
+        await service.commit(_approve_duplicate, request, amount)
+        return
     task = service.state.tasks.get(task_id) if task_id is not None else None
     if task is not None and task.cost is not None and task.cost != amount:
         raise Conflict(
@@ -100,6 +103,13 @@ def _approve(tx: Tx, request: ApproveRequest, amount: Micros, is_scheduled: bool
             feed.approve(state, run_id, task_id, amount, left)
 
     return Booked(None, snapshot.of_run(tx, run_id), tell)
+
+
+def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booked[None]:
+    run_id, task_id = request.run_id, request.task_id or ""
+    approved = (run_id, task_id, request.duplicate_of or "", amount)
+    duplicates.approve_duplicate(tx, *approved, _id_of(request))
+    return Booked(None, snapshot.of_run(tx, run_id), lambda state: state.look_again(task_id))
 
 
 def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:

@@ -120,6 +120,27 @@ def test_a_held_run_is_approved_with_what_is_shown(tab: Tab, site: Site) -> None
     assert site.stripe.moved() == 200, "an approval raises no cap"
 
 
+def test_a_suspect_duplicate_is_approved_beside_the_call_that_is_shown(tab: Tab, site: Site) -> None:
+    charge = ("Charge", "--customer", "a", "--amount")
+    (site.folder / "out" / "die").touch()
+    site.luigi(*charge, "2700")
+    (site.folder / "out" / "die").unlink()
+    site.luigi(*charge, "2600")
+    runs = site.call("GET", "/runs", token=None)[1]
+    [run_id] = [run["run_id"] for run in runs if run["status"] == "held"]
+    [task] = site.run(run_id)["awaiting_approval"]
+    page = tab.go(f"#tab=budgets&run={run_id}")
+    page.get_by_text(f"which call {task['duplicate_of']} of").wait_for()
+    tab.shot("duplicate")
+    page.get_by_role("button", name="Approve…", exact=True).click()
+    tab.say_token(site.token())
+    page.get_by_text("approve it only if it is another payment").wait_for()
+    page.get_by_role("button", name="Approve $26.00").click()
+    page.get_by_text("The task is approved.").wait_for()
+    site.luigi(*charge, "2600")
+    assert [entry["amount"] for entry in site.stripe.books()["moved"]] == [2700, 2600]
+
+
 def test_a_call_in_doubt_is_resolved_and_a_key_revoked(tab: Tab, site: Site) -> None:
     site.stripe.fault("drop_after", times=9)
     nightly(site, "night", 1, 0, "5")

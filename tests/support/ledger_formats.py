@@ -9,7 +9,7 @@ were made by their own code, the last of each format on the main branch, with th
     git archive COMMIT | tar x -C FOLDER; cp tests/support/ledger_formats.py FOLDER/tests/support/
 
 1: 00e97bd, 2: 9f6e078, 3: 4f09022, 4: 044928f, 5: 6f6c77c, 6: e3b7d2b, 7: e434fe2, 8: b8cc11f, 9: cdfc2ca,
-10: 715fbb7.
+10: 309a1b4, 11: eb28ac0.
 What a format did not know yet is left out of its file, and modules are looked for under their names of then.
 """
 
@@ -138,6 +138,7 @@ class Maker:
         self._other_runs()
         self._key()
         self._payments()
+        self._duplicates()
         assert self.books.audit() == []
         self.books.ledger.close()
 
@@ -231,6 +232,20 @@ class Maker:
         members = ("Charge_b", "Charge_c")
         key = self.books.claim("Charge_both", members=members, payment_keys=("2026-11-b", "2026-11-c"))
         self.end(key, self.reserved(key, 1, target="cus_b"), "settle", 1, object_id="pi_b")
+
+    def _duplicates(self) -> None:
+        """Let a task pass beside another's call."""
+        if (duplicates := _module("ledger.duplicates")) is None:
+            return
+        self.books.caps = dataclasses.replace(self.books.caps, suspects="hold")
+        key = self.books.claim("Charge_27", family="Corrected")
+        earlier = self.reserved(key, 2, target="cus_twice")
+        self.end(key, earlier, "settle", 2, object_id="pi_twice")
+        self.books.write(claims.finish, self.books.last_claim, "failed")
+        key = self.books.claim("Charge_26", family="Corrected")
+        assert self.books.reserve(key, self.ask(1, target="cus_twice")).verdict == "denied"
+        approval = ("run", "Charge_26", earlier, Micros(1 * USD), "approve duplicate")
+        self.books.write(duplicates.approve_duplicate, *approval)
 
 
 def main(folder: Path) -> None:

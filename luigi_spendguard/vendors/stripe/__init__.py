@@ -65,6 +65,7 @@ class Stripe(Vendor):
     """The Stripe adapter."""
 
     name = "stripe"
+    moves_money = True
     home = API_BASE
     secret_variables = ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")
     asks = ("stripe-version", "stripe-account", "stripe-context", "x-stripe-client-")

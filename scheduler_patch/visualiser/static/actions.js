@@ -130,10 +130,13 @@ export function approve(run) {
 export function approveTask(run, task) {
   return change({
     title: "Approve a task",
-    text: [task.task_id, `It may cost ${usd(task.cost_usd)}.`],
+    text: [task.task_id, task.duplicate_of
+      ? `It asks for ${usd(task.cost_usd)}. Call ${task.duplicate_of} of ${task.duplicate_task_id}, which has not ` +
+        "completed, has charged the same: approve it only if it is another payment."
+      : `It may cost ${usd(task.cost_usd)}.`],
     confirm: `Approve ${usd(task.cost_usd)}`,
-    act: () => post(["runs", run.run_id, "approve"],
-      { usd: task.cost_usd, task_id: task.task_id, request_id: requestId() }),
+    act: () => post(["runs", run.run_id, "approve"], { usd: task.cost_usd, task_id: task.task_id,
+      ...(task.duplicate_of && { duplicate_of: task.duplicate_of }), request_id: requestId() }),
   });
 }
 

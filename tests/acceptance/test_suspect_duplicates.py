@@ -1,0 +1,120 @@
+"""A corrected amount of a task without `payment_key` waits for somebody to look, by the vendor's books."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.acceptance.test_crashes import children_of, kill
+from tests.support.processes import wait_until
+from tests.support.site import Site
+
+
+@pytest.fixture(params=["worker", "gateway"])
+def guarded(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    rules = {"suspect_duplicates": None}  # As luigi.cfg has it that says nothing.
+    with Site(tmp_path / "site", gateway=request.param == "gateway", spendguard=rules) as site:
+        yield site
+
+
+def moved(site: Site) -> list[int]:
+    """Return what the vendor has charged, in its order."""
+    return [entry["amount"] for entry in site.stripe.books()["moved"]]
+
+
+def charge(site: Site, amount: int, *more: str) -> str:
+    return site.luigi("Charge", "--customer", "a", "--amount", str(amount), *more)[1]
+
+
+def died(site: Site, amount: int, *more: str) -> None:
+    """Let a task charge, and die."""
+    (site.folder / "out" / "die").touch()
+    charge(site, amount, *more)
+    (site.folder / "out" / "die").unlink()
+
+
+def waiting(site: Site) -> tuple[str, dict[str, str]]:
+    """Return the run that is held, and the task of it that waits."""
+    runs = site.call("GET", "/runs", token=None)[1]
+    [run_id] = [run["run_id"] for run in runs if run["status"] == "held"]
+    [task] = site.run(run_id)["awaiting_approval"]
+    return run_id, task
+
+
+def test_it_is_held_with_both_calls_named_until_it_is_approved(guarded: Site) -> None:
+    died(guarded, 2700)
+    said = charge(guarded, 2600)
+    assert moved(guarded) == [2700], said
+    run_id, task = waiting(guarded)
+    assert (task["cost_usd"], task["duplicate_task_id"].startswith("Charge_2700")) == ("26.00", True)
+    assert task["duplicate_of"] in said
+    assert f"--duplicate-of {task['duplicate_of']}" in said
+    [denied] = guarded.calls(run_id)
+    assert denied["id"] in denied["message"]
+    assert task["duplicate_of"] in denied["message"]
+    assert "tasks blocked" in said or "1 task blocked" in said
+    approve = ("approve", run_id, "--task", task["task_id"], "--duplicate-of", task["duplicate_of"])
+    code, _, problem = guarded.cli(*approve, "--cost", "26.01")
+    assert (code != 0, "look at it again" in problem) == (True, True)
+    shown = guarded.cli("run", run_id)[1]
+    assert "waits to be approved" in shown
+    code, answered, problem = guarded.cli(*approve, "--cost", "26")
+    assert code == 0, problem
+    assert task["duplicate_of"] in answered
+    said = charge(guarded, 2600)
+    assert moved(guarded) == [2700, 2600], said
+
+
+def test_it_waits_no_more_when_the_other_task_has_completed(site: Site) -> None:
+    died(site, 2700)
+    site.configure(spendguard={"on_blocked": "wait"})
+    worker = site.worker("Charge", "--customer", "a", "--amount", "2600")
+    try:
+        wait_until(
+            lambda: any(run["status"] == "held" for run in site.call("GET", "/runs")[1]), what="holding"
+        )
+        site.configure(spendguard={"on_blocked": None})
+        charge(site, 2700)
+        said, _ = worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+    assert worker.returncode == 0, said
+    assert moved(site) == [2700, 2600]
+
+
+def test_so_it_is_held_after_luigid_was_killed(site: Site) -> None:
+    site.stripe.fault("hang", seconds=1.0)
+    worker = site.worker("Charge", "--customer", "a", "--amount", "2700", "--workers", "2")
+    wait_until(lambda: bool(site.stripe.posts()), what="sending")
+    [child] = children_of(worker.pid)
+    kill(child)
+    worker.communicate(timeout=60)
+    charge(site, 2600)
+    run_id, task = waiting(site)
+    assert site.luigid is not None
+    site.luigid.kill()
+    site.start()
+    charge(site, 2600)
+    assert waiting(site) == (run_id, task)
+    wait_until(lambda: moved(site) == [2700], what="executing the killed child's call")
+
+
+def test_with_a_local_scheduler_it_is_held_as_well(site: Site) -> None:
+    died(site, 2700, "--local-scheduler")
+    said = charge(site, 2600, "--local-scheduler")
+    assert moved(site) == [2700]
+    assert "--duplicate-of" in said
+    charge(site, 2700, "--local-scheduler")
+    assert "This progress looks :)" in charge(site, 2600, "--local-scheduler")
+    assert moved(site) == [2700, 2600]
+
+
+@pytest.mark.parametrize(("suspects", "said"), [("warn", True), ("off", False)])
+def test_it_may_be_said_alone(unstarted: Site, suspects: str, said: bool) -> None:
+    unstarted.configure(spendguard={"suspect_duplicates": suspects})
+    unstarted.start()
+    died(unstarted, 2700)
+    assert ("it may be the same payment" in charge(unstarted, 2600)) is said
+    assert moved(unstarted) == [2700, 2600]
