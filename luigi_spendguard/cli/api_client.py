@@ -74,7 +74,8 @@ class Operator:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
             raise OperatorError(str(error), 2) from None
-        self.url, self.given, self._token = self._address.url, Secret(url), token
+        self.url, self.given = self._address.url, Secret(url)
+        self._token = None if token is None else Secret(token)
         self._headers = {"Accept": "application/json", **self._address.credentials(token)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
