@@ -54,7 +54,9 @@ def test_an_example_starts_a_server_and_passes_the_check(
         )
         assert opened[1]["response"]["cap_usd"] == "300.00"
         code, out, err = site.cli("check", **env)
-        assert code == 0, out + err
+        missing = [line for line in out.splitlines() if line.startswith("MISSING")]
+        assert [line.split()[1] for line in missing] == ["gateway:"], out + err  # It is nowhere.
+        assert (code, "https://spendguard.example.com cannot be reached" in missing[0]) == (1, True)
         assert "BillingPipeline" in out
         assert str(ledger) in out
         assert site.cli("top-up", "r", "50", **env)[0] == 0

@@ -26,7 +26,7 @@ SPENDGUARD = Path(sys.executable).parent / "spendguard"
 
 @pytest.fixture(scope="module")
 def named(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("named")) as site:
+    with Site(tmp_path_factory.mktemp("named"), gateway=True) as site:
         yield site
 
 
