@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import wait_until
+from tests.support.programs import lacking
 from tests.support.site import Site
 
 
@@ -183,7 +184,7 @@ def children_of(pid: int) -> list[int]:
         with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
             return [int(child) for child in file.read().split()]
     except OSError:
-        pytest.skip("needs /proc")
+        lacking("needs /proc")
 
 
 def kill(pid: int) -> None:

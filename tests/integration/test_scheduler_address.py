@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,10 +17,10 @@ from luigi_spendguard import redaction
 from luigi_spendguard.http.addresses import SchedulerAddress
 from tests.support.asking import ADMIN, WORKER
 from tests.support.processes import REPOSITORY, Process, free_port, listening
+from tests.support.programs import program
 from tests.support.site import Site
 
 USER, PASSWORD = "we@b", "p@ss w%rd/#1"  # A colon would end it in nginx's file.
-NGINX = shutil.which("nginx", path=f"/usr/sbin:{os.environ.get('PATH', '')}") or ""
 CONF = """
 daemon off;
 {user}
@@ -56,7 +55,12 @@ def nginx(folder: Path, luigid: int, prefix: str = "") -> Iterator[int]:
     (folder / "nginx.conf").write_text(conf)
     args = ["-p", str(folder), "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
     process = Process(
-        args, folder / "nginx.log", folder, {"PATH": "/usr/bin"}, lambda: listening(port), program=NGINX
+        args,
+        folder / "nginx.log",
+        folder,
+        {"PATH": "/usr/bin"},
+        lambda: listening(port),
+        program=program("nginx"),
     )
     try:
         yield port
@@ -73,7 +77,6 @@ def in_cfg(url: str) -> str:
     return url.replace("%", "%%")
 
 
-@pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 @pytest.mark.parametrize("gateway", [False, True], ids=["own secret", "gateway"])
 @pytest.mark.parametrize("prefix", ["", "/luigi"])
 def test_behind_a_proxy_with_basic_authentication(tmp_path: Path, gateway: bool, prefix: str) -> None:
@@ -102,7 +105,6 @@ def test_behind_a_proxy_with_basic_authentication(tmp_path: Path, gateway: bool,
             assert secret not in own + err + (site.luigid.text() if site.luigid else "")
 
 
-@pytest.mark.skipif(not NGINX, reason="nginx is not installed")
 def test_a_wrong_password_is_said_as_what_it_is(tmp_path: Path) -> None:
     said = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 100}
     with Site(tmp_path / "site", spendguard=said) as site, nginx(tmp_path / "nginx", site.port) as port:
