@@ -125,7 +125,7 @@ def test_a_task_that_died_after_it_had_paid_gets_the_first_answer(site: Site, ga
     (site.folder / "out" / "die").touch()
     site.luigi("Billing", "--n", "1", "--run-id", "r")
     (site.folder / "out" / "die").unlink()
-    time.sleep(1.2)
+    site.wait_for_retries()
     code, out = site.luigi("Billing", "--n", "1", "--run-id", "r")
     assert code == 0, out
     assert "Replayed: POST /v1/payment_intents was made before, answered at 2025-11-24 16:00:00+00:00" in out

@@ -211,7 +211,7 @@ class TestBatches:
         (out_folder / "die").touch()
         site.luigi("Batches", "--parts", "b,c", "--run-id", "r", module=SHAPES)
         (out_folder / "die").unlink()
-        time.sleep(1.2)  # Luigi's retry_delay
+        site.wait_for_retries()
         # A member that ranks before them would otherwise join the batch.
         code, out = site.luigi("Batches", "--parts", "a,b,c,d", "--run-id", "r", module=SHAPES)
         assert code == 0, out
@@ -240,7 +240,7 @@ class TestBatches:
         first = charged(site)
         (member,) = (name.removeprefix("batch_") for name in first)
         (out_folder / f"part-{'b' if member == 'c' else 'c'}").touch()  # The other one is complete now.
-        time.sleep(1.2)
+        site.wait_for_retries()
         code, out = site.luigi("Batches", "--parts", f"{member},d", "--run-id", "r", module=SHAPES)
         assert code == 0, out
         assert charged(site) == {f"batch_{member}": 1, "batch_d": 1}
@@ -254,7 +254,7 @@ class TestBatches:
         site.luigi("Batches", "--parts", "a,b,c", "--run-id", "r", module=SHAPES)
         (out_folder / "die-after-two").unlink()
         assert sum(charged(site).values()) == 2
-        time.sleep(1.2)
+        site.wait_for_retries()
         code, out = site.luigi("Batches", "--parts", "a,b,c", "--run-id", run_id, module=SHAPES)
         assert code == 0, out
         assert charged(site) == {f"batch_{part}": 1 for part in "abc"}
@@ -298,7 +298,7 @@ class TestBatchesWithTheTaskIdOfAMember:
             site.luigid.kill()
             site.start()
         else:
-            time.sleep(1.2)  # Luigi's retry_delay
+            site.wait_for_retries()
         code, out = site.luigi("Days", "--n", "3", "--run-id", run_id, module=SHAPES)
         assert code == 0, out
         assert charged(site) == {"newest": 1}

@@ -169,7 +169,7 @@ def test_a_revoked_run_is_not_dispatched_by_any_old_door(site: Site, workers: in
     for task_id in tasks:
         for door in ("re_enable_task", "forgive_failures"):
             site.rpc(door, task_id=task_id)
-    time.sleep(1.2)
+    site.wait_for_retries()
     site.rpc("prune")
     site.luigi("Billing", "--n", "2", "--run-id", "r", "--workers", str(workers))
     done = run_build(site.folder, site.environment(), "build(Several('Charge', 'cus_0,cus_1', run_id='r'))")

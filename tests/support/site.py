@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import urllib3
 
-from tests.support.processes import Process, environment, free_port, listening
+from tests.support.processes import Process, environment, free_port, listening, wait_until
 from tests.support.vendors import FakeResend, FakeStripe, FakeTwilio
 
 SECRET = "sk_test_canary_4eC39HqLyjWDarjtT1zdp7dc"
@@ -199,6 +199,15 @@ class Site:
         reply = _http.request("GET", f"{self.url}/api/{method}?data={query}")
         assert reply.status == 200, reply.data
         return json.loads(reply.data)["response"]
+
+    def wait_for_retries(self) -> None:
+        """Wait until luigid lets every task that has failed be tried again (`retry_delay`)."""
+
+        def none_is_failed() -> bool:
+            self.rpc("prune")
+            return not self.rpc("task_list", status="FAILED", upstream_status="")
+
+        wait_until(none_is_failed, what="the retry")
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return a run as the API shows it."""
