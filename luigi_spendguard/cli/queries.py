@@ -38,11 +38,17 @@ def runs(output: Output, **filters: str | None) -> None:
 
 @click.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")
 @click.argument("run_id", metavar="RUN", type=RunName())
+@click.option(
+    "--all", "everything", is_flag=True, help="All blocked tasks, not only the first of each reason."
+)
 @FORMAT
-def run(run_id: str, form: str) -> None:
+def run(run_id: str, everything: bool, form: str) -> None:
     """Show one run: its budgets, what of it is blocked and why, what was approved."""
-    _, shown = on_run(run_id, lambda one: operator_of().get(path_of("runs", one)))
-    click.echo(json.dumps(shown, indent=2) if form == "json" else "\n".join(run_lines(shown)))
+    tasks = "all" if everything else None
+    _, shown = on_run(run_id, lambda one: operator_of().get(path_of("runs", one), tasks=tasks))
+    click.echo(
+        json.dumps(shown, indent=2) if form == "json" else "\n".join(run_lines(shown, whole=everything))
+    )
 
 
 @click.command(epilog="Example:  spendguard calls --run nightly-42 --verdict denied:cap")

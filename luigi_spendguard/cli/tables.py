@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from luigi_spendguard.money import format_usd, parse_usd
+from luigi_spendguard.protocol import blocked_text
 
 #: A column of a table: its heading, and what it shows of an object of the API.
 Column = tuple[str, Callable[[Mapping[str, Any]], str]]
@@ -143,7 +144,7 @@ RUN_COLUMNS: Sequence[Column] = (
     ("reserved", money_of("reserved")),
     ("in doubt", money_of("in_doubt")),
     ("overrun", money_of("overrun")),
-    ("blocked", lambda run: str(sum(run["blocked_tasks"].values()))),
+    ("blocked", lambda run: blocked_text(sum(run["blocked_tasks"].values()), run.get("behind_tasks", 0))),
     ("denied", lambda run: str(run["denied_calls"])),
     ("opened", time_of("opened_at")),
     ("forecast", forecast_of),
@@ -151,8 +152,13 @@ RUN_COLUMNS: Sequence[Column] = (
 )
 
 
-def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the lines that `spendguard run` shows."""
+def _tasks_of(why: Mapping[str, Any]) -> str:
+    """Return how many tasks are blocked for a reason; an earlier luigid does not tell those behind apart."""
+    return blocked_text(why["tasks"], why.get("behind", 0))
+
+
+def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
+    """Yield the lines that `spendguard run` shows; `whole`: every blocked task is listed."""
     for heading, text in RUN_COLUMNS:
         yield f"{heading:10} {plain(text(run))}"
     if run["shadow_calls"]:
@@ -169,12 +175,12 @@ def run_lines(run: Mapping[str, Any]) -> Iterator[str]:
             "`spendguard resolve CALL` ends it, after a look at the vendor's books"
         )
     for why in run["blocked"]:
-        tasks = "1 task" if why["tasks"] == 1 else f"{why['tasks']} tasks"
-        yield plain(f"{'because':10} {tasks}: {why['text']}; {why['advice']}")
-        for task_id in why["task_ids"][:LISTED]:
+        yield plain(f"{'because':10} {_tasks_of(why)}: {why['text']}; {why['advice']}")
+        listed = why["task_ids"] if whole else why["task_ids"][:LISTED]
+        for task_id in listed:
             yield plain(f"{'':10}   {task_id}")
-        if why["tasks"] > LISTED:
-            yield f"{'':10}   and {why['tasks'] - LISTED} more: --format json has the first 100"
+        if (more := why["tasks"] + why.get("behind", 0) - len(listed)) > 0:
+            yield f"{'':10}   and {more} more: --all lists them"
     for task in run["awaiting_approval"]:
         cost = format_usd(parse_usd(task["cost_usd"]))
         what = f"may cost {cost}"
@@ -215,7 +221,7 @@ RUN_FIELDS = (
     *("run_id", "opened_at", "ended_at", "root_family", "root_task_id", "label", "status", "state"),
     *("cap_usd", "spent_usd", "remaining_usd", "reserved_usd", "in_doubt_usd", "overrun_usd"),
     *("forecast_usd", "estimated_usd", "unknown_tasks", "approved_usd", "sufficient_cap_usd"),
-    *("blocked_tasks", "denied_calls", "in_doubt_calls", "shadow_calls", "vendors", "note"),
+    *("blocked_tasks", "denied_calls", "in_doubt_calls", "shadow_calls", "vendors", "note", "behind_tasks"),
 )
 KEY_FIELDS = (
     *("id", "run_id", "task_id", "vendor", "label", "state", "issued_at", "expires_at", "ended_at"),

@@ -8,7 +8,7 @@ from typing import Any
 
 from luigi_spendguard.ledger.budgets import REMAINING, run_budget
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.queries import RUNS, check_run, show_run
+from luigi_spendguard.ledger.queries import RUNS, STATUS, check_run, show_run
 from luigi_spendguard.money import plain_usd
 
 #: What runs can be sorted by, as the API names it.
@@ -41,7 +41,7 @@ class Page:
     Attributes:
         search: a part of a run's id, root family or label; case does not matter.
         prefix: how a run's id begins; case does.
-        state: of the ledger's; None: any.
+        statuses: as the ledger knows them (`queries.STATUS`); empty: any.
         among, without: only these runs; none of those.
         since, until: milliseconds since the epoch; opened from then on, and before then.
         before: those opened before this run; of the newest first.
@@ -52,7 +52,7 @@ class Page:
 
     search: str = ""
     prefix: str = ""
-    state: str | None = None
+    statuses: tuple[str, ...] = ()
     among: tuple[str, ...] | None = None
     without: tuple[str, ...] = ()
     since: int | None = None
@@ -115,9 +115,9 @@ def _wanted(page: Page) -> tuple[str, list[Any]]:
     if page.until is not None:
         conditions.append("run.opened_at < ?")
         values.append(page.until)
-    if page.state is not None:
-        conditions.append("run.state = ?")
-        values.append(page.state)
+    if page.statuses:
+        conditions.append(f"{STATUS} IN (SELECT value FROM json_each(?))")
+        values.append(json.dumps(page.statuses))
     if page.among is not None:
         conditions.append("run.run_id IN (SELECT value FROM json_each(?))")
         values.append(json.dumps(page.among))

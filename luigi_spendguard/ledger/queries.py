@@ -13,9 +13,18 @@ from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
 
+#: The worst that the ledger knows of a run: one word for lists, pages and filters.
+STATUS = (
+    "CASE WHEN run.state IN ('revoked','frozen') THEN run.state"
+    " WHEN EXISTS (SELECT 1 FROM call WHERE call.run_id = run.run_id AND call.state = 'in_doubt')"
+    " THEN 'in_doubt' WHEN run.state = 'ended' THEN 'ended'"
+    " WHEN (SELECT max(rowid) FROM call WHERE call.run_id = run.run_id AND verdict = 'denied')"
+    " = (SELECT max(rowid) FROM call WHERE call.run_id = run.run_id) THEN 'denied' ELSE run.state END"
+)
 #: Runs with what the API shows of them; a condition may follow.
 RUNS = (
-    "SELECT run.*, cap_micros, spent_micros, reserved_micros, overrun_micros, shadow_micros,"
+    f"SELECT run.*, {STATUS} AS status, cap_micros, spent_micros, reserved_micros, overrun_micros,"
+    " shadow_micros,"
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_micros,"
     " (SELECT count(*) FROM call WHERE call.run_id = run.run_id AND call.verdict = 'allowed'"
@@ -75,6 +84,15 @@ def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
     )
 
 
+def in_doubt(tx: Tx, run_ids: list[str]) -> list[Row]:
+    """Return the runs among these of which calls are in doubt: how many, and what they may have cost."""
+    return tx.all(
+        "SELECT run_id, count(*) AS calls, sum(reserved_micros) AS micros FROM call WHERE state = 'in_doubt'"
+        " AND run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id ORDER BY run_id",
+        json.dumps(run_ids),
+    )
+
+
 def lent(tx: Tx, run_ids: list[str]) -> list[Row]:
     """Return the budgets in which shadow mode has lent something to one of these runs, by `run_id`."""
     columns = "scope, part, cap_micros, cap_micros - shadow_micros AS own_micros"
@@ -128,7 +146,7 @@ def show_run(row: Row) -> dict[str, Any]:
     shown["unknown_tasks"] = row["unknown_tasks"]
     shown["approved_usd"] = _usd(row["approved_micros"])
     shown["sufficient_cap_usd"] = plain_usd(row["cap_micros"])
-    for name in ("denied_calls", "in_doubt_calls", "shadow_calls"):
+    for name in ("status", "denied_calls", "in_doubt_calls", "shadow_calls"):
         if name in row:
             shown[name] = row[name]
     if "vendors" in row:

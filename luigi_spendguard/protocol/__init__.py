@@ -58,8 +58,8 @@ MAX_NOTE = 300
 #: The longest that a sender may wait for its vendor: `timeout_s` of luigi.cfg goes no further.
 MAX_TIMEOUT_MS = 600_000
 
-#: What a run is at: its state, refined by what its tasks wait for.
-RUN_STATUSES = ("active", "blocked", "held", "frozen", "ended", "revoked")
+#: What a run is at, the worst that is true of it: its state, what of it is in doubt, what its tasks wait for.
+RUN_STATUSES = ("active", "denied", "blocked", "held", "in_doubt", "frozen", "ended", "revoked")
 #: What became of a call's reservation.
 CALL_STATES = ("pending", "settled", "voided", "in_doubt")
 #: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
@@ -285,6 +285,13 @@ def for_display(text: str) -> str:
     """
     cut = f"{text[:MAX_SHOWN]}… ({len(text)} characters)" if len(text) > MAX_SHOWN else text
     return cut.encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+
+
+def blocked_text(due: int, behind: int) -> str:
+    """Return how many tasks money keeps from running, such as `18 due, 24 behind them`; "" for none."""
+    if not due:
+        return f"{behind} not due yet" if behind else ""
+    return f"{due} due" + (f", {behind} behind {'it' if due == 1 else 'them'}" if behind else "")
 
 
 def command(*words: str) -> str:

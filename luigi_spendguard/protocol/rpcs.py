@@ -265,6 +265,23 @@ class BlockedTasks(LenientMessage):
 
 
 @dataclass(frozen=True)
+class RunStanding(LenientMessage):
+    """How a run of a worker's stands: its tasks that are blocked, and its calls in doubt.
+
+    Attributes:
+        due: vendor tasks that would run now.
+        behind: tasks that wait behind those, or are blocked as well once they are due.
+
+    """
+
+    run_id: str
+    due: int
+    behind: int
+    in_doubt_calls: int
+    in_doubt_usd: str
+
+
+@dataclass(frozen=True)
 class BlockedReply(LenientMessage):
     """How many of a worker's tasks are due, and why others are not.
 
@@ -274,6 +291,7 @@ class BlockedReply(LenientMessage):
         paused: whether luigid is.
         unknown: how many of the tasks that were asked about nobody has scheduled there.
         shadow: in shadow mode, lines saying which caps would have sufficed.
+        runs: the worker's runs of which something is blocked or in doubt; none where it was waited for.
 
     """
 
@@ -284,6 +302,7 @@ class BlockedReply(LenientMessage):
     paused: bool
     unknown: int
     shadow: tuple[str, ...]
+    runs: tuple[RunStanding, ...] = ()
 
 
 @dataclass(frozen=True)

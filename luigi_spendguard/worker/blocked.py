@@ -11,7 +11,8 @@ import luigi.execution_summary
 import luigi.retcodes
 from luigi.parameter import IntParameter
 
-from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks
+from luigi_spendguard.protocol import blocked_text, command
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks, RunStanding
 from luigi_spendguard.worker.process import CAP_REACHED, TASK_BLOCKED
 from luigi_spendguard.worker.state import GuardState
 
@@ -64,11 +65,27 @@ def _summary_format(set_tasks: Any, worker: Any) -> str:
         return text
     if reply.why:
         text = "\n".join([text, "", "Vendor tasks are blocked:", *(f"* {line}" for line in lines(reply.why))])
+    if said := [line for run in reply.runs for line in _standing(run)]:
+        text = "\n".join([text, "", *said])
     if why := _handed_out(reply, len(set_tasks["not_run"])):
         text = "\n".join([text, "", f"No more was handed out: {why}."])
     if reply.shadow:
         text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in reply.shadow)])
     return text
+
+
+def _standing(run: RunStanding) -> list[str]:
+    """Return what is said of a run: how many of its tasks are blocked, and what of it is in doubt."""
+    said = []
+    if blocked := blocked_text(run.due, run.behind):
+        said.append(f"Run {run.run_id} is blocked: {blocked}.")
+    if run.in_doubt_calls:
+        calls = "1 call is" if run.in_doubt_calls == 1 else f"{run.in_doubt_calls} calls are"
+        said.append(
+            f"Run {run.run_id}: {calls} in doubt, ${run.in_doubt_usd} may have been "
+            f"spent: {command('calls', '--run', run.run_id, '--state', 'in_doubt')} shows them."
+        )
+    return said
 
 
 def left(worker: Any) -> list[str]:

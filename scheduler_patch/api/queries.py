@@ -6,10 +6,9 @@ run may have many thousand tasks: Luigi's RPCs have their turn while they are lo
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from luigi_spendguard import __version__
@@ -26,6 +25,7 @@ from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import TaskState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
 
 logger = logging.getLogger(__name__)
@@ -46,8 +46,8 @@ _FILTERS = (
 )
 #: The most tasks that are listed one by one, and the most of one reason.
 LISTED, LISTED_OF_REASON = 1000, 100
-#: Tasks that are looked at in one go: about a millisecond.
-_SLICE = 200
+#: What the ledger calls runs of which the gate may know better.
+REFINED = ("active", "denied")
 
 
 async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
@@ -63,11 +63,12 @@ async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     before = call.query("before")
     if before is not None and (sort != "-opened_at" or offset):
         raise BadMessage("'before' goes with the newest first: neither with another 'sort' nor with 'offset'")
-    state, among, without = await _standing(service, _choice(call, "status", RUN_STATUSES))
+    known = await standings(service.scheduler)
+    statuses, among, without = _with_status(_choice(call, "status", RUN_STATUSES), known)
     page = Page(
         search=call.query("search") or "",
         prefix=call.query("prefix") or "",
-        state=state,
+        statuses=statuses,
         among=among,
         without=without,
         since=_moment(call, "since"),
@@ -81,19 +82,18 @@ async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     rows, total = await service.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
     cursor = "run_id" if sort == "-opened_at" else None
-    return [row | await of_row(service, row) for row in call.page(rows, limit, cursor)]
+    return [row | _of_row(row, known.get(row["run_id"], CLEAR)) for row in call.page(rows, limit, cursor)]
 
 
-async def _standing(
-    service: LedgerService, status: str | None
-) -> tuple[str | None, tuple[str, ...] | None, tuple[str, ...]]:
-    """Return which state a status means, which runs alone have it, and which have not."""
-    if status is None or status in ("frozen", "ended", "revoked"):
-        return status, None, ()
-    known = await statuses(service)
-    if status == "active":
-        return "active", None, tuple(known)
-    return "active", tuple(run_id for run_id, one in known.items() if one == status), ()
+def _with_status(
+    status: str | None, known: Mapping[str, Standing]
+) -> tuple[tuple[str, ...], tuple[str, ...] | None, tuple[str, ...]]:
+    """Return which of the ledger's statuses a status means, which runs alone have it, and which have not."""
+    if status is None or status not in ("held", "blocked", *REFINED):
+        return ((status,) if status else ()), None, ()
+    if status in REFINED:
+        return (status,), None, tuple(known)
+    return REFINED, tuple(run_id for run_id, one in known.items() if _refined(one) == status), ()
 
 
 def _choice(call: ApiCall, name: str, among: Iterable[str]) -> str | None:
@@ -119,7 +119,10 @@ async def list_runs(service: LedgerService, call: ApiCall, request: NoFields) ->
 
 async def run(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     """Return one run."""
-    return await _shown(service, request.run_id, await service.browse(queries.run, request.run_id))
+    call.query_only("tasks")
+    everything = _choice(call, "tasks", ("all",)) is not None
+    row = await service.browse(queries.run, request.run_id)
+    return await _shown(service, request.run_id, row, None if everything else LISTED_OF_REASON)
 
 
 async def changed_run(service: LedgerService, run_id: str) -> dict[str, Any]:
@@ -127,11 +130,14 @@ async def changed_run(service: LedgerService, run_id: str) -> dict[str, Any]:
     return await _shown(service, run_id, await service.read(queries.run, run_id))
 
 
-async def _shown(service: LedgerService, run_id: str, row: dict[str, Any] | None) -> dict[str, Any]:
-    """Return one run as every answer has it that is a single run."""
+async def _shown(
+    service: LedgerService, run_id: str, row: dict[str, Any] | None, listed: int | None = LISTED_OF_REASON
+) -> dict[str, Any]:
+    """Return one run as every answer has it that is a single run; `listed`: None for all blocked tasks."""
     if row is None:
         raise _no_run(run_id)
-    return row | await of_run(service, row)
+    standing = (await standings(service.scheduler)).get(run_id, CLEAR)
+    return row | _of_run(service, row, standing, listed)
 
 
 def _no_run(run_id: str) -> Refused:
@@ -252,74 +258,56 @@ async def status(service: LedgerService, call: ApiCall, request: NoFields) -> An
     }
 
 
-async def _blocked(service: LedgerService, run_id: str) -> AsyncIterator[tuple[TaskState, Verdict]]:
-    """Yield a run's tasks that would run if it were not for money, each with its reason's code."""
-    gate, state = service.scheduler.gate, service.state
-    run = state.runs.get(run_id)
-    await asyncio.sleep(0)  # Of many small runs, too, each is a slice.
-    for number, task_id in enumerate(list(run.tasks) if run is not None else ()):
-        if number % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
-        task = state.tasks.get(task_id)
-        if task is None or not service.scheduler.is_pending(task_id):
-            continue
-        verdict = gate.verdict(task_id)
-        if verdict.is_blocked and (len(task.runs) == 1 or state.run(gate.paying_run(task_id)) is run):
-            yield task, verdict
+def _refined(standing: Standing) -> str:
+    """Return what a run is of which tasks are blocked: `held` when an approval would free some."""
+    return "held" if any(verdict.is_held for verdict in standing.verdicts.values()) else "blocked"
 
 
-def _status(state: str, blocked: Mapping[Verdict, int]) -> str:
-    if state != "active" or not blocked:
-        return state
-    return "held" if any(verdict.is_held for verdict in blocked) else "blocked"
+def _status(row: Mapping[str, Any], standing: Standing) -> str:
+    return _refined(standing) if row["status"] in REFINED and standing.verdicts else str(row["status"])
 
 
-async def _counts(service: LedgerService, run_id: str) -> dict[Verdict, int]:
-    return dict(Counter([verdict async for _, verdict in _blocked(service, run_id)]))
+def _counts(standing: Standing) -> dict[str, Any]:
+    """Return how many tasks of a run are blocked: those that are due by reason, and what is behind them."""
+    return {
+        "blocked_tasks": dict(Counter(standing.due.values())),
+        "behind_tasks": standing.behind,
+    }
 
 
-async def statuses(service: LedgerService) -> dict[str, str]:
-    """Return which active runs are `blocked` or `held`."""
-    refined = {}
-    for run_id, run in list(service.state.runs.items()):
-        if run.opened and run.state == "active":
-            status = _status("active", await _counts(service, run_id))
-            if status != "active":
-                refined[run_id] = status
-    return refined
-
-
-async def of_row(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
+def _of_row(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
     """Return what lists of runs show beside what the ledger knows: how many tasks are blocked, by reason."""
-    counts = await _counts(service, row["run_id"])
-    return {"blocked_tasks": counts, "status": _status(row["state"], counts)}
+    return _counts(standing) | {"status": _status(row, standing)}
 
 
-async def of_run(service: LedgerService, row: Mapping[str, Any]) -> dict[str, Any]:
+def _of_run(
+    service: LedgerService, row: Mapping[str, Any], standing: Standing, listed: int | None
+) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
-    counts: Counter[Verdict] = Counter()
-    single: list[dict[str, str]] = []
+    gate, single = service.scheduler.gate, list[dict[str, str]]()
     groups: dict[Reason, list[str]] = {}
-    async for task, verdict in _blocked(service, row["run_id"]):
-        counts[verdict] += 1
+    for task_id, verdict in standing.verdicts.items():
+        task = service.state.tasks.get(task_id)
+        if task is None:
+            continue
         if verdict is Verdict.APPROVAL or verdict is Verdict.DUPLICATE:
             single.append(_awaiting(task, verdict))
-        if (why := reason_of(service.scheduler.gate, task.task_id, verdict)) is not None:
-            groups.setdefault(why, []).append(task.task_id)
-    return {
-        "blocked_tasks": dict(counts),
-        "status": _status(row["state"], counts),
+        if (why := reason_of(gate, task_id, verdict)) is not None:
+            groups.setdefault(why, []).append(task_id)
+    return _of_row(row, standing) | {
         "blocked": [
             {
-                "tasks": len(tasks),
+                "tasks": due,
+                "behind": len(tasks) - due,
                 "code": why.code,
                 "text": why.text,
                 "advice": why.advice,
-                "task_ids": tasks[:LISTED_OF_REASON],
+                "task_ids": tasks[:listed],
             }
             for why, tasks in groups.items()
+            for due in [sum(task_id in standing.due for task_id in tasks)]
         ],
-        "awaiting_approval": single[:LISTED],
+        "awaiting_approval": single[: None if listed is None else LISTED],
     }
 
 

@@ -314,10 +314,9 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         ready = (task.id for task in tasks if task.id in known and stock._schedulable(task))
         return self.gate.verdicts(ready, worker)
 
-    def is_pending(self, task_id: str) -> bool:
-        """Return whether a task is pending: ready, blocked, or waiting for what it requires."""
-        task = self._state.get_task(task_id)
-        return task is not None and task.status == PENDING
+    def is_ready(self, task: Any) -> bool:
+        """Return whether a task would run if it were not for the gate: all that it requires is there."""
+        return bool(super()._schedulable(task))
 
     def knows(self, task_id: str) -> bool:
         """Return whether anybody has scheduled a task; one that others only named as needed is UNKNOWN."""

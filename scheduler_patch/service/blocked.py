@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping
 
 from luigi_spendguard.ledger import queries
-from luigi_spendguard.money import format_usd
-from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
+from luigi_spendguard.money import format_usd, plain_usd
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks, RunStanding
 from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.scheduler.standing import CLEAR, standings
 from scheduler_patch.service import LedgerService
 
 #: Seconds between two looks whether something was freed.
@@ -51,6 +52,31 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
         paused=paused,
         unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
         shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one in groups})),
+        runs=() if wait_s else await _standing(service, worker),
+    )
+
+
+def _runs_of(service: LedgerService, worker: str) -> list[str]:
+    """Return a worker's runs by their ids: one that has ended with its root is in the gate no more."""
+    state = service.state
+    return sorted({state.names.get(name, name) for name in state.runs_of.get(worker, ())})
+
+
+async def _standing(service: LedgerService, worker: str) -> tuple[RunStanding, ...]:
+    """Return how those of a worker's runs stand of which something is blocked or in doubt."""
+    named, known = _runs_of(service, worker), await standings(service.scheduler)
+    doubts = {row["run_id"]: row for row in await service.read(queries.in_doubt, named) or []}
+    return tuple(
+        RunStanding(
+            run_id,
+            len(standing.due),
+            standing.behind,
+            doubt["calls"] if doubt else 0,
+            plain_usd(doubt["micros"] if doubt else 0),
+        )
+        for run_id in named
+        for standing, doubt in [(known.get(run_id, CLEAR), doubts.get(run_id))]
+        if doubt or standing.due or standing.behind
     )
 
 
@@ -83,8 +109,7 @@ async def _shadow(service: LedgerService, worker: str, blocked: set[str]) -> lis
     state = service.state
     if not state.rules.shadow:
         return []
-    # By name: one that has ended with its root is in the gate no more.
-    runs_of = sorted({state.names.get(name, name) for name in state.runs_of.get(worker, ())})
+    runs_of = _runs_of(service, worker)
     short = await service.read(queries.lent, runs_of) or []
     enough = set(runs_of) - {row["run_id"] for row in short}
     return [

@@ -28,8 +28,8 @@ def test_every_run_is_a_row_with_its_state_and_amounts(tab: Tab, busy: Site) -> 
         "held": "held for approval",
         "fine": "active",
         "stopped": "revoked",
-        "doubtful": "active",
-        "frozen": "overrun",
+        "doubtful": "in doubt",
+        "frozen": "frozen",
     }.items():
         assert row(page, run_id).locator(".label").inner_text() == status, run_id
     assert row(page, "doubtful").locator("td").last.inner_text() == "1"

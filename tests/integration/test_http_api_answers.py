@@ -27,14 +27,14 @@ def test_every_answer_that_is_a_run_is_a_whole_run(site: Site) -> None:
 def test_blocked_tasks_are_counted_and_told(site: Site) -> None:
     site.luigi("List", "--n", "5", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     assert site.call("GET", "/runs", token=None)[1][0]["blocked_tasks"] == {"cap": 3}
+    assert site.call("GET", "/runs", token=None)[1][0]["behind_tasks"] == 1, "the root itself"
     [why] = site.run("r")["blocked"]
     assert (why["tasks"], why["code"], why["text"]) == (3, "cap", "cap of $2.00 reached, $2.00 spent")
     code, out, _ = site.cli("run", "r")
     assert code == 0
-    assert (
-        "because    3 tasks: cap of $2.00 reached, $2.00 spent; `spendguard top-up r USD` frees them" in out
-    )
+    assert "because    3 due: cap of $2.00 reached, $2.00 spent; `spendguard top-up r USD` frees them" in out
     assert [line.split()[0] for line in site.cli("runs")[1].splitlines()] == ["run", "r"]
+    assert "3 due, 1 behind them" in site.cli("runs")[1]
     site.call("POST", "/runs/r/top_up", {"usd": "5"})
     assert site.run("r")["blocked_tasks"] == {}
 
@@ -83,7 +83,7 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
         ("/runs?limit=0", "'limit' must be a number from 1 to 1000"),
         ("/runs?offset=-1", "'offset' must be a number from 0 to 1000000000"),
         ("/runs?sort=name", "'sort' must be one of opened_at, run_id, root_family"),
-        ("/runs?status=late", "'status' must be one of active, blocked, held, frozen, ended, revoked"),
+        ("/runs?status=late", "'status' must be one of active, denied, blocked, held, in_doubt, frozen, "),
     ],
 )
 def test_a_mistake_in_a_query_is_400_and_says_what_there_is(shared_site: Site, path: str, says: str) -> None:

@@ -81,7 +81,7 @@ def check_order(columns: Any, lines: list[str]) -> None:
 def test_short_ids_leave_room_for_what_counts(filled: Site, columns: int) -> None:
     lines = shown(filled, columns, "runs", "--search", SHORT)
     assert lines[0].split()[:5] == ["run", "status", "cap", "spent", "remaining"]
-    assert lines[1].split()[:5] == [SHORT, "active", "$100.00", "$0.00", "$96.00"]
+    assert lines[1].split()[:5] == [SHORT, "in_doubt", "$100.00", "$0.00", "$96.00"]
 
 
 @pytest.mark.parametrize("name", COLUMNS)

@@ -31,12 +31,21 @@ export function count(number, name) {
   return `${number.toLocaleString("en-US")} ${name}${number === 1 ? "" : "s"}`;
 }
 
-/** What a run's statuses are called. */
+/** Return how many tasks money keeps from running, as `protocol.blocked_text` does. */
+export function blocked(due, behind) {
+  const number = (value) => value.toLocaleString("en-US");
+  return !due ? behind ? `${number(behind)} not due yet` : "" :
+    `${number(due)} due` + (behind ? `, ${number(behind)} behind ${due === 1 ? "it" : "them"}` : "");
+}
+
+/** What a run's statuses are called: the worst that is true of it. */
 export const STATUSES = {
   active: "active",
+  denied: "denied",
   blocked: "blocked",
   held: "held for approval",
-  frozen: "overrun",
+  in_doubt: "in doubt",
+  frozen: "frozen",
   revoked: "revoked",
   ended: "ended",
 };

@@ -6,7 +6,7 @@ import { get, hasToken } from "./api.js";
 import { bar } from "./bar.js";
 import { callsTable } from "./calls.js";
 import { h, show, table } from "./dom.js";
-import { count, forecast, some, time, usd } from "./format.js";
+import { blocked as blockedText, count, forecast, some, time, usd } from "./format.js";
 import { spendingPlot } from "./plot.js";
 import { label } from "./runs.js";
 
@@ -67,6 +67,7 @@ function about(run, acted) {
     ["In doubt", run.in_doubt_calls && `${usd(run.in_doubt_usd)} in ${count(run.in_doubt_calls, "call")}`],
     ["Remaining", usd(run.remaining_usd)], ["Overrun", some(run.overrun_usd)], ["Forecast", forecast(run)],
     ["Approved", run.approved_usd === null ? "" : usd(run.approved_usd)],
+    ["Blocked", blockedText(Object.values(run.blocked_tasks).reduce((sum, one) => sum + one, 0), run.behind_tasks)],
     ["Denied", run.denied_calls && count(run.denied_calls, "call")],
     ["Shadow mode", run.shadow_calls && `${count(run.shadow_calls, "call")} let through; a cap of ` +
       `${usd(run.sufficient_cap_usd)} would have sufficed`],
@@ -96,11 +97,11 @@ function waiting(run, acted) {
         h("td", null, bar(budget)))))),
   ];
   const groups = run.blocked.map((group) => h("li", null,
-    h("strong", null, `${count(group.tasks, "task")}: `), `${group.text}; ${group.advice}`,
+    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), `${group.text}; ${group.advice}`,
     h("details", { "data-key": `tasks ${group.code}` }, h("summary", null, "Show tasks"),
       h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
-      group.tasks > group.task_ids.length && h("p", null,
-        `and ${(group.tasks - group.task_ids.length).toLocaleString("en-US")} more`))));
+      group.tasks + group.behind > group.task_ids.length && h("p", null,
+        `and ${(group.tasks + group.behind - group.task_ids.length).toLocaleString("en-US")} more`))));
   const approvals = run.awaiting_approval.map((task) => h("li", null,
     h("a", { href: graph(task.task_id) }, task.task_id), task.duplicate_of
       ? ` asks for ${usd(task.cost_usd)}, which call ${task.duplicate_of} of ${task.duplicate_task_id} may have paid `

@@ -1,0 +1,87 @@
+"""What money keeps from running, of every run: the tasks that are due, and those that wait behind them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from luigi.task_status import PENDING
+
+from scheduler_patch.dispatch import Verdict
+
+#: Tasks that are looked at in one go: about a millisecond.
+_SLICE = 200
+
+
+@dataclass
+class Standing:
+    """What money keeps from running, of one run.
+
+    Attributes:
+        due: vendor tasks that would run now, each with why it does not.
+        later: vendor tasks that are blocked as well, and wait for something else that they require.
+        plain: how many other tasks wait for one of these, directly or not.
+
+    """
+
+    due: dict[str, Verdict] = field(default_factory=dict)
+    later: dict[str, Verdict] = field(default_factory=dict)
+    plain: int = 0
+
+    @property
+    def behind(self) -> int:
+        """How many tasks wait behind those that are due."""
+        return len(self.later) + self.plain
+
+    @property
+    def verdicts(self) -> dict[str, Verdict]:
+        """The verdict on each vendor task, those that are due first."""
+        return {**self.due, **self.later}
+
+
+#: A run of which nothing is blocked.
+CLEAR = Standing()
+
+
+async def standings(scheduler: Any) -> dict[str, Standing]:
+    """Return how each run stands of which something is blocked: one look at all pending tasks.
+
+    There may be many thousands: Luigi's RPCs have their turn meanwhile.
+    """
+    gate, found = scheduler.gate, dict[str, Standing]()
+    if not gate.state.tasks:
+        return found
+    run_of: dict[str, str] = {}
+    above: dict[str, list[str]] = {}
+    for number, task in enumerate(list(scheduler._state.get_active_tasks_by_status(PENDING))):
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        if task.status != PENDING:
+            continue
+        for dep in task.deps:
+            above.setdefault(dep, []).append(task.id)
+        verdict = gate.verdict(task.id)
+        run = gate.state.run(gate.paying_run(task.id)) if verdict.is_blocked else None
+        if run is not None:
+            run_of[task.id] = run.run_id
+            standing = found.setdefault(run.run_id, Standing())
+            (standing.due if scheduler.is_ready(task) else standing.later)[task.id] = verdict
+    await _follow(run_of, above, found)
+    return found
+
+
+async def _follow(
+    run_of: dict[str, str], above: Mapping[str, list[str]], found: Mapping[str, Standing]
+) -> None:
+    """Count what waits for blocked tasks, each task once: for the run through which it is reached first."""
+    queue = list(run_of)
+    for number, task_id in enumerate(queue):
+        if number % _SLICE == _SLICE - 1:
+            await asyncio.sleep(0)
+        for parent in above.get(task_id, ()):
+            if parent not in run_of:
+                run_of[parent] = run_of[task_id]
+                found[run_of[parent]].plain += 1
+                queue.append(parent)
