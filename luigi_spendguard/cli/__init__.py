@@ -12,7 +12,7 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import changes, check, keys, proof, queries
+from luigi_spendguard.cli import changes, check, keys, proof, queries, upkeep
 from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token, scheduler_url
 from luigi_spendguard.cli.context import Stop
 
@@ -30,6 +30,7 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.gateway,
     check.check,
     proof.self_test,
+    upkeep.prune,
 )
 
 

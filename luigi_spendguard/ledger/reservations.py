@@ -83,7 +83,10 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         )
     if row["verdict"] == "replayed":
         source = tx.one("SELECT * FROM call WHERE id = ?", row["replay_of"])
-        assert source is not None
+        if source is None:
+            raise ReservationDenied(
+                "idempotency_mismatch", f"call {row['replay_of']}, which has answered this one, was pruned"
+            )
         return replay(tx, ask, source)
     if ask.ask < row["ask"]:
         return ReserveReply("stale", row["id"], row["ask"])

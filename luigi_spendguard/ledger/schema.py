@@ -401,12 +401,16 @@ TABLES: tuple[type[peewee.Model], ...] = (
     JournalTable,
 )
 
+#: Entries are deleted by pruning alone, which puts others in their place.
+NO_DELETE = (
+    "CREATE TRIGGER journal_no_delete BEFORE DELETE ON journal"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
+)
 #: What no model says: the journal refuses changes, and what is looked for among much else is indexed apart.
 _BESIDE = (
     "CREATE TRIGGER journal_no_update BEFORE UPDATE ON journal"
     " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
-    "CREATE TRIGGER journal_no_delete BEFORE DELETE ON journal"
-    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END",
+    NO_DELETE,
     "CREATE INDEX run_family ON run (root_family, id)",
     "CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'",
     "CREATE INDEX claim_unheard ON claim (run_id) WHERE ended_at IS NULL",

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, keep_budget, last_entry, run_budget
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
+from luigi_spendguard.ledger.pruning import PRUNED_RUNS
 from luigi_spendguard.settings.policy import Caps
 
 #: Earlier runs whose tasks are averaged for a forecast.
@@ -91,9 +92,11 @@ def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
 def averages(tx: Tx) -> dict[str, int]:
     """Return what a completed task of each family has cost on average, in micro-dollars.
 
-    Over the newest runs; a batch counts as many tasks as it had members.
+    Over the newest runs of which nothing was pruned; a batch counts as many tasks as it had members.
     """
-    recent = f"SELECT run_id FROM run ORDER BY id DESC LIMIT {RECENT_RUNS}"
+    recent = (
+        f"SELECT run_id FROM run WHERE run_id NOT IN ({PRUNED_RUNS}) ORDER BY id DESC LIMIT {RECENT_RUNS}"
+    )
     rows = tx.all(
         "SELECT done.family, total, number FROM (SELECT family, sum(max(1, json_array_length(members)))"
         f" AS number FROM claim WHERE outcome = 'completed' AND run_id IN ({recent}) GROUP BY family) done"

@@ -20,6 +20,7 @@ from luigi_spendguard.protocol.messages import (
     Usd,
     texts,
 )
+from luigi_spendguard.settings.policy import expiry_ms
 
 
 def _usd(what: str) -> Kind:
@@ -123,3 +124,25 @@ class ListKeysRequest(Message):
     """Which run's keys are to be listed; None: all."""
 
     run_id: Text | None = None
+
+
+def _moment(name: str, value: Any) -> int:
+    try:
+        return expiry_ms(str(messages.text().read(name, value)))
+    except ValueError as error:
+        raise BadMessage(f"{name!r} {error}") from None
+
+
+@dataclass(frozen=True)
+class PruneRequest(Message):
+    """What is to be pruned: calls of runs that were over `before` then, in milliseconds since the epoch.
+
+    Attributes:
+        dry_run: only say what would be.
+        after: the `next` of the answer before, 0 for the first.
+
+    """
+
+    before: Annotated[int, Kind(_moment, {"type": "string", "format": "date-time"})]
+    dry_run: Flag = False
+    after: Annotated[int, messages.number(0, 2**53 - 1, "a whole number", {"minimum": 0})] = 0

@@ -13,6 +13,7 @@ from luigi_spendguard.protocol.operators import (
     ListKeysRequest,
     OneKey,
     OneRun,
+    PruneRequest,
     ResolveRequest,
     TaskCostsRequest,
     TopUpRequest,
@@ -79,6 +80,10 @@ async def _resolve(service: LedgerService, call: ApiCall, request: ResolveReques
     return await operators.resolve(service, request)
 
 
+async def _prune(service: LedgerService, call: ApiCall, request: PruneRequest) -> Any:
+    return await operators.prune(service, request)
+
+
 _REVOKE = Endpoint("admin", OneRun, _revoke)
 _TOP_UP = Endpoint("admin", TopUpRequest, _top_up)
 _APPROVE = Endpoint("admin", ApproveRequest, _approve)
@@ -119,6 +124,7 @@ ROUTES = (
     Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),
     Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),
     Route("/calls/{id}/resolve", {"POST": Endpoint("admin", ResolveRequest, _resolve)}),
+    Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
     Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
 )
 

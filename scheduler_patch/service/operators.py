@@ -9,12 +9,12 @@ from collections.abc import Callable
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import corrections, duplicates, queries, runs, snapshot
+from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.money import Micros, format_usd, parse_usd
+from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import GRANT_SECONDS
-from luigi_spendguard.protocol.operators import ApproveRequest, ResolveRequest, TopUpRequest
+from luigi_spendguard.protocol.operators import ApproveRequest, PruneRequest, ResolveRequest, TopUpRequest
 from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service import LedgerService
@@ -74,6 +74,33 @@ async def resolve(service: LedgerService, request: ResolveRequest) -> dict[str, 
     resolution = Resolution(amount, request.object_id, request.overrun, request.correct)
     row, run_state = await service.commit(_resolve, request.id, resolution, _id_of(request))
     return {**queries.show_call(row), "run_state": run_state}
+
+
+async def prune(service: LedgerService, request: PruneRequest) -> dict[str, Any]:
+    """Prune some of what is over, or say what would be. Raises Conflict where that is too young."""
+    if not service.has_ledger:
+        return _pruned(pruning.Pruned(), {}, None)
+    if not await service.read(pruning.check_age, request.before):
+        raise Conflict("what is younger than two days is not pruned: name a day before that")
+    if request.dry_run:
+        found = await service.browse(pruning.look, request.before, request.after) or pruning.Pruned()
+    else:
+        found = await service.record(pruning.prune, request.before, request.after)
+    kept = await service.browse(pruning.kept_runs, request.before) if found.next is None else None
+    return _pruned(found, kept or {}, await service.browse(pruning.oldest_open_run))
+
+
+def _pruned(found: pruning.Pruned, kept: dict[str, int], oldest: Row | None) -> dict[str, Any]:
+    return {
+        "runs": found.runs,
+        "calls": found.calls,
+        "spent_usd": plain_usd(found.spent_micros),
+        "attempts": found.attempts,
+        "stay": found.stay,
+        "runs_that_stay": kept,
+        "oldest_open_run": None if oldest is None else oldest["run_id"],
+        "next": found.next,
+    }
 
 
 def _id_of(request: TopUpRequest | ApproveRequest | ResolveRequest) -> str:

@@ -28,6 +28,7 @@ VALUES = {
     "SECONDS": "60",
     "VENDOR": "stripe",
     "V": "denied",
+    "DATE": "2026-09-01",
 }
 
 

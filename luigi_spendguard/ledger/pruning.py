@@ -1,0 +1,290 @@
+"""Pruning: delete calls and attempts of runs that are over, but not what keeps anybody from paying twice.
+
+A run stays with its budgets' totals; the journal says what was pruned and when, with an entry for each budget
+that takes the place of those of the calls. What decides whether a later call is a repeated one (see
+`identity`) stays as long as it does; so does what is in doubt, and whatever that may be confused with.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
+from luigi_spendguard.ledger.claims import COMPLETIONS
+from luigi_spendguard.ledger.database import NOW, Row, Tx
+from luigi_spendguard.ledger.schema import NO_DELETE
+from luigi_spendguard.settings.policy import moment
+
+#: Calls that are deleted in one transaction at the most, and runs that are looked at: calls wait meanwhile.
+MOST_CALLS, MOST_RUNS = 1000, 200
+#: Nothing younger is pruned, in milliseconds: turns at objects, and keys that vendors know, last for a day.
+YOUNGEST_MS = 2 * 86_400_000
+
+#: Of `run`: it spends nothing any more, was over before ?1, and nothing of it is open.
+_IS_OVER = """
+    run.state IN ('ended','revoked') AND run.ended_at < ?1
+    AND NOT EXISTS (SELECT 1 FROM call WHERE call.run_id = run.run_id
+                    AND call.state IN ('pending','in_doubt'))
+    AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.run_id = run.run_id AND claim.state = 'open')
+    AND NOT EXISTS (SELECT 1 FROM price_due JOIN call ON call.id = price_due.call_id
+                    WHERE call.run_id = run.run_id)
+"""
+#: The journal's first entry of the oldest run that may go on: what was paid for later is not paid for again
+#: in that. (A vault key's own run has no tasks that others could have, too.)
+_OLDEST = """
+    SELECT run_id, (SELECT min(id) FROM journal WHERE journal.run_id = run.run_id) AS entry FROM run
+    WHERE state IN ('active','frozen') AND run_id NOT IN (SELECT id FROM key_terms) ORDER BY entry LIMIT 1
+"""
+#: Tasks (and payments) of attempts that go on.
+_AT_WORK = """
+    SELECT task_id AS name FROM claim WHERE ended_at IS NULL AND state = 'open' AND task_id <> ''
+    UNION SELECT each.value FROM claim, json_each(claim.members) AS each
+    WHERE ended_at IS NULL AND state = 'open'
+    UNION SELECT each.value FROM claim, json_each(CASE WHEN mixed LIKE '[%' THEN mixed ELSE
+    json_array(mixed) END) AS each WHERE ended_at IS NULL AND state = 'open' AND mixed <> ''
+"""
+#: Why a call (of ?1) stays; null: it need not. ?2: before when it ended; ?3: the entry of `_OLDEST`;
+#: ?4: what `_AT_WORK` names.
+_WHY = f"""
+    CASE
+    WHEN call.created_at >= ?2 OR coalesce(call.ended_at, 0) >= ?2 THEN 'newer'
+    WHEN call.verdict = 'allowed' AND call.task_id <> ''
+         AND (call.base IS NOT NULL OR call.key_id IS NOT NULL)
+    THEN CASE
+        WHEN call.payment <> '' THEN 'payment_key'
+        WHEN call.epoch = {COMPLETIONS.format("call")} AND NOT EXISTS
+             (SELECT 1 FROM claim WHERE claim.id = call.claim_id AND claim.members <> '[]' AND NOT EXISTS
+              (SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value
+               AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
+             THEN 'not_completed'
+        WHEN call.task_id IN (SELECT value FROM json_each(?4)) THEN 'open'
+        WHEN call.state = 'settled' AND NOT call.declined AND (SELECT max(id) FROM journal
+             WHERE journal.call_id = call.id AND kind = 'reserve') > ?3 THEN 'open'
+        WHEN {{beside}} THEN 'open'
+        END
+    WHEN call.verdict = 'allowed' AND ({{beside}}) THEN 'open'
+    END
+"""
+#: Something that is not over may be about the same object, or may turn out to be what this call has made.
+_BESIDE = """
+    EXISTS (SELECT 1 FROM call AS other JOIN run ON run.run_id = other.run_id WHERE call.object_id IS NOT NULL
+            AND other.object_id = call.object_id AND other.vendor = call.vendor
+            AND other.account = call.account AND other.run_id <> ?1
+            AND (run.state NOT IN ('ended','revoked') OR run.ended_at >= ?2))
+    OR EXISTS (SELECT 1 FROM call AS other WHERE other.state IN ('pending','in_doubt')
+               AND other.vendor = call.vendor AND other.account = call.account AND other.rowid < call.rowid)
+"""
+_STAYS = _WHY.format(beside=_BESIDE)
+
+
+@dataclass
+class Pruned:
+    """What was pruned, or would be.
+
+    Attributes:
+        runs: of so many runs.
+        calls, spent_micros: so many calls, and what they have cost in micro-dollars.
+        attempts: so many attempts of tasks, and vault keys.
+        stay: how many calls of these and other runs that are over stay, by why: `newer` than asked for,
+            `payment_key`, `not_completed` (their tasks), `open` (a run, a call or an attempt that goes on).
+        next: which run comes next; None: it was the last.
+
+    """
+
+    runs: int = 0
+    calls: int = 0
+    spent_micros: int = 0
+    attempts: int = 0
+    stay: dict[str, int] = field(default_factory=dict)
+    next: int | None = None
+
+
+def kept_runs(tx: Tx, before: int) -> dict[str, int]:
+    """Return how many runs opened before then are not pruned at all, by why: `active`, or `open` parts."""
+    active = tx.value("SELECT count(*) FROM run WHERE state IN ('active','frozen') AND opened_at < ?", before)
+    over = tx.value("SELECT count(*) FROM run WHERE state IN ('ended','revoked') AND ended_at < ?", before)
+    free = tx.value(f"SELECT count(*) FROM run WHERE {_IS_OVER}", before)
+    return {"active": int(active), "open": int(over - free)}
+
+
+def oldest_open_run(tx: Tx) -> Row | None:
+    """Return the oldest run that may go on, which keeps calls made since; None: there is none."""
+    return tx.one(_OLDEST)
+
+
+def look(tx: Tx, before: int, after: int = 0) -> Pruned:
+    """Return what `prune` would delete; nothing is changed."""
+    found = Pruned()
+    for run in _runs(tx, before, after, found):
+        free = _free(tx, run["run_id"], before, 2**62)
+        attempts = _attempts(tx, run["run_id"], before, 2**62, [row["id"] for row in free])
+        _count(found, free, len(attempts))
+        _count_stay(tx, found, run["run_id"], before)
+        if found.calls + sum(found.stay.values()) >= 10 * MOST_CALLS:
+            found.next = run["id"]
+            break
+    return found
+
+
+def prune(tx: Tx, before: int, after: int = 0) -> Pruned:
+    """Delete calls and attempts of runs that ended before then, as many as one transaction may take.
+
+    `before`: milliseconds since the epoch; `after`: the `next` of the last time. Whoever repeats this until
+    there is none has pruned all of them.
+    """
+    found, done = Pruned(), []
+    for run in _runs(tx, before, after, found):
+        run_id, room = run["run_id"], MOST_CALLS - found.calls - found.attempts
+        calls = _free(tx, run_id, before, room)
+        _delete_calls(tx, run_id, [row["id"] for row in calls])
+        attempts = _attempts(tx, run_id, before, room - len(calls))
+        _delete_attempts(tx, attempts)
+        if calls or attempts:
+            _say(tx, run_id, before, len(calls), len(attempts))
+        _count(found, calls, len(attempts))
+        if len(calls) + len(attempts) == room:  # There may be more of it.
+            found.next = run["id"] - 1
+            break
+        done.append(run_id)
+        _count_stay(tx, found, run_id, before)
+    _delete_budgets(tx, done)
+    return found
+
+
+def _runs(tx: Tx, before: int, after: int, found: Pruned) -> list[Row]:
+    """Return runs that are over; there may be more, then `next` of `found` says so."""
+    rows = tx.all(
+        f"SELECT id, run_id FROM run WHERE id > ?2 AND {_IS_OVER} ORDER BY id LIMIT {MOST_RUNS}",
+        before,
+        after,
+    )
+    found.next = rows[-1]["id"] if len(rows) == MOST_RUNS else None
+    return rows
+
+
+def _of_calls(tx: Tx, run_id: str, before: int) -> tuple[str, list[Any]]:
+    """Return a query of a run's calls, each with why it stays (null: it need not), and its values."""
+    oldest = tx.one(_OLDEST)
+    values = [
+        run_id,
+        before,
+        2**62 if oldest is None else oldest["entry"],
+        json.dumps([row["name"] for row in tx.all(_AT_WORK)]),
+    ]
+    return f"(SELECT call.*, {_STAYS} AS why FROM call WHERE run_id = ?1 ORDER BY rowid)", values
+
+
+def _free(tx: Tx, run_id: str, before: int, most: int) -> list[Row]:
+    """Return calls of a run that need not stay."""
+    query, values = _of_calls(tx, run_id, before)
+    columns = "id, settled_micros, corrected_micros, overrun_micros"
+    return tx.all(f"SELECT {columns} FROM {query} WHERE why IS NULL LIMIT ?5", *values, most)
+
+
+def _attempts(tx: Tx, run_id: str, before: int, most: int, gone: Sequence[str] = ()) -> list[str]:
+    """Return attempts (and keys) of a run that no call needs but those that are `gone`."""
+    rows = tx.all(
+        "SELECT id FROM claim WHERE run_id = ?1 AND state <> 'open' AND claimed_at < ?2"
+        " AND (ended_at IS NOT NULL OR task_id = '')"  # Its completion may still be said.
+        " AND NOT EXISTS (SELECT 1 FROM call WHERE call.claim_id = claim.id"
+        " AND call.id NOT IN (SELECT value FROM json_each(?3)))"
+        " AND NOT (claim.payment <> '' AND EXISTS (SELECT 1 FROM call WHERE call.payment = claim.payment"
+        " AND call.payment <> '' AND call.verdict = 'allowed')) LIMIT ?4",
+        run_id,
+        before,
+        json.dumps(gone),
+        most,
+    )
+    return [row["id"] for row in rows]
+
+
+def _count(found: Pruned, calls: list[Row], attempts: int) -> None:
+    found.runs += bool(calls or attempts)
+    found.calls += len(calls)
+    found.attempts += attempts
+    found.spent_micros += sum(cost_so_far(row) for row in calls)
+
+
+def _count_stay(tx: Tx, found: Pruned, run_id: str, before: int) -> None:
+    query, values = _of_calls(tx, run_id, before)
+    for row in tx.all(f"SELECT why, count(*) AS n FROM {query} WHERE why IS NOT NULL GROUP BY why", *values):
+        found.stay[row["why"]] = found.stay.get(row["why"], 0) + row["n"]
+
+
+def _delete_calls(tx: Tx, run_id: str, call_ids: list[str]) -> None:
+    """Delete calls with all that is kept of them; what they have moved is kept in one entry a budget."""
+    if not call_ids:
+        return
+    ids = json.dumps(call_ids)
+    among = "call_id IN (SELECT value FROM json_each(?))"
+    moved = tx.all(
+        "SELECT call_budget.budget_id, sum(spent_micros) AS spent, sum(reserved_micros) AS reserved,"
+        " sum(overrun_micros) AS overrun FROM call_budget JOIN journal ON journal.call_id ="
+        " call_budget.call_id AND journal.budget_id IS NULL WHERE call_budget.call_id IN"
+        " (SELECT value FROM json_each(?)) GROUP BY call_budget.budget_id",
+        ids,
+    )
+    for row in moved:
+        amounts = {name: row[name] for name in ("spent", "reserved", "overrun")}
+        journal(tx, JournalEntry("prune", run_id=run_id, budget_id=row["budget_id"], **amounts))
+    for table in ("call_budget", "exchange", "call_target", "turn", "vendor_object"):
+        tx.run(f"DELETE FROM {table} WHERE {among}", ids)
+    _delete_entries(tx, f"request_id IS NULL AND {among}", ids)
+    tx.run("DELETE FROM call WHERE id IN (SELECT value FROM json_each(?))", ids)
+
+
+def _delete_entries(tx: Tx, which: str, value: str) -> None:
+    """Delete entries of the journal that others stand for; what operators did stays."""
+    tx.run("DROP TRIGGER journal_no_delete")
+    tx.run(f"DELETE FROM journal WHERE {which}", value)
+    tx.run(NO_DELETE)
+
+
+def _delete_attempts(tx: Tx, claim_ids: list[str]) -> None:
+    if not claim_ids:
+        return
+    ids = json.dumps(claim_ids)
+    tx.run("DELETE FROM member WHERE claim_id IN (SELECT value FROM json_each(?))", ids)
+    for table in ("key_terms", "claim"):
+        tx.run(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", ids)
+
+
+def _delete_budgets(tx: Tx, run_ids: list[str]) -> None:
+    """Delete the budgets of single tasks of these runs of which no call is left."""
+    rows = tx.all(
+        "SELECT id FROM budget WHERE scope = 'task' AND subject IN (SELECT value FROM json_each(?))"
+        " AND NOT EXISTS (SELECT 1 FROM call WHERE call.run_id = subject AND call.task_id = part)"
+        " AND NOT EXISTS (SELECT 1 FROM claim WHERE claim.run_id = subject AND claim.task_id = part)",
+        json.dumps(run_ids),
+    )
+    if not rows:
+        return
+    ids = json.dumps([row["id"] for row in rows])
+    tx.run("DELETE FROM budget WHERE id IN (SELECT value FROM json_each(?))", ids)
+    _delete_entries(tx, "budget_id IN (SELECT value FROM json_each(?))", ids)
+
+
+def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:
+    """Put on the run, and into the journal, what of it was pruned and when."""
+    until = moment(before)
+    note = f"{calls} calls and {attempts} attempts from before {until} were pruned"
+    journal(tx, JournalEntry("prune", run_id=run_id, note=note))
+    remark = f"its calls from before {until} were pruned on {str(moment(tx.now()))[:10]}"
+    tx.run(
+        "UPDATE run SET note = CASE note WHEN '' THEN ?1 ELSE note || '; ' || ?1 END"
+        " WHERE run_id = ?2 AND instr(note, ?1) = 0",
+        remark,
+        run_id,
+    )
+
+
+#: Runs of which something was pruned: what their tasks have cost on average cannot be said any more.
+PRUNED_RUNS = "SELECT run_id FROM journal WHERE kind = 'prune'"
+
+
+def check_age(tx: Tx, before: int) -> bool:
+    """Return whether what is older than that is old enough to be pruned."""
+    return bool(tx.value(f"SELECT ? <= {NOW} - {YOUNGEST_MS}", before))
