@@ -135,9 +135,9 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
     check_run(tx, run_id)
     start = int(tx.value("SELECT opened_at FROM run WHERE run_id = ?", run_id))
     end = int(tx.value("SELECT at FROM journal WHERE run_id = ? ORDER BY id DESC LIMIT 1", run_id) or start)
-    step = max(1000, -(-(end - start + 1) // POINTS))
+    step = -(-(end - start + 1) // POINTS)
     rows = tx.all(
-        f"SELECT min(?4, max(0, j.at - ?1) / ?2) AS bucket, call.{by} AS name,"
+        f"SELECT min(?4, max(0, j.at - ?1) / ?2) AS bucket, call.{by} AS name, max(j.at) AS at,"
         " sum(j.spent_micros + j.overrun_micros) AS micros FROM journal j JOIN call ON call.id = j.call_id"
         " WHERE j.run_id = ?3 AND (j.spent_micros <> 0 OR j.overrun_micros <> 0) GROUP BY 1, 2",
         start,
@@ -154,7 +154,7 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
     shown = {row["name"] for row in totals[:NAMES]}
     return {
         "by": by,
-        "times": [start, *(start + (one + 1) * step for one in sorted({row["bucket"] for row in rows}))],
+        "times": _times(rows, start),
         "spent_usd": _cumulated(rows, shown),
         "totals": [
             {
@@ -168,6 +168,17 @@ def spending(tx: Tx, run_id: str, by: str) -> dict[str, Any]:
         ],
         "caps": _caps(tx, run_id),
     }
+
+
+def _times(rows: list[Row], start: int) -> list[int]:
+    """Return when a run was opened, and the moment of the last change in each bucket; none comes twice."""
+    last: dict[int, int] = {}
+    for row in rows:
+        last[row["bucket"]] = max(row["at"], last.get(row["bucket"], 0))
+    times = [start]
+    for bucket in sorted(last):  # Clocks are set back, too.
+        times.append(max(last[bucket], times[-1] + 1))
+    return times
 
 
 def _cumulated(rows: list[Row], shown: set[str]) -> list[dict[str, Any]]:

@@ -297,3 +297,12 @@ def test_the_error_is_shown_on_every_page_while_luigid_is_down(browser: Any, sit
         page.wait_for_timeout(300)
         page.get_by_role("alert").get_by_text("luigid does not answer").wait_for()
     tab.close()
+
+
+def test_a_command_is_copied_with_one_click(tab: Tab, busy: Site) -> None:
+    tab.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page = tab.go("#tab=budgets&run=broke")
+    page.get_by_role("button", name="Copy spendguard top-up broke").first.click()
+    page.get_by_text("copied", exact=True).first.wait_for()
+    assert page.evaluate("navigator.clipboard.readText()").startswith("spendguard top-up broke ")
+    assert "`" not in page.locator("#budgets").inner_text(), "no command stands between backticks"

@@ -37,6 +37,34 @@ function append(parent, children) {
   }
 }
 
+/** Put a text into the clipboard, over plain HTTP too; resolves to whether it is there. */
+async function copied(text) {
+  if (navigator.clipboard) {
+    return navigator.clipboard.writeText(text).then(() => true, () => false);
+  }
+  const field = h("textarea", { class: "sr-only", "aria-hidden": "true" }, text);
+  document.body.append(field);
+  field.select();
+  const done = document.execCommand("copy");
+  field.remove();
+  return done;
+}
+
+/** Return a command with a button that copies it. */
+export function command(text) {
+  const said = h("span", { class: "spendguard-small", role: "status" });
+  const button = h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `copy ${text}`,
+    "aria-label": `Copy ${text}`, onclick: async () => {
+      said.textContent = await copied(text) ? " copied" : " select it and copy it by hand";
+    } }, "Copy");
+  return h("span", { class: "spendguard-command" }, h("code", null, text), " ", button, said);
+}
+
+/** Return a text of luigid's in which each `command` can be copied. */
+export function withCommands(text) {
+  return text.split(/`(spendguard [^`]+)`/).map((part, place) => (place % 2 ? command(part) : part));
+}
+
 /** Return a link to a vendor's or another site's page; a text where the address is none. */
 export function external(address, text) {
   return address && SAFE.test(address)

@@ -12,9 +12,9 @@ export function some(amount) {
   return amount === null || amount === undefined || Number(amount) === 0 ? "" : usd(amount);
 }
 
-/** Return a time (milliseconds since the epoch) as Luigi's page writes its own. */
+/** Return a time (milliseconds since the epoch) as Luigi's page writes its own, with its zone. */
 export function time(ms) {
-  return ms === null || ms === undefined ? "" : new Date(ms).toLocaleString();
+  return ms === null || ms === undefined ? "" : new Date(ms).toLocaleString(undefined, { timeZoneName: "short" });
 }
 
 /** Return how long a call took, in milliseconds or seconds. */

@@ -2,11 +2,14 @@
 
 import { h, show, table } from "./dom.js";
 import { some, usd } from "./format.js";
+import { lasting, timeline, zone } from "./timeline.js";
 
 /* Dark enough beside each other and on white; the dashes tell lines apart without their colours. */
 const COLOURS = ["#1f5f99", "#a34700", "#1f7a4d", "#7a3e9d", "#8a6d00", "#b0285f", "#3d6b6b", "#5c5c5c", "#704214"];
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3]];
-const HEIGHT = 240;
+const HEIGHT = 280;
+/* What stays free at both sides, of the width of the time; pixels that a written moment takes; rows of labels. */
+const PAD = 0.03, TICK = 84, ROWS = 4;
 
 let loading;
 
@@ -27,11 +30,15 @@ function uPlot() {
   return loading;
 }
 
-/** Return columns for uPlot: all times, then a line for the total, each part and the cap. */
-function columns(spending) {
-  const last = spending.times.at(-1);
-  const times = [...new Set([...spending.times, ...spending.caps.flatMap((cap) => [cap.at - 1, cap.at])])]
-    .filter((at) => at >= spending.times[0]).sort((a, b) => a - b);
+/** Return all moments at which something is drawn, in milliseconds, sorted. */
+function moments(spending) {
+  const times = [...spending.times, ...spending.caps.map((cap) => cap.at)];
+  return [...new Set(times)].filter((at) => at >= spending.times[0]).sort((a, b) => a - b);
+}
+
+/** Return columns for uPlot: all places, then a line for the total, each part and the cap. */
+function columns(spending, line) {
+  const times = moments(spending);
   const at = (amounts) => {
     let place = 0;
     return times.map((time) => {
@@ -47,11 +54,10 @@ function columns(spending) {
     const until = spending.caps.filter((one) => one.at <= time).at(-1);
     return until ? Number(until.cap_usd) : null;
   });
-  if (times.length === 1) {
-    times.push(last + 1000);
-    [total, cap, ...parts].forEach((line) => line.push(line[0]));
-  }
-  return [times.map((time) => time / 1000), ...(parts.length === 1 ? [] : [total]), ...parts, cap];
+  const lines = [...(parts.length === 1 ? [] : [total]), ...parts, cap];
+  // What was spent last stays spent: the lines go on to the edge.
+  lines.forEach((one) => one.push(one.at(-1)));
+  return [[...times.map(line.place), 1 + PAD / 2], ...lines];
 }
 
 /** Return what the plot shows, in words. */
@@ -63,38 +69,82 @@ function words(spending) {
     (raised.length ? `, opened with ${usd(first.cap_usd)} and topped up ${raised.length} times` : "") + ".";
 }
 
-function options(Plot, spending, width) {
-  const money = (value) => value === null || value === undefined ? "" : `$${value.toLocaleString("en-US", { maximumFractionDigits: 6 })}`;
-  const line = (label, stroke, more) => ({ label, stroke, width: 2, points: { show: false },
-    paths: Plot.paths.stepped({ align: 1 }), value: (_, value) => money(value), ...more });
+/** Return what a line's value is at a point; where nothing is pointed at, its last. */
+const shown = (plot, value, number, point) =>
+  point === null || point === undefined ? plot.data[number].at(-1) : value;
+
+function options(Plot, spending, line, width) {
+  const money = (value) => value === null || value === undefined ? "" : usd(String(Number(value.toFixed(6))));
+  const first = spending.times[0];
+  const drawn = (label, stroke, more) => ({ label, stroke, width: 2, points: { show: false },
+    paths: Plot.paths.stepped({ align: 1 }), value: (...at) => money(shown(...at)), ...more });
+  const moment = (plot, place, number, point) => {
+    const at = line.moment(shown(plot, place, number, point));
+    return new Date(Math.min(at, moments(spending).at(-1))).toLocaleString("en-US", { timeZoneName: "short" });
+  };
   return {
-    width, height: HEIGHT, legend: { live: true }, cursor: { drag: { x: true, y: false } },
-    axes: [{}, { values: (_, ticks) => ticks.map(money), size: 80 }],
-    scales: { y: { range: (_, low, high) => [0, (high || 1) * 1.08] } },
-    series: [
-      {}, ...(spending.spent_usd.length === 1 ? [] : [line("total", "#222222", { width: 3 })]),
-      ...spending.spent_usd.map((one, number) => line(one.name === "" ? "no task" : one.name ?? "others",
-        COLOURS[number % COLOURS.length], { dash: DASHES[number % DASHES.length] })),
-      line("cap", "#c0392b", { dash: [4, 4] }),
+    width, height: HEIGHT, legend: { live: true }, cursor: { drag: { x: false, y: false } },
+    axes: [
+      { label: `time (${zone(first)})`, labelSize: 18, size: 48,
+        splits: (plot) => line.ticks(TICK / Math.max(1, plot.over.clientWidth)).map(line.place),
+        values: (_, places) => places.map(line.moment).map((at, place, all) => line.write(at, all[place - 1])) },
+      { values: (_, ticks) => ticks.map(money), size: 80 },
     ],
-    hooks: { draw: [(plot) => marks(plot, spending)] },
+    scales: { x: { time: false, range: [-PAD, 1 + PAD] }, y: { range: (_, low, high) => [0, (high || 1) * 1.25] } },
+    series: [
+      { label: "until", value: moment },
+      ...(spending.spent_usd.length === 1 ? [] : [drawn("total", "#222222", { width: 3 })]),
+      ...spending.spent_usd.map((one, number) => drawn(one.name === "" ? "no task" : one.name ?? "others",
+        COLOURS[number % COLOURS.length], { dash: DASHES[number % DASHES.length] })),
+      drawn("cap", "#c0392b", { dash: [4, 4] }),
+    ],
+    hooks: { drawClear: [(plot) => idle(plot, line)], draw: [(plot) => marks(plot, spending, line)] },
   };
 }
 
-/** Mark top-ups by lines from top to bottom. */
-function marks(plot, spending) {
+/** Shade the idle times, which are cut short, and say how long each was. */
+function idle(plot, line) {
   const { ctx, bbox } = plot;
+  plot.over.querySelectorAll(".spendguard-idle").forEach((one) => one.remove());
   ctx.save();
-  ctx.strokeStyle = ctx.fillStyle = "#c0392b";
+  ctx.fillStyle = "#eeeeee";
+  for (const piece of line.idle) {
+    const from = plot.valToPos(piece.x, "x", true), to = plot.valToPos(piece.x + piece.width, "x", true);
+    ctx.fillRect(from, bbox.top, to - from, bbox.height);
+    const band = h("div", { class: "spendguard-idle", title: `nothing was called for ${lasting(piece.to - piece.from)}` },
+      lasting(piece.to - piece.from));
+    band.style.left = `${plot.valToPos(piece.x, "x")}px`;
+    band.style.width = `${plot.valToPos(piece.x + piece.width, "x") - plot.valToPos(piece.x, "x")}px`;
+    plot.over.append(band);
+  }
+  ctx.restore();
+}
+
+/** Mark top-ups by lines from top to bottom, each with what it came to beside it, inside the plot. */
+function marks(plot, spending, line) {
+  const { ctx, bbox } = plot, width = plot.over.clientWidth;
+  plot.over.querySelectorAll(".spendguard-mark").forEach((one) => one.remove());
+  ctx.save();
+  ctx.strokeStyle = "#c0392b";
   ctx.setLineDash([2, 4]);
+  const taken = [];  // Of each row of labels, where its last one ends.
   for (const cap of spending.caps.filter((one) => one.top_up)) {
-    const x = plot.valToPos(cap.at / 1000, "x", true);
+    const place = line.place(cap.at), x = plot.valToPos(place, "x", true), left = plot.valToPos(place, "x");
     ctx.beginPath();
     ctx.moveTo(x, bbox.top);
     ctx.lineTo(x, bbox.top + bbox.height);
     ctx.stroke();
-    ctx.textAlign = "left";
-    ctx.fillText("top-up", x + 4, bbox.top + bbox.height / 2);
+    const label = h("div", { class: "spendguard-mark" }, `top-up to ${usd(cap.cap_usd)}`);
+    plot.over.append(label);
+    const wide = label.offsetWidth, start = Math.max(0, left + 4 + wide > width ? left - 4 - wide : left + 4);
+    const row = [...taken, -Infinity].findIndex((end) => end <= start);
+    if (row >= ROWS) {
+      label.remove();  // Its line stays; the journal beside the plot names each.
+      continue;
+    }
+    taken[row] = start + wide + 4;
+    label.style.left = `${start}px`;
+    label.style.top = `${2 + row * label.offsetHeight}px`;
   }
   ctx.restore();
 }
@@ -118,16 +168,10 @@ export function spendingPlot(place) {
       canvas.textContent = `There is no plot: ${error.message}. The table has its figures.`;
       return;
     }
-    const lines = JSON.stringify(spending.spent_usd.map((one) => one.name));
-    if (plot && plot.spendguardLines === lines && plot.spendguardCaps === spending.caps.length) {
-      plot.setData(columns(spending));
-    } else {
-      plot?.destroy();
-      canvas.replaceChildren();
-      plot = new Plot(options(Plot, spending, canvas.clientWidth - 2 || 800), columns(spending), canvas);
-      plot.spendguardLines = lines;
-      plot.spendguardCaps = spending.caps.length;
-    }
+    const line = timeline(moments(spending));
+    plot?.destroy();
+    canvas.replaceChildren();
+    plot = new Plot(options(Plot, spending, line, canvas.clientWidth - 2 || 800), columns(spending, line), canvas);
     shown = seen;
   }
   // Also when the page is shown at last: while it is hidden it has no width.

@@ -5,7 +5,7 @@ import * as address from "./address.js";
 import { get, hasToken } from "./api.js";
 import { bar } from "./bar.js";
 import { callsTable } from "./calls.js";
-import { h, show, table } from "./dom.js";
+import { h, show, table, withCommands } from "./dom.js";
 import { blocked as blockedText, count, forecast, some, time, usd } from "./format.js";
 import { spendingPlot } from "./plot.js";
 import { label } from "./runs.js";
@@ -97,7 +97,7 @@ function waiting(run, acted) {
         h("td", null, bar(budget)))))),
   ];
   const groups = run.blocked.map((group) => h("li", null,
-    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), `${group.text}; ${group.advice}`,
+    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), withCommands(`${group.text}; ${group.advice}`),
     h("details", { "data-key": `tasks ${group.code}` }, h("summary", null, "Show tasks"),
       h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
       group.tasks + group.behind > group.task_ids.length && h("p", null,
