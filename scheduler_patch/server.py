@@ -22,11 +22,12 @@ from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
 from scheduler_patch import tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.gateway.handler import relay_routes
+from scheduler_patch.gateway.handler import Nowhere, relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.news import LOOK_S, News
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ def app(scheduler: Any) -> Any:
     application = _stock_app(scheduler)
     answer_half_closed(application)
     gateway = Gateway(service)
+    application.settings["default_handler_class"] = Nowhere
     application.add_handlers(r".*", [*relay_routes(gateway), *routes(service), *lost(), *visualiser.routes()])
     if service.relayed_vendors:
         logger.info(
@@ -95,6 +97,7 @@ def _begin(service: LedgerService, gateway: Gateway, drain: Callable[[Gateway], 
     IOLoop.current().add_callback(correct_prices, service)
     on_hangup(service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
+    PeriodicCallback(News(service).tell, LOOK_S * 1000).start()
 
 
 def install(settings: config.Settings) -> None:
@@ -121,7 +124,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
         )
     gateway = Gateway(service)
     ours = [route for route in routes(service) if route[0] in _ROUTES]
-    application = Application([*relay_routes(gateway), *ours])
+    application = Application([*relay_routes(gateway), *ours], default_handler_class=Nowhere)
     answer_half_closed(application)
     server = tornado.httpserver.HTTPServer(application, ssl_options=tls.context_of(settings))
     try:

@@ -63,7 +63,7 @@ def issue_key(run_id: str | None, run_cap: Micros | None, daily_cap: Micros | No
     body = {name: value for name, value in body.items() if value not in (None, ())}
     key = operator_of().post("/vault/keys", body)
     click.echo(f"{key['id']} spends for run {key['run_id']} until {key['expires_at']}.", err=True)
-    if note := operator_of().get(path_of("runs", key["run_id"]))["note"]:  # As that its cap is lower.
+    if note := key.get("note"):  # As that the run that was opened for it has a lower cap.
         click.echo(f"Note: {note}", err=True)
     click.echo(key["vault_key"])
 

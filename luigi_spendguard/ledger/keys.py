@@ -62,6 +62,7 @@ class Terms:
 def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
     """Issue a key for the run that its label names, opened now if need be; return (its row, the key).
 
+    The row's `note` says why the run that was opened for it has the cap that it has.
     Raises KeyRevoked when that run is revoked.
     """
     key_id = f"key_{uuid.uuid4().hex}"
@@ -96,7 +97,7 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
     row = key_row(tx, key_id)
     key_budgets(tx, run["run_id"], row)
     journal(tx, JournalEntry("issue", run_id=run["run_id"], note=key_id))
-    return row, key
+    return {**row, "note": run["note"]}, key
 
 
 def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
@@ -104,7 +105,7 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
     name = terms.label.removeprefix("luigi/") or key_id
     known = tx.one("SELECT * FROM run WHERE run_id = ? AND state <> 'ended'", name)
     if known is not None:
-        return known
+        return {**known, "note": ""}  # What was said when it was opened is no answer to this.
     families = [f for f in caps.families if _TASK_ID.fullmatch(name) and name.startswith(f"{f}_")]
     family = max(families, key=len, default="")
     asked = terms.run_cap if terms.run_cap is not None else terms.daily_cap

@@ -133,7 +133,7 @@ def _no_account(name: str) -> str:
 
 def _issue(tx: Tx, terms: keys.Terms, caps: Caps) -> Booked[tuple[dict[str, Any], str]]:
     row, key = keys.issue(tx, terms, caps)
-    return Booked((keys.show_key(tx, row), key), snapshot.of_run(tx, row["run_id"]))
+    return Booked((keys.show_key(tx, row) | {"note": row["note"]}, key), snapshot.of_run(tx, row["run_id"]))
 
 
 def _revoke(tx: Tx, named: str, holder: str) -> Booked[dict[str, Any]]:

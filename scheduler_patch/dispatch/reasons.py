@@ -86,22 +86,23 @@ def _explained(gate: Gate, run: RunState, task: TaskState, code: Verdict) -> tup
         return f"it asked for {asked}, more than its max_cost_usd has left", "raise its max_cost_usd"
     budget = gate.lacking(run, task) or run.own_budget
     if code is Verdict.DAY:
-        return f"daily {_spent(budget)}", "tomorrow, or with another daily_cap_usd"
+        return f"daily {spent_text(budget)}", "tomorrow, or with another daily_cap_usd"
     if code in (Verdict.FAMILY, Verdict.VENDOR):
         where = (
             "[spendguard_family_caps]"
             if code is Verdict.FAMILY
             else f"[spendguard_{budget.part}] run_cap_usd"
         )
-        return f"{budget.part}'s {_spent(budget)}", f"raise it in {where}"
-    return _spent(budget), top_up
+        return f"{budget.part}'s {spent_text(budget)}", f"raise it in {where}"
+    return spent_text(budget), top_up
 
 
 def _approve(run_id: str, task: TaskState, cost: int, *more: str) -> str:
     return f"{command('approve', run_id, '--task', task.task_id, '--cost', plain_usd(cost), *more)} frees it"
 
 
-def _spent(budget: BudgetState) -> str:
+def spent_text(budget: BudgetState) -> str:
+    """Return that a budget's cap is reached, and by what."""
     text = f"cap of {format_usd(budget.cap)} reached, {format_usd(budget.spent)} spent"
     if budget.reserved:
         text += f", {format_usd(budget.reserved)} reserved"

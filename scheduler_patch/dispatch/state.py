@@ -60,6 +60,8 @@ class DispatchState:
         self.unplaced: dict[str, set[str]] = {}
         #: The runs that each worker has announced tasks of.
         self.runs_of: dict[str, set[str]] = {}
+        #: The budgets (run, scope and part) that have denied a call since somebody took note of it.
+        self.denied: set[tuple[str, str, str]] = set()
         #: Counts up whenever a blocked task may have become free.
         self.version = 0
 

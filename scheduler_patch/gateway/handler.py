@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
+
+from tornado.web import RequestHandler
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.http.relay import Refused, Relaying, check_origin
@@ -88,6 +91,20 @@ class Relay(Bounded, Relaying):
         if isinstance(error, SpendDenied) and error.reason == "unknown_key" and self._key:
             error = wrong(self.request, self._gateway.service) or error
         return super().refused(error)
+
+
+class Nowhere(RequestHandler):
+    """Answers an address that is nobody's: a client expects JSON, and hears what there is."""
+
+    def prepare(self) -> None:
+        vendors = ", ".join(f"/{name}" for name in sorted(VENDORS))
+        said = (
+            f"there is nothing at {self.request.path[:200]!r}: the gateway's vendors are below {vendors}, "
+            "each with the vendor's own path behind it (docs/gateway.md)"
+        )
+        self.set_status(404)
+        self.set_header("Content-Type", "application/json; charset=utf-8")
+        self.finish(json.dumps({"error": "not_found", "message": said}))
 
 
 def relay_routes(gateway: Gateway) -> list[tuple[str, type[Relay], dict[str, Any]]]:

@@ -225,6 +225,9 @@ class LedgerService(Books):
         ahead = self._turns.ahead(ask, relayed=relayed)
         answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
         self._turns.told(ask, answer, run_id, relayed=relayed)
+        if answer.reason == "cap" and (scope := answer.facts.get("budget")):
+            whose, part = ("", "") if scope == "day" else (run_id, answer.facts.get("part", ""))
+            self.state.denied.add((whose, scope, part))
         return answer
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:

@@ -93,6 +93,12 @@ def test_a_mistake_in_a_query_is_400_and_says_what_there_is(shared_site: Site, p
     assert says in reply.json["message"]
 
 
+def test_an_address_of_nobodys_is_json_that_names_the_vendors(shared_site: Site) -> None:
+    reply = send(shared_site, "POST", "/paypal/v1/payments", {})
+    assert reply.is_error(404, "not_found")
+    assert "below /resend, /stripe, /twilio" in reply.json["message"]
+
+
 @pytest.mark.parametrize("path", ["/runs/", "/calls/", "/runs/x/nope", "/runs/x/calls/"])
 def test_an_address_below_ours_that_is_no_route_is_a_404_of_ours(shared_site: Site, path: str) -> None:
     for method in ("GET", "POST"):

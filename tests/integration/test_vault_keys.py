@@ -239,6 +239,8 @@ class TestIssuing:
         note = gateway.run("greedy")["note"]
         assert "5,000,000" in note
         assert f"Note: {note}" in told
+        code, key, told = gateway.cli("issue-key", "--run", "greedy", "--run-cap", "1")
+        assert (code, "Note" in told) == (0, False), "that was said of another key"
 
 
 class TestRevoking:
