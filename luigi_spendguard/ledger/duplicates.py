@@ -3,6 +3,10 @@
 A call is suspect when its target was charged by another task of the same family that has not completed. What
 says what it is for is not: an idempotency key of the caller's, or a `payment_key` on both sides. Nor is what
 another task of the same worker is at now: that has not died.
+
+Where tasks do say what they pay for, a call is suspect that is for the same payment and repeats none of the
+calls that another task has made for it: it has another target, or another key of its caller's. So is one of a
+task that has paid under another `payment_key`, and has not completed since.
 """
 
 from __future__ import annotations
@@ -23,69 +27,79 @@ from luigi_spendguard.protocol import ReserveRequest, command
 DUPLICATE = "duplicate"
 #: So many of the newest charges of a target are looked at: one that is paid daily has thousands.
 NEWEST = 1000
+#: Calls that this one may make again, but for what this attempt has repeated of them, and for those up to one
+#: beside which an operator has let it pass.
+_MAY_REPEAT = f"""
+    call.vendor = ?1 AND call.account = ?2 AND call.operation = ?3 AND call.id <> ?4 AND call.claim_id <> ?5
+    AND call.asked_micros > 0
+    AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}
+    AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?5 AND again.replay_of = call.id)
+    AND NOT EXISTS (SELECT 1 FROM duplicate_approval AS passed JOIN call AS shown ON shown.id = passed.call_id
+                    WHERE passed.run_id = ?6 AND passed.task_id IN (SELECT value FROM json_each(?7))
+                    AND passed.amount_micros >= ?8 AND shown.task_id = call.task_id
+                    AND shown.rowid >= call.rowid)
+"""
+_COLUMNS = "SELECT call.id, call.task_id, call.run_id, call.asked_micros FROM call"
+_LAST = "ORDER BY call.rowid DESC LIMIT 1"
 #: The newest call that has charged the same target, by a task that has not completed since (of a batch: one
-#: of its members).
+#: of its members), and that no worker is at: what has yielded tasks goes on when they are done.
 _CHARGED = f"""
-    SELECT call.id, call.task_id, call.run_id, call.asked_micros, call.operation
-    FROM call JOIN claim ON claim.id = call.claim_id
-    WHERE call.rowid IN (SELECT rowid FROM call INDEXED BY call_charged WHERE family = ?1 AND target = ?2
+    {_COLUMNS} JOIN claim ON claim.id = call.claim_id
+    WHERE call.rowid IN (SELECT rowid FROM call INDEXED BY call_charged WHERE family = ?9 AND target = ?10
                          AND base IS NOT NULL AND asked_micros > 0 ORDER BY rowid DESC LIMIT {NEWEST})
-      AND call.vendor = ?3 AND call.account = ?4 AND call.operation = ?5
-      AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt') AND {NOT_DECLINED}
-      AND call.task_id NOT IN (SELECT value FROM json_each(?6)) AND (call.payment = '' OR ?7 = '')
-      AND call.id <> ?8 AND call.epoch = {COMPLETIONS.format("call")}
+      AND {_MAY_REPEAT}
+      AND call.task_id NOT IN (SELECT value FROM json_each(?11)) AND (call.payment = '' OR ?12 = '')
+      AND call.epoch = {COMPLETIONS.format("call")}
       AND (claim.members = '[]' OR EXISTS
            (SELECT 1 FROM json_each(claim.members) AS each JOIN member ON member.task_id = each.value
             AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
-      AND NOT (claim.ended_at IS NULL AND claim.worker = ?9)
-    ORDER BY call.rowid DESC LIMIT 1
+      AND NOT EXISTS (SELECT 1 FROM claim AS last WHERE last.rowid = (SELECT max(rowid) FROM claim AS each
+                      WHERE each.task_id = call.task_id) AND last.worker = ?13
+                      AND (last.ended_at IS NULL OR last.outcome = 'yielded'))
+    {_LAST}
+"""
+#: The newest call that another task has made for the same payment.
+_FOR_PAYMENT = f"""
+    {_COLUMNS} WHERE call.payment = ?9 AND call.payment <> '' AND {_MAY_REPEAT}
+      AND call.task_id NOT IN (SELECT value FROM json_each(?7)) {_LAST}
+"""
+#: The newest call that this very task has made for another payment, and has not completed since.
+_OTHERWISE = f"""
+    {_COLUMNS} WHERE call.task_id = ?9 AND call.payment NOT IN ('', ?10) AND {_MAY_REPEAT}
+      AND call.target IS ?11 AND call.base IS NOT NULL AND call.epoch = {COMPLETIONS.format("call")} {_LAST}
 """
 
 
 def check_duplicate(tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity) -> str:
-    """Return a warning of a call that may make another task's payment again, "" for one that does not.
+    """Return a warning of a call that may make a payment again, "" for one that does not.
 
     Raises ReservationDenied (`cap`, of the budget `duplicate`) where it waits for an approval.
     """
     rule = scope.caps.duplicates(ask.vendor)
-    if rule == "off" or identity.base is None or ask.target is None or not ask.total_micros:
+    if rule == "off" or not ask.total_micros:
         return ""
     if ask.object_id is not None:
         return ""  # What the object counts for is known.
     claim, run_id = scope.claim, scope.run["run_id"]
     tasks = [claim["task_id"], *json.loads(claim["members"])]
-    earlier = tx.one(
-        _CHARGED,
-        claim["family"],
-        ask.target,
-        ask.vendor,
-        ask.account,
-        ask.operation,
-        json.dumps([*tasks, *identity.mates]),
-        claim["payment"],
-        ask.call_id,
-        claim["worker"],
-    )
-    if earlier is None:
+    found = _find_suspect(tx, scope, ask, identity, tasks)
+    if found is None:
         return ""
+    earlier, of_task, what, remedy = found
     text = (
         f"call {ask.call_id} of task {claim['task_id']} asks for {format_usd(ask.total_micros)} "
-        f"({ask.operation}), and call {earlier['id']} of task {earlier['task_id']} in run "
-        f"{earlier['run_id']}, which has not completed, was for {format_usd(earlier['asked_micros'])} and "
-        "the same target: it may be the same payment, corrected"
+        f"({ask.operation}), and call {earlier['id']} of {of_task} was for "
+        f"{format_usd(earlier['asked_micros'])} and {what}: it may be the same payment, corrected"
     )
     if rule == "warn" or scope.caps.shadow:
         return text
-    if _is_approved(tx, run_id, tasks, earlier["id"], Micros(ask.total_micros)):
-        return ""
     usd = plain_usd(Micros(ask.total_micros))
     advice = command(
         "approve", run_id, "--task", tasks[-1], "--cost", usd, "--duplicate-of", str(earlier["id"])
     )
     raise ReservationDenied(
         "cap",
-        f"{text} (suspect_duplicates). If it is another one, {advice} lets it pass; a payment_key of the "
-        "task says so beforehand",
+        f"{text} (suspect_duplicates). If it is another one, {advice} lets it pass; {remedy}",
         run_id=run_id,
         budget=DUPLICATE,
         part=earlier["id"],
@@ -94,17 +108,40 @@ def check_duplicate(tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identit
     )
 
 
-def _is_approved(tx: Tx, run_id: str, tasks: list[str], call_id: str, amount: Micros) -> bool:
-    return bool(
-        tx.value(
-            "SELECT 1 FROM duplicate_approval WHERE run_id = ? AND call_id = ? AND amount_micros >= ?"
-            " AND task_id IN (SELECT value FROM json_each(?))",
-            run_id,
-            call_id,
-            amount,
-            json.dumps(tasks),
-        )
+def _find_suspect(
+    tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity, tasks: list[str]
+) -> tuple[Row, str, str, str] | None:
+    """Return the call that this one may make again: with whose it is, what both have in common, a remedy."""
+    claim = scope.claim
+    common = (
+        *(ask.vendor, ask.account, ask.operation, ask.call_id, claim["id"], scope.run["run_id"]),
+        *(json.dumps(tasks), ask.total_micros),
     )
+    if claim["payment"] and claim["members"] == "[]":
+        row = tx.one(_FOR_PAYMENT, *common, claim["payment"])
+        if row is not None:
+            what = "the same payment_key, with another target or idempotency key"
+            return row, _whose(row), what, "another payment has a payment_key of its own"
+    if identity.base is None:
+        return None
+    if claim["payment"]:
+        row = tx.one(_OTHERWISE, *common, claim["task_id"], claim["payment"], ask.target)
+        if row is not None:
+            whose = f"the same task in run {row['run_id']}, which has not completed since,"
+            what = "the same target, under another payment_key"
+            return row, whose, what, "a payment_key that is the same in each attempt gets the first answer"
+    if ask.target is None:
+        return None
+    own = json.dumps([*tasks, *identity.mates])
+    row = tx.one(_CHARGED, *common, claim["family"], ask.target, own, claim["payment"], claim["worker"])
+    if row is None:
+        return None
+    whose = f"{_whose(row)}, which has not completed,"
+    return row, whose, "the same target", "a payment_key of the task says so beforehand"
+
+
+def _whose(row: Row) -> str:
+    return f"task {row['task_id']} in run {row['run_id']}"
 
 
 def approve_duplicate(

@@ -33,7 +33,8 @@ class Identity:
         before: the digests that older formulas, and earlier batches of the same tasks, have for it.
         keys_before: those that older formulas have for its key.
         epoch: how often the task had completed.
-        payments: the digests of what it pays for, by whichever tasks: they count whatever has completed.
+        payments: the digests of what it pays for, by whichever tasks.
+        paid_for: what it pays for, itself and in batches: such calls count whatever has completed.
         mates: other tasks and payments that this attempt may repeat a part of.
 
     """
@@ -45,6 +46,7 @@ class Identity:
     before: tuple[str, ...] = ()
     keys_before: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()
+    paid_for: tuple[str, ...] = ()
     mates: tuple[str, ...] = ()
 
 
@@ -95,9 +97,11 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     key = ask.key or ""
     key_id = key_digest(ask, key) if key else None
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
-    if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
-        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before)
     payment = claim["payment"]
+    shared = _sharing(tx, payment) if payment else []
+    paid_for = (payment, *shared) if payment else ()
+    if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
+        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for)
     base = call_digest(ask, payment or task_id)
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     held = {
@@ -112,7 +116,6 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     }
     ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
     mates = _mates_of(claim)
-    shared = _sharing(tx, payment) if payment else []
     named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
     alike = [ask, *named]
     before = _digests(alike, [task_id, *_earlier_payments(tx, claim)])
@@ -128,6 +131,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         tuple(dict.fromkeys(before)),
         keys_before,
         tuple(payments),
+        paid_for,
         (*mates, *shared),
     )
 
@@ -186,7 +190,7 @@ _EARLIER = (
     f" (SELECT 1 FROM member WHERE member.claim_id = call.claim_id AND {_SINCE.format('member')})))"
     " OR (SELECT max(id) FROM journal WHERE journal.call_id = call.id AND kind = 'reserve') >"
     " (SELECT min(id) FROM journal WHERE journal.run_id = ?1)"
-    " OR base IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
+    " OR payment IN (SELECT value FROM json_each(?5))) ORDER BY rowid DESC LIMIT 1"
 )
 
 
@@ -200,7 +204,7 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
             keys,
             ask.vendor,
             ask.account,
-            "[]",
+            json.dumps(identity.paid_for),
         )
         if row is not None:
             return row
@@ -213,7 +217,7 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
         bases,
         ask.vendor,
         ask.account,
-        json.dumps(identity.payments),
+        json.dumps(identity.paid_for),
         identity.ordinal,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from functools import cached_property
@@ -135,7 +136,7 @@ def _payment_key_of(task: Any) -> str | None:
         return None
     if not isinstance(key, str):
         raise PluginError(f"{name} must be a text, not {type(key).__name__}")
-    key = key.strip()
+    key = unicodedata.normalize("NFC", key.strip())
     if not 0 < len(key) <= MAX_PAYMENT_KEY or not key.isprintable():
         raise PluginError(f"{name} must have 1 to {MAX_PAYMENT_KEY} printable characters, or be None")
     if shows(key):

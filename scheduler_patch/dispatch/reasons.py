@@ -72,8 +72,8 @@ def _explained(gate: Gate, run: RunState, task: TaskState, code: Verdict) -> tup
     if code is Verdict.DUPLICATE and task.hold is not None:
         hold = task.hold
         return (
-            f"it asks for {format_usd(hold.asked)}, and call {hold.part} of {hold.beside}, which has not "
-            "completed, has charged the same target: it may be the same payment",
+            f"it asks for {format_usd(hold.asked)}, and call {hold.part} of {hold.beside} may have made the "
+            "same payment",
             _approve(run_id, task, hold.asked, "--duplicate-of", hold.part),
         )
     if code is Verdict.TASK:

@@ -118,3 +118,49 @@ def test_it_may_be_said_alone(unstarted: Site, suspects: str, said: bool) -> Non
     died(unstarted, 2700)
     assert ("it may be the same payment" in charge(unstarted, 2600)) is said
     assert moved(unstarted) == [2700, 2600]
+
+
+PAYING = "tests.support.paying_pipeline"
+
+
+class TestOfTasksThatSayWhatTheyPayFor:
+    @pytest.mark.parametrize(
+        ("first", "corrected"),
+        [
+            (("--customer", "a"), ("--customer", "b")),
+            (("--amount", "2700", "--own", "charge"), ("--amount", "2600", "--own", "charge")),
+            (("--order", "Zo\u00eb", "--amount", "2700"), ("--order", "Zoe\u0308", "--amount", "2600")),
+        ],
+        ids=["customer", "idempotency key with the amount", "other code points"],
+    )
+    def test_what_is_corrected_beside_the_amount_charges_once(
+        self, guarded: Site, first: tuple[str, ...], corrected: tuple[str, ...]
+    ) -> None:
+        (guarded.folder / "out" / "die").touch()
+        guarded.luigi("PayOrder", "--order", "17", *first, module=PAYING)
+        (guarded.folder / "out" / "die").unlink()
+        [charged] = moved(guarded)
+        _, said = guarded.luigi("PayOrder", "--order", "17", *corrected, module=PAYING)
+        assert moved(guarded) == [charged], said
+        assert "payment_key" in said
+
+    def test_a_key_with_the_clock_in_it_does_not_charge_twice(self, guarded: Site) -> None:
+        out = guarded.folder / "out"
+        (out / "clock").write_text("30")
+        (out / "die").touch()
+        guarded.luigi("PayByClock", module=PAYING)
+        (out / "die").unlink()
+        (out / "clock").write_text("1")
+        said = guarded.luigi("PayByClock", module=PAYING)[1]
+        assert moved(guarded) == [100], said
+        assert "under another payment_key" in said
+        (out / "clock").write_text("30")
+        code, said = guarded.luigi("PayByClock", module=PAYING)
+        assert (code, moved(guarded)) == (0, [100]), said
+
+
+@pytest.mark.parametrize("where", [(), ("--local-scheduler", "--workers", "2")], ids=["luigid", "local"])
+def test_what_a_task_yields_of_its_own_family_is_not_suspect(site: Site, where: tuple[str, ...]) -> None:
+    code, said = site.luigi("PayPart", "--customer", "a", "--parts", "2", *where, module=PAYING)
+    assert (code, moved(site)) == (0, [102, 101, 100]), said
+    assert "This progress looks :)" in said

@@ -34,7 +34,13 @@ class Books:
         """Begin an attempt of a task; return its vault key."""
         claim_id = str(uuid.uuid4())
         request = claims.NewClaim(
-            claim_id, run_id or self.run_id, task_id, more.pop("family", "Charge"), {}, "worker", **more
+            claim_id,
+            run_id or self.run_id,
+            task_id,
+            more.pop("family", "Charge"),
+            {},
+            more.pop("worker", "worker"),
+            **more,
         )
         self.last_claim = claim_id
         return self.write(claims.claim, request)[1]

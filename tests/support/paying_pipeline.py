@@ -66,6 +66,53 @@ class PayAnew(VendorTask, luigi.Task):
         charge("cus_anew")
 
 
+class PayOrder(VendorTask, Output):
+    """Pays an order, whose customer may be corrected as well as its amount."""
+
+    order = luigi.Parameter()
+    customer = luigi.Parameter(default="a")
+    amount = luigi.IntParameter(default=100)
+    own = luigi.Parameter(default="")
+
+    @property
+    def payment_key(self) -> str:
+        return self.order
+
+    def run(self) -> None:
+        more = {"idempotency_key": f"{self.own}-{self.amount}"} if self.own else {}
+        intent = charge(self.customer, self.amount, **more)
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        self.write(intent.id)
+
+
+class PayByClock(VendorTask, Output):
+    """Its payment_key has the day in it: the file `clock` stands for that."""
+
+    @property
+    def payment_key(self) -> str:
+        return (OUT / "clock").read_text()
+
+    def run(self) -> None:
+        intent = charge("cus_clock")
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        self.write(intent.id)
+
+
+class PayPart(VendorTask, Output):
+    """Charges a customer, then yields the next part of it: a task of its own family and target."""
+
+    customer = luigi.Parameter()
+    parts = luigi.IntParameter()
+
+    def run(self):
+        intent = charge(self.customer, 100 + self.parts)
+        if self.parts:
+            yield PayPart(self.customer, self.parts - 1)
+        self.write(intent.id)
+
+
 class PayBatch(VendorTask, Output):
     """A batch pays for each of its members, which are written as `customer:amount`."""
 

@@ -27,7 +27,7 @@ def test_it_says_beside_which_call_and_how_it_passes(gate: Gate) -> None:
     assert (gate.verdict("b", "w"), Verdict.DUPLICATE.is_held) == (Verdict.DUPLICATE, True)
     reason = reason_of(gate, "b", Verdict.DUPLICATE)
     assert reason is not None
-    assert "$26.00, and call c1 of a, which has not completed" in reason.text
+    assert "$26.00, and call c1 of a may have made the same payment" in reason.text
     assert "spendguard approve r1 --task b --cost 26.00 --duplicate-of c1" in reason.advice
 
 

@@ -25,11 +25,13 @@ def books(tmp_path: Path) -> Iterator[Books]:
     books.ledger.close()
 
 
-def pay(books: Books, key: str, amount: int, **more: object) -> ReserveReply:
+def pay(books: Books, vault_key: str, amount: int, **more: object) -> ReserveReply:
     ask = books.ask(amount, **{"target": "cus_1", **more})
-    answer = books.reserve(key, ask)
+    answer = books.reserve(vault_key, ask)
     if answer.verdict == "allowed":
-        books.end(key, EndRequest("settle", answer.call_id, answer.ask, total_micros=amount, status=200))
+        books.end(
+            vault_key, EndRequest("settle", answer.call_id, answer.ask, total_micros=amount, status=200)
+        )
     return answer
 
 
@@ -42,7 +44,7 @@ def charged(books: Books, outcome: str = "failed", **more: object) -> ReserveRep
 
 
 class TestHeld:
-    @pytest.mark.parametrize("outcome", ["failed", "died", "yielded", "blocked", "returned"])
+    @pytest.mark.parametrize("outcome", ["failed", "died", "blocked", "returned"])
     def test_until_the_other_task_has_completed(self, books: Books, outcome: str) -> None:
         first = charged(books, outcome)
         refused = pay(books, books.claim("Charge_26"), 26)
@@ -54,6 +56,13 @@ class TestHeld:
         books.write(claims.finish, books.last_claim, "completed")
         assert pay(books, books.claim("Charge_26"), 26).verdict == "allowed"
         assert books.figures() == (53, 0, 0)
+
+    def test_where_the_other_has_yielded_to_another_worker_or_has_died_since(self, books: Books) -> None:
+        charged(books, "yielded")
+        assert pay(books, books.claim("Charge_26", worker="another"), 26).reason == "cap"
+        books.claim("Charge_27")  # It runs again from the top.
+        books.write(claims.finish, books.last_claim, "failed")
+        assert pay(books, books.claim("Charge_26"), 26).reason == "cap"
 
     def test_in_another_run_too(self, books: Books) -> None:
         charged(books)
@@ -110,6 +119,10 @@ class TestNotSuspect:
         pay(books, books.claim("Charge_27"), 27)
         assert pay(books, books.claim("Charge_26"), 26).verdict == "allowed"
 
+    def test_what_a_task_of_the_worker_yields(self, books: Books) -> None:
+        charged(books, "yielded")
+        assert pay(books, books.claim("Charge_26"), 26).verdict == "allowed"
+
     def test_what_costs_nothing_or_acts_on_an_object(self, books: Books) -> None:
         charged(books)
         key = books.claim("Charge_26")
@@ -146,6 +159,30 @@ class TestApproved:
             approve(books, call or first.call_id, amount, task)
         assert pay(books, books.claim("Charge_26"), 26).reason == "cap"
 
+    def test_beside_the_newest_is_not_beside_another_tasks(self, books: Books) -> None:
+        """Of two that died it may be the older one's payment."""
+        older = charged(books)
+        newer = pay(books, books.claim("Charge_5", worker="another"), 5)
+        assert newer.reason == "cap"
+        books.write(duplicates.approve_duplicate, "run", "Charge_5", older.call_id, Micros(5), "other")
+        newer = pay(books, books.claim("Charge_5", worker="another"), 5)
+        books.write(claims.finish, books.last_claim, "failed")
+        refused = pay(books, books.claim("Charge_26"), 26)
+        assert refused.facts["part"] == newer.call_id
+        approve(books, newer.call_id, 26)
+        refused = pay(books, books.claim("Charge_26"), 26)
+        assert (refused.reason, refused.facts["part"]) == ("cap", older.call_id)
+        approve(books, older.call_id, 26, again="again")
+        assert pay(books, books.claim("Charge_26"), 26).verdict == "allowed"
+
+    def test_beside_the_newest_is_beside_all_that_its_task_had_charged_then(self, books: Books) -> None:
+        key = books.claim("Charge_27")
+        calls = [pay(books, key, 27).call_id for _ in range(3)]
+        books.write(claims.finish, books.last_claim, "failed")
+        assert pay(books, books.claim("Charge_26"), 26).facts["part"] == calls[-1]
+        approve(books, calls[-1], 26)
+        assert pay(books, books.claim("Charge_26"), 26).verdict == "allowed"
+
     def test_another_task_waits_for_its_own(self, books: Books) -> None:
         first = charged(books)
         pay(books, books.claim("Charge_26"), 26)
@@ -153,8 +190,61 @@ class TestApproved:
         assert pay(books, books.claim("Charge_25"), 26).reason == "cap"
 
 
-def approve(books: Books, call_id: str, amount: int, task_id: str = "Charge_26") -> None:
-    shown = ("run", task_id, call_id, Micros(amount), f"approve {task_id} {call_id} {amount}")
+class TestPayments:
+    """Tasks that say what they pay for, and ask for something else under the same key, or the reverse."""
+
+    FIRST = ("november",)
+
+    @pytest.mark.parametrize("ended", ["failed", "completed"])
+    @pytest.mark.parametrize(
+        "asked",
+        [{"target": "cus_2"}, {"target": None}, {"key": "order-26", "key_is_callers": True}],
+        ids=["target", "no target", "own key"],
+    )
+    def test_another_tasks_call_that_repeats_none_is_held(
+        self, books: Books, ended: str, asked: dict[str, object]
+    ) -> None:
+        first = charged(books, ended, payment_keys=self.FIRST)
+        refused = pay(books, books.claim("Charge_26", payment_keys=self.FIRST), 26, **asked)
+        assert (refused.reason, refused.facts["part"]) == ("cap", first.call_id)
+        assert "the same payment_key" in refused.message
+        approve(books, first.call_id, 26)
+        again = books.claim("Charge_26", payment_keys=self.FIRST)
+        assert pay(books, again, 26, **asked).verdict == "allowed"
+
+    def test_one_that_repeats_the_first_calls_may_make_more(self, books: Books) -> None:
+        """A list of one key that has grown."""
+        key = books.claim("List_1", payment_keys=self.FIRST)
+        for target in ("cus_1", "cus_2"):
+            ask = books.ask(27, target=target)
+            granted = books.reserve(key, ask)
+            books.end(
+                key, EndRequest("settle", granted.call_id, 1, total_micros=27, status=200, answer_body="{}")
+            )
+        other = books.claim("List_2", payment_keys=self.FIRST)
+        verdicts = [pay(books, other, 27, target=target).verdict for target in ("cus_1", "cus_2", "cus_3")]
+        assert verdicts == ["replayed", "replayed", "allowed"]
+
+    def test_the_same_task_under_another_key_is_held_until_it_has_completed(self, books: Books) -> None:
+        """Its key has the day in it, and it died the day before."""
+        first = charged(books, payment_keys=("30",))
+        refused = pay(books, books.claim("Charge_27", payment_keys=("1",)), 27)
+        assert (refused.reason, refused.facts["part"]) == ("cap", first.call_id)
+        assert "under another payment_key" in refused.message
+        assert pay(books, books.claim("Charge_27", payment_keys=("1",)), 27, target="cus_2").verdict == (
+            "allowed"
+        )
+        books.write(claims.finish, books.last_claim, "completed")
+        assert pay(books, books.claim("Charge_27", payment_keys=("1",)), 27).verdict == "allowed"
+
+    def test_of_another_family_is_another_payment(self, books: Books) -> None:
+        charged(books, payment_keys=self.FIRST)
+        other = books.claim("Deposit_26", family="Deposit", payment_keys=self.FIRST)
+        assert pay(books, other, 26, target="cus_2").verdict == "allowed"
+
+
+def approve(books: Books, call_id: str, amount: int, task_id: str = "Charge_26", again: str = "") -> None:
+    shown = ("run", task_id, call_id, Micros(amount), f"approve {task_id} {call_id} {amount} {again}")
     books.write(duplicates.approve_duplicate, *shown)
 
 
@@ -202,9 +292,17 @@ def test_a_gate_that_begins_knows_who_waits_beside_whom(books: Books) -> None:
     assert beside() == {first.call_id: None}
 
 
-def test_the_newest_charges_of_a_target_are_found_by_an_index(books: Books) -> None:
-    """A target that is paid daily has thousands of them."""
-    sql = duplicates._CHARGED.replace("SELECT call.id", "EXPLAIN QUERY PLAN SELECT call.id", 1)
-    plan = books.read(lambda tx: [row["detail"] for row in tx.all(sql, *"123456789")])
-    assert any("call_charged (family=? AND target=?)" in step for step in plan)
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (duplicates._CHARGED, "call_charged (family=? AND target=?)"),
+        (duplicates._FOR_PAYMENT, "call_payment (payment=?)"),
+        (duplicates._OTHERWISE, "(task_id=?"),
+    ],
+)
+def test_what_may_be_repeated_is_found_by_an_index(books: Books, query: str, index: str) -> None:
+    """A target that is paid daily has thousands of charges."""
+    values = [str(n) for n in range(1, 14) if f"?{n}" in query]
+    plan = books.read(lambda tx: [row["detail"] for row in tx.all(f"EXPLAIN QUERY PLAN {query}", *values)])
+    assert any(index in step for step in plan), plan
     assert [step for step in plan if step.startswith("SCAN") and "VIRTUAL TABLE" not in step] == []

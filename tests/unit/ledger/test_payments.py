@@ -126,15 +126,19 @@ class TestAnotherTask:
         assert [pay(books, second).answer_body for _ in range(2)] == bodies
         assert pay(books, second).verdict == "allowed"
 
-    def test_calls_by_a_key_of_its_own_are_what_that_says(self, books: Books) -> None:
-        def ask() -> ReserveRequest:
-            return books.ask(100, target="a", key="order-7", key_is_callers=True)
+    def test_calls_by_a_key_of_its_own_are_what_that_says_for_the_payment(self, books: Books) -> None:
+        def ask(key: str) -> ReserveRequest:
+            return books.ask(100, target="a", key=key, key_is_callers=True)
 
         first = books.claim("Charge_1", payment_keys=KEY)
-        settle(books, first, books.reserve(first, ask()))
+        settle(books, first, books.reserve(first, ask("order-7")))
         completed(books)
         other = books.claim("Charge_1", other_run(books), payment_keys=KEY)
-        assert books.reserve(other, ask()).verdict == "allowed"
+        assert books.reserve(other, ask("order-7")).verdict == "replayed"
+        assert books.reserve(other, ask("order-8")).verdict == "allowed"
+        completed(books)
+        another = books.claim("Charge_1", other_run(books), payment_keys=("2026-12-a",))
+        assert books.reserve(another, ask("order-7")).verdict == "allowed"
 
 
 class TestDeclines:
