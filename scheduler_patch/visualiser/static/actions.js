@@ -132,7 +132,7 @@ export function approveTask(run, task) {
     title: "Approve a task",
     text: [task.task_id, task.duplicate_of
       ? `It asks for ${usd(task.cost_usd)}. Call ${task.duplicate_of} of ${task.duplicate_task_id} may have made ` +
-        "the same payment: approve it only if it is another one."
+        "the same: approve it only if it is another payment."
       : `It may cost ${usd(task.cost_usd)}.`],
     confirm: `Approve ${usd(task.cost_usd)}`,
     act: () => post(["runs", run.run_id, "approve"], { usd: task.cost_usd, task_id: task.task_id,
