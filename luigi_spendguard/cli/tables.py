@@ -207,6 +207,7 @@ CALL_COLUMNS: Sequence[Column] = (
     ("operation", lambda call: call["operation"]),
     ("asked", money_of("asked")),
     ("object", lambda call: call["object_id"] or ""),
+    ("payment key", lambda call: ", ".join(call.get("payment_keys", ()))),
     ("corrections", _corrections),
 )
 
@@ -215,7 +216,7 @@ CALL_FIELDS = (
     *("id", "created_at", "run_id", "task_id", "family", "vendor", "operation", "method", "path", "target"),
     *("verdict", "reason", "state", "status", "asked_usd", "reserved_usd", "spent_usd", "overrun_usd"),
     *("estimated", "currency", "object_id", "message", "ended_at"),
-    *("account", "params", "corrections", "replay_of", "seq", "object_url"),
+    *("account", "params", "corrections", "replay_of", "seq", "object_url", "payment_keys"),
 )
 RUN_FIELDS = (
     *("run_id", "opened_at", "ended_at", "root_family", "root_task_id", "label", "status", "state"),

@@ -34,6 +34,12 @@ def payment_of(family: str, *keys: str) -> str:
     return json.dumps([family, len(keys), hashlib.sha256(json.dumps(sorted(keys)).encode()).hexdigest()])
 
 
+def payment_keys_in(payment: str, members: Sequence[str] = ()) -> list[str]:
+    """Return the keys that `payment_of` was made of; of a batch `members` are its payments one by one."""
+    paid = [json.loads(one) for one in (members or [payment]) if one]
+    return sorted(each[1] for each in paid if len(each) == 2)
+
+
 @dataclass(frozen=True)
 class NewClaim:
     """One attempt of a vendor task, as the worker that runs it names it.

@@ -9,6 +9,7 @@ from typing import Any
 
 from luigi_spendguard.ledger import corrections, objects
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING
+from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
@@ -231,6 +232,7 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
         where, values = f"{where} AND call.rowid < ?", [*values, which.before]
     rows = tx.all(
         "SELECT call.rowid AS seq, call.*, claim.params,"
+        " (SELECT json_group_array(payment) FROM batch_payment WHERE batch = call.payment) AS payments,"
         " EXISTS (SELECT 1 FROM price_due WHERE call_id = call.id) AS price_due FROM call"
         f" LEFT JOIN claim ON claim.id = call.claim_id WHERE {where} ORDER BY call.rowid DESC LIMIT ?",
         *values,
@@ -274,6 +276,7 @@ def show_call(row: Row, corrected: Sequence[Row] = ()) -> dict[str, Any]:
     shown = {name: row[name] for name in _SHOWN}
     shown["seq"] = row.get("seq")
     shown["params"] = json.loads(row.get("params") or "{}")
+    shown["payment_keys"] = payment_keys_in(row["payment"], json.loads(row.get("payments") or "[]"))
     if row["verdict"] == "denied":
         shown["verdict"] = f"denied:{row['reason']}"
         shown["reason"] = row["reason"]

@@ -46,6 +46,8 @@ class TestACorrectedAmount:
         assert "$26.00" in said
         code, said = guarded.luigi("Pay", "--customer", "a", "--amount", "2700", module=PIPELINE)
         assert (code, moved(guarded)) == (0, [("a", 2700)]), said
+        for shown in (("--wide",), ("--format", "csv"), ("--format", "json")):
+            assert guarded.cli("calls", *shown)[1].count("2026-11-a") == 3, shown
 
     @combined("where workers", [(), LOCAL], ["1", "2"], chosen=[((), "2"), (LOCAL, "1")])
     def test_also_after_it_had_completed_in_another_run(

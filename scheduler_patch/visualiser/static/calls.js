@@ -66,7 +66,8 @@ function cells(call, acted) {
   return [
     h("td", small, time(call.created_at)),
     h("td", { class: "spendguard-name" },
-      h("a", { href: address.to({ run: call.run_id, task: call.task_id }) }, call.task_id || "no task")),
+      h("a", { href: address.to({ run: call.run_id, task: call.task_id }) }, call.task_id || "no task"),
+      call.payment_keys.length > 0 && h("div", small, `pays for ${call.payment_keys.join(", ")}`)),
     h("td", null, call.vendor),
     h("td", null, call.operation, h("div", small, call.target && `for ${call.target}`)),
     h("td", { class: "text-right spendguard-amount" }, some(call.asked_usd)),

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import calls, claims, runs
+from luigi_spendguard.ledger import calls, claims, queries, runs
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
@@ -276,3 +276,11 @@ def test_keys_that_are_asked_for_over_http_own_no_tasks_calls(books: Books) -> N
     scope = calls.Scope(claim, {"run_id": "run"}, books.caps)
     assert not scope.owns({"task_id": "Charge_1", "payment": "", "run_id": "run", "claim_id": "k"})
     assert scope.owns({"task_id": "", "payment": "", "run_id": "run", "claim_id": "other"})
+
+
+def test_calls_show_what_they_pay_for(books: Books) -> None:
+    pay(books, of_batch(books, "b", "a"), target="b")
+    pay(books, books.claim("Charge_1", payment_keys=KEY))
+    pay(books, books.claim("Charge_2"), target="z")
+    shown = [call["payment_keys"] for call in books.read(queries.calls)]
+    assert shown == [[], ["2026-11-a"], ["a", "b"]]
