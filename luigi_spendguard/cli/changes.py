@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
-from luigi_spendguard.cli.api_client import path_of
+from luigi_spendguard.cli.api_client import OperatorError, path_of
 from luigi_spendguard.cli.context import Stop, Usd, operator_of
 from luigi_spendguard.cli.run_names import RunName, on_run
-from luigi_spendguard.cli.tables import forecast_of, money_of
+from luigi_spendguard.cli.tables import forecast_of, freed_text, money_of, needed_line, reason_lines
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 
 
@@ -48,13 +48,43 @@ def revoke(run_id: str) -> None:
     epilog="Example:  spendguard top-up BillingPipeline_2026_11_24_c4a1a2ab4a 50",
 )
 @click.argument("run_id", metavar="RUN", type=RunName())
-@click.argument("usd", type=Usd())
+@click.argument("usd", type=Usd(), required=False)
+@click.option("--family", help="Raise this task family's budget in the run, not the run's cap.")
+@click.option("--vendor", help="Raise this vendor's budget in the run, not the run's cap.")
+@click.option("--day", is_flag=True, help="Let the run pass the day's cap of all runs by so much, today.")
+@click.option("--dry-run", is_flag=True, help="Only say what is needed, and what it would free.")
 @_REQUEST_ID
-def top_up(run_id: str, usd: Micros, request_id: str) -> None:
-    """Raise a run's cap by USD; its blocked tasks may run again."""
-    body = {"usd": plain_usd(usd), "request_id": request_id}
+def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **inside: Any) -> None:
+    """Raise a run's cap by USD, or a budget inside it; its blocked tasks may run again.
+
+    Says what is needed before, and what it has freed. Without USD it is asked for in a terminal.
+    """
+    target = {name: value for name, value in inside.items() if value}
+    if len(target) > 1:
+        raise click.UsageError("say one of --family, --vendor and --day, or none for the run's own cap")
+    asked = {} if usd is None else {"usd": plain_usd(usd)}
+    query = {name: "true" if value is True else value for name, value in target.items()}
+    run_id, weighed = on_run(run_id, lambda one: _weighed(one, {**asked, **query}))
+    if weighed is not None and (weighed["blocked"] or weighed["thaws"] or dry_run or usd is None):
+        click.echo(needed_line(run_id, weighed))
+    if usd is None and not dry_run:
+        if not sys.stdin.isatty():
+            raise Stop("say by how much: the USD behind the run, or --dry-run to see what is needed", 2)
+        default = None if weighed is None or weighed["usd"] == "0.00" else weighed["usd"]
+        usd = click.prompt("Raise it by (USD)", type=Usd(), default=default)
+    if dry_run:
+        if weighed is None:
+            raise Stop("this luigid is older, and does not say beforehand what a top-up frees", 1)
+        click.echo(f"{freed_text(weighed, done=False)}.")
+        return
+    assert usd is not None
+    body = {"usd": plain_usd(usd), "request_id": request_id, **target}
     run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "top_up"), body))
-    click.echo(f"{run_id} has a cap of {money_of('cap')(run)}; {money_of('remaining')(run)} remains.")
+    click.echo(_topped_up(run_id, run, target))
+    if "top_up" in run and (run["top_up"]["blocked"] or run["top_up"]["thaws"]):
+        click.echo(f"{freed_text(run['top_up'], done=True)}.")
+    for line in reason_lines(run):
+        click.echo(line)
     if run["overrun_usd"] != "0.00":
         click.echo(
             f"It has {money_of('overrun')(run)} overrun, which the vendor billed beyond what was reserved: "
@@ -62,15 +92,41 @@ def top_up(run_id: str, usd: Micros, request_id: str) -> None:
         )
 
 
-@click.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --forecast 2000")
+def _weighed(run_id: str, query: Mapping[str, str]) -> Any:
+    """Return what luigid says that a top-up would do; None: an earlier one does not say."""
+    try:
+        return operator_of().get(path_of("runs", run_id, "top_up"), **query)
+    except OperatorError as error:
+        if error.code == "method_not_allowed":
+            return None
+        raise
+
+
+def _topped_up(run_id: str, run: Mapping[str, Any], target: Mapping[str, Any]) -> str:
+    """Say what the budget is that was topped up."""
+    if not target:
+        return f"{run_id} has a cap of {money_of('cap')(run)}; {money_of('remaining')(run)} remains."
+    scope, part = next(iter(target.items()))
+    scope = "beyond_day" if scope == "day" else scope
+    budget = next((b for b in run["budgets"] if b["scope"] == scope and part in (True, b["part"])), None)
+    if budget is None:
+        return f"{run_id} is topped up."
+    cap, left = money_of("cap")(budget), money_of("remaining")(budget)
+    if scope == "beyond_day":
+        return f"{run_id} may pass today's cap by {cap} in all; {left} of that remains."
+    return f"{part}'s budget in {run_id} is {cap}; {left} remains. The run's own cap is as it was."
+
+
+@click.command(epilog="Example:  spendguard approve BillingPipeline_2026_11_24_c4a1a2ab4a --up-to 2000")
 @click.argument("run_id", metavar="RUN", type=RunName())
+@click.option("--up-to", type=Usd(), help="Let the forecast pass as long as it is no more than this.")
 @click.option("--forecast", type=Usd(), help="The forecast that you have seen; asked for in a terminal.")
 @click.option(
     "--unknown-tasks",
     type=click.IntRange(0),
     default=0,
     metavar="N",
-    help="The tasks of unknown cost that you have seen beside it.",
+    help="The tasks of unknown cost that you have seen beside it, or at the most with --up-to.",
 )
 @click.option("--task", "task_id", help="Approve this single task instead of the run's forecast.")
 @click.option("--cost", type=Usd(), help="What that task may cost.")
@@ -82,37 +138,42 @@ def top_up(run_id: str, usd: Micros, request_id: str) -> None:
 @_REQUEST_ID
 def approve(
     run_id: str,
-    forecast: Micros | None,
     unknown_tasks: int,
     task_id: str | None,
     cost: Micros | None,
-    **more: str | None,
+    **more: Any,
 ) -> None:
-    """Let a run's forecast pass, one task's cost, or its call beside another's; it does not raise any cap."""
-    duplicate_of = more["duplicate_of"]
-    of_forecast = forecast is not None or bool(unknown_tasks)
+    """Let a run's forecast pass, one task's cost, or its call beside another's; it does not raise any cap.
+
+    A forecast that grows above what was approved holds the run again.
+    """
+    duplicate_of, forecast, up_to = more["duplicate_of"], more.pop("forecast"), more.pop("up_to")
+    of_forecast = forecast is not None or up_to is not None or bool(unknown_tasks)
     if (task_id is None) is not (cost is None) or (task_id is not None and of_forecast):
-        raise click.UsageError("say --forecast USD, or --task TASK_ID and --cost USD")
+        raise click.UsageError("say --up-to USD or --forecast USD, or --task TASK_ID and --cost USD")
+    if forecast is not None and up_to is not None:
+        raise click.UsageError("say --up-to USD or --forecast USD, not both")
     if duplicate_of is not None and task_id is None:
         raise click.UsageError("--duplicate-of goes with --task TASK_ID and --cost USD")
-    amount = cost if forecast is None else forecast
+    amount = next((one for one in (cost, forecast, up_to) if one is not None), None)
     if amount is None:
         run_id, shown = on_run(run_id, _shown_forecast)
         amount, unknown_tasks = shown
     body: dict[str, Any] = {"usd": plain_usd(amount)}
     body |= {"task_id": task_id} if task_id else {"unknown_tasks": unknown_tasks}
+    body |= {"up_to": True} if up_to is not None else {}
     body |= {name: value for name, value in more.items() if value is not None}
     run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "approve"), body))
     what = (
-        f"Task {task_id} may ask for {format_usd(amount)} beside call {duplicate_of}"
+        f"Task {task_id} of run {run_id} may ask for {format_usd(amount)} beside call {duplicate_of}"
         if duplicate_of
-        else f"Task {task_id} may cost {format_usd(amount)}"
+        else f"Task {task_id} of run {run_id} may cost {format_usd(amount)}"
         if task_id
-        else f"The forecast of {run_id} is approved"
+        else f"The forecast of {run_id} is approved up to {format_usd(amount)}; it is {forecast_of(run)}"
     )
     click.echo(f"{what}; the run's cap is {money_of('cap')(run)}.")
-    if run["awaiting_approval"]:
-        click.echo(f"Single tasks of it wait for an approval of their own: `spendguard run {run_id}`.")
+    for line in reason_lines(run):
+        click.echo(line)
 
 
 def _shown_forecast(run_id: str) -> tuple[Micros, int]:
@@ -121,9 +182,13 @@ def _shown_forecast(run_id: str) -> tuple[Micros, int]:
     if run["forecast_usd"] is None:
         raise Stop(f"{run_id} has no forecast: nothing of it was scheduled completely", 1)
     text = f"{run_id} may cost {forecast_of(run)}; its cap is {money_of('cap')(run)}."
+    if all(why["code"] != "forecast" for why in run.get("reasons", [{"code": "forecast"}])):
+        others = "".join(f"\n{line}" for line in reason_lines(run))
+        raise Stop(f"{text} Nothing of it waits for its forecast to be approved.{others}", 1)
     if not sys.stdin.isatty():
         unknown = f" --unknown-tasks {run['unknown_tasks']}" if run["unknown_tasks"] else ""
-        raise Stop(f"{text} Say what you have seen: --forecast {run['forecast_usd']}{unknown}", 2)
+        said = "".join(f"\n{line}" for line in reason_lines(run))
+        raise Stop(f"{text} Say what you have seen: --forecast {run['forecast_usd']}{unknown}{said}", 2)
     click.confirm(f"{text} Approve?", abort=True)
     return parse_usd(run["forecast_usd"]), int(run["unknown_tasks"])
 

@@ -152,6 +152,63 @@ RUN_COLUMNS: Sequence[Column] = (
 )
 
 
+#: What budgets inside a run are called.
+_INSIDE = {"beyond_day": "beyond day"}
+
+
+def _budget_lines(budgets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Yield a line for each budget inside a run."""
+    for budget in budgets:
+        raised = budget.get("raised_usd", "0.00")
+        more = f", {format_usd(parse_usd(raised))} of it topped up" if raised != "0.00" else ""
+        yield plain(
+            f"{_INSIDE.get(budget['scope'], budget['scope']):10} {budget['part']}: cap "
+            f"{money_of('cap')(budget)}{more}, spent {money_of('spent')(budget)}, "
+            f"reserved {money_of('reserved')(budget)}, remaining {money_of('remaining')(budget)}"
+        )
+
+
+def reason_lines(run: Mapping[str, Any], mark: str = "Held by ") -> Iterator[str]:
+    """Yield what holds a run now, with the commands that clear it; nothing where luigid is an earlier one."""
+    for why in run.get("reasons", ()):
+        tasks = f" ({why['tasks']} {'task' if why['tasks'] == 1 else 'tasks'})" if why["tasks"] else ""
+        amounts = ""
+        if why["missing_usd"] is not None:
+            need, there, lack = (
+                format_usd(parse_usd(why[f"{name}_usd"])) for name in ("needed", "available", "missing")
+            )
+            amounts = f": {need} needed, {there} available, {lack} missing"
+        yield plain(f"{mark}{why['text']}{tasks}{amounts}")
+        for each in why["commands"]:
+            yield plain(f"{'':{len(mark)}}  {each}")
+
+
+def needed_line(run_id: str, weighed: Mapping[str, Any]) -> str:
+    """Return what a top-up is needed for: `weighed` as luigid has weighed it."""
+    need, there, lack = (
+        format_usd(parse_usd(weighed[f"{name}_usd"])) for name in ("needed", "available", "missing")
+    )
+    scope, part = weighed["scope"], weighed["part"]
+    of = {"run": run_id, "day": f"the day in {run_id}"}.get(scope, f"{part} in {run_id}")
+    blocked = blocked_text(weighed["blocked"], weighed["behind"]) or "none"
+    return plain(f"Blocked tasks of {of}: {blocked}. Needed {need}, available {there}, missing {lack}.")
+
+
+def freed_text(weighed: Mapping[str, Any], *, done: bool) -> str:
+    """Return what a top-up has freed, or would."""
+    frees, of = weighed["frees"], weighed["blocked"]
+    verb = "Freed" if done else f"{format_usd(parse_usd(weighed['usd']))} frees"
+    text = f"{verb} {frees} of {of} blocked {'task' if of == 1 else 'tasks'}"
+    if weighed["thaws"]:
+        text += "; the run is thawed" if done else "; the run is thawed by it"
+    if weighed["rest_command"] is not None:
+        rest = format_usd(parse_usd(weighed["rest_usd"]))
+        text += f"; the rest needs {rest} more: `spendguard {weighed['rest_command'].partition(' ')[2]}`"
+    elif frees < of:
+        text += "; the rest waits for something else"
+    return plain(text)
+
+
 def _tasks_of(why: Mapping[str, Any]) -> str:
     """Return how many tasks are blocked for a reason; an earlier luigid does not tell those behind apart."""
     return blocked_text(why["tasks"], why.get("behind", 0))
@@ -164,12 +221,9 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
     if run["shadow_calls"]:
         enough = format_usd(parse_usd(run["sufficient_cap_usd"]))
         yield f"{'shadow':10} {run['shadow_calls']} calls were let through; {enough} would have sufficed"
-    for budget in run["budgets"]:
-        yield plain(
-            f"{budget['scope']:10} {budget['part']}: cap {money_of('cap')(budget)}, "
-            f"spent {money_of('spent')(budget)}, remaining {money_of('remaining')(budget)}"
-        )
-    if run["in_doubt_calls"]:
+    yield from _budget_lines(run["budgets"])
+    yield from reason_lines(run, f"{'held by':10} ")
+    if run["in_doubt_calls"] and "reasons" not in run:
         yield plain(
             f"{'in doubt':10} `spendguard calls --run {run['run_id']} --state in_doubt` shows each call; "
             "`spendguard resolve CALL` ends it, after a look at the vendor's books"

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
 #: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.
 REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros - overrun_micros)"
@@ -98,6 +98,7 @@ def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
         reserved_micros=0,
         overrun_micros=0,
         shadow_micros=0,
+        raised_micros=0,
     )
     run_id = subject if scope == "run" else ""
     journal(tx, JournalEntry("open", run_id=run_id, budget_id=budget_id, cap=cap))
@@ -107,19 +108,46 @@ def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
 def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     """Return the id of a budget whose cap is not pinned: made, or brought to `cap`, when need be.
 
-    A cap that was lowered below what is counted already stops at that.
+    What operators have raised it by stays on top. A cap that was lowered below what is counted already stops
+    at that.
     """
     row = tx.one("SELECT * FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part)
     if row is None:
         return open_budget(tx, scope, subject, part, cap)
-    counted = row["spent_micros"] + row["reserved_micros"]
-    set_cap(tx, row, cap if row["shadow_micros"] else max(int(cap), counted))
+    counted, own = row["spent_micros"] + row["reserved_micros"], min(MAX_MICROS, cap + row["raised_micros"])
+    set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
     return int(row["id"])
 
 
 def day_budget(tx: Tx, cap: Micros) -> int:
     """Return the id of today's budget of all runs."""
     return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
+
+
+def beyond_day(tx: Tx, run_id: str) -> Row | None:
+    """Return the budget of what a run may spend today beyond the day's cap, None where it may not.
+
+    A call is counted in the day's budget or, where that has no room for it, in this one: never in both.
+    """
+    return tx.one(f"{WITH_REMAINING} WHERE scope = 'beyond_day' AND subject = ? AND part = {TODAY}", run_id)
+
+
+def raise_cap(tx: Tx, budget_id: int, amount: Micros, entry: JournalEntry) -> None:
+    """Raise a budget for good above what luigi.cfg says. Raises Conflict for what no cap can be."""
+    row = tx.one("SELECT * FROM budget WHERE id = ?", budget_id)
+    assert row is not None
+    check_raise(row, amount)
+    tx.run("UPDATE budget SET raised_micros = raised_micros + ? WHERE id = ?", amount, budget_id)
+    set_cap(tx, row, row["cap_micros"] - row["shadow_micros"] + amount, entry)
+
+
+def check_raise(row: Row, amount: Micros) -> None:
+    """Raise Conflict for an amount by which a budget cannot be raised."""
+    if amount <= 0 or row["cap_micros"] + amount > MAX_MICROS:
+        raise Conflict(
+            f"a top-up of {format_usd(amount)} is out of range: it is more than $0.00, and a cap is at most "
+            f"{format_usd(MAX_MICROS)} (this one is {format_usd(row['cap_micros'])})"
+        )
 
 
 def key_budgets(tx: Tx, run_id: str, terms: Row) -> list[int]:

@@ -128,6 +128,12 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         """,
         "CREATE INDEX call_charged ON call (family, target) WHERE base IS NOT NULL AND asked_micros > 0",
     ),
+    # Keep by how much a run's budget was raised above what luigi.cfg says, and what a forecast that was
+    # approved was made of.
+    13: (
+        "ALTER TABLE budget ADD COLUMN raised_micros BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE approval ADD COLUMN forecast TEXT NOT NULL DEFAULT ''",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

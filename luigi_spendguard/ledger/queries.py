@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.ledger import corrections, objects
-from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING
+from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, beyond_day
 from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
+from luigi_spendguard.settings.policy import Caps
 
 #: The worst that the ledger knows of a run: one word for lists, pages and filters.
 STATUS = (
@@ -46,13 +47,35 @@ RUNS = (
 )
 
 
-def run(tx: Tx, run_id: str) -> dict[str, Any]:
-    """Return one run as the API shows it. Raises NotFound."""
+#: Calls in doubt that are named with their run.
+DOUBTS = 5
+_NO_CAPS = Caps()
+
+
+def has_run(tx: Tx, run_id: str) -> bool:
+    """Return True for a run that was opened here. Raises NotFound."""
+    check_run(tx, run_id)
+    return True
+
+
+def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
+    """Return one run as the API shows it. Raises NotFound.
+
+    With the budgets inside it that have been taken from, and those of `inside` that have not been yet.
+    """
     row = tx.one(f"{RUNS} WHERE run.run_id = ?", run_id)
     if row is None:
         raise no_run(run_id)
     shown = show_run(row)
-    shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id)]
+    shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id, inside)]
+    shown["in_doubt"] = [
+        {"id": call["id"], "usd": call["reserved_usd"]}
+        for call in (
+            calls(tx, CallFilter(run_id=run_id, state="in_doubt", limit=DOUBTS))
+            if shown["in_doubt_calls"]
+            else ()
+        )
+    ]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
     approved = tx.all("SELECT task_id, amount_micros FROM approval WHERE run_id = ? ORDER BY 1", run_id)
     shown["approvals"] = [
@@ -78,11 +101,31 @@ def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
     return {"day": today, "cap_usd": _usd(cap), **amounts}
 
 
-def sub_budgets(tx: Tx, run_id: str) -> list[Row]:
-    """Return the budgets inside a run, tasks' own ones excepted."""
-    return tx.all(
-        f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('family','vendor') ORDER BY scope, part", run_id
+def sub_budgets(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> list[Row]:
+    """Return the budgets inside a run, tasks' own ones excepted: those of `inside` before they are used, too.
+
+    The day's is that of all runs; what the run may spend beyond it today is its own.
+    """
+    rows = tx.all(f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('family','vendor')", run_id)
+    if inside.day is not None:
+        day = str(tx.value(f"SELECT {TODAY}"))
+        today = tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = ?", day)
+        beyond = beyond_day(tx, run_id)
+        rows += [one for one in (today or _unused("day", day, inside.day), beyond) if one is not None]
+    known = {(row["scope"], row["part"]) for row in rows}
+    named = [("family", part, cap) for part, cap in inside.task_families.items()]
+    named += [("vendor", part, cap) for part, cap in inside.vendors.items()]
+    rows += [_unused(*one) for one in named if one[:2] not in known]
+    order = ("family", "vendor", "day", "beyond_day")
+    return sorted(rows, key=lambda row: (order.index(row["scope"]), row["part"]))
+
+
+def _unused(scope: str, part: str, cap: int) -> Row:
+    """Return the row that a budget will have when it is first taken from."""
+    nothing = dict.fromkeys(
+        ("spent_micros", "reserved_micros", "overrun_micros", "shadow_micros", "raised_micros"), 0
     )
+    return {"scope": scope, "part": part, "cap_micros": cap, "remaining_micros": cap, **nothing}
 
 
 def in_doubt(tx: Tx, run_ids: list[str]) -> list[Row]:
@@ -110,7 +153,7 @@ def lent(tx: Tx, run_ids: list[str]) -> list[Row]:
 
 def _show_budget(row: Row) -> dict[str, Any]:
     own = {**row, "cap_micros": row["cap_micros"] - row["shadow_micros"]}
-    amounts = ("cap", "spent", "reserved", "overrun", "remaining")
+    amounts = ("cap", "spent", "reserved", "overrun", "remaining", "raised")
     return {"scope": row["scope"], "part": row["part"]} | {
         f"{name}_usd": plain_usd(own[f"{name}_micros"]) for name in amounts
     }

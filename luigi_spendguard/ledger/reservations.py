@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
+    beyond_day,
     budgets_of,
     day_budget,
     journal,
@@ -252,7 +253,7 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     """Take the money from every budget of a call; in shadow mode also what none of them has."""
     budgets = budgets_of(tx, call_id)
     full = take_money(tx, budgets, amount)
-    if full is None:
+    if full is None or (full["scope"] == "day" and _take_beyond(tx, scope, call_id, full["id"], amount)):
         return
     denied = _refuse_cap(scope, full, amount)
     if not scope.caps.shadow:
@@ -260,6 +261,19 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     _check_threshold(tx, scope, amount)
     lend_money(tx, budgets, amount)
     _let_through(tx, call_id, denied)
+
+
+def _take_beyond(tx: Tx, scope: Scope, call_id: str, day: int, amount: Micros) -> bool:
+    """Take from what the run may spend beyond the day's cap in place of the `day`'s; whether all had room."""
+    beyond = beyond_day(tx, scope.run["run_id"])
+    if beyond is None:
+        return False
+    instead = [beyond["id"] if budget == day else budget for budget in budgets_of(tx, call_id)]
+    if take_money(tx, instead, amount) is not None:
+        return False
+    link = "UPDATE call_budget SET budget_id = ? WHERE call_id = ? AND budget_id = ?"
+    tx.run(link, beyond["id"], call_id, day)
+    return True
 
 
 def _let_through(tx: Tx, call_id: str, denied: ReservationDenied) -> None:
@@ -301,14 +315,20 @@ def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
         why_none = "" if budget["cap_micros"] else scope.run["note"]
         return f"of run {run_id}", why_none or f"{command('top-up', run_id, 'USD')} raises it"
     if budget["scope"] == "day":
-        return f"a day of all runs ({part})", "it is [spendguard] daily_cap_usd"
+        more = command("top-up", run_id, "USD", "--day")
+        return (
+            f"a day of all runs ({part})",
+            f"it is [spendguard] daily_cap_usd; {more} lets this run pass it",
+        )
     if budget["scope"] == "family":
-        return f"of {part} in run {run_id}", "it is set in [spendguard_family_caps]"
+        more = command("top-up", run_id, "USD", "--family", part)
+        return f"of {part} in run {run_id}", f"it is set in [spendguard_family_caps]; {more} raises it"
     if budget["scope"] in ("key", "key_day"):
         what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
         return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
     if budget["scope"] == "vendor":
-        return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd"
+        more = command("top-up", run_id, "USD", "--vendor", part)
+        return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd; {more} raises it"
     if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
         approve = command("approve", run_id, "--task", part, "--cost", "USD")
         return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"

@@ -10,14 +10,19 @@ from dataclasses import dataclass
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
+    beyond_day,
+    check_raise,
+    day_budget,
     journal,
+    keep_budget,
     key_budgets,
     open_budget,
+    raise_cap,
     run_budget,
     set_cap,
     was_made,
 )
-from luigi_spendguard.ledger.database import NOW, Row, Tx
+from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
 
@@ -155,22 +160,79 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=str(amount))
     if was_made(tx, entry):
         return row
-    if row["state"] == "revoked":
-        raise Conflict(f"run {run_id} is revoked for good and cannot be topped up")
-    if row["state"] == "ended":
-        raise Conflict(f"run {run_id} has ended: its root completed")
-    if amount <= 0 or row["cap_micros"] + amount > MAX_MICROS:
-        raise Conflict(
-            f"a top-up of {format_usd(amount)} is out of range: it is more than $0.00, and a cap is at most "
-            f"{format_usd(MAX_MICROS)} (this run's is {format_usd(row['cap_micros'])})"
-        )
+    _check_open(row)
     budget = run_budget(tx, run_id)
+    check_raise(budget, amount)
     own = budget["cap_micros"] - budget["shadow_micros"]
     set_cap(tx, budget, own + amount, entry)
     for key_budget in _budgets_of_keys(tx, run_id):
         own = key_budget["cap_micros"] - key_budget["shadow_micros"]
         set_cap(tx, key_budget, min(MAX_MICROS, own + amount))
     tx.run("UPDATE run SET state = 'active' WHERE run_id = ? AND state = 'frozen'", run_id)
+    return run_row(tx, run_id)
+
+
+def _check_open(row: Row) -> None:
+    """Raise Conflict for a run that no top-up helps."""
+    if row["state"] == "revoked":
+        raise Conflict(f"run {row['run_id']} is revoked for good and cannot be topped up")
+    if row["state"] == "ended":
+        raise Conflict(f"run {row['run_id']} has ended: its root completed")
+
+
+@dataclass(frozen=True)
+class Inside:
+    """A budget inside a run that luigi.cfg caps: `scope` family or vendor with its name, or `day`.
+
+    Attributes:
+        cap: what luigi.cfg says, in micro-dollars; None: nothing.
+
+    """
+
+    scope: str
+    part: str
+    cap: Micros | None
+
+
+#: Where luigi.cfg caps what is inside a run.
+_WHERE = {
+    "family": "[spendguard_family_caps] names no {part}",
+    "vendor": "[spendguard_{part}] has no run_cap_usd",
+    "day": "there is no daily_cap_usd",
+}
+
+
+def check_inside(run_id: str, inside: Inside) -> Micros:
+    """Return a budget's cap. Raises Conflict where luigi.cfg says none: there is nothing to be raised."""
+    if inside.cap is None:
+        why = _WHERE[inside.scope].format(part=inside.part)
+        raise Conflict(f"{why}: run {run_id} has no such budget that a top-up could raise")
+    return inside.cap
+
+
+def top_up_inside(tx: Tx, run_id: str, inside: Inside, amount: Micros, request_id: str) -> Row:
+    """Raise one run's budget of a task family, of a vendor, or beyond the day's cap, by `amount`.
+
+    Once for each `request_id`. Neither the run's cap nor any other run gets more of it; a frozen run stays
+    frozen. Raises NotFound, Conflict (revoked, ended, too much, luigi.cfg has no such budget).
+    """
+    row = run_row(tx, run_id)
+    note = f"{amount} {inside.scope} {inside.part}".rstrip()
+    entry = JournalEntry("top_up", run_id=run_id, request_id=request_id, note=note)
+    if was_made(tx, entry):
+        return row
+    _check_open(row)
+    cap = check_inside(run_id, inside)
+    if inside.scope == "day":
+        day_budget(tx, cap)
+        today = str(tx.value(f"SELECT {TODAY}"))
+        beyond = beyond_day(tx, run_id)
+        budget_id = (
+            open_budget(tx, "beyond_day", run_id, today, Micros(0)) if beyond is None else beyond["id"]
+        )
+    else:
+        budget_id = keep_budget(tx, inside.scope, run_id, inside.part, cap)
+    raise_cap(tx, budget_id, amount, entry)
     return run_row(tx, run_id)
 
 
@@ -213,14 +275,37 @@ def _forecast(known: Micros, unknown: int) -> str:
     return format_usd(known) + (f" and {unknown} tasks of unknown cost" if unknown else "")
 
 
-def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, unknown: int = 0) -> Row:
+@dataclass(frozen=True)
+class Approved:
+    """What an operator lets pass of a forecast.
+
+    Attributes:
+        unknown: how many tasks of unknown cost beside the amount.
+        up_to: the amount is a ceiling, not the forecast that was shown.
+        parts: what the forecast is made of now, as JSON; "": not known.
+        needless: why nothing of it has to be approved; "": it has.
+
+    """
+
+    unknown: int = 0
+    up_to: bool = False
+    parts: str = ""
+    needless: str = ""
+
+
+_AS_SHOWN = Approved()
+
+
+def approve(
+    tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, approved: Approved = _AS_SHOWN
+) -> Row:
     """Let a run's forecast pass (no `task_id`), or one task's cost, up to `amount`.
 
-    A forecast's other part, its `unknown` tasks, is approved with it. Once for each `request_id`. Raises
-    NotFound, Conflict (revoked, ended, or the forecast is another one now than the one that was shown).
+    Once for each `request_id`. Raises NotFound, Conflict (revoked, ended, nothing of it has to be approved,
+    the forecast is another one now than the one that was shown, or above the ceiling).
     """
-    row = run_row(tx, run_id)
-    note = f"{task_id} {amount}" + (f" {unknown}" if unknown else "")
+    row, unknown = run_row(tx, run_id), approved.unknown
+    note = f"{task_id} {amount}" + (f" {unknown}" if unknown else "") + (" up to" if approved.up_to else "")
     entry = JournalEntry("approve", run_id=run_id, request_id=request_id, note=note)
     if was_made(tx, entry):
         return row
@@ -228,19 +313,17 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
         raise Conflict(f"run {run_id} is {row['state']}: there is nothing to approve")
     if not task_id and row["forecast_micros"] is None:
         raise Conflict(f"run {run_id} has no forecast yet: nothing of it was scheduled completely")
-    if not task_id and (row["forecast_micros"], row["unknown_tasks"]) != (amount, unknown):
-        now = _forecast(row["forecast_micros"], row["unknown_tasks"])
-        raise Conflict(
-            f"the forecast of run {run_id} is {now} now, not {_forecast(amount, unknown)}: look at it again, "
-            "then approve that"
-        )
+    if not task_id:
+        _check_forecast(row, amount, approved)
     tx.run(
-        "INSERT INTO approval (run_id, task_id, amount_micros, unknown_tasks) VALUES (?1,?2,?3,?4)"
-        " ON CONFLICT (run_id, task_id) DO UPDATE SET amount_micros = ?3, unknown_tasks = ?4",
+        "INSERT INTO approval (run_id, task_id, amount_micros, unknown_tasks, forecast)"
+        " VALUES (?1,?2,?3,?4,?5)"
+        " ON CONFLICT (run_id, task_id) DO UPDATE SET amount_micros = ?3, unknown_tasks = ?4, forecast = ?5",
         run_id,
         task_id,
         amount,
         unknown,
+        approved.parts,
     )
     budget = tx.one("SELECT * FROM budget WHERE scope = 'task' AND subject = ? AND part = ?", run_id, task_id)
     if task_id and budget is not None and amount > budget["cap_micros"] - budget["shadow_micros"]:
@@ -253,3 +336,19 @@ def approve(tx: Tx, run_id: str, task_id: str, amount: Micros, request_id: str, 
         )
     journal(tx, entry)
     return run_row(tx, run_id)
+
+
+def _check_forecast(row: Row, amount: Micros, approved: Approved) -> None:
+    """Raise Conflict where an approval is not for the forecast as it is now."""
+    known, unknown, run_id = row["forecast_micros"], row["unknown_tasks"], row["run_id"]
+    now, then = _forecast(known, unknown), _forecast(amount, approved.unknown)
+    if approved.up_to and (known > amount or unknown > approved.unknown):
+        raise Conflict(
+            f"the forecast of run {run_id} is {now}, more than {then}: that would let nothing pass"
+        )
+    if not approved.up_to and (known, unknown) != (amount, approved.unknown):
+        raise Conflict(
+            f"the forecast of run {run_id} is {now} now, not {then}: look at it again, then approve that"
+        )
+    if approved.needless:
+        raise Conflict(approved.needless)

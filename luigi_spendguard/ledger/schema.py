@@ -56,10 +56,11 @@ class RunTable(_Table):
 class BudgetTable(_Table):
     """What a scope may spend.
 
-    `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task`, `key`, `key_day`
-    with the run_id as subject and the task family, the vendor's name, the task_id, the key's budget, or
-    that and the UTC day (`9f2c 2026-11-24`) as part. `shadow_micros` is what of
-    the cap was lent in shadow mode.
+    `scope` is `day` (part: the UTC day, all runs), or `run`, `family`, `vendor`, `task`, `key`, `key_day`,
+    `beyond_day` with the run_id as subject and the task family, the vendor's name, the task_id, the key's
+    budget, that and the UTC day (`9f2c 2026-11-24`), or the day alone as part. `beyond_day` is what the run
+    may spend that day when the day's budget is full. `shadow_micros` is what of the cap was lent in shadow
+    mode, `raised_micros` by how much operators have raised it above the one that luigi.cfg says.
     """
 
     id = peewee.AutoField()
@@ -71,6 +72,7 @@ class BudgetTable(_Table):
     reserved_micros = BigIntegerField(default=0, constraints=[Check("reserved_micros >= 0")])
     overrun_micros = BigIntegerField(default=0, constraints=[Check("overrun_micros >= 0")])
     shadow_micros = BigIntegerField(default=0, constraints=[Check("shadow_micros >= 0")])
+    raised_micros = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
 
     class Meta:
         table_name = "budget"
@@ -174,12 +176,14 @@ class ApprovalTable(_Table):
     """What an operator let pass: a run's forecast (no task), or a single task's cost.
 
     `unknown_tasks` is the forecast's other part: the tasks of which nobody knows what they may cost.
+    `forecast` is what the forecast was made of when it was approved (JSON, see `runs.Parts`).
     """
 
     run_id = CharField()
     task_id = CharField(default="")
     amount_micros = BigIntegerField()
     unknown_tasks = IntegerField(default=0)
+    forecast = TextField(default="", constraints=[SQL("DEFAULT ''")])
 
     class Meta:
         table_name = "approval"

@@ -48,7 +48,9 @@ COLUMNS = (
     " (SELECT amount_micros FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
     " AS approved_micros,"
     " (SELECT unknown_tasks FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
-    " AS approved_unknown"
+    " AS approved_unknown,"
+    " (SELECT forecast FROM approval WHERE approval.run_id = run.run_id AND task_id = '')"
+    " AS approved_forecast"
 )
 #: With what the last run of the same root family came to that has spent something and was not revoked.
 RUN = (
@@ -59,11 +61,15 @@ RUN = (
 )
 
 
+#: The budgets of a run that the gate decides by, its tasks' own excepted.
+OF_GATE = f"(scope IN ('run','family','vendor') OR (scope = 'beyond_day' AND part = {TODAY}))"
+
+
 def of_run(tx: Tx, run_id: str) -> Figures:
     """Return a run with all its budgets but its tasks' own. Raises NotFound."""
     row = tx.one(f"{RUN} WHERE run.run_id = ?", run_id)
     assert row is not None, "the caller has found the run"
-    budgets = tx.all(f"{WITH_REMAINING} WHERE subject = ? AND scope IN ('run','family','vendor')", run_id)
+    budgets = tx.all(f"{WITH_REMAINING} WHERE subject = ? AND {OF_GATE}", run_id)
     approved = tx.all("SELECT * FROM approval WHERE run_id = ? AND task_id <> ''", run_id)
     approvals = {row["task_id"]: row["amount_micros"] for row in approved}
     return Figures(row, budgets, last_entry(tx), approvals)
@@ -227,7 +233,7 @@ def _all_runs(tx: Tx) -> list[Figures]:
         row["last_micros"] = last[row["run_id"]]
     budgets = tx.all(
         f"SELECT budget.*, {REMAINING} AS remaining_micros FROM budget JOIN run ON run.run_id = subject"
-        " WHERE run.state <> 'ended' AND scope IN ('run','family','vendor')"
+        f" WHERE run.state <> 'ended' AND {OF_GATE}"
     )
     approvals = tx.all("SELECT * FROM approval WHERE task_id <> ''")
     return _together(rows, budgets, approvals, last_entry(tx))

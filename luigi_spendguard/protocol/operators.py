@@ -36,11 +36,27 @@ def _usd(what: str) -> Kind:
 
 @dataclass(frozen=True)
 class TopUpRequest(Message):
-    """By how much a run's cap is to be raised."""
+    """By how much a run's cap is to be raised, or that of one budget inside it.
+
+    Attributes:
+        family, vendor, day: which budget: a task family's, a vendor's, or what the run may spend today beyond
+            the day's cap of all runs.
+
+    """
 
     run_id: RunId
     usd: Annotated[str, _usd('a text such as "50" or "12.50"')]
+    family: Text | None = None
+    vendor: Text | None = None
+    day: Flag = False
     request_id: RequestId | None = None
+
+    def __post_init__(self) -> None:
+        """Raise BadMessage for more than one budget."""
+        if (self.family is not None) + (self.vendor is not None) + self.day > 1:
+            raise BadMessage(
+                "a top-up raises one budget: say 'family', 'vendor' or 'day', or none for the run's"
+            )
 
 
 @dataclass(frozen=True)
@@ -48,6 +64,7 @@ class ApproveRequest(Message):
     """What is approved of a run, as it was shown: its forecast, or what one task may cost.
 
     Attributes:
+        up_to: the amount is a ceiling for the forecast, and so are the unknown tasks.
         duplicate_of: the other task's call beside which that task's call waits.
 
     """
@@ -66,6 +83,7 @@ class ApproveRequest(Message):
             0, 10**9 - 1, "the run's `unknown_tasks` that was shown: a whole number", {"minimum": 0}
         ),
     ] = 0
+    up_to: Flag = False
     task_id: Text | None = None
     duplicate_of: Text | None = None
     request_id: RequestId | None = None
@@ -74,6 +92,10 @@ class ApproveRequest(Message):
         """Raise BadMessage for what does not go together."""
         if self.task_id is None and self.duplicate_of is not None:
             raise BadMessage("'duplicate_of' needs the 'task_id' that waits beside that call")
+        if self.task_id is not None and self.up_to:
+            raise BadMessage(
+                "'up_to' belongs to a forecast: what a single task may cost is its ceiling anyway"
+            )
         if self.task_id is not None and self.unknown_tasks:
             raise BadMessage("'unknown_tasks' belongs to a forecast, not to a single task")
 

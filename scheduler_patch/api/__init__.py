@@ -67,8 +67,8 @@ async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any
 
 
 async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
-    await operators.top_up(service, request)
-    return await queries.changed_run(service, request.run_id)
+    freed = await operators.top_up(service, request)
+    return await queries.changed_run(service, request.run_id) | {"top_up": freed}
 
 
 async def _approve(service: LedgerService, call: ApiCall, request: ApproveRequest) -> Any:
@@ -117,7 +117,7 @@ ROUTES = (
     Route("/runs/{run_id}", {"GET": _RUN, "DELETE": _REVOKE}),
     Route("/runs/{run_id}/calls", {"GET": Endpoint("read", OneRun, queries.calls)}),
     Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, queries.spending)}),
-    Route("/runs/{run_id}/top_up", {"POST": _TOP_UP}),
+    Route("/runs/{run_id}/top_up", {"GET": Endpoint("read", OneRun, queries.top_up), "POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
     Route("/settings", {"GET": Endpoint("read", NoFields, queries.settings)}),
     Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),

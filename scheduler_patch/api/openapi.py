@@ -47,6 +47,12 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
         "limit": _PAGE,
         "offset": COUNT,
     },
+    "GET /runs/{run_id}/top_up": {
+        "usd": TEXT,
+        "family": TEXT,
+        "vendor": TEXT,
+        "day": {"type": "string", "enum": ["true"]},
+    },
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }
 _OF_CALLS: dict[str, messages.Schema] = {

@@ -9,24 +9,26 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import overview, queries
 from luigi_spendguard.ledger.overview import SORTS, Page
-from luigi_spendguard.money import plain_usd
-from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
+from luigi_spendguard.money import parse_usd, plain_usd
+from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS, command
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
-from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest
-from luigi_spendguard.settings.policy import expiry_ms
+from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest, TopUpRequest
+from luigi_spendguard.settings.policy import Caps, expiry_ms
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
-from scheduler_patch.dispatch.model import TaskState
-from scheduler_patch.dispatch.reasons import Reason, reason_of
+from scheduler_patch.dispatch.model import Growth, TaskState
+from scheduler_patch.dispatch.reasons import Reason, Reasons, growth_of
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
-from scheduler_patch.service import LedgerService
+from scheduler_patch.service import LedgerService, operators
+from scheduler_patch.service.top_ups import weigh
 
 logger = logging.getLogger(__name__)
 
@@ -121,13 +123,38 @@ async def run(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     """Return one run."""
     call.query_only("tasks")
     everything = _choice(call, "tasks", ("all",)) is not None
-    row = await service.browse(queries.run, request.run_id)
+    row = await service.browse(queries.run, request.run_id, _inside(service, request.run_id))
     return await _shown(service, request.run_id, row, None if everything else LISTED_OF_REASON)
 
 
 async def changed_run(service: LedgerService, run_id: str) -> dict[str, Any]:
     """Return a run after a change of it: behind no page's reads. Raises NotFound, Refused."""
-    return await _shown(service, run_id, await service.read(queries.run, run_id))
+    return await _shown(service, run_id, await service.read(queries.run, run_id, _inside(service, run_id)))
+
+
+def _inside(service: LedgerService, run_id: str) -> Caps:
+    """Return the caps of luigi.cfg that hold inside a run: of task families, only what it has tasks of."""
+    caps, run = service.settings.caps, service.state.runs.get(run_id)
+    if not caps.task_families:
+        return caps
+    tasks = [service.state.tasks.get(task_id) for task_id in run.tasks] if run is not None else []
+    families = {task.family for task in tasks if task is not None}
+    return replace(
+        caps, task_families={one: cap for one, cap in caps.task_families.items() if one in families}
+    )
+
+
+async def top_up(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
+    """Return what a top-up is needed for and what it would free; nothing is changed. Raises BadAmount."""
+    call.query_only("usd", "family", "vendor", "day")
+    usd = call.query("usd")
+    day = _choice(call, "day", ("true",)) is not None
+    wanted = TopUpRequest(request.run_id, usd or "1", call.query("family"), call.query("vendor"), day)
+    if await service.browse(queries.has_run, request.run_id) is None:
+        raise _no_run(request.run_id)
+    await operators.check_inside(service, wanted)
+    amount = None if usd is None else parse_usd(usd)
+    return (await weigh(service, request.run_id, operators.target_of(wanted), amount)).to_json()
 
 
 async def _shown(
@@ -137,6 +164,8 @@ async def _shown(
     if row is None:
         raise _no_run(run_id)
     standing = (await standings(service.scheduler)).get(run_id, CLEAR)
+    if standing.verdicts:
+        await service.learn_costs()
     return row | _of_run(service, row, standing, listed)
 
 
@@ -285,16 +314,20 @@ def _of_run(
 ) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
     gate, single = service.scheduler.gate, list[dict[str, str]]()
-    groups: dict[Reason, list[str]] = {}
+    reasons = Reasons(gate)
     for task_id, verdict in standing.verdicts.items():
         task = service.state.tasks.get(task_id)
         if task is None:
             continue
         if verdict is Verdict.APPROVAL or verdict is Verdict.DUPLICATE:
             single.append(_awaiting(task, verdict))
-        if (why := reason_of(gate, task_id, verdict)) is not None:
-            groups.setdefault(why, []).append(task_id)
+        reasons.add(task_id, verdict)
+    run = service.state.runs.get(row["run_id"])
+    held = reasons.of_run(run) if run is not None and run.opened else []
+    growth = growth_of(gate, run) if run is not None and gate.is_held(run) else []
     return _of_row(row, standing) | {
+        "reasons": [_reason(why, tasks) for why, tasks in held] + _doubt(row),
+        "grown": [_growth(one) for one in growth],
         "blocked": [
             {
                 "tasks": due,
@@ -304,10 +337,62 @@ def _of_run(
                 "advice": why.advice,
                 "task_ids": tasks[:listed],
             }
-            for why, tasks in groups.items()
+            for why, tasks in reasons.of_tasks()
             for due in [sum(task_id in standing.due for task_id in tasks)]
         ],
         "awaiting_approval": single[: None if listed is None else LISTED],
+    }
+
+
+def _reason(why: Reason, tasks: int) -> dict[str, Any]:
+    """Return what is shown of a reason that holds a run."""
+    amounts = {"needed_usd": why.needed, "available_usd": why.available, "missing_usd": why.missing}
+    return {
+        "code": why.code,
+        "scope": why.scope,
+        "part": why.part,
+        "tasks": tasks,
+        "text": why.text,
+        "advice": why.advice,
+        "commands": [each.strip("`") for each in why.commands],
+    } | {name: None if one is None else plain_usd(one) for name, one in amounts.items()}
+
+
+def _doubt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return what is shown of calls in doubt: what they may have cost counts until they are resolved."""
+    if not row["in_doubt_calls"]:
+        return []
+    calls = "1 call is" if row["in_doubt_calls"] == 1 else f"{row['in_doubt_calls']} calls are"
+    listed = command("calls", "--run", row["run_id"], "--state", "in_doubt")
+    ends = [
+        command("resolve", call["id"], *how)
+        for call in row["in_doubt"]
+        for how in (("--spent", call["usd"]), ("--not-sent",))
+    ]
+    return [
+        {
+            "code": "in_doubt",
+            "scope": "",
+            "part": "",
+            "tasks": 0,
+            "text": f"{calls} in doubt: ${row['in_doubt_usd']} may have been spent, and counts",
+            "advice": f"look at the vendor's books; {listed} shows them, and a resolve ends each",
+            "commands": [each.strip("`") for each in (listed, *ends)],
+            "needed_usd": None,
+            "available_usd": None,
+            "missing_usd": None,
+        }
+    ]
+
+
+def _growth(one: Growth) -> dict[str, Any]:
+    """Return what is shown of a family's part of a forecast that has grown since it was approved."""
+    return {
+        "family": one.family,
+        "usd": plain_usd(max(0, one.cost)),
+        "unknown_tasks": max(0, one.unknown),
+        "tasks": one.number,
+        "task_ids": list(one.tasks[:LISTED_OF_REASON]),
     }
 
 

@@ -61,10 +61,13 @@ class Verdict(str, Enum):
 
 #: Looked up once: every candidate of every `get_work` is compared with them.
 READY, WAIT = Verdict.READY, Verdict.WAIT
+#: Nothing keeps a task from running.
+_NONE: tuple[Verdict, BudgetState | None] = (READY, None)
 #: The verdict on a task when a budget of that scope cannot pay for it.
 LACKING = {
     "run": Verdict.CAP,
     "day": Verdict.DAY,
+    "beyond_day": Verdict.DAY,
     "family": Verdict.FAMILY,
     "vendor": Verdict.VENDOR,
 }
@@ -234,40 +237,51 @@ class Gate:
 
     def _in(self, run: RunState, task: TaskState) -> Verdict:
         """Return the verdict on a task if this run were to pay for it."""
+        return next(self.obstacles(run, task), _NONE)[0]
+
+    def obstacle(self, run: RunState, task: TaskState) -> Verdict | None:
+        """Return what first keeps a task from running if this run were to pay, None for nothing."""
+        return next((verdict for verdict, _ in self.obstacles(run, task)), None)
+
+    def obstacles(self, run: RunState, task: TaskState) -> Iterator[tuple[Verdict, BudgetState | None]]:
+        """Yield all that keeps a task from running if this run were to pay: first what is its verdict.
+
+        With the budget that cannot pay for it, where it is one.
+        """
         rules = self.state.rules
         if run.state == "revoked":
-            return Verdict.REVOKED
+            yield Verdict.REVOKED, None
         if task.hold is not None and task.hold.scope == "key" and task.pinned == run.run_id:
-            return Verdict.KEY
+            yield Verdict.KEY, None
         if run is self.state.nobody and any(worker in self.state.announcing for worker in task.workers):
-            return WAIT  # Its worker is about to say, or what leads to it will.
+            yield WAIT, None  # Its worker is about to say, or what leads to it will.
         if rules.forecast == "hold":
             if run.announcing:
-                return WAIT
-            if not run.opened or not run.scheduled or self.is_held(run):
-                return Verdict.FORECAST
+                yield WAIT, None
+            elif not run.opened or not run.scheduled or self.is_held(run):
+                yield Verdict.FORECAST, None
         single = rules.single
         if single is not None and (task.cost or 0) > max(single, run.approvals.get(task.task_id, 0)):
-            return Verdict.APPROVAL
+            yield Verdict.APPROVAL, None
         if task.held_by("duplicate"):
-            return Verdict.DUPLICATE
-        if rules.shadow:
-            return READY
-        return self._affords(run, task)
+            yield Verdict.DUPLICATE, None
+        if not rules.shadow:
+            yield from self._unaffordable(run, task)
 
-    def _affords(self, run: RunState, task: TaskState) -> Verdict:
-        hold = task.hold
+    def _unaffordable(self, run: RunState, task: TaskState) -> Iterator[tuple[Verdict, BudgetState | None]]:
+        hold, is_lacking, waits = task.hold, False, False
         if hold is not None and hold.scope == "task" and task.left is not None and hold.asked > task.left:
-            return Verdict.TASK
+            yield Verdict.TASK, None
         if run.state == "frozen" and not task.paid:
-            return Verdict.FROZEN
-        lacking = self.lacking(run, task)
-        if lacking is not None:
-            return LACKING[lacking.scope]
-        waits = not task.counted_in and any(
-            need > budget.remaining - budget.counted for budget, need in self._needs(run, task)
-        )
-        return WAIT if waits else READY
+            yield Verdict.FROZEN, None
+        for budget, need in self.needs(run, task):
+            if need > budget.attainable:
+                is_lacking = True
+                yield LACKING[budget.scope], budget
+            elif need > budget.remaining - budget.counted:
+                waits = True
+        if waits and not is_lacking and not task.counted_in:
+            yield WAIT, None
 
     def _waits_for_itself(self, run: RunState, task: TaskState, worker: str) -> bool:
         """Return whether what a task waits for is set aside for the tasks within which its worker runs."""
@@ -275,18 +289,14 @@ class Gate:
         above = [tasks[task_id] for task_id in self.within(worker) if task_id in tasks]
         return bool(above) and any(
             need > budget.remaining - sum(each.counted for each in above if budget in each.counted_in)
-            for budget, need in self._needs(run, task)
+            for budget, need in self.needs(run, task)
         )
 
-    def lacking(self, run: RunState, task: TaskState) -> BudgetState | None:
-        """Return the budget that cannot pay for a task, whatever running tasks give back; None: all can."""
-        return next((budget for budget, need in self._needs(run, task) if need > budget.attainable), None)
-
-    def _needs(self, run: RunState, task: TaskState) -> Iterator[tuple[BudgetState, int]]:
+    def needs(self, run: RunState, task: TaskState) -> Iterator[tuple[BudgetState, int]]:
         """Yield every budget of a task with what it needs of it; repeating what was paid costs nothing."""
         hold, paid = task.hold, task.paid
         for budget in self.state.budgets_of(run, task):
-            asked = hold.asked if hold is not None and hold.key == budget.key else 0
+            asked = hold.asked if hold is not None and hold.key == budget.held_as else 0
             yield budget, asked if paid else max(asked, self._need(task, budget))
 
     def _need(self, task: TaskState, budget: BudgetState) -> int:

@@ -31,6 +31,8 @@ def feed(state: DispatchState, figures: Figures) -> None:
     for budget in figures.budgets:
         if budget["scope"] == "day":
             feed_day(state, budget, seen)
+        elif budget["scope"] == "beyond_day":
+            _feed_beyond(run, budget, seen)
         elif budget["scope"] != "task":
             run.budget(budget["scope"], budget["part"]).update(budget, seen)
         elif (task := state.tasks.get(budget["part"])) is not None and task.pinned == run.run_id:
@@ -49,6 +51,15 @@ def _opened(state: DispatchState, row: Row) -> RunState:
             waiting.run_id, run = run.run_id, waiting
     state.runs[run.run_id] = run
     return run
+
+
+def _feed_beyond(run: RunState, row: Row, seen: int) -> None:
+    """Take over what a run may spend on a UTC day beyond the day's cap; of a day before, nothing."""
+    beyond = run.budget("beyond_day", "")
+    if row["part"] > beyond.window:
+        beyond.window, beyond.seen = row["part"], 0
+    if row["part"] == beyond.window:
+        beyond.update(row, seen)
 
 
 def feed_day(state: DispatchState, row: Row | None, seen: int = 0, *, is_today: bool = False) -> None:

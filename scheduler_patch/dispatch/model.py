@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
 
@@ -49,6 +51,7 @@ class BudgetState:
     spent: int = 0
     reserved: int = 0
     remaining: int = 0
+    overrun: int = 0
     counted: int = 0
     running: int = 0
     lent: int = 0
@@ -61,6 +64,21 @@ class BudgetState:
         return self.scope, self.part
 
     @property
+    def held_as(self) -> tuple[str, str]:
+        """What a denial by it is remembered as: what is beyond the day's cap is of the day."""
+        return ("day", "") if self.scope == "beyond_day" else self.key
+
+    @property
+    def room(self) -> int:
+        """What is left for tasks that are not dispatched yet; below 0 where more is gone than the cap."""
+        return self.cap - self.spent - self.reserved - self.overrun - self.counted
+
+    def raise_by(self, amount: int) -> None:
+        """Have a cap that is higher by `amount`, as after a top-up."""
+        self.cap += amount
+        self.remaining = max(0, self.cap - self.spent - self.reserved - self.overrun)
+
+    @property
     def attainable(self) -> int:
         """What may remain of it when the running tasks' calls give back all that they have reserved."""
         back = self.reserved if self.running else 0
@@ -69,7 +87,7 @@ class BudgetState:
     def refill(self, cap: int) -> None:
         """Be whole again: nothing of it is spent or reserved."""
         self.cap = self.remaining = cap
-        self.spent = self.reserved = self.lent = 0
+        self.spent = self.reserved = self.overrun = self.lent = 0
 
     def update(self, row: Mapping[str, Any], seen: int) -> None:
         """Take over the ledger's row, unless it was read before what is known."""
@@ -78,6 +96,7 @@ class BudgetState:
         self.seen = seen
         self.cap, self.lent = row["cap_micros"] - row["shadow_micros"], row["shadow_micros"]
         self.spent, self.reserved = row["spent_micros"], row["reserved_micros"]
+        self.overrun = row["overrun_micros"]
         self.remaining = row["remaining_micros"]
 
 
@@ -96,6 +115,18 @@ class Today:
         if self._budget is None:
             self._budget = BudgetState("day", "", cap=cap, remaining=cap)
         return self._budget
+
+    @property
+    def window(self) -> str:
+        """The present UTC day, "" while the ledger has said nothing of it."""
+        window = "" if self._budget is None else self._budget.window
+        return window if window > self._over else ""
+
+    def copy(self) -> Today:
+        """Return another one that is changed alone."""
+        other = copy(self)
+        other._budget = None if self._budget is None else replace(self._budget)
+        return other
 
     def update(self, row: Mapping[str, Any] | None, seen: int, cap: int | None, *, is_today: bool) -> None:
         """Take over the ledger's row; None: nothing was reserved today, so all of `cap` is there.
@@ -144,15 +175,13 @@ class Forecast:
     def of(cls, run: RunState, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Forecast:
         """Return what a run comes to with these tasks; `averages`: what one of each family has cost."""
         known, estimated, unknown = run.own_budget.spent + run.own_budget.reserved, 0, 0
-        for task in tasks:
-            if task.need is not None:
-                known += task.need
-            elif task.paid:
-                continue  # What it declares nothing about, it has paid.
-            elif task.family in averages:
-                estimated += averages[task.family]
-            else:
+        for task, cost in _expected(tasks, averages):
+            if cost is None:
                 unknown += 1
+            elif task.need is None:
+                estimated += cost
+            else:
+                known += cost
         return cls(known + estimated, estimated, unknown)
 
     def __str__(self) -> str:
@@ -162,6 +191,100 @@ class Forecast:
         if self.unknown:
             text += f" and {self.unknown} tasks of unknown cost"
         return text
+
+
+def _expected(
+    tasks: Iterable[TaskState], averages: Mapping[str, int]
+) -> Iterator[tuple[TaskState, int | None]]:
+    """Yield tasks with what each may cost, as far as they say so or earlier runs tell; None: unknown."""
+    for task in tasks:
+        if task.need is not None:
+            yield task, task.need
+        elif not task.paid:  # What it declares nothing about, it has paid.
+            yield task, averages.get(task.family)
+
+
+#: A forecast of more tasks is remembered by family alone.
+MAX_PARTS = 5000
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a forecast is made of.
+
+    Attributes:
+        families: of each task family the number of its tasks, their cost in micro-dollars, and how many are
+            of unknown cost.
+        tasks: of each family what each of its tasks may cost (None: unknown); None: they are too many.
+
+    """
+
+    families: Mapping[str, tuple[int, int, int]]
+    tasks: Mapping[str, Mapping[str, int | None]] | None
+
+    @classmethod
+    def of(cls, tasks: Iterable[TaskState], averages: Mapping[str, int]) -> Parts:
+        """Return what the forecast of a run with these tasks is made of."""
+        single: dict[str, dict[str, int | None]] = {}
+        for task, cost in _expected(tasks, averages):
+            single.setdefault(task.family, {})[task.task_id] = cost
+        families = {
+            family: (len(costs), sum(cost or 0 for cost in costs.values()), list(costs.values()).count(None))
+            for family, costs in single.items()
+        }
+        return cls(families, single if sum(map(len, single.values())) <= MAX_PARTS else None)
+
+    def to_json(self) -> str:
+        """Return it as the ledger keeps it with an approval."""
+        return json.dumps({"families": self.families, "tasks": self.tasks})
+
+    @classmethod
+    def from_json(cls, text: str) -> Parts | None:
+        """Return what the ledger has kept; None: nothing."""
+        if not text:
+            return None
+        kept = json.loads(text)
+        return cls({family: tuple(one) for family, one in kept["families"].items()}, kept["tasks"])
+
+
+@dataclass(frozen=True)
+class Growth:
+    """By how much a family's part of a forecast has grown since it was approved.
+
+    Attributes:
+        cost: in micro-dollars.
+        unknown: more tasks of unknown cost.
+        tasks: the tasks that are new, or dearer; empty where they were too many to be remembered.
+        number: how many those are.
+
+    """
+
+    family: str
+    cost: int
+    unknown: int
+    number: int
+    tasks: tuple[str, ...] = ()
+
+
+def grown(now: Parts, before: Parts) -> list[Growth]:
+    """Return what of a forecast has grown, by family; tasks that completed do not make up for it."""
+    found = []
+    for family, (number, cost, unknown) in sorted(now.families.items()):
+        if now.tasks is None or before.tasks is None:
+            earlier = before.families.get(family, (0, 0, 0))
+            change = Growth(family, cost - earlier[1], unknown - earlier[2], max(0, number - earlier[0]))
+        else:
+            then = before.tasks.get(family, {})
+            more = {
+                task_id: one
+                for task_id, one in now.tasks[family].items()
+                if task_id not in then or (one or 0) > (then[task_id] or 0)
+            }
+            rise = sum((one or 0) - (then.get(task_id) or 0) for task_id, one in more.items())
+            change = Growth(family, rise, list(more.values()).count(None), len(more), tuple(more))
+        if change.cost > 0 or change.unknown > 0:
+            found.append(change)
+    return found
 
 
 #: The state of a run that tasks belong to by its name and that nobody has opened yet.
@@ -175,8 +298,8 @@ class RunState:
     Attributes:
         run_id: its id; of an unopened one the name; "" for the run that nobody has named.
         last: what the last run of the same root family came to; None: there was none.
-        approved: the forecast that an operator has let pass, with so many tasks of unknown cost
-            (`approved_unknown`).
+        approved: the most that an operator lets its forecast be, with so many tasks of unknown cost
+            (`approved_unknown`); what the forecast was made of then (`approved_parts`, None: not known).
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
         seen, figures_seen: the journal's last entry when its state, and its other figures, were read.
@@ -192,6 +315,7 @@ class RunState:
     forecast: Forecast | None = None
     approved: int | None = None
     approved_unknown: int = 0
+    approved_parts: Parts | None = None
     last: int | None = None
     approvals: dict[str, int] = field(default_factory=dict)
     announcing: set[str] = field(default_factory=set)
@@ -199,6 +323,7 @@ class RunState:
     tasks: dict[str, None] = field(default_factory=dict)
     seen: int = 0
     figures_seen: int = 0
+    _approved_text: str = ""
 
     @property
     def opened(self) -> bool:
@@ -209,6 +334,10 @@ class RunState:
     def own_budget(self) -> BudgetState:
         """The budget of the run as a whole."""
         return self.budgets["run", ""]
+
+    def copy(self) -> RunState:
+        """Return another one whose state and budgets are changed alone."""
+        return replace(self, budgets={key: replace(budget) for key, budget in self.budgets.items()})
 
     def budget(self, scope: str, part: str) -> BudgetState:
         """Return a budget of the run, empty when it was not known."""
@@ -226,6 +355,8 @@ class RunState:
             self.approvals = dict(figures.approvals)
         self.root_family, self.last = row["root_family"], row["last_micros"]
         self.approved, self.approved_unknown = row["approved_micros"], row["approved_unknown"] or 0
+        if (text := row.get("approved_forecast") or "") != self._approved_text:
+            self._approved_text, self.approved_parts = text, Parts.from_json(text)
         if self.forecast is None and row["forecast_micros"] is not None:
             self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
             self.scheduled = True

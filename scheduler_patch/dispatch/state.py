@@ -7,6 +7,7 @@ micro-dollars.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from typing import Any
 
 from scheduler_patch.dispatch.model import (
@@ -15,6 +16,7 @@ from scheduler_patch.dispatch.model import (
     BudgetState,
     Forecast,
     Hold,
+    Parts,
     Rules,
     RunState,
     TaskState,
@@ -48,6 +50,8 @@ class DispatchState:
         self.today = Today()
         #: What a task of a family that declares nothing has cost on average.
         self.averages: dict[str, int] = {}
+        #: The same, with the tasks of runs that go on: for what is said, not for what is decided.
+        self.costs: dict[str, int] = {}
         #: Which tasks wait beside a call of another one, by that one.
         self.beside: dict[str, set[str]] = {}
         #: Workers that are gone, their tasks' ends unheard: the ledger has to be told.
@@ -104,7 +108,7 @@ class DispatchState:
         if run.opened:
             yield run.budgets["run", ""]
         if (day := self.day) is not None:
-            yield day
+            yield self._day_of(run, task, day) if ("beyond_day", "") in run.budgets else day
         if not run.run_id:
             return  # Nobody knows which run it is.
         keys = [("family", task.family), *(("vendor", vendor) for vendor in task.vendors)]
@@ -117,6 +121,35 @@ class DispatchState:
             if key not in run.budgets:  # The ledger makes it with its first reservation.
                 run.budgets[key] = BudgetState(*key, cap=cap, remaining=cap)
             yield run.budgets[key]
+
+    def _day_of(self, run: RunState, task: TaskState, day: BudgetState) -> BudgetState:
+        """Return which budget a task's calls of today take from: the day's, or the run's own beyond it.
+
+        As in the ledger, the day's where that has room.
+        """
+        beyond = run.budgets["beyond_day", ""]
+        if beyond.window != self.today.window:
+            return day
+        need = max(task.need or 1, task.hold.asked if task.hold is not None and task.held_by("day") else 0)
+        for budget in (day, beyond):
+            if need <= budget.remaining - budget.counted:
+                return budget
+        return max(day, beyond, key=lambda budget: budget.attainable)
+
+    def apart(self) -> DispatchState:
+        """Return a state to try something on: its day changes alone; its runs may be replaced."""
+        other = copy(self)
+        other.today = self.today.copy()
+        return other
+
+    def cost_so_far(self, family: str) -> int | None:
+        """Return what a completed task of a family has cost on average, None where none has."""
+        return self.costs.get(family) or self.averages.get(family)
+
+    def parts(self, run: RunState) -> Parts:
+        """Return what a run's forecast would be made of now."""
+        tasks = (self.tasks[task_id] for task_id in run.tasks if task_id in self.tasks)
+        return Parts.of(tasks, self.averages)
 
     def count(self, run: RunState, task: TaskState, amount: int) -> None:
         """Set aside what a dispatched task may cost, in every budget it may take it from."""

@@ -60,6 +60,8 @@ class LedgerService(Books):
     def __init__(self, settings: Settings, scheduler: BudgetScheduler, *, begin: bool = True) -> None:
         super().__init__(settings, scheduler, begin=begin)
         self._averages_due = False
+        #: Whether tasks have completed since it was looked what they cost.
+        self._costs_due = True
         self._turns = TurnQueue()
         #: What vault keys hold of requests' bodies, in bytes.
         self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
@@ -147,7 +149,8 @@ class LedgerService(Books):
     async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim."""
         known = await self.commit(_finish, request.claim_id, request.outcome)
-        self._averages_due = self._averages_due or (known and request.outcome == "completed")
+        if known and request.outcome == "completed":
+            self._averages_due = self._costs_due = True
         return FinishReply(known)
 
     async def close_run(self, request: CloseRunRequest) -> CloseRunReply:
@@ -158,7 +161,14 @@ class LedgerService(Books):
         done, unknown = self.scheduler.done_and_unknown(open_tasks)
         closed = await self.commit(_close_run, request, done, unknown)
         self._averages_due = self._averages_due or closed
+        self._costs_due = self._costs_due or closed
         return CloseRunReply(closed)
+
+    async def learn_costs(self) -> None:
+        """Look what tasks have cost by now, where blocked ones do not say it: for what is said of them."""
+        if self._costs_due and self.has_ledger:
+            self._costs_due = False
+            self.state.costs = await self.browse(snapshot.averages) or {}
 
     async def acknowledge(self, request: AcknowledgeRequest) -> NoFields:
         """Take it that a worker has heard of a revoked run, and ends its tasks."""

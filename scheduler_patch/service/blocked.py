@@ -12,8 +12,8 @@ from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks, RunStanding
 from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
-from scheduler_patch.dispatch.reasons import Reason, reason_of
-from scheduler_patch.scheduler.standing import CLEAR, standings
+from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
 
 #: Seconds between two looks whether something was freed.
@@ -34,10 +34,17 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
         while state.version == seen and time.monotonic() < limit:
             await asyncio.sleep(_LOOK_S)
         verdicts = scheduler.verdicts_of(worker)
-    groups: dict[Reason, list[str]] = {}
+    known = {} if wait_s else await standings(scheduler)
+    if any(one.is_blocked for one in verdicts.values()) and not wait_s:
+        await service.learn_costs()
+    reasons = Reasons(scheduler.gate, worker)
     for task_id, verdict in verdicts.items():
-        if (reason := reason_of(scheduler.gate, task_id, verdict, worker)) is not None:
-            groups.setdefault(reason, []).append(task_id)
+        if task_id in state.tasks:
+            reasons.add(task_id, verdict)
+    for task_id in [each for standing in known.values() for each in standing.later]:
+        if task_id in state.tasks:
+            reasons.add_behind(task_id)
+    groups = reasons.of_tasks()
     counts = Counter(verdicts.values())
     paused = scheduler.is_paused()["paused"]
     return BlockedReply(
@@ -46,13 +53,20 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
         ready=0 if paused else counts[READY],
         waiting=counts[WAIT],
         why=tuple(
-            BlockedTasks(**vars(reason), tasks=len(tasks), task_ids=() if wait_s else tuple(tasks))
-            for reason, tasks in groups.items()
+            BlockedTasks(
+                reason.run_id,
+                reason.code,
+                reason.text,
+                reason.advice,
+                len(tasks),
+                () if wait_s else tuple(tasks),
+            )
+            for reason, tasks in groups
         ),
         paused=paused,
         unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
-        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one in groups})),
-        runs=() if wait_s else await _standing(service, worker),
+        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one, _ in groups})),
+        runs=() if wait_s else await _standing(service, worker, known),
     )
 
 
@@ -62,9 +76,11 @@ def _runs_of(service: LedgerService, worker: str) -> list[str]:
     return sorted({state.names.get(name, name) for name in state.runs_of.get(worker, ())})
 
 
-async def _standing(service: LedgerService, worker: str) -> tuple[RunStanding, ...]:
+async def _standing(
+    service: LedgerService, worker: str, known: Mapping[str, Standing]
+) -> tuple[RunStanding, ...]:
     """Return how those of a worker's runs stand of which something is blocked or in doubt."""
-    named, known = _runs_of(service, worker), await standings(service.scheduler)
+    named = _runs_of(service, worker)
     doubts = {row["run_id"]: row for row in await service.read(queries.in_doubt, named) or []}
     return tuple(
         RunStanding(

@@ -77,7 +77,7 @@ class News:
 def _reached(run_id: str, budget: BudgetState) -> str:
     if budget.scope == "day":
         return f"All runs together, {budget.window}: daily {spent_text(budget)}"
-    whose = f"{budget.part}'s " if budget.part else ""
+    whose = f"{budget.part}'s " if budget.part else "beyond the day, " if budget.scope == "beyond_day" else ""
     top_up = f"; {command('top-up', run_id, 'USD')} raises it" if budget.scope == "run" else ""
     return f"Run {run_id}: {whose}{spent_text(budget)}{top_up}"
 

@@ -10,15 +10,18 @@ from typing import Any
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from luigi_spendguard.protocol import GRANT_SECONDS
+from luigi_spendguard.protocol import GRANT_SECONDS, command
 from luigi_spendguard.protocol.operators import ApproveRequest, PruneRequest, ResolveRequest, TopUpRequest
 from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch.reasons import Target
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
+from scheduler_patch.service.top_ups import outcome, weigh
 
 
 async def revoke(service: LedgerService, run_id: str) -> int:
@@ -43,9 +46,40 @@ async def in_force(service: LedgerService, pending: Callable[[Tx, str], int], na
     return under_way
 
 
-async def top_up(service: LedgerService, request: TopUpRequest) -> None:
-    """Raise a run's cap. Raises BadAmount, NotFound, Conflict."""
-    await service.commit(_top_up, request, parse_usd(request.usd))
+async def top_up(service: LedgerService, request: TopUpRequest) -> dict[str, Any]:
+    """Raise a run's cap, or one inside it; return what it frees. Raises BadAmount, NotFound, Conflict."""
+    amount, target = parse_usd(request.usd), target_of(request)
+    before = await weigh(service, request.run_id, target, amount)
+    inside = None
+    if target.scope != "run":
+        inside = runs.Inside(target.scope, target.part, _cap_inside(service, target))
+    await service.commit(_top_up, request, amount, inside)
+    return await outcome(service, before)
+
+
+def target_of(request: TopUpRequest) -> Target:
+    """Return the budget that a top-up raises."""
+    if request.family is not None:
+        return Target("family", request.family)
+    if request.vendor is not None:
+        return Target("vendor", request.vendor)
+    return Target("day") if request.day else Target()
+
+
+async def check_inside(service: LedgerService, request: TopUpRequest) -> None:
+    """Raise Conflict where luigi.cfg has no budget that such a top-up could raise."""
+    target = target_of(request)
+    if target.scope != "run":
+        runs.check_inside(
+            request.run_id, runs.Inside(target.scope, target.part, _cap_inside(service, target))
+        )
+
+
+def _cap_inside(service: LedgerService, target: Target) -> Micros | None:
+    caps = service.settings.caps
+    if target.scope == "day":
+        return caps.day
+    return (caps.task_families if target.scope == "family" else caps.vendors).get(target.part)
 
 
 async def approve(service: LedgerService, request: ApproveRequest) -> None:
@@ -65,7 +99,29 @@ async def approve(service: LedgerService, request: ApproveRequest) -> None:
         )
     named = [service.state.run(name) for name in task.runs] if task is not None else []
     is_scheduled = any(run is not None and run.run_id == request.run_id for run in named)
-    await service.commit(_approve, request, amount, is_scheduled)
+    await service.commit(_approve, request, amount, is_scheduled, _approved(service, request))
+
+
+def _approved(service: LedgerService, request: ApproveRequest) -> runs.Approved:
+    """Return what is approved of a forecast beside the amount, and whether anything of it has to be."""
+    if request.task_id is not None:
+        return runs.Approved(request.unknown_tasks)
+    run, gate = service.state.runs.get(request.run_id), service.scheduler.gate
+    parts, needless = "", ""
+    if run is not None:
+        parts = service.state.parts(run).to_json()
+        if service.state.rules.forecast != "hold":
+            needless = f"luigi.cfg has forecast = {service.state.rules.forecast}, which holds no run"
+        elif not gate.is_held(run) and not request.up_to:
+            needless = (
+                "it is approved already" if run.approved is not None else "its forecast is not too much"
+            )
+    if needless:
+        needless = (
+            f"nothing of the forecast of run {request.run_id} has to be approved: {needless}; "
+            f"{command('run', request.run_id)} says what else it waits for"
+        )
+    return runs.Approved(request.unknown_tasks, request.up_to, parts, needless)
 
 
 async def resolve(service: LedgerService, request: ResolveRequest) -> dict[str, Any]:
@@ -112,17 +168,28 @@ def _revoke(tx: Tx, run_id: str) -> Booked[None]:
     return Booked(None, snapshot.of_run(tx, run_id))
 
 
-def _top_up(tx: Tx, request: TopUpRequest, amount: Micros) -> Booked[None]:
-    runs.top_up(tx, request.run_id, amount, _id_of(request))
-    return Booked(None, snapshot.of_run(tx, request.run_id))
+def _top_up(tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None) -> Booked[None]:
+    if inside is None:
+        runs.top_up(tx, request.run_id, amount, _id_of(request))
+    else:
+        runs.top_up_inside(tx, request.run_id, inside, amount, _id_of(request))
+    day, seen = snapshot.today(tx), last_entry(tx)
+
+    def tell(state: DispatchState) -> None:
+        if day is not None:
+            feed.feed_day(state, day, seen)
+
+    return Booked(None, snapshot.of_run(tx, request.run_id), tell)
 
 
-def _approve(tx: Tx, request: ApproveRequest, amount: Micros, is_scheduled: bool) -> Booked[None]:
+def _approve(
+    tx: Tx, request: ApproveRequest, amount: Micros, is_scheduled: bool, approved: runs.Approved
+) -> Booked[None]:
     """Approve; a task that was not scheduled for the run must be known to the ledger as the run's."""
     run_id, task_id = request.run_id, request.task_id or ""
     if task_id and not is_scheduled:
         runs.check_known(tx, run_id, task_id)
-    runs.approve(tx, run_id, task_id, amount, _id_of(request), request.unknown_tasks)
+    runs.approve(tx, run_id, task_id, amount, _id_of(request), approved)
     left = snapshot.task_left(tx, run_id, task_id)
 
     def tell(state: DispatchState) -> None:

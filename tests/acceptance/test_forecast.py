@@ -163,7 +163,9 @@ class TestSingleTasks:
         code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "10.50")
         assert (code, "may cost $11.00 now" in err) == (1, True)
         code, out, err = careful.cli("approve", "r", "--forecast", "22")
-        assert (code, "Single tasks of it wait for an approval of their own" in out) == (0, True), err
+        assert (code, "nothing of the forecast of run r has to be approved" in err) == (1, True), out
+        code, _, err = careful.cli("approve", "r")
+        assert (code, f"spendguard approve r --task {task} --cost 11.00" in err) == (1, True), err
         code, _, err = careful.cli("approve", "r", "--task", task, "--cost", "11")
         assert code == 0, err
         careful.luigi(*args, module=SHAPES)

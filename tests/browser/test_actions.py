@@ -114,7 +114,9 @@ def test_a_held_run_is_approved_with_what_is_shown(tab: Tab, site: Site) -> None
     tab.shot("held")
     page.get_by_role("button", name="Approve forecast…").click()
     tab.say_token(site.token())
-    page.get_by_role("button", name="Approve $6.00").click()
+    assert page.get_by_label("Let the forecast pass up to (USD)").input_value() == "6.00"
+    tab.shot("approve-dialog")
+    page.get_by_role("button", name="Approve", exact=True).click()
     page.get_by_text("The forecast of night is approved.").wait_for()
     nightly(site, "night", 6, 0, "2")
     assert site.stripe.moved() == 200, "an approval raises no cap"

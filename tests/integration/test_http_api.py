@@ -161,10 +161,11 @@ class TestOriginsAndMethods:
         case = Case(guarded)
         _, path, body = case.request(route)
         before = books(guarded)
-        for method in ("GET", "PUT", "DELETE"):
+        reads = ["GET"] if route == "top_up" else []  # What it would free.
+        for method in {"GET", "PUT", "DELETE"} - {*reads}:
             reply = send(guarded, method, path, body, ADMIN)
             assert reply.is_error(405, "method_not_allowed")
-            assert reply.headers["allow"] == "POST"
+            assert {name.strip() for name in reply.headers["allow"].split(",")} == {"POST", *reads}
         assert send(guarded, "HEAD", path, token=ADMIN).status == 405
         assert books(guarded) == before
 

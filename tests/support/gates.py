@@ -21,6 +21,7 @@ def budget(scope: str, part: str, cap: int, remaining: int, spent: int | None = 
         "remaining_micros": remaining,
         "spent_micros": spent,
         "reserved_micros": 0,
+        "overrun_micros": 0,
         "shadow_micros": 0,
     }
 

@@ -9,7 +9,7 @@ were made by their own code, the last of each format on the main branch, with th
     git archive COMMIT | tar x -C FOLDER; cp tests/support/ledger_formats.py FOLDER/tests/support/
 
 1: 00e97bd, 2: 9f6e078, 3: 4f09022, 4: 044928f, 5: 6f6c77c, 6: e3b7d2b, 7: e434fe2, 8: b8cc11f, 9: cdfc2ca,
-10: 309a1b4, 11: eb28ac0.
+10: 309a1b4, 11: eb28ac0, 12: 5237b80.
 What a format did not know yet is left out of its file, and modules are looked for under their names of then.
 """
 
@@ -145,10 +145,16 @@ class Maker:
     def _run(self) -> None:
         write = self.books.write
         write(runs.set_forecast, "run", Micros(20 * USD), Micros(5 * USD), 1)
-        unknown = (1,) if "unknown" in inspect.signature(runs.approve).parameters else ()
+        unknown: tuple[Any, ...] = (1,) if "unknown" in inspect.signature(runs.approve).parameters else ()
+        if hasattr(runs, "Approved"):
+            unknown = (runs.Approved(1, parts='{"families": {"Charge": [2, 20000000, 1]}, "tasks": null}'),)
         write(runs.approve, "run", "", Micros(20 * USD), "approve run", *unknown)
         write(runs.approve, "run", "Charge_dear", Micros(9 * USD), "approve task")
         write(runs.top_up, "run", Micros(7 * USD), "top up")
+        if hasattr(runs, "Inside"):
+            for scope, part, cap in (("family", "Charge", 60), ("vendor", "stripe", 80), ("day", "", 500)):
+                inside = runs.Inside(scope, part, Micros(cap * USD))
+                write(runs.top_up_inside, "run", inside, Micros(2 * USD), f"top up {scope}")
 
     def _calls(self) -> None:
         """Leave a call in each state, and the attempt that has made them open."""

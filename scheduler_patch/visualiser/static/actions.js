@@ -2,7 +2,7 @@
 
 import { ApiError, del, get, hasToken, post, requestId, setToken } from "./api.js";
 import { h } from "./dom.js";
-import { forecast, usd } from "./format.js";
+import { count, forecast, usd } from "./format.js";
 
 /**
  * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
@@ -94,15 +94,60 @@ async function change(about) {
   return (await askToken()) === true && dialog(about);
 }
 
-export function topUp(run) {
-  const request_id = requestId();
-  return change({
-    title: `Top up ${run.run_id}`,
-    text: [`Its cap is ${usd(run.cap_usd)}: ${usd(run.spent_usd)} spent, ${usd(run.reserved_usd)} reserved, ` +
-      `${usd(run.remaining_usd)} remaining. Blocked tasks may run again if it suffices.`],
-    fields: [amount("usd", "Raise it by (USD)", { required: true })],
+/** What of a run a top-up raises, as luigid's API names it; null: its own cap. */
+const target = (budget) => budget === null ? {} :
+  budget.scope === "day" || budget.scope === "beyond_day" ? { day: true } : { [budget.scope]: budget.part };
+
+const called = (budget) => budget === null ? "" : "day" in target(budget) ? " beyond the day's cap" :
+  `: ${budget.scope} ${budget.part}`;
+
+/** Say what a top-up frees, as luigid has weighed it. */
+function freed(weighed, verb) {
+  const { frees, blocked } = weighed;
+  const rest = weighed.rest_command ? `; the rest needs ${usd(weighed.rest_usd)} more` :
+    frees < blocked ? "; the rest waits for something else" : "";
+  return `${verb} ${frees} of ${count(blocked, "blocked task")}${weighed.thaws ? ", and thaws the run" : ""}${rest}.`;
+}
+
+/** Top up a run, or a budget inside it: what is needed is said before, and what the amount frees. */
+export async function topUp(run, budget = null) {
+  if ((await askToken()) !== true) {
+    return false;
+  }
+  const request_id = requestId(), of = budget || run, which = target(budget);
+  const path = ["runs", run.run_id, "top_up"];
+  const weigh = (by) => get(path, { ...which, usd: by });
+  const frees = h("p", { role: "status", class: "spendguard-frees" });
+  let asked = 0;
+  async function say(by) {
+    const mine = ++asked;
+    let text = "";
+    try {
+      text = freed(await weigh(by), "It frees");
+    } catch {  // An amount that is not whole yet: what is wrong with it is said when it is confirmed.
+    }
+    if (mine === asked) {
+      frees.replaceChildren(text);
+    }
+  }
+  const weighed = await weigh("").catch(() => null);
+  const needed = weighed && `Blocked tasks need ${usd(weighed.needed_usd)} of it: ${usd(weighed.available_usd)} is ` +
+    `available, ${usd(weighed.missing_usd)} missing.`;
+  const thaw = run.state === "frozen" && (budget === null ? " A top-up thaws the run." :
+    " It does not thaw the run: that needs a top-up of the run's own cap.");
+  const suggested = weighed && weighed.usd !== "0.00" ? weighed.usd : null;
+  if (suggested) {
+    frees.replaceChildren(freed(weighed, "It frees"));
+  }
+  return dialog({
+    title: `Top up ${run.run_id}${called(budget)}`,
+    text: [`Its cap is ${usd(of.cap_usd)}: ${usd(of.spent_usd)} spent, ${usd(of.reserved_usd)} reserved, ` +
+      `${usd(of.remaining_usd)} remaining.${thaw || ""}`, ...(needed ? [needed] : []),
+      ...(budget === null ? [] : ["The run's own cap stays as it is, and no other run gets more."])],
+    fields: [amount("usd", "Raise it by (USD)", { required: true, value: suggested,
+      oninput: (event) => say(event.target.value.trim()) }), frees],
     confirm: "Top up",
-    act: ({ usd: by }) => post(["runs", run.run_id, "top_up"], { usd: by.trim(), request_id }),
+    act: ({ usd: by }) => post(path, { usd: by.trim(), request_id, ...which }),
   });
 }
 
@@ -118,12 +163,17 @@ export function revoke(run) {
 }
 
 export function approve(run) {
+  const request_id = requestId();
+  const grown = run.grown.map((one) => `${one.family} by ${usd(one.usd)} in ${count(one.tasks, "task")}`);
   return change({
     title: `Approve ${run.run_id}`,
-    text: [`Its tasks say they may cost ${forecast(run)}; its cap is ${usd(run.cap_usd)}. The cap stays as it is.`],
-    confirm: `Approve ${usd(run.forecast_usd)}`,
-    act: () => post(["runs", run.run_id, "approve"],
-      { usd: run.forecast_usd, unknown_tasks: run.unknown_tasks, request_id: requestId() }),
+    text: [`Its tasks say they may cost ${forecast(run)}; its cap is ${usd(run.cap_usd)}, and stays as it is.`,
+      ...(grown.length ? [`Since ${usd(run.approved_usd)} was approved it has grown: ${grown.join("; ")}.`] : [])],
+    fields: [amount("usd", "Let the forecast pass up to (USD)", { required: true, value: run.forecast_usd },
+      "When it grows above that, the run is held again.")],
+    confirm: "Approve",
+    act: ({ usd: most }) => post(["runs", run.run_id, "approve"], { usd: most.trim(),
+      unknown_tasks: run.unknown_tasks, request_id, ...(most.trim() !== run.forecast_usd && { up_to: true }) }),
   });
 }
 

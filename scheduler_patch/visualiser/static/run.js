@@ -44,7 +44,7 @@ export function runPage(place, acted) {
         "aria-pressed": String(one === split), "data-key": `by ${one}`,
         onclick: () => address.change({ by: one === "vendor" ? "" : one }, true) },
         one === "vendor" ? "By vendor" : "By task family")));
-    show(blocked, [run.blocked, run.awaiting_approval, run.budgets], () => waiting(run, acted));
+    show(blocked, [run.blocked, run.reasons, run.awaiting_approval, run.budgets], () => waiting(run, acted));
     show(keys, found, () => vaultKeys(found, acted));
     if (spending) {
       // What takes luigid long, of a run with very many calls, is asked for less often.
@@ -86,18 +86,31 @@ function about(run, acted) {
       button("Revoke…", actions.revoke, `${run.run_id} is revoked: no further call of it is sent.`, "danger")));
 }
 
+/** What budgets inside a run are called. */
+const INSIDE = { beyond_day: "beyond day" };
+
 function waiting(run, acted) {
+  const over = run.state === "revoked" || run.state === "ended";
   const budgets = run.budgets.length > 0 && [
     h("h3", null, "Budgets inside the run"),
-    table("Budgets inside the run", ["Budget", "Cap", "Spent", "Remaining", "Of the cap"],
+    table("Budgets inside the run", ["Budget", "Cap", "Spent", "Reserved", "Remaining", "Of the cap", ""],
       h("tbody", null, run.budgets.map((budget) => h("tr", null,
-        h("th", { scope: "row" }, `${budget.scope} ${budget.part}`),
-        [budget.cap_usd, budget.spent_usd, budget.remaining_usd].map((one) =>
+        h("th", { scope: "row" }, `${INSIDE[budget.scope] || budget.scope} ${budget.part}`),
+        [budget.cap_usd, budget.spent_usd, budget.reserved_usd, budget.remaining_usd].map((one) =>
           h("td", { class: "text-right spendguard-amount" }, usd(one))),
-        h("td", null, bar(budget)))))),
+        h("td", null, bar(budget)),
+        h("td", null, !over && budget.scope !== "beyond_day" && h("button", { type: "button",
+          class: "btn btn-default btn-xs", "data-key": `top up ${budget.scope} ${budget.part}`,
+          "aria-label": `Top up ${budget.scope} ${budget.part}…`,
+          onclick: () => acted(() => actions.topUp(run, budget), `A budget of ${run.run_id} is raised.`) },
+          "Top up…")))))),
   ];
+  const reasons = run.reasons.map((why) => h("li", null, h("strong", null, why.text),
+    why.missing_usd !== null && `: ${usd(why.needed_usd)} needed, ${usd(why.available_usd)} available, ` +
+      `${usd(why.missing_usd)} missing`,
+    why.tasks > 0 && ` (${count(why.tasks, "task")})`, h("div", null, withCommands(why.advice))));
   const groups = run.blocked.map((group) => h("li", null,
-    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), withCommands(`${group.text}; ${group.advice}`),
+    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), group.text,
     h("details", { "data-key": `tasks ${group.code}` }, h("summary", null, "Show tasks"),
       h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
       group.tasks + group.behind > group.task_ids.length && h("p", null,
@@ -109,6 +122,7 @@ function waiting(run, acted) {
     h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `approve ${task.task_id}`,
       onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));
   return h("div", null, budgets,
+    reasons.length > 0 && [h("h3", null, "What holds it"), h("ul", { class: "spendguard-reasons" }, reasons)],
     groups.length > 0 && [h("h3", null, "Blocked tasks"), h("ul", null, groups)],
     approvals.length > 0 && [h("h3", null, "Tasks that wait for an approval"), h("ul", null, approvals)]);
 }

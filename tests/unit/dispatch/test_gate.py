@@ -195,7 +195,8 @@ class TestConfiguredBudgets:
         assert reason is not None
         assert (reason.text[:17], reason.advice) == (
             "stripe's cap of $",
-            "raise it in [spendguard_stripe] run_cap_usd",
+            "`spendguard top-up r1 0.01 --vendor stripe` frees it to try, in this run; it is set in "
+            "[spendguard_stripe] run_cap_usd",
         )
 
     def test_a_task_of_two_vendors_needs_all_of_neither(self, gate: Gate) -> None:

@@ -24,17 +24,19 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
+from scheduler_patch.dispatch.reasons import Target
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service import operators
+from scheduler_patch.service import operators, top_ups
 from tests.support.books import audit
 
 USD = 1_000_000
+DAY, FAMILY = 8 * USD, 4 * USD
 RUNS, WORKERS, TASKS = ("r1", "r2"), ("w1", "w2"), tuple(f"T{n}" for n in range(6))
 
 
@@ -79,6 +81,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.thread.start()
         self.vendor = Vendor()
         self.cap = dict.fromkeys(RUNS, 5 * USD)
+        self.family = dict.fromkeys(RUNS, FAMILY)
+        self.beyond = dict.fromkeys(RUNS, 0)
         self.revoked: set[str] = set()
         self.completions: Counter[str] = Counter()
         self.running: list[Running] = []
@@ -97,8 +101,8 @@ class SchedulerMachine(RuleBasedStateMachine):
         caps = Caps(
             default=Micros(5 * USD),
             limit=Micros(5 * USD),
-            day=Micros(50 * USD),
-            task_families={"V": Micros(40 * USD)},
+            day=Micros(DAY),
+            task_families={"V": Micros(FAMILY)},
             single=None if single is None else Micros(single),
         )
         self.settings = Settings(self.folder / "books.db", caps, forecast=forecast)
@@ -319,13 +323,52 @@ class SchedulerMachine(RuleBasedStateMachine):
         else:
             self.cap[run_id] += usd * USD
 
-    @rule(run_id=st.sampled_from(RUNS))
-    def approve(self, run_id: str) -> None:
+    @rule(run_id=st.sampled_from(RUNS), usd=st.integers(1, 3), of_day=st.booleans())
+    def top_up_inside(self, run_id: str, usd: int, of_day: bool) -> None:
+        """Neither raises the run's cap, nor what the other run may spend."""
+        which: dict[str, Any] = {"day": True} if of_day else {"family": "V"}
+        try:
+            said = self.do(operators.top_up(self.service, TopUpRequest(run_id, str(usd), **which)))
+        except Conflict:
+            assert run_id in self.revoked
+            return
+        assert 0 <= said["frees"] <= said["blocked"]
+        raised = self.beyond if of_day else self.family
+        raised[run_id] += usd * USD
+
+    @rule(run_id=st.sampled_from(RUNS), usd=st.integers(0, 3))
+    def weigh(self, run_id: str, usd: int) -> None:
+        """What is missing frees all that lacks nothing else; looking changes nothing."""
+        gate = self.gate
+        before = {each: gate.verdict(each) for each in gate.state.tasks}
+        weighed = self.do(top_ups.weigh(self.service, run_id, Target(), usd * USD or None))
+        assert {each: gate.verdict(each) for each in gate.state.tasks} == before
+        due = weighed.standing.due
+        if not usd and due and set(due.values()) <= {"cap"} and not weighed.standing.later:
+            run = gate.state.run(run_id)
+            codes = {one for task in due for one, _ in gate.obstacles(run, gate.state.tasks[task])}
+            others = [gate.state.day, *(b for b in run.budgets.values() if b is not run.own_budget)]
+            if codes == {"cap"} and all(b is None or b.room >= weighed.needed for b in others):
+                assert weighed.frees == len(due)
+
+    @rule(run_id=st.sampled_from(RUNS), ceiling=st.integers(0, 9))
+    def approve(self, run_id: str, ceiling: int) -> None:
         self.do(self.service.record(lambda tx: None))  # After the forecast that is being kept.
         run = self.do(self.service.read(queries.run, run_id))
         if run["forecast_usd"] is not None and run_id not in self.revoked:
-            unknown = run["unknown_tasks"]
-            self.do(operators.approve(self.service, ApproveRequest(run_id, run["forecast_usd"], unknown)))
+            amount = str(ceiling) if ceiling else run["forecast_usd"]
+            asked = ApproveRequest(run_id, amount, run["unknown_tasks"], up_to=bool(ceiling))
+            known = self.gate.state.runs[run_id]
+            may_pass = not ceiling or parse_usd(run["forecast_usd"]) <= ceiling * USD
+            holds = self.settings.forecast == "hold" and (self.gate.is_held(known) or bool(ceiling))
+            try:
+                self.do(operators.approve(self.service, asked))
+            except Conflict:
+                assert not (may_pass and holds)
+            else:
+                assert may_pass
+                assert holds
+                assert not self.gate.is_held(known)
 
     @rule(clean=st.booleans(), shared=st.integers(0, 2))
     def restart_luigid(self, clean: bool, shared: int) -> None:
@@ -341,7 +384,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def no_run_moves_more_than_its_cap(self) -> None:
         for run_id in RUNS:
-            assert self.vendor.of_run(run_id) <= self.cap[run_id], "P1"
+            moved = self.vendor.of_run(run_id)
+            assert moved <= min(self.cap[run_id], self.family[run_id]), "P1"
+            others = sum(self.vendor.of_run(other) for other in RUNS if other != run_id)
+            assert moved + others <= DAY + sum(self.beyond.values()), "P1"
+            if not self.beyond[run_id]:
+                assert moved <= DAY, "P1"
 
     @invariant()
     def the_books_add_up(self) -> None:

@@ -1,0 +1,294 @@
+"""What holds a run is said all at once, and the commands that are said clear it; caps hold all the while."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import shlex
+import threading
+from typing import Any
+
+import pytest
+
+from tests.acceptance.test_shapes import SHAPES
+from tests.support.site import Site
+
+
+def submit(site: Site, n: int, run_id: str = "r", budget: str = "100", first: int = 0, **more: str) -> str:
+    """Submit a list of `n` tasks of a dollar each; return what its worker said."""
+    args = ("--n", str(n), "--first", str(first), "--run-id", run_id, "--budget-usd", budget)
+    return site.luigi("List", *args, "--workers", "2", module=SHAPES, **more)[1]
+
+
+def reasons(site: Site, run_id: str = "r") -> dict[str, dict[str, Any]]:
+    return {why["code"]: why for why in site.run(run_id)["reasons"]}
+
+
+def do(site: Site, command: str) -> str:
+    """Do a command as it was said; return what it answered."""
+    program, *args = shlex.split(command)
+    assert program == "spendguard"
+    code, out, err = site.cli(*args)
+    assert code == 0, err
+    return out
+
+
+class TestForecasts:
+    @pytest.fixture
+    def site(self, unstarted: Site) -> Site:
+        unstarted.restart(spendguard={"forecast": "hold"})
+        return unstarted
+
+    @pytest.mark.parametrize(("which", "moved"), [(0, 600), (1, 500)])
+    def test_each_command_that_is_said_of_a_held_run_clears_it(
+        self, site: Site, which: int, moved: int
+    ) -> None:
+        out = submit(site, 6, budget="5")
+        held = reasons(site)["forecast"]
+        assert held["commands"] == ["spendguard top-up r 1.00", "spendguard approve r --up-to 6.00"]
+        assert [held[f"{name}_usd"] for name in ("needed", "available", "missing")] == [
+            "6.00",
+            "5.00",
+            "1.00",
+        ]
+        assert all(f"`{each}`" in out for each in held["commands"]), out
+        assert all(each in site.cli("run", "r")[1] for each in held["commands"])
+        code, _, err = site.cli("approve", "r")
+        assert (code, all(each in err for each in held["commands"])) == (2, True), err
+        do(site, held["commands"][which])
+        submit(site, 6, budget="5")
+        assert site.stripe.moved() == moved, "an approval raises no cap"
+
+    def test_a_ceiling_lets_a_forecast_grow_up_to_it(self, site: Site) -> None:
+        submit(site, 6, budget="5")
+        code, _, err = site.cli("approve", "r", "--up-to", "5")
+        assert (code, "is $6.00, more than $5.00" in err) == (1, True)
+        assert "approved up to $8.00; it is $6.00" in do(site, "spendguard approve r --up-to 8")
+        submit(site, 7, budget="5")
+        assert site.stripe.moved() == 500
+        site.call("POST", "/runs/r/top_up", {"usd": "1"})
+        out = submit(site, 12, budget="5")
+        assert site.stripe.moved() == 500, out
+        assert "it has grown since $8.00 was approved: Declared by $6.00 in 6 tasks (Declared_" in out
+        [grown] = site.run("r")["grown"]
+        shown = (grown["family"], grown["usd"], grown["tasks"], len(grown["task_ids"]))
+        assert shown == ("Declared", "6.00", 6, 6)
+        assert not {task["task_id"] for task in site.calls("r")} & {*grown["task_ids"]}
+        code, _, err = site.cli("approve", "r", "--forecast", "8")
+        assert (code, "is $12.00 now, not $8.00" in err) == (1, True)
+
+    def test_what_was_approved_is_known_after_a_restart(self, site: Site) -> None:
+        submit(site, 6, budget="5")
+        do(site, "spendguard approve r --up-to 6")
+        site.restart()
+        assert "Declared by $2.00 in 2 tasks" in submit(site, 8, budget="5")
+        assert site.stripe.moved() == 0
+
+    def test_what_nothing_holds_is_not_approved(self, site: Site) -> None:
+        submit(site, 3, budget="5")
+        code, out, err = site.cli("approve", "r")
+        assert (code, "Nothing of it waits for its forecast" in err) == (1, True), out
+        status, said = site.call("POST", "/runs/r/approve", {"usd": "3"})
+        assert (status, "its forecast is not too much" in said["message"]) == (409, True)
+        assert site.call("POST", "/runs/r/approve", {"usd": "30", "up_to": True})[0] == 200, "beforehand"
+        submit(site, 9, budget="5")
+        assert site.stripe.moved() == 500
+        assert site.run("r")["approved_usd"] == "30.00"
+
+    def test_all_reasons_are_said_at_once(self, site: Site) -> None:
+        site.restart(spendguard_family_caps={"Declared": 2}, spendguard_stripe={"run_cap_usd": 50})
+        before = site.call("GET", "/runs", token=None)[1]
+        assert before == []
+        submit(site, 2, budget="5")
+        out = submit(site, 8, budget="5")
+        found = reasons(site)
+        assert set(found) == {"forecast", "family"}, found
+        assert (found["family"]["scope"], found["family"]["part"]) == ("family", "Declared")
+        assert found["family"]["commands"] == ["spendguard top-up r 6.00 --family Declared"]
+        assert "; besides, Declared's cap of $2.00 reached, $2.00 spent" in out
+        for why in found.values():
+            do(site, why["commands"][0])
+        assert site.run("r")["reasons"] == []
+        submit(site, 8, budget="5")
+        assert site.stripe.moved() == 800
+
+
+class TestTopUps:
+    def test_what_is_freed_is_said_before_and_after(self, site: Site) -> None:
+        submit(site, 6, budget="2")
+        why = reasons(site)["cap"]
+        assert (why["tasks"], why["commands"]) == (4, ["spendguard top-up r 4.00"])
+        code, out, _ = site.cli("top-up", "r", "1", "--dry-run")
+        assert (code, out.splitlines()) == (
+            0,
+            [
+                "Blocked tasks of r: 4 due, 1 behind them. Needed $4.00, available $0.00, missing $4.00.",
+                "$1.00 frees 1 of 4 blocked tasks; the rest needs $3.00 more: `spendguard top-up r 3.00`.",
+            ],
+        )
+        assert site.run("r")["cap_usd"] == "2.00"
+        out = do(site, "spendguard top-up r 1")
+        assert "Freed 1 of 4 blocked tasks; the rest needs $3.00 more: `spendguard top-up r 3.00`." in out
+        submit(site, 6)
+        assert site.stripe.moved() == 300
+        assert "Freed 3 of 3 blocked tasks." in do(site, "spendguard top-up r 3.00")
+        submit(site, 6)
+        assert site.stripe.moved() == 600
+
+    def test_tasks_that_say_no_cost_count_for_what_others_have_cost(self, site: Site) -> None:
+        _, out = site.luigi("Billing", "--n", "5", "--budget-usd", "2", "--run-id", "r")
+        assert "`spendguard top-up r 3.00` frees them, if they cost what others have" in out
+
+    def test_a_frozen_run_says_what_thaws_it(self, site: Site) -> None:
+        site.stripe.fault("drop_after", times=9)
+        submit(site, 1, budget="3", STRIPE_MAX_RETRIES="0")
+        site.stripe.control(faults=[])
+        [call] = site.calls("r")
+        doubt = reasons(site)["in_doubt"]
+        assert doubt["commands"][0] == "spendguard calls --run r --state in_doubt"
+        assert f"spendguard resolve {call['id']} --spent 1.00" in doubt["commands"]
+        said = site.call("POST", f"/calls/{call['id']}/resolve", {"spent_usd": "4", "overrun": True})[1]
+        assert said["run_state"] == "frozen"
+        moved = site.stripe.moved()
+        submit(site, 3, budget="3")
+        why = reasons(site)["frozen"]
+        # The cap of $3.00 is exceeded by $1.00 already, and two or three tasks are due.
+        need = len(site.run("r")["blocked"][0]["task_ids"])
+        assert why["missing_usd"] == f"{need + 1}.00"
+        assert why["commands"] == [f"spendguard top-up r {need + 1}.00"]
+        assert "thaws it" in why["advice"]
+        assert site.cli("run", "r")[1].count(why["commands"][0]) >= 1
+        out = do(site, why["commands"][0])
+        assert f"Freed {need} of {need}" in out
+        assert "the run is thawed" in out
+        submit(site, 3, budget="3")
+        assert site.stripe.moved() == moved + 100 * need
+
+    def test_nothing_blocked_is_nothing_said(self, site: Site) -> None:
+        submit(site, 1)
+        code, out, _ = site.cli("top-up", "r", "1")
+        assert (code, out) == (0, "r has a cap of $101.00; $100.00 remains.\n")
+
+
+class TestBudgetsInside:
+    def test_they_are_shown_before_anything_is_spent(self, unstarted: Site) -> None:
+        site = unstarted
+        site.restart(
+            spendguard={"forecast": "hold", "daily_cap_usd": 40},
+            spendguard_stripe={"run_cap_usd": 30},
+            spendguard_family_caps={"Declared": 20, "Elsewhere": 1},
+        )
+        submit(site, 9, budget="5")
+        budgets = [(b["scope"], b["part"], b["cap_usd"]) for b in site.run("r")["budgets"]]
+        assert budgets[:2] == [("family", "Declared", "20.00"), ("vendor", "stripe", "30.00")]
+        assert (budgets[2][0], budgets[2][2], len(budgets)) == ("day", "40.00", 3)
+        shown = site.cli("run", "r")[1]
+        assert "family     Declared: cap $20.00, spent $0.00, reserved $0.00, remaining $20.00" in shown
+
+    def test_a_familys_is_topped_up_for_one_run(self, site: Site) -> None:
+        site.restart(spendguard_family_caps={"Declared": 2})
+        submit(site, 5, budget="4")
+        submit(site, 5, run_id="other", budget="4", first=10)
+        assert site.stripe.moved() == 400
+        out = do(site, "spendguard top-up r 1 --family Declared")
+        assert "Declared's budget in r is $3.00; $1.00 remains. The run's own cap is as it was." in out
+        assert "Freed 1 of 3 blocked tasks; the rest needs $2.00 more" in out
+        assert (site.run("r")["cap_usd"], site.run("other")["budgets"][0]["cap_usd"]) == ("4.00", "2.00")
+        do(site, "spendguard top-up r 50 --family Declared")
+        for run_id, first in (("r", 0), ("other", 10)):
+            submit(site, 5, run_id=run_id, first=first)
+        assert site.stripe.moved() == 600, "the run's own cap of $4.00 holds, the other's family's, too"
+        site.restart(spendguard_family_caps={"Declared": 1})
+        assert site.run("r")["budgets"][0]["cap_usd"] == "52.00", "on top of what luigi.cfg says now"
+
+    def test_a_vendors_is_topped_up_for_one_run(self, site: Site) -> None:
+        site.restart(spendguard_stripe={"run_cap_usd": 2})
+        submit(site, 5, budget="4")
+        assert site.stripe.moved() == 200
+        why = reasons(site)["vendor"]
+        assert why["commands"] == ["spendguard top-up r 3.00 --vendor stripe"]
+        do(site, why["commands"][0])
+        submit(site, 5)
+        assert site.stripe.moved() == 400
+
+    def test_a_run_may_pass_the_days_cap(self, site: Site) -> None:
+        site.restart(spendguard={"daily_cap_usd": 3})
+        submit(site, 2, run_id="first")
+        submit(site, 6, first=40)
+        assert site.stripe.moved() == 300
+        why = reasons(site)["day"]
+        assert (why["missing_usd"], why["commands"]) == ("5.00", ["spendguard top-up r 5.00 --day"])
+        out = do(site, "spendguard top-up r 2 --day")
+        assert "r may pass today's cap by $2.00 in all; $2.00 of that remains." in out
+        assert "Freed 2 of 5 blocked tasks; the rest needs $3.00 more" in out
+        submit(site, 4, run_id="first", first=20)
+        assert site.stripe.moved() == 300, "no other run has more"
+        submit(site, 6, first=40)
+        assert site.stripe.moved() == 500
+        assert site.call("GET", "/day")[1]["spent_usd"] == "3.00"
+        site.restart()
+        do(site, "spendguard top-up r 1 --day")
+        submit(site, 6, first=40)
+        assert site.stripe.moved() == 600
+
+    @pytest.mark.parametrize("which", [{"family": "Nobody"}, {"vendor": "stripe"}, {"day": True}])
+    def test_what_luigi_cfg_does_not_cap_is_not_topped_up(self, site: Site, which: dict[str, Any]) -> None:
+        submit(site, 1)
+        status, said = site.call("POST", "/runs/r/top_up", {"usd": "1", **which})
+        assert (status, "no such budget that a top-up could raise" in said["message"]) == (409, True)
+        assert site.call("POST", "/runs/r/top_up", {"usd": "1", "day": True, "family": "F"})[0] == 400
+
+    def test_it_counts_once_for_each_request(self, site: Site) -> None:
+        site.restart(spendguard_family_caps={"Declared": 2})
+        submit(site, 1)
+        body = {"usd": "1", "family": "Declared", "request_id": "once"}
+        for _ in range(2):
+            assert site.call("POST", "/runs/r/top_up", body)[1]["budgets"][0]["cap_usd"] == "3.00"
+        assert site.call("POST", "/runs/r/top_up", {"usd": "1", "request_id": "once"})[0] == 409
+
+
+def test_no_order_of_top_ups_and_approvals_passes_a_cap(site: Site) -> None:
+    """Operators race with each other and with workers; the vendor counts."""
+    site.restart(
+        spendguard={"forecast": "hold", "daily_cap_usd": 6, "approve_above_usd": 50},
+        spendguard_stripe={"run_cap_usd": 3},
+        spendguard_family_caps={"Declared": 2},
+    )
+    for run_id, first in (("a", 0), ("b", 50)):
+        submit(site, 20, run_id=run_id, budget="5", first=first)
+    assert site.stripe.moved() == 0
+    chance, own, beyond = random.Random(18), {"a": 5, "b": 5}, {"a": 0, "b": 0}
+    ways: list[dict[str, Any]] = [{"family": "Declared"}, {"vendor": "stripe"}, {"day": True}, {}]
+    changes = [
+        (run_id, way, usd) for run_id, way, usd in itertools.product(own, ways, (1, 2, 3)) if way or usd == 1
+    ]
+    chance.shuffle(changes)
+
+    def operate(mine: list[tuple[str, dict[str, Any], int]]) -> None:
+        for run_id, way, usd in mine:
+            site.call("POST", f"/runs/{run_id}/approve", {"usd": "40", "up_to": True})
+            status, said = site.call("POST", f"/runs/{run_id}/top_up", {"usd": str(usd), **way})
+            assert status == 200, said
+
+    workers = [
+        site.worker("List", "--n", "20", "--run-id", run_id, "--first", str(first), module=SHAPES)
+        for run_id, first in (("a", 0), ("b", 50))
+        for _ in range(2)
+    ]
+    threads = [threading.Thread(target=operate, args=(changes[number::3],)) for number in range(3)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join(60)
+    for worker in workers:
+        worker.communicate(timeout=120)
+    for run_id, way, usd in changes:
+        own[run_id] += usd if not way else 0
+        beyond[run_id] += usd if "day" in way else 0
+    for run_id, first in (("a", 0), ("b", 50)):
+        submit(site, 20, run_id=run_id, first=first)
+    spent = {run_id: float(site.run(run_id)["spent_usd"]) for run_id in own}
+    assert all(spent[run_id] <= own[run_id] for run_id in own), spent
+    assert site.stripe.moved() == round(100 * sum(spent.values()))
+    assert sum(spent.values()) <= 6 + sum(beyond.values())
+    assert spent == {"a": 6.0, "b": 6.0}, "and nothing holds it but the cap"
