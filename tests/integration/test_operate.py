@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import json
+import os
+import re
+import signal
 import sqlite3
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from luigi_spendguard.ledger.migrations import FORMAT
 from tests.support.paper import Paper
+from tests.support.processes import REPOSITORY, free_port, listening, wait_until
 from tests.support.programs import program
+from tests.support.recorder import said_in_a_pipeline
 from tests.support.site import Site
 
 PAGE = "operate.md"
@@ -87,3 +96,119 @@ def test_what_is_young_is_not_pruned(site: Site) -> None:
     code, _, err = site.cli("prune", "--before", "1h")
     assert (code, "younger than two days" in err) == (1, True)
     assert site.cli("prune", "--before", "soon")[0] == 2
+
+
+@pytest.mark.parametrize("gateway", [False, True], ids=["secret on the workers", "gateway"])
+def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gateway: bool) -> None:
+    """Calls are in flight when it is killed; after that nobody is charged twice."""
+    program("sqlite3")
+    site.gateway = gateway
+    site.configure(core={"rpc-retry-wait": 1})
+    site.start()
+    assert site.luigid is not None
+    site.luigi("Charge", "--customer", "before")
+    backups, elsewhere, port = site.folder / "backups", site.folder / "elsewhere", free_port()
+    backups.mkdir()
+    subprocess.run(["sqlite3", site.ledger, f".backup '{backups}/spendguard.db'"], check=True, timeout=60)
+    site.stripe.control(options={"latency": 1.5})
+    worker = site.worker("Billing", "--n", "6", "--run-id", "nightly", "--workers", "3")
+    wait_until(lambda: len(site.stripe.posts()) >= 5, what="the second three calls")
+    site.luigid.kill()
+    out, _ = worker.communicate(timeout=120)
+    assert worker.returncode == 4, out
+    site.stripe.control(options={"latency": 0})
+    places = {
+        "/var/lib/luigi-server": str(elsewhere),
+        "/var/backups": str(backups),
+        "http://luigid2.example.com:8082": f"http://127.0.0.1:{port}",
+        "--port 8082": f"--port {port}",
+    }
+    paper = Paper(PAGE, site, places)
+    for _ in range(3):
+        paper.skip("sh")
+    paper.command()
+    paper.configure()
+    site.configure(scheduler={"state_path": elsewhere / "state"})
+    paper.command(**(site.secrets if gateway else {}))
+    try:
+        said = paper.command(PYTHONPATH=f"{site.folder}:{REPOSITORY}")
+        assert "nightly" in said
+    finally:
+        os.kill(int((elsewhere / "luigid.pid").read_text()), signal.SIGTERM)
+        wait_until(lambda: not listening(port), what="luigid's end")
+    assert charged(site) == {"before": 1, **{f"cus_{n}": 1 for n in range(6)}}
+    paper.check()
+
+
+# Upgrades: what workers of older versions say, and what their luigids take, as `tests.support.recorder` has
+# written it down.
+
+
+def recorded(number: int) -> dict[str, Any]:
+    path = REPOSITORY / "tests" / "integration" / "data" / f"messages-of-format-{number}.json"
+    return json.loads(path.read_text("utf-8"))
+
+
+def is_dispatched(site: Site, task_id: str, asked: dict[str, Any]) -> bool:
+    """Return whether a task runs by now; ask for work until it does."""
+    running = site.rpc("task_list", status="RUNNING", upstream_status="")
+    if task_id not in running:
+        site.rpc("get_work", **{**asked, "current_tasks": list(running)})
+    return task_id in running
+
+
+@pytest.mark.parametrize("number", [10, 11])
+def test_what_an_older_worker_says_is_understood(site: Site, number: int) -> None:
+    site.configure(spendguard={"default_cap_usd": 1})
+    site.start()
+    key, answers, worker, asked = "", [], "", {}
+    for name, body in recorded(number)["said"]:
+        if not name.startswith("spend_"):
+            if name == "add_task" and body["worker"] != worker:
+                site.wait_for_retries()
+                worker = body["worker"]
+            asked = body if name == "get_work" else asked
+            site.rpc(name, **body)
+            continue
+        if name == "spend_claim":  # Which of its tasks it gets first is nothing that has to be so.
+            wait_until(lambda one=body, ask=asked: is_dispatched(site, one["task_id"], ask), what="the task")
+        by_key = name in ("spend_reserve", "spend_settle")
+        status, reply = site.call("POST", f"/api/{name}", body, token=key if by_key else None)
+        assert status == 200, (name, reply)
+        answer = reply["response"]
+        key = answer["vault_key"] if name == "spend_claim" else key
+        answers += [answer["verdict"]] if name == "spend_reserve" else []
+    assert answers == ["allowed", "replayed", "allowed"]
+    runs = {run["run_id"]: (run["spent_usd"], run["state"]) for run in site.call("GET", "/runs")[1]}
+    assert sorted(runs.values()) == [("1.00", "active"), ("1.00", "ended")]
+
+
+@pytest.mark.parametrize("number", [10, 11])
+def test_an_older_luigid_takes_what_a_worker_says_that_uses_nothing_new(site: Site, number: int) -> None:
+    taken = recorded(number)["taken"]
+    site.start()
+    said = said_in_a_pipeline(site)
+    assert {"spend_open_run", "spend_claim", "spend_reserve", "spend_settle", "spend_finish"} <= dict(
+        said
+    ).keys()
+    ours = [(name, body) for name, body in said if name.startswith("spend_")]
+    unknown = [(name, set(body) - {*taken[name], "kind"}) for name, body in ours]
+    assert [one for one in unknown if one[1]] == []
+    if number == 10:
+        assert "payment_keys" not in taken["spend_claim"], "what the page says of it"
+
+
+def test_a_ledger_of_a_newer_version_is_refused_as_the_page_says(site: Site) -> None:
+    site.start()
+    site.luigi("Billing", "--n", "1")
+    stop(site)
+    db = sqlite3.connect(site.ledger)
+    db.execute(f"INSERT INTO migration (number, applied_at) VALUES ({FORMAT + 2}, 0)")
+    db.commit()
+    db.close()
+    with pytest.raises(AssertionError, match="was written by a newer version") as refused:
+        site.start()
+    words = " ".join((REPOSITORY / "docs" / PAGE).read_text("utf-8").split())
+    said = re.search(r"was written by .*? again", str(refused.value))
+    assert said is not None
+    assert re.sub(r"\d+", "N", said.group()) in re.sub(r"\d+", "N", words)
