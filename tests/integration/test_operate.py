@@ -122,6 +122,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
         "/var/backups": str(backups),
         "http://luigid2.example.com:8082": f"http://127.0.0.1:{port}",
         "--port 8082": f"--port {port}",
+        "--module billing BillingPipeline": "--module tests.support.pipelines Billing --n 6",
     }
     paper = Paper(PAGE, site, places)
     for _ in range(3):
