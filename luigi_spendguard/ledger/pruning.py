@@ -191,6 +191,10 @@ def _attempts(tx: Tx, run_id: str, before: int, most: int, gone: Sequence[str] =
         " AND (ended_at IS NOT NULL OR task_id = '')"  # Its completion may still be said.
         " AND NOT EXISTS (SELECT 1 FROM call WHERE call.claim_id = claim.id"
         " AND call.id NOT IN (SELECT value FROM json_each(?3)))"
+        # What a task's last attempt came to is asked for with each of its calls.
+        " AND NOT EXISTS (SELECT 1 FROM call WHERE claim.task_id <> '' AND call.task_id = claim.task_id"
+        f" AND call.verdict = 'allowed' AND call.epoch = {COMPLETIONS.format('call')}"
+        " AND call.id NOT IN (SELECT value FROM json_each(?3)))"
         " AND NOT (claim.payment <> '' AND EXISTS (SELECT 1 FROM call WHERE call.payment = claim.payment"
         " AND call.payment <> '' AND call.verdict = 'allowed')) LIMIT ?4",
         run_id,

@@ -90,6 +90,15 @@ def test_what_is_over_is_pruned_and_the_file_made_smaller(site: Site) -> None:
     assert charged(site) == {"dies": 1, **{f"cus_{n}": 1 for n in range(40)}}
 
 
+def test_what_there_is_of_a_customer_is_listed(site: Site) -> None:
+    paper = Paper(PAGE, site, {"cus_17": "cus_1"})
+    for _ in range(3):
+        paper.skip("sh")
+    site.start()
+    site.luigi("Billing", "--n", "3")
+    assert len(paper.command().splitlines()) == 2, "a heading and a call"
+
+
 def test_what_is_young_is_not_pruned(site: Site) -> None:
     site.start()
     site.luigi("Billing", "--n", "1")
@@ -125,7 +134,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
         "--module billing BillingPipeline": "--module tests.support.pipelines Billing --n 6",
     }
     paper = Paper(PAGE, site, places)
-    for _ in range(3):
+    for _ in range(4):
         paper.skip("sh")
     paper.command()
     paper.configure()
