@@ -31,6 +31,7 @@ COMMANDS: tuple[click.Command, ...] = (
     check.check,
     proof.self_test,
     upkeep.prune,
+    upkeep.forget,
 )
 
 

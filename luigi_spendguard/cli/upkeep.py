@@ -1,4 +1,4 @@
-"""`spendguard prune`: what keeps the ledger small."""
+"""`spendguard prune` and `forget`: what is deleted from the ledger."""
 
 from __future__ import annotations
 
@@ -52,3 +52,13 @@ def prune(before: str, dry_run: bool) -> None:
         click.echo(f"{kept['active']} runs opened before then have not ended: revoking one ends it.")
     if stay["open"] and answer["oldest_open_run"] is not None:
         click.echo(f"The oldest run that has not ended is {answer['oldest_open_run']}.")
+
+
+@click.command(epilog="Example:  spendguard forget --customer cus_17")
+@click.option("--customer", required=True, help="A customer's id, a telephone number or a mail address.")
+def forget(customer: str) -> None:
+    """Delete what was sent and answered in a customer's calls; amounts and identities stay."""
+    answer = operator_of().post("/forget", {"customer": customer})
+    click.echo(f"Deleted: what was sent and answered in {answer['calls']} calls.")
+    if answer["open_calls"]:
+        click.echo(f"{answer['open_calls']} calls are open, and keep theirs until they have ended.")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, Row, Tx
@@ -283,6 +284,22 @@ def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:
         remark,
         run_id,
     )
+
+
+def forget_customer(tx: Tx, customer: str) -> tuple[int, int]:
+    """Delete what was sent and answered in calls that concerned a customer, as `replay_days` does in time.
+
+    Money and identities stay: a call that is made again is refused. Returns of how many calls, and how many
+    are open and keep theirs, so that they can be sent again.
+    """
+    where, values = queries.wanted(tx, queries.CallFilter(customer=customer))
+    over = "call.state IS NULL OR call.state IN ('settled','voided')"
+    ids = f"SELECT call.id FROM call WHERE {where}"
+    kept = tx.value(f"SELECT count(*) FROM call WHERE {where} AND NOT ({over})", *values)
+    gone = tx.run(f"DELETE FROM exchange WHERE call_id IN ({ids} AND ({over}))", *values)
+    if gone:
+        journal(tx, JournalEntry("forget", note=f"what was sent and answered in {gone} calls of a customer"))
+    return gone, int(kept)
 
 
 #: Runs of which something was pruned: what their tasks have cost on average cannot be said any more.

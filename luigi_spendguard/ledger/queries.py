@@ -270,7 +270,7 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
     The `seq` of a call is higher than those of all that were made before, and stays: who goes on before the
     last one that was shown gets none twice and misses none, however many are made meanwhile.
     """
-    where, values = _wanted(tx, which)
+    where, values = wanted(tx, which)
     if which.before is not None:
         where, values = f"{where} AND call.rowid < ?", [*values, which.before]
     rows = tx.all(
@@ -287,11 +287,11 @@ def calls(tx: Tx, which: CallFilter = _ANY) -> list[dict[str, Any]]:
 
 def count_calls(tx: Tx, which: CallFilter) -> int:
     """Return how many calls there are on all pages. Raises NotFound."""
-    where, values = _wanted(tx, which)
+    where, values = wanted(tx, which)
     return int(tx.value(f"SELECT count(*) FROM call WHERE {where}", *values))
 
 
-def _wanted(tx: Tx, which: CallFilter) -> tuple[str, list[Any]]:
+def wanted(tx: Tx, which: CallFilter) -> tuple[str, list[Any]]:
     """Return the condition of a filter and its values, but for the page. Raises NotFound."""
     if which.run_id is not None:
         check_run(tx, which.run_id)

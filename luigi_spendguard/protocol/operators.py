@@ -156,6 +156,13 @@ def _moment(name: str, value: Any) -> int:
 
 
 @dataclass(frozen=True)
+class ForgetRequest(Message):
+    """Whose texts are to be deleted: a customer's id, a telephone number or a mail address."""
+
+    customer: Text
+
+
+@dataclass(frozen=True)
 class PruneRequest(Message):
     """What is to be pruned: calls of runs that were over `before` then, in milliseconds since the epoch.
 

@@ -10,6 +10,7 @@ from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.messages import Message, NoFields
 from luigi_spendguard.protocol.operators import (
     ApproveRequest,
+    ForgetRequest,
     ListKeysRequest,
     OneKey,
     OneRun,
@@ -80,6 +81,10 @@ async def _resolve(service: LedgerService, call: ApiCall, request: ResolveReques
     return await operators.resolve(service, request)
 
 
+async def _forget(service: LedgerService, call: ApiCall, request: ForgetRequest) -> Any:
+    return await operators.forget(service, request.customer)
+
+
 async def _prune(service: LedgerService, call: ApiCall, request: PruneRequest) -> Any:
     return await operators.prune(service, request)
 
@@ -124,6 +129,7 @@ ROUTES = (
     Route("/day", {"GET": Endpoint("read", NoFields, queries.day)}),
     Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),
     Route("/calls/{id}/resolve", {"POST": Endpoint("admin", ResolveRequest, _resolve)}),
+    Route("/forget", {"POST": Endpoint("admin", ForgetRequest, _forget)}),
     Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
     Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
 )

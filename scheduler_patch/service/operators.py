@@ -146,6 +146,14 @@ async def prune(service: LedgerService, request: PruneRequest) -> dict[str, Any]
     return _pruned(found, kept or {}, await service.browse(pruning.oldest_open_run))
 
 
+async def forget(service: LedgerService, customer: str) -> dict[str, int]:
+    """Delete what was sent and answered in a customer's calls."""
+    if not service.has_ledger:
+        return {"calls": 0, "open_calls": 0}
+    gone, kept = await service.record(pruning.forget_customer, customer)
+    return {"calls": gone, "open_calls": kept}
+
+
 def _pruned(found: pruning.Pruned, kept: dict[str, int], oldest: Row | None) -> dict[str, Any]:
     return {
         "runs": found.runs,

@@ -90,13 +90,23 @@ def test_what_is_over_is_pruned_and_the_file_made_smaller(site: Site) -> None:
     assert charged(site) == {"dies": 1, **{f"cus_{n}": 1 for n in range(40)}}
 
 
-def test_what_there_is_of_a_customer_is_listed(site: Site) -> None:
+def test_what_there_is_of_a_customer_is_listed_and_forgotten(site: Site) -> None:
     paper = Paper(PAGE, site, {"cus_17": "cus_1"})
     for _ in range(3):
         paper.skip("sh")
     site.start()
+    (site.folder / "out" / "die").touch()
     site.luigi("Billing", "--n", "3")
-    assert len(paper.command().splitlines()) == 2, "a heading and a call"
+    (site.folder / "out" / "die").unlink()
+    said = paper.command().splitlines()
+    assert said[-1] == "Deleted: what was sent and answered in 1 calls."
+    assert len(said) == 3, "a heading and a call"
+    db = sqlite3.connect(site.ledger)
+    assert db.execute("SELECT count(*) FROM exchange").fetchone() == (2,)
+    db.close()
+    site.wait_for_retries()
+    site.luigi("Billing", "--n", "3")
+    assert charged(site) == {"cus_0": 1, "cus_1": 1, "cus_2": 1}
 
 
 def test_what_is_young_is_not_pruned(site: Site) -> None:

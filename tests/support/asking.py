@@ -136,6 +136,7 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "revoke": ("DELETE", "/runs/{run}", "admin", None),
     "top_up": ("POST", "/runs/{run}/top_up", "admin", {"usd": "5"}),
     "resolve": ("POST", "/calls/{doubt}/resolve", "admin", {"spent_usd": "2"}),
+    "forget": ("POST", "/forget", "admin", {"customer": "cus_of_nobody"}),
     "prune": ("POST", "/prune", "admin", {"before": "2026-01-01T00:00:00Z"}),
     "revoke_run": ("POST", "/api/revoke_run", "admin", {"run_id": "{run}"}),
     "top_up_run": ("POST", "/api/top_up_run", "admin", {"run_id": "{run}", "usd": "5"}),
