@@ -12,6 +12,7 @@ import pytest
 
 from tests.acceptance.test_shapes import SHAPES
 from tests.support.site import Site
+from tests.support.terminal import in_terminal
 
 
 def submit(site: Site, n: int, run_id: str = "r", budget: str = "100", first: int = 0, **more: str) -> str:
@@ -84,6 +85,12 @@ class TestForecasts:
         assert "Declared by $2.00 in 2 tasks" in submit(site, 8, budget="5")
         assert site.stripe.moved() == 0
 
+    def test_in_a_terminal_it_is_shown_and_asked_for(self, site: Site) -> None:
+        submit(site, 6, budget="5")
+        code, out = in_terminal(site.folder, site.environment(), 100, "approve", "r", typed="y\n")
+        assert (code, "r may cost $6.00; its cap is $5.00. Approve?" in out) == (0, True), out
+        assert site.run("r")["approved_usd"] == "6.00"
+
     def test_what_nothing_holds_is_not_approved(self, site: Site) -> None:
         submit(site, 3, budget="5")
         code, out, err = site.cli("approve", "r")
@@ -138,6 +145,15 @@ class TestTopUps:
     def test_tasks_that_say_no_cost_count_for_what_others_have_cost(self, site: Site) -> None:
         _, out = site.luigi("Billing", "--n", "5", "--budget-usd", "2", "--run-id", "r")
         assert "`spendguard top-up r 3.00` frees them, if they cost what others have" in out
+
+    def test_in_a_terminal_the_amount_is_asked_for(self, site: Site) -> None:
+        submit(site, 4, budget="2")
+        code, out = in_terminal(site.folder, site.environment(), 100, "top-up", "r", typed="\n")
+        assert (code, "Raise it by (USD) [2.00]" in out) == (0, True), out
+        assert "Freed 2 of 2 blocked tasks." in out
+        assert site.run("r")["cap_usd"] == "4.00"
+        code, _, err = site.cli("top-up", "r")
+        assert (code, "say by how much" in err) == (2, True)
 
     def test_a_frozen_run_says_what_thaws_it(self, site: Site) -> None:
         site.stripe.fault("drop_after", times=9)

@@ -25,7 +25,7 @@ def test_a_waiting_worker_says_for_what_and_what_frees_it(site: Site) -> None:
     said = [line for line in out.splitlines() if "Waiting: " in line]
     assert said == [
         "WARNING: Waiting: 1 task blocked: cap of $2.00 reached, $2.00 spent (run r; "
-        "`spendguard top-up r USD` frees them)"
+        "`spendguard top-up r 1.00` frees it)"
     ], out
 
 

@@ -79,7 +79,16 @@ def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
         )
         page.get_by_role("button", name="Top up…").click()
         tab.say_token(site.token())
+        dialog = page.get_by_role("dialog", name="Top up night")
+        dialog.get_by_text("Blocked tasks need $2.00 of it: $0.10 is available, $1.90 missing.").wait_for()
+        assert page.get_by_label("Raise it by (USD)").input_value() == "1.90"
+        page.get_by_label("Raise it by (USD)").fill("1")
+        dialog.get_by_text("It frees 1 of 2 blocked tasks; the rest needs $0.90 more.").wait_for()
+        tab.shot("top-up-dialog")
+        assert tab.faults(".spendguard-dialog") == []
         page.get_by_label("Raise it by (USD)").fill("2")
+        dialog.get_by_text("It frees 2 of 2 blocked tasks.").wait_for()
+        assert site.run("night")["cap_usd"] == "3.10", "nothing is changed before it is confirmed"
         page.get_by_role("button", name="Top up", exact=True).click()
         page.get_by_text("The cap of night is raised.").wait_for()
         out, _ = worker.communicate(timeout=60)
@@ -88,6 +97,24 @@ def test_a_top_up_lets_a_waiting_worker_go_on(tab: Tab, site: Site) -> None:
         worker.wait()
     assert (worker.returncode, site.stripe.moved()) == (0, 500), out
     page.get_by_label("$5.00 spent of $5.10").first.wait_for()
+
+
+def test_a_budget_inside_the_run_is_topped_up_for_it(tab: Tab, site: Site) -> None:
+    site.restart(spendguard_family_caps={"Pay": 2}, spendguard={"daily_cap_usd": 50})
+    nightly(site, "night", 4, 0, "50")
+    page = tab.go("#tab=budgets&run=night")
+    page.get_by_role("heading", name="What holds it").wait_for()
+    page.get_by_text("$2.00 needed, $0.00 available, $2.00 missing").wait_for()
+    tab.shot("reasons")
+    page.get_by_role("button", name="Top up family Pay…").click()
+    tab.say_token(site.token())
+    dialog = page.get_by_role("dialog", name="Top up night: family Pay")
+    dialog.get_by_text("The run's own cap stays as it is").wait_for()
+    dialog.get_by_text("It frees 2 of 2 blocked tasks.").wait_for()
+    page.get_by_role("button", name="Top up", exact=True).click()
+    page.get_by_text("A budget of night is raised.").wait_for()
+    nightly(site, "night", 4, 0, "50")
+    assert (site.stripe.moved(), site.run("night")["cap_usd"]) == (400, "50.00")
 
 
 def test_what_luigid_refuses_is_said_and_the_dialog_stays(tab: Tab, site: Site) -> None:

@@ -20,9 +20,17 @@ _STYLE = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def in_terminal(
-    folder: Path, environment: Mapping[str, str], columns: int, *args: str, timeout_s: float = 60
+    folder: Path,
+    environment: Mapping[str, str],
+    columns: int,
+    *args: str,
+    typed: str = "",
+    timeout_s: float = 60,
 ) -> tuple[int, str]:
-    """Run `spendguard ARGS` in a terminal so wide; return its exit code and what the terminal shows."""
+    """Run `spendguard ARGS` in a terminal so wide; return its exit code and what the terminal shows.
+
+    `typed`: what somebody has typed ahead.
+    """
     ours, its = pty.openpty()
     try:
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
@@ -38,6 +46,7 @@ def in_terminal(
         )
         os.close(its)
         its = -1
+        os.write(ours, typed.encode())
         shown = _read(ours, time.monotonic() + timeout_s)
         code = process.wait(timeout_s)
     finally:
