@@ -194,4 +194,5 @@ def _cell(row: Row, name: str) -> str:
         value = json.dumps(value, ensure_ascii=False)
     text = "" if value is None else plain(str(value))
     # Names come from pipelines. A phone number stays one: a sign before digits alone is no formula.
-    return f"'{text}" if re.match(r"[=@]|[+-](?![0-9.]*$)", text) else text
+    # (Some spreadsheets take the signs of East Asian keyboards as well.)
+    return f"'{text}" if re.match(r" *([=@\uff1d\uff20\uff0b\uff0d]|[+-](?![0-9.]*$))", text) else text

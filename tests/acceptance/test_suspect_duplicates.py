@@ -164,3 +164,22 @@ def test_what_a_task_yields_of_its_own_family_is_not_suspect(site: Site, where: 
     code, said = site.luigi("PayPart", "--customer", "a", "--parts", "2", *where, module=PAYING)
     assert (code, moved(site)) == (0, [102, 101, 100]), said
     assert "This progress looks :)" in said
+
+
+class TestAtOnce:
+    """Workers that start at the same moment: one charges, whichever it is, the others wait."""
+
+    def test_tasks_that_say_nothing(self, guarded: Site) -> None:
+        charges = [("Charge", "--customer", "a", "--amount", str(amount)) for amount in (2700, 2600, 2500)]
+        self.one_of(guarded, charges, "tests.support.pipelines")
+
+    def test_tasks_of_one_payment_for_several_customers(self, guarded: Site) -> None:
+        self.one_of(guarded, [("PayOrder", "--order", "17", "--customer", one) for one in "abc"], PAYING)
+
+    def one_of(self, site: Site, tasks: list[tuple[str, ...]], module: str) -> None:
+        site.stripe.control(options={"latency": 0.5})
+        workers = [site.worker(*task, module=module) for task in tasks]
+        said = [worker.communicate(timeout=120)[0] for worker in workers]
+        assert len(moved(site)) == 1, said
+        assert sum("--duplicate-of" in one for one in said) == 2
+        assert sum("This progress looks :)" in one for one in said) == 1
