@@ -19,6 +19,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
@@ -42,6 +43,7 @@ from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.news import LOOK_S, News
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +104,8 @@ class LocalLedgerClient(LedgerClient):
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
         self._pid = 0
-        self._swept = time.monotonic()
+        self._swept = self._looked = time.monotonic()
+        self._news: News | None = None
         self._unheard = ""
         if dispatches:
             scheduler.gate.state.local = True
@@ -144,6 +147,10 @@ class LocalLedgerClient(LedgerClient):
         self._service = LocalLedgerService(self._settings, self._scheduler, begin=begin)
         self._service.seen = max(self._service.seen, self._seen)
         self._service.loop, self._pid = loop, os.getpid()
+        if begin:
+            self._news = News(self._service, self._is_mine)
+        elif self._news is not None:
+            self._news.take(self._service)
         return self._service
 
     def for_child(self) -> _Sent:
@@ -155,6 +162,8 @@ class LocalLedgerClient(LedgerClient):
             if service is None or self._pid != os.getpid():
                 return
             self._seen = service.seen
+            if self._news is not None:
+                self._news.finish()
             service.close()
             service.loop.call_soon_threadsafe(service.loop.stop)
             self._thread.join()
@@ -173,10 +182,19 @@ class LocalLedgerClient(LedgerClient):
             else:
                 self._do(LedgerService.sweep)
                 self._swept = time.monotonic()
+            if self._news is not None and time.monotonic() - self._looked >= LOOK_S:
+                news, self._looked = self._news, time.monotonic()
+                self._do(lambda service: news.tell())
         except LedgerUnavailable as error:  # Luigi asks: its plain tasks go on, and vendor tasks are refused.
             if str(error) != self._unheard:
                 logger.error("%s", error)
             self._unheard = str(error)
+
+    def _is_mine(self, row: Row) -> bool:
+        """Return whether something is about a run of this worker's: the ledger may have many others'."""
+        state = self._scheduler.gate.state
+        mine = {name for names in state.runs_of.values() for name in names}
+        return row["run_id"] in mine or any(state.names.get(name) == row["run_id"] for name in mine)
 
     # What a worker asks for.
 

@@ -18,6 +18,7 @@ from tornado.web import Application
 
 from luigi_spendguard import config, redaction
 from luigi_spendguard.http.receiving import answer_half_closed
+from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
 from scheduler_patch import tls, visualiser
 from scheduler_patch.api import lost, routes
@@ -70,6 +71,8 @@ def app(scheduler: Any) -> Any:
     allow_connections()
     service = LedgerService(settings, adopt(scheduler))
     atexit.register(service.close)
+    news = News(service)
+    atexit.register(news.finish)  # Before: what was registered last is done first.
     if settings.worker_token is not None and settings.caps.day is None:
         logger.warning(
             "[spendguard] worker_token is set without daily_cap_usd: whoever holds the token can open "
@@ -87,17 +90,17 @@ def app(scheduler: Any) -> Any:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))
         )
-    _begin(service, gateway, drain_with_luigid)
+    _begin(service, gateway, news, drain_with_luigid)
     return application
 
 
-def _begin(service: LedgerService, gateway: Gateway, drain: Callable[[Gateway], object]) -> None:
+def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable[[Gateway], object]) -> None:
     """Do from now on what is done by the clock and by signals."""
     IOLoop.current().add_callback(drain, gateway)
     IOLoop.current().add_callback(correct_prices, service)
     on_hangup(service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
-    PeriodicCallback(News(service).tell, LOOK_S * 1000).start()
+    PeriodicCallback(news.tell, LOOK_S * 1000).start()
 
 
 def install(settings: config.Settings) -> None:
@@ -133,7 +136,8 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
         raise config.ConfigError(
             f"cannot listen on {address}:{port}: {os.strerror(error.errno or 0)}"
         ) from None
-    _begin(service, gateway, drain_on_signals)
+    news = News(service, _is_relayed)
+    _begin(service, gateway, news, drain_on_signals)
     logger.info(
         "The gateway for %s listens on %s:%d", ", ".join(sorted(service.relayed_vendors)), address, port
     )
@@ -142,4 +146,10 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
     except KeyboardInterrupt:
         pass
     finally:
+        news.finish()
         service.close()
+
+
+def _is_relayed(row: Row) -> bool:
+    """Return whether a gateway has made the call that something is said of: luigid's log has the rest."""
+    return bool(row.get("relayed"))

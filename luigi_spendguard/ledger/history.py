@@ -1,34 +1,116 @@
-"""What has happened to runs, as the journal has it: what people have done, and what nobody may overlook."""
+"""What an operator's log says of the books: caps reached and raised, approvals, revocations, doubts, keys."""
 
 from __future__ import annotations
 
-from luigi_spendguard.ledger.budgets import last_entry
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from luigi_spendguard.ledger.budgets import WITH_REMAINING, last_entry
 from luigi_spendguard.ledger.database import Row, Tx
 
-#: Kinds of journal entries that are news; money that is reserved and settled as it should be is none.
-NEWS = ("open", "top_up", "approve", "revoke", "operator", "issue", "doubt", "close")
-#: So many are told at once.
-MOST = 1000
+#: The journal's entries that are looked at; `set_cap` says only that a cap may be reached anew.
+_KINDS = "('open','close','top_up','set_cap','approve','issue','revoke','doubt','operator')"
+#: Scopes of the caps that a log speaks of: what a single task said of itself is none.
+_CAPS = "('run','day','family','vendor','key','key_day','beyond_day')"
+#: How an approval is noted: the task ("" for the forecast), micro-dollars, tasks of unknown cost, the rest.
+_APPROVED = re.compile(r"(.*?) (\d+)(?: (\d+))?( up to)?(?: duplicate of (.+))?", re.DOTALL)
 
 
-def news(tx: Tx, since: int) -> tuple[int, list[Row]]:
-    """Return up to which entry of the journal was looked, and what has happened after `since`, oldest first.
+@dataclass(frozen=True)
+class Position:
+    """Up to where somebody has looked: the journal's last entry, the last call, and which runs are frozen."""
 
-    A row has, beside its entry, the `scope`, `part` and `own_micros` (its cap of now) of the budget that it
-    concerns, and the `held_micros` of the call.
+    entry: int = 0
+    call: int = 0
+    frozen: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True)
+class Approval:
+    """What an entry says was approved: a forecast (no task), a task's cost, or a call beside another one."""
+
+    task_id: str
+    micros: int
+    unknown: int = 0
+    duplicate_of: str = ""
+
+    @classmethod
+    def of(cls, note: str) -> Approval | None:
+        """Read an entry's note, None where it is written otherwise."""
+        found = _APPROVED.fullmatch(note)
+        if found is None:
+            return None
+        task_id, micros, unknown, _, call_id = found.groups()
+        return cls(task_id, int(micros), int(unknown or 0), call_id or "")
+
+
+@dataclass(frozen=True)
+class Found:
+    """What is new since a position.
+
+    Attributes:
+        now: up to where this is.
+        rows: entries of the journal, and calls that a cap has denied (`kind` is `cap`), oldest first.
+        frozen, thawed: the runs that have become so.
+
     """
-    last = last_entry(tx)
-    if last <= since:
-        return last, []
-    rows = tx.all(
-        "SELECT journal.*, budget.scope, budget.part, budget.cap_micros - budget.shadow_micros AS own_micros,"
-        " call.reserved_micros AS held_micros FROM journal"
-        " LEFT JOIN budget ON budget.id = journal.budget_id LEFT JOIN call ON call.id = journal.call_id"
-        f" WHERE journal.id > ? AND journal.id <= ? AND kind IN ({','.join('?' * len(NEWS))})"
-        " AND journal.run_id <> '' ORDER BY journal.id LIMIT ?",
-        since,
-        last,
-        *NEWS,
-        MOST,
+
+    now: Position
+    rows: Sequence[Row] = ()
+    frozen: frozenset[str] = field(default_factory=frozenset)
+    thawed: frozenset[str] = field(default_factory=frozenset)
+
+
+def position(tx: Tx) -> Position:
+    """Return where the books end now."""
+    frozen = tx.all("SELECT run_id FROM run WHERE state = 'frozen'")
+    return Position(last_entry(tx), _last_call(tx), frozenset(row["run_id"] for row in frozen))
+
+
+def _last_call(tx: Tx) -> int:
+    return int(tx.value("SELECT max(rowid) FROM call") or 0)
+
+
+def news(tx: Tx, since: Position) -> Found:
+    """Return what has happened after a position."""
+    entry, call = last_entry(tx), _last_call(tx)
+    if (entry, call) == (since.entry, since.call):
+        return Found(since)
+    entries = tx.all(
+        "SELECT journal.id, journal.at, journal.kind, journal.run_id, journal.call_id, journal.note,"
+        " journal.cap_micros AS more_micros, journal.overrun_micros, budget.scope, budget.subject,"
+        " budget.part, cap, call.task_id, call.vendor, call.operation, call.reserved_micros, call.relayed,"
+        " key_terms.vendor AS key_vendor, key_terms.run_cap_micros, key_terms.daily_cap_micros,"
+        " key_terms.expires_at FROM journal LEFT JOIN"
+        " (SELECT *, cap_micros - shadow_micros AS cap FROM budget) budget ON budget.id = journal.budget_id"
+        " LEFT JOIN call ON call.id = journal.call_id LEFT JOIN key_terms ON key_terms.id = journal.note"
+        f" WHERE journal.id > ? AND journal.id <= ? AND (journal.kind IN {_KINDS}"
+        " OR (journal.overrun_micros > 0 AND journal.kind <> 'prune')) ORDER BY journal.id",
+        since.entry,
+        entry,
     )
-    return (rows[-1]["id"] if len(rows) == MOST else last), rows
+    denied = tx.all(
+        "SELECT call.created_at AS at, 'cap' AS kind, call.run_id, call.relayed, budget.*"
+        " FROM call JOIN claim ON claim.id = call.claim_id JOIN run ON run.run_id = call.run_id"
+        f" JOIN ({WITH_REMAINING}) budget ON budget.scope = held_scope AND budget.part = held_part"
+        " AND budget.subject = CASE held_scope WHEN 'day' THEN '' ELSE call.run_id END"
+        " WHERE call.rowid > ? AND call.rowid <= ? AND verdict = 'denied' AND reason = 'cap'"
+        f" AND run.state <> 'frozen' AND held_scope IN {_CAPS} ORDER BY call.rowid",
+        since.call,
+        call,
+    )
+    concerned = {row["run_id"] for row in entries} | since.frozen
+    states = tx.all(
+        "SELECT run_id, state FROM run WHERE run_id IN (SELECT value FROM json_each(?))",
+        json.dumps(sorted(concerned)),
+    )
+    frozen = frozenset(row["run_id"] for row in states if row["state"] == "frozen")
+    thawed = {row["run_id"] for row in states if row["state"] == "active"} & since.frozen
+    return Found(
+        Position(entry, call, frozen),
+        sorted([*entries, *denied], key=lambda row: int(row["at"])),
+        frozen - since.frozen,
+        frozenset(thawed),
+    )

@@ -22,6 +22,7 @@ from luigi_spendguard.protocol.messages import BadMessage, Message
 from luigi_spendguard.vendors.bodies import media_type_in
 from scheduler_patch.api.authentication import check, wrong
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.ledger import ACTOR
 from scheduler_patch.service.shares import Bounded
 
 logger = logging.getLogger(__name__)
@@ -112,6 +113,8 @@ class ApiHandler(Bounded):
         try:
             endpoint = self._endpoints[self.request.method or ""]
             request = endpoint.read(self._fields(), self._path(path))
+            if endpoint.who in ("admin", "holder"):
+                ACTOR.set(f"{'the holder' if self._key else 'an operator'} at {self.request.remote_ip}")
             answer = await endpoint.act(self._service, ApiCall(self, self._key), request)
             status, answer = (201, answer.body) if isinstance(answer, Created) else (200, answer)
             self._answer(status, {"response": answer} if self._wrap else answer)

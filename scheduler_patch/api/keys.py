@@ -28,7 +28,7 @@ from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall, Created
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.service import LedgerService
-from scheduler_patch.service.ledger import Booked
+from scheduler_patch.service.ledger import ACTOR, Booked
 from scheduler_patch.service.operators import in_force
 
 _CUSTOMER = re.compile(r"[A-Za-z0-9_.@+-]+")
@@ -45,6 +45,7 @@ async def issue(service: LedgerService, call: ApiCall, request: IssueKeyRequest)
             f"or secret_file in [spendguard_{terms.vendor}] of luigid's luigi.cfg, or gateway_url in "
             "[spendguard] where a gateway apart has it"
         )
+    ACTOR.set(f"a client at {call.handler.request.remote_ip}")  # Whoever may be a worker may ask for one.
     shown, key = await service.commit(_issue, terms, service.settings.caps)
     return Created({"vault_key": key, **shown})
 

@@ -237,7 +237,10 @@ class Gate:
 
     def _in(self, run: RunState, task: TaskState) -> Verdict:
         """Return the verdict on a task if this run were to pay for it."""
-        return next(self.obstacles(run, task), _NONE)[0]
+        verdict, budget = next(self.obstacles(run, task), _NONE)
+        if budget is not None:
+            self.state.short[budget] = run.run_id, budget.cap
+        return verdict
 
     def obstacle(self, run: RunState, task: TaskState) -> Verdict | None:
         """Return what first keeps a task from running if this run were to pay, None for nothing."""

@@ -48,6 +48,8 @@ class DispatchState:
         #: Stands for the run of tasks of which nobody has said where they belong.
         self.nobody = RunState("", UNOPENED)
         self.today = Today()
+        #: The budgets that were found too small: of which run, and what their caps were.
+        self.short: dict[BudgetState, tuple[str, int]] = {}
         #: What a task of a family that declares nothing has cost on average.
         self.averages: dict[str, int] = {}
         #: The same, with the tasks of runs that go on: for what is said, not for what is decided.
@@ -64,8 +66,6 @@ class DispatchState:
         self.unplaced: dict[str, set[str]] = {}
         #: The runs that each worker has announced tasks of.
         self.runs_of: dict[str, set[str]] = {}
-        #: The budgets (run, scope and part) that have denied a call since somebody took note of it.
-        self.denied: set[tuple[str, str, str]] = set()
         #: Counts up whenever a blocked task may have become free.
         self.version = 0
 

@@ -235,9 +235,6 @@ class LedgerService(Books):
         ahead = self._turns.ahead(ask, relayed=relayed)
         answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
         self._turns.told(ask, answer, run_id, relayed=relayed)
-        if answer.reason == "cap" and (scope := answer.facts.get("budget")):
-            whose, part = ("", "") if scope == "day" else (run_id, answer.facts.get("part", ""))
-            self.state.denied.add((whose, scope, part))
         return answer
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
@@ -245,14 +242,6 @@ class LedgerService(Books):
         call = await self.commit(_end, key, end, relayed)
         if call is None:
             return EndReply(end.call_id, "voided")
-        if call["overrun_micros"]:
-            logger.error(
-                "Call %s of task %s: the vendor billed $%s more than was reserved; run %s is frozen",
-                call["id"],
-                call["task_id"],
-                plain_usd(call["overrun_micros"]),
-                call["run_id"],
-            )
         return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
 
     # Prices that come late.
@@ -266,15 +255,6 @@ class LedgerService(Books):
     async def correct(self, request: CorrectRequest, *, relayed_too: bool = False) -> CorrectReply:
         """Take what a vendor says that a call has cost."""
         call = await self.commit(_correct, request, relayed_too)
-        if call is not None and call["overrun_micros"]:
-            logger.error(
-                "Call %s of task %s: %s; with $%s it cost more than was reserved, and run %s is frozen",
-                request.call_id,
-                call["task_id"],
-                request.note,
-                plain_usd(call["overrun_micros"]),
-                call["run_id"],
-            )
         return CorrectReply(call is not None)
 
 

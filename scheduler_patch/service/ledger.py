@@ -11,6 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
@@ -19,7 +20,8 @@ from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger import Ledger, claims, replays, settlement, snapshot
+from luigi_spendguard.ledger import Ledger, claims, history, replays, settlement, snapshot
+from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
@@ -37,6 +39,10 @@ P = ParamSpec("P")
 SWEEP_S = 5.0
 #: Reads of pages that wait for each other at the most.
 MOST_BROWSING = 64
+#: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
+ACTOR: ContextVar[str] = ContextVar("actor", default="")
+#: Said of what an operator has done, where nothing else is known.
+_OPERATOR = "an operator"
 
 
 def _nothing(state: DispatchState) -> None:
@@ -79,6 +85,10 @@ class Books:
         self.throttle = Throttle()
         #: The journal's last entry that the gate knows of.
         self.seen = 0
+        #: Where the books ended when they were opened; None: they are not, or nobody here logs what is new.
+        self.began: history.Position | None = None
+        #: Who has written the entries of the journal above the first number, up to the second.
+        self._actors: dict[tuple[int, int], str] = {}
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._browsing = 0
@@ -124,6 +134,7 @@ class Books:
                     start = ledger.write(snapshot.start, self.settings.caps).result()
                     feed.begin(self.state, start)
                     self.state.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
+                    self.began = ledger.read(history.position).result()
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
@@ -174,8 +185,36 @@ class Books:
     async def _write(
         self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        ledger = await self.ledger()
-        return await asyncio.wrap_future(ledger.write(lambda tx: operation(tx, *args, **kwargs)))
+        ledger, actor, span = await self.ledger(), ACTOR.get(), (0, 0)
+
+        def act(tx: Tx) -> T:
+            nonlocal span
+            before = last_entry(tx) if actor else 0
+            answer = operation(tx, *args, **kwargs)
+            if actor and (after := last_entry(tx)) > before:
+                span = before, after
+                self._actors[span] = actor
+            return answer
+
+        try:
+            return await asyncio.wrap_future(ledger.write(act))
+        except BaseException:
+            self._actors.pop(span, None)
+            raise
+
+    def actor(self, entry: int) -> str:
+        """Return who has written an entry of the journal; asked for in their order, and forgotten then."""
+        for before, last in list(self._actors):
+            if last < entry:
+                del self._actors[before, last]
+            elif before < entry:
+                return self._actors[before, last]
+        return _OPERATOR
+
+    @property
+    def opened(self) -> Ledger | None:
+        """The ledger if it is open."""
+        return self._ledger
 
     async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
         """Run a reading operation; None while there is no ledger file."""
@@ -197,6 +236,10 @@ class Books:
             return await asyncio.wrap_future((await self.ledger()).browse(operation, *args))
         finally:
             self._browsing -= 1
+
+    def look_last(self, operation: Callable[..., T], seconds: float, *args: Any) -> T:
+        """Run a reading operation behind all that is queued, as the program ends: readers are gone then."""
+        return self._open().write(operation, *args).result(seconds)
 
     def close(self) -> None:
         """Commit what is queued and close the file."""

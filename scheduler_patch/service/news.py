@@ -1,130 +1,230 @@
-"""What has happened to money, for luigid's log: one line each, a cap that is reached once.
+"""What has happened to money, for the log: one line each, a cap that is reached once until it is raised.
 
-It reads the journal behind everybody who writes it, so that other processes' changes are told too, and what
-it cannot read stops nothing.
+It reads what is committed behind everybody who writes it, so that other processes' changes are told too, and
+stops nothing: where it fails, no call and no RPC does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 
-from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import history
 from luigi_spendguard.ledger.database import Row
+from luigi_spendguard.ledger.history import Approval, Found
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol import command
+from luigi_spendguard.settings.policy import moment
 from scheduler_patch.dispatch.model import BudgetState
 from scheduler_patch.dispatch.reasons import spent_text
-from scheduler_patch.service import LedgerService
+from scheduler_patch.service.ledger import Books
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between two looks.
-LOOK_S = 1.0
-#: What an approval was of: a task's cost, its call beside another one's, else the forecast (`ledger.runs`).
-_APPROVED = re.compile(r"(?P<task>.*) (?P<micros>[0-9]+)(?: duplicate of (?P<call>\S+)| .*)?")
+#: Seconds between two looks, and for the last one.
+LOOK_S, LAST_LOOK_S = 1.0, 5.0
+#: A line, with its level.
+_Line = tuple[int, str]
+
+
+def _everything(row: Row) -> bool:
+    """Log all that is in the ledger."""
+    return True
 
 
 class News:
-    """Tells what is new in the books of a service."""
+    """Logs what is new in the books.
 
-    def __init__(self, service: LedgerService) -> None:
-        self._service = service
-        #: The journal's last entry that is no news: of a ledger that is still to be made, none.
-        self._seen = service.seen
-        #: The cap at which each budget was reached when that was told.
-        self._reached: dict[tuple[str, str, str], int] = {}
+    Attributes:
+        concerns: which of it is logged here: another process's log has the rest.
+
+    """
+
+    def __init__(self, books: Books, concerns: Callable[[Row], bool] = _everything) -> None:
+        self._books = books
+        self._concerns = concerns
+        self._at: history.Position | None = None
+        #: The caps that were said to be reached, until they are raised.
+        self._reached: set[tuple[str, str, str]] = set()
+        #: The calls that were said to be in doubt: their retries may leave them so.
+        self._doubted: set[str] = set()
+        self._failed = False
+
+    def take(self, books: Books) -> None:
+        """Go on where this one was: the file is opened anew."""
+        self._books = books
 
     async def tell(self) -> None:
-        """Log what has happened since the last look. Never raises for want of a ledger."""
-        try:
-            found = await self._service.read(history.news, self._seen)
-        except LedgerUnavailable:
-            return  # Whoever needs it says so.
-        if found is None:
+        """Log what has happened since the last look."""
+        ledger = self._books.opened
+        if ledger is None or not self._began():
             return
-        self._seen, entries = found
-        for line in _lines(entries):
-            logger.info("%s", line)
-        for line in _doubts(entries):
-            logger.warning("%s", line)
-        for line in self._caps():
-            logger.warning("%s", line)
+        try:
+            self._say(await asyncio.wrap_future(ledger.read(history.news, self._at)))
+            self._failed = False
+        except Exception as error:
+            if not self._failed:
+                logger.warning("What happens to money is not logged for now: %s", error)
+            self._failed = True
 
-    def _caps(self) -> Iterator[str]:
-        """Yield which caps have been reached since that was said, or since they were raised."""
-        state = self._service.state
-        runs = [run for run in state.runs.values() if run.opened and run.state in ("active", "frozen")]
-        budgets = [(run.run_id, budget) for run in runs for budget in run.budgets.values()]
-        if (day := state.day) is not None:
-            budgets.append(("", day))
-        denied, state.denied = state.denied, set()
-        known = {(run_id, *budget.key): budget for run_id, budget in budgets}
-        for name in [name for name in self._reached if name not in known]:
-            del self._reached[name]
-        for (run_id, scope, part), budget in known.items():
-            full = budget.cap > 0 and budget.remaining <= 0
-            if not full and ("" if scope == "day" else run_id, scope, part) not in denied:
-                continue
-            if self._reached.get((run_id, scope, part)) == budget.cap:
-                continue
-            self._reached[run_id, scope, part] = budget.cap
-            yield _reached(run_id, budget)
+    def finish(self) -> None:
+        """Log what has happened since the last look, before the ledger is closed."""
+        if self._books.opened is None or not self._began():
+            return
+        with suppress(Exception):
+            self._say(self._books.look_last(history.news, LAST_LOOK_S, self._at))
+
+    def _began(self) -> bool:
+        self._at = self._at or self._books.began
+        return self._at is not None
+
+    def _say(self, found: Found) -> None:
+        self._at = found.now
+        for row in found.rows:
+            if self._concerns(row):
+                for level, text in self._lines(row, found):
+                    logger.log(level, "%s", text)
+        for run_id in sorted(found.thawed):
+            if self._concerns({"run_id": run_id}):
+                logger.info("Run %s is thawed: it pays again", run_id)
+        for text in self._doubts(found.rows):
+            logger.warning("%s", text)
+        for text in self._too_small():
+            logger.warning("%s", text)
+
+    def _lines(self, row: Row, found: Found) -> Iterator[_Line]:
+        kind = row["kind"]
+        if kind in ("top_up", "set_cap"):
+            self._reached.discard(_key(row))
+        if kind == "cap":
+            if _key(row) not in self._reached:
+                self._reached.add(_key(row))
+                yield logging.WARNING, _reached(row["run_id"], _budget(row))
+        elif kind in _TELL and (text := _TELL[kind](row)):
+            actor = self._books.actor(row["id"]) if kind in _OPERATORS else ""
+            yield logging.INFO, f"Run {row['run_id']}{text}" + (f", by {actor}" if actor else "")
+        elif row["overrun_micros"] > 0:
+            yield logging.ERROR, _overrun(row, frozen=row["run_id"] in found.now.frozen)
+
+    def _doubts(self, rows: Iterable[Row]) -> Iterator[str]:
+        """Yield a line for each run of which calls have become in doubt."""
+        calls: dict[str, dict[str, int]] = {}
+        for row in rows:
+            if row["kind"] == "doubt" and row["call_id"] not in self._doubted and self._concerns(row):
+                self._doubted.add(row["call_id"])
+                calls.setdefault(row["run_id"], {})[row["call_id"]] = row["reserved_micros"] or 0
+        for run_id, held in calls.items():
+            those = "1 call is" if len(held) == 1 else f"{len(held)} calls are"
+            yield (
+                f"Run {run_id}: {those} in doubt, {format_usd(sum(held.values()))} may have been spent: "
+                f"{command('calls', '--run', run_id, '--state', 'in_doubt')} shows them"
+            )
+
+    def _too_small(self) -> Iterator[str]:
+        """Yield which caps keep tasks from being dispatched: those ask for no call."""
+        short, self._books.state.short = self._books.state.short, {}
+        for budget, (run_id, cap) in short.items():
+            day = budget.scope == "day"
+            key = (budget.scope, "" if day else run_id, budget.window if day else budget.part)
+            if key not in self._reached and budget.cap == cap and self._concerns({"run_id": run_id}):
+                self._reached.add(key)
+                yield _reached(run_id, budget)
+
+
+def _key(row: Row) -> tuple[str, str, str]:
+    """Return which budget a row is about."""
+    return str(row["scope"]), str(row["subject"]), str(row["part"])
+
+
+def _budget(row: Row) -> BudgetState:
+    budget = BudgetState(row["scope"], row["part"], window=row["part"] if row["scope"] == "day" else "")
+    budget.update(row, 0)
+    return budget
 
 
 def _reached(run_id: str, budget: BudgetState) -> str:
     if budget.scope == "day":
-        return f"All runs together, {budget.window}: daily {spent_text(budget)}"
-    whose = f"{budget.part}'s " if budget.part else "beyond the day, " if budget.scope == "beyond_day" else ""
-    top_up = f"; {command('top-up', run_id, 'USD')} raises it" if budget.scope == "run" else ""
-    return f"Run {run_id}: {whose}{spent_text(budget)}{top_up}"
-
-
-def _lines(entries: Iterable[Row]) -> Iterator[str]:
-    """Yield a line for each change that people or workers have made."""
-    for row in entries:
-        run, kind = f"Run {row['run_id']}", row["kind"]
-        if kind == "open" and row["scope"] == "run":
-            yield f"{run} is opened with a cap of {format_usd(row['cap_micros'])}"
-        elif kind == "top_up" and row["scope"] is not None:
-            of = "" if row["scope"] == "run" else f" of {row['part']}"
-            yield (
-                f"{run} is topped up by {format_usd(row['cap_micros'])}: its cap{of} is "
-                f"{format_usd(row['own_micros'])}"
-            )
-        elif kind == "approve":
-            yield f"{run}: {_approved(row['note'])}"
-        elif kind == "revoke":
-            yield f"{run}: vault key {row['note']} is revoked" if row["note"] else f"{run} is revoked"
-        elif kind == "issue":
-            yield f"{run}: vault key {row['note']} is issued"
-        elif kind == "operator":
-            yield f"{run}: call {row['call_id']} is resolved by an operator: {row['note']}"
-        elif kind == "close":
-            yield f"{run} has ended"
-
-
-def _approved(note: str) -> str:
-    found = _APPROVED.fullmatch(note)
-    if found is None:
-        return "approved"
-    amount = format_usd(int(found["micros"]))
-    if found["call"]:
-        return f"task {found['task']} may ask for {amount} beside call {found['call']}: approved"
-    return f"task {found['task']} may cost {amount}: approved" if found["task"] else f"{amount} is approved"
-
-
-def _doubts(entries: Iterable[Row]) -> Iterator[str]:
-    """Yield a line for each run of which calls have become in doubt."""
-    calls: dict[str, Mapping[str, int]] = {}
-    for row in entries:
-        if row["kind"] == "doubt":
-            calls[row["run_id"]] = {**calls.get(row["run_id"], {}), row["call_id"]: row["held_micros"] or 0}
-    for run_id, held in calls.items():
-        those = "1 call is" if len(held) == 1 else f"{len(held)} calls are"
-        yield (
-            f"Run {run_id}: {those} in doubt, {format_usd(sum(held.values()))} may have been spent: "
-            f"{command('calls', '--run', run_id, '--state', 'in_doubt')} shows them"
+        return f"All runs together, {budget.window} (UTC): daily {spent_text(budget)}"
+    if budget.scope == "key_day":
+        day = budget.part.rpartition(" ")[2]
+        whose = f"a vault key's daily {spent_text(budget)} on {day} (UTC)"
+    elif budget.scope == "key":
+        whose = f"a vault key's {spent_text(budget)}"
+    else:
+        part = (
+            "beyond the day, " if budget.scope == "beyond_day" else f"{budget.part}'s " if budget.part else ""
         )
+        whose = part + spent_text(budget)
+    by_top_up = budget.scope in ("run", "key", "key_day")
+    return f"Run {run_id}: {whose}" + (f"; {command('top-up', run_id, 'USD')} raises it" if by_top_up else "")
+
+
+def _opened(row: Row) -> str:
+    return f" is opened with a cap of {format_usd(row['more_micros'])}" if row["scope"] == "run" else ""
+
+
+def _topped_up(row: Row) -> str:
+    if row["scope"] is None:
+        return " is topped up"
+    of = "" if row["scope"] == "run" else f" of {row['part']}"
+    if row["scope"] == "beyond_day":
+        of = f" beyond the day's, on {row['part']} (UTC),"
+    return f" is topped up by {format_usd(row['more_micros'])}: its cap{of} is {format_usd(row['cap'])}"
+
+
+def _approved(row: Row) -> str:
+    said = Approval.of(row["note"])
+    if said is None:
+        return ": something is approved"
+    amount = format_usd(said.micros)
+    if said.duplicate_of:
+        return f": task {said.task_id} may ask for {amount} beside call {said.duplicate_of}: approved"
+    if said.task_id:
+        return f": task {said.task_id} may cost {amount}: approved"
+    unknown = f" and {said.unknown} tasks of unknown cost" if said.unknown else ""
+    return f": a forecast of {amount}{unknown} is approved"
+
+
+def _revoked(row: Row) -> str:
+    return f": vault key {row['note']} is revoked" if row["note"] else " is revoked"
+
+
+def _issued(row: Row) -> str:
+    caps = [
+        f"{format_usd(micros)}{whole}"
+        for micros, whole in ((row["run_cap_micros"], " in all"), (row["daily_cap_micros"], " a UTC day"))
+        if micros is not None
+    ]
+    return (
+        f": vault key {row['note']} is issued for {row['key_vendor']}, until {moment(row['expires_at'])}"
+        + (f", with a cap of {' and '.join(caps)}" if caps else "")
+    )
+
+
+#: What is said of entries of the journal behind their run, "" where nothing is.
+_TELL: dict[str, Callable[[Row], str]] = {
+    "open": _opened,
+    "close": lambda row: " has ended",
+    "top_up": _topped_up,
+    "approve": _approved,
+    "revoke": _revoked,
+    "issue": _issued,
+    "operator": lambda row: f": {_call(row)} is resolved as {row['note']}",
+}
+#: Those that somebody has done.
+_OPERATORS = ("top_up", "approve", "revoke", "issue", "operator")
+
+
+def _call(row: Row) -> str:
+    of = f" of task {row['task_id']}" if row["task_id"] else ""
+    return f"call {row['call_id']}{of} ({row['vendor']}, {row['operation']})"
+
+
+def _overrun(row: Row, *, frozen: bool) -> str:
+    run_id = row["run_id"]
+    more = f"{_call(row)} cost {format_usd(row['overrun_micros'])} more than was reserved"
+    if not frozen:
+        return f"Run {run_id}: {more}"
+    return f"Run {run_id} is frozen: {more}; {command('top-up', run_id, 'USD')} lets it go on"

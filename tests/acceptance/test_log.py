@@ -50,14 +50,15 @@ def test_calls_in_doubt_and_their_end_are_said(site: Site) -> None:
         site, f"Run {case.run_id}: 1 call is in doubt, $2.00 may have been spent: `spendguard calls --run"
     )
     assert site.cli("resolve", doubt, "--spent", "1.50")[0] == 0
-    wait_for(site, f"Run {case.run_id}: call {doubt} is resolved by an operator: spent $1.50")
+    wait_for(site, f"Run {case.run_id}: call {doubt}")
+    wait_for(site, "is resolved as spent $1.50, by an operator at 127.0.0.1")
 
 
 def test_an_approval_is_said(site: Site) -> None:
     site.restart(spendguard={"forecast": "hold"})
     site.luigi("Stages", "--n", "2", "--budget-usd", "1", "--run-id", "r", module=STAGED)
     assert site.cli("approve", "r", "--forecast", "4")[0] == 0
-    wait_for(site, "Run r: $4.00 is approved")
+    wait_for(site, "Run r: a forecast of $4.00 is approved, by an operator at 127.0.0.1")
 
 
 def test_what_happened_before_a_start_is_no_news(full: Site) -> None:
