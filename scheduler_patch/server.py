@@ -23,7 +23,7 @@ from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
 from scheduler_patch import tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.gateway.handler import Nowhere, relay_routes
+from scheduler_patch.gateway.handler import Nowhere, nowhere, relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
@@ -84,8 +84,9 @@ def app(scheduler: Any) -> Any:
     application = _stock_app(scheduler)
     answer_half_closed(application)
     gateway = Gateway(service)
-    application.settings["default_handler_class"] = Nowhere
-    application.add_handlers(r".*", [*relay_routes(gateway), *routes(service), *lost(), *visualiser.routes()])
+    application.add_handlers(
+        r".*", [*relay_routes(gateway), *routes(service), *lost(), *nowhere(), *visualiser.routes()]
+    )
     if service.relayed_vendors:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))

@@ -110,3 +110,8 @@ class Nowhere(RequestHandler):
 def relay_routes(gateway: Gateway) -> list[tuple[str, type[Relay], dict[str, Any]]]:
     """Return the routes of all vendors; one without a secret here answers that it has none."""
     return [(rf"/{name}(?:/.*)?", Relay, {"gateway": gateway, "name": name}) for name in VENDORS]
+
+
+def nowhere() -> list[tuple[str, type[Nowhere]]]:
+    """Return what answers addresses of a vendor's form; all others are Luigi's to answer."""
+    return [(r"/[^/]+/v[0-9]+/.*", Nowhere)]
