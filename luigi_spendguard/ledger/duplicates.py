@@ -27,6 +27,16 @@ from luigi_spendguard.protocol import ReserveRequest, command
 DUPLICATE = "duplicate"
 #: So many of the newest charges of a target are looked at: one that is paid daily has thousands.
 NEWEST = 1000
+#: What an approval has let pass since it was given: it is for an amount, and used up by it.
+_USED = """
+    coalesce((SELECT sum(made.asked_micros) FROM call AS made
+              WHERE made.run_id = ?6 AND made.task_id IN (SELECT value FROM json_each(?7)) AND made.id <> ?4
+              AND made.vendor = ?1 AND made.operation = ?3 AND made.verdict = 'allowed'
+              AND made.state IN ('pending','settled','in_doubt') AND NOT made.declined
+              AND (SELECT max(id) FROM journal WHERE journal.call_id = made.id AND kind = 'reserve') >
+              (SELECT max(id) FROM journal WHERE journal.run_id = ?6 AND kind = 'approve' AND note =
+               passed.task_id || ' ' || passed.amount_micros || ' duplicate of ' || passed.call_id)), 0)
+"""
 #: Calls that this one may make again, but for what this attempt has repeated of them, and for those up to one
 #: beside which an operator has let it pass.
 _MAY_REPEAT = f"""
@@ -36,7 +46,7 @@ _MAY_REPEAT = f"""
     AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?5 AND again.replay_of = call.id)
     AND NOT EXISTS (SELECT 1 FROM duplicate_approval AS passed JOIN call AS shown ON shown.id = passed.call_id
                     WHERE passed.run_id = ?6 AND passed.task_id IN (SELECT value FROM json_each(?7))
-                    AND passed.amount_micros >= ?8 AND shown.task_id = call.task_id
+                    AND passed.amount_micros >= ?8 + {_USED} AND shown.task_id = call.task_id
                     AND shown.rowid >= call.rowid)
 """
 _COLUMNS = "SELECT call.id, call.task_id, call.run_id, call.asked_micros FROM call"
@@ -149,7 +159,8 @@ def approve_duplicate(
 ) -> Row:
     """Let a task's call of that amount pass though call `call_id` may have made its payment.
 
-    Once for each `request_id`. Raises NotFound, Conflict (revoked, ended, or it waits for something else).
+    It is used up by what the task then pays: more of the same waits again. Once for each `request_id`. Raises
+    NotFound, Conflict (revoked, ended, or it waits for something else).
     """
     run = run_row(tx, run_id)
     entry = JournalEntry(

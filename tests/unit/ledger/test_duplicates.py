@@ -140,6 +140,27 @@ class TestApproved:
         assert pay(books, again, 26).verdict == "allowed"
         assert refused.facts["asked_usd"] == "0.000026"
 
+    def test_it_is_used_up_by_what_passes(self, books: Books) -> None:
+        first = charged(books)
+        pay(books, books.claim("Charge_26"), 26)
+        approve(books, first.call_id, 26)
+        key = books.claim("Charge_26")
+        assert pay(books, key, 26).verdict == "allowed"
+        refused = pay(books, key, 26)
+        assert (refused.reason, refused.facts["part"]) == ("cap", first.call_id), "nobody has let that pass"
+        approve(books, first.call_id, 26, again="the second")
+        assert [pay(books, key, 26).verdict for _ in range(2)] == ["allowed", "denied"]
+        assert books.figures() == (79, 0, 0)
+
+    def test_what_was_not_made_uses_none_of_it(self, books: Books) -> None:
+        first = charged(books)
+        pay(books, books.claim("Charge_26"), 26)
+        approve(books, first.call_id, 26)
+        key = books.claim("Charge_26")
+        declined = books.reserve(key, books.ask(26, target="cus_1"))
+        books.end(key, EndRequest("void", declined.call_id, 1, definite=True, status=402))
+        assert pay(books, key, 26).verdict == "allowed"
+
     def test_the_same_approval_twice_is_one(self, books: Books) -> None:
         first = charged(books)
         pay(books, books.claim("Charge_26"), 26)
