@@ -64,6 +64,8 @@ RUN_STATUSES = ("active", "denied", "blocked", "held", "in_doubt", "frozen", "en
 CALL_STATES = ("pending", "settled", "voided", "in_doubt")
 #: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
 VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
+#: What operators do; and, last, what vendors say later of an amount.
+ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "correction")
 #: Verdicts on a call that asks again.
 ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 

@@ -130,6 +130,8 @@ ROUTES = (
     Route("/calls", {"GET": Endpoint("read", NoFields, queries.calls)}),
     Route("/calls/{id}/resolve", {"POST": Endpoint("admin", ResolveRequest, _resolve)}),
     Route("/forget", {"POST": Endpoint("admin", ForgetRequest, _forget)}),
+    Route("/actions", {"GET": Endpoint("read", NoFields, queries.actions)}),
+    Route("/totals", {"GET": Endpoint("read", NoFields, queries.totals)}),
     Route("/prune", {"POST": Endpoint("admin", PruneRequest, _prune)}),
     Route("/openapi.json", {"GET": Endpoint("public", NoFields, _openapi)}),
 )

@@ -9,7 +9,7 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.ledger.overview import SORTS
-from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
+from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, ReserveReply, messages
 from luigi_spendguard.protocol.operators import ResolveRequest
 from luigi_spendguard.protocol.rpcs import IssueKeyRequest
 from luigi_spendguard.vendors.registry import VENDORS
@@ -53,6 +53,15 @@ _QUERIES: Mapping[str, dict[str, messages.Schema]] = {
         "vendor": TEXT,
         "day": {"type": "string", "enum": ["true"]},
     },
+    "GET /actions": {
+        "run": TEXT,
+        "kind": {"type": "string", "enum": list(ACTIONS)},
+        "since": _MOMENT,
+        "until": _MOMENT,
+        "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
+        "before": COUNT,
+    },
+    "GET /totals": {"since": _MOMENT, "until": _MOMENT},
     "GET /runs/{run_id}/spending": {"by": {"type": "string", "enum": ["vendor", "family"]}},
 }
 _OF_CALLS: dict[str, messages.Schema] = {

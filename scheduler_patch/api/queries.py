@@ -14,10 +14,12 @@ from typing import Any
 
 from luigi_spendguard import __version__
 from luigi_spendguard.http.relay import Refused
+from luigi_spendguard.ledger import actions as done
 from luigi_spendguard.ledger import overview, queries
+from luigi_spendguard.ledger import totals as sums
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import parse_usd, plain_usd
-from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS, command
+from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, command
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest, TopUpRequest
 from luigi_spendguard.settings.policy import Caps, expiry_ms
@@ -230,9 +232,7 @@ async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoField
     else:
         call.query_only(*_FILTERS, "run")
         run_id = call.run()
-    limit, before = call.number("limit", 1000, 1, 10_000), call.query("before")
-    if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 16):
-        raise BadMessage("'before' must be the `seq` of a call")
+    limit, before = call.number("limit", 1000, 1, 10_000), _seq(call, "call")
     which = queries.CallFilter(
         run_id=run_id,
         task_id=call.query("task"),
@@ -242,7 +242,7 @@ async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoField
         customer=call.query("customer"),
         since=_moment(call, "since"),
         until=_moment(call, "until"),
-        before=None if before is None else int(before),
+        before=before,
         limit=limit + 1,  # One more says whether that is all.
     )
     if _choice(call, "total", ("true", "false")) == "true":
@@ -250,6 +250,36 @@ async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoField
         call.handler.set_header("X-Total-Count", str(total or 0))
     rows = await service.browse(queries.calls, which) or []
     return [row | {"object_url": _object_url(row)} for row in call.page(rows, limit, "seq")]
+
+
+def _seq(call: ApiCall, what: str) -> int | None:
+    """Return by what row the next page is asked for. Raises BadMessage."""
+    before = call.query("before")
+    if before is not None and not (before.isascii() and before.isdecimal() and len(before) < 16):
+        raise BadMessage(f"'before' must be the `seq` of {'an' if what[0] in 'aeiou' else 'a'} {what}")
+    return None if before is None else int(before)
+
+
+async def actions(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return a page of what operators did, newest first; `X-Next-Before` as of `calls`."""
+    call.query_only("run", "kind", "since", "until", "limit", "before")
+    limit = call.number("limit", 1000, 1, 10_000)
+    which = done.ActionFilter(
+        run_id=call.run(),
+        kind=_choice(call, "kind", ACTIONS),
+        since=_moment(call, "since"),
+        until=_moment(call, "until"),
+        before=_seq(call, "action"),
+        limit=limit + 1,
+    )
+    return call.page(await service.browse(done.actions, which) or [], limit, "seq")
+
+
+async def totals(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
+    """Return what the calls of all runs have come to, in a range of time."""
+    call.query_only("since", "until")
+    since, until = _moment(call, "since"), _moment(call, "until")
+    return await service.browse(sums.totals, since, until) or sums.nothing(since, until)
 
 
 def _object_url(row: dict[str, Any]) -> str | None:

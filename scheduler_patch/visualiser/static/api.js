@@ -63,7 +63,9 @@ async function ask(method, path, query, body) {
   if (!reply.ok) {
     throw new ApiError(reply.status, found.error, found.message || `HTTP ${reply.status}`);
   }
-  return { found, total: Number(reply.headers.get("X-Total-Count")) };
+  const next = reply.headers.get("X-Next-Before");
+  return { found, total: Number(reply.headers.get("X-Total-Count")),
+    next: next === null ? null : decodeURIComponent(next) };
 }
 
 export const get = async (path, query) => (await ask("GET", path, query)).found;

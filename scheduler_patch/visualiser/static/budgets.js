@@ -3,10 +3,13 @@
 import { askToken } from "./actions.js";
 import * as address from "./address.js";
 import { hasToken, onToken, setToken } from "./api.js";
+import { callsPage } from "./calls.js";
 import { showCosts } from "./costs.js";
 import { h, show } from "./dom.js";
+import { journalPage } from "./journal.js";
 import { runPage } from "./run.js";
 import { runsList } from "./runs.js";
+import { totalsPage } from "./totals.js";
 
 const REFRESH_MS = 5000;
 
@@ -15,12 +18,17 @@ const said = h("p", { class: "spendguard-said", role: "status" });
 const failed = h("div", { class: "spendguard-failed", role: "alert" });
 const access = h("p", { class: "spendguard-access" });
 const loading = h("p", { class: "spendguard-loading" }, "Loading…");
+/** Pages beside the list of runs, by their name in the address: each makes itself in a place. */
+const VIEWS = { calls: callsPage, totals: totalsPage, actions: journalPage };
+const NAMES = { "": "Runs", calls: "Calls", totals: "Totals", actions: "What operators did" };
+
+const views = h("nav", { class: "spendguard-views", "aria-label": "Pages of budgets" });
 const list = h("div"), single = h("div");
 const pane = h("section", { id: "budgets", class: "tab-pane container-fluid", "aria-label": "Budgets" },
-  access, said, failed, loading, list, single);
+  access, views, said, failed, loading, list, single);
 
 const refreshList = runsList(list);
-let refreshRun = null, shownRun = null, timer = null, turn = 0;
+let refreshSingle = null, shown = "", timer = null, turn = 0;
 
 /** Let a dialog's action run; say `words` when it was done, and show what it has changed. */
 async function acted(action, words) {
@@ -38,10 +46,14 @@ async function refresh() {
   if (wanted === null) {
     return;
   }
-  const run = wanted.run || null;
-  if (run !== shownRun) {
-    shownRun = run;
-    refreshRun = run && runPage(single, acted);
+  const view = !wanted.run && Object.hasOwn(VIEWS, wanted.view || "") ? wanted.view : "";
+  const whole = !wanted.run && !view, named = JSON.stringify([wanted.run, view]);
+  show(views, [wanted.run, view], () => Object.entries(NAMES).map(([one, name]) =>
+    h("a", { href: address.to({ view: one }), "data-key": `view ${one}`,
+      "aria-current": !wanted.run && one === view ? "page" : null }, name)));
+  if (named !== shown) {
+    shown = named;
+    refreshSingle = whole ? null : (wanted.run ? runPage : VIEWS[view])(single, acted);
     said.textContent = "";
     failed.replaceChildren();
     failed.spendguardSeen = undefined;
@@ -50,14 +62,14 @@ async function refresh() {
   }
   try {
     const current = () => mine === turn;
-    await (run ? refreshRun(wanted, current) : refreshList(wanted, current));
+    await (whole ? refreshList : refreshSingle)(wanted, current);
     if (mine !== turn) {
       return;
     }
     failed.replaceChildren();
     failed.spendguardSeen = undefined;
-    list.hidden = run !== null;
-    single.hidden = run === null;
+    list.hidden = !whole;
+    single.hidden = whole;
   } catch (error) {
     if (mine !== turn) {
       return;

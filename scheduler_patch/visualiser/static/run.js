@@ -7,6 +7,7 @@ import { bar } from "./bar.js";
 import { callsTable } from "./calls.js";
 import { h, show, table, withCommands } from "./dom.js";
 import { blocked as blockedText, count, forecast, some, time, usd } from "./format.js";
+import { journalOf } from "./journal.js";
 import { spendingPlot } from "./plot.js";
 import { label } from "./runs.js";
 
@@ -15,11 +16,11 @@ const graph = (task_id) => `#tab=graph&taskId=${encodeURIComponent(task_id)}`;
 
 /** Make the page in `place`; `acted(action, words)` runs a dialog's action. Returns `refresh(wanted)`. */
 export function runPage(place, acted) {
-  const head = h("div"), blocked = h("div"), keys = h("div"), calls = h("div");
+  const head = h("div"), blocked = h("div"), keys = h("div"), calls = h("div"), done = h("div");
   const by = h("div", { class: "btn-group", role: "group", "aria-label": "Split by" });
   const spent = h("div", null, h("h3", null, "Spending"), by);
-  place.replaceChildren(head, spent, blocked, keys, calls);
-  const plot = spendingPlot(spent), table_ = callsTable(calls, acted);
+  place.replaceChildren(head, spent, blocked, done, keys, calls);
+  const plot = spendingPlot(spent), table_ = callsTable(calls, acted), journal = journalOf(done);
   let plotted = "", due = 0;
 
   return async function refresh(wanted, current) {
@@ -34,6 +35,7 @@ export function runPage(place, acted) {
     const [spending, found] = await Promise.all([
       books === plotted || (begun < due && !other) ? null : get(["runs", run.run_id, "spending"], { by: split }),
       hasToken() ? get(["vault", "keys"], { run: run.run_id }) : null,
+      journal(run.run_id, current),
     ]);
     if (!current()) {
       return;

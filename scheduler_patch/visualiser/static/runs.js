@@ -3,6 +3,7 @@
 import * as address from "./address.js";
 import { get, page } from "./api.js";
 import { bar } from "./bar.js";
+import { csvButton } from "./csv.js";
 import { h, rows, show, table } from "./dom.js";
 import { forecast, some, STATUSES, time, usd } from "./format.js";
 
@@ -38,7 +39,10 @@ export function runsList(place) {
   place.replaceChildren(
     h("form", { class: "form-inline spendguard-filters", role: "search", onsubmit: (event) => event.preventDefault() },
       h("label", { for: "spendguard-search" }, "Find"), search,
-      h("label", { for: "spendguard-status" }, "Status"), status, day),
+      h("label", { for: "spendguard-status" }, "Status"), status, " ", csvButton("runs", () => {
+        const { find, status: of } = address.read();
+        return { path: ["runs"], query: { search: find, status: of } };
+      }), day),
     grid, empty, pages);
 
   function heading([name, text, side], sort) {
@@ -88,9 +92,14 @@ function cells(run) {
     amount(usd(run.cap_usd)), amount(usd(run.spent_usd)), amount(some(run.reserved_usd)),
     amount(usd(run.remaining_usd)), h("td", { class: "text-right spendguard-small" }, forecast(run)),
     h("td", null, bar(run)), h("td", null, run.vendors.join(", ")),
-    amount(run.denied_calls || ""), amount(run.in_doubt_calls || ""),
+    amount(calls(run, run.denied_calls, { verdict: "denied" })),
+    amount(calls(run, run.in_doubt_calls, { state: "in_doubt" })),
   ];
 }
+
+/** Return a number of a run's calls, which leads to them. */
+const calls = (run, number, which) => number > 0 &&
+  h("a", { href: address.to({ run: run.run_id, ...which }), "data-key": `${run.run_id} ${Object.keys(which)}` }, number);
 
 function nothing(wanted) {
   if (wanted.find || wanted.status || Number(wanted.page)) {
