@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -130,7 +131,10 @@ def test_a_run_is_seen_whole_however_long_it_took(tab: Tab, run_id: str) -> None
     assert "UTC" in legend
     idle = page.evaluate(BOXES, ".spendguard-idle")
     share = sum(one["right"] - one["left"] for one in idle) / (box["right"] - box["left"])
-    assert [one["text"] for one in idle] == (["16 h", "16 h"] if run_id == "days" else [])
+    # How much was denied by the cap decides how closely the calls stand before and after a night of 14 h.
+    nights = [re.fullmatch(r"1[4-9] h", one["text"]) for one in idle]
+    assert all(nights), idle
+    assert len(nights) == (2 if run_id == "days" else 0)
     assert share < 0.12, "nights take no room"
 
 
