@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.history import Approval
 from luigi_spendguard.ledger.queries import check_run
 from luigi_spendguard.money import parse_usd, plain_usd
 
@@ -27,10 +28,6 @@ _DONE = (
 )
 #: What a vendor, or a later look at it, said of an amount; an operator's word is an entry beside it.
 _CORRECTED = "(journal.kind IN ('correct','overrun') AND journal.note NOT LIKE 'resolved: %')"
-#: How approvals are noted, in micro-dollars: of a forecast, with its tasks of unknown cost; of a task,
-#: perhaps beside another's call.
-_FORECAST = re.compile(r" (\d+)(?: (\d+))?(?: (up to))?")
-_TASK = re.compile(r"(.+) (\d+) duplicate of (\S+)|(.+) (\d+)", re.DOTALL)
 #: How a resolution is noted.
 _SPENT = re.compile(r"spent \$([\d,.]+)")
 
@@ -69,8 +66,9 @@ def actions(tx: Tx, which: ActionFilter) -> list[dict[str, Any]]:
     where = " AND ".join([_CORRECTED if which.kind == "correction" else _DONE, *wanted])
     rows = tx.all(
         f"SELECT journal.id AS seq, journal.at, {_KIND} AS kind, journal.run_id, journal.call_id,"
-        " journal.note, journal.spent_micros + journal.overrun_micros AS change_micros, call.task_id,"
-        f" call.vendor, call.operation FROM journal LEFT JOIN call ON call.id = journal.call_id WHERE {where}"
+        " journal.note, journal.actor, journal.spent_micros + journal.overrun_micros AS change_micros,"
+        " call.task_id, call.vendor, call.operation FROM journal"
+        f" LEFT JOIN call ON call.id = journal.call_id WHERE {where}"
         " ORDER BY journal.id DESC LIMIT ?",
         *wanted.values(),
         which.limit,
@@ -80,7 +78,7 @@ def actions(tx: Tx, which: ActionFilter) -> list[dict[str, Any]]:
 
 def _show(row: Row) -> dict[str, Any]:
     """Return an action for people and scripts; what it is not about is null."""
-    shown = {name: row[name] for name in ("seq", "at", "kind", "run_id")}
+    shown = {name: row[name] for name in ("seq", "at", "kind", "run_id", "actor")}
     shown |= {"usd": None, "task_id": row["task_id"], "unknown_tasks": 0, "call_id": row["call_id"]}
     return shown | {"key_id": None, "note": row["note"]} | _READ[row["kind"]](row)
 
@@ -91,17 +89,16 @@ def _top_up(row: Row) -> dict[str, Any]:
 
 
 def _approval(row: Row) -> dict[str, Any]:
-    if found := _FORECAST.fullmatch(row["note"]):
-        micros, unknown, up_to = found.groups()
-        return {"usd": plain_usd(int(micros)), "unknown_tasks": int(unknown or 0), "note": up_to or ""}
-    if found := _TASK.fullmatch(row["note"]):
-        task_id, micros, call_id = (
-            found.group(1) or found.group(4),
-            found.group(2) or found.group(5),
-            found.group(3),
-        )
-        return {"usd": plain_usd(int(micros)), "task_id": task_id, "call_id": call_id, "note": ""}
-    return {}
+    said = Approval.of(row["note"])
+    if said is None:
+        return {}
+    return {
+        "usd": plain_usd(said.micros),
+        "unknown_tasks": said.unknown,
+        "task_id": said.task_id or None,
+        "call_id": said.duplicate_of or None,
+        "note": "up to" if said.up_to else "",
+    }
 
 
 def _resolution(row: Row) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def journal(tx: Tx, entry: JournalEntry) -> None:
     """Append one entry."""
     tx.run(
         "INSERT INTO journal (at, kind, run_id, call_id, budget_id, cap_micros, spent_micros,"
-        " reserved_micros, overrun_micros, request_id, note)"
-        f" VALUES ({NOW},?,?,?,?,?,?,?,?,?,?)",
+        " reserved_micros, overrun_micros, request_id, note, actor)"
+        f" VALUES ({NOW},?,?,?,?,?,?,?,?,?,?,?)",
         entry.kind,
         entry.run_id,
         entry.call_id,
@@ -56,6 +56,7 @@ def journal(tx: Tx, entry: JournalEntry) -> None:
         entry.overrun,
         entry.request_id,
         entry.note,
+        tx.actor,
     )
 
 

@@ -155,7 +155,14 @@ def _bound(sql: str, values: tuple[Any, ...]) -> Any:
 
 
 class Tx:
-    """A transaction: the few ways in which the ledger's operations talk to the database."""
+    """A transaction: the few ways in which the ledger's operations talk to the database.
+
+    Attributes:
+        actor: who asks for the operation in person, kept with what it journals; "": nobody.
+
+    """
+
+    actor: str = ""
 
     def __init__(self, db: LedgerFile) -> None:
         self._execute: Callable[..., Any] = db.handle().execute

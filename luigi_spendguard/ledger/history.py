@@ -14,8 +14,10 @@ from luigi_spendguard.ledger.database import Row, Tx
 _KINDS = "('open','close','top_up','set_cap','approve','issue','revoke','doubt','operator')"
 #: Scopes of the caps that a log speaks of: what a single task said of itself is none.
 _CAPS = "('run','day','family','vendor','key','key_day','beyond_day')"
-#: How an approval is noted: the task ("" for the forecast), micro-dollars, tasks of unknown cost, the rest.
-_APPROVED = re.compile(r"(.*?) (\d+)(?: (\d+))?( up to)?(?: duplicate of (.+))?", re.DOTALL)
+#: How approvals are noted, in micro-dollars: of a forecast, with its tasks of unknown cost; of a task,
+#: perhaps beside another's call.
+_FORECAST = re.compile(r" ([0-9]+)(?: ([0-9]+))?( up to)?")
+_TASK = re.compile(r"(.+) ([0-9]+)(?: duplicate of (\S+))?", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,18 @@ class Approval:
     micros: int
     unknown: int = 0
     duplicate_of: str = ""
+    up_to: bool = False
 
     @classmethod
     def of(cls, note: str) -> Approval | None:
         """Read an entry's note, None where it is written otherwise."""
-        found = _APPROVED.fullmatch(note)
-        if found is None:
-            return None
-        task_id, micros, unknown, _, call_id = found.groups()
-        return cls(task_id, int(micros), int(unknown or 0), call_id or "")
+        if found := _FORECAST.fullmatch(note):
+            micros, unknown, up_to = found.groups()
+            return cls("", int(micros), int(unknown or 0), up_to=bool(up_to))
+        if found := _TASK.fullmatch(note):
+            task_id, micros, call_id = found.groups()
+            return cls(task_id, int(micros), duplicate_of=call_id or "")
+        return None
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ def news(tx: Tx, since: Position) -> Found:
         return Found(since)
     entries = tx.all(
         "SELECT journal.id, journal.at, journal.kind, journal.run_id, journal.call_id, journal.note,"
-        " journal.cap_micros AS more_micros, journal.overrun_micros, budget.scope, budget.subject,"
+        " journal.actor, journal.cap_micros AS more_micros, journal.overrun_micros, budget.scope,"
+        " budget.subject,"
         " budget.part, cap, call.task_id, call.vendor, call.operation, call.reserved_micros, call.relayed,"
         " key_terms.vendor AS key_vendor, key_terms.run_cap_micros, key_terms.daily_cap_micros,"
         " key_terms.expires_at FROM journal LEFT JOIN"

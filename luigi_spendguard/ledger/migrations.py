@@ -134,6 +134,8 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "ALTER TABLE budget ADD COLUMN raised_micros BIGINT NOT NULL DEFAULT 0",
         "ALTER TABLE approval ADD COLUMN forecast TEXT NOT NULL DEFAULT ''",
     ),
+    # Keep who asked for a change.
+    14: ("ALTER TABLE journal ADD COLUMN actor TEXT NOT NULL DEFAULT ''",),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -379,6 +379,8 @@ class JournalTable(_Table):
     overrun_micros = BigIntegerField(default=0)
     request_id = CharField(null=True, unique=True)
     note = TextField(default="")
+    # Who asked for it in person, such as `an operator at 127.0.0.1`.
+    actor = TextField(default="", constraints=[SQL("DEFAULT ''")])
 
     class Meta:
         table_name = "journal"

@@ -21,7 +21,6 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import Ledger, claims, history, replays, settlement, snapshot
-from luigi_spendguard.ledger.budgets import last_entry
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
@@ -41,8 +40,6 @@ SWEEP_S = 5.0
 MOST_BROWSING = 64
 #: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
-#: Said of what an operator has done, where nothing else is known.
-_OPERATOR = "an operator"
 
 
 def _nothing(state: DispatchState) -> None:
@@ -87,8 +84,6 @@ class Books:
         self.seen = 0
         #: Where the books ended when they were opened; None: they are not, or nobody here logs what is new.
         self.began: history.Position | None = None
-        #: Who has written the entries of the journal above the first number, up to the second.
-        self._actors: dict[tuple[int, int], str] = {}
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._browsing = 0
@@ -185,31 +180,16 @@ class Books:
     async def _write(
         self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        ledger, actor, span = await self.ledger(), ACTOR.get(), (0, 0)
+        ledger, actor = await self.ledger(), ACTOR.get()
 
         def act(tx: Tx) -> T:
-            nonlocal span
-            before = last_entry(tx) if actor else 0
-            answer = operation(tx, *args, **kwargs)
-            if actor and (after := last_entry(tx)) > before:
-                span = before, after
-                self._actors[span] = actor
-            return answer
+            tx.actor = actor
+            try:
+                return operation(tx, *args, **kwargs)
+            finally:
+                tx.actor = ""
 
-        try:
-            return await asyncio.wrap_future(ledger.write(act))
-        except BaseException:
-            self._actors.pop(span, None)
-            raise
-
-    def actor(self, entry: int) -> str:
-        """Return who has written an entry of the journal; asked for in their order, and forgotten then."""
-        for before, last in list(self._actors):
-            if last < entry:
-                del self._actors[before, last]
-            elif before < entry:
-                return self._actors[before, last]
-        return _OPERATOR
+        return await asyncio.wrap_future(ledger.write(act))
 
     @property
     def opened(self) -> Ledger | None:

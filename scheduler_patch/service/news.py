@@ -103,7 +103,7 @@ class News:
                 self._reached.add(_key(row))
                 yield logging.WARNING, _reached(row["run_id"], _budget(row))
         elif kind in _TELL and (text := _TELL[kind](row)):
-            actor = self._books.actor(row["id"]) if kind in _OPERATORS else ""
+            actor = (row["actor"] or "an operator") if kind in _OPERATORS else ""
             yield logging.INFO, f"Run {row['run_id']}{text}" + (f", by {actor}" if actor else "")
         elif row["overrun_micros"] > 0:
             yield logging.ERROR, _overrun(row, frozen=row["run_id"] in found.now.frozen)

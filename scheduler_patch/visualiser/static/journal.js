@@ -68,7 +68,7 @@ export function journalOf(place) {
 
 function list(caption, whole, body) {
   return table(caption, ["Time", ...(whole ? ["Run"] : []), "What", h("th", { scope: "col", class: "text-right" },
-    "Amount"), "Of what"], body, "spendguard-journal");
+    "Amount"), "Of what", "Who"], body, "spendguard-journal");
 }
 
 function cells(one, whole) {
@@ -79,6 +79,7 @@ function cells(one, whole) {
     h("td", null, KINDS[one.kind] || one.kind),
     h("td", { class: "text-right spendguard-amount" }, one.usd === null ? "" : change(one)),
     h("td", { class: "spendguard-name" }, about(one)),
+    h("td", null, one.actor),
   ].filter(Boolean);
 }
 
