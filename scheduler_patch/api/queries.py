@@ -67,7 +67,7 @@ async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     before = call.query("before")
     if before is not None and (sort != "-opened_at" or offset):
         raise BadMessage("'before' goes with the newest first: neither with another 'sort' nor with 'offset'")
-    known = await standings(service.scheduler)
+    known = await service.lately.standings(service.scheduler)
     statuses, among, without = _with_status(_choice(call, "status", RUN_STATUSES), known)
     page = Page(
         search=call.query("search") or "",

@@ -48,6 +48,7 @@ from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
+from scheduler_patch.scheduler.standing import Lately
 from scheduler_patch.service.ledger import Booked, Books
 from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares, TurnQueue
 
@@ -63,6 +64,8 @@ class LedgerService(Books):
         #: Whether tasks have completed since it was looked what they cost.
         self._costs_due = True
         self._turns = TurnQueue()
+        #: How runs stand, for lists of them.
+        self.lately = Lately()
         #: What vault keys hold of requests' bodies, in bytes.
         self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
         self.saving: set[asyncio.Task[None]] = set()
