@@ -45,8 +45,15 @@ INKED = """() => {
 }"""
 BOXES = """(name) => [...document.querySelectorAll(name)].map((one) => {
   const {left, right, top, bottom} = one.getBoundingClientRect();
-  return {left, right, top, bottom, text: one.textContent};
+  return {left, right, top, bottom, text: one.textContent, clipped: one.scrollWidth > one.clientWidth + 1};
 })"""
+
+#: Links and buttons of ours at whose middle something else is.
+COVERED = """() => [...document.querySelectorAll('.spendguard-views a, .spendguard-access button')]
+  .filter((one) => {
+    const {left, right, top, bottom} = one.getBoundingClientRect();
+    return document.elementFromPoint((left + right) / 2, (top + bottom) / 2) !== one;
+  }).map((one) => one.textContent)"""
 
 
 @pytest.fixture(scope="module")
@@ -117,7 +124,10 @@ def test_a_run_is_seen_whole_however_long_it_took(tab: Tab, run_id: str) -> None
     assert 0.9 < last < 0.999, "the last amount goes on to the edge"
     marks = page.evaluate(BOXES, ".spendguard-mark")
     assert [mark["text"] for mark in marks][:1] == ["top-up to $9.00"]
+    lasting = page.evaluate(BOXES, ".spendguard-lasting")
+    marks += lasting
     for mark in marks:
+        assert not mark["clipped"], mark
         assert box["left"] <= mark["left"], mark
         assert mark["right"] <= box["right"] + 1, mark
         assert box["top"] <= mark["top"], mark
@@ -132,10 +142,17 @@ def test_a_run_is_seen_whole_however_long_it_took(tab: Tab, run_id: str) -> None
     idle = page.evaluate(BOXES, ".spendguard-idle")
     share = sum(one["right"] - one["left"] for one in idle) / (box["right"] - box["left"])
     # How much was denied by the cap decides how closely the calls stand before and after a night of 14 h.
-    nights = [re.fullmatch(r"1[4-9] h", one["text"]) for one in idle]
-    assert all(nights), idle
+    nights = [re.fullmatch(r"1[4-9] h", one["text"]) for one in lasting]
+    assert all(nights), lasting
     assert len(nights) == (2 if run_id == "days" else 0)
     assert share < 0.12, "nights take no room"
+
+
+def test_nothing_of_luigis_covers_the_links_of_the_tab(tab: Tab) -> None:
+    page = tab.go("#tab=budgets&run=days")
+    page.locator(".spendguard-plot canvas").wait_for()
+    covered = page.evaluate(COVERED)
+    assert covered == []
 
 
 def test_steps_are_at_the_calls(stretched: Site) -> None:

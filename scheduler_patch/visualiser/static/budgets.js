@@ -120,10 +120,21 @@ function route(event) {
   refresh();
 }
 
+/** Keep what we show below Luigi's bar, which stays on top and has several rows where the page is narrow. */
+function clear() {
+  const bar = document.querySelector(".main-header");
+  if (!bar || !pane.classList.contains("active")) {
+    return;
+  }
+  const low = Math.max(...[bar, ...bar.querySelectorAll("*")].map((one) => one.getBoundingClientRect().bottom));
+  pane.style.paddingTop = `${Math.max(0, low - pane.getBoundingClientRect().top - scrollY) + 10}px`;
+}
+
 function activate() {
   document.querySelectorAll(".tab-content > .tab-pane, #topNavbar > li").forEach((one) =>
     one.classList.toggle("active", one === pane || one === link.parentElement));
   document.body.classList.add("sidebar-collapse");
+  clear();
 }
 
 function start() {
@@ -140,6 +151,9 @@ function start() {
   });
   showAccess();
   addEventListener("hashchange", route, true);
+  // Its row with the pause switch comes late; and it is as wide as the page.
+  const bars = new ResizeObserver(clear);
+  document.querySelectorAll(".main-header, .main-header .navbar").forEach((one) => bars.observe(one));
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
   // When its tasks have arrived, Luigi's page shows them whatever the address says.
   new MutationObserver(() => address.read() !== null && !pane.classList.contains("active") && activate())

@@ -102,20 +102,31 @@ function options(Plot, spending, line, width) {
   };
 }
 
-/** Shade the idle times, which are cut short, and say how long each was. */
+/** Shade the idle times, which are cut short, and say how long each was, where that has room. */
 function idle(plot, line) {
-  const { ctx, bbox } = plot;
-  plot.over.querySelectorAll(".spendguard-idle").forEach((one) => one.remove());
+  const { ctx, bbox } = plot, width = plot.over.clientWidth;
+  plot.over.querySelectorAll(".spendguard-idle, .spendguard-lasting").forEach((one) => one.remove());
   ctx.save();
   ctx.fillStyle = "#eeeeee";
+  let taken = 0;
   for (const piece of line.idle) {
     const from = plot.valToPos(piece.x, "x", true), to = plot.valToPos(piece.x + piece.width, "x", true);
     ctx.fillRect(from, bbox.top, to - from, bbox.height);
-    const band = h("div", { class: "spendguard-idle", title: `nothing was called for ${lasting(piece.to - piece.from)}` },
-      lasting(piece.to - piece.from));
-    band.style.left = `${plot.valToPos(piece.x, "x")}px`;
-    band.style.width = `${plot.valToPos(piece.x + piece.width, "x") - plot.valToPos(piece.x, "x")}px`;
-    plot.over.append(band);
+    const long = lasting(piece.to - piece.from), left = plot.valToPos(piece.x, "x");
+    const wide = plot.valToPos(piece.x + piece.width, "x") - left;
+    const band = h("div", { class: "spendguard-idle", title: `nothing was called for ${long}` });
+    band.style.left = `${left}px`;
+    band.style.width = `${wide}px`;
+    const text = h("div", { class: "spendguard-lasting" }, long);
+    plot.over.append(band, text);
+    // A narrow band's text goes beyond it, but neither out of the plot nor over the one before.
+    const start = Math.max(0, Math.min(width - text.offsetWidth, left + (wide - text.offsetWidth) / 2));
+    if (start < taken) {
+      text.remove();
+      continue;
+    }
+    text.style.left = `${start}px`;
+    taken = start + text.offsetWidth + 4;
   }
   ctx.restore();
 }
