@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 
-from scheduler_patch.dispatch.model import BudgetState, Forecast, Outlook, RunState, TaskState
+from scheduler_patch.dispatch.budgets import BudgetState
+from scheduler_patch.dispatch.model import Forecast, Outlook, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
 from scheduler_patch.dispatch import Excess, Gate, Verdict
-from scheduler_patch.dispatch.model import BudgetState, Growth, RunState, TaskState, grown
+from scheduler_patch.dispatch.budgets import BudgetState
+from scheduler_patch.dispatch.model import Growth, RunState, TaskState, grown
 
 #: Said of tasks of which nobody has said which run they belong to.
 UNKNOWN_RUN = "unknown"

@@ -10,18 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from typing import Any
 
-from scheduler_patch.dispatch.model import (
-    UNOPENED,
-    Announcement,
-    BudgetState,
-    Forecast,
-    Hold,
-    Parts,
-    Rules,
-    RunState,
-    TaskState,
-    Today,
-)
+from scheduler_patch.dispatch.budgets import BudgetState, Rules, Today
+from scheduler_patch.dispatch.model import UNOPENED, Announcement, Forecast, Hold, Parts, RunState, TaskState
 
 
 def _nobody_listens(task: TaskState) -> None:

@@ -18,7 +18,8 @@ from luigi.task_status import BATCH_RUNNING, DONE, PENDING, RUNNING, UNKNOWN
 
 from luigi_spendguard.money import BadAmount, parse_usd
 from scheduler_patch.dispatch import Gate
-from scheduler_patch.dispatch.model import Announcement, Rules
+from scheduler_patch.dispatch.budgets import Rules
+from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.state import DispatchState
 
 #: A task calls no more vendors than this.

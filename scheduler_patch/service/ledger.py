@@ -25,7 +25,7 @@ from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
 from scheduler_patch.dispatch import feed
-from scheduler_patch.dispatch.model import Rules
+from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service.shares import Throttle

@@ -17,7 +17,7 @@ from luigi_spendguard.ledger.history import Approval, Found
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol import command
 from luigi_spendguard.settings.policy import moment
-from scheduler_patch.dispatch.model import BudgetState
+from scheduler_patch.dispatch.budgets import BudgetState
 from scheduler_patch.dispatch.reasons import spent_text
 from scheduler_patch.service.ledger import Books
 

@@ -8,8 +8,9 @@ import pytest
 
 from luigi_spendguard.ledger.snapshot import Figures
 from scheduler_patch.dispatch import READY, WAIT, Gate
+from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.feed import approve, claimed, draw, feed, feed_day, pay
-from scheduler_patch.dispatch.model import Announcement, Rules
+from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.reasons import reason_of
 from tests.support.gates import budget, day, fed
 

@@ -13,8 +13,8 @@ from luigi_spendguard.ledger import corrections, keys, replays, settlement
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
+from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.feed import feed_day
-from scheduler_patch.dispatch.model import Rules
 from scheduler_patch.dispatch.state import DispatchState
 from tests.support.books import Books
 
