@@ -21,10 +21,13 @@ from luigi_spendguard.cli.context import operator_of
 from luigi_spendguard.cli.tables import (
     CALL_COLUMNS,
     CALL_FIELDS,
+    CALL_FILTERS,
     KEY_COLUMNS,
     KEY_FIELDS,
+    KEY_FILTERS,
     RUN_COLUMNS,
     RUN_FIELDS,
+    RUN_FILTERS,
     Column,
     plain,
     table_lines,
@@ -46,8 +49,9 @@ class Listed:
     Attributes:
         noun: what a row is, in the plural.
         cursor: the field by which the page behind a row is asked for.
-        counted: what the query says to hear how many there are; None: luigid does not say.
         columns, fields: of a table, the most important first; of a CSV, as the API names them.
+        about: the columns that each filter is about, and some of its values (`status=held`).
+        counted: what the query says to hear how many there are; None: luigid does not say.
 
     """
 
@@ -56,12 +60,29 @@ class Listed:
     cursor: str
     columns: Sequence[Column]
     fields: Sequence[str]
+    about: Mapping[str, Sequence[str]]
     counted: Mapping[str, str] | None = field(default_factory=dict)
 
+    def asked_for(self, query: Mapping[str, str | None], rows: Sequence[Row]) -> list[str]:
+        """Return the headings of the columns that a query is about: they are dropped last."""
+        (_, shown_id), *columns = self.columns
+        said = {name: value for name, value in query.items() if value is not None}
+        found = [one for name in said for one in self.about[name] if name != "search"]
+        found += [one for name, value in said.items() for one in self.about.get(f"{name}={value}", ())]
+        if (text := said.get("search", "").casefold()) and "search" in self.about:
+            # Most are found by their id, which is there anyway.
+            others = [row for row in rows if text not in shown_id(row).casefold()]
+            found += [
+                heading
+                for heading, show in columns
+                if heading in self.about["search"] and any(text in show(row).casefold() for row in others)
+            ]
+        return found
 
-RUNS = Listed("runs", "/runs", "run_id", RUN_COLUMNS, RUN_FIELDS)
-CALLS = Listed("calls", "/calls", "seq", CALL_COLUMNS, CALL_FIELDS, {"total": "true"})
-KEYS = Listed("keys", "/vault/keys", "id", KEY_COLUMNS, KEY_FIELDS, None)
+
+RUNS = Listed("runs", "/runs", "run_id", RUN_COLUMNS, RUN_FIELDS, RUN_FILTERS)
+CALLS = Listed("calls", "/calls", "seq", CALL_COLUMNS, CALL_FIELDS, CALL_FILTERS, {"total": "true"})
+KEYS = Listed("keys", "/vault/keys", "id", KEY_COLUMNS, KEY_FIELDS, KEY_FILTERS, None)
 
 
 @dataclass(frozen=True)
@@ -144,20 +165,29 @@ def _show_table(what: Listed, query: Mapping[str, str | None], output: Output, e
         return
     # Read by a program, or by somebody who asks for it, a table has all that there is.
     narrow = sys.stdout.isatty() and not output.wide
-    lines, dropped = table_lines(rows, what.columns, shutil.get_terminal_size().columns if narrow else None)
+    width = shutil.get_terminal_size().columns if narrow else None
+    lines, dropped = table_lines(rows, what.columns, width, what.asked_for(query, rows))
     heading, *body = lines
     click.echo(click.style(heading, bold=True))
     click.echo("\n".join(body))
     if dropped:
-        click.echo(f"Not shown for want of room: {', '.join(dropped)}; --wide for them.", err=True)
+        footer(f"Not shown for want of room: {', '.join(dropped)}; --wide for them.", err=True)
     if len(found) > len(rows):
         total = _total(what, query)
         shown = f"The newest {len(rows)}" if total is None else f"{len(rows)} of {total}"
-        click.echo(
+        footer(
             f"{shown} {what.noun}; --all or --format csv for the rest, "
             f"--before {plain(str(rows[-1][what.cursor]))} for the next page.",
             err=True,
         )
+
+
+def footer(text: str, *, err: bool = False) -> None:
+    """Print what is said below a list: in a terminal in lines that fit it, with no word cut."""
+    if (sys.stderr if err else sys.stdout).isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(text, err=err)
 
 
 def _total(what: Listed, query: Mapping[str, str | None]) -> int | None:

@@ -8,7 +8,7 @@ import click
 
 from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import FORMAT, Since, operator_of
-from luigi_spendguard.cli.lists import CALLS, RUNS, Output, list_options, show_list
+from luigi_spendguard.cli.lists import CALLS, RUNS, Output, footer, list_options, show_list
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import money_of, plain, run_lines
 from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
@@ -29,8 +29,9 @@ def runs(output: Output, **filters: str | None) -> None:
     show_list(RUNS, filters, output, "No run matches." if filtered else "No run was opened yet.")
     day = operator_of().get("/day") if output.form == "table" and not filtered else {}
     if day.get("spent_usd") is not None:
-        click.echo(
-            f"\nAll runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
+        click.echo()
+        footer(
+            f"All runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
             f"{money_of('reserved')(day)} reserved, {money_of('remaining')(day)} remaining of "
             f"{money_of('cap')(day)} (daily_cap_usd)."
         )

@@ -24,38 +24,45 @@ _GAP = "  "
 
 
 def table_lines(
-    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int | None
+    rows: Sequence[Mapping[str, Any]], columns: Sequence[Column], width: int | None, asked: Sequence[str] = ()
 ) -> tuple[list[str], list[str]]:
     """Return a table's lines, the heading first, and the headings of columns that have no room.
 
-    Those are dropped from the right until the rest fits into `width` cells (None: all fit). The first column
-    is an id and stays; nothing is cut or folded.
+    Those are dropped from the right until the rest fits into `width` cells (None: all fit), those that were
+    asked for last. The first column is an id and stays; nothing is cut or folded.
     """
     headings = [heading for heading, _ in columns]
     # Names come from pipelines and vendors: no control characters.
     cells = [headings, *([plain(show(row)) for _, show in columns] for row in rows)]
     widths = [max(map(_cells, column)) for column in zip(*cells, strict=True)]
-    kept, stacked = _fitting(widths, width), False
-    if width is not None and kept <= _BESIDE:
-        below = 1 + max(1, _fitting(widths[1:], width - len(_GAP)))
-        kept, stacked = max(kept, below), below > kept
-    lines = [_line(headings, line[:kept], widths, stacked) for line in cells]
-    return lines, headings[kept:]
+    # From the last that stays to the first that goes; sorted() keeps the order of columns.
+    ranked = sorted(range(len(columns)), key=lambda place: place > 0 and headings[place] not in asked)
+    kept, stacked = _fitting(ranked, widths, width), False
+    wanted = sum(heading in asked for heading in headings[1:])
+    if width is not None and (len(kept) <= _BESIDE or len(kept) <= wanted):
+        below = [0, *_fitting(ranked[1:], widths, width - len(_GAP))]
+        kept, stacked = max((kept, False), (below, True), key=lambda way: len(way[0]))
+    kept.sort()
+    lines = [
+        _line([(headings[place], line[place], widths[place]) for place in kept], stacked) for line in cells
+    ]
+    return lines, [heading for place, heading in enumerate(headings) if place not in kept]
 
 
-def _fitting(widths: Sequence[int], width: int | None) -> int:
-    """Return how many columns fit into a terminal."""
-    ends = itertools.accumulate(widths, lambda end, one: end + len(_GAP) + one)
-    return sum(1 for end in ends if width is None or end <= width)
+def _fitting(ranked: Sequence[int], widths: Sequence[int], width: int | None) -> list[int]:
+    """Return the first of ranked columns, as many as fit into a terminal; one stays."""
+    ends = itertools.accumulate(ranked, lambda end, one: end + len(_GAP) + widths[one], initial=-len(_GAP))
+    return list(ranked[: max(1, sum(1 for end in ends if width is None or end <= width) - 1)])
 
 
-def _line(headings: Sequence[str], cells: Sequence[str], widths: Sequence[int], stacked: bool) -> str:
+def _line(cells: Sequence[tuple[str, str, int]], stacked: bool) -> str:
+    """Return a row's line of cells, each with its heading and its width."""
     padded = []
-    for heading, cell, width in zip(headings, cells, widths, strict=False):
+    for heading, cell, width in cells:
         blanks = " " * (width - _cells(cell))
         padded.append(blanks + cell if heading in _MONEY else cell + blanks)
     if stacked:
-        return f"{cells[0]}\n{_GAP}{_GAP.join(padded[1:]).rstrip()}"
+        return f"{cells[0][1]}\n{_GAP}{_GAP.join(padded[1:]).rstrip()}"
     return _GAP.join(padded).rstrip()
 
 
@@ -107,7 +114,8 @@ def _caps_of(key: Mapping[str, Any]) -> str:
     return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in caps if cap is not None)
 
 
-# In a narrow terminal the last columns go first: what is asked for most stands at the left.
+# In a narrow terminal the last columns go first: what is asked for most stands at the left. What a filter is
+# about goes last of all.
 KEY_COLUMNS: Sequence[Column] = (
     ("key", lambda key: key["id"]),
     ("state", lambda key: key["state"]),
@@ -121,6 +129,9 @@ KEY_COLUMNS: Sequence[Column] = (
     ),
     ("task", lambda key: key["task_id"]),
 )
+
+
+KEY_FILTERS = {"run": ("run",)}
 
 
 def forecast_of(run: Mapping[str, Any]) -> str:
@@ -149,7 +160,22 @@ RUN_COLUMNS: Sequence[Column] = (
     ("opened", time_of("opened_at")),
     ("forecast", forecast_of),
     ("root", lambda run: run["root_family"]),
+    ("label", lambda run: run["label"]),
 )
+RUN_FILTERS = {
+    "status": ("status",),
+    "status=active": (),
+    "status=denied": ("denied",),
+    "status=blocked": ("blocked",),
+    "status=held": ("forecast",),
+    "status=in_doubt": ("in doubt",),
+    "status=frozen": ("overrun",),
+    "status=ended": (),
+    "status=revoked": (),
+    "search": ("root", "label"),
+    "since": ("opened",),
+    "until": ("opened",),
+}
 
 
 #: What budgets inside a run are called.
@@ -259,11 +285,26 @@ CALL_COLUMNS: Sequence[Column] = (
     ("task", lambda call: call["task_id"] or ""),
     ("time", time_of("created_at")),
     ("operation", lambda call: call["operation"]),
+    ("vendor", lambda call: call["vendor"]),
     ("asked", money_of("asked")),
     ("object", lambda call: call["object_id"] or ""),
     ("payment key", lambda call: ", ".join(call.get("payment_keys", ()))),
     ("corrections", _corrections),
 )
+CALL_FILTERS = {
+    "run": (),  # One run's: its id was said.
+    "task": ("task",),
+    "verdict": ("verdict",),
+    "state": ("state",),
+    "state=pending": ("asked",),
+    "state=settled": ("spent",),
+    "state=voided": ("asked",),
+    "state=in_doubt": ("asked",),
+    "vendor": ("vendor",),
+    "customer": ("target", "object"),
+    "since": ("time",),
+    "until": ("time",),
+}
 
 #: The columns of a CSV: all fields of the API. Those that were added later stand at the end.
 CALL_FIELDS = (

@@ -66,6 +66,25 @@ def test_a_terminal_of_nothing_shows_ids_and_the_first_figure() -> None:
     assert dropped == ["spent", "task", "note"]
 
 
+@pytest.mark.parametrize("width", [46, 40, 35])
+def test_what_was_asked_for_stays_and_the_order_too(width: int) -> None:
+    lines, dropped = table_lines([row()], COLUMNS, width, ["note"])
+    kept = lines[0].split()
+    assert kept[0] == "id"
+    assert kept[-1] == "note"
+    assert sorted(kept + dropped) == sorted(heading for heading, _ in COLUMNS)
+    assert max(len(part) for line in lines for part in line.splitlines()) <= width
+
+
+def test_an_id_that_leaves_no_room_for_what_was_asked_for_has_its_own_line() -> None:
+    lines, dropped = table_lines([row(id="i" * 40)], COLUMNS, 50, ["task", "note"])
+    assert lines[0].splitlines() == ["id", "  state   spent  task    note"]
+    assert dropped == []
+    lines, dropped = table_lines([row(id="i" * 40)], COLUMNS, 36, ["task", "note"])
+    assert lines[0].splitlines() == ["id", "  task    note"]
+    assert dropped == ["state", "spent"]
+
+
 def test_amounts_stand_at_the_right() -> None:
     lines, _ = table_lines([row(), row(spent="$1,000.00")], COLUMNS, None)
     assert lines[1].index("$1.00") + len("$1.00") == lines[2].index("$1,000.00") + len("$1,000.00")
