@@ -595,7 +595,10 @@ class TestCheck:
         assert f"ok      scheduler: luigid-spendguard answers at {site.url} (1 runs)" in lines
         assert f"ok      caps: decided by luigid at {site.url}, as are prices and forecasts" in lines
         assert f"ok      ledger: luigid has one; {site.ledger} is here" in lines
-        assert "ok      root Billing: cap $300.00 a run, and no more if it asks" in lines
+        assert (
+            "unknown root Billing: cap $300.00 a run, and no more if it asks; Billing not seen; "
+            "give --module" in lines
+        )
         assert (
             "ok      other roots: cap $100.00 a run; at most $200.00 if its budget_usd asks for it" in lines
         )
@@ -639,7 +642,10 @@ class TestCheck:
             assert (code, err) == (0, ""), out
             lines = out.splitlines()
             assert f"ok      caps: decided by luigid at {site.url}, as are prices and forecasts" in lines
-            assert "ok      root Billing: cap $300.00 a run, and no more if it asks" in lines
+            assert (
+                "unknown root Billing: cap $300.00 a run, and no more if it asks; Billing not seen; "
+                "give --module" in lines
+            )
             assert "ok      all runs: cap $500.00 a UTC day together" in lines
             assert "ok      ledger: made with luigid's first run" in lines
             assert "ok      mode: shadow: NO CAP IS ENFORCED" in out
@@ -693,23 +699,33 @@ class TestCheck:
                 stripe.Customer.create()
             code, out, err = spendguard(site, "check")
             assert (code, err) == (0, ""), out
-            assert [line for line in out.splitlines() if line.startswith("look")] == [
-                "look    [spendguard_family_caps]: luigid has seen no task Chargee: did you mean Charge?",
-                "look    [spendguard] vendor_tasks: luigid has seen no task Chrage: did you mean Charge?",
+            assert [line for line in out.splitlines() if line.startswith(("look", "unknown"))] == [
+                "unknown root Biling: cap $5.00 a run, and no more if it asks; Biling not seen; "
+                "give --module",
+                "look    tasks Chargee: cap $5.00 inside any run; luigid has seen no task Chargee: did "
+                "you mean Charge?",
+                "unknown tasks Unheard: cap $5.00 inside any run; Unheard not seen; give --module",
+                next(
+                    line for line in out.splitlines() if line.startswith("look    vendor_tasks: Charge, Ch")
+                ),
             ]
+            assert "; luigid has seen no task Chrage: did you mean Charge?" in out
             (site.folder / "billing_here.py").write_text(
                 "import luigi\nclass Billing(luigi.Task):\n    pass\nclass Unheard(luigi.Task):\n    pass\n"
             )
             code, out, _ = installed(site, "check", "--module", "billing_here")
             assert code == 1
             assert [line for line in out.splitlines() if line.startswith("MISSING")] == [
-                "MISSING [spendguard_caps]: Biling is no task of these modules, nor seen before: did you "
-                "mean Billing?",
-                "MISSING [spendguard_family_caps]: Chargee is no task of these modules, nor seen before: did "
-                "you mean Charge?",
-                "MISSING [spendguard] vendor_tasks: Chrage is no task of these modules, nor seen before: did "
-                "you mean Charge?",
+                "MISSING root Biling: cap $5.00 a run, and no more if it asks; Biling is no task of these "
+                "modules, nor seen before: did you mean Billing?",
+                "MISSING tasks Chargee: cap $5.00 inside any run; Chargee is no task of these modules, nor "
+                "seen before: did you mean Charge?",
+                next(
+                    line for line in out.splitlines() if line.startswith("MISSING vendor_tasks: Charge, Ch")
+                ),
             ]
+            assert "; Chrage is no task of these modules, nor seen before: did you mean Charge?" in out
+            assert "ok      tasks Unheard: cap $5.00 inside any run" in out.splitlines()
             code, _, err = spendguard(site, "check", "--module", "no_such_module")
         assert (code, "--module no_such_module cannot be imported (ModuleNotFoundError" in err) == (2, True)
 

@@ -9,6 +9,8 @@ import pytest
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import findings
+from luigi_spendguard.cli.check.finding import Grade
+from luigi_spendguard.cli.check.tasks import Tasks
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
@@ -16,13 +18,13 @@ from luigi_spendguard.vendors.registry import VENDORS
 
 
 class Unreachable:
-    url = "http://127.0.0.1:9"
+    url, code = "http://127.0.0.1:9", 3
 
     def get(self, path: str) -> Any:
-        raise OperatorError("nobody answers")
+        raise OperatorError("nobody answers", self.code)
 
     def post(self, path: str, body: Any) -> Any:
-        raise OperatorError("nobody answers")
+        raise OperatorError("nobody answers", self.code)
 
     def under(self, token: str | None) -> Unreachable:
         return self
@@ -75,7 +77,7 @@ def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -
     assert not any("at stripe" in line for line in said)
     assert [line for line in said if line.startswith("resend: ")] == [
         "resend: secret from luigi.cfg; calls go to the vendor itself; allowed: everything that has a price, "
-        "and reads; 1 prices of its own (--verbose)"
+        "and reads; 1 prices of its own (--verbose); not asked"
     ]
 
 
@@ -99,12 +101,12 @@ def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: p
             monkeypatch.delenv(name, raising=False)
     found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
     [none] = [finding for finding in found if finding.subject == "vendors"]
-    assert none.doubtful, "luigid may have it, and does not answer"
+    assert none.grade is Grade.LOOK, "luigid may have it, and does not answer"
     assert "[spendguard_twilio] secret or TWILIO_AUTH_TOKEN" in none.text
     monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_1")
     found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
     [rest] = [finding for finding in found if finding.subject == "not used"]
-    assert not rest.missing
+    assert rest.grade is Grade.UNKNOWN, "luigid was not asked"
     assert rest.text.startswith("twilio, resend") or rest.text.startswith("resend, twilio")
 
 
@@ -129,7 +131,7 @@ def test_a_gateway_that_is_shown_keys_in_clear_is_missing_tls(tmp_path: Path) ->
     settings = Settings(tmp_path / "books.db", gateway_url="http://gateway.example.com:8083")
     luigid = Luigid(tmp_path, caps=Caps(default=Micros(1_000_000)))
     found = findings(settings, luigid)  # type: ignore[arg-type]  # it answers
-    missing = [str(one) for one in found if one.missing]
+    missing = [str(one) for one in found if one.grade is Grade.MISSING]
     assert missing == [
         "MISSING gateway: http://gateway.example.com:8083 would show vault keys to the network, while luigid "
         "is reached by https: calls are denied until both are https"
@@ -142,8 +144,76 @@ def test_what_only_luigids_file_says_is_not_called_passed_over(tmp_path: Path) -
     )
     found = list(findings(Settings(tmp_path / "books.db"), luigid))  # type: ignore[arg-type]  # it answers
     assert not any(one.subject == "not in force" for one in found)
-    [doubt] = [str(one) for one in found if one.doubtful]
+    [doubt] = [str(one) for one in found if one.grade is Grade.LOOK]
+    [unseen] = [str(one) for one in found if one.grade is Grade.UNKNOWN]
+    assert (
+        unseen
+        == "unknown root Bill: cap $0.000002 a run, and no more if it asks; Bill not seen; give --module"
+    )
     assert doubt.endswith("vendor_tasks of luigid: luigid has seen no task Chrage: did you mean Charge?")
+
+
+#: What is known of this machine alone.
+OF_HERE = {"configuration", "exit code", "blocked", "plugin"}
+
+
+@pytest.mark.parametrize(("code", "why"), [(3, "not asked"), (4, "not told by luigid")])
+def test_nothing_that_luigid_was_not_asked_is_ok(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, why: str
+) -> None:
+    monkeypatch.setattr(Unreachable, "code", code)
+    caps = Caps(
+        default=Micros(1),
+        day=Micros(2),
+        families={"Bill": Micros(2)},
+        task_families={"Charge": Micros(1)},
+        vendors={"stripe": Micros(1)},
+        single=Micros(1),
+        shadow=True,
+    )
+    vendors = {"stripe": VendorSettings("stripe", "sk_test_1"), "resend": VendorSettings("resend")}
+    for more in ({}, {"gateway_url": "http://127.0.0.1:9"}):
+        settings = Settings(tmp_path / "books.db", caps, vendor_tasks=("Pay",), vendors=vendors, **more)  # type: ignore[arg-type]
+        found = list(findings(settings, Unreachable()))  # type: ignore[arg-type]  # it only gets
+        assert {one.subject for one in found if one.grade is Grade.OK and not one.detail} <= OF_HERE
+        assert len([one for one in found if one.grade is Grade.UNKNOWN and one.text.endswith(f"; {why}")]) > 8
+
+
+def test_of_one_thing_nothing_is_ok_beside_what_is_wrong(tmp_path: Path) -> None:
+    wrong = VendorSettings("stripe", "sk_test_1", allowed_endpoints=("payment_intent.create",))
+    settings = Settings(tmp_path / "books.db", vendors={"stripe": wrong})
+    for luigid in (Unreachable(), Luigid(tmp_path, caps=Caps(default=Micros(1)), vendors={"stripe": wrong})):
+        found = list(findings(settings, luigid))  # type: ignore[arg-type]  # it answers
+        [line] = [one for one in found if one.subject == "stripe"]
+        assert line.grade is Grade.MISSING
+        assert "did you mean payment_intents.create" in line.text
+
+
+@pytest.mark.parametrize(
+    ("caps", "said"),
+    [
+        ({"families": {"Chagre": Micros(1)}}, "look    not in force: [spendguard_caps] Chagre"),
+        ({"task_families": {"Chagre": Micros(1)}}, "look    not in force: [spendguard_family_caps] Chagre"),
+        ({"families": {"Bililng": Micros(1)}}, "look    not in force: [spendguard_caps] Bililng"),
+    ],
+)
+def test_a_misspelling_of_this_file_is_named_when_luigid_has_the_right_one(
+    tmp_path: Path, caps: Any, said: str
+) -> None:
+    luigid = Luigid(tmp_path, caps=Caps(default=Micros(9), families={"Billing": Micros(1)}))
+    [name] = [name for family in caps.values() for name in family]
+    settings = Settings(tmp_path / "books.db", Caps(**caps), set_here=frozenset({said.partition(": ")[2]}))
+    found = findings(settings, luigid)  # type: ignore[arg-type]  # it answers
+    [line] = [str(one) for one in found if one.subject == "not in force"]
+    assert line.startswith(said)
+    meant = {"Chagre": "Charge", "Bililng": "Billing"}[name]  # Nobody has seen the second yet.
+    assert line.endswith(f"luigid has seen no task {name}: did you mean {meant}?")
+
+
+def test_short_names_with_two_letters_swapped_are_alike() -> None:
+    doubt = Tasks(frozenset({"Pay", "Charge"}), None).doubt("Pya")
+    assert doubt is not None
+    assert doubt.text == "luigid has seen no task Pya: did you mean Pay?"
 
 
 def test_the_same_proxy_is_shown_its_user_and_password_for_the_gateway() -> None:

@@ -1,0 +1,158 @@
+"""`spendguard check`: who decides what may be spent, what is in force there, and what is missing here."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Generator, Iterator
+
+import click
+import luigi.configuration
+
+from luigi_spendguard.cli import in_force
+from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
+from luigi_spendguard.cli.check import caps, vendors
+from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unasked
+from luigi_spendguard.cli.check.tasks import Tasks, families_of
+from luigi_spendguard.cli.context import Stop, operator_of, settings_of
+from luigi_spendguard.cli.in_force import InForce
+from luigi_spendguard.config import Settings
+
+
+def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = ()) -> Iterator[Finding]:
+    """Yield what is found, from the files on: of each thing one line, or all that is wrong with it."""
+    return said_once(_found(settings, operator, modules))
+
+
+def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> Iterator[Finding]:
+    here = families_of(modules)
+    files = ", ".join(str(path) for path in settings.files)
+    yield Finding("configuration", files or "no luigi.cfg was found here: all settings have their defaults")
+    # A worker has no admin token, and luigid may answer nobody without one.
+    reader = operator if admin_token(settings) else operator.under(settings.worker_token)
+    answers, refuses = yield from _scheduler(reader)
+    there = in_force.ask(settings, reader)
+    tasks, why = Tasks(there.families if there.by else None, here), ""
+    if there.by:
+        yield Finding("caps", f"decided by luigid at {there.by}, as are prices and forecasts")
+        yield from caps.passed_over(settings, there, tasks)
+    else:
+        heard = answers or refuses
+        why = "not told by luigid" if heard else "not asked"
+        silent = "does not say what is in force" if heard else "does not answer"
+        text = f"luigid {silent}: what follows is said by luigi.cfg here, if it is luigid's"
+        yield Finding("caps", text, Grade.UNKNOWN)
+    if answers:
+        yield from _admin_token(settings, there)
+    refused = list(_worker_token(settings, operator)) if answers or refuses else []
+    yield from unasked(_of_luigid(settings, there, tasks), why)
+    gateway = list(vendors.gateway_apart(settings, reader, there))
+    yield from gateway
+    mended = all(one.grade is not Grade.MISSING for one in gateway)
+    yield from unasked(vendors.vendors(settings, there, gateway_works=mended), why)
+    yield from refused or unasked([_tokens(settings, there)], why)
+    yield from unasked(caps.rules(settings, there, tasks), why)
+    yield from _retcode()
+    waits = settings.on_blocked == "wait"
+    yield Finding(
+        "blocked",
+        "a worker with only blocked tasks left "
+        + (
+            "waits, and goes on at once after a top-up"
+            if waits
+            else "exits; after a top-up any other worker that needs them, or an --assistant, takes them up"
+        ),
+    )
+
+
+def _of_luigid(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]:
+    yield _ledger(settings, there)
+    yield from caps.roots(there, tasks)
+    for text in settings.passed_over:
+        yield Finding("passed over", text)
+
+
+@click.command("check", epilog="Example:  spendguard check --module billing")
+@click.option(
+    "--module", "modules", multiple=True, help="A pipeline's module, to look for misspelt task families."
+)
+@click.option("--verbose", is_flag=True, help="Each price, too.")
+def check(modules: tuple[str, ...], verbose: bool) -> None:
+    """Ask luigid what is in force, read luigi.cfg, and say what will happen here and what is missing."""
+    missing = 0
+    for finding in findings(settings_of(), operator_of(), modules):
+        missing += finding.grade is Grade.MISSING
+        if verbose or not finding.detail:
+            click.echo(str(finding))
+    if missing:
+        raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
+
+
+def _scheduler(reader: Operator) -> Generator[Finding, None, tuple[bool, bool]]:
+    """Return whether luigid answers, and whether it refuses to."""
+    try:
+        runs = reader.get("/runs")
+    except OperatorError as error:
+        yield Finding("scheduler", str(error), Grade.MISSING)
+        return False, error.exit_code != 3
+    yield Finding("scheduler", f"luigid-spendguard answers at {reader.url} ({len(runs)} runs)")
+    return True, False
+
+
+def _admin_token(settings: Settings, there: InForce) -> Iterator[Finding]:
+    if admin_token(settings) is not None:
+        return
+    if there.has_ledger:
+        yield Finding("admin token", "none here: who tops up, approves, resolves or revokes needs luigid's")
+    else:
+        yield Finding("admin token", f"none yet: luigid makes {settings.token_file} with its first run")
+
+
+def _ledger(settings: Settings, there: InForce) -> Finding:
+    path = settings.ledger_path
+    if there.by:
+        where = f"; {path} is here" if path.exists() else ""
+        return Finding(
+            "ledger", "luigid has one" + where if there.has_ledger else "made with luigid's first run"
+        )
+    folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
+    if path.exists():
+        writable = path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
+    else:
+        writable = folder.is_dir() and os.access(folder, os.W_OK)
+    if not writable:
+        return Finding(
+            "ledger",
+            f"{path} cannot be written by this user: set [spendguard] ledger_url to a "
+            "file that luigid may write",
+            Grade.MISSING,
+        )
+    return Finding("ledger", f"{path}" + ("" if path.exists() else " (made with the first run)"))
+
+
+def _tokens(settings: Settings, there: InForce) -> Finding:
+    if settings.worker_token is None:
+        return Finding("workers", "no worker_token: only workers on luigid's own machine are served")
+    bound = "" if there.caps.day is not None else ", but no daily_cap_usd bounds who has it"
+    return Finding("workers", f"must show the worker_token{bound}")
+
+
+def _worker_token(settings: Settings, operator: Operator) -> Iterator[Finding]:
+    """Ask luigid what a worker is asked first: whether it may come in."""
+    try:
+        # No run has this name: nothing is ended, and no ledger is made for it.
+        probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
+        operator.under(settings.worker_token).post("/api/spend_close_run", probe)
+    except OperatorError as error:
+        if error.exit_code == 4:
+            yield Finding("worker token", str(error), Grade.MISSING)
+
+
+def _retcode() -> Iterator[Finding]:
+    value = luigi.configuration.get_config().get("retcode", "spend_blocked", None)
+    if value is None:
+        return
+    if str(value).strip().isdecimal() and int(value) <= 255:
+        yield Finding("exit code", f"{value} when vendor tasks are blocked")
+    else:
+        yield Finding("exit code", "[retcode] spend_blocked must be a number from 0 to 255", Grade.MISSING)

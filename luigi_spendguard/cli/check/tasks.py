@@ -1,0 +1,68 @@
+"""Task families that settings name: whether any task has them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import sys
+from collections.abc import Iterable, Set
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
+
+from luigi.task_register import Register
+
+from luigi_spendguard.cli.check.finding import Doubt, Grade
+from luigi_spendguard.cli.context import Stop
+
+#: How alike a family has to be to be named as what was meant.
+_ALIKE = 0.75
+
+
+class Tasks(NamedTuple):
+    """The task families that are known: those that luigid has seen, and those of the pipeline's modules.
+
+    None: luigid was not asked, no module is named.
+    """
+
+    seen: frozenset[str] | None
+    here: frozenset[str] | None
+
+    def doubt(self, pattern: str, also: Iterable[str] = ()) -> Doubt | None:
+        """Return what is to be said of a setting whose pattern is no known task's family.
+
+        `also`: families that may have been meant, seen or not.
+        """
+        known = (self.seen or frozenset()) | (self.here or frozenset())
+        unasked = self.seen is None and self.here is None
+        if unasked or any(fnmatchcase(family, pattern) for family in known):
+            return None
+        near = _nearest(pattern, {*known, *also})
+        there = f": did you mean {' or '.join(near)}?" if near else ""
+        if self.here is not None:
+            return Doubt(f"{pattern} is no task of these modules, nor seen before{there}", Grade.MISSING)
+        if near:
+            return Doubt(f"luigid has seen no task {pattern}{there}", Grade.LOOK)
+        return Doubt(f"{pattern} not seen; give --module", Grade.UNKNOWN)
+
+
+def _nearest(pattern: str, names: Set[str]) -> list[str]:
+    """Return names that may have been meant: alike, or of the same letters, as short ones hardly are."""
+    swapped = [name for name in sorted(names) if sorted(name) == sorted(pattern)]
+    alike = difflib.get_close_matches(pattern, sorted(names), n=3, cutoff=_ALIKE)
+    return list(dict.fromkeys([*swapped, *alike]))[:3]
+
+
+def families_of(modules: tuple[str, ...]) -> frozenset[str] | None:
+    """Return the task families of a pipeline's modules; None where none is named. Raises Stop."""
+    if not modules:
+        return None
+    sys.path.insert(0, str(Path.cwd()))  # As the installed command has it not, and `luigi --module` does.
+    try:
+        for module in modules:
+            importlib.import_module(module)
+    except Exception as error:
+        raise Stop(f"--module {module} cannot be imported ({type(error).__name__}: {error})", 2) from None
+    finally:
+        sys.path.pop(0)
+    return frozenset(Register.task_names())
