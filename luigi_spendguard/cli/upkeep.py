@@ -51,7 +51,7 @@ def prune(before: str, dry_run: bool) -> None:
     if kept.get("active"):
         click.echo(f"{kept['active']} runs opened before then have not ended: revoking one ends it.")
     if stay["open"] and answer["oldest_open_run"] is not None:
-        click.echo(f"The oldest run that has not ended is {answer['oldest_open_run']}.")
+        click.echo(f"The oldest run that may go on is {answer['oldest_open_run']}.")
 
 
 @click.command(epilog="Example:  spendguard forget --customer cus_17")

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, keep_budget, put_in_doubt
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
-from luigi_spendguard.ledger.runs import revoked, run_row
+from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX
 
@@ -101,6 +101,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
         return known, key
     if request.payment_keys and len({*request.payment_keys}) != max(1, len(request.members)):
         raise Conflict(f"task {request.task_id} must name one payment_key for each of its tasks")
+    check_remembered(tx, run)
     max_cost = _max_cost(tx, request)
     tasks = json.dumps([request.task_id, *request.members])
     tx.run(

@@ -16,13 +16,12 @@ from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, Row, Tx
+from luigi_spendguard.ledger.runs import YOUNGEST_MS
 from luigi_spendguard.ledger.schema import NO_DELETE
 from luigi_spendguard.settings.policy import moment
 
 #: Calls that are deleted in one transaction at the most, and runs that are looked at: calls wait meanwhile.
 MOST_CALLS, MOST_RUNS = 1000, 200
-#: Nothing younger is pruned, in milliseconds: turns at objects, and keys that vendors know, last for a day.
-YOUNGEST_MS = 2 * 86_400_000
 
 #: Of `run`: it spends nothing any more, was over before ?1, and nothing of it is open.
 _IS_OVER = """
@@ -34,10 +33,14 @@ _IS_OVER = """
                     WHERE call.run_id = run.run_id)
 """
 #: The journal's first entry of the oldest run that may go on: what was paid for later is not paid for again
-#: in that. (A vault key's own run has no tasks that others could have, too.)
+#: in that. With one that has ended another scheduler may go on, until `runs.check_remembered` refuses it.
+#: (A vault key's own run has no tasks that others could have, too.)
 _OLDEST = """
     SELECT run_id, (SELECT min(id) FROM journal WHERE journal.run_id = run.run_id) AS entry FROM run
-    WHERE state IN ('active','frozen') AND run_id NOT IN (SELECT id FROM key_terms) ORDER BY entry LIMIT 1
+    WHERE run_id NOT IN (SELECT id FROM key_terms)
+    AND (state IN ('active','frozen') OR state = 'ended' AND (ended_at >= ?1 OR run_id IN
+         (SELECT run_id FROM claim WHERE ended_at IS NULL AND state = 'open')))
+    ORDER BY entry LIMIT 1
 """
 #: Tasks (and payments) of attempts that go on.
 _AT_WORK = """
@@ -111,9 +114,9 @@ def kept_runs(tx: Tx, before: int) -> dict[str, int]:
     return {"active": int(active), "open": int(over - free)}
 
 
-def oldest_open_run(tx: Tx) -> Row | None:
+def oldest_open_run(tx: Tx, before: int) -> Row | None:
     """Return the oldest run that may go on, which keeps calls made since; None: there is none."""
-    return tx.one(_OLDEST)
+    return tx.one(_OLDEST, before)
 
 
 def look(tx: Tx, before: int, after: int = 0) -> Pruned:
@@ -168,7 +171,7 @@ def _runs(tx: Tx, before: int, after: int, found: Pruned) -> list[Row]:
 
 def _of_calls(tx: Tx, run_id: str, before: int) -> tuple[str, list[Any]]:
     """Return a query of a run's calls, each with why it stays (null: it need not), and its values."""
-    oldest = tx.one(_OLDEST)
+    oldest = tx.one(_OLDEST, before)
     values = [
         run_id,
         before,

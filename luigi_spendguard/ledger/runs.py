@@ -25,6 +25,10 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
+#: Nothing younger is pruned, in milliseconds: turns at objects, and keys that vendors know, last for a day;
+#: another scheduler may go on with a run that has ended.
+YOUNGEST_MS = 2 * 86_400_000
+
 
 @dataclass(frozen=True)
 class RunRequest:
@@ -95,6 +99,25 @@ def run_row(tx: Tx, run_id: str) -> Row:
 def no_run(run_id: str) -> NotFound:
     """Return the error of a run that was never opened here."""
     return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
+
+
+def check_remembered(tx: Tx, row: Row) -> None:
+    """Raise Conflict for a run that has ended, and of which pruning may have deleted what would be repeated.
+
+    Pruning keeps what a run may repeat that goes on, or had ended lately. Which of both came first is told
+    by the journal's order: clocks are set back.
+    """
+    if row["state"] == "ended" and tx.value(
+        "SELECT 1 FROM journal WHERE kind = 'prune' AND at >= ?1 + ?2 AND id >"
+        " (SELECT max(id) FROM journal WHERE run_id = ?3 AND kind = 'close') LIMIT 1",
+        row["ended_at"],
+        YOUNGEST_MS,
+        row["run_id"],
+    ):
+        raise Conflict(
+            f"run {row['run_id']} has ended, and calls were pruned since: whether its tasks have paid is not "
+            "known any more. Submit its root again, for a new run"
+        )
 
 
 def freeze(tx: Tx, run_id: str) -> None:

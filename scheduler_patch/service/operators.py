@@ -143,7 +143,7 @@ async def prune(service: LedgerService, request: PruneRequest) -> dict[str, Any]
     else:
         found = await service.record(pruning.prune, request.before, request.after)
     kept = await service.browse(pruning.kept_runs, request.before) if found.next is None else None
-    return _pruned(found, kept or {}, await service.browse(pruning.oldest_open_run))
+    return _pruned(found, kept or {}, await service.browse(pruning.oldest_open_run, request.before))
 
 
 async def forget(service: LedgerService, customer: str) -> dict[str, int]:

@@ -24,6 +24,7 @@ from tests.support.recorder import said_in_a_pipeline
 from tests.support.site import Site
 
 PAGE = "operate.md"
+COMPLETING = "tests.support.completing_pipeline"
 AGE_MS = 400 * 86_400_000
 
 
@@ -107,6 +108,27 @@ def test_what_there_is_of_a_customer_is_listed_and_forgotten(site: Site) -> None
     site.wait_for_retries()
     site.luigi("Billing", "--n", "3")
     assert charged(site) == {"cus_0": 1, "cus_1": 1, "cus_2": 1}
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_who_goes_on_with_a_run_that_has_ended_pays_nothing_twice(site: Site, pruned: bool) -> None:
+    """Two schedulers have the same root: one has completed it long ago, the other still gets to its task."""
+    local = ("Behind", "--local-scheduler")
+    late = site.worker(*local, module=COMPLETING, GATE="late")
+    ready = site.folder / "out" / "ready"
+    wait_until(ready.exists, what="the late one's plain task")
+    (site.folder / "out" / "go-early").touch()
+    assert site.luigi(*local, module=COMPLETING, GATE="early")[0] == 0
+    assert charged(site) == {"cus_behind": 1}
+    age(site)
+    site.start()
+    if pruned:
+        assert "Pruned: 1 calls of 1 runs" in site.cli("prune", "--before", "90d")[1]
+    (site.folder / "out" / "go-late").touch()
+    said, _ = late.communicate(timeout=120)
+    assert charged(site) == {"cus_behind": 1}, said
+    assert ("has ended, and calls were pruned since" in said) is pruned, said
+    assert late.returncode == 0 or pruned, said
 
 
 def test_what_is_young_is_not_pruned(site: Site) -> None:

@@ -132,3 +132,24 @@ class Stamped(VendorTask, Output):
         if (OUT / "die").exists():
             self.output().remove()
             raise RuntimeError("died after it had charged")
+
+
+class Gated(Output):
+    """A plain task that ends once its worker's gate (`GATE`) is open."""
+
+    def run(self) -> None:
+        gate = OUT / f"go-{os.environ['GATE']}"
+        note("ready", os.environ["GATE"])
+        while not gate.exists():
+            time.sleep(0.02)
+        self.write()
+
+
+class Behind(VendorTask, Output):
+    """Charges what no other task does, after a plain task that takes long."""
+
+    def requires(self) -> luigi.Task:
+        return Gated()
+
+    def run(self) -> None:
+        self.write(charge("cus_behind").id)
