@@ -15,6 +15,7 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.unreached import Unreached
+from luigi_spendguard.protocol.messages import UPGRADE, other_version
 from luigi_spendguard.redaction import Secret
 
 #: Seconds until a luigid that does not answer is given up; a revoke waits for grants of 2 s.
@@ -143,7 +144,9 @@ class Operator:
             return answer, reply.headers
         if isinstance(answer, dict) and "message" in answer:
             exit_code = 4 if reply.status in (401, 403) else 1
-            raise OperatorError(str(answer["message"]), exit_code, str(answer.get("error", "")))
+            message, code = str(answer["message"]), str(answer.get("error", ""))
+            versions = UPGRADE if code == "method_not_allowed" else other_version(message)
+            raise OperatorError(f"{message} ({versions})" if versions else message, exit_code, code)
         raise OperatorError(self._stranger(reply), 3)
 
     def _stranger(self, reply: Any) -> str:
@@ -157,7 +160,8 @@ class Operator:
         if reply.headers.get("Server", "").startswith("TornadoServer/"):
             return (
                 f"{answered}is it a stock luigid? Start luigid-spendguard instead, or switch it on with "
-                "[scheduler] metrics_custom_import (docs/configuration.md)"
+                "[scheduler] metrics_custom_import (docs/configuration.md). Or is this command new to it? "
+                f"Then {UPGRADE}"
             )
         return f"{answered}it is no luigid. Name luigid's address with --url or [core] default_scheduler_url"
 

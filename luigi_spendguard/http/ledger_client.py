@@ -16,7 +16,7 @@ from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
-from luigi_spendguard.protocol.messages import BadMessage, Message
+from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
     BlockedReply,
@@ -236,7 +236,8 @@ class HttpLedgerClient(LedgerClient):
                 return rpc.reply.from_json(body["response"])
             except BadMessage as error:
                 raise LedgerUnavailable(
-                    f"the scheduler at {self.url} answers {rpc.name} as no version that is known: {error}"
+                    f"the scheduler at {self.url} answers {rpc.name} as no version that is known ({error}): "
+                    f"{UPGRADE}"
                 ) from None
         self._refuse(rpc.name, status, body)
 
@@ -245,7 +246,8 @@ class HttpLedgerClient(LedgerClient):
         if status == 404 and "error" not in body:
             raise PluginError(
                 f"the scheduler at {self.url} keeps no budgets: run luigid-spendguard there instead "
-                "of luigid. Vendor tasks are refused until then"
+                f"of luigid. Vendor tasks are refused until then. (Where it is luigid-spendguard, {method} "
+                f"is new: {UPGRADE})"
             )
         message, code = str(body.get("message", "")), str(body.get("error", ""))
         if status == 429 and code == "cap":
@@ -260,7 +262,8 @@ class HttpLedgerClient(LedgerClient):
         if status in (401, 403):
             raise denial("scope", f"the scheduler refused the worker: {message or status}")
         if status in (400, 404, 409, 413):
-            raise denial("scope", f"the scheduler refused {method}: {message or status}")
+            versions = f". {remedy[0].upper()}{remedy[1:]}" if (remedy := other_version(message)) else ""
+            raise denial("scope", f"the scheduler refused {method}: {message or status}{versions}")
         raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
 
 

@@ -22,6 +22,12 @@ MAX_TEXT = 4096
 #: A message with more fields than this does not name them all to who sends one that it does not know.
 _NAMED = 12
 
+#: What is told whoever meets another version of us.
+UPGRADE = (
+    "both ends are of different versions: upgrade luigid first, then a gateway apart, then the workers "
+    "(docs/operate.md)"
+)
+
 
 class BadMessage(ValueError):
     """A message does not have the fields or types it must have."""
@@ -257,6 +263,15 @@ class LenientMessage(Message):
         values = ((each, getattr(self, each.name)) for each in _fields(type(self)))
         known = [(each, value) for each, value in values if value is not None or each.required]
         return {each.name: each.kind.write(value) for each, value in known}
+
+
+#: How a refusal begins of what only another version says.
+_NOT_KNOWN = ("unknown field ", "unknown query parameter ", "a required field is missing")
+
+
+def other_version(refusal: str) -> str:
+    """Return what mends a refusal that is owed to another version at the other end; "" for any other."""
+    return UPGRADE if refusal.startswith(_NOT_KNOWN) else ""
 
 
 def _refuse_others(data: dict[str, Any], names: list[str]) -> None:

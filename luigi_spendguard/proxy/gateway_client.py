@@ -23,6 +23,7 @@ from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
+from luigi_spendguard.protocol.messages import UPGRADE
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
 from luigi_spendguard.vendors import Reply, Request, Vendor
@@ -206,8 +207,8 @@ def _denied(text: str, gateway: GatewayAddress) -> Exception:
     except (ValueError, RecursionError):
         return denial(
             "ledger_unavailable",
-            f"denied by the gateway at {gateway.base}, for a reason that this version does not know: "
-            f"{text[:300]}",
+            f"denied by the gateway at {gateway.base}, for a reason that this version does not know "
+            f"({UPGRADE}): {text[:300]}",
         )
 
 

@@ -11,12 +11,18 @@ import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from luigi_spendguard.cli.api_client import Operator, OperatorError
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.ledger.migrations import FORMAT
+from luigi_spendguard.protocol.messages import Message, NoFields
+from luigi_spendguard.protocol.rpcs import OpenRunReply, OpenRunRequest, Rpc
 from tests.support.paper import Paper
 from tests.support.processes import REPOSITORY, free_port, listening, wait_until
 from tests.support.programs import program
@@ -238,6 +244,52 @@ def test_an_older_luigid_takes_what_a_worker_says_that_uses_nothing_new(site: Si
     assert [one for one in unknown if one[1]] == []
     if number == 10:
         assert "payment_keys" not in taken["spend_claim"], "what the page says of it"
+
+
+@dataclass(frozen=True)
+class NewerRequest(OpenRunRequest):
+    """What a worker of a later version may say."""
+
+    colour: str = ""
+
+
+@dataclass(frozen=True)
+class NewerReply(Message):
+    """What a worker of a later version may want to hear."""
+
+    colour: str
+
+
+def test_whoever_meets_an_older_luigid_is_told_to_upgrade_it(site: Site) -> None:
+    site.start()
+    order = "upgrade luigid first, then a gateway apart, then the workers (docs/operate.md)"
+    words = " ".join((REPOSITORY / "docs" / PAGE).read_text("utf-8").split())
+    client = HttpLedgerClient(site.url, None)
+    run = {"name": "nightly", "root_family": "Root", "root_task_id": "Root_1", "by_task_id": False}
+    with pytest.raises(SpendDenied, match="refused spend_open_run: unknown field 'colour'") as field:
+        client._ask(Rpc("spend_open_run", NewerRequest, OpenRunReply), NewerRequest(**run, colour="green"))
+    assert str(field.value).endswith(f". Both ends are of different versions: {order}")
+    assert ". Both ends are of different versions: upgrade luigid first, then …" in words
+    with pytest.raises(
+        LedgerUnavailable, match="answers spend_open_run as no version that is known"
+    ) as reply:
+        client._ask(Rpc("spend_open_run", OpenRunRequest, NewerReply), OpenRunRequest(**run))
+    assert str(reply.value).endswith(order)
+    with pytest.raises(PluginError, match="Where it is luigid-spendguard, spend_newer is new") as rpc:
+        client._ask(Rpc("spend_newer", NoFields, NoFields), NoFields())
+    assert order in str(rpc.value)
+    client.close()
+    operator = Operator(site.url, site.token())
+    with pytest.raises(OperatorError, match="unknown query parameter 'colour'") as query:
+        operator.get("/runs", colour="green")
+    assert order in str(query.value)
+    with pytest.raises(OperatorError, match="unknown field 'colour'") as asked:
+        operator.post("/runs/nightly/top_up", {"usd": "1", "colour": "green"})
+    assert order in str(asked.value)
+    for method, path in (("DELETE", "/settings"), ("POST", "/newer")):
+        with pytest.raises(OperatorError) as lacking:
+            operator._call(method, path, {})
+        assert order in str(lacking.value)
 
 
 def test_a_ledger_of_a_newer_version_is_refused_as_the_page_says(site: Site) -> None:
