@@ -148,6 +148,50 @@ def test_a_run_is_seen_whole_however_long_it_took(tab: Tab, run_id: str) -> None
     assert share < 0.12, "nights take no room"
 
 
+#: What is written at the axis of plots of runs, by how long they took, at each width of a plot.
+LABELS = """async (source) => {
+  const { timeline } = await import(source);
+  const spans = [0, 7, 95, 900, 3100, 64e3, 18e4, 47e5, 57 * 36e5, 40 * 864e5, 900 * 864e5];
+  const start = Date.UTC(2026, 10, 24, 9, 2, 27, 217), found = [];
+  for (const span of spans) {
+    for (const width of [200, 330, 700, 1300, 2400, 5000]) {
+      const line = timeline(span ? [start, start + span] : [start]);
+      found.push({span, width, begins: line.place(start), labels: line.labels(84 / width)});
+    }
+  }
+  return found;
+}"""
+
+
+def test_no_two_labels_of_an_axis_are_alike(browser: Any, stretched: Site) -> None:
+    tab = Tab(browser, stretched.url)
+    page = tab.go()
+    source = page.locator("script[src*='spendguard/budgets.js']").evaluate("one => one.src")
+    for axis in page.evaluate(LABELS, source.replace("budgets.js", "timeline.js")):
+        texts = [one["text"].partition("\n") for one in axis["labels"]]
+        day, said = "", []
+        for time, _, of in texts:
+            day = of or day
+            said.append((day, time))
+        assert len(said) == len(set(said)), axis
+        assert all(one["place"] >= axis["begins"] == 0 for one in axis["labels"]), axis
+    tab.close()
+
+
+def test_an_empty_runs_plot_begins_with_the_run(browser: Any, stretched: Site) -> None:
+    run = {"name": "empty", "by_task_id": False, "root_family": "Nightly", "root_task_id": "Nightly_1"}
+    assert stretched.call("POST", "/api/spend_open_run", run, token=None)[0] == 200
+    for width in WIDTHS:
+        tab = Tab(browser, stretched.url, width=width)
+        page = tab.go("#tab=budgets&run=empty")
+        page.locator(".spendguard-plot canvas").wait_for()
+        tab.shot(f"plot-empty-{width}")
+        first, last = page.evaluate(INKED.replace("[0x1f, 0x5f, 0x99]", "[0x22, 0x22, 0x22]"))
+        assert 0.01 < first < 0.1
+        assert 0.9 < last < 0.999
+        tab.close()
+
+
 def test_nothing_of_luigis_covers_the_links_of_the_tab(tab: Tab) -> None:
     page = tab.go("#tab=budgets&run=days")
     page.locator(".spendguard-plot canvas").wait_for()

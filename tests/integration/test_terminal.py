@@ -100,7 +100,9 @@ def test_short_ids_leave_room_for_what_counts(filled: Site, columns: int) -> Non
 def test_what_a_list_was_asked_for_is_in_it(filled: Site, args: tuple[str, ...], wanted: list[str]) -> None:
     for columns in WIDTHS:
         lines = shown(filled, columns, *args)
-        (SHOTS / f"terminal-{'-'.join(args[:2])}-{columns}.txt").write_text("\n".join([*lines, ""]))
+        (SHOTS / f"terminal-{'-'.join(one.strip('-') for one in args[:2])}-{columns}.txt").write_text(
+            "\n".join([*lines, ""])
+        )
         every = [heading for heading, _ in COLUMNS[args[0]]]
         dropped = left_out(lines)
         assert not set(wanted) & set(dropped), lines

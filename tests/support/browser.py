@@ -44,13 +44,13 @@ def chromium() -> str:
 
 
 @contextmanager
-def browsing() -> Iterator[Any]:
-    """Run a browser."""
+def browsing(*flags: str) -> Iterator[Any]:
+    """Run a browser, with more flags."""
     path = chromium()
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=path, args=[*FLAGS, *flags])
         try:
             yield browser
         finally:
@@ -81,9 +81,8 @@ class Tab:
         self.page.on("console", self._said)
         self.page.on("request", lambda request: self.asked.append(request.url))
         # Luigi's own styles ask a host of the web for a font.
-        self.page.route(
-            lambda address: urlsplit(address).hostname != "127.0.0.1", lambda route: route.abort()
-        )
+        ours = urlsplit(url).hostname
+        self.page.route(lambda address: urlsplit(address).hostname != ours, lambda route: route.abort())
 
     def _said(self, said: Any) -> None:
         if "spendguard" in said.text:

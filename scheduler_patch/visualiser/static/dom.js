@@ -42,11 +42,12 @@ async function copied(text) {
   if (navigator.clipboard) {
     return navigator.clipboard.writeText(text).then(() => true, () => false);
   }
-  const field = h("textarea", { class: "sr-only", "aria-hidden": "true" }, text);
+  const field = h("textarea", { class: "sr-only", "aria-hidden": "true" }, text), focused = document.activeElement;
   document.body.append(field);
   field.select();
   const done = document.execCommand("copy");
   field.remove();
+  focused?.focus();
   return done;
 }
 

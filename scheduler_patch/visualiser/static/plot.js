@@ -8,8 +8,9 @@ import { lasting, timeline, zone } from "./timeline.js";
 const COLOURS = ["#1f5f99", "#a34700", "#1f7a4d", "#7a3e9d", "#8a6d00", "#b0285f", "#3d6b6b", "#5c5c5c", "#704214"];
 const DASHES = [[], [8, 4], [2, 3], [12, 3, 2, 3]];
 const HEIGHT = 280;
-/* What stays free at both sides, of the width of the time; pixels that a written moment takes; rows of labels. */
-const PAD = 0.03, TICK = 84, ROWS = 4;
+/* What stays free at both sides, of the width of the time; pixels that a written moment takes, and that half of one
+   may stand out at the right; rows of labels. */
+const PAD = 0.03, TICK = 84, OUT = 36, ROWS = 4;
 
 let loading;
 
@@ -30,9 +31,9 @@ function uPlot() {
   return loading;
 }
 
-/** Return all moments at which something is drawn, in milliseconds, sorted. */
+/** Return all moments at which something is drawn, in milliseconds, sorted; the first cap is the run's beginning. */
 function moments(spending) {
-  const times = [...spending.times, ...spending.caps.map((cap) => cap.at)];
+  const times = [...spending.times, ...spending.caps.slice(1).map((cap) => cap.at)];
   return [...new Set(times)].filter((at) => at >= spending.times[0]).sort((a, b) => a - b);
 }
 
@@ -51,7 +52,8 @@ function columns(spending, line) {
   const parts = spending.spent_usd.map((one) => at(one.until));
   const total = times.map((_, place) => parts.reduce((sum, part) => sum + part[place], 0));
   const cap = times.map((time) => {
-    const until = spending.caps.filter((one) => one.at <= time).at(-1);
+    // What it was opened with is written down a moment later.
+    const until = spending.caps.filter((one) => one.at <= time).at(-1) ?? spending.caps[0];
     return until ? Number(until.cap_usd) : null;
   });
   const lines = [...(parts.length === 1 ? [] : [total]), ...parts, cap];
@@ -76,6 +78,7 @@ const shown = (plot, value, number, point) =>
 function options(Plot, spending, line, width) {
   const money = (value) => value === null || value === undefined ? "" : usd(String(Number(value.toFixed(6))));
   const first = spending.times[0];
+  const labels = (plot) => line.labels(TICK / Math.max(1, plot.over.clientWidth));
   const drawn = (label, stroke, more) => ({ label, stroke, width: 2, points: { show: false },
     paths: Plot.paths.stepped({ align: 1 }), value: (...at) => money(shown(...at)), ...more });
   const moment = (plot, place, number, point) => {
@@ -83,11 +86,10 @@ function options(Plot, spending, line, width) {
     return new Date(Math.min(at, moments(spending).at(-1))).toLocaleString("en-US", { timeZoneName: "short" });
   };
   return {
-    width, height: HEIGHT, legend: { live: true }, cursor: { drag: { x: false, y: false } },
+    width, height: HEIGHT, padding: [null, OUT, null, null], legend: { live: true }, cursor: { drag: { x: false, y: false } },
     axes: [
       { label: `time (${zone(first)})`, labelSize: 18, size: 48,
-        splits: (plot) => line.ticks(TICK / Math.max(1, plot.over.clientWidth)).map(line.place),
-        values: (_, places) => places.map(line.moment).map((at, place, all) => line.write(at, all[place - 1])) },
+        splits: (plot) => labels(plot).map((one) => one.place), values: (plot) => labels(plot).map((one) => one.text) },
       { values: (_, ticks) => ticks.map(money), size: 80 },
     ],
     scales: { x: { time: false, range: [-PAD, 1 + PAD] }, y: { range: (_, low, high) => [0, (high || 1) * 1.25] } },

@@ -28,8 +28,8 @@ export function zone(ms) {
  */
 function pieces(times) {
   const first = times[0], last = times.at(-1);
-  if (last === first) {
-    return [{ from: first - SECOND / 2, to: first + SECOND / 2, x: 0, width: 1, idle: false }];
+  if (last === first) {  // It begins with what there is.
+    return [{ from: first, to: first + SECOND, x: 0, width: 1, idle: false }];
   }
   const pauses = times.slice(1).map((at, place) => at - times[place]).filter((pause) => pause > 0);
   const usual = [...pauses].sort((a, b) => a - b)[Math.floor((pauses.length - 1) / 2)];
@@ -71,8 +71,8 @@ export function timeline(times) {
       const piece = all.find((one) => x <= one.x + one.width) || all.at(-1);
       return piece.from + Math.min(1.5, Math.max(-0.5, (x - piece.x) / piece.width)) * (piece.to - piece.from);
     },
-    /** Return moments that are written at the axis, when `room` of it is needed for each (0 to 1). */
-    ticks(room) {
+    /** Return what is written at the axis, when `room` of it is needed for each (0 to 1): `{place, text}`. */
+    labels(room) {
       const busy = all.filter((piece) => !piece.idle), widest = busy.length
         ? busy.reduce((one, other) => (other.width > one.width ? other : one)) : all[0];
       const least = (widest.to - widest.from) / widest.width * room;
@@ -86,17 +86,20 @@ export function timeline(times) {
           }
         }
       }
-      return found.length ? found : [first];
-    },
-    /** Write a moment, with its day where `before`, the one that is written before it, is another's. */
-    write(at, before) {
-      const date = new Date(at), span = last - first;
-      const time = date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit",
-        ...(span < 20 * MINUTE && { second: "2-digit" }),
-        ...(span < 10 * SECOND && { fractionalSecondDigits: span < SECOND ? 3 : 1 }) });
-      const day = date.toDateString() === (before === undefined ? "" : new Date(before).toDateString()) ? "" :
-        `\n${date.toLocaleDateString("en-US", { month: "short", day: "numeric" })}`;
-      return time + day;
+      const ticks = found.length ? found : [first];
+      return ticks.map((at, number) => ({ place: place(at), text: written(at, step, ticks[number - 1]) }));
     },
   };
+}
+
+/** Write a moment as exactly as steps need it, with day and year where those of the one before are others. */
+function written(at, step, before) {
+  const date = new Date(at), last = before === undefined ? null : new Date(before);
+  const digits = step < 10 ? 3 : step < 100 ? 2 : step < SECOND ? 1 : 0;
+  const time = date.toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit",
+    ...(step < MINUTE && { second: "2-digit" }), ...(digits && { fractionalSecondDigits: digits }) });
+  const year = last && last.getFullYear() !== date.getFullYear() && { year: "numeric" };
+  const day = last?.toDateString() === date.toDateString() ? "" :
+    `\n${date.toLocaleDateString("en-US", { month: "short", day: "numeric", ...year })}`;
+  return time + day;
 }
