@@ -37,8 +37,8 @@ _USED = """
               (SELECT max(id) FROM journal WHERE journal.run_id = ?6 AND kind = 'approve' AND note =
                passed.task_id || ' ' || passed.amount_micros || ' duplicate of ' || passed.call_id)), 0)
 """
-#: Calls that this one may make again, but for what this attempt has repeated of them, and for those up to one
-#: beside which an operator has let it pass.
+#: Calls that this one may make again, but for what this attempt has repeated of them, and for a task's equal
+#: ones up to that beside which an operator has let it pass.
 _MAY_REPEAT = f"""
     call.vendor = ?1 AND call.account = ?2 AND call.operation = ?3 AND call.id <> ?4 AND call.claim_id <> ?5
     AND call.asked_micros > 0
@@ -47,7 +47,8 @@ _MAY_REPEAT = f"""
     AND NOT EXISTS (SELECT 1 FROM duplicate_approval AS passed JOIN call AS shown ON shown.id = passed.call_id
                     WHERE passed.run_id = ?6 AND passed.task_id IN (SELECT value FROM json_each(?7))
                     AND passed.amount_micros >= ?8 + {_USED} AND shown.task_id = call.task_id
-                    AND shown.rowid >= call.rowid)
+                    AND shown.vendor = ?1 AND shown.account = ?2 AND shown.operation = ?3
+                    AND shown.target IS call.target AND shown.rowid >= call.rowid)
 """
 _COLUMNS = "SELECT call.id, call.task_id, call.run_id, call.asked_micros FROM call"
 _LAST = "ORDER BY call.rowid DESC LIMIT 1"

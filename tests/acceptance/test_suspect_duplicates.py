@@ -123,6 +123,22 @@ def test_it_may_be_said_alone(unstarted: Site, suspects: str, said: bool) -> Non
 PAYING = "tests.support.paying_pipeline"
 
 
+def test_an_approval_lets_pass_what_it_was_given_for_alone(guarded: Site) -> None:
+    """What the other task did before the call beside which it was given may be another operation."""
+    shares = ("PayShares", "--run-id", "again", "--amount", "2600")
+    (guarded.folder / "out" / "die").touch()
+    guarded.luigi("PayShares", module=PAYING)
+    (guarded.folder / "out" / "die").unlink()
+    assert moved(guarded) == [2700, 2000, 500]
+    guarded.luigi(*shares, module=PAYING)
+    for amounts in ([2600], [2600, 2000], [2600, 2000, 500]):
+        run_id, task = waiting(guarded)
+        shown = ("--task", task["task_id"], "--cost", task["cost_usd"])
+        assert guarded.cli("approve", run_id, *shown, "--duplicate-of", task["duplicate_of"])[0] == 0
+        said = guarded.luigi(*shares, module=PAYING)[1]
+        assert moved(guarded) == [2700, 2000, 500, *amounts], said
+
+
 class TestOfTasksThatSayWhatTheyPayFor:
     @pytest.mark.parametrize(
         ("first", "corrected"),

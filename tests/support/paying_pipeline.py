@@ -6,6 +6,7 @@ import os
 import signal
 
 import luigi
+import stripe
 
 from luigi_spendguard import VendorTask
 from tests.support.pipelines import OUT, Output, charge, note
@@ -158,3 +159,18 @@ class PayBadly(VendorTask, Output):
 
     def run(self) -> None:
         self.write(charge("cus_badly").id)
+
+
+class PayShares(VendorTask, Output):
+    """Charges a customer, transfers a part of that, and charges the fee."""
+
+    amount = luigi.IntParameter(default=2700)
+    run_id = luigi.Parameter(default="", significant=False)
+
+    def run(self) -> None:
+        charge("a", self.amount)
+        stripe.Transfer.create(amount=2000, currency="usd", destination="acct_17")
+        charge("a", 500)
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had paid")
+        self.write()

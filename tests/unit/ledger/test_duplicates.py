@@ -152,6 +152,21 @@ class TestApproved:
         assert [pay(books, key, 26).verdict for _ in range(2)] == ["allowed", "denied"]
         assert books.figures() == (79, 0, 0)
 
+    @pytest.mark.parametrize(
+        "other", [{"operation": "transfers.create"}, {"target": "cus_2"}, {"vendor": "twilio"}]
+    )
+    def test_it_is_for_what_was_shown_alone(self, books: Books, other: dict[str, str]) -> None:
+        """What the other task did before that call may be something else."""
+        key = books.claim("Charge_27")
+        for more in (other, {}):
+            pay(books, key, 27, **more)
+        books.write(claims.finish, books.last_claim, "failed")
+        shown = pay(books, books.claim("Charge_26"), 26)
+        approve(books, shown.facts["part"], 26)
+        key = books.claim("Charge_26")
+        assert pay(books, key, 26, **other).reason == "cap"
+        assert pay(books, key, 26).verdict == "allowed"
+
     def test_what_was_not_made_uses_none_of_it(self, books: Books) -> None:
         first = charged(books)
         pay(books, books.claim("Charge_26"), 26)
