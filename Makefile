@@ -10,7 +10,7 @@ JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo test test-all check docs format bench figures clean
+.PHONY: help demo picture test test-all check docs format bench figures clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -37,6 +37,9 @@ $(NPM): package.json
 
 demo: $(STAMP)  ## the accident under stock Luigi and under a cap (KEEP=1 leaves the server up)
 	$(BIN)/python -m tests.demo $(if $(KEEP),--keep)
+
+picture: $(STAMP)  ## take the README's picture of the Budgets tab again, from the demo
+	$(BIN)/python -m tests.demo --picture docs/budgets-tab.png
 
 # A file's tests stay together, for they share servers; in the folders' order, so that unit's short files end it.
 test: $(STAMP) $(NPM)  ## all tests (JOBS=1: in one process)
