@@ -14,6 +14,7 @@ from luigi_spendguard.cli.context import Stop, Usd, operator_of
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import forecast_of, freed_text, money_of, needed_line, reason_lines
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
+from luigi_spendguard.protocol import command, commands
 
 
 def _request_id(ctx: click.Context, param: click.Parameter, value: str | None) -> str:
@@ -234,9 +235,13 @@ def _resolved(call_id: str, call: Mapping[str, Any]) -> str:
     text += "."
     if call["run_state"] == "frozen":
         text += (
-            f" Run {call['run_id']} is frozen: no further call is paid until `spendguard top-up`. If the "
-            "amount was a mistake, correct it with --correct."
+            f" Run {call['run_id']} is frozen: no further call is paid until it is topped up "
+            f"({command('top-up', call['run_id'], '--dry-run')} says by how much). If the amount was a "
+            "mistake, correct it with --correct."
         )
     elif call["state"] == "settled" and not call["object_id"]:
-        text += " Its object is not known: the task's next attempt cannot get its answer (see --object)."
+        text += (
+            " Its object is not known, so the task's next attempt is refused (idempotency_mismatch): name "
+            f"what it opened at the vendor with {commands.correct(call_id, parse_usd(call['spent_usd']))}."
+        )
     return text

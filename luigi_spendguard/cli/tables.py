@@ -82,7 +82,9 @@ def plain(text: str) -> str:
 
 
 def _spent(call: Mapping[str, Any]) -> str:
-    """Return what a call has cost within its reservation, and beyond it."""
+    """Return what a call has cost within its reservation, and beyond it; what it may have, in doubt."""
+    if call["state"] == "in_doubt":
+        return f"{money_of('reserved')(call)} in doubt"
     over = parse_usd(call["overrun_usd"])
     return money_of("spent")(call) + (f" + {format_usd(over)} overrun" if over else "")
 
@@ -252,7 +254,7 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
     if run["in_doubt_calls"] and "reasons" not in run:
         yield plain(
             f"{'in doubt':10} `spendguard calls --run {run['run_id']} --state in_doubt` shows each call; "
-            "`spendguard resolve CALL` ends it, after a look at the vendor's books"
+            "`spendguard resolve CALL --spent USD --object ID` ends it, or --not-sent, by the vendor's books"
         )
     for why in run["blocked"]:
         yield plain(f"{'because':10} {_tasks_of(why)}: {why['text']}; {why['advice']}")
@@ -266,10 +268,12 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
         what = f"may cost {cost}"
         if beside := task.get("duplicate_of"):
             what = f"asks for {cost}, which call {beside} of {task['duplicate_task_id']} may have paid,"
-        yield plain(f"{'approval':10} {task['task_id']} {what} and waits to be approved")
+        warning = f": {task['warning']}" if task.get("warning") else ""
+        yield plain(f"{'approval':10} {task['task_id']} {what} and waits to be approved{warning}")
     for approval in run["approvals"]:
         what = "the forecast" if approval["task_id"] is None else approval["task_id"]
-        yield plain(f"{'approved':10} {what}: {format_usd(parse_usd(approval['usd']))}")
+        beside = f" beside call {approval['duplicate_of']}" if approval.get("duplicate_of") else ""
+        yield plain(f"{'approved':10} {what}: {format_usd(parse_usd(approval['usd']))}{beside}")
     for task in run["shared_tasks"]:
         yield plain(f"{'shared':10} {task['task_id']}: paid by {task['paid_by']}")
     if run["note"]:

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
-from luigi_spendguard.guard.lookups import LookedUp, LookUps, NotNow
+from luigi_spendguard.guard.lookups import LookedUp, LookUps, NotNow, resolve_text
 from luigi_spendguard.guard.messages import (
     Waiting,
     denied_by,
@@ -142,7 +142,7 @@ class Guard:
                 late += 1
                 if late >= LATE_LIMIT:
                     if answer.resend or call.unsure:
-                        raise still_unknown(answer.call_id, error) from error
+                        raise still_unknown(answer.call_id, error, quote) from error
                     raise denial(
                         "ledger_unavailable",
                         "the ledger's grants came too late to be used: this machine or luigid is "
@@ -273,7 +273,7 @@ class Guard:
             if error.interrupt is not None:
                 raise error.interrupt from None
             if answer.resend and not isinstance(error, Late):
-                raise still_unknown(call_id, error) from error
+                raise still_unknown(call_id, error, quote) from error
             raise
         except BaseException as error:
             yield from self._unanswered(quote, call, answer, f"no reply: {type(error).__name__}")
@@ -339,7 +339,7 @@ class Guard:
         if outcome.error:
             raise OutcomeUnknown(
                 f"call {answer.call_id} was sent, but {outcome.error}: it is in doubt and goes on counting. "
-                f"Look it up at the vendor, then `spendguard resolve {answer.call_id}`",
+                f"Look it up at the vendor, then {resolve_text(answer.call_id, quote)}",
                 answer.call_id,
             )
         return self.vendor.answered(reply)

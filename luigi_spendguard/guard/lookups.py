@@ -13,7 +13,7 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.effects import Call, Effect, Life, NotSent
-from luigi_spendguard.protocol import REPLAYED, ReserveReply, command
+from luigi_spendguard.protocol import REPLAYED, ReserveReply, commands
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 
@@ -119,12 +119,11 @@ class LookUps:
         what = f"{answer.object_id}, which this call has opened, has to be read"
         reply = yield from self._fetched(self.vendor.fetch(quote, answer.object_id, request), what)
         if reply.status != 200:
-            again = ("resolve", answer.call_id, "--spent", "USD", "--object", "ID", "--correct")
             raise denial(
                 "idempotency_mismatch",
                 "this call was made before, and an operator has said that it opened "
                 f"{answer.object_id}, which the vendor does not show (HTTP {reply.status}): say which object "
-                f"it is: {command(*again)}",
+                f"it is: {commands.correct(answer.message or answer.call_id)}",
                 {"call_id": answer.call_id, "object_id": answer.object_id},
             )
         logger.warning(
@@ -146,7 +145,9 @@ class LookUps:
             request = replace(request, body=answer.body.encode("utf-8"), headers=headers)
         search = self.vendor.search(quote, request, answer.first_at)
         if search is None:
-            raise in_doubt(answer.call_id, f"{self.vendor.name} has no list in which it could be found")
+            raise in_doubt(
+                answer.call_id, quote, f"{self.vendor.name} has no list in which it could be found"
+            )
         try:
             what = f"whether call {answer.call_id} was executed has to be looked up"
             listed: Reply = yield from self._fetched(search, what)
@@ -154,10 +155,11 @@ class LookUps:
             raise
         except Exception as error:
             raise in_doubt(
-                answer.call_id, f"{self.vendor.name} could not be asked ({type(error).__name__})"
+                answer.call_id, quote, f"{self.vendor.name} could not be asked ({type(error).__name__})"
             ) from error
         if listed.status != 200:
-            raise in_doubt(answer.call_id, f"{self.vendor.name} could not be asked (HTTP {listed.status})")
+            why = f"{self.vendor.name} could not be asked (HTTP {listed.status})"
+            raise in_doubt(answer.call_id, quote, why)
         return self.vendor.matches(quote, request, listed, answer.first_at)
 
     def taken_back(self, undo: Request, outcome: Outcome) -> Generator[Effect, Any, Ending]:
@@ -206,11 +208,18 @@ class LookUps:
         return replace(outcome, note="booked as quoted: what was billed could not be read"), interrupted
 
 
-def in_doubt(call_id: str, why: str) -> SpendDenied:
+def resolve_text(call_id: str, quote: Quote) -> str:
+    """Return in words what ends a call in doubt, by what is known of it here."""
+    # On an object that counts already only the rest is reserved.
+    micros = quote.total_micros if quote.object_id is None else None
+    return commands.resolve_text(call_id, micros, quote.object_id)
+
+
+def in_doubt(call_id: str, quote: Quote, why: str) -> SpendDenied:
     """Return the denial of a call that may have been executed and would be executed twice."""
     return denial(
         "in_doubt",
         f"an earlier attempt of this very call ({call_id}) has an unknown outcome and is never sent twice; "
-        f"{why}. Look it up at the vendor, then {command('resolve', call_id)}",
+        f"{why}. Look it up at the vendor, then {resolve_text(call_id, quote)}",
         {"call_id": call_id},
     )

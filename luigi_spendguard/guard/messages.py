@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.effects import Call, Pause
-from luigi_spendguard.guard.lookups import LookedUp
+from luigi_spendguard.guard.lookups import LookedUp, resolve_text
 from luigi_spendguard.protocol import (
     GRANT_SECONDS,
     MAX_BODY,
@@ -22,6 +22,7 @@ from luigi_spendguard.protocol import (
     EndRequest,
     ReserveReply,
     ReserveRequest,
+    commands,
 )
 from luigi_spendguard.redaction import redact, shows
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
@@ -129,12 +130,13 @@ class Waiting:
             )
 
 
-def still_unknown(call_id: str, error: Exception) -> OutcomeUnknown:
+def still_unknown(call_id: str, error: Exception, quote: Quote | None = None) -> OutcomeUnknown:
     """Return the error of a call in doubt that could not be sent again."""
+    ends = commands.resolve_text(call_id) if quote is None else resolve_text(call_id, quote)
     return OutcomeUnknown(
         f"call {call_id} was sent before, and no reply came: it is in doubt and counts. "
         f"It could not be sent again now ({error}). Made again later, it is ended by what the "
-        f"vendor says; or `spendguard resolve {call_id}`",
+        f"vendor says; or look it up there, then {ends}",
         call_id,
         again=True,
     )

@@ -16,7 +16,7 @@ from luigi_spendguard.ledger.budgets import JournalEntry, journal, keep_budget, 
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.protocol import KEY_PREFIX
+from luigi_spendguard.protocol import KEY_PREFIX, command
 
 
 def key_hash(key: str) -> str:
@@ -141,6 +141,8 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     return row, key
 
 
+#: Tasks of a batch that are named one by one.
+_NAMED = 3
 #: A claim whose attempt is over; that of a revoked run stays revoked.
 _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
@@ -172,7 +174,13 @@ def _max_cost(tx: Tx, request: NewClaim) -> Micros | None:
     allowed = without_approval(tx, request.run_id, tasks, request.single)
     if request.max_cost is None or request.max_cost <= allowed:
         return allowed if request.max_cost is None else request.max_cost
-    advice = f"`spendguard approve {request.run_id} --task TASK_ID --cost USD` lets it pass"
+    share = plain_usd(Micros(-(-request.max_cost // len(tasks))))
+    approved = [
+        command("approve", request.run_id, "--task", task, "--cost", share) for task in tasks[:_NAMED]
+    ]
+    advice = f"{' and '.join(approved)} lets it pass"
+    if len(tasks) > _NAMED:
+        advice = f"{approved[0]}, and so for each of its {len(tasks)} tasks, lets it pass"
     raise denial(
         "cap",
         f"{request.task_id} may cost {format_usd(request.max_cost)}, and only {format_usd(allowed)} without "

@@ -21,10 +21,8 @@ from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.identity import Identity
 from luigi_spendguard.ledger.runs import run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.protocol import ReserveRequest, command
+from luigi_spendguard.protocol import DUPLICATE, ReserveRequest, command
 
-#: What a budget's denial names where there is none, but an earlier call (`held_part` of a claim).
-DUPLICATE = "duplicate"
 #: So many of the newest charges of a target are looked at: one that is paid daily has thousands.
 NEWEST = 1000
 #: What an approval has let pass since it was given: it is for an amount, and used up by it.
@@ -110,7 +108,8 @@ def check_duplicate(tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identit
     )
     raise ReservationDenied(
         "cap",
-        f"{text} (suspect_duplicates). If it is another one, {advice} lets it pass; {remedy}",
+        f"{text} (suspect_duplicates). If it is another one, {advice} lets it pass. If it is the same one, "
+        f"{remedy}",
         run_id=run_id,
         budget=DUPLICATE,
         part=earlier["id"],
@@ -132,7 +131,7 @@ def _find_suspect(
         row = tx.one(_FOR_PAYMENT, *common, claim["payment"])
         if row is not None:
             what = "the same payment_key, with another target or idempotency key"
-            return row, _whose(row), what, "another payment has a payment_key of its own"
+            return row, _whose(row), what, "take this task out of the pipeline; it waits until then"
     if identity.base is None:
         return None
     if claim["payment"]:
@@ -140,7 +139,8 @@ def _find_suspect(
         if row is not None:
             whose = f"the same task in run {row['run_id']}, which has not completed since,"
             what = "the same target, under another payment_key"
-            return row, whose, what, "a payment_key that is the same in each attempt gets the first answer"
+            remedy = "say the payment_key as it was then: the call gets the first answer, and nothing is paid"
+            return row, whose, what, remedy
     if ask.target is None:
         return None
     own = json.dumps([*tasks, *identity.mates])
@@ -148,7 +148,11 @@ def _find_suspect(
     if row is None:
         return None
     whose = f"{_whose(row)}, which has not completed,"
-    return row, whose, "the same target", "a payment_key of the task says so beforehand"
+    remedy = (
+        f"take this task out of the pipeline before {row['task_id']} completes: from then on this one is not "
+        "held any more, and charges as well. A payment_key that both have would refuse it for good"
+    )
+    return row, whose, "the same target", remedy
 
 
 def _whose(row: Row) -> str:

@@ -57,7 +57,8 @@ class Found:
 
     Attributes:
         now: up to where this is.
-        rows: entries of the journal, and calls that a cap has denied (`kind` is `cap`), oldest first.
+        rows: entries of the journal, calls that a cap has denied (`kind` is `cap`) and calls that were
+            denied otherwise (`denied`), oldest first.
         frozen, thawed: the runs that have become so.
 
     """
@@ -88,6 +89,10 @@ def news(tx: Tx, since: Position) -> Found:
         " journal.actor, journal.cap_micros AS more_micros, journal.overrun_micros, budget.scope,"
         " budget.subject,"
         " budget.part, cap, call.task_id, call.vendor, call.operation, call.reserved_micros, call.relayed,"
+        " NOT EXISTS (SELECT 1 FROM journal AS earlier WHERE earlier.call_id = journal.call_id"
+        " AND earlier.kind = 'doubt' AND earlier.id < journal.id) AS first_doubt,"
+        " (SELECT own.spent_micros + own.reserved_micros + own.overrun_micros - own.cap_micros FROM budget AS"
+        " own WHERE own.scope = 'run' AND own.subject = journal.run_id AND own.part = '') AS deficit,"
         " key_terms.vendor AS key_vendor, key_terms.run_cap_micros, key_terms.daily_cap_micros,"
         " key_terms.expires_at FROM journal LEFT JOIN"
         " (SELECT *, cap_micros - shadow_micros AS cap FROM budget) budget ON budget.id = journal.budget_id"
@@ -98,12 +103,23 @@ def news(tx: Tx, since: Position) -> Found:
         entry,
     )
     denied = tx.all(
-        "SELECT call.created_at AS at, 'cap' AS kind, call.run_id, call.relayed, budget.*"
+        "SELECT call.created_at AS at, 'cap' AS kind, call.run_id, call.relayed,"
+        " call.asked_micros, budget.*"
         " FROM call JOIN claim ON claim.id = call.claim_id JOIN run ON run.run_id = call.run_id"
         f" JOIN ({WITH_REMAINING}) budget ON budget.scope = held_scope AND budget.part = held_part"
         " AND budget.subject = CASE held_scope WHEN 'day' THEN '' ELSE call.run_id END"
         " WHERE call.rowid > ? AND call.rowid <= ? AND verdict = 'denied' AND reason = 'cap'"
         f" AND run.state <> 'frozen' AND held_scope IN {_CAPS} ORDER BY call.rowid",
+        since.call,
+        call,
+    )
+    others = tx.all(
+        "SELECT call.created_at AS at, 'denied' AS kind, call.run_id, call.relayed, call.id AS call_id,"
+        " call.task_id, call.vendor, call.operation, call.reason, call.message"
+        " FROM call JOIN claim ON claim.id = call.claim_id JOIN run ON run.run_id = call.run_id"
+        " WHERE call.rowid > ? AND call.rowid <= ? AND verdict = 'denied' AND reason <> 'revoked'"
+        f" AND NOT (reason = 'cap' AND (run.state = 'frozen' OR held_scope IN {_CAPS}))"
+        " ORDER BY call.rowid",
         since.call,
         call,
     )
@@ -116,7 +132,7 @@ def news(tx: Tx, since: Position) -> Found:
     thawed = {row["run_id"] for row in states if row["state"] == "active"} & since.frozen
     return Found(
         Position(entry, call, frozen),
-        sorted([*entries, *denied], key=lambda row: int(row["at"])),
+        sorted([*entries, *denied, *others], key=lambda row: int(row["at"])),
         frozen - since.frozen,
         frozenset(thawed),
     )

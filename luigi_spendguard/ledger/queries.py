@@ -13,6 +13,7 @@ from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
+from luigi_spendguard.protocol import DUPLICATE
 from luigi_spendguard.settings.policy import Caps
 
 #: The worst that the ledger knows of a run: one word for lists, pages and filters.
@@ -21,7 +22,13 @@ STATUS = (
     " WHEN EXISTS (SELECT 1 FROM call WHERE call.run_id = run.run_id AND call.state = 'in_doubt')"
     " THEN 'in_doubt' WHEN run.state = 'ended' THEN 'ended'"
     " WHEN (SELECT max(rowid) FROM call WHERE call.run_id = run.run_id AND verdict = 'denied')"
-    " = (SELECT max(rowid) FROM call WHERE call.run_id = run.run_id) THEN 'denied' ELSE run.state END"
+    " = (SELECT max(rowid) FROM call WHERE call.run_id = run.run_id)"
+    # What an operator has done since lets it pass. Behind the last call little is entered but that.
+    " AND NOT EXISTS (SELECT 1 FROM (SELECT kind, at FROM journal WHERE journal.run_id = run.run_id"
+    " ORDER BY id DESC LIMIT 200) AS later, (SELECT created_at, reason FROM call"
+    " WHERE call.run_id = run.run_id ORDER BY rowid DESC LIMIT 1) AS last WHERE later.at >= last.created_at"
+    f" AND later.kind IN ('top_up','approve') AND last.reason IN ('cap','{DUPLICATE}'))"
+    " THEN 'denied' ELSE run.state END"
 )
 #: Runs with what the API shows of them; a condition may follow.
 RUNS = (
@@ -69,7 +76,7 @@ def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
     shown = show_run(row)
     shown["budgets"] = [_show_budget(budget) for budget in sub_budgets(tx, run_id, inside)]
     shown["in_doubt"] = [
-        {"id": call["id"], "usd": call["reserved_usd"]}
+        {"id": call["id"], "usd": call["reserved_usd"], "object_id": call["object_id"]}
         for call in (
             calls(tx, CallFilter(run_id=run_id, state="in_doubt", limit=DOUBTS))
             if shown["in_doubt_calls"]
@@ -77,9 +84,18 @@ def run(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> dict[str, Any]:
         )
     ]
     shown["shared_tasks"] = _shared_tasks(tx, run_id)
-    approved = tx.all("SELECT task_id, amount_micros FROM approval WHERE run_id = ? ORDER BY 1", run_id)
+    approved = tx.all(
+        "SELECT task_id, amount_micros, NULL AS call_id FROM approval WHERE run_id = ?1 UNION ALL"
+        " SELECT task_id, amount_micros, call_id FROM duplicate_approval WHERE run_id = ?1 ORDER BY 1, 3",
+        run_id,
+    )
     shown["approvals"] = [
-        {"task_id": row["task_id"] or None, "usd": plain_usd(row["amount_micros"])} for row in approved
+        {
+            "task_id": row["task_id"] or None,
+            "usd": plain_usd(row["amount_micros"]),
+            "duplicate_of": row["call_id"],
+        }
+        for row in approved
     ]
     return shown
 

@@ -22,7 +22,7 @@ from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
 from luigi_spendguard.ledger.identity import Identity
 from luigi_spendguard.ledger.turns import forget_turns, take_turn, wait_for_turn
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.protocol import ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest, commands
 
 #: An in-doubt call is sent again with its own key for so long; Stripe may forget keys after 24 h
 #: (https://docs.stripe.com/api/idempotent_requests).
@@ -105,9 +105,14 @@ def _check_sender(scope: Scope, match: Row) -> None:
     raise ReservationDenied(
         "in_doubt",
         f"an earlier attempt of this very call ({match['id']}) was sent by {by} and has an unknown outcome: "
-        f"send it {how} again, or {command('resolve', match['id'])}",
+        f"send it {how} again, or look it up at the vendor, then {_resolve(match)}",
         call_id=match["id"],
     )
+
+
+def _resolve(row: Row) -> str:
+    """Return in words what ends a call of which the outcome is unknown."""
+    return commands.resolve_text(row["id"], row["reserved_micros"], row["object_id"])
 
 
 def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
@@ -131,9 +136,9 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
             raise ReservationDenied(
                 "idempotency_mismatch",
                 f"call {source['id']} was made before, and an operator has resolved it ({word}) without its "
-                "answer: name what it opened at the vendor with `spendguard resolve "
-                f"{source['id']} --spent USD --object ID --correct`, and the next attempt gets that; or make "
-                "what this task outputs by hand",
+                "answer: name what it opened at the vendor with "
+                f"{commands.correct(source['id'], source['settled_micros'] + source['corrected_micros'])}, "
+                "and the next attempt gets that; or make what this task outputs by hand",
                 call_id=source["id"],
             )
         # The guard fetches what the operator has named.
@@ -142,6 +147,7 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
             ask.call_id,
             ask.ask,
             object_id=source["object_id"],
+            message=source["id"],
             first_at=source["ended_at"] or source["created_at"],
         )
     return ReserveReply(
@@ -165,7 +171,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         raise ReservationDenied(
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is too old "
-            f"to be sent again: look it up at the vendor, then {command('resolve', row['id'])}",
+            f"to be sent again: look it up at the vendor, then {_resolve(row)}",
             call_id=row["id"],
         )
     if row["run_id"] != scope.run["run_id"] and tx.value(
@@ -175,7 +181,7 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
             "in_doubt",
             f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and belongs to run "
             f"{row['run_id']}, which is revoked and sends nothing any more: look it up at the vendor, then "
-            f"{command('resolve', row['id'])}",
+            f"{_resolve(row)}",
             call_id=row["id"],
         )
     if row["state"] == "pending" and row["sender"] != ask.call_id:
@@ -235,8 +241,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     raise ReservationDenied(
         "in_doubt",
         f"an earlier attempt of this very call ({row['id']}) has an unknown outcome and is never sent twice: "
-        f"the vendor {shows}. Look it up there, then "
-        f"{command('resolve', row['id'])}",
+        f"the vendor {shows}. Look it up there, then {_resolve(row)}",
         call_id=row["id"],
     )
 

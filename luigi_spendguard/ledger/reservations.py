@@ -25,7 +25,7 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
-from luigi_spendguard.ledger.duplicates import DUPLICATE, check_duplicate
+from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import (
@@ -40,7 +40,8 @@ from luigi_spendguard.ledger.replays import answer_repeated, grant, regrant, rep
 from luigi_spendguard.ledger.targets import check_mates, check_overlap, keep_targets
 from luigi_spendguard.ledger.turns import take_turn, wait_for_turn
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from luigi_spendguard.protocol import ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol import DUPLICATE, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol.commands import rounded, top_up
 
 
 def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
@@ -65,7 +66,8 @@ def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     except ReservationDenied as refused:
         denied = refused.denied
         if row is None and not (ask.look_up and denied.reason == "endpoint"):  # Its call will be.
-            decision = Decision("denied", denied.reason, denied.message)
+            held = denied.facts.get("budget") == DUPLICATE  # To whoever asks it is a budget's denial.
+            decision = Decision("denied", DUPLICATE if held else denied.reason, denied.message)
             record(tx, scope, ask, Identity(), now, decision)
         if (asked := denied.facts.get("asked_usd")) is not None:
             hold(tx, scope.claim["id"], denied.facts["budget"], denied.facts["part"], parse_usd(asked))
@@ -77,7 +79,8 @@ def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
 def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:
     """Answer a request for a call that is known."""
     if row["verdict"] == "denied":
-        return ReserveReply("denied", row["id"], ask.ask, reason=row["reason"], message=row["message"])
+        reason = "cap" if row["reason"] == DUPLICATE else row["reason"]
+        return ReserveReply("denied", row["id"], ask.ask, reason=reason, message=row["message"])
     if not same_call(row, ask):
         raise ReservationDenied(
             "scope", f"call {row['id']} was for something else: a call id is for one call"
@@ -225,12 +228,13 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
     counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
+    run_id = scope.run["run_id"]
     if amount and scope.run["state"] == "frozen":
         frozen = ReservationDenied(
             "cap",
-            f"run {scope.run['run_id']} is frozen: the vendor billed more than was "
-            "reserved. Look at `spendguard calls`, then `spendguard top-up` it",
-            run_id=scope.run["run_id"],
+            f"run {run_id} is frozen: the vendor billed more than was reserved. Look at "
+            f"{command('calls', '--run', run_id)}, then {_enough(run_id, run_budget(tx, run_id), amount)}",
+            run_id=run_id,
         )
         if not scope.caps.shadow:
             raise frozen
@@ -247,6 +251,17 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     )
     if not ask.read:
         journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
+
+
+def _counted(budget: Row) -> int:
+    """Return what counts against a budget."""
+    return int(budget["spent_micros"] + budget["reserved_micros"] + budget["overrun_micros"])
+
+
+def _enough(run_id: str, budget: Row, amount: Micros) -> str:
+    """Return the top-up after which a budget has room for an amount."""
+    short = _counted(budget) + amount - budget["cap_micros"]
+    return top_up(run_id, rounded(max(1, short)), budget["scope"], budget["part"])
 
 
 def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
@@ -308,36 +323,35 @@ def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:
         )
 
 
-def _budget_name(scope: Scope, budget: Row) -> tuple[str, str]:
-    """Return what a budget is called, and what raises it."""
+def _budget_name(scope: Scope, budget: Row, amount: Micros) -> tuple[str, str]:
+    """Return what a budget is called, and what raises it so that it has room for an amount."""
     run_id, part = scope.run["run_id"], budget["part"]
+    more = _enough(run_id, budget, amount)
     if budget["scope"] == "run":
         why_none = "" if budget["cap_micros"] else scope.run["note"]
-        return f"of run {run_id}", why_none or f"{command('top-up', run_id, 'USD')} raises it"
+        return f"of run {run_id}", why_none or f"{more} raises it"
     if budget["scope"] == "day":
-        more = command("top-up", run_id, "USD", "--day")
         return (
             f"a day of all runs ({part})",
             f"it is [spendguard] daily_cap_usd; {more} lets this run pass it",
         )
     if budget["scope"] == "family":
-        more = command("top-up", run_id, "USD", "--family", part)
         return f"of {part} in run {run_id}", f"it is set in [spendguard_family_caps]; {more} raises it"
     if budget["scope"] in ("key", "key_day"):
         what = "of the vault key" if budget["scope"] == "key" else "a day of the vault key"
-        return f"{what} (run {run_id})", f"`spendguard top-up {run_id} USD` raises it"
+        return f"{what} (run {run_id})", f"{more} raises it"
     if budget["scope"] == "vendor":
-        more = command("top-up", run_id, "USD", "--vendor", part)
         return f"at {part} in run {run_id}", f"it is [spendguard_{part}] run_cap_usd; {more} raises it"
     if budget["cap_micros"] - budget["shadow_micros"] == scope.caps.single:
-        approve = command("approve", run_id, "--task", part, "--cost", "USD")
+        wanted = Micros(_counted(budget) + amount)
+        approve = command("approve", run_id, "--task", part, "--cost", plain_usd(wanted))
         return f"of a single task ({part})", f"{approve} raises it (approve_above_usd)"
     return f"of task {part}", "it is the task's max_cost_usd"
 
 
 def _refuse_cap(scope: Scope, budget: Row, amount: Micros) -> ReservationDenied:
     run_id = scope.run["run_id"]
-    what, advice = _budget_name(scope, budget)
+    what, advice = _budget_name(scope, budget, amount)
     cap = budget["cap_micros"] - budget["shadow_micros"]
     return ReservationDenied(
         "cap",

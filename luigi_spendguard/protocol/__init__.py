@@ -62,8 +62,14 @@ MAX_TIMEOUT_MS = 600_000
 RUN_STATUSES = ("active", "denied", "blocked", "held", "in_doubt", "frozen", "ended", "revoked")
 #: What became of a call's reservation.
 CALL_STATES = ("pending", "settled", "voided", "in_doubt")
+#: Why a call is on record as denied, or warned of, that may make another task's payment again. Whoever asks
+#: for it is denied by `cap`.
+DUPLICATE = "duplicate"
 #: What calls can be asked for by: `denied` is all of them, `allowed:cap` what shadow mode let through.
-VERDICTS = ("allowed", "allowed:cap", "replayed", "denied", *(f"denied:{why}" for why in DENIAL_STATUS))
+VERDICTS = (
+    *("allowed", "allowed:cap", f"allowed:{DUPLICATE}", "replayed", "denied"),
+    *(f"denied:{why}" for why in (*DENIAL_STATUS, DUPLICATE)),
+)
 #: What operators do; and, last, what vendors say later of an amount.
 ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "correction")
 #: Verdicts on a call that asks again.
@@ -200,7 +206,7 @@ class ReserveReply(Message):
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`; it was
             asked for at `asked_micros`, in micro-dollars.
         status, answer_headers, answer_body, first_at: the stored answer of a replay; with status 0 it is
-            the vendor's object `object_id`, which an operator has named, as it is now.
+            the vendor's object `object_id`, which an operator has named of call `message`, as it is now.
 
     """
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-from luigi_spendguard.protocol import messages
+from luigi_spendguard.protocol import commands, messages
 from luigi_spendguard.protocol.messages import (
     BadMessage,
     Flag,
@@ -118,6 +118,9 @@ class ResolveRequest(Message):
             raise BadMessage('say either {"spent_usd": "2"} or {"not_sent": true}')
         if self.not_sent and (self.object_id or self.overrun):
             raise BadMessage("'object_id' and 'overrun' go with 'spent_usd'")
+        if self.object_id == commands.OBJECT:
+            what = "stands for the id at the vendor, such as pi_3Q0001: say that"
+            raise BadMessage(f"'object_id' {commands.OBJECT} {what}")
 
 
 @dataclass(frozen=True)

@@ -271,6 +271,7 @@ class RunStanding(LenientMessage):
     Attributes:
         due: vendor tasks that would run now.
         behind: tasks that wait behind those, or are blocked as well once they are due.
+        denied: lines saying why calls were denied for which no operator's decision is awaited.
 
     """
 
@@ -279,6 +280,7 @@ class RunStanding(LenientMessage):
     behind: int
     in_doubt_calls: int
     in_doubt_usd: str
+    denied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -291,7 +293,8 @@ class BlockedReply(LenientMessage):
         paused: whether luigid is.
         unknown: how many of the tasks that were asked about nobody has scheduled there.
         shadow: in shadow mode, lines saying which caps would have sufficed.
-        runs: the worker's runs of which something is blocked or in doubt; none where it was waited for.
+        runs: the worker's runs of which something is blocked, in doubt or denied; none where it was waited
+            for.
 
     """
 

@@ -26,6 +26,7 @@ from requests.structures import CaseInsensitiveDict
 from luigi_spendguard.errors import OutcomeUnknown, PluginError, SpendDenied, SpendguardError, bare
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.process_state import Blocks
+from luigi_spendguard.protocol import commands
 from luigi_spendguard.proxy import attempts, environment, patching
 from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
@@ -227,7 +228,7 @@ def as_resend_error(error: SpendDenied | OutcomeUnknown) -> Exception:
         natural = getattr(exceptions, _NATURAL.get(error.reason, "ResendError"))
         advice = "Do not send it again: the message says what has to be changed first."
     else:
-        advice = "Resolve the call (`spendguard resolve`) once it is known whether it was executed."
+        advice = f"Look at Resend's own list, then {commands.resolve_text(error.call_id or 'CALL')}."
     ours: exceptions.ResendError = also(error, natural, "Resend")
     # Not `natural.__init__`: its advice is to wait, or to make another key.
     exceptions.ResendError.__init__(

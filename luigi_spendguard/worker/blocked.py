@@ -75,7 +75,7 @@ def _summary_format(set_tasks: Any, worker: Any) -> str:
 
 
 def _standing(run: RunStanding) -> list[str]:
-    """Return what is said of a run: how many of its tasks are blocked, and what of it is in doubt."""
+    """Return what is said of a run: how many of its tasks are blocked, what is in doubt, what denied."""
     said = []
     if blocked := blocked_text(run.due, run.behind):
         said.append(f"Run {run.run_id} is blocked: {blocked}.")
@@ -85,6 +85,7 @@ def _standing(run: RunStanding) -> list[str]:
             f"Run {run.run_id}: {calls} in doubt, ${run.in_doubt_usd} may have been "
             f"spent: {command('calls', '--run', run.run_id, '--state', 'in_doubt')} shows them."
         )
+    said += [f"Run {run.run_id}: {line}." for line in run.denied]
     return said
 
 

@@ -15,11 +15,11 @@ from typing import Any
 from luigi_spendguard import __version__
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import actions as done
-from luigi_spendguard.ledger import overview, queries
+from luigi_spendguard.ledger import denials, overview, queries
 from luigi_spendguard.ledger import totals as sums
 from luigi_spendguard.ledger.overview import SORTS, Page
 from luigi_spendguard.money import parse_usd, plain_usd
-from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, command
+from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, command, commands
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.operators import OneRun, TaskCostsRequest, TopUpRequest
 from luigi_spendguard.settings.policy import Caps, expiry_ms
@@ -27,9 +27,10 @@ from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import Growth, TaskState
-from scheduler_patch.dispatch.reasons import Reason, Reasons, growth_of
+from scheduler_patch.dispatch.reasons import IF_THE_SAME, Reason, Reasons, charges_too, growth_of
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService, operators
+from scheduler_patch.service.denials import Denied, grouped
 from scheduler_patch.service.top_ups import weigh
 
 logger = logging.getLogger(__name__)
@@ -168,7 +169,10 @@ async def _shown(
     standing = (await standings(service.scheduler)).get(run_id, CLEAR)
     if standing.verdicts:
         await service.learn_costs()
-    return row | _of_run(service, row, standing, listed)
+    unsolved = await service.browse(denials.unsolved, [run_id]) if row["denied_calls"] else []
+    shown = row | _of_run(service, row, standing, listed)
+    shown["reasons"] += _doubt(row) + [_denied(one) for one in grouped(unsolved or [])]
+    return shown
 
 
 def _no_run(run_id: str) -> Refused:
@@ -356,7 +360,7 @@ def _of_run(
     held = reasons.of_run(run) if run is not None and run.opened else []
     growth = growth_of(gate, run) if run is not None and gate.is_held(run) else []
     return _of_row(row, standing) | {
-        "reasons": [_reason(why, tasks) for why, tasks in held] + _doubt(row),
+        "reasons": [_reason(why, tasks) for why, tasks in held],
         "grown": [_growth(one) for one in growth],
         "blocked": [
             {
@@ -395,24 +399,43 @@ def _doubt(row: Mapping[str, Any]) -> list[dict[str, Any]]:
     calls = "1 call is" if row["in_doubt_calls"] == 1 else f"{row['in_doubt_calls']} calls are"
     listed = command("calls", "--run", row["run_id"], "--state", "in_doubt")
     ends = [
-        command("resolve", call["id"], *how)
+        each
         for call in row["in_doubt"]
-        for how in (("--spent", call["usd"]), ("--not-sent",))
+        for each in commands.resolve(call["id"], parse_usd(call["usd"]), call["object_id"])
     ]
+    opened = ""
+    if any(call["object_id"] is None for call in row["in_doubt"]):
+        opened = f" ({commands.OBJECT}: what it opened there, which the task's next attempt gets)"
     return [
-        {
-            "code": "in_doubt",
-            "scope": "",
-            "part": "",
-            "tasks": 0,
-            "text": f"{calls} in doubt: ${row['in_doubt_usd']} may have been spent, and counts",
-            "advice": f"look at the vendor's books; {listed} shows them, and a resolve ends each",
-            "commands": [each.strip("`") for each in (listed, *ends)],
-            "needed_usd": None,
-            "available_usd": None,
-            "missing_usd": None,
-        }
+        _without_tasks(
+            "in_doubt",
+            f"{calls} in doubt: ${row['in_doubt_usd']} may have been spent, and counts",
+            f"look at the vendor's books; {listed} shows them, and a resolve ends each{opened}",
+            (listed, *ends),
+        )
     ]
+
+
+def _denied(one: Denied) -> dict[str, Any]:
+    """Return what is shown of calls that were denied, and of which no approval lets any pass."""
+    advice = f"mend what it says, then submit the root again; {one.shows} shows it"
+    return _without_tasks("denied", one.text, advice, (one.shows,))
+
+
+def _without_tasks(code: str, text: str, advice: str, clear: Iterable[str]) -> dict[str, Any]:
+    """Return what is shown of a reason that calls have, and no task that is blocked."""
+    return {
+        "code": code,
+        "scope": "",
+        "part": "",
+        "tasks": 0,
+        "text": text,
+        "advice": advice,
+        "commands": [each.strip("`") for each in clear],
+        "needed_usd": None,
+        "available_usd": None,
+        "missing_usd": None,
+    }
 
 
 def _growth(one: Growth) -> dict[str, Any]:
@@ -429,6 +452,12 @@ def _growth(one: Growth) -> dict[str, Any]:
 def _awaiting(task: TaskState, verdict: Verdict) -> dict[str, str]:
     """Return what is shown of a task that waits for an approval: that is what is approved."""
     if verdict is Verdict.DUPLICATE and task.hold is not None:
-        shown = {"cost_usd": plain_usd(task.hold.asked), "duplicate_of": task.hold.part}
-        return {"task_id": task.task_id, **shown, "duplicate_task_id": task.hold.beside}
+        hold = task.hold
+        return {
+            "task_id": task.task_id,
+            "cost_usd": plain_usd(hold.asked),
+            "duplicate_of": hold.part,
+            "duplicate_task_id": hold.beside,
+            "warning": f"{charges_too(hold.beside)}; {IF_THE_SAME}",
+        }
     return {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)}

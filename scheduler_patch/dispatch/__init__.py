@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from enum import Enum
 
 from scheduler_patch.dispatch.budgets import BudgetState
-from scheduler_patch.dispatch.model import Forecast, Outlook, RunState, TaskState
+from scheduler_patch.dispatch.model import Forecast, Lack, Outlook, RunState, TaskState
 from scheduler_patch.dispatch.state import DispatchState
 
 
@@ -240,7 +240,7 @@ class Gate:
         """Return the verdict on a task if this run were to pay for it."""
         verdict, budget = next(self.obstacles(run, task), _NONE)
         if budget is not None:
-            self.state.short[budget] = run.run_id, budget.cap
+            self.state.short[budget] = Lack(run, task, budget.cap)
         return verdict
 
     def obstacle(self, run: RunState, task: TaskState) -> Verdict | None:
@@ -302,6 +302,10 @@ class Gate:
         for budget in self.state.budgets_of(run, task):
             asked = hold.asked if hold is not None and hold.key == budget.held_as else 0
             yield budget, asked if paid else max(asked, self._need(task, budget))
+
+    def needed(self, run: RunState, task: TaskState, budget: BudgetState) -> int:
+        """Return what a task needs of one budget."""
+        return next((need for one, need in self.needs(run, task) if one is budget), 0)
 
     def _need(self, task: TaskState, budget: BudgetState) -> int:
         """Return what a task needs of a budget; of several vendors' it is not known which one gets it."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import format_usd
@@ -218,6 +219,14 @@ class RunState:
         if self.forecast is None and row["forecast_micros"] is not None:
             self.forecast = Forecast(row["forecast_micros"], row["estimated_micros"], row["unknown_tasks"])
             self.scheduled = True
+
+
+class Lack(NamedTuple):
+    """What a budget was too small for, and what its cap was then."""
+
+    run: RunState
+    task: TaskState
+    cap: int
 
 
 @dataclass(frozen=True)

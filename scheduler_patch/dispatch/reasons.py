@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
+from luigi_spendguard.protocol.commands import CENT, approve_forecast, rounded, top_up
 from scheduler_patch.dispatch import Excess, Gate, Verdict
 from scheduler_patch.dispatch.budgets import BudgetState
 from scheduler_patch.dispatch.model import Growth, RunState, TaskState, grown
@@ -19,15 +20,14 @@ from scheduler_patch.dispatch.model import Growth, RunState, TaskState, grown
 UNKNOWN_RUN = "unknown"
 #: Tasks that are named in a sentence.
 _NAMED = 3
-#: The least that is worth a top-up: amounts are rounded up to it.
-CENT = 10_000
 _OPEN = "submit its root again with a worker that has the plugin"
 #: Verdicts that are those of one task alone: what is said of it names it.
 _SINGLE = (Verdict.APPROVAL, Verdict.DUPLICATE, Verdict.TASK)
+#: Of a suspect duplicate: when it is to be approved, and what to do else.
+IF_ANOTHER = "if it is another payment"
+IF_THE_SAME = "if it is the same one, corrected, take it out of the pipeline before that"
 #: Verdicts that the gate's obstacles do not have.
 _BESIDE = (Verdict.BATCH, Verdict.WITHIN, Verdict.REFUSED)
-#: The option by which a budget inside a run is topped up; the run's own has none.
-OPTIONS = {"family": "--family", "vendor": "--vendor", "day": "--day"}
 
 
 @dataclass(frozen=True)
@@ -231,17 +231,6 @@ def _short(run: RunState, need: _Need | None, budget: BudgetState | None) -> tup
     return needed, max(0, room), max(0, needed - room)
 
 
-def rounded(micros: int) -> int:
-    """Return an amount rounded up to whole cents."""
-    return -(-micros // CENT) * CENT
-
-
-def top_up(run_id: str, amount: int, scope: str = "run", part: str = "") -> str:
-    """Return the command that tops up a run, or a budget inside it."""
-    option = [OPTIONS[scope], *([part] if scope != "day" else [])] if scope in OPTIONS else []
-    return command("top-up", run_id, plain_usd(amount), *option)
-
-
 def _of_forecast(gate: Gate, run: RunState, tasks: int) -> Reason:
     """Return why a run waits for an approval of its forecast, and what would let it pass."""
     forecast, cap, them = run.forecast, run.own_budget.cap, _them(tasks)
@@ -253,8 +242,7 @@ def _of_forecast(gate: Gate, run: RunState, tasks: int) -> Reason:
         text += f"; it has grown since {_approved(run)} was approved"
         if growth := growth_of(gate, run):
             text += f": {'; '.join(map(_growth, growth))}"
-    more = ("--unknown-tasks", str(forecast.unknown)) if forecast.unknown else ()
-    approve = command("approve", run.run_id, "--up-to", plain_usd(forecast.known), *more)
+    approve = approve_forecast(run.run_id, forecast.known, forecast.unknown)
     missing = rounded(max(0, forecast.known - cap))
     raised = run.copy()
     raised.own_budget.raise_by(missing)
@@ -266,6 +254,11 @@ def _of_forecast(gate: Gate, run: RunState, tasks: int) -> Reason:
     return Reason(
         run.run_id, Verdict.FORECAST, text, advice, "run", "", forecast.known, cap, missing, commands
     )
+
+
+def charges_too(other: str) -> str:
+    """Return what becomes of a suspect duplicate when the other task completes."""
+    return f"once {other} has completed, this one charges as well, unless both name one payment_key"
 
 
 def growth_of(gate: Gate, run: RunState) -> list[Growth]:
@@ -336,13 +329,14 @@ class _Words:
                 task.cost or 0,
             )
         if code is Verdict.DUPLICATE and hold is not None:
-            return self._approvable(
+            text, frees, approve = self._approvable(
                 f"it asks for {format_usd(hold.asked)}, and call {hold.part} of {hold.beside} may have made "
                 "the same payment",
                 hold.asked,
                 "--duplicate-of",
                 hold.part,
             )
+            return f"{text}; {charges_too(hold.beside)}", f"{frees} {IF_ANOTHER}; {IF_THE_SAME}", approve
         asked = format_usd(hold.asked) if hold is not None else "more"
         if task.cost is None:
             return self._approvable(

@@ -11,7 +11,16 @@ from copy import copy
 from typing import Any
 
 from scheduler_patch.dispatch.budgets import BudgetState, Rules, Today
-from scheduler_patch.dispatch.model import UNOPENED, Announcement, Forecast, Hold, Parts, RunState, TaskState
+from scheduler_patch.dispatch.model import (
+    UNOPENED,
+    Announcement,
+    Forecast,
+    Hold,
+    Lack,
+    Parts,
+    RunState,
+    TaskState,
+)
 
 
 def _nobody_listens(task: TaskState) -> None:
@@ -38,8 +47,8 @@ class DispatchState:
         #: Stands for the run of tasks of which nobody has said where they belong.
         self.nobody = RunState("", UNOPENED)
         self.today = Today()
-        #: The budgets that were found too small: of which run, and what their caps were.
-        self.short: dict[BudgetState, tuple[str, int]] = {}
+        #: The budgets that were found too small, and for what.
+        self.short: dict[BudgetState, Lack] = {}
         #: What a task of a family that declares nothing has cost on average.
         self.averages: dict[str, int] = {}
         #: The same, with the tasks of runs that go on: for what is said, not for what is decided.

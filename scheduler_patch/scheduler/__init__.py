@@ -318,6 +318,14 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Return whether a task would run if it were not for the gate: all that it requires is there."""
         return bool(super()._schedulable(task))
 
+    def is_kept_waiting(self, task_id: str) -> bool:
+        """Return whether a worker that was heard of since luigid began waits for a task that is blocked."""
+        task, vendor_task = self._state.get_task(task_id), self.gate.state.tasks.get(task_id)
+        if task is None or vendor_task is None or task.status != PENDING:
+            return False
+        heard = {each.id for each in self._state.get_active_workers() if each.last_active >= self.begun}
+        return not heard.isdisjoint(vendor_task.workers) and self.gate.verdict(task_id).is_blocked
+
     def knows(self, task_id: str) -> bool:
         """Return whether anybody has scheduled a task; one that others only named as needed is UNKNOWN."""
         task = self._state.get_task(task_id)

@@ -23,7 +23,8 @@ from luigi_spendguard.ledger import (
 )
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
-from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, command
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol.commands import approve_forecast
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
@@ -209,8 +210,10 @@ class LedgerService(Books):
         what = f"its cap is {format_usd(run.own_budget.cap)}"
         if excess is Excess.GROWTH:
             what = f"the last run of {run.root_family} came to {format_usd(run.last or 0)}"
-        held = self.scheduler.gate.is_held(run)
-        return f"; {what}" + (f". It is held until {command('approve', run.run_id)}" if held else "")
+        if not self.scheduler.gate.is_held(run) or run.forecast is None:
+            return f"; {what}"
+        approve = approve_forecast(run.run_id, run.forecast.known, run.forecast.unknown)
+        return f"; {what}. It is held: {approve} lets it pass"
 
     async def _save(self, operation: Callable[..., object], *args: Any) -> None:
         """Keep what is only shown: where that cannot be, nothing else fails."""

@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 
-from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger import denials, queries
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks, RunStanding
 from scheduler_patch.dispatch import READY, WAIT, Verdict
@@ -15,6 +15,7 @@ from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.denials import grouped
 
 #: Seconds between two looks whether something was freed.
 _LOOK_S = 0.1
@@ -79,8 +80,11 @@ def _runs_of(service: LedgerService, worker: str) -> list[str]:
 async def _standing(
     service: LedgerService, worker: str, known: Mapping[str, Standing]
 ) -> tuple[RunStanding, ...]:
-    """Return how those of a worker's runs stand of which something is blocked or in doubt."""
+    """Return how those of a worker's runs stand of which something is blocked, in doubt or denied."""
     named = _runs_of(service, worker)
+    denied: dict[str, list[str]] = {}
+    for one in grouped(await service.read(denials.unsolved, named) or []):
+        denied.setdefault(one.run_id, []).append(f"{one.text}. {one.shows} shows it")
     doubts = {row["run_id"]: row for row in await service.read(queries.in_doubt, named) or []}
     return tuple(
         RunStanding(
@@ -89,10 +93,11 @@ async def _standing(
             standing.behind,
             doubt["calls"] if doubt else 0,
             plain_usd(doubt["micros"] if doubt else 0),
+            tuple(denied.get(run_id, ())),
         )
         for run_id in named
         for standing, doubt in [(known.get(run_id, CLEAR), doubts.get(run_id))]
-        if doubt or standing.due or standing.behind
+        if doubt or standing.due or standing.behind or run_id in denied
     )
 
 

@@ -15,10 +15,12 @@ from luigi_spendguard.ledger import history
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.history import Approval, Found
 from luigi_spendguard.money import format_usd
-from luigi_spendguard.protocol import command
+from luigi_spendguard.protocol import DUPLICATE, command
+from luigi_spendguard.protocol.commands import rounded, top_up
 from luigi_spendguard.settings.policy import moment
 from scheduler_patch.dispatch.budgets import BudgetState
 from scheduler_patch.dispatch.reasons import spent_text
+from scheduler_patch.service.denials import call_text, shows
 from scheduler_patch.service.ledger import Books
 
 logger = logging.getLogger(__name__)
@@ -48,8 +50,8 @@ class News:
         self._at: history.Position | None = None
         #: The caps that were said to be reached, until they are raised.
         self._reached: set[tuple[str, str, str]] = set()
-        #: The calls that were said to be in doubt: their retries may leave them so.
-        self._doubted: set[str] = set()
+        #: What was said to be denied, until something is approved: tasks are tried again.
+        self._denied: set[tuple[str, ...]] = set()
         self._failed = False
 
     def take(self, books: Books) -> None:
@@ -98,10 +100,17 @@ class News:
         kind = row["kind"]
         if kind in ("top_up", "set_cap"):
             self._reached.discard(_key(row))
+        if kind == "approve":
+            self._denied = {said for said in self._denied if said[0] != row["run_id"]}
         if kind == "cap":
             if _key(row) not in self._reached:
                 self._reached.add(_key(row))
-                yield logging.WARNING, _reached(row["run_id"], _budget(row))
+                yield logging.WARNING, _reached(row["run_id"], _budget(row), row["asked_micros"])
+        elif kind == "denied":
+            said = (row["run_id"], row["reason"], row["task_id"], row["operation"])
+            if said not in self._denied:
+                self._denied.add(said)
+                yield logging.WARNING, _refused(row)
         elif kind in _TELL and (text := _TELL[kind](row)):
             actor = (row["actor"] or "an operator") if kind in _OPERATORS else ""
             yield logging.INFO, f"Run {row['run_id']}{text}" + (f", by {actor}" if actor else "")
@@ -112,8 +121,7 @@ class News:
         """Yield a line for each run of which calls have become in doubt."""
         calls: dict[str, dict[str, int]] = {}
         for row in rows:
-            if row["kind"] == "doubt" and row["call_id"] not in self._doubted and self._concerns(row):
-                self._doubted.add(row["call_id"])
+            if row["kind"] == "doubt" and row["first_doubt"] and self._concerns(row):
                 calls.setdefault(row["run_id"], {})[row["call_id"]] = row["reserved_micros"] or 0
         for run_id, held in calls.items():
             those = "1 call is" if len(held) == 1 else f"{len(held)} calls are"
@@ -125,12 +133,25 @@ class News:
     def _too_small(self) -> Iterator[str]:
         """Yield which caps keep tasks from being dispatched: those ask for no call."""
         short, self._books.state.short = self._books.state.short, {}
-        for budget, (run_id, cap) in short.items():
+        for budget, lack in short.items():
             day = budget.scope == "day"
+            run_id, scheduler = lack.run.run_id, self._books.scheduler
             key = (budget.scope, "" if day else run_id, budget.window if day else budget.part)
-            if key not in self._reached and budget.cap == cap and self._concerns({"run_id": run_id}):
+            if key in self._reached or budget.cap != lack.cap or not self._concerns({"run_id": run_id}):
+                continue
+            # At the moment of a look a task may be between its last payment and its end.
+            if scheduler.is_kept_waiting(lack.task.task_id):
                 self._reached.add(key)
-                yield _reached(run_id, budget)
+                yield _reached(run_id, budget, scheduler.gate.needed(lack.run, lack.task, budget))
+
+
+def _refused(row: Row) -> str:
+    """Return what is said of a call that was denied, and by no cap."""
+    run_id, reason = row["run_id"], row["reason"]
+    if reason == DUPLICATE or reason == "cap":
+        return f"Run {run_id}: task {row['task_id']} is held: {row['message']}"
+    text = f"Run {run_id}: {call_text(row)} was denied: {reason}: {row['message']}"
+    return f"{text}; {shows(run_id, reason)} shows it"
 
 
 def _key(row: Row) -> tuple[str, str, str]:
@@ -144,9 +165,12 @@ def _budget(row: Row) -> BudgetState:
     return budget
 
 
-def _reached(run_id: str, budget: BudgetState) -> str:
+def _reached(run_id: str, budget: BudgetState, asked: int) -> str:
+    """Return that a cap is reached, and what lets pass what was asked of it, in micro-dollars."""
+    raises = top_up(run_id, rounded(max(1, asked - budget.remaining)), budget.scope, budget.part)
     if budget.scope == "day":
-        return f"All runs together, {budget.window} (UTC): daily {spent_text(budget)}"
+        text = f"All runs together, {budget.window} (UTC): daily {spent_text(budget)}"
+        return f"{text}; {raises} lets run {run_id} pass it"
     if budget.scope == "key_day":
         day = budget.part.rpartition(" ")[2]
         whose = f"a vault key's daily {spent_text(budget)} on {day} (UTC)"
@@ -157,8 +181,7 @@ def _reached(run_id: str, budget: BudgetState) -> str:
             "beyond the day, " if budget.scope == "beyond_day" else f"{budget.part}'s " if budget.part else ""
         )
         whose = part + spent_text(budget)
-    by_top_up = budget.scope in ("run", "key", "key_day")
-    return f"Run {run_id}: {whose}" + (f"; {command('top-up', run_id, 'USD')} raises it" if by_top_up else "")
+    return f"Run {run_id}: {whose}; {raises} raises it"
 
 
 def _opened(row: Row) -> str:
@@ -211,20 +234,16 @@ _TELL: dict[str, Callable[[Row], str]] = {
     "approve": _approved,
     "revoke": _revoked,
     "issue": _issued,
-    "operator": lambda row: f": {_call(row)} is resolved as {row['note']}",
+    "operator": lambda row: f": {call_text(row)} is resolved as {row['note']}",
 }
 #: Those that somebody has done.
 _OPERATORS = ("top_up", "approve", "revoke", "issue", "operator")
 
 
-def _call(row: Row) -> str:
-    of = f" of task {row['task_id']}" if row["task_id"] else ""
-    return f"call {row['call_id']}{of} ({row['vendor']}, {row['operation']})"
-
-
 def _overrun(row: Row, *, frozen: bool) -> str:
     run_id = row["run_id"]
-    more = f"{_call(row)} cost {format_usd(row['overrun_micros'])} more than was reserved"
+    more = f"{call_text(row)} cost {format_usd(row['overrun_micros'])} more than was reserved"
     if not frozen:
         return f"Run {run_id}: {more}"
-    return f"Run {run_id} is frozen: {more}; {command('top-up', run_id, 'USD')} lets it go on"
+    raises = top_up(run_id, rounded(max(1, row["deficit"])))
+    return f"Run {run_id} is frozen: {more}; {raises} lets it go on"

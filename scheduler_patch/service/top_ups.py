@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from luigi_spendguard.money import plain_usd
+from luigi_spendguard.protocol.commands import CENT, rounded, top_up
 from scheduler_patch.dispatch.model import RunState, TaskState
-from scheduler_patch.dispatch.reasons import CENT, Reasons, Target, Trial, rounded, top_up, unblocked
+from scheduler_patch.dispatch.reasons import Reasons, Target, Trial, unblocked
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
 

@@ -27,7 +27,7 @@ def full(site: Site) -> Site:
 
 
 def test_a_run_is_followed_from_its_opening_to_its_revoke(full: Site) -> None:
-    site, cap = full, "Run r: cap of $1.00 reached, $1.00 spent; `spendguard top-up r USD` raises it"
+    site, cap = full, "Run r: cap of $1.00 reached, $1.00 spent; `spendguard top-up r 1.00` raises it"
     wait_for(site, "Run r is opened with a cap of $1.00")
     wait_for(site, cap)
     site.luigi("Stages", "--n", "4", "--run-id", "r", "--workers", "1", module=STAGED)

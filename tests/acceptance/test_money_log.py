@@ -64,7 +64,7 @@ def test_what_has_frozen_a_run_and_thawed_it_is_said(site: Site) -> None:
     assert site.cli("resolve", doubt, "--spent", "3", "--overrun")[0] == 0
     [frozen] = lines(site, "is frozen")
     assert f"Run {run_id} is frozen: call {doubt} " in frozen
-    assert f"cost $1.00 more than was reserved; `spendguard top-up {run_id} USD` lets it go on" in frozen
+    assert f"cost $1.00 more than was reserved; `spendguard top-up {run_id} 0.01` lets it go on" in frozen
     assert site.cli("top-up", run_id, "9")[0] == 0
     assert len(lines(site, f"Run {run_id} is thawed")) == 1
     assert len(lines(site, "in doubt")) == 1

@@ -162,7 +162,7 @@ class TestTopUps:
         [call] = site.calls("r")
         doubt = reasons(site)["in_doubt"]
         assert doubt["commands"][0] == "spendguard calls --run r --state in_doubt"
-        assert f"spendguard resolve {call['id']} --spent 1.00" in doubt["commands"]
+        assert f"spendguard resolve {call['id']} --spent 1.00 --object ID" in doubt["commands"]
         said = site.call("POST", f"/calls/{call['id']}/resolve", {"spent_usd": "4", "overrun": True})[1]
         assert said["run_state"] == "frozen"
         moved = site.stripe.moved()

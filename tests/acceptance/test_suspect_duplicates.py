@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_crashes import children_of, kill
+from tests.acceptance.test_money_log import lines
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
@@ -52,6 +53,8 @@ def test_it_is_held_with_both_calls_named_until_it_is_approved(guarded: Site) ->
     assert task["duplicate_of"] in said
     assert f"--duplicate-of {task['duplicate_of']}" in said
     [denied] = guarded.calls(run_id)
+    assert denied["verdict"] == "denied:duplicate"
+    assert guarded.calls(run_id) == guarded.call("GET", "/calls?verdict=denied:duplicate")[1]
     assert denied["id"] in denied["message"]
     assert task["duplicate_of"] in denied["message"]
     assert "tasks blocked" in said or "1 task blocked" in said
@@ -60,11 +63,31 @@ def test_it_is_held_with_both_calls_named_until_it_is_approved(guarded: Site) ->
     assert (code != 0, "look at it again" in problem) == (True, True)
     shown = guarded.cli("run", run_id)[1]
     assert "waits to be approved" in shown
+    said_where_it_is_held(guarded, run_id, said, shown)
     code, answered, problem = guarded.cli(*approve, "--cost", "26")
     assert code == 0, problem
     assert task["duplicate_of"] in answered
+    approval = {"task_id": task["task_id"], "usd": "26.00", "duplicate_of": task["duplicate_of"]}
+    assert (guarded.run(run_id)["status"], guarded.run(run_id)["approvals"]) == ("active", [approval])
+    assert f"{task['task_id']}: $26.00 beside call {task['duplicate_of']}" in guarded.cli("run", run_id)[1]
     said = charge(guarded, 2600)
     assert moved(guarded) == [2700, 2600], said
+    assert guarded.run(run_id)["status"] == "ended"
+
+
+def said_where_it_is_held(site: Site, run_id: str, summary: str, shown: str) -> None:
+    """Everywhere that it is held it is said that it charges as well once the first task has completed."""
+    [task], [denied] = site.run(run_id)["awaiting_approval"], site.calls(run_id)
+    other = task["duplicate_task_id"]
+    warning = f"once {other} has completed, this one charges as well"
+    assert warning in summary.partition("===== Luigi Execution Summary =====")[2]
+    assert warning in shown
+    assert task["warning"].startswith(warning)
+    assert "take it out of the pipeline before that" in task["warning"]
+    assert f"take this task out of the pipeline before {other} completes" in denied["message"]
+    [logged] = lines(site, "is held")
+    assert f"Run {run_id}: task {task['task_id']} is held: call {denied['id']}" in logged
+    assert "and charges as well" in logged
 
 
 def test_it_waits_no_more_when_the_other_task_has_completed(site: Site) -> None:

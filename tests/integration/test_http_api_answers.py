@@ -51,7 +51,9 @@ def test_what_waits_for_an_approval_and_what_was_approved_is_shown(tmp_path: Pat
         assert code == 1
         assert "run r has no task nope" in err
         assert site.cli("approve", "r", "--task", task["task_id"], "--cost", "11")[0] == 0
-        assert site.run("r")["approvals"] == [{"task_id": task["task_id"], "usd": "11.00"}]
+        assert site.run("r")["approvals"] == [
+            {"task_id": task["task_id"], "usd": "11.00", "duplicate_of": None}
+        ]
         assert f"approved   {task['task_id']}: $11.00" in site.cli("run", "r")[1]
         day = send(site, "GET", "/day").json
         assert (day["cap_usd"], day["spent_usd"], day["remaining_usd"]) == ("500.00", "0.00", "500.00")
@@ -68,7 +70,7 @@ def test_the_day_has_no_amounts_without_a_daily_cap(shared_site: Site) -> None:
     [
         (
             "/calls?verdict=bogus",
-            "'verdict' must be one of allowed, allowed:cap, replayed, denied, ",
+            "'verdict' must be one of allowed, allowed:cap, allowed:duplicate, replayed, denied, ",
         ),
         ("/calls?verdict=denied:bogus", "'verdict' must be one of"),
         (

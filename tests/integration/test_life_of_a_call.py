@@ -195,7 +195,7 @@ def test_without_an_object_the_refusal_says_that_an_operator_resolved_it(
         charge()
     assert denied.value.reason == "idempotency_mismatch"
     assert "an operator has resolved it (spent $1.00)" in str(denied.value)
-    assert f"spendguard resolve {call_id} --spent USD --object ID --correct" in str(denied.value)
+    assert f"spendguard resolve {call_id} --spent 1.00 --object ID --correct" in str(denied.value)
     assert "replay_days" not in str(denied.value)
     pretender.site.call("POST", path, {"spent_usd": "1", "object_id": "pi_none", "correct": True})
     with pretender.attempt(), pytest.raises(SpendDenied, match="pi_none, which the vendor does not show"):

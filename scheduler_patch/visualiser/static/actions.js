@@ -182,7 +182,7 @@ export function approveTask(run, task) {
     title: "Approve a task",
     text: [task.task_id, task.duplicate_of
       ? `It asks for ${usd(task.cost_usd)}. Call ${task.duplicate_of} of ${task.duplicate_task_id} may have made ` +
-        "the same: approve it only if it is another payment."
+        `the same: approve it only if it is another payment. If you do not: ${task.warning}.`
       : `It may cost ${usd(task.cost_usd)}.`],
     confirm: `Approve ${usd(task.cost_usd)}`,
     act: () => post(["runs", run.run_id, "approve"], { usd: task.cost_usd, task_id: task.task_id,
@@ -214,7 +214,8 @@ export function resolve(call) {
       h("p", { class: "radio" }, h("label", null,
         h("input", { type: "radio", name: "what", value: "spent" }), "It cost the amount below")),
       amount("spent_usd", "Amount (USD)", { value: call.reserved_usd }),
-      field("object_id", "The vendor's object, if you know it", { placeholder: "pi_… or SM…" }),
+      field("object_id", "The vendor's object", { placeholder: "pi_… or SM…", value: call.object_id || "" },
+        "Without it the task's next attempt is refused (idempotency_mismatch): its answer cannot be fetched."),
       h("p", { class: "checkbox" }, h("label", null, h("input", { type: "checkbox", name: "overrun" }),
         "It really cost more than was reserved (books the rest as overrun, and freezes the run)")),
     ],

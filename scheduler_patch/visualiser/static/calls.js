@@ -10,7 +10,8 @@ import { duration, some, time, usd } from "./format.js";
 
 const SIZE = 50;
 const HEADINGS = ["Time", "Task", "Vendor", "Operation", "Asked", "Spent", "Verdict", "State", "Object", "Latency"];
-const VERDICTS = ["allowed", "replayed", "denied", "denied:cap", "allowed:cap"];
+const VERDICTS = ["allowed", "replayed", "denied", "denied:cap", "denied:duplicate", "denied:idempotency_mismatch",
+  "allowed:cap", "allowed:duplicate"];
 const STATES = { in_doubt: "in doubt", pending: "pending", settled: "settled", voided: "voided" };
 
 /** Return what luigid is asked for: calls of one run (its id), or of all (null). */

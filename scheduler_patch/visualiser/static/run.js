@@ -119,7 +119,8 @@ function waiting(run, acted) {
         `and ${(group.tasks + group.behind - group.task_ids.length).toLocaleString("en-US")} more`))));
   const approvals = run.awaiting_approval.map((task) => h("li", null,
     h("a", { href: graph(task.task_id) }, task.task_id), task.duplicate_of
-      ? ` asks for ${usd(task.cost_usd)}, which call ${task.duplicate_of} of ${task.duplicate_task_id} may have paid `
+      ? ` asks for ${usd(task.cost_usd)}, which call ${task.duplicate_of} of ${task.duplicate_task_id} may have ` +
+        `paid: ${task.warning} `
       : ` may cost ${usd(task.cost_usd)} `,
     h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `approve ${task.task_id}`,
       onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));

@@ -1,0 +1,40 @@
+"""Calls that were denied and that no operator's decision lets pass: for those who ask how a run is.
+
+What a budget, an approval or a revoke keeps from running is the gate's to say, with what lets it pass. All
+else fails its task, and is to be mended where the call is made.
+"""
+
+from __future__ import annotations
+
+import json
+
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.protocol import DUPLICATE
+
+#: Denials that block a task: the gate says what holds it. Of a vault key's call nobody else does.
+BLOCKING = ("cap", DUPLICATE, "revoked")
+#: The newest denied calls of a run that are looked at: one that is tried again and again has very many.
+_NEWEST = 500
+_UNSOLVED = f"""
+    SELECT call.rowid AS seq, call.id, call.run_id, call.task_id, call.vendor, call.operation, call.reason,
+           call.message FROM call JOIN claim ON claim.id = call.claim_id
+    WHERE call.rowid IN (SELECT rowid FROM call WHERE verdict = 'denied' AND run_id = ?1
+                         ORDER BY rowid DESC LIMIT {_NEWEST})
+      AND reason <> 'revoked' AND (call.task_id = '' OR reason NOT IN (SELECT value FROM json_each(?2)))
+      AND coalesce(claim.outcome, '') <> 'completed'
+      AND NOT EXISTS (SELECT 1 FROM call AS later WHERE later.task_id = call.task_id
+                      AND later.run_id = call.run_id AND later.rowid > call.rowid)
+      AND NOT EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = call.task_id AND done.task_id <> ''
+                      AND done.outcome = 'completed' AND done.rowid > claim.rowid)
+    ORDER BY call.rowid DESC
+"""
+
+
+def unsolved(tx: Tx, run_ids: list[str]) -> list[Row]:
+    """Return the denied calls of these runs that are their tasks' last word, newest first.
+
+    Of tasks that have completed since, or have made another call, there is none; of calls under a vault key
+    alone the run's last one is looked at.
+    """
+    blocking = json.dumps(BLOCKING)
+    return [row for run_id in run_ids for row in tx.all(_UNSOLVED, run_id, blocking)]
