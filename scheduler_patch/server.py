@@ -20,10 +20,10 @@ from luigi_spendguard import config, redaction
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
-from scheduler_patch import tls, visualiser
+from scheduler_patch import access_log, tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
-from scheduler_patch.gateway.handler import Nowhere, nowhere, relay_routes
+from scheduler_patch.gateway.handler import Nowhere, Unknown, nowhere, relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
@@ -83,6 +83,8 @@ def app(scheduler: Any) -> Any:
     logger.info("Budgets are kept in %s", settings.ledger_path)
     application = _stock_app(scheduler)
     answer_half_closed(application)
+    access_log.install(application)
+    application.settings["default_handler_class"] = Unknown
     gateway = Gateway(service)
     application.add_handlers(
         r".*", [*relay_routes(gateway), *routes(service), *lost(), *nowhere(), *visualiser.routes()]
@@ -130,6 +132,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
     ours = [route for route in routes(service) if route[0] in _ROUTES]
     application = Application([*relay_routes(gateway), *ours], default_handler_class=Nowhere)
     answer_half_closed(application)
+    access_log.install(application)
     server = tornado.httpserver.HTTPServer(application, ssl_options=tls.context_of(settings))
     try:
         server.add_sockets(tornado.netutil.bind_sockets(port, address=address))

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown, SpendDenied, VendorUnreachable, denial
-from luigi_spendguard.protocol import command
+from luigi_spendguard.protocol import commands
+from luigi_spendguard.redaction import hide
 from luigi_spendguard.vendors import Reply, Vendor
 
 #: The header's name, in lower case.
@@ -27,6 +28,8 @@ _LOST: Mapping[str, type[VendorUnreachable] | type[ConnectionError] | type[Timeo
 
 def refusal(vendor: Vendor, error: SpendDenied | OutcomeUnknown) -> Reply:
     """Return a denial as the vendor would answer it, with what our own error can be made of again."""
+    if isinstance(error, SpendDenied) and (text := hide(error.message)) != error.message:
+        error = denial(error.reason, text, error.facts)  # It names what was asked for: a key, perhaps.
     shaped = vendor.shape(error)
     if isinstance(error, OutcomeUnknown):
         header: Mapping[str, Any] = {
@@ -60,8 +63,8 @@ def unanswered(vendor: Vendor, error: Exception, call_id: str, *, known: bool = 
         what += " until the same call, made again, says so"
     else:
         what += (
-            ": it has no idempotency key, so made again it would be another call. "
-            f"{command('resolve', call_id)}"
+            ": it has no idempotency key, so made again it would be another call. Look it up at the vendor, "
+            f"then {commands.resolve_text(call_id)}"
         )
     return _lost(vendor.shape(OutcomeUnknown(what, call_id, again=known)), reason, what)
 

@@ -30,6 +30,7 @@ from luigi_spendguard.protocol import (
     UNANSWERED,
 )
 from luigi_spendguard.protocol.messages import MAX_TEXT
+from luigi_spendguard.redaction import hide
 from luigi_spendguard.vendors import Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import split_address
 from luigi_spendguard.vendors.model import bearer
@@ -214,7 +215,7 @@ class Relaying(Receiving):
         """Return a refusal in the vendor's format."""
         if isinstance(error, SpendDenied):
             return refusal(self.vendor, error)
-        shaped = self.vendor.shape(denial("scope", error.message))
+        shaped = self.vendor.shape(denial("scope", hide(error.message)))
         return Reply(error.status, shaped.headers, shaped.body)
 
     def pass_on(self, reply: Reply) -> Any:

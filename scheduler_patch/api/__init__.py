@@ -148,6 +148,7 @@ def routes(service: LedgerService) -> list[tuple[str, type[ApiHandler], dict[str
                 "endpoints": endpoints,
                 "names": tuple(re.findall(r"\{(\w+)\}", path)),
                 "wrap": path.startswith("/api/"),
+                "route": path,
             },
         )
         for path, endpoints in ROUTES
@@ -156,4 +157,5 @@ def routes(service: LedgerService) -> list[tuple[str, type[ApiHandler], dict[str
 
 def lost() -> list[tuple[str, type[ApiHandler], dict[str, Any]]]:
     """Return what answers addresses below ours that are no route; it comes after `routes`."""
-    return [(r"/(?:runs|calls)/.*", Lost, {"service": None, "endpoints": {}, "names": (), "wrap": False})]
+    nothing: dict[str, Any] = {"service": None, "endpoints": {}, "names": (), "wrap": False}
+    return [(r"/(?:runs|calls)/.*", Lost, nothing | {"route": "/{any}"})]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from tornado.web import HTTPError
 
-from luigi_spendguard import strict_json
+from luigi_spendguard import redaction, strict_json
 from luigi_spendguard.config import ConfigError
 from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.http.relay import Refused
@@ -88,6 +88,7 @@ class ApiHandler(Bounded):
         self._endpoints: Mapping[str, Endpoint[Any]] = settings["endpoints"]
         self._names: tuple[str, ...] = settings["names"]
         self._wrap: bool = settings["wrap"]
+        self._route: str = settings["route"]
         self._key, self._serving = "", False
 
     async def admit(self) -> None:
@@ -129,7 +130,7 @@ class ApiHandler(Bounded):
             self._error(error.status, error.code, error.message)
         elif isinstance(error, SpendDenied):
             facts = {"facts": error.facts} if error.facts else {}
-            self._answer(error.denial_status, {"error": error.reason, "message": error.message, **facts})
+            self._error(error.denial_status, error.reason, error.message, **facts)
         elif isinstance(error, LedgerError):
             if error.status >= 500:
                 logger.error("%s", error)
@@ -141,9 +142,21 @@ class ApiHandler(Bounded):
 
     get = post = delete = put = patch = head = options = _serve
 
+    def shown_path(self, hidden: str) -> str:
+        """Return the path for a log: what it names only where that was found, and never what may be a key."""
+        path, service = self._route, self._service
+        found = self.get_status() < 400 and service is not None and service.has_ledger
+        names = dict(zip(self._names, self.path_args, strict=False))
+        for name in self._names or ("any",):
+            run = service.state.runs.get(names[name]) if name == "run_id" and name in names else None
+            is_known = found or (run is not None and run.opened)
+            is_shown = name in names and is_known and not path.startswith("/vault/")
+            path = path.replace(f"{{{name}}}", quote(names[name], safe="") if is_shown else hidden)
+        return path
+
     def _request_summary(self) -> str:
-        # A key may be revoked by itself, in the path; Luigi's access log is none of the places to keep it.
-        return re.sub(r"vault_key_[^/? ]*", "vault_key_…", super()._request_summary())
+        # Tornado names a request so in its own messages.
+        return f"{self.request.method} {self.shown_path('…')} ({self.request.remote_ip})"
 
     def on_connection_close(self) -> None:
         """Keep nothing of a client that has gone before it has asked."""
@@ -182,8 +195,9 @@ class ApiHandler(Bounded):
             raise Refused(400, "bad_request", "the body must be a JSON object")
         return fields
 
-    def _error(self, status: int, code: str, message: str) -> None:
-        self._answer(status, {"error": code, "message": message})
+    def _error(self, status: int, code: str, message: str, **more: Any) -> None:
+        # It may name what was asked for, and that may be a key in the wrong place.
+        self._answer(status, {"error": code, "message": redaction.hide(message), **more})
 
     def _answer(self, status: int, body: Any) -> None:
         self.set_status(status)
@@ -207,7 +221,8 @@ class ApiHandler(Bounded):
     def log_exception(self, typ: Any, value: Any, tb: Any) -> None:
         """Log unexpected errors; a client that went away is none."""
         if not isinstance(value, HTTPError):
-            logger.error("%s %s failed", self.request.method, self.request.path, exc_info=(typ, value, tb))
+            what = f"{self.request.method} {self.shown_path('…')}"
+            logger.error("%s failed", what, exc_info=(typ, value, tb))
 
 
 class Lost(ApiHandler):
@@ -215,8 +230,8 @@ class Lost(ApiHandler):
 
     async def admit(self) -> None:
         """Let nobody in. Raises Refused."""
-        what = f"there is no route {self.request.path[:200]!r}: docs/http-api.md lists them; a run_id"
-        raise Refused(404, "not_found", f"{what} in a path is percent-encoded, and no slash ends one")
+        what = "there is no such route: docs/http-api.md lists them; a run_id in a path is percent-encoded"
+        raise Refused(404, "not_found", f"{what}, and no slash ends one")
 
 
 class ApiCall:

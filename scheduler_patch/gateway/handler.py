@@ -6,9 +6,10 @@ import json
 import logging
 from typing import Any
 
-from tornado.web import RequestHandler
+from tornado.web import HTTPError
 
 from luigi_spendguard.errors import SpendDenied, denial
+from luigi_spendguard.http.receiving import Receiving
 from luigi_spendguard.http.relay import Refused, Relaying, check_origin
 from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.vendors import Reply, Request
@@ -93,17 +94,41 @@ class Relay(Bounded, Relaying):
         return super().refused(error)
 
 
-class Nowhere(RequestHandler):
-    """Answers an address that is nobody's: a client expects JSON, and hears what there is."""
+class Unknown(Receiving):
+    """Answers an address that is nobody's, as tornado does, and before the body is read: none is kept."""
 
-    def prepare(self) -> None:
+    async def admit(self) -> None:
+        """Let nobody in. Raises HTTPError."""
+        raise HTTPError(404)
+
+    def refuse(self, error: Exception) -> None:
+        """Answer that there is nothing."""
+        self.set_status(404)
+        if self.closing:
+            self.set_header("Connection", "close")
+        self.finish("<html><title>404: Not Found</title><body>404: Not Found</body></html>")
+
+    def _end(self, *path: str) -> None:
+        if self.refusal is not None:
+            self.end_refused(self.refusal)
+
+    get = post = delete = put = patch = head = options = _end
+
+
+class Nowhere(Unknown):
+    """Answers an address of a vendor's form: a client expects JSON, and hears what there is."""
+
+    def refuse(self, error: Exception) -> None:
+        """Answer what there is; not what was asked for, which may be a key in the wrong place."""
         vendors = ", ".join(f"/{name}" for name in sorted(VENDORS))
         said = (
-            f"there is nothing at {self.request.path[:200]!r}: the gateway's vendors are below {vendors}, "
-            "each with the vendor's own path behind it (docs/gateway.md)"
+            f"there is nothing at this address: the gateway's vendors are below {vendors}, each with the "
+            "vendor's own path behind it (docs/gateway.md)"
         )
         self.set_status(404)
         self.set_header("Content-Type", "application/json; charset=utf-8")
+        if self.closing:
+            self.set_header("Connection", "close")
         self.finish(json.dumps({"error": "not_found", "message": said}))
 
 

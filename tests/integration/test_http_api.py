@@ -107,7 +107,8 @@ class TestWhoMay:
             send(guarded, "DELETE", "/runs/logged", token=token)
         assert guarded.luigid is not None
         log = guarded.luigid.text()
-        assert "401 DELETE /runs/logged" in log
+        assert "401 DELETE /runs/…" in log
+        assert f"401 POST /runs/{case.run_id}/top_up" in log
         assert not [one for one in (ADMIN, WORKER, WRONG, SECRET, case.key) if one in log]
 
     def test_a_key_ends_no_call_of_another_task(self, guarded: Site) -> None:
