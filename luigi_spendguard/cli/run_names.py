@@ -55,16 +55,24 @@ def _short(run: dict[str, Any]) -> str:
 def on_run(name: str, act: Callable[[str], T]) -> tuple[str, T]:
     """Do `act` with the run of that name; return its id, and what `act` has returned.
 
-    The name is taken for a whole id first, so that nothing stands between an id and its revoke. `act` changes
-    and prints nothing where there is no such run. Which run another name means is said on standard error.
+    The name is taken for a whole id first, so that nothing stands between an id and its revoke; `@last`,
+    which hardly is one, is looked up, so that luigid logs no request for a run that is not there. `act`
+    changes and prints nothing where there is no such run. Which run another name means is said on standard
+    error.
 
     Raises Stop for a beginning of several ids, OperatorError.
     """
+    if name.strip() == LAST and (run_id := _find(name)) is not None:
+        return _do(name, run_id, act)
     try:
         return name, act(name)
     except OperatorError as error:
         if error.code != "not_found" or (run_id := _find(name)) is None:
             raise
+    return _do(name, run_id, act)
+
+
+def _do(name: str, run_id: str, act: Callable[[str], T]) -> tuple[str, T]:
     click.echo(f"{plain(name)} is run {plain(run_id)}.", err=True)
     return run_id, act(run_id)
 
@@ -73,6 +81,9 @@ def _find(name: str) -> str | None:
     """Return the only run whose id begins so, or the last one; None where there is no other than `name`."""
     operator, name = operator_of(), name.strip()
     if name == LAST:
+        named = operator.get("/runs", prefix=LAST, sort="run_id", limit="1")
+        if named and named[0]["run_id"] == LAST:
+            return None  # Somebody has given a run that very name.
         newest = operator.get("/runs", limit="1")
         return str(newest[0]["run_id"]) if newest else None
     # A whole id sorts before those that begin with it.

@@ -87,7 +87,12 @@ async def runs(service: LedgerService, call: ApiCall, request: NoFields) -> Any:
     rows, total = await service.browse(overview.runs, page) or ([], 0)
     call.handler.set_header("X-Total-Count", str(total))
     cursor = "run_id" if sort == "-opened_at" else None
-    return [row | _of_row(row, known.get(row["run_id"], CLEAR)) for row in call.page(rows, limit, cursor)]
+    return [row | _of_row(row, _standing(row, known)) for row in call.page(rows, limit, cursor)]
+
+
+def _standing(row: Mapping[str, Any], known: Mapping[str, Standing]) -> Standing:
+    """Return how a run stands; what is announced under the name of one that has ended is the next one's."""
+    return CLEAR if row["state"] == "ended" else known.get(row["run_id"], CLEAR)
 
 
 def _with_status(
@@ -166,7 +171,7 @@ async def _shown(
     """Return one run as every answer has it that is a single run; `listed`: None for all blocked tasks."""
     if row is None:
         raise _no_run(run_id)
-    standing = (await standings(service.scheduler)).get(run_id, CLEAR)
+    standing = _standing(row, await standings(service.scheduler))
     if standing.verdicts:
         await service.learn_costs()
     unsolved = await service.browse(denials.unsolved, [run_id]) if row["denied_calls"] else []

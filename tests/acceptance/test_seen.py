@@ -6,6 +6,7 @@ import re
 import shlex
 import uuid
 
+import luigi.rpc
 import pytest
 
 from luigi_spendguard.errors import DENIAL_STATUS
@@ -109,3 +110,31 @@ def test_a_run_that_has_completed_at_its_cap_has_no_cap_reached(site: Site) -> N
     site.cli("top-up", "r", "1")
     lines(site, "is topped up")
     assert "reached" not in said(site)
+
+
+def test_a_run_that_has_ended_has_no_tasks_of_the_next_one(unstarted: Site) -> None:
+    unstarted.configure(spendguard={"forecast": "hold"})
+    unstarted.start()
+    unstarted.luigi("Billing", "--n", "1")
+    [ended] = unstarted.call("GET", "/runs")[1]
+    # Its root is announced anew: that is another run, which is not open yet.
+    task = {
+        "task_id": "Charge_again",
+        "family": "Charge",
+        "status": "PENDING",
+        "runnable": True,
+        "params": {},
+    }
+    luigi.rpc.RemoteScheduler(unstarted.url).add_task(
+        worker="another", spendguard={"run_id": ended["run_id"], "vendor": True}, **task
+    )
+    for shown in (unstarted.run(ended["run_id"]), unstarted.call("GET", "/runs")[1][0]):
+        assert (shown["status"], shown["blocked_tasks"], shown["behind_tasks"]) == ("ended", {}, 0)
+    assert "submit its root again" not in unstarted.cli("run", ended["run_id"])[1]
+
+
+def test_the_last_run_is_asked_for_without_a_request_that_fails(site: Site) -> None:
+    site.luigi("Billing", "--n", "1", "--run-id", "r")
+    assert site.cli("run", "@last")[0] == 0
+    assert site.cli("calls", "--run", "@last")[0] == 0
+    assert " 404 " not in said(site)
