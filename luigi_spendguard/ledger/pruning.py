@@ -22,6 +22,8 @@ from luigi_spendguard.settings.policy import moment
 
 #: Calls that are deleted in one transaction at the most, and runs that are looked at: calls wait meanwhile.
 MOST_CALLS, MOST_RUNS = 1000, 200
+#: After so many calls that are deleted or stay no further run is looked at.
+_ENOUGH = 10 * MOST_CALLS
 
 #: Of `run`: it spends nothing any more, was over before ?1, and nothing of it is open.
 _IS_OVER = """
@@ -105,6 +107,11 @@ class Pruned:
     stay: dict[str, int] = field(default_factory=dict)
     next: int | None = None
 
+    @property
+    def looked_at(self) -> int:
+        """How many calls were looked at for this."""
+        return self.calls + sum(self.stay.values())
+
 
 def kept_runs(tx: Tx, before: int) -> dict[str, int]:
     """Return how many runs opened before then are not pruned at all, by why: `active`, or `open` parts."""
@@ -127,7 +134,7 @@ def look(tx: Tx, before: int, after: int = 0) -> Pruned:
         attempts = _attempts(tx, run["run_id"], before, 2**62, [row["id"] for row in free])
         _count(found, free, len(attempts))
         _count_stay(tx, found, run["run_id"], before)
-        if found.calls + sum(found.stay.values()) >= 10 * MOST_CALLS:
+        if found.looked_at >= _ENOUGH:
             found.next = run["id"]
             break
     return found
@@ -154,6 +161,9 @@ def prune(tx: Tx, before: int, after: int = 0) -> Pruned:
             break
         done.append(run_id)
         _count_stay(tx, found, run_id, before)
+        if found.looked_at >= _ENOUGH:
+            found.next = run["id"]
+            break
     _delete_budgets(tx, done)
     return found
 

@@ -128,6 +128,19 @@ def test_many_calls_are_pruned_by_and_by(books: Books, monkeypatch: pytest.Monke
     assert (rows(books, "call"), rows(books, "claim")) == (0, 0)
 
 
+def test_what_stays_holds_no_transaction_up(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Calls wait while it is looked at, so many runs of payments that stay are looked at by and by."""
+    monkeypatch.setattr(pruning, "_ENOUGH", 3)
+    for run_id in ("A", "B", "C"):
+        opened(books, run_id)
+        for number in range(2):
+            paid(books, f"{run_id}{number}", run_id, payment_keys=(f"{run_id}{number}",))
+        over(books, run_id)
+    first = books.write(pruning.prune, LATER)
+    assert (first.stay, first.next is None) == ({"payment_key": 4}, False)
+    assert pruned(books).stay == {"payment_key": 6}
+
+
 def test_a_task_that_is_due_again_is_paid_again_under_another_key(books: Books) -> None:
     opened(books, "A")
     first = paid(books, "t", "A")
