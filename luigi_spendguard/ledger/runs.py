@@ -101,19 +101,19 @@ def no_run(run_id: str) -> NotFound:
     return NotFound(f"there is no run {run_id}: `spendguard runs` lists them")
 
 
-def check_remembered(tx: Tx, row: Row) -> None:
-    """Raise Conflict for a run that has ended, and of which pruning may have deleted what would be repeated.
+#: Something was pruned since run ?1 has ended, of itself or a run that ended after it was opened: by the
+#: journal's order, for clocks are set back. What had ended (?2: when) lately kept what it may repeat.
+_FORGOTTEN = f"""
+    SELECT 1 FROM journal AS gone WHERE kind = 'prune' AND at >= ?2 + {YOUNGEST_MS}
+    AND id > (SELECT max(id) FROM journal WHERE run_id = ?1 AND kind = 'close')
+    AND (SELECT max(id) FROM journal WHERE run_id = gone.run_id AND kind IN ('close','revoke')) >
+        (SELECT min(id) FROM journal WHERE run_id = ?1) LIMIT 1
+"""
 
-    Pruning keeps what a run may repeat that goes on, or had ended lately. Which of both came first is told
-    by the journal's order: clocks are set back.
-    """
-    if row["state"] == "ended" and tx.value(
-        "SELECT 1 FROM journal WHERE kind = 'prune' AND at >= ?1 + ?2 AND id >"
-        " (SELECT max(id) FROM journal WHERE run_id = ?3 AND kind = 'close') LIMIT 1",
-        row["ended_at"],
-        YOUNGEST_MS,
-        row["run_id"],
-    ):
+
+def check_remembered(tx: Tx, row: Row) -> None:
+    """Raise Conflict for a run that has ended, and what it would repeat may have been pruned."""
+    if row["state"] == "ended" and tx.value(_FORGOTTEN, row["run_id"], row["ended_at"]):
         raise Conflict(
             f"run {row['run_id']} has ended, and calls were pruned since: whether its tasks have paid is not "
             "known any more. Submit its root again, for a new run"

@@ -368,7 +368,7 @@ def ended(call_id: str, how: str) -> EndRequest:
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be too young to be pruned."""
-    monkeypatch.setattr(runs, "YOUNGEST_MS", 0)
+    monkeypatch.setattr(runs, "_FORGOTTEN", runs._FORGOTTEN.replace(str(runs.YOUNGEST_MS), "0"))
 
 
 @pytest.mark.usefixtures("at_once")
@@ -412,6 +412,18 @@ def test_what_a_run_that_has_ended_would_repeat_is_asked_for_no_more(books: Book
         books.claim("t", "A")
     opened(books, "A")
     assert paid(books, "t", "A~2").verdict == "allowed", "a new run is due again"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_what_was_over_before_a_run_was_opened_is_nothing_that_it_would_repeat(books: Books) -> None:
+    opened(books, "old")
+    paid(books, "t", "old")
+    over(books, "old")
+    opened(books, "A")
+    over(books, "A")
+    opened(books, "B")
+    assert pruned(books).calls == 1
+    assert paid(books, "t", "A").verdict == "allowed"
 
 
 def test_a_run_that_has_ended_lately_keeps_what_it_may_repeat(books: Books) -> None:
