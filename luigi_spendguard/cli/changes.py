@@ -229,7 +229,7 @@ def resolve(
 
 def _resolved(call_id: str, call: Mapping[str, Any]) -> str:
     """Say what became of a call that was resolved."""
-    text = f"{call_id} is {call['state']}: {money_of('spent')(call)} spent"
+    text = f"{call_id} of run {call['run_id']} is {call['state']}: {money_of('spent')(call)} spent"
     if call["overrun_usd"] != "0.00":
         text += f", and {money_of('overrun')(call)} overrun beyond what was reserved"
     text += "."

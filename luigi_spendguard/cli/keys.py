@@ -75,7 +75,8 @@ def issue_key(run_id: str | None, run_cap: Micros | None, daily_cap: Micros | No
 def revoke_key(key_id: str) -> None:
     """End one vault key's spending for good; answers when no further call is sent under it."""
     key = operator_of().delete(path_of("vault", "keys", key_id))
-    click.echo(f"{key['id']} is revoked: {key['calls_under_way']} calls were under way.")
+    whose = f"{key['id']} of run {key['run_id']}"
+    click.echo(f"{whose} is revoked: {key['calls_under_way']} calls were under way.")
 
 
 @click.command(epilog="Example:  spendguard gateway --port 8083")

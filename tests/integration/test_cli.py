@@ -421,7 +421,9 @@ class TestResolving:
         spent = f"{vendor.moved() / 100:.2f}"
         code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", spent)
         assert code == 0
-        assert out.startswith(f"{call_id} is settled: $1.00 spent. Its object is not known")
+        assert out.startswith(
+            f"{call_id} of run {pretender.run_id} is settled: $1.00 spent. Its object is not known"
+        )
         run = pretender.site.run(pretender.run_id)
         assert (run["spent_usd"], run["in_doubt_usd"], run["remaining_usd"]) == ("1.00", "0.00", "99.00")
 
@@ -433,7 +435,7 @@ class TestResolving:
         [call] = pretender.site.calls(pretender.run_id)
         assert call["state"] == "in_doubt"
         code, out, _ = spendguard(pretender.site, "resolve", call["id"], "--not-sent")
-        assert (code, out) == (0, f"{call['id']} is voided: $0.00 spent.\n")
+        assert (code, out) == (0, f"{call['id']} of run {pretender.run_id} is voided: $0.00 spent.\n")
         run = pretender.site.run(pretender.run_id)
         assert (run["spent_usd"], run["reserved_usd"], run["remaining_usd"]) == ("0.00", "0.00", "100.00")
 
@@ -447,7 +449,7 @@ class TestResolving:
         assert pretender.site.run(pretender.run_id)["in_doubt_usd"] == "1.00"
         code, out, _ = spendguard(pretender.site, "resolve", call_id, "--spent", "50", "--overrun")
         assert code == 0
-        assert f"{call_id} is settled: $1.00 spent, and $49.00 overrun beyond what was reserved." in out
+        assert " is settled: $1.00 spent, and $49.00 overrun beyond what was reserved." in out
         assert f"Run {pretender.run_id} is frozen" in out
         assert "$1.00 + $49.00 overrun" in spendguard(pretender.site, "calls", "--run", pretender.run_id)[1]
         code, out, _ = spendguard(pretender.site, "top-up", pretender.run_id, "1")

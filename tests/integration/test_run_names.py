@@ -72,6 +72,11 @@ def test_a_change_says_in_its_answer_which_run_was_meant(named: Site) -> None:
     run_id = opened(named)
     assert run(named, "top-up", run_id[:8], "5")[1].startswith(f"{run_id} has a cap of $105.00")
     assert run(named, "revoke", "@last")[1].startswith(f"{run_id} is revoked: ")
+    run_id = opened(named)
+    err = run(named, "issue-key", "--run", "@last")[2]
+    key_id = err.splitlines()[-1].split()[0]
+    assert f"{key_id} spends for run {run_id} until" in err
+    assert run(named, "revoke-key", key_id)[1].startswith(f"{key_id} of run {run_id} is revoked: ")
 
 
 def test_a_beginning_of_several_is_refused_and_lists_them(named: Site) -> None:
