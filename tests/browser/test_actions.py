@@ -14,6 +14,8 @@ from tests.support.browser import Tab, until
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
+PAYING = "tests.support.paying_pipeline"
+
 
 @pytest.fixture
 def site(unstarted: Site) -> Site:
@@ -167,7 +169,42 @@ def test_a_suspect_duplicate_is_approved_beside_the_call_that_is_shown(tab: Tab,
     page.get_by_role("button", name="Approve $26.00").click()
     page.get_by_text("The task is approved.").wait_for()
     site.luigi(*charge, "2600")
-    assert [entry["amount"] for entry in site.stripe.books()["moved"]] == [2700, 2600]
+    assert charged(site) == [2700, 2600]
+
+
+def test_an_approval_whose_answer_was_lost_is_not_given_twice(tab: Tab, site: Site) -> None:
+    """The task has gone on meanwhile, and waits with its next charge beside the same call."""
+    (site.folder / "out" / "die").touch()
+    site.luigi("PayTwice", module=PAYING)
+    (site.folder / "out" / "die").unlink()
+    again = ("PayTwice", "--amount", "2600")
+    site.luigi(*again, module=PAYING)
+    runs = site.call("GET", "/runs", token=None)[1]
+    [run_id] = [run["run_id"] for run in runs if run["status"] == "held"]
+    page = tab.go(f"#tab=budgets&run={run_id}")
+    page.get_by_role("button", name="Approve…", exact=True).click()
+    tab.say_token(site.token())
+    lost: list[Any] = []
+
+    def lose(route: Any) -> None:
+        lost.append(route.fetch())
+        route.abort()
+
+    page.route("**/approve", lose)
+    page.get_by_role("button", name="Approve $26.00").click()
+    while not lost:
+        page.wait_for_timeout(20)
+    site.luigi(*again, module=PAYING)
+    assert charged(site) == [2700, 2700, 2600]
+    page.unroute("**/approve")
+    page.get_by_role("button", name="Approve $26.00").click()
+    page.get_by_text("The task is approved.").wait_for()
+    site.luigi(*again, module=PAYING)
+    assert charged(site) == [2700, 2700, 2600]
+
+
+def charged(site: Site) -> list[int]:
+    return [entry["amount"] for entry in site.stripe.books()["moved"]]
 
 
 def test_a_call_in_doubt_is_resolved_and_a_key_revoked(tab: Tab, site: Site) -> None:

@@ -174,3 +174,16 @@ class PayShares(VendorTask, Output):
         if (OUT / "die").exists():
             raise RuntimeError("died after it had paid")
         self.write()
+
+
+class PayTwice(VendorTask, Output):
+    """Charges a customer the same amount twice."""
+
+    amount = luigi.IntParameter(default=2700)
+
+    def run(self) -> None:
+        for _ in range(2):
+            charge("a", self.amount)
+        if (OUT / "die").exists():
+            raise RuntimeError("died after it had charged")
+        self.write()

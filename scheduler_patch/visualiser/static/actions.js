@@ -6,8 +6,8 @@ import { count, forecast, usd } from "./format.js";
 
 /**
  * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
- * it was tried. What is refused is said in the dialog, which then stays open. `act(values)` gets the values of
- * the named fields.
+ * it was tried. What is refused is said in the dialog, which then stays open. `act(values, request_id)` gets
+ * the values of the named fields, and the same id each time: what was done and whose answer was lost is not done twice.
  */
 function dialog({ title, text, fields = [], confirm, danger = false, act }) {
   return new Promise((resolve) => {
@@ -19,6 +19,7 @@ function dialog({ title, text, fields = [], confirm, danger = false, act }) {
         h("h3", { id: "spendguard-title" }, title), text.map((one) => h("p", null, one)), fields, refused,
         h("div", { class: "spendguard-buttons" },
           cancel, go)));
+    const request_id = requestId();
     let done = false, acting = false;
     async function submit(event) {
       event.preventDefault();
@@ -29,7 +30,7 @@ function dialog({ title, text, fields = [], confirm, danger = false, act }) {
       go.disabled = cancel.disabled = acting = true;
       let wrong = null;
       try {
-        await act(Object.fromEntries(new FormData(event.target)));
+        await act(Object.fromEntries(new FormData(event.target)), request_id);
         done = true;
       } catch (error) {
         wrong = error instanceof ApiError ? error.message : String(error);
@@ -114,7 +115,7 @@ export async function topUp(run, budget = null) {
   if ((await askToken()) !== true) {
     return false;
   }
-  const request_id = requestId(), of = budget || run, which = target(budget);
+  const of = budget || run, which = target(budget);
   const path = ["runs", run.run_id, "top_up"];
   const weigh = (by) => get(path, { ...which, usd: by });
   const frees = h("p", { role: "status", class: "spendguard-frees" });
@@ -147,7 +148,7 @@ export async function topUp(run, budget = null) {
     fields: [amount("usd", "Raise it by (USD)", { required: true, value: suggested,
       oninput: (event) => say(event.target.value.trim()) }), frees],
     confirm: "Top up",
-    act: ({ usd: by }) => post(path, { usd: by.trim(), request_id, ...which }),
+    act: ({ usd: by }, request_id) => post(path, { usd: by.trim(), request_id, ...which }),
   });
 }
 
@@ -163,7 +164,6 @@ export function revoke(run) {
 }
 
 export function approve(run) {
-  const request_id = requestId();
   const grown = run.grown.map((one) => `${one.family} by ${usd(one.usd)} in ${count(one.tasks, "task")}`);
   return change({
     title: `Approve ${run.run_id}`,
@@ -172,7 +172,7 @@ export function approve(run) {
     fields: [amount("usd", "Let the forecast pass up to (USD)", { required: true, value: run.forecast_usd },
       "When it grows above that, the run is held again.")],
     confirm: "Approve",
-    act: ({ usd: most }) => post(["runs", run.run_id, "approve"], { usd: most.trim(),
+    act: ({ usd: most }, request_id) => post(["runs", run.run_id, "approve"], { usd: most.trim(),
       unknown_tasks: run.unknown_tasks, request_id, ...(most.trim() !== run.forecast_usd && { up_to: true }) }),
   });
 }
@@ -185,8 +185,8 @@ export function approveTask(run, task) {
         `the same: approve it only if it is another payment. If you do not: ${task.warning}.`
       : `It may cost ${usd(task.cost_usd)}.`],
     confirm: `Approve ${usd(task.cost_usd)}`,
-    act: () => post(["runs", run.run_id, "approve"], { usd: task.cost_usd, task_id: task.task_id,
-      ...(task.duplicate_of && { duplicate_of: task.duplicate_of }), request_id: requestId() }),
+    act: (_, request_id) => post(["runs", run.run_id, "approve"], { usd: task.cost_usd, task_id: task.task_id,
+      ...(task.duplicate_of && { duplicate_of: task.duplicate_of }), request_id }),
   });
 }
 
@@ -202,7 +202,6 @@ export function revokeKey(key) {
 }
 
 export function resolve(call) {
-  const request_id = requestId();
   return change({
     title: "Resolve a call in doubt",
     text: [`${call.operation} of task ${call.task_id}, ${usd(call.reserved_usd)} reserved. Look at ` +
@@ -220,9 +219,9 @@ export function resolve(call) {
         "It really cost more than was reserved (books the rest as overrun, and freezes the run)")),
     ],
     confirm: "Resolve",
-    act: (said) => post(["calls", call.id, "resolve"], said.what === "not_sent" ? { not_sent: true, request_id } : {
-      spent_usd: said.spent_usd.trim(), request_id,
-      ...(said.object_id.trim() && { object_id: said.object_id.trim() }), ...(said.overrun && { overrun: true }),
+    act: (said, request_id) => post(["calls", call.id, "resolve"], { request_id,
+      ...(said.what === "not_sent" ? { not_sent: true } : { spent_usd: said.spent_usd.trim(),
+        ...(said.object_id.trim() && { object_id: said.object_id.trim() }), ...(said.overrun && { overrun: true }) }),
     }),
   });
 }
