@@ -268,7 +268,9 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     """Take the money from every budget of a call; in shadow mode also what none of them has."""
     budgets = budgets_of(tx, call_id)
     full = take_money(tx, budgets, amount)
-    if full is None or (full["scope"] == "day" and _take_beyond(tx, scope, call_id, full["id"], amount)):
+    if full is not None and full["scope"] == "day":
+        full = _take_beyond(tx, scope, call_id, full, amount)
+    if full is None:
         return
     denied = _refuse_cap(scope, full, amount)
     if not scope.caps.shadow:
@@ -278,17 +280,20 @@ def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
     _let_through(tx, call_id, denied)
 
 
-def _take_beyond(tx: Tx, scope: Scope, call_id: str, day: int, amount: Micros) -> bool:
-    """Take from what the run may spend beyond the day's cap in place of the `day`'s; whether all had room."""
+def _take_beyond(tx: Tx, scope: Scope, call_id: str, day: Row, amount: Micros) -> Row | None:
+    """Take from what the run may spend beyond the day's cap, in place of the `day`'s.
+
+    Return None when all had room, else the first budget that had not: the day's where it is that one.
+    """
     beyond = beyond_day(tx, scope.run["run_id"])
     if beyond is None:
-        return False
-    instead = [beyond["id"] if budget == day else budget for budget in budgets_of(tx, call_id)]
-    if take_money(tx, instead, amount) is not None:
-        return False
+        return day
+    instead = [beyond["id"] if budget == day["id"] else budget for budget in budgets_of(tx, call_id)]
+    if (full := take_money(tx, instead, amount)) is not None:
+        return day if full["id"] == beyond["id"] else full
     link = "UPDATE call_budget SET budget_id = ? WHERE call_id = ? AND budget_id = ?"
-    tx.run(link, beyond["id"], call_id, day)
-    return True
+    tx.run(link, beyond["id"], call_id, day["id"])
+    return None
 
 
 def _let_through(tx: Tx, call_id: str, denied: ReservationDenied) -> None:

@@ -98,6 +98,18 @@ def test_a_revived_reservation_belongs_to_the_day_on_which_it_is_made(books: Boo
     assert [row["reserved_micros"] for row in sorted(rows, key=lambda row: str(row["part"]))] == [0, 10]
 
 
+def test_what_refuses_a_call_beyond_the_days_cap_is_named(books: Books) -> None:
+    """The day had no room, and what the run may spend beyond it had: the task's own had not."""
+    books.caps = Caps(day=Micros(0))
+    beyond = runs.Inside("day", "", Micros(0))
+    books.write(runs.top_up_inside, "run", beyond, Micros(50), "once")
+    key = books.claim("A", max_cost=Micros(30))
+    denied = books.reserve(key, books.ask(40))
+    assert (denied.facts["budget"], denied.facts["cap_usd"]) == ("task", "0.00003")
+    assert books.reserve(books.claim("B"), books.ask(60)).facts["budget"] == "day"
+    assert paid(books, key, 30) == "allowed:"
+
+
 class TestShadow:
     def test_what_a_cap_denies_is_lent_and_recorded(self, books: Books) -> None:
         books.caps = replace(CAPS, shadow=True)
