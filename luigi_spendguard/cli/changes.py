@@ -76,16 +76,15 @@ def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **in
     if dry_run:
         if weighed is None:
             raise Stop("this luigid is older, and does not say beforehand what a top-up frees", 1)
-        click.echo(f"{freed_text(weighed, done=False)}.")
+        click.echo(freed_text(weighed, done=False))
         return
     assert usd is not None
     body = {"usd": plain_usd(usd), "request_id": request_id, **target}
     run_id, run = on_run(run_id, lambda one: operator_of().post(path_of("runs", one, "top_up"), body))
-    click.echo(_topped_up(run_id, run, target))
+    click.echo(_repeated(run, request_id) + _topped_up(run_id, run, target))
     if "top_up" in run and (run["top_up"]["blocked"] or run["top_up"]["thaws"]):
-        click.echo(f"{freed_text(run['top_up'], done=True)}.")
-    for line in reason_lines(run):
-        click.echo(line)
+        click.echo(freed_text(run["top_up"], done=True))
+    _say_what_holds(run)
     if run["overrun_usd"] != "0.00":
         click.echo(
             f"It has {money_of('overrun')(run)} overrun, which the vendor billed beyond what was reserved: "
@@ -172,8 +171,19 @@ def approve(
         if task_id
         else f"The forecast of {run_id} is approved up to {format_usd(amount)}; it is {forecast_of(run)}"
     )
-    click.echo(f"{what}; the run's cap is {money_of('cap')(run)}.")
-    for line in reason_lines(run):
+    again = _repeated(run, more["request_id"])
+    click.echo(f"{again}{what}; the run's cap is {money_of('cap')(run)}.")
+    _say_what_holds(run)
+
+
+def _repeated(run: Mapping[str, Any], request_id: str) -> str:
+    """Return that a command changed nothing, if so: it was done before under its request id."""
+    return f"Nothing was changed: {request_id} was done before. " if run.get("repeated") else ""
+
+
+def _say_what_holds(run: Mapping[str, Any]) -> None:
+    """Say what holds a run now, and which of its budgets are too small for what is to come."""
+    for line in (*reason_lines(run), *reason_lines(run, "Next: ", "to_come")):
         click.echo(line)
 
 

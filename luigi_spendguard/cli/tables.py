@@ -196,19 +196,24 @@ def _budget_lines(budgets: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         )
 
 
-def reason_lines(run: Mapping[str, Any], mark: str = "Held by ") -> Iterator[str]:
-    """Yield what holds a run now, with the commands that clear it; nothing where luigid is an earlier one."""
-    for why in run.get("reasons", ()):
-        tasks = f" ({why['tasks']} {'task' if why['tasks'] == 1 else 'tasks'})" if why["tasks"] else ""
+def reason_lines(run: Mapping[str, Any], mark: str = "Held by ", of: str = "reasons") -> Iterator[str]:
+    """Yield what holds a run now, with the commands that clear it; nothing where luigid is an earlier one.
+
+    `of`: `to_come` for the budgets that are too small for what is to come.
+    """
+    said: set[str] = set()
+    for why in run.get(of, ()):
+        tasks = f" ({_tasks_of(why)})" if why["tasks"] or why.get("behind") else ""
         amounts = ""
         if why["missing_usd"] is not None:
             need, there, lack = (
                 format_usd(parse_usd(why[f"{name}_usd"])) for name in ("needed", "available", "missing")
             )
             amounts = f": {need} needed, {there} available, {lack} missing"
-        yield plain(f"{mark}{why['text']}{tasks}{amounts}")
+        yield plain(f"{mark}{why['text'].removeprefix('held: ')}{tasks}{amounts}")
         for each in why["commands"]:
-            yield plain(f"{'':{len(mark)}}  {each}")
+            yield plain(f"{'':{len(mark)}}  {each}{' (the same)' if each in said else ''}")
+        said.update(why["commands"])
 
 
 def needed_line(run_id: str, weighed: Mapping[str, Any]) -> str:
@@ -229,17 +234,51 @@ def freed_text(weighed: Mapping[str, Any], *, done: bool) -> str:
     text = f"{verb} {frees} of {of} blocked {'task' if of == 1 else 'tasks'}"
     if weighed["thaws"]:
         text += "; the run is thawed" if done else "; the run is thawed by it"
+    needs = []
     if weighed["rest_command"] is not None:
         rest = format_usd(parse_usd(weighed["rest_usd"]))
-        text += f"; the rest needs {rest} more: `spendguard {weighed['rest_command'].partition(' ')[2]}`"
+        needs.append(f"{rest} more: `spendguard {weighed['rest_command'].partition(' ')[2]}`")
+    if frees < of:
+        needs += [f"`{one}`" for one in weighed.get("other_commands", ())]
+    if needs:
+        text += f"; the rest needs {', and '.join(needs)}"
     elif frees < of:
         text += "; the rest waits for something else"
+    text += "."
+    still = weighed.get("still_blocked", of - frees)
+    if still < of - frees:
+        text += f" Until that is spent, lists count {still} as blocked: which are paid shows when they run."
     return plain(text)
 
 
 def _tasks_of(why: Mapping[str, Any]) -> str:
     """Return how many tasks are blocked for a reason; an earlier luigid does not tell those behind apart."""
     return blocked_text(why["tasks"], why.get("behind", 0))
+
+
+def _blocked_lines(run: Mapping[str, Any], whole: bool) -> Iterator[str]:
+    """Yield which tasks are blocked; why was said before, unless luigid is an earlier one."""
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for group in run["blocked"]:
+        held = (" ".join(filter(None, [why["code"], why["part"]])) for why in group.get("reasons", ()))
+        by = ", ".join(held) if "reasons" in run else f"{group['text']}; {group['advice']}"
+        groups.setdefault(by, []).append(group)
+    for by, same in groups.items():
+        tasks, behind = (sum(one.get(name, 0) for one in same) for name in ("tasks", "behind"))
+        if "reasons" not in run:
+            yield plain(f"{'because':10} {blocked_text(tasks, behind)}: {by}")
+        else:
+            alone = len(groups) == 1 or not by
+            yield plain(f"{'tasks':10} {blocked_text(tasks, behind)}{'' if alone else f', held by {by}'}:")
+        ids = [task_id for group in same for task_id in group["task_ids"]]
+        listed = ids if whole else ids[:LISTED]
+        for task_id in listed:
+            yield plain(f"{'':10}   {task_id}")
+        if (more := tasks + behind - len(listed)) > 0:
+            yield f"{'':10}   and {more} more: --all lists them"
+    if (plain_tasks := run.get("behind_tasks", 0) - sum(one.get("behind", 0) for one in run["blocked"])) > 0:
+        others = "1 other task waits" if plain_tasks == 1 else f"{plain_tasks} other tasks wait"
+        yield f"{'':10} {others} behind them"
 
 
 def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
@@ -256,20 +295,12 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
             f"{'in doubt':10} `spendguard calls --run {run['run_id']} --state in_doubt` shows each call; "
             "`spendguard resolve CALL --spent USD --object ID` ends it, or --not-sent, by the vendor's books"
         )
-    for why in run["blocked"]:
-        yield plain(f"{'because':10} {_tasks_of(why)}: {why['text']}; {why['advice']}")
-        listed = why["task_ids"] if whole else why["task_ids"][:LISTED]
-        for task_id in listed:
-            yield plain(f"{'':10}   {task_id}")
-        if (more := why["tasks"] + why.get("behind", 0) - len(listed)) > 0:
-            yield f"{'':10}   and {more} more: --all lists them"
-    for task in run["awaiting_approval"]:
-        cost = format_usd(parse_usd(task["cost_usd"]))
-        what = f"may cost {cost}"
-        if beside := task.get("duplicate_of"):
-            what = f"asks for {cost}, which call {beside} of {task['duplicate_task_id']} may have paid,"
-        warning = f": {task['warning']}" if task.get("warning") else ""
-        yield plain(f"{'approval':10} {task['task_id']} {what} and waits to be approved{warning}")
+    yield from reason_lines(run, f"{'next':10} ", "to_come")
+    yield from _blocked_lines(run, whole)
+    for task in run["awaiting_approval"] if "reasons" not in run else ():
+        yield plain(
+            f"{'approval':10} {task['task_id']} may cost {money_of('cost')(task)} and waits to be approved"
+        )
     for approval in run["approvals"]:
         what = "the forecast" if approval["task_id"] is None else approval["task_id"]
         beside = f" beside call {approval['duplicate_of']}" if approval.get("duplicate_of") else ""

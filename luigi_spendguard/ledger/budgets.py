@@ -75,6 +75,11 @@ def was_made(tx: Tx, entry: JournalEntry) -> bool:
     return True
 
 
+def is_known(tx: Tx, request_id: str) -> bool:
+    """Return whether a change was made before under that request id."""
+    return tx.value("SELECT 1 FROM journal WHERE request_id = ?", request_id) is not None
+
+
 def last_entry(tx: Tx) -> int:
     """Return the number of the journal's last entry: what is said later comes after it."""
     return int(tx.value("SELECT max(id) FROM journal") or 0)

@@ -5,6 +5,7 @@ Each function is one operation inside a transaction and idempotent by what the c
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
@@ -209,12 +210,14 @@ class Inside:
 
     Attributes:
         cap: what luigi.cfg says, in micro-dollars; None: nothing.
+        known: the names for which luigi.cfg has one.
 
     """
 
     scope: str
     part: str
     cap: Micros | None
+    known: tuple[str, ...] = ()
 
 
 #: Where luigi.cfg caps what is inside a run.
@@ -229,7 +232,9 @@ def check_inside(run_id: str, inside: Inside) -> Micros:
     """Return a budget's cap. Raises Conflict where luigi.cfg says none: there is nothing to be raised."""
     if inside.cap is None:
         why = _WHERE[inside.scope].format(part=inside.part)
-        raise Conflict(f"{why}: run {run_id} has no such budget that a top-up could raise")
+        near = difflib.get_close_matches(inside.part, inside.known, n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
+        raise Conflict(f"{why}: run {run_id} has no such budget that a top-up could raise{meant}")
     return inside.cap
 
 

@@ -112,6 +112,18 @@ def averages(tx: Tx) -> dict[str, int]:
     return {row["family"]: -(-row["total"] // row["number"]) for row in rows}
 
 
+def vendors_called(tx: Tx) -> dict[str, tuple[str, ...]]:
+    """Return which vendors tasks of each family have asked to pay, in the newest runs."""
+    rows = tx.all(
+        "SELECT DISTINCT family, vendor FROM call WHERE asked_micros > 0 AND run_id IN"
+        f" (SELECT run_id FROM run ORDER BY id DESC LIMIT {RECENT_RUNS}) ORDER BY family, vendor"
+    )
+    found: dict[str, tuple[str, ...]] = {}
+    for row in rows:
+        found[row["family"]] = (*found.get(row["family"], ()), row["vendor"])
+    return found
+
+
 def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
     """Return the tasks, and the members of batches, that have paid and not completed since.
 

@@ -69,12 +69,13 @@ async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any
 
 async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
     freed = await operators.top_up(service, request)
-    return await queries.changed_run(service, request.run_id) | {"top_up": freed}
+    repeated = freed.pop("repeated")
+    return await queries.changed_run(service, request.run_id) | {"top_up": freed, "repeated": repeated}
 
 
 async def _approve(service: LedgerService, call: ApiCall, request: ApproveRequest) -> Any:
-    await operators.approve(service, request)
-    return await queries.changed_run(service, request.run_id)
+    repeated = await operators.approve(service, request)
+    return await queries.changed_run(service, request.run_id) | {"repeated": repeated}
 
 
 async def _resolve(service: LedgerService, call: ApiCall, request: ResolveRequest) -> Any:

@@ -27,10 +27,12 @@ from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import Growth, TaskState
-from scheduler_patch.dispatch.reasons import IF_THE_SAME, Reason, Reasons, charges_too, growth_of
-from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
+from scheduler_patch.dispatch.reasons import Group, Reason, Reasons
+from scheduler_patch.dispatch.words import IF_THE_SAME, charges_too, growth_of
+from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.denials import Denied, grouped
+from scheduler_patch.service.reasons import gather
 from scheduler_patch.service.top_ups import weigh
 
 logger = logging.getLogger(__name__)
@@ -171,11 +173,9 @@ async def _shown(
     """Return one run as every answer has it that is a single run; `listed`: None for all blocked tasks."""
     if row is None:
         raise _no_run(run_id)
-    standing = _standing(row, await standings(service.scheduler))
-    if standing.verdicts:
-        await service.learn_costs()
+    standing = _standing(row, {run_id: await standing_of(service.scheduler, run_id)})
     unsolved = await service.browse(denials.unsolved, [run_id]) if row["denied_calls"] else []
-    shown = row | _of_run(service, row, standing, listed)
+    shown = row | _of_run(service, row, standing, await gather(service, standing), listed)
     shown["reasons"] += _doubt(row) + [_denied(one) for one in grouped(unsolved or [])]
     return shown
 
@@ -349,48 +349,53 @@ def _of_row(row: Mapping[str, Any], standing: Standing) -> dict[str, Any]:
 
 
 def _of_run(
-    service: LedgerService, row: Mapping[str, Any], standing: Standing, listed: int | None
+    service: LedgerService,
+    row: Mapping[str, Any],
+    standing: Standing,
+    reasons: Reasons,
+    listed: int | None,
 ) -> dict[str, Any]:
     """Return what the API shows of a single run beside what the ledger knows."""
     gate, single = service.scheduler.gate, list[dict[str, str]]()
-    reasons = Reasons(gate)
     for task_id, verdict in standing.verdicts.items():
         task = service.state.tasks.get(task_id)
-        if task is None:
-            continue
-        if verdict is Verdict.APPROVAL or verdict is Verdict.DUPLICATE:
+        if task is not None and (verdict is Verdict.APPROVAL or verdict is Verdict.DUPLICATE):
             single.append(_awaiting(task, verdict))
-        reasons.add(task_id, verdict)
     run = service.state.runs.get(row["run_id"])
-    held = reasons.of_run(run) if run is not None and run.opened else []
+    known = run if run is not None and run.opened else None
     growth = growth_of(gate, run) if run is not None and gate.is_held(run) else []
     return _of_row(row, standing) | {
-        "reasons": [_reason(why, tasks) for why, tasks in held],
+        "reasons": [_reason(why) for why in (reasons.of_run(known) if known else [])],
+        "to_come": [_reason(why) for why in (reasons.to_come(known) if known else [])],
         "grown": [_growth(one) for one in growth],
-        "blocked": [
-            {
-                "tasks": due,
-                "behind": len(tasks) - due,
-                "code": why.code,
-                "text": why.text,
-                "advice": why.advice,
-                "task_ids": tasks[:listed],
-            }
-            for why, tasks in reasons.of_tasks()
-            for due in [sum(task_id in standing.due for task_id in tasks)]
-        ],
+        "blocked": [_group(one, standing, listed) for one in reasons.of_tasks()],
         "awaiting_approval": single[: None if listed is None else LISTED],
     }
 
 
-def _reason(why: Reason, tasks: int) -> dict[str, Any]:
+def _group(group: Group, standing: Standing, listed: int | None) -> dict[str, Any]:
+    """Return what is shown of blocked tasks that have the same reasons."""
+    due = sum(task_id in standing.due for task_id in group.tasks)
+    return {
+        "tasks": due,
+        "behind": len(group.tasks) - due,
+        "code": group.reason.code,
+        "text": group.reason.text,
+        "advice": group.reason.advice,
+        "reasons": [{"code": one.code, "scope": one.scope, "part": one.part} for one in group.reasons],
+        "task_ids": group.tasks[:listed],
+    }
+
+
+def _reason(why: Reason) -> dict[str, Any]:
     """Return what is shown of a reason that holds a run."""
     amounts = {"needed_usd": why.needed, "available_usd": why.available, "missing_usd": why.missing}
     return {
         "code": why.code,
         "scope": why.scope,
         "part": why.part,
-        "tasks": tasks,
+        "tasks": why.due,
+        "behind": why.behind,
         "text": why.text,
         "advice": why.advice,
         "commands": [each.strip("`") for each in why.commands],
@@ -434,6 +439,7 @@ def _without_tasks(code: str, text: str, advice: str, clear: Iterable[str]) -> d
         "scope": "",
         "part": "",
         "tasks": 0,
+        "behind": 0,
         "text": text,
         "advice": advice,
         "commands": [each.strip("`") for each in clear],

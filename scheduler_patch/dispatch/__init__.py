@@ -250,13 +250,15 @@ class Gate:
     def obstacles(self, run: RunState, task: TaskState) -> Iterator[tuple[Verdict, BudgetState | None]]:
         """Yield all that keeps a task from running if this run were to pay: first what is its verdict.
 
-        With the budget that cannot pay for it, where it is one.
+        With the budget that cannot pay for it, where it is one. Behind what is final nothing else matters.
         """
         rules = self.state.rules
         if run.state == "revoked":
             yield Verdict.REVOKED, None
+            return
         if task.hold is not None and task.hold.scope == "key" and task.pinned == run.run_id:
             yield Verdict.KEY, None
+            return
         if run is self.state.nobody and any(worker in self.state.announcing for worker in task.workers):
             yield WAIT, None  # Its worker is about to say, or what leads to it will.
         if rules.forecast == "hold":

@@ -53,6 +53,8 @@ class DispatchState:
         self.averages: dict[str, int] = {}
         #: The same, with the tasks of runs that go on: for what is said, not for what is decided.
         self.costs: dict[str, int] = {}
+        #: Which vendors tasks of a family have called: for what is said, too.
+        self.called: dict[str, tuple[str, ...]] = {}
         #: Which tasks wait beside a call of another one, by that one.
         self.beside: dict[str, set[str]] = {}
         #: Workers that are gone, their tasks' ends unheard: the ledger has to be told.

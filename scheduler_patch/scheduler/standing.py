@@ -1,4 +1,7 @@
-"""What money keeps from running, of every run: the tasks that are due, and those that wait behind them."""
+"""What money keeps from running, of every run: the tasks that are due, and those that wait behind them.
+
+That is what is counted everywhere: a task is blocked when it, looked at by itself, may not run now.
+"""
 
 from __future__ import annotations
 
@@ -24,12 +27,14 @@ class Standing:
         due: vendor tasks that would run now, each with why it does not.
         later: vendor tasks that are blocked as well, and wait for something else that they require.
         plain: how many other tasks wait for one of these, directly or not.
+        others: vendor tasks that are not blocked, and have not begun: they may spend before those.
 
     """
 
     due: dict[str, Verdict] = field(default_factory=dict)
     later: dict[str, Verdict] = field(default_factory=dict)
     plain: int = 0
+    others: dict[str, Verdict] = field(default_factory=dict)
 
     @property
     def behind(self) -> int:
@@ -80,6 +85,16 @@ async def standings(scheduler: Any) -> dict[str, Standing]:
 
     There may be many thousands: Luigi's RPCs have their turn meanwhile.
     """
+    found = await _look(scheduler)
+    return {run_id: one for run_id, one in found.items() if one.due or one.later}
+
+
+async def standing_of(scheduler: Any, run_id: str) -> Standing:
+    """Return how a run stands, whether something of it is blocked or not."""
+    return (await _look(scheduler)).get(run_id, CLEAR)
+
+
+async def _look(scheduler: Any) -> dict[str, Standing]:
     gate, found = scheduler.gate, dict[str, Standing]()
     if not gate.state.tasks:
         return found
@@ -93,11 +108,16 @@ async def standings(scheduler: Any) -> dict[str, Standing]:
         for dep in task.deps:
             above.setdefault(dep, []).append(task.id)
         verdict = gate.verdict(task.id)
-        run = gate.state.run(gate.paying_run(task.id)) if verdict.is_blocked else None
-        if run is not None:
+        known = gate.state.tasks.get(task.id)
+        run = gate.state.run(gate.paying_run(task.id)) if known is not None else None
+        if run is None:
+            continue
+        standing = found.setdefault(run.run_id, Standing())
+        if verdict.is_blocked:
             run_of[task.id] = run.run_id
-            standing = found.setdefault(run.run_id, Standing())
             (standing.due if scheduler.is_ready(task) else standing.later)[task.id] = verdict
+        elif known is not None and not known.counted_in:
+            standing.others[task.id] = verdict
     await _follow(run_of, above, found)
     return found
 

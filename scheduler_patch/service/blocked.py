@@ -16,6 +16,7 @@ from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.denials import grouped
+from scheduler_patch.service.reasons import SLICE
 
 #: Seconds between two looks whether something was freed.
 _LOOK_S = 0.1
@@ -42,9 +43,12 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
     for task_id, verdict in verdicts.items():
         if task_id in state.tasks:
             reasons.add(task_id, verdict)
-    for task_id in [each for standing in known.values() for each in standing.later]:
+    same = [known[run_id] for run_id in reasons.runs if run_id in known]
+    for number, task_id in enumerate([task_id for one in same for task_id in (*one.verdicts, *one.others)]):
+        if number % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
         if task_id in state.tasks:
-            reasons.add_behind(task_id)
+            reasons.count(task_id)
     groups = reasons.of_tasks()
     counts = Counter(verdicts.values())
     paused = scheduler.is_paused()["paused"]
@@ -55,18 +59,18 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
         waiting=counts[WAIT],
         why=tuple(
             BlockedTasks(
-                reason.run_id,
-                reason.code,
-                reason.text,
-                reason.advice,
-                len(tasks),
-                () if wait_s else tuple(tasks),
+                group.reason.run_id,
+                group.reason.code,
+                group.reason.text,
+                group.reason.advice,
+                len(group.tasks),
+                () if wait_s else tuple(group.tasks),
             )
-            for reason, tasks in groups
+            for group in groups
         ),
         paused=paused,
         unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
-        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.run_id for one, _ in groups})),
+        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.reason.run_id for one in groups})),
         runs=() if wait_s else await _standing(service, worker, known),
     )
 

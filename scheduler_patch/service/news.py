@@ -19,7 +19,7 @@ from luigi_spendguard.protocol import DUPLICATE, command
 from luigi_spendguard.protocol.commands import rounded, top_up
 from luigi_spendguard.settings.policy import moment
 from scheduler_patch.dispatch.budgets import BudgetState
-from scheduler_patch.dispatch.reasons import spent_text
+from scheduler_patch.dispatch.words import spent_text
 from scheduler_patch.service.denials import call_text, shows
 from scheduler_patch.service.ledger import Books
 

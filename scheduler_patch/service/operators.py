@@ -6,19 +6,20 @@ import asyncio
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger import corrections, duplicates, pruning, queries, runs, snapshot
-from luigi_spendguard.ledger.budgets import last_entry
+from luigi_spendguard.ledger.budgets import is_known, last_entry
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import GRANT_SECONDS, command
 from luigi_spendguard.protocol.operators import ApproveRequest, PruneRequest, ResolveRequest, TopUpRequest
 from scheduler_patch.dispatch import feed
-from scheduler_patch.dispatch.reasons import Target
 from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.ledger import Booked
 from scheduler_patch.service.top_ups import outcome, weigh
@@ -50,11 +51,8 @@ async def top_up(service: LedgerService, request: TopUpRequest) -> dict[str, Any
     """Raise a run's cap, or one inside it; return what it frees. Raises BadAmount, NotFound, Conflict."""
     amount, target = parse_usd(request.usd), target_of(request)
     before = await weigh(service, request.run_id, target, amount)
-    inside = None
-    if target.scope != "run":
-        inside = runs.Inside(target.scope, target.part, _cap_inside(service, target))
-    await service.commit(_top_up, request, amount, inside)
-    return await outcome(service, before)
+    repeated = await service.commit(_top_up, request, amount, _inside(service, target))
+    return await outcome(service, replace(before, amount=0) if repeated else before) | {"repeated": repeated}
 
 
 def target_of(request: TopUpRequest) -> Target:
@@ -68,29 +66,30 @@ def target_of(request: TopUpRequest) -> Target:
 
 async def check_inside(service: LedgerService, request: TopUpRequest) -> None:
     """Raise Conflict where luigi.cfg has no budget that such a top-up could raise."""
-    target = target_of(request)
-    if target.scope != "run":
-        runs.check_inside(
-            request.run_id, runs.Inside(target.scope, target.part, _cap_inside(service, target))
-        )
+    inside = _inside(service, target_of(request))
+    if inside is not None:
+        runs.check_inside(request.run_id, inside)
 
 
-def _cap_inside(service: LedgerService, target: Target) -> Micros | None:
+def _inside(service: LedgerService, target: Target) -> runs.Inside | None:
+    """Return a budget inside a run, as luigi.cfg has it; None for the run's own."""
     caps = service.settings.caps
+    if target.scope == "run":
+        return None
     if target.scope == "day":
-        return caps.day
-    return (caps.task_families if target.scope == "family" else caps.vendors).get(target.part)
+        return runs.Inside("day", "", caps.day)
+    known = caps.task_families if target.scope == "family" else caps.vendors
+    return runs.Inside(target.scope, target.part, known.get(target.part), tuple(known))
 
 
-async def approve(service: LedgerService, request: ApproveRequest) -> None:
-    """Let a run's forecast pass, or one task's cost.
+async def approve(service: LedgerService, request: ApproveRequest) -> bool:
+    """Let a run's forecast pass, or one task's cost; return whether that was done before by this request.
 
     Raises BadAmount, NotFound, Conflict (it is another amount now).
     """
     amount, task_id = parse_usd(request.usd), request.task_id
     if request.duplicate_of is not None:
-        await service.commit(_approve_duplicate, request, amount)
-        return
+        return await service.commit(_approve_duplicate, request, amount)
     task = service.state.tasks.get(task_id) if task_id is not None else None
     if task is not None and task.cost is not None and task.cost != amount:
         raise Conflict(
@@ -99,7 +98,7 @@ async def approve(service: LedgerService, request: ApproveRequest) -> None:
         )
     named = [service.state.run(name) for name in task.runs] if task is not None else []
     is_scheduled = any(run is not None and run.run_id == request.run_id for run in named)
-    await service.commit(_approve, request, amount, is_scheduled, _approved(service, request))
+    return await service.commit(_approve, request, amount, is_scheduled, _approved(service, request))
 
 
 def _approved(service: LedgerService, request: ApproveRequest) -> runs.Approved:
@@ -176,42 +175,46 @@ def _revoke(tx: Tx, run_id: str) -> Booked[None]:
     return Booked(None, snapshot.of_run(tx, run_id))
 
 
-def _top_up(tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None) -> Booked[None]:
+def _top_up(tx: Tx, request: TopUpRequest, amount: Micros, inside: runs.Inside | None) -> Booked[bool]:
+    """Top up; it comes with whether that was done before."""
+    request_id = _id_of(request)
+    repeated = is_known(tx, request_id)
     if inside is None:
-        runs.top_up(tx, request.run_id, amount, _id_of(request))
+        runs.top_up(tx, request.run_id, amount, request_id)
     else:
-        runs.top_up_inside(tx, request.run_id, inside, amount, _id_of(request))
+        runs.top_up_inside(tx, request.run_id, inside, amount, request_id)
     day, seen = snapshot.today(tx), last_entry(tx)
 
     def tell(state: DispatchState) -> None:
         if day is not None:
             feed.feed_day(state, day, seen)
 
-    return Booked(None, snapshot.of_run(tx, request.run_id), tell)
+    return Booked(repeated, snapshot.of_run(tx, request.run_id), tell)
 
 
 def _approve(
     tx: Tx, request: ApproveRequest, amount: Micros, is_scheduled: bool, approved: runs.Approved
-) -> Booked[None]:
+) -> Booked[bool]:
     """Approve; a task that was not scheduled for the run must be known to the ledger as the run's."""
-    run_id, task_id = request.run_id, request.task_id or ""
+    run_id, task_id, request_id = request.run_id, request.task_id or "", _id_of(request)
+    repeated = is_known(tx, request_id)
     if task_id and not is_scheduled:
         runs.check_known(tx, run_id, task_id)
-    runs.approve(tx, run_id, task_id, amount, _id_of(request), approved)
+    runs.approve(tx, run_id, task_id, amount, request_id, approved)
     left = snapshot.task_left(tx, run_id, task_id)
 
     def tell(state: DispatchState) -> None:
         if task_id:
             feed.approve(state, run_id, task_id, amount, left)
 
-    return Booked(None, snapshot.of_run(tx, run_id), tell)
+    return Booked(repeated, snapshot.of_run(tx, run_id), tell)
 
 
-def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booked[None]:
-    run_id, task_id = request.run_id, request.task_id or ""
-    approved = (run_id, task_id, request.duplicate_of or "", amount)
-    duplicates.approve_duplicate(tx, *approved, _id_of(request))
-    return Booked(None, snapshot.of_run(tx, run_id), lambda state: state.look_again(task_id))
+def _approve_duplicate(tx: Tx, request: ApproveRequest, amount: Micros) -> Booked[bool]:
+    run_id, task_id, request_id = request.run_id, request.task_id or "", _id_of(request)
+    repeated = is_known(tx, request_id)
+    duplicates.approve_duplicate(tx, run_id, task_id, request.duplicate_of or "", amount, request_id)
+    return Booked(repeated, snapshot.of_run(tx, run_id), lambda state: state.look_again(task_id))
 
 
 def _resolve(tx: Tx, call_id: str, resolution: Resolution, request_id: str) -> Booked[tuple[Row, str]]:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from luigi_spendguard.money import plain_usd
-from luigi_spendguard.protocol.commands import CENT, rounded, top_up
+from luigi_spendguard.protocol.commands import rounded, top_up
+from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import RunState, TaskState
-from scheduler_patch.dispatch.reasons import Reasons, Target, Trial, unblocked
-from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
+from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.dispatch.trial import Target, Trial, unblocked
+from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
 from scheduler_patch.service import LedgerService
+from scheduler_patch.service.reasons import SLICE, gather
 
-#: Tasks that are looked at in one go: about a millisecond.
-_SLICE = 200
+
+@dataclass(frozen=True)
+class Freed:
+    """What becomes of blocked tasks that are due: how many there is money for beside each other, and how many
+    are still blocked, each looked at by itself, as lists count them.
+    """
+
+    paid: int = 0
+    blocked: int = 0
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,9 @@ class Weighed:
         needed, available, missing: what blocked tasks may cost that take from that budget, what there is for
             them, and what is to be added so that it suffices: before the top-up.
         standing: what of the run was blocked before.
-        frees: how many of the blocked tasks that are due may run after it.
+        freed: what it does to the blocked tasks that are due.
         thaws: whether it lets a frozen run go on.
+        others: the commands that clear what it does not.
 
     """
 
@@ -38,8 +49,9 @@ class Weighed:
     available: int
     missing: int
     standing: Standing
-    frees: int
+    freed: Freed
     thaws: bool
+    others: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return it as the API shows it."""
@@ -54,9 +66,11 @@ class Weighed:
             "missing_usd": plain_usd(self.missing),
             "rest_usd": plain_usd(rest),
             "rest_command": more if rest else None,
+            "other_commands": [one.strip("`") for one in self.others],
             "blocked": len(self.standing.due),
             "behind": self.standing.behind,
-            "frees": self.frees,
+            "frees": self.freed.paid,
+            "still_blocked": self.freed.blocked,
             "thaws": self.thaws,
         }
 
@@ -64,49 +78,58 @@ class Weighed:
 async def weigh(service: LedgerService, run_id: str, target: Target, amount: int | None) -> Weighed:
     """Weigh a top-up that is not made; None: of what is missing."""
     run = service.state.runs.get(run_id)
-    standing = (await standings(service.scheduler)).get(run_id, CLEAR)
+    standing = await standing_of(service.scheduler, run_id)
     if run is None or not run.opened:
-        return Weighed(run_id, target, amount or 0, 0, 0, 0, CLEAR, 0, False)
-    await service.learn_costs()
-    reasons = Reasons(service.scheduler.gate)
-    for number, (task_id, verdict) in enumerate(standing.verdicts.items()):
-        if number % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
-        if task_id in service.state.tasks:
-            reasons.add(task_id, verdict)
-    needed, available, missing = reasons.short(run, target.scope, target.part)
-    if target.scope == "run":
-        if service.scheduler.gate.is_held(run) and run.forecast is not None:
-            missing = max(missing, run.forecast.known - run.own_budget.cap)
-        if run.state == "frozen":
-            missing = max(missing, CENT)
-    by = rounded(missing) if amount is None else amount
-    trial = Trial(service.scheduler.gate, run, target, by)
+        return Weighed(run_id, target, amount or 0, 0, 0, 0, CLEAR, Freed(), False)
+    reasons = await gather(service, standing)
+    short = reasons.short(run, (target.scope, target.part))
+    by = rounded(short.missing) if amount is None else amount
     thaws = run.state == "frozen" and target.scope == "run" and by > 0
-    frees = await _freed(service, trial, standing)
-    return Weighed(run_id, target, by, needed, available, missing, standing, frees, thaws)
+    freed = await _freed(service, run, target, by, standing)
+    amounts = (short.needed, short.available, short.missing)
+    return Weighed(run_id, target, by, *amounts, standing, freed, thaws, _others(reasons, run, target))
+
+
+def _others(reasons: Reasons, run: RunState, target: Target) -> tuple[str, ...]:
+    """Return the commands that clear what a top-up does not: those of other budgets, and approvals."""
+    commands: dict[str, None] = {}
+    for why in (*reasons.of_run(run), *reasons.to_come(run)):
+        is_mine = (why.scope, why.part) == (target.scope, target.part)
+        needs_more = why.code is Verdict.FORECAST and len(why.commands) == 1
+        if why.scope and (needs_more or not is_mine):
+            commands[why.commands[0]] = None
+    return tuple(commands)
 
 
 async def outcome(service: LedgerService, before: Weighed) -> dict[str, Any]:
     """Return what a top-up that was made has freed of what was blocked before, as the API shows it."""
     run: RunState | None = service.state.runs.get(before.run_id)
-    shown = before.to_json()
-    if run is not None and run.opened:
-        trial = Trial(service.scheduler.gate, run, before.target, 0)
-        shown["frees"] = await _freed(service, trial, before.standing)
-    return shown
+    if run is None or not run.opened:
+        return before.to_json()
+    freed = await _freed(service, run, before.target, 0, before.standing)
+    return replace(before, freed=freed).to_json()
 
 
-async def _freed(service: LedgerService, trial: Trial, standing: Standing) -> int:
+async def _freed(
+    service: LedgerService, run: RunState, target: Target, amount: int, standing: Standing
+) -> Freed:
+    """Return what becomes of blocked tasks; those that are not blocked spend first."""
+    gate = service.scheduler.gate
+    together, single = Trial(gate, run, target, amount), Trial(gate, run, target, amount)
     tasks: dict[str, TaskState] = {}
-    freed: dict[str, TaskState] = {}
-    for number, task_id in enumerate(standing.verdicts):
-        if number % _SLICE == _SLICE - 1:
+    paid: dict[str, TaskState] = {}
+    free: dict[str, TaskState] = {}
+    for number, task_id in enumerate([*standing.others, *standing.verdicts]):
+        if number % SLICE == SLICE - 1:
             await asyncio.sleep(0)
         task = service.state.tasks.get(task_id)
         if task is None:
             continue
-        tasks[task_id] = task
-        if trial.admits(task) and task_id in standing.due:
-            freed[task_id] = task
-    return unblocked(freed, tasks)
+        is_due, admitted = task_id in standing.due, together.admits(task)
+        if task_id not in standing.others:
+            tasks[task_id] = task
+        if is_due and admitted:
+            paid[task_id] = task
+        if is_due and single.frees(task):
+            free[task_id] = task
+    return Freed(unblocked(paid, tasks), len(standing.due) - unblocked(free, tasks))

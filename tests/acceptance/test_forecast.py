@@ -24,7 +24,7 @@ def test_a_forecast_over_the_cap_costs_nothing_until_it_is_approved(holding: Sit
     args = ("List", "--n", "20", "--run-id", "r", "--budget-usd", "5")
     code, out = holding.luigi(*args, "--workers", "4", module=SHAPES)
     assert (code, holding.stripe.posts()) == (0, []), out
-    assert "20 tasks blocked: held: the forecast of $20.00 exceeds the cap of $5.00" in out
+    assert "20 tasks blocked: the forecast of $20.00 exceeds the cap of $5.00" in out
     run = holding.run("r")
     assert (run["forecast_usd"], run["approved_usd"]) == ("20.00", None)
     assert holding.cli("approve", "r", "--forecast", "19")[0] == 1
@@ -45,7 +45,7 @@ def test_hold_holds_what_it_cannot_compare_with_a_cap(holding: Site) -> None:
         db.execute("ROLLBACK")
     db.close()
     assert (code, holding.stripe.moved()) == (0, 100), out
-    assert "20 tasks blocked: held: its run is not open" in out
+    assert "20 tasks blocked: its run is not open" in out
     _, out = holding.luigi(*args, module=SHAPES)
     assert "the forecast of $20.00 exceeds the cap of $5.00" in out
     assert holding.run("r")["forecast_usd"] == "20.00"
@@ -130,7 +130,7 @@ def test_a_list_that_grows_during_the_run_is_held_when_that_is_too_much(holding:
     args = ("Growing", "--to", "50", "--run-id", "r", "--budget-usd", "10")
     _, out = holding.luigi(*args, module="tests.support.troubled")
     assert (holding.stripe.moved(), holding.run("r")["forecast_usd"]) == (200, "50.00"), out
-    assert "48 tasks blocked: held: the forecast of $50.00 exceeds the cap of $10.00" in out
+    assert "48 tasks blocked: the forecast of $50.00 exceeds the cap of $10.00" in out
 
 
 def test_the_forecast_survives_a_restart_of_luigid(holding: Site) -> None:

@@ -130,7 +130,8 @@ class TestTopUps:
             0,
             [
                 "Blocked tasks of r: 4 due, 1 behind them. Needed $4.00, available $0.00, missing $4.00.",
-                "$1.00 frees 1 of 4 blocked tasks; the rest needs $3.00 more: `spendguard top-up r 3.00`.",
+                "$1.00 frees 1 of 4 blocked tasks; the rest needs $3.00 more: `spendguard top-up r 3.00`. "
+                "Until that is spent, lists count 0 as blocked: which are paid shows when they run.",
             ],
         )
         assert site.run("r")["cap_usd"] == "2.00"
@@ -184,6 +185,87 @@ class TestTopUps:
         submit(site, 1)
         code, out, _ = site.cli("top-up", "r", "1")
         assert (code, out) == (0, "r has a cap of $101.00; $100.00 remains.\n")
+
+
+class TestBudgetsOnTheWay:
+    """One that each task fits into, but not all of them, is said with the others."""
+
+    @pytest.fixture
+    def site(self, unstarted: Site) -> Site:
+        unstarted.restart(spendguard_family_caps={"Declared": 2}, spendguard_stripe={"run_cap_usd": 4})
+        return unstarted
+
+    def test_all_commands_that_are_said_free_all_at_once(self, site: Site) -> None:
+        out = submit(site, 10, budget="6")
+        assert site.stripe.moved() == 200
+        found = reasons(site)
+        commands = {
+            "family": "spendguard top-up r 8.00 --family Declared",
+            "cap": "spendguard top-up r 4.00",
+            "vendor": "spendguard top-up r 6.00 --vendor stripe",
+        }
+        assert {code: why["commands"] for code, why in found.items()} == {c: [t] for c, t in commands.items()}
+        assert {(why["tasks"], why["behind"]) for why in found.values()} == {(8, 0)}
+        assert site.run("r")["blocked_tasks"] == {"family": 8}
+        assert all(f"`{each}`" in out for each in commands.values()), out
+        said = do(site, commands["family"])
+        assert (
+            f"Freed 2 of 8 blocked tasks; the rest needs `{commands['cap']}`, and `{commands['vendor']}`."
+            in said
+        )
+        assert "Next: cap of $6.00 is too small for all that is to come, $2.00 spent, $4.00 free" in said
+        do(site, commands["cap"])
+        do(site, commands["vendor"])
+        assert (site.run("r")["reasons"], site.run("r")["to_come"]) == ([], [])
+        submit(site, 10)
+        assert site.stripe.moved() == 1000
+
+    def test_an_approval_says_which_budgets_do_not_hold_what_was_approved(self, site: Site) -> None:
+        site.restart(spendguard={"forecast": "hold"})
+        submit(site, 10, budget="6")
+        out = do(site, "spendguard approve r --up-to 10")
+        assert "Next: cap of $6.00 is too small" in out
+        assert "Next: Declared's cap of $2.00 is too small" in out
+        for command in ("top-up r 4.00", "top-up r 8.00 --family Declared"):
+            assert f"  spendguard {command}\n" in out
+            do(site, f"spendguard {command}")
+        submit(site, 10)
+        assert site.stripe.moved() == 400, "whom tasks pay that name no vendors is known once they have"
+        do(site, reasons(site)["vendor"]["commands"][0])
+        submit(site, 10)
+        assert site.stripe.moved() == 1000
+
+    def test_a_revoked_run_has_no_other_reason(self, site: Site) -> None:
+        submit(site, 5, budget="1")
+        assert set(reasons(site)) >= {"cap", "family"}
+        assert site.cli("revoke", "r")[0] == 0
+        run = site.run("r")
+        assert [(why["code"], why["commands"]) for why in run["reasons"]] == [("revoked", [])]
+        assert run["to_come"] == []
+        shown = site.cli("run", "r")[1]
+        assert "held by    the run is revoked (4 due)" in shown
+        assert "spendguard" not in shown
+        submit(site, 5)
+        assert "top-up" not in site.luigi("List", "--n", "5", "--run-id", "r", module=SHAPES)[1]
+
+    @pytest.mark.parametrize(
+        ("option", "named", "meant"), [("--family", "declared", "Declared"), ("--vendor", "strip", "stripe")]
+    )
+    def test_a_misspelt_budget_is_told_the_nearest(
+        self, site: Site, option: str, named: str, meant: str
+    ) -> None:
+        submit(site, 3)
+        for more in ((), ("--dry-run",)):
+            code, _, err = site.cli("top-up", "r", "1", option, named, *more)
+            assert (code, f"did you mean {meant}?" in err) == (1, True), err
+
+    def test_a_repeated_change_says_that_it_is_one(self, site: Site) -> None:
+        submit(site, 5, budget="10")
+        again = ("top-up", "r", "1", "--family", "Declared", "--request-id", "once")
+        said = [site.cli(*again)[1] for _ in range(2)]
+        assert [("Nothing was changed: once was done before." in each) for each in said] == [False, True]
+        assert all("Declared's budget in r is $3.00" in each for each in said)
+        assert "the rest needs $2.00 more" in said[0]
 
 
 class TestBudgetsInside:

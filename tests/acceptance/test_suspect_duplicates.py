@@ -62,7 +62,8 @@ def test_it_is_held_with_both_calls_named_until_it_is_approved(guarded: Site) ->
     code, _, problem = guarded.cli(*approve, "--cost", "26.01")
     assert (code != 0, "look at it again" in problem) == (True, True)
     shown = guarded.cli("run", run_id)[1]
-    assert "waits to be approved" in shown
+    assert shown.count("--duplicate-of") == 1
+    assert "may have made the same payment; once " in shown
     said_where_it_is_held(guarded, run_id, said, shown)
     code, answered, problem = guarded.cli(*approve, "--cost", "26")
     assert code == 0, problem

@@ -98,7 +98,7 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) ->
         _, out = site.luigi(*submit, module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
         assert shown(summary) in shown(out)
         [run] = site.call("GET", "/runs", token=None)[1]
-        assert "because    2 due" in site.cli("run", run["run_id"])[1]
+        assert "held by    cap of $3.00 reached, $3.00 spent (2 due)" in site.cli("run", run["run_id"])[1]
         assert "No call matches. Tasks that were blocked" in site.cli("calls", "--verdict", "denied")[1]
         assistant = site.worker(*assist, module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
         try:

@@ -17,10 +17,10 @@ def test_every_answer_that_is_a_run_is_a_whole_run(site: Site) -> None:
     whole = set(send(site, "GET", f"/runs/{case.run_id}").json)
     assert {"denied_calls", "in_doubt_usd", "blocked_tasks", "approvals", "budgets"} <= whole
     topped = case.top_up({"usd": "5"}).json
-    assert set(topped) == whole | {"top_up"}
+    assert set(topped) == whole | {"top_up", "repeated"}
     [listed] = send(site, "GET", "/runs").json
     of_one = {"blocked", "awaiting_approval", "approvals", "budgets", "shared_tasks"}
-    assert set(listed) == whole - of_one - {"reasons", "grown", "in_doubt"}
+    assert set(listed) == whole - of_one - {"reasons", "to_come", "grown", "in_doubt"}
     gone = send(site, "DELETE", f"/runs/{case.run_id}", token=site.token()).json
     assert set(gone) == whole | {"calls_under_way"}
 
@@ -33,7 +33,10 @@ def test_blocked_tasks_are_counted_and_told(site: Site) -> None:
     assert (why["tasks"], why["code"], why["text"]) == (3, "cap", "cap of $2.00 reached, $2.00 spent")
     code, out, _ = site.cli("run", "r")
     assert code == 0
-    assert "because    3 due: cap of $2.00 reached, $2.00 spent; `spendguard top-up r 3.00` frees them" in out
+    assert "held by    cap of $2.00 reached, $2.00 spent (3 due): $3.00 needed" in out
+    assert out.count("cap of $2.00 reached") == out.count("spendguard top-up r 3.00") == 1, "said once"
+    assert "\ntasks      3 due:\n" in out
+    assert "\n           1 other task waits behind them\n" in out
     assert [line.split()[0] for line in site.cli("runs")[1].splitlines()] == ["run", "r"]
     assert "3 due, 1 behind them" in site.cli("runs")[1]
     site.call("POST", "/runs/r/top_up", {"usd": "5"})
@@ -46,7 +49,11 @@ def test_what_waits_for_an_approval_and_what_was_approved_is_shown(tmp_path: Pat
         site.luigi("List", "--n", "1", "--cost", "11", "--run-id", "r", module=SHAPES)
         [task] = site.run("r")["awaiting_approval"]
         assert task["cost_usd"] == "11.00"
-        assert f"approval   {task['task_id']} may cost $11.00 and waits" in site.cli("run", "r")[1]
+        shown = site.cli("run", "r")[1]
+        assert (
+            "held by    a single task may cost $1.00 without an approval, this one may cost $11.00" in shown
+        )
+        assert f"spendguard approve r --task {task['task_id']} --cost 11.00\n" in shown
         code, _, err = site.cli("approve", "r", "--task", "nope", "--cost", "11")
         assert code == 1
         assert "run r has no task nope" in err

@@ -33,10 +33,11 @@ class Attempt:
 
 
 class Luigid:
-    """A scheduler and its service; every vendor task is of family `V`."""
+    """A scheduler and its service; a vendor task is of family `V` where nothing else is said."""
 
-    def __init__(self, folder: Path, **caps: Any) -> None:
+    def __init__(self, folder: Path, *, forecast: str = "warn", **caps: Any) -> None:
         self.folder, self.caps = folder, Caps(**{"default": Micros(10 * USD)} | caps)
+        self.forecast = forecast
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self.loop.run_forever, daemon=True)
         self._thread.start()
@@ -52,7 +53,8 @@ class Luigid:
         )
         if load:
             self.scheduler.load()
-        self.service = LocalLedgerService(Settings(self.folder / "books.db", self.caps), self.scheduler)
+        settings = Settings(self.folder / "books.db", self.caps, forecast=self.forecast)
+        self.service = LocalLedgerService(settings, self.scheduler)
         self.service.loop, self.gate = self.loop, self.scheduler.gate
 
     def restart(self, *, pickle: bool) -> None:
@@ -80,31 +82,47 @@ class Luigid:
         self.do(self.service.open_run(OpenRunRequest(run_id, False, "Root", run_id)))
 
     def add(
-        self, task_id: str, run_id: str = "r", worker: str = "w", cost: str | None = None, **more: Any
+        self,
+        task_id: str,
+        run_id: str = "r",
+        worker: str = "w",
+        cost: str | None = None,
+        *,
+        vendors: tuple[str, ...] = (),
+        **more: Any,
     ) -> None:
         """Announce a vendor task of a run."""
         said: dict[str, Any] = {"run_id": run_id, "announcing": True}
         said |= {} if cost is None else {"max_cost_usd": cost}
-        self.scheduler.add_task(task_id=task_id, worker=worker, family="V", spendguard=said, **more)
+        said |= {"vendors": list(vendors)} if vendors else {}
+        more.setdefault("family", "V")
+        self.scheduler.add_task(task_id=task_id, worker=worker, spendguard=said, **more)
 
     def work(self, worker: str = "w", **more: Any) -> str | None:
         """Ask for work."""
         task_id: str | None = self.scheduler.get_work(worker=worker, host="h", **more)["task_id"]
         return task_id
 
-    def claim(self, task_id: str, worker: str = "w", cost: int | None = None) -> Attempt:
+    def claim(self, task_id: str, worker: str = "w", cost: int | None = None, family: str = "V") -> Attempt:
         """Claim a task that was dispatched."""
         claim_id = str(uuid.uuid4())
         max_cost = None if cost is None else str(cost)
-        request = ClaimRequest(claim_id, task_id, "V", worker, max_cost_usd=max_cost)
+        request = ClaimRequest(claim_id, task_id, family, worker, max_cost_usd=max_cost)
         claimed = self.do(self.service.claim(request))
         return Attempt(task_id, claim_id, claimed.vault_key, claimed.run_id)
 
-    def call(self, attempt: Attempt, usd: int = 1, target: str = "cus_1") -> ReserveReply:
-        """Make a call that is settled, if it is allowed."""
+    def call(
+        self,
+        attempt: Attempt,
+        usd: int = 1,
+        target: str = "cus_1",
+        vendor: str = "stripe",
+        billed: int | None = None,
+    ) -> ReserveReply:
+        """Make a call that is settled, if it is allowed, at what the vendor has `billed` (None: as asked)."""
         ask = ReserveRequest(
             str(uuid.uuid4()),
-            "stripe",
+            vendor,
             "a",
             "o",
             "POST",
@@ -115,8 +133,9 @@ class Luigid:
         )
         answer: ReserveReply = self.do(self.service.reserve(attempt.key, ask))
         if answer.verdict == "allowed":
+            total = (usd if billed is None else billed) * USD
             settled = EndRequest(
-                "settle", answer.call_id, answer.ask, total_micros=usd * USD, status=200, answer_body="{}"
+                "settle", answer.call_id, answer.ask, total_micros=total, status=200, answer_body="{}"
             )
             self.do(self.service.end(attempt.key, settled))
         return answer

@@ -102,12 +102,16 @@ const target = (budget) => budget === null ? {} :
 const called = (budget) => budget === null ? "" : "day" in target(budget) ? " beyond the day's cap" :
   `: ${budget.scope} ${budget.part}`;
 
-/** Say what a top-up frees, as luigid has weighed it. */
+/** Say what a top-up frees, as luigid has weighed it, and what else the rest needs. */
 function freed(weighed, verb) {
-  const { frees, blocked } = weighed;
-  const rest = weighed.rest_command ? `; the rest needs ${usd(weighed.rest_usd)} more` :
+  const { frees, blocked, still_blocked: still } = weighed;
+  const needs = [...(weighed.rest_command ? [`${usd(weighed.rest_usd)} more`] : []),
+    ...(frees < blocked ? weighed.other_commands.map((one) => `\`${one}\``) : [])];
+  const rest = needs.length ? `; the rest needs ${needs.join(", and ")}` :
     frees < blocked ? "; the rest waits for something else" : "";
-  return `${verb} ${frees} of ${count(blocked, "blocked task")}${weighed.thaws ? ", and thaws the run" : ""}${rest}.`;
+  const until = still < blocked - frees ? ` Until that is spent, lists count ${still} as blocked.` : "";
+  return `${verb} ${frees} of ${count(blocked, "blocked task")}${weighed.thaws ? ", and thaws the run" : ""}${rest}.` +
+    until;
 }
 
 /** Top up a run, or a budget inside it: what is needed is said before, and what the amount frees. */

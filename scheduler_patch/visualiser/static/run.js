@@ -46,7 +46,7 @@ export function runPage(place, acted) {
         "aria-pressed": String(one === split), "data-key": `by ${one}`,
         onclick: () => address.change({ by: one === "vendor" ? "" : one }, true) },
         one === "vendor" ? "By vendor" : "By task family")));
-    show(blocked, [run.blocked, run.reasons, run.awaiting_approval, run.budgets], () => waiting(run, acted));
+    show(blocked, [run.blocked, run.reasons, run.to_come, run.awaiting_approval, run.budgets], () => waiting(run, acted));
     show(keys, found, () => vaultKeys(found, acted));
     if (spending) {
       // What takes luigid long, of a run with very many calls, is asked for less often.
@@ -107,13 +107,17 @@ function waiting(run, acted) {
           onclick: () => acted(() => actions.topUp(run, budget), `A budget of ${run.run_id} is raised.`) },
           "Top up…")))))),
   ];
-  const reasons = run.reasons.map((why) => h("li", null, h("strong", null, why.text),
+  const reason = (why) => h("li", null, h("strong", null, why.text),
     why.missing_usd !== null && `: ${usd(why.needed_usd)} needed, ${usd(why.available_usd)} available, ` +
       `${usd(why.missing_usd)} missing`,
-    why.tasks > 0 && ` (${count(why.tasks, "task")})`, h("div", null, withCommands(why.advice))));
+    why.tasks + why.behind > 0 && ` (${blockedText(why.tasks, why.behind)})`,
+    h("div", null, withCommands(why.advice)));
+  const reasons = run.reasons.map(reason), next = run.to_come.map(reason);
+  const by = (group) => group.reasons.map((why) => [why.code, why.part].filter(Boolean).join(" ")).join(", ");
   const groups = run.blocked.map((group) => h("li", null,
-    h("strong", null, `${blockedText(group.tasks, group.behind)}: `), group.text,
-    h("details", { "data-key": `tasks ${group.code}` }, h("summary", null, "Show tasks"),
+    h("strong", null, blockedText(group.tasks, group.behind)),
+    run.blocked.length > 1 && `, held by ${by(group)}`,
+    h("details", { "data-key": `tasks ${by(group)}` }, h("summary", null, "Show tasks"),
       h("ul", null, group.task_ids.map((task) => h("li", null, h("a", { href: graph(task) }, task)))),
       group.tasks + group.behind > group.task_ids.length && h("p", null,
         `and ${(group.tasks + group.behind - group.task_ids.length).toLocaleString("en-US")} more`))));
@@ -126,6 +130,7 @@ function waiting(run, acted) {
       onclick: () => acted(() => actions.approveTask(run, task), "The task is approved.") }, "Approve…")));
   return h("div", null, budgets,
     reasons.length > 0 && [h("h3", null, "What holds it"), h("ul", { class: "spendguard-reasons" }, reasons)],
+    next.length > 0 && [h("h3", null, "What will hold it next"), h("ul", { class: "spendguard-reasons" }, next)],
     groups.length > 0 && [h("h3", null, "Blocked tasks"), h("ul", null, groups)],
     approvals.length > 0 && [h("h3", null, "Tasks that wait for an approval"), h("ul", null, approvals)]);
 }

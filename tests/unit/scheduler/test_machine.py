@@ -29,7 +29,7 @@ from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.settings.policy import Caps
-from scheduler_patch.dispatch.reasons import Target
+from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators, top_ups
@@ -349,7 +349,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             codes = {one for task in due for one, _ in gate.obstacles(run, gate.state.tasks[task])}
             others = [gate.state.day, *(b for b in run.budgets.values() if b is not run.own_budget)]
             if codes == {"cap"} and all(b is None or b.room >= weighed.needed for b in others):
-                assert weighed.frees == len(due)
+                assert (weighed.freed.paid, weighed.freed.blocked) == (len(due), 0)
 
     @rule(run_id=st.sampled_from(RUNS), ceiling=st.integers(0, 9))
     def approve(self, run_id: str, ceiling: int) -> None:
