@@ -228,7 +228,7 @@ class TestIssuing:
         assert row["id"] in run("keys")
         code, _, err = gateway.cli("keys", "--run", "by-hnad")
         assert (code, "there is no run by-hnad" in err) == (1, True)
-        assert f"{row['id']} is revoked" in run("revoke-key", row["id"])
+        assert f"{row['id']} of run by-hand is revoked" in run("revoke-key", row["id"])
         with pytest.raises(stripe.AuthenticationError, match="revoked"):
             charge(gateway, key)
 
