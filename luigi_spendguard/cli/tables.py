@@ -222,9 +222,12 @@ def needed_line(run_id: str, weighed: Mapping[str, Any]) -> str:
         format_usd(parse_usd(weighed[f"{name}_usd"])) for name in ("needed", "available", "missing")
     )
     scope, part = weighed["scope"], weighed["part"]
-    of = {"run": run_id, "day": f"the day in {run_id}"}.get(scope, f"{part} in {run_id}")
+    # The tasks are all those of the run, the amounts what they need of this budget.
+    of = {"run": "", "day": " of the day's cap"}.get(scope, f" of {part}'s budget")
     blocked = blocked_text(weighed["blocked"], weighed["behind"]) or "none"
-    return plain(f"Blocked tasks of {of}: {blocked}. Needed {need}, available {there}, missing {lack}.")
+    return plain(
+        f"Blocked tasks of {run_id}: {blocked}. Needed{of} {need}, available {there}, missing {lack}."
+    )
 
 
 def freed_text(weighed: Mapping[str, Any], *, done: bool) -> str:

@@ -13,7 +13,7 @@ import sys
 import time
 import types
 from collections.abc import Iterator
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote, quote_plus, unquote
 
 import luigi
 import luigi.notifications
@@ -313,6 +313,22 @@ def test_a_task_process_says_no_secret_of_why_its_task_failed() -> None:
     ((_, status, said, *_),) = results
     assert status == "FAILED"
     assert f"RuntimeError: {REDACTED} {REDACTED}" in said
+
+
+@pytest.mark.parametrize(
+    "key", ["sk_live_51Habcdefgh", "rk_test_51Habcdefgh", "whsec_" + "a1" * 12, "SK" + "0f" * 16]
+)
+@pytest.mark.parametrize("text", ["/runs/{}", "/a%2f{}?b=1", "no route {}, it says", "{}"])
+def test_what_looks_like_anybodys_key_is_hidden(text: str, key: str) -> None:
+    assert redaction.hide(text.format(key)) == text.format(REDACTED)
+    assert key not in unquote(redaction.redact_url(text.format(key.replace("_", "%5F"))))
+
+
+@pytest.mark.parametrize(
+    "name", ["re_3Q0001AbCdEfGhIjKlMnOp", "core_Abcdefgh_0123456789abcdefgh", "SKIP", "sk_live_", "pi_1"]
+)
+def test_what_is_no_key_is_not(name: str) -> None:
+    assert redaction.hide(f"/v1/refunds/{name}") == f"/v1/refunds/{name}"
 
 
 # Standard streams.
