@@ -34,15 +34,21 @@ _IS_OVER = """
     AND NOT EXISTS (SELECT 1 FROM price_due JOIN call ON call.id = price_due.call_id
                     WHERE call.run_id = run.run_id)
 """
-#: The journal's first entry of the oldest run that may go on: what was paid for later is not paid for again
-#: in that. With one that has ended another scheduler may go on, until `runs.check_remembered` refuses it.
-#: (A vault key's own run has no tasks that others could have, too.)
-_OLDEST = """
-    SELECT run_id, (SELECT min(id) FROM journal WHERE journal.run_id = run.run_id) AS entry FROM run
-    WHERE run_id NOT IN (SELECT id FROM key_terms)
-    AND (state IN ('active','frozen') OR state = 'ended' AND (ended_at >= ?1 OR run_id IN
-         (SELECT run_id FROM claim WHERE ended_at IS NULL AND state = 'open')))
-    ORDER BY entry LIMIT 1
+#: Of `run`: the journal's first entry of it.
+_FIRST = "(SELECT min(id) FROM journal WHERE journal.run_id = run.run_id)"
+#: That of the oldest run that may go on: what was paid for later is not paid for again in that. With one
+#: that has ended another scheduler may go on, until `runs.check_remembered` refuses it. (A vault key's own
+#: run has no tasks that others could have, too.)
+_OLDEST = f"""
+    SELECT run_id, {_FIRST} AS entry FROM run
+    WHERE (state IN ('active','frozen') OR state = 'ended' AND ended_at >= ?1)
+    AND run_id NOT IN (SELECT id FROM key_terms) ORDER BY entry LIMIT 1
+"""
+#: The same of runs that have ended, but an attempt of theirs has not, as far as is known: it is at its own
+#: task, but a key of its caller's own may be another's.
+_OLDEST_ATTEMPT = f"""
+    SELECT min({_FIRST}) FROM run WHERE state = 'ended' AND run_id IN
+    (SELECT run_id FROM claim WHERE ended_at IS NULL AND state = 'open')
 """
 #: Tasks (and payments) of attempts that go on.
 _AT_WORK = """
@@ -53,7 +59,7 @@ _AT_WORK = """
     json_array(mixed) END) AS each WHERE ended_at IS NULL AND state = 'open' AND mixed <> ''
 """
 #: Why a call (of ?1) stays; null: it need not. ?2: before when it ended; ?3: the entry of `_OLDEST`;
-#: ?4: what `_AT_WORK` names.
+#: ?4: what `_AT_WORK` names; ?5: `_OLDEST_ATTEMPT`.
 _WHY = f"""
     CASE
     WHEN call.created_at >= ?2 OR coalesce(call.ended_at, 0) >= ?2 THEN 'newer'
@@ -68,7 +74,8 @@ _WHY = f"""
              THEN 'not_completed'
         WHEN call.task_id IN (SELECT value FROM json_each(?4)) THEN 'open'
         WHEN call.state = 'settled' AND NOT call.declined AND (SELECT max(id) FROM journal
-             WHERE journal.call_id = call.id AND kind = 'reserve') > ?3 THEN 'open'
+             WHERE journal.call_id = call.id AND kind = 'reserve') >
+             CASE WHEN call.base IS NULL THEN min(?3, ?5) ELSE ?3 END THEN 'open'
         WHEN {{beside}} THEN 'open'
         END
     WHEN call.verdict = 'allowed' AND ({{beside}}) THEN 'open'
@@ -187,6 +194,7 @@ def _of_calls(tx: Tx, run_id: str, before: int) -> tuple[str, list[Any]]:
         before,
         2**62 if oldest is None else oldest["entry"],
         json.dumps([row["name"] for row in tx.all(_AT_WORK)]),
+        tx.value(_OLDEST_ATTEMPT) or 2**62,
     ]
     return f"(SELECT call.*, {_STAYS} AS why FROM call WHERE run_id = ?1 ORDER BY rowid)", values
 
@@ -195,7 +203,7 @@ def _free(tx: Tx, run_id: str, before: int, most: int) -> list[Row]:
     """Return calls of a run that need not stay."""
     query, values = _of_calls(tx, run_id, before)
     columns = "id, settled_micros, corrected_micros, overrun_micros"
-    return tx.all(f"SELECT {columns} FROM {query} WHERE why IS NULL LIMIT ?5", *values, most)
+    return tx.all(f"SELECT {columns} FROM {query} WHERE why IS NULL LIMIT ?6", *values, most)
 
 
 def _attempts(tx: Tx, run_id: str, before: int, most: int, gone: Sequence[str] = ()) -> list[str]:

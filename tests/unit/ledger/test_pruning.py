@@ -449,6 +449,8 @@ def test_an_attempt_of_a_run_that_has_ended_keeps_what_it_may_repeat(books: Book
     over(books, "early")
     opened(books, "A")
     paid(books, "t", "A", **own)
+    paid(books, "t", "A")
     over(books, "A")
-    assert pruned(books).stay == {"open": 1}
+    found = pruned(books)
+    assert (found.calls, found.stay) == (1, {"open": 1}), "nobody ends it where its worker was killed"
     assert books.reserve(key, books.ask(10, **own)).verdict == "replayed"
