@@ -169,10 +169,11 @@ class LedgerService(Books):
         return CloseRunReply(closed)
 
     async def learn_costs(self) -> None:
-        """Look what tasks have cost by now, where blocked ones do not say it: for what is said of them."""
+        """Look what tasks have cost, and whom they paid: for what is said of those that do not say it."""
         if self._costs_due and self.has_ledger:
             self._costs_due = False
             self.state.costs = await self.browse(snapshot.averages) or {}
+            self.state.called = await self.browse(snapshot.vendors_called) or {}
 
     async def acknowledge(self, request: AcknowledgeRequest) -> NoFields:
         """Take it that a worker has heard of a revoked run, and ends its tasks."""

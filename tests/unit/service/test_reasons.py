@@ -32,6 +32,8 @@ class Job:
     vendor: str
     usd: int
     says: bool = True
+    #: Whether it names its vendor.
+    names: bool = True
     #: What the vendor bills where it is not what was asked.
     billed: int | None = None
 
@@ -49,7 +51,9 @@ class Played:
         for job in self.jobs.values():
             if job.task_id not in self.done:
                 cost = str(job.usd) if job.says else None
-                self.luigid.add(job.task_id, cost=cost, vendors=(job.vendor,), family=job.family)
+                self.luigid.add(
+                    job.task_id, cost=cost, vendors=(job.vendor,) if job.names else (), family=job.family
+                )
         self.luigid.scheduler.add_worker("w", [("first_task", next(iter(self.jobs)))])
         self.luigid.do(self.luigid.service.record(lambda tx: None))  # The forecast is kept.
 
@@ -196,5 +200,17 @@ class TestAllThatIsAdvised:
             it.luigid.scheduler.add_task(task_id="T0", worker="w", spendguard_blocked=said)
             assert it.advised() == ["spendguard approve r --task T0 --cost 4.00"]
             it.do(it.advised()[0])
+            it.work()
+            assert it.left == set()
+
+    def test_names_the_vendor_that_others_of_their_family_have_called(self) -> None:
+        jobs = [Job(f"T{number}", "V", "stripe", 2, names=False) for number in range(4)]
+        with played(jobs, default=usd(3), vendors={"stripe": usd(2), "twilio": usd(1)}) as it:
+            it.submit()
+            it.work()
+            commands = ["spendguard top-up r 5.00", "spendguard top-up r 6.00 --vendor stripe"]
+            assert (len(it.left), it.advised()) == (3, commands)
+            for command in commands:
+                it.do(command)
             it.work()
             assert it.left == set()
