@@ -145,7 +145,11 @@ def forecast_of(run: Mapping[str, Any]) -> str:
         text += " (estimated)"
     elif run["estimated_usd"] != "0.00":
         text += " (partly estimated)"
-    return text + (f" + {run['unknown_tasks']} unknown" if run["unknown_tasks"] else "")
+    if not run["unknown_tasks"]:
+        return text
+    now = run.get("expected_usd")
+    by_now = f"; by now {format_usd(parse_usd(now))}" if now not in (None, run["forecast_usd"]) else ""
+    return f"{text} + {run['unknown_tasks']} unknown{by_now}"
 
 
 RUN_COLUMNS: Sequence[Column] = (

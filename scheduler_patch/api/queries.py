@@ -368,6 +368,7 @@ def _of_run(
         "reasons": [_reason(why) for why in (reasons.of_run(known) if known else [])],
         "to_come": [_reason(why) for why in (reasons.to_come(known) if known else [])],
         "grown": [_growth(one) for one in growth],
+        "expected_usd": plain_usd(reasons.expected(known)) if known else None,
         "blocked": [_group(one, standing, listed) for one in reasons.of_tasks()],
         "awaiting_approval": single[: None if listed is None else LISTED],
     }

@@ -148,6 +148,11 @@ class Needs:
                 missing = max(missing, CENT)
         return Shortfall(needed, max(0, room), missing)
 
+    def expected(self) -> int:
+        """Return what the run comes to as it looks now: what is gone, and what its tasks still need."""
+        own, need = self._run.own_budget, self.of(("run", ""))
+        return own.cap - own.room + (sum(need.amounts) - need.unsaid if need is not None else 0)
+
     def _short_of_day(self, amounts: list[int], room: int) -> Shortfall:
         """Return what is missing of the day's, and of what the run may spend beyond it: it is added there."""
         beyond = self._run.budgets.get(("beyond_day", ""))

@@ -198,6 +198,10 @@ class Reasons:
         """Return what the tasks of a run need of a budget, what there is, and what is missing."""
         return self._run(run).needs.short(budget)
 
+    def expected(self, run: RunState) -> int:
+        """Return what a run comes to as it looks now, in micro-dollars."""
+        return self._run(run).needs.expected()
+
     def _too_small(self, of_run: _OfRun) -> Iterator[tuple[Verdict, BudgetKey]]:
         """Yield the budgets that do not hold all that is to come: each task may fit into them by itself."""
         run = of_run.run

@@ -146,6 +146,8 @@ class TestTopUps:
     def test_tasks_that_say_no_cost_count_for_what_others_have_cost(self, site: Site) -> None:
         _, out = site.luigi("Billing", "--n", "5", "--budget-usd", "2", "--run-id", "r")
         assert "`spendguard top-up r 3.00` frees them, if they cost what others have" in out
+        assert site.run("r")["expected_usd"] == "5.00"
+        assert "forecast   $0.00 + 5 unknown; by now $5.00" in site.cli("run", "r")[1]
 
     def test_in_a_terminal_the_amount_is_asked_for(self, site: Site) -> None:
         submit(site, 4, budget="2")

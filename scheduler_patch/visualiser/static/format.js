@@ -57,6 +57,7 @@ export function forecast(run) {
   }
   const estimated = Number(run.estimated_usd) === 0 ? "" : run.estimated_usd === run.forecast_usd
     ? " (estimated)" : ` (${usd(run.estimated_usd)} of it estimated)`;
-  const unknown = run.unknown_tasks ? ` + ${count(run.unknown_tasks, "task")} of unknown cost` : "";
+  const now = run.expected_usd && run.expected_usd !== run.forecast_usd ? `; by now ${usd(run.expected_usd)}` : "";
+  const unknown = run.unknown_tasks ? ` + ${count(run.unknown_tasks, "task")} of unknown cost${now}` : "";
   return usd(run.forecast_usd) + estimated + unknown;
 }
