@@ -307,17 +307,26 @@ def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:
     )
 
 
-def forget_customer(tx: Tx, customer: str) -> tuple[int, int]:
-    """Delete what was sent and answered in calls that concerned a customer, as `replay_days` does in time.
+def calls_of(tx: Tx, customer: str) -> list[str]:
+    """Return the calls that concerned a customer. All calls are looked at: nobody should wait for that."""
+    where, values = queries.wanted(tx, queries.CallFilter(customer=customer))
+    return [row["id"] for row in tx.all(f"SELECT call.id FROM call WHERE {where}", *values)]
+
+
+def forget_calls(tx: Tx, call_ids: Sequence[str]) -> tuple[int, int]:
+    """Delete what was sent and answered in calls, as `replay_days` does in time.
 
     Money and identities stay: a call that is made again is refused. Returns of how many calls, and how many
     are open and keep theirs, so that they can be sent again.
     """
-    where, values = queries.wanted(tx, queries.CallFilter(customer=customer))
-    over = "call.state IS NULL OR call.state IN ('settled','voided')"
-    ids = f"SELECT call.id FROM call WHERE {where}"
-    kept = tx.value(f"SELECT count(*) FROM call WHERE {where} AND NOT ({over})", *values)
-    gone = tx.run(f"DELETE FROM exchange WHERE call_id IN ({ids} AND ({over}))", *values)
+    ids = json.dumps(call_ids)
+    among = "id IN (SELECT value FROM json_each(?))"
+    kept = tx.value(f"SELECT count(*) FROM call WHERE {among} AND state IN ('pending','in_doubt')", ids)
+    gone = tx.run(
+        f"DELETE FROM exchange WHERE call_id IN (SELECT id FROM call WHERE {among}"
+        " AND (state IS NULL OR state IN ('settled','voided')))",
+        ids,
+    )
     if gone:
         journal(tx, JournalEntry("forget", note=f"what was sent and answered in {gone} calls of a customer"))
     return gone, int(kept)

@@ -149,7 +149,11 @@ async def forget(service: LedgerService, customer: str) -> dict[str, int]:
     """Delete what was sent and answered in a customer's calls."""
     if not service.has_ledger:
         return {"calls": 0, "open_calls": 0}
-    gone, kept = await service.record(pruning.forget_customer, customer)
+    found = await service.browse(pruning.calls_of, customer) or []
+    gone = kept = 0
+    for first in range(0, len(found), pruning.MOST_CALLS):
+        some = await service.record(pruning.forget_calls, found[first : first + pruning.MOST_CALLS])
+        gone, kept = gone + some[0], kept + some[1]
     return {"calls": gone, "open_calls": kept}
 
 

@@ -414,6 +414,23 @@ def test_what_a_run_that_has_ended_would_repeat_is_asked_for_no_more(books: Book
     assert paid(books, "t", "A~2").verdict == "allowed", "a new run is due again"
 
 
+def test_a_customers_calls_are_forgotten_but_those_that_are_open(books: Books) -> None:
+    opened(books, "A")
+    first = paid(books, "t", "A", target="cus_ann cus_bob", completed=False)
+    paid(books, "t2", "A", target="cus_eve", completed=False)
+    key, ask = books.claim("doubt", "A"), books.ask(10, target="cus_ann")
+    books.reserve(key, ask)
+    books.end(key, EndRequest("doubt", ask.call_id, note="lost"))
+    found = books.read(pruning.calls_of, "cus_ann")
+    assert found == [first.call_id, ask.call_id]
+    assert books.write(pruning.forget_calls, found) == (1, 1)
+    assert books.write(pruning.forget_calls, found) == (0, 1)
+    assert rows(books, "exchange") == 2
+    again = paid(books, "t", "A", target="cus_ann cus_bob")
+    assert (again.reason, again.wire_key) == ("idempotency_mismatch", "")
+    assert books.reserve(books.claim("doubt", "A"), books.ask(10, target="cus_ann")).body == ask.body
+
+
 @pytest.mark.usefixtures("at_once")
 def test_what_was_over_before_a_run_was_opened_is_nothing_that_it_would_repeat(books: Books) -> None:
     opened(books, "old")

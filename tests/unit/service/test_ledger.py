@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import runs, snapshot
+from luigi_spendguard.ledger import pruning, runs, snapshot
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
-from scheduler_patch.service import LedgerService
+from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.ledger import Booked
 from tests.support.books import audit
 
@@ -35,6 +36,31 @@ def test_what_is_committed_is_told_and_what_is_recorded_must_need_no_telling(tmp
             await service.record(opened, "not told")
         assert "not told" not in service.state.runs
         assert await service.record(audit) == []
+        service.close()
+
+    asyncio.run(live())
+
+
+def test_no_call_waits_while_a_customers_are_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All calls of the ledger are looked at for that, hundreds of thousands perhaps."""
+    looks, go_on, look = threading.Event(), threading.Event(), pruning.calls_of
+
+    def slowly(tx: Tx, customer: str) -> list[str]:
+        looks.set()
+        assert go_on.wait(20)
+        return look(tx, customer)
+
+    async def live() -> None:
+        service = LedgerService(Settings(tmp_path / "books.db", Caps(default=CAP)), BudgetScheduler())
+        await service.commit(opened, "before")
+        monkeypatch.setattr(pruning, "calls_of", slowly)
+        forgetting = asyncio.ensure_future(operators.forget(service, "cus_1"))
+        await asyncio.to_thread(looks.wait, 20)
+        await asyncio.wait_for(service.commit(opened, "meanwhile"), 10)
+        go_on.set()
+        assert await forgetting == {"calls": 0, "open_calls": 0}
         service.close()
 
     asyncio.run(live())
