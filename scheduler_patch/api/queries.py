@@ -28,7 +28,7 @@ from scheduler_patch.api.handler import ApiCall
 from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import Growth, TaskState
 from scheduler_patch.dispatch.reasons import Group, Reason, Reasons
-from scheduler_patch.dispatch.words import IF_THE_SAME, charges_too, growth_of
+from scheduler_patch.dispatch.words import charges_too, growth_of
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.denials import Denied, grouped
@@ -470,6 +470,6 @@ def _awaiting(task: TaskState, verdict: Verdict) -> dict[str, str]:
             "cost_usd": plain_usd(hold.asked),
             "duplicate_of": hold.part,
             "duplicate_task_id": hold.beside,
-            "warning": f"{charges_too(hold.beside)}; {IF_THE_SAME}",
+            "warning": charges_too(hold.beside),
         }
     return {"task_id": task.task_id, "cost_usd": plain_usd(task.cost or 0)}

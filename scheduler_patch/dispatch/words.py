@@ -16,8 +16,8 @@ from scheduler_patch.dispatch.needs import Need
 _NAMED = 3
 _OPEN = "submit its root again with a worker that has the plugin"
 #: Of a suspect duplicate: when it is to be approved, and what to do else.
-IF_ANOTHER = "if it is another payment"
-IF_THE_SAME = "if it is the same one, corrected, take it out of the pipeline before that"
+_IF_ANOTHER = "if it is another payment"
+_IF_THE_SAME = "if it is the same one, corrected, take it out of the pipeline before that"
 
 
 def of_forecast(gate: Gate, run: RunState) -> str:
@@ -33,8 +33,9 @@ def of_forecast(gate: Gate, run: RunState) -> str:
 
 
 def charges_too(other: str) -> str:
-    """Return what becomes of a suspect duplicate when the other task completes."""
-    return f"once {other} has completed, this one charges as well, unless both name one payment_key"
+    """Return what becomes of a suspect duplicate when the other task completes, and what to do about it."""
+    what = f"once {other} has completed, this one charges as well, unless both name one payment_key"
+    return f"{what}: {_IF_THE_SAME}"
 
 
 def growth_of(gate: Gate, run: RunState) -> list[Growth]:
@@ -122,7 +123,7 @@ class Words:
                 "--duplicate-of",
                 hold.part,
             )
-            return f"{text}; {charges_too(hold.beside)}", f"{frees} {IF_ANOTHER}; {IF_THE_SAME}", approve
+            return f"{text}; {charges_too(hold.beside)}", f"{frees} {_IF_ANOTHER}", approve
         asked = format_usd(hold.asked) if hold is not None else "more"
         if task.cost is None:
             own = max(self.gate.state.rules.single or 0, self.run.approvals.get(task.task_id, 0))

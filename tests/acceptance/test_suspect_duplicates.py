@@ -84,7 +84,8 @@ def said_where_it_is_held(site: Site, run_id: str, summary: str, shown: str) -> 
     assert warning in summary.partition("===== Luigi Execution Summary =====")[2]
     assert warning in shown
     assert task["warning"].startswith(warning)
-    assert "take it out of the pipeline before that" in task["warning"]
+    for told in (summary, shown, task["warning"]):
+        assert "if it is the same one, corrected, take it out of the pipeline before that" in told
     assert f"take this task out of the pipeline before {other} completes" in denied["message"]
     [logged] = lines(site, "is held")
     assert f"Run {run_id}: task {task['task_id']} is held: call {denied['id']}" in logged
