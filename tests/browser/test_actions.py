@@ -163,6 +163,8 @@ def test_a_suspect_duplicate_is_approved_beside_the_call_that_is_shown(tab: Tab,
     page = tab.go(f"#tab=budgets&run={run_id}")
     page.get_by_text(f"which call {task['duplicate_of']} of").wait_for()
     tab.shot("duplicate")
+    page.locator("td", has_text="denied:duplicate").wait_for()
+    assert "`" not in page.locator("#budgets").inner_text(), "no command stands between backticks"
     page.get_by_role("button", name="Approve…", exact=True).click()
     tab.say_token(site.token())
     page.get_by_text("approve it only if it is another payment").wait_for()

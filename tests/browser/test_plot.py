@@ -192,6 +192,37 @@ def test_an_empty_runs_plot_begins_with_the_run(browser: Any, stretched: Site) -
         tab.close()
 
 
+#: How far to the right, from 0 to 1, moments are written below the plot's box.
+WRITTEN = """() => {
+  const over = document.querySelector('.u-over').getBoundingClientRect();
+  const canvas = document.querySelector('.spendguard-plot canvas'), box = canvas.getBoundingClientRect();
+  const scale = canvas.width / box.width, left = Math.round((over.left - box.left) * scale);
+  const wide = Math.round(over.width * scale), below = Math.round((over.bottom - box.top + 12) * scale);
+  const {data} = canvas.getContext('2d').getImageData(left, below, wide, Math.round(14 * scale));
+  let last = 0;
+  for (let at = 0; at < data.length; at += 4) {
+    if (data[at + 3] > 200 && data[at] < 60) {
+      last = Math.max(last, at / 4 % wide);
+    }
+  }
+  return last / wide;
+}"""
+
+
+def test_the_axis_is_whole_when_the_plot_is_drawn_again(browser: Any, stretched: Site) -> None:
+    run = {"name": "again", "by_task_id": False, "root_family": "Nightly", "root_task_id": "Nightly_2"}
+    assert stretched.call("POST", "/api/spend_open_run", run, token=None)[0] == 200
+    tab = Tab(browser, stretched.url)
+    page = tab.go("#tab=budgets&run=again")
+    page.locator(".spendguard-plot canvas").wait_for()
+    for amount, text in (("1", "top-up to $101.00"), ("2", "top-up to $103.00")):
+        stretched.call("POST", "/runs/again/top_up", {"usd": amount})
+        page.get_by_text(text).wait_for()
+        assert page.evaluate(WRITTEN) > 0.6
+    tab.shot("plot-again")
+    tab.close()
+
+
 def test_nothing_of_luigis_covers_the_links_of_the_tab(tab: Tab) -> None:
     page = tab.go("#tab=budgets&run=days")
     page.locator(".spendguard-plot canvas").wait_for()

@@ -5,7 +5,7 @@ import * as address from "./address.js";
 import { get } from "./api.js";
 import { csvButton } from "./csv.js";
 import { days, range } from "./days.js";
-import { external, h, rows, show, table } from "./dom.js";
+import { external, h, rows, show, table, withCommands } from "./dom.js";
 import { duration, some, time, usd } from "./format.js";
 
 const SIZE = 50;
@@ -115,7 +115,7 @@ function cells(call, acted, whole) {
     h("td", { class: "text-right spendguard-amount" }, some(call.asked_usd)),
     h("td", { class: "text-right spendguard-amount" }, some(call.spent_usd), over && h("div", null, `+ ${over} overrun`),
       changes, call.estimated && h("div", small, "price to come")),
-    h("td", null, call.verdict, h("div", small, call.message)),
+    h("td", null, call.verdict, h("div", small, withCommands(call.message))),
     h("td", null, (call.state || "").replace("_", " "), call.state === "in_doubt" && h("div", null,
       h("button", { type: "button", class: "btn btn-default btn-xs", "data-key": `resolve ${call.id}`,
         onclick: () => acted(() => resolve(call), "The call is resolved.") }, "Resolve…"))),

@@ -11,6 +11,8 @@ const HEIGHT = 280;
 /* What stays free at both sides, of the width of the time; pixels that a written moment takes, and that half of one
    may stand out at the right; rows of labels. */
 const PAD = 0.03, TICK = 84, OUT = 36, ROWS = 4;
+/* Pixels of the amounts' axis. */
+const AMOUNTS = 80;
 
 let loading;
 
@@ -78,7 +80,8 @@ const shown = (plot, value, number, point) =>
 function options(Plot, spending, line, width) {
   const money = (value) => value === null || value === undefined ? "" : usd(String(Number(value.toFixed(6))));
   const first = spending.times[0];
-  const labels = (plot) => line.labels(TICK / Math.max(1, plot.over.clientWidth));
+  // By the plot's own width: when it is drawn first, its parts have none yet.
+  const labels = (plot) => line.labels(TICK / Math.max(1, plot.width - AMOUNTS - OUT));
   const drawn = (label, stroke, more) => ({ label, stroke, width: 2, points: { show: false },
     paths: Plot.paths.stepped({ align: 1 }), value: (...at) => money(shown(...at)), ...more });
   const moment = (plot, place, number, point) => {
@@ -90,7 +93,7 @@ function options(Plot, spending, line, width) {
     axes: [
       { label: `time (${zone(first)})`, labelSize: 18, size: 48,
         splits: (plot) => labels(plot).map((one) => one.place), values: (plot) => labels(plot).map((one) => one.text) },
-      { values: (_, ticks) => ticks.map(money), size: 80 },
+      { values: (_, ticks) => ticks.map(money), size: AMOUNTS },
     ],
     scales: { x: { time: false, range: [-PAD, 1 + PAD] }, y: { range: (_, low, high) => [0, (high || 1) * 1.25] } },
     series: [
