@@ -196,6 +196,11 @@ def top_up(tx: Tx, run_id: str, amount: Micros, request_id: str) -> Row:
     return run_row(tx, run_id)
 
 
+def check_can_be_topped_up(tx: Tx, run_id: str) -> None:
+    """Raise Conflict for a run that no top-up helps, NotFound for none."""
+    _check_open(run_row(tx, run_id))
+
+
 def _check_open(row: Row) -> None:
     """Raise Conflict for a run that no top-up helps."""
     if row["state"] == "revoked":

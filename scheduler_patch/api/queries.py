@@ -18,6 +18,7 @@ from luigi_spendguard.ledger import actions as done
 from luigi_spendguard.ledger import denials, overview, queries
 from luigi_spendguard.ledger import totals as sums
 from luigi_spendguard.ledger.overview import SORTS, Page
+from luigi_spendguard.ledger.runs import check_can_be_topped_up
 from luigi_spendguard.money import parse_usd, plain_usd
 from luigi_spendguard.protocol import ACTIONS, CALL_STATES, RUN_STATUSES, VERDICTS, command, commands
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
@@ -162,6 +163,7 @@ async def top_up(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     wanted = TopUpRequest(request.run_id, usd or "1", call.query("family"), call.query("vendor"), day)
     if await service.browse(queries.has_run, request.run_id) is None:
         raise _no_run(request.run_id)
+    await service.browse(check_can_be_topped_up, request.run_id)
     await operators.check_inside(service, wanted)
     amount = None if usd is None else parse_usd(usd)
     return (await weigh(service, request.run_id, operators.target_of(wanted), amount)).to_json()

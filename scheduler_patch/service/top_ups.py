@@ -33,8 +33,8 @@ class Weighed:
 
     Attributes:
         amount: by how much the budget is raised.
-        needed, available, missing: what blocked tasks may cost that take from that budget, what there is for
-            them, and what is to be added so that it suffices: before the top-up.
+        needed, available, missing: what the run's tasks that are still to pay need of that budget, what there
+            is for them, and what is to be added so that it suffices: before the top-up.
         standing: what of the run was blocked before.
         freed: what it does to the blocked tasks that are due.
         thaws: whether it lets a frozen run go on.

@@ -247,6 +247,9 @@ class TestBudgetsOnTheWay:
         shown = site.cli("run", "r")[1]
         assert "held by    the run is revoked (4 due)" in shown
         assert "spendguard" not in shown
+        for more in ((), ("--dry-run",)):
+            code, out, err = site.cli("top-up", "r", "1", *more)
+            assert (code, out, "revoked for good and cannot be topped up" in err) == (1, "", True)
         submit(site, 5)
         assert "top-up" not in site.luigi("List", "--n", "5", "--run-id", "r", module=SHAPES)[1]
 
