@@ -20,6 +20,7 @@ from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api.handler import ApiHandler
 from scheduler_patch.gateway.handler import Relay
 
+logger = logging.getLogger(__name__)
 _log = logging.getLogger("tornado.access")
 
 #: Stands for what is not written.
@@ -71,7 +72,12 @@ def write(handler: RequestHandler) -> None:
     level = logging.INFO if status < 400 else logging.WARNING if status < 500 else logging.ERROR
     request = handler.request
     took_ms = 1000.0 * request.request_time()
-    _log.log(level, "%d %s (%s) %.2fms", status, line_of(handler), request.remote_ip, took_ms)
+    try:
+        line = line_of(handler)
+    except Exception:  # What cannot be named is answered all the same.
+        logger.exception("A request's line in the access log cannot be written")
+        line = HIDDEN
+    _log.log(level, "%d %s (%s) %.2fms", status, line, request.remote_ip, took_ms)
 
 
 def line_of(handler: RequestHandler) -> str:

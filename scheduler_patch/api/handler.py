@@ -90,6 +90,7 @@ class ApiHandler(Bounded):
         self._wrap: bool = settings["wrap"]
         self._route: str = settings["route"]
         self._key, self._serving = "", False
+        self.path_args: list[str] = []  # Tornado sets them for methods that it knows alone.
 
     async def admit(self) -> None:
         """Let in whom the route names. Raises Refused, SpendDenied (`unknown_key`), LedgerUnavailable."""

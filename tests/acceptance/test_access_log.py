@@ -34,6 +34,7 @@ PLACES = (
         "GET /tasklist/{}",
         "GET /spendguard/{}",
         "GET /metrics?{}",
+        "BREW /runs/{}",
     ),
 )
 
@@ -68,6 +69,7 @@ def test_no_key_in_an_address_gets_into_the_log_or_a_reply(served: Site, place: 
         lambda: " /day?" in said(served)[before:] or "GET /day" in said(served)[before:], what="the log"
     )
     logged = said(served)[before:]
+    assert "write_error" not in logged
     assert not [key for key in (*KEYS, "hunter2", "%5F") if key in logged], logged
 
 

@@ -317,17 +317,17 @@ def test_who_waits_for_others_that_end_is_not_told_that_the_file_is_locked(
     path: Path, monkeypatch: pytest.MonkeyPatch, busy_s: float
 ) -> None:
     """Many local workers: no transaction is long, but it takes a while until it is this one's turn."""
-    monkeypatch.setattr(database, "LOCK_SECONDS", 0.6)
+    monkeypatch.setattr(database, "LOCK_SECONDS", 1.5)
     ledger = Ledger(path, busy_s)
     begun, tired = threading.Event(), threading.Event()
 
     def others() -> None:
         other = sqlite3.connect(path, isolation_level=None)
-        for number in range(6):
+        for number in range(20):
             other.execute("BEGIN IMMEDIATE")
             begun.set()
             other.execute("INSERT INTO task (task_id, completions) VALUES (?, 0)", (f"other-{number}",))
-            tired.wait(0.4)
+            tired.wait(0.2)
             other.execute("COMMIT")
         other.close()
 
