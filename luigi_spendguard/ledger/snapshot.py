@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, keep_budg
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.ledger.pruning import PRUNED_RUNS
+from luigi_spendguard.protocol.commands import CENT, rounded
 from luigi_spendguard.settings.policy import Caps
 
 #: Earlier runs whose tasks are averaged for a forecast.
@@ -96,7 +97,7 @@ def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
 
 
 def averages(tx: Tx) -> dict[str, int]:
-    """Return what a completed task of each family has cost on average, in micro-dollars.
+    """Return what a completed task of each family has cost on average, in micro-dollars (whole cents).
 
     Over the newest runs of which nothing was pruned; a batch counts as many tasks as it had members.
     """
@@ -109,7 +110,12 @@ def averages(tx: Tx) -> dict[str, int]:
         " JOIN (SELECT family, sum(settled_micros + corrected_micros + overrun_micros) AS total FROM call"
         f" WHERE run_id IN ({recent}) GROUP BY family) spent ON spent.family = done.family"
     )
-    return {row["family"]: -(-row["total"] // row["number"]) for row in rows}
+    return {row["family"]: _guess(-(-row["total"] // row["number"])) for row in rows}
+
+
+def _guess(average: int) -> int:
+    """Return an average as a guess, rounded up to whole cents unless it is less than one."""
+    return rounded(average) if average >= CENT else average
 
 
 def vendors_called(tx: Tx) -> dict[str, tuple[str, ...]]:

@@ -315,6 +315,14 @@ def test_averages_are_what_completed_tasks_have_cost_a_batch_counting_as_its_mem
     assert books.read(snapshot.averages) == {"Charge": 10}
 
 
+def test_an_average_above_a_cent_is_a_guess_in_whole_cents(books: Books) -> None:
+    books.write(runs.top_up, "run", Micros(40_000), "once")
+    for task_id, amount in (("A", 20_000), ("B", 10_000), ("C", 10_000)):
+        paid(books, books.claim(task_id), amount)
+        books.write(claims.finish, books.last_claim, "completed")
+    assert books.read(snapshot.averages) == {"Charge": 20_000}
+
+
 def outcome(books: Books, claim_id: str) -> tuple[str, str | None, int]:
     """Return a claim's state and outcome, and how often its task has completed."""
 
