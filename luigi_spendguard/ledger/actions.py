@@ -24,7 +24,7 @@ _KIND = (
 #: Of the journal: what an operator did. What pruning says of each budget is no entry of its own.
 _DONE = (
     "(journal.kind = 'top_up'"
-    " OR journal.kind IN ('approve','revoke','operator','prune') AND journal.budget_id IS NULL)"
+    " OR journal.kind IN ('approve','revoke','operator','prune','forget') AND journal.budget_id IS NULL)"
 )
 #: What a vendor, or a later look at it, said of an amount; an operator's word is an entry beside it.
 _CORRECTED = "(journal.kind IN ('correct','overrun') AND journal.note NOT LIKE 'resolved: %')"
@@ -78,7 +78,8 @@ def actions(tx: Tx, which: ActionFilter) -> list[dict[str, Any]]:
 
 def _show(row: Row) -> dict[str, Any]:
     """Return an action for people and scripts; what it is not about is null."""
-    shown = {name: row[name] for name in ("seq", "at", "kind", "run_id", "actor")}
+    shown = {name: row[name] for name in ("seq", "at", "kind", "actor")}
+    shown["run_id"] = row["run_id"] or None
     shown |= {"usd": None, "task_id": row["task_id"], "unknown_tasks": 0, "call_id": row["call_id"]}
     return shown | {"key_id": None, "note": row["note"]} | _READ[row["kind"]](row)
 
@@ -113,5 +114,6 @@ _READ: Mapping[str, Callable[[Row], dict[str, Any]]] = {
     "revoke": lambda row: {},
     "revoke_key": lambda row: {"key_id": row["note"], "note": ""},
     "prune": lambda row: {},
+    "forget": lambda row: {},
     "correction": lambda row: {"usd": plain_usd(row["change_micros"])},
 }

@@ -71,7 +71,7 @@ VERDICTS = (
     *(f"denied:{why}" for why in (*DENIAL_STATUS, DUPLICATE)),
 )
 #: What operators do; and, last, what vendors say later of an amount.
-ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "correction")
+ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "forget", "correction")
 #: Verdicts on a call that asks again.
 ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 

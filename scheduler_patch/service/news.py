@@ -111,6 +111,8 @@ class News:
             if said not in self._denied:
                 self._denied.add(said)
                 yield logging.WARNING, _refused(row)
+        elif kind == "forget":  # Of no run.
+            yield logging.INFO, f"Forgotten: {row['note']}, by {row['actor'] or 'an operator'}"
         elif kind in _TELL and (text := _TELL[kind](row)):
             actor = (row["actor"] or "an operator") if kind in _OPERATORS else ""
             yield logging.INFO, f"Run {row['run_id']}{text}" + (f", by {actor}" if actor else "")
@@ -142,7 +144,10 @@ class News:
             # At the moment of a look a task may be between its last payment and its end.
             if scheduler.is_kept_waiting(lack.task.task_id):
                 self._reached.add(key)
-                yield _reached(run_id, budget, scheduler.gate.needed(lack.run, lack.task, budget))
+                asked = scheduler.gate.needed(lack.run, lack.task, budget)
+                if lack.task.need is None:  # The least that it may be, where others have cost more.
+                    asked = max(asked, self._books.state.cost_so_far(lack.task.family) or 0)
+                yield _reached(run_id, budget, asked)
 
 
 def _refused(row: Row) -> str:

@@ -58,6 +58,24 @@ def test_a_cap_that_is_too_small_for_a_task_is_reached_though_nothing_was_denied
     assert "Run r: cap of $0.50 reached, $0.00 spent, $0.50 remaining is not enough; `spend" in reached
 
 
+def test_a_reached_cap_names_what_others_have_cost_where_a_task_says_nothing(site: Site) -> None:
+    site.luigi("Billing", "--n", "2", "--budget-usd", "5", "--run-id", "before")
+    site.luigi("Billing", "--n", "9", "--first", "2", "--budget-usd", "2", "--run-id", "r", "--workers", "2")
+    [reached] = lines(site, "Run r: cap of .* reached")
+    assert "`spendguard top-up r 1.00` raises it" in reached
+
+
+def test_a_forgotten_customer_is_on_record_and_in_the_log(site: Site) -> None:
+    site.luigi("Billing", "--n", "2", "--budget-usd", "5", "--run-id", "r")
+    assert site.cli("forget", "--customer", "cus_1")[0] == 0
+    [said_of_it] = lines(site, "Forgotten: ")
+    assert "what was sent and answered in 1 calls of a customer, by an operator at 127.0.0.1" in said_of_it
+    assert "cus_1" not in said_of_it
+    [one] = site.call("GET", "/actions?kind=forget")[1]
+    assert (one["run_id"], one["note"]) == (None, "what was sent and answered in 1 calls of a customer")
+    assert one in site.call("GET", "/actions")[1]
+
+
 def test_what_has_frozen_a_run_and_thawed_it_is_said(site: Site) -> None:
     case = Case(site)
     doubt, run_id = case.doubted(), case.run_id

@@ -10,7 +10,7 @@ import { some, time, usd } from "./format.js";
 const SIZE = 50, FEW = 10;
 const KINDS = {
   top_up: "top-up", approve: "approval", revoke: "run revoked", revoke_key: "key revoked", resolve: "call resolved",
-  prune: "pruned", correction: "amount corrected",
+  prune: "pruned", forget: "customer forgotten", correction: "amount corrected",
 };
 
 /** Make the list of all runs in `place`; returns `refresh(wanted, current)`. */
