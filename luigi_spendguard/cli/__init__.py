@@ -13,8 +13,9 @@ import click
 
 from luigi_spendguard import __version__, config
 from luigi_spendguard.cli import changes, check, keys, proof, queries, upkeep
-from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token, scheduler_url
+from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop
+from luigi_spendguard.cli.tokens import token_for
 
 COMMANDS: tuple[click.Command, ...] = (
     queries.runs,
@@ -62,7 +63,8 @@ def cli(ctx: click.Context, url: str | None) -> None:
     """Budgets of Luigi runs: see them, revoke them, top them up."""
     try:
         settings = config.load()
-        ctx.obj = (settings, Operator(url or scheduler_url(), admin_token(settings)))
+        address = url or scheduler_url()
+        ctx.obj = (settings, Operator(address, token_for(settings, address)))
     except config.ConfigError as error:
         raise Stop(str(error), 2) from None
     except OperatorError as error:

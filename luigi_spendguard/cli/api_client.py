@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import luigi.configuration
 import urllib3
 
-from luigi_spendguard.config import Settings
+from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.unreached import Unreached
@@ -55,46 +55,36 @@ def scheduler_url() -> str:
         ) from None
 
 
-def admin_token(settings: Settings) -> str | None:
-    """Return the admin token: of luigi.cfg, else of the file that luigid made beside the ledger."""
-    if settings.admin_token:
-        return settings.admin_token
-    try:
-        return settings.token_file.read_text("utf-8").strip() or None
-    except OSError:
-        return None
-
-
 class Operator:
-    """Calls the API at `url` with the admin token. All methods raise OperatorError."""
+    """Calls the API at `url` with a token, as `tokens` chooses it. All methods raise OperatorError."""
 
     who, remedy = "luigid-spendguard", "start it, or name its address with --url"
 
-    def __init__(self, url: str, token: str | None, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(self, url: str, token: Token, timeout_s: float = TIMEOUT_S) -> None:
         try:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
             raise OperatorError(str(error), 2) from None
         self.url, self.given = self._address.url, Secret(url)
-        self._token = None if token is None else Secret(token)
-        self._headers = {"Accept": "application/json", **self._address.credentials(token)}
+        self.token = token
+        self._headers = {"Accept": "application/json", **self._address.credentials(token.value)}
         # One more try over a broken connection is safe: every change carries a request id.
         self._pool = self._address.pool(
             timeout=urllib3.Timeout(connect=CONNECT_S, read=timeout_s),
             retries=urllib3.Retry(1, redirect=0, backoff_factor=0.2, allowed_methods=None),
         )
 
-    def under(self, token: str | None) -> Operator:
+    def under(self, token: Token) -> Operator:
         """Return a client of the same address that shows another token."""
         return Operator(self.given, token)
 
-    def at(self, url: str, who: str, remedy: str) -> Operator:
-        """Return a client of another address under the same token; `who` is there, `remedy` if it is not."""
+    def at(self, url: str, token: Token, who: str, remedy: str) -> Operator:
+        """Return a client of another address and its token; `who` is there, `remedy` if it is not."""
         here, there = urlsplit(str(self.given)), urlsplit(url)
         user = here.netloc.rpartition("@")[0]
         if user and (here.scheme, here.netloc.rpartition("@")[2]) == (there.scheme, there.netloc):
             url = there._replace(netloc=f"{user}@{there.netloc}").geturl()  # The same proxy asks for them.
-        other = Operator(url, self._token)
+        other = Operator(url, token)
         other.who, other.remedy = who, remedy
         return other
 
@@ -143,10 +133,11 @@ class Operator:
         if 200 <= reply.status < 300 and answer is not None:
             return answer, reply.headers
         if isinstance(answer, dict) and "message" in answer:
-            exit_code = 4 if reply.status in (401, 403) else 1
             message, code = str(answer["message"]), str(answer.get("error", ""))
+            if reply.status in (401, 403):
+                raise OperatorError(f"{message} ({self.token.said})", 4, code)
             versions = UPGRADE if code == "method_not_allowed" else other_version(message)
-            raise OperatorError(f"{message} ({versions})" if versions else message, exit_code, code)
+            raise OperatorError(f"{message} ({versions})" if versions else message, code=code)
         raise OperatorError(self._stranger(reply), 3)
 
     def _stranger(self, reply: Any) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
+from luigi_spendguard.cli.tokens import token_for
 from luigi_spendguard.config import Settings, VendorSettings, vendor_in_force
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 from luigi_spendguard.settings.policy import Caps
@@ -82,11 +83,16 @@ def _gateways(
     if settings.gateway_url is None:
         return served
     try:
-        told = operator.at(settings.gateway_url, "the gateway", "start it, or mend [spendguard] gateway_url")
-        apart = told.get("/settings")
+        apart = gateway(settings, settings.gateway_url, operator).get("/settings")
     except OperatorError:
         return None
     return {name: apart["vendors"][name] for name in apart["gateway"] if name in VENDORS}
+
+
+def gateway(settings: Settings, url: str, operator: Operator) -> Operator:
+    """Return a client of the gateway apart, at `url`."""
+    remedy = "start it, or mend [spendguard] gateway_url"
+    return operator.at(url, token_for(settings, url), "the gateway", remedy)
 
 
 def of_worker(settings: Settings, name: str) -> tuple[Mapping[str, Any], str]:

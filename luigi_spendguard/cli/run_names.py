@@ -9,9 +9,10 @@ import click
 from click.shell_completion import CompletionItem
 
 from luigi_spendguard import config
-from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token, scheduler_url
+from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop, operator_of
 from luigi_spendguard.cli.tables import money_of, plain
+from luigi_spendguard.cli.tokens import token_for
 
 T = TypeVar("T")
 
@@ -39,7 +40,7 @@ class RunName(click.ParamType):  # type: ignore[type-arg]  # generic since click
         try:
             settings = config.load()
             url = ctx.find_root().params.get("url") or scheduler_url()
-            operator = Operator(url, admin_token(settings), _PATIENCE_S)
+            operator = Operator(url, token_for(settings, url), _PATIENCE_S)
             begun = {"prefix": incomplete} if incomplete else {}
             runs = operator.get("/runs", limit=str(_OFFERED), **begun)
             found = [CompletionItem(run["run_id"], help=_short(run)) for run in runs]

@@ -110,7 +110,7 @@ def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
 def _checked(token: str, who: str, service: LedgerService) -> str:
     worker_token = service.settings.worker_token
     is_admin = _same(token, service.admin_token)
-    if who == "holder" and token and not is_admin:
+    if who == "holder" and token and not is_admin and not _same(token, worker_token):
         return token
     if who in ("admin", "holder"):
         if not is_admin:
@@ -131,7 +131,13 @@ def _checked(token: str, who: str, service: LedgerService) -> str:
         return token
     if who == "read":
         if not service.settings.anonymous_read:
-            raise Refused(401, "unauthorized", "[spendguard] anonymous_read is off: send a token")
+            wrong = "this token is wrong: it must be" if token else "show"
+            raise Refused(
+                401,
+                "unauthorized",
+                f"[spendguard] anonymous_read is off, and {wrong} luigid's admin_token (admin_token_file) or "
+                "worker_token (worker_token_file)",
+            )
         return ""
     if worker_token is not None and not (_same(token, worker_token) or is_admin):
         wrong = "is wrong" if token else "is missing"

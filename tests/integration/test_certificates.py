@@ -14,10 +14,12 @@ import certifi
 import pytest
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
+from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES, pool_arguments
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol.rpcs import CorrectReply, CorrectRequest
+from luigi_spendguard.redaction import Secret
 from tests.support.fake_gateway import CERTIFICATE, FakeGateway
 from tests.support.site import Site
 
@@ -43,10 +45,11 @@ def test_the_ledger_is_asked(gateway: FakeGateway, monkeypatch: pytest.MonkeyPat
 def test_the_operator_is_answered(gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, str(CERTIFICATE))
     gateway.script = [(200, {}, b"[]")]
-    assert Operator(gateway.url, None).get("/runs") == []
+    assert Operator(gateway.url, NO_TOKEN).get("/runs") == []
 
 
 #: What every side says of it.
+NO_TOKEN = Token(None, "no token was shown")
 UNTRUSTED = (
     r" cannot be reached \(its certificate is not trusted: self.signed certificate\): name the PEM file of "
     r"who has signed it in REQUESTS_CA_BUNDLE \(a stripe SDK without the plugin reads stripe.ca_bundle_path"
@@ -58,7 +61,7 @@ def test_an_unknown_certificate_gets_no_token_and_is_named(gateway: FakeGateway)
     with pytest.raises(LedgerUnavailable, match=f"the scheduler at {gateway.url}{UNTRUSTED}"):
         client.correct(CorrectRequest("call", final=True))
     with pytest.raises(OperatorError, match=f"luigid-spendguard at {gateway.url}{UNTRUSTED}") as refused:
-        Operator(gateway.url, "t" * 20).get("/runs")
+        Operator(gateway.url, Token(Secret("t" * 20), "refused was the test's")).get("/runs")
     assert refused.value.exit_code == 3
     assert client.problem().startswith(f"the scheduler at {gateway.url} cannot be reached (its certificate")
     assert gateway.seen == []
@@ -69,10 +72,10 @@ def test_the_bundle_that_does_not_have_it_is_named(
 ) -> None:
     monkeypatch.setenv("CURL_CA_BUNDLE", certifi.where())
     with pytest.raises(OperatorError, match=f"; CURL_CA_BUNDLE names {certifi.where()} now"):
-        Operator(gateway.url, None).get("/runs")
+        Operator(gateway.url, NO_TOKEN).get("/runs")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "none.pem"))
     with pytest.raises(OperatorError, match=r"REQUESTS_CA_BUNDLE names .*none.pem, which cannot be read"):
-        Operator(gateway.url, None).get("/runs")
+        Operator(gateway.url, NO_TOKEN).get("/runs")
 
 
 def test_a_certificate_of_another_name_is_called_that(
@@ -81,7 +84,7 @@ def test_a_certificate_of_another_name_is_called_that(
     monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATE))
     other = gateway.url.replace("127.0.0.1", "127.1")  # The same address by a name that is not in it.
     with pytest.raises(OperatorError, match=r"its certificate is another host's: .*127.1.*subjectAltName"):
-        Operator(other, None).get("/runs")
+        Operator(other, NO_TOKEN).get("/runs")
 
 
 def test_https_to_a_port_in_clear_is_said_at_once(site: Site, capfd: pytest.CaptureFixture[str]) -> None:
@@ -90,7 +93,7 @@ def test_https_to_a_port_in_clear_is_said_at_once(site: Site, capfd: pytest.Capt
     begun = time.monotonic()
     clear = r" cannot be reached \(plain http is spoken there\): write http:// in its address"
     with pytest.raises(OperatorError, match=f"luigid-spendguard at {url}{clear}"):
-        Operator(url, None).get("/runs")
+        Operator(url, NO_TOKEN).get("/runs")
     with pytest.raises(LedgerUnavailable, match=f"the scheduler at {url}{clear}"):
         HttpLedgerClient(url, None).correct(CorrectRequest("call", final=True))
     code, _, err = site.cli("--url", url, "runs")
@@ -119,7 +122,7 @@ def test_a_server_that_never_answers_tls_is_suspected(
         with pytest.raises(
             OperatorError, match=r"\(TLS was not answered\): if plain http is spoken there, write"
         ):
-            Operator(url, None).get("/runs")
+            Operator(url, NO_TOKEN).get("/runs")
 
 
 def test_a_folder_of_certificates_is_told_from_a_file(

@@ -18,11 +18,13 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
+from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.ledger.migrations import FORMAT
 from luigi_spendguard.protocol.messages import Message, NoFields
 from luigi_spendguard.protocol.rpcs import OpenRunReply, OpenRunRequest, Rpc
+from luigi_spendguard.redaction import Secret
 from tests.support.paper import Paper
 from tests.support.processes import REPOSITORY, free_port, listening, wait_until
 from tests.support.programs import program
@@ -279,7 +281,7 @@ def test_whoever_meets_an_older_luigid_is_told_to_upgrade_it(site: Site) -> None
         client._ask(Rpc("spend_newer", NoFields, NoFields), NoFields())
     assert order in str(rpc.value)
     client.close()
-    operator = Operator(site.url, site.token())
+    operator = Operator(site.url, Token(Secret(site.token()), "refused was the site's"))
     with pytest.raises(OperatorError, match="unknown query parameter 'colour'") as query:
         operator.get("/runs", colour="green")
     assert order in str(query.value)

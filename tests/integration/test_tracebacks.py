@@ -15,6 +15,7 @@ import stripe
 
 from luigi_spendguard import config, guard
 from luigi_spendguard.cli.api_client import Operator
+from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
@@ -149,7 +150,9 @@ def test_the_token_is_not_seen_from_an_error_of_its_client() -> None:
     for shown in (seen_from(error), repr(client), repr(vars(client)), repr(settings)):
         assert token not in shown
         assert "userinfo-canary" not in shown
-    assert token not in repr(vars(Operator("http://127.0.0.1:9", token)))
+    assert token not in repr(
+        vars(Operator("http://127.0.0.1:9", Token(config.redaction.Secret(token), "refused")))
+    )
 
 
 def test_no_repr_of_ours_shows_a_secret(pretender: Pretender) -> None:

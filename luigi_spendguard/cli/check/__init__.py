@@ -10,12 +10,13 @@ import click
 import luigi.configuration
 
 from luigi_spendguard.cli import in_force
-from luigi_spendguard.cli.api_client import Operator, OperatorError, admin_token
+from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import caps, vendors
 from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unasked
 from luigi_spendguard.cli.check.tasks import Tasks, families_of
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
+from luigi_spendguard.cli.tokens import leads_here, worker_token
 from luigi_spendguard.config import Settings
 
 
@@ -28,10 +29,8 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
     here = families_of(modules)
     files = ", ".join(str(path) for path in settings.files)
     yield Finding("configuration", files or "no luigi.cfg was found here: all settings have their defaults")
-    # A worker has no admin token, and luigid may answer nobody without one.
-    reader = operator if admin_token(settings) else operator.under(settings.worker_token)
-    answers, refuses = yield from _scheduler(reader)
-    there = in_force.ask(settings, reader)
+    answers, refuses = yield from _scheduler(operator)
+    there = in_force.ask(settings, operator)
     tasks, why = Tasks(there.families if there.by else None, here), ""
     if there.by:
         yield Finding("caps", f"decided by luigid at {there.by}, as are prices and forecasts")
@@ -43,10 +42,10 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
         text = f"luigid {silent}: what follows is said by luigi.cfg here, if it is luigid's"
         yield Finding("caps", text, Grade.UNKNOWN)
     if answers:
-        yield from _admin_token(settings, there)
+        yield from _admin_token(settings, operator, there)
     refused = list(_worker_token(settings, operator)) if answers or refuses else []
     yield from unasked(_of_luigid(settings, there, tasks), why)
-    gateway = list(vendors.gateway_apart(settings, reader, there))
+    gateway = list(vendors.gateway_apart(settings, operator, there))
     yield from gateway
     mended = all(one.grade is not Grade.MISSING for one in gateway)
     yield from unasked(vendors.vendors(settings, there, gateway_works=mended), why)
@@ -88,24 +87,30 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
         raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
 
 
-def _scheduler(reader: Operator) -> Generator[Finding, None, tuple[bool, bool]]:
+def _scheduler(operator: Operator) -> Generator[Finding, None, tuple[bool, bool]]:
     """Return whether luigid answers, and whether it refuses to."""
     try:
-        runs = reader.get("/runs")
+        runs = operator.get("/runs")
     except OperatorError as error:
         yield Finding("scheduler", str(error), Grade.MISSING)
         return False, error.exit_code != 3
-    yield Finding("scheduler", f"luigid-spendguard answers at {reader.url} ({len(runs)} runs)")
+    yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({len(runs)} runs)")
     return True, False
 
 
-def _admin_token(settings: Settings, there: InForce) -> Iterator[Finding]:
-    if admin_token(settings) is not None:
+def _admin_token(settings: Settings, operator: Operator, there: InForce) -> Iterator[Finding]:
+    """Say whence an admin token would come where there is none to be shown at luigid's address."""
+    here = leads_here(operator.url)
+    if settings.admin_token is not None or (here and settings.token_file.exists()):
         return
-    if there.has_ledger:
-        yield Finding("admin token", "none here: who tops up, approves, resolves or revokes needs luigid's")
+    if here and not there.has_ledger:
+        text = (
+            f"none here yet: with its first run luigid makes {settings.token_file}, unless its own luigi.cfg "
+            "has an admin_token"
+        )
     else:
-        yield Finding("admin token", f"none yet: luigid makes {settings.token_file} with its first run")
+        text = f"none for {operator.url} here: who tops up, approves, resolves or revokes needs that luigid's"
+    yield Finding("admin token", text)
 
 
 def _ledger(settings: Settings, there: InForce) -> Finding:
@@ -142,7 +147,7 @@ def _worker_token(settings: Settings, operator: Operator) -> Iterator[Finding]:
     try:
         # No run has this name: nothing is ended, and no ledger is made for it.
         probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
-        operator.under(settings.worker_token).post("/api/spend_close_run", probe)
+        operator.under(worker_token(settings)).post("/api/spend_close_run", probe)
     except OperatorError as error:
         if error.exit_code == 4:
             yield Finding("worker token", str(error), Grade.MISSING)

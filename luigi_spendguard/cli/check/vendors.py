@@ -21,7 +21,7 @@ def gateway_apart(settings: Settings, reader: Operator, there: InForce) -> Itera
     apart, served = settings.gateway_url, there.gateways or {}
     if apart is not None:
         try:
-            reader.at(apart, "the gateway", "start it, or mend [spendguard] gateway_url").get("/status")
+            in_force.gateway(settings, apart, reader).get("/status")
             yield Finding("gateway", f"answers at {apart}, for {', '.join(sorted(served)) or 'no vendor'}")
             if shown_in_clear(apart, reader.url):
                 clear = f"{apart} would show vault keys to the network, while luigid is reached by https"

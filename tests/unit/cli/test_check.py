@@ -11,8 +11,10 @@ from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import findings
 from luigi_spendguard.cli.check.finding import Grade
 from luigi_spendguard.cli.check.tasks import Tasks
+from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.config import Settings, VendorSettings
 from luigi_spendguard.money import Micros
+from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -26,10 +28,10 @@ class Unreachable:
     def post(self, path: str, body: Any) -> Any:
         raise OperatorError("nobody answers", self.code)
 
-    def under(self, token: str | None) -> Unreachable:
+    def under(self, token: Token) -> Unreachable:
         return self
 
-    def at(self, url: str, who: str, remedy: str) -> Unreachable:
+    def at(self, url: str, token: Token, who: str, remedy: str) -> Unreachable:
         return self
 
 
@@ -217,13 +219,14 @@ def test_short_names_with_two_letters_swapped_are_alike() -> None:
 
 
 def test_the_same_proxy_is_shown_its_user_and_password_for_the_gateway() -> None:
-    here = Operator("https://us%40er:pass@luigid.example.com/luigi", "t" * 20)
-    asked = here.at("https://luigid.example.com/gateway", "the gateway", "start it")
+    token = Token(Secret("t" * 20), "refused was the test's")
+    here = Operator("https://us%40er:pass@luigid.example.com/luigi", token)
+    asked = here.at("https://luigid.example.com/gateway", token, "the gateway", "start it")
     assert asked._headers == here._headers
     assert asked.url == "https://luigid.example.com/gateway"
-    other = here.at("https://gateway.example.com", "the gateway", "start it")
+    other = here.at("https://gateway.example.com", token, "the gateway", "start it")
     assert other._headers["Authorization"] == "Bearer " + "t" * 20
-    assert here.under(None)._headers["Authorization"].startswith("Basic ")
+    assert here.under(Token(None, "no token was shown"))._headers["Authorization"].startswith("Basic ")
 
 
 def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(

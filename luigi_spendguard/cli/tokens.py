@@ -1,0 +1,99 @@
+"""Which token is shown at which address: decided here alone."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from luigi_spendguard.config import Settings
+from luigi_spendguard.http.addresses import UNIX
+from luigi_spendguard.redaction import Secret
+
+_ADMIN = "[spendguard] admin_token (or admin_token_file)"
+_WORKER = "[spendguard] worker_token (or worker_token_file)"
+
+
+class Token(NamedTuple):
+    """A token to be shown, or None, and what is said of that where it is refused: where it is from, or why
+    there is none.
+    """
+
+    value: Secret | None
+    said: str
+
+
+def token_for(settings: Settings, url: str) -> Token:
+    """Return what is shown at `url`: the admin token, else a worker's, which may read.
+
+    What luigi.cfg has was set for the address that it, or its user, names. What luigid made beside its ledger
+    here was made for this machine's own luigid, and is shown nowhere else.
+    """
+    if settings.admin_token:
+        return Token(Secret(settings.admin_token), f"refused was the admin token of {_ADMIN}")
+    made, here = _made_beside_the_ledger(settings), leads_here(url)
+    if made and here:
+        return Token(made, f"refused was the admin token of {settings.token_file}")
+    if settings.worker_token:
+        return worker_token(settings)
+    why = f"no token was shown, as none is set here: {_ADMIN}, or {_WORKER} to read"
+    if made:
+        why = (
+            f"no token was shown: the one in {settings.token_file} is for this machine's own luigid. Set "
+            f"the other's as {_ADMIN}, or {_WORKER} to read"
+        )
+    return Token(None, why)
+
+
+def worker_token(settings: Settings) -> Token:
+    """Return what a worker shows."""
+    if settings.worker_token is None:
+        return Token(None, f"no token was shown, as there is no {_WORKER} here")
+    return Token(Secret(settings.worker_token), f"refused was the worker token of {_WORKER}")
+
+
+def _made_beside_the_ledger(settings: Settings) -> Secret | None:
+    try:
+        text = settings.token_file.read_text("utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Secret(text) if text else None
+
+
+def leads_here(url: str) -> bool:
+    """Return whether an address is this machine's: a Unix socket's, a loopback address or one of its own.
+
+    Of names, `localhost` and this machine's own count, the latter where it means this machine's addresses
+    alone: where any other leads is for somebody else to say, and may change until it is connected to.
+    """
+    try:
+        parts = urlsplit(url.strip())
+        host = (parts.hostname or "").lower()
+    except ValueError:
+        return False
+    if parts.scheme == UNIX or host == "localhost":
+        return True
+    try:
+        return _is_own(str(ipaddress.ip_address(host)))
+    except ValueError:
+        pass
+    if host not in (socket.gethostname().lower(), socket.getfqdn().lower()):
+        return False
+    try:
+        found = {str(one[4][0]) for one in socket.getaddrinfo(host, None)}
+    except OSError:
+        return False
+    return bool(found) and all(_is_own(one) for one in found)
+
+
+def _is_own(address: str) -> bool:
+    """Return whether an IP address is this machine's: what goes there comes from there. Sends nothing."""
+    if ipaddress.ip_address(address.partition("%")[0]).is_loopback:
+        return True
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((address, 9))
+            return bool(ipaddress.ip_address(probe.getsockname()[0]) == ipaddress.ip_address(address))
+    except (OSError, ValueError):
+        return False
