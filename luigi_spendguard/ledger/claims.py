@@ -356,10 +356,10 @@ def close_run(
     for each in _unfinished(tx, row["run_id"]):
         tasks = tasks_of(each)
         complete = [t for t in tasks if t in done or (t in unknown and each["outcome"] == "returned")]
-        for task_id in complete:
-            if _is_last(tx, each, task_id):
-                count_completion(tx, task_id)
-        if complete == tasks:
+        last = [task_id for task_id in complete if _is_last(tx, each, task_id)]
+        for task_id in last:
+            count_completion(tx, task_id)
+        if complete == tasks and last:  # Of an earlier attempt another one has made good what it failed.
             if each["task_id"] not in tasks:
                 count_completion(tx, each["task_id"])
             tx.run("UPDATE claim SET outcome = 'completed' WHERE id = ?", each["id"])

@@ -96,19 +96,41 @@ def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
     return None if left is None else int(left)
 
 
+#: `elsewhere`: attempts that paid nothing, for another run's or another task's payment answered them, with
+#: the attempts that had paid (null: it was pruned, or its run is an older one). `counted`: the attempts that
+#: have completed; in place of one of `elsewhere` the one that had paid.
+_COUNTED = f"""
+    WITH recent AS MATERIALIZED (SELECT run_id FROM run WHERE run_id NOT IN ({PRUNED_RUNS})
+                                 ORDER BY id DESC LIMIT {RECENT_RUNS}),
+    elsewhere AS MATERIALIZED (
+        SELECT DISTINCT again.claim_id, source.claim_id AS payer FROM call AS again
+        LEFT JOIN call AS source ON source.id = again.replay_of AND source.run_id IN recent
+        WHERE again.run_id IN recent AND again.verdict = 'replayed' AND again.asked_micros > 0
+          AND (source.id IS NULL OR source.run_id <> again.run_id OR source.task_id <> again.task_id)
+          AND NOT EXISTS (SELECT 1 FROM call WHERE call.claim_id = again.claim_id AND asked_micros > 0
+                          AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})),
+    counted AS (
+        SELECT family, run_id, task_id, members FROM claim
+        WHERE outcome = 'completed' AND run_id IN recent AND id NOT IN (SELECT claim_id FROM elsewhere)
+        UNION ALL SELECT payer.family, payer.run_id, payer.task_id, payer.members FROM elsewhere
+        CROSS JOIN claim AS again ON again.id = elsewhere.claim_id AND again.outcome = 'completed'
+        CROSS JOIN claim AS payer ON payer.id = elsewhere.payer)
+"""
+
+
 def averages(tx: Tx) -> dict[str, int]:
     """Return what a completed task of each family has cost on average, in micro-dollars (whole cents).
 
-    Over the newest runs of which nothing was pruned; a batch counts as many tasks as it had members.
+    Over the newest runs of which nothing was pruned; a batch counts as many tasks as it had members. A task
+    counts once in a run, however often it was attempted or has completed there, for its calls are charged
+    once; where all that it asked to pay was paid before, by another run or task, that payment counts, once.
     """
-    recent = (
-        f"SELECT run_id FROM run WHERE run_id NOT IN ({PRUNED_RUNS}) ORDER BY id DESC LIMIT {RECENT_RUNS}"
-    )
     rows = tx.all(
-        "SELECT done.family, total, number FROM (SELECT family, sum(max(1, json_array_length(members)))"
-        f" AS number FROM claim WHERE outcome = 'completed' AND run_id IN ({recent}) GROUP BY family) done"
+        f"{_COUNTED} SELECT done.family, total, number FROM (SELECT family,"
+        " count(DISTINCT run_id || ' ' || coalesce(each.value, task_id)) AS number"
+        " FROM counted LEFT JOIN json_each(members) AS each GROUP BY family) done"
         " JOIN (SELECT family, sum(settled_micros + corrected_micros + overrun_micros) AS total FROM call"
-        f" WHERE run_id IN ({recent}) GROUP BY family) spent ON spent.family = done.family"
+        " WHERE run_id IN recent GROUP BY family) spent ON spent.family = done.family"
     )
     return {row["family"]: _guess(-(-row["total"] // row["number"])) for row in rows}
 
