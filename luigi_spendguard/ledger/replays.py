@@ -77,8 +77,9 @@ def _mismatch(scope: Scope, ask: ReserveRequest, identity: Identity, match: Row)
             f"this payment (payment_key) was made by call {match['id']} of task {match['task_id']} in run "
             f"{match['run_id']}, for {format_usd(match['asked_micros'])} ({match['operation']}), and this "
             f"one (call {ask.call_id} of task {scope.claim['task_id']}{asked}) {differs} Nothing was sent. "
-            "To correct what was paid, refund it, or charge the rest under a payment_key of its own; if this "
-            "is another payment, let payment_key say so"
+            "Put the amount back (and what else was changed): the task then completes at no cost. To correct "
+            "what was paid, refund it, or charge the rest under a payment_key of its own; if this is another "
+            "payment, let payment_key say so"
         )
     else:
         text = (

@@ -25,6 +25,7 @@ from luigi_spendguard.ledger.budgets import (
 )
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
+from luigi_spendguard.protocol.commands import approve_forecast
 
 #: Nothing younger is pruned, in milliseconds: turns at objects, and keys that vendors know, last for a day;
 #: another scheduler may go on with a run that has ended.
@@ -377,7 +378,8 @@ def _check_forecast(row: Row, amount: Micros, approved: Approved) -> None:
     now, then = _forecast(known, unknown), _forecast(amount, approved.unknown)
     if approved.up_to and (known > amount or unknown > approved.unknown):
         raise Conflict(
-            f"the forecast of run {run_id} is {now}, more than {then}: that would let nothing pass"
+            f"the forecast of run {run_id} is {now}, more than {then}: that would let nothing pass; "
+            f"{approve_forecast(run_id, max(known, amount), max(unknown, approved.unknown))} lets it pass"
         )
     if not approved.up_to and (known, unknown) != (amount, approved.unknown):
         raise Conflict(

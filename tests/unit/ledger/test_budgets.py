@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.errors import BudgetExceeded, Conflict
 from luigi_spendguard.ledger import claims, queries, runs, snapshot
 from luigi_spendguard.ledger.budgets import take_money
-from luigi_spendguard.money import Micros
+from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
@@ -292,6 +292,18 @@ class TestApprovals:
             assert books.write(runs.approve, "run", "", Micros(200), "c")["approved_micros"] == 200
         with pytest.raises(Conflict, match="another change"):
             books.write(runs.approve, "run", "A", Micros(200), "c")
+
+    @pytest.mark.parametrize(("ceiling", "unknown"), [(950, 0), (900, 0), (900, 12), (2000, 3)])
+    def test_a_ceiling_that_is_too_low_names_the_one_that_is_not(
+        self, books: Books, ceiling: int, unknown: int
+    ) -> None:
+        books.write(runs.set_forecast, "run", Micros(950), Micros(0), 12)
+        with pytest.raises(Conflict, match="let nothing pass") as refused:
+            books.write(runs.approve, "run", "", Micros(ceiling), "a", runs.Approved(unknown, up_to=True))
+        enough = Micros(max(950, ceiling))
+        whole = f"`spendguard approve run --up-to {plain_usd(enough)} --unknown-tasks 12` lets it pass"
+        assert whole in str(refused.value)
+        books.write(runs.approve, "run", "", enough, "b", runs.Approved(12, up_to=True))
 
     def test_one_of_a_task_raises_its_budget_at_once(self, books: Books) -> None:
         key = books.claim("A", single=Micros(10))

@@ -62,8 +62,11 @@ class TestAnotherTask:
         ask = books.ask(260, target="a")
         refused = books.reserve(books.claim("Charge_26", payment_keys=KEY), ask)
         assert (refused.verdict, refused.reason) == ("denied", "idempotency_mismatch")
-        for named in (first.call_id, ask.call_id, "Charge_27", "Charge_26", "payment_key"):
+        advice = ("Put the amount back", "at no cost", "refund it")
+        for named in (first.call_id, ask.call_id, "Charge_27", "Charge_26", "payment_key", *advice):
             assert named in refused.message
+        again = books.claim("Charge_27", payment_keys=KEY)
+        assert books.reserve(again, books.ask(270, target="a")).verdict == "replayed", "as it was advised"
         assert books.figures() == (270, 0, 0)
 
     def test_gets_the_first_answer_when_it_asks_for_the_same(self, books: Books) -> None:
