@@ -15,17 +15,30 @@ from luigi_spendguard.protocol import DUPLICATE
 BLOCKING = ("cap", DUPLICATE, "revoked")
 #: The newest denied calls of a run that are looked at: one that is tried again and again has very many.
 _NEWEST = 500
+#: A task (`each.value`) has completed, alone or in a batch, since the attempt `claim`.
+_COMPLETED = """
+    (EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = each.value AND done.task_id <> ''
+             AND done.outcome = 'completed' AND done.rowid > claim.rowid)
+     OR EXISTS (SELECT 1 FROM member JOIN claim AS done ON done.id = member.claim_id
+                WHERE member.task_id = each.value AND done.outcome = 'completed'
+                AND done.rowid > claim.rowid))
+"""
 _UNSOLVED = f"""
     SELECT call.rowid AS seq, call.id, call.run_id, call.task_id, call.vendor, call.operation, call.reason,
-           call.message FROM call JOIN claim ON claim.id = call.claim_id
+           call.message, claim.members, run.state AS run_state
+    FROM call JOIN claim ON claim.id = call.claim_id JOIN run ON run.run_id = call.run_id
     WHERE call.rowid IN (SELECT rowid FROM call WHERE verdict = 'denied' AND run_id = ?1
                          ORDER BY rowid DESC LIMIT {_NEWEST})
       AND reason <> 'revoked' AND (call.task_id = '' OR reason NOT IN (SELECT value FROM json_each(?2)))
       AND coalesce(claim.outcome, '') <> 'completed'
       AND NOT EXISTS (SELECT 1 FROM call AS later WHERE later.task_id = call.task_id
                       AND later.run_id = call.run_id AND later.rowid > call.rowid)
-      AND NOT EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = call.task_id AND done.task_id <> ''
-                      AND done.outcome = 'completed' AND done.rowid > claim.rowid)
+      AND NOT EXISTS (SELECT 1 FROM call AS later WHERE later.task_id = call.task_id AND later.task_id <> ''
+                      AND later.verdict <> 'denied' AND later.rowid > call.rowid)
+      AND NOT EXISTS (SELECT 1 FROM call AS later WHERE later.payment = call.payment AND later.payment <> ''
+                      AND later.verdict <> 'denied' AND later.rowid > call.rowid)
+      AND EXISTS (SELECT 1 FROM json_each(CASE claim.members WHEN '[]' THEN json_array(call.task_id)
+                                          ELSE claim.members END) AS each WHERE NOT {_COMPLETED})
     ORDER BY call.rowid DESC
 """
 
@@ -33,8 +46,9 @@ _UNSOLVED = f"""
 def unsolved(tx: Tx, run_ids: list[str]) -> list[Row]:
     """Return the denied calls of these runs that are their tasks' last word, newest first.
 
-    Of tasks that have completed since, or have made another call, there is none; of calls under a vault key
-    alone the run's last one is looked at.
+    Of tasks that have completed since, or have made another call, there is none, in whichever run a call was
+    let pass; nor where another task's call for the same payment was, as the amount was put back. Of calls
+    under a vault key alone the run's last one is looked at.
     """
     blocking = json.dumps(BLOCKING)
     return [row for run_id in run_ids for row in tx.all(_UNSOLVED, run_id, blocking)]

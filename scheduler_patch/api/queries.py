@@ -32,7 +32,7 @@ from scheduler_patch.dispatch.reasons import Group, Reason, Reasons
 from scheduler_patch.dispatch.words import charges_too, growth_of
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
 from scheduler_patch.service import LedgerService, operators
-from scheduler_patch.service.denials import Denied, grouped
+from scheduler_patch.service.denials import Denied, grouped, of_known
 from scheduler_patch.service.reasons import gather
 from scheduler_patch.service.top_ups import weigh
 
@@ -178,7 +178,8 @@ async def _shown(
     standing = _standing(row, {run_id: await standing_of(service.scheduler, run_id)})
     unsolved = await service.browse(denials.unsolved, [run_id]) if row["denied_calls"] else []
     shown = row | _of_run(service, row, standing, await gather(service, standing), listed)
-    shown["reasons"] += _doubt(row) + [_denied(one) for one in grouped(unsolved or [])]
+    denied = grouped(of_known(unsolved or [], service.scheduler.knows))
+    shown["reasons"] += _doubt(row) + [_denied(one) for one in denied]
     return shown
 
 

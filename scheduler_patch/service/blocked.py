@@ -15,7 +15,7 @@ from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
 from scheduler_patch.service import LedgerService
-from scheduler_patch.service.denials import grouped
+from scheduler_patch.service.denials import grouped, of_known
 from scheduler_patch.service.reasons import SLICE
 
 #: Seconds between two looks whether something was freed.
@@ -87,7 +87,8 @@ async def _standing(
     """Return how those of a worker's runs stand of which something is blocked, in doubt or denied."""
     named = _runs_of(service, worker)
     denied: dict[str, list[str]] = {}
-    for one in grouped(await service.read(denials.unsolved, named) or []):
+    unsolved = of_known(await service.read(denials.unsolved, named) or [], service.scheduler.knows)
+    for one in grouped(unsolved):
         denied.setdefault(one.run_id, []).append(f"{one.text}. {one.shows} shows it")
     doubts = {row["run_id"]: row for row in await service.read(queries.in_doubt, named) or []}
     return tuple(

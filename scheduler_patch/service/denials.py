@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import json
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from luigi_spendguard.ledger.database import Row
@@ -23,6 +24,16 @@ def call_text(row: Row) -> str:
     """Return which call a row is about."""
     of = f" of task {row['task_id']}" if row["task_id"] else ""
     return f"call {row.get('call_id') or row['id']}{of} ({row['vendor']}, {row['operation']})"
+
+
+def of_known(rows: Iterable[Row], knows: Callable[[str], bool]) -> list[Row]:
+    """Return denied calls, but those of ended runs whose tasks the scheduler has forgotten: they are over."""
+    return [
+        row
+        for row in rows
+        if row["run_state"] != "ended"
+        or any(knows(task_id) for task_id in (row["task_id"], *json.loads(row["members"])))
+    ]
 
 
 def grouped(rows: Iterable[Row]) -> list[Denied]:
