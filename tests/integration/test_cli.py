@@ -670,7 +670,7 @@ class TestCheck:
             "look    not in force: [spendguard_caps] Billing is $200.00 here and $300.00 there: reload "
             "luigid if this is its file",
         ]
-        assert "workers need no secret, nor is the one here used" in out
+        assert "workers need no secret, nor is one of their own used" in out
 
     def test_what_no_table_of_the_vendors_has_is_1_with_the_nearest(
         self, shared_site: Site, still: Site

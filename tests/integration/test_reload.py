@@ -21,7 +21,7 @@ from scheduler_patch.service import LedgerService
 from scheduler_patch.signals import reload
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
-from tests.support.processes import listening, wait_until
+from tests.support.processes import REPOSITORY, listening, wait_until
 from tests.support.site import FakeStripe, Site
 
 FIRST, SECOND = "the-first-token-0123456789", "the-second-token-0123456789"
@@ -339,3 +339,20 @@ def test_a_file_that_has_become_another_users_keeps_the_old_secret(
     monkeypatch.setattr(os, "open", denied)
     assert not asyncio.run(reload(service))
     assert service.settings.vendor("stripe").secret == "sk_test_in_a_file_1"
+
+
+def test_check_says_that_a_family_taken_out_of_the_file_waits_for_a_restart(served: Site) -> None:
+    served.restart(spendguard_caps={"MonthEdn": 5})
+    served.configure(spendguard_caps={"MonthEdn": None})
+    hang_up(served, "[spendguard_caps] MonthEdn was there and is gone; restart luigid")
+    code, out, err = served.cli("check", "--module", "tests.support.pipelines", PYTHONPATH=str(REPOSITORY))
+    assert code == 1
+    [line] = [line for line in out.splitlines() if line.startswith("MISSING")]
+    assert line.startswith("MISSING root MonthEdn: cap $5.00 a run")
+    assert line.endswith("if that is luigid's, restart luigid, as a reload takes nothing away")
+    assert err == (
+        "Error: 1 of these must be mended (MISSING): until then vendor tasks may fail, be denied, or run under "
+        "other caps than were meant\n"
+    )
+    served.restart()
+    assert "MonthEdn" not in served.cli("check")[1]

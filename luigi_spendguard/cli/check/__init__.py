@@ -66,7 +66,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
 
 def _of_luigid(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]:
     yield _ledger(settings, there)
-    yield from caps.roots(there, tasks)
+    yield from caps.roots(settings, there, tasks)
     for text in settings.passed_over:
         yield Finding("passed over", text)
 
@@ -84,7 +84,8 @@ def check(modules: tuple[str, ...], verbose: bool) -> None:
         if verbose or not finding.detail:
             click.echo(str(finding))
     if missing:
-        raise Stop(f"{missing} of these must be mended before vendor tasks can run", 1)
+        until = "until then vendor tasks may fail, be denied, or run under other caps than were meant"
+        raise Stop(f"{missing} of these must be mended (MISSING): {until}", 1)
 
 
 def _scheduler(operator: Operator) -> Generator[Finding, None, tuple[bool, bool]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luigi_spendguard.cli import in_force
-from luigi_spendguard.cli.check.finding import Finding, Grade
+from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade
 from luigi_spendguard.cli.check.tasks import Tasks
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.config import Settings
@@ -25,13 +25,28 @@ def passed_over(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Fi
         yield Finding("not in force", what, Grade.LOOK).unless([doubt])
 
 
-def roots(there: InForce, tasks: Tasks) -> Iterator[Finding]:
+def _doubts(settings: Settings, there: InForce, tasks: Tasks, table: str, name: str) -> list[Doubt]:
+    """Return what may be wrong with a family that luigid goes by: no task has it, or the file here has not.
+
+    A worker's file need have no cap, and its own vendor_tasks alone; one that has other caps, or not what is
+    misspelt, may be luigid's.
+    """
+    here, doubt = settings.in_force()[table], tasks.doubt(name)
+    doubts = [] if doubt is None else [doubt]
+    misspelt = doubt is not None and doubt.grade is not Grade.UNKNOWN
+    if there.by and name not in here and (misspelt or (here and table != "vendor_tasks")):
+        gone = "luigi.cfg here does not have it: if that is luigid's, restart luigid"
+        doubts.append(Doubt(f"{gone}, as a reload takes nothing away", Grade.LOOK))
+    return doubts
+
+
+def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]:
     """Yield what the runs of each root may spend."""
     caps = there.caps
     for family in sorted(caps.families):
         cap, _ = caps.grant(family, None)
         text = f"cap {format_usd(cap)} a run, and no more if it asks"
-        yield Finding(f"root {family}", text).unless([tasks.doubt(family)])
+        yield Finding(f"root {family}", text).unless(_doubts(settings, there, tasks, "caps", family))
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
     if note and not caps.families:
@@ -68,7 +83,7 @@ def rules(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
     caps = there.caps
     for family in sorted(caps.task_families):
         text = f"cap {format_usd(caps.task_families[family])} inside any run"
-        yield Finding(f"tasks {family}", text).unless([tasks.doubt(family)])
+        yield Finding(f"tasks {family}", text).unless(_doubts(settings, there, tasks, "family_caps", family))
     if caps.single is not None:
         yield Finding("single tasks", f"above {format_usd(caps.single)} wait for `spendguard approve`")
     yield from _duplicates(there)
@@ -101,5 +116,6 @@ def _vendor_tasks(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[
         found = Finding("vendor_tasks", f"{', '.join(settings.vendor_tasks)}: {text}")
         yield found.unless(tasks.doubt(one) for one in named)
     for pattern in there.told["vendor_tasks"]:
-        if pattern not in named and (doubt := tasks.doubt(pattern)) is not None:
-            yield Finding("vendor_tasks of luigid", doubt.text, doubt.grade)
+        if pattern not in named and (doubts := _doubts(settings, there, tasks, "vendor_tasks", pattern)):
+            first, *more = doubts
+            yield Finding("vendor_tasks of luigid", first.text, first.grade).unless(more)

@@ -16,7 +16,7 @@ class Grade(Enum):
     UNKNOWN = "unknown"
     #: It may be a mistake; whether it is cannot be known here.
     LOOK = "look"
-    #: Something has to be done before vendor tasks can run.
+    #: Until it is mended, vendor tasks may fail, be denied, or run under other caps than were meant.
     MISSING = "MISSING"
 
 

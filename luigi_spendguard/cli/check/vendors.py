@@ -68,7 +68,7 @@ def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
     apart = settings.gateway_url
     if goes_by is not None:
         who = f"the gateway at {apart} has the secret" if apart is not None else "luigid is the gateway"
-        text = f"{who}: workers need no secret" + (", nor is the one here used" if place else "")
+        text = f"{who}: workers need no secret" + (", nor is one of their own used" if place else "")
     elif place:
         text = f"secret from {place}; calls go to {settings.vendor(name).base_url or 'the vendor itself'}"
     elif apart is not None and there.gateways is None:

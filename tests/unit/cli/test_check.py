@@ -152,7 +152,28 @@ def test_what_only_luigids_file_says_is_not_called_passed_over(tmp_path: Path) -
         unseen
         == "unknown root Bill: cap $0.000002 a run, and no more if it asks; Bill not seen; give --module"
     )
-    assert doubt.endswith("vendor_tasks of luigid: luigid has seen no task Chrage: did you mean Charge?")
+    assert doubt.endswith(
+        f"vendor_tasks of luigid: luigid has seen no task Chrage: did you mean Charge?; {GONE}"
+    )
+
+
+GONE = "luigi.cfg here does not have it: if that is luigid's, restart luigid, as a reload takes nothing away"
+
+
+@pytest.mark.parametrize(("table", "subject"), [("families", "root"), ("task_families", "tasks")])
+def test_what_was_taken_out_of_the_file_is_in_force_until_a_restart(
+    tmp_path: Path, table: str, subject: str
+) -> None:
+    caps = {"default": Micros(1), table: {"Chagre": Micros(2), "Charge": Micros(2)}}
+    luigid = Luigid(tmp_path, caps=Caps(**caps))  # type: ignore[arg-type]
+    left = Settings(tmp_path / "books.db", Caps(**(caps | {table: {"Charge": Micros(2)}})))  # type: ignore[arg-type]
+    for settings in (left, Settings(tmp_path / "books.db")):
+        found = list(findings(settings, luigid))  # type: ignore[arg-type]  # it answers
+        [gone] = [one for one in found if one.subject == f"{subject} Chagre"]
+        assert gone.grade is Grade.LOOK
+        assert gone.text.endswith(f"luigid has seen no task Chagre: did you mean Charge?; {GONE}")
+        [seen] = [one for one in found if one.subject == f"{subject} Charge"]
+        assert GONE not in seen.text
 
 
 #: What is known of this machine alone.
