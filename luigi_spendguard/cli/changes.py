@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from luigi_spendguard.cli.api_client import OperatorError, path_of
-from luigi_spendguard.cli.context import Stop, Usd, operator_of
+from luigi_spendguard.cli.context import Stop, Usd, answered, operator_of
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import forecast_of, freed_text, money_of, needed_line, reason_lines
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
@@ -72,7 +72,7 @@ def top_up(run_id: str, usd: Micros | None, dry_run: bool, request_id: str, **in
         if not sys.stdin.isatty():
             raise Stop("say by how much: the USD behind the run, or --dry-run to see what is needed", 2)
         default = None if weighed is None or weighed["usd"] == "0.00" else weighed["usd"]
-        usd = click.prompt("Raise it by (USD)", type=Usd(), default=default)
+        usd = answered(lambda: click.prompt("Raise it by (USD)", type=Usd(), default=default))
     if dry_run:
         if weighed is None:
             raise Stop("this luigid is older, and does not say beforehand what a top-up frees", 1)
@@ -200,7 +200,8 @@ def _shown_forecast(run_id: str) -> tuple[Micros, int]:
         unknown = f" --unknown-tasks {run['unknown_tasks']}" if run["unknown_tasks"] else ""
         said = "".join(f"\n{line}" for line in reason_lines(run))
         raise Stop(f"{text} Say what you have seen: --forecast {run['forecast_usd']}{unknown}{said}", 2)
-    click.confirm(f"{text} Approve?", abort=True)
+    if not answered(lambda: click.confirm(f"{text} Approve?")):
+        raise Stop(f"not approved: nothing was changed, {run_id} is held as before", 1)
     return parse_usd(run["forecast_usd"]), int(run["unknown_tasks"])
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
@@ -12,6 +13,8 @@ from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.config import Settings
 from luigi_spendguard.money import BadAmount, Micros, parse_usd
 from luigi_spendguard.settings.policy import expiry_ms, moment, ttl_ms
+
+T = TypeVar("T")
 
 
 class Usd(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -57,6 +60,15 @@ class Stop(click.ClickException):
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
         self.exit_code = exit_code  # type: ignore[misc]  # click reads it from the instance
+
+
+def answered(ask: Callable[[], T]) -> T:
+    """Return what is answered in a terminal, before anything is changed. Raises Stop where nothing is."""
+    try:
+        return ask()
+    except click.Abort:  # Ctrl-C, or the end of what is typed.
+        click.echo(err=True)
+        raise Stop("not answered: nothing was changed", 1) from None
 
 
 def operator_of() -> Operator:

@@ -254,7 +254,8 @@ def freed_text(weighed: Mapping[str, Any], *, done: bool) -> str:
     text += "."
     still = weighed.get("still_blocked", of - frees)
     if still < of - frees:
-        text += f" Until that is spent, lists count {still} as blocked: which are paid shows when they run."
+        left = f"lists count {still} as blocked" if still else "lists count none as blocked"
+        text += f" Until it is spent, {left}: each task that it is enough for may get it."
     return plain(text)
 
 

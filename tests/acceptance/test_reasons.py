@@ -91,6 +91,19 @@ class TestForecasts:
         assert (code, "r may cost $6.00; its cap is $5.00. Approve?" in out) == (0, True), out
         assert site.run("r")["approved_usd"] == "6.00"
 
+    @pytest.mark.parametrize(
+        ("typed", "said"),
+        [("n\n", "not approved: nothing was changed"), ("\x04", "not answered: nothing was")],
+    )
+    def test_a_no_and_no_answer_are_refusals(self, site: Site, typed: str, said: str) -> None:
+        submit(site, 6, budget="5")
+        code, out = in_terminal(site.folder, site.environment(), 100, "approve", "r", typed=typed)
+        assert (code, said in out) == (1, True), out
+        code, out = in_terminal(site.folder, site.environment(), 100, "top-up", "r", typed="\x04")
+        assert (code, "not answered: nothing was changed" in out) == (1, True), out
+        run = site.run("r")
+        assert (run["approved_usd"], run["cap_usd"]) == (None, "5.00")
+
     def test_what_nothing_holds_is_not_approved(self, site: Site) -> None:
         submit(site, 3, budget="5")
         code, out, err = site.cli("approve", "r")
@@ -131,7 +144,7 @@ class TestTopUps:
             [
                 "Blocked tasks of r: 4 due, 1 behind them. Needed $4.00, available $0.00, missing $4.00.",
                 "$1.00 frees 1 of 4 blocked tasks; the rest needs $3.00 more: `spendguard top-up r 3.00`. "
-                "Until that is spent, lists count 0 as blocked: which are paid shows when they run.",
+                "Until it is spent, lists count none as blocked: each task that it is enough for may get it.",
             ],
         )
         assert site.run("r")["cap_usd"] == "2.00"

@@ -351,8 +351,8 @@ def test_check_says_that_a_family_taken_out_of_the_file_waits_for_a_restart(serv
     assert line.startswith("MISSING root MonthEdn: cap $5.00 a run")
     assert line.endswith("if that is luigid's, restart luigid, as a reload takes nothing away")
     assert err == (
-        "Error: 1 of these must be mended (MISSING): until then vendor tasks may fail, be denied, or run under "
-        "other caps than were meant\n"
+        "Error: 1 of these must be mended (MISSING): until then vendor tasks may fail, be denied, or run "
+        "under other caps than were meant\n"
     )
     served.restart()
     assert "MonthEdn" not in served.cli("check")[1]

@@ -109,7 +109,8 @@ function freed(weighed, verb) {
     ...(frees < blocked ? weighed.other_commands.map((one) => `\`${one}\``) : [])];
   const rest = needs.length ? `; the rest needs ${needs.join(", and ")}` :
     frees < blocked ? "; the rest waits for something else" : "";
-  const until = still < blocked - frees ? ` Until that is spent, lists count ${still} as blocked.` : "";
+  const until = still < blocked - frees ?
+    ` Until it is spent, lists count ${still || "none"} as blocked: each task that it is enough for may get it.` : "";
   return `${verb} ${frees} of ${count(blocked, "blocked task")}${weighed.thaws ? ", and thaws the run" : ""}${rest}.` +
     until;
 }
