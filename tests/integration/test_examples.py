@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import urllib3
 
 from luigi_spendguard import config
+from tests.support import npm
 from tests.support.processes import REPOSITORY, Process, environment, free_port, listening, wait_until
 from tests.support.site import FakeStripe, Site
 from tests.support.vendors import FakeResend, FakeTwilio
@@ -114,6 +116,29 @@ def test_the_quickstart_does_what_it_says(tmp_path: Path, vendor: FakeStripe) ->
         [other] = [one for one in site.call("GET", "/runs", token=None)[1] if one["run_id"] != run["run_id"]]
         assert (other["status"], other["spent_usd"]) == ("blocked", "3.00")
         assert "is revoked: no further call is sent" in site.cli("revoke", other["run_id"])[1]
+
+
+def test_the_quickstart_before_localstripe(tmp_path: Path) -> None:
+    """With what the page says to change for it."""
+    [pipeline, _] = re.findall(r"```python\n(.*?)```", QUICKSTART, re.S)
+    assert "pip install '/path/to/luigi_spendguard[demo]'\n    localstripe --from-scratch" in QUICKSTART
+    assert "knows no `automatic_payment_methods`: leave that line out" in QUICKSTART
+    pipeline = re.sub(r"\n *automatic_payment_methods=.*", "", pipeline)
+    [submit, _] = (line.split() for line in re.findall(r"luigi --module billing (.*)", QUICKSTART))
+    (tmp_path / "localstripe").mkdir()
+    server = npm.localstripe(tmp_path / "localstripe")
+    try:
+        stripe = {"base_url": server.url}
+        with Site(tmp_path, spendguard={"default_cap_usd": 3}, spendguard_stripe=stripe) as site:
+            (tmp_path / "billing.py").write_text(pipeline)
+            site.luigi(*submit, module="billing", PYTHONPATH=f"{tmp_path}:{REPOSITORY}")
+            [run] = site.call("GET", "/runs", token=None)[1]
+            assert (run["status"], run["spent_usd"]) == ("blocked", "3.00")
+        key = {"Authorization": "Bearer sk_test_1"}
+        books = urllib3.request("GET", f"{server.url}/v1/charges", headers=key)
+        assert [one["amount"] for one in json.loads(books.data)["data"]] == [100] * 3
+    finally:
+        server.process.end()
 
 
 def test_texts_and_mails_of_the_quickstart(tmp_path: Path, vendor: FakeStripe) -> None:

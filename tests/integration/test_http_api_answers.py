@@ -115,6 +115,12 @@ def test_an_address_below_ours_that_is_no_route_is_a_404_of_ours(shared_site: Si
         assert send(shared_site, method, path).is_error(404, "not_found")
 
 
+@pytest.mark.parametrize("path", ["/nope", "/api/nope", "/settings/"])
+def test_any_other_address_is_luigis_to_answer(shared_site: Site, path: str) -> None:
+    reply = send(shared_site, "GET", path)
+    assert (reply.status, "<html>" in reply.text) == (404, True)
+
+
 @pytest.mark.parametrize(
     ("usd", "status"), [("0", 409), ("1000000000", 409), ("1000000001", 400), ("9" * 20, 400)]
 )
