@@ -75,6 +75,19 @@ def test_two_hundred_that_become_two_thousand_are_held(holding: Site) -> None:
     assert holding.stripe.moved() == 4500, out
 
 
+def test_attempts_that_the_vendor_refused_do_not_halve_what_the_next_run_may_cost(holding: Site) -> None:
+    holding.restart(spendguard={"forecast": "warn"})
+    holding.stripe.fault("status", status=400, times=5)
+    for moved in (0, 500):
+        code, out = holding.luigi("Billing", "--n", "5", "--budget-usd", "5")
+        assert holding.stripe.moved() == moved, out
+    assert "This progress looks :)" in out
+    holding.restart(spendguard={"forecast": "hold"})
+    code, out = holding.luigi("Billing", "--n", "5", "--first", "5", "--budget-usd", "4")
+    assert (code, holding.stripe.moved()) == (0, 500), out
+    assert "the forecast of $5.00" in out
+
+
 def test_a_forecast_that_has_grown_since_it_was_approved_is_held_again(holding: Site) -> None:
     holding.luigi("List", "--n", "6", "--run-id", "r", "--budget-usd", "5", module=SHAPES)
     holding.call("POST", "/runs/r/approve", {"usd": "6"})

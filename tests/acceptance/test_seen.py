@@ -59,6 +59,20 @@ def test_a_corrected_amount_that_is_refused_is_in_the_summary(site: Site) -> Non
     assert "denied" not in site.luigi("Pay", "--customer", "a", "--amount", "2700", module=PAYING)[1]
 
 
+def test_an_amount_that_was_put_back_leaves_no_denial_on_the_run(site: Site) -> None:
+    args = ("--run-id", "r", "--retcode-task-failed", "30")
+    (site.folder / "out" / "die").touch()
+    site.luigi("Payroll", "--amounts", "a=2700", *args, module=PAYING)
+    (site.folder / "out" / "die").unlink()
+    out = site.luigi("Payroll", "--amounts", "a=2600", *args, module=PAYING)[1]
+    assert "Put the amount back" in out.partition("===== Luigi Execution Summary =====")[2]
+    assert [one["code"] for one in site.run("r")["reasons"]] == ["denied"]
+    code, out = site.luigi("Payroll", "--amounts", "a=2700", *args, module=PAYING)
+    assert (code, site.stripe.moved()) == (0, 2700), out
+    assert "denied" not in out.partition("===== Luigi Execution Summary =====")[2]
+    assert (site.run("r")["reasons"], "denied:" in site.cli("run", "r")[1]) == ([], False)
+
+
 def test_what_ends_a_doubt_is_said_whole_and_the_next_attempt_gets_its_answer(site: Site) -> None:
     site.stripe.fault("drop_after", times=9)
     site.luigi("Billing", "--n", "1", "--run-id", "r", STRIPE_MAX_RETRIES="0")

@@ -39,6 +39,7 @@ class Payroll(luigi.WrapperTask):
 
     amounts = luigi.Parameter()
     month = luigi.Parameter(default="2026-11")
+    run_id = luigi.Parameter(default="", significant=False)
 
     def requires(self) -> list[luigi.Task]:
         pairs = (pair.split("=") for pair in self.amounts.split(","))
