@@ -111,25 +111,6 @@ def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
     return budget_id
 
 
-def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
-    """Return the id of a budget whose cap is not pinned: made, or brought to `cap`, when need be.
-
-    What operators have raised it by stays on top. A cap that was lowered below what is counted already stops
-    at that.
-    """
-    row = tx.one("SELECT * FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part)
-    if row is None:
-        return open_budget(tx, scope, subject, part, cap)
-    counted, own = row["spent_micros"] + row["reserved_micros"], min(MAX_MICROS, cap + row["raised_micros"])
-    set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
-    return int(row["id"])
-
-
-def day_budget(tx: Tx, cap: Micros) -> int:
-    """Return the id of today's budget of all runs."""
-    return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
-
-
 def beyond_day(tx: Tx, run_id: str) -> Row | None:
     """Return the budget of what a run may spend today beyond the day's cap, None where it may not.
 

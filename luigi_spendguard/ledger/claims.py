@@ -12,8 +12,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from luigi_spendguard.errors import Conflict, KeyRevoked, denial
-from luigi_spendguard.ledger.budgets import JournalEntry, journal, keep_budget, put_in_doubt
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, put_in_doubt
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
+from luigi_spendguard.ledger.following import count_earlier, keep_budget
 from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX, command
@@ -111,6 +112,8 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     )
     if max_cost is not None:
         keep_budget(tx, "task", request.run_id, request.task_id, max_cost)
+        if tx.value(_UNLIMITED, request.run_id, request.task_id):
+            count_earlier(tx, "task", request.run_id, request.task_id)
     tx.run(
         "INSERT INTO claim (id, run_id, task_id, family, params, worker, also, members, mixed, payment,"
         " max_cost_micros, held_scope, held_part, held_micros, key_hash, state, claimed_at)"
@@ -146,6 +149,8 @@ _NAMED = 3
 #: A claim whose attempt is over; that of a revoked run stays revoked.
 _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
+#: A claim of a task (?2) in run ?1 under which it had no budget of its own.
+_UNLIMITED = "SELECT 1 FROM claim WHERE +run_id = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
 #: Claims of any of the tasks (a JSON list), alone or in a batch.
 OF_TASKS = (
     "WITH wanted AS (SELECT value FROM json_each(?1))"

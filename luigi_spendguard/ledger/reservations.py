@@ -13,9 +13,7 @@ from luigi_spendguard.ledger.budgets import (
     JournalEntry,
     beyond_day,
     budgets_of,
-    day_budget,
     journal,
-    keep_budget,
     key_budgets,
     last_entry,
     lend_money,
@@ -26,6 +24,7 @@ from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, re
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.duplicates import check_duplicate
+from luigi_spendguard.ledger.following import day_budget, keep_budget
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import (

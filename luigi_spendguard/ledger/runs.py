@@ -13,9 +13,7 @@ from luigi_spendguard.ledger.budgets import (
     JournalEntry,
     beyond_day,
     check_raise,
-    day_budget,
     journal,
-    keep_budget,
     key_budgets,
     open_budget,
     raise_cap,
@@ -24,6 +22,7 @@ from luigi_spendguard.ledger.budgets import (
     was_made,
 )
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
+from luigi_spendguard.ledger.following import day_budget, keep_budget
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 from luigi_spendguard.protocol.commands import approve_forecast
 

@@ -11,9 +11,10 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, keep_budget, last_entry, run_budget
+from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, last_entry, run_budget
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
+from luigi_spendguard.ledger.following import follow
 from luigi_spendguard.ledger.pruning import PRUNED_RUNS
 from luigi_spendguard.protocol.commands import CENT, rounded
 from luigi_spendguard.settings.policy import Caps
@@ -310,14 +311,3 @@ def _together(rows: list[Row], budgets: list[Row], approvals: list[Row], seen: i
 def today(tx: Tx) -> Row | None:
     """Return today's budget of all runs, None where nothing was taken from it yet."""
     return tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = {TODAY}")
-
-
-def follow(tx: Tx, caps: Caps) -> None:
-    """Bring the budgets that follow luigi.cfg to what it says now."""
-    wanted = {("family", part): cap for part, cap in caps.task_families.items()}
-    wanted |= {("vendor", part): cap for part, cap in caps.vendors.items()}
-    if caps.day is not None:
-        wanted["day", str(tx.value(f"SELECT {TODAY}"))] = caps.day
-    for (scope, part), cap in wanted.items():
-        for row in tx.all("SELECT subject FROM budget WHERE scope = ? AND part = ?", scope, part):
-            keep_budget(tx, scope, row["subject"], part, cap)

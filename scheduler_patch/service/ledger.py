@@ -20,7 +20,7 @@ from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger import Ledger, claims, history, replays, settlement, snapshot
+from luigi_spendguard.ledger import Ledger, claims, following, history, replays, settlement, snapshot
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
@@ -118,7 +118,7 @@ class Books:
             return
         if self._admin_token is None:
             self._admin_token = await asyncio.to_thread(kept_token, settings.token_file)
-        await self.record(snapshot.follow, settings.caps)
+        await self.record(following.follow, settings.caps)
         await self.refresh()
 
     def _open(self) -> Ledger:

@@ -1,0 +1,160 @@
+"""Budgets that follow luigi.cfg: they are made when a cap first applies, and count what was spent before.
+
+A cap may be set when a run, or a day, is half over, or be there again after it was not. The calls made
+meanwhile are put among those of the budget, as if it had been there: they are in its totals, and their later
+ends and corrections will be, too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from luigi_spendguard.ledger.budgets import JournalEntry, journal, open_budget, set_cap
+from luigi_spendguard.ledger.database import TODAY, Row, Tx
+from luigi_spendguard.money import MAX_MICROS, Micros
+from luigi_spendguard.settings.policy import Caps
+
+_DAY_MS = 86_400_000
+#: The beginning of UTC day ?3 in milliseconds since the epoch.
+_MIDNIGHT = "CAST(strftime('%s', ?3) AS INTEGER) * 1000"
+#: Something was reserved for it.
+_RESERVED = "call.verdict = 'allowed' AND call.state IS NOT NULL"
+#: What a call holds in each of its budgets.
+_HELD = (
+    "settled_micros + corrected_micros AS spent, overrun_micros AS overrun,"
+    " CASE WHEN state IN ('pending','in_doubt') THEN reserved_micros ELSE 0 END AS reserved"
+)
+#: Which calls are a budget's, by its scope; ?2: its subject, ?3: its part. A day's are those that were
+#: reserved on it. Calls have no index by time: one of more than a day before (clocks are set back) ends the
+#: search.
+_CALLS = {
+    "family": "call.run_id = ?2 AND call.family = ?3",
+    "vendor": "call.run_id = ?2 AND call.vendor = ?3",
+    "task": "+call.run_id = ?2 AND call.task_id = ?3",
+    "day": f"""
+        ?2 = '' AND call.rowid > coalesce((SELECT rowid FROM call WHERE created_at < {_MIDNIGHT} - {_DAY_MS}
+                                           ORDER BY rowid DESC LIMIT 1), 0)
+        AND call.granted_at >= {_MIDNIGHT} AND call.granted_at < {_MIDNIGHT} + {_DAY_MS}
+        AND NOT EXISTS (SELECT 1 FROM call_budget WHERE call_id = call.id AND budget_id IN
+                        (SELECT id FROM budget WHERE scope IN ('day','beyond_day') AND part = ?3))
+        AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'reserve'
+                    AND at >= {_MIDNIGHT} AND at < {_MIDNIGHT} + {_DAY_MS})
+    """,
+}
+#: Runs that may spend, and their calls that are not among those of the budget they belong to.
+_UNCOUNTED = f"""
+    SELECT DISTINCT call.run_id AS subject, call.{{part}} AS part FROM run
+    CROSS JOIN call ON call.run_id = run.run_id
+    LEFT JOIN budget ON budget.scope = '{{part}}' AND budget.subject = call.run_id
+    AND budget.part = call.{{part}}
+    WHERE (run.state IN ('active','frozen') OR run.run_id IN
+           (SELECT run_id FROM claim WHERE ended_at IS NULL AND state = 'open'))
+    AND call.{{part}} IN (SELECT value FROM json_each(?)) AND {_RESERVED}
+    AND NOT EXISTS (SELECT 1 FROM call_budget WHERE call_id = call.id AND budget_id = budget.id)
+"""
+
+
+def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
+    """Return the id of a budget whose cap is not pinned: made, or brought to `cap`, when need be.
+
+    What operators have raised it by stays on top. A cap that is below what is counted already stops at that.
+    One that is made begins with what its calls of before hold.
+    """
+    row = _find(tx, scope, subject, part)
+    if row is None:
+        open_budget(tx, scope, subject, part, cap)
+        return count_earlier(tx, scope, subject, part)
+    counted, own = row["spent_micros"] + row["reserved_micros"], min(MAX_MICROS, cap + row["raised_micros"])
+    set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
+    return int(row["id"])
+
+
+def day_budget(tx: Tx, cap: Micros) -> int:
+    """Return the id of today's budget of all runs."""
+    return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
+
+
+def follow(tx: Tx, caps: Caps) -> None:
+    """Bring the budgets that follow luigi.cfg to what it says now, and let them count what they do not yet.
+
+    All calls of runs that go on are looked at: this is for when luigi.cfg was read.
+    """
+    wanted = {("family", part): cap for part, cap in caps.task_families.items()}
+    wanted |= {("vendor", part): cap for part, cap in caps.vendors.items()}
+    for (scope, part), cap in wanted.items():
+        for row in tx.all("SELECT subject FROM budget WHERE scope = ? AND part = ?", scope, part):
+            keep_budget(tx, scope, row["subject"], part, cap)
+    for scope, subject, part in _uncounted(tx, caps):
+        keep_budget(tx, scope, subject, part, wanted[scope, part])
+        count_earlier(tx, scope, subject, part)
+    today = str(tx.value(f"SELECT {TODAY}"))
+    if caps.day is None:
+        return
+    if _find(tx, "day", "", today) is not None:
+        day_budget(tx, caps.day)
+        count_earlier(tx, "day", "", today)
+    elif tx.value(f"SELECT 1 FROM call WHERE {_CALLS['day']} AND {_RESERVED} LIMIT 1", None, "", today):
+        day_budget(tx, caps.day)
+
+
+def _uncounted(tx: Tx, caps: Caps) -> Iterator[tuple[str, str, str]]:
+    """Yield scope, subject and part of the budgets that do not count all calls of theirs."""
+    for scope, parts in (("family", caps.task_families), ("vendor", caps.vendors)):
+        if parts:
+            for row in tx.all(_UNCOUNTED.format(part=scope), json.dumps(list(parts))):
+                yield scope, row["subject"], row["part"]
+
+
+def count_earlier(tx: Tx, scope: str, subject: str, part: str) -> int:
+    """Put calls among a budget's that are not yet, with what they hold; return its id.
+
+    Where that is more than its cap, the cap is that.
+    """
+    row = _find(tx, scope, subject, part)
+    assert row is not None, "it was made before"
+    held = _link(tx, row)
+    if held is None:
+        return int(row["id"])
+    counted = row["spent_micros"] + row["reserved_micros"] + held["spent"] + held["reserved"]
+    short = max(0, counted - row["cap_micros"])
+    tx.run(
+        "UPDATE budget SET spent_micros = spent_micros + ?, reserved_micros = reserved_micros + ?,"
+        " overrun_micros = overrun_micros + ?, cap_micros = cap_micros + ?, shadow_micros = shadow_micros + ?"
+        " WHERE id = ?",
+        held["spent"],
+        held["reserved"],
+        held["overrun"],
+        short,
+        short if row["shadow_micros"] else 0,
+        row["id"],
+    )
+    # The amounts are in the calls' own entries.
+    note = f"{held['calls']} calls from before its cap was set"
+    journal(tx, JournalEntry("count", budget_id=row["id"], cap=short, note=note))
+    return int(row["id"])
+
+
+def _link(tx: Tx, budget: Row) -> Row | None:
+    """Let calls of a budget's that it does not count yet take from it; return what they hold, None: none."""
+    calls = (
+        f"FROM call WHERE {_CALLS[budget['scope']]} AND {_RESERVED}"
+        " AND NOT EXISTS (SELECT 1 FROM call_budget WHERE call_id = call.id AND budget_id = ?1)"
+    )
+    values = (budget["id"], budget["subject"], budget["part"])
+    if tx.value(f"SELECT 1 {calls} LIMIT 1", *values) is None:
+        return None
+    tx.run(f"CREATE TEMP TABLE earlier AS SELECT call.id AS call_id, {_HELD} {calls}", *values)
+    # In order: each page of the table is then written once.
+    ordered = "SELECT call_id, ? FROM earlier ORDER BY call_id"
+    tx.run(f"INSERT INTO call_budget (call_id, budget_id) {ordered}", budget["id"])
+    held = tx.one(
+        "SELECT count(*) AS calls, sum(spent) AS spent, sum(reserved) AS reserved, sum(overrun) AS overrun"
+        " FROM earlier"
+    )
+    tx.run("DROP TABLE earlier")
+    return held
+
+
+def _find(tx: Tx, scope: str, subject: str, part: str) -> Row | None:
+    return tx.one("SELECT * FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part)
