@@ -131,11 +131,11 @@ def _checked(token: str, who: str, service: LedgerService) -> str:
         return token
     if who == "read":
         if not service.settings.anonymous_read:
-            wrong = "this token is wrong: it must be" if token else "show"
+            wrong = ", and this token is wrong" if token else ""
             raise Refused(
                 401,
                 "unauthorized",
-                f"[spendguard] anonymous_read is off, and {wrong} luigid's admin_token (admin_token_file) or "
+                f"[spendguard] anonymous_read is off{wrong}: send luigid's admin_token (admin_token_file) or "
                 "worker_token (worker_token_file)",
             )
         return ""

@@ -135,4 +135,4 @@ def test_a_worker_reads_with_its_own_token_and_a_wrong_one_is_called_wrong(tmp_p
         assert "admin_token (admin_token_file) or worker_token (worker_token_file)" in err
         site.configure(spendguard={"worker_token": None})
         code, _, err = site.cli("runs")
-        assert (code, "anonymous_read is off, and show luigid's admin_token" in err) == (4, True)
+        assert (code, "anonymous_read is off: send luigid's admin_token" in err) == (4, True)
