@@ -313,6 +313,7 @@ class TestChanging:
                 "root_task_id": "B",
                 "budget_usd": "1",
             },
+            token=None,
         )
         for said in (name, f" {name}", f"{name}  "):
             code, out, _ = spendguard(shared_site, "run", said)
