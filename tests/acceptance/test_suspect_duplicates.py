@@ -218,8 +218,11 @@ class TestAtOnce:
         self.one_of(guarded, [("PayOrder", "--order", "17", "--customer", one) for one in "abc"], PAYING)
 
     def one_of(self, site: Site, tasks: list[tuple[str, ...]], module: str) -> None:
-        site.stripe.control(options={"latency": 0.5})
+        site.stripe.control(options={"held": True})
         workers = [site.worker(*task, module=module) for task in tasks]
+        refused = "/calls?verdict=denied"
+        wait_until(lambda: len(site.call("GET", refused, token=None)[1]) == 2, what="two that wait")
+        site.stripe.control(options={"held": False})
         said = [worker.communicate(timeout=120)[0] for worker in workers]
         assert len(moved(site)) == 1, said
         assert sum("--duplicate-of" in one for one in said) == 2

@@ -31,7 +31,7 @@ KEYS: dict[str, dict[str, Any]] = {}
 FAULTS: list[dict[str, Any]] = []
 #: No valid UTF-8, and more than one piece of a streamed answer.
 PDF = b"%PDF-1.7\n\xff\xfe" + bytes(range(256)) * 1000
-OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour"}
+OPTIONS: dict[str, Any] = {"latency": 0.0, "idempotency": "honour", "held": False}
 
 
 class Problem(Exception):
@@ -309,6 +309,8 @@ class Vendor(tornado.web.RequestHandler):
             return
         if OPTIONS["latency"]:
             await asyncio.sleep(OPTIONS["latency"])
+        while OPTIONS["held"]:  # Until the test lets the answers go.
+            await asyncio.sleep(0.01)
         if fault["fault"] == "status":
             await self._reply(fault["status"], {"error": {"type": "api_error", "message": "scripted"}})
             return
@@ -422,7 +424,7 @@ class Control(tornado.web.RequestHandler):
             kept.clear()
         for known in (OBJECTS, KEYS):
             known.clear()
-        OPTIONS.update(latency=0.0, idempotency="honour")
+        OPTIONS.update(latency=0.0, idempotency="honour", held=False)
 
 
 async def main() -> None:
