@@ -11,6 +11,8 @@ CENT = 10_000
 OPTIONS = {"family": "--family", "vendor": "--vendor", "day": "--day", "beyond_day": "--day"}
 #: Stand for what only the vendor's books say: an amount that no reservation names, and an object's id.
 USD, OBJECT = "USD", "ID"
+#: Said behind a command with `OBJECT` in it.
+WHAT_IT_OPENED = f" ({OBJECT}: what it opened there, which the task's next attempt gets)"
 
 
 def rounded(micros: int) -> int:
@@ -47,7 +49,7 @@ def resolve(call_id: str, micros: int | None = None, object_id: str | None = Non
 def resolve_text(call_id: str, micros: int | None = None, object_id: str | None = None) -> str:
     """Return in words what ends a call in doubt, after a look at the vendor's books."""
     spent, not_sent = resolve(call_id, micros, object_id)
-    opened = "" if object_id else f" ({OBJECT}: what it opened there, which the task's next attempt gets)"
+    opened = "" if object_id else WHAT_IT_OPENED
     return f"{spent} if its books have it{opened}, {not_sent} if they do not"
 
 
