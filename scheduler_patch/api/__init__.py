@@ -20,7 +20,7 @@ from luigi_spendguard.protocol.operators import (
     TopUpRequest,
 )
 from luigi_spendguard.protocol.rpcs import Rpc
-from scheduler_patch.api import keys, openapi, queries
+from scheduler_patch.api import keys, openapi, queries, runs
 from scheduler_patch.api.handler import ApiCall, ApiHandler, Endpoint, Lost
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.blocked import explain_blocked
@@ -64,18 +64,18 @@ async def _openapi(service: LedgerService, call: ApiCall, request: NoFields) -> 
 
 async def _revoke(service: LedgerService, call: ApiCall, request: OneRun) -> Any:
     under_way = await operators.revoke(service, request.run_id)
-    return await queries.changed_run(service, request.run_id) | {"calls_under_way": under_way}
+    return await runs.changed_run(service, request.run_id) | {"calls_under_way": under_way}
 
 
 async def _top_up(service: LedgerService, call: ApiCall, request: TopUpRequest) -> Any:
     freed = await operators.top_up(service, request)
     repeated = freed.pop("repeated")
-    return await queries.changed_run(service, request.run_id) | {"top_up": freed, "repeated": repeated}
+    return await runs.changed_run(service, request.run_id) | {"top_up": freed, "repeated": repeated}
 
 
 async def _approve(service: LedgerService, call: ApiCall, request: ApproveRequest) -> Any:
     repeated = await operators.approve(service, request)
-    return await queries.changed_run(service, request.run_id) | {"repeated": repeated}
+    return await runs.changed_run(service, request.run_id) | {"repeated": repeated}
 
 
 async def _resolve(service: LedgerService, call: ApiCall, request: ResolveRequest) -> Any:
@@ -93,7 +93,7 @@ async def _prune(service: LedgerService, call: ApiCall, request: PruneRequest) -
 _REVOKE = Endpoint("admin", OneRun, _revoke)
 _TOP_UP = Endpoint("admin", TopUpRequest, _top_up)
 _APPROVE = Endpoint("admin", ApproveRequest, _approve)
-_RUN = Endpoint("read", OneRun, queries.run)
+_RUN = Endpoint("read", OneRun, runs.run)
 _ISSUE = Endpoint("worker", rpcs.ISSUE_KEY.request, keys.issue)
 _REVOKE_KEY = Endpoint("holder", OneKey, keys.revoke)
 
@@ -108,7 +108,7 @@ ROUTES = (
     _worker(rpcs.CORRECT, LedgerService.correct),
     _attempt(rpcs.RESERVE, LedgerService.reserve),
     *(_attempt(rpc, LedgerService.end, kind=kind) for kind, rpc in rpcs.ENDS.items()),
-    _rpc("list_runs", Endpoint("read", NoFields, queries.list_runs)),
+    _rpc("list_runs", Endpoint("read", NoFields, runs.list_runs)),
     _rpc("task_costs", Endpoint("read", TaskCostsRequest, queries.task_costs)),
     _rpc("run_budget", _RUN),
     _rpc("revoke_run", _REVOKE),
@@ -119,11 +119,11 @@ ROUTES = (
     _rpc("revoke_vault_key", _REVOKE_KEY),
     Route("/vault/keys", {"POST": _ISSUE, "GET": Endpoint("admin", NoFields, keys.listed)}),
     Route("/vault/keys/{id}", {"DELETE": _REVOKE_KEY}),
-    Route("/runs", {"GET": Endpoint("read", NoFields, queries.runs)}),
+    Route("/runs", {"GET": Endpoint("read", NoFields, runs.runs)}),
     Route("/runs/{run_id}", {"GET": _RUN, "DELETE": _REVOKE}),
     Route("/runs/{run_id}/calls", {"GET": Endpoint("read", OneRun, queries.calls)}),
-    Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, queries.spending)}),
-    Route("/runs/{run_id}/top_up", {"GET": Endpoint("read", OneRun, queries.top_up), "POST": _TOP_UP}),
+    Route("/runs/{run_id}/spending", {"GET": Endpoint("read", OneRun, runs.spending)}),
+    Route("/runs/{run_id}/top_up", {"GET": Endpoint("read", OneRun, runs.top_up), "POST": _TOP_UP}),
     Route("/runs/{run_id}/approve", {"POST": _APPROVE}),
     Route("/settings", {"GET": Endpoint("read", NoFields, queries.settings)}),
     Route("/status", {"GET": Endpoint("read", NoFields, queries.status)}),

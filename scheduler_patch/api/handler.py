@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Generic, NamedTuple, TypeVar
@@ -19,6 +19,7 @@ from luigi_spendguard.errors import LedgerError, SpendDenied
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.messages import BadMessage, Message
+from luigi_spendguard.settings.policy import expiry_ms
 from luigi_spendguard.vendors.bodies import media_type_in
 from scheduler_patch.api.authentication import check, wrong
 from scheduler_patch.service import LedgerService
@@ -258,6 +259,21 @@ class ApiCall:
         if not (text.isascii() and text.isdecimal() and len(text) < 12 and least <= int(text) <= most):
             raise BadMessage(f"{name!r} must be a number from {least} to {most}")
         return int(text)
+
+    def choice(self, name: str, among: Iterable[str]) -> str | None:
+        """Return one of some words of the query, None where it has none. Raises BadMessage."""
+        value = self.query(name)
+        if value is not None and value not in among:
+            raise BadMessage(f"{name!r} must be one of {', '.join(among)}")
+        return value
+
+    def moment(self, name: str) -> int | None:
+        """Return a moment of the query in milliseconds since the epoch. Raises BadMessage."""
+        value = self.query(name)
+        try:
+            return None if value is None else expiry_ms(value)
+        except ValueError as error:
+            raise BadMessage(f"{name!r} {error}") from None
 
     def page(self, rows: list[Row], limit: int, cursor: str | None) -> list[Row]:
         """Return the page of what is one row more when there are more; say by what the next is asked for.

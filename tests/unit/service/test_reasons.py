@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest
-from scheduler_patch.api import queries
+from scheduler_patch.api import runs
 from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.service import operators, top_ups
 from tests.support.luigids import USD, Luigid
@@ -79,7 +79,7 @@ class Played:
 
     def shown(self) -> dict[str, Any]:
         """Return the run as the API shows it."""
-        found: dict[str, Any] = self.luigid.do(queries.changed_run(self.luigid.service, "r"))
+        found: dict[str, Any] = self.luigid.do(runs.changed_run(self.luigid.service, "r"))
         return found
 
     def advised(self) -> list[str]:
