@@ -84,14 +84,11 @@ def _of_vendors(gate: Gate, run: RunState, task: TaskState) -> Iterator[tuple[Bu
     state = gate.state
     vendors = state.called.get(task.family, ()) if run.run_id and not task.vendors else ()
     for vendor in vendors:
-        key = ("vendor", vendor)
-        cap = state.rules.cap(*key)
-        if cap is None or (task.hold is not None and task.hold.key == key):
+        budget = state.inside(run, "vendor", vendor)
+        if budget is None or (task.hold is not None and task.hold.key == budget.key):
             continue
-        if key not in run.budgets:  # As in `budgets_of`: the ledger makes it with its first reservation.
-            run.budgets[key] = BudgetState(*key, cap=cap, remaining=cap)
         need = 1 if task.need is None or len(vendors) > 1 else task.need
-        yield run.budgets[key], 0 if task.paid else need
+        yield budget, 0 if task.paid else need
 
 
 class Needs:

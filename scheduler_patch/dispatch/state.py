@@ -116,12 +116,17 @@ class DispatchState:
         if task.hold is not None and task.hold.scope in ("family", "vendor"):
             keys.append(task.hold.key)
         for key in dict.fromkeys(keys):
-            cap = self.rules.cap(*key)
-            if cap is None:
-                continue
-            if key not in run.budgets:  # The ledger makes it with its first reservation.
-                run.budgets[key] = BudgetState(*key, cap=cap, remaining=cap)
-            yield run.budgets[key]
+            if (budget := self.inside(run, *key)) is not None:
+                yield budget
+
+    def inside(self, run: RunState, scope: str, part: str) -> BudgetState | None:
+        """Return the budget of a family or a vendor inside a run; None: luigi.cfg names none."""
+        cap = self.rules.cap(scope, part)
+        if cap is None:
+            return None
+        if (scope, part) not in run.budgets:  # The ledger makes it with its first reservation.
+            run.budgets[scope, part] = BudgetState(scope, part, cap=cap, remaining=cap)
+        return run.budgets[scope, part]
 
     def _day_of(self, run: RunState, task: TaskState, day: BudgetState) -> BudgetState:
         """Return which budget a task's calls of today take from: the day's, or the run's own beyond it.
