@@ -208,8 +208,7 @@ def test_an_unreachable_scheduler_denies_within_seconds(site: Site) -> None:
     """The worker has its task; luigid goes away before the call."""
     site.configure(core={"rpc_retry_attempts": 1, "rpc_retry_wait": 1})
     worker = site.worker("Spender", "--name", "a", "--race", "x", "--workers", "1")
-    wait_until(lambda: bool(site.call("GET", "/runs", token=None)[1]), 30, "the claim")
-    time.sleep(1.0)
+    wait_until((site.folder / "out" / "ready-x-a").exists, 30, "its task")
     assert site.luigid is not None
     site.luigid.end()
     started = time.monotonic()

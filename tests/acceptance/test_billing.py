@@ -87,7 +87,7 @@ def test_topping_up_frees_blocked_tasks_of_a_waiting_worker(site: Site) -> None:
     worker = site.worker("Billing", "--n", "12", "--budget-usd", "5", "--workers", "3", "--run-id", "nightly")
     try:
         wait_until(lambda: site.stripe.moved() == 500, what="spending the cap")
-        time.sleep(1.0)
+        site.until_answered("spend_blocked")
         assert worker.poll() is None
         assert site.stripe.moved() == 500
         code, out, err = site.cli("top-up", "nightly", "3")

@@ -19,7 +19,7 @@ def test_a_waiting_worker_says_for_what_and_what_frees_it(site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
     worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     wait_until(lambda: site.stripe.moved() == 200, what="the cap")
-    time.sleep(6)
+    site.until_answered("spend_blocked", 3)  # It goes on asking, and says nothing new.
     site.call("POST", "/runs/r/top_up", {"usd": "1"})
     out, _ = worker.communicate(timeout=60)
     said = [line for line in out.splitlines() if "Waiting: " in line]
@@ -45,7 +45,7 @@ def test_an_interrupted_wait_ends_without_a_traceback(site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"})
     worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     wait_until(lambda: site.stripe.moved() == 200, what="the cap")
-    time.sleep(2)
+    site.until_answered("spend_blocked")
     os.kill(worker.pid, signal.SIGINT)
     out, _ = worker.communicate(timeout=60)
     assert worker.returncode == 130

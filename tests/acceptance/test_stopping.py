@@ -119,7 +119,7 @@ def test_with_kill_on_revoke_off_a_running_task_goes_on_without_calls(unstarted:
     )
     wait_until(lambda: bool(lines(site, "slow")), what="the task")
     site.call("DELETE", "/runs/r")
-    time.sleep(4)
+    site.until_answered("ping", 4)  # By which it is told of revoked runs whose tasks are to be ended.
     assert worker.poll() is None
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()

@@ -79,7 +79,7 @@ def test_a_waiting_worker_goes_on_at_once(site: Site) -> None:
     site.configure(spendguard={"on_blocked": "wait"}, worker={"wait_interval": 30, "wait_jitter": 0})
     worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     wait_until(lambda: site.stripe.moved() == 200, what="the cap")
-    time.sleep(2)
+    site.until_answered("spend_blocked")
     assert worker.poll() is None
     begun = time.monotonic()
     site.call("POST", "/runs/r/top_up", {"usd": "1"})
@@ -145,7 +145,7 @@ def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> N
     site.configure(worker={"keep_alive": "true"})
     assistant = site.worker("--assistant", "Plain", module=SHAPES)
     try:
-        time.sleep(2)
+        site.until_answered("get_work", 2)
         assert site.stripe.moved() == 200
         site.call("POST", "/runs/r/top_up", {"usd": "1"})
         wait_until(lambda: site.stripe.moved() == 300, what="the third")

@@ -185,6 +185,7 @@ class Spender(VendorTask, Output):
     race = luigi.Parameter()
 
     def run(self) -> None:
+        (OUT / f"ready-{self.race}-{self.name}").touch()
         while not (OUT / f"go-{self.race}").exists():
             time.sleep(0.005)
         turn = 0

@@ -200,6 +200,16 @@ class Site:
         assert reply.status == 200, reply.data
         return json.loads(reply.data)["response"]
 
+    def until_answered(self, route: str, times: int = 1) -> None:
+        """Wait until luigid has answered so many more requests on a route, such as `spend_blocked`."""
+        log = self.folder / "luigid.log"
+
+        def answered() -> int:
+            return log.read_text().count(f" POST /api/{route} ")
+
+        before = answered()
+        wait_until(lambda: answered() >= before + times, what=f"{times} answers to {route}")
+
     def wait_for_retries(self) -> None:
         """Wait until luigid lets every task that has failed be tried again (`retry_delay`)."""
 
