@@ -57,6 +57,11 @@ class GuardedWorker(luigi.worker.Worker):
             self._worker_info.append(("spendguard_within", list(within)))
         try:
             return super().run()
+        except KeyboardInterrupt:
+            if not self._guard.staying.is_waiting:
+                raise
+            logger.warning("Interrupted while waiting: submit the same root again when its tasks are freed")
+            raise SystemExit(130) from None
         finally:
             self._guard.end_prices()
             if self._guard.vendor_seen:
@@ -257,11 +262,7 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         if not guard.vendor_seen or self._stop_requesting_work:
             return False
-        try:
-            return self._waits_for_money()
-        except KeyboardInterrupt:
-            logger.warning("Interrupted while waiting: submit the same root again when its tasks are freed")
-            raise SystemExit(130) from None
+        return self._waits_for_money()
 
     def _waits_for_money(self) -> bool:
         """Return whether to stay for blocked tasks; the scheduler answers when one was freed."""

@@ -282,12 +282,13 @@ class Staying:
 
     Attributes:
         waited: the scheduler was waited for, or has news: no need to sleep as well.
+        is_waiting: it stays for what is blocked, and has been given no task since.
         why: why its tasks are blocked, as `LedgerClient.blocked` has answered last.
 
     """
 
     def __init__(self) -> None:
-        self.waited = False
+        self.waited = self.is_waiting = False
         self.why: tuple[BlockedTasks, ...] = ()
         self._counts: tuple[int, ...] = ()
         self._looks = 0
@@ -296,11 +297,11 @@ class Staying:
 
     def given_work(self) -> None:
         """Begin again: the worker was given a task."""
-        self._counts, self._looks = (), 0
+        self._counts, self._looks, self.is_waiting = (), 0, False
 
     def stays(self, ledger: LedgerClient, worker: str, waits: bool) -> bool:
         """Ask the scheduler whether to stay; `waits`: for what is blocked too. Raises SpendguardError."""
-        begun = time.monotonic()
+        begun, self.is_waiting = time.monotonic(), waits
         try:
             # The first look is at once: what is waited for is said before it is waited for.
             wait_s = WAIT_S if waits and self._counts else 0
@@ -320,4 +321,5 @@ class Staying:
         # became so after `get_work`, or Luigi itself holds it back: it is asked again, but not for ever.
         tries = reply.ready > 0 and self._looks < _LOOKS
         self._stays = bool(reply.waiting or tries or (waits and (reply.blocked or reply.ready)))
+        self.is_waiting = waits and self._stays
         return self._stays

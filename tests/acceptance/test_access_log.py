@@ -78,6 +78,7 @@ def test_what_is_there_is_in_the_log(site: Site) -> None:
     site.cli("calls", "--run", "night/ly 1", "--state", "settled", "--since", "4h", "--limit", "7")
     site.call("GET", "/runs/night%2Fly%201/spending?by=family")
     site.call("POST", "/runs/night%2Fly%201/top_up", {"usd": "1"})
+    wait_until(lambda: "/top_up (127.0.0.1) " in said(site), what="the log's last line")
     log = said(site)
     assert re.search(r" 200 GET /calls\?state=settled&since=[0-9TZ:.-]+&run=…&limit=8 \(127", log), log
     assert " 200 GET /runs/night%2Fly%201/spending?by=family (127.0.0.1) " in log

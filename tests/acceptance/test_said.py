@@ -53,6 +53,15 @@ def test_an_interrupted_wait_ends_without_a_traceback(site: Site) -> None:
     assert "WARNING: Interrupted while waiting" in out
 
 
+def test_so_does_one_that_is_interrupted_between_two_questions(site: Site) -> None:
+    site.configure(spendguard={"on_blocked": "wait"})
+    submit = ("List", "--n", "3", "--budget-usd", "2", "--run-id", "r")
+    code, out = site.luigi(*submit, module="tests.support.interrupted_pipeline")
+    assert (code, site.stripe.moved()) == (130, 200), out
+    assert "Interrupted while waiting: submit the same root again" in out
+    assert "Traceback" not in out
+
+
 def test_our_lines_have_luigis_format(site: Site) -> None:
     code, out = site.luigi("Billing", "--n", "3", "--budget-usd", "2", "--run-id", "r")
     assert code == 0
