@@ -149,7 +149,7 @@ def test_what_is_young_is_not_pruned(site: Site) -> None:
 
 @pytest.mark.parametrize("gateway", [False, True], ids=["secret on the workers", "gateway"])
 def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gateway: bool) -> None:
-    """Calls are in flight when it is killed; after that nobody is charged twice."""
+    """Calls are in flight when it is killed, and more are due; after that nobody is charged twice."""
     program("sqlite3")
     site.gateway = gateway
     site.configure(core={"rpc-retry-wait": 1})
@@ -160,7 +160,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
     backups.mkdir()
     subprocess.run(["sqlite3", site.ledger, f".backup '{backups}/spendguard.db'"], check=True, timeout=60)
     site.stripe.control(options={"latency": 1.5})
-    worker = site.worker("Billing", "--n", "6", "--run-id", "nightly", "--workers", "3")
+    worker = site.worker("Billing", "--n", "12", "--run-id", "nightly", "--workers", "3")
     wait_until(lambda: len(site.stripe.posts()) >= 5, what="the second three calls")
     site.luigid.kill()
     out, _ = worker.communicate(timeout=120)
@@ -171,7 +171,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
         "/var/backups": str(backups),
         "http://luigid2.example.com:8082": f"http://127.0.0.1:{port}",
         "--port 8082": f"--port {port}",
-        "--module billing BillingPipeline": "--module tests.support.pipelines Billing --n 6",
+        "--module billing BillingPipeline": "--module tests.support.pipelines Billing --n 12",
     }
     paper = Paper(PAGE, site, places)
     for _ in range(4):
@@ -186,7 +186,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
     finally:
         os.kill(int((elsewhere / "luigid.pid").read_text()), signal.SIGTERM)
         wait_until(lambda: not listening(port), what="luigid's end")
-    assert charged(site) == {"before": 1, **{f"cus_{n}": 1 for n in range(6)}}
+    assert charged(site) == {"before": 1, **{f"cus_{n}": 1 for n in range(12)}}
     paper.check()
 
 
