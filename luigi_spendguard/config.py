@@ -58,6 +58,7 @@ class Settings:
     vendor_tasks: tuple[str, ...] = ()
     on_blocked: str = "exit"
     kill_on_revoke: bool = True
+    fast_dispatch: bool = True
     forecast: str = "warn"
     forecast_growth: Decimal = Decimal(3)
     metrics_collector: str = "none"

@@ -39,11 +39,13 @@ SCHEDULER = (
     "_prune_tasks",
     "_schedulable",
     "_serialize_task",
+    "_update_priority",
     "_upstream_status",
     "add_scheduler_message_response",
     "add_task",
     "add_worker",
     "announce_scheduling_failure",
+    "count_pending",
     "dump",
     "fetch_error",
     "get_work",
@@ -53,7 +55,18 @@ SCHEDULER = (
     "set_task_status_message",
 )
 #: `luigi.scheduler.SimpleTaskState`, overridden by `WatchedTasks`.
-STATE = ("get_batcher", "inactivate_tasks", "inactivate_workers", "set_status")
+STATE = (
+    "_remove_workers_from_tasks",
+    "get_active_tasks_by_status",
+    "get_batcher",
+    "get_worker",
+    "inactivate_tasks",
+    "inactivate_workers",
+    "set_state",
+    "set_status",
+)
+#: `luigi.scheduler.Worker`, overridden by `AskingWorker`.
+SCHEDULED_WORKER = ("get_tasks", "is_trivial_worker")
 
 
 def check_luigi(owner: Any, names: tuple[str, ...]) -> None:

@@ -19,7 +19,7 @@ from tornado.web import Application
 from luigi_spendguard import config, redaction
 from luigi_spendguard.http.receiving import answer_half_closed
 from luigi_spendguard.ledger.database import Row
-from luigi_spendguard.luigi_api import SCHEDULER, STATE, check_luigi
+from luigi_spendguard.luigi_api import SCHEDULED_WORKER, SCHEDULER, STATE, check_luigi
 from scheduler_patch import access_log, tls, visualiser
 from scheduler_patch.api import lost, routes
 from scheduler_patch.gateway import Gateway
@@ -64,6 +64,7 @@ def app(scheduler: Any) -> Any:
     """
     check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
     check_luigi(luigi.scheduler.SimpleTaskState, STATE)
+    check_luigi(luigi.scheduler.Worker, SCHEDULED_WORKER)
     redaction.install()
     settings = config.load(as_luigid=True)
     for text in settings.passed_over:

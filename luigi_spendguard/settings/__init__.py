@@ -135,6 +135,13 @@ MAIN: tuple[Setting, ...] = (
     ),
     Setting(
         PREFIX,
+        "fast_dispatch",
+        values.boolean,
+        "true",
+        "Whether luigid finds work without looking at every pending task. What it hands out is the same.",
+    ),
+    Setting(
+        PREFIX,
         "forecast",
         values.one_of("off", "warn", "hold"),
         "warn",

@@ -208,7 +208,7 @@ class Gate:
             return
         asked = self.state.run(task.pinned)
         if asked is None or asked in self._candidates(task, worker):
-            task.refused[worker] = self._outlook(task, worker)
+            task.refused = {**task.refused, worker: self._outlook(task, worker)}
 
     def _was_refused(self, task: TaskState, worker: str | None) -> bool:
         """Return whether nothing has changed since a task came back from a worker (None: from all of its)."""

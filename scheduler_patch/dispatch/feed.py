@@ -90,7 +90,7 @@ def claimed(
     """Take it that a worker runs a task for a run, under a budget of its own that has `left`."""
     task = state.tasks.get(task_id)
     if task is None:
-        task = state.tasks[task_id] = TaskState(task_id, family, [run_id])
+        task = state.put(TaskState(task_id, family, [run_id]))
         task.paid = state.remembered.pop(task_id, task).paid
     task.pinned, task.claimed_by = run_id, worker
     run = state.run(run_id)
@@ -172,7 +172,7 @@ def _hold(state: DispatchState, row: Row) -> Hold | None:
 def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
     """Take it that a task may be running: its end was not heard."""
     if state.remembered.pop(task.task_id, None) is not None:
-        state.tasks[task.task_id] = task
+        state.put(task)
         task.runs = [row["run_id"]]
     task.claimed_by = row["worker"]
     run = state.runs.get(row["run_id"])

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import format_usd
@@ -298,6 +298,12 @@ class Announcement:
     scheduling: bool = False
 
 
+#: What a verdict may depend on, of what is kept of a task.
+_TELLING = frozenset(
+    ("runs", "cost", "left", "pinned", "hold", "counted_in", "paid", "members", "batch", "vendors", "family")
+) | {"refused"}
+
+
 @dataclass(eq=False)
 class TaskState:
     """All that is known of a vendor task.
@@ -317,6 +323,9 @@ class TaskState:
         batch: the members, in their order, of the attempted batch that it comes back with.
         denied: whether the ledger has said what it denied, since the task was dispatched.
         refused: the workers that it came back from, blocked, and how things stood then.
+        changed: where it is noted that something a verdict may depend on has become different.
+
+    Lists and mappings of those are replaced, not changed, where that could make a verdict another one.
 
     """
 
@@ -338,6 +347,12 @@ class TaskState:
     vendors: tuple[str, ...] = ()
     denied: bool = False
     refused: dict[str, Outlook] = field(default_factory=dict)
+    changed: set[str] | None = field(default=None, repr=False)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if name in _TELLING and self.changed is not None:
+            self.changed.add(self.task_id)
 
     @property
     def need(self) -> int | None:

@@ -39,6 +39,8 @@ class DispatchState:
         self.local = False
         #: The vendor tasks that somebody has announced.
         self.tasks: dict[str, TaskState] = {}
+        #: Those of them of which something has changed that a verdict may depend on, for whoever keeps that.
+        self.changed: set[str] = set()
         #: What the ledger knows of tasks that nobody has announced, since luigid began or any more.
         self.remembered: dict[str, TaskState] = {}
         self.runs: dict[str, RunState] = {}
@@ -92,6 +94,13 @@ class DispatchState:
         task = self.tasks.get(task_id) or self.remembered.get(task_id)
         if task is None:
             task = self.remembered[task_id] = TaskState(task_id, "")
+        return task
+
+    def put(self, task: TaskState) -> TaskState:
+        """Keep a task that somebody has announced; return it."""
+        task.changed = self.changed
+        self.changed.add(task.task_id)
+        self.tasks[task.task_id] = task
         return task
 
     # Budgets.
@@ -194,7 +203,7 @@ class DispatchState:
             combined.cost = _cost_together(tasks)
             combined.vendors = tuple(dict.fromkeys(v for task in tasks for v in task.vendors))
         combined.members = tuple(members)
-        self.tasks[task_id] = combined
+        self.put(combined)
         counted, run = sum(task.counted for task in tasks), self.run(first.pinned)
         for task in tasks:
             self.release(task)
@@ -233,7 +242,7 @@ class DispatchState:
         """Let a task belong to a run, as its worker says; None: which one is not known yet."""
         task = self.tasks.get(task_id)
         if task is None:
-            task = self.tasks[task_id] = self.remembered.pop(task_id, TaskState(task_id, announced.family))
+            task = self.put(self.remembered.pop(task_id, TaskState(task_id, announced.family)))
         task.family = announced.family or task.family
         task.vendors = announced.vendors or task.vendors
         own = task.workers.setdefault(worker, {})
@@ -254,7 +263,7 @@ class DispatchState:
             return
         self.unplaced.get(worker, set()).discard(task_id)
         if run_id not in task.runs:
-            task.runs.append(run_id)
+            task.runs = [*task.runs, run_id]
             if task.pinned is not None:
                 self.on_shared(task)  # It was dispatched before it was known to be this run's too.
         own[run_id] = None
@@ -322,7 +331,8 @@ class DispatchState:
 
     def end_run(self, run_id: str) -> None:
         """Forget a run that has ended; a worker that has announced it by name has announced that run."""
-        self.runs.pop(run_id, None)
+        run = self.runs.pop(run_id, None)
+        self.changed.update(() if run is None else run.tasks)
         for name in [name for name, current in self.names.items() if current == run_id]:
             del self.names[name]
             for announced in self.runs_of.values():
@@ -406,6 +416,7 @@ class DispatchState:
             task = self.tasks.pop(task_id, None)
             if task is None:
                 continue
+            self.changed.add(task_id)
             for worker in task.workers:
                 self.unplaced.get(worker, set()).discard(task_id)
             for run_id in task.runs:

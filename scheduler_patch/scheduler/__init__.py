@@ -19,12 +19,15 @@ from scheduler_patch.dispatch import READY, Gate, Verdict, blocked
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.scheduler import runs
+from scheduler_patch.scheduler.choice import AskingWorker, Choice
 from scheduler_patch.scheduler.state import Look, hand_out_as_before, is_due, watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
 #: What `add_task` is told for people.
 _SHOWN = ("expl", "tracking_url")
+#: What chooses a task in Luigi: where somebody else has overridden it, every pending task is shown to it.
+_CHOOSING = ("_has_resources", "_rank", "_schedulable", "_used_resources", "count_pending", "get_work")
 #: Blocked tasks without a worker are kept for so long, in seconds, before Luigi may drop them.
 KEEP_BLOCKED_S = 7 * 86_400
 #: What belongs to the process that a scheduler is in.
@@ -40,6 +43,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
 
     gate: Gate
     begun: float
+    #: Whether work is found without a look at each pending task; the choices are the same.
+    fast_dispatch = True
     _state: Any
     #: Told of every run that has just been scheduled completely.
     on_scheduled: Callable[[list[RunState]], None]
@@ -101,6 +106,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 # the one that runs it.
                 before.worker_running = None
         answer = super().add_task(*args, **kwargs)
+        if self._state.choice is not None and self._state.has_task(task_id):
+            self._state.choice.index.refresh(self._state.get_task(task_id))
         if isinstance(root, dict) and self._state.has_task(task_id):
             self._state.get_task(task_id).spendguard_root = root
         if isinstance(ours, dict) or self.gate.state.rules.vendor_tasks:
@@ -168,17 +175,60 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         pending = self._state.get_active_tasks_by_status(PENDING)
         return self.gate.verdicts((task.id for task in pending), worker)
 
+    def _update_priority(self, task: Any, prio: Any, worker: Any) -> None:
+        super()._update_priority(task, prio, worker)
+        if self._state.choice is not None:
+            self._state.choice.index.refresh(task)
+
+    @property
+    def _is_fast(self) -> bool:
+        """Whether work may be found in the index: nobody else has overridden how Luigi chooses."""
+        known = (BudgetScheduler, luigi.scheduler.Scheduler)
+        others = [kind for kind in type(self).__mro__ if kind not in known]
+        return self.fast_dispatch and not any(name in vars(kind) for kind in others for name in _CHOOSING)
+
+    def _asking(self, worker: str, who: str | None, *, assists: bool = False) -> AskingWorker | None:
+        """Return a worker that asks, to be shown what matters; None: it is shown all, as by stock Luigi.
+
+        `who`: for whom the gate looks at tasks.
+        """
+        state, gate = self._state, self.gate
+        if not self._is_fast:
+            state.choice = None
+            gate.state.changed.clear()
+            return None
+        if state.choice is None:
+            state.choice = Choice(state, gate)
+        choice = state.choice
+        if worker in choice.stale or choice.index.odd or (gate.state.tasks and self._within(worker)):
+            return None
+        return AskingWorker.of(state.get_worker(worker), choice, who, assists=assists)
+
+    def count_pending(self, worker: str) -> Any:
+        """Count as Luigi does what a worker has to do; see `Choice`."""
+        state, within = self._state, self._state.asking
+        asking = state.asking = within or self._asking(worker, None)
+        try:
+            reply = super().count_pending(worker)
+            return reply if asking is None else {**reply, **asking.counts()}
+        finally:
+            state.asking = within
+
     def get_work(self, *args: Any, **kwargs: Any) -> Any:
         """Hand out work; a task of a revoked run that was running (its reply was lost) is taken back."""
-        if not self.gate.state.tasks:
-            return self._with_roots(super().get_work(*args, **kwargs))
-        if self.refresh is not None:
+        state, worker = self._state, kwargs.get("worker")
+        if self.gate.state.tasks and self.refresh is not None:
             self.refresh()
-        self._state.look = Look(self.gate, kwargs.get("worker"), self._scan)
+        if worker is not None and not self._config.prune_on_get_work:
+            state.asking = self._asking(worker, worker, assists=bool(kwargs.get("assistant")))
+        if self.gate.state.tasks:
+            state.look = Look(self.gate, worker, self._scan, state.asking)
         try:
             reply = super().get_work(*args, **kwargs)
         finally:
-            self._state.look = None
+            state.look = state.asking = None
+        if not self.gate.state.tasks:
+            return self._with_roots(reply)
         task_id = reply.get("task_id")
         if task_id is not None and self.gate.is_stopped(task_id):
             self._undispatch(self._state.get_task(task_id))
@@ -253,6 +303,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
             self.__dict__["_upstream_status"] = self._seeded_upstream_status
 
     def _seeded_upstream_status(self, task_id: str, upstream_status_table: dict[str, str]) -> Any:
+        if self._state.asking is not None:
+            return super()._upstream_status(task_id, upstream_status_table)
         if not upstream_status_table:
             # Within one `get_work` nothing changes between its choice and its counts.
             look = self._state.look
@@ -308,6 +360,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         """Return the verdict on each of a worker's vendor tasks that only the gate may keep from running."""
         if not self.gate.state.tasks:
             return {}
+        if (asking := self._asking(worker, worker)) is not None:
+            return asking.verdicts()
         stock: Any = super()
         tasks = self._state.get_worker(worker).get_tasks(self._state, PENDING)
         known = self.gate.state.tasks

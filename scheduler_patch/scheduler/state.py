@@ -6,10 +6,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from luigi.scheduler import SimpleTaskState
-from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, RUNNING
+from luigi.task_status import BATCH_RUNNING, DISABLED, DONE, PENDING, RUNNING
 
 from luigi_spendguard.luigi_api import combined
 from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.scheduler.choice import AskingWorker, Choice
 
 _DISPATCHED = (RUNNING, BATCH_RUNNING)
 
@@ -27,10 +28,16 @@ class Look:
     """
 
     def __init__(
-        self, gate: Gate, worker: str | None, scan: Callable[[str | None], dict[str, Verdict]]
+        self,
+        gate: Gate,
+        worker: str | None,
+        scan: Callable[[str | None], dict[str, Verdict]],
+        asking: AskingWorker | None = None,
     ) -> None:
         self.worker = worker
         self.run_id: str | None = None
+        #: Who is shown few tasks, each of them judged when it is considered; None: Luigi reads all.
+        self._asking = asking
         self._gate, self._scan = gate, scan
         self._verdicts: dict[str, Verdict] | None = None
         self._considered, self._is_chosen = "", False
@@ -48,6 +55,8 @@ class Look:
         """Return whether a pending task may be handed out: alone, or with those that were chosen before."""
         if not self._is_chosen:
             self._considered = task_id
+            if self._asking is not None:
+                return self._asking.verdict(task_id) is READY
             return self.verdicts.get(task_id, READY) is READY
         if not self._gate.joins(self._considered, self.run_id, self._set_aside, task_id):
             return False
@@ -76,14 +85,45 @@ class WatchedTasks(SimpleTaskState):
     gate: Gate
     #: The `get_work` that is under way, if one is.
     look: Look | None = None
+    #: What is ready, and how many tasks are pending; None: every look reads all of them, as stock Luigi's.
+    choice: Choice | None = None
+    #: Who asks for work, or for counts, and is shown no more than matters.
+    asking: AskingWorker | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name not in ("choice", "asking")}
+
+    def set_state(self, state: Any) -> None:
+        """Take over loaded tasks and workers as Luigi does."""
+        super().set_state(state)
+        self.choice = None
+
+    def get_worker(self, worker_id: str) -> Any:
+        asking = self.asking
+        return asking if asking is not None and asking.id == worker_id else super().get_worker(worker_id)
+
+    def get_active_tasks_by_status(self, *statuses: str) -> Any:
+        if self.asking is not None and statuses == (PENDING, RUNNING):
+            return self.asking.candidates(own=False)
+        return super().get_active_tasks_by_status(*statuses)
+
+    def _remove_workers_from_tasks(self, workers: Any, remove_stakeholders: bool = True) -> None:
+        super()._remove_workers_from_tasks(workers, remove_stakeholders)
+        if self.choice is not None and workers:
+            self.choice.lose(workers)
 
     def set_status(self, task: Any, new_status: str, config: Any = None) -> None:
         """Change a task's status as Luigi does; count it while it is dispatched."""
         before = task.status
         super().set_status(task, new_status, config)
         after = task.status
-        if before == after or task.id not in self.gate.state.tasks:
+        if before == after:
             return
+        if self.choice is not None:
+            self.choice.index.refresh(task)
+        if task.id not in self.gate.state.tasks:
+            return
+        self.gate.state.changed.add(task.id)
         if after in _DISPATCHED and before not in _DISPATCHED:
             look = self.look
             if look is None:
@@ -98,6 +138,8 @@ class WatchedTasks(SimpleTaskState):
     def inactivate_tasks(self, delete_tasks: Iterable[str]) -> None:
         """Drop tasks as Luigi does, and with them what was counted for them."""
         gone = list(delete_tasks)
+        if self.choice is not None:
+            self.choice.drop(gone)
         super().inactivate_tasks(gone)
         self.gate.state.forget(task_id for task_id in gone if task_id in self.gate.state.tasks)
 

@@ -40,7 +40,9 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
     if any(one.is_blocked for one in verdicts.values()) and not wait_s:
         await service.learn_costs()
     reasons = Reasons(scheduler.gate, worker)
-    for task_id, verdict in verdicts.items():
+    for number, (task_id, verdict) in enumerate(verdicts.items()):
+        if number % SLICE == SLICE - 1:
+            await asyncio.sleep(0)
         if task_id in state.tasks:
             reasons.add(task_id, verdict)
     same = [known[run_id] for run_id in reasons.runs if run_id in known]

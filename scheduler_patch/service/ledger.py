@@ -105,6 +105,7 @@ class Books:
             families=caps.task_families,
             vendors=caps.vendors,
         )
+        self.scheduler.fast_dispatch = settings.fast_dispatch
         self._admin_token = settings.admin_token
 
     async def reload(self, settings: Settings) -> None:

@@ -34,6 +34,7 @@ from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators, top_ups
 from tests.support.books import audit
+from tests.support.twins import ask_both
 
 USD = 1_000_000
 DAY, FAMILY = 8 * USD, 4 * USD
@@ -171,7 +172,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @rule(worker=st.sampled_from(WORKERS))
     def get_work(self, worker: str) -> None:
         mine = [each.task_id for each in self.running if each.worker == worker]
-        reply = self.scheduler.get_work(worker=worker, host="h", current_tasks=mine)
+        reply = ask_both(self.scheduler, "get_work", worker=worker, host="h", current_tasks=mine)
         task_id = reply["task_id"]
         if task_id is None or task_id in mine:
             return
@@ -429,7 +430,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             return
         state = self.scheduler._state
         for worker in WORKERS:
-            pending = self.scheduler.count_pending(worker=worker)["n_pending_tasks"]
+            pending = ask_both(self.scheduler, "count_pending", worker=worker)["n_pending_tasks"]
             tasks = list(state.get_worker(worker).get_tasks(state, "PENDING", "FAILED"))
             blocked = [t for t in tasks if self.gate.verdict(t.id).is_blocked and t.status == "PENDING"]
             assert pending <= len(tasks) - len(blocked), "P7"

@@ -224,9 +224,12 @@ def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
 
 
 @pytest.mark.parametrize("remaining", [0, 1_000_000])
+@pytest.mark.parametrize("fast", [False, True])
 def test_a_look_judges_each_pending_task_once(
-    scheduler: BudgetScheduler, monkeypatch: pytest.MonkeyPatch, remaining: int
+    scheduler: BudgetScheduler, monkeypatch: pytest.MonkeyPatch, remaining: int, fast: bool
 ) -> None:
+    """With the index one of those that are alike."""
+    scheduler.fast_dispatch = fast
     fed(scheduler.gate, remaining)
     for task_id in "abc":
         vendor(scheduler, task_id)
@@ -247,7 +250,9 @@ def test_a_look_judges_each_pending_task_once(
     for look in looks:
         judged.clear()
         look()
-        assert judged == Counter("abc")
+        assert set(judged.values()) == {1}, judged
+        # One stands for those that are alike; what is handed out is judged itself.
+        assert len(judged) <= 2 if fast else judged.keys() == set("abc")
 
 
 def test_a_blocked_batch_leaves_no_combined_task_behind(scheduler: BudgetScheduler) -> None:

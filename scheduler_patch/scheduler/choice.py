@@ -1,0 +1,219 @@
+"""What stock `get_work` is shown instead of all pending tasks: those that it may choose, and the counts.
+
+Luigi's own code still chooses, by its own rules, and counts what runs (Luigi 3.8, `get_work` and
+`count_pending`); it is not shown what could make no difference to it. The gate has looked at what it may hand
+out itself, and at some of each kind of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from luigi.scheduler import SimpleTaskState, Worker
+from luigi.task_status import FAILED, PENDING, RUNNING
+
+from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch.kinds import TaskKind, TaskKinds
+from scheduler_patch.scheduler.index import PLAIN, Counts, Queue, Rank, ReadyIndex
+
+
+class Choice:
+    """The ready tasks of a scheduler, with what the gate says of them."""
+
+    def __init__(self, state: Any, gate: Gate) -> None:
+        self.index = ReadyIndex(state.get_active_tasks())
+        #: Workers that still hold tasks that Luigi has dropped: it goes on to count them.
+        self.stale = {
+            worker.id
+            for worker in state.get_active_workers()
+            if any(state.get_task(task.id) is not task for task in worker.tasks)
+        }
+        self._state, self._gate = state, gate
+        self._kinds = TaskKinds()
+        self._rules: object = None
+        #: For whom the gate has looked, and what it said of single tasks: once each.
+        self._who: str | None = None
+        self._judged: dict[str, Verdict] = {}
+
+    # What changes.
+
+    def drop(self, task_ids: Iterable[str]) -> None:
+        """Forget tasks that Luigi is about to drop; its workers may go on to count them."""
+        for task_id in task_ids:
+            task = self._state.get_task(task_id)
+            workers = self._state.get_active_workers() if task is not None else ()
+            self.stale.update(worker.id for worker in workers if task in worker.tasks)
+            self.index.drop(task_id)
+
+    def lose(self, workers: Iterable[str]) -> None:
+        """Take it that workers are gone, or disabled: no task is theirs any more."""
+        for task in self._state.get_active_tasks():
+            self.index.refresh(task)
+        for worker in workers:
+            self.index.forget(worker)
+            self.stale.discard(worker)
+
+    # What the gate says.
+
+    def look(self, worker: str | None) -> None:
+        """Have the gate look at the pending vendor tasks: at some of each kind, and at each that is alone."""
+        known = self._gate.state
+        self._who, self._judged = worker, {}
+        if known.rules is not self._rules:
+            self._rules = known.rules
+            known.changed.update(known.tasks)
+        for task_id in known.changed:
+            self._sort(task_id)
+        known.changed.clear()
+        for group in self._kinds.groups.values():
+            for task_id in group.judge(self.verdict):
+                self.index.block(task_id, is_blocked=not self._kinds.is_free(task_id))
+        for task_id in self._kinds.alone:
+            self.index.block(task_id, is_blocked=self.verdict(task_id).is_blocked)
+
+    def verdict(self, task_id: str) -> Verdict:
+        """Return the verdict on a task, as all stood at the last look."""
+        verdict = self._judged.get(task_id)
+        if verdict is None:
+            verdict = self._judged[task_id] = self._gate.verdict(task_id, self._who)
+        return verdict
+
+    def _sort(self, task_id: str) -> None:
+        """Have a task among its like: it has changed."""
+        vendor_task, task = self._gate.state.tasks.get(task_id), self._state.get_task(task_id)
+        if vendor_task is None or task is None or task.status != PENDING:
+            self._kinds.take(task_id)
+            self.index.assign(task_id, PLAIN)
+            self.index.block(task_id, is_blocked=False)
+        else:
+            self.index.assign(task_id, self._kinds.put(vendor_task, self._gate.state))
+            self.index.block(task_id, is_blocked=not self._kinds.is_free(task_id))
+
+    def verdicts(self, worker: str) -> dict[str, Verdict]:
+        """Return the verdict on each of a worker's ready vendor tasks: of those that are alike once."""
+        self.look(worker)
+        found, alike = dict[str, Verdict](), dict[object, Verdict]()
+        for kind, tasks in self.index.queues.get(worker, {}).items():
+            for task in () if kind is PLAIN else tasks.values():
+                place = self._kinds.place(task.id) if isinstance(kind, TaskKind) else task.id
+                if place not in alike:
+                    alike[place] = self.verdict(task.id)
+                found[task.id] = alike[place]
+        return found
+
+    # What Luigi is shown.
+
+    def candidates(self, worker: AskingWorker, *, own: bool) -> list[Any]:
+        """Return the tasks of which `get_work` may choose one, and those that change what it chooses.
+
+        Without resources that is the first that may run, with those that may join its batch. `own`: it looks
+        at the worker's own tasks alone.
+        """
+        index = self.index
+        if index.laden_ready:
+            running = self._state.get_active_tasks_by_status(RUNNING)
+            return [*self._ready(worker.id if own else None), *running]
+        best = self._best(worker)
+        if best is None:
+            return []
+        batched, _ = SimpleTaskState.get_batcher(self._state, worker.id, best.family)
+        if not batched or not best.is_batchable():
+            return [best]
+        mates = self._ready(worker.id if own else None)
+        return [best, *(task for task in mates if task is not best and task.family == best.family)]
+
+    def _ready(self, worker: str | None) -> list[Any]:
+        """Return all ready tasks (of a worker), in the order in which they became pending."""
+        return [task for task in self.index.in_order() if worker is None or worker in task.workers]
+
+    def _best(self, worker: AskingWorker) -> Any:
+        """Return the first ready task that a worker may have, None for none."""
+        first: tuple[Rank, Any] | None = None
+        for queue in self._queues(worker):
+            for kind, tasks in queue.items():
+                if isinstance(kind, TaskKind) and self._kinds.groups[kind].affordable < 0:
+                    continue
+                for rank, task in tasks.items():
+                    if first is not None and rank >= first[0]:
+                        break
+                    if self._admits(kind, task.id):
+                        first = rank, task
+                        break
+        return None if first is None else first[1]
+
+    def _queues(self, worker: AskingWorker) -> Iterator[Queue]:
+        yield self.index.queues.get(worker.id, {})
+        if worker.assists:
+            yield self.index.runnable
+
+    def _admits(self, kind: object, task_id: str) -> bool:
+        if isinstance(kind, TaskKind) and not self._kinds.is_affordable(task_id):
+            return False
+        return kind is PLAIN or self.verdict(task_id) is READY
+
+
+_NONE = Counts()
+
+
+class AskingWorker(Worker):
+    """A worker as `get_work` and `count_pending` see it that ask for it: its tasks come from a `Choice`."""
+
+    #: Beside the attributes of Luigi's own worker, which both have.
+    __slots__ = ("_choice", "_has_looked", "_who", "assists")
+    _choice: Choice
+    _has_looked: bool
+    _who: str | None
+    assists: bool
+
+    @classmethod
+    def of(cls, worker: Any, choice: Choice, who: str | None, *, assists: bool = False) -> AskingWorker:
+        """Return a view of Luigi's own worker: what is changed here is changed there.
+
+        `who`: for whom the gate looks at its tasks; None: for any worker. `assists`: it may be handed tasks
+        of others, now.
+        """
+        view = cls.__new__(cls)
+        object.__setattr__(view, "__dict__", worker.__dict__)
+        view._choice, view._who, view._has_looked, view.assists = choice, who, False, assists
+        return view
+
+    def _looked(self) -> Choice:
+        """Return the choice after the gate has looked: once, since nothing changes meanwhile."""
+        if not self._has_looked:
+            self._choice.look(self._who)
+            self._has_looked = True
+        return self._choice
+
+    def candidates(self, *, own: bool) -> list[Any]:
+        """See `Choice.candidates`."""
+        return self._looked().candidates(self, own=own)
+
+    def verdicts(self) -> dict[str, Verdict]:
+        """See `Choice.verdicts`."""
+        return self._choice.verdicts(self.id)
+
+    def verdict(self, task_id: str) -> Verdict:
+        """See `Choice.verdict`."""
+        return self._looked().verdict(task_id)
+
+    def counts(self) -> dict[str, int]:
+        """Return the counts of `count_pending`, under Luigi's names."""
+        counts = self._looked().index.counts.get(self.id, _NONE)
+        return {
+            "n_pending_tasks": counts.pending,
+            "n_unique_pending": counts.unique,
+            "n_pending_last_scheduled": counts.last,
+        }
+
+    def get_tasks(self, state: Any, *statuses: str) -> Iterable[Any]:
+        """Return what may make a difference; pending and failed tasks are counted otherwise."""
+        if statuses == (PENDING, RUNNING):
+            return self.candidates(own=True)
+        if statuses == (PENDING, FAILED):
+            return ()
+        tasks: Iterable[Any] = super().get_tasks(state, *statuses)
+        return tasks
+
+    def is_trivial_worker(self, state: Any) -> bool:
+        return not self.assistant and not self._choice.index.laden[self.id]
