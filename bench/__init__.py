@@ -1,1 +1,1 @@
-"""`python -m bench`: what a guarded call costs, and what the ledger alone can do."""
+"""`python -m bench`: what a guarded call costs, and the ledger alone; `bench.pipeline`: whole pipelines."""
