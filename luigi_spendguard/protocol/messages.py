@@ -291,6 +291,12 @@ def schema(cls: type[Message], *without: str) -> dict[str, Any]:
     return described | ({"required": required} if required else {})
 
 
+def prepare(*messages: type[Message]) -> None:
+    """Look up now how these messages are read and written: a process that is forked later knows it."""
+    for each in messages:
+        _fields(each)
+
+
 _known: dict[type[Message], tuple[_Field, ...]] = {}
 
 

@@ -43,6 +43,7 @@ from luigi_spendguard.proxy.sdk_clients import (
 )
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.resend import VENDOR
+from luigi_spendguard.vendors.resend.operations import LISTED
 
 _WORKS_WITH = "luigi_spendguard works with resend 2, from 2.52 on"
 _KEY_VARIABLE = "RESEND_API_KEY"
@@ -78,6 +79,11 @@ def unbind() -> None:
     module = sys.modules.get("resend")
     if module is not None and issubclass(type(module), _Answering):
         module.__class__ = ModuleType
+
+
+def preload() -> None:
+    """Load what is loaded when the SDK is first used: nothing of its own."""
+    LISTED.read()
 
 
 def in_place(attempt: Attempt) -> AbstractContextManager[None]:

@@ -9,6 +9,8 @@ reserved first, here or by the gateway. What is denied is raised as the SDK's ow
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import importlib
 import io
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -30,6 +32,7 @@ from luigi_spendguard.proxy.call import attempt_for, revealed, send
 from luigi_spendguard.proxy.sdk_clients import PLAIN, ClientOptions, also, options_of
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.stripe import VENDOR
+from luigi_spendguard.vendors.stripe.operations import LISTED
 from luigi_spendguard.vendors.stripe.outcomes import shape
 
 _NATURAL: Mapping[str, type[stripe.StripeError]] = {
@@ -165,7 +168,11 @@ def _request(method: str, url: str, headers: Mapping[str, str], post_data: Any) 
 _SYNCHRONOUS = ("request_with_retries", "request_stream_with_retries")
 _ASYNCHRONOUS = ("request_with_retries_async", "request_stream_with_retries_async")
 _SENDS = ("request", "request_stream", "request_async", "request_stream_async", "sleep_async")
+#: What the SDK loads when it is first used, and the resources by which most money moves.
+_LATE = ("_api_requestor", "_object_classes", "oauth_error")
+_RESOURCES = ("Charge", "Customer", "Invoice", "InvoiceItem", "PaymentIntent", "Payout", "Refund", "Transfer")
 _originals: dict[str, Callable[..., Any]] = {}
+_made_async: dict[str, Callable[..., HTTPClient]] = {}
 _blocks = Blocks()
 
 
@@ -225,6 +232,39 @@ def unbind() -> None:
     for name, original in _originals.items():
         setattr(HTTPClient, name, original)
     _originals.clear()
+    if _made_async:
+        _api_requestor().new_http_client_async_fallback = _made_async.pop("original")
+
+
+def preload() -> None:
+    """Load what is loaded when the SDK is first used. Raises ImportError, AttributeError for an unknown SDK.
+
+    And make the client that it makes for asynchronous calls before its first one, whatever that is: its TLS
+    context takes long. It has no connection yet, and is the child's that asks for one which is told the same.
+    """
+    LISTED.read()
+    for name in _LATE:
+        importlib.import_module(f"stripe.{name}")
+    for name in _RESOURCES:
+        getattr(stripe, name)
+    if stripe.default_http_client is not None or _made_async:
+        return
+    make = _made_async["original"] = _api_requestor().new_http_client_async_fallback
+    told = {"verify_ssl_certs": stripe.verify_ssl_certs, "proxy": stripe.proxy}
+    ready = [(told, stripe.ca_bundle_path, make(**told))]
+
+    def given(**asked: Any) -> Any:
+        with contextlib.suppress(IndexError):  # Another call has it.
+            *same, client = ready.pop()
+            if same == [asked, stripe.ca_bundle_path]:
+                return client
+        return make(**asked)
+
+    _api_requestor().new_http_client_async_fallback = given
+
+
+def _api_requestor() -> Any:
+    return importlib.import_module("stripe._api_requestor")
 
 
 def in_place(attempt: Attempt) -> AbstractContextManager[None]:

@@ -8,6 +8,7 @@ guarded besides, for code that uses them by themselves.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -20,9 +21,12 @@ from luigi_spendguard.proxy.call import attempt_for, takes_the_secret
 from luigi_spendguard.proxy.patching import Function, Patches
 from luigi_spendguard.proxy.sdk_clients import options_of
 from luigi_spendguard.vendors.twilio import VENDOR
+from luigi_spendguard.vendors.twilio.operations import LISTED
 
 _patches = Patches("luigi_spendguard works with twilio 9, from 9.13 on")
 
+#: What the SDK, and this binding of it, load when a text is sent or a call made.
+_LATE = ("luigi_spendguard.proxy.twilio_http", "twilio.rest.api.v2010.account")
 #: The SDK's HTTP clients, by their modules.
 _HTTP_CLIENTS = {
     "twilio.http.http_client": "TwilioHttpClient",
@@ -42,6 +46,13 @@ def unbind() -> None:
     """Put the SDK back as it was."""
     patching.forget("twilio.base.client_base", *_HTTP_CLIENTS)
     _patches.undo()
+
+
+def preload() -> None:
+    """Load what is loaded when the SDK is first used. Raises ImportError without it."""
+    LISTED.read()
+    for name in _LATE:
+        importlib.import_module(name)
 
 
 @contextmanager

@@ -81,6 +81,10 @@ class Parameters:
         self._vendor = vendor
         self._file = Path(__file__).parent / vendor / "parameters.txt"
 
+    def read(self) -> None:
+        """Read the lists now: a process that is forked later has them."""
+        assert self._by_length is not None
+
     def check(
         self,
         address: str,

@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -24,7 +25,6 @@ from luigi_spendguard.errors import (
     blocks,
 )
 from luigi_spendguard.guard.denials import shown_by
-from luigi_spendguard.http.addresses import prepare_tls
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
@@ -32,6 +32,7 @@ from luigi_spendguard.protocol import for_display
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.proxy import attempts, interrupt
 from luigi_spendguard.redaction import redacted
+from luigi_spendguard.worker import preload
 from luigi_spendguard.worker.runs import RootTask, amount_of, open_run, payment_keys_of
 
 logger = logging.getLogger(__name__)
@@ -59,6 +60,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     members: tuple[Any, ...] = ()
     run_id: str | None = None
     settings: Settings | None = None
+    #: It is a child that has all that its worker has loaded.
+    forked: bool = False
     claim_id: str = ""
     death_told: bool = False
     refused: BaseException | None = None
@@ -67,8 +70,6 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def start(self) -> None:
         """Start the child; a revoke that reaches it before it is ready for that waits."""
-        if self.vendor:
-            prepare_tls()
         with interrupt.held_back() if self.vendor else contextlib.nullcontext():
             super().start()
 
@@ -99,7 +100,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         except (SpendguardError, ConfigError, BadAmount) as error:
             self.refused = error
             raise
-        outcome = "failed"
+        outcome, modules = "failed", set(sys.modules)
         try:
             with proxy.attempt_running(attempt), self._interruptible(attempt):
                 new_deps = super()._run_get_new_deps()
@@ -113,6 +114,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             attempt.client.finish(FinishRequest(attempt.claim_id, outcome))
             # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
             attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
+            if self.forked and (loaded := preload.loaded_since(modules)):
+                self.result_queue.put(loaded)
 
     @contextlib.contextmanager
     def _forward_attributes(self) -> Iterator[Any]:

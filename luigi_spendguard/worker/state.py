@@ -23,6 +23,7 @@ from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
 from luigi_spendguard.proxy import environment
+from luigi_spendguard.worker import preload
 from luigi_spendguard.worker.process import GuardedTaskProcess
 from luigi_spendguard.worker.runs import RootTask, amount_of, open_run, vendors_of
 
@@ -49,7 +50,8 @@ class Results:
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next result as Luigi's queue does; its first item is the task_id."""
-        item = self._queue.get(*args, **kwargs)
+        while isinstance(item := self._queue.get(*args, **kwargs), preload.Loaded):
+            preload.take(item)
         self.last = item[0]
         return item
 
@@ -271,6 +273,7 @@ class GuardState:
             if not process.refusal:
                 process.settings = self.settings()
                 process.client = self.client()
+                process.forked = process.use_multiprocessing and preload.prepare(task)
         except (PluginError, config.ConfigError, LedgerUnavailable) as error:
             process.refusal = str(error)
         if process.refusal:
