@@ -39,7 +39,6 @@ def kind_of(task: TaskState, state: DispatchState) -> TaskKind | str:
         len(task.runs) != 1  # Which of several pays depends on the worker,
         or state.run(task.runs[0]) is None  # and of none, whether one is still to be named.
         or task.batch
-        or task.members
         or task.refused
         or task.counted_in
         or task.held_by("task")  # It needs more of its own budget the less it needs.

@@ -300,8 +300,8 @@ class Announcement:
 
 #: What a verdict may depend on, of what is kept of a task.
 _TELLING = frozenset(
-    ("runs", "cost", "left", "pinned", "hold", "counted_in", "paid", "members", "batch", "vendors", "family")
-) | {"refused"}
+    ("runs", "cost", "left", "pinned", "hold", "counted_in", "paid", "batch", "refused", "vendors", "family")
+)
 
 
 @dataclass(eq=False)

@@ -20,14 +20,17 @@ from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Reason, reason_of
 from scheduler_patch.scheduler import runs
 from scheduler_patch.scheduler.choice import AskingWorker, Choice
-from scheduler_patch.scheduler.state import Look, hand_out_as_before, is_due, watched
+from scheduler_patch.scheduler.state import Look, WatchedTasks, hand_out_as_before, is_due, watched
 
 #: The keys of a `get_work` reply that hand out a task (Luigi 3.8, `scheduler.py` get_work).
 _HANDED_OUT = ("task_family", "task_module", "task_params", "batch_id", "batch_task_ids")
 #: What `add_task` is told for people.
 _SHOWN = ("expl", "tracking_url")
 #: What chooses a task in Luigi: where somebody else has overridden it, every pending task is shown to it.
-_CHOOSING = ("_has_resources", "_rank", "_schedulable", "_used_resources", "count_pending", "get_work")
+_CHOOSING = (
+    *("_has_resources", "_rank", "_schedulable", "_upstream_status", "_used_resources"),
+    *("count_pending", "get_work"),
+)
 #: Blocked tasks without a worker are kept for so long, in seconds, before Luigi may drop them.
 KEEP_BLOCKED_S = 7 * 86_400
 #: What belongs to the process that a scheduler is in.
@@ -90,7 +93,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         ours = kwargs.pop("spendguard", None)
         blocked = kwargs.pop("spendguard_blocked", None)
         root = kwargs.pop("spendguard_root", None)
-        task_id, worker = kwargs.get("task_id"), kwargs.get("worker")
+        task_id, worker = args[0] if args else kwargs.get("task_id"), kwargs.get("worker")
         kwargs |= {name: redacted(kwargs[name]) for name in _SHOWN if kwargs.get(name)}
         if blocked and task_id is not None:
             self._take_back(task_id, worker, blocked)
@@ -105,9 +108,10 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
                 # The same batch as before, failed and not pruned yet: Luigi would take its last worker for
                 # the one that runs it.
                 before.worker_running = None
-        answer = super().add_task(*args, **kwargs)
-        if self._state.choice is not None and self._state.has_task(task_id):
-            self._state.choice.index.refresh(self._state.get_task(task_id))
+        try:
+            answer = super().add_task(*args, **kwargs)
+        finally:  # What Luigi has changed before it fails is changed.
+            self._refresh(self._state.get_task(task_id))
         if isinstance(root, dict) and self._state.has_task(task_id):
             self._state.get_task(task_id).spendguard_root = root
         if isinstance(ours, dict) or self.gate.state.rules.vendor_tasks:
@@ -148,6 +152,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         task.worker_running = None
         if ghost:  # The combined task of a batch would run after its members did.
             self.gate.state.split(task.id, members)
+            for worker in task.workers:  # Luigi goes on to hand out, and count, what they hold.
+                self._state.get_worker(worker).tasks.discard(task)
             self._state.inactivate_tasks([task.id])
         return members
 
@@ -176,16 +182,23 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         return self.gate.verdicts((task.id for task in pending), worker)
 
     def _update_priority(self, task: Any, prio: Any, worker: Any) -> None:
-        super()._update_priority(task, prio, worker)
-        if self._state.choice is not None:
-            self._state.choice.index.refresh(task)
+        try:
+            super()._update_priority(task, prio, worker)
+        finally:
+            self._refresh(task)
+
+    def _refresh(self, task: Any) -> None:
+        """Have a task where it belongs now that Luigi has changed it."""
+        if task is not None and self._state.choice is not None:
+            self._state.choice.refresh(task)
 
     @property
     def _is_fast(self) -> bool:
-        """Whether work may be found in the index: nobody else has overridden how Luigi chooses."""
+        """Whether work may be found in the index: nobody has overridden how Luigi chooses, or from what."""
         known = (BudgetScheduler, luigi.scheduler.Scheduler)
         others = [kind for kind in type(self).__mro__ if kind not in known]
-        return self.fast_dispatch and not any(name in vars(kind) for kind in others for name in _CHOOSING)
+        overridden = any(name in vars(kind) for kind in others for name in _CHOOSING)
+        return self.fast_dispatch and not overridden and type(self._state) is WatchedTasks
 
     def _asking(self, worker: str, who: str | None, *, assists: bool = False) -> AskingWorker | None:
         """Return a worker that asks, to be shown what matters; None: it is shown all, as by stock Luigi.
@@ -207,7 +220,8 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
     def count_pending(self, worker: str) -> Any:
         """Count as Luigi does what a worker has to do; see `Choice`."""
         state, within = self._state, self._state.asking
-        asking = state.asking = within or self._asking(worker, None)
+        # Within a `get_work` it sees what that sees.
+        asking = state.asking = within or (None if state.look else self._asking(worker, None))
         try:
             reply = super().count_pending(worker)
             return reply if asking is None else {**reply, **asking.counts()}
@@ -219,7 +233,7 @@ class BudgetScheduler(luigi.scheduler.Scheduler):
         state, worker = self._state, kwargs.get("worker")
         if self.gate.state.tasks and self.refresh is not None:
             self.refresh()
-        if worker is not None and not self._config.prune_on_get_work:
+        if worker is not None and not args and not self._config.prune_on_get_work:
             state.asking = self._asking(worker, worker, assists=bool(kwargs.get("assistant")))
         if self.gate.state.tasks:
             state.look = Look(self.gate, worker, self._scan, state.asking)

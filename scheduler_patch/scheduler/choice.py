@@ -38,6 +38,12 @@ class Choice:
 
     # What changes.
 
+    def refresh(self, task: Any) -> None:
+        """Take over what has become of a task: whoever changes one says so here."""
+        self.index.refresh(task)
+        if task.id in self._gate.state.tasks:
+            self._gate.state.changed.add(task.id)
+
     def drop(self, task_ids: Iterable[str]) -> None:
         """Forget tasks that Luigi is about to drop; its workers may go on to count them."""
         for task_id in task_ids:
@@ -63,9 +69,8 @@ class Choice:
         if known.rules is not self._rules:
             self._rules = known.rules
             known.changed.update(known.tasks)
-        for task_id in known.changed:
-            self._sort(task_id)
-        known.changed.clear()
+        while known.changed:  # A local scheduler's ledger speaks in a thread of its own.
+            self._sort(known.changed.pop())
         for group in self._kinds.groups.values():
             for task_id in group.judge(self.verdict):
                 self.index.block(task_id, is_blocked=not self._kinds.is_free(task_id))
@@ -107,13 +112,13 @@ class Choice:
     def candidates(self, worker: AskingWorker, *, own: bool) -> list[Any]:
         """Return the tasks of which `get_work` may choose one, and those that change what it chooses.
 
-        Without resources that is the first that may run, with those that may join its batch. `own`: it looks
-        at the worker's own tasks alone.
+        Where no resources are needed that is the first that may run, with those that may join its batch.
+        `own`: it looks at the worker's own tasks alone, which need none.
         """
         index = self.index
-        if index.laden_ready:
+        if index.laden_ready and not own:
             running = self._state.get_active_tasks_by_status(RUNNING)
-            return [*self._ready(worker.id if own else None), *running]
+            return [*index.in_order(), *running]
         best = self._best(worker)
         if best is None:
             return []

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Any, NamedTuple
 
-from luigi.task_status import DISABLED, DONE, FAILED, PENDING
+from luigi.task_status import DISABLED, DONE, FAILED, PENDING, RUNNING
 from sortedcontainers import SortedDict
 
 #: The kind of tasks that the gate has no say in.
@@ -90,7 +90,7 @@ class ReadyIndex:
         #: How many ready tasks need resources; how many pending ones of each worker do.
         self.laden_ready = 0
         self.laden: Counter[str] = Counter()
-        #: Ready tasks whose priority is no number: what Luigi makes of that is Luigi's.
+        #: Pending and running tasks whose priority is no number: what Luigi makes of that is Luigi's.
         self.odd: set[str] = set()
         self._order = 0
         for task in tasks:
@@ -118,6 +118,7 @@ class ReadyIndex:
         self._stand(entry, None)
         self._count(entry, ())
         self._load(entry, ())
+        self.odd.discard(task_id)
         for dep in entry.deps:
             self._free(dep, task_id)
         for waiting in self._tell(entry, done=False, disabled=False):
@@ -185,6 +186,11 @@ class ReadyIndex:
     def _place(self, entry: _Entry) -> None:
         task, status = entry.task, entry.task.status
         is_pending = status == PENDING
+        is_odd = not _is_number(task.priority)
+        if is_odd and (is_pending or status == RUNNING):
+            self.odd.add(task.id)
+        else:
+            self.odd.discard(task.id)
         workers = tuple(task.workers) if is_pending or status == FAILED else ()
         self._count(entry, () if entry.is_disabled else workers)
         self._load(entry, workers if is_pending and task.resources else ())
@@ -196,13 +202,10 @@ class ReadyIndex:
         if not is_pending or entry.missing:
             self._stand(entry, None)
             return
-        rank = (-task.priority, task.time, entry.order) if _is_number(task.priority) else None
-        if rank is None:
-            self.odd.add(task.id)
         self._stand(
             entry,
             _Place(
-                rank or (0, task.time, entry.order),
+                (0 if is_odd else -task.priority, task.time, entry.order),
                 entry.kind,
                 workers,
                 bool(task.runnable),
@@ -228,8 +231,6 @@ class ReadyIndex:
                 queue.setdefault(place.kind, SortedDict())[place.rank] = task
             self.ready[task.id] = task
             self.laden_ready += place.laden
-        elif not _is_number(task.priority):
-            self.odd.discard(task.id)
         entry.place = place
 
     def _queues(self, place: _Place) -> Iterator[Queue]:

@@ -120,10 +120,9 @@ class WatchedTasks(SimpleTaskState):
         if before == after:
             return
         if self.choice is not None:
-            self.choice.index.refresh(task)
+            self.choice.refresh(task)
         if task.id not in self.gate.state.tasks:
             return
-        self.gate.state.changed.add(task.id)
         if after in _DISPATCHED and before not in _DISPATCHED:
             look = self.look
             if look is None:

@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from typing import Any
+
+
+def _go_on() -> None:
+    """Let the clock go on between two questions."""
 
 
 def ask_both(scheduler: Any, name: str, **kwargs: Any) -> Any:
     """Ask a scheduler, and a copy of it without `fast_dispatch`; return the answer, which is that of both."""
+    return compare(scheduler, [(name, kwargs)])[0]
+
+
+def compare(
+    scheduler: Any, questions: list[tuple[str, dict[str, Any]]], rewind: Callable[[], None] = _go_on
+) -> list[Any]:
+    """Ask a scheduler some things, and a copy of it without `fast_dispatch`; return the answers of both.
+
+    `rewind`: puts the clock back, so that both are asked at the same time.
+    """
     twin = pickle.loads(pickle.dumps(scheduler))
     twin.fast_dispatch = False
-    expected, answer = _ask(twin, name, kwargs), _ask(scheduler, name, kwargs)
-    assert comparable(answer) == comparable(expected), (name, kwargs)
-    return answer
+    answers = []
+    for name, kwargs in questions:
+        rewind()
+        expected = _ask(twin, name, kwargs)
+        rewind()
+        answer = _ask(scheduler, name, kwargs)
+        assert comparable(answer) == comparable(expected), (name, kwargs)
+        answers.append(answer)
+    return answers
 
 
 def _ask(scheduler: Any, name: str, kwargs: dict[str, Any]) -> Any:

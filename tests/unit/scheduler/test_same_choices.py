@@ -28,8 +28,8 @@ class Both:
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder, self.random = folder, random.Random(seed)
         #: Some histories have no resources, batches, assistants or lost workers at all.
-        rare = ("resources", "batch", "assistant", "loss")
-        self.rare = {name for name in rare if self.random.random() < 0.5}
+        rare = {"resources": 0.5, "batch": 0.5, "assistant": 0.5, "loss": 0.5, "prune": 0.1, "odd": 0.1}
+        self.rare = {name for name, chance in rare.items() if self.random.random() < chance}
         self.base = self.now = 1_700_000_000.0
         self.running: dict[str, list[str]] = {worker: [] for worker in WORKERS}
         self.asked: list[tuple[str, dict[str, Any]]] = []
@@ -46,6 +46,7 @@ class Both:
                 disable_persist=40,
                 retry_count=3,
                 stable_done_cooldown_secs=0,
+                prune_on_get_work="prune" in self.rare,
             )
             for kind in (luigi.scheduler.Scheduler, BudgetScheduler)
         ]
@@ -63,7 +64,7 @@ class Both:
             try:
                 replies.append(getattr(scheduler, name)(**kwargs))
             except Exception as error:  # What stock Luigi cannot do, it cannot do here.
-                replies.append({"error": repr(error)})
+                replies.append({"error": type(error)})
         shown = [comparable(reply) for reply in replies]
         assert shown[0] == shown[1], (*self.asked, *shown)
         return replies[1]
@@ -113,7 +114,7 @@ class Both:
             family="AB"[number % 2],
             params={"x": str(number), "y": "1"},
             status=status,
-            priority=draw.choice([0, 0, 1, 2, 0.5]),
+            priority="odd" if "odd" in self.rare and draw.random() < 0.03 else draw.choice([0, 0, 1, 2, 0.5]),
             runnable=draw.random() < 0.9,
             expl='""',
             **more,
