@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,28 +16,35 @@ from typing import Any, TypeVar
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
 from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.database import LOCK_SECONDS, LedgerFile, Tx, reading, translated, writing
+from luigi_spendguard.ledger.database import LOCK_SECONDS, LedgerFile, Tx, reading, translate, writing
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
 Operation = Callable[[Tx], Any]
 _Item = tuple[Operation, "Future[Any]"]
+#: What an operation has returned, or how it has failed.
+_Outcome = tuple[Any, BaseException | None]
 
 #: Operations committed together at the most.
 BATCH = 128
+#: Where so many came at once before, the next ones are waited for, so many seconds at the most.
+MANY, GATHER_S = 4, 0.001
 
 
 class Writer:
-    """Runs operations one after the other, each in a savepoint of a shared transaction.
+    """Runs operations one after the other, in a shared transaction.
 
     An operation's future is done when its transaction is durable. An operation that raises is undone
-    alone; a transaction that cannot be committed fails all of its operations.
+    alone, and others may be run again for that: it must not change anything but the ledger. A transaction
+    that cannot be committed fails all of its operations.
     """
 
     def __init__(self, db: LedgerFile) -> None:
         self._db = db
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
+        #: How many operations are expected to come at once.
+        self._expected = 0
         self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._loop, name="spendguard-ledger", daemon=True)
@@ -62,51 +70,93 @@ class Writer:
         self._thread.join()
 
     def _loop(self) -> None:
-        ending = False
-        while not ending:
-            batch: list[_Item] = []
-            item = self._queue.get()
-            while True:
-                if item is None:
-                    ending = True
-                    break
-                batch.append(item)
-                if len(batch) >= BATCH:
-                    break
-                try:
-                    item = self._queue.get_nowait()
-                except queue.Empty:
-                    break
-            if batch:
-                self._commit(batch)
+        while (item := self._queue.get()) is not None:
+            batch, ending = self._gathered(item)
+            self._commit(batch)
+            if ending:
+                break
         forking.close(self._db)
 
+    def _gathered(self, first: _Item) -> tuple[list[_Item], bool]:
+        """Return what is committed together, and whether it is the last."""
+        batch = [first]
+        # Whoever was answered just now is about to ask again.
+        limit = time.monotonic() + GATHER_S if self._expected >= MANY else 0.0
+        while len(batch) < BATCH:
+            left = limit - time.monotonic() if len(batch) < self._expected and limit else 0.0
+            try:
+                item = self._queue.get(timeout=left) if left > 0 else self._queue.get_nowait()
+            except queue.Empty:
+                break
+            if item is None:
+                return batch, True
+            batch.append(item)
+        self._expected = max(len(batch), self._expected // 2)
+        return batch, False
+
     def _commit(self, batch: list[_Item]) -> None:
-        done: list[tuple[Future[Any], Any, BaseException | None]] = []
         try:
-            with writing(self._db) as tx:
-                done = [(future, *_attempt(tx, operation)) for operation, future in batch]
+            done = self._written([operation for operation, _ in batch])
         except BaseException as error:  # Whatever it is, every caller must hear of it.
             if not isinstance(error, SpendguardError):
                 logger.exception("The ledger failed a transaction")
-            done = [(future, None, error) for _, future in batch]
-        for future, result, failure in done:
+            done = [(None, error)] * len(batch)
+        for (_, future), (result, failure) in zip(batch, done, strict=True):
             if failure is None:
                 future.set_result(result)
             else:
                 future.set_exception(failure)
 
+    def _written(self, operations: list[Operation]) -> list[_Outcome]:
+        """Do operations in one transaction; return what each has come to, once that is durable."""
+        try:
+            with writing(self._db) as tx:
+                return [_attempt(tx, operation) for operation in operations]
+        except _Undone as undone:
+            if len(operations) == 1:
+                return [(None, undone.error)]
+        # One has failed when it had written something: they are done again, each so that it is undone alone.
+        with writing(self._db) as tx:
+            return [_attempt_apart(tx, operation) for operation in operations]
 
-def _attempt(tx: Tx, operation: Operation) -> tuple[Any, BaseException | None]:
+
+class _Undone(Exception):
+    """Undoes a transaction of which an operation has failed when it had written something."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__("undone")
+        self.error = error
+
+
+def _attempt(tx: Tx, operation: Operation) -> _Outcome:
+    """Do an operation. Raises _Undone where it fails and what it has written must not stay."""
+    tx.wrote = False
     try:
-        with translated(), tx.savepoint():
-            return operation(tx), None
-    except LedgerUnavailable:
-        raise  # A full or locked disk is not this operation's fault alone: nothing is committed.
+        return operation(tx), None
     except Exception as error:
-        if not isinstance(error, SpendguardError):
-            logger.exception("A ledger operation failed")
-        return None, error
+        failure = _own_failure(error)
+        if tx.wrote:
+            raise _Undone(failure) from error
+        return None, failure
+
+
+def _attempt_apart(tx: Tx, operation: Operation) -> _Outcome:
+    """Do an operation, and undo it alone where it fails."""
+    try:
+        with tx.savepoint():
+            return operation(tx), None
+    except Exception as error:
+        return None, _own_failure(error)
+
+
+def _own_failure(error: Exception) -> Exception:
+    """Return why an operation alone has failed. Raises LedgerUnavailable: then all of its transaction has."""
+    failure = translate(error)
+    if isinstance(failure, LedgerUnavailable):  # A full or locked disk: nothing is committed.
+        raise failure from error.__cause__ if failure is error else error
+    if not isinstance(failure, SpendguardError):
+        logger.error("A ledger operation failed", exc_info=failure)
+    return failure
 
 
 T = TypeVar("T")

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +74,12 @@ _CROWDED = (
 )
 
 
+@cache
+def insertion(table: str, *columns: str) -> str:
+    """Return the statement that inserts one row of these columns."""
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({','.join('?' * len(columns))})"
+
+
 class LedgerFile(peewee.SqliteDatabase):
     """The database at `path`, not yet connected, for one thread at a time; no fork inherits it.
 
@@ -91,10 +99,12 @@ class LedgerFile(peewee.SqliteDatabase):
             check_same_thread=False,
         )
         self.busy_s = busy_s
-        self._path = path
-        self._opened = _stat(path)
+        #: The names of each statement's columns; another file may have them in another order.
+        self.names: dict[str, tuple[str, ...]] = {}
+        self._path = str(path)
+        self._opened = _stat(self._path)
         self._of: object = None
-        self._beside: dict[str, os.stat_result] = {}
+        self._beside: dict[str, os.stat_result | None] = dict.fromkeys((f"{path}-wal", f"{path}-shm"))
         forking.watch(self)
 
     def handle(self) -> sqlite3.Connection:
@@ -109,25 +119,24 @@ class LedgerFile(peewee.SqliteDatabase):
         the index of that, which never shrink while it is open. The index is mapped memory: reading what was
         cut off it would end the process by SIGBUS (https://sqlite.org/walformat.html).
         """
-        self._compare(self._path, self._opened, least=min(1, self._opened.st_size if self._opened else 0))
+        opened = self._opened
+        self._compare(self._path, opened, least=min(1, opened.st_size) if opened else 0)
         connection = None if self.is_closed() else self.handle()
         if connection is not self._of:
-            self._of, self._beside = connection, {}
-        for ending in ("-wal", "-shm") if connection is not None else ():
-            before = self._beside.get(ending)
-            least = before.st_size if before is not None else 0
-            now = self._compare(self._path.with_name(self._path.name + ending), before, least)
-            if now is not None:
-                self._beside[ending] = now
+            self._of, self._beside = connection, dict.fromkeys(self._beside)
+        if connection is not None:
+            for path, before in self._beside.items():
+                now = self._compare(path, before, before.st_size if before is not None else 0)
+                self._beside[path] = before if now is None else now
 
-    def _compare(self, path: Path, before: os.stat_result | None, least: int) -> os.stat_result | None:
+    def _compare(self, path: str, before: os.stat_result | None, least: int) -> os.stat_result | None:
         now = _stat(path)
         if before is None or (now is not None and os.path.samestat(now, before) and now.st_size >= least):
             return now
         raise LedgerUnavailable(_GONE.format(self._path))
 
 
-def _stat(path: Path) -> os.stat_result | None:
+def _stat(path: str) -> os.stat_result | None:
     try:
         return os.stat(path)
     except OSError:
@@ -146,55 +155,75 @@ def prepare_file(path: Path) -> None:
         ) from None
 
 
-def _bound(sql: str, values: tuple[Any, ...]) -> Any:
-    """Return the values of a statement as its marks want them.
+#: Python 3.12.0 to 3.12.3 take `?1` for a name, and warn of a sequence (a bug of theirs, gh-117995).
+_TAKES_FOR_NAMES = (3, 12, 0) <= sys.version_info < (3, 12, 4)
 
-    Python 3.12.0 to 3.12.3 take `?1` for a name, and warn of a sequence (a bug of theirs, gh-117995).
-    """
-    return {str(number): value for number, value in enumerate(values, 1)} if "?1" in sql else values
+
+def _bound(sql: str, values: tuple[Any, ...]) -> Any:
+    """Return the values of a statement as its marks want them."""
+    if _TAKES_FOR_NAMES and "?1" in sql:
+        return {str(number): value for number, value in enumerate(values, 1)}
+    return values
 
 
 class Tx:
     """A transaction: the few ways in which the ledger's operations talk to the database.
 
+    A statement's text is prepared once, so what changes belongs into its values.
+
     Attributes:
         actor: who asks for the operation in person, kept with what it journals; "": nobody.
+        wrote: whether a statement was executed that may have changed something.
 
     """
 
     actor: str = ""
+    wrote: bool = False
 
     def __init__(self, db: LedgerFile) -> None:
         self._execute: Callable[..., Any] = db.handle().execute
+        self._names = db.names
 
     def run(self, sql: str, *values: Any) -> int:
         """Execute a statement and return how many rows it changed."""
+        self.wrote = True
         return int(self._execute(sql, _bound(sql, values)).rowcount)
 
     def insert(self, table: str, **values: Any) -> int:
         """Insert one row and return its rowid."""
-        marks = ",".join("?" * len(values))
-        sql = f"INSERT INTO {table} ({','.join(values)}) VALUES ({marks})"  # names are ours
-        return int(self._execute(sql, tuple(values.values())).lastrowid or 0)
+        self.wrote = True
+        return int(self._execute(insertion(table, *values), tuple(values.values())).lastrowid or 0)
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Return all rows of a query."""
         cursor = self._execute(sql, _bound(sql, values))
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+        rows = cursor.fetchall()
+        if not rows:
+            return []
+        names = self._names_of(sql, cursor, len(rows[0]))
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def one(self, sql: str, *values: Any) -> Row | None:
         """Return the first row of a query, or None."""
         cursor = self._execute(sql, _bound(sql, values))
         row = cursor.fetchone()
-        if row is None:
-            return None
-        return dict(zip((column[0] for column in cursor.description), row, strict=True))
+        return None if row is None else dict(zip(self._names_of(sql, cursor, len(row)), row, strict=True))
+
+    def values(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        """Return the first row of a query without the names of its columns, or None."""
+        row: tuple[Any, ...] | None = self._execute(sql, _bound(sql, values)).fetchone()
+        return row
 
     def value(self, sql: str, *values: Any) -> Any:
         """Return the first column of the first row, or None."""
         row = self._execute(sql, _bound(sql, values)).fetchone()
         return None if row is None else row[0]
+
+    def _names_of(self, sql: str, cursor: Any, count: int) -> tuple[str, ...]:
+        names = self._names.get(sql)
+        if names is None or len(names) != count:  # A newer version may add columns to an open file.
+            names = self._names[sql] = tuple(column[0] for column in cursor.description)
+        return names
 
     def now(self) -> int:
         """Return the database's time in milliseconds since the epoch."""
@@ -216,8 +245,8 @@ class Tx:
 @contextmanager
 def writing(db: LedgerFile) -> Iterator[Tx]:
     """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
-    with translated(), ExitStack() as stack:
-        tx = _begun(db, stack)
+    with translated():
+        tx, gate = _begun(db)
         try:
             db.check()
             yield tx
@@ -228,23 +257,27 @@ def writing(db: LedgerFile) -> Iterator[Tx]:
             if db.handle().in_transaction:
                 tx.run("ROLLBACK")
             raise
+        finally:
+            forking.leave(gate)
 
 
-def _begun(db: LedgerFile, stack: ExitStack) -> Tx:
-    """Begin a transaction, within `stack`; a fork need not wait while this process waits for another.
+def _begun(db: LedgerFile) -> tuple[Tx, forking.ForkGate]:
+    """Begin a transaction; return it with the gate that keeps forks waiting until it is left.
 
-    Where many processes write, each gets its turn: it waits as long as others' transactions end, `busy_s`
-    at the most, and LOCK_SECONDS for one that does not.
+    A fork need not wait while this process waits for another. Where many processes write, each gets its
+    turn: it waits as long as others' transactions end, `busy_s` at the most, and LOCK_SECONDS for one that
+    does not.
     """
     begun = moved = time.monotonic()
     version = None
     while True:
-        with ExitStack() as inside:
-            inside.enter_context(forking.transaction())
+        gate = forking.enter()
+        try:
             db.check()
             tx = Tx(db)
             try:
                 tx.run("BEGIN IMMEDIATE")
+                return tx, gate
             except sqlite3.OperationalError as error:
                 now, seen = time.monotonic(), tx.value("PRAGMA data_version")
                 moved = moved if version in (None, seen) else now
@@ -253,9 +286,10 @@ def _begun(db: LedgerFile, stack: ExitStack) -> Tx:
                     raise
                 if now - begun >= max(db.busy_s, LOCK_SECONDS):
                     raise LedgerUnavailable(_CROWDED.format(db.busy_s)) from error
-            else:
-                stack.push(inside.pop_all())
-                return tx
+        except BaseException:
+            forking.leave(gate)
+            raise
+        forking.leave(gate)
 
 
 @contextmanager
@@ -281,14 +315,23 @@ _ADVICE: Sequence[tuple[str, str]] = (
 )
 
 
+def translate(error: Exception) -> Exception:
+    """Return an error of the engine as LedgerUnavailable with advice; any other (a constraint's) as it is."""
+    if not isinstance(error, (peewee.DatabaseError, sqlite3.Error)):
+        return error
+    if isinstance(error, (peewee.IntegrityError, sqlite3.IntegrityError)):
+        return error
+    text = str(error)
+    advice = next((advice for word, advice in _ADVICE if word in text), text)
+    return LedgerUnavailable(f"the ledger cannot be used now: {advice}")
+
+
 @contextmanager
 def translated() -> Iterator[None]:
     """Turn the engine's errors into LedgerUnavailable with advice."""
     try:
         yield
-    except (peewee.OperationalError, peewee.DatabaseError, sqlite3.Error) as error:
-        if isinstance(error, (peewee.IntegrityError, sqlite3.IntegrityError)):
+    except Exception as error:
+        if (told := translate(error)) is error:
             raise
-        text = str(error)
-        advice = next((advice for word, advice in _ADVICE if word in text), text)
-        raise LedgerUnavailable(f"the ledger cannot be used now: {advice}") from error
+        raise told from error

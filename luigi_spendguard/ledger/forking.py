@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 FORK_WAIT_S = 6.0
 
 
-class _ForkGate:
+class ForkGate:
     """Lets in any number of transactions, or forks. Made anew in a child."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class _ForkGate:
         self.busy = False
 
 
-_gate = _ForkGate()
+_gate = ForkGate()
 _databases: weakref.WeakSet[peewee.SqliteDatabase] = weakref.WeakSet()
 _forked_within = False
 
@@ -49,28 +49,42 @@ def watch(db: peewee.SqliteDatabase) -> None:
         _databases.add(db)
 
 
-@contextmanager
-def transaction() -> Iterator[None]:
-    """Keep this process from forking during the block. Raises LedgerUnavailable in a spoilt child."""
+def enter() -> ForkGate:
+    """Keep this process from forking until `leave`. Raises LedgerUnavailable in a spoilt child."""
     if _forked_within:
         raise LedgerUnavailable(
             "this process was forked in the middle of a transaction of the ledger and cannot use the file: "
             "let it be started again"
         )
-    gate, depth = _gate, getattr(_gate.mine, "depth", 0)
+    gate = _gate
+    depth = getattr(gate.mine, "depth", 0)
     with gate.changed:
         # Who is inside already goes on, or the fork that waits for it would wait for ever.
-        gate.changed.wait_for(lambda: depth or not gate.forks)
+        while gate.forks and not depth:
+            gate.changed.wait()
         gate.inside += 1
     gate.mine.depth = depth + 1
+    return gate
+
+
+def leave(gate: ForkGate) -> None:
+    """Let forks happen again, as far as this thread keeps them; `gate` is what `enter` has returned."""
+    gate.mine.depth -= 1
+    if gate is _gate:  # Else this is a child that was forked meanwhile.
+        with gate.changed:
+            gate.inside -= 1
+            if gate.forks:
+                gate.changed.notify_all()
+
+
+@contextmanager
+def transaction() -> Iterator[None]:
+    """Keep this process from forking during the block. Raises LedgerUnavailable in a spoilt child."""
+    gate = enter()
     try:
         yield
     finally:
-        gate.mine.depth = depth
-        if gate is _gate:  # Else this is a child that was forked within the block.
-            with gate.changed:
-                gate.inside -= 1
-                gate.changed.notify_all()
+        leave(gate)
 
 
 def close(db: peewee.SqliteDatabase) -> None:
@@ -106,7 +120,7 @@ def _after_in_parent() -> None:
 def _after_in_child() -> None:
     global _gate, _forked_within
     _forked_within = _forked_within or _gate.busy
-    _gate = _ForkGate()
+    _gate = ForkGate()
 
 
 at_fork(_after_in_child, before=_before, in_parent=_after_in_parent)
