@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
@@ -137,22 +138,33 @@ def check_raise(row: Row, amount: Micros) -> None:
         )
 
 
-def key_budgets(tx: Tx, run_id: str, terms: Row) -> list[int]:
-    """Return the ids of a vault key's own budgets, made when need be; only a top-up changes their caps."""
-    parts = []
+@dataclass(frozen=True)
+class KeptBudget:
+    """A budget that is made when need be.
+
+    Attributes:
+        cap: in micro-dollars.
+        follows: it has luigi.cfg's cap of now, and counts what was spent before it was made; else it keeps
+            the cap that it was made with.
+
+    """
+
+    scope: str
+    subject: str
+    part: str
+    cap: Micros
+    follows: bool = True
+
+
+def key_budgets(run_id: str, terms: Row, today: str) -> list[KeptBudget]:
+    """Return a vault key's own budgets of that UTC day; only a top-up changes their caps."""
+    budgets = []
     if terms["run_cap_micros"] is not None:
-        parts.append(("key", terms["budget"], terms["run_cap_micros"]))
+        budgets.append(KeptBudget("key", run_id, terms["budget"], terms["run_cap_micros"], follows=False))
     if terms["daily_cap_micros"] is not None:
-        day = tx.value(f"SELECT {TODAY}")
-        parts.append(("key_day", f"{terms['budget']} {day}", terms["daily_cap_micros"]))
-    return [_make_once(tx, scope, run_id, part, cap) for scope, part, cap in parts]
-
-
-def _make_once(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
-    known = tx.value(
-        "SELECT id FROM budget WHERE scope = ? AND subject = ? AND part = ?", scope, subject, part
-    )
-    return open_budget(tx, scope, subject, part, cap) if known is None else int(known)
+        part = f"{terms['budget']} {today}"
+        budgets.append(KeptBudget("key_day", run_id, part, terms["daily_cap_micros"], follows=False))
+    return budgets
 
 
 _SET_CAP = JournalEntry("set_cap")
@@ -181,12 +193,18 @@ def cost_so_far(call: Row) -> int:
     return int(call["settled_micros"] + call["corrected_micros"] + call["overrun_micros"])
 
 
-class _NoRoom(Exception):
-    """Undoes the savepoint in which a budget had no room."""
+_HAS_ROOM = "spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros - shadow_micros"
 
-    def __init__(self, budget: Row) -> None:
-        super().__init__("no room")
-        self.budget = budget
+
+@cache
+def _taking(count: int) -> str:
+    """Return the statement that takes ?1 from so many budgets (?2 and on), or from none."""
+    among = ",".join(f"?{number}" for number in range(2, count + 2))
+    others = f" AND (SELECT count(*) FROM budget WHERE id IN ({among}) AND {_HAS_ROOM}) = {count}"
+    return (
+        f"UPDATE budget SET reserved_micros = reserved_micros + ?1 WHERE id IN ({among}) AND {_HAS_ROOM}"
+        + (others if count > 1 else "")
+    )
 
 
 def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
@@ -195,23 +213,17 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     Returns None when all had room, else the first budget that had not (its row, with `remaining_micros`).
     Raises LookupError for a budget that is not in the ledger.
     """
-    try:
-        with tx.savepoint():
-            for budget_id in sorted(budget_ids):
-                moved = tx.run(
-                    "UPDATE budget SET reserved_micros = reserved_micros + ?1 WHERE id = ?2"
-                    " AND spent_micros + reserved_micros + overrun_micros + ?1 <= cap_micros - shadow_micros",
-                    amount,
-                    budget_id,
-                )
-                if not moved:
-                    budget = tx.one(f"{WITH_REMAINING} WHERE id = ?", budget_id)
-                    if budget is None:  # Nothing is granted by a budget that is not there.
-                        raise LookupError(f"budget {budget_id} is not in the ledger")
-                    raise _NoRoom(budget)
-    except _NoRoom as full:
-        return full.budget
-    return None
+    budgets = sorted(budget_ids)
+    if tx.run(_taking(len(budgets)), amount, *budgets) == len(budgets):
+        return None
+    for budget_id in budgets:
+        row = tx.one(f"{WITH_REMAINING} WHERE id = ?", budget_id)
+        if row is None:  # Nothing is granted by a budget that is not there.
+            raise LookupError(f"budget {budget_id} is not in the ledger")
+        counted = row["spent_micros"] + row["reserved_micros"] + row["overrun_micros"]
+        if counted + amount > row["cap_micros"] - row["shadow_micros"]:
+            return row
+    raise LookupError(f"budgets {budgets} have room for {amount}, and it was not taken")
 
 
 def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
-from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.claims import COMPLETIONS, key_hash
+from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity
 from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of
 from luigi_spendguard.settings.policy import Caps
@@ -25,6 +25,7 @@ class Scope:
         terms: what a key that was asked for over HTTP may do; None for a claimed task's.
         relayed: a gateway asks, and it will send.
         ahead: the object at which another run's call has its turn before; empty: there is none.
+        now, today: the database's time, in milliseconds since the epoch and as its UTC day.
 
     """
 
@@ -34,6 +35,8 @@ class Scope:
     terms: Row | None = None
     relayed: bool = False
     ahead: str = ""
+    now: int = 0
+    today: str = ""
 
     def owns(self, call: Row) -> bool:
         """Return whether a call is of the same task, or of the same run where no task is known.
@@ -60,16 +63,43 @@ def unknown_key() -> SpendDenied:
     return denial("unknown_key", "the ledger does not know this vault key")
 
 
+#: What is asked of a claim, of its run, and of a vault key that was asked for over HTTP.
+_OF_CLAIM = (
+    *("id", "run_id", "task_id", "family", "worker", "members", "mixed", "payment", "max_cost_micros"),
+    *("key_hash", "state", "claimed_at"),
+)
+_OF_RUN = ("run_id", "state", "by_task_id", "note")
+_OF_TERMS = (
+    *("id", "vendor", "allowed_endpoints", "allowed_customers", "allowed_accounts"),
+    *("budget", "run_cap_micros", "daily_cap_micros", "expires_at"),
+)
+#: How often a claim's task has completed, and whether any attempt of it has said what it pays for.
+_COUNTED = ("completions", "has_paid_for")
+_SCOPE = (
+    f"SELECT {NOW}, {TODAY}, {', '.join(f'claim.{name}' for name in _OF_CLAIM)},"
+    f" {COMPLETIONS.format('claim')},"
+    " EXISTS (SELECT 1 FROM claim AS said WHERE said.task_id = claim.task_id AND said.payment <> ''),"
+    f" {', '.join(f'run.{name}' for name in _OF_RUN)}, budget.id,"
+    f" {', '.join(f'key_terms.{name}' for name in _OF_TERMS)}"
+    " FROM claim JOIN run ON run.run_id = claim.run_id"
+    " LEFT JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = ''"
+    " LEFT JOIN key_terms ON key_terms.id = claim.id AND claim.task_id = '' WHERE claim.key_hash = ?"
+)
+
+
 def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
     """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
     wanted = key_hash(key)
-    claim = tx.one("SELECT * FROM claim WHERE key_hash = ?", wanted)
-    if claim is None or not hmac.compare_digest(claim["key_hash"], wanted):
+    found = tx.values(_SCOPE, wanted)
+    if found is None:
         return None
-    run = tx.one("SELECT * FROM run WHERE run_id = ?", claim["run_id"])
-    assert run is not None
-    terms = None if claim["task_id"] else tx.one("SELECT * FROM key_terms WHERE id = ?", claim["id"])
-    return Scope(claim, run, caps, terms, relayed)
+    each = iter(found)
+    now, today = next(each), next(each)
+    parts = ((*_OF_CLAIM, *_COUNTED), (*_OF_RUN, "budget_id"), _OF_TERMS)
+    claim, run, terms = ({name: next(each) for name in names} for names in parts)
+    if not hmac.compare_digest(claim["key_hash"], wanted):
+        return None
+    return Scope(claim, run, caps, terms if terms["id"] is not None else None, relayed, now=now, today=today)
 
 
 def same_call(row: Row, ask: ReserveRequest) -> bool:
@@ -101,6 +131,7 @@ class Decision:
         reason, message: why it is denied, in a word and for people.
         replay_of: the call whose answer it gets.
         wire_key, tries: the key that it goes out under, and how many before that were used up.
+        reserved: what is reserved for it, in micro-dollars; None: it is not sent.
 
     """
 
@@ -110,6 +141,7 @@ class Decision:
     replay_of: str | None = None
     wire_key: str = ""
     tries: int = 0
+    reserved: int | None = None
 
 
 def record(
@@ -143,9 +175,9 @@ def record(
         "reason": decision.reason,
         "message": decision.message,
         "replay_of": decision.replay_of,
-        "state": None,
+        "state": None if decision.reserved is None else "pending",
         "asked_micros": ask.total_micros or 0,
-        "reserved_micros": 0,
+        "reserved_micros": decision.reserved or 0,
         "settled_micros": 0,
         "corrected_micros": 0,
         "overrun_micros": 0,
@@ -157,6 +189,7 @@ def record(
         "timeout_ms": ask.timeout_ms,
         "status": 0,
         "created_at": now,
+        "granted_at": None if decision.reserved is None else now,
     }
     tx.insert("call", **values)
     return values

@@ -8,9 +8,11 @@ ends and corrections will be, too.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import cache
+from itertools import chain
 
-from luigi_spendguard.ledger.budgets import JournalEntry, journal, open_budget, set_cap
+from luigi_spendguard.ledger.budgets import JournalEntry, KeptBudget, journal, open_budget, set_cap
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros
 from luigi_spendguard.settings.policy import Caps
@@ -61,12 +63,39 @@ def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
     What operators have raised it by stays on top. A cap that is below what is counted already stops at that.
     One that is made begins with what its calls of before hold.
     """
-    row = _find(tx, scope, subject, part)
+    return keep_budgets(tx, [KeptBudget(scope, subject, part, cap)])[0]
+
+
+def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget]) -> list[int]:
+    """Return the ids of budgets, each made, or brought to its cap, when need be."""
+    if not budgets:
+        return []
+    places = [(budget.scope, budget.subject, budget.part) for budget in budgets]
+    found = tx.all(_these(len(places)), *chain.from_iterable(places))
+    known = {(row["scope"], row["subject"], row["part"]): row for row in found}
+    return [_kept(tx, budget, known.get(place)) for budget, place in zip(budgets, places, strict=True)]
+
+
+@cache
+def _these(count: int) -> str:
+    """Return the query of so many budgets, each by its scope, subject and part."""
+    one = "(scope = ? AND subject = ? AND part = ?)"
+    return (
+        "SELECT id, scope, subject, part, cap_micros, spent_micros, reserved_micros, shadow_micros,"
+        f" raised_micros FROM budget WHERE {' OR '.join([one] * count)}"
+    )
+
+
+def _kept(tx: Tx, budget: KeptBudget, row: Row | None) -> int:
     if row is None:
-        open_budget(tx, scope, subject, part, cap)
-        return count_earlier(tx, scope, subject, part)
-    counted, own = row["spent_micros"] + row["reserved_micros"], min(MAX_MICROS, cap + row["raised_micros"])
-    set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
+        budget_id = open_budget(tx, budget.scope, budget.subject, budget.part, budget.cap)
+        if budget.follows:
+            count_earlier(tx, budget.scope, budget.subject, budget.part)
+        return budget_id
+    if budget.follows:
+        counted = row["spent_micros"] + row["reserved_micros"]
+        own = min(MAX_MICROS, budget.cap + row["raised_micros"])
+        set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
     return int(row["id"])
 
 

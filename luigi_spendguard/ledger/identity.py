@@ -14,7 +14,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 
-from luigi_spendguard.ledger.claims import COMPLETIONS, completions
+from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.protocol import ReserveRequest
 
@@ -36,6 +36,7 @@ class Identity:
         payments: the digests of what it pays for, by whichever tasks.
         paid_for: what it pays for, itself and in batches: such calls count whatever has completed.
         mates: other tasks and payments that this attempt may repeat a part of.
+        new: no call is known that any of these digests stands for.
 
     """
 
@@ -48,6 +49,7 @@ class Identity:
     payments: tuple[str, ...] = ()
     paid_for: tuple[str, ...] = ()
     mates: tuple[str, ...] = ()
+    new: bool = False
 
 
 def digest(*parts: str | int | None) -> str:
@@ -88,12 +90,13 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     if not task_id:
         # Without a key each call is a new one.
         if ask.read or not ask.key:
-            return Identity()
+            return Identity(new=True)
         older = tuple(wire_digest(ask, claim["run_id"], formula) for formula in _OLDER)
-        return Identity(key_id=wire_digest(ask, claim["run_id"]), keys_before=older)
-    epoch = completions(tx, task_id)
+        wired = Identity(key_id=wire_digest(ask, claim["run_id"]), keys_before=older)
+        return replace(wired, new=not _is_known(tx, wired))
+    epoch = claim["completions"]
     if ask.read:
-        return Identity(epoch=epoch)
+        return Identity(epoch=epoch, new=True)
     key = ask.key or ""
     key_id = key_digest(ask, key) if key else None
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
@@ -101,8 +104,36 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     shared = _sharing(tx, payment) if payment else []
     paid_for = (payment, *shared) if payment else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
-        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for)
+        keyed = Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for)
+        return replace(keyed, new=not _is_known(tx, keyed))
     base = call_digest(ask, payment or task_id)
+    mates = _mates_of(claim)
+    named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
+    alike = [ask, *named]
+    before = _digests(alike, [task_id, *_earlier_payments(tx, claim)])
+    payments = _digests(alike, [payment]) if payment else []
+    if ask.target is not None:
+        before += _digests([ask], mates)
+        payments += _digests([ask], shared)
+    first = Identity(
+        base,
+        1,
+        key_id,
+        epoch,
+        tuple(dict.fromkeys(before)),
+        keys_before,
+        tuple(payments),
+        paid_for,
+        (*mates, *shared),
+        new=True,
+    )
+    if not _is_known(tx, first):
+        return first
+    return replace(first, ordinal=_ordinal(tx, ask, claim, base), new=False)
+
+
+def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
+    """Return the lowest number that no equal call of this attempt holds."""
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     held = {
         row["ordinal"]
@@ -114,26 +145,20 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         )
         if row["key_id"] not in unanswered
     }
-    ordinal = next(n for n in range(1, len(held) + 2) if n not in held)
-    mates = _mates_of(claim)
-    named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
-    alike = [ask, *named]
-    before = _digests(alike, [task_id, *_earlier_payments(tx, claim)])
-    payments = _digests(alike, [payment]) if payment else []
-    if ask.target is not None:
-        before += _digests([ask], mates)
-        payments += _digests([ask], shared)
-    return Identity(
-        base,
-        ordinal,
-        key_id,
-        epoch,
-        tuple(dict.fromkeys(before)),
-        keys_before,
-        tuple(payments),
-        paid_for,
-        (*mates, *shared),
-    )
+    return next(n for n in range(1, len(held) + 2) if n not in held)
+
+
+def _is_known(tx: Tx, identity: Identity) -> bool:
+    """Return whether there is a call that any of an identity's digests stands for."""
+    keys = () if identity.key_id is None else (identity.key_id, *identity.keys_before)
+    bases = () if identity.base is None else (identity.base, *identity.before, *identity.payments)
+    return tx.value(_KNOWN, json.dumps(bases), json.dumps(keys)) is not None
+
+
+_KNOWN = (
+    "SELECT 1 FROM call WHERE base IN (SELECT value FROM json_each(?1))"
+    " UNION ALL SELECT 1 FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) LIMIT 1"
+)
 
 
 def _digests(asks: list[ReserveRequest], payers: list[str]) -> list[str]:
@@ -156,7 +181,7 @@ def _earlier_payments(tx: Tx, claim: Row) -> list[str]:
 
     (What one that said nothing has paid is found by its task_id.)
     """
-    if claim["payment"]:
+    if claim["payment"] or not claim["has_paid_for"]:
         return []
     rows = tx.all(
         "SELECT DISTINCT payment FROM claim WHERE task_id = ? AND payment <> ''",
@@ -196,6 +221,8 @@ _EARLIER = (
 
 def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
+    if identity.new:
+        return None
     if identity.key_id is not None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
         row = tx.one(
@@ -224,6 +251,8 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
 
 def count_tries(tx: Tx, identity: Identity) -> int:
     """Return how many of the keys that are derived from an identity a vendor's answers have used up."""
+    if identity.new:
+        return 0
     if identity.base is None:
         return int(
             tx.value(

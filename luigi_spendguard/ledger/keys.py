@@ -18,7 +18,8 @@ from luigi_spendguard.errors import NotFound
 from luigi_spendguard.ledger.budgets import WITH_REMAINING, JournalEntry, journal, key_budgets
 from luigi_spendguard.ledger.calls import ReservationDenied, Scope
 from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
+from luigi_spendguard.ledger.database import NOW, SKEW_MS, TODAY, Row, Tx, is_over
+from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.objects import object_of
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
@@ -95,7 +96,7 @@ def issue(tx: Tx, terms: Terms, caps: Caps) -> tuple[Row, str]:
         expires_at=expires_at,
     )
     row = key_row(tx, key_id)
-    key_budgets(tx, run["run_id"], row)
+    keep_budgets(tx, key_budgets(run["run_id"], row, str(tx.value(f"SELECT {TODAY}"))))
     journal(tx, JournalEntry("issue", run_id=run["run_id"], note=key_id))
     return {**row, "note": run["note"]}, key
 

@@ -16,6 +16,7 @@ from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
 _ONE = "vendor = ? AND account = ? AND object_id = ?"
 _OWNED = f"{_ONE} AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
+_IS_OWNED = f"SELECT 1 FROM vendor_object WHERE {_OWNED}"
 #: Of a call: the object that it opened or acted on is one of these customers' (JSON).
 OF_CUSTOMER = (
     "EXISTS (SELECT 1 FROM vendor_object AS object JOIN json_each(?) AS one"
@@ -60,15 +61,12 @@ def uncontested(tx: Tx, vendor: str, account: str, object_ids: Iterable[str], *,
 
 def is_gateways(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> bool:
     """Return whether a gateway has said what one of these objects counts for; None is none."""
-    return any(
-        tx.value(f"SELECT 1 FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 1)
-        for object_id in object_ids
-    )
+    return any(tx.value(_IS_OWNED, vendor, account, object_id, 1) for object_id in set(object_ids) - {None})
 
 
 def adopt(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> None:
     """Forget what workers have said of these objects: a gateway looks at them itself."""
-    for object_id in object_ids:
+    for object_id in set(object_ids) - {None}:
         tx.run(f"DELETE FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 0)
 
 

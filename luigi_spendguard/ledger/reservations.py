@@ -7,12 +7,14 @@ the SDK's own retry of the same call.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import chain
 
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
+    KeptBudget,
     beyond_day,
-    budgets_of,
     journal,
     key_budgets,
     last_entry,
@@ -24,7 +26,7 @@ from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, re
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.duplicates import check_duplicate
-from luigi_spendguard.ledger.following import day_budget, keep_budget
+from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.objects import (
@@ -53,7 +55,7 @@ def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
 
 
 def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
-    now = tx.now()
+    now = scope.now
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
         return ReserveReply("denied", ask.call_id, reason="scope", message="the call is another sender's")
@@ -125,9 +127,10 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         return wait
     take_turn(tx, scope, ask, row["id"])
     used = count_tries(tx, identity)
+    taken = _take_money(tx, scope, ask)
     tx.run(
         "UPDATE call SET wire_key = ?, ordinal = ?, base = ?, key_id = ?, epoch = ?, formula = ?, tries = ?,"
-        " payment = ? WHERE id = ?",
+        " payment = ?, reserved_micros = ? WHERE id = ?",
         wire_key(ask, identity, used),
         identity.ordinal,
         identity.base,
@@ -136,10 +139,13 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         FORMULA,
         used,
         scope.claim["payment"],
+        taken.amount,
         row["id"],
     )
-    _link_budgets(tx, scope, row["id"], ask.vendor)
-    _reserve_money(tx, scope, ask, row, now)
+    if taken.lent:
+        tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", taken.lent, row["id"])
+    tx.run("DELETE FROM call_budget WHERE call_id = ?", row["id"])
+    _keep_taken(tx, row, ask, taken)
     return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
 
 
@@ -167,23 +173,15 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
         return ReserveReply("look_up", ask.call_id, ask.ask)
     used = 0 if ask.read else count_tries(tx, identity)
     key = wire_key(ask, identity, used)
-    with tx.savepoint():
-        why = Decision("allowed", DUPLICATE if warning else "", warning, wire_key=key, tries=used)
-        row = record(tx, scope, ask, identity, now, why)
-        _link_budgets(tx, scope, row["id"], ask.vendor)
-        _reserve_money(tx, scope, ask, row, now)
-        take_turn(tx, scope, ask, row["id"])
+    taken = _take_money(tx, scope, ask)
+    reason, message = ("cap", taken.lent) if taken.lent else (DUPLICATE if warning else "", warning)
+    why = Decision("allowed", reason, message, wire_key=key, tries=used, reserved=taken.amount)
+    row = record(tx, scope, ask, identity, now, why)
+    _keep_taken(tx, row, ask, taken)
+    take_turn(tx, scope, ask, row["id"])
     keep_targets(tx, row["id"], ask)
     if not ask.read:
-        tx.insert(
-            "exchange",
-            call_id=row["id"],
-            request_body=ask.body,
-            stored_at=now,
-            request_headers=json.dumps(ask.headers),
-            answer_headers="{}",
-            answer_body="",
-        )
+        tx.run(_KEEP_REQUEST, row["id"], ask.body, now, json.dumps(ask.headers))
     return ReserveReply("allowed", row["id"], ask.ask, wire_key=key, message=warning)
 
 
@@ -197,28 +195,50 @@ def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
         raise ReservationDenied("scope", f"{objects} was paid through a gateway: go on with it there")
 
 
-def _link_budgets(tx: Tx, scope: Scope, call_id: str, vendor: str) -> None:
-    """Say which budgets a reservation is made in: they are today's, whatever an earlier try was made in."""
+#: Call, its request's body, now, its headers.
+_KEEP_REQUEST = (
+    "INSERT INTO exchange (call_id, request_body, stored_at, request_headers, answer_headers, answer_body)"
+    " VALUES (?,?,?,?,'{}','')"
+)
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """What a call has reserved.
+
+    Attributes:
+        amount: in micro-dollars, beyond what its object counts for already.
+        total: what the object counts for in all.
+        budgets: those that it was taken from.
+        lent: why a cap would have denied it that shadow mode lets through; "": none would have.
+
+    """
+
+    amount: Micros
+    total: int
+    budgets: list[int]
+    lent: str = ""
+
+
+def _budgets_for(scope: Scope, vendor: str) -> list[KeptBudget]:
+    """Return the budgets that a reservation is made in beside the run's own: they are today's."""
     caps, run_id, family = scope.caps, scope.run["run_id"], scope.claim["family"]
-    budgets = [int(run_budget(tx, run_id)["id"])]
+    budgets = []
     if caps.day is not None:
-        budgets.append(day_budget(tx, caps.day))
+        budgets.append(KeptBudget("day", "", scope.today, caps.day))
     if family in caps.task_families:
-        budgets.append(keep_budget(tx, "family", run_id, family, caps.task_families[family]))
+        budgets.append(KeptBudget("family", run_id, family, caps.task_families[family]))
     if vendor in caps.vendors:
-        budgets.append(keep_budget(tx, "vendor", run_id, vendor, caps.vendors[vendor]))
+        budgets.append(KeptBudget("vendor", run_id, vendor, caps.vendors[vendor]))
     if scope.terms is not None:
-        budgets += key_budgets(tx, run_id, scope.terms)
-    task_cap = scope.claim["max_cost_micros"]
-    if task_cap is not None:
-        budgets.append(keep_budget(tx, "task", run_id, scope.claim["task_id"], task_cap))
-    tx.run("DELETE FROM call_budget WHERE call_id = ?", call_id)
-    for budget_id in budgets:
-        tx.insert("call_budget", call_id=call_id, budget_id=budget_id)
+        budgets += key_budgets(run_id, scope.terms, scope.today)
+    if (task_cap := scope.claim["max_cost_micros"]) is not None:
+        budgets.append(KeptBudget("task", run_id, scope.claim["task_id"], task_cap))
+    return budgets
 
 
-def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> None:
-    """Reserve what the call may cost beyond what its object already counts for."""
+def _take_money(tx: Tx, scope: Scope, ask: ReserveRequest) -> _Taken:
+    """Take what a call may cost beyond what its object already counts for. Raises ReservationDenied."""
     known = object_of(tx, ask)
     counted = known["counted_micros"] if known else 0
     total = ask.total_micros
@@ -227,29 +247,70 @@ def _reserve_money(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     covered = uncontested(tx, ask.vendor, ask.account, ask.covers, relayed=int(scope.relayed))
     counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
+    lent = _check_frozen(tx, scope, amount)
+    budgets = [scope.run["budget_id"], *keep_budgets(tx, _budgets_for(scope, ask.vendor))]
+    if not amount:
+        return _Taken(amount, total, budgets)
+    budgets, full = _take(tx, scope, budgets, amount)
+    if full is None:
+        return _Taken(amount, total, budgets, lent)
+    denied = _refuse_cap(scope, full, amount)
+    if not scope.caps.shadow:
+        raise denied
+    _check_threshold(tx, scope, amount)
+    lend_money(tx, budgets, amount)
+    return _Taken(amount, total, budgets, _let_through(denied))
+
+
+def _check_frozen(tx: Tx, scope: Scope, amount: Micros) -> str:
+    """Refuse to reserve anything in a frozen run; return what is put on record where shadow mode does."""
+    if not amount or scope.run["state"] != "frozen":
+        return ""
     run_id = scope.run["run_id"]
-    if amount and scope.run["state"] == "frozen":
-        frozen = ReservationDenied(
-            "cap",
-            f"run {run_id} is frozen: the vendor billed more than was reserved. Look at "
-            f"{command('calls', '--run', run_id)}, then {_enough(run_id, run_budget(tx, run_id), amount)}",
-            run_id=run_id,
-        )
-        if not scope.caps.shadow:
-            raise frozen
-        _let_through(tx, row["id"], frozen)
-    if amount:
-        _take(tx, scope, row["id"], amount)
-        if ask.object_id is not None:
-            reserve_object(tx, row, ask, amount, total)
-    tx.run(
-        "UPDATE call SET state = 'pending', reserved_micros = ?, granted_at = ? WHERE id = ?",
-        amount,
-        now,
-        row["id"],
+    frozen = ReservationDenied(
+        "cap",
+        f"run {run_id} is frozen: the vendor billed more than was reserved. Look at "
+        f"{command('calls', '--run', run_id)}, then {_enough(run_id, run_budget(tx, run_id), amount)}",
+        run_id=run_id,
     )
+    if not scope.caps.shadow:
+        raise frozen
+    return _let_through(frozen)
+
+
+def _let_through(denied: ReservationDenied) -> str:
+    """Return what is put on record of a denial that shadow mode lets through."""
+    return f"let through in shadow mode: {denied}"
+
+
+def _take(tx: Tx, scope: Scope, budgets: list[int], amount: Micros) -> tuple[list[int], Row | None]:
+    """Take money from every budget; where the day's has no room, from what the run may spend beyond its cap.
+
+    Return the budgets that it was taken from and None, or the first that had no room.
+    """
+    full = take_money(tx, budgets, amount)
+    if full is None or full["scope"] != "day" or (beyond := beyond_day(tx, scope.run["run_id"])) is None:
+        return budgets, full
+    instead = [beyond["id"] if budget == full["id"] else budget for budget in budgets]
+    fuller = take_money(tx, instead, amount)
+    if fuller is None:
+        return instead, None
+    return budgets, full if fuller["id"] == beyond["id"] else fuller
+
+
+@cache
+def _linking(count: int) -> str:
+    return f"INSERT INTO call_budget (call_id, budget_id) VALUES {','.join(['(?,?)'] * count)}"
+
+
+def _keep_taken(tx: Tx, row: Row, ask: ReserveRequest, taken: _Taken) -> None:
+    """Put on record what a call has reserved, and in which budgets."""
+    links = [(row["id"], budget_id) for budget_id in taken.budgets]
+    tx.run(_linking(len(links)), *chain.from_iterable(links))
+    if taken.amount and ask.object_id is not None:
+        reserve_object(tx, row, ask, taken.amount, taken.total)
     if not ask.read:
-        journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=amount))
+        journal(tx, JournalEntry("reserve", run_id=row["run_id"], call_id=row["id"], reserved=taken.amount))
 
 
 def _counted(budget: Row) -> int:
@@ -261,44 +322,6 @@ def _enough(run_id: str, budget: Row, amount: Micros) -> str:
     """Return the top-up after which a budget has room for an amount."""
     short = _counted(budget) + amount - budget["cap_micros"]
     return top_up(run_id, rounded(max(1, short)), budget["scope"], budget["part"])
-
-
-def _take(tx: Tx, scope: Scope, call_id: str, amount: Micros) -> None:
-    """Take the money from every budget of a call; in shadow mode also what none of them has."""
-    budgets = budgets_of(tx, call_id)
-    full = take_money(tx, budgets, amount)
-    if full is not None and full["scope"] == "day":
-        full = _take_beyond(tx, scope, call_id, full, amount)
-    if full is None:
-        return
-    denied = _refuse_cap(scope, full, amount)
-    if not scope.caps.shadow:
-        raise denied
-    _check_threshold(tx, scope, amount)
-    lend_money(tx, budgets, amount)
-    _let_through(tx, call_id, denied)
-
-
-def _take_beyond(tx: Tx, scope: Scope, call_id: str, day: Row, amount: Micros) -> Row | None:
-    """Take from what the run may spend beyond the day's cap, in place of the `day`'s.
-
-    Return None when all had room, else the first budget that had not: the day's where it is that one.
-    """
-    beyond = beyond_day(tx, scope.run["run_id"])
-    if beyond is None:
-        return day
-    instead = [beyond["id"] if budget == day["id"] else budget for budget in budgets_of(tx, call_id)]
-    if (full := take_money(tx, instead, amount)) is not None:
-        return day if full["id"] == beyond["id"] else full
-    link = "UPDATE call_budget SET budget_id = ? WHERE call_id = ? AND budget_id = ?"
-    tx.run(link, beyond["id"], call_id, day["id"])
-    return None
-
-
-def _let_through(tx: Tx, call_id: str, denied: ReservationDenied) -> None:
-    """Record what shadow mode lets through."""
-    message = f"let through in shadow mode: {denied}"
-    tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", message, call_id)
 
 
 def _check_threshold(tx: Tx, scope: Scope, amount: Micros) -> None:

@@ -22,7 +22,7 @@ from luigi_spendguard.ledger.budgets import (
     was_made,
 )
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
-from luigi_spendguard.ledger.following import day_budget, keep_budget
+from luigi_spendguard.ledger.following import day_budget, keep_budget, keep_budgets
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 from luigi_spendguard.protocol.commands import approve_forecast
 
@@ -276,7 +276,8 @@ def _budgets_of_keys(tx: Tx, run_id: str) -> list[Row]:
         " WHERE claim.run_id = ? AND claim.state = 'open'",
         run_id,
     )
-    ids = sorted({budget for key in keys for budget in key_budgets(tx, run_id, key)})
+    today = str(tx.value(f"SELECT {TODAY}"))
+    ids = sorted({budget for key in keys for budget in keep_budgets(tx, key_budgets(run_id, key, today))})
     rows = [tx.one("SELECT * FROM budget WHERE id = ?", budget) for budget in ids]
     return [row for row in rows if row is not None]
 

@@ -46,7 +46,8 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
         return row
     row, message = _believed(tx, scope, row, message)
     if message.kind == "settle":
-        _settle(tx, row, message)
+        if (settled := _settle(tx, row, message, scope.now)) is not None:
+            return settled
     elif message.ask < row["ask"]:
         return row  # A later send of the same call is under way; it will say how it ended.
     elif message.kind == "void":
@@ -67,10 +68,12 @@ def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row,
     return row, message
 
 
-def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
+def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
+    """Apply the vendor's reply; return the call as it is then, None where that has to be looked at."""
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
-    late = last_resolution(tx, row["id"]) is not None and row["state"] == "settled"
+    late = row["state"] == "settled" and last_resolution(tx, row["id"]) is not None
+    booked: Row | None = None
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.
         own = cost_so_far(row) if late else row["reserved_micros"]
@@ -86,7 +89,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
         if late:  # An operator resolved it before this reply came.
             restate(tx, row, max(0, total - before), "a reply came after it was resolved", forced=True)
         else:
-            _book(tx, row, max(0, total - before), message.note)
+            booked = _book(tx, row, max(0, total - before), message.note)
         if object_id is not None and not message.covers_stay:
             _take_over(tx, row, object_id, covered)
         open_micros = _held_by_others(tx, row, object_id)
@@ -99,31 +102,39 @@ def _settle(tx: Tx, row: Row, message: EndRequest) -> None:
         _overrun(tx, row, max(0, total - before), "a reply came after it was voided")
         tx.run("UPDATE call SET state = 'settled' WHERE id = ?", row["id"])
     else:
-        return  # The same settle again.
-    tx.run(
-        "UPDATE call SET status = ?, object_id = ?, declined = ?, tries = tries + ?,"
-        f" ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
-        message.status,
-        object_id,
-        int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
-        int(uses_up(message.status)),
-        row["id"],
-    )
+        return None  # The same settle again.
+    answered = {
+        "status": message.status,
+        "object_id": object_id,
+        "declined": int(message.status >= 400 and bool(row["wire_key"])),  # What only reads has no key.
+        "tries": row["tries"] + uses_up(message.status),
+        "ended_at": now if row["ended_at"] is None else row["ended_at"],
+    }
+    if booked is None:
+        tx.run(_ANSWERED, *answered.values(), row["id"])
+    else:
+        tx.run(_SETTLED, *answered.values(), *booked.values(), row["id"])
+        booked = {**row, **answered, **booked, "state": "settled"}
     for one, micros in message.opened.items():
         keep_part(tx, row, one, int(micros))
     if message.price_due and object_id is not None:
         await_price(tx, row, object_id, message.fees_micros)
     if object_id is not None and (before or total or message.worth_micros):
         settle_object(tx, row, object_id, message, total)
-    if not message.answer_body:
-        return  # Too long to be kept, or withheld: a repetition is refused and told the object's id.
-    tx.run(
-        "UPDATE exchange SET status = ?, answer_headers = ?, answer_body = ? WHERE call_id = ?",
-        message.status,
-        json.dumps(message.answer_headers),
-        message.answer_body,
-        row["id"],
-    )
+    if message.answer_body:  # Else too long to be kept, or withheld: a repetition is told the object's id.
+        headers = json.dumps(message.answer_headers)
+        tx.run(_KEEP_ANSWER, message.status, headers, message.answer_body, row["id"])
+    return booked
+
+
+#: What a reply says of a call; and of one that it ends, what the call has come to.
+_OF_REPLY = "status = ?, object_id = ?, declined = ?, tries = ?, ended_at = ?"
+_ANSWERED = f"UPDATE call SET {_OF_REPLY} WHERE id = ?"
+_SETTLED = (
+    f"UPDATE call SET {_OF_REPLY}, state = 'settled', settled_micros = ?, corrected_micros = ?,"
+    " overrun_micros = ? WHERE id = ?"
+)
+_KEEP_ANSWER = "UPDATE exchange SET status = ?, answer_headers = ?, answer_body = ? WHERE call_id = ?"
 
 
 def _total(message: EndRequest, before: int) -> int:
@@ -160,23 +171,20 @@ def _take_over(tx: Tx, row: Row, object_id: str, covers: list[str]) -> None:
         cover_object(tx, row, covered)
 
 
-def _book(tx: Tx, row: Row, actual: int, note: str) -> None:
-    """End a reservation at `actual` micro-dollars; what exceeds it is overrun and freezes the run."""
+def _book(tx: Tx, row: Row, actual: int, note: str) -> Row:
+    """End a reservation at `actual` micro-dollars; what exceeds it is overrun and freezes the run.
+
+    Return what the call has come to.
+    """
     spent = min(actual, row["reserved_micros"])
     overrun = actual - spent
-    tx.run(
-        "UPDATE call SET state = 'settled', settled_micros = ?, corrected_micros = 0, overrun_micros = ?"
-        " WHERE id = ?",
-        spent,
-        overrun,
-        row["id"],
-    )
     if spent or overrun or row["reserved_micros"] or row["wire_key"]:  # What only reads has none.
         reserved = -row["reserved_micros"]
         entry = JournalEntry("settle", spent=spent, reserved=reserved, overrun=overrun, note=note)
         move_money(tx, row, entry)
     if overrun:
         freeze(tx, row["run_id"])
+    return {"settled_micros": spent, "corrected_micros": 0, "overrun_micros": overrun}
 
 
 def _overrun(tx: Tx, row: Row, amount: int, note: str) -> None:
@@ -204,6 +212,8 @@ def _counted(tx: Tx, row: Row, object_id: str | None) -> int:
 
 def _held_by_others(tx: Tx, row: Row, object_id: str | None) -> int:
     """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
+    if object_id is None:
+        return 0
     return int(
         tx.value(
             "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"

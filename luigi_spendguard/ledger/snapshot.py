@@ -79,14 +79,19 @@ def of_run(tx: Tx, run_id: str) -> Figures:
 
 def of_call(tx: Tx, run_id: str, call_id: str) -> Figures:
     """Return a run's state, and the budgets that a call's reservation is made in."""
-    row = tx.one("SELECT run_id, state FROM run WHERE run_id = ?", run_id)
-    assert row is not None, "a call has a run"
-    budgets = tx.all(
-        f"SELECT budget.*, {REMAINING} AS remaining_micros FROM call_budget"
-        " JOIN budget ON budget.id = call_budget.budget_id WHERE call_budget.call_id = ?",
-        call_id,
-    )
-    return Figures(row, budgets or [run_budget(tx, run_id)], last_entry(tx))
+    rows = tx.all(_OF_CALL, call_id, run_id)
+    assert rows, "a call has a run"
+    run = {"run_id": run_id, "state": rows[0]["run_state"]}
+    budgets = rows if rows[0]["id"] is not None else [run_budget(tx, run_id)]
+    return Figures(run, budgets, rows[0]["seen"] or 0)
+
+
+#: The budgets of call ?1, with what is asked of its run ?2, and the journal's last entry; without any, those.
+_OF_CALL = (
+    "SELECT run.state AS run_state, (SELECT max(id) FROM journal) AS seen, budget.*,"
+    f" {REMAINING} AS remaining_micros FROM run LEFT JOIN call_budget ON call_budget.call_id = ?1"
+    " LEFT JOIN budget ON budget.id = call_budget.budget_id WHERE run.run_id = ?2"
+)
 
 
 def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
