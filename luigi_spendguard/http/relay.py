@@ -69,10 +69,12 @@ def check_origin(request: HTTPServerRequest) -> None:
         raise Refused(403, "forbidden", "requests from other web pages are refused")
 
 
-def check_host(request: HTTPServerRequest, names: Collection[str], instead: str = "") -> None:
+def check_host(
+    request: HTTPServerRequest, names: Callable[[], Collection[str]] = tuple, instead: str = ""
+) -> None:
     """Refuse a name that its owner may have pointed at this machine, so that his page shares our origin.
 
-    An IP address is no such name: what is served from it cannot be moved here. `names` are this machine's
+    An IP address is no such name: what is served from it cannot be moved here. `names` returns this machine's
     own besides localhost; `instead` is what else could be done, for the message. Raises Refused.
     """
     name = host_of(f"//{request.host}")
@@ -81,7 +83,7 @@ def check_host(request: HTTPServerRequest, names: Collection[str], instead: str 
     try:
         ipaddress.ip_address(name)
     except ValueError:
-        if name and name in names:
+        if name and name in names():
             return
         raise Refused(
             403,
@@ -126,6 +128,7 @@ class Relaying(Receiving):
     begun = False
     #: Whether the connection to the client is closed.
     closed = False
+    _named: dict[str, str] | None = None
     SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
     vendor: Vendor
 
@@ -133,6 +136,12 @@ class Relaying(Receiving):
         super().initialize()
         kind = self.request.headers.get("Content-Type", "").lower()
         self.limit = MAX_UPLOAD if kind.startswith("multipart/form-data") else MAX_FORM
+
+    def clear(self) -> None:
+        """Begin an answer without headers: all that it has are the vendor's."""
+        self._headers = HTTPHeaders()
+        self._write_buffer: list[bytes] = []
+        self._status_code, self._reason = 200, responses[200]
 
     async def _relay(self) -> None:
         if self.refusal is not None:
@@ -160,8 +169,9 @@ class Relaying(Receiving):
 
     def asked(self) -> Request:
         """Return the request as it came; `url` is path and query, header names are in lower case."""
-        headers = {name.lower(): value for name, value in self.request.headers.items()}
-        return Request(self.request.method or "", self.request.uri or "", headers, self.body)
+        if self._named is None:
+            self._named = {name.lower(): value for name, value in self.request.headers.items()}
+        return Request(self.request.method or "", self.request.uri or "", self._named, self.body)
 
     def shown_key(self, asked: Request) -> str:
         """Return the vault key that a request shows: in our header, as a bearer token, or where the vendor's

@@ -7,7 +7,6 @@ take these messages, and what a worker asks for besides.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import shlex
 from collections.abc import Mapping
@@ -91,12 +90,19 @@ def redact_texts(message: Message, but: tuple[str, ...]) -> None:
 
     Names in a list have no blanks in them, as they have none in JSON.
     """
-    for each in dataclasses.fields(message):  # type: ignore[arg-type]  # every one is
-        value = getattr(message, each.name)
-        if isinstance(value, str) and each.name not in (*but, "key"):
-            object.__setattr__(message, each.name, redact_url(value))
-        elif isinstance(value, tuple):
-            object.__setattr__(message, each.name, tuple(redact_url(" ".join(value)).split()))
+    texts: dict[str, str] = {}
+    for name, value in vars(message).items():
+        if isinstance(value, str) and value and name not in but and name != "key":
+            texts[name] = value
+        elif isinstance(value, tuple) and value:
+            texts[name] = " ".join(value)
+            object.__setattr__(message, name, tuple(texts[name].split()))
+    if redact_url(together := "\n".join(texts.values())) == together:
+        return  # As nearly always: one look at all of them.
+    for name, text in texts.items():
+        kept = redact_url(text)
+        is_list = isinstance(getattr(message, name), tuple)
+        object.__setattr__(message, name, tuple(kept.split()) if is_list else kept)
 
 
 @dataclass(frozen=True)

@@ -228,6 +228,13 @@ class Message:
         values = ((each, getattr(self, each.name)) for each in _fields(type(self)))
         return {each.name: each.kind.write(value) for each, value in values if value != each.default}
 
+    def check(self) -> None:
+        """Raise BadMessage for what could not be read from JSON: a text that is too long, say."""
+        for each in _fields(type(self)):
+            value = getattr(self, each.name)
+            if value != each.default and not (value is None and each.nullable):
+                each.kind.read(each.name, each.kind.write(value))
+
     @classmethod
     def from_json(cls: type[M], data: Any, **known: str) -> M:
         """Build the message from decoded JSON and from fields `known` otherwise. Raises BadMessage."""

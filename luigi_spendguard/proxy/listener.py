@@ -224,7 +224,7 @@ class Listening(Relaying):
     async def admit(self) -> None:
         """Refuse what is not a running task's program. Raises SpendDenied, Refused."""
         check_origin(self.request)
-        check_host(self.request, ())
+        check_host(self.request)
         self._attempt = self._listener.attempt_of(self.shown_key(self.asked()))
 
     async def relayed(self) -> Reply:

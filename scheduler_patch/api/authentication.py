@@ -102,8 +102,11 @@ def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:
     """
     if _on_unix_socket(request):
         return
-    ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
-    names = {socket.gethostname().lower(), host_of(ours), host_of(gateway_url or "")}
+
+    def names() -> set[str]:
+        ours = luigi.configuration.get_config().get("core", "default_scheduler_url", "")
+        return {socket.gethostname().lower(), host_of(ours), host_of(gateway_url or "")}
+
     check_host(request, names, ", or set [spendguard] worker_token in luigi.cfg")
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from luigi_spendguard.errors import bare
 from luigi_spendguard.guard.effects import advance
-from luigi_spendguard.http.connections import FRESH_S, Connect, Idle, Operation, Undo, Write
+from luigi_spendguard.http.connections import FRESH_S, Connect, Idle, Operation, Read, Undo, Write
 from luigi_spendguard.http.transport import Limits, sending
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch.gateway.replies import Room
@@ -56,13 +56,18 @@ class LoopTransport:
     async def _driven(self, steps: Generator[Operation, Any, Reply], room: Room) -> Reply:
         value: Any = None
         error: BaseException | None = None
+        has_written = False
         while True:
             step = advance(steps, value, error)
             if isinstance(step, Reply):
                 return step
             value, error = None, None
             try:
-                value = await self._done(step, room)
+                if isinstance(step, Read):
+                    value = await _bytes_read(step, room, at_once=not has_written)
+                else:
+                    value = await self._done(step, room)
+                has_written = isinstance(step, Write)
             except BaseException as caught:  # It closes the connection, whatever ends this.
                 error = caught
 
@@ -73,24 +78,13 @@ class LoopTransport:
         self._idle.close()
         self._resolvers.shutdown(wait=False, cancel_futures=True)
 
-    async def _done(self, step: Operation, room: Room) -> Any:
+    async def _done(self, step: Connect | Write | Undo, room: Room) -> Any:
         if isinstance(step, Connect):
             return await self._connected(step)
         if isinstance(step, Write):
             return await _written(step)
-        if isinstance(step, Undo):
-            await room.hold_most(step.by)
-            return await asyncio.to_thread(step.act)
-        while True:
-            try:
-                data = step.socket.recv(1 << 16)
-                await room.read(len(data), step.by)
-                await asyncio.sleep(0)  # A vendor that is fast, or talks in crumbs, does not keep the loop.
-                if asyncio.get_running_loop().time() >= step.by:
-                    raise TimeoutError
-                return data
-            except (BlockingIOError, InterruptedError):
-                await _ready(step.socket, step.by, writable=False)
+        await room.hold_most(step.by)
+        return await asyncio.to_thread(step.act)
 
     async def _connected(self, step: Connect) -> socket.socket:
         """Try each address of the host, the first ones for a part of the time."""
@@ -134,6 +128,25 @@ class LoopTransport:
             raise TimeoutError from None
 
 
+async def _bytes_read(step: Read, room: Room, *, at_once: bool) -> bytes:
+    """Read some bytes; not `at_once`: what was written a moment ago is not answered yet."""
+    waits = not at_once
+    while True:
+        if waits:
+            await _ready(step.socket, step.by, writable=False)
+        try:
+            data = step.socket.recv(1 << 16)
+            break
+        except (BlockingIOError, InterruptedError):
+            waits = True
+    await room.read(len(data), step.by)
+    if not waits:
+        await asyncio.sleep(0)  # A vendor that is fast, or talks in crumbs, does not keep the loop.
+    if asyncio.get_running_loop().time() >= step.by:
+        raise TimeoutError
+    return data
+
+
 async def _written(step: Write) -> None:
     left = memoryview(step.data)
     while left:
@@ -148,15 +161,16 @@ async def _ready(sock: socket.socket, by: float, *, writable: bool) -> None:
     loop = asyncio.get_running_loop()
     waiting: asyncio.Future[None] = loop.create_future()
     add, remove = (loop.add_writer, loop.remove_writer) if writable else (loop.add_reader, loop.remove_reader)
+    number = sock.fileno()  # A socket that no loop knows yet would be described in an error, each time.
 
     def over(error: Exception | None) -> None:
         if not waiting.done():
             waiting.set_exception(error) if error else waiting.set_result(None)
 
-    add(sock, over, None)
+    add(number, over, None)
     timer = loop.call_at(by, over, TimeoutError())
     try:
         await waiting
     finally:
         timer.cancel()
-        remove(sock)
+        remove(number)

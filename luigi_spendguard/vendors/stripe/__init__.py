@@ -16,7 +16,7 @@ from urllib.parse import unquote_to_bytes, urlsplit
 from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
-from luigi_spendguard.vendors.bodies import reply_object
+from luigi_spendguard.vendors.bodies import Params, reply_object
 from luigi_spendguard.vendors.misspelt import Known
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import outcomes
@@ -148,7 +148,7 @@ class Stripe(Vendor):
         if wrong := self.check(settings):
             raise denial("unpriced", wrong)
         check_version(request)
-        return self._price(quote, request, settings, {}, fx)
+        return self._price(quote, request, params, settings, {}, fx)
 
     def complete(
         self,
@@ -167,12 +167,14 @@ class Stripe(Vendor):
             key_is_callers=quote.key_is_callers,
         )
         bodies = {path: _looked_up(reply) for path, reply in lookups.items()}
-        return self._price(blank, request, settings, bodies, fx)
+        params = read_parameters(request, quote.path)
+        return self._price(blank, request, params, settings, bodies, fx)
 
     def _price(
         self,
         blank: Quote,
         request: Request,
+        params: Params,
         settings: VendorSettings,
         lookups: Mapping[str, Body | None],
         fx: Mapping[str, Decimal],
@@ -182,7 +184,6 @@ class Stripe(Vendor):
         assert known is not None
         operation, ids = known
         fixed = settings.prices.get(operation.name)
-        params = read_parameters(request, blank.path)
         if fixed is not None or operation.rule != "unpriced":
             priceable = operation.name in PRICEABLE
             check_parameters(
