@@ -69,6 +69,7 @@ async def revoke(service: LedgerService, call: ApiCall, request: OneKey) -> Any:
     Raises NotFound; SpendDenied (`unknown_key`, `scope`) for another than the key's holder or the operator.
     """
     shown = await service.commit(_revoke, request.id, call.key)
+    service.known_keys.forget_all()
     return {**shown, "calls_under_way": await in_force(service, keys.pending_calls, shown["id"])}
 
 

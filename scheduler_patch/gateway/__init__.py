@@ -25,12 +25,9 @@ from luigi_spendguard.errors import (
 from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.http.relay import ClientCall
-from luigi_spendguard.ledger import calls, keys
 from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import redact_url
-from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply, Vendor
 from scheduler_patch.gateway.replies import Replies, Room
 from scheduler_patch.gateway.transport import CONNECTIONS, LoopTransport
@@ -68,12 +65,12 @@ class Gateway:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
         self._transport: LoopTransport | None = None
         self._lives: set[asyncio.Task[Reply]] = set()
-        self._late_ends: set[asyncio.Task[None]] = set()
+        self._ends: set[asyncio.Task[None]] = set()
 
     @property
     def in_flight(self) -> int:
         """How many calls, and ends of calls, are under way."""
-        return len(self._lives) + len(self._late_ends)
+        return len(self._lives) + len(self._ends)
 
     @property
     def grace_s(self) -> float:
@@ -151,14 +148,12 @@ class Gateway:
         What a request costs to be read is its sender's to choose. Raises SpendDenied.
         """
         try:
-            ends = await self.service.read(_ends, key)
+            ended = await self.service.check_key(key)
         except LedgerUnavailable as error:
             raise denial("ledger_unavailable", f"denied, nothing was sent: {error}") from None
-        if ends is None:
-            raise calls.unknown_key()
-        if not ends:
+        if ended is None:
             return
-        path, ended = redact_url(path)[:300], ends[0]
+        path = redact_url(path)[:300]
         line = f"{method} {path}"
         ask = ReserveRequest(
             Call().call_id, vendor.name, "", line, method, path, denied=ended.reason, message=ended.message
@@ -194,7 +189,7 @@ class Gateway:
                 elif isinstance(effect, Send):
                     value = await self._send(effect, timeout_s, room)
                 elif isinstance(effect, Finish):
-                    await self._end(key, effect.end)
+                    self._end(key, effect.end)
                 else:
                     await asyncio.sleep(effect.seconds)
             except BaseException as caught:
@@ -205,7 +200,16 @@ class Gateway:
             self._transport = LoopTransport()
         return await self._transport.send(effect.request, effect.deadline, timeout_s, room)
 
-    async def _end(self, key: str, end: EndRequest) -> None:
+    def _end(self, key: str, end: EndRequest) -> None:
+        """Let the ledger be told how a call ended.
+
+        It is on its way before the reply is: whatever is asked of the ledger after that comes behind it.
+        """
+        ending = asyncio.ensure_future(self._told(key, end))
+        self._ends.add(ending)
+        ending.add_done_callback(self._ends.discard)
+
+    async def _told(self, key: str, end: EndRequest) -> None:
         """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
         try:
             await self.service.end(key, end, relayed=True)
@@ -213,13 +217,11 @@ class Gateway:
             logger.error(
                 "%s of call %s is not booked yet and will be tried again: %s", end.kind, end.call_id, error
             )
-            later = asyncio.ensure_future(self._end_later(key, end))
-            self._late_ends.add(later)
-            later.add_done_callback(self._late_ends.discard)
+            await self._told_later(key, end)
         except (LedgerError, SpendDenied) as error:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
-    async def _end_later(self, key: str, end: EndRequest) -> None:
+    async def _told_later(self, key: str, end: EndRequest) -> None:
         for wait_s in backoff.growing(*backoff.LATER):
             await asyncio.sleep(wait_s)
             try:
@@ -245,12 +247,3 @@ class Gateway:
         self._threads.shutdown(wait=False, cancel_futures=True)
         if self._transport is not None:
             await self._transport.close()
-
-
-def _ends(tx: Tx, key: str) -> list[SpendDenied] | None:
-    """Return why a key is worth nothing any more, nothing while it is; None: it is unknown."""
-    scope = calls.find_scope(tx, key, Caps(), relayed=True)
-    if scope is None:
-        return None
-    ended = keys.ended(scope, tx.now())
-    return [] if ended is None else [ended.denied]

@@ -10,11 +10,12 @@ from dataclasses import replace
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, denial
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, SpendDenied, denial
 from luigi_spendguard.ledger import (
     calls,
     claims,
     corrections,
+    keys,
     queries,
     reservations,
     runs,
@@ -127,6 +128,7 @@ class LedgerService(Books):
         except BudgetExceeded as error:
             self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
+        self.known_keys.learn(key, row["id"])
         return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)))
 
     async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
@@ -152,6 +154,7 @@ class LedgerService(Books):
 
     async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim."""
+        self.known_keys.forget(request.claim_id)
         known = await self.commit(_finish, request.claim_id, request.outcome)
         if known and request.outcome == "completed":
             self._averages_due = self._costs_due = True
@@ -164,6 +167,7 @@ class LedgerService(Books):
         open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
         done, unknown = self.scheduler.done_and_unknown(open_tasks)
         closed = await self.commit(_close_run, request, done, unknown)
+        self.known_keys.forget_all()
         self._averages_due = self._averages_due or closed
         self._costs_due = self._costs_due or closed
         return CloseRunReply(closed)
@@ -225,10 +229,20 @@ class LedgerService(Books):
 
     # Calls.
 
-    async def check_key(self, key: str) -> None:
-        """Raise SpendDenied (`unknown_key`) for a key that the ledger does not know, LedgerUnavailable."""
-        if not await self.read(_knows, key):
+    async def check_key(self, key: str) -> SpendDenied | None:
+        """Return why a key is worth nothing any more, None while it is, or was a moment ago.
+
+        Raises SpendDenied (`unknown_key`) for one that the ledger does not know, LedgerUnavailable.
+        """
+        if self.known_keys.believes(key):
+            return None
+        known = await self.read(_known_key, key)
+        if known is None:
             raise calls.unknown_key()
+        claim_id, ended = known
+        if ended is None:
+            self.known_keys.learn(key, claim_id)
+        return ended
 
     async def reserve(self, key: str, ask: ReserveRequest, *, relayed: bool = False) -> ReserveReply:
         """Decide about a call; `relayed`: a gateway sends it.
@@ -236,7 +250,7 @@ class LedgerService(Books):
         Raises SpendDenied (`unknown_key`; `scope` where a gateway has to send it), LedgerUnavailable.
         """
         if relayed:
-            ask = _bounded(ask)
+            _check_bounds(ask)
         elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
         ahead = self._turns.ahead(ask, relayed=relayed)
@@ -246,7 +260,7 @@ class LedgerService(Books):
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
-        call = await self.commit(_end, key, end, relayed)
+        call = await self.commit_end(_end, key, end, relayed)
         if call is None:
             return EndReply(end.call_id, "voided")
         return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
@@ -314,16 +328,21 @@ def _close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[
     return Booked(True, None, lambda state: feed.end_run(state, ended, done))
 
 
-def _bounded(ask: ReserveRequest) -> ReserveRequest:
-    """Return what a client sent through the gateway if no text of it is over-long. Raises SpendDenied."""
+def _check_bounds(ask: ReserveRequest) -> None:
+    """Raise SpendDenied for what a client sent through the gateway with a text in it that is over-long."""
     try:
-        return ReserveRequest.from_json(ask.to_json())
+        ask.check()
     except BadMessage as error:
         raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
 
 
-def _knows(tx: Tx, key: str) -> bool:
-    return calls.find_scope(tx, key, Caps()) is not None
+def _known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:
+    """Return a key's claim, and why it is worth nothing any more; None: it is unknown."""
+    scope = calls.find_scope(tx, key, Caps())
+    if scope is None:
+        return None
+    ended = keys.ended(scope, tx.now())
+    return scope.claim["id"], None if ended is None else ended.denied
 
 
 def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:

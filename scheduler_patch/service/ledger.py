@@ -28,6 +28,8 @@ from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service.deliveries import Deliveries
+from scheduler_patch.service.known_keys import KnownKeys
 from scheduler_patch.service.shares import Throttle
 
 logger = logging.getLogger(__name__)
@@ -38,6 +40,8 @@ P = ParamSpec("P")
 SWEEP_S = 5.0
 #: Reads of pages that wait for each other at the most.
 MOST_BROWSING = 64
+#: Seconds for which a read waits for ends of calls that are being written.
+ENDED_S = 1.0
 #: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
@@ -80,6 +84,10 @@ class Books:
         self.state = scheduler.gate.state
         self._take(settings)
         self.throttle = Throttle()
+        self.known_keys = KnownKeys()
+        self._deliveries = Deliveries()
+        #: The latest end of a call that is being written, and that a read is to see.
+        self._ending: asyncio.Future[Any] | None = None
         #: The journal's last entry that the gate knows of.
         self.seen = 0
         #: Where the books ended when they were opened; None: they are not, or nobody here logs what is new.
@@ -163,7 +171,17 @@ class Books:
         self, operation: Callable[Concatenate[Tx, P], Booked[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
         """Write to the books in a durable transaction, then tell the gate what was written."""
-        booked = await self._write(operation, *args, **kwargs)
+        return self._told(await self._write(operation, *args, **kwargs))
+
+    async def commit_end(
+        self, operation: Callable[Concatenate[Tx, P], Booked[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do what `commit` does for whom nobody waits: who reads afterwards sees it all the same."""
+        writing = self._queue(await self.ledger(), operation, *args, **kwargs)
+        self._ending = writing
+        return self._told(await writing)
+
+    def _told(self, booked: Booked[T]) -> T:
         if booked.figures is not None:
             feed.feed(self.state, booked.figures)
         booked.tell(self.state)
@@ -181,7 +199,16 @@ class Books:
     async def _write(
         self, operation: Callable[Concatenate[Tx, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        ledger, actor = await self.ledger(), ACTOR.get()
+        return await self._queue(await self.ledger(), operation, *args, **kwargs)
+
+    def _queue(
+        self,
+        ledger: Ledger,
+        operation: Callable[Concatenate[Tx, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> asyncio.Future[T]:
+        actor = ACTOR.get()
 
         def act(tx: Tx) -> T:
             tx.actor = actor
@@ -190,7 +217,7 @@ class Books:
             finally:
                 tx.actor = ""
 
-        return await asyncio.wrap_future(ledger.write(act))
+        return self._deliveries.expect(ledger.write(act))
 
     @property
     def opened(self) -> Ledger | None:
@@ -201,7 +228,13 @@ class Books:
         """Run a reading operation; None while there is no ledger file."""
         if not self.has_ledger:
             return None
-        return await asyncio.wrap_future((await self.ledger()).read(operation, *args))
+        await self._ended()
+        return await self._deliveries.expect((await self.ledger()).read(operation, *args))
+
+    async def _ended(self) -> None:
+        """Wait for the ends of calls whose answers have been handed on already, but not for a locked disk."""
+        if (ending := self._ending) is not None and not ending.done():
+            await asyncio.wait([ending], timeout=ENDED_S)
 
     async def browse(self, operation: Callable[..., T], *args: Any) -> T | None:
         """Run what a page asks for; nothing else waits behind it. None while there is no ledger file.
@@ -214,7 +247,8 @@ class Books:
             raise Refused(503, "busy", "too many pages are being read: try again in some seconds")
         self._browsing += 1
         try:
-            return await asyncio.wrap_future((await self.ledger()).browse(operation, *args))
+            await self._ended()
+            return await self._deliveries.expect((await self.ledger()).browse(operation, *args))
         finally:
             self._browsing -= 1
 
@@ -236,6 +270,7 @@ class Books:
             await self.record(replays.forget, self.settings.replay_days)
             if gone := sorted(self.state.vanished):
                 await self.commit(_lose, gone)
+                self.known_keys.forget_all()
             await self.refresh()
         except LedgerUnavailable as error:
             logger.error("%s", error)

@@ -31,6 +31,7 @@ async def revoke(service: LedgerService, run_id: str) -> int:
     Raises NotFound, Conflict.
     """
     await service.commit(_revoke, run_id)
+    service.known_keys.forget_all()
     return await in_force(service, runs.pending_calls, run_id)
 
 

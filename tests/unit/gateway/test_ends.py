@@ -1,0 +1,92 @@
+"""A reply is handed on while the end of its call is written; whoever asks the ledger then finds it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import queries, settlement
+from luigi_spendguard.vendors import Reply, Request
+from scheduler_patch import gateway, service
+from tests.unit.gateway.test_shares import INTENT, Played, charge, run
+
+
+async def answer(request: Request) -> Reply:
+    return Reply(200, {}, json.dumps(INTENT).encode())
+
+
+def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end, end = threading.Event(), settlement.end
+
+    def held(*args: Any) -> Any:
+        assert may_end.wait(60)
+        return end(*args)
+
+    monkeypatch.setattr(settlement, "end", held)
+
+    async def live(played: Played) -> None:
+        key = await played.key()
+        reply = await asyncio.wait_for(played.relay(charge("cus_1"), key), 60)
+        assert reply.status == 200
+        assert played.gateway.in_flight == 1
+        reading = asyncio.ensure_future(played.service.read(queries.calls))
+        may_end.set()
+        [call] = await reading or []
+        assert call["state"] == "settled"
+        await asyncio.wait_for(played.gateway.drain(), 60)
+        assert played.gateway.in_flight == 0
+
+    run(tmp_path, answer, live)
+
+
+def test_a_read_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scheduler_patch.service.ledger.ENDED_S", 0.01)
+    may_end, end = threading.Event(), settlement.end
+
+    def held(*args: Any) -> Any:
+        assert may_end.wait(60)
+        return end(*args)
+
+    monkeypatch.setattr(settlement, "end", held)
+
+    async def live(played: Played) -> None:
+        await played.relay(charge("cus_1"), await played.key())
+        [call] = await asyncio.wait_for(played.service.read(queries.calls), 60) or []
+        assert call["state"] == "pending"
+        may_end.set()
+        await played.until(lambda: not played.gateway.in_flight)
+
+    run(tmp_path, answer, live)
+
+
+def test_an_end_that_the_ledger_cannot_hear_is_told_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway.backoff, "LATER", (0.001, 0.002))
+    said: list[str] = []
+    real = service.LedgerService.end
+
+    async def deaf(self: Any, key: str, end: Any, **more: Any) -> Any:
+        said.append(end.kind)
+        if len(said) < 3:
+            raise LedgerUnavailable("the disk is full")
+        return await real(self, key, end, **more)
+
+    monkeypatch.setattr(service.LedgerService, "end", deaf)
+
+    async def live(played: Played) -> None:
+        assert (await played.relay(charge("cus_1"), await played.key())).status == 200
+        await played.until(lambda: not played.gateway.in_flight)
+        assert said == ["settle"] * 3
+        [call] = await played.service.read(queries.calls) or []
+        assert call["state"] == "settled"
+
+    run(tmp_path, answer, live)
