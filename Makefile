@@ -10,7 +10,7 @@ JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo picture test test-all check docs format bench figures clean
+.PHONY: help demo picture test test-all check docs format bench bench-quick figures clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -70,8 +70,11 @@ format: $(STAMP)  ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(STAMP)  ## measure the overhead of a guarded call, and the ledger alone
+bench: $(STAMP)  ## measure speed and size beside stock Luigi and others, some hours; write docs/performance.md
 	$(BIN)/python -m bench $(ARGS)
+
+bench-quick: $(STAMP)  ## a little of each, in two minutes
+	$(BIN)/python -m bench --quick $(ARGS)
 
 figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests, all combinations
 	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)

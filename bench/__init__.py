@@ -1,1 +1,1 @@
-"""`python -m bench`: what a guarded call costs, and the ledger alone; `bench.pipeline`: whole pipelines."""
+"""`python -m bench`: all that is measured of speed and size, and docs/performance.md, which is made of it."""

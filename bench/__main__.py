@@ -1,57 +1,159 @@
-"""Run all benchmarks and print their figures with the machine's load and the versions."""
+"""Measure speed and size; keep the figures as JSON, and write docs/performance.md of them."""
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import sqlite3
 import sys
 import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-
-import luigi
-import stripe
-import tornado
+from typing import Any
 
 from bench.calls import measure_calls
-from bench.gateway import measure_gateway
+from bench.dispatch import SIZES, measure_dispatch
+from bench.figures import spread
+from bench.footprint import measure_history, measure_start
+from bench.gateway import CLIENTS, measure_gateway
 from bench.ledger import measure_ledger
+from bench.machine import machine
 from bench.page import measure_page
-from bench.scheduler import measure_scheduler
+from bench.peers import measure_peers
+from bench.pipeline import measure_lag, measure_pipeline, sides
+from bench.report import write_report
+from tests.support.processes import REPOSITORY
+
+BUILD = REPOSITORY / "build" / "bench"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How much is measured.
+
+    Attributes:
+        pipelines: of each whole pipeline, its tasks and how often it runs; `plain`: of one without a vendor.
+        page: runs, calls and repeats.
+        history: runs, and calls of each ledger.
+
+    """
+
+    pipelines: tuple[tuple[int, int], ...] = ((1500, 5), (10_000, 1))
+    plain: tuple[int, int] = (10_000, 5)
+    workers: int = 8
+    blocked: int = 5000
+    lag_s: float = 20.0
+    dispatch: tuple[int, ...] = SIZES
+    rounds: int = 7
+    asks: int = 5
+    calls: int = 200
+    clients: tuple[int, ...] = CLIENTS
+    pairs: int = 2000
+    history: tuple[int, tuple[int, ...]] = (1000, (10_000, 1_000_000))
+    page: tuple[int, int, int] = (1000, 100_000, 8)
+    peer_calls: int = 200
+
+
+_FULL = Sizes()
+_QUICK = Sizes(
+    pipelines=((60, 1),),
+    plain=(60, 1),
+    blocked=200,
+    lag_s=2.0,
+    dispatch=(1000,),
+    rounds=3,
+    asks=3,
+    calls=30,
+    clients=(1, 16),
+    pairs=100,
+    history=(50, (2000,)),
+    page=(50, 2000, 1),
+    peer_calls=60,
+)
+_TINY = Sizes(
+    pipelines=((4, 1),),
+    plain=(4, 1),
+    workers=2,
+    blocked=4,
+    lag_s=0.5,
+    dispatch=(50,),
+    rounds=2,
+    asks=1,
+    calls=10,
+    clients=(2,),
+    pairs=10,
+    history=(3, (30,)),
+    page=(3, 30, 1),
+    peer_calls=20,
+)
+
+
+def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]]:
+    """Return what can be measured, by name; `old`: a checkout of other code, measured in turns."""
+    whole = sides(old, plain=False)
+    return {
+        "start": lambda folder: measure_start(sizes.rounds),
+        "dispatch": lambda folder: measure_dispatch(sizes.dispatch, sizes.rounds, sizes.asks, old),
+        "call": lambda folder: measure_calls(folder, sizes.calls, sizes.rounds),
+        "ledger": lambda folder: _ledger(folder, sizes),
+        "gateway": lambda folder: measure_gateway(folder, sizes.rounds, old, sizes.clients),
+        "history": lambda folder: measure_history(folder, *sizes.history, min(5, sizes.rounds)),
+        "peers": lambda folder: measure_peers(folder, sizes.peer_calls, min(5, sizes.rounds)),
+        "lag": lambda folder: {
+            side.name: measure_lag(folder / side.name, side, sizes.blocked, 4, sizes.lag_s)
+            for side in whole
+            if side.guarded and not side.gateway
+        },
+        "plain": lambda folder: measure_pipeline(
+            folder, sides(old, plain=True), sizes.plain[0], sizes.workers, sizes.plain[1], 0
+        ),
+        "pipeline": lambda folder: {
+            str(tasks): measure_pipeline(folder / str(tasks), whole, tasks, sizes.workers, repeats, 0.05)
+            for tasks, repeats in sizes.pipelines
+        },
+        "page": lambda folder: measure_page(folder, *sizes.page),
+    }
+
+
+def _ledger(folder: Path, sizes: Sizes) -> dict[str, Any]:
+    rounds = []
+    for number in range(sizes.rounds):
+        (place := folder / str(number)).mkdir(parents=True)
+        rounds.append(measure_ledger(place, sizes.pairs))
+    return {name: spread([one[name] for one in rounds]) for name in rounds[0]}
 
 
 def main() -> None:
-    """Measure and print; `--json` prints one object instead of lines."""
+    """Measure what was asked for, one part after the other; figures of other parts are kept as they were."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a tenth of the work, to see that it runs")
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--folder", type=Path, help="where the ledger lies; its disk is what is measured")
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument(
+        "--quick", action="store_true", help="a little of each, in two minutes; docs/ stays as it is"
+    )
+    size.add_argument("--tiny", action="store_true", help="only to see that it runs")
+    parser.add_argument("--parts", help="some of the parts, such as pipeline,gateway")
+    parser.add_argument("--old", type=Path, help="a checkout of other code, measured in turns with this one")
+    parser.add_argument("--folder", type=Path, help="where ledgers lie; their disk is measured, too")
+    parser.add_argument("--build", type=Path, default=BUILD, help="where figures are kept")
     given = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="spendguard-bench-", dir=given.folder) as name:
-        folder = Path(name)
-        found = {
-            "python": platform.python_version(),
-            "sqlite": sqlite3.sqlite_version,
-            "luigi": luigi.__version__,
-            "stripe": stripe.VERSION,
-            "tornado": tornado.version,
-            "cores": os.cpu_count() or 0,
-            "load_before": round(os.getloadavg()[0], 2),
-            **measure_calls(folder, 100 if given.quick else 1000),
-            **measure_ledger(folder, 100 if given.quick else 2000),
-            **measure_scheduler(folder / "scheduler", (100,) if given.quick else (1000, 10_000)),
-            **measure_gateway(folder / "gateway", 1 if given.quick else 8),
-            **measure_page(folder / "page", *((50, 2000, 1) if given.quick else (1000, 100_000, 8))),
-            "load_after": round(os.getloadavg()[0], 2),
-        }
-    if given.json:
-        json.dump(found, sys.stdout, indent=2)
-        print()
-        return
-    for figure, value in found.items():
-        print(f"{figure:34} {value}")
+    sizes = _QUICK if given.quick else _TINY if given.tiny else _FULL
+    small = given.quick or given.tiny
+    results = given.build / ("quick.json" if small else "results.json")
+    given.build.mkdir(parents=True, exist_ok=True)
+    found: dict[str, Any] = json.loads(results.read_text()) if results.exists() and not small else {}
+    parts = _parts(sizes, given.old.resolve() if given.old else None)
+    for name in given.parts.split(",") if given.parts else parts:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="spendguard-bench-", dir=given.folder) as place:
+            before = machine()
+            figures = parts[name](Path(place))
+        found[name] = {"figures": figures, "machine": before, "load_after": machine()["load"]}
+        results.write_text(json.dumps(found, indent=2) + "\n")  # What is measured is kept, whatever comes.
+        print(f"# {name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
+    target = given.build if small else REPOSITORY / "docs"
+    write_report(found, target)
+    print((target / "performance.md").read_text())
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import stripe
 
+from bench.figures import quantile, spread
 from luigi_spendguard import proxy
 from tests.support.attempts import Pretender
 from tests.support.site import SECRET, FakeStripe, Site
@@ -31,17 +33,11 @@ def _timed(calls: Callable[[str], None], side: str, first: int) -> list[float]:
     return found
 
 
-def quantile(values: list[float], part: float) -> float:
-    """Return the value below which `part` of `values` lie."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * part))]
-
-
-def measure_calls(folder: Path, count: int) -> dict[str, float]:
-    """Return p50 and p99 in milliseconds of `count` calls a side, and what the guard adds."""
+def measure_calls(folder: Path, count: int, rounds: int = 5) -> dict[str, Any]:
+    """Return milliseconds of `count` calls a side in each round, and what the guard adds."""
     vendor = FakeStripe(folder / "vendor")
-    guarded: list[float] = []
-    unguarded: list[float] = []
+    guarded: list[list[float]] = [[] for _ in range(rounds)]
+    unguarded: list[list[float]] = [[] for _ in range(rounds)]
     kept = stripe.api_base, stripe.api_key
     stripe.api_base = vendor.url
     proxy.bind()
@@ -51,22 +47,24 @@ def measure_calls(folder: Path, count: int) -> dict[str, float]:
             with pretender.attempt() as attempt:
                 _timed(_charge, "warm", 0)
                 attempt.client.flush()
-            for first in range(0, count, TURN):
+            for first in range(0, count * rounds, TURN):
                 stripe.api_key = SECRET
-                unguarded += _timed(_charge, "plain", first)
+                unguarded[first // count] += _timed(_charge, "plain", first)
                 stripe.api_key = None
                 with pretender.attempt():
-                    guarded += _timed(_charge, "guarded", first)
-            assert vendor.moved() == 2 * count + TURN, "the vendor counted other calls than were made"
+                    guarded[first // count] += _timed(_charge, "guarded", first)
+            made = count * rounds
+            assert vendor.moved() == 2 * made + TURN, "the vendor counted other calls than were made"
             spent = site.run("bench")["spent_usd"]
-            assert spent == f"{(count + TURN) / 100:.2f}", spent
+            assert spent == f"{(made + TURN) / 100:.2f}", spent
     finally:
         stripe.api_base, stripe.api_key = kept
         vendor.process.end()
-    found = {}
-    for part in (0.5, 0.99):
-        name = f"p{part * 100:.0f}"
-        found[f"unguarded_{name}_ms"] = round(quantile(unguarded, part), 2)
-        found[f"guarded_{name}_ms"] = round(quantile(guarded, part), 2)
-        found[f"added_{name}_ms"] = round(quantile(guarded, part) - quantile(unguarded, part), 2)
+    found: dict[str, Any] = {}
+    for part in (50, 99):
+        ours = [quantile(took, part / 100) for took in guarded]
+        plain = [quantile(took, part / 100) for took in unguarded]
+        found[f"unguarded_p{part}_ms"], found[f"guarded_p{part}_ms"] = spread(plain), spread(ours)
+        added = [one - other for one, other in zip(ours, plain, strict=True)]
+        found[f"added_p{part}_ms"] = spread(added)
     return found

@@ -11,7 +11,7 @@ from typing import Any
 
 import luigi.rpc
 
-from bench.calls import quantile
+from bench.figures import quantile
 from tests.support.browser import Tab, browsing, installed, until
 from tests.support.history import write_history
 from tests.support.site import FakeStripe, Site

@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from bench.figures import quantile, ratios, spread, text
-from bench.processes import Running, cpu_s, machine_cpu_s
+from bench.processes import PIPELINES, Running, cpu_s, machine_cpu_s
 from tests.support.processes import REPOSITORY, wait_until
 from tests.support.site import Site
 from tests.support.vendors import FakeStripe
 
-PIPELINES = Path(__file__).with_name("pipelines")
 STOCK_LUIGID, GUARDED_LUIGID = "tests.support.stock_luigid", "scheduler_patch"
 RUN = "bench"
 

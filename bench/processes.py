@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+#: Programs that are measured, each with modules of its own.
+PIPELINES = Path(__file__).with_name("pipelines")
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 

@@ -3,28 +3,74 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from bench import peers
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_the_benchmark_prints_its_figures(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--quick", "--json", "--folder", str(tmp_path)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=280,
-    )
+def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> None:
+    """Each part compares the vendor's count with the ledger's; the peers that are installed here are ours."""
+    (folder := tmp_path / "sites").mkdir()
+    parts = "start,dispatch,call,ledger,gateway,history,plain,page"
+    line = [
+        sys.executable,
+        "-m",
+        "bench",
+        "--tiny",
+        "--folder",
+        str(folder),
+        "--build",
+        str(tmp_path / "build"),
+    ]
+    done = subprocess.run([*line, "--parts", parts], cwd=ROOT, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-3000:]
-    found = json.loads(done.stdout)
-    added = found["guarded_p50_ms"] - found["unguarded_p50_ms"]
-    assert abs(found["added_p50_ms"] - added) < 0.02
-    assert all(found[name] > 0 for name in found if name.endswith(("_caller", "_callers", "per_s")))
-    assert list(tmp_path.iterdir()) == []
+    assert list(folder.iterdir()) == []
+    found = json.loads((tmp_path / "build" / "quick.json").read_text())
+    assert sorted(found) == sorted(parts.split(","))
+    for p in ("p50", "p99"):
+        added = found["call"]["figures"][f"added_{p}_ms"]
+        assert added["min"] <= added["median"] <= added["max"]
+    gateway = found["gateway"]["figures"]
+    assert gateway["2"]["gateway"]["per_s"]["min"] > 0
+    assert 0 < gateway["calls"]["through_gateways"] < gateway["calls"]["made"]
+    page = (tmp_path / "build" / "performance.md").read_text()
+    assert page == done.stdout[: len(page)]
+    plots = re.findall(r"\]\((performance-[a-z]+\.svg)\)", page)
+    assert plots == ["performance-plain.svg", "performance-dispatch.svg", "performance-gateway.svg"]
+    for plot in plots:
+        assert ElementTree.parse(tmp_path / "build" / plot).getroot().tag.endswith("svg")
+
+
+def test_a_cap_holds_among_16_callers_and_who_cannot_be_installed_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peers, "ENVIRONMENTS", tmp_path / "environments")
+    nobody = peers.Peer("nobody", "none.py", ("no-such==0",), peers._alone)
+    monkeypatch.setattr(peers.subprocess, "run", refusing(peers.subprocess.run))
+    found = peers.measure_peers(tmp_path, 16, 1, (*peers.PEERS[:2], nobody))
+    assert found["no budget"]["spent_usd"]["median"] == peers.CALLERS * 2 * peers.CAP_USD
+    assert found["spendguard gateway"]["spent_usd"]["median"] == peers.CAP_USD
+    assert found["nobody"] == {"absent": "pip could not install no-such==0 (CalledProcessError)"}
+
+
+def refusing(run: Any) -> Any:
+    """Return `subprocess.run`, but for pip: it finds nothing, without a network."""
+
+    def refused(line: list[str], **more: Any) -> Any:
+        if "venv" in line or "pip" in line:
+            raise subprocess.CalledProcessError(1, line)
+        return run(line, **more)
+
+    return refused
 
 
 def measured_pipelines(tmp_path: Path, *args: str) -> dict[str, Any]:

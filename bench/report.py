@@ -1,0 +1,323 @@
+"""docs/performance.md and its plots, made of the figures that were kept. Every number in it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.figures import text
+from bench.plots import bars, lines
+
+Figures = Mapping[str, Any]
+
+_HEAD = """\
+# Performance
+
+What a guarded pipeline, a call and luigid cost beside stock Luigi, and beside others who bound spending. `make bench`
+measures this and writes this page; `make bench-quick` takes two minutes and leaves it as it is.
+
+Each figure is a median, with the least and the most of its rounds in brackets. What is compared was measured in turns,
+in one run; a ratio is that of one round. On a machine that others use as well all times are longer than they have to
+be: read ratios and processor time, and the load that is said with each part. The ledger is on disk, each reservation
+durable (`synchronous=FULL`) before a byte leaves. What was charged the vendor has counted: it was what the ledger had,
+or there would be no figure.
+"""  # noqa: E501  # a page's lines are longer
+
+_SIDES = {
+    "stock": "stock Luigi",
+    "worker": "guarded, secret on the worker",
+    "gateway": "guarded, at the gateway",
+    "guarded": "guarded luigid",
+    "old_worker": "the other checkout, secret on the worker",
+    "old_gateway": "the other checkout, at the gateway",
+    "old_guarded": "the other checkout",
+}
+
+
+def write_report(found: Figures, folder: Path) -> None:
+    """Write the page and its plots into a folder; parts that were not measured are left out."""
+    folder.mkdir(parents=True, exist_ok=True)
+    parts = [_HEAD]
+    measured = [name for name in _SECTIONS if name in found]
+    machines = list(dict.fromkeys(_machine(found[name]["machine"]) for name in measured))
+    parts += [f"Measured on {machine}.\n" for machine in machines]
+    for name in measured:
+        before, after = found[name]["machine"]["load"][0], found[name]["load_after"][0]
+        parts += [*_SECTIONS[name](found[name]["figures"], _Plots(folder))]
+        parts.append(f"\nThe machine's load was {before} before and {after} after.\n")
+    (folder / "performance.md").write_text("\n".join(parts).rstrip() + "\n", "utf-8")
+
+
+def _machine(on: Figures) -> str:
+    return (
+        f"{on['cores']} cores ({on['processor']}), {on['memory_gb']:.0f} GB, {on['system']}, Python"
+        f" {on['python']}, SQLite {on['sqlite']}, Luigi {on['luigi']}, stripe {on['stripe']}, tornado"
+        f" {on['tornado']}"
+    )
+
+
+class _Plots:
+    """Writes plots beside the page."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def keep(self, name: str, svg: str, what: str) -> str:
+        """Write one; return the line that shows it."""
+        file = self._folder / f"performance-{name}.svg"
+        file.write_text(svg, "utf-8")
+        return f"\n![{what}]({file.name})\n"
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines_ = [head, tuple("---" for _ in head), *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines_)
+
+
+def _sides_of(found: Figures) -> list[tuple[str, Figures]]:
+    return [(_SIDES[name], side) for name, side in found.items() if name in _SIDES]
+
+
+def _pipelines(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## Whole pipelines"
+    yield ""
+    first = next(iter(figures.values()))
+    yield (
+        f"Each task charges one customer with the stripe SDK, {first['latency_ms']:.0f} ms at the vendor;"
+        f" {first['workers']} worker processes. Wall time from the start of `luigi` to its end; processor"
+        " time of luigid, of the worker with its children, and of all others on this machine meanwhile."
+    )
+    for tasks, found in figures.items():
+        yield from _pipeline(f"### {int(tasks):,} tasks", f"pipeline-{tasks}", found, plots)
+
+
+def _plain(found: Figures, plots: _Plots) -> Iterator[str]:
+    title = f"## A pipeline without a vendor, {found['tasks']:,} tasks"
+    yield from _pipeline(title, "plain", found, plots)
+
+
+def _pipeline(title: str, name: str, found: Figures, plots: _Plots) -> Iterator[str]:
+    sides = _sides_of(found)
+    yield f"\n{title}\n"
+    head = (
+        "",
+        "wall, s",
+        "of stock's",
+        "luigid's processor, s",
+        "of stock's",
+        "worker's processor, s",
+        "others', s",
+    )
+    rows = [
+        (
+            side,
+            text(one["wall_s"], 1),
+            text(one["wall_ratio"]),
+            text(one["luigid_cpu_s"], 1),
+            text(one["luigid_cpu_ratio"]),
+            text(one["worker_cpu_s"], 1),
+            text(one["others_cpu_s"], 1),
+        )
+        for side, one in sides
+    ]
+    yield _table(head, rows)
+    walls = [(side, one["wall_ratio"]) for side, one in sides]
+    yield plots.keep(
+        name, bars("Wall time, stock Luigi = 1 (shorter is better)", walls, "", reference=1.0), "Wall time"
+    )
+
+
+def _dispatch(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## Finding work"
+    yield ""
+    yield (
+        "Processor time of one `get_work` in the scheduler's own process, and its ratio to stock Luigi's of"
+        " as many plain tasks. *Blocked* tasks are vendor tasks of a run without money."
+    )
+    yield ""
+    rows = []
+    series: dict[str, list[tuple[float, float]]] = {}
+    for size, kinds in figures.items():
+        for kind, one in kinds.items():
+            name = kind.replace("old_", "the other checkout: ")
+            memory = f"{one['bytes_a_task']:,} ({one['stock_bytes_a_task']:,})"
+            rows.append(
+                (
+                    f"{int(size):,}",
+                    name,
+                    text(one["ms"], 3),
+                    text(one["stock_ms"], 2),
+                    text(one["ratio"], 3),
+                    memory,
+                )
+            )
+            series.setdefault(name, []).append((float(size), one["ms"]["median"]))
+        series.setdefault("stock Luigi", []).append((float(size), kinds["plain"]["stock_ms"]["median"]))
+    yield _table(("pending", "tasks", "ms", "stock, ms", "ratio", "bytes a task (stock's)"), rows)
+    svg = lines("One get_work (lower is better)", series, "pending tasks", "ms of processor time")
+    yield plots.keep("dispatch", svg, "Time of get_work by pending tasks")
+
+
+def _lag(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## luigid beside blocked tasks"
+    first = next(iter(figures.values()))
+    yield ""
+    yield (
+        f"How late luigid's loop is, in milliseconds, with {first['blocked']:,} blocked tasks for which"
+        f" {first['waiting']} workers wait. A loop that is idle is late, too, on a machine that others use."
+    )
+    yield ""
+    names = {
+        "alone": "nobody there",
+        "still": "they wait",
+        "beside_another_run": "another run charges meanwhile",
+    }
+    rows = [
+        (
+            _SIDES[side],
+            said,
+            *(f"{found[name][what]:.1f}" for what in ("p50_ms", "p99_ms", "max_ms")),
+            f"{found[name]['luigid_busy']:.0%}",
+        )
+        for side, found in figures.items()
+        for name, said in names.items()
+    ]
+    yield _table(("", "when", "p50", "p99", "most", "luigid is busy"), rows)
+
+
+def _call(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## One call in a task"
+    yield ""
+    yield "The same SDK and vendor with and without the guard, the secret on the worker; milliseconds."
+    yield ""
+    rows = [
+        (part, *(text(figures[f"{side}_{part}_ms"]) for side in ("unguarded", "guarded", "added")))
+        for part in ("p50", "p99")
+    ]
+    yield _table(("", "unguarded", "guarded", "added"), rows)
+
+
+def _gateway(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## The gateway"
+    yield ""
+    yield "Calls by a client of HTTP, to the vendor itself and through the gateway; closed loop."
+    yield ""
+    rows = []
+    shown = []
+    for clients, sides in figures.items():
+        if clients == "calls":
+            continue
+        for name, side in sides.items():
+            added = (
+                (text(side["added_p50_ms"]), text(side["added_p99_ms"]))
+                if "added_p50_ms" in side
+                else ("", "")
+            )
+            cpu = text(side["cpu_ms"]) if "cpu_ms" in side else ""
+            title = {"direct": "the vendor itself", "gateway": "the gateway"}.get(
+                name, _SIDES.get(name, name)
+            )
+            rows.append((clients, title, text(side["per_s"], 0), text(side["p50_ms"]), *added, cpu))
+            if name != "direct":
+                shown.append((f"{title}, {clients} client{'s' if clients != '1' else ''}", side["per_s"]))
+    head = ("clients", "", "calls/s", "p50, ms", "added p50, ms", "added p99, ms", "processor a call, ms")
+    yield _table(head, rows)
+    ratios = [
+        f"{clients}: {text(sides['gateway']['per_s_ratio_to_old'])} times as many calls/s,"
+        f" {text(sides['gateway']['cpu_ratio_to_old'])} of the processor time a call"
+        for clients, sides in figures.items()
+        if "old_gateway" in sides
+    ]
+    if ratios:
+        yield f"\nTo the other checkout's, by clients: {'; '.join(ratios)}."
+    yield plots.keep(
+        "gateway", bars("Calls a second (longer is better)", shown, "/s", digits=0), "Calls a second"
+    )
+
+
+def _ledger(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## The ledger alone"
+    yield ""
+    yield "Pairs of a reservation and its end, each durable; beside what the disk's `fdatasync` allows."
+    yield ""
+    rows = [
+        (name.replace("_", " "), text(figure, 2 if "ms" in name else 0)) for name, figure in figures.items()
+    ]
+    yield _table(("", ""), rows)
+
+
+def _start(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## Start"
+    yield ""
+    yield _table(("command", "s"), [(f"`{name}`", text(figure)) for name, figure in figures.items()])
+
+
+def _history(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## A long ledger"
+    yield ""
+    rows = [
+        (
+            f"{int(calls):,}",
+            f"{one['file_mb']:,}",
+            text(one["start_s"], 1),
+            text(one["luigid_mb"], 0),
+            text(one["list_runs_ms"], 0),
+            text(one["list_calls_ms"], 0),
+        )
+        for calls, one in figures.items()
+    ]
+    head = (
+        "calls",
+        "file, MB",
+        "luigid starts, s",
+        "luigid holds, MB",
+        "first /runs, ms",
+        "first /calls, ms",
+    )
+    yield _table(head, rows)
+
+
+def _peers(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## Beside others who bound spending"
+    yield ""
+    yield (
+        "16 callers, $1 a call, 50 ms at the vendor, a cap of $20: dollars that the vendor counted. Then"
+        " calls a second under a cap that nobody reaches, no time at the vendor, with one caller and with 16."
+        " Redis writes to disk before it answers (`appendfsync always`), as the ledger does; agentbudget and"
+        " LiteLLM keep what was spent in memory. LiteLLM has a budget for its provider here: one for a key"
+        " needs a database. Of these the gateway alone reads what a call costs out of the request, and has a"
+        " record of each."
+    )
+    yield ""
+    rows = []
+    for name, one in figures.items():
+        if "absent" in one:
+            rows.append((name, f"not measured: {one['absent']}", "", ""))
+        else:
+            rows.append((name, text(one["spent_usd"], 0), text(one["per_s_1"], 0), text(one["per_s_16"], 0)))
+    yield _table(("", "spent of $20", "calls/s, 1", "calls/s, 16"), rows)
+    shown = [(name, one["spent_usd"]) for name, one in figures.items() if "absent" not in one]
+    svg = bars("Dollars spent of a cap of $20", shown, "USD", reference=20.0, digits=0)
+    yield plots.keep("peers", svg, "Dollars spent of a cap of $20")
+
+
+def _page(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## The Budgets tab"
+    yield ""
+    yield _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in figures.items()])
+
+
+_SECTIONS: Mapping[str, Callable[[Figures, _Plots], Iterator[str]]] = {
+    "pipeline": _pipelines,
+    "plain": _plain,
+    "dispatch": _dispatch,
+    "lag": _lag,
+    "call": _call,
+    "gateway": _gateway,
+    "ledger": _ledger,
+    "peers": _peers,
+    "start": _start,
+    "history": _history,
+    "page": _page,
+}
