@@ -80,6 +80,14 @@ class BudgetState:
         back = self.reserved if self.running else 0
         return max(self.remaining, min(self.remaining + back, self.cap - self.spent))
 
+    def has_more_than(self, before: BudgetState) -> bool:
+        """Return whether something may fit in that did not fit in before."""
+        return (
+            (self.window, self.cap) != (before.window, before.cap)
+            or self.remaining > before.remaining
+            or self.attainable > before.attainable
+        )
+
     def refill(self, cap: int) -> None:
         """Be whole again: nothing of it is spent or reserved."""
         self.cap = self.remaining = cap

@@ -6,6 +6,7 @@ The ledger is the only truth; what was read earlier may arrive later, and then c
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.snapshot import Changes, Figures, Start
@@ -27,7 +28,7 @@ def feed(state: DispatchState, figures: Figures) -> None:
     run.update(figures)
     if run.state == "revoked" and before != "revoked":
         state.stop(run.run_id)
-    state.version += 1
+    state.moved(run)
     for budget in figures.budgets:
         if budget["scope"] == "day":
             feed_day(state, budget, seen)
@@ -64,7 +65,11 @@ def _feed_beyond(run: RunState, row: Row, seen: int) -> None:
 
 def feed_day(state: DispatchState, row: Row | None, seen: int = 0, *, is_today: bool = False) -> None:
     """Take over the day's budget of all runs; `seen` and `is_today` as `Today.update`."""
+    before = state.day and replace(state.day)
     state.today.update(row, seen, state.rules.day, is_today=is_today)
+    day = state.day
+    if day is not None and (before is None or day.has_more_than(before)):
+        state.moved()
 
 
 def draw(state: DispatchState, task_id: str, left: int, seen: int | None = None) -> None:
@@ -76,7 +81,7 @@ def draw(state: DispatchState, task_id: str, left: int, seen: int | None = None)
     if task is None or (seen is not None and seen < task.seen):
         return
     task.left, task.seen = left, task.seen if seen is None else seen
-    state.version += 1
+    state.moved(state.run(task.pinned))
     over = task.counted - left
     if task.counted_in and over > 0:
         task.counted = left
@@ -107,7 +112,7 @@ def approve(state: DispatchState, run_id: str, task_id: str, amount: int, left: 
         run.approvals[task_id] = amount
     if task is not None and left is not None:
         task.left = left
-    state.version += 1
+    state.moved(run)
 
 
 def pay(state: DispatchState, task_id: str) -> None:

@@ -59,6 +59,7 @@ class Peers:
     Attributes:
         affordable: the most that one may need and be READY, in micro-dollars.
         free: the most that one may need and not be blocked, as of the last look.
+        verdict: the verdict on all of them; None: it depends on what each needs.
 
     """
 
@@ -66,6 +67,7 @@ class Peers:
         self.by_need: SortedDict[float, dict[str, None]] = SortedDict()
         self.affordable: float = inf
         self.free: float = inf
+        self.verdict: Verdict | None = None
 
     def judge(self, verdict: Callable[[str], Verdict]) -> list[str]:
         """Look by a few of its tasks what all may do now; return those that are blocked, or free, anew."""
@@ -75,9 +77,13 @@ class Peers:
             return verdict(next(iter(self.by_need[needs[place]])))
 
         last = len(needs) - 1
-        dearest = at(last)
+        cheapest, dearest = at(0), at(last)
         self.affordable = self.free = inf
-        if dearest is not READY:
+        # From READY on it is less and less with what one needs: where both ends are alike, all are.
+        self.verdict = cheapest if cheapest is dearest else None
+        if cheapest is dearest and dearest is not READY:
+            self.affordable, self.free = -1, -1 if dearest.is_blocked else inf
+        elif dearest is not READY:
             ready = _first(last, lambda place: at(place) is not READY)
             self.affordable = needs[ready - 1] if ready else -1
             if dearest.is_blocked:
@@ -128,9 +134,9 @@ class TaskKinds:
         elif kind is not None:
             del self.alone[task_id]
 
-    def place(self, task_id: str) -> tuple[TaskKind | str, int]:
-        """Return a pending task's kind, and what it needs in micro-dollars: alike are judged alike."""
-        return self._places[task_id]
+    def need(self, task_id: str) -> int:
+        """Return what a pending task needs, in micro-dollars: its verdict depends on that and its kind."""
+        return self._places[task_id][1]
 
     def is_free(self, task_id: str) -> bool:
         """Return whether a task was not blocked when its like was last looked at."""

@@ -162,6 +162,7 @@ class RunState:
         announcing: workers that are still scheduling tasks of it.
         scheduled: whether some worker has scheduled a root of it completely.
         seen, figures_seen: the journal's last entry when its state, and its other figures, were read.
+        version: counts up whenever a blocked task of it may have become free.
 
     """
 
@@ -182,6 +183,7 @@ class RunState:
     tasks: dict[str, None] = field(default_factory=dict)
     seen: int = 0
     figures_seen: int = 0
+    version: int = 0
     _approved_text: str = ""
 
     @property

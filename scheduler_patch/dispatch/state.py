@@ -69,7 +69,7 @@ class DispatchState:
         self.unplaced: dict[str, set[str]] = {}
         #: The runs that each worker has announced tasks of.
         self.runs_of: dict[str, set[str]] = {}
-        #: Counts up whenever a blocked task may have become free.
+        #: Counts up whenever a blocked task of any run may have become free; each run has its own as well.
         self.version = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -102,6 +102,20 @@ class DispatchState:
         self.changed.add(task.task_id)
         self.tasks[task.task_id] = task
         return task
+
+    def moved(self, run: RunState | None = None) -> None:
+        """Take it that blocked tasks of a run may have become free; None: of any run."""
+        if run is None:
+            self.version += 1
+        else:
+            run.version += 1
+
+    def versions(self, worker: str) -> tuple[int | None, ...]:
+        """Return what becomes different whenever a blocked task of a worker may have become free."""
+        # What luigid was loaded with is of no worker.
+        names = self.runs_of.get(worker, set()) | self.runs_of.get("", set()) or self.runs.keys()
+        runs = map(self.run, sorted(names))
+        return (self.version, *(None if run is None else run.version for run in runs))
 
     # Budgets.
 
@@ -176,10 +190,15 @@ class DispatchState:
 
     def release(self, task: TaskState) -> None:
         """Set nothing aside for a task any more."""
+        if not task.counted_in:
+            return
+        run = self.run(task.pinned)
+        is_own = run is not None and run.own_budget in task.counted_in
         for budget in task.counted_in:
+            is_own = is_own and budget is not self.day
             budget.counted -= task.counted
             budget.running -= 1
-        self.version += bool(task.counted_in)
+        self.moved(run if is_own else None)
         task.counted, task.counted_in = 0, []
 
     # Batches.
@@ -285,7 +304,7 @@ class DispatchState:
                 tasks = (self.tasks[task_id] for task_id in run.tasks if task_id in self.tasks)
                 run.forecast = Forecast.of(run, tasks, self.averages)
                 complete.append(run)
-        self.version += 1
+        self.moved()
         return complete
 
     def lose_workers(self, workers: Iterable[str]) -> None:
@@ -368,7 +387,7 @@ class DispatchState:
             if mate is not None and mate.held_by("duplicate"):
                 mate.hold = None
                 mate.refused.clear()
-        self.version += 1
+        self.moved()
 
     def free(self, task_id: str) -> None:
         """Block a task no more for what it was denied."""

@@ -98,14 +98,24 @@ class Choice:
     def verdicts(self, worker: str) -> dict[str, Verdict]:
         """Return the verdict on each of a worker's ready vendor tasks: of those that are alike once."""
         self.look(worker)
-        found, alike = dict[str, Verdict](), dict[object, Verdict]()
+        found = dict[str, Verdict]()
         for kind, tasks in self.index.queues.get(worker, {}).items():
-            for task in () if kind is PLAIN else tasks.values():
-                place = self._kinds.place(task.id) if isinstance(kind, TaskKind) else task.id
-                if place not in alike:
-                    alike[place] = self.verdict(task.id)
-                found[task.id] = alike[place]
+            if kind is not PLAIN:
+                self._judge(kind, [task.id for task in tasks.values()], found)
         return found
+
+    def _judge(self, kind: object, task_ids: list[str], found: dict[str, Verdict]) -> None:
+        """Add the verdicts on tasks of a kind."""
+        common = self._kinds.groups[kind].verdict if isinstance(kind, TaskKind) else None
+        if common is not None:
+            found.update(dict.fromkeys(task_ids, common))
+            return
+        alike = dict[object, Verdict]()
+        for task_id in task_ids:
+            like = self._kinds.need(task_id) if isinstance(kind, TaskKind) else task_id
+            if like not in alike:
+                alike[like] = self.verdict(task_id)
+            found[task_id] = alike[like]
 
     # What Luigi is shown.
 

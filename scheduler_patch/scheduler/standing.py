@@ -14,9 +14,7 @@ from typing import Any
 from luigi.task_status import PENDING
 
 from scheduler_patch.dispatch import Verdict
-
-#: Tasks that are looked at in one go: about a millisecond.
-_SLICE = 200
+from scheduler_patch.scheduler.turns import in_turns
 
 
 @dataclass
@@ -100,9 +98,7 @@ async def _look(scheduler: Any) -> dict[str, Standing]:
         return found
     run_of: dict[str, str] = {}
     above: dict[str, list[str]] = {}
-    for number, task in enumerate(list(scheduler._state.get_active_tasks_by_status(PENDING))):
-        if number % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
+    async for task in in_turns(list(scheduler._state.get_active_tasks_by_status(PENDING))):
         if task.status != PENDING:
             continue
         for dep in task.deps:
@@ -127,9 +123,7 @@ async def _follow(
 ) -> None:
     """Count what waits for blocked tasks, each task once: for the run through which it is reached first."""
     queue = list(run_of)
-    for number, task_id in enumerate(queue):
-        if number % _SLICE == _SLICE - 1:
-            await asyncio.sleep(0)
+    async for task_id in in_turns(queue):
         for parent in above.get(task_id, ()):
             if parent not in run_of:
                 run_of[parent] = run_of[task_id]

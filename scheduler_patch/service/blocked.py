@@ -5,21 +5,31 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from luigi_spendguard.ledger import denials, queries
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks, RunStanding
 from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
-from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.dispatch.reasons import Group, Reasons
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
+from scheduler_patch.scheduler.turns import in_turns
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.denials import grouped, of_known
-from scheduler_patch.service.reasons import SLICE
 
 #: Seconds between two looks whether something was freed.
 _LOOK_S = 0.1
+#: Of more workers it is not remembered what they were told.
+_MOST_TOLD = 1000
+
+
+class Told(NamedTuple):
+    """What a waiting worker was told last, and of what that is true."""
+
+    of: tuple[object, ...]
+    why: tuple[BlockedTasks, ...]
 
 
 async def explain_blocked(service: LedgerService, request: BlockedRequest) -> BlockedReply:
@@ -27,31 +37,18 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
 
     Where nothing is blocked or waiting there is nothing to wait for.
     """
-    scheduler, state = service.scheduler, service.state
-    worker, wait_s = request.worker, request.wait_s
-    verdicts = scheduler.verdicts_of(worker)
-    limit = time.monotonic() + wait_s
-    while time.monotonic() < limit and _waits(verdicts):
-        seen = state.version
-        while state.version == seen and time.monotonic() < limit:
-            await asyncio.sleep(_LOOK_S)
-        verdicts = scheduler.verdicts_of(worker)
-    known = {} if wait_s else await standings(scheduler)
-    if any(one.is_blocked for one in verdicts.values()) and not wait_s:
-        await service.learn_costs()
-    reasons = Reasons(scheduler.gate, worker)
-    for number, (task_id, verdict) in enumerate(verdicts.items()):
-        if number % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
-        if task_id in state.tasks:
-            reasons.add(task_id, verdict)
-    same = [known[run_id] for run_id in reasons.runs if run_id in known]
-    for number, task_id in enumerate([task_id for one in same for task_id in (*one.verdicts, *one.others)]):
-        if number % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
-        if task_id in state.tasks:
-            reasons.count(task_id)
-    groups = reasons.of_tasks()
+    scheduler, worker = service.scheduler, request.worker
+    verdicts = await _settled(service, request)
+    known = {} if request.wait_s else await standings(scheduler)
+    if request.wait_s:
+        why, runs = await _still(service, worker, verdicts), set[str]()
+    else:
+        service.told.pop(worker, None)
+        if any(one.is_blocked for one in verdicts.values()):
+            await service.learn_costs()
+        groups = await _groups(service, worker, verdicts, known)
+        why = tuple(_told_of(group, group.tasks) for group in groups)
+        runs = {group.reason.run_id for group in groups}
     counts = Counter(verdicts.values())
     paused = scheduler.is_paused()["paused"]
     return BlockedReply(
@@ -59,21 +56,62 @@ async def explain_blocked(service: LedgerService, request: BlockedRequest) -> Bl
         # A paused scheduler hands nothing out, and no operator of ours ends that: nobody stays for it.
         ready=0 if paused else counts[READY],
         waiting=counts[WAIT],
-        why=tuple(
-            BlockedTasks(
-                group.reason.run_id,
-                group.reason.code,
-                group.reason.text,
-                group.reason.advice,
-                len(group.tasks),
-                () if wait_s else tuple(group.tasks),
-            )
-            for group in groups
-        ),
+        why=why,
         paused=paused,
         unknown=sum(not scheduler.knows(task_id) for task_id in request.task_ids),
-        shadow=() if wait_s else tuple(await _shadow(service, worker, {one.reason.run_id for one in groups})),
-        runs=() if wait_s else await _standing(service, worker, known),
+        shadow=() if request.wait_s else tuple(await _shadow(service, worker, runs)),
+        runs=() if request.wait_s else await _standing(service, worker, known),
+    )
+
+
+async def _settled(service: LedgerService, request: BlockedRequest) -> dict[str, Verdict]:
+    """Return the verdicts on a worker's tasks: for `wait_s` after a change that frees one is waited."""
+    scheduler, state, worker = service.scheduler, service.state, request.worker
+    verdicts = scheduler.verdicts_of(worker)
+    limit = time.monotonic() + request.wait_s
+    while time.monotonic() < limit and _waits(verdicts):
+        seen = state.versions(worker)
+        while state.versions(worker) == seen and time.monotonic() < limit:
+            await asyncio.sleep(_LOOK_S)
+        verdicts = scheduler.verdicts_of(worker)
+    return verdicts
+
+
+async def _still(
+    service: LedgerService, worker: str, verdicts: Mapping[str, Verdict]
+) -> tuple[BlockedTasks, ...]:
+    """Return why a waiting worker's tasks are blocked; where nothing has changed, as it was told before."""
+    day = service.state.day
+    left = () if day is None else (day.cap, day.room, day.remaining)
+    of = (*service.state.versions(worker), *left, Counter(verdicts.values()))
+    told = service.told.get(worker)
+    if told is None or told.of != of:
+        if len(service.told) >= _MOST_TOLD:
+            service.told.clear()
+        groups = await _groups(service, worker, verdicts, {})
+        told = service.told[worker] = Told(of, tuple(_told_of(group) for group in groups))
+    return told.why
+
+
+async def _groups(
+    service: LedgerService, worker: str, verdicts: Mapping[str, Verdict], known: Mapping[str, Standing]
+) -> list[Group]:
+    """Return why a worker's tasks are blocked, with what else is known of their runs' tasks."""
+    tasks, reasons = service.state.tasks, Reasons(service.scheduler.gate, worker)
+    async for task_id, verdict in in_turns(verdicts.items()):
+        if task_id in tasks:
+            reasons.add(task_id, verdict)
+    same = [known[run_id] for run_id in reasons.runs if run_id in known]
+    async for task_id in in_turns([task_id for one in same for task_id in (*one.verdicts, *one.others)]):
+        if task_id in tasks:
+            reasons.count(task_id)
+    return reasons.of_tasks()
+
+
+def _told_of(group: Group, task_ids: Iterable[str] = ()) -> BlockedTasks:
+    reason = group.reason
+    return BlockedTasks(
+        reason.run_id, reason.code, reason.text, reason.advice, len(group.tasks), tuple(task_ids)
     )
 
 

@@ -86,6 +86,8 @@ class Books:
         self.throttle = Throttle()
         self.known_keys = KnownKeys()
         self._deliveries = Deliveries()
+        #: What each worker that waits was told last: see `blocked.py`.
+        self.told: dict[str, Any] = {}
         #: The latest end of a call that is being written, and that a read is to see.
         self._ending: asyncio.Future[Any] | None = None
         #: The journal's last entry that the gate knows of.
@@ -123,6 +125,7 @@ class Books:
         LedgerUnavailable.
         """
         self._take(settings)
+        self.state.moved()
         if self._ledger is None:
             return
         if self._admin_token is None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,8 +12,9 @@ from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.dispatch.trial import Target, Trial, unblocked
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
+from scheduler_patch.scheduler.turns import in_turns
 from scheduler_patch.service import LedgerService
-from scheduler_patch.service.reasons import SLICE, gather
+from scheduler_patch.service.reasons import gather
 
 
 @dataclass(frozen=True)
@@ -119,9 +119,7 @@ async def _freed(
     tasks: dict[str, TaskState] = {}
     paid: dict[str, TaskState] = {}
     free: dict[str, TaskState] = {}
-    for number, task_id in enumerate([*standing.others, *standing.verdicts]):
-        if number % SLICE == SLICE - 1:
-            await asyncio.sleep(0)
+    async for task_id in in_turns([*standing.others, *standing.verdicts]):
         task = service.state.tasks.get(task_id)
         if task is None:
             continue

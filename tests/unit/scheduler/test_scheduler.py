@@ -643,7 +643,7 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     scheduler.gate.state.hold("v", "key", 0)
     scheduler.gate.state.stopped("v")
     assert scheduler.gate.verdict("v") == "key"
-    service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler)
+    service: Any = SimpleNamespace(state=scheduler.gate.state, scheduler=scheduler, told={})
     since = time.monotonic()
     reply = asyncio.run(explain_blocked(service, BlockedRequest("w", 30)))
     assert (reply.blocked, [why.code for why in reply.why]) == (0, ["key"])

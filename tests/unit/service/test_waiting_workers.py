@@ -1,0 +1,173 @@
+"""A worker that waits for money is looked at again after a change that may free its tasks, and not before."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest
+from scheduler_patch.dispatch.feed import approve, draw
+from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.scheduler import BudgetScheduler, turns
+from scheduler_patch.service import blocked
+from scheduler_patch.service.blocked import explain_blocked
+from tests.support.gates import day, fed
+
+USD = 1_000_000
+
+
+class Waiting:
+    """A service of which worker `w` waits for its tasks of run `r1`, each of $1."""
+
+    def __init__(self, tasks: int = 1) -> None:
+        self.scheduler = BudgetScheduler()
+        self.state = self.scheduler.gate.state
+        self.told: dict[str, Any] = {}
+        for number in range(tasks):
+            said = {"run_id": "r1", "max_cost_usd": "1"}
+            self.scheduler.add_task(worker="w", task_id=f"T{number}", family="V", spendguard=said)
+        #: How often it was looked at.
+        self.looks = 0
+        self._verdicts_of = self.scheduler.verdicts_of
+        self.scheduler.verdicts_of = self._count  # type: ignore[method-assign]
+
+    def _count(self, worker: str) -> Any:
+        self.looks += 1
+        return self._verdicts_of(worker)
+
+    async def asked(self, wait_s: float = 30) -> BlockedReply:
+        service: Any = SimpleNamespace(scheduler=self.scheduler, state=self.state, told=self.told)
+        return await explain_blocked(service, BlockedRequest("w", wait_s))
+
+
+async def let_it_look() -> None:
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Waiting:
+    monkeypatch.setattr(blocked, "_LOOK_S", 0)
+    made = Waiting()
+    fed(made.scheduler.gate, 0, "r1")
+    fed(made.scheduler.gate, 9 * USD, "r2")
+    return made
+
+
+def test_what_others_spend_wakes_nobody(waiting: Waiting) -> None:
+    async def traffic() -> None:
+        reply = asyncio.create_task(waiting.asked())
+        for spent in range(1, 5):
+            await let_it_look()
+            fed(waiting.scheduler.gate, (9 - spent) * USD, "r2", seen=spent)
+        await let_it_look()
+        assert (waiting.looks, reply.done()) == (1, False)
+        fed(waiting.scheduler.gate, 5 * USD, "r1", cap=10 * USD, seen=9)
+        assert (await reply).ready == 1
+
+    asyncio.run(traffic())
+    assert waiting.looks == 2
+
+
+def release(waiting: Waiting) -> None:
+    """Let another task of the run end that money was set aside for."""
+    waiting.scheduler.add_task(worker="v", task_id="other", family="V", spendguard={"run_id": "r1"})
+    gate = waiting.scheduler.gate
+    gate.started("other", "r1")
+    gate.state.stopped("other")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda w: fed(w.scheduler.gate, 1, "r1", seen=1),
+        release,
+        lambda w: approve(w.state, "r1", "T0", USD, None),
+        lambda w: w.scheduler.add_worker("w", [("first_task", "T0")]),
+        lambda w: w.state.end_run("r1"),
+        lambda w: w.state.moved(),
+    ],
+    ids=["figures", "release", "approval", "scheduled", "ended", "settings"],
+)
+def test_it_is_looked_at_after_whatever_may_free_its_tasks(
+    waiting: Waiting, change: Callable[[Waiting], None]
+) -> None:
+    async def changed() -> None:
+        reply = asyncio.create_task(waiting.asked())
+        await let_it_look()
+        change(waiting)
+        await let_it_look()
+        assert waiting.looks > 1
+        reply.cancel()
+
+    asyncio.run(changed())
+
+
+def test_what_a_task_has_left_is_a_matter_of_the_run_that_it_was_dispatched_for(waiting: Waiting) -> None:
+    waiting.scheduler.gate.started("T0", "r1")
+    waiting.scheduler.gate.state.stopped("T0")
+    before = waiting.state.versions("w")
+    draw(waiting.state, "T0", 0)
+    assert waiting.state.versions("w") != before
+
+
+def test_a_day_that_has_more_is_everybodys_and_one_that_has_less_is_nobodys(waiting: Waiting) -> None:
+    gate = waiting.scheduler.gate
+    day(gate, 5 * USD, cap=9 * USD, seen=1)
+    before = waiting.state.versions("w")
+    day(gate, 4 * USD, cap=9 * USD, seen=2)
+    assert waiting.state.versions("w") == before
+    day(gate, 6 * USD, cap=9 * USD, seen=3)
+    assert waiting.state.versions("w") != before
+
+
+def test_what_another_run_gives_back_to_the_day_is_everybodys(waiting: Waiting) -> None:
+    gate = waiting.scheduler.gate
+    day(gate, 5 * USD, cap=9 * USD)
+    said = {"run_id": "r2", "max_cost_usd": "1"}
+    waiting.scheduler.add_task(worker="v", task_id="other", family="V", spendguard=said)
+    gate.started("other", "r2")
+    before = waiting.state.versions("w")
+    gate.state.stopped("other")
+    assert waiting.state.versions("w") != before
+
+
+def test_where_nothing_has_changed_it_is_told_what_it_was_told(
+    waiting: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gathered = []
+    stock = Reasons.of_tasks
+    monkeypatch.setattr(Reasons, "of_tasks", lambda self: gathered.append(self) or stock(self))
+    first, second = asyncio.run(waiting.asked(0.01)), asyncio.run(waiting.asked(0.01))
+    assert first == second
+    assert len(gathered) == 1
+    fed(waiting.scheduler.gate, 0, "r1", "frozen", seen=1)
+    third = asyncio.run(waiting.asked(0.01))
+    assert [one.code for one in third.why] != [one.code for one in first.why]
+    day(waiting.scheduler.gate, 0, cap=USD)
+    assert asyncio.run(waiting.asked(0.01)).why != third.why
+
+
+def test_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "SLICE_S", 0)
+    events: list[object] = []
+
+    async def look() -> None:
+        async for number in turns.in_turns(range(3)):
+            events.append(number)
+
+    async def other() -> None:
+        for _ in range(3):
+            events.append("other")
+            await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(look(), other())
+
+    asyncio.run(both())
+    assert events.index("other") < events.index(2)
+    assert [each for each in events if each != "other"] == [0, 1, 2]
