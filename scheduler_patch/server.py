@@ -22,6 +22,7 @@ from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.luigi_api import SCHEDULED_WORKER, SCHEDULER, STATE, check_luigi
 from scheduler_patch import access_log, tls, visualiser
 from scheduler_patch.api import lost, routes
+from scheduler_patch.api.luigis import luigi_routes
 from scheduler_patch.gateway import Gateway
 from scheduler_patch.gateway.handler import Nowhere, Unknown, nowhere, relay_routes
 from scheduler_patch.scheduler import BudgetScheduler, adopt
@@ -88,7 +89,15 @@ def app(scheduler: Any) -> Any:
     application.settings["default_handler_class"] = Unknown
     gateway = Gateway(service)
     application.add_handlers(
-        r".*", [*relay_routes(gateway), *routes(service), *lost(), *nowhere(), *visualiser.routes()]
+        r".*",
+        [
+            *luigi_routes(scheduler),
+            *relay_routes(gateway),
+            *routes(service),
+            *lost(),
+            *nowhere(),
+            *visualiser.routes(),
+        ],
     )
     if service.relayed_vendors:
         logger.info(

@@ -228,7 +228,9 @@ class ReadyIndex:
             self.laden_ready -= before.laden
         if place is not None:
             for queue in self._queues(place):
-                queue.setdefault(place.kind, SortedDict())[place.rank] = task
+                if place.kind not in queue:
+                    queue[place.kind] = SortedDict()
+                queue[place.kind][place.rank] = task
             self.ready[task.id] = task
             self.laden_ready += place.laden
         entry.place = place
