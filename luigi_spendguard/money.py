@@ -97,15 +97,14 @@ def to_micros(minor: int, currency: str, fx: Mapping[str, Decimal]) -> Micros:
     `fx`: USD for one unit of each currency but USD. Raises NoRate, BadAmount (out of range).
     """
     if currency == "usd":
-        rate = Fraction(1)
+        micros = minor * (MICROS_PER_USD // 100)
     elif currency in fx:
-        rate = Fraction(fx[currency])
+        exact = Fraction(minor, 10 ** currency_exponent(currency)) * Fraction(fx[currency]) * MICROS_PER_USD
+        micros = -(-exact.numerator // exact.denominator)
     else:
         raise NoRate(
             f"the currency {currency[:10]!r} has no rate: set it in [spendguard_fx] as USD for one unit"
         )
-    exact = Fraction(minor, 10 ** currency_exponent(currency)) * rate * MICROS_PER_USD
-    micros = -(-exact.numerator // exact.denominator)
     if not 0 <= micros <= MAX_MICROS:
         raise BadAmount(f"{minor} {currency[:10]} is out of range")
     return Micros(micros)

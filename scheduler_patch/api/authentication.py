@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import ipaddress
 import socket
+from functools import lru_cache
 
 import luigi.configuration
 from tornado.httputil import HTTPServerRequest
@@ -29,8 +30,13 @@ def is_loopback(request: HTTPServerRequest) -> bool:
         return False
     if _on_unix_socket(request):
         return True
+    return _is_of_this_machine(request.remote_ip or "")
+
+
+@lru_cache(maxsize=256)
+def _is_of_this_machine(address: str) -> bool:
     try:
-        return ipaddress.ip_address(request.remote_ip or "").is_loopback
+        return ipaddress.ip_address(address).is_loopback
     except ValueError:
         return False
 
@@ -82,8 +88,17 @@ def check_peer(
 
     `anywhere`: peers on other machines are served without a worker token, too.
     """
-    if anywhere or service.settings.worker_token is not None or (token and _same(token, service.admin_token)):
+    if anywhere or service.settings.worker_token is not None:
         return
+    try:
+        _check_place(request, service.settings.gateway_url)
+    except Refused:
+        if not (token and _same(token, service.admin_token)):
+            raise
+
+
+def _check_place(request: HTTPServerRequest, gateway_url: str | None) -> None:
+    """Raise Refused for a peer on another machine, and for a name that may lead here and is not ours."""
     if not is_loopback(request):
         raise Refused(
             403,
@@ -91,7 +106,7 @@ def check_peer(
             "without [spendguard] worker_token in luigid's luigi.cfg only "
             "peers on its own machine are served: set the same token for both",
         )
-    _check_host(request, service.settings.gateway_url)
+    _check_host(request, gateway_url)
 
 
 def _check_host(request: HTTPServerRequest, gateway_url: str | None) -> None:

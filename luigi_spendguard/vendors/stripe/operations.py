@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 from luigi_spendguard.vendors.bodies import Params
 from luigi_spendguard.vendors.parameters import Name, Parameters
@@ -181,6 +181,7 @@ def hands_out_credentials(line: str, params: Params) -> bool:
     )
 
 
+@lru_cache(maxsize=256)
 def find_operation(method: str, path: str) -> tuple[Operation, tuple[str, ...]] | None:
     """Return the operation at an address with the ids in it, None for one that is in no table."""
     parts = path.strip("/").split("/")
@@ -230,4 +231,4 @@ def check_parameters(
 
 def parts_of(name: str) -> Name:
     """Return the parts of a parameter's name: `items[0][price]` is ("items", "0", "price")."""
-    return tuple(part.rstrip("]") for part in name.split("["))
+    return tuple(name.replace("]", "").split("["))
