@@ -13,6 +13,7 @@ from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
@@ -136,7 +137,7 @@ class HttpLedgerClient(LedgerClient):
 
     def _renew(self) -> None:
         """Start without inherited connections."""
-        self._pool = self._address.pool(maxsize=64, block=False)
+        self._connections = RpcConnections(self._address)
 
     def open_run(self, request: OpenRunRequest) -> OpenRunReply:
         return self._ask(rpcs.OPEN_RUN, request)
@@ -182,29 +183,26 @@ class HttpLedgerClient(LedgerClient):
         return self  # See `__reduce__`.
 
     def close(self) -> None:
-        self._pool.clear()
+        self._connections.close()
 
     def _ask(self, rpc: Rpc[Q, R], request: Q, key: str | None = None, patience_s: float = 0) -> R:
         """Send a request until it is answered, for GIVE_UP_S and `patience_s` seconds."""
         token = key if key is not None else self._worker_token
-        headers = {"Content-Type": "application/json", **self._address.credentials(token)}
-        data = json.dumps(request.to_json()).encode()
+        headers = {
+            "User-Agent": "luigi-spendguard",
+            "Content-Type": "application/json",
+            **self._address.credentials(token),
+        }
+        data = json.dumps(request.to_json(), separators=(",", ":")).encode()
         limit = time.monotonic() + GIVE_UP_S + patience_s
         waits = backoff.growing(*backoff.SOON)
         while True:
             left = limit - time.monotonic()
             try:
-                reply = self._pool.request(
-                    "POST",
-                    f"{self._address.base}/api/{rpc.name}",
-                    body=data,
-                    headers=headers,
-                    retries=False,
-                    redirect=False,
-                    timeout=urllib3.Timeout(connect=max(0.1, min(2.0, left)), read=max(0.1, left)),
-                )
-                return self._read(rpc, reply.status, reply.data)
-            except urllib3.exceptions.HTTPError as error:
+                exchange = Exchange(f"/api/{rpc.name}", headers, data, limit)
+                status, body = self._connections.post(exchange, max(0.1, min(2.0, left)))
+                return self._read(rpc, status, body)
+            except OSError as error:
                 wait_s, reason = next(waits), Unreached.of(error)
                 if reason.lasts or time.monotonic() + wait_s > limit:
                     raise LedgerUnavailable(self._unreached(reason)) from None
@@ -217,7 +215,7 @@ class HttpLedgerClient(LedgerClient):
     def problem(self) -> str:
         """Return why luigid cannot be connected to, "" where it can or may be in a second."""
         try:
-            self._pool.request(
+            self._address.pool().request(
                 "HEAD", f"{self._address.base}/status", retries=False, redirect=False, timeout=_LOOK_S
             )
         except urllib3.exceptions.HTTPError as error:

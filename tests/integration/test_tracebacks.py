@@ -18,8 +18,10 @@ from luigi_spendguard.cli.api_client import Operator
 from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
+from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol import rpcs
+from luigi_spendguard.protocol.rpcs import DuePricesRequest
 from luigi_spendguard.proxy.stripe import VENDOR, in_place
 from luigi_spendguard.vendors import Request
 from tests.support.attempts import Pretender
@@ -140,14 +142,16 @@ def test_a_child_process_of_the_task_finds_the_vault_key(pretender: Pretender) -
         assert stripe.api_key == attempt.key
 
 
-def test_the_token_is_not_seen_from_an_error_of_its_client() -> None:
+def test_the_token_is_not_seen_from_an_error_of_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_client, "GIVE_UP_S", 0)
     token = "worker-token-canary-0123456789"
     settings = config.Settings(None, worker_token=config.redaction.Secret(token))  # type: ignore[arg-type]
     client = HttpLedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
-    client._pool.connection_pool_kw["retries"] = False
-    error = raised(lambda: client._read(rpcs.CLAIM, 500, b"{}"))
-    assert isinstance(error, LedgerUnavailable)
-    for shown in (seen_from(error), repr(client), repr(vars(client)), repr(settings)):
+    refused = raised(lambda: client._read(rpcs.CLAIM, 500, b"{}"))
+    unreached = raised(lambda: client.due_prices(DuePricesRequest(())))
+    for error in (refused, unreached):
+        assert isinstance(error, LedgerUnavailable)
+    for shown in (seen_from(refused), seen_from(unreached), repr(client), repr(vars(client)), repr(settings)):
         assert token not in shown
         assert "userinfo-canary" not in shown
     assert token not in repr(
