@@ -51,7 +51,7 @@ def measure_calls(folder: Path, count: int, rounds: int = 5) -> dict[str, Any]:
                 stripe.api_key = SECRET
                 unguarded[first // count] += _timed(_charge, "plain", first)
                 stripe.api_key = None
-                with pretender.attempt():
+                with pretender.attempt() as attempt, attempt.client.gathering():  # As a worker runs a task.
                     guarded[first // count] += _timed(_charge, "guarded", first)
             made = count * rounds
             assert vendor.moved() == 2 * made + TURN, "the vendor counted other calls than were made"

@@ -13,10 +13,12 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
+from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.ledger.database import Row
@@ -230,6 +232,9 @@ class LocalLedgerClient(LedgerClient):
 
     def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
         self._outbox.tell(what, lambda: self._do(act))
+
+    def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
+        return nullcontext()  # There is no message that could be spared.
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         return self._outbox.flush(timeout_s)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import urllib3
@@ -12,6 +14,7 @@ import urllib3
 from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
+from luigi_spendguard.http.gathering import Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.unreached import Unreached
@@ -19,7 +22,10 @@ from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
 from luigi_spendguard.protocol.rpcs import (
+    OWN_OUTCOMES,
     AcknowledgeRequest,
+    AttemptReply,
+    AttemptRequest,
     BlockedReply,
     BlockedRequest,
     ClaimReply,
@@ -29,6 +35,7 @@ from luigi_spendguard.protocol.rpcs import (
     CorrectRequest,
     DuePricesReply,
     DuePricesRequest,
+    EndedCall,
     FinishRequest,
     IssueKeyReply,
     IssueKeyRequest,
@@ -44,6 +51,8 @@ R = TypeVar("R", bound=Message)
 
 #: Seconds until a scheduler that cannot be reached means a denial (Luigi's own RPCs take 60).
 GIVE_UP_S = 5.0
+#: Characters of vendors' answers in one message; more are told one by one.
+_MOST_AT_ONCE = 1 << 18
 #: Seconds for a look at whether it can be connected to at all.
 _LOOK_S = 2.0
 
@@ -99,6 +108,12 @@ class LedgerClient(Protocol):
     def end(self, key: str, request: EndRequest) -> None:
         """Tell how a call ended, now or later."""
 
+    def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
+        """Let the end of a call travel with what is said next, in the block, and in this process alone.
+
+        `words`: where ends stand that are not said yet, for who outlives this process.
+        """
+
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until all that was told is delivered; say which is not after `timeout_s` seconds."""
 
@@ -124,7 +139,9 @@ class HttpLedgerClient(LedgerClient):
         self.url, self.address = self._address.url, Secret(url)
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
-        self._outbox = Outbox()
+        self._outbox, self._gathering = Outbox(), Gathering(self._say_ends)
+        #: Whether luigid takes several messages at once.
+        self._together = False
         self._renew()
         at_fork(self._renew)
 
@@ -143,10 +160,17 @@ class HttpLedgerClient(LedgerClient):
         return self._ask(rpcs.OPEN_RUN, request)
 
     def claim(self, request: ClaimRequest) -> ClaimReply:
-        return self._ask(rpcs.CLAIM, request)
+        claimed = self._ask(rpcs.CLAIM, request)
+        self._together = claimed.together
+        return claimed
 
     def finish(self, request: FinishRequest) -> None:
-        self._tell(rpcs.FINISH, request, request.claim_id)
+        with self._gathering.taken() as ends:
+            if request.outcome in OWN_OUTCOMES and (key := _their_key(ends)):
+                self._outbox.tell(*self._at_once(key, ends, request.outcome))
+                return
+            self._say_ends(ends)
+            self._tell(rpcs.FINISH, request, request.claim_id)
 
     def close_run(self, request: CloseRunRequest) -> None:
         self._tell(rpcs.CLOSE_RUN, request, request.name)
@@ -168,15 +192,60 @@ class HttpLedgerClient(LedgerClient):
         return self._ask(rpcs.ISSUE_KEY, request)
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        return self._ask(rpcs.RESERVE, request, key)
+        with self._gathering.taken() as ends:
+            if _their_key(ends) == key:
+                answer = self._end_and_ask(key, ends, request)
+            else:
+                self._say_ends(ends)
+                answer = self._ask(rpcs.RESERVE, request, key)
+        if answer.verdict == "allowed":
+            self._gathering.begin()
+        return answer
+
+    def _end_and_ask(self, key: str, ends: tuple[KeptEnd, ...], request: ReserveRequest) -> ReserveReply:
+        try:
+            reply = self._ask(rpcs.ATTEMPT, AttemptRequest(_messages(ends), request), key)
+        except Exception:
+            self._outbox.tell_later(*self._at_once(key, ends))  # Nobody else waits for that.
+            raise
+        _warn_of_each(reply)
+        if reply.answer is None:
+            raise LedgerUnavailable(f"the scheduler at {self.url} has left a request unanswered: {UPGRADE}")
+        return reply.answer
 
     def end(self, key: str, request: EndRequest) -> None:
-        self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
+        gathered = False
+        try:
+            gathered = self._gathering.put(KeptEnd(key, request))
+        except Exception:  # That of a signal's handler.
+            logger.exception("The end of call %s was interrupted, and is said now", request.call_id)
+        finally:
+            if not gathered:
+                self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
+
+    def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
+        return self._gathering.block(words) if self._together else nullcontext()
+
+    def _say_ends(self, ends: tuple[KeptEnd, ...]) -> None:
+        if len(ends) > 1 and (key := _their_key(ends)):
+            self._outbox.tell(*self._at_once(key, ends))
+            return
+        for key, end in ends:
+            self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
+
+    def _at_once(
+        self, key: str, ends: tuple[KeptEnd, ...], outcome: str | None = None
+    ) -> tuple[str, Callable[[], object]]:
+        """Return a message of several, as an outbox takes it."""
+        request = AttemptRequest(_messages(ends), outcome=outcome)
+        what = f"{rpcs.ATTEMPT.name} of {', '.join(end.call_id for _, end in ends)}"
+        return what, lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key))
 
     def _tell(self, rpc: Rpc[Q, R], request: Q, name: str, key: str | None = None) -> None:
         self._outbox.tell(f"{rpc.name} of {name}", lambda: _warn(self._ask(rpc, request, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
+        self._gathering.say_all()
         return self._outbox.flush(timeout_s)
 
     def for_child(self) -> HttpLedgerClient:
@@ -270,8 +339,28 @@ def connect(url: str) -> HttpLedgerClient:
     return HttpLedgerClient(url, config.load().worker_token)
 
 
+def _their_key(ends: tuple[KeptEnd, ...]) -> str:
+    """Return the vault key of all ends, "" where they have several or are too much for one message."""
+    keys = {one.key for one in ends}
+    if len(keys) != 1 or sum(len(one.end.answer_body) for one in ends) > _MOST_AT_ONCE:
+        return ""
+    return keys.pop()
+
+
+def _messages(ends: tuple[KeptEnd, ...]) -> tuple[EndRequest, ...]:
+    return tuple(one.end for one in ends)
+
+
+def _warn_of_each(reply: AttemptReply) -> None:
+    for ended in reply.ends:
+        if ended.refused:
+            logger.error("The end of call %s was refused: %s", ended.call_id, ended.refused)
+        else:
+            _warn(ended)
+
+
 def _warn(reply: Message) -> None:
-    if isinstance(reply, EndReply) and (reply.overrun_usd or "0.00") != "0.00":
+    if isinstance(reply, (EndReply, EndedCall)) and (reply.overrun_usd or "0.00") != "0.00":
         logger.error(
             "The vendor billed $%s more for call %s than was reserved: it is booked as overrun and "
             "the run is frozen. Look at `spendguard calls`, then `spendguard top-up` the run",

@@ -59,11 +59,12 @@ class Outbox:
             except Exception:
                 logger.exception("%s has failed, or was interrupted, and will be tried again", what)
             except BaseException:
-                self._tell_later(what, say)
+                self.tell_later(what, say)
                 raise
-        self._tell_later(what, say)
+        self.tell_later(what, say)
 
-    def _tell_later(self, what: str, say: Callable[[], object]) -> None:
+    def tell_later(self, what: str, say: Callable[[], object]) -> None:
+        """Let a thread say something, behind what could not be delivered yet."""
         with self._lock:
             self._queue.put((what, say))
             if self._sender is None or not self._sender.is_alive():

@@ -71,6 +71,8 @@ VERDICTS = (
 )
 #: What operators do; and, last, what vendors say later of an amount.
 ACTIONS = ("top_up", "approve", "revoke", "revoke_key", "resolve", "prune", "forget", "correction")
+#: How a call may end: its reservation is settled, voided or in doubt.
+ENDS = ("settle", "void", "doubt")
 #: Verdicts on a call that asks again.
 ASKED_AGAIN = ("wait", "outdated", "look_up", "search")
 
@@ -82,6 +84,7 @@ _Number = Annotated[int, messages.plain_number(1, 1_000_000)]
 #: A longer time-out would leave a call pending for days.
 _Timeout = Annotated[int, messages.plain_number(1, MAX_TIMEOUT_MS)]
 _Status = Annotated[int, messages.plain_number(0, 999)]
+_End = Annotated[str, messages.plain_choice(ENDS)]
 _Denial = Annotated[str, messages.plain_choice(DENIAL_STATUS)]
 
 
@@ -240,7 +243,7 @@ class EndRequest(Message):
     """How a call ended.
 
     Attributes:
-        kind: `settle` | `void` | `doubt`.
+        kind: one of ENDS.
         definite: a void that is certain even though an earlier send had an unknown outcome: the vendor keeps
             that answer under the call's key.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
@@ -256,7 +259,7 @@ class EndRequest(Message):
 
     """
 
-    kind: str
+    kind: _End
     call_id: _CallId
     ask: _Number = 1
     definite: bool = False

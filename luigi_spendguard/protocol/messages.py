@@ -328,6 +328,8 @@ def _kind_of(hint: Any) -> tuple[Kind, bool]:
         return next(one for one in hint.__metadata__ if isinstance(one, Kind)), False
     if get_origin(hint) is tuple:
         return _tuple_of(get_args(hint)[0]), False
+    if isinstance(hint, type) and issubclass(hint, Message):
+        return Kind(lambda _, one: hint.from_json(one), schema(hint), "a required field is missing"), False
     return _PLAIN[get_origin(hint) or hint], False
 
 

@@ -11,6 +11,9 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from luigi_spendguard.money import MAX_MICROS
 from luigi_spendguard.protocol import (
+    ENDS as ENDS_OF_CALLS,
+)
+from luigi_spendguard.protocol import (
     MAX_BODY,
     MAX_NOTE,
     EndReply,
@@ -40,6 +43,8 @@ R = TypeVar("R", bound=Message)
 #: How an attempt may end. A child says that its `run()` has `returned`; that the task has `completed` is
 #: Luigi's verdict DONE, after `on_success`, and the worker's main process says it.
 OUTCOMES = ("returned", "completed", "failed", "yielded", "blocked", "died")
+#: Those that an attempt says itself, under its vault key.
+OWN_OUTCOMES = ("returned", "failed", "yielded", "blocked")
 #: Names in one list of a key's terms at the most.
 MAX_NAMES = 100
 #: The most characters of a `payment_key`, and the most that a batch may have.
@@ -190,12 +195,16 @@ class ClaimRequest(Message):
 
 @dataclass(frozen=True)
 class ClaimReply(LenientMessage):
-    """A claimed task: the run that pays, its vault key, and the vendors whose calls a gateway sends."""
+    """A claimed task: the run that pays, its vault key, and the vendors whose calls a gateway sends.
+
+    `together`: this luigid knows `spend_attempt`.
+    """
 
     run_id: str
     vault_key: str = field(repr=False)
     claim_id: str = ""
     gateway: tuple[str, ...] = ()
+    together: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +220,43 @@ class FinishReply(LenientMessage):
     """Whether there is such a claim."""
 
     known: bool
+
+
+@dataclass(frozen=True)
+class AttemptRequest(Message):
+    """What an attempt says at once: how calls have ended, then what it asks for, or how it ended itself.
+
+    Attributes:
+        outcome: one of OWN_OUTCOMES; None while it goes on.
+
+    """
+
+    ends: tuple[EndRequest, ...] = ()
+    ask: ReserveRequest | None = None
+    outcome: Annotated[str, messages.plain_choice(OWN_OUTCOMES)] | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an attempt that asks and has ended. Raises BadMessage."""
+        if self.ask is not None and self.outcome is not None:
+            raise BadMessage("'ask' and 'outcome' must not both be given")
+
+
+@dataclass(frozen=True)
+class EndedCall(LenientMessage):
+    """An `EndReply`, or why the end was not taken: `refused`."""
+
+    call_id: str
+    state: str = ""
+    overrun_usd: str | None = None
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class AttemptReply(LenientMessage):
+    """What has become of each call that has ended, in their order, and the answer to what was asked for."""
+
+    ends: tuple[EndedCall, ...] = ()
+    answer: ReserveReply | None = None
 
 
 @dataclass(frozen=True)
@@ -417,4 +463,6 @@ ISSUE_KEY = Rpc("issue_vault_key", IssueKeyRequest, IssueKeyReply)
 # An attempt's, under its vault key.
 RESERVE = Rpc("spend_reserve", ReserveRequest, ReserveReply)
 #: By `EndRequest.kind`.
-ENDS = {kind: Rpc(f"spend_{kind}", EndRequest, EndReply) for kind in ("settle", "void", "doubt")}
+ENDS = {kind: Rpc(f"spend_{kind}", EndRequest, EndReply) for kind in ENDS_OF_CALLS}
+#: Several of these in one message, which is durable as a whole before it is answered.
+ATTEMPT = Rpc("spend_attempt", AttemptRequest, AttemptReply)

@@ -33,7 +33,13 @@ _PACKAGES = frozenset(
     {"stripe", "twilio", "resend", "requests", "urllib3", "httpx", "httpcore", "aiohttp", "luigi_spendguard"}
 )
 #: What an attempt says to luigid.
-_RPCS: tuple[rpcs.Rpc[Any, Any], ...] = (rpcs.CLAIM, rpcs.FINISH, rpcs.RESERVE, *rpcs.ENDS.values())
+_RPCS: tuple[rpcs.Rpc[Any, Any], ...] = (
+    rpcs.CLAIM,
+    rpcs.FINISH,
+    rpcs.RESERVE,
+    rpcs.ATTEMPT,
+    *rpcs.ENDS.values(),
+)
 _prepared: set[str] = set()
 
 

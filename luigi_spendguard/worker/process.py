@@ -25,6 +25,7 @@ from luigi_spendguard.errors import (
     blocks,
 )
 from luigi_spendguard.guard.denials import shown_by
+from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S
 from luigi_spendguard.money import BadAmount
@@ -62,6 +63,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     settings: Settings | None = None
     #: It is a child that has all that its worker has loaded.
     forked: bool = False
+    #: What that child leaves to its worker; None for one that is not forked.
+    words: LastWords | None = None
     claim_id: str = ""
     death_told: bool = False
     refused: BaseException | None = None
@@ -100,7 +103,18 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         except (SpendguardError, ConfigError, BadAmount) as error:
             self.refused = error
             raise
-        outcome, modules = "failed", set(sys.modules)
+        modules = set(sys.modules)
+        try:
+            with attempt.client.gathering(self.words):
+                return self._run_attempt(attempt)
+        finally:
+            # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
+            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
+            if self.forked and (loaded := preload.loaded_since(modules)):
+                self.result_queue.put(loaded)
+
+    def _run_attempt(self, attempt: attempts.Attempt) -> Any:
+        outcome = "failed"
         try:
             with proxy.attempt_running(attempt), self._interruptible(attempt):
                 new_deps = super()._run_get_new_deps()
@@ -112,10 +126,6 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             raise
         finally:
             attempt.client.finish(FinishRequest(attempt.claim_id, outcome))
-            # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
-            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
-            if self.forked and (loaded := preload.loaded_since(modules)):
-                self.result_queue.put(loaded)
 
     @contextlib.contextmanager
     def _forward_attributes(self) -> Iterator[Any]:
@@ -204,6 +214,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""
         if self.vendor and self.client is not None and self.claim_id and not self.death_told:
             self.death_told = True
+            for key, end in self.words.read() if self.words is not None else ():
+                self.client.end(key, end)
             self.client.finish(FinishRequest(self.claim_id, "died"))
 
 

@@ -18,6 +18,7 @@ import luigi.scheduler
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
+from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient, LedgerClient
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.money import BadAmount
@@ -274,6 +275,7 @@ class GuardState:
                 process.settings = self.settings()
                 process.client = self.client()
                 process.forked = process.use_multiprocessing and preload.prepare(task)
+                process.words = LastWords() if process.forked else None
         except (PluginError, config.ConfigError, LedgerUnavailable) as error:
             process.refusal = str(error)
         if process.refusal:

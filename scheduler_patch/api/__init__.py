@@ -107,6 +107,7 @@ ROUTES = (
     _worker(rpcs.DUE_PRICES, LedgerService.due_prices),
     _worker(rpcs.CORRECT, LedgerService.correct),
     _attempt(rpcs.RESERVE, LedgerService.reserve),
+    _attempt(rpcs.ATTEMPT, LedgerService.attempt),
     *(_attempt(rpc, LedgerService.end, kind=kind) for kind, rpc in rpcs.ENDS.items()),
     _rpc("list_runs", Endpoint("read", NoFields, runs.list_runs)),
     _rpc("task_costs", Endpoint("read", TaskCostsRequest, queries.task_costs)),

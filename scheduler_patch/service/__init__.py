@@ -7,10 +7,11 @@ import json
 import logging
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, SpendDenied, denial
+from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, SpendDenied, SpendguardError, denial
 from luigi_spendguard.ledger import (
     calls,
     claims,
@@ -29,6 +30,8 @@ from luigi_spendguard.protocol.commands import approve_forecast
 from luigi_spendguard.protocol.messages import BadMessage, NoFields
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
+    AttemptReply,
+    AttemptRequest,
     ClaimReply,
     ClaimRequest,
     CloseRunReply,
@@ -38,6 +41,7 @@ from luigi_spendguard.protocol.rpcs import (
     DuePrice,
     DuePricesReply,
     DuePricesRequest,
+    EndedCall,
     FinishReply,
     FinishRequest,
     OpenRunReply,
@@ -129,7 +133,7 @@ class LedgerService(Books):
             self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
         self.known_keys.learn(key, row["id"])
-        return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)))
+        return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)), together=True)
 
     async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
         """Return the run that pays for a task: the one that it was dispatched for.
@@ -251,19 +255,40 @@ class LedgerService(Books):
         """
         if relayed:
             _check_bounds(ask)
-        elif ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
-            raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
+        else:
+            self._check_is_workers(ask)
         ahead = self._turns.ahead(ask, relayed=relayed)
         answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
         self._turns.told(ask, answer, run_id, relayed=relayed)
         return answer
 
+    def _check_is_workers(self, ask: ReserveRequest) -> None:
+        """Raise SpendDenied (`scope`) for a call that a gateway has to send."""
+        if ask.vendor in self.relayed_vendors and ask.denied is None:  # A denial is only put on record.
+            raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
+
+    async def attempt(self, key: str, request: AttemptRequest) -> AttemptReply:
+        """Take what an attempt says at once: ends, then a call that is decided about, or its own end.
+
+        One transaction: where what it asks for cannot be answered, its ends are not taken either. An end
+        that is refused holds nothing up. Raises as `reserve`.
+        """
+        ask, ahead = request.ask, ""
+        if ask is not None:
+            self._check_is_workers(ask)
+            ahead = self._turns.ahead(ask, relayed=False)
+        # Nobody waits for what asks for nothing.
+        commit = self.commit_end if ask is None else self.commit
+        reply, run_id, ended = await commit(_attempt, key, request, self.settings.caps, ahead)
+        if ended is not None:
+            self.known_keys.forget(ended)
+        if ask is not None and reply.answer is not None:
+            self._turns.told(ask, reply.answer, run_id, relayed=False)
+        return reply
+
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
-        call = await self.commit_end(_end, key, end, relayed)
-        if call is None:
-            return EndReply(end.call_id, "voided")
-        return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
+        return _end_reply(end, await self.commit_end(_end, key, end, relayed))
 
     # Prices that come late.
 
@@ -385,3 +410,43 @@ def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]
     call = settlement.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]
     return Booked(call, snapshot.of_call(tx, run_id, end.call_id))
+
+
+def _end_reply(end: EndRequest, call: Row | None) -> EndReply:
+    if call is None:
+        return EndReply(end.call_id, "voided")
+    return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
+
+
+def _attempt(
+    tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
+) -> Booked[tuple[AttemptReply, str, str | None]]:
+    """Apply what an attempt says at once; the answer comes with its run, and its claim if that has ended."""
+    booked: list[Booked[Any]] = []
+    ended = []
+    for end in request.ends:
+        try:
+            with tx.savepoint():
+                applied = _end(tx, key, end, False)
+        except LedgerUnavailable:
+            raise
+        except SpendguardError as error:
+            ended.append(EndedCall(end.call_id, refused=str(error)))
+        else:
+            booked.append(applied)
+            reply = _end_reply(end, applied.answer)
+            ended.append(EndedCall(reply.call_id, reply.state, reply.overrun_usd))
+    answer, run_id, finished = None, "", None
+    if request.ask is not None:
+        asked = _reserve(tx, key, request.ask, caps, False, ahead)
+        answer, run_id = asked.answer
+        booked.append(asked)
+    elif request.outcome is not None:
+        finished = _scope(tx, key, caps, False).claim["id"]
+        booked.append(_finish(tx, finished, request.outcome))
+    return Booked((AttemptReply(tuple(ended), answer), run_id, finished), None, partial(_tell_each, booked))
+
+
+def _tell_each(booked: list[Booked[Any]], state: DispatchState) -> None:
+    for one in booked:
+        one.hear(state)

@@ -65,6 +65,12 @@ class Booked(Generic[T]):
     figures: Figures | None
     tell: Callable[[DispatchState], None] = _nothing
 
+    def hear(self, state: DispatchState) -> None:
+        """Let the gate hear of it."""
+        if self.figures is not None:
+            feed.feed(state, self.figures)
+        self.tell(state)
+
 
 class Books:
     """Opens the ledger when it is first needed (a luigid without vendor tasks never has one).
@@ -185,9 +191,7 @@ class Books:
         return self._told(await writing)
 
     def _told(self, booked: Booked[T]) -> T:
-        if booked.figures is not None:
-            feed.feed(self.state, booked.figures)
-        booked.tell(self.state)
+        booked.hear(self.state)
         return booked.answer
 
     async def record(

@@ -33,6 +33,8 @@ from tests.support.site import Site
 
 PAGE = "operate.md"
 COMPLETING = "tests.support.completing_pipeline"
+#: How a worker says that a call has been settled.
+ENDING = ("spend_attempt", "spend_settle")
 AGE_MS = 400 * 86_400_000
 
 
@@ -237,7 +239,7 @@ def test_what_an_older_worker_says_is_understood(site: Site, number: int) -> Non
 def test_an_older_luigid_takes_what_a_worker_says_that_uses_nothing_new(site: Site, number: int) -> None:
     taken = recorded(number)["taken"]
     site.start()
-    said = said_in_a_pipeline(site)
+    said = said_in_a_pipeline(site, hidden=("together",))
     assert {"spend_open_run", "spend_claim", "spend_reserve", "spend_settle", "spend_finish"} <= dict(
         said
     ).keys()
@@ -246,6 +248,17 @@ def test_an_older_luigid_takes_what_a_worker_says_that_uses_nothing_new(site: Si
     assert [one for one in unknown if one[1]] == []
     if number == 10:
         assert "payment_keys" not in taken["spend_claim"], "what the page says of it"
+
+
+def test_a_luigid_of_today_is_told_at_once_how_a_call_and_its_attempt_have_ended(site: Site) -> None:
+    """Where the attempt has not ended within milliseconds (a busy machine), the end is told by itself."""
+    site.start()
+    said = said_in_a_pipeline(site)
+    told = [body.get("ends", [body]) for name, body in said if name in ENDING]
+    assert [len(ends) for ends in told] == [1, 1], "the second attempt of the first was replayed"
+    outcomes = [body["outcome"] for name, body in said if "outcome" in body]
+    assert Counter(outcomes) == {"failed": 1, "returned": 2, "completed": 2}
+    assert charged(site) == {"cus_0": 1, "cus_1": 1}
 
 
 @dataclass(frozen=True)

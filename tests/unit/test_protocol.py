@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from luigi_spendguard.errors import DENIAL_STATUS
 from luigi_spendguard.money import MAX_MICROS
 from luigi_spendguard.protocol import (
+    ENDS,
     MAX_BODY,
     EndRequest,
     ReserveReply,
@@ -20,6 +21,9 @@ from luigi_spendguard.protocol import (
 )
 from luigi_spendguard.protocol.messages import MAX_TEXT, BadMessage, Message
 from luigi_spendguard.protocol.rpcs import (
+    OWN_OUTCOMES,
+    AttemptReply,
+    AttemptRequest,
     BlockedReply,
     BlockedRequest,
     BlockedTasks,
@@ -29,6 +33,7 @@ from luigi_spendguard.protocol.rpcs import (
     CorrectRequest,
     DuePrice,
     DuePricesReply,
+    EndedCall,
     OpenRunReply,
     OpenRunRequest,
 )
@@ -74,7 +79,7 @@ answers = st.builds(
 )
 ends = st.builds(
     EndRequest,
-    kind=texts,
+    kind=st.sampled_from(ENDS),
     call_id=ids,
     definite=st.booleans(),
     total_micros=st.none() | micros,
@@ -86,6 +91,15 @@ ends = st.builds(
     answer_body=texts,
     opened=parts,
 )
+several = st.lists(ends, max_size=3).map(tuple)
+attempts = st.builds(AttemptRequest, ends=several, ask=st.none() | asks) | st.builds(
+    AttemptRequest, ends=several, outcome=st.sampled_from(OWN_OUTCOMES)
+)
+replies = st.builds(
+    AttemptReply,
+    ends=st.lists(st.builds(EndedCall, call_id=texts, state=texts, refused=texts), max_size=3).map(tuple),
+    answer=st.none() | answers,
+)
 LEAST: dict[str, Any] = {
     "call_id": "c",
     "vendor": "v",
@@ -96,9 +110,18 @@ LEAST: dict[str, Any] = {
 }
 
 
-@given(asks | answers | ends)
+@given(asks | answers | ends | attempts | replies)
 def test_a_message_survives_json(message: Any) -> None:
     assert type(message).from_json(json.loads(json.dumps(message.to_json()))) == message
+
+
+def test_an_attempt_that_asks_has_not_ended() -> None:
+    with pytest.raises(BadMessage, match="'ask' and 'outcome' must not both be given"):
+        AttemptRequest(ask=ReserveRequest(**LEAST), outcome="returned")
+    with pytest.raises(BadMessage, match="'outcome' must be one of returned"):
+        AttemptRequest.from_json({"outcome": "completed"})
+    with pytest.raises(BadMessage, match="'kind' must be one of settle, void, doubt"):
+        AttemptRequest.from_json({"ends": [{"kind": "give", "call_id": "c"}]})
 
 
 def test_names_are_one_text_in_json_as_every_version_has_them() -> None:
@@ -253,7 +276,13 @@ def test_a_reply_of_another_version_is_understood() -> None:
 def test_a_reply_says_also_what_is_not_there() -> None:
     """An older worker looks for it."""
     assert RUN.to_json()["forecast_usd"] is None
-    assert ClaimReply("r", "k").to_json() == {"run_id": "r", "vault_key": "k", "claim_id": "", "gateway": []}
+    assert ClaimReply("r", "k").to_json() == {
+        "run_id": "r",
+        "vault_key": "k",
+        "claim_id": "",
+        "gateway": [],
+        "together": False,
+    }
 
 
 def test_no_key_shows_itself() -> None:

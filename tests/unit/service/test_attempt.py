@@ -1,0 +1,104 @@
+"""What an attempt says at once: how its calls have ended, then what it asks for, or its own end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.config import Settings, VendorSettings
+from luigi_spendguard.errors import SpendDenied
+from luigi_spendguard.ledger import queries
+from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol.rpcs import AttemptReply, AttemptRequest, EndedCall
+from luigi_spendguard.settings.policy import Caps
+from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service import LedgerService
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    """A run with a cap of 100 micro-dollars."""
+    made = Books(tmp_path / "books.db")
+    yield made
+    made.ledger.close()
+
+
+def said(
+    books: Books, key: str, request: AttemptRequest, **settings: Any
+) -> tuple[LedgerService, AttemptReply]:
+    async def live() -> tuple[LedgerService, AttemptReply]:
+        service = LedgerService(
+            Settings(books.path, Caps(default=Micros(100)), **settings), BudgetScheduler()
+        )
+        try:
+            return service, await service.attempt(key, request)
+        finally:
+            service.close()
+
+    return asyncio.run(live())
+
+
+def calls(books: Books) -> dict[str, str]:
+    return {row["id"]: row["state"] for row in books.read(queries.calls, queries.CallFilter("run"))}
+
+
+def test_a_call_is_decided_behind_the_ends_that_come_with_it(books: Books) -> None:
+    key = books.claim("Charge_1")
+    first, second = books.ask(80), books.ask(80)
+    assert books.reserve(key, first).verdict == "allowed"
+    assert books.reserve(key, books.ask(80)).reason == "cap"
+    ends = (EndRequest("settle", first.call_id, total_micros=10),)
+    service, reply = said(books, key, AttemptRequest(ends, second))
+    assert reply.ends == (EndedCall(first.call_id, "settled", "0.00"),)
+    assert reply.answer is not None
+    assert (reply.answer.verdict, reply.answer.call_id) == ("allowed", second.call_id)
+    assert books.figures() == (10, 80, 0)
+    known = service.state.runs["run"]
+    assert (known.own_budget.spent, known.own_budget.reserved) == (10, 80), "the gate has heard of both"
+
+
+def test_an_end_that_is_refused_holds_nothing_up(books: Books) -> None:
+    key, other = books.claim("Charge_1"), books.claim("Charge_2")
+    mine, theirs = books.ask(10), books.ask(10)
+    books.reserve(key, mine)
+    books.reserve(other, theirs)
+    ends = tuple(EndRequest("settle", one, total_micros=10) for one in ("none", theirs.call_id, mine.call_id))
+    _, reply = said(books, key, AttemptRequest(ends, outcome="returned"))
+    assert [(one.state, one.refused) for one in reply.ends] == [
+        ("", "there is no call none to settle"),
+        ("", "the call is another task's"),
+        ("settled", ""),
+    ]
+    assert calls(books)[theirs.call_id] == "pending"
+
+
+def test_the_attempt_has_ended_behind_them(books: Books) -> None:
+    key, claim = books.claim("Charge_1"), books.last_claim
+    ask = books.ask(10)
+    books.reserve(key, ask)
+    service, reply = said(books, key, AttemptRequest((EndRequest("void", ask.call_id),), outcome="failed"))
+    assert (reply.ends[0].state, reply.answer) == ("voided", None)
+    assert not service.known_keys.believes(key)
+    assert books.reserve(key, books.ask(10)).verdict == "denied"
+    ended = books.read(lambda tx: tx.one("SELECT outcome, ended_at FROM claim WHERE id = ?", claim))
+    assert ended["outcome"] == "failed"
+    assert ended["ended_at"] is not None
+
+
+def test_where_what_is_asked_for_is_refused_the_ends_are_not_taken(books: Books) -> None:
+    key = books.claim("Charge_1")
+    ask = books.ask(10)
+    books.reserve(key, ask)
+    request = AttemptRequest((EndRequest("settle", ask.call_id, total_micros=10),), books.ask(10))
+    served = {"stripe": VendorSettings("stripe", secret="sk_test_1")}
+    with pytest.raises(SpendDenied, match="go through the gateway here"):
+        said(books, key, request, vendors=served)
+    with pytest.raises(SpendDenied, match="does not know this vault key"):
+        said(books, "vault_key_of_nobody", request)
+    assert calls(books) == {ask.call_id: "pending"}
