@@ -136,6 +136,16 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
     ),
     # Keep who asked for a change.
     14: ("ALTER TABLE journal ADD COLUMN actor TEXT NOT NULL DEFAULT ''",),
+    # Index what there is of keys, objects and request ids, and no wire keys: nothing looks for those.
+    15: (
+        "DROP INDEX call_wire_key",
+        "DROP INDEX call_key_id",
+        "DROP INDEX call_object_id",
+        "DROP INDEX journal_request_id",
+        "CREATE INDEX call_keyed ON call (key_id) WHERE key_id IS NOT NULL",
+        "CREATE INDEX call_object ON call (object_id) WHERE object_id IS NOT NULL",
+        "CREATE UNIQUE INDEX journal_request ON journal (request_id) WHERE request_id IS NOT NULL",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -260,10 +260,7 @@ class CallTable(_Table):
         table_name = "call"
         indexes = (
             (("base", "ordinal"), False),
-            (("key_id",), False),
-            (("wire_key",), False),
             (("claim_id", "base"), False),
-            (("object_id",), False),
         )
         constraints = [
             SQL("CHECK (settled_micros >= 0 AND reserved_micros >= 0 AND overrun_micros >= 0)"),
@@ -377,7 +374,7 @@ class JournalTable(_Table):
     spent_micros = BigIntegerField(default=0)
     reserved_micros = BigIntegerField(default=0)
     overrun_micros = BigIntegerField(default=0)
-    request_id = CharField(null=True, unique=True)
+    request_id = CharField(null=True)
     note = TextField(default="")
     # Who asked for it in person, such as `an operator at 127.0.0.1`.
     actor = TextField(default="", constraints=[SQL("DEFAULT ''")])
@@ -421,6 +418,10 @@ _BESIDE = (
     "CREATE INDEX claim_shared ON claim (run_id) WHERE also <> '[]'",
     "CREATE INDEX claim_unheard ON claim (run_id) WHERE ended_at IS NULL",
     "CREATE INDEX claim_payment ON claim (task_id, payment) WHERE payment <> ''",
+    # Most calls have none of these yet when they are written, or never.
+    "CREATE INDEX call_keyed ON call (key_id) WHERE key_id IS NOT NULL",
+    "CREATE INDEX call_object ON call (object_id) WHERE object_id IS NOT NULL",
+    "CREATE UNIQUE INDEX journal_request ON journal (request_id) WHERE request_id IS NOT NULL",
     "CREATE INDEX call_open ON call (state, run_id) WHERE state IN ('pending','in_doubt')",
     "CREATE INDEX call_payment ON call (payment) WHERE payment <> ''",
     "CREATE INDEX call_charged ON call (family, target) WHERE base IS NOT NULL AND asked_micros > 0",
