@@ -6,8 +6,9 @@ Everything here runs inside one transaction of the caller.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
@@ -19,8 +20,7 @@ REMAINING = "max(0, cap_micros - shadow_micros - spent_micros - reserved_micros 
 WITH_REMAINING = f"SELECT *, {REMAINING} AS remaining_micros FROM budget"
 
 
-@dataclass(frozen=True)
-class JournalEntry:
+class JournalEntry(NamedTuple):
     """A change of totals, or an event that changes none; amounts are changes in micro-dollars.
 
     Attributes:
@@ -43,22 +43,14 @@ class JournalEntry:
 
 def journal(tx: Tx, entry: JournalEntry) -> None:
     """Append one entry."""
-    tx.run(
-        "INSERT INTO journal (at, kind, run_id, call_id, budget_id, cap_micros, spent_micros,"
-        " reserved_micros, overrun_micros, request_id, note, actor)"
-        f" VALUES ({NOW},?,?,?,?,?,?,?,?,?,?,?)",
-        entry.kind,
-        entry.run_id,
-        entry.call_id,
-        entry.budget_id,
-        entry.cap,
-        entry.spent,
-        entry.reserved,
-        entry.overrun,
-        entry.request_id,
-        entry.note,
-        tx.actor,
-    )
+    tx.run(_APPEND, *entry, tx.actor)
+
+
+_APPEND = (
+    "INSERT INTO journal (at, kind, run_id, call_id, budget_id, cap_micros, spent_micros,"
+    " reserved_micros, overrun_micros, request_id, note, actor)"
+    f" VALUES ({NOW},?,?,?,?,?,?,?,?,?,?,?)"
+)
 
 
 def was_made(tx: Tx, entry: JournalEntry) -> bool:
@@ -179,7 +171,7 @@ def set_cap(tx: Tx, row: Row, cap: int, entry: JournalEntry = _SET_CAP) -> None:
     if (cap + lent, lent) == (row["cap_micros"], row["shadow_micros"]) and entry.request_id is None:
         return
     tx.run("UPDATE budget SET cap_micros = ?, shadow_micros = ? WHERE id = ?", cap + lent, lent, row["id"])
-    journal(tx, replace(entry, budget_id=row["id"], cap=cap + lent - row["cap_micros"]))
+    journal(tx, entry._replace(budget_id=row["id"], cap=cap + lent - row["cap_micros"]))
 
 
 def budgets_of(tx: Tx, call_id: str) -> list[int]:
@@ -249,16 +241,14 @@ def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
 def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
     """Change the totals of all budgets of `call` by what `entry` says, and journal it once."""
     if entry.spent or entry.reserved or entry.overrun:
-        tx.run(
-            "UPDATE budget SET spent_micros = spent_micros + ?, reserved_micros = reserved_micros + ?,"
-            " overrun_micros = overrun_micros + ?"
-            " WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?)",
-            entry.spent,
-            entry.reserved,
-            entry.overrun,
-            call["id"],
-        )
-    journal(tx, replace(entry, run_id=call["run_id"], call_id=call["id"]))
+        tx.run(_MOVE, entry.spent, entry.reserved, entry.overrun, call["id"])
+    journal(tx, entry._replace(run_id=call["run_id"], call_id=call["id"]))
+
+
+_MOVE = (
+    "UPDATE budget SET spent_micros = spent_micros + ?, reserved_micros = reserved_micros + ?,"
+    " overrun_micros = overrun_micros + ? WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?)"
+)
 
 
 def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:

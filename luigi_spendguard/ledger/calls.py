@@ -63,24 +63,26 @@ def unknown_key() -> SpendDenied:
     return denial("unknown_key", "the ledger does not know this vault key")
 
 
-#: What is asked of a claim, of its run, and of a vault key that was asked for over HTTP.
 _OF_CLAIM = (
     *("id", "run_id", "task_id", "family", "worker", "members", "mixed", "payment", "max_cost_micros"),
     *("key_hash", "state", "claimed_at"),
 )
 _OF_RUN = ("run_id", "state", "by_task_id", "note")
-_OF_TERMS = (
+#: What is known of a claim: `completions`, how often its task has completed, and `has_paid_for`, whether any
+#: attempt of it has said what it pays for, too.
+_CLAIM = (*_OF_CLAIM, "completions", "has_paid_for")
+#: What is known of its run, and of a vault key that was asked for over HTTP.
+_RUN = (*_OF_RUN, "budget_id")
+_TERMS = (
     *("id", "vendor", "allowed_endpoints", "allowed_customers", "allowed_accounts"),
     *("budget", "run_cap_micros", "daily_cap_micros", "expires_at"),
 )
-#: How often a claim's task has completed, and whether any attempt of it has said what it pays for.
-_COUNTED = ("completions", "has_paid_for")
 _SCOPE = (
     f"SELECT {NOW}, {TODAY}, {', '.join(f'claim.{name}' for name in _OF_CLAIM)},"
     f" {COMPLETIONS.format('claim')},"
     " EXISTS (SELECT 1 FROM claim AS said WHERE said.task_id = claim.task_id AND said.payment <> ''),"
     f" {', '.join(f'run.{name}' for name in _OF_RUN)}, budget.id,"
-    f" {', '.join(f'key_terms.{name}' for name in _OF_TERMS)}"
+    f" {', '.join(f'key_terms.{name}' for name in _TERMS)}"
     " FROM claim JOIN run ON run.run_id = claim.run_id"
     " LEFT JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = ''"
     " LEFT JOIN key_terms ON key_terms.id = claim.id AND claim.task_id = '' WHERE claim.key_hash = ?"
@@ -93,13 +95,14 @@ def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope 
     found = tx.values(_SCOPE, wanted)
     if found is None:
         return None
-    each = iter(found)
-    now, today = next(each), next(each)
-    parts = ((*_OF_CLAIM, *_COUNTED), (*_OF_RUN, "budget_id"), _OF_TERMS)
-    claim, run, terms = ({name: next(each) for name in names} for names in parts)
+    now, today, *rest = found
+    claim = dict(zip(_CLAIM, rest, strict=False))
     if not hmac.compare_digest(claim["key_hash"], wanted):
         return None
-    return Scope(claim, run, caps, terms if terms["id"] is not None else None, relayed, now=now, today=today)
+    run = dict(zip(_RUN, rest[len(_CLAIM) :], strict=False))
+    terms = rest[-len(_TERMS) :]
+    known = None if terms[0] is None else dict(zip(_TERMS, terms, strict=True))
+    return Scope(claim, run, caps, known, relayed, now=now, today=today)
 
 
 def same_call(row: Row, ask: ReserveRequest) -> bool:

@@ -80,6 +80,10 @@ def insertion(table: str, *columns: str) -> str:
     return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({','.join('?' * len(columns))})"
 
 
+#: Of a file: its device, its number there, and its size in bytes.
+_Stood = tuple[int, int, int]
+
+
 class LedgerFile(peewee.SqliteDatabase):
     """The database at `path`, not yet connected, for one thread at a time; no fork inherits it.
 
@@ -102,9 +106,9 @@ class LedgerFile(peewee.SqliteDatabase):
         #: The names of each statement's columns; another file may have them in another order.
         self.names: dict[str, tuple[str, ...]] = {}
         self._path = str(path)
-        self._opened = _stat(self._path)
+        self._opened = _stood(self._path)
         self._of: object = None
-        self._beside: dict[str, os.stat_result | None] = dict.fromkeys((f"{path}-wal", f"{path}-shm"))
+        self._beside: dict[str, _Stood | None] = dict.fromkeys((f"{path}-wal", f"{path}-shm"))
         forking.watch(self)
 
     def handle(self) -> sqlite3.Connection:
@@ -119,28 +123,34 @@ class LedgerFile(peewee.SqliteDatabase):
         the index of that, which never shrink while it is open. The index is mapped memory: reading what was
         cut off it would end the process by SIGBUS (https://sqlite.org/walformat.html).
         """
-        opened = self._opened
-        self._compare(self._path, opened, least=min(1, opened.st_size) if opened else 0)
+        self._compare(self._path, self._opened)
         connection = None if self.is_closed() else self.handle()
         if connection is not self._of:
             self._of, self._beside = connection, dict.fromkeys(self._beside)
         if connection is not None:
             for path, before in self._beside.items():
-                now = self._compare(path, before, before.st_size if before is not None else 0)
-                self._beside[path] = before if now is None else now
+                self._beside[path] = self._compare(path, before) or before
 
-    def _compare(self, path: str, before: os.stat_result | None, least: int) -> os.stat_result | None:
-        now = _stat(path)
-        if before is None or (now is not None and os.path.samestat(now, before) and now.st_size >= least):
+    def check_opened(self) -> None:
+        """Look at what stands beside a connection that was opened just now. Raises LedgerUnavailable."""
+        if self._of is not self.handle():
+            self.check()
+
+    def _compare(self, path: str, before: _Stood | None) -> _Stood | None:
+        now = _stood(path)
+        # Of the file itself it is enough that it is not empty: it may be made smaller.
+        least = 0 if before is None else min(1, before[2]) if path is self._path else before[2]
+        if before is None or (now is not None and now[:2] == before[:2] and now[2] >= least):
             return now
         raise LedgerUnavailable(_GONE.format(self._path))
 
 
-def _stat(path: str) -> os.stat_result | None:
+def _stood(path: str) -> _Stood | None:
     try:
-        return os.stat(path)
+        now = os.stat(path)
     except OSError:
         return None
+    return now.st_dev, now.st_ino, now.st_size
 
 
 def prepare_file(path: Path) -> None:
@@ -248,7 +258,7 @@ def writing(db: LedgerFile) -> Iterator[Tx]:
     with translated():
         tx, gate = _begun(db)
         try:
-            db.check()
+            db.check_opened()
             yield tx
             tx.run("COMMIT")
             db.check()  # Else it may be durable in a file that nobody will find.

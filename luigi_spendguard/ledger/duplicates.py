@@ -123,6 +123,8 @@ def _find_suspect(
 ) -> tuple[Row, str, str, str] | None:
     """Return the call that this one may make again: with whose it is, what both have in common, a remedy."""
     claim = scope.claim
+    if not (claim["payment"] or identity.known.charges):
+        return None
     common = (
         *(ask.vendor, ask.account, ask.operation, ask.call_id, claim["id"], scope.run["run_id"]),
         *(json.dumps(tasks), ask.total_micros),
@@ -141,7 +143,7 @@ def _find_suspect(
             what = "the same target, under another payment_key"
             remedy = "say the payment_key as it was then: the call gets the first answer, and nothing is paid"
             return row, whose, what, remedy
-    if ask.target is None:
+    if ask.target is None or not identity.known.charges:
         return None
     own = json.dumps([*tasks, *identity.mates])
     row = tx.one(_CHARGED, *common, claim["family"], ask.target, own, claim["payment"], claim["worker"])

@@ -13,6 +13,9 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass, replace
+from functools import cache
+from json.encoder import encode_basestring_ascii
+from typing import NamedTuple
 
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
@@ -25,18 +28,34 @@ FORMULA = 2
 DERIVED = re.compile(r"spendguard-[0-9a-f]{64}")
 
 
+class Alike(NamedTuple):
+    """What may be known of an identity.
+
+    Attributes:
+        calls: calls that one of its digests stands for.
+        charges: what the task's family has charged the same target.
+
+    """
+
+    calls: bool
+    charges: bool
+
+
+MAY_BE_KNOWN, UNKNOWN = Alike(True, True), Alike(False, False)
+
+
 @dataclass(frozen=True)
 class Identity:
     """What makes a call the same call: `key_id` when it came with a key, `base` and `ordinal`.
 
     Attributes:
-        before: the digests that older formulas, and earlier batches of the same tasks, have for it.
+        bases: `base`, and what older formulas, earlier batches of its tasks and its payments have for it.
         keys_before: those that older formulas have for its key.
         epoch: how often the task had completed.
         payments: the digests of what it pays for, by whichever tasks.
         paid_for: what it pays for, itself and in batches: such calls count whatever has completed.
         mates: other tasks and payments that this attempt may repeat a part of.
-        new: no call is known that any of these digests stands for.
+        known: what may be known of it.
 
     """
 
@@ -44,17 +63,22 @@ class Identity:
     ordinal: int = 0
     key_id: str | None = None
     epoch: int = 0
-    before: tuple[str, ...] = ()
+    bases: tuple[str, ...] = ()
     keys_before: tuple[str, ...] = ()
     payments: tuple[str, ...] = ()
     paid_for: tuple[str, ...] = ()
     mates: tuple[str, ...] = ()
-    new: bool = False
+    known: Alike = MAY_BE_KNOWN
 
 
 def digest(*parts: str | int | None) -> str:
     """Return the SHA-256 that stands for these parts; it says nothing of any of them."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+    # As `json.dumps` writes them, in a third of the time.
+    written = [
+        encode_basestring_ascii(part) if isinstance(part, str) else "null" if part is None else str(part)
+        for part in parts
+    ]
+    return hashlib.sha256(f"[{', '.join(written)}]".encode()).hexdigest()
 
 
 def payee(vendor: str, account: str, formula: int = FORMULA) -> str:
@@ -90,22 +114,24 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     if not task_id:
         # Without a key each call is a new one.
         if ask.read or not ask.key:
-            return Identity(new=True)
+            return Identity(known=UNKNOWN)
+        wired = wire_digest(ask, claim["run_id"])
         older = tuple(wire_digest(ask, claim["run_id"], formula) for formula in _OLDER)
-        wired = Identity(key_id=wire_digest(ask, claim["run_id"]), keys_before=older)
-        return replace(wired, new=not _is_known(tx, wired))
+        known = _look_up(tx, (), (wired, *older), ask, claim)
+        return Identity(key_id=wired, keys_before=older, known=known)
     epoch = claim["completions"]
     if ask.read:
-        return Identity(epoch=epoch, new=True)
+        return Identity(epoch=epoch, known=UNKNOWN)
     key = ask.key or ""
     key_id = key_digest(ask, key) if key else None
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
     payment = claim["payment"]
     shared = _sharing(tx, payment) if payment else []
     paid_for = (payment, *shared) if payment else ()
+    keys = (key_id, *keys_before) if key_id else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
-        keyed = Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for)
-        return replace(keyed, new=not _is_known(tx, keyed))
+        known = _look_up(tx, (), keys, ask, claim)
+        return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for, known=known)
     base = call_digest(ask, payment or task_id)
     mates = _mates_of(claim)
     named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
@@ -115,21 +141,20 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     if ask.target is not None:
         before += _digests([ask], mates)
         payments += _digests([ask], shared)
-    first = Identity(
+    bases = tuple(dict.fromkeys((base, *before, *payments)))
+    known = _look_up(tx, bases, keys, ask, claim)
+    return Identity(
         base,
-        1,
+        _ordinal(tx, ask, claim, base) if known.calls else 1,
         key_id,
         epoch,
-        tuple(dict.fromkeys(before)),
+        bases,
         keys_before,
         tuple(payments),
         paid_for,
         (*mates, *shared),
-        new=True,
+        known,
     )
-    if not _is_known(tx, first):
-        return first
-    return replace(first, ordinal=_ordinal(tx, ask, claim, base), new=False)
 
 
 def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
@@ -148,17 +173,29 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
     return next(n for n in range(1, len(held) + 2) if n not in held)
 
 
-def _is_known(tx: Tx, identity: Identity) -> bool:
-    """Return whether there is a call that any of an identity's digests stands for."""
-    keys = () if identity.key_id is None else (identity.key_id, *identity.keys_before)
-    bases = () if identity.base is None else (identity.base, *identity.before, *identity.payments)
-    return tx.value(_KNOWN, json.dumps(bases), json.dumps(keys)) is not None
+def _look_up(tx: Tx, bases: tuple[str, ...], keys: tuple[str, ...], ask: ReserveRequest, claim: Row) -> Alike:
+    """Return whether there are calls of these digests, and charges of the same target."""
+    if len(bases) + len(keys) > _MOST_MARKS:
+        return MAY_BE_KNOWN
+    found = tx.values(_alike(len(bases), len(keys)), claim["family"], ask.target, *bases, *keys)
+    assert found is not None
+    return Alike(*found)
 
 
-_KNOWN = (
-    "SELECT 1 FROM call WHERE base IN (SELECT value FROM json_each(?1))"
-    " UNION ALL SELECT 1 FROM call WHERE key_id IN (SELECT value FROM json_each(?2)) LIMIT 1"
-)
+#: More digests than that are not looked for at once.
+_MOST_MARKS = 100
+
+
+@cache
+def _alike(bases: int, keys: int) -> str:
+    """Return the query whether there are calls of these digests, and charges of a family's for a target."""
+    marks = [f"?{number}" for number in range(3, 3 + bases + keys)]
+    among = {"base": ",".join(marks[:bases]), "key_id": ",".join(marks[bases:])}
+    known = [f"EXISTS (SELECT 1 FROM call WHERE {name} IN ({of}))" for name, of in among.items() if of]
+    return (
+        f"SELECT {' OR '.join(known)}, EXISTS (SELECT 1 FROM call WHERE family = ?1 AND target = ?2"
+        " AND base IS NOT NULL AND asked_micros > 0)"
+    )
 
 
 def _digests(asks: list[ReserveRequest], payers: list[str]) -> list[str]:
@@ -221,7 +258,7 @@ _EARLIER = (
 
 def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -> Row | None:
     """Return the earlier call that this one repeats, or None. A voided or declined call is no earlier one."""
-    if identity.new:
+    if not identity.known.calls:
         return None
     if identity.key_id is not None:
         keys = json.dumps([identity.key_id, *identity.keys_before])
@@ -237,11 +274,10 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
             return row
     if identity.base is None:
         return None
-    bases = json.dumps([identity.base, *identity.before, *identity.payments])
     return tx.one(
         f"SELECT * FROM call WHERE base IN (SELECT value FROM json_each(?2)) AND ordinal = ?6 AND {_EARLIER}",
         run_id,
-        bases,
+        json.dumps(identity.bases),
         ask.vendor,
         ask.account,
         json.dumps(identity.paid_for),
@@ -251,7 +287,7 @@ def find_earlier(tx: Tx, identity: Identity, ask: ReserveRequest, run_id: str) -
 
 def count_tries(tx: Tx, identity: Identity) -> int:
     """Return how many of the keys that are derived from an identity a vendor's answers have used up."""
-    if identity.new:
+    if not identity.known.calls:
         return 0
     if identity.base is None:
         return int(
