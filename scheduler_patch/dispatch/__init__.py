@@ -117,15 +117,19 @@ class Gate:
 
     def verdict(self, task_id: str, worker: str | None = None) -> Verdict:
         """Return whether a task may be dispatched (to a worker) now; a plain task always may."""
+        verdict = self.verdict_anew(task_id, worker)
+        task = self.state.tasks.get(task_id) if verdict is READY else None
+        if task is not None and task.refused and self._was_refused(task, worker):
+            return Verdict.REFUSED
+        return verdict
+
+    def verdict_anew(self, task_id: str, worker: str | None = None) -> Verdict:
+        """Return what would be the verdict on a task that has not come back from any worker."""
         task = self.state.tasks.get(task_id)
         if task is None:
             return READY
         verdict = self._alone(task, worker)
-        if verdict is READY and task.batch:
-            verdict = self._together(task, worker)
-        if verdict is READY and task.refused and self._was_refused(task, worker):
-            return Verdict.REFUSED
-        return verdict
+        return self._together(task, worker) if verdict is READY and task.batch else verdict
 
     def _alone(self, task: TaskState, worker: str | None) -> Verdict:
         """Return the verdict on a task, whatever batch it was in."""

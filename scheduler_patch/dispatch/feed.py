@@ -24,8 +24,10 @@ def feed(state: DispatchState, figures: Figures) -> None:
         run = _opened(state, row)
     if "name" in row and row["state"] != "ended":
         state.names[row["name"]] = row["run_id"]
-    before = run.state
+    before, approvals = run.state, run.approvals
     run.update(figures)
+    if run.approvals != approvals:
+        state.changed.update(run.approvals.keys() | approvals.keys())
     if run.state == "revoked" and before != "revoked":
         state.stop(run.run_id)
     state.moved(run)
@@ -110,6 +112,7 @@ def approve(state: DispatchState, run_id: str, task_id: str, amount: int, left: 
     run, task = state.run(run_id), state.tasks.get(task_id)
     if run is not None:
         run.approvals[task_id] = amount
+        state.changed.add(task_id)
     if task is not None and left is not None:
         task.left = left
     state.moved(run)

@@ -302,7 +302,10 @@ class Announcement:
 
 #: What a verdict may depend on, of what is kept of a task.
 _TELLING = frozenset(
-    ("runs", "cost", "left", "pinned", "hold", "counted_in", "paid", "batch", "refused", "vendors", "family")
+    (
+        *("runs", "workers", "cost", "left", "pinned", "hold", "counted_in", "paid", "batch", "refused"),
+        *("vendors", "family"),
+    )
 )
 
 

@@ -313,10 +313,9 @@ class DispatchState:
         if gone:
             self.vanished |= gone & {task.claimed_by for task in self.tasks.values() if task.claimed_by}
             for task in self.tasks.values():
-                for worker in gone & task.workers.keys():
-                    del task.workers[worker]
-                for worker in gone & task.refused.keys():
-                    del task.refused[worker]
+                if gone & task.workers.keys() or gone & task.refused.keys():
+                    task.workers = {name: runs for name, runs in task.workers.items() if name not in gone}
+                    task.refused = {name: then for name, then in task.refused.items() if name not in gone}
         for worker in gone:
             self.stopping.pop(worker, None)
             self.runs_of.pop(worker, None)

@@ -71,9 +71,13 @@ class Choice:
             known.changed.update(known.tasks)
         while known.changed:  # A local scheduler's ledger speaks in a thread of its own.
             self._sort(known.changed.pop())
-        for group in self._kinds.groups.values():
-            for task_id in group.judge(self.verdict):
+        for kind, peers in self._kinds.groups.items():
+            before = peers.affordable
+            for task_id in peers.judge(self._verdict_anew if kind.refused else self.verdict):
                 self.index.block(task_id, is_blocked=not self._kinds.is_free(task_id))
+            # What would be READY, or was, may have to wait for a change of its own.
+            for task_id in peers.up_to(max(before, peers.affordable)) if kind.refused else ():
+                self.index.block(task_id, is_blocked=self.verdict(task_id).is_blocked)
         for task_id in self._kinds.alone:
             self.index.block(task_id, is_blocked=self.verdict(task_id).is_blocked)
 
@@ -83,6 +87,9 @@ class Choice:
         if verdict is None:
             verdict = self._judged[task_id] = self._gate.verdict(task_id, self._who)
         return verdict
+
+    def _verdict_anew(self, task_id: str) -> Verdict:
+        return self._gate.verdict_anew(task_id, self._who)
 
     def _sort(self, task_id: str) -> None:
         """Have a task among its like: it has changed."""
@@ -106,16 +113,18 @@ class Choice:
 
     def _judge(self, kind: object, task_ids: list[str], found: dict[str, Verdict]) -> None:
         """Add the verdicts on tasks of a kind."""
-        common = self._kinds.groups[kind].verdict if isinstance(kind, TaskKind) else None
-        if common is not None:
-            found.update(dict.fromkeys(task_ids, common))
-            return
-        alike = dict[object, Verdict]()
-        for task_id in task_ids:
-            like = self._kinds.need(task_id) if isinstance(kind, TaskKind) else task_id
-            if like not in alike:
-                alike[like] = self.verdict(task_id)
-            found[task_id] = alike[like]
+        peers = self._kinds.groups[kind] if isinstance(kind, TaskKind) else None
+        if not isinstance(kind, TaskKind) or peers is None or (kind.refused and peers.affordable >= 0):
+            found.update((task_id, self.verdict(task_id)) for task_id in task_ids)
+        elif peers.verdict is not None:
+            found.update(dict.fromkeys(task_ids, peers.verdict))
+        else:
+            alike = dict[int, Verdict]()
+            for task_id in task_ids:
+                amount = self._kinds.amount(task_id)
+                if amount not in alike:
+                    alike[amount] = self.verdict(task_id)
+                found[task_id] = alike[amount]
 
     # What Luigi is shown.
 

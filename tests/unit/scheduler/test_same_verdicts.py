@@ -120,7 +120,7 @@ class Pipeline:
         self.scheduler.add_task(
             worker=draw.choice(WORKERS),
             task_id=TASKS[number],
-            family="V" if self.alike else "VVW"[number % 3],
+            family="V" if self.alike and self.about != "vendors" else "VVW"[number % 3],
             params={"x": str(number)},
             deps=draw.sample(TASKS[:number], min(number, draw.choice([0, 0, 0, 0, 1, 2]))),
             priority=draw.choice([0, 1]),
@@ -223,7 +223,7 @@ class Pipeline:
                 ["active", "frozen", "revoked", "ended"], [30, 2, 1, 5 if self.about == "runs" else 1]
             )[0],
             cap=cap,
-            budgets=tuple(draw.sample(rows, draw.randint(0, 2))),
+            budgets=tuple(rows if self.about == "vendors" else draw.sample(rows, draw.randint(0, 2))),
             approved=draw.choice([None, 20 * usd]),
         )
 
