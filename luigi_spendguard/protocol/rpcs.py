@@ -236,7 +236,9 @@ class AttemptRequest(Message):
     outcome: Annotated[str, messages.plain_choice(OWN_OUTCOMES)] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse an attempt that asks and has ended. Raises BadMessage."""
+        """Refuse an attempt that says nothing, or asks and has ended. Raises BadMessage."""
+        if not self.ends and self.ask is None and self.outcome is None:
+            raise BadMessage("one of 'ends', 'ask' and 'outcome' must be given")
         if self.ask is not None and self.outcome is not None:
             raise BadMessage("'ask' and 'outcome' must not both be given")
 

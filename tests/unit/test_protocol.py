@@ -92,7 +92,7 @@ ends = st.builds(
     opened=parts,
 )
 several = st.lists(ends, max_size=3).map(tuple)
-attempts = st.builds(AttemptRequest, ends=several, ask=st.none() | asks) | st.builds(
+attempts = st.builds(AttemptRequest, ends=several, ask=asks) | st.builds(
     AttemptRequest, ends=several, outcome=st.sampled_from(OWN_OUTCOMES)
 )
 replies = st.builds(
@@ -118,6 +118,8 @@ def test_a_message_survives_json(message: Any) -> None:
 def test_an_attempt_that_asks_has_not_ended() -> None:
     with pytest.raises(BadMessage, match="'ask' and 'outcome' must not both be given"):
         AttemptRequest(ask=ReserveRequest(**LEAST), outcome="returned")
+    with pytest.raises(BadMessage, match="one of 'ends', 'ask' and 'outcome' must be given"):
+        AttemptRequest.from_json({"ends": []})
     with pytest.raises(BadMessage, match="'outcome' must be one of returned"):
         AttemptRequest.from_json({"outcome": "completed"})
     with pytest.raises(BadMessage, match="'kind' must be one of settle, void, doubt"):
