@@ -19,6 +19,7 @@ from bench.footprint import measure_history, measure_start
 from bench.gateway import CLIENTS, measure_gateway
 from bench.ledger import measure_ledger
 from bench.machine import machine
+from bench.messages import measure_messages
 from bench.page import measure_page
 from bench.peers import measure_peers
 from bench.pipeline import measure_lag, measure_pipeline, sides
@@ -48,6 +49,7 @@ class Sizes:
     rounds: int = 7
     asks: int = 5
     calls: int = 200
+    messages: int = 200
     clients: tuple[int, ...] = CLIENTS
     pairs: int = 2000
     history: tuple[int, tuple[int, ...]] = (1000, (10_000, 1_000_000))
@@ -65,6 +67,7 @@ _QUICK = Sizes(
     rounds=3,
     asks=3,
     calls=30,
+    messages=20,
     clients=(1, 16),
     pairs=100,
     history=(50, (2000,)),
@@ -81,6 +84,7 @@ _TINY = Sizes(
     rounds=2,
     asks=1,
     calls=10,
+    messages=4,
     clients=(2,),
     pairs=10,
     history=(3, (30,)),
@@ -96,6 +100,7 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
         "start": lambda folder: measure_start(sizes.rounds),
         "dispatch": lambda folder: measure_dispatch(sizes.dispatch, sizes.rounds, sizes.asks, old),
         "call": lambda folder: measure_calls(folder, sizes.calls, sizes.rounds),
+        "messages": lambda folder: measure_messages(folder, whole, sizes.messages),
         "ledger": lambda folder: _ledger(folder, sizes),
         "gateway": lambda folder: measure_gateway(folder, sizes.rounds, old, sizes.clients),
         "history": lambda folder: measure_history(folder, *sizes.history, min(5, sizes.rounds)),

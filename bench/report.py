@@ -198,6 +198,23 @@ def _call(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield _table(("", "unguarded", "guarded", "added"), rows)
 
 
+def _messages(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## Messages"
+    yield ""
+    yield "What workers and luigid say to each other for a task of one call: messages a task, without pings."
+    yield ""
+    sides = _sides_of(figures)
+    routes = dict.fromkeys(route for _, side in sides for route in side["messages"])
+    rows = [
+        (f"`{route.rpartition('/')[2]}`", *(str(side["messages"].get(route, "")) for _, side in sides))
+        for route in routes
+    ]
+    rows.append(("all", *(f"{sum(side['messages'].values()):.2f}" for _, side in sides)))
+    rows.append(("bytes, both ways", *(f"{side['bytes']:,}" for _, side in sides)))
+    rows.append(("connections", *(str(side["connections"]) for _, side in sides)))
+    yield _table(("", *(name for name, _ in sides)), rows)
+
+
 def _gateway(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield "## The gateway"
     yield ""
@@ -314,6 +331,7 @@ _SECTIONS: Mapping[str, Callable[[Figures, _Plots], Iterator[str]]] = {
     "dispatch": _dispatch,
     "lag": _lag,
     "call": _call,
+    "messages": _messages,
     "gateway": _gateway,
     "ledger": _ledger,
     "peers": _peers,

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> None:
     """Each part compares the vendor's count with the ledger's; the peers that are installed here are ours."""
     (folder := tmp_path / "sites").mkdir()
-    parts = "start,dispatch,call,ledger,gateway,history,plain,page"
+    parts = "start,dispatch,call,messages,ledger,gateway,history,plain,page"
     line = [
         sys.executable,
         "-m",
@@ -39,6 +39,8 @@ def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> N
     for p in ("p50", "p99"):
         added = found["call"]["figures"][f"added_{p}_ms"]
         assert added["min"] <= added["median"] <= added["max"]
+    messages = found["messages"]["figures"]["worker"]["messages"]
+    assert messages["/api/spend_claim"] == messages["/api/spend_reserve"] == 1
     gateway = found["gateway"]["figures"]
     assert gateway["2"]["gateway"]["per_s"]["min"] > 0
     assert 0 < gateway["calls"]["through_gateways"] < gateway["calls"]["made"]
