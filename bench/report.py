@@ -43,9 +43,20 @@ def write_report(found: Figures, folder: Path) -> None:
     machines = list(dict.fromkeys(_machine(found[name]["machine"]) for name in measured))
     parts += [f"Measured on {machine}.\n" for machine in machines]
     for name in measured:
-        before, after = found[name]["machine"]["load"][0], found[name]["load_after"][0]
-        parts += [*_SECTIONS[name](found[name]["figures"], _Plots(folder))]
-        parts.append(f"\nThe machine's load was {before} before and {after} after.\n")
+        figures, before, after = (
+            found[name]["figures"],
+            found[name]["machine"]["load"],
+            found[name]["load_after"],
+        )
+        parts += [*_SECTIONS[name](figures, _Plots(folder))]
+        rounds = sorted(_rounds(figures))
+        most = (
+            f"{rounds[0]}" if rounds[:1] == rounds[-1:] else f"{rounds[0]} to {rounds[-1]}" if rounds else "1"
+        )
+        plural = "" if most == "1" else "s"
+        parts.append(
+            f"\n{most} round{plural}; the machine's load was {before[0]} before and {after[0]} after.\n"
+        )
     (folder / "performance.md").write_text("\n".join(parts).rstrip() + "\n", "utf-8")
 
 
@@ -55,6 +66,15 @@ def _machine(on: Figures) -> str:
         f" {on['python']}, SQLite {on['sqlite']}, Luigi {on['luigi']}, stripe {on['stripe']}, tornado"
         f" {on['tornado']}"
     )
+
+
+def _rounds(figures: Any) -> set[int]:
+    """Return of how many rounds the medians in some figures are."""
+    if not isinstance(figures, Mapping):
+        return set()
+    if "median" in figures:
+        return {figures["n"]}
+    return {n for each in figures.values() for n in _rounds(each)}
 
 
 class _Plots:
