@@ -10,7 +10,7 @@ from typing import Any
 WIDTH, LABEL, RIGHT, ROW, TOP = 760, 230, 130, 30, 46
 #: Colours that are told apart on white and on black, by colour-blind people, too.
 INK, GRID = "#6b7280", "#d1d5db"
-COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2")
+COLOURS = ("#2563eb", "#d97706", "#059669", "#7c3aed", "#dc2626", "#0891b2", "#111827")
 
 
 def _svg(title: str, height: int, parts: Sequence[str]) -> str:
@@ -78,7 +78,7 @@ def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_lab
         up = (math.log10(y) - y_from) / (y_to - y_from)
         return left + across * (WIDTH - left - right), bottom - up * (bottom - TOP)
 
-    parts = [_text(left, bottom + 40, x_label), _text(16, TOP - 6, y_label)]
+    parts = [_text(left, bottom + 40, x_label)]
     for power in range(x_from, x_to + 1):
         x, _ = at(10.0**power, 10.0**y_from)
         parts += [_line(x, TOP, x, bottom, GRID), _text(x, bottom + 18, _plain(power), anchor="middle")]
@@ -94,7 +94,7 @@ def lines(title: str, series: Mapping[str, Sequence[tuple[float, float]]], x_lab
         y = TOP + 20 * number
         parts.append(f'<rect x="{WIDTH - right + 16}" y="{y - 9}" width="10" height="10" fill="{colour}"/>')
         parts.append(_text(WIDTH - right + 32, y, name, fill="#111827"))
-    return _svg(title, height, parts)
+    return _svg(f"{title}, {y_label}", height, parts)
 
 
 def _decades(values: Sequence[float]) -> tuple[int, int]:
