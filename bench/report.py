@@ -291,6 +291,11 @@ def _start(figures: Figures, plots: _Plots) -> Iterator[str]:
 def _history(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield "## A long ledger"
     yield ""
+    yield (
+        "Of runs that are all still open, and of tasks that have all paid and none of which has completed:"
+        " the most that luigid has to remember of so many calls."
+    )
+    yield ""
     rows = [
         (
             f"{int(calls):,}",
