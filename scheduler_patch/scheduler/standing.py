@@ -14,7 +14,7 @@ from typing import Any
 from luigi.task_status import PENDING
 
 from scheduler_patch.dispatch import Verdict
-from scheduler_patch.scheduler.turns import in_turns
+from scheduler_patch.scheduler.slices import in_slices
 
 
 @dataclass
@@ -98,7 +98,7 @@ async def _look(scheduler: Any) -> dict[str, Standing]:
         return found
     run_of: dict[str, str] = {}
     above: dict[str, list[str]] = {}
-    async for task in in_turns(list(scheduler._state.get_active_tasks_by_status(PENDING))):
+    async for task in in_slices(list(scheduler._state.get_active_tasks_by_status(PENDING))):
         if task.status != PENDING:
             continue
         for dep in task.deps:
@@ -123,7 +123,7 @@ async def _follow(
 ) -> None:
     """Count what waits for blocked tasks, each task once: for the run through which it is reached first."""
     queue = list(run_of)
-    async for task_id in in_turns(queue):
+    async for task_id in in_slices(queue):
         for parent in above.get(task_id, ()):
             if parent not in run_of:
                 run_of[parent] = run_of[task_id]

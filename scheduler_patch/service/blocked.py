@@ -14,8 +14,8 @@ from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, Blocked
 from scheduler_patch.dispatch import READY, WAIT, Verdict
 from scheduler_patch.dispatch.model import RunState
 from scheduler_patch.dispatch.reasons import Group, Reasons
+from scheduler_patch.scheduler.slices import in_slices
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standings
-from scheduler_patch.scheduler.turns import in_turns
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.denials import grouped, of_known
 
@@ -98,11 +98,11 @@ async def _groups(
 ) -> list[Group]:
     """Return why a worker's tasks are blocked, with what else is known of their runs' tasks."""
     tasks, reasons = service.state.tasks, Reasons(service.scheduler.gate, worker)
-    async for task_id, verdict in in_turns(verdicts.items()):
+    async for task_id, verdict in in_slices(verdicts.items()):
         if task_id in tasks:
             reasons.add(task_id, verdict)
     same = [known[run_id] for run_id in reasons.runs if run_id in known]
-    async for task_id in in_turns([task_id for one in same for task_id in (*one.verdicts, *one.others)]):
+    async for task_id in in_slices([task_id for one in same for task_id in (*one.verdicts, *one.others)]):
         if task_id in tasks:
             reasons.count(task_id)
     return reasons.of_tasks()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from scheduler_patch.dispatch.reasons import Reasons
+from scheduler_patch.scheduler.slices import in_slices
 from scheduler_patch.scheduler.standing import Standing
-from scheduler_patch.scheduler.turns import in_turns
 from scheduler_patch.service import LedgerService
 
 
@@ -12,7 +12,7 @@ async def gather(service: LedgerService, standing: Standing) -> Reasons:
     """Return why tasks of a run are blocked, with all that its tasks may still take from its budgets."""
     await service.learn_costs()
     reasons, tasks = Reasons(service.scheduler.gate), service.state.tasks
-    async for task_id, verdict in in_turns([*standing.verdicts.items(), *standing.others.items()]):
+    async for task_id, verdict in in_slices([*standing.verdicts.items(), *standing.others.items()]):
         if task_id in tasks:
             reasons.add(task_id, verdict, later=task_id in standing.later)
     return reasons

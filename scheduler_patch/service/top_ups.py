@@ -11,8 +11,8 @@ from scheduler_patch.dispatch import Verdict
 from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.dispatch.trial import Target, Trial, unblocked
+from scheduler_patch.scheduler.slices import in_slices
 from scheduler_patch.scheduler.standing import CLEAR, Standing, standing_of
-from scheduler_patch.scheduler.turns import in_turns
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.reasons import gather
 
@@ -119,7 +119,7 @@ async def _freed(
     tasks: dict[str, TaskState] = {}
     paid: dict[str, TaskState] = {}
     free: dict[str, TaskState] = {}
-    async for task_id in in_turns([*standing.others, *standing.verdicts]):
+    async for task_id in in_slices([*standing.others, *standing.verdicts]):
         task = service.state.tasks.get(task_id)
         if task is None:
             continue

@@ -191,6 +191,11 @@ class Both:
 
     def restart(self) -> None:
         self.ask("dump")
+        if self.random.random() < 0.5:  # Each goes on where the other was.
+            stock, ours = (Path(one._config.state_path) for one in self.schedulers)
+            swapped = ours.read_bytes()
+            ours.write_bytes(stock.read_bytes())
+            stock.write_bytes(swapped)
         self.schedulers = self.make()
         self.ask("load")
 

@@ -12,7 +12,7 @@ import pytest
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest
 from scheduler_patch.dispatch.feed import approve, draw
 from scheduler_patch.dispatch.reasons import Reasons
-from scheduler_patch.scheduler import BudgetScheduler, turns
+from scheduler_patch.scheduler import BudgetScheduler, slices
 from scheduler_patch.service import blocked
 from scheduler_patch.service.blocked import explain_blocked
 from tests.support.gates import day, fed
@@ -153,11 +153,11 @@ def test_where_nothing_has_changed_it_is_told_what_it_was_told(
 
 
 def test_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(turns, "SLICE_S", 0)
+    monkeypatch.setattr(slices, "SLICE_S", 0)
     events: list[object] = []
 
     async def look() -> None:
-        async for number in turns.in_turns(range(3)):
+        async for number in slices.in_slices(range(3)):
             events.append(number)
 
     async def other() -> None:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 SLICE_S = 0.001
 
 
-async def in_turns(items: Iterable[T]) -> AsyncIterator[T]:
+async def in_slices(items: Iterable[T]) -> AsyncIterator[T]:
     """Yield items, and let others have their turn whenever a slice is over."""
     until = time.perf_counter() + SLICE_S
     for item in items:
