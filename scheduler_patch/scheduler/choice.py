@@ -52,9 +52,9 @@ class Choice:
             self.stale.update(worker.id for worker in workers if task in worker.tasks)
             self.index.drop(task_id)
 
-    def lose(self, workers: Iterable[str]) -> None:
-        """Take it that workers are gone, or disabled: no task is theirs any more."""
-        for task in self._state.get_active_tasks():
+    def lose(self, workers: Iterable[str], tasks: Iterable[Any]) -> None:
+        """Take it that workers are gone, or disabled: these tasks are theirs no more."""
+        for task in tasks:
             self.index.refresh(task)
         for worker in workers:
             self.index.forget(worker)

@@ -108,9 +108,11 @@ class WatchedTasks(SimpleTaskState):
         return super().get_active_tasks_by_status(*statuses)
 
     def _remove_workers_from_tasks(self, workers: Any, remove_stakeholders: bool = True) -> None:
+        gone = set(workers) if self.choice is not None else ()
+        mine = [task for task in self.get_active_tasks() if any(each in task.workers for each in gone)]
         super()._remove_workers_from_tasks(workers, remove_stakeholders)
-        if self.choice is not None and workers:
-            self.choice.lose(workers)
+        if self.choice is not None:
+            self.choice.lose(gone, mine)
 
     def set_status(self, task: Any, new_status: str, config: Any = None) -> None:
         """Change a task's status as Luigi does; count it while it is dispatched."""
