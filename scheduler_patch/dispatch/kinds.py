@@ -22,10 +22,9 @@ class TaskKind(NamedTuple):
 
     Attributes:
         held: scope and part of what has denied it, None for nothing.
-        exhausted: its own budget cannot pay what it asked.
         approved: the runs that let it cost what it may; None: that needs no approval.
         refused: it came back from workers, and each of them may have it only once something has changed.
-        need: what it says that it needs, where what it was denied is looked at.
+        needs: what its own budget has left, and what it says that it costs, where it was denied an amount.
         announced: the runs that each worker has announced, where that tells which of them pays.
 
     """
@@ -36,10 +35,9 @@ class TaskKind(NamedTuple):
     family: str
     vendors: tuple[str, ...]
     held: tuple[str, str] | None
-    exhausted: bool
     approved: tuple[str, ...] | None
     refused: bool
-    need: int
+    needs: tuple[int | None, int | None] | None
     announced: tuple[tuple[str, tuple[str, ...]], ...]
 
 
@@ -60,10 +58,9 @@ def kind_of(task: TaskState, state: DispatchState) -> TaskKind | str:
         task.family,
         task.vendors,
         None if hold is None else (hold.scope, "" if hold.scope == "duplicate" else hold.part),
-        task.held_by("task") and hold is not None and task.left is not None and hold.asked > task.left,
         _approved(task, state),
         bool(task.refused),
-        0 if hold is None else _need(task),
+        None if hold is None else (task.left, task.cost),
         # Of several runs which one pays depends on the worker; of none, whether one is still to be named.
         () if run is not None else tuple((name, tuple(runs)) for name, runs in task.workers.items()),
     )

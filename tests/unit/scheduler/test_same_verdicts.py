@@ -214,6 +214,8 @@ class Pipeline:
         rows = [
             budget("family", "V", 4 * usd, draw.randint(0, 4) * usd),
             budget("vendor", "stripe", 5 * usd, draw.randint(0, 5) * usd),
+            budget("family", "W", 4 * usd, draw.randint(0, 4) * usd),
+            budget("vendor", "twilio", 5 * usd, draw.randint(0, 5) * usd),
         ]
         fed(
             self.scheduler.gate,
@@ -230,6 +232,7 @@ class Pipeline:
     def hold(self) -> None:
         draw = self.random
         budgets = [("run", ""), ("family", "V"), ("vendor", "stripe"), ("day", ""), ("task", "")]
+        budgets += [("family", "W"), ("vendor", "twilio")] * (self.about == "vendors")
         scope, part = draw.choice([*budgets, ("duplicate", "c")])
         if self.about == "budgets of tasks":
             scope, part = "task", ""
