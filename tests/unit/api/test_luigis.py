@@ -66,12 +66,14 @@ async def answers(app: Application) -> list[Any]:
 
 
 @pytest.mark.parametrize("cors", [{}, {"enabled": "true", "allowed_origins": json.dumps([ORIGIN["Origin"]])}])
-def test_answers_are_those_of_a_stock_luigid(cors: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_answers_are_those_of_a_stock_luigid(cors: dict[str, str]) -> None:
+    """Luigi reads its settings at each request."""
     config = luigi.configuration.get_config()
+    made = list(applications())
     for name, value in cors.items():
         config.set("cors", name, value)
     try:
-        stock, ours = [IOLoop().run_sync(lambda app=app: answers(app)) for app in applications()]
+        stock, ours = [IOLoop().run_sync(lambda app=app: answers(app)) for app in made]
     finally:
         config.remove_section("cors")
     assert ours == stock

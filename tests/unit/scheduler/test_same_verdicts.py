@@ -88,7 +88,7 @@ class Pipeline:
             self.get_work: 40,
             self.end: 35,
             self.figures: 10,
-            self.hold: 10 if self.about == "budgets of tasks" else 4,
+            self.hold: 15 if self.about in ("budgets of tasks", "denials") else 4,
             self.free: 10,
             self.forgive: 8 if self.has_batches else 2,
             self.pay: 4,
@@ -113,14 +113,15 @@ class Pipeline:
             "announcing": draw.random() < (0.5 if self.about == "runs" else 0.2),
         }
         if draw.random() < 0.9:
-            said["max_cost_usd"] = draw.choice(["1", "4"] if self.alike else ["0", "1", "2", "4"])
+            costs = ["1", "4"] if self.alike else ["0", "1", "2", "4"]
+            said["max_cost_usd"] = "1" if self.about == "denials" else draw.choice(costs)
         if self.about == "vendors" or (draw.random() < 0.3 and not self.alike):
             said["vendors"] = draw.choice([[], ["stripe"], ["twilio"], ["stripe", "twilio"]])
         more = {} if draw.random() < 0.1 else {"spendguard": said}
         self.scheduler.add_task(
             worker=draw.choice(WORKERS),
             task_id=TASKS[number],
-            family="V" if self.alike and self.about != "vendors" else "VVW"[number % 3],
+            family="V" if self.alike and self.about not in ("vendors", "denials") else "VVW"[number % 3],
             params={"x": str(number)},
             deps=draw.sample(TASKS[:number], min(number, draw.choice([0, 0, 0, 0, 1, 2]))),
             priority=draw.choice([0, 1]),
@@ -225,19 +226,21 @@ class Pipeline:
                 ["active", "frozen", "revoked", "ended"], [30, 2, 1, 5 if self.about == "runs" else 1]
             )[0],
             cap=cap,
-            budgets=tuple(rows if self.about == "vendors" else draw.sample(rows, draw.randint(0, 2))),
+            budgets=tuple(
+                rows if self.about in ("vendors", "denials") else draw.sample(rows, draw.randint(0, 2))
+            ),
             approved=draw.choice([None, 20 * usd]),
         )
 
     def hold(self) -> None:
         draw = self.random
         budgets = [("run", ""), ("family", "V"), ("vendor", "stripe"), ("day", ""), ("task", "")]
-        budgets += [("family", "W"), ("vendor", "twilio")] * (self.about == "vendors")
-        scope, part = draw.choice([*budgets, ("duplicate", "c")])
-        if self.about == "budgets of tasks":
-            scope, part = "task", ""
-        beside = draw.choice(self.tasks) if scope == "duplicate" else ""
+        budgets += [("family", "W"), ("vendor", "twilio")] * (self.about in ("vendors", "denials"))
         for task_id in draw.sample(self.tasks, draw.randint(1, 3)):
+            scope, part = draw.choice([*budgets, ("duplicate", "c")])
+            if self.about == "budgets of tasks":
+                scope, part = "task", ""
+            beside = draw.choice(self.tasks) if scope == "duplicate" else ""
             self.state.hold(task_id, scope, draw.choice([0, 2, 2, 4]) * USD, part, beside)
 
     def free(self) -> None:
