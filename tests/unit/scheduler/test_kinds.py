@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from scheduler_patch.dispatch import Gate
+from scheduler_patch.dispatch import READY, Gate, Verdict
 from scheduler_patch.dispatch.feed import approve, draw
 from scheduler_patch.scheduler import BudgetScheduler
-from tests.support.gates import fed
+from tests.support.gates import budget, fed
 
 USD = 1_000_000
 TASKS = tuple(f"T{number:03}" for number in range(200))
@@ -103,3 +103,37 @@ def test_an_approval_makes_a_task_unlike_the_others() -> None:
     approve(scheduler.gate.state, "r1", "T042", USD, None)
     assert scheduler.get_work(host="h", worker="w")["task_id"] == "T042"
     assert scheduler.get_work(host="h", worker="w")["task_id"] is None
+
+
+def answers(scheduler: BudgetScheduler, worker: str = "w") -> tuple[Any, Any]:
+    """Return the verdicts on a worker's tasks and how many it is told of, with the index as without it."""
+    found = []
+    for fast in (True, False):
+        scheduler.fast_dispatch = fast
+        found.append((scheduler.verdicts_of(worker), scheduler.count_pending(worker)["n_pending_tasks"]))
+    assert found[0] == found[1]
+    return found[0]
+
+
+def test_who_has_come_back_is_unlike_who_has_not() -> None:
+    scheduler, (first, second, third) = BudgetScheduler(), TASKS[:3]
+    fed(scheduler.gate, 9 * USD, "r1")
+    for task_id in TASKS[:3]:
+        for worker in ("w", "v"):
+            scheduler.add_task(worker=worker, task_id=task_id, family="V", spendguard={"run_id": "r1"})
+        scheduler.gate.started(task_id, "r1", "w")
+        scheduler.gate.state.stopped(task_id)
+    scheduler.gate.came_back(first, "w")
+    scheduler.gate.came_back(third, "v")
+    assert answers(scheduler, "w") == ({first: Verdict.REFUSED, second: READY, third: READY}, 3)
+    assert answers(scheduler, "v") == ({first: READY, second: READY, third: Verdict.REFUSED}, 3)
+
+
+def test_who_was_denied_by_another_vendor_is_unlike_the_others() -> None:
+    scheduler = BudgetScheduler()
+    rows = (budget("vendor", "stripe", USD, 0), budget("vendor", "twilio", USD, USD))
+    fed(scheduler.gate, 9 * USD, "r1", budgets=rows)
+    for task_id, vendor in zip(TASKS, ("twilio", "stripe", "twilio"), strict=False):
+        scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard={"run_id": "r1"})
+        scheduler.gate.state.hold(task_id, "vendor", 500_000, vendor)
+    assert answers(scheduler) == ({TASKS[0]: READY, TASKS[1]: Verdict.VENDOR, TASKS[2]: READY}, 2)
