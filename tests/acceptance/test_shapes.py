@@ -45,14 +45,14 @@ def test_a_dependency_of_two_roots_is_paid_once_and_shown_in_both(site: Site, wo
 
 
 def test_a_dependency_of_two_workers_is_paid_by_the_run_it_was_dispatched_for(site: Site) -> None:
-    site.stripe.control(options={"latency": 2})
-    first = site.worker("RootA", "--run-id", "a", module=SHAPES)
+    site.stripe.control(options={"held": True})
+    first = site.worker("RootA", "--run-id", "a", "--workers", "2", module=SHAPES)
     wait_until(lambda: any("=shared" in post["body"] for post in site.stripe.posts()), what="the call")
-    site.stripe.control(options={"latency": 0})
-    _, out = site.luigi("RootB", "--run-id", "b", module=SHAPES)
-    assert first.wait(60) == 0
-    if first.stdout is not None:
-        first.stdout.close()
+    second = site.worker("RootB", "--run-id", "b", module=SHAPES)
+    wait_until(lambda: bool(site.run("a")["shared_tasks"]), what="the second root")
+    site.stripe.control(options={"held": False})
+    out = "".join(worker.communicate(timeout=120)[0] for worker in (first, second))
+    assert (first.returncode, second.returncode) == (0, 0), out
     assert charged(site) == {"shared": 1, "only_a": 1, "only_b": 1}, out
     assert spent(site) == {"a": "2.00", "b": "1.00"}
     shown = {run_id: site.run(run_id)["shared_tasks"] for run_id in "ab"}
