@@ -74,6 +74,7 @@ def test_a_stock_luigid_is_named_as_what_it_is(tmp_path: Path) -> None:
 
 def test_what_its_workers_tell_luigid_shows_no_key(site: Site) -> None:
     """They redact nothing themselves; luigid shows to anybody what it is told, and saves it when it ends."""
+    site.restart(scheduler={"retry_delay": 600})
     run(site, "tests.support.keyed_pipeline", "Program")
     key = kept(site)[1]["vault_key"]
     (failed,) = (task for task in site.rpc("task_list", status="FAILED", upstream_status="").items())
