@@ -228,7 +228,7 @@ def test_a_connection_that_was_forgotten_puts_no_text_in_doubt(
     site: Site, twilio: FakeTwilio, resets: bool
 ) -> None:
     with Middlebox(int(twilio.url.rpartition(":")[2]), resets=resets) as box:
-        site.configure(spendguard_twilio={"base_url": box.url, "timeout_s": 3})
+        site.configure(spendguard_twilio={"base_url": box.url, "timeout_s": 30})
         site.start()
         pretender = Pretender(site, "run-1", "Send_1")
         with pretender.attempt():
