@@ -231,4 +231,4 @@ def check_parameters(
 
 def parts_of(name: str) -> Name:
     """Return the parts of a parameter's name: `items[0][price]` is ("items", "0", "price")."""
-    return tuple(name.replace("]", "").split("["))
+    return tuple(part.rstrip("]") for part in name.split("["))

@@ -194,3 +194,8 @@ class TestVersions:
         asked = Request("POST", "https://api.stripe.com/v1/refunds", {"stripe-version": "2026-03-25.dahlia"})
         found = Stripe().look_up(Quote("", "", ""), asked, "/v1/charges/ch_1")
         assert found.headers["stripe-version"] == PINNED
+
+
+def test_a_bracket_within_a_part_of_a_name_belongs_to_it() -> None:
+    """Stripe reads such a name in another way than one without it: it is no parameter that is listed."""
+    assert listed.parts_of("am]ount[cur]rency]") == ("am]ount", "cur]rency")
