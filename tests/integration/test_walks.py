@@ -18,12 +18,16 @@ from tests.support.tracing import entries
 CONTRIBUTING = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
 ADMIN = "admin_canary_token_of_walks"
 STOP = re.compile(r"^\d+\. `([\w/]+\.py)`:? `([\w.]+)`", re.MULTILINE)
+MEANWHILE = re.compile(r"^Meanwhile, after stop (\d+),.*:$", re.MULTILINE)
 
 
-def stops(title: str) -> list[tuple[str, str]]:
-    """Return file and function of each stop of a walk."""
+def walks(title: str) -> list[list[tuple[str, str]]]:
+    """Return the stops of a walk, file and function of each; then those to what goes on meanwhile."""
     _, _, after = CONTRIBUTING.partition(f"### {title}\n")
-    return STOP.findall(after.partition("\n#")[0])
+    main, *aside = MEANWHILE.split(after.partition("\n#")[0])
+    walk = STOP.findall(main)
+    after_stops = zip(aside[::2], aside[1::2], strict=True)
+    return [walk, *(walk[: int(stop)] + STOP.findall(text) for stop, text in after_stops)]
 
 
 def missing(walk: list[tuple[str, str]], entered: list[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -86,10 +90,10 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
 
 @pytest.mark.parametrize("title", ["Follow one call", "Follow a dispatch"])
 def test_a_pipeline_takes_these_stops(title: str, pipeline: list[tuple[str, str]]) -> None:
-    walk = stops(title)
-    assert len(walk) > 10
-    assert missing(walk, pipeline) == []
-    assert missing(walk[::-1], pipeline) != [], "whatever is listed would be found"
+    for walk in walks(title):
+        assert len(walk) > 10
+        assert missing(walk, pipeline) == []
+        assert missing(walk[::-1], pipeline) != [], "whatever is listed would be found"
 
 
 def test_a_vault_key_takes_these_stops(tmp_path: Path) -> None:
@@ -102,6 +106,7 @@ def test_a_vault_key_takes_these_stops(tmp_path: Path) -> None:
         assert site.call("DELETE", f"/vault/keys/{made['id']}", token=ADMIN)[0] == 200
         assert charged(site, made["vault_key"])[0] == 401
         assert site.stripe.moved() == 100
-    walk = stops("Follow a vault key")
-    assert len(walk) > 10
+    walk, booked = walks("Follow a vault key")
+    assert len(walk) > len(booked) > 10
     assert missing(walk, traced.entered()) == []
+    assert missing(booked, traced.entered()) == []
