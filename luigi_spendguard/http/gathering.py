@@ -65,8 +65,8 @@ class Gathering:
     def __init__(self, say: Callable[[tuple[KeptEnd, ...]], None]) -> None:
         self._say = say
         self._renew()
-        # What a child calls is asked for behind what has ended before it was there.
-        at_fork(self._renew, before=self.say_all)
+        # What a child calls is asked for behind what has ended here.
+        at_fork(self._renew, before=self.share)
 
     def _renew(self) -> None:
         """Begin without what is the parent's, and gather nothing: nobody says that a child has ended."""
@@ -76,6 +76,7 @@ class Gathering:
         self._words: LastWords | None = None
         self._sender: threading.Thread | None = None
         self._blocks = self._under_way = 0
+        self._shared = False
 
     @contextmanager
     def block(self, words: LastWords | None = None) -> Iterator[None]:
@@ -84,6 +85,7 @@ class Gathering:
         `words`: where they stand meanwhile, for who outlives this process.
         """
         with self._changed:
+            self._shared = self._shared and self._blocks > 0
             self._blocks += 1
             self._words = words
         try:
@@ -92,6 +94,11 @@ class Gathering:
             with self._changed:
                 self._blocks -= 1
             self.say_all()
+
+    def share(self) -> None:
+        """Gather no more in this block: another process calls vendors, behind nothing of this one's."""
+        self._shared = True
+        self.say_all()
 
     def begin(self) -> None:
         """Count a call that was granted."""
@@ -105,7 +112,7 @@ class Gathering:
         """
         with self._changed:
             self._under_way = max(0, self._under_way - 1)
-            if self._under_way or not self._blocks:
+            if self._under_way or self._shared or not self._blocks:
                 return False
             self._waiting.append(told)
             if not self._leave():

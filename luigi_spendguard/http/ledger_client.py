@@ -222,6 +222,8 @@ class HttpLedgerClient(LedgerClient):
         finally:
             if not gathered:
                 self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
+            elif not _stays(request):
+                self._gathering.say_all()
 
     def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
         return self._gathering.block(words) if self._together else nullcontext()
@@ -249,6 +251,7 @@ class HttpLedgerClient(LedgerClient):
         return self._outbox.flush(timeout_s)
 
     def for_child(self) -> HttpLedgerClient:
+        self._gathering.share()
         return self  # See `__reduce__`.
 
     def close(self) -> None:
@@ -337,6 +340,15 @@ class HttpLedgerClient(LedgerClient):
 def connect(url: str) -> HttpLedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
     return HttpLedgerClient(url, config.load().worker_token)
+
+
+def _stays(end: EndRequest) -> bool:
+    """Return whether a call, when it has ended so, is what it was while it was pending: one that was made.
+
+    Where it was not, or nobody knows, an equal one is the same call again. It would be another one, under
+    another key, for a program that makes it before the ledger has heard of the end.
+    """
+    return end.kind == "settle" and end.status < 400
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

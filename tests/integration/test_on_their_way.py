@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -67,6 +70,76 @@ def test_what_a_decline_gives_back_is_there_for_the_next_call(shared_site: Site,
         with pytest.raises(SpendDenied):
             charge("cus_3")
     assert vendor.moved() == 100
+
+
+@contextmanager
+def other_process(act: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Fork a process that does something when it is told to; what is told waits for that."""
+    here, there = multiprocessing.Pipe()
+    pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            there.recv()
+            act()
+            os._exit(0)
+        os._exit(1)
+
+    def tell() -> None:
+        here.send(None)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    yield tell
+
+
+@pytest.mark.parametrize("how", ["drop_after", "declined"])
+def test_what_was_not_made_is_booked_before_the_task_hears_of_it(
+    pretender: Pretender, vendor: FakeStripe, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+    if how == "drop_after":
+        vendor.fault(how, match="POST /v1/payment_intents")
+    with gathering_attempt(pretender):
+        with pytest.raises((stripe.APIConnectionError, stripe.CardError)):
+            stripe.PaymentIntent.create(
+                amount=100,
+                currency="usd",
+                customer="cus_1",
+                payment_method="pm_card_visa" if how == "drop_after" else DECLINED,
+                confirm=True,
+            )
+        state = "in_doubt" if how == "drop_after" else "voided"
+        assert states(pretender)["payment_intents.create"] == state
+
+
+def test_another_process_of_the_task_makes_a_lost_call_again_and_pays_once(
+    pretender: Pretender, vendor: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+    vendor.fault("drop_after", match="POST /v1/payment_intents")
+    with gathering_attempt(pretender), other_process(lambda: charge("cus_1")) as make_it_again:
+        with pytest.raises(stripe.APIConnectionError):
+            charge("cus_1")
+        make_it_again()
+    assert vendor.moved() == 100
+
+
+def test_another_process_of_the_task_goes_on_with_an_object_of_this_one(
+    shared_site: Site, vendor: FakeStripe
+) -> None:
+    pretender = Pretender(shared_site, "run-confirmed", "Charge_confirmed", budget_usd="1.00")
+    here, there = multiprocessing.Pipe()
+    with (
+        gathering_attempt(pretender),
+        other_process(lambda: stripe.PaymentIntent.confirm(there.recv())) as confirm,
+    ):
+        intent = stripe.PaymentIntent.create(
+            amount=100, currency="usd", customer="cus_1", payment_method="pm_card_visa"
+        )
+        here.send(intent.id)
+        confirm()
+    assert vendor.moved() == 100
+    run = shared_site.run(pretender.run_id)
+    assert (run["spent_usd"], run["reserved_usd"]) == ("1.00", "0.00")
 
 
 def test_calls_and_the_end_of_their_attempt_are_one_message_each(

@@ -124,7 +124,18 @@ def test_it_is_said_before_a_child_is_forked_which_gathers_nothing(gathered: Gat
             os._exit(0 if not ends and not gathered.put(told("two")) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert sayer.heard == ["one"]
-    assert gathered.put(told("three"))
+
+
+def test_a_task_that_has_another_process_says_each_end_at_once(sayer: Sayer) -> None:
+    made = Gathering(sayer.say)
+    with made.block():
+        assert made.put(told("one"))
+        made.share()
+        assert sayer.heard == ["one"]
+        with made.block():
+            assert not made.put(told("two"))
+    with made.block():
+        assert made.put(told("three"))
 
 
 def test_who_is_killed_leaves_what_it_has_not_said(sayer: Sayer) -> None:
