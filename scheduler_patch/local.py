@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
-from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import BadAmount
@@ -225,6 +225,7 @@ class LocalLedgerClient(LedgerClient):
         return self._ask(lambda service: service.correct(request))
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
+        self._outbox.deliver(GIVE_UP_S)
         return self._ask(lambda service: service.reserve(key, request))
 
     def end(self, key: str, request: EndRequest) -> None:

@@ -194,9 +194,11 @@ class HttpLedgerClient(LedgerClient):
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         with self._gathering.taken() as ends:
             if _their_key(ends) == key:
+                self._outbox.deliver(GIVE_UP_S)
                 answer = self._end_and_ask(key, ends, request)
             else:
                 self._say_ends(ends)
+                self._outbox.deliver(GIVE_UP_S)
                 answer = self._ask(rpcs.RESERVE, request, key)
         if answer.verdict == "allowed":
             self._gathering.begin()
@@ -222,7 +224,7 @@ class HttpLedgerClient(LedgerClient):
         finally:
             if not gathered:
                 self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
-            elif not _stays(request):
+            elif not request.is_made:
                 self._gathering.say_all()
 
     def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
@@ -340,15 +342,6 @@ class HttpLedgerClient(LedgerClient):
 def connect(url: str) -> HttpLedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
     return HttpLedgerClient(url, config.load().worker_token)
-
-
-def _stays(end: EndRequest) -> bool:
-    """Return whether a call, when it has ended so, is what it was while it was pending: one that was made.
-
-    Where it was not, or nobody knows, an equal one is the same call again. It would be another one, under
-    another key, for a program that makes it before the ledger has heard of the end.
-    """
-    return end.kind == "settle" and end.status < 400
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

@@ -40,6 +40,8 @@ class Outbox:
         self._queue: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
         self._sender: threading.Thread | None = None
         self._lock = threading.Lock()
+        #: Set where what failed is to be tried again now, and why it has failed.
+        self._hurry, self._why = threading.Event(), ""
 
     def tell(self, what: str, say: Callable[[], object]) -> None:
         """Say something to the ledger, now or later; never loses it while we live.
@@ -52,6 +54,7 @@ class Outbox:
                 say()
                 return
             except _LATER as error:
+                self._why = str(error)
                 logger.error("%s is not delivered yet and will be tried again: %s", what, error)
             except SpendguardError as error:
                 _log_refusal(what, error)
@@ -85,6 +88,18 @@ class Outbox:
             time.sleep(0.05)
         return True
 
+    def deliver(self, timeout_s: float) -> None:
+        """Wait until what was told before is delivered: what is asked for next is decided behind that.
+
+        Raises LedgerUnavailable where it is not after `timeout_s` seconds.
+        """
+        limit = time.monotonic() + timeout_s
+        while self._queue.unfinished_tasks:
+            if time.monotonic() > limit:
+                raise LedgerUnavailable(f"what was said to it before is not delivered yet: {self._why}")
+            self._hurry.set()
+            time.sleep(0.02)
+
     def _work(self) -> None:
         while True:
             what, say = self._queue.get()
@@ -92,8 +107,10 @@ class Outbox:
                 try:
                     _say(what, say)
                     break
-                except _LATER:
-                    time.sleep(wait_s)
+                except _LATER as error:
+                    self._why = str(error)
+                    self._hurry.wait(wait_s)
+                    self._hurry.clear()
             self._queue.task_done()
 
 

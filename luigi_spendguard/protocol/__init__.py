@@ -285,6 +285,15 @@ class EndRequest(Message):
         if not all(text.isascii() and text.isdigit() and len(text) < 16 for text in self.opened.values()):
             raise BadMessage("'opened' must name micro-dollars")
 
+    @property
+    def is_made(self) -> bool:
+        """Whether the call was made, as one that is pending may have been: an equal one is another call.
+
+        Where it was not, or nobody knows, an equal one is the same call again; but not to a ledger that has
+        not heard of this end yet.
+        """
+        return self.kind == "settle" and self.status < 400
+
 
 @dataclass(frozen=True)
 class EndReply(messages.LenientMessage):

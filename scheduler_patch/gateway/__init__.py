@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
@@ -24,6 +24,7 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
+from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
@@ -66,6 +67,8 @@ class Gateway:
         self._transport: LoopTransport | None = None
         self._lives: set[asyncio.Task[Reply]] = set()
         self._ends: set[asyncio.Task[None]] = set()
+        #: Those that the ledger could not hear, by their vault key.
+        self._owed: dict[str, set[asyncio.Task[None]]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -185,11 +188,14 @@ class Gateway:
             value, error = None, None
             try:
                 if isinstance(effect, Reserve):
+                    await self._behind_owed(key)
                     value = await self.service.reserve(key, effect.ask, relayed=True)
                 elif isinstance(effect, Send):
                     value = await self._send(effect, timeout_s, room)
                 elif isinstance(effect, Finish):
-                    self._end(key, effect.end)
+                    ending = self._end(key, effect.end)
+                    if not effect.end.is_made:  # Else an equal call that comes in elsewhere would be another.
+                        await asyncio.wait([ending])
                 else:
                     await asyncio.sleep(effect.seconds)
             except BaseException as caught:
@@ -200,14 +206,18 @@ class Gateway:
             self._transport = LoopTransport()
         return await self._transport.send(effect.request, effect.deadline, timeout_s, room)
 
-    def _end(self, key: str, end: EndRequest) -> None:
-        """Let the ledger be told how a call ended.
+    def _end(self, key: str, end: EndRequest) -> asyncio.Task[None]:
+        """Let the ledger be told how a call ended; return what tries that first.
 
         It is on its way before the reply is: whatever is asked of the ledger after that comes behind it.
         """
-        ending = asyncio.ensure_future(self._told(key, end))
+        return self._ending(self._told(key, end))
+
+    def _ending(self, telling: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        ending = asyncio.ensure_future(telling)
         self._ends.add(ending)
         ending.add_done_callback(self._ends.discard)
+        return ending
 
     async def _told(self, key: str, end: EndRequest) -> None:
         """Tell the ledger how a call ended; one that it cannot hear now it is told later."""
@@ -217,7 +227,7 @@ class Gateway:
             logger.error(
                 "%s of call %s is not booked yet and will be tried again: %s", end.kind, end.call_id, error
             )
-            await self._told_later(key, end)
+            self._owe(key_hash(key), self._ending(self._told_later(key, end)))
         except (LedgerError, SpendDenied) as error:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
@@ -232,6 +242,27 @@ class Gateway:
             except (LedgerError, SpendDenied) as error:
                 logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
                 return
+
+    def _owe(self, who: str, ending: asyncio.Task[None]) -> None:
+        """Let the calls of a key wait for an end of another one."""
+        self._owed.setdefault(who, set()).add(ending)
+
+        def paid(_: object) -> None:
+            self._owed[who].discard(ending)
+            if not self._owed[who]:
+                del self._owed[who]
+
+        ending.add_done_callback(paid)
+
+    async def _behind_owed(self, key: str) -> None:
+        """Wait until the ends of a key's calls are booked: the next one is decided behind them.
+
+        Raises LedgerUnavailable.
+        """
+        if self._owed and (owed := self._owed.get(key_hash(key))):
+            _, late = await asyncio.wait(owed, timeout=GIVE_UP_S)
+            if late:
+                raise LedgerUnavailable("the ledger could not be told yet how an earlier call has ended")
 
     async def drain(self) -> None:
         """Take no new call, and wait until those in flight have ended, for `grace_s` at the most."""

@@ -90,3 +90,58 @@ def test_an_end_that_the_ledger_cannot_hear_is_told_later(
         assert call["state"] == "settled"
 
     run(tmp_path, answer, live)
+
+
+def test_a_reply_that_makes_nothing_waits_for_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An equal call is the same one then: it may come by another luigid."""
+    may_end, ends, end = threading.Event(), threading.Event(), settlement.end
+
+    def held(*args: Any) -> Any:
+        ends.set()
+        assert may_end.wait(60)
+        return end(*args)
+
+    monkeypatch.setattr(settlement, "end", held)
+
+    async def decline(request: Request) -> Reply:
+        return Reply(402, {}, b'{"error": {"type": "card_error", "code": "card_declined"}}')
+
+    async def live(played: Played) -> None:
+        replying = played.relay(charge("cus_1"), await played.key())
+        await played.until(ends.is_set)
+        assert not replying.done()
+        may_end.set()
+        assert (await replying).status == 402
+        assert not played.gateway._ends
+
+    run(tmp_path, decline, live)
+
+
+def test_a_call_waits_for_an_end_that_the_ledger_could_not_hear(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gateway, "GIVE_UP_S", 0.1)
+    monkeypatch.setattr(gateway.backoff, "LATER", (0.001, 0.002))
+    deaf, real = [True], service.LedgerService.end
+
+    async def end(self: Any, *args: Any, **more: Any) -> Any:
+        if deaf:
+            raise LedgerUnavailable("the disk is full")
+        return await real(self, *args, **more)
+
+    monkeypatch.setattr(service.LedgerService, "end", end)
+
+    async def live(played: Played) -> None:
+        key, other = await played.key(), await played.key()
+        assert (await played.relay(charge("cus_1"), key)).status == 200
+        assert (await played.relay(charge("cus_2"), key)).status == 503
+        assert (await played.relay(charge("cus_3"), other)).status == 200
+        deaf.clear()
+        assert (await played.relay(charge("cus_4"), key)).status == 200
+        await played.until(lambda: not played.gateway.in_flight)
+        assert not played.gateway._owed
+        assert len(played.sent) == 3
+
+    run(tmp_path, answer, live)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from luigi_spendguard import backoff
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, denial
 from luigi_spendguard.http.outbox import Outbox
@@ -45,6 +46,19 @@ def test_what_cannot_be_said_now_is_said_later_in_its_order() -> None:
     outbox.tell("message 3", lambda: ledger.hear(3))
     assert outbox.flush(10.0)
     assert ledger.heard == [0, 1, 2, 3]
+
+
+def test_what_is_asked_for_waits_for_what_was_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is tried again at once, however long that would be left."""
+    monkeypatch.setattr(backoff, "LATER", (600.0, 600.0))
+    ledger, outbox = Ledger(), Outbox()
+    outbox.deliver(0.0)
+    outbox.tell("the end", lambda: ledger.hear(0))
+    with pytest.raises(LedgerUnavailable, match="not delivered yet: it is locked"):
+        outbox.deliver(0.1)
+    ledger.free.set()
+    outbox.deliver(10.0)
+    assert ledger.heard == [0]
 
 
 def test_what_is_refused_is_not_repeated_and_holds_nothing_up() -> None:

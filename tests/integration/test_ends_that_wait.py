@@ -1,0 +1,86 @@
+"""A call that was not made, and is made again: that is decided behind its end, late as it may be booked."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from pathlib import Path
+
+import pytest
+import stripe
+
+from luigi_spendguard import SpendDenied, backoff
+from luigi_spendguard.http import ledger_client
+from luigi_spendguard.ledger.database import LOCK_SECONDS
+from tests.support.attempts import Pretender
+from tests.support.pipelines import charge
+from tests.support.processes import wait_until
+from tests.support.site import Site
+
+
+@pytest.fixture(autouse=True)
+def _by_no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that this process could not say is said later, but for a reason."""
+    monkeypatch.setattr(backoff, "LATER", (600.0, 600.0))
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+
+
+def pay(source: str = "tok_visa") -> None:
+    stripe.Charge.create(amount=100, currency="usd", customer="cus_1", source=source)
+
+
+def test_a_declined_call_that_a_gateways_locked_ledger_has_not_heard_of(tmp_path: Path) -> None:
+    """Its second try is the same call: a third one, of another attempt, is answered with that."""
+    with Site(tmp_path, gateway=True) as site:
+        pretender = Pretender(site, "nightly")
+        other = sqlite3.connect(site.ledger, isolation_level=None, check_same_thread=False)
+        free = threading.Timer(LOCK_SECONDS + 1, lambda: other.execute("ROLLBACK"))
+
+        def lock() -> None:
+            wait_until(lambda: bool(site.stripe.posts()), what="the call")
+            other.execute("BEGIN IMMEDIATE")
+            free.start()
+            site.stripe.control(options={"held": False})
+
+        with pretender.attempt():
+            site.stripe.control(options={"held": True})
+            locking = threading.Thread(target=lock)
+            locking.start()
+            with pytest.raises(stripe.CardError):
+                pay("tok_chargeDeclined")
+            locking.join()
+            pay()
+        free.join()
+        with pretender.attempt():
+            pay()
+        other.close()
+        assert site.stripe.moved() == 100
+
+
+def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretender = Pretender(site, "nightly")
+
+    def kill() -> None:
+        wait_until(lambda: bool(site.stripe.posts()), what="the call")
+        assert site.luigid is not None
+        site.luigid.kill()
+        site.stripe.control(options={"held": False})
+
+    with pretender.attempt():
+        site.stripe.fault("drop_after")
+        site.stripe.control(options={"held": True})
+        killing = threading.Thread(target=kill)
+        killing.start()
+        with monkeypatch.context() as patched:
+            patched.setattr(ledger_client, "GIVE_UP_S", 0.5)
+            with pytest.raises(stripe.APIConnectionError):
+                charge("cus_1")
+            killing.join()
+            with pytest.raises(SpendDenied, match=r"not delivered yet: .*cannot be reached"):
+                charge("cus_1")
+        site.start()
+        charge("cus_1")
+    assert site.stripe.moved() == 100
+    assert [call["state"] for call in site.calls("nightly") if call["target"]] == ["settled"]
