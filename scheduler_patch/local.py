@@ -206,7 +206,7 @@ class LocalLedgerClient(LedgerClient):
     def claim(self, request: ClaimRequest) -> ClaimReply:
         return self._ask(lambda service: service.claim(request))
 
-    def finish(self, request: FinishRequest) -> None:
+    def finish(self, request: FinishRequest, key: str = "") -> None:
         self._tell(f"the end of claim {request.claim_id}", lambda service: service.finish(request))
 
     def close_run(self, request: CloseRunRequest) -> None:

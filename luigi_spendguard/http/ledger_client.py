@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import urllib3
@@ -14,7 +15,7 @@ import urllib3
 from luigi_spendguard import backoff, config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
-from luigi_spendguard.http.gathering import Gathering, KeptEnd, LastWords
+from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.unreached import Unreached
@@ -22,9 +23,7 @@ from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
 from luigi_spendguard.protocol.rpcs import (
-    OWN_OUTCOMES,
     AcknowledgeRequest,
-    AttemptReply,
     AttemptRequest,
     BlockedReply,
     BlockedRequest,
@@ -82,8 +81,11 @@ class LedgerClient(Protocol):
     def claim(self, request: ClaimRequest) -> ClaimReply:
         """Claim a dispatched task for an attempt."""
 
-    def finish(self, request: FinishRequest) -> None:
-        """Tell how an attempt ended, now or later."""
+    def finish(self, request: FinishRequest, key: str = "") -> None:
+        """Tell how an attempt ended, now or later.
+
+        `key`: its vault key, where it says so itself; what it gathers may be left to its worker.
+        """
 
     def close_run(self, request: CloseRunRequest) -> None:
         """Tell that a root has completed, now or later."""
@@ -139,7 +141,7 @@ class HttpLedgerClient(LedgerClient):
         self.url, self.address = self._address.url, Secret(url)
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
-        self._outbox, self._gathering = Outbox(), Gathering(self._say_ends)
+        self._outbox, self._gathering = Outbox(), Gathering(self._say)
         #: Whether luigid takes several messages at once.
         self._together = False
         self._renew()
@@ -164,13 +166,11 @@ class HttpLedgerClient(LedgerClient):
         self._together = claimed.together
         return claimed
 
-    def finish(self, request: FinishRequest) -> None:
-        with self._gathering.taken() as ends:
-            if request.outcome in OWN_OUTCOMES and (key := _their_key(ends)):
-                self._outbox.tell(*self._at_once(key, ends, request.outcome))
-                return
-            self._say_ends(ends)
-            self._tell(rpcs.FINISH, request, request.claim_id)
+    def finish(self, request: FinishRequest, key: str = "") -> None:
+        if key and self._gathering.leave(request):
+            return
+        with self._gathering.taken() as taken:
+            self._say(Gathered(taken.ends, request), key)
 
     def close_run(self, request: CloseRunRequest) -> None:
         self._tell(rpcs.CLOSE_RUN, request, request.name)
@@ -192,12 +192,12 @@ class HttpLedgerClient(LedgerClient):
         return self._ask(rpcs.ISSUE_KEY, request)
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        with self._gathering.taken() as ends:
-            if _their_key(ends) == key:
+        with self._gathering.taken() as taken:
+            if taken.ends and taken.last is None and _their_key(taken.ends) == key:
                 self._outbox.deliver(GIVE_UP_S)
-                answer = self._end_and_ask(key, ends, request)
+                answer = self._end_and_ask(key, taken.ends, request)
             else:
-                self._say_ends(ends)
+                self._say(taken)
                 self._outbox.deliver(GIVE_UP_S)
                 answer = self._ask(rpcs.RESERVE, request, key)
         if answer.verdict == "allowed":
@@ -210,7 +210,7 @@ class HttpLedgerClient(LedgerClient):
         except Exception:
             self._outbox.tell_later(*self._at_once(key, ends))  # Nobody else waits for that.
             raise
-        _warn_of_each(reply)
+        _warn_of_each(reply.ends)
         if reply.answer is None:
             raise LedgerUnavailable(f"the scheduler at {self.url} has left a request unanswered: {UPGRADE}")
         return reply.answer
@@ -230,26 +230,36 @@ class HttpLedgerClient(LedgerClient):
     def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
         return self._gathering.block(words) if self._together else nullcontext()
 
-    def _say_ends(self, ends: tuple[KeptEnd, ...]) -> None:
-        if len(ends) > 1 and (key := _their_key(ends)):
-            self._outbox.tell(*self._at_once(key, ends))
+    def _say(self, gathered: Gathered, key: str = "") -> None:
+        """Say what is on its way: in one message what belongs together. `key`: of the attempt that ended."""
+        ends, last = gathered
+        theirs = _their_key(ends)
+        if last is not None and theirs and theirs == key:
+            self._finish(replace(last, ends=_messages(ends)))
             return
-        for key, end in ends:
-            self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
+        if len(ends) > 1 and theirs:
+            self._outbox.tell(*self._at_once(theirs, ends))
+        else:
+            for their_key, end in ends:
+                self._tell(rpcs.ENDS[end.kind], end, end.call_id, their_key)
+        if last is not None:
+            self._finish(last)
 
-    def _at_once(
-        self, key: str, ends: tuple[KeptEnd, ...], outcome: str | None = None
-    ) -> tuple[str, Callable[[], object]]:
+    def _finish(self, request: FinishRequest) -> None:
+        say = lambda: _warn_of_each(self._ask(rpcs.FINISH, request).ends)  # noqa: E731
+        self._outbox.tell(f"{rpcs.FINISH.name} of {request.claim_id}", say)
+
+    def _at_once(self, key: str, ends: tuple[KeptEnd, ...]) -> tuple[str, Callable[[], object]]:
         """Return a message of several, as an outbox takes it."""
-        request = AttemptRequest(_messages(ends), outcome=outcome)
+        request = AttemptRequest(_messages(ends))
         what = f"{rpcs.ATTEMPT.name} of {', '.join(end.call_id for _, end in ends)}"
-        return what, lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key))
+        return what, lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key).ends)
 
     def _tell(self, rpc: Rpc[Q, R], request: Q, name: str, key: str | None = None) -> None:
         self._outbox.tell(f"{rpc.name} of {name}", lambda: _warn(self._ask(rpc, request, key)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        self._gathering.say_all()
+        self._gathering.flush()
         return self._outbox.flush(timeout_s)
 
     def for_child(self) -> HttpLedgerClient:
@@ -356,8 +366,8 @@ def _messages(ends: tuple[KeptEnd, ...]) -> tuple[EndRequest, ...]:
     return tuple(one.end for one in ends)
 
 
-def _warn_of_each(reply: AttemptReply) -> None:
-    for ended in reply.ends:
+def _warn_of_each(ends: tuple[EndedCall, ...]) -> None:
+    for ended in ends:
         if ended.refused:
             logger.error("The end of call %s was refused: %s", ended.call_id, ended.refused)
         else:

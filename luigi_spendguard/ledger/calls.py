@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass
+from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
@@ -85,20 +86,28 @@ _SCOPE = (
     f" {', '.join(f'key_terms.{name}' for name in _TERMS)}"
     " FROM claim JOIN run ON run.run_id = claim.run_id"
     " LEFT JOIN budget ON budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = ''"
-    " LEFT JOIN key_terms ON key_terms.id = claim.id AND claim.task_id = '' WHERE claim.key_hash = ?"
+    " LEFT JOIN key_terms ON key_terms.id = claim.id AND claim.task_id = ''"
 )
+_BY_KEY, _BY_ID = f"{_SCOPE} WHERE claim.key_hash = ?", f"{_SCOPE} WHERE claim.id = ?"
 
 
 def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
     """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
     wanted = key_hash(key)
-    found = tx.values(_SCOPE, wanted)
-    if found is None:
+    found = _found(tx.values(_BY_KEY, wanted), caps, relayed)
+    return found if found is not None and hmac.compare_digest(found.claim["key_hash"], wanted) else None
+
+
+def scope_of(tx: Tx, claim_id: str, caps: Caps) -> Scope | None:
+    """Return what the key of a claim stands for, or None: there is no such claim."""
+    return _found(tx.values(_BY_ID, claim_id), caps, relayed=False)
+
+
+def _found(row: tuple[Any, ...] | None, caps: Caps, relayed: bool) -> Scope | None:
+    if row is None:
         return None
-    now, today, *rest = found
+    now, today, *rest = row
     claim = dict(zip(_CLAIM, rest, strict=False))
-    if not hmac.compare_digest(claim["key_hash"], wanted):
-        return None
     run = dict(zip(_RUN, rest[len(_CLAIM) :], strict=False))
     terms = rest[-len(_TERMS) :]
     known = None if terms[0] is None else dict(zip(_TERMS, terms, strict=True))

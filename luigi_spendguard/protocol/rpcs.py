@@ -43,8 +43,6 @@ R = TypeVar("R", bound=Message)
 #: How an attempt may end. A child says that its `run()` has `returned`; that the task has `completed` is
 #: Luigi's verdict DONE, after `on_success`, and the worker's main process says it.
 OUTCOMES = ("returned", "completed", "failed", "yielded", "blocked", "died")
-#: Those that an attempt says itself, under its vault key.
-OWN_OUTCOMES = ("returned", "failed", "yielded", "blocked")
 #: Names in one list of a key's terms at the most.
 MAX_NAMES = 100
 #: The most characters of a `payment_key`, and the most that a batch may have.
@@ -208,42 +206,6 @@ class ClaimReply(LenientMessage):
 
 
 @dataclass(frozen=True)
-class FinishRequest(Message):
-    """How an attempt ended: one of OUTCOMES."""
-
-    claim_id: Id
-    outcome: Annotated[str, messages.one_of(OUTCOMES)]
-
-
-@dataclass(frozen=True)
-class FinishReply(LenientMessage):
-    """Whether there is such a claim."""
-
-    known: bool
-
-
-@dataclass(frozen=True)
-class AttemptRequest(Message):
-    """What an attempt says at once: how calls have ended, then what it asks for, or how it ended itself.
-
-    Attributes:
-        outcome: one of OWN_OUTCOMES; None while it goes on.
-
-    """
-
-    ends: tuple[EndRequest, ...] = ()
-    ask: ReserveRequest | None = None
-    outcome: Annotated[str, messages.plain_choice(OWN_OUTCOMES)] | None = None
-
-    def __post_init__(self) -> None:
-        """Refuse an attempt that says nothing, or asks and has ended. Raises BadMessage."""
-        if not self.ends and self.ask is None and self.outcome is None:
-            raise BadMessage("one of 'ends', 'ask' and 'outcome' must be given")
-        if self.ask is not None and self.outcome is not None:
-            raise BadMessage("'ask' and 'outcome' must not both be given")
-
-
-@dataclass(frozen=True)
 class EndedCall(LenientMessage):
     """An `EndReply`, or why the end was not taken: `refused`."""
 
@@ -251,6 +213,36 @@ class EndedCall(LenientMessage):
     state: str = ""
     overrun_usd: str | None = None
     refused: str = ""
+
+
+@dataclass(frozen=True)
+class FinishRequest(Message):
+    """How an attempt ended: one of OUTCOMES. Before that, how calls of it did which nobody has said yet."""
+
+    claim_id: Id
+    outcome: Annotated[str, messages.one_of(OUTCOMES)]
+    ends: tuple[EndRequest, ...] = ()
+
+
+@dataclass(frozen=True)
+class FinishReply(LenientMessage):
+    """Whether there is such a claim, and what has become of each call that has ended, in their order."""
+
+    known: bool
+    ends: tuple[EndedCall, ...] = ()
+
+
+@dataclass(frozen=True)
+class AttemptRequest(Message):
+    """What an attempt says at once: how calls have ended, then what it asks for."""
+
+    ends: tuple[EndRequest, ...] = ()
+    ask: ReserveRequest | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse an attempt that says nothing. Raises BadMessage."""
+        if not self.ends and self.ask is None:
+            raise BadMessage("one of 'ends' and 'ask' must be given")
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ class GuardedWorker(luigi.worker.Worker):
 
     def _let_go(self) -> None:
         """End what this worker has begun beside Luigi: threads, files, connections."""
+        for process in self._running_tasks.values():
+            if isinstance(process, GuardedTaskProcess) and process.is_gone_by_itself():
+                process.tell_left()
         self._stopper.end()
         self._guard.close()
 
@@ -207,12 +210,19 @@ class GuardedWorker(luigi.worker.Worker):
         guard = self._guard
         queue: Any = self.__dict__["_task_result_queue"]
         if not isinstance(queue, Results):
-            self.__dict__["_task_result_queue"] = Results(queue)
+            queue = self.__dict__["_task_result_queue"] = Results(queue)
         guard.handling_result, guard.reported = True, False
+        queue.arrived = self._has_arrived
         try:
             return super()._handle_next_task()
         finally:
-            guard.handling_result = False
+            guard.handling_result, queue.arrived = False, None
+
+    def _has_arrived(self, task_id: str, status: str) -> None:
+        """Say what an attempt has left before its result is handled; of one that is DONE once Luigi knows."""
+        process = self._running_tasks.get(task_id)
+        if status != DONE and isinstance(process, GuardedTaskProcess):
+            process.tell_left()
 
     def _purge_children(self) -> Any:
         for process in self._running_tasks.values():

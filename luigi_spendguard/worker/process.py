@@ -83,6 +83,10 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             self.tell_death()
         return answer
 
+    def is_gone_by_itself(self) -> bool:
+        """Return whether this is a child that has ended."""
+        return self.use_multiprocessing and self.pid is not None and not self.is_alive()
+
     def _is_gone(self) -> bool:
         """Return whether the child has ended, after a moment. Raises ValueError when it was closed."""
         self.join(TERMINATE_S)
@@ -125,7 +129,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             outcome = "blocked" if blocking(error) is not None else "failed"
             raise
         finally:
-            attempt.client.finish(FinishRequest(attempt.claim_id, outcome))
+            attempt.client.finish(FinishRequest(attempt.claim_id, outcome), attempt.key)
 
     @contextlib.contextmanager
     def _forward_attributes(self) -> Iterator[Any]:
@@ -207,16 +211,27 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def tell_completion(self) -> None:
         """Say that Luigi's verdict on this attempt is DONE: now the task has completed."""
-        if self.vendor and self.client is not None and self.claim_id:
-            self.client.finish(FinishRequest(self.claim_id, "completed"))
+        self._tell("completed")
 
     def tell_death(self) -> None:
         """Say that this process is gone for certain; its pending calls are then in doubt at once."""
-        if self.vendor and self.client is not None and self.claim_id and not self.death_told:
+        if not self.death_told:
             self.death_told = True
-            for key, end in self.words.read() if self.words is not None else ():
-                self.client.end(key, end)
-            self.client.finish(FinishRequest(self.claim_id, "died"))
+            self._tell("died")
+
+    def tell_left(self) -> None:
+        """Say what this process has left to be said of its attempt, if that is so."""
+        self._tell("")
+
+    def _tell(self, outcome: str) -> None:
+        """Say how the attempt has ended, "": as the child has left it; and what else is left."""
+        if not self.vendor or self.client is None or not self.claim_id:
+            return
+        ends, left = self.words.read() if self.words is not None else ((), "")
+        if outcome or left:
+            self.client.finish(FinishRequest(self.claim_id, outcome or left, ends))
+            if self.words is not None:
+                self.words.write(())
 
 
 class _Discreet:

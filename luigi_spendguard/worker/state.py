@@ -11,6 +11,7 @@ import importlib
 import logging
 import time
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import luigi.rpc
@@ -48,12 +49,16 @@ class Results:
     def __init__(self, queue: Any) -> None:
         self._queue = queue
         self.last: str | None = None
+        #: Hears of each result, task_id and status, while its worker takes some.
+        self.arrived: Callable[[str, str], None] | None = None
 
     def get(self, *args: Any, **kwargs: Any) -> Any:
         """Return the next result as Luigi's queue does; its first item is the task_id."""
         while isinstance(item := self._queue.get(*args, **kwargs), preload.Loaded):
             preload.take(item)
         self.last = item[0]
+        if self.arrived is not None:
+            self.arrived(item[0], item[1])
         return item
 
     def __getattr__(self, name: str) -> Any:

@@ -11,7 +11,14 @@ from functools import partial
 from typing import Any
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import BudgetExceeded, LedgerUnavailable, SpendDenied, SpendguardError, denial
+from luigi_spendguard.errors import (
+    BudgetExceeded,
+    LedgerUnavailable,
+    NotFound,
+    SpendDenied,
+    SpendguardError,
+    denial,
+)
 from luigi_spendguard.ledger import (
     calls,
     claims,
@@ -157,12 +164,12 @@ class LedgerService(Books):
         return (await self.open_run(opening)).run_id
 
     async def finish(self, request: FinishRequest) -> FinishReply:
-        """End a claim."""
+        """End a claim, behind the calls of it that have ended; an end that is refused holds nothing up."""
         self.known_keys.forget(request.claim_id)
-        known = await self.commit(_finish, request.claim_id, request.outcome)
-        if known and request.outcome == "completed":
+        reply = await self.commit(_finish, request)
+        if reply.known and request.outcome == "completed":
             self._averages_due = self._costs_due = True
-        return FinishReply(known)
+        return reply
 
     async def close_run(self, request: CloseRunRequest) -> CloseRunReply:
         """End the run of a root that has completed; those of its tasks that are DONE here have, too."""
@@ -268,7 +275,7 @@ class LedgerService(Books):
             raise denial("scope", f"calls to {ask.vendor} go through the gateway here: it has the secret")
 
     async def attempt(self, key: str, request: AttemptRequest) -> AttemptReply:
-        """Take what an attempt says at once: ends, then a call that is decided about, or its own end.
+        """Take what an attempt says at once: ends, then a call that is decided about.
 
         One transaction: where what it asks for cannot be answered, its ends are not taken either. An end
         that is refused holds nothing up. Raises as `reserve`.
@@ -279,9 +286,7 @@ class LedgerService(Books):
             ahead = self._turns.ahead(ask, relayed=False)
         # Nobody waits for what asks for nothing.
         commit = self.commit_end if ask is None else self.commit
-        reply, run_id, ended = await commit(_attempt, key, request, self.settings.caps, ahead)
-        if ended is not None:
-            self.known_keys.forget(ended)
+        reply, run_id = await commit(_attempt, key, request, self.settings.caps, ahead)
         if ask is not None and reply.answer is not None:
             self._turns.told(ask, reply.answer, run_id, relayed=False)
         return reply
@@ -332,17 +337,21 @@ def _claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
     return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
 
 
-def _finish(tx: Tx, claim_id: str, outcome: str) -> Booked[bool]:
-    row = claims.finish(tx, claim_id, outcome)
+def _finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
+    scope = calls.scope_of(tx, request.claim_id, Caps()) if request.ends else None
+    booked, ended = _ended(tx, scope, request.ends)
+    row = claims.finish(tx, request.claim_id, request.outcome)
 
     def tell(state: DispatchState) -> None:
+        for one in booked:
+            one.hear(state)
         if row is not None and row["ended_at"] is None:
             state.stopped(row["task_id"])
-        if row is not None and outcome == "completed":
+        if row is not None and request.outcome == "completed":
             state.completed([row["task_id"], *json.loads(row["members"])])
             state.free(row["task_id"])
 
-    return Booked(row is not None, None, tell)
+    return Booked(FinishReply(row is not None, ended), None, tell)
 
 
 def _close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
@@ -406,7 +415,10 @@ def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer
 
 
 def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
-    scope = _scope(tx, key, Caps(), relayed)
+    return _end_under(tx, _scope(tx, key, Caps(), relayed), end)
+
+
+def _end_under(tx: Tx, scope: calls.Scope, end: EndRequest) -> Booked[Row | None]:
     call = settlement.end(tx, scope, end)
     run_id = call["run_id"] if call is not None else scope.run["run_id"]
     return Booked(call, snapshot.of_call(tx, run_id, end.call_id))
@@ -418,16 +430,16 @@ def _end_reply(end: EndRequest, call: Row | None) -> EndReply:
     return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
 
 
-def _attempt(
-    tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
-) -> Booked[tuple[AttemptReply, str, str | None]]:
-    """Apply what an attempt says at once; the answer comes with its run, and its claim if that has ended."""
+def _ended(
+    tx: Tx, scope: calls.Scope | None, ends: tuple[EndRequest, ...]
+) -> tuple[list[Booked[Any]], tuple[EndedCall, ...]]:
+    """Apply ends of calls under one claim, each by itself; `scope`: None where there is no such claim."""
     booked: list[Booked[Any]] = []
     ended = []
-    for end in request.ends:
+    for end in ends:
         try:
             with tx.savepoint():
-                applied = _end(tx, key, end, False)
+                applied = _end_under(tx, _known(scope), end)
         except LedgerUnavailable:
             raise
         except SpendguardError as error:
@@ -436,15 +448,26 @@ def _attempt(
             booked.append(applied)
             reply = _end_reply(end, applied.answer)
             ended.append(EndedCall(reply.call_id, reply.state, reply.overrun_usd))
-    answer, run_id, finished = None, "", None
+    return booked, tuple(ended)
+
+
+def _known(scope: calls.Scope | None) -> calls.Scope:
+    if scope is None:
+        raise NotFound("there is no such claim")
+    return scope
+
+
+def _attempt(
+    tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
+) -> Booked[tuple[AttemptReply, str]]:
+    """Apply what an attempt says at once; the answer comes with its run."""
+    booked, ended = _ended(tx, _scope(tx, key, caps, False), request.ends)
+    answer, run_id = None, ""
     if request.ask is not None:
         asked = _reserve(tx, key, request.ask, caps, False, ahead)
         answer, run_id = asked.answer
         booked.append(asked)
-    elif request.outcome is not None:
-        finished = _scope(tx, key, caps, False).claim["id"]
-        booked.append(_finish(tx, finished, request.outcome))
-    return Booked((AttemptReply(tuple(ended), answer), run_id, finished), None, partial(_tell_each, booked))
+    return Booked((AttemptReply(ended, answer), run_id), None, partial(_tell_each, booked))
 
 
 def _tell_each(booked: list[Booked[Any]], state: DispatchState) -> None:

@@ -153,6 +153,25 @@ def test_after_a_restart_the_gate_knows_who_has_paid(site: Site) -> None:
     assert site.stripe.moved() == 200
 
 
+def test_what_a_child_has_left_is_said_by_a_worker_that_cannot_report_its_task(site: Site) -> None:
+    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 1})
+    (site.folder / "out" / "wait").touch()
+    worker = site.worker("Billing", "--n", "2", "--workers", "3", "--run-id", "nightly", UNHURRIED="1")
+    try:
+        wait_until(lambda: site.stripe.moved() == 200, 30, "charging")
+        assert site.luigid is not None
+        site.luigid.kill()
+        (site.folder / "out" / "wait").unlink()
+        assert worker.stdout is not None
+        assert any("is not delivered yet" in line for line in worker.stdout), "it has nothing to say"
+        site.start()
+        worker.communicate(timeout=60)
+    finally:
+        worker.kill()
+    assert [call["state"] for call in site.calls("nightly")] == ["settled", "settled"]
+    assert site.stripe.moved() == 200
+
+
 def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     """What the budgets say is what the journal's entries add up to, also after kill -9."""
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 2})  # Nobody waits for luigid to be back.

@@ -33,8 +33,6 @@ from tests.support.site import Site
 
 PAGE = "operate.md"
 COMPLETING = "tests.support.completing_pipeline"
-#: How a worker says that a call has been settled.
-ENDING = ("spend_attempt", "spend_settle")
 AGE_MS = 400 * 86_400_000
 
 
@@ -250,14 +248,27 @@ def test_an_older_luigid_takes_what_a_worker_says_that_uses_nothing_new(site: Si
         assert "payment_keys" not in taken["spend_claim"], "what the page says of it"
 
 
-def test_a_luigid_of_today_is_told_at_once_how_a_call_and_its_attempt_have_ended(site: Site) -> None:
-    """Where the attempt has not ended within milliseconds (a busy machine), the end is told by itself."""
+@pytest.mark.parametrize(
+    ("processes", "outcomes"),
+    [
+        ("1", {"failed": 1, "returned": 2, "completed": 2}),
+        ("2", {"failed": 1, "completed": 2}),
+    ],
+    ids=["in the worker", "by children"],
+)
+def test_a_luigid_of_today_is_told_at_once_how_a_call_and_its_attempt_have_ended(
+    site: Site, processes: str, outcomes: dict[str, int]
+) -> None:
     site.start()
-    said = said_in_a_pipeline(site)
-    told = [body.get("ends", [body]) for name, body in said if name in ENDING]
-    assert [len(ends) for ends in told] == [1, 1], "the second attempt of the first was replayed"
-    outcomes = [body["outcome"] for name, body in said if "outcome" in body]
-    assert Counter(outcomes) == {"failed": 1, "returned": 2, "completed": 2}
+    said = said_in_a_pipeline(site, "--workers", processes, UNHURRIED="1")
+    ours = Counter(name for name, _ in said if name.startswith("spend_"))
+    finished = [body for name, body in said if name == "spend_finish"]
+    assert Counter(body["outcome"] for body in finished) == outcomes
+    assert sum(len(body.get("ends", ())) for body in finished) == 2
+    assert not {"spend_settle", "spend_attempt"} & ours.keys()
+    assert (ours["spend_claim"], ours["spend_reserve"]) == (3, 3), (
+        "the second attempt of the first was replayed"
+    )
     assert charged(site) == {"cus_0": 1, "cus_1": 1}
 
 

@@ -79,7 +79,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
         done = subprocess.run(
             [sys.executable, "-m", "tests.support.tracing", str(traced.file), *worker.split()],
             cwd=site.folder,
-            env=site.environment(),
+            env=site.environment(UNHURRIED="1"),
             capture_output=True,
             text=True,
             timeout=120,

@@ -172,7 +172,12 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     "settle": ("POST", "/api/spend_settle", "key", {"call_id": "{pending}", "total_micros": 2_000_000}),
     "void": ("POST", "/api/spend_void", "key", {"call_id": "{pending}"}),
     "doubt": ("POST", "/api/spend_doubt", "key", {"call_id": "{pending}"}),
-    "attempt": ("POST", "/api/spend_attempt", "key", {"outcome": "failed"}),
+    "attempt": (
+        "POST",
+        "/api/spend_attempt",
+        "key",
+        {"ends": [{"kind": "void", "call_id": str(uuid.uuid4())}]},
+    ),
 }
 
 

@@ -18,10 +18,10 @@ _killed = os.environ.get("KILL_BEFORE_TELLING")
 _finish = HttpLedgerClient.finish
 
 
-def _killed_before(self: HttpLedgerClient, request: FinishRequest) -> None:
+def _killed_before(self: HttpLedgerClient, request: FinishRequest, key: str = "") -> None:
     if request.outcome == "completed":
         os.kill(os.getpid(), signal.SIGKILL)
-    _finish(self, request)
+    _finish(self, request, key)
 
 
 if _killed:

@@ -91,16 +91,16 @@ class Recorder:
 
 
 def said_in_a_pipeline(
-    site: Site, hidden: Collection[str] = (), **env: str
+    site: Site, *args: str, hidden: Collection[str] = (), **env: str
 ) -> list[tuple[str, dict[str, Any]]]:
     """Return what a worker says of two charges, of which one dies and one is refused."""
     with Recorder(site.url, hidden) as recorder:
         site.configure(core={"default_scheduler_url": recorder.url})
         (site.folder / "out" / "die").touch()
-        site.luigi("Billing", "--n", "1", **env)
+        site.luigi("Billing", "--n", "1", *args, **env)
         (site.folder / "out" / "die").unlink()
         site.wait_for_retries()
-        site.luigi("Billing", "--n", "2", **env)
+        site.luigi("Billing", "--n", "2", *args, **env)
         site.configure(core={"default_scheduler_url": site.url})
         return recorder.said
 

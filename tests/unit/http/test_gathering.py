@@ -9,12 +9,19 @@ from collections.abc import Iterator
 import pytest
 
 from luigi_spendguard.http import gathering
-from luigi_spendguard.http.gathering import Gathering, KeptEnd, LastWords
+from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol.rpcs import FinishRequest
+
+RETURNED = FinishRequest("claim", "returned")
 
 
 def told(call_id: str, key: str = "key") -> KeptEnd:
     return KeptEnd(key, EndRequest("settle", call_id))
+
+
+def ends(*call_ids: str) -> tuple[EndRequest, ...]:
+    return tuple(told(call_id).end for call_id in call_ids)
 
 
 class Sayer:
@@ -24,8 +31,9 @@ class Sayer:
         self.heard: list[str] = []
         self.said = threading.Event()
 
-    def say(self, ends: tuple[KeptEnd, ...]) -> None:
-        self.heard += [one.end.call_id for one in ends]
+    def say(self, gathered: Gathered) -> None:
+        self.heard += [one.end.call_id for one in gathered.ends]
+        self.heard += [gathered.last.outcome] if gathered.last is not None else []
         self.said.set()
 
 
@@ -56,10 +64,10 @@ def test_what_is_said_next_takes_it_along(gathered: Gathering, sayer: Sayer) -> 
     for call_id in ("one", "two"):
         gathered.begin()
         assert gathered.put(told(call_id))
-    with gathered.taken() as ends:
-        assert [one.end.call_id for one in ends] == ["one", "two"]
-    with gathered.taken() as ends:
-        assert ends == ()
+    with gathered.taken() as taken:
+        assert [one.end.call_id for one in taken.ends] == ["one", "two"]
+    with gathered.taken() as taken:
+        assert taken == Gathered()
     gathered.say_all()
     assert sayer.heard == []
 
@@ -95,12 +103,12 @@ def test_what_is_asked_for_waits_until_ends_before_it_are_said(gathered: Gatheri
 
     def ask() -> None:
         asks.set()
-        with gathered.taken() as ends:
-            order.append(f"another, with {len(ends)}")
+        with gathered.taken() as taken:
+            order.append(f"another, with {len(taken.ends)}")
 
     other = threading.Thread(target=ask)
-    with gathered.taken() as ends:
-        assert len(ends) == 1
+    with gathered.taken() as taken:
+        assert len(taken.ends) == 1
         other.start()
         assert asks.wait(20)
         order.append("the first")
@@ -120,8 +128,8 @@ def test_it_is_said_before_a_child_is_forked_which_gathers_nothing(gathered: Gat
     gathered.put(told("one"))
     pid = os.fork()
     if not pid:
-        with gathered.taken() as ends:
-            os._exit(0 if not ends and not gathered.put(told("two")) else 1)
+        with gathered.taken() as taken:
+            os._exit(0 if taken == Gathered() and not gathered.put(told("two")) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert sayer.heard == ["one"]
 
@@ -140,7 +148,7 @@ def test_a_task_that_has_another_process_says_each_end_at_once(sayer: Sayer) -> 
 
 def test_who_is_killed_leaves_what_it_has_not_said(sayer: Sayer) -> None:
     words, made = LastWords(), Gathering(sayer.say)
-    assert words.read() == []
+    assert words.read() == ((), "")
     pid = os.fork()
     if not pid:
         with made.block(words):
@@ -149,18 +157,18 @@ def test_who_is_killed_leaves_what_it_has_not_said(sayer: Sayer) -> None:
                 made.put(told("two", "another key"))
                 os._exit(0)
     os.waitpid(pid, 0)
-    assert words.read() == [told("one"), told("two", "another key")]
+    assert words.read() == (ends("one", "two"), "")
 
 
 def test_what_was_said_is_not_left(gathered: Gathering, sayer: Sayer) -> None:
     words = LastWords()
     with gathered.block(words):
         gathered.put(told("one"))
-        assert words.read() == [told("one")]
+        assert words.read() == (ends("one"), "")
         with gathered.taken():
             gathered.put(told("two"))
-        assert words.read() == [told("two")]
-    assert words.read() == []
+        assert words.read() == (ends("two"), "")
+    assert words.read() == ((), "")
 
 
 def test_what_is_too_long_to_be_left_is_said_at_once(gathered: Gathering) -> None:
@@ -168,4 +176,53 @@ def test_what_is_too_long_to_be_left_is_said_at_once(gathered: Gathering) -> Non
     with gathered.block(words):
         gathered.put(told("one"))
         assert not gathered.put(KeptEnd("key", EndRequest("settle", "two", answer_body="x" * (1 << 18))))
-        assert words.read() == [told("one")]
+        assert words.read() == (ends("one"), "")
+
+
+def test_how_an_attempt_has_ended_is_left_behind_its_ends(gathered: Gathering, sayer: Sayer) -> None:
+    words = LastWords()
+    with gathered.block(words):
+        gathered.put(told("one"))
+        assert gathered.leave(RETURNED)
+    gathered.flush()
+    assert sayer.heard == []
+    assert words.read() == (ends("one"), "returned")
+
+
+def test_without_such_memory_it_is_not_left(gathered: Gathering, sayer: Sayer) -> None:
+    gathered.put(told("one"))
+    assert not gathered.leave(RETURNED)
+    gathered.flush()
+    assert sayer.heard == ["one"]
+
+
+def test_what_other_processes_have_a_part_in_is_not_left(gathered: Gathering, sayer: Sayer) -> None:
+    with gathered.block(LastWords()):
+        gathered.share()
+        assert not gathered.leave(RETURNED)
+    assert sayer.heard == []
+
+
+def test_a_process_that_goes_on_says_itself_how_its_attempt_has_ended(
+    sayer: Sayer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "LEFT_S", 0.01)
+    words, made = LastWords(), Gathering(sayer.say)
+    with made.block(words):
+        made.put(told("one"))
+        made.leave(RETURNED)
+    assert sayer.said.wait(20)
+    with made.taken():  # It has been said.
+        assert words.read() == ((), "")
+    assert sayer.heard == ["one", "returned"]
+
+
+def test_it_is_said_before_a_child_is_forked(gathered: Gathering, sayer: Sayer) -> None:
+    with gathered.block(LastWords()):
+        gathered.leave(RETURNED)
+    pid = os.fork()
+    if not pid:
+        with gathered.taken() as taken:
+            os._exit(0 if taken == Gathered() else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert sayer.heard == ["returned"]

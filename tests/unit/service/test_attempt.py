@@ -1,11 +1,11 @@
-"""What an attempt says at once: how its calls have ended, then what it asks for, or its own end."""
+"""What is said at once: how calls have ended, then what their attempt asks for, or how it has ended."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -14,11 +14,19 @@ from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
-from luigi_spendguard.protocol.rpcs import AttemptReply, AttemptRequest, EndedCall
+from luigi_spendguard.protocol.rpcs import (
+    AttemptReply,
+    AttemptRequest,
+    EndedCall,
+    FinishReply,
+    FinishRequest,
+)
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService
 from tests.support.books import Books
+
+T = TypeVar("T")
 
 
 @pytest.fixture
@@ -29,19 +37,29 @@ def books(tmp_path: Path) -> Iterator[Books]:
     made.ledger.close()
 
 
-def said(
-    books: Books, key: str, request: AttemptRequest, **settings: Any
-) -> tuple[LedgerService, AttemptReply]:
-    async def live() -> tuple[LedgerService, AttemptReply]:
+def heard(
+    books: Books, say: Callable[[LedgerService], Awaitable[T]], **settings: Any
+) -> tuple[LedgerService, T]:
+    async def live() -> tuple[LedgerService, T]:
         service = LedgerService(
             Settings(books.path, Caps(default=Micros(100)), **settings), BudgetScheduler()
         )
         try:
-            return service, await service.attempt(key, request)
+            return service, await say(service)
         finally:
             service.close()
 
     return asyncio.run(live())
+
+
+def said(
+    books: Books, key: str, request: AttemptRequest, **settings: Any
+) -> tuple[LedgerService, AttemptReply]:
+    return heard(books, lambda service: service.attempt(key, request), **settings)
+
+
+def finished(books: Books, request: FinishRequest) -> tuple[LedgerService, FinishReply]:
+    return heard(books, lambda service: service.finish(request))
 
 
 def calls(books: Books) -> dict[str, str]:
@@ -63,14 +81,29 @@ def test_a_call_is_decided_behind_the_ends_that_come_with_it(books: Books) -> No
     assert (known.own_budget.spent, known.own_budget.reserved) == (10, 80), "the gate has heard of both"
 
 
-def test_an_end_that_is_refused_holds_nothing_up(books: Books) -> None:
-    key, other = books.claim("Charge_1"), books.claim("Charge_2")
+async def by_itself(
+    service: LedgerService, key: str, claim: str, ends: tuple[EndRequest, ...]
+) -> tuple[EndedCall, ...]:
+    return (await service.attempt(key, AttemptRequest(ends))).ends
+
+
+async def with_the_last_word(
+    service: LedgerService, key: str, claim: str, ends: tuple[EndRequest, ...]
+) -> tuple[EndedCall, ...]:
+    return (await service.finish(FinishRequest(claim, "returned", ends))).ends
+
+
+@pytest.mark.parametrize("say", [by_itself, with_the_last_word])
+def test_an_end_that_is_refused_holds_nothing_up(
+    books: Books, say: Callable[..., Awaitable[tuple[EndedCall, ...]]]
+) -> None:
+    other, key = books.claim("Charge_2"), books.claim("Charge_1")
     mine, theirs = books.ask(10), books.ask(10)
     books.reserve(key, mine)
     books.reserve(other, theirs)
     ends = tuple(EndRequest("settle", one, total_micros=10) for one in ("none", theirs.call_id, mine.call_id))
-    _, reply = said(books, key, AttemptRequest(ends, outcome="returned"))
-    assert [(one.state, one.refused) for one in reply.ends] == [
+    _, reply = heard(books, lambda service: say(service, key, books.last_claim, ends))
+    assert [(one.state, one.refused) for one in reply] == [
         ("", "there is no call none to settle"),
         ("", "the call is another task's"),
         ("settled", ""),
@@ -82,13 +115,36 @@ def test_the_attempt_has_ended_behind_them(books: Books) -> None:
     key, claim = books.claim("Charge_1"), books.last_claim
     ask = books.ask(10)
     books.reserve(key, ask)
-    service, reply = said(books, key, AttemptRequest((EndRequest("void", ask.call_id),), outcome="failed"))
-    assert (reply.ends[0].state, reply.answer) == ("voided", None)
+    service, reply = finished(books, FinishRequest(claim, "failed", (EndRequest("void", ask.call_id),)))
+    assert reply.known
+    assert [one.state for one in reply.ends] == ["voided"]
     assert not service.known_keys.believes(key)
+    assert service.state.runs["run"].own_budget.reserved == 0, "the gate has heard of it"
     assert books.reserve(key, books.ask(10)).verdict == "denied"
     ended = books.read(lambda tx: tx.one("SELECT outcome, ended_at FROM claim WHERE id = ?", claim))
     assert ended["outcome"] == "failed"
     assert ended["ended_at"] is not None
+
+
+def test_a_process_that_has_died_leaves_in_doubt_what_it_has_not_said(books: Books) -> None:
+    key = books.claim("Charge_1")
+    told, untold = books.ask(10), books.ask(10)
+    for ask in (told, untold):
+        books.reserve(key, ask)
+    ends = (EndRequest("settle", told.call_id, total_micros=10),)
+    finished(books, FinishRequest(books.last_claim, "died", ends))
+    assert calls(books) == {told.call_id: "settled", untold.call_id: "in_doubt"}
+    _, again = finished(books, FinishRequest(books.last_claim, "died", ends))
+    assert [one.state for one in again.ends] == ["settled"]
+    assert books.figures() == (10, 10, 0)
+
+
+def test_of_a_claim_that_nobody_has_made_no_end_is_taken(books: Books) -> None:
+    ask = books.ask(10)
+    books.reserve(books.claim("Charge_1"), ask)
+    _, reply = finished(books, FinishRequest("none", "returned", (EndRequest("void", ask.call_id),)))
+    assert reply == FinishReply(known=False, ends=(EndedCall(ask.call_id, refused="there is no such claim"),))
+    assert calls(books) == {ask.call_id: "pending"}
 
 
 def test_where_what_is_asked_for_is_refused_the_ends_are_not_taken(books: Books) -> None:
