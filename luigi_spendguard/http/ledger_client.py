@@ -18,7 +18,7 @@ from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
-from luigi_spendguard.http.unreached import Unreached
+from luigi_spendguard.http.unreached import NotThere, Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
@@ -54,6 +54,10 @@ GIVE_UP_S = 5.0
 _MOST_AT_ONCE = 1 << 18
 #: Seconds for a look at whether it can be connected to at all.
 _LOOK_S = 2.0
+
+
+#: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
+_OF_PROXIES = (502, 503, 504)
 
 
 class LedgerClient(Protocol):
@@ -308,11 +312,14 @@ class HttpLedgerClient(LedgerClient):
         return ""
 
     def _read(self, rpc: Rpc[Q, R], status: int, data: bytes) -> R:
+        """Return a reply. Raises NotThere, and as `_refuse`."""
         try:
             answer = json.loads(data)
         except ValueError:
             answer = None
         body: dict[str, Any] = answer if isinstance(answer, dict) else {}
+        if status in _OF_PROXIES and "error" not in body:
+            raise NotThere(f"HTTP {status} of what stands before it")
         if status in (200, 201) and isinstance(body.get("response"), dict):
             try:
                 return rpc.reply.from_json(body["response"])

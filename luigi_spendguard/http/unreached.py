@@ -21,6 +21,10 @@ _IN_CLEAR = {
 _OTHER_NAME, _OTHER_TIME = {62, 64}, {9, 10}
 
 
+class NotThere(ConnectionError):
+    """A proxy has answered in place of whom it leads to, who may be there in a second."""
+
+
 @dataclass(frozen=True)
 class Unreached:
     """Why no connection was made.
@@ -50,7 +54,7 @@ class Unreached:
             named = _bundle() if isinstance(one, (FileNotFoundError, PermissionError)) else None
             if named is not None and not os.access(named[1], os.R_OK):
                 return cls(f"{named[0]} names {named[1]}, which cannot be read", "mend it", lasts=True)
-        if isinstance(error, NoAddress):
+        if isinstance(error, (NoAddress, NotThere)):
             return cls(str(error))
         reason = getattr(error, "reason", None)
         return cls(type(reason if isinstance(reason, BaseException) else error).__name__)

@@ -6,6 +6,7 @@ import base64
 import json
 import os
 import socket
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,8 +15,13 @@ from urllib.parse import quote
 import pytest
 
 from luigi_spendguard import redaction
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.addresses import SchedulerAddress
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol.rpcs import OpenRunRequest
 from tests.support.asking import ADMIN, WORKER
+from tests.support.attempts import Pretender
 from tests.support.processes import REPOSITORY, Process, free_port, listening
 from tests.support.programs import program
 from tests.support.site import Site
@@ -103,6 +109,30 @@ def test_behind_a_proxy_with_basic_authentication(tmp_path: Path, gateway: bool,
         own = "\n".join(line for line in out.splitlines() if "UnconsumedParameterWarning" not in line)
         for secret in (PASSWORD, quote(PASSWORD, safe="")):
             assert secret not in own + err + (site.luigid.text() if site.luigid else "")
+
+
+def test_a_luigid_that_is_restarted_behind_a_proxy_is_waited_for(tmp_path: Path) -> None:
+    said = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 100}
+    with Site(tmp_path / "site", spendguard=said) as site, nginx(tmp_path / "nginx", site.port) as port:
+        pretender = Pretender(site, "r")
+        client = HttpLedgerClient(address(port), WORKER)
+        assert site.luigid is not None
+        site.luigid.end()
+        starter = threading.Timer(0.5, site.start)
+        starter.start()
+        try:
+            assert client.open_run(OpenRunRequest("r", False, "Root", "r")).run_id == pretender.run_id
+        finally:
+            starter.join()
+        assert " 502 " in (tmp_path / "nginx" / "access.log").read_text()
+
+
+def test_one_that_stays_away_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_client, "GIVE_UP_S", 0.5)
+    with nginx(tmp_path / "nginx", free_port()) as port:
+        client = HttpLedgerClient(address(port), None)
+        with pytest.raises(LedgerUnavailable, match="HTTP 502 of what stands before it"):
+            client.open_run(OpenRunRequest("r", False, "Root", "r"))
 
 
 def test_a_wrong_password_is_said_as_what_it_is(tmp_path: Path) -> None:
