@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import json
 import mmap
+import queue
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import NamedTuple
+from contextlib import contextmanager, suppress
+from typing import NamedTuple, TypeVar
 
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.rpcs import FinishRequest
+
+T = TypeVar("T")
 
 #: Seconds for which an end waits for what is said next, and how an attempt ended for its process to end.
 SOON_S, LEFT_S = 0.01, 0.1
@@ -68,7 +71,11 @@ _NOTHING = Gathered()
 
 
 class Gathering:
-    """The ends of this process that are on their way; safe under threads.
+    """The ends of this process that are on their way; safe under threads, and where a signal interrupts it.
+
+    An end stands in one list from its call's end until it was said. A handler may raise anywhere (a task's
+    alarm), or call a vendor or fork itself: then something is said twice, which changes nothing, and nobody
+    waits for ever.
 
     `say` delivers some, now or later, and raises nothing but what interrupts it.
     """
@@ -81,16 +88,17 @@ class Gathering:
 
     def _renew(self) -> None:
         """Begin without what is the parent's, and gather nothing: nobody says that a child has ended."""
-        self._changed = threading.Condition()
+        # Not a Condition: a handler that raises in the midst of Python's own would leave it locked.
+        self._lock = threading.RLock()
+        #: Held while something is said: nothing else is.
+        self._saying = threading.RLock()
         self._waiting: list[KeptEnd] = []
         self._last: FinishRequest | None = None
-        self._taken = _NOTHING
         self._words: LastWords | None = None
-        self._sender: threading.Thread | None = None
+        #: Tells the thread that says what waits when that is due (`time.monotonic`); None: to end.
+        self._sender: queue.SimpleQueue[float | None] | None = None
         self._blocks = self._under_way = 0
         self._shared = False
-        #: When it is said by itself, in seconds of the monotonic clock; None: nothing waits.
-        self._due: float | None = None
 
     @contextmanager
     def block(self, words: LastWords | None = None) -> Iterator[None]:
@@ -99,25 +107,27 @@ class Gathering:
         `words`: where they stand meanwhile, for who outlives this process; and also after the block, where
         `leave` was called in it.
         """
-        with self._changed:
+        with self._lock:
             self._shared = self._shared and self._blocks > 0
             self._blocks += 1
             self._words = words
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._blocks -= 1
             self.flush()
+            self._dismiss()
 
     def share(self) -> None:
         """Gather no more in this block: another process calls vendors, behind nothing of this one's."""
-        self._shared = True
+        with self._lock:
+            self._shared = True
         self.say_all()
 
     def begin(self) -> None:
         """Count a call that was granted."""
-        with self._changed:
+        with self._lock:
             self._under_way += 1
 
     def put(self, told: KeptEnd) -> bool:
@@ -125,7 +135,7 @@ class Gathering:
 
         It is not where other calls are under way: they would wait for each other's messages.
         """
-        with self._changed:
+        with self._lock:
             self._under_way = max(0, self._under_way - 1)
             if self._under_way or self._shared or not self._blocks:
                 return False
@@ -142,7 +152,7 @@ class Gathering:
 
         It is said here soon where this process goes on: Luigi asks the task whether it is complete.
         """
-        with self._changed:
+        with self._lock:
             if self._words is None or self._shared:
                 return False
             self._last = last
@@ -154,59 +164,67 @@ class Gathering:
         return True
 
     def _say_in(self, wait_s: float) -> None:
-        self._due = time.monotonic() + wait_s
-        if self._sender is None:
-            self._sender = threading.Thread(target=self._work, name="spendguard-ends", daemon=True)
-            self._sender.start()
-        self._changed.notify_all()
+        with self._lock:
+            if self._sender is None:
+                sender = queue.SimpleQueue[float | None]()
+                args = (sender,)
+                threading.Thread(target=self._work, args=args, name="spendguard-ends", daemon=True).start()
+                self._sender = sender
+            self._sender.put(time.monotonic() + wait_s)
 
-    @contextmanager
-    def taken(self) -> Iterator[Gathered]:
-        """Say in the block what is on its way; nothing else is said meanwhile. What raises puts it back."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._taken == _NOTHING)
-            self._taken = taken = Gathered(tuple(self._waiting), self._last)
-            self._waiting, self._last, self._due = [], None, None
-        if taken == _NOTHING:
-            yield taken
-            return
-        try:
-            yield taken
-        except BaseException:
-            with self._changed:
-                self._waiting[:0] = taken.ends
-                self._last = taken.last
-                self._say_in(SOON_S)
-            raise
-        finally:
-            with self._changed:
-                self._taken = _NOTHING
-                self._leave()
-                self._changed.notify_all()
+    def say_with(self, say: Callable[[Gathered], T]) -> T:
+        """Have `say` say what is on its way; return its answer. Where it raises, that waits as before.
+
+        Nothing else is said meanwhile; where nothing is on its way, nobody waits.
+        """
+        with self._saying:
+            gathered = Gathered(tuple(self._waiting), self._last)
+            if gathered != _NOTHING:
+                try:
+                    answer = say(gathered)
+                except BaseException:
+                    self._say_in(SOON_S)
+                    raise
+                self._was_said(gathered)
+                return answer
+        return say(_NOTHING)
+
+    def _was_said(self, gathered: Gathered) -> None:
+        said = set(map(id, gathered.ends))
+        with self._lock:
+            self._waiting = [one for one in self._waiting if id(one) not in said]
+            if self._last is gathered.last:
+                self._last = None
+            self._leave()
 
     def _leave(self) -> bool:
         if self._words is None:
             return True
-        last = self._last or self._taken.last
-        ends = [one.end for one in (*self._taken.ends, *self._waiting)]
-        return self._words.write(ends, last.outcome if last is not None else "")
+        last = self._last
+        return self._words.write([one.end for one in self._waiting], last.outcome if last is not None else "")
 
     def flush(self) -> None:
         """Say what is on its way, unless it was left."""
-        with self._changed:
-            left = self._last is not None
-        if not left:
+        if self._last is None:
             self.say_all()
 
     def say_all(self) -> None:
         """Say what is on its way."""
-        with self.taken() as taken:
-            if taken != _NOTHING:
-                self._say(taken)
+        if self._waiting or self._last is not None:
+            self.say_with(lambda gathered: self._say(gathered) if gathered != _NOTHING else None)
 
-    def _work(self) -> None:
-        while True:
-            with self._changed:
-                while self._due is None or self._due > time.monotonic():
-                    self._changed.wait(None if self._due is None else self._due - time.monotonic())
+    def _dismiss(self) -> None:
+        """End the thread, where it has nothing to say any more."""
+        with self._lock:
+            sender = self._sender
+            if sender is not None and not (self._blocks or self._waiting or self._last):
+                self._sender = None
+                sender.put(None)
+
+    def _work(self, told: queue.SimpleQueue[float | None]) -> None:
+        while (due := told.get()) is not None:
+            with suppress(queue.Empty):
+                while due is not None:  # What it is told last holds.
+                    due = told.get(timeout=max(0.0, due - time.monotonic()))
+                return
             self.say_all()

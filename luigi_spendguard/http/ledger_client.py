@@ -173,8 +173,7 @@ class HttpLedgerClient(LedgerClient):
     def finish(self, request: FinishRequest, key: str = "") -> None:
         if key and self._gathering.leave(request):
             return
-        with self._gathering.taken() as taken:
-            self._say(Gathered(taken.ends, request), key)
+        self._gathering.say_with(lambda gathered: self._say(Gathered(gathered.ends, request), key))
 
     def close_run(self, request: CloseRunRequest) -> None:
         self._tell(rpcs.CLOSE_RUN, request, request.name)
@@ -196,24 +195,32 @@ class HttpLedgerClient(LedgerClient):
         return self._ask(rpcs.ISSUE_KEY, request)
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        with self._gathering.taken() as taken:
-            if taken.ends and taken.last is None and _their_key(taken.ends) == key:
+        def say(gathered: Gathered) -> ReserveReply | Exception | None:
+            if gathered.ends and gathered.last is None and _their_key(gathered.ends) == key:
                 self._outbox.deliver(GIVE_UP_S)
-                answer = self._end_and_ask(key, taken.ends, request)
-            else:
-                self._say(taken)
-                self._outbox.deliver(GIVE_UP_S)
-                answer = self._ask(rpcs.RESERVE, request, key)
+                return self._end_and_ask(key, gathered.ends, request)
+            self._say(gathered)
+            return None
+
+        answer = self._gathering.say_with(say)
+        if answer is None:
+            self._outbox.deliver(GIVE_UP_S)
+            answer = self._ask(rpcs.RESERVE, request, key)
+        if isinstance(answer, Exception):
+            raise answer
         if answer.verdict == "allowed":
             self._gathering.begin()
         return answer
 
-    def _end_and_ask(self, key: str, ends: tuple[KeptEnd, ...], request: ReserveRequest) -> ReserveReply:
+    def _end_and_ask(
+        self, key: str, ends: tuple[KeptEnd, ...], request: ReserveRequest
+    ) -> ReserveReply | Exception:
+        """Say ends and ask at once; where that fails return why, the ends being left to a thread."""
         try:
             reply = self._ask(rpcs.ATTEMPT, AttemptRequest(_messages(ends), request), key)
-        except Exception:
+        except Exception as error:
             self._outbox.tell_later(*self._at_once(key, ends))  # Nobody else waits for that.
-            raise
+            return error
         _warn_of_each(reply.ends)
         if reply.answer is None:
             raise LedgerUnavailable(f"the scheduler at {self.url} has left a request unanswered: {UPGRADE}")

@@ -6,11 +6,13 @@ In this process's memory; a forked child begins with an empty one (its parent sa
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import queue
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable
 
 from luigi_spendguard import backoff
@@ -37,11 +39,14 @@ class Outbox:
 
     def _renew(self) -> None:
         """Start without inherited messages, threads and locks."""
-        self._queue: queue.Queue[tuple[str, Callable[[], object]]] = queue.Queue()
+        #: What is not delivered; the first is being said.
+        self._waiting: deque[tuple[str, Callable[[], object]]] = deque()
         self._sender: threading.Thread | None = None
-        self._lock = threading.Lock()
-        #: Set where what failed is to be tried again now, and why it has failed.
-        self._hurry, self._why = threading.Event(), ""
+        # A signal's handler that raises leaves it free, and one that tells something does not wait for it.
+        self._lock = threading.RLock()
+        #: Has something in it where what failed is to be tried again now; and why it has failed.
+        self._hurry: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._why = ""
 
     def tell(self, what: str, say: Callable[[], object]) -> None:
         """Say something to the ledger, now or later; never loses it while we live.
@@ -49,7 +54,7 @@ class Outbox:
         Raises nothing but what interrupts it (Ctrl-C). An `Exception` may be that of a signal's handler, too:
         after any the message is said again, by a thread that no signal reaches.
         """
-        if not self._queue.unfinished_tasks:  # Else it waits behind what could not be delivered.
+        if not self._waiting:  # Else it waits behind what could not be delivered.
             try:
                 say()
                 return
@@ -69,7 +74,7 @@ class Outbox:
     def tell_later(self, what: str, say: Callable[[], object]) -> None:
         """Let a thread say something, behind what could not be delivered yet."""
         with self._lock:
-            self._queue.put((what, say))
+            self._waiting.append((what, say))
             if self._sender is None or not self._sender.is_alive():
                 self._sender = threading.Thread(target=self._work, name="spendguard-outbox", daemon=True)
                 self._sender.start()
@@ -77,12 +82,12 @@ class Outbox:
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until everything is delivered; say what is not after `timeout_s` seconds."""
         limit = time.monotonic() + timeout_s
-        while self._queue.unfinished_tasks:
+        while self._waiting:
             if time.monotonic() > limit:
                 logger.error(
                     "%d messages to the ledger could not be delivered: their calls will be in doubt. "
                     "See `spendguard calls` once the scheduler is back",
-                    self._queue.unfinished_tasks,
+                    len(self._waiting),
                 )
                 return False
             time.sleep(0.05)
@@ -94,24 +99,36 @@ class Outbox:
         Raises LedgerUnavailable where it is not after `timeout_s` seconds.
         """
         limit = time.monotonic() + timeout_s
-        while self._queue.unfinished_tasks:
+        while self._waiting:
             if time.monotonic() > limit:
                 raise LedgerUnavailable(f"what was said to it before is not delivered yet: {self._why}")
-            self._hurry.set()
+            self._hurry.put(None)
             time.sleep(0.02)
 
     def _work(self) -> None:
-        while True:
-            what, say = self._queue.get()
+        while (first := self._first()) is not None:
             for wait_s in backoff.growing(*backoff.LATER):
                 try:
-                    _say(what, say)
+                    _say(*first)
                     break
                 except _LATER as error:
                     self._why = str(error)
-                    self._hurry.wait(wait_s)
-                    self._hurry.clear()
-            self._queue.task_done()
+                    self._wait(wait_s)
+            self._waiting.popleft()
+
+    def _first(self) -> tuple[str, Callable[[], object]] | None:
+        """Return what is to be said now; None: nothing, and the thread that asks ends."""
+        with self._lock:
+            if self._waiting:
+                return self._waiting[0]
+            self._sender = None
+            return None
+
+    def _wait(self, wait_s: float) -> None:
+        with contextlib.suppress(queue.Empty):
+            self._hurry.get(timeout=wait_s)
+            while True:
+                self._hurry.get_nowait()
 
 
 def _say(what: str, say: Callable[[], object]) -> None:

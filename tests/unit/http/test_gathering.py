@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 
@@ -37,6 +40,11 @@ class Sayer:
         self.said.set()
 
 
+def named(gathered: Gathered) -> list[str]:
+    """Say ends; return which they are."""
+    return [one.end.call_id for one in gathered.ends]
+
+
 @pytest.fixture
 def sayer() -> Sayer:
     return Sayer()
@@ -64,10 +72,8 @@ def test_what_is_said_next_takes_it_along(gathered: Gathering, sayer: Sayer) -> 
     for call_id in ("one", "two"):
         gathered.begin()
         assert gathered.put(told(call_id))
-    with gathered.taken() as taken:
-        assert [one.end.call_id for one in taken.ends] == ["one", "two"]
-    with gathered.taken() as taken:
-        assert taken == Gathered()
+    assert gathered.say_with(named) == ["one", "two"]
+    assert gathered.say_with(named) == []
     gathered.say_all()
     assert sayer.heard == []
 
@@ -82,16 +88,15 @@ def test_it_is_said_soon_where_nothing_else_is(sayer: Sayer) -> None:
         assert sayer.heard == ["one", "two"]
 
 
-def test_what_is_not_delivered_with_it_is_put_back(gathered: Gathering, sayer: Sayer) -> None:
+def test_what_is_not_delivered_with_it_waits_as_before(gathered: Gathering, sayer: Sayer) -> None:
     gathered.put(told("one"))
 
-    def interrupted() -> None:
-        with gathered.taken():
-            gathered.put(told("two"))
-            raise KeyboardInterrupt
+    def interrupted(taken: Gathered) -> None:
+        gathered.put(told("two"))
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        interrupted()
+        gathered.say_with(interrupted)
     gathered.say_all()
     assert sayer.heard == ["one", "two"]
 
@@ -103,17 +108,107 @@ def test_what_is_asked_for_waits_until_ends_before_it_are_said(gathered: Gatheri
 
     def ask() -> None:
         asks.set()
-        with gathered.taken() as taken:
-            order.append(f"another, with {len(taken.ends)}")
+        order.append(f"another, with {gathered.say_with(named)}")
 
     other = threading.Thread(target=ask)
-    with gathered.taken() as taken:
-        assert len(taken.ends) == 1
+
+    def first(taken: Gathered) -> None:
         other.start()
         assert asks.wait(20)
-        order.append("the first")
+        order.append(f"the first, with {named(taken)}")
+
+    gathered.say_with(first)
     other.join(20)
-    assert order == ["the first", "another, with 0"]
+    assert order == ["the first, with ['one']", "another, with []"]
+
+
+def test_where_nothing_is_on_its_way_nobody_waits(gathered: Gathering) -> None:
+    both = threading.Barrier(2, timeout=20)
+    other = threading.Thread(target=gathered.say_with, args=(lambda taken: both.wait(),))
+    other.start()
+    gathered.say_with(lambda taken: both.wait())
+    other.join(20)
+
+
+class Interrupted(Exception):
+    """Raised by a signal's handler."""
+
+
+@pytest.fixture
+def alarm() -> Iterator[None]:
+    """Let SIGALRM raise."""
+
+    def interrupt(number: int, frame: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    yield
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer: Sayer, alarm: None) -> None:
+    made, chance, taken_along = Gathering(sayer.say), random.Random(5), set[str]()
+
+    def ask(turn: int) -> None:
+        for number in range(10):
+            if made.put(told(f"{turn}-{number}")):
+                taken_along.add(f"{turn}-{number}")
+            made.say_with(sayer.say)
+
+    with made.block(LastWords()):
+        for turn in range(2000):
+            with suppress(Interrupted):
+                try:
+                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-4))
+                    ask(turn)
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+        other = threading.Thread(target=ask, args=(-1,), daemon=True)  # Nor does another thread.
+        other.start()
+        other.join(20)
+        assert not other.is_alive()
+    assert taken_along - set(sayer.heard) == set()
+
+
+def test_a_handler_that_calls_a_vendor_itself_is_answered(gathered: Gathering) -> None:
+    gathered.put(told("one"))
+    asked: list[list[str]] = []
+
+    def interrupted(taken: Gathered) -> None:
+        asked.append(gathered.say_with(named))
+        gathered.put(told("two"))
+        asked.append(gathered.say_with(named))
+
+    gathered.say_with(interrupted)
+    assert asked == [["one"], ["two"]]
+
+
+def test_who_forks_while_something_is_said_does_not_wait_for_itself(gathered: Gathering) -> None:
+    gathered.put(told("one"))
+
+    def fork(taken: Gathered) -> int:
+        if not (pid := os.fork()):
+            os._exit(0)
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+    assert gathered.say_with(fork) == 0
+
+
+def test_its_thread_ends_with_the_last_block(sayer: Sayer) -> None:
+    before = set(threading.enumerate())
+    made = Gathering(sayer.say)
+    with made.block():
+        with made.block():
+            made.put(told("one"))
+        assert made.put(told("two"))
+        (sender,) = set(threading.enumerate()) - before
+    sender.join(20)
+    assert not sender.is_alive()
+    with made.block():
+        sayer.said.clear()
+        made.put(told("three"))
+        assert sayer.said.wait(20)
+    assert sayer.heard == ["one", "two", "three"]
 
 
 def test_calls_that_are_made_at_once_tell_their_ends_themselves(gathered: Gathering) -> None:
@@ -128,8 +223,7 @@ def test_it_is_said_before_a_child_is_forked_which_gathers_nothing(gathered: Gat
     gathered.put(told("one"))
     pid = os.fork()
     if not pid:
-        with gathered.taken() as taken:
-            os._exit(0 if taken == Gathered() and not gathered.put(told("two")) else 1)
+        os._exit(0 if not gathered.say_with(named) and not gathered.put(told("two")) else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert sayer.heard == ["one"]
 
@@ -153,9 +247,12 @@ def test_who_is_killed_leaves_what_it_has_not_said(sayer: Sayer) -> None:
     if not pid:
         with made.block(words):
             made.put(told("one"))
-            with made.taken():
+
+            def killed(taken: Gathered) -> None:
                 made.put(told("two", "another key"))
                 os._exit(0)
+
+            made.say_with(killed)
     os.waitpid(pid, 0)
     assert words.read() == (ends("one", "two"), "")
 
@@ -165,8 +262,7 @@ def test_what_was_said_is_not_left(gathered: Gathering, sayer: Sayer) -> None:
     with gathered.block(words):
         gathered.put(told("one"))
         assert words.read() == (ends("one"), "")
-        with gathered.taken():
-            gathered.put(told("two"))
+        gathered.say_with(lambda taken: gathered.put(told("two")))
         assert words.read() == (ends("two"), "")
     assert words.read() == ((), "")
 
@@ -212,8 +308,8 @@ def test_a_process_that_goes_on_says_itself_how_its_attempt_has_ended(
         made.put(told("one"))
         made.leave(RETURNED)
     assert sayer.said.wait(20)
-    with made.taken():  # It has been said.
-        assert words.read() == ((), "")
+    made.say_with(named)  # It has been said.
+    assert words.read() == ((), "")
     assert sayer.heard == ["one", "returned"]
 
 
@@ -222,7 +318,6 @@ def test_it_is_said_before_a_child_is_forked(gathered: Gathering, sayer: Sayer) 
         gathered.leave(RETURNED)
     pid = os.fork()
     if not pid:
-        with gathered.taken() as taken:
-            os._exit(0 if taken == Gathered() else 1)
+        os._exit(0 if gathered.say_with(lambda taken: taken) == Gathered() else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     assert sayer.heard == ["returned"]

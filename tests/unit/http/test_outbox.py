@@ -61,6 +61,20 @@ def test_what_is_asked_for_waits_for_what_was_told(monkeypatch: pytest.MonkeyPat
     assert ledger.heard == [0]
 
 
+def test_its_thread_ends_when_all_is_delivered_and_another_one_comes_when_it_is_needed() -> None:
+    ledger, outbox = Ledger(), Outbox()
+    before = set(threading.enumerate())
+    for number in range(2):
+        ledger.free.clear()
+        outbox.tell(f"message {number}", lambda number=number: ledger.hear(number))
+        (sender,) = set(threading.enumerate()) - before
+        ledger.free.set()
+        sender.join(20)
+        assert not sender.is_alive()
+        assert outbox.flush(0.0)
+    assert ledger.heard == [0, 1]
+
+
 def test_what_is_refused_is_not_repeated_and_holds_nothing_up() -> None:
     ledger, outbox = Ledger(), Outbox()
     tried = []
