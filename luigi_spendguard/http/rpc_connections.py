@@ -131,6 +131,7 @@ def _is_silent(sock: socket.socket) -> bool:
 
 def _connection(to: Destination, connect_s: float) -> HTTPConnection:
     connection = HTTPConnection("luigid")  # `Host` is said with each request.
+    connection.set_debuglevel(0)  # A program that looks at its own requests prints no token of ours.
     connection.sock, connection.auto_open = _connected(to, connect_s), 0
     return connection
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import threading
 import time
@@ -97,6 +98,15 @@ def test_a_reply(reply: bytes, status: int, body: bytes) -> None:
         + f"Host: 127.0.0.1:{heard.port}\r\n".encode()
         + b"Authorization: Bearer t\r\n\r\nbody"
     ]
+
+
+def test_a_program_that_prints_its_requests_prints_none_of_these(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(http.client.HTTPConnection, "debuglevel", 1)
+    with server(PLAIN) as (_, connections):
+        post(connections, Authorization="Bearer t")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_connection_is_kept() -> None:
