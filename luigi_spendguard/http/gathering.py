@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import NamedTuple, TypeVar
+from typing import Literal, NamedTuple, TypeVar
 
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest
@@ -95,8 +95,10 @@ class Gathering:
         self._waiting: list[KeptEnd] = []
         self._last: FinishRequest | None = None
         self._words: LastWords | None = None
-        #: Tells the thread that says what waits when that is due (`time.monotonic`); None: to end.
-        self._sender: queue.SimpleQueue[float | None] | None = None
+        #: Tells the thread that says what waits that something is due; None: to end.
+        self._sender: queue.SimpleQueue[Literal[True] | None] | None = None
+        #: When that is (`time.monotonic`), and whether the thread looks: it is not woken for each end.
+        self._due, self._looks = 0.0, False
         self._blocks = self._under_way = 0
         self._shared = False
 
@@ -165,12 +167,15 @@ class Gathering:
 
     def _say_in(self, wait_s: float) -> None:
         with self._lock:
+            self._due = time.monotonic() + wait_s
             if self._sender is None:
-                sender = queue.SimpleQueue[float | None]()
+                sender = queue.SimpleQueue[Literal[True] | None]()
                 args = (sender,)
                 threading.Thread(target=self._work, args=args, name="spendguard-ends", daemon=True).start()
-                self._sender = sender
-            self._sender.put(time.monotonic() + wait_s)
+                self._sender, self._looks = sender, False
+            if not self._looks:
+                self._looks = True
+                self._sender.put(True)
 
     def say_with(self, say: Callable[[Gathered], T]) -> T:
         """Have `say` say what is on its way; return its answer. Where it raises, that waits as before.
@@ -221,10 +226,12 @@ class Gathering:
                 self._sender = None
                 sender.put(None)
 
-    def _work(self, told: queue.SimpleQueue[float | None]) -> None:
-        while (due := told.get()) is not None:
-            with suppress(queue.Empty):
-                while due is not None:  # What it is told last holds.
-                    due = told.get(timeout=max(0.0, due - time.monotonic()))
-                return
+    def _work(self, told: queue.SimpleQueue[Literal[True] | None]) -> None:
+        while told.get():
+            while (left_s := self._due - time.monotonic()) > 0:  # What is said last holds.
+                with suppress(queue.Empty):
+                    if told.get(timeout=left_s) is None:
+                        return
+            with self._lock:
+                self._looks = False
             self.say_all()
