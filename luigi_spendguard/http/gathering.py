@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import mmap
+import os
 import queue
 import threading
 import time
@@ -41,7 +42,12 @@ class LastWords:
     """
 
     def __init__(self) -> None:
-        self._memory = mmap.mmap(-1, _SHARED)
+        self._memory, self._reader = mmap.mmap(-1, _SHARED), os.getpid()
+
+    @property
+    def is_heard(self) -> bool:
+        """Whether who is to say it is there: a child outlives a parent that is killed."""
+        return self._reader in (os.getpid(), os.getppid())
 
     def write(self, ends: Sequence[EndRequest], outcome: str = "") -> bool:
         """Leave these, and nothing else; return whether they are not too long for that."""
@@ -155,7 +161,7 @@ class Gathering:
         It is said here soon where this process goes on: Luigi asks the task whether it is complete.
         """
         with self._lock:
-            if self._words is None or self._shared:
+            if self._words is None or self._shared or not self._words.is_heard:
                 return False
             self._last = last
             if not self._leave():

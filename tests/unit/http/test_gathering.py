@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -297,6 +298,26 @@ def test_what_other_processes_have_a_part_in_is_not_left(gathered: Gathering, sa
         gathered.share()
         assert not gathered.leave(RETURNED)
     assert sayer.heard == []
+
+
+def test_nothing_is_left_to_a_parent_that_is_gone(sayer: Sayer) -> None:
+    here, there = os.pipe()
+    pid = os.fork()
+    if not pid:
+        words, made = LastWords(), Gathering(sayer.say)
+        parent = os.getpid()
+        if not os.fork():
+            while os.getppid() == parent:
+                time.sleep(0.01)
+            with made.block(words):
+                made.put(told("one"))
+                is_left = made.leave(RETURNED)
+            os.write(there, f"{is_left} {sayer.heard}".encode())
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert os.read(here, 100).decode() == "False ['one']"
+    os.close(here)
+    os.close(there)
 
 
 def test_a_process_that_goes_on_says_itself_how_its_attempt_has_ended(
