@@ -137,12 +137,6 @@ class Relaying(Receiving):
         kind = self.request.headers.get("Content-Type", "").lower()
         self.limit = MAX_UPLOAD if kind.startswith("multipart/form-data") else MAX_FORM
 
-    def clear(self) -> None:
-        """Begin an answer without headers: all that it has are the vendor's."""
-        self._headers = HTTPHeaders()
-        self._write_buffer: list[bytes] = []
-        self._status_code, self._reason = 200, responses[200]
-
     async def _relay(self) -> None:
         if self.refusal is not None:
             self.end_refused(self.refusal)
