@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from luigi_spendguard import backoff
@@ -69,6 +70,8 @@ class Gateway:
         self._ends: set[asyncio.Task[None]] = set()
         #: Those that the ledger could not hear, by their vault key.
         self._owed: dict[str, set[asyncio.Task[None]]] = {}
+        #: Somebody waits for them.
+        self._hurry = asyncio.Event()
 
     @property
     def in_flight(self) -> int:
@@ -233,7 +236,8 @@ class Gateway:
 
     async def _told_later(self, key: str, end: EndRequest) -> None:
         for wait_s in backoff.growing(*backoff.LATER):
-            await asyncio.sleep(wait_s)
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), wait_s)
             try:
                 await self.service.end(key, end, relayed=True)
                 return
@@ -260,6 +264,8 @@ class Gateway:
         Raises LedgerUnavailable.
         """
         if self._owed and (owed := self._owed.get(key_hash(key))):
+            self._hurry.set()  # Wakes those that wait now.
+            self._hurry.clear()
             _, late = await asyncio.wait(owed, timeout=GIVE_UP_S)
             if late:
                 raise LedgerUnavailable("the ledger could not be told yet how an earlier call has ended")

@@ -122,8 +122,8 @@ def test_a_reply_that_makes_nothing_waits_for_its_end(
 def test_a_call_waits_for_an_end_that_the_ledger_could_not_hear(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gateway, "GIVE_UP_S", 0.1)
-    monkeypatch.setattr(gateway.backoff, "LATER", (0.001, 0.002))
+    monkeypatch.setattr(gateway, "GIVE_UP_S", 1.0)
+    monkeypatch.setattr(gateway.backoff, "LATER", (600.0, 600.0))
     deaf, real = [True], service.LedgerService.end
 
     async def end(self: Any, *args: Any, **more: Any) -> Any:
