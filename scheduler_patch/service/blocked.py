@@ -82,7 +82,7 @@ async def _still(
 ) -> tuple[BlockedTasks, ...]:
     """Return why a waiting worker's tasks are blocked; where nothing has changed, as it was told before."""
     day = service.state.day
-    left = () if day is None else (day.cap, day.room, day.remaining)
+    left = () if day is None else (day.cap, day.spent, day.reserved, day.room)
     of = (*service.state.versions(worker), *left, Counter(verdicts.values()))
     told = service.told.get(worker)
     if told is None or told.of != of:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,7 +16,8 @@ from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler import BudgetScheduler, slices
 from scheduler_patch.service import blocked
 from scheduler_patch.service.blocked import explain_blocked
-from tests.support.gates import day, fed
+from tests.support.gates import budget, day, fed
+from tests.support.luigids import Luigid
 
 USD = 1_000_000
 
@@ -39,9 +41,9 @@ class Waiting:
         self.looks += 1
         return self._verdicts_of(worker)
 
-    async def asked(self, wait_s: float = 30) -> BlockedReply:
+    async def asked(self, wait_s: float = 30, worker: str = "w") -> BlockedReply:
         service: Any = SimpleNamespace(scheduler=self.scheduler, state=self.state, told=self.told)
-        return await explain_blocked(service, BlockedRequest("w", wait_s))
+        return await explain_blocked(service, BlockedRequest(worker, wait_s))
 
 
 async def let_it_look() -> None:
@@ -150,6 +152,73 @@ def test_where_nothing_has_changed_it_is_told_what_it_was_told(
     assert [one.code for one in third.why] != [one.code for one in first.why]
     day(waiting.scheduler.gate, 0, cap=USD)
     assert asyncio.run(waiting.asked(0.01)).why != third.why
+
+
+def test_it_is_told_anew_of_another_balance_and_of_a_task_that_is_due_meanwhile(waiting: Waiting) -> None:
+    scheduler = waiting.scheduler
+    said = {"run_id": "r1", "max_cost_usd": "1"}
+    scheduler.add_task(worker="w", task_id="due later", family="V", deps=["D"], spendguard=said)
+    scheduler.add_task(worker="w", task_id="D", family="P")
+
+    def told() -> tuple[int, str]:
+        (why,) = asyncio.run(waiting.asked(0.01)).why
+        return why.tasks, why.text
+
+    fed(scheduler.gate, 0, "r1", cap=9 * USD)
+    assert told() == (1, "cap of $9.00 reached, $9.00 spent") == told()
+    fed(scheduler.gate, USD // 2, "r1", cap=9 * USD, seen=1)
+    assert told() == (1, "cap of $9.00 reached, $8.50 spent, $0.50 remaining is not enough")
+    scheduler.add_task(worker="w", task_id="D", family="P", status="DONE")
+    assert told()[0] == 2
+    fed(scheduler.gate, 9 * USD, "r1", cap=9 * USD, seen=2)
+    day(scheduler.gate, USD // 2, cap=5 * USD)
+    assert told() == (2, "daily cap of $5.00 reached, $4.50 spent, $0.50 remaining is not enough")
+    day(scheduler.gate, 0, cap=5 * USD)
+    assert told() == (2, "daily cap of $5.00 reached, $5.00 spent")
+    waiting.state.today.update(
+        budget("day", "2026-11-24", 5 * USD, 0, 4 * USD) | {"reserved_micros": USD}, 0, 5 * USD, is_today=True
+    )
+    assert told() == (2, "daily cap of $5.00 reached, $4.00 spent, $1.00 reserved")
+
+
+def test_who_has_work_is_not_kept_waiting_and_who_waits_for_others_is(waiting: Waiting) -> None:
+    gate, said = waiting.scheduler.gate, {"run_id": "r2", "max_cost_usd": "1"}
+    waiting.scheduler.add_task(worker="w", task_id="other", family="V", spendguard=said)
+
+    async def asked() -> None:
+        reply = await asyncio.wait_for(waiting.asked(), 20)
+        assert (reply.ready, reply.blocked) == (1, 1)
+        assert waiting.scheduler.get_work(worker="w", host="h")["task_id"] == "other"
+        fed(gate, USD, "r1", cap=USD, seen=1)
+        waiting.scheduler.add_task(worker="v", task_id="first", family="V", spendguard={"run_id": "r1"})
+        draw(waiting.state, "first", USD)
+        gate.started("first", "r1")
+        waits = asyncio.create_task(waiting.asked())
+        await let_it_look()
+        assert not waits.done()
+        gate.state.stopped("first")
+        reply = await waits
+        assert (reply.ready, reply.waiting) == (1, 0)
+
+    asyncio.run(asked())
+
+
+def test_what_so_many_were_told_is_remembered(waiting: Waiting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(blocked, "_MOST_TOLD", 2)
+    for worker in ("w", "v", "u"):
+        waiting.scheduler.add_task(worker=worker, task_id="T0", family="V", spendguard={"run_id": "r1"})
+        asyncio.run(waiting.asked(0.01, worker))
+    assert list(waiting.told) == ["u"]
+
+
+def test_of_who_waits_no_more_it_is_not(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path)
+    luigid.run()
+    luigid.add("T0", cost="11")
+    for wait_s, told in ((0.01, ["w"]), (0, [])):
+        luigid.do(explain_blocked(luigid.service, BlockedRequest("w", wait_s)))
+        assert list(luigid.service.told) == told
+    luigid.end()
 
 
 def test_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
