@@ -77,6 +77,19 @@ def test_all_that_apply_must_have_room_and_none_is_touched_otherwise(books: Book
     assert books.reserve(other, books.ask(41)).facts["budget"] == "vendor"
 
 
+def test_what_one_run_has_overrun_is_not_there_for_another(books: Books) -> None:
+    books.caps = Caps(day=Micros(90))
+    books.write(runs.open_run, runs.RunRequest("other", False, "Root", "other", Micros(100)))
+    key, ask = books.claim("A"), books.ask(20)
+    books.reserve(key, ask)
+    books.end(key, EndRequest("settle", ask.call_id, 1, total_micros=50))
+    assert books.figures() == (20, 0, 30)
+    key = books.claim("B", "other")
+    denied = books.reserve(key, books.ask(41))
+    assert (denied.reason, denied.facts["budget"], denied.facts["remaining_usd"]) == ("cap", "day", "0.00004")
+    assert books.reserve(key, books.ask(40)).verdict == "allowed"
+
+
 def test_a_tasks_budget_follows_what_its_latest_claim_says_and_is_never_below_what_is_counted(
     books: Books,
 ) -> None:

@@ -70,6 +70,8 @@ def test_the_sweep_finds_its_sender_gone(books: Books) -> None:
     assert books.write(settlement.sweep) == [], "a clock that is kept by NTP may go back a little"
     set_back(books, HOUR)
     assert books.write(settlement.sweep) == ["run"]
+    assert books.write(settlement.sweep) == [], "it is in doubt"
+    assert books.figures() == (0, 10, 0)
 
 
 @pytest.mark.parametrize(("ms", "verdict"), [(HOUR // 2, "allowed"), (2 * HOUR, "denied")])

@@ -86,6 +86,17 @@ def test_a_voided_call_frees_its_place(books: Books) -> None:
     assert replayed(books, books.claim("task"), equal(books)) == '{"id": "pi_1"}'
 
 
+def test_also_where_an_equal_call_has_the_place_behind_it(books: Books) -> None:
+    key = books.claim("task")
+    first, second = equal(books), equal(books)
+    for ask in (first, second):
+        assert books.reserve(key, ask).verdict == "allowed"
+    books.end(key, EndRequest("void", first.call_id, 1, note="not sent"))
+    books.end(key, settle(second, "pi_2"))
+    assert replayed(books, key, equal(books)) == "allowed"
+    assert books.figures() == (100, 100, 0)
+
+
 def test_a_key_that_met_a_decline_goes_out_changed(books: Books) -> None:
     """Stripe answers a key that met a decline with that decline again."""
     key = books.claim("task")

@@ -175,6 +175,17 @@ def test_equal_calls_are_counted_whichever_version_has_kept_them(sides: Sides) -
         assert sides.reserve(sides.claim(task), again).reason == "in_doubt"
 
 
+@pytest.mark.parametrize("kind", ["void", "doubt"])
+def test_the_end_of_an_earlier_send_ends_no_later_one(sides: Sides, kind: str) -> None:
+    """What was lost on its way comes when the same call is sent again."""
+    key, ask = sides.claim("task"), sides.ask(10)
+    for number in (1, 2):
+        assert sides.reserve(key, replace(ask, ask=number)).verdict == "allowed"
+    assert sides.end(key, EndRequest(kind, ask.call_id, 1))["state"] == "pending"
+    assert sides.figures() == (0, 10, 0)
+    assert sides.end(key, EndRequest("settle", ask.call_id, 2, total_micros=10))["state"] == "settled"
+
+
 def test_replies_that_came_out_of_order_free_nothing(sides: Sides) -> None:
     """The vendor executed `small` first and answered it last: the object is worth 100."""
     key = sides.claim("task")
