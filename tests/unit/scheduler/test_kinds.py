@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import pytest
 
-from scheduler_patch.dispatch import READY, Gate, Verdict
+from scheduler_patch.dispatch import READY, Gate, Verdict, model
 from scheduler_patch.dispatch.feed import approve, draw
+from scheduler_patch.dispatch.kinds import TaskKinds
+from scheduler_patch.dispatch.model import Hold, TaskState
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.scheduler.choice import Choice
 from tests.support.gates import budget, fed
 
 USD = 1_000_000
@@ -137,3 +141,89 @@ def test_who_was_denied_by_another_vendor_is_unlike_the_others() -> None:
         scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard={"run_id": "r1"})
         scheduler.gate.state.hold(task_id, "vendor", 500_000, vendor)
     assert answers(scheduler) == ({TASKS[0]: READY, TASKS[1]: Verdict.VENDOR, TASKS[2]: READY}, 2)
+
+
+def test_all_that_makes_a_kind_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also what changes together with something else that is told, such as who pays for a task."""
+    read = set[str]()
+
+    class Read(TaskState):
+        def __getattribute__(self, name: str) -> Any:
+            read.add(name)
+            return super().__getattribute__(name)
+
+    state = Gate().state
+    state.rules.single = USD
+    for task in (Read("T", "V", cost=2 * USD), Read("T", "V", ["r1"], hold=Hold("run", "", USD))):
+        TaskKinds().put(task, state)
+    assert read & {one.name for one in fields(TaskState)} - {"task_id", "changed"} == model._TELLING
+
+
+def test_a_task_that_is_done_and_comes_back_as_a_plain_one_is_not_blocked() -> None:
+    scheduler = BudgetScheduler(stable_done_cooldown_secs=0)
+    fed(scheduler.gate, 0, "r1", cap=USD)
+    add(scheduler, max_cost_usd="1")
+    assert scheduler.count_pending("w")["n_pending_tasks"] == 0
+    for status in ("DONE", "PENDING"):
+        scheduler.add_task(worker="w", task_id="T000", family="V", status=status)
+    assert scheduler.count_pending("w")["n_pending_tasks"] == 1
+    assert scheduler.get_work(host="h", worker="w")["task_id"] == "T000"
+
+
+def test_of_those_that_cost_more_than_is_left_none_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, looked_at = BudgetScheduler(), Counter[str]()
+    fed(scheduler.gate, USD, "r1", cap=9 * USD)
+    for task_id in TASKS:
+        said = {"run_id": "r1", "max_cost_usd": "2" if task_id != "T100" else "1"}
+        priority = 0 if task_id == "T100" else 1
+        scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard=said, priority=priority)
+    verdict = scheduler.gate.verdict
+    monkeypatch.setattr(
+        scheduler.gate,
+        "verdict",
+        lambda task_id, *rest: looked_at.update([task_id]) or verdict(task_id, *rest),
+    )
+    assert scheduler.get_work(host="h", worker="w")["task_id"] == "T100"
+    assert looked_at.total() < 20
+    admits = Choice._admits
+    monkeypatch.setattr(
+        Choice,
+        "_admits",
+        lambda self, kind, task_id: looked_at.update([task_id]) or admits(self, kind, task_id),
+    )
+    assert scheduler.get_work(host="h", worker="w")["task_id"] is None
+    assert looked_at.total() < 20
+
+
+def test_who_was_denied_less_is_freed_by_less() -> None:
+    scheduler = BudgetScheduler()
+    fed(scheduler.gate, 2 * USD, "r1", cap=9 * USD)
+    for number, task_id in enumerate(TASKS[:3]):
+        scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard={"run_id": "r1"})
+        scheduler.gate.state.hold(task_id, "run", (number + 1) * USD)
+    expected = dict(zip(TASKS, (READY, READY, Verdict.CAP), strict=False))
+    assert answers(scheduler) == (expected, 2)
+
+
+def test_whom_a_worker_has_announced_a_task_for_makes_it_unlike_the_others() -> None:
+    scheduler = BudgetScheduler()
+    fed(scheduler.gate, 0, "r1", cap=USD)
+    fed(scheduler.gate, 0, "r2", "frozen", cap=USD)
+    for task_id, workers in ((TASKS[0], "wv"), (TASKS[1], "vw")):
+        for worker, run_id in zip(workers, ("r1", "r2"), strict=True):
+            scheduler.add_task(worker=worker, task_id=task_id, family="V", spendguard={"run_id": run_id})
+    assert answers(scheduler) == ({TASKS[0]: Verdict.CAP, TASKS[1]: Verdict.FROZEN}, 0)
+
+
+def test_an_approval_in_the_run_that_pays_makes_a_task_unlike_the_others() -> None:
+    scheduler = BudgetScheduler()
+    scheduler.gate.state.rules.single = USD // 2
+    for run_id in ("r1", "r2"):
+        fed(scheduler.gate, 9 * USD, run_id)
+    for task_id in TASKS[:2]:
+        said = {"run_id": "r1", "max_cost_usd": "1"}
+        scheduler.add_task(worker="w", task_id=task_id, family="V", spendguard=said)
+        scheduler.gate.started(task_id, "r2", "w")
+        scheduler.gate.state.stopped(task_id)
+    approve(scheduler.gate.state, "r2", TASKS[0], USD, None)
+    assert answers(scheduler) == ({TASKS[0]: READY, TASKS[1]: Verdict.APPROVAL}, 1)

@@ -15,11 +15,25 @@ import pytest
 from luigi.task_status import DISABLED, DONE, FAILED, PENDING, RUNNING, SUSPENDED, UNKNOWN
 
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.scheduler.index import Queue, ReadyIndex
 from tests.support.twins import comparable
 
 WORKERS = ("w1", "w2", "w3")
 TASKS = tuple(f"T{number:02}" for number in range(12))
 STEPS = 120
+
+
+def kept(index: ReadyIndex) -> list[Any]:
+    """Return what an index has, without what is empty and when each task became pending."""
+
+    def tasks(queue: Queue) -> dict[Any, set[str]]:
+        return {kind: {task.id for task in of_kind.values()} for kind, of_kind in queue.items()}
+
+    counts = {one: (c.pending, c.unique, c.last) for one, c in index.counts.items() if c.pending}
+    laden = {worker: number for worker, number in index.laden.items() if number}
+    queues = {worker: tasks(queue) for worker, queue in index.queues.items() if queue}
+    above = {task_id: set(waiting) for task_id, waiting in index._above.items()}
+    return [queues, tasks(index.runnable), counts, laden, index.laden_ready, index.odd, above]
 
 
 class Both:
@@ -67,7 +81,17 @@ class Both:
                 replies.append({"error": type(error)})
         shown = [comparable(reply) for reply in replies]
         assert shown[0] == shown[1], (*self.asked, *shown)
+        self.look_at_index()
         return replies[1]
+
+    def look_at_index(self) -> None:
+        """Look that the index is what it would be if it were made now: nothing that is over stays in it."""
+        state = self.schedulers[1]._state
+        if state.choice is not None and len(self.asked) % 10 == 0:
+            found, expected = (
+                kept(index) for index in (state.choice.index, ReadyIndex(state.get_active_tasks()))
+            )
+            assert found == expected, (*self.asked, found, expected)
 
     def step(self) -> None:
         chances = {
@@ -114,11 +138,16 @@ class Both:
             family="AB"[number % 2],
             params={"x": str(number), "y": "1"},
             status=status,
-            priority="odd" if "odd" in self.rare and draw.random() < 0.03 else draw.choice([0, 0, 1, 2, 0.5]),
+            priority=self.odd()
+            if "odd" in self.rare and draw.random() < 0.03
+            else draw.choice([0, 0, 1, 2, 0.5]),
             runnable=draw.random() < 0.9,
             expl='""',
             **more,
         )
+
+    def odd(self) -> Any:
+        return self.random.choice(["odd", float("nan")])
 
     def get_work(self) -> None:
         worker, draw = self.worker(), self.random

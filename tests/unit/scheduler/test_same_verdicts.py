@@ -14,6 +14,7 @@ from luigi.task_status import DONE, FAILED, PENDING, RUNNING
 
 from scheduler_patch.dispatch.feed import approve, claimed, pay
 from scheduler_patch.dispatch.feed import draw as draw_down
+from scheduler_patch.dispatch.kinds import TaskKind, _amount, kind_of
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.gates import budget, day, fed
@@ -104,6 +105,25 @@ class Pipeline:
             [(name, {"worker": worker}) for worker in WORKERS for name in ("count_pending", "verdicts_of")],
             self.rewind,
         )
+        self.look_at_kinds()
+
+    def look_at_kinds(self) -> None:
+        """Look that each pending vendor task is among its like: whatever makes it unlike them was told."""
+        choice, state = self.scheduler._state.choice, self.state
+        if choice is None or state.changed or self.base % 3:
+            return
+        pending = {task.id for task in self.scheduler._state.get_active_tasks_by_status(PENDING)}
+        places = choice._kinds._places
+        assert places.keys() == pending & state.tasks.keys()
+        for task_id, (kind, amount) in places.items():
+            task = state.tasks[task_id]
+            now = kind_of(task, state)
+            if isinstance(kind, TaskKind) and isinstance(now, TaskKind):
+                # Until it changes otherwise it may be more alone than it had to be.
+                now = now._replace(
+                    refused=now.refused or kind.refused, announced=now.announced or kind.announced
+                )
+            assert (now, _amount(task)) == (kind, amount)
 
     def add(self) -> None:
         draw, number = self.random, self.random.randrange(len(self.tasks))

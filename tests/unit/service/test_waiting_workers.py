@@ -12,6 +12,7 @@ import pytest
 
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest
 from scheduler_patch.dispatch.feed import approve, draw
+from scheduler_patch.dispatch.model import Announcement
 from scheduler_patch.dispatch.reasons import Reasons
 from scheduler_patch.scheduler import BudgetScheduler, slices
 from scheduler_patch.service import blocked
@@ -92,8 +93,9 @@ def release(waiting: Waiting) -> None:
         lambda w: w.scheduler.add_worker("w", [("first_task", "T0")]),
         lambda w: w.state.end_run("r1"),
         lambda w: w.state.moved(),
+        lambda w: w.state.look_again("T0"),
     ],
-    ids=["figures", "release", "approval", "scheduled", "ended", "settings"],
+    ids=["figures", "release", "approval", "scheduled", "ended", "settings", "duplicate"],
 )
 def test_it_is_looked_at_after_whatever_may_free_its_tasks(
     waiting: Waiting, change: Callable[[Waiting], None]
@@ -115,6 +117,28 @@ def test_what_a_task_has_left_is_a_matter_of_the_run_that_it_was_dispatched_for(
     before = waiting.state.versions("w")
     draw(waiting.state, "T0", 0)
     assert waiting.state.versions("w") != before
+
+
+def test_what_luigid_was_loaded_with_is_everybodys_and_all_runs_are_a_strangers(waiting: Waiting) -> None:
+    state = waiting.state
+    before = {worker: state.versions(worker) for worker in ("w", "stranger")}
+    fed(waiting.scheduler.gate, 1, "r2", seen=1)
+    assert [state.versions(worker) == before[worker] for worker in before] == [True, False]
+    state.join("loaded", "r2", "", Announcement("V"))
+    before = {worker: state.versions(worker) for worker in ("w", "stranger")}
+    fed(waiting.scheduler.gate, 2, "r2", seen=2)
+    assert [state.versions(worker) == before[worker] for worker in before] == [False, False]
+
+
+def test_a_change_that_frees_nothing_is_looked_at_once(waiting: Waiting) -> None:
+    async def changed() -> None:
+        reply = asyncio.create_task(waiting.asked(1))
+        await let_it_look()
+        fed(waiting.scheduler.gate, 1, "r1", seen=1)
+        await reply
+
+    asyncio.run(changed())
+    assert waiting.looks == 3, "at the beginning, after the change and at the end"
 
 
 def test_a_day_that_has_more_is_everybodys_and_one_that_has_less_is_nobodys(waiting: Waiting) -> None:
@@ -219,6 +243,23 @@ def test_of_who_waits_no_more_it_is_not(tmp_path: Path) -> None:
         luigid.do(explain_blocked(luigid.service, BlockedRequest("w", wait_s)))
         assert list(luigid.service.told) == told
     luigid.end()
+
+
+def test_a_slice_lasts_for_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, turns = [0.0], list[float]()
+
+    async def others() -> None:
+        turns.append(now[0])
+        now[0] += 1.0  # Theirs is no part of a slice.
+
+    async def look() -> None:
+        monkeypatch.setattr(slices.asyncio, "sleep", lambda _: others())
+        async for _ in slices.in_slices(range(12)):
+            now[0] += slices.SLICE_S / 4
+
+    monkeypatch.setattr(slices.time, "perf_counter", lambda: now[0])
+    asyncio.run(look())
+    assert len(turns) == 2
 
 
 def test_others_have_their_turn_while_many_are_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
