@@ -14,7 +14,6 @@ from typing import Any
 
 from bench.calls import measure_calls
 from bench.dispatch import SIZES, measure_dispatch
-from bench.figures import spread
 from bench.footprint import measure_history, measure_start
 from bench.gateway import CLIENTS, measure_gateway
 from bench.ledger import measure_ledger
@@ -101,7 +100,7 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
         "dispatch": lambda folder: measure_dispatch(sizes.dispatch, sizes.rounds, sizes.asks, old),
         "call": lambda folder: measure_calls(folder, sizes.calls, sizes.rounds),
         "messages": lambda folder: measure_messages(folder, whole, sizes.messages),
-        "ledger": lambda folder: _ledger(folder, sizes),
+        "ledger": lambda folder: measure_ledger(folder, sizes.pairs, sizes.rounds, old),
         "gateway": lambda folder: measure_gateway(folder, sizes.rounds, old, sizes.clients),
         "history": lambda folder: measure_history(folder, *sizes.history, min(5, sizes.rounds)),
         "peers": lambda folder: measure_peers(folder, sizes.peer_calls, min(5, sizes.rounds)),
@@ -119,14 +118,6 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
         },
         "page": lambda folder: measure_page(folder, *sizes.page),
     }
-
-
-def _ledger(folder: Path, sizes: Sizes) -> dict[str, Any]:
-    rounds = []
-    for number in range(sizes.rounds):
-        (place := folder / str(number)).mkdir(parents=True)
-        rounds.append(measure_ledger(place, sizes.pairs))
-    return {name: spread([one[name] for one in rounds]) for name in rounds[0]}
 
 
 def main() -> None:

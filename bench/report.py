@@ -276,10 +276,12 @@ def _ledger(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield ""
     yield "Pairs of a reservation and its end, each durable; beside what the disk's `fdatasync` allows."
     yield ""
-    rows = [
-        (name.replace("_", " "), text(figure, 2 if "ms" in name else 0)) for name, figure in figures.items()
-    ]
-    yield _table(("", ""), rows)
+    rows = []
+    for name, sides in figures.items():
+        digits = 2 if name.endswith(", ms") else 0
+        before = (text(sides["before"], digits), text(sides["ratio"])) if "before" in sides else ()
+        rows.append((name, text(sides["now"], digits), *before))
+    yield _table(("", "now", "before", "ratio")[: len(rows[0])], rows)
 
 
 def _start(figures: Figures, plots: _Plots) -> Iterator[str]:
