@@ -13,7 +13,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from luigi_spendguard.config import Settings
@@ -235,7 +235,7 @@ class LocalLedgerClient(LedgerClient):
         self._outbox.tell(what, lambda: self._do(act))
 
     def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
-        return nullcontext()  # There is no message that could be spared.
+        return self._outbox.attempt()  # There is no message that could be spared.
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         return self._outbox.flush(timeout_s)

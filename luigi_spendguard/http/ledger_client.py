@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -238,8 +238,10 @@ class HttpLedgerClient(LedgerClient):
             elif not request.is_made:
                 self._gathering.say_all()
 
-    def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
-        return self._gathering.block(words) if self._together else nullcontext()
+    @contextmanager
+    def gathering(self, words: LastWords | None = None) -> Iterator[None]:
+        with self._outbox.attempt(), self._gathering.block(words) if self._together else nullcontext():
+            yield
 
     def _say(self, gathered: Gathered, key: str = "") -> None:
         """Say what is on its way: in one message what belongs together. `key`: of the attempt that ended."""

@@ -1,6 +1,7 @@
 """`Outbox`: ends that must not be lost are said to the ledger now, or later in their order.
 
-In this process's memory; a forked child begins with an empty one (its parent says what is its own).
+In this process's memory; a forked child begins with an empty one (its parent says what is its own). One that
+an attempt has forked asks behind what the attempt has told.
 """
 
 from __future__ import annotations
@@ -8,12 +9,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import logging
+import mmap
 import queue
 import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError
@@ -33,9 +35,19 @@ class Outbox:
     """Messages to the ledger of one client; safe under threads."""
 
     def __init__(self) -> None:
+        #: How many attempts run in this process; what it forks then belongs to one.
+        self._attempts = 0
+        #: Memory that forked children share: whether something is not delivered.
+        self._owes, self._above = mmap.mmap(-1, 1), tuple[mmap.mmap, ...]()
         self._renew()
         _outboxes.add(self)
-        at_fork(self._renew)
+        at_fork(self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        if self._attempts:
+            self._above = (*self._above, self._owes)
+        self._owes = mmap.mmap(-1, 1)
+        self._renew()
 
     def _renew(self) -> None:
         """Start without inherited messages, threads and locks."""
@@ -47,6 +59,17 @@ class Outbox:
         #: Has something in it where what failed is to be tried again now; and why it has failed.
         self._hurry: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._why = ""
+
+    @contextlib.contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Let the processes that are forked in the block ask behind what this one has told."""
+        with self._lock:
+            self._attempts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._attempts -= 1
 
     def tell(self, what: str, say: Callable[[], object]) -> None:
         """Say something to the ledger, now or later; never loses it while we live.
@@ -75,6 +98,7 @@ class Outbox:
         """Let a thread say something, behind what could not be delivered yet."""
         with self._lock:
             self._waiting.append((what, say))
+            self._owes[0] = 1
             if self._sender is None or not self._sender.is_alive():
                 self._sender = threading.Thread(target=self._work, name="spendguard-outbox", daemon=True)
                 self._sender.start()
@@ -94,12 +118,12 @@ class Outbox:
         return True
 
     def deliver(self, timeout_s: float) -> None:
-        """Wait until what was told before is delivered: what is asked for next is decided behind that.
+        """Wait until what the attempt has told is delivered: what it asks for next is decided behind that.
 
         Raises LedgerUnavailable where it is not after `timeout_s` seconds.
         """
         limit = time.monotonic() + timeout_s
-        while self._waiting:
+        while self._waiting or any(owes[0] for owes in self._above):
             if time.monotonic() > limit:
                 raise LedgerUnavailable(f"what was said to it before is not delivered yet: {self._why}")
             self._hurry.put(None)
@@ -122,6 +146,7 @@ class Outbox:
             if self._waiting:
                 return self._waiting[0]
             self._sender = None
+            self._owes[0] = 0
             return None
 
     def _wait(self, wait_s: float) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import os
 import sqlite3
 import threading
 from pathlib import Path
@@ -73,6 +75,36 @@ def test_its_thread_ends_when_all_is_delivered_and_another_one_comes_when_it_is_
         assert not sender.is_alive()
         assert outbox.flush(0.0)
     assert ledger.heard == [0, 1]
+
+
+@pytest.mark.parametrize("of_attempt", [True, False])
+def test_what_a_task_has_forked_asks_behind_what_the_task_has_told(
+    monkeypatch: pytest.MonkeyPatch, of_attempt: bool
+) -> None:
+    """A worker's children do not wait for what their worker has to say."""
+    monkeypatch.setattr(backoff, "LATER", (0.01, 0.01))
+    ledger, outbox = Ledger(), Outbox()
+    here, there = multiprocessing.Pipe()
+    with outbox.attempt() if of_attempt else contextlib.nullcontext():
+        pid = os.fork()
+    if not pid:
+        with contextlib.suppress(BaseException):
+            for wait_s in (0.05, 10.0):
+                there.recv()
+                try:
+                    outbox.deliver(wait_s)
+                    there.send("asked")
+                except LedgerUnavailable:
+                    there.send("denied")
+            os._exit(0)
+        os._exit(1)
+    outbox.tell("the end", lambda: ledger.hear(0))
+    here.send(None)
+    assert here.recv() == ("denied" if of_attempt else "asked")
+    ledger.free.set()
+    here.send(None)
+    assert here.recv() == "asked"
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
 
 
 def test_what_is_refused_is_not_repeated_and_holds_nothing_up() -> None:
