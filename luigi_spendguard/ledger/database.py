@@ -51,8 +51,6 @@ def over(since: str, lasts_ms: str) -> str:
 #: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
 #: luigid (`ledger_client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3
-#: Seconds for which a transaction that begins believes the look that ended the one before.
-_LATELY_S = 0.01
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
 
@@ -110,7 +108,6 @@ class LedgerFile(peewee.SqliteDatabase):
         self._path = str(path)
         self._opened = _stood(self._path)
         self._of: object = None
-        self._checked = 0.0
         self._beside: dict[str, _Stood | None] = dict.fromkeys((f"{path}-wal", f"{path}-shm"))
         forking.watch(self)
 
@@ -119,24 +116,20 @@ class LedgerFile(peewee.SqliteDatabase):
         connection: sqlite3.Connection = peewee.Database.connection(self)
         return connection
 
-    def check(self, lately_s: float = 0.0) -> None:
-        """Look whether the files are those that were opened, if not so lately. Raises LedgerUnavailable.
+    def check(self) -> None:
+        """Look whether the files are those that were opened. Raises LedgerUnavailable.
 
         SQLite would go on with files that have no name any more. Beside an open connection stand its WAL and
         the index of that, which never shrink while it is open. The index is mapped memory: reading what was
         cut off it would end the process by SIGBUS (https://sqlite.org/walformat.html).
         """
-        connection = None if self.is_closed() else self.handle()
-        now = time.monotonic()
-        if connection is self._of is not None and now - self._checked < lately_s:
-            return
         self._compare(self._path, self._opened)
+        connection = None if self.is_closed() else self.handle()
         if connection is not self._of:
             self._of, self._beside = connection, dict.fromkeys(self._beside)
         if connection is not None:
             for path, before in self._beside.items():
                 self._beside[path] = self._compare(path, before) or before
-        self._checked = now
 
     def check_opened(self) -> None:
         """Look at what stands beside a connection that was opened just now. Raises LedgerUnavailable."""
@@ -290,7 +283,7 @@ def _begun(db: LedgerFile) -> tuple[Tx, forking.ForkGate]:
     while True:
         gate = forking.enter()
         try:
-            db.check(_LATELY_S)
+            db.check()
             tx = Tx(db)
             try:
                 tx.run("BEGIN IMMEDIATE")
