@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import luigi.scheduler
 import pytest
 
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.scheduler.choice import Choice
+from tests.support.gates import fed
 
 USD = 1_000_000
 
@@ -123,6 +127,118 @@ def test_what_luigi_had_changed_before_it_failed_is_changed() -> None:
     with pytest.raises(TypeError):
         scheduler.add_task(worker="w", task_id="T3", family="F", deps=["T0"], priority="high")
     assert [work(scheduler), work(scheduler), work(scheduler), work(scheduler)] == ["T2", "T1", "T0", None]
+
+
+@pytest.mark.parametrize("status", ["DONE", "FAILED"])
+def test_what_needed_resources_and_is_over_makes_no_look_longer(shown: list[int], status: str) -> None:
+    scheduler = filled(BudgetScheduler())
+    scheduler.add_task(worker="w", task_id="laden", family="F", priority=9, resources={"r": 1})
+    assert work(scheduler) == "laden"
+    scheduler.add_task(worker="w", task_id="laden", family="F", status=status, resources={"r": 1})
+    assert work(scheduler) == "T4"
+    assert shown == [6, 1]
+    assert not scheduler._state.choice.index.laden["w"]
+
+
+def test_what_is_no_number_is_luigis_to_judge_while_it_is_pending_or_runs(shown: list[int]) -> None:
+    scheduler = BudgetScheduler()
+    scheduler.add_task(worker="w", task_id="odd", family="F", priority=float("nan"))
+    assert work(scheduler) == "odd"
+    filled(scheduler)
+    assert work(scheduler) is not None
+    assert shown == []
+    scheduler.add_task(worker="w", task_id="odd", family="F", status="DONE")
+    assert work(scheduler) is not None
+    assert shown == [1]
+    scheduler.add_task(worker="another", task_id="odd too", family="F", priority=float("nan"))
+    scheduler._state.inactivate_tasks(["odd too"])
+    assert work(scheduler) is not None
+    assert shown == [1, 1]
+
+
+def test_a_worker_that_is_busy_keeps_no_resources_from_others() -> None:
+    """Luigi keeps them for a task that comes first, where its own worker could run it now."""
+    found = []
+    for scheduler in (luigi.scheduler.Scheduler(), BudgetScheduler()):
+        scheduler.update_resource("r", 1)
+        scheduler.add_worker("w", [("workers", 1)])
+        scheduler.add_task(worker="w", task_id="busy", family="F", priority=99)
+        first = work(scheduler)
+        for worker, priority in (("w", 9), ("v", 0)):
+            task_id = f"of {worker}"
+            scheduler.add_task(
+                worker=worker, task_id=task_id, family="F", priority=priority, resources={"r": 1}
+            )
+        found.append([first, work(scheduler, "v")])
+    assert found == [["busy", "of v"]] * 2
+
+
+def test_a_batch_has_no_more_members_than_there_is_money_for(shown: list[int]) -> None:
+    scheduler = BudgetScheduler()
+    fed(scheduler.gate, 2 * USD, cap=2 * USD)
+    scheduler.add_task_batcher(worker="w", task_family="V", batched_args=["x"], max_batch_size=9)
+    for number in "1234":
+        said = {"run_id": "r1", "max_cost_usd": "1"}
+        scheduler.add_task(
+            worker="w", task_id=number, family="V", params={"x": number}, batchable=True, spendguard=said
+        )
+    assert scheduler.get_work(worker="w", host="h")["batch_task_ids"] == ["1", "2"]
+    assert shown == [4]
+
+
+def test_a_worker_that_was_gone_is_shown_few_again(shown: list[int]) -> None:
+    scheduler = filled(BudgetScheduler(worker_disconnect_delay=10, remove_delay=0))
+    assert work(scheduler) == "T4"
+    others(scheduler)
+    scheduler._state.inactivate_tasks(["T3"])
+    scheduler._state.get_worker("w").last_active = 0
+    scheduler.prune()
+    index = scheduler._state.choice.index
+    assert [("w" in kept, "another" in kept) for kept in (index.queues, index.counts)] == [(False, True)] * 2
+    scheduler.add_task(worker="w", task_id="new", family="F")
+    assert work(scheduler) == "new"
+    assert shown == [1, 1]
+
+
+def test_what_is_counted_is_not_read(shown: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduler, read = filled(BudgetScheduler()), list[str]()
+    upstream_status = scheduler._upstream_status
+    monkeypatch.setattr(
+        scheduler,
+        "_upstream_status",
+        lambda task_id, table: read.append(task_id) or upstream_status(task_id, table),
+    )
+    assert scheduler.count_pending("w")["n_pending_tasks"] == 5
+    assert read == []
+
+
+def test_a_loaded_state_is_looked_at_anew(tmp_path: Path) -> None:
+    saved = filled(BudgetScheduler(state_path=str(tmp_path / "state")))
+    saved.dump()
+    scheduler = BudgetScheduler(state_path=str(tmp_path / "state"))
+    assert work(scheduler) is None
+    scheduler.load()
+    assert work(scheduler) == "T4"
+
+
+def test_children_of_a_local_scheduler_are_sent_no_index() -> None:
+    scheduler = filled(BudgetScheduler())
+    assert work(scheduler) == "T4"
+    assert pickle.loads(pickle.dumps(scheduler))._state.choice is None
+
+
+def test_among_equals_who_became_pending_first_is_first() -> None:
+    """Where they need resources: else stock Luigi's order among equals is that of a set."""
+    found = []
+    with mock.patch("luigi.scheduler.time.time", lambda: 1_700_000_000.0):
+        for scheduler in (luigi.scheduler.Scheduler(retry_delay=0), BudgetScheduler(retry_delay=0)):
+            for task_id in "ab":
+                scheduler.add_task(worker="w", task_id=task_id, family="F", resources={"r": 1})
+            first = work(scheduler)
+            scheduler.add_task(worker="w", task_id=first, family="F", status="FAILED")
+            scheduler.add_task(worker="w", task_id=first, family="F", resources={"r": 1})
+            found.append([first, work(scheduler)])
+    assert found == [["a", "b"]] * 2
 
 
 def test_arguments_are_taken_by_their_place_as_well() -> None:
