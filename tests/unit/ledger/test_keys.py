@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
-from luigi_spendguard.ledger import calls, keys, reservations, runs, settlement
+from luigi_spendguard.ledger import calls, claims, keys, queries, reservations, runs, settlement
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
@@ -68,6 +69,44 @@ def end(books: Books, key: str, said: EndRequest, relayed: bool = True) -> Any:
         return settlement.end(tx, scope, said)
 
     return books.write(operation)
+
+
+class TestRevokedRun:
+    def test_whoever_asks_in_it_is_told_so_for_good(self, books: Books) -> None:
+        over = books.claim("over")
+        books.write(claims.finish, books.last_claim, "failed")
+        running, (_, issued) = books.claim("running"), issue(books)
+        known = ask(1)
+        reserve(books, running, known, relayed=False)
+        books.write(runs.revoke, "run")
+        for key, asked in ((over, ask(1)), (running, ask(1)), (running, replace(known, ask=2))):
+            answer = reserve(books, key, asked, relayed=False)
+            assert (answer.reason, "run run is revoked for good" in answer.message) == ("revoked", True)
+        assert reserve(books, issued, ask(1)).reason == "revoked"
+        assert [one["state"] for one in books.read(keys.keys, "run")] == ["revoked"]
+        assert books.read(lambda tx: tx.all("SELECT state FROM claim WHERE state = 'open'")) == []
+        for act in (lambda: books.claim("new"), lambda: books.claim("running"), lambda: issue(books)):
+            with pytest.raises(KeyRevoked, match="run run is revoked for good"):
+                act()
+        with pytest.raises(Conflict, match="cannot be topped up"):
+            books.write(runs.top_up, "run", Micros(1), "r1")
+
+    def test_a_call_that_another_run_sends_again_is_waited_for_by_both(self, books: Books) -> None:
+        books.write(runs.open_run, runs.RunRequest("again", False, "Root", "again", Micros(100)))
+        for run_id in ("run", "again"):
+            asked = ask(1, target="cus_1")
+            key = books.claim("task", run_id)
+            answer = reserve(books, key, asked, relayed=False)
+            assert answer.verdict == "allowed"
+            if run_id == "run":
+                end(books, key, EndRequest("doubt", answer.call_id, 1), relayed=False)
+        assert [books.read(runs.pending_calls, run_id) for run_id in ("run", "again")] == [1, 1]
+
+    def test_a_denied_call_is_on_record(self, books: Books) -> None:
+        key, asked = books.claim("task"), ask(1000)
+        assert reserve(books, key, asked, relayed=False).reason == "cap"
+        (row,) = books.read(queries.calls)
+        assert (row["id"], row["task_id"], row["verdict"]) == (asked.call_id, "task", "denied:cap")
 
 
 class TestRuns:

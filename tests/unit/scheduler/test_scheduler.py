@@ -21,9 +21,10 @@ from luigi_spendguard.protocol.rpcs import BlockedRequest
 from scheduler_patch import local
 from scheduler_patch.dispatch import READY, WAIT, Gate, Verdict
 from scheduler_patch.dispatch.feed import pay
-from scheduler_patch.dispatch.model import Announcement
+from scheduler_patch.dispatch.model import Announcement, Hold
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import Root, root_named, root_of
+from scheduler_patch.scheduler.state import Look
 from scheduler_patch.service.blocked import explain_blocked
 from tests.support.gates import blocked, day, fed
 
@@ -221,6 +222,49 @@ def test_the_gate_looks_at_one_task_however_many_there_are(tasks: int) -> None:
     runs["r1"].tasks = Counted(runs["r1"].tasks)
     assert gate.verdict("t5") is not READY
     assert (entries.looks, runs.looks, runs["r1"].tasks.looks) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_without_vendor_tasks_nothing_of_ours_looks_at_a_task(
+    scheduler: BudgetScheduler, monkeypatch: pytest.MonkeyPatch, fast: bool
+) -> None:
+    scheduler.fast_dispatch = fast
+    for task_id in ("a", "b"):
+        params = {"x": task_id}
+        scheduler.add_task(task_id=task_id, family="P", worker="w", params=params, batchable=True)
+    scheduler.add_task_batcher(worker="w", task_family="P", batched_args=["x"])
+    for kind, name in ((BudgetScheduler, "_scan"), (Look, "admits"), (Look, "choose"), (Gate, "verdict")):
+        monkeypatch.setattr(kind, name, None)
+    assert scheduler.count_pending("w")["n_pending_tasks"] == 2
+    assert scheduler.get_work(worker="w", host="h")["batch_task_ids"] == ["a", "b"]
+
+
+def test_what_a_worker_says_of_a_denial_holds_where_the_gate_has_not_heard_of_it(
+    scheduler: BudgetScheduler,
+) -> None:
+    vendor(scheduler)
+    assert work(scheduler) == "v"
+    denial = {"reason": "cap", "budget": "family", "part": "V", "asked_usd": "0.5"}
+    scheduler.add_task(task_id="v", worker="w", status="PENDING", spendguard_blocked=denial)
+    assert scheduler.gate.state.tasks["v"].hold == Hold("family", "V", 500_000)
+
+
+def test_what_an_unguarded_worker_says_is_shown_without_vault_keys(scheduler: BudgetScheduler) -> None:
+    key = "vault_key_" + "k" * 43
+    scheduler.add_task(task_id="p", family="P", worker="w")
+    work(scheduler)
+    scheduler.set_task_status_message("p", f"sent with {key}")
+    scheduler.add_task(
+        task_id="p",
+        worker="w",
+        status="FAILED",
+        expl=json.dumps(f"Bearer {key}"),
+        tracking_url=f"http://x/{key}",
+    )
+    scheduler.announce_scheduling_failure("p", "P", {}, f"with {key}", [], worker="w")
+    shown = json.dumps([scheduler.fetch_error("p"), scheduler.task_list("FAILED", "")])
+    assert "[redacted]" in shown
+    assert key not in shown
 
 
 @pytest.mark.parametrize("remaining", [0, 1_000_000])

@@ -230,7 +230,7 @@ def test_children_of_a_local_scheduler_are_sent_no_index() -> None:
 def test_among_equals_who_became_pending_first_is_first() -> None:
     """Where they need resources: else stock Luigi's order among equals is that of a set."""
     found = []
-    with mock.patch("luigi.scheduler.time.time", lambda: 1_700_000_000.0):
+    with mock.patch("luigi.scheduler.time.time", return_value=1_700_000_000.0):
         for scheduler in (luigi.scheduler.Scheduler(retry_delay=0), BudgetScheduler(retry_delay=0)):
             for task_id in "ab":
                 scheduler.add_task(worker="w", task_id=task_id, family="F", resources={"r": 1})
