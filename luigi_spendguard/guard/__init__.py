@@ -45,6 +45,8 @@ logger = logging.getLogger(__name__)
 
 #: The most characters of a refusal that are put on record: a whole allowlist may stand in it.
 MAX_REASON = 2000
+#: Why a call is not made.
+_GIVEN_UP = "it was given up and made again while it waited for its turn; nothing was sent"
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
 
@@ -102,6 +104,8 @@ class Guard:
         late = 0
         waiting = Waiting(self.clock)
         while True:
+            if call.given_up and not call.unsure:
+                raise denial("ledger_unavailable", _GIVEN_UP)
             call.ask += 1
             asked_at = self.clock()
             ask = reserve_request(self.vendor, request, quote, call, looked_up, self.settings.timeout_s)

@@ -31,6 +31,8 @@ class Call:
     unanswered: str = ""
     #: As the `ReserveReply`'s that granted it.
     entry: int = 0
+    #: Whoever makes it has given it up, and makes it again: it is not to be another call.
+    given_up: bool = False
 
 
 class NotSent(VendorUnreachable):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import re
-from collections.abc import Callable, Collection, Mapping
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import responses
 from typing import Any
@@ -20,6 +21,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
+from luigi_spendguard.guard.effects import Call
 from luigi_spendguard.http.receiving import Receiving, has_ended
 from luigi_spendguard.protocol import (
     CREDENTIAL,
@@ -117,6 +119,36 @@ class ClientCall:
     unanswered: str = ""
     refuse: SpendDenied | None = None
     is_gone: Callable[[], bool] = lambda: False
+
+
+class UnderWay:
+    """The calls that clients have under way; safe under threads.
+
+    Who makes a call again says under which keys it was not answered. Where that one has still to be decided
+    about, it would be another call once the later one is known for what it is.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._calls: dict[tuple[str, str], list[Call]] = {}
+
+    @contextlib.contextmanager
+    def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
+        """Have a call of `who` under way in the block; those that it makes again are given up."""
+        call = Call(unanswered=asked.unanswered)
+        own = who, asked.request.headers.get("idempotency-key", "")
+        with self._lock:
+            for key in asked.unanswered.split():
+                for earlier in self._calls.get((who, key), ()):
+                    earlier.given_up = True
+            self._calls.setdefault(own, []).append(call)
+        try:
+            yield call
+        finally:
+            with self._lock:
+                self._calls[own] = [one for one in self._calls[own] if one is not call]
+                if not self._calls[own]:
+                    del self._calls[own]
 
 
 class Relaying(Receiving):

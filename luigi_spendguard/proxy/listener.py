@@ -31,7 +31,7 @@ from luigi_spendguard.errors import (
 from luigi_spendguard.guard.denials import refusal, unanswered, unanswered_by_gateway, unreachable
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.http.receiving import answer_half_closed
-from luigi_spendguard.http.relay import ClientCall, Relaying, check_host, check_origin
+from luigi_spendguard.http.relay import ClientCall, Relaying, UnderWay, check_host, check_origin
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import RELAYED
 from luigi_spendguard.proxy import attempts, environment
@@ -95,6 +95,7 @@ class Listener:
         self._bound_s = longest + ENDING_S
         self._pool = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-listener")
         self._calls: set[Listening] = set()
+        self._under_way = UnderWay()
         self._ending = False
         self._loop = asyncio.new_event_loop()
         self._asked, self._idle = asyncio.Event(), asyncio.Event()
@@ -174,7 +175,8 @@ class Listener:
         if self._ending:
             raise denial("ledger_unavailable", "the task goes on without its programs: no new call is taken")
         self._calls.add(call)
-        return await self._loop.run_in_executor(self._pool, self._sent, asked, attempt)
+        with self._under_way.made(attempt.claim_id, asked) as one:
+            return await self._loop.run_in_executor(self._pool, self._sent, asked, one, attempt)
 
     def ended(self, call: Listening) -> None:
         """Take note that a call was answered."""
@@ -182,11 +184,10 @@ class Listener:
         if self._ending and not self._calls:
             self._idle.set()
 
-    def _sent(self, asked: ClientCall, attempt: Attempt) -> Reply:
+    def _sent(self, asked: ClientCall, call: Call, attempt: Attempt) -> Reply:
         vendor, denied = asked.vendor, None
         if asked.is_gone():  # While it waited for its turn: nobody has the answer, and it may be made again.
             return refusal(vendor, denial("ledger_unavailable", "its program has gone; nothing was sent"))
-        call = Call(unanswered=asked.unanswered)
         try:
             return send(vendor, asked.request, call, attempt, asked.refuse)
         except SpendDenied as error:

@@ -26,7 +26,7 @@ from luigi_spendguard.errors import (
 from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
-from luigi_spendguard.http.relay import ClientCall
+from luigi_spendguard.http.relay import ClientCall, UnderWay
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.redaction import redact_url
@@ -67,6 +67,7 @@ class Gateway:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="spendguard-gateway")
         self._transport: LoopTransport | None = None
         self._lives: set[asyncio.Task[Reply]] = set()
+        self._under_way = UnderWay()
         self._ends: set[asyncio.Task[None]] = set()
         #: Those that the ledger could not hear, by their vault key.
         self._owed: dict[str, set[asyncio.Task[None]]] = {}
@@ -123,7 +124,11 @@ class Gateway:
             raise
 
     async def _answered(self, asked: ClientCall, key: str, room: Room) -> Reply:
-        vendor, call = asked.vendor, Call(unanswered=asked.unanswered)
+        with self._under_way.made(key_hash(key), asked) as call:
+            return await self._answered_as(asked, call, key, room)
+
+    async def _answered_as(self, asked: ClientCall, call: Call, key: str, room: Room) -> Reply:
+        vendor = asked.vendor
         try:
             return await self._guarded(asked, call, key, room)
         except SpendDenied as denied:

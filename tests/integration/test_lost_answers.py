@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import signal
+import time
 import uuid
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
+from stripe import APIConnectionError, IdempotencyError
 
 from luigi_spendguard import idempotency_key
 from luigi_spendguard.proxy.listener import spend_proxy
 from tests.support.attempts import Pretender
 from tests.support.clients import by_httpx, by_requests
+from tests.support.pipelines import charge
 from tests.support.raw import Losing, RawVendor, answer
 from tests.support.site import TWILIO_ACCOUNT, FakeStripe, Site
 from tests.support.vendors import FakeResend, FakeTwilio
@@ -122,6 +127,45 @@ def test_thirty_calls_that_a_gateway_did_not_answer_are_sent_once_each(
             relayed.site.configure(spendguard={"gateway_url": None})
     to = Counter(str(one.get("to") or one["recipients"]) for one in relayed.sent(kind))
     assert (len(to), set(to.values())) == (33, {1})
+
+
+class OutOfTime(Exception):
+    """A task has given a call so long, and no longer."""
+
+
+@contextmanager
+def at_most(seconds: float) -> Iterator[None]:
+    """Raise OutOfTime in the block after so many seconds."""
+
+    def end(number: int, frame: object) -> None:
+        raise OutOfTime
+
+    before = signal.signal(signal.SIGALRM, end)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_call_that_a_task_gives_up_again_and_again_is_sent_once(world: World) -> None:
+    """What it gave up while it waited for the first one to end is no call of its own once that has ended."""
+    stripe = world.site.stripe
+    before = stripe.moved()
+    stripe.control(options={"held": True})
+    with world.attempt():
+        try:
+            for _ in range(3):
+                with pytest.raises((OutOfTime, IdempotencyError, APIConnectionError)), at_most(0.5):
+                    charge("cus_slow")
+        finally:
+            stripe.control(options={"held": False})
+        charge("cus_slow")
+        time.sleep(1.5)  # Who waits asks again after a second at the most.
+        assert stripe.moved() - before == 100
+        charge("cus_slow")  # Another one: that before was answered.
+    assert stripe.moved() - before == 200
 
 
 @pytest.mark.parametrize("named", ["*", "k" * 7001])

@@ -300,6 +300,16 @@ def test_an_equal_pending_call_is_waited_for_ever_longer_up_to_a_second(guard: G
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.0, 1.0]
 
 
+def test_a_call_that_was_given_up_while_it_waited_is_not_made(guard: Guard) -> None:
+    call = Call()
+    life = guard.guarded(charge(), call)
+    step(life, Reserve)
+    step(life, Pause, ReserveReply("wait", call.call_id))
+    call.given_up = True
+    with pytest.raises(SpendDenied, match="given up and made again"):
+        next(life)
+
+
 def test_waiting_long_for_an_equal_call_is_said_once(
     guard: Guard, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
