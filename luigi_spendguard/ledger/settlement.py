@@ -35,6 +35,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
     if row is None:
         if message.kind == "void":
+            _let_go(tx, scope, message)
             tombstone(tx, scope, message.call_id, message.ask)
             return None
         raise NotFound(f"there is no call {message.call_id} to {message.kind}")
@@ -55,6 +56,16 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     elif row["state"] == "pending":
         put_in_doubt(tx, row, message.note, message.status)
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+
+
+def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
+    """Put what a sender was let send again back in doubt: it has not heard so, and sends nothing.
+
+    Pending, it would be a call that the task has under way: an equal one would be another.
+    """
+    for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.call_id):
+        if scope.owns(row):
+            put_in_doubt(tx, row, message.note)
 
 
 def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row, EndRequest]:

@@ -105,6 +105,23 @@ def test_a_gateway_sends_no_body_that_a_worker_has_left_in_doubt(sides: Sides) -
     assert (answer.verdict, answer.reason) == ("denied", "in_doubt")
 
 
+def test_who_did_not_hear_that_it_may_send_a_call_again_leaves_it_in_doubt(sides: Sides) -> None:
+    """Else the next equal call of the attempt would be another one, and sent beside it."""
+    key = sides.claim("task")
+    first = sides.ask(100, target="cus_1")
+    sides.reserve(key, first)
+    sides.end(key, EndRequest("doubt", first.call_id, 1))
+    second, third = (sides.ask(100, target="cus_1") for _ in range(2))
+    assert sides.reserve(key, second).call_id == first.call_id
+    sides.end(key, EndRequest("void", second.call_id, 1, note="its sender was interrupted"))
+    assert sides.reserve(key, second).verdict == "denied"  # It comes late.
+    again = sides.reserve(key, third)
+    assert (again.verdict, again.call_id, again.resend) == ("allowed", first.call_id, True)
+    sides.end(key, EndRequest("void", second.call_id, 2))  # What others have taken over since is theirs.
+    sides.end(key, EndRequest("settle", first.call_id, again.ask, total_micros=100))
+    assert sides.figures() == (100, 0, 0)
+
+
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
     """A worker plants a reply for a key that another task's call will bring."""
     key, other = sides.claim("task"), sides.claim("other task")
