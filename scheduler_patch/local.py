@@ -10,11 +10,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractContextManager
-from typing import Any, TypeVar
+from functools import partial
+from typing import Any, NoReturn, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
@@ -68,7 +70,7 @@ class LocalLedgerService(LedgerService):
         if _loop_here() is self.loop:
             super()._spawn(saving)  # Whoever asked this thread waits: see `LocalLedgerClient._do`.
         else:  # Also where another loop runs: a notebook's cell is called by one.
-            asyncio.run_coroutine_threadsafe(saving, self.loop).result()
+            _answer_of(self.loop, lambda: saving)
 
 
 def _loop_here() -> asyncio.AbstractEventLoop | None:
@@ -78,6 +80,38 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
     except RuntimeError:
         return None
 
+
+def _answer_of(loop: asyncio.AbstractEventLoop, act: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Do something in another thread's loop; return what it returns, raise what it raises.
+
+    A signal's handler may raise meanwhile (a task's alarm): by a future's condition, that could leave the
+    loop's thread waiting for ever.
+    """
+    answer = queue.SimpleQueue[Callable[[], T]]()
+
+    async def answered() -> None:
+        try:
+            done = await act()
+        except BaseException as error:
+            answer.put(partial(_raise, error))
+        else:
+            answer.put(lambda: done)
+
+    def begin() -> None:
+        task = loop.create_task(answered())
+        _under_way.add(task)
+        task.add_done_callback(_under_way.discard)
+
+    loop.call_soon_threadsafe(begin)
+    return answer.get()()
+
+
+def _raise(error: BaseException) -> NoReturn:
+    raise error
+
+
+#: Else nobody would hold them.
+_under_way: set[asyncio.Task[None]] = set()
 
 _lock = threading.Lock()
 
@@ -123,7 +157,7 @@ class LocalLedgerClient(LedgerClient):
         with _lock:
             service = self._service if self._pid == os.getpid() else None
             service = service or self._open()
-        return asyncio.run_coroutine_threadsafe(self._act(service, act), service.loop).result()
+        return _answer_of(service.loop, lambda: self._act(service, act))
 
     def _ask(self, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]) -> T:
         """Do what a worker asks for; what the books refuse is a denial, as it is over luigid's RPCs."""

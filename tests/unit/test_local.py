@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import multiprocessing
+import random
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,6 +23,7 @@ from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import FollowedUp
 from scheduler_patch import local
 from scheduler_patch.local import LocalLedgerClient, LocalLedgerService
+from tests.support.alarms import interrupted
 from tests.support.books import Books
 from tests.support.local_clients import local_clients
 
@@ -205,3 +208,15 @@ def test_what_an_answer_of_the_ledger_leads_to_is_waited_for_too(others: Books, 
 
     port._do(act)
     assert others.read(queries.run, "run")["forecast_usd"] == "3.00"
+
+
+def test_a_tasks_alarm_is_raised_as_it_is_and_the_ledger_goes_on(others: Books, port_of: PortOf) -> None:
+    port, chance = port_of(others), random.Random(3)
+
+    async def answer(service: LocalLedgerService) -> int:
+        await asyncio.sleep(0)
+        return 1
+
+    for _ in range(3000):
+        interrupted(lambda: port._do(answer), chance, 4e-4)
+    assert port._do(answer) == 1

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import random
-import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from functools import partial
 
 import pytest
 
@@ -16,6 +15,7 @@ from luigi_spendguard.http import gathering
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.rpcs import FinishRequest
+from tests.support.alarms import interrupted
 
 RETURNED = FinishRequest("claim", "returned")
 
@@ -131,23 +131,7 @@ def test_where_nothing_is_on_its_way_nobody_waits(gathered: Gathering) -> None:
     other.join(20)
 
 
-class Interrupted(Exception):
-    """Raised by a signal's handler."""
-
-
-@pytest.fixture
-def alarm() -> Iterator[None]:
-    """Let SIGALRM raise."""
-
-    def interrupt(number: int, frame: object) -> None:
-        raise Interrupted
-
-    before = signal.signal(signal.SIGALRM, interrupt)
-    yield
-    signal.signal(signal.SIGALRM, before)
-
-
-def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer: Sayer, alarm: None) -> None:
+def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer: Sayer) -> None:
     made, chance, taken_along = Gathering(sayer.say), random.Random(5), set[str]()
 
     def ask(turn: int) -> None:
@@ -158,12 +142,7 @@ def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer
 
     with made.block(LastWords()):
         for turn in range(2000):
-            with suppress(Interrupted):
-                try:
-                    signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, 2e-4))
-                    ask(turn)
-                finally:
-                    signal.setitimer(signal.ITIMER_REAL, 0)
+            interrupted(partial(ask, turn), chance, 2e-4)
         other = threading.Thread(target=ask, args=(-1,), daemon=True)  # Nor does another thread.
         other.start()
         other.join(20)
