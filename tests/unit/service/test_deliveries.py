@@ -47,12 +47,16 @@ def test_what_is_done_together_wakes_the_loop_once(monkeypatch: pytest.MonkeyPat
     asyncio.run(live())
 
 
-def test_a_loop_that_is_closed_keeps_nothing_from_the_next() -> None:
-    deliveries, early, late = Deliveries(), Future[int](), Future[int]()
+def test_a_loop_that_is_closed_keeps_nothing_from_the_next(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    deliveries, early, late, last = Deliveries(), Future[int](), Future[int](), Future[int]()
 
     async def leave() -> None:
         deliveries.expect(early)
         deliveries.expect(late)
+        # It is woken, and closed before it has looked.
+        monkeypatch.setattr(asyncio.get_running_loop(), "call_soon_threadsafe", lambda *_: None)
         early.set_result(1)
 
     async def stay() -> int:
@@ -61,6 +65,12 @@ def test_a_loop_that_is_closed_keeps_nothing_from_the_next() -> None:
         future.set_result(3)
         return await waiting
 
+    async def leave_unwoken() -> None:
+        deliveries.expect(last)
+
     asyncio.run(leave())
     late.set_result(2)
+    asyncio.run(leave_unwoken())
+    last.set_result(4)
     assert asyncio.run(asyncio.wait_for(stay(), 20)) == 3
+    assert caplog.records == []

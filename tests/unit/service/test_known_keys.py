@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -11,10 +13,14 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import keys, runs
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol.operators import OneKey
+from luigi_spendguard.protocol.rpcs import CloseRunRequest
 from luigi_spendguard.settings.policy import Caps
+from scheduler_patch.api import keys as api_keys
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, known_keys, operators
 from scheduler_patch.service.known_keys import BELIEVED_S, KnownKeys
+from tests.support.luigids import Attempt, Luigid
 
 
 def test_a_key_is_believed_for_a_while() -> None:
@@ -75,3 +81,44 @@ def test_a_key_is_read_once_and_again_after_a_revoke(tmp_path: Path, monkeypatch
         service.close()
 
     asyncio.run(live())
+
+
+def lost(luigid: Luigid, attempt: Attempt) -> None:
+    luigid.scheduler._state.inactivate_workers(["w"])
+    luigid.do(luigid.service.sweep())
+
+
+@pytest.mark.parametrize(
+    "over",
+    [
+        Luigid.finish,
+        lambda luigid, _: luigid.do(luigid.service.close_run(CloseRunRequest("r"))),
+        lost,
+        lambda luigid, a: luigid.do(api_keys.revoke(luigid.service, Mock(key=""), OneKey(a.claim_id))),
+    ],
+    ids=["its attempt has ended", "its run has ended", "its worker is gone", "it is revoked"],
+)
+def test_a_claims_key_is_believed_at_once_and_no_more_when_it_is_over(
+    tmp_path: Path, over: Callable[[Luigid, Attempt], None]
+) -> None:
+    luigid = Luigid(tmp_path)
+    luigid.run()
+    luigid.add("T")
+    assert luigid.work() == "T"
+    attempt, known = luigid.claim("T"), luigid.service.known_keys
+    assert known.believes(attempt.key)
+    over(luigid, attempt)
+    assert not known.believes(attempt.key)
+    luigid.end()
+
+
+def test_a_key_that_is_over_is_not_believed_once_it_was_looked_up(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path)
+    luigid.run()
+    luigid.add("T")
+    luigid.work()
+    attempt = luigid.claim("T")
+    luigid.finish(attempt)
+    for _ in range(2):
+        assert luigid.do(luigid.service.check_key(attempt.key)).reason == "expired"
+    luigid.end()

@@ -1,0 +1,143 @@
+"""What a worker's client says to luigid of the ends of its calls: when, in what order, and with what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.http import gathering, ledger_client
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
+from luigi_spendguard.protocol.rpcs import (
+    AttemptReply,
+    AttemptRequest,
+    ClaimReply,
+    ClaimRequest,
+    EndedCall,
+    FinishReply,
+)
+from luigi_spendguard.protocol.rpcs import FinishRequest as Finish
+
+
+class Client(HttpLedgerClient):
+    """Answers itself what it asks, and keeps what that was."""
+
+    together = True
+    refused = ""
+    is_away = False
+
+    def __init__(self) -> None:
+        super().__init__("http://127.0.0.1:1", "worker")
+        self.said: list[str] = []
+
+    def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+        if self.is_away:
+            raise LedgerUnavailable("away")
+        if rpc is rpcs.CLAIM:
+            return ClaimReply("run", "key", "claim", (), together=self.together)
+        self.said.append(f"{rpc.name.removeprefix('spend_')} {_of(request)} by {key}")
+        if rpc is rpcs.ATTEMPT:
+            ended = tuple(EndedCall(end.call_id, "settled", refused=self.refused) for end in request.ends)
+            return AttemptReply(ended, None if request.ask is None else _granted(request.ask))
+        if rpc is rpcs.RESERVE:
+            return _granted(request)
+        return FinishReply(True) if rpc is rpcs.FINISH else EndReply(request.call_id, "settled")
+
+    def call(self, call_id: str, key: str = "key") -> None:
+        self.reserve(key, ReserveRequest(call_id, "stripe", "a", "o", "POST", "/"))
+
+
+def _granted(ask: ReserveRequest) -> ReserveReply:
+    return ReserveReply("allowed", ask.call_id, ask.ask)
+
+
+def _of(request: Any) -> str:
+    said = [end.call_id for end in getattr(request, "ends", ())]
+    if isinstance(request, AttemptRequest):
+        said += [] if request.ask is None else [request.ask.call_id]
+    else:
+        said.append(getattr(request, "call_id", "") or request.outcome)
+    return "+".join(said)
+
+
+def settled(call_id: str, body: str = "") -> EndRequest:
+    return EndRequest("settle", call_id, answer_body=body)
+
+
+@pytest.fixture
+def client(monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """In an attempt, in which nothing is said but for a reason."""
+    monkeypatch.setattr(gathering, "SOON_S", 600)
+    made = Client()
+    made.claim(ClaimRequest("claim", "task", "V", "w"))
+    with made.gathering():
+        yield made
+
+
+def test_an_end_goes_with_what_the_attempt_says_next(client: Client) -> None:
+    client.call("one")
+    client.end("key", settled("one"))
+    client.call("two")
+    client.end("key", settled("two"))
+    client.finish(Finish("claim", "returned"), "key")
+    assert client.said == ["reserve one by key", "attempt one+two by key", "finish two+returned by None"]
+
+
+def test_ends_of_calls_that_were_made_at_once_are_said_by_themselves(client: Client) -> None:
+    for call_id in ("one", "two"):
+        client.call(call_id)
+    client.end("key", settled("one"))
+    assert client.said[2:] == ["settle one by key"]
+
+
+def test_how_another_attempt_ended_comes_behind_them(client: Client) -> None:
+    client.call("one")
+    client.end("key", settled("one"))
+    client.finish(Finish("another claim", "returned"), "another")
+    assert client.said[1:] == ["settle one by key", "finish returned by None"]
+
+
+def test_what_is_asked_under_another_key_comes_behind_them(client: Client) -> None:
+    client.call("one")
+    client.end("key", settled("one"))
+    client.call("two", "another")
+    assert client.said[1:] == ["settle one by key", "reserve two by another"]
+
+
+def test_those_that_are_long_together_go_one_by_one(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_client, "_MOST_AT_ONCE", 10)
+    for call_id in ("one", "two"):
+        client.end("key", settled(call_id, "x" * 6))
+    assert client.flush(1)
+    assert client.said == ["settle one by key", "settle two by key"]
+
+
+def test_one_that_is_refused_is_said(client: Client, caplog: pytest.LogCaptureFixture) -> None:
+    client.end("key", settled("one"))
+    client.refused = "it is another task's"
+    client.call("two")
+    assert "The end of call one was refused: it is another task's" in caplog.text
+
+
+def test_those_that_could_not_be_said_with_a_question_are_said_once(client: Client) -> None:
+    client.end("key", settled("one"))
+    client.is_away = True
+    with pytest.raises(LedgerUnavailable):
+        client.call("two")
+    client.is_away = False
+    assert client.flush(20)
+    client.call("three")
+    assert client.said == ["attempt one by key", "reserve three by key"]
+
+
+def test_an_older_luigid_is_told_each_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Client, "together", False)
+    client = Client()
+    client.claim(ClaimRequest("claim", "task", "V", "w"))
+    with client.gathering():
+        client.call("one")
+        client.end("key", settled("one"))
+        assert client.said == ["reserve one by key", "settle one by key"]
