@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping
-from http.client import HTTPConnection, HTTPException, RemoteDisconnected
+from http.client import HTTPConnection, HTTPException
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -60,7 +60,7 @@ class RpcConnections:
             if kept is not None:
                 try:
                     return self._exchanged(kept, to, exchange)
-                except (RemoteDisconnected, ConnectionResetError, BrokenPipeError):
+                except (ConnectionResetError, BrokenPipeError):
                     pass  # While it waited: luigid was restarted.
             return self._exchanged(_connection(to, connect_s), to, exchange)
         except BaseException as error:

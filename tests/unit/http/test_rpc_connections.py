@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import http.client
+import select
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
@@ -23,7 +24,7 @@ class Server:
     """Answers each request with the next of its replies; None: closes the connection instead.
 
     Attributes:
-        connections: how many were made.
+        connections, connection: how many were made, and the last.
         heard: the requests.
 
     """
@@ -41,8 +42,8 @@ class Server:
                 connection, _ = self._listener.accept()
             except OSError:
                 return
-            self.connections += 1
-            with connection:
+            self.connections, self.connection = self.connections + 1, connection
+            with connection, suppress(ConnectionResetError):
                 self._answer(connection)
 
     def _answer(self, connection: socket.socket) -> None:
@@ -137,6 +138,16 @@ def test_one_that_was_closed_meanwhile_is_made_anew() -> None:
         assert len(heard.heard) == 3
 
 
+def test_one_on_which_something_has_come_that_nobody_asked_for_is_not_used_again() -> None:
+    with server(PLAIN, PLAIN) as (heard, connections):
+        post(connections)
+        heard.connection.sendall(b"HTTP/1.1 408 Too slow\r\nContent-Length: 0\r\n\r\n")
+        (_, kept) = connections._idle[0]
+        select.select([kept.sock], [], [], 20)
+        assert post(connections) == (200, b"{}")
+        assert heard.connections == 2
+
+
 def test_one_that_has_waited_for_long_is_made_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     with server(PLAIN, PLAIN) as (_, connections):
         post(connections)
@@ -165,6 +176,12 @@ def test_one_that_has_waited_for_long_is_made_anew(monkeypatch: pytest.MonkeyPat
 )
 def test_what_is_no_reply(reply: bytes) -> None:
     with server(reply) as (_, connections), pytest.raises(BadReply):
+        post(connections)
+
+
+def test_one_in_chunks_that_is_too_long_is_no_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rpc_connections, "_MAX_REPLY", 4)
+    with server(CHUNKS + b"5\r\n12345\r\n0\r\n\r\n") as (_, connections), pytest.raises(BadReply):
         post(connections)
 
 

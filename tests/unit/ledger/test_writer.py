@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard import ledger
-from luigi_spendguard.errors import Conflict
+from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
@@ -61,9 +61,17 @@ def tasks(books: Books) -> list[str]:
     )
 
 
-def test_what_fails_when_it_has_written_is_undone_alone(books: Books) -> None:
+def write_row(tx: Tx) -> None:
+    tx.run("INSERT INTO task (task_id, completions) VALUES ('undone', 1)")
+
+
+@pytest.mark.parametrize("write", [lambda tx: complete(tx, "undone"), write_row], ids=["insert", "run"])
+def test_what_fails_when_it_has_written_is_undone_alone(books: Books, write: Callable[[Tx], object]) -> None:
+    tries: list[str] = []
+
     def fail(tx: Tx) -> None:
-        complete(tx, "undone")
+        write(tx)
+        tries.append("")
         raise Conflict("no")
 
     with Together(books):
@@ -74,9 +82,10 @@ def test_what_fails_when_it_has_written_is_undone_alone(books: Books) -> None:
     with pytest.raises(Conflict, match="no"):
         failing.result(10)
     assert tasks(books) == ["first", "last"]
+    tries.clear()
     with pytest.raises(Conflict, match="no"):
         books.write(fail)  # In a transaction of its own.
-    assert tasks(books) == ["first", "last"]
+    assert (tasks(books), len(tries)) == (["first", "last"], 1)
 
 
 def test_what_breaks_a_constraint_fails_alone(books: Books) -> None:
@@ -123,6 +132,32 @@ def test_nobody_is_waited_for_where_few_came_at_once(books: Books, monkeypatch: 
         pair = [books.ledger.write(complete, name) for name in ("a", "b")]
     assert [one.result(10) for one in pair] == ["a", "b"]
     assert books.ledger.write(complete, "c").result(10) == "c"
+
+
+def test_fewer_are_waited_for_once_fewer_have_come(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "GATHER_S", 0.01)
+    with Together(books):
+        at_once = [books.ledger.write(complete, f"task-{n}") for n in range(2 * ledger.MANY)]
+    assert [one.result(10) for one in at_once] == [f"task-{n}" for n in range(2 * ledger.MANY)]
+    for name in ("a", "b"):
+        assert books.ledger.write(complete, name).result(10) == name
+    assert books.ledger._writer._expected < ledger.MANY
+
+
+def test_no_more_than_so_many_are_committed_together(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger, "BATCH", 2)
+    seen: list[str] = []
+    with Together(books):
+        some = [books.ledger.write(complete, f"task-{n}") for n in range(5)]
+        books.ledger._db.handle().set_trace_callback(seen.append)
+    assert [one.result(10) for one in some] == [f"task-{n}" for n in range(5)]
+    assert seen.count("COMMIT") >= 3
+
+
+def test_what_comes_when_it_is_closed_is_told_so(books: Books) -> None:
+    books.ledger.close()
+    with pytest.raises(LedgerUnavailable, match="luigid is ending"):
+        books.ledger.write(complete, "late").result(10)
 
 
 @pytest.mark.parametrize(("caps", "object_id", "most"), [(Caps(), None, 18), (FOUR, "pi", 23)])
