@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import luigi.configuration
 import luigi.scheduler
 import luigi.server
 import pytest
+from luigi.scheduler import RPC_METHODS
 from tornado.httpclient import AsyncHTTPClient
 from tornado.httpserver import HTTPServer
 from tornado.ioloop import IOLoop
@@ -78,3 +80,8 @@ def test_answers_are_those_of_a_stock_luigid(cors: dict[str, str]) -> None:
         config.remove_section("cors")
     assert ours == stock
     assert any("Access-Control-Allow-Origin" in reply[3] for reply in ours) is bool(cors)
+
+
+def test_each_of_luigis_rpcs_is_found_first() -> None:
+    [(route, _, _)] = luigi_routes(None)
+    assert RPC_METHODS.keys() <= {name for name in RPC_METHODS if re.fullmatch(route, f"/api/{name}")}

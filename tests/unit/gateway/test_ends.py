@@ -21,8 +21,9 @@ async def answer(request: Request) -> Reply:
     return Reply(200, {}, json.dumps(INTENT).encode())
 
 
+@pytest.mark.parametrize("how", ["read", "browse"])
 def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     may_end, end = threading.Event(), settlement.end
 
@@ -37,7 +38,8 @@ def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
         reply = await asyncio.wait_for(played.relay(charge("cus_1"), key), 60)
         assert reply.status == 200
         assert played.gateway.in_flight == 1
-        reading = asyncio.ensure_future(played.service.read(queries.calls))
+        reading = asyncio.ensure_future(getattr(played.service, how)(queries.calls))
+        await asyncio.sleep(0.05)
         may_end.set()
         [call] = await reading or []
         assert call["state"] == "settled"

@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import pytest
 
 from luigi_spendguard.config import Settings, VendorSettings
-from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.ledger import queries
+from luigi_spendguard.errors import Conflict, LedgerUnavailable, SpendDenied
+from luigi_spendguard.ledger import queries, settlement
+from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.rpcs import (
@@ -158,3 +159,30 @@ def test_where_what_is_asked_for_is_refused_the_ends_are_not_taken(books: Books)
     with pytest.raises(SpendDenied, match="does not know this vault key"):
         said(books, "vault_key_of_nobody", request)
     assert calls(books) == {ask.call_id: "pending"}
+
+
+@pytest.mark.parametrize("error", [Conflict("no"), LedgerUnavailable("the disk is full")], ids=["one", "all"])
+def test_an_end_that_fails_when_it_has_written_is_undone_alone_or_with_all(
+    books: Books, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key, first, second = books.claim("Charge_1"), books.ask(10), books.ask(10)
+    for ask in (first, second):
+        books.reserve(key, ask)
+    end = settlement.end
+
+    def failing(tx: Tx, scope: Any, message: EndRequest) -> Any:
+        call = end(tx, scope, message)
+        if message.call_id == first.call_id:
+            raise error
+        return call
+
+    monkeypatch.setattr(settlement, "end", failing)
+    request = AttemptRequest(tuple(EndRequest("void", ask.call_id) for ask in (first, second)))
+    if isinstance(error, LedgerUnavailable):
+        with pytest.raises(LedgerUnavailable):
+            said(books, key, request)
+        assert set(calls(books).values()) == {"pending"}
+    else:
+        _, reply = said(books, key, request)
+        assert [one.refused for one in reply.ends] == ["no", ""]
+        assert calls(books) == {first.call_id: "pending", second.call_id: "voided"}

@@ -81,13 +81,32 @@ def test_nothing_is_loaded_for_children_that_would_not_have_it(method: str) -> N
 
 
 def test_what_a_child_has_loaded_of_sdks_is_loaded_for_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    importlib.import_module("stripe._product")
+    for name in ("stripe._product", "json.tool"):
+        importlib.import_module(name)
     told = preload.loaded_since(sys.modules.keys() - {"stripe._product", "json.tool"})
     assert told == preload.Loaded(("stripe._product",))
     assert preload.loaded_since(set(sys.modules)) is None
     monkeypatch.delitem(sys.modules, "stripe._product")
     preload.take(preload.Loaded(("stripe._product", "stripe._no_such_part")))
     assert "stripe._product" in sys.modules
+
+
+def test_what_cannot_be_known_or_loaded_is_tried_once_and_is_the_tasks_to_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[str] = []
+
+    def broken(named: Any = None) -> list[str]:
+        tried.append("task" if named is not None else "stripe")
+        raise ImportError("no")
+
+    monkeypatch.setattr(preload.multiprocessing, "get_start_method", lambda: "fork")
+    monkeypatch.setattr(preload, "_prepared", set())
+    monkeypatch.setattr(preload, "_LATE", {"stripe": broken})
+    monkeypatch.setattr(preload, "vendors_of", broken)
+    monkeypatch.setattr(preload, "_is_imported", lambda name: True)
+    assert [preload.prepare("task"), preload.prepare("task")] == [True, True]
+    assert tried == ["task", "stripe", "task"]
 
 
 TOLD = {"verify_ssl_certs": True, "proxy": None}
