@@ -26,6 +26,7 @@ from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy import environment, owners
 from luigi_spendguard.proxy.owners import Outside
+from luigi_spendguard.proxy.shared import SharedTexts
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Request
 
@@ -41,15 +42,39 @@ class Unanswered:
     """The calls of an attempt that a gateway was sent and has not answered: keys, oldest first, with marks.
 
     When the task makes one again its SDK makes up another idempotency key: only by the first one can the
-    gateway tell that it is no second call.
+    gateway tell that it is no second call. It may be made again by any process that the task has forked.
     """
 
     def __init__(self) -> None:
         self._marks: dict[str, Mark] = {}
-        self._lock = threading.Lock()
+        self._begin_anew()
+        self._shared: SharedTexts | None = None
+        at_fork(self._begin_anew, before=self._share)
 
     def __reduce__(self) -> Any:
-        return Unanswered, ()  # Another process's calls are its own.
+        return Unanswered, ()  # The calls of a process that is spawned are its own.
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.RLock()
+
+    def _share(self) -> None:
+        with self._lock:
+            if self._shared is None:
+                self._shared = SharedTexts({key: list(mark) for key, mark in self._marks.items()})
+
+    @contextmanager
+    def _changing(self) -> Iterator[dict[str, Mark]]:
+        """Hold the marks in the block, and keep what is changed in them there."""
+        with self._lock:
+            if self._shared is None:
+                yield self._marks
+                return
+        with self._shared.held() as texts:
+            marks = {key: Mark(*text) for key, text in texts.items()}
+            yield marks
+            if marks.keys() != texts.keys():
+                texts.clear()
+                texts.update((key, list(mark)) for key, mark in marks.items())
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:
@@ -66,8 +91,10 @@ class Unanswered:
         other calls. TOO_MANY_UNANSWERED when they do not fit, and none is equal: a call that is left out
         could be made twice.
         """
-        with self._lock:
-            marks = dict(self._marks)
+        with self._changing() as all_marks:
+            marks = dict(all_marks)
+        if self._shared is not None and self._shared.is_full:
+            return TOO_MANY_UNANSWERED
         keys = [key for key, other in marks.items() if other.line == mark.line and key != own]
         keys.sort(key=lambda key: marks[key].body != mark.body)
         joined = " ".join(dict.fromkeys((*others.split(), *keys)))
@@ -90,16 +117,14 @@ class Unanswered:
             raise
         except BaseException:
             if mark is not None and re.fullmatch(r"[\w-]{1,64}", own):
-                with self._lock:
-                    self._marks.setdefault(own, mark)
+                with self._changing() as marks:
+                    marks.setdefault(own, mark)
             raise
-        with self._lock:
-            if self._marks.pop(own, None) is None and mark is not None:
+        with self._changing() as marks:
+            if marks.pop(own, None) is None and mark is not None:
                 named = set(told.split())
-                equal = next(
-                    (key for key, other in self._marks.items() if other == mark and key in named), ""
-                )
-                self._marks.pop(equal, None)
+                equal = next((key for key, other in marks.items() if other == mark and key in named), "")
+                marks.pop(equal, None)
 
 
 @dataclass(frozen=True)

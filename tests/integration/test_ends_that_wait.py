@@ -14,7 +14,7 @@ from luigi_spendguard.http import ledger_client
 from luigi_spendguard.ledger.database import LOCK_SECONDS
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
-from tests.support.processes import wait_until
+from tests.support.processes import other_process, wait_until
 from tests.support.site import Site
 
 
@@ -84,3 +84,25 @@ def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
         charge("cus_1")
     assert site.stripe.moved() == 100
     assert [call["state"] for call in site.calls("nightly") if call["target"]] == ["settled"]
+
+
+def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_again(tmp_path: Path) -> None:
+    with Site(tmp_path, gateway=True, spendguard_stripe={"timeout_s": 1}) as site:
+        pretender = Pretender(site, "nightly")
+
+        def kill() -> None:
+            wait_until(lambda: bool(site.stripe.posts()), what="the call")
+            assert site.luigid is not None
+            site.luigid.kill()
+            site.stripe.control(options={"held": False})
+
+        with pretender.attempt(), other_process(lambda: charge("cus_1")) as make_it_again:
+            site.stripe.control(options={"held": True})
+            killing = threading.Thread(target=kill)
+            killing.start()
+            with pytest.raises(stripe.APIConnectionError):
+                charge("cus_1")
+            killing.join()
+            site.start()
+            make_it_again()
+        assert site.stripe.moved() == 100

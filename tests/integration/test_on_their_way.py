@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
-import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
@@ -16,6 +14,7 @@ from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
+from tests.support.processes import other_process
 from tests.support.recorder import Recorder
 from tests.support.site import FakeStripe, Site
 
@@ -70,25 +69,6 @@ def test_what_a_decline_gives_back_is_there_for_the_next_call(shared_site: Site,
         with pytest.raises(SpendDenied):
             charge("cus_3")
     assert vendor.moved() == 100
-
-
-@contextmanager
-def other_process(act: Callable[[], object]) -> Iterator[Callable[[], None]]:
-    """Fork a process that does something when it is told to; what is told waits for that."""
-    here, there = multiprocessing.Pipe()
-    pid = os.fork()
-    if not pid:
-        with contextlib.suppress(BaseException):
-            there.recv()
-            act()
-            os._exit(0)
-        os._exit(1)
-
-    def tell() -> None:
-        here.send(None)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-
-    yield tell
 
 
 @pytest.mark.parametrize("how", ["drop_after", "declined"])

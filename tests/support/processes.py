@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import SystemRandom
 
@@ -103,3 +104,22 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60, what: str = "
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
         time.sleep(0.02)
+
+
+@contextmanager
+def other_process(act: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """Fork a process that does something when it is told to; what is told waits for that."""
+    here, there = multiprocessing.Pipe()
+    pid = os.fork()
+    if not pid:
+        with suppress(BaseException):
+            there.recv()
+            act()
+            os._exit(0)
+        os._exit(1)
+
+    def tell() -> None:
+        here.send(None)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+    yield tell

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+
 import pytest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy.attempts import Mark, Unanswered
+from luigi_spendguard.proxy.shared import SharedTexts
 from luigi_spendguard.vendors import Request
 
 
@@ -94,3 +98,42 @@ def test_reads_are_not_remembered() -> None:
     with pytest.raises(ConnectionError), known.remembered("k1", None):
         raise ConnectionError
     assert known.named(mark(b""), "new") == ""
+
+
+def test_what_a_forked_process_has_lost_the_others_name() -> None:
+    """A pool's process makes again what the task, or another of its processes, has lost."""
+    known = Unanswered()
+    lose(known, "before", b"a")
+    here, there = multiprocessing.Pipe()
+    pid = os.fork()
+    if not pid:
+        there.send(known.named(mark(b"a"), "own"))
+        there.recv()
+        there.send(known.named(mark(b"a"), "own"))
+        lose(known, "in-child", b"a")
+        answered(known, "before", b"a")
+        os._exit(0)
+    assert here.recv() == "before"
+    lose(known, "after", b"a")
+    here.send(None)
+    assert here.recv() == "before after"
+    os.waitpid(pid, 0)
+    assert known.named(mark(b"a"), "own") == "after in-child"
+    with pytest.raises(OSError, match="lost"), known.remembered("x" * 64, Mark("y" * (1 << 17), "z")):
+        raise OSError("lost")
+    assert known.named(mark(b"a"), "own") == TOO_MANY_UNANSWERED
+
+
+def test_who_is_killed_as_it_changes_what_is_shared_leaves_what_there_was() -> None:
+    texts = SharedTexts({"one": ["1"]})
+    pid = os.fork()
+    if not pid:
+        with texts.held() as held:
+            held["two"] = ["2"]
+            os._exit(0)
+    os.waitpid(pid, 0)
+    with texts.held() as held:
+        assert held == {"one": ["1"]}
+        held["three"] = ["3"]
+    with texts.held() as held:
+        assert held == {"one": ["1"], "three": ["3"]}
