@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from luigi_spendguard.ledger.snapshot import Start
 from scheduler_patch.dispatch import READY, Gate, Verdict
-from scheduler_patch.dispatch.feed import draw, end_run, feed_day, pay
+from scheduler_patch.dispatch.feed import begin, draw, end_run, feed_day, pay
 from scheduler_patch.dispatch.model import Announcement
 from tests.support.gates import day, fed
 
@@ -36,6 +37,16 @@ def test_a_batch_that_has_paid_comes_back_with_its_members(gate: Gate) -> None:
     gate.state.attempt("ab")
     for task_id in "ab":
         pay(gate.state, task_id)
+    assert gate.joins("a", "r1", 0, "b")
+    assert not gate.joins("a", "r1", 0, "new")
+
+
+def test_a_batch_that_was_attempted_before_luigid_began_comes_back_with_its_members() -> None:
+    gate = Gate()
+    begin(gate.state, Start(1, batches=[["a", "b"]]))
+    fed(gate)
+    for task_id in ("a", "b", "new"):
+        join(gate, task_id, 1)
     assert gate.joins("a", "r1", 0, "b")
     assert not gate.joins("a", "r1", 0, "new")
 

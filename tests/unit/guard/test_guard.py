@@ -407,6 +407,13 @@ def test_the_guards_own_denial_is_put_on_record_and_stands_without_a_ledger(
     assert error.reason == "unpriced"
 
 
+def test_what_is_put_on_record_of_an_address_has_no_vault_key(guard: Guard) -> None:
+    key = "vault_key_" + "k" * 43
+    life = guard.guarded(Request("POST", f"{API_BASE}/v1/{key}?a={key}", {}, b""), Call())
+    ask = step(life, Reserve).ask
+    assert (ask.path, key in f"{ask.operation}{ask.message}") == ("/v1/[redacted]", False)
+
+
 def test_a_read_costs_nothing_and_is_not_in_doubt_when_it_breaks(guard: Guard) -> None:
     headers: Mapping[str, str] = {}
     life, _ = sent(guard, None, Request("GET", f"{API_BASE}/v1/customers/cus_1", headers))

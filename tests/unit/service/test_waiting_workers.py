@@ -235,6 +235,16 @@ def test_what_so_many_were_told_is_remembered(waiting: Waiting, monkeypatch: pyt
     assert list(waiting.told) == ["u"]
 
 
+def test_another_luigi_cfg_is_everybodys(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path)
+    luigid.run()
+    luigid.add("T0")
+    before = luigid.gate.state.versions("w")
+    luigid.do(luigid.service.reload(luigid.service.settings))
+    assert luigid.gate.state.versions("w") != before
+    luigid.end()
+
+
 def test_of_who_waits_no_more_it_is_not(tmp_path: Path) -> None:
     luigid = Luigid(tmp_path)
     luigid.run()
