@@ -73,7 +73,7 @@ format: $(STAMP)  ## format the code
 bench: $(STAMP)  ## measure speed and size beside stock Luigi and others, some hours; write docs/performance.md
 	$(BIN)/python -m bench $(ARGS)
 
-bench-quick: $(STAMP)  ## a little of each, in two minutes
+bench-quick: $(STAMP)  ## a little of each but the peers, in two minutes
 	$(BIN)/python -m bench --quick $(ARGS)
 
 figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests, all combinations

@@ -15,10 +15,11 @@ _HEAD = """\
 # Performance
 
 What a guarded pipeline, a call and luigid cost beside stock Luigi, and beside others who bound spending. `make bench`
-measures this and writes this page; `make bench-quick` takes two minutes and leaves it as it is.
+measures this and writes this page; `make bench-quick`, two minutes on a machine that does nothing else, shows a little of
+each and leaves the page as it is. What the page lacks was not measured when it was written.
 
-Each figure is a median, with the least and the most of its rounds in brackets. What is compared was measured in turns,
-in one run; a ratio is that of one round. On a machine that others use as well all times are longer than they have to
+Each figure is a median, with the least and the most of its rounds in brackets. What is compared in a part was measured in
+turns, in one run, whose load is said; a ratio is that of one round. On a machine that others use as well all times are longer than they have to
 be: read ratios and processor time, and the load that is said with each part. The ledger is on disk, each reservation
 durable (`synchronous=FULL`) before a byte leaves. What was charged the vendor has counted: it was what the ledger had,
 or there would be no figure. *Before* is another checkout of this project, where one was given (`--old`).
@@ -151,7 +152,9 @@ def _dispatch(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield ""
     yield (
         "Processor time of one `get_work` in the scheduler's own process, and its ratio to stock Luigi's of"
-        " as many plain tasks. *Blocked* tasks are vendor tasks of a run without money."
+        " as many plain tasks, where `[spendguard] fast_dispatch` is on (it is by default; where it is off,"
+        " every task is looked at, as stock Luigi does). *Blocked* tasks are vendor tasks of a run without"
+        " money."
     )
     yield ""
     rows = []
