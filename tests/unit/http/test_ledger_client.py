@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -131,6 +132,19 @@ def test_those_that_could_not_be_said_with_a_question_are_said_once(client: Clie
     assert client.flush(20)
     client.call("three")
     assert client.said == ["attempt one by key", "reserve three by key"]
+
+
+@pytest.mark.parametrize("ends", [(), ("one",)])
+def test_what_is_late_is_said_before_anything_is_asked(client: Client, ends: tuple[str, ...]) -> None:
+    def late() -> None:
+        time.sleep(0.05)
+        client.said.append("late")
+
+    for call_id in ends:
+        client.end("key", settled(call_id))
+    client._outbox.tell_later("late", late)
+    client.call("two")
+    assert client.said == ["late", "attempt one+two by key" if ends else "reserve two by key"]
 
 
 def test_an_older_luigid_is_told_each_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

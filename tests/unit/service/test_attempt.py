@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from unittest.mock import Mock
 
 import pytest
 
@@ -186,3 +187,23 @@ def test_an_end_that_fails_when_it_has_written_is_undone_alone_or_with_all(
         _, reply = said(books, key, request)
         assert [one.refused for one in reply.ends] == ["no", ""]
         assert calls(books) == {first.call_id: "pending", second.call_id: "voided"}
+
+
+def test_what_is_asked_for_waits_for_its_turn_as_any_call(books: Books) -> None:
+    key, ask = books.claim("Charge_1"), books.ask(10)
+
+    async def live() -> AttemptReply:
+        service = LedgerService(Settings(books.path, Caps(default=Micros(100))), BudgetScheduler())
+        turns = service._turns = Mock()
+        turns.ahead.return_value = "pi_1"
+        try:
+            reply = await service.attempt(key, AttemptRequest((), ask))
+        finally:
+            service.close()
+        turns.ahead.assert_called_once_with(ask, relayed=False)
+        turns.told.assert_called_once_with(ask, reply.answer, "run", relayed=False)
+        return reply
+
+    answer = asyncio.run(live()).answer
+    assert answer is not None
+    assert (answer.verdict, answer.object_id) == ("wait", "pi_1")

@@ -239,6 +239,7 @@ def test_another_luigi_cfg_is_everybodys(tmp_path: Path) -> None:
     luigid = Luigid(tmp_path)
     luigid.run()
     luigid.add("T0")
+    luigid.do(luigid.service.refresh())  # Of the ledger there is no news then.
     before = luigid.gate.state.versions("w")
     luigid.do(luigid.service.reload(luigid.service.settings))
     assert luigid.gate.state.versions("w") != before
