@@ -10,6 +10,7 @@ import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import gathering, ledger_client
+from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.rpcs import (
@@ -145,6 +146,29 @@ def test_what_is_late_is_said_before_anything_is_asked(client: Client, ends: tup
     client._outbox.tell_later("late", late)
     client.call("two")
     assert client.said == ["late", "attempt one+two by key" if ends else "reserve two by key"]
+
+
+def test_behind_what_a_child_calls_nothing_is_gathered(client: Client) -> None:
+    client.call("one")
+    client.for_child()
+    client.end("key", settled("one"))
+    assert client.said[1:] == ["settle one by key"]
+
+
+def test_how_the_attempt_ended_is_left_to_its_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SOON_S", "LEFT_S"):
+        monkeypatch.setattr(gathering, name, 600)
+    client, words = Client(), LastWords()
+    client.claim(ClaimRequest("claim", "task", "V", "w"))
+    with client.gathering(words):
+        client.call("one")
+        client.end("key", settled("one"))
+        client.finish(Finish("claim", "returned"), "key")
+    assert client.said == ["reserve one by key"]
+    assert words.read() == ((settled("one"),), "returned")
+    with client.gathering(words):  # It goes on, and ends the thread that would have said so.
+        client._gathering.say_all()
+    assert client.said[1:] == ["settle one by key", "finish returned by None"]
 
 
 def test_an_older_luigid_is_told_each_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
