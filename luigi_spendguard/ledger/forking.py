@@ -24,18 +24,31 @@ logger = logging.getLogger(__name__)
 
 #: Seconds for which a fork waits: a transaction waits for another process's for 3, and is then short.
 FORK_WAIT_S = 6.0
+#: Seconds after which a fork is over for certain: its end may not have been heard.
+FORK_S = FORK_WAIT_S + 4.0
+_LOOK_S = 0.0005
 
 
 class ForkGate:
-    """Lets in any number of transactions, or forks. Made anew in a child."""
+    """Lets in any number of transactions, or forks. Made anew in a child.
+
+    A signal's handler may raise in the midst of a fork, in the hooks here, too: it leaves nothing locked, and
+    what it has kept from being noted is over after a time.
+    """
 
     def __init__(self) -> None:
-        self.changed = threading.Condition()
+        self.lock = threading.Lock()
         self.inside = 0
-        self.forks = 0
+        #: The threads that fork, each until when that is waited for (`time.monotonic`).
+        self.forking: dict[int, float] = {}
         self.mine = threading.local()
         #: A transaction did not end in time before the last fork.
         self.busy = False
+
+    def is_open(self) -> bool:
+        """Return whether no thread forks."""
+        now = time.monotonic()
+        return all(until <= now for until in tuple(self.forking.values()))
 
 
 _gate = ForkGate()
@@ -45,7 +58,7 @@ _forked_within = False
 
 def watch(db: peewee.SqliteDatabase) -> None:
     """Close `db` before a fork; it is opened again by the next transaction."""
-    with _gate.changed:
+    with _gate.lock:
         _databases.add(db)
 
 
@@ -58,11 +71,13 @@ def enter() -> ForkGate:
         )
     gate = _gate
     depth = getattr(gate.mine, "depth", 0)
-    with gate.changed:
-        # Who is inside already goes on, or the fork that waits for it would wait for ever.
-        while gate.forks and not depth:
-            gate.changed.wait()
-        gate.inside += 1
+    while True:
+        with gate.lock:
+            # Who is inside already goes on, or the fork that waits for it would wait for ever.
+            if depth or gate.is_open():
+                gate.inside += 1
+                break
+        time.sleep(_LOOK_S)
     gate.mine.depth = depth + 1
     return gate
 
@@ -71,10 +86,8 @@ def leave(gate: ForkGate) -> None:
     """Let forks happen again, as far as this thread keeps them; `gate` is what `enter` has returned."""
     gate.mine.depth -= 1
     if gate is _gate:  # Else this is a child that was forked meanwhile.
-        with gate.changed:
+        with gate.lock:
             gate.inside -= 1
-            if gate.forks:
-                gate.changed.notify_all()
 
 
 @contextmanager
@@ -96,23 +109,26 @@ def close(db: peewee.SqliteDatabase) -> None:
 
 def _before() -> None:
     gate, own = _gate, getattr(_gate.mine, "depth", 0)
-    limit = time.monotonic() + FORK_WAIT_S
-    with gate.changed:
-        gate.forks += 1
-        while gate.inside > own and (left := limit - time.monotonic()) > 0:
-            gate.changed.wait(left)
-        gate.busy = gate.inside > 0
-        if not gate.busy:
+    now = time.monotonic()
+    gate.busy, gate.forking[threading.get_ident()] = True, now + FORK_S
+    while not _closed(gate, own) and time.monotonic() < now + FORK_WAIT_S:
+        time.sleep(_LOOK_S)
+
+
+def _closed(gate: ForkGate, own: int) -> bool:
+    """Close what must not cross a fork; return whether nothing more is to be waited for."""
+    with gate.lock:
+        if not gate.inside:
             for db in list(_databases):
                 db.close()
+            gate.busy = False
+        return gate.inside <= own
 
 
 def _after_in_parent() -> None:
     gate = _gate
-    with gate.changed:
-        gate.forks -= 1
-        busy, gate.busy = gate.busy, False
-        gate.changed.notify_all()
+    gate.forking.pop(threading.get_ident(), None)
+    busy, gate.busy = gate.busy, False
     if busy:
         logger.warning("A process was forked in the middle of a ledger transaction; it cannot use the ledger")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
+from luigi_spendguard.ledger import forking
+from tests.support.alarms import interrupted
 from tests.support.books import Books
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing is forked here")
@@ -164,3 +168,27 @@ def test_a_fork_never_waits_for_ever_and_a_child_of_a_transaction_is_told(path: 
     assert "forked in the middle of a transaction" in told
     assert when == "at once"
     assert caps(path) == 1_000_002
+
+
+def test_an_alarm_in_the_midst_of_a_fork_leaves_the_ledger_open() -> None:
+    """A fork of which the end was not heard is over when its thread forks again, or after a time."""
+    chance, done, passed = random.Random(1), threading.Event(), threading.Event()
+
+    def work() -> None:
+        while not done.is_set():
+            with forking.transaction():
+                passed.set()
+
+    def fork() -> None:  # Not a real one: an alarm would leave logging locked, too, by Python's own hook.
+        forking._before()
+        forking._after_in_parent()
+
+    worker = threading.Thread(target=work, daemon=True)
+    worker.start()
+    for _ in range(1000):
+        interrupted(fork, chance, 4e-4)
+    fork()
+    passed.clear()
+    assert passed.wait(20)
+    done.set()
+    worker.join(20)
