@@ -13,16 +13,17 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NoReturn, TypeVar
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, in_doubt
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.process_state import at_fork
@@ -135,7 +136,7 @@ class LocalLedgerClient(LedgerClient):
     def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
         """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""
         self._scheduler, self._settings = scheduler, settings
-        self._outbox = Outbox()
+        self._outbox, self._under_way = Outbox(), CallsUnderWay()
         self._service: LocalLedgerService | None = None
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
@@ -259,17 +260,25 @@ class LocalLedgerClient(LedgerClient):
         return self._ask(lambda service: service.correct(request))
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
+        for end in in_doubt(self._under_way):
+            self.end(key, end)
         self._outbox.deliver(GIVE_UP_S)
-        return self._ask(lambda service: service.reserve(key, request))
+        answer = self._ask(lambda service: service.reserve(key, request))
+        if answer.verdict == "allowed" and not request.read:
+            self._under_way.begin(answer.call_id, answer.ask)
+        return answer
 
     def end(self, key: str, request: EndRequest) -> None:
         self._tell(f"the end of call {request.call_id}", lambda service: service.end(key, request))
+        self._under_way.end(request.call_id)
 
     def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
         self._outbox.tell(what, lambda: self._do(act))
 
-    def gathering(self, words: LastWords | None = None) -> AbstractContextManager[None]:
-        return self._outbox.attempt()  # There is no message that could be spared.
+    @contextmanager
+    def gathering(self, words: LastWords | None = None) -> Iterator[None]:
+        with self._outbox.attempt(), self._under_way.attempt():  # There is no message that could be spared.
+            yield
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         return self._outbox.flush(timeout_s)

@@ -18,6 +18,7 @@ from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
+from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.unreached import NotThere, Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
@@ -146,6 +147,7 @@ class HttpLedgerClient(LedgerClient):
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox, self._gathering = Outbox(), Gathering(self._say)
+        self._under_way = CallsUnderWay()
         #: Whether luigid takes several messages at once.
         self._together = False
         self._renew()
@@ -202,6 +204,8 @@ class HttpLedgerClient(LedgerClient):
             self._say(gathered)
             return None
 
+        for end in in_doubt(self._under_way):
+            self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
         answer = self._gathering.say_with(say)
         if answer is None:
             self._outbox.deliver(GIVE_UP_S)
@@ -210,6 +214,8 @@ class HttpLedgerClient(LedgerClient):
             raise answer
         if answer.verdict == "allowed":
             self._gathering.begin()
+            if not request.read:
+                self._under_way.begin(answer.call_id, answer.ask)
         return answer
 
     def _end_and_ask(
@@ -237,10 +243,12 @@ class HttpLedgerClient(LedgerClient):
                 self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
             elif not request.is_made:
                 self._gathering.say_all()
+            self._under_way.end(request.call_id)
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:
-        with self._outbox.attempt(), self._gathering.block(words) if self._together else nullcontext():
+        block = self._gathering.block(words) if self._together else nullcontext()
+        with self._outbox.attempt(), self._under_way.attempt(), block:
             yield
 
     def _say(self, gathered: Gathered, key: str = "") -> None:
@@ -368,6 +376,12 @@ class HttpLedgerClient(LedgerClient):
 def connect(url: str) -> HttpLedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
     return HttpLedgerClient(url, config.load().worker_token)
+
+
+def in_doubt(under_way: CallsUnderWay) -> list[EndRequest]:
+    """Return ends of the calls that processes of this attempt had under way when they were killed."""
+    note = "its process is gone"
+    return [EndRequest("doubt", call_id, ask, note=note) for call_id, ask in under_way.left()]
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

@@ -22,11 +22,11 @@ from typing import Any, NamedTuple
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.http.ledger_client import LedgerClient
+from luigi_spendguard.http.shared import SharedTexts, is_gone
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy import environment, owners
 from luigi_spendguard.proxy.owners import Outside
-from luigi_spendguard.proxy.shared import SharedTexts
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.vendors import Request
 
@@ -60,7 +60,7 @@ class Unanswered:
     def _share(self) -> None:
         with self._lock:
             if self._shared is None:
-                self._shared = SharedTexts({key: list(mark) for key, mark in self._marks.items()})
+                self._shared = SharedTexts({key: [*mark, ""] for key, mark in self._marks.items()})
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Mark]]:
@@ -70,11 +70,31 @@ class Unanswered:
                 yield self._marks
                 return
         with self._shared.held() as texts:
-            marks = {key: Mark(*text) for key, text in texts.items()}
-            yield marks
-            if marks.keys() != texts.keys():
-                texts.clear()
-                texts.update((key, list(mark)) for key, mark in marks.items())
+            # With whose it is while it is under way: nobody but the others knows what one had that is gone.
+            lost = {
+                key: Mark(*text[:2]) for key, text in texts.items() if not text[2] or is_gone(int(text[2]))
+            }
+            before = set(lost)
+            yield lost
+            for key in before - lost.keys():
+                del texts[key]
+            texts.update((key, [*mark, ""]) for key, mark in lost.items())
+
+    @contextmanager
+    def _under_way(self, own: str, mark: Mark | None) -> Iterator[None]:
+        """Let the other processes of the task know of a call in the block."""
+        shared, of_this = self._shared, str(os.getpid())
+        if shared is None or mark is None:
+            yield
+            return
+        with shared.held() as texts:
+            texts.setdefault(own, [*mark, of_this])
+        try:
+            yield
+        finally:
+            with shared.held() as texts:
+                if texts.get(own, ["", "", ""])[2] == of_this:
+                    del texts[own]
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:
@@ -112,7 +132,8 @@ class Unanswered:
         of (keys, blank between): it is that call, made again.
         """
         try:
-            yield
+            with self._under_way(own, mark):
+                yield
         except (SpendDenied, VendorUnreachable):
             raise
         except BaseException:

@@ -8,9 +8,9 @@ import os
 import pytest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
+from luigi_spendguard.http.shared import SharedTexts
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy.attempts import Mark, Unanswered
-from luigi_spendguard.proxy.shared import SharedTexts
 from luigi_spendguard.vendors import Request
 
 

@@ -1,0 +1,148 @@
+"""What an attempt's processes share: `SharedTexts`, and which calls they have under way.
+
+A process of it that is killed says nothing any more. What it had under way is in doubt, the others say: made
+again by one of them, it is the same call.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import tempfile
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from luigi_spendguard.process_state import at_fork
+
+#: Bytes of each of two halves: one is written while the other is in force. A length begins each.
+_HALF, _LENGTH = 1 << 17, 8
+#: Before them, in a byte each: which half is in force, and whether something did not fit.
+_IN_FORCE, _FULL, _HEAD = 0, 1, 2
+
+
+class SharedTexts:
+    """One process at a time changes it; who is killed meanwhile leaves what was there before."""
+
+    def __init__(self, texts: dict[str, list[str]]) -> None:
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115
+        weakref.finalize(self, self._file.close)
+        self._file.truncate(_HEAD + 2 * _HALF)
+        self._memory = mmap.mmap(self._file.fileno(), 0)
+        self._renew()
+        at_fork(self._renew)
+        self._write(texts)
+
+    def _renew(self) -> None:
+        self._lock = threading.RLock()  # The handler of a signal may call a vendor, too.
+
+    @property
+    def is_full(self) -> bool:
+        """Whether something did not fit, ever."""
+        return bool(self._memory[_FULL])
+
+    @contextmanager
+    def held(self) -> Iterator[dict[str, list[str]]]:
+        """Hold it in the block; what is changed in it there all others see afterwards."""
+        with self._lock:
+            fcntl.lockf(self._file, fcntl.LOCK_EX)  # That of a process ends with it, and no fork inherits it.
+            try:
+                texts = self._read()
+                before = json.dumps(texts)
+                yield texts
+                if json.dumps(texts) != before:
+                    self._write(texts)
+            finally:
+                fcntl.lockf(self._file, fcntl.LOCK_UN)
+
+    def _read(self) -> dict[str, list[str]]:
+        begin = _HEAD + self._memory[_IN_FORCE] * _HALF + _LENGTH
+        length = int.from_bytes(self._memory[begin - _LENGTH : begin], "big")
+        texts: dict[str, list[str]] = json.loads(self._memory[begin : begin + length])
+        return texts
+
+    def _write(self, texts: dict[str, list[str]]) -> None:
+        data = json.dumps(texts).encode()
+        if len(data) > _HALF - _LENGTH:
+            self._memory[_FULL] = 1
+            return
+        half = 1 - self._memory[_IN_FORCE]
+        begin = _HEAD + half * _HALF
+        whole = len(data).to_bytes(_LENGTH, "big") + data
+        self._memory[begin : begin + len(whole)] = whole
+        self._memory[_IN_FORCE] = half
+
+
+def is_gone(pid: int) -> bool:
+    """Return whether a process has ended, as far as that can be told; its parent may not have heard of it."""
+    try:
+        os.kill(pid, 0)
+        return Path(f"/proc/{pid}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()[0] == "Z"
+    except ProcessLookupError:
+        return True
+    except (OSError, IndexError):
+        return False
+
+
+class CallsUnderWay:
+    """The calls that were granted to the processes of an attempt, and have not ended."""
+
+    def __init__(self) -> None:
+        self._attempts = 0
+        self._own: dict[str, int] = {}
+        self._shared: SharedTexts | None = None
+        self._lock = threading.RLock()
+        at_fork(self._begin_anew, before=self._share)
+
+    def _begin_anew(self) -> None:
+        self._lock = threading.RLock()
+        self._own = {}
+
+    def _share(self) -> None:
+        with self._lock:
+            if self._attempts and self._shared is None:
+                pid = str(os.getpid())
+                self._shared = SharedTexts({call_id: [str(ask), pid] for call_id, ask in self._own.items()})
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Share with what is forked in the block."""
+        with self._lock:
+            self._attempts += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._attempts -= 1
+                if not self._attempts:
+                    self._shared = None
+
+    def begin(self, call_id: str, ask: int) -> None:
+        """Take note that this process was granted a call."""
+        with self._lock:
+            self._own[call_id] = ask
+        if (shared := self._shared) is not None:
+            with shared.held() as texts:
+                texts[call_id] = [str(ask), str(os.getpid())]
+
+    def end(self, call_id: str) -> None:
+        """Take note that a call has ended."""
+        with self._lock:
+            self._own.pop(call_id, None)
+        if (shared := self._shared) is not None:
+            with shared.held() as texts:
+                texts.pop(call_id, None)
+
+    def left(self) -> list[tuple[str, int]]:
+        """Return the calls, with their ask, of processes that are gone; each is returned once."""
+        if (shared := self._shared) is None:
+            return []
+        with shared.held() as texts:
+            left = [(call_id, int(ask)) for call_id, (ask, pid) in texts.items() if is_gone(int(pid))]
+            for call_id, _ in left:
+                del texts[call_id]
+        return left

@@ -1,0 +1,51 @@
+"""Which calls the processes of an attempt have under way, and what one of them leaves that is killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+from luigi_spendguard.http.shared import CallsUnderWay
+
+
+def forked(under_way: CallsUnderWay, *calls: str, ended: str = "") -> int:
+    """Return a child that has these calls under way."""
+    here, there = os.pipe()
+    pid = os.fork()
+    if not pid:
+        for number, call_id in enumerate(calls, 1):
+            under_way.begin(call_id, number)
+        if ended:
+            under_way.end(ended)
+        os.write(there, b".")
+        signal.pause()
+    assert os.read(here, 1) == b"."
+    os.close(here)
+    os.close(there)
+    return pid
+
+
+def test_what_a_killed_process_had_under_way_is_left_once() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        under_way.begin("own", 1)
+        killed, other = forked(under_way, "one", "two", "three", ended="two"), forked(under_way, "four")
+        assert under_way.left() == []
+        os.kill(killed, signal.SIGKILL)
+        os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)  # Nobody has waited for it.
+        assert under_way.left() == [("one", 1), ("three", 3)]
+        assert under_way.left() == []
+        os.waitpid(killed, 0)
+        os.kill(other, signal.SIGKILL)
+        os.waitpid(other, 0)
+        assert under_way.left() == [("four", 1)]
+
+
+def test_what_is_forked_outside_an_attempt_shares_nothing() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        pass
+    pid = forked(under_way, "one")
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    assert under_way.left() == []
