@@ -1,12 +1,15 @@
 """Luigi pipelines that cannot spend more than their cap at Stripe, Twilio, Resend and other vendors.
 
-Importing `VendorTask` (or calling `install()`) installs the patched worker.
+Importing `VendorTask` (or calling `install()`) installs the patched worker; by the package's import
+alone it is installed when Luigi begins to run a pipeline.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+from luigi_spendguard import first_worker
 
 if TYPE_CHECKING:
     from luigi_spendguard.errors import BudgetExceeded, KeyRevoked, OutcomeUnknown, SpendDenied
@@ -50,3 +53,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+
+
+first_worker.watch()

@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import sys
 
+from luigi_spendguard import first_worker
 from luigi_spendguard.settings.files import ConfigError, readable
 
 
 def main() -> None:
     """Run luigid with budgets; ends with status 2 and one line when luigi.cfg cannot be read."""
+    first_worker.leave()  # No pipeline runs here.
     gc.disable()  # Nothing that is imported is garbage: looking for some took a sixth of the start.
     try:
         with readable():

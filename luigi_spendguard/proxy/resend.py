@@ -23,11 +23,12 @@ from typing import Any, cast
 
 from requests.structures import CaseInsensitiveDict
 
+from luigi_spendguard import importing
 from luigi_spendguard.errors import OutcomeUnknown, PluginError, SpendDenied, SpendguardError, bare
 from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.process_state import Blocks
 from luigi_spendguard.protocol import commands
-from luigi_spendguard.proxy import attempts, environment, patching
+from luigi_spendguard.proxy import attempts, environment
 from luigi_spendguard.proxy.aio import in_thread
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, revealed, send
@@ -67,14 +68,14 @@ _blocks = Blocks()
 
 def bind() -> None:
     """Put the guard into the SDK, now or when it is imported. Raises PluginError for an unknown SDK."""
-    patching.when_imported("resend", _guard_module)
-    patching.when_imported("resend.request", _guard_requests)
-    patching.when_imported("resend.async_request", _guard_async_requests)
+    importing.when_imported("resend", _guard_module)
+    importing.when_imported("resend.request", _guard_requests)
+    importing.when_imported("resend.async_request", _guard_async_requests)
 
 
 def unbind() -> None:
     """Put the SDK back as it was."""
-    patching.forget("resend", "resend.request", "resend.async_request")
+    importing.forget("resend", "resend.request", "resend.async_request")
     _patches.undo()
     module = sys.modules.get("resend")
     if module is not None and issubclass(type(module), _Answering):

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any, NamedTuple
 
+from luigi_spendguard import importing
 from luigi_spendguard.errors import SpendDenied
-from luigi_spendguard.proxy import environment, patching
+from luigi_spendguard.proxy import environment
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.call import attempt_for, takes_the_secret
 from luigi_spendguard.proxy.patching import Function, Patches
@@ -37,14 +38,14 @@ _HTTP_CLIENTS = {
 
 def bind() -> None:
     """Put the guard into the SDK, now or when it is imported. Raises PluginError for an unknown SDK."""
-    patching.when_imported("twilio.base.client_base", _guard_clients)
+    importing.when_imported("twilio.base.client_base", _guard_clients)
     for name in _HTTP_CLIENTS:
-        patching.when_imported(name, _guard_http_client)
+        importing.when_imported(name, _guard_http_client)
 
 
 def unbind() -> None:
     """Put the SDK back as it was."""
-    patching.forget("twilio.base.client_base", *_HTTP_CLIENTS)
+    importing.forget("twilio.base.client_base", *_HTTP_CLIENTS)
     _patches.undo()
 
 

@@ -15,7 +15,7 @@ import luigi.worker
 from luigi.task_status import DONE, FAILED, PENDING
 from luigi.worker import rpc_message_callback
 
-from luigi_spendguard import proxy
+from luigi_spendguard import first_worker, proxy
 from luigi_spendguard.luigi_api import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
 from luigi_spendguard.protocol.rpcs import BlockedRequest, CloseRunRequest
 from luigi_spendguard.proxy import attempts
@@ -329,6 +329,7 @@ def install() -> None:
     check_luigi(luigi.worker.KeepAliveThread, KEEP_ALIVE)
     check_luigi(luigi.execution_summary, SUMMARY)
     proxy.bind()
+    first_worker.leave()
     any_worker.install()
     if luigi.worker.Worker is not GuardedWorker:
         stock = luigi.worker.Worker
@@ -354,4 +355,5 @@ def _guard_in_place(stock: type) -> None:
         if type(one) is stock:
             worker: Any = one
             worker.__class__ = GuardedWorker
-            worker._guard.guarded_late = not worker._assistant
+            if "_assistant" in vars(worker):  # Else it is being made, and misses nothing.
+                worker._guard.guarded_late = not worker._assistant

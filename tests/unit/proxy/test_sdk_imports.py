@@ -14,8 +14,8 @@ from types import ModuleType
 
 import pytest
 
+from luigi_spendguard import importing
 from luigi_spendguard.errors import BudgetExceeded, PluginError
-from luigi_spendguard.proxy import patching
 from luigi_spendguard.proxy.patching import Patches
 from luigi_spendguard.proxy.sdk_clients import also
 
@@ -29,7 +29,7 @@ def sdk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     file.write_text("class Client:\n    def send(self):\n        return self.http\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield file
-    patching.forget(NAME)
+    importing.forget(NAME)
     sys.modules.pop(NAME, None)
 
 
@@ -38,7 +38,7 @@ def mark(module: ModuleType) -> None:
 
 
 def test_a_later_import_is_acted_upon_and_the_module_keeps_its_own_loader(sdk: Path) -> None:
-    patching.when_imported(NAME, mark)
+    importing.when_imported(NAME, mark)
     assert NAME not in sys.modules
     assert importlib.util.find_spec(NAME).loader.get_source(NAME) == sdk.read_text()  # type: ignore[union-attr]
     module = importlib.import_module(NAME)
@@ -50,7 +50,7 @@ def test_a_later_import_is_acted_upon_and_the_module_keeps_its_own_loader(sdk: P
 def test_an_earlier_import_is_acted_upon_at_once_and_again(sdk: Path) -> None:
     module = importlib.import_module(NAME)
     for _ in range(2):
-        patching.when_imported(NAME, mark)
+        importing.when_imported(NAME, mark)
     assert module.marked == 2
 
 
@@ -58,22 +58,22 @@ def test_an_import_that_cannot_be_guarded_fails_each_time(sdk: Path) -> None:
     def refuse(module: ModuleType) -> None:
         raise PluginError("unknown SDK")
 
-    patching.when_imported(NAME, refuse)
+    importing.when_imported(NAME, refuse)
     for _ in range(2):
         with pytest.raises(PluginError, match="unknown SDK"):
             importlib.import_module(NAME)
-    patching.forget(NAME)
+    importing.forget(NAME)
     assert importlib.import_module(NAME).Client
 
 
 def test_what_is_not_installed_stays_so() -> None:
-    patching.when_imported("no_such_sdk_at_all", mark)
+    importing.when_imported("no_such_sdk_at_all", mark)
     try:
         assert importlib.util.find_spec("no_such_sdk_at_all") is None
         with pytest.raises(ModuleNotFoundError):
             importlib.import_module("no_such_sdk_at_all")
     finally:
-        patching.forget("no_such_sdk_at_all")
+        importing.forget("no_such_sdk_at_all")
 
 
 def test_a_function_is_replaced_once_and_put_back(sdk: Path) -> None:
