@@ -104,7 +104,8 @@ def task_left(tx: Tx, run_id: str, task_id: str) -> int | None:
 
 #: `elsewhere`: attempts that paid nothing, for another run's or another task's payment answered them, with
 #: the attempts that had paid (null: it was pruned, or its run is an older one). `counted`: the attempts that
-#: have completed; in place of one of `elsewhere` the one that had paid.
+#: have completed; in place of one of `elsewhere` the one that had paid. `unfinished`: whose calls (all of a
+#: task's in a run) have paid for none of those, nor for what one of those repeats beside what it paid itself.
 _COUNTED = f"""
     WITH recent AS MATERIALIZED (SELECT run_id FROM run WHERE run_id NOT IN ({PRUNED_RUNS})
                                  ORDER BY id DESC LIMIT {RECENT_RUNS}),
@@ -120,7 +121,16 @@ _COUNTED = f"""
         WHERE outcome = 'completed' AND run_id IN recent AND id NOT IN (SELECT claim_id FROM elsewhere)
         UNION ALL SELECT payer.family, payer.run_id, payer.task_id, payer.members FROM elsewhere
         CROSS JOIN claim AS again ON again.id = elsewhere.claim_id AND again.outcome = 'completed'
-        CROSS JOIN claim AS payer ON payer.id = elsewhere.payer)
+        CROSS JOIN claim AS payer ON payer.id = elsewhere.payer),
+    unfinished AS MATERIALIZED (
+        SELECT run_id, task_id FROM claim WHERE coalesce(outcome, '') <> 'completed' AND run_id IN recent
+          AND NOT EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = claim.task_id
+                          AND done.run_id = claim.run_id AND done.outcome = 'completed')
+        EXCEPT SELECT source.run_id, source.task_id FROM call AS again
+        CROSS JOIN call AS source ON source.id = again.replay_of
+          AND (source.run_id <> again.run_id OR source.task_id <> again.task_id)
+        CROSS JOIN claim ON claim.id = again.claim_id AND claim.outcome = 'completed'
+        WHERE again.run_id IN recent AND again.verdict = 'replayed' AND again.asked_micros > 0)
 """
 
 
@@ -130,13 +140,16 @@ def averages(tx: Tx) -> dict[str, int]:
     Over the newest runs of which nothing was pruned; a batch counts as many tasks as it had members. A task
     counts once in a run, however often it was attempted or has completed there, for its calls are charged
     once; where all that it asked to pay was paid before, by another run or task, that payment counts, once.
+    What a task has paid of which nobody has said that it completed is no cost, as it is no task: its worker
+    was killed, or its next attempt is still to come.
     """
     rows = tx.all(
         f"{_COUNTED} SELECT done.family, total, number FROM (SELECT family,"
         " count(DISTINCT run_id || ' ' || coalesce(each.value, task_id)) AS number"
         " FROM counted LEFT JOIN json_each(members) AS each GROUP BY family) done"
         " JOIN (SELECT family, sum(settled_micros + corrected_micros + overrun_micros) AS total FROM call"
-        " WHERE run_id IN recent GROUP BY family) spent ON spent.family = done.family"
+        " WHERE run_id IN recent AND (run_id, task_id) NOT IN unfinished GROUP BY family) spent"
+        " ON spent.family = done.family"
     )
     return {row["family"]: _guess(-(-row["total"] // row["number"])) for row in rows}
 

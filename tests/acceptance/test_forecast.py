@@ -7,6 +7,7 @@ import sqlite3
 import pytest
 
 from tests.acceptance.test_shapes import SHAPES, charged
+from tests.support.processes import wait_until
 from tests.support.site import Site
 
 
@@ -86,6 +87,22 @@ def test_attempts_that_the_vendor_refused_do_not_halve_what_the_next_run_may_cos
     code, out = holding.luigi("Billing", "--n", "5", "--first", "5", "--budget-usd", "4")
     assert (code, holding.stripe.moved()) == (0, 500), out
     assert "the forecast of $5.00" in out
+
+
+def test_what_a_killed_worker_had_paid_does_not_make_the_next_forecasts_dearer(holding: Site) -> None:
+    """Its children end well, and nobody is left to say that their tasks have completed."""
+    holding.luigi("Billing", "--n", "3", "--first", "10", "--budget-usd", "3")
+    (holding.folder / "out" / "wait").touch()
+    args = ("Billing", "--n", "8", "--budget-usd", "8", "--workers", "4")
+    worker = holding.worker(*args)
+    wait_until(lambda: holding.stripe.moved() == 700, 30, "charging")
+    worker.kill()
+    (holding.folder / "out" / "wait").unlink()
+    worker.communicate(timeout=60)  # Until its children have ended, too.
+    code, out = holding.luigi(*args)
+    assert (code, holding.stripe.moved()) == (0, 1100), out
+    _, out = holding.luigi("Billing", "--n", "8", "--first", "20", "--budget-usd", "8", "--workers", "4")
+    assert holding.stripe.moved() == 1900, out
 
 
 def test_a_forecast_that_has_grown_since_it_was_approved_is_held_again(holding: Site) -> None:

@@ -157,3 +157,39 @@ def test_a_replay_of_what_was_paid_in_a_run_that_counts_no_more_is_no_task(books
     attempt(books, "B", "completed", "last", payment_keys=("b",))
     assert attempt(books, "A", "completed", "last", payment_keys=("a",)) == "replayed:"
     assert average(books) == 10
+
+
+def test_what_is_paid_and_was_not_said_to_have_completed_is_no_cost(books: Books) -> None:
+    """Its worker was killed: its child, that had paid, ended well or died, and nobody says so."""
+    attempt(books, "A", "completed")
+    attempt(books, "B", "returned")
+    attempt(books, "C", "died")
+    call(books, books.claim("D", ROOT), "D")  # Its claim is still open.
+    key = books.claim("EF", ROOT, members=("E", "F"))
+    call(books, key, "EF", 20)
+    assert average(books) == 10
+
+
+def test_once_they_have_completed_it_is(books: Books) -> None:
+    """In the same run, or in another that finds it paid; a run that ends says it of all that are DONE."""
+    attempt(books, "A", "completed")
+    attempt(books, "B", "returned", run_id=ROOT)
+    attempt(books, "C", "died")
+    call(books, books.claim("D", ROOT), "D", 40)
+    assert average(books) == 10
+    assert attempt(books, "C", "completed") == "replayed:"
+    assert attempt(books, "B", "completed", "run") == "replayed:"
+    assert average(books) == 10
+    books.write(claims.close_run, ROOT, ROOT, ["A", "B", "C", "D"])
+    assert average(books) == 18  # Of 70, in quarters.
+
+
+def test_what_an_attempt_repeats_of_another_run_beside_what_it_pays_is_its_cost(books: Books) -> None:
+    assert attempt(books, "A", "died") == "allowed:"
+    key = books.claim("A", "run")
+    assert call(books, key, "A") == "replayed:"
+    more = books.ask(5, target="cus_more")
+    assert books.reserve(key, more).verdict == "allowed"
+    books.end(key, EndRequest("settle", more.call_id, 1, answer_body="{}", total_micros=5, status=200))
+    books.write(claims.finish, books.last_claim, "completed")
+    assert average(books) == 15
