@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine
-from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import (
     BudgetExceeded,
     LedgerUnavailable,
-    NotFound,
     SpendDenied,
-    SpendguardError,
     denial,
 )
 from luigi_spendguard.ledger import (
     calls,
     claims,
     corrections,
-    keys,
     queries,
-    reservations,
     runs,
-    settlement,
     snapshot,
 )
-from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.protocol.commands import approve_forecast
@@ -45,24 +36,20 @@ from luigi_spendguard.protocol.rpcs import (
     CloseRunRequest,
     CorrectReply,
     CorrectRequest,
-    DuePrice,
     DuePricesReply,
     DuePricesRequest,
-    EndedCall,
     FinishReply,
     FinishRequest,
     OpenRunReply,
     OpenRunRequest,
 )
-from luigi_spendguard.settings.policy import Caps
-from luigi_spendguard.vendors import FollowedUp
-from scheduler_patch.dispatch import Excess, feed
+from scheduler_patch.dispatch import Excess
 from scheduler_patch.dispatch.model import RunState, TaskState
-from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
 from scheduler_patch.scheduler.standing import Lately
-from scheduler_patch.service.ledger import Booked, Books
+from scheduler_patch.service import bookings
+from scheduler_patch.service.ledger import Books
 from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares, TurnQueue
 
 logger = logging.getLogger(__name__)
@@ -92,7 +79,7 @@ class LedgerService(Books):
         asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
         cap, note = self.settings.caps.grant(request.root_family, asked)
         root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
-        row = await self.commit(_open_run, runs.RunRequest(*root, cap, asked, note))
+        row = await self.commit(bookings.open_run, runs.RunRequest(*root, cap, asked, note))
         if self._averages_due:
             self._averages_due = False
             self.state.averages = await self.read(snapshot.averages) or {}
@@ -135,7 +122,7 @@ class LedgerService(Books):
         if request.run_id is not None and request.run_id not in self.state.runs:
             await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.
         try:
-            row, key = await self.commit(_claim, attempt)
+            row, key = await self.commit(bookings.claim, attempt)
         except BudgetExceeded as error:
             self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
             raise
@@ -166,7 +153,7 @@ class LedgerService(Books):
     async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim, behind the calls of it that have ended; an end that is refused holds nothing up."""
         self.known_keys.forget(request.claim_id)
-        reply = await self.commit(_finish, request)
+        reply = await self.commit(bookings.finish, request)
         if reply.known and request.outcome == "completed":
             self._averages_due = self._costs_due = True
         return reply
@@ -177,7 +164,7 @@ class LedgerService(Books):
             return CloseRunReply(False)
         open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
         done, unknown = self.scheduler.done_and_unknown(open_tasks)
-        closed = await self.commit(_close_run, request, done, unknown)
+        closed = await self.commit(bookings.close_run, request, done, unknown)
         self.known_keys.forget_all()
         self._averages_due = self._averages_due or closed
         self._costs_due = self._costs_due or closed
@@ -247,7 +234,7 @@ class LedgerService(Books):
         """
         if self.known_keys.believes(key):
             return None
-        known = await self.read(_known_key, key)
+        known = await self.read(bookings.known_key, key)
         if known is None:
             raise calls.unknown_key()
         claim_id, ended = known
@@ -265,7 +252,7 @@ class LedgerService(Books):
         else:
             self._check_is_workers(ask)
         ahead = self._turns.ahead(ask, relayed=relayed)
-        answer, run_id = await self.commit(_reserve, key, ask, self.settings.caps, relayed, ahead)
+        answer, run_id = await self.commit(bookings.reserve, key, ask, self.settings.caps, relayed, ahead)
         self._turns.told(ask, answer, run_id, relayed=relayed)
         return answer
 
@@ -286,14 +273,14 @@ class LedgerService(Books):
             ahead = self._turns.ahead(ask, relayed=False)
         # Nobody waits for what asks for nothing.
         commit = self.commit_end if ask is None else self.commit
-        reply, run_id = await commit(_attempt, key, request, self.settings.caps, ahead)
+        reply, run_id = await commit(bookings.attempt, key, request, self.settings.caps, ahead)
         if ask is not None and reply.answer is not None:
             self._turns.told(ask, reply.answer, run_id, relayed=False)
         return reply
 
     async def end(self, key: str, end: EndRequest, *, relayed: bool = False) -> EndReply:
         """Apply the end of a call; of one that a gateway sends only with `relayed`."""
-        return _end_reply(end, await self.commit_end(_end, key, end, relayed))
+        return bookings.end_reply(end, await self.commit_end(bookings.end, key, end, relayed))
 
     # Prices that come late.
 
@@ -301,65 +288,12 @@ class LedgerService(Books):
         """Return calls whose price is to be asked for now; none without a ledger."""
         if not await self.read(corrections.waits):
             return DuePricesReply(())
-        return DuePricesReply(await self.record(_due, request.vendors, relayed_too))
+        return DuePricesReply(await self.record(bookings.due, request.vendors, relayed_too))
 
     async def correct(self, request: CorrectRequest, *, relayed_too: bool = False) -> CorrectReply:
         """Take what a vendor says that a call has cost."""
-        call = await self.commit(_correct, request, relayed_too)
+        call = await self.commit(bookings.correct, request, relayed_too)
         return CorrectReply(call is not None)
-
-
-def _due(tx: Tx, vendors: tuple[str, ...], relayed_too: bool) -> tuple[DuePrice, ...]:
-    rows = corrections.due(tx, list(vendors), relayed_too=relayed_too)
-    return tuple(DuePrice(row["call_id"], row["vendor"], row["account"], row["object_id"]) for row in rows)
-
-
-def _correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | None]:
-    price = FollowedUp(request.total_micros, request.final, request.note, request.whole, request.problem)
-    call = corrections.correct(tx, request.call_id, price, relayed_too=relayed_too)
-    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
-
-
-def _open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
-    row = runs.open_run(tx, request)
-    figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
-    # Right after midnight, yesterday's is no reason to block.
-    return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
-
-
-def _claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
-    row, key = claims.claim(tx, request)
-    left = snapshot.task_left(tx, request.run_id, request.task_id)
-
-    def tell(state: DispatchState) -> None:
-        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
-
-    return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
-
-
-def _finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
-    scope = calls.scope_of(tx, request.claim_id, Caps()) if request.ends else None
-    booked, ended = _ended(tx, scope, request.ends)
-    row = claims.finish(tx, request.claim_id, request.outcome)
-
-    def tell(state: DispatchState) -> None:
-        for one in booked:
-            one.hear(state)
-        if row is not None and row["ended_at"] is None:
-            state.stopped(row["task_id"])
-        if row is not None and request.outcome == "completed":
-            state.completed([row["task_id"], *json.loads(row["members"])])
-            state.free(row["task_id"])
-
-    return Booked(FinishReply(row is not None, ended), None, tell)
-
-
-def _close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
-    row = claims.close_run(tx, request.name, request.run_id, done, unknown, request.request_id)
-    if row is None or row["state"] != "ended":
-        return Booked(False, None)
-    ended: str = row["run_id"]
-    return Booked(True, None, lambda state: feed.end_run(state, ended, done))
 
 
 def _check_bounds(ask: ReserveRequest) -> None:
@@ -368,108 +302,3 @@ def _check_bounds(ask: ReserveRequest) -> None:
         ask.check()
     except BadMessage as error:
         raise denial("unpriced", f"the call cannot be kept in the ledger: {error}") from None
-
-
-def _known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:
-    """Return a key's claim, and why it is worth nothing any more; None: it is unknown."""
-    scope = calls.find_scope(tx, key, Caps())
-    if scope is None:
-        return None
-    ended = keys.ended(scope, tx.now())
-    return scope.claim["id"], None if ended is None else ended.denied
-
-
-def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
-    scope = calls.find_scope(tx, key, caps, relayed=relayed)
-    if scope is None:
-        raise calls.unknown_key()
-    if not scope.claim["task_id"] and not relayed:
-        raise denial(
-            "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"
-        )
-    return scope
-
-
-def _reserve(
-    tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
-) -> Booked[tuple[ReserveReply, str]]:
-    """Decide about a call; the answer comes with the run that it is a call of."""
-    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
-    answer = reservations.reserve(tx, scope, ask)
-    run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
-    figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
-    return Booked((answer, run_id), figures, lambda state: _tell_answer(state, task_id, ask, answer))
-
-
-def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
-    """Let a task be blocked that a cap has denied a call, and remember one that pays."""
-    if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
-        scope, part = answer.facts["budget"], answer.facts["part"]
-        asked = parse_usd(answer.facts["asked_usd"])
-        if scope == "approval":
-            state.declare(task_id, asked)
-        else:
-            state.hold(task_id, scope, asked, part, answer.facts.get("of_task", ""))
-    elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
-        feed.pay(state, task_id)
-
-
-def _end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
-    return _end_under(tx, _scope(tx, key, Caps(), relayed), end)
-
-
-def _end_under(tx: Tx, scope: calls.Scope, end: EndRequest) -> Booked[Row | None]:
-    call = settlement.end(tx, scope, end)
-    run_id = call["run_id"] if call is not None else scope.run["run_id"]
-    return Booked(call, snapshot.of_call(tx, run_id, end.call_id))
-
-
-def _end_reply(end: EndRequest, call: Row | None) -> EndReply:
-    if call is None:
-        return EndReply(end.call_id, "voided")
-    return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
-
-
-def _ended(
-    tx: Tx, scope: calls.Scope | None, ends: tuple[EndRequest, ...]
-) -> tuple[list[Booked[Any]], tuple[EndedCall, ...]]:
-    """Apply ends of calls under one claim, each by itself; `scope`: None where there is no such claim."""
-    booked: list[Booked[Any]] = []
-    ended = []
-    for end in ends:
-        try:
-            with tx.savepoint():
-                applied = _end_under(tx, _known(scope), end)
-        except LedgerUnavailable:
-            raise
-        except SpendguardError as error:
-            ended.append(EndedCall(end.call_id, refused=str(error)))
-        else:
-            booked.append(applied)
-            reply = _end_reply(end, applied.answer)
-            ended.append(EndedCall(reply.call_id, reply.state, reply.overrun_usd))
-    return booked, tuple(ended)
-
-
-def _known(scope: calls.Scope | None) -> calls.Scope:
-    if scope is None:
-        raise NotFound("there is no such claim")
-    return scope
-
-
-def _attempt(
-    tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
-) -> Booked[tuple[AttemptReply, str]]:
-    """Apply what an attempt says at once; the answer comes with its run."""
-    booked, ended = _ended(tx, _scope(tx, key, caps, False), request.ends)
-    answer, run_id = None, ""
-    if request.ask is not None:
-        asked = _reserve(tx, key, request.ask, caps, False, ahead)
-        answer, run_id = asked.answer
-        booked.append(asked)
-    return Booked((AttemptReply(ended, answer), run_id), None, partial(_tell_each, booked))
-
-
-def _tell_each(booked: list[Booked[Any]], state: DispatchState) -> None:
-    for one in booked:
-        one.hear(state)

@@ -1,0 +1,204 @@
+"""What workers' messages do to the ledger, each in one transaction, and what the gate hears of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from luigi_spendguard.errors import LedgerUnavailable, NotFound, SpendDenied, SpendguardError, denial
+from luigi_spendguard.ledger import (
+    calls,
+    claims,
+    corrections,
+    keys,
+    reservations,
+    runs,
+    settlement,
+    snapshot,
+)
+from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.money import parse_usd, plain_usd
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol.rpcs import (
+    AttemptReply,
+    AttemptRequest,
+    CloseRunRequest,
+    CorrectRequest,
+    DuePrice,
+    EndedCall,
+    FinishReply,
+    FinishRequest,
+)
+from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import FollowedUp
+from scheduler_patch.dispatch import feed
+from scheduler_patch.dispatch.state import DispatchState
+from scheduler_patch.service.ledger import Booked
+
+
+def due(tx: Tx, vendors: tuple[str, ...], relayed_too: bool) -> tuple[DuePrice, ...]:
+    """Return calls of these vendors whose price is to be asked for now."""
+    rows = corrections.due(tx, list(vendors), relayed_too=relayed_too)
+    return tuple(DuePrice(row["call_id"], row["vendor"], row["account"], row["object_id"]) for row in rows)
+
+
+def correct(tx: Tx, request: CorrectRequest, relayed_too: bool) -> Booked[Row | None]:
+    """Take what a vendor says that a call has cost; return the call, None: it is unknown."""
+    price = FollowedUp(request.total_micros, request.final, request.note, request.whole, request.problem)
+    call = corrections.correct(tx, request.call_id, price, relayed_too=relayed_too)
+    return Booked(call, None if call is None else snapshot.of_call(tx, call["run_id"], request.call_id))
+
+
+def open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
+    """Open a run, or find it; return its row."""
+    row = runs.open_run(tx, request)
+    figures, today = snapshot.of_run(tx, row["run_id"]), snapshot.today(tx)
+    # Right after midnight, yesterday's is no reason to block.
+    return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
+
+
+def claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
+    """Claim a task for an attempt; return the claim's row and its vault key."""
+    row, key = claims.claim(tx, request)
+    left = snapshot.task_left(tx, request.run_id, request.task_id)
+
+    def tell(state: DispatchState) -> None:
+        feed.claimed(state, request.task_id, request.run_id, request.worker, request.family, left)
+
+    return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
+
+
+def finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
+    """End a claim, behind the calls of it that have ended."""
+    scope = calls.scope_of(tx, request.claim_id, Caps()) if request.ends else None
+    booked, ended = _ended(tx, scope, request.ends)
+    row = claims.finish(tx, request.claim_id, request.outcome)
+
+    def tell(state: DispatchState) -> None:
+        for one in booked:
+            one.hear(state)
+        if row is not None and row["ended_at"] is None:
+            state.stopped(row["task_id"])
+        if row is not None and request.outcome == "completed":
+            state.completed([row["task_id"], *json.loads(row["members"])])
+            state.free(row["task_id"])
+
+    return Booked(FinishReply(row is not None, ended), None, tell)
+
+
+def close_run(tx: Tx, request: CloseRunRequest, done: list[str], unknown: list[str]) -> Booked[bool]:
+    """End the run of a root that has completed; return whether it has ended."""
+    row = claims.close_run(tx, request.name, request.run_id, done, unknown, request.request_id)
+    if row is None or row["state"] != "ended":
+        return Booked(False, None)
+    ended: str = row["run_id"]
+    return Booked(True, None, lambda state: feed.end_run(state, ended, done))
+
+
+def known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:
+    """Return a key's claim, and why it is worth nothing any more; None: it is unknown."""
+    scope = calls.find_scope(tx, key, Caps())
+    if scope is None:
+        return None
+    ended = keys.ended(scope, tx.now())
+    return scope.claim["id"], None if ended is None else ended.denied
+
+
+def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
+    scope = calls.find_scope(tx, key, caps, relayed=relayed)
+    if scope is None:
+        raise calls.unknown_key()
+    if not scope.claim["task_id"] and not relayed:
+        raise denial(
+            "scope", "a key that was asked for over HTTP is for the gateway: send vendor calls there"
+        )
+    return scope
+
+
+def reserve(
+    tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
+) -> Booked[tuple[ReserveReply, str]]:
+    """Decide about a call; the answer comes with the run that it is a call of."""
+    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
+    answer = reservations.reserve(tx, scope, ask)
+    run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
+    figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
+    return Booked((answer, run_id), figures, lambda state: _tell_answer(state, task_id, ask, answer))
+
+
+def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer: ReserveReply) -> None:
+    """Let a task be blocked that a cap has denied a call, and remember one that pays."""
+    if answer.verdict == "denied" and answer.reason == "cap" and "asked_usd" in answer.facts:
+        scope, part = answer.facts["budget"], answer.facts["part"]
+        asked = parse_usd(answer.facts["asked_usd"])
+        if scope == "approval":
+            state.declare(task_id, asked)
+        else:
+            state.hold(task_id, scope, asked, part, answer.facts.get("of_task", ""))
+    elif answer.verdict == "allowed" and ask.total_micros != 0 and not ask.read:
+        feed.pay(state, task_id)
+
+
+def end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
+    """Apply the end of a call of this key's; return the call, None: it was never asked for."""
+    return _end_under(tx, _scope(tx, key, Caps(), relayed), end)
+
+
+def _end_under(tx: Tx, scope: calls.Scope, end: EndRequest) -> Booked[Row | None]:
+    call = settlement.end(tx, scope, end)
+    run_id = call["run_id"] if call is not None else scope.run["run_id"]
+    return Booked(call, snapshot.of_call(tx, run_id, end.call_id))
+
+
+def end_reply(end: EndRequest, call: Row | None) -> EndReply:
+    """Return what is answered to the end of a call."""
+    if call is None:
+        return EndReply(end.call_id, "voided")
+    return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
+
+
+def _ended(
+    tx: Tx, scope: calls.Scope | None, ends: tuple[EndRequest, ...]
+) -> tuple[list[Booked[Any]], tuple[EndedCall, ...]]:
+    """Apply ends of calls under one claim, each by itself; `scope`: None where there is no such claim."""
+    booked: list[Booked[Any]] = []
+    ended = []
+    for end in ends:
+        try:
+            with tx.savepoint():
+                applied = _end_under(tx, _known(scope), end)
+        except LedgerUnavailable:
+            raise
+        except SpendguardError as error:
+            ended.append(EndedCall(end.call_id, refused=str(error)))
+        else:
+            booked.append(applied)
+            reply = end_reply(end, applied.answer)
+            ended.append(EndedCall(reply.call_id, reply.state, reply.overrun_usd))
+    return booked, tuple(ended)
+
+
+def _known(scope: calls.Scope | None) -> calls.Scope:
+    if scope is None:
+        raise NotFound("there is no such claim")
+    return scope
+
+
+def attempt(
+    tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
+) -> Booked[tuple[AttemptReply, str]]:
+    """Apply what an attempt says at once; the answer comes with its run."""
+    booked, ended = _ended(tx, _scope(tx, key, caps, False), request.ends)
+    answer, run_id = None, ""
+    if request.ask is not None:
+        asked = reserve(tx, key, request.ask, caps, False, ahead)
+        answer, run_id = asked.answer
+        booked.append(asked)
+    return Booked((AttemptReply(ended, answer), run_id), None, partial(_tell_each, booked))
+
+
+def _tell_each(booked: list[Booked[Any]], state: DispatchState) -> None:
+    for one in booked:
+        one.hear(state)
