@@ -732,6 +732,31 @@ class TestCheck:
             code, _, err = spendguard(site, "check", "--module", "no_such_module")
         assert (code, "--module no_such_module cannot be imported (ModuleNotFoundError" in err) == (2, True)
 
+    def test_a_root_without_vendor_tasks_is_no_guarded_one(self, tmp_path: Path, vendor: FakeStripe) -> None:
+        caps = {"BillingPipeline": 60, "Guarded": 60}
+        with Site(tmp_path / "site", stripe=vendor, spendguard_caps=caps) as site:
+            plain = (
+                "import luigi\nclass Charge(luigi.Task): pass\n"
+                "class BillingPipeline(luigi.Task):\n    def requires(self): return Charge()\n"
+            )
+            (site.folder / "plain.py").write_text(plain)
+            (site.folder / "guarded.py").write_text(
+                "import luigi\nfrom luigi_spendguard import VendorTask\n"
+                "class Guarded(VendorTask, luigi.Task): pass\n"
+            )
+            code, out, _ = installed(site, "check", "--module", "plain")
+            assert code == 1, "Guarded is in no module"
+            [modules, root] = [line for line in out.splitlines() if "NOTHING OF IT IS GUARDED" in line]
+            capped = "cap $60.00 a run, and no more if it asks; no vendor task in it"
+            assert root.startswith(f"look    root BillingPipeline: {capped}"), out
+            assert "(looked at BillingPipeline, Charge)" in root
+            assert modules.startswith("look    tasks: plain; no vendor task in it")
+            code, out, _ = installed(site, "check", "--module", "plain", "--module", "guarded")
+            assert code == 0, out
+            [root] = [line for line in out.splitlines() if "NOTHING OF IT IS GUARDED" in line]
+            assert root.startswith("look    root BillingPipeline: ")
+            assert "ok      root Guarded: cap $60.00 a run, and no more if it asks" in out.splitlines()
+
     def test_a_gateway_apart_is_asked_too(self, site: Site) -> None:
         port = free_port()
         apart = f"http://127.0.0.1:{port}"

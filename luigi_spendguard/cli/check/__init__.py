@@ -13,7 +13,7 @@ from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import caps, vendors
 from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unasked
-from luigi_spendguard.cli.check.tasks import Tasks, families_of
+from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.cli.tokens import leads_here, worker_token
@@ -41,6 +41,8 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
         silent = "does not say what is in force" if heard else "does not answer"
         text = f"luigid {silent}: what follows is said by luigi.cfg here, if it is luigid's"
         yield Finding("caps", text, Grade.UNKNOWN)
+    if doubt := none_guarded(modules, settings.vendor_tasks):
+        yield Finding("tasks", ", ".join(modules)).unless([doubt])
     if answers:
         yield from _admin_token(settings, operator, there)
     refused = list(_worker_token(settings, operator)) if answers or refuses else []

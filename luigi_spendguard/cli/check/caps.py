@@ -46,7 +46,10 @@ def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
     for family in sorted(caps.families):
         cap, _ = caps.grant(family, None)
         text = f"cap {format_usd(cap)} a run, and no more if it asks"
-        yield Finding(f"root {family}", text).unless(_doubts(settings, there, tasks, "caps", family))
+        doubts = _doubts(settings, there, tasks, "caps", family)
+        yield Finding(f"root {family}", text).unless(
+            [*doubts, tasks.unguarded(family, settings.vendor_tasks)]
+        )
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
     if note and not caps.families:

@@ -12,11 +12,14 @@ from typing import NamedTuple
 
 from luigi.task_register import Register
 
+from luigi_spendguard.cli.check import named
 from luigi_spendguard.cli.check.finding import Doubt, Grade
 from luigi_spendguard.cli.context import Stop
 
 #: How alike a family has to be to be named as what was meant.
 _ALIKE = 0.75
+#: How many of the tasks that were looked at are named.
+_SHOWN = 8
 
 
 class Tasks(NamedTuple):
@@ -44,6 +47,34 @@ class Tasks(NamedTuple):
         if near:
             return Doubt(f"luigid has seen no task {pattern}{there}", Grade.LOOK)
         return Doubt(f"{pattern} not seen; give --module", Grade.UNKNOWN)
+
+    def unguarded(self, family: str, patterns: Iterable[str]) -> Doubt | None:
+        """Return what is to be said of a root whose code names no vendor task; None where it is not here."""
+        root = next((cls for cls in named.tasks_here() if named.family_of(cls) == family), None)
+        if self.here is None or root is None:
+            return None
+        looked_at = named.named_by(root)
+        return None if any(named.guards(one, patterns) for one in looked_at) else _unguarded(looked_at)
+
+
+def none_guarded(modules: Iterable[str], patterns: Iterable[str]) -> Doubt | None:
+    """Return what is to be said of modules that have tasks, and no vendor task among them."""
+    tasks = named.tasks_here()
+    if not modules or not tasks or any(named.guards(one, patterns) for one in tasks):
+        return None
+    return _unguarded(tasks)
+
+
+def _unguarded(looked_at: list[type]) -> Doubt:
+    families = [named.family_of(cls) for cls in looked_at]
+    shown = ", ".join(families[:_SHOWN])
+    more = f" and {len(families) - _SHOWN} more" if families[_SHOWN:] else ""
+    return Doubt(
+        f"no vendor task in it, as far as its code names tasks (looked at {shown}{more}): NOTHING OF IT IS "
+        "GUARDED. Where luigi_spendguard is imported its calls are denied, elsewhere they pass every cap, "
+        "unless they show a gateway's vault key",
+        Grade.LOOK,
+    )
 
 
 def _nearest(pattern: str, names: Set[str]) -> list[str]:
