@@ -10,8 +10,7 @@ from luigi_spendguard.cli.api_client import path_of
 from luigi_spendguard.cli.context import FORMAT, Since, operator_of
 from luigi_spendguard.cli.lists import CALLS, RUNS, Output, footer, list_options, show_list
 from luigi_spendguard.cli.run_names import RunName, on_run
-from luigi_spendguard.cli.tables import money_of, plain, run_lines
-from luigi_spendguard.money import parse_usd
+from luigi_spendguard.cli.tables import day_text, plain, run_lines
 from luigi_spendguard.protocol import CALL_STATES, RUN_STATUSES, VERDICTS
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -31,12 +30,7 @@ def runs(output: Output, **filters: str | None) -> None:
     day = operator_of().get("/day") if output.form == "table" and not filtered else {}
     if day.get("spent_usd") is not None:
         click.echo()
-        over = f"{money_of('overrun')(day)} overrun, " if parse_usd(day["overrun_usd"]) else ""
-        footer(
-            f"All runs together today ({day['day']}, UTC): {money_of('spent')(day)} spent, "
-            f"{money_of('reserved')(day)} reserved, {over}{money_of('remaining')(day)} remaining of "
-            f"{money_of('cap')(day)} (daily_cap_usd)."
-        )
+        footer(day_text(day))
 
 
 @click.command(epilog="Example:  spendguard run BillingPipeline_2026_11_24_c4a1a2ab4a")

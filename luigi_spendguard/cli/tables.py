@@ -213,11 +213,33 @@ def reason_lines(run: Mapping[str, Any], mark: str = "Held by ", of: str = "reas
             need, there, lack = (
                 format_usd(parse_usd(why[f"{name}_usd"])) for name in ("needed", "available", "missing")
             )
-            amounts = f": {need} needed, {there} available, {lack} missing"
+            amounts = f": {need} needed, {there} available, {lack} missing{_whole(why)}"
         yield plain(f"{mark}{why['text'].removeprefix('held: ')}{tasks}{amounts}")
         for each in why["commands"]:
             yield plain(f"{'':{len(mark)}}  {each}{' (the same)' if each in said else ''}")
         said.update(why["commands"])
+
+
+def day_text(day: Mapping[str, Any]) -> str:
+    """Return what all runs have spent today; an earlier luigid does not say what of it is beyond the cap."""
+    said = []
+    for name in ("spent", "reserved"):
+        beyond = day.get(f"beyond_{name}_usd", "0.00")
+        of_it = f" ({format_usd(parse_usd(beyond))} of it beyond the cap, by top-ups)"
+        said.append(f"{money_of(name)(day)} {name}{of_it if parse_usd(beyond) else ''}, ")
+    if parse_usd(day["overrun_usd"]):
+        said.append(f"{money_of('overrun')(day)} overrun, ")
+    return (
+        f"All runs together today ({day['day']}, UTC): {''.join(said)}{money_of('remaining')(day)} remaining "
+        f"of {money_of('cap')(day)} (daily_cap_usd)."
+    )
+
+
+def _whole(short: Mapping[str, Any]) -> str:
+    """Return why more of the day's cap is missing than what is needed less what there is, "" otherwise."""
+    need, there, lack = (parse_usd(short[f"{name}_usd"]) for name in ("needed", "available", "missing"))
+    is_left = short["scope"] == "day" and lack > max(0, need - there)
+    return " (a task's call goes into the day's cap or beyond it, as a whole)" if is_left else ""
 
 
 def needed_line(run_id: str, weighed: Mapping[str, Any]) -> str:
@@ -230,7 +252,8 @@ def needed_line(run_id: str, weighed: Mapping[str, Any]) -> str:
     of = {"run": "", "day": " of the day's cap"}.get(scope, f" of {part}'s budget")
     blocked = blocked_text(weighed["blocked"], weighed["behind"]) or "none"
     return plain(
-        f"Blocked tasks of {run_id}: {blocked}. Needed{of} {need}, available {there}, missing {lack}."
+        f"Blocked tasks of {run_id}: {blocked}. Needed{of} {need}, available {there}, missing {lack}"
+        f"{_whole(weighed)}."
     )
 
 

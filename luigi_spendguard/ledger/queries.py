@@ -106,15 +106,28 @@ def check_run(tx: Tx, run_id: str) -> None:
         raise no_run(run_id)
 
 
+#: What becomes of a budget's money.
+_USED = ("spent", "reserved", "overrun")
+
+
 def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
-    """Return what all runs have spent today (UTC) against `daily_cap_usd`; amounts are null without one."""
+    """Return what all runs have spent today (UTC) beside `daily_cap_usd`; amounts are null without one.
+
+    What single runs spend beyond that cap, by a top-up, is spent as well; what remains is of the cap.
+    """
     today = str(tx.value(f"SELECT {TODAY}"))
-    row = tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = ?", today)
-    if row is None:
-        row = {"spent_micros": 0, "reserved_micros": 0, "overrun_micros": 0, "remaining_micros": cap or 0}
-    names = ("spent", "reserved", "overrun", "remaining")
-    amounts = {f"{name}_usd": None if cap is None else plain_usd(row[f"{name}_micros"]) for name in names}
-    return {"day": today, "cap_usd": _usd(cap), **amounts}
+    row = tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = ?", today) or {}
+    beyond = tx.one(
+        f"SELECT {', '.join(f'coalesce(sum({name}_micros), 0) AS {name}' for name in _USED)} FROM budget"
+        " WHERE scope = 'beyond_day' AND part = ?",
+        today,
+    )
+    assert beyond is not None, "a sum is always there"
+    amounts = {name: row.get(f"{name}_micros", 0) + beyond[name] for name in _USED}
+    amounts["remaining"] = row.get("remaining_micros", cap or 0)
+    amounts |= {f"beyond_{name}": beyond[name] for name in ("spent", "reserved")}
+    shown = {f"{name}_usd": None if cap is None else plain_usd(one) for name, one in amounts.items()}
+    return {"day": today, "cap_usd": _usd(cap), **shown}
 
 
 def sub_budgets(tx: Tx, run_id: str, inside: Caps = _NO_CAPS) -> list[Row]:

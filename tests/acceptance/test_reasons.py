@@ -341,11 +341,24 @@ class TestBudgetsInside:
         assert site.stripe.moved() == 300, "no other run has more"
         submit(site, 6, first=40)
         assert site.stripe.moved() == 500
-        assert site.call("GET", "/day")[1]["spent_usd"] == "3.00"
+        day = site.call("GET", "/day")[1]
+        assert (day["spent_usd"], day["beyond_spent_usd"], day["remaining_usd"]) == ("5.00", "2.00", "0.00")
+        said = "$5.00 spent ($2.00 of it beyond the cap, by top-ups), $0.00 reserved, $0.00"
+        assert said in site.cli("runs")[1]
         site.restart()
         do(site, "spendguard top-up r 1 --day")
         submit(site, 6, first=40)
         assert site.stripe.moved() == 600
+
+    def test_what_is_left_of_the_days_cap_and_too_little_for_a_call_is_explained(self, site: Site) -> None:
+        site.restart(spendguard={"daily_cap_usd": "2.50"})
+        submit(site, 5)
+        why = reasons(site)["day"]
+        assert (why["needed_usd"], why["available_usd"], why["missing_usd"]) == ("3.00", "0.50", "3.00")
+        whole = "(a task's call goes into the day's cap or beyond it, as a whole)"
+        assert f"$3.00 needed, $0.50 available, $3.00 missing {whole}\n" in site.cli("run", "r")[1]
+        asked = site.cli("top-up", "r", "--day", "--dry-run")
+        assert f"Needed of the day's cap $3.00, available $0.50, missing $3.00 {whole}." in asked[1], asked
 
     @pytest.mark.parametrize("which", [{"family": "Nobody"}, {"vendor": "stripe"}, {"day": True}])
     def test_what_luigi_cfg_does_not_cap_is_not_topped_up(self, site: Site, which: dict[str, Any]) -> None:

@@ -64,6 +64,7 @@ def test_what_waits_for_an_approval_and_what_was_approved_is_shown(tmp_path: Pat
         assert f"approved   {task['task_id']}: $11.00" in site.cli("run", "r")[1]
         day = send(site, "GET", "/day").json
         assert (day["cap_usd"], day["spent_usd"], day["remaining_usd"]) == ("500.00", "0.00", "500.00")
+        assert (day["beyond_spent_usd"], day["beyond_reserved_usd"]) == ("0.00", "0.00")
         assert "remaining of $500.00 (daily_cap_usd)." in site.cli("runs")[1]
 
 

@@ -2,7 +2,7 @@
 
 import { ApiError, del, get, hasToken, post, requestId, setToken } from "./api.js";
 import { h } from "./dom.js";
-import { count, forecast, usd } from "./format.js";
+import { count, forecast, usd, whole } from "./format.js";
 
 /**
  * Ask in a dialog and act; resolves to whether it was done, or to why not when the dialog was closed while
@@ -138,7 +138,7 @@ export async function topUp(run, budget = null) {
   }
   const weighed = await weigh("").catch(() => null);
   const needed = weighed && `Blocked tasks need ${usd(weighed.needed_usd)} of it: ${usd(weighed.available_usd)} is ` +
-    `available, ${usd(weighed.missing_usd)} missing.`;
+    `available, ${usd(weighed.missing_usd)} missing${whole(weighed)}.`;
   const thaw = run.state === "frozen" && (budget === null ? " A top-up thaws the run." :
     " It does not thaw the run: that needs a top-up of the run's own cap.");
   const suggested = weighed && weighed.usd !== "0.00" ? weighed.usd : null;

@@ -12,6 +12,13 @@ export function some(amount) {
   return amount === null || amount === undefined || Number(amount) === 0 ? "" : usd(amount);
 }
 
+/** Return why more of the day's cap is missing than what is needed less what is available, or nothing. */
+export function whole(short) {
+  const [needed, available, missing] = ["needed", "available", "missing"].map((name) => Number(short[`${name}_usd`]));
+  return short.scope === "day" && missing - Math.max(0, needed - available) > 1e-7 ?
+    " (a task's call goes into the day's cap or beyond it, as a whole)" : "";
+}
+
 /** Return a time (milliseconds since the epoch) as Luigi's page writes its own, with its zone. */
 export function time(ms) {
   return ms === null || ms === undefined ? "" : new Date(ms).toLocaleString(undefined, { timeZoneName: "short" });

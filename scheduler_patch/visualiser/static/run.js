@@ -6,7 +6,7 @@ import { get, hasToken } from "./api.js";
 import { bar } from "./bar.js";
 import { callsTable } from "./calls.js";
 import { h, show, table, withCommands } from "./dom.js";
-import { blocked as blockedText, count, forecast, some, time, usd } from "./format.js";
+import { blocked as blockedText, count, forecast, some, time, usd, whole } from "./format.js";
 import { journalOf } from "./journal.js";
 import { spendingPlot } from "./plot.js";
 import { label } from "./runs.js";
@@ -109,7 +109,7 @@ function waiting(run, acted) {
   ];
   const reason = (why) => h("li", null, h("strong", null, why.text),
     why.missing_usd !== null && `: ${usd(why.needed_usd)} needed, ${usd(why.available_usd)} available, ` +
-      `${usd(why.missing_usd)} missing`,
+      `${usd(why.missing_usd)} missing${whole(why)}`,
     why.tasks + why.behind > 0 && ` (${blockedText(why.tasks, why.behind)})`,
     h("div", null, withCommands(why.advice)));
   const reasons = run.reasons.map(reason), next = run.to_come.map(reason);

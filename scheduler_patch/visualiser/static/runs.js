@@ -76,9 +76,16 @@ export function runsList(place) {
     show(empty, [total, wanted.find, wanted.status], () => !found.length && nothing(wanted));
     show(pages, [at, total, found.length], () => found.length > 0 && (total > SIZE || at > 0) && turn(at, total));
     show(day, today, () => today.spent_usd === null || today.day === null ? "" :
-      `All runs together today (UTC): ${usd(today.spent_usd)} spent, ${usd(today.reserved_usd)} reserved, ` +
+      `All runs together today (UTC): ${["spent", "reserved"].map((name) => used(today, name)).join("")}` +
       `${usd(today.remaining_usd)} remaining of ${usd(today.cap_usd)}.`);
   };
+}
+
+/** Say what of the day is spent or reserved, and how much of it beyond the day's cap. */
+function used(today, name) {
+  const beyond = today[`beyond_${name}_usd`];
+  return `${usd(today[`${name}_usd`])} ${name}` +
+    `${beyond === "0.00" ? "" : ` (${usd(beyond)} of it beyond the cap, by top-ups)`}, `;
 }
 
 function cells(run) {
