@@ -138,16 +138,11 @@ class Both:
             family="AB"[number % 2],
             params={"x": str(number), "y": "1"},
             status=status,
-            priority=self.odd()
-            if "odd" in self.rare and draw.random() < 0.03
-            else draw.choice([0, 0, 1, 2, 0.5]),
+            priority="odd" if "odd" in self.rare and draw.random() < 0.03 else draw.choice([0, 0, 1, 2, 0.5]),
             runnable=draw.random() < 0.9,
             expl='""',
             **more,
         )
-
-    def odd(self) -> Any:
-        return self.random.choice(["odd", float("nan")])
 
     def get_work(self) -> None:
         worker, draw = self.worker(), self.random
