@@ -116,19 +116,31 @@ def _summary_dict(worker: Any) -> Any:
     """Return Luigi's sets of tasks; beside that, let its exit code be `spend_blocked` where that is due.
 
     Luigi 3.8, `retcodes.run_with_retcodes`: it asks for this, then exits with the highest of the codes.
-    Blocked tasks are "not run" to it, so that code stands for both; Luigi keeps one `retcode` object.
+    Blocked tasks are "not run" to it, so that code stands for both; Luigi keeps one `retcode` object. Vendor
+    tasks that were left since luigid hands out nothing, or has forgotten them, are not paid either.
     """
     set_tasks = _stock_summary_dict(worker)
     codes = luigi.retcodes.retcode()
     if "_stock_not_run" not in vars(codes):
         codes._stock_not_run = codes.not_run
     codes.not_run = codes._stock_not_run
-    reply = _left(worker)
-    blocked = {task_id for why in reply.why for task_id in why.task_ids} if reply is not None else set()
+    blocked = _left_behind(worker, set_tasks["not_run"])
     if blocked and codes.spend_blocked:
         others = any(not _waits_for(task, blocked, set_tasks["not_run"]) for task in set_tasks["not_run"])
         codes.not_run = max(codes.spend_blocked, codes._stock_not_run if others else 0)
     return set_tasks
+
+
+def _left_behind(worker: Any, not_run: Any) -> set[str]:
+    """Return the vendor tasks that are blocked, or were left for what the summary says in their place."""
+    guard = getattr(worker, "__dict__", {}).get("_guard_state")
+    if not isinstance(guard, GuardState) or not guard.vendor_seen:
+        return set()
+    reply = guard.left
+    blocked = {task_id for why in reply.why for task_id in why.task_ids} if reply is not None else set()
+    if reply is None or reply.paused or reply.unknown:  # None: luigid has not said why.
+        blocked |= {task.task_id for task in not_run if worker._is_vendor(task)}
+    return blocked
 
 
 def _waits_for(task: Any, blocked: set[str], not_run: Any) -> bool:

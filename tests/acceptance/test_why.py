@@ -140,6 +140,30 @@ def waiting(site: Site) -> subprocess.Popen[str]:
     return worker
 
 
+@pytest.mark.parametrize("left_by", ["forgotten", "paused"])
+def test_the_exit_code_of_vendor_tasks_that_luigid_left_is_spend_blocked(site: Site, left_by: str) -> None:
+    """Nothing is wrong with money, but somebody who looks at the code alone thinks that all were paid."""
+    site.configure(retcode={"spend_blocked": 45, "not_run": 25})
+    worker = waiting(site)
+    if left_by == "forgotten":
+        assert site.luigid is not None
+        site.luigid.kill()
+        (site.folder / "state").unlink(missing_ok=True)
+        site.start()
+    else:
+        site.rpc("pause")
+        site.call("POST", "/runs/r/top_up", {"usd": "1"})
+    out, _ = worker.communicate(timeout=120)
+    assert (worker.returncode, site.stripe.moved()) == (45, 200), out
+    assert (FORGOTTEN if left_by == "forgotten" else PAUSED) in out
+
+
+def test_plain_tasks_that_a_paused_luigid_left_have_luigis_own_code(site: Site) -> None:
+    site.configure(retcode={"spend_blocked": 45, "not_run": 25})
+    site.rpc("pause")
+    assert site.luigi("Plain", module=SHAPES)[0] == 25
+
+
 def test_an_assistant_takes_up_what_another_worker_left_blocked(site: Site) -> None:
     site.luigi("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     site.configure(worker={"keep_alive": "true"})
