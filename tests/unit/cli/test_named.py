@@ -18,6 +18,8 @@ import functools, luigi, luigi.util
 import charging_named_here
 from luigi_spendguard import VendorTask, VaultKeyTask
 
+luigi.namespace("named_here", scope=__name__)
+
 class Report(luigi.Task):
     def run(self): raise AssertionError("nothing is run")
 class Charge(VendorTask, luigi.Task): pass
@@ -65,7 +67,7 @@ class Patterned(luigi.WrapperTask):
 class Plain(luigi.WrapperTask):
     def requires(self): return [Report()]
 class Unseen(luigi.WrapperTask):
-    def requires(self): return self.clone(luigi.task_register.Register.get_task_cls("Char" + "ge"))
+    def requires(self): return self.clone(luigi.task_register.Register.get_task_cls("named_here.Char" + "ge"))
 """
 
 
@@ -105,20 +107,22 @@ def module(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ModuleType]:
     ],
 )
 def test_a_vendor_task_is_found_wherever_code_names_it(module: ModuleType, root: str) -> None:
-    assert any(guards(one, ["ByP*"]) for one in named_by(getattr(module, root)))
-    assert Tasks(None, frozenset()).unguarded(root, ["ByP*"]) is None
+    assert any(guards(one, ["named_here.ByP*"]) for one in named_by(getattr(module, root)))
+    assert Tasks(None, frozenset()).unguarded(f"named_here.{root}", ["named_here.ByP*"]) is None
 
 
-@pytest.mark.parametrize(("root", "looked_at"), [("Plain", "Plain, Report"), ("Unseen", "Unseen")])
+@pytest.mark.parametrize(
+    ("root", "looked_at"), [("Plain", "named_here.Plain, named_here.Report"), ("Unseen", "named_here.Unseen")]
+)
 def test_where_none_is_named_it_says_what_was_looked_at(
     module: ModuleType, root: str, looked_at: str
 ) -> None:
     assert ", ".join(map(family_of, named_by(getattr(module, root)))) == looked_at
-    doubt = Tasks(None, frozenset()).unguarded(root, ["ByP*"])
+    doubt = Tasks(None, frozenset()).unguarded(f"named_here.{root}", ["named_here.ByP*"])
     assert doubt is not None
     assert f"as far as its code names tasks (looked at {looked_at}): NOTHING OF IT IS GUARDED" in doubt.text
 
 
 def test_of_a_root_that_is_not_in_the_modules_nothing_is_said(module: ModuleType) -> None:
     assert Tasks(None, frozenset()).unguarded("Elsewhere", []) is None
-    assert Tasks(None, None).unguarded("Plain", []) is None
+    assert Tasks(None, None).unguarded("named_here.Plain", []) is None
