@@ -46,6 +46,7 @@ class Settings:
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
             for the vendors that it serves.
         passed_over: why settings that stand in the files count as not set here.
+        unset: secrets and tokens whose environment variable is not set, as `[section] key`.
         set_here: what the files set, as `[section] key` (for a list or table also each entry that is in it).
 
     """
@@ -71,6 +72,7 @@ class Settings:
     files: tuple[Path, ...] = ()
     passed_over: tuple[str, ...] = ()
     set_here: frozenset[str] = frozenset()
+    unset: tuple[str, ...] = ()
 
     @property
     def token_file(self) -> Path:
@@ -133,6 +135,7 @@ def vendor_in_force(settings: VendorSettings) -> dict[str, Any]:
     fixed = {} if problems else settings.prices
     prices += [f"{operation} costs {format_usd(price)} a call" for operation, price in sorted(fixed.items())]
     return {
+        "base_url": settings.base_url,
         "run_cap_usd": _shown(settings.run_cap_usd),
         "allowed_endpoints": list(settings.allowed_endpoints),
         "prices": prices,
@@ -184,7 +187,8 @@ def load(
         logger.warning("%s", complaint)
     _check_sections(sections)
     passed_over: list[str] = []
-    read = {name: _read(content, environ, passed_over) for name, content in sections.items()}
+    unset: list[str] = []
+    read = {name: _read(content, environ, passed_over, unset) for name, content in sections.items()}
     set_here = frozenset(
         name
         for section, content in read.items()
@@ -227,6 +231,7 @@ def load(
         files=tuple(files),
         passed_over=tuple(passed_over),
         set_here=set_here,
+        unset=tuple(unset),
     )
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
     return settings
@@ -238,7 +243,9 @@ def _vendor(name: str, section: dict[str, Any], environ: Mapping[str, str]) -> V
     return VendorSettings(name, **section, own={k: value for k, value in own.items() if value is not None})
 
 
-def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str]) -> dict[str, Any]:
+def _read(
+    content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: list[str], unset: list[str]
+) -> dict[str, Any]:
     """Return a section's values; what is in a file of its own stands under the name without `_file`."""
     by_name: dict[str, Any] = {}
     for key, raw in content.items():
@@ -250,6 +257,8 @@ def _read(content: Mapping[str, Raw], environ: Mapping[str, str], passed_over: l
         setting = _BY_KEY.get((raw.section, key))
         name = key.removesuffix("_file") if setting is not None and setting.secret else key
         if value is None:
+            if setting is not None and setting.secret:
+                unset.append(f"[{raw.section}] {key}")
             continue
         if name in by_name:
             raise raw.error(f"is given beside {name if key != name else name + '_file'}: remove one of them")

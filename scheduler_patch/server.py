@@ -110,8 +110,22 @@ def app(scheduler: Any) -> Any:
         logger.info(
             "This is the gateway for %s: it has the secret", ", ".join(sorted(service.relayed_vendors))
         )
+    _say_unset(settings)
     _begin(service, gateway, news, drain_with_luigid)
     return application
+
+
+def _say_unset(settings: config.Settings) -> None:
+    """Say what is not done here because an environment variable is not set, as on a worker it may be."""
+    not_set = "its environment variable is not set here"
+    for setting in settings.unset:
+        section, _, key = setting.strip("[").partition("] ")
+        vendor = settings.vendors.get(section.removeprefix("spendguard_"))
+        if vendor is not None and key in ("secret", "secret_file") and vendor.secret is None:
+            text = "This is no gateway for %s, whose workers need the secret: %s is passed over, as %s"
+            logger.info(text, vendor.name, setting, not_set)
+        elif key.startswith("worker_token") and settings.worker_token is None:
+            logger.info("%s is passed over, as %s", setting, not_set)
 
 
 def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable[[Gateway], object]) -> None:
@@ -146,6 +160,7 @@ def serve_gateway(settings: config.Settings, address: str, port: int) -> None:
             "this luigi.cfg has no vendor's secret: set `secret` or `secret_file` in its section, "
             "such as [spendguard_stripe] (a variable such as STRIPE_SECRET_KEY alone is the workers')"
         )
+    _say_unset(settings)
     gateway = Gateway(service)
     ours = [route for route in routes(service) if route[0] in _ROUTES]
     application = Application([*relay_routes(gateway), *ours], default_handler_class=Nowhere)

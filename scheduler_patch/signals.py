@@ -155,7 +155,7 @@ def _changes(before: Settings, settings: Settings) -> list[str]:
     names = [
         field.name
         for field in dataclasses.fields(Settings)
-        if field.name not in ("vendors", "passed_over", "set_here")
+        if field.name not in ("vendors", "passed_over", "set_here", "unset")
         and getattr(before, field.name) != getattr(settings, field.name)
     ]
     for vendor, own in settings.vendors.items():

@@ -123,8 +123,8 @@ def passed_over(settings: Settings, there: InForce) -> Iterator[tuple[str, str, 
     ]
     for name in there.gateways or {}:
         mine, other = here["vendors"][name], (there.gateways or {})[name]
-        keys = ("run_cap_usd", "allowed_endpoints")
-        named += [(f"[spendguard_{name}] {key}", mine[key], other[key]) for key in keys]
+        keys = ("base_url", "run_cap_usd", "allowed_endpoints")
+        named += [(f"[spendguard_{name}] {key}", mine[key], other[key]) for key in keys if key in other]
     for setting, mine, other in named:
         if setting in settings.set_here and mine != other:
             yield setting, _shown(setting, mine), _shown(setting, other)
@@ -140,4 +140,5 @@ def _shown(setting: str, value: Any) -> str:
         return "none"
     if isinstance(value, list):
         return ", ".join(value)
-    return str(value) if setting.endswith("forecast") else format_usd(parse_usd(value))
+    is_text = setting.endswith((" forecast", " base_url"))
+    return str(value) if is_text else format_usd(parse_usd(value))

@@ -653,8 +653,9 @@ class TestCheck:
             assert "ok      ledger: made with luigid's first run" in lines
             assert "ok      mode: shadow: NO CAP IS ENFORCED" in out
             assert [line for line in lines if "stripe" in line.partition(": ")[0]] == [
-                "ok      stripe: luigid is the gateway: workers need no secret; allowed: "
-                "payment_intents.create; cap $7.00 inside any run; 1 prices of its own (--verbose)"
+                "ok      stripe: luigid is the gateway: workers need no secret; it sends calls to "
+                f"{site.stripe.url}; allowed: payment_intents.create; cap $7.00 inside any run; "
+                "1 prices of its own (--verbose)"
             ]
             assert (
                 "ok      at stripe: quotes.accept costs $5.00 a call"
@@ -782,7 +783,8 @@ class TestCheck:
         assert (code, err) == (0, ""), out
         assert f"ok      gateway: answers at {apart}, for stripe" in out
         assert (
-            f"ok      stripe: the gateway at {apart} has the secret: workers need no secret; allowed: " in out
+            f"ok      stripe: the gateway at {apart} has the secret: workers need no secret; "
+            f"it sends calls to {site.stripe.url}; allowed: " in out
         )
 
     def test_a_missing_secret_is_1_and_names_setting_and_variable(
@@ -863,8 +865,32 @@ class TestCheck:
             spendguard={f"{name}_token": token for name, token in tokens.items()},
         )
         _, out, err = spendguard(still, "check")
-        assert "must show the worker_token, but no daily_cap_usd bounds who has it" in out
+        assert "look    workers: worker_token is set here, not in force there" in out
         assert not any(token in out + err for token in tokens.values())
+
+    def test_whether_a_worker_token_is_in_force_is_asked_of_luigid(
+        self, tmp_path: Path, vendor: FakeStripe
+    ) -> None:
+        """One file for both, and a variable that luigid has not: it serves whoever is on its machine."""
+        token = "worker-" + "b2" * 16
+        said = {"worker_token": "${SPENDGUARD_WORKER_TOKEN}"}
+        with Site(tmp_path / "site", stripe=vendor, spendguard=said) as site:
+            ended = site.call("POST", "/api/spend_close_run", {"name": "nobody"}, token="any-" + "c3" * 16)
+            assert ended[0] == 200, "it takes any"
+            code, out, _ = installed(site, "check", SPENDGUARD_WORKER_TOKEN=token)
+            assert code == 0, out
+            [line] = [line for line in out.splitlines() if " workers: " in line]
+            assert line.startswith("look    workers: worker_token is set here, not in force there: luigid ")
+            assert site.luigid is not None
+            passed = "[spendguard] worker_token is passed over, as its environment variable is not set here"
+            assert passed in site.luigid.text()
+            site.luigid.end()
+            site.start(SPENDGUARD_WORKER_TOKEN=token)
+            code, out, _ = installed(site, "check", SPENDGUARD_WORKER_TOKEN=token)
+            assert code == 0, out
+            text = "must show the worker_token, but no daily_cap_usd bounds who has it"
+            assert f"ok      workers: {text}" in out.splitlines()
+            assert site.call("GET", "/status", token=None)[1]["failed_attempts"] == 0
 
 
 class TestBadConfiguration:

@@ -464,6 +464,30 @@ def test_the_check_says_who_has_the_secret(gateway: Site) -> None:
     code, out, err = gateway.cli("check")
     assert code == 0, out + err
     assert "stripe: luigid is the gateway: workers need no secret" in out
+    assert f"; it sends calls to {gateway.stripe.url}; allowed: " in out
+
+
+def test_the_check_says_where_luigid_sends_calls_whatever_the_file_here_says(gateway: Site) -> None:
+    here = gateway.stripe.url
+    gateway.configure(spendguard_stripe={"base_url": None})
+    try:
+        assert f"; it sends calls to {here}; allowed: " in gateway.cli("check")[1]
+        gateway.configure(spendguard_stripe={"base_url": "https://look-alike.example.com"})
+        said = "[spendguard_stripe] base_url is https://look-alike.example.com here and"
+        assert f"look    not in force: {said} {here} there: " in gateway.cli("check")[1]
+    finally:
+        gateway.configure(spendguard_stripe={"base_url": here})
+
+
+@pytest.mark.parametrize("secret", [SECRET, ""])
+def test_a_secret_whose_variable_is_not_set_is_said_at_start(tmp_path: Path, secret: str) -> None:
+    with Site(tmp_path / "site", start=False, gateway=True) as site:
+        site.start(STRIPE_SECRET_KEY=secret)
+        assert site.luigid is not None
+        text = site.luigid.text()
+    none = "This is no gateway for stripe, whose workers need the secret: [spendguard_stripe] secret is"
+    assert (f"{none} passed over, as its environment variable is not set here" in text) is (not secret), text
+    assert ("This is the gateway for stripe" in text) is bool(secret)
 
 
 def test_tls_from_luigi_cfg(tmp_path: Path) -> None:

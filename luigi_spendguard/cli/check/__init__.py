@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Generator, Iterator
+from contextlib import suppress
 
 import click
 import luigi.configuration
@@ -16,7 +17,7 @@ from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unaske
 from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
-from luigi_spendguard.cli.tokens import leads_here, worker_token
+from luigi_spendguard.cli.tokens import Token, leads_here, worker_token
 from luigi_spendguard.config import Settings
 
 
@@ -146,14 +147,29 @@ def _tokens(settings: Settings, there: InForce) -> Finding:
 
 
 def _worker_token(settings: Settings, operator: Operator) -> Iterator[Finding]:
-    """Ask luigid what a worker is asked first: whether it may come in."""
+    """Ask luigid what a worker is asked first: may it come in? And could one come in with any token?"""
     try:
-        # No run has this name: nothing is ended, and no ledger is made for it.
-        probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
-        operator.under(worker_token(settings)).post("/api/spend_close_run", probe)
+        _come_in(operator, worker_token(settings))
     except OperatorError as error:
         if error.exit_code == 4:
             yield Finding("worker token", str(error), Grade.MISSING)
+        return
+    if settings.worker_token is None:
+        return
+    with suppress(OperatorError):
+        _come_in(operator, Token(None, ""))
+        text = (
+            "worker_token is set here, not in force there: luigid serves workers of its own machine with any "
+            "token, or none, and no others; reload it if this is its file (a variable must be set there, too)"
+        )
+        yield Finding("workers", text, Grade.LOOK)
+
+
+def _come_in(operator: Operator, token: Token) -> None:
+    """Say to luigid what only a worker may. Raises OperatorError."""
+    # No run has this name: nothing is ended, and no ledger is made for it.
+    probe = {"name": f"spendguard-check-{uuid.uuid4()}"}
+    operator.under(token).post("/api/spend_close_run", probe)
 
 
 def _retcode() -> Iterator[Finding]:

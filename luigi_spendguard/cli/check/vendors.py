@@ -82,6 +82,8 @@ def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
         yield Finding(name, text, Grade.MISSING if there.by else Grade.LOOK)
         return
     told = goes_by if goes_by is not None else own
+    if goes_by is not None and "base_url" in told:
+        text += f"; it sends calls to {told['base_url'] or 'the vendor itself'}"
     text += f"; allowed: {', '.join(told['allowed_endpoints']) or 'everything that has a price, and reads'}"
     cap = there.told["vendors"].get(name, {}).get("run_cap_usd")
     text += f"; cap {format_usd(parse_usd(cap))} inside any run" if cap is not None else ""
