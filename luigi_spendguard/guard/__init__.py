@@ -19,6 +19,7 @@ from luigi_spendguard.errors import LedgerUnavailable, OutcomeUnknown, SpendDeni
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Late, Life, NotSent, Reserve, Send
 from luigi_spendguard.guard.lookups import LookedUp, LookUps, NotNow, resolve_text
 from luigi_spendguard.guard.messages import (
+    TRIED_BEFORE,
     Waiting,
     denied_by,
     end_request,
@@ -190,9 +191,10 @@ class Guard:
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
             yield Finish(EndRequest("void", call.call_id, call.ask, note="its grant did not arrive"))
-            raise denial(
-                "ledger_unavailable", f"denied, nothing was sent: {error}", {"call_id": call.call_id}
-            ) from None
+            now = f"denied, nothing was sent: {error}"
+            if call.unsure:
+                now = f"denied, nothing was sent now: {error}. {TRIED_BEFORE}"
+            raise denial("ledger_unavailable", now, {"call_id": call.call_id}) from None
         except (SpendDenied, GeneratorExit):
             raise
         except BaseException:

@@ -130,6 +130,13 @@ class Waiting:
             )
 
 
+#: Said beside that nothing was sent now, where an earlier try of the call was sent and not answered.
+TRIED_BEFORE = (
+    "An earlier try of this call may have been sent: it counts, under way or in doubt, until that is known. "
+    "When its task makes it again it is the same call, and is not charged twice"
+)
+
+
 def still_unknown(call_id: str, error: Exception, quote: Quote | None = None) -> OutcomeUnknown:
     """Return the error of a call in doubt that could not be sent again."""
     ends = commands.resolve_text(call_id) if quote is None else resolve_text(call_id, quote)

@@ -47,6 +47,8 @@ class Unanswered:
 
     def __init__(self) -> None:
         self._marks: dict[str, Mark] = {}
+        #: The keys of those that are known again by their caller's own.
+        self._own_keys: set[str] = set()
         self._begin_anew()
         self._shared: SharedTexts | None = None
         at_fork(self._begin_anew, before=self._share)
@@ -124,9 +126,17 @@ class Unanswered:
             return joined[: MAX_UNANSWERED + 1].rpartition(" ")[0]
         return TOO_MANY_UNANSWERED
 
+    def was_sent(self, own: str, mark: Mark | None, told: str = "") -> bool:
+        """Return whether the gateway was sent a call before, as far as that is known here: under its key, or
+        as an equal one of those that it is `told` of.
+        """
+        with self._changing() as marks:
+            equal = (key for key in told.split() if mark is not None and marks.get(key) == mark)
+            return own in marks or own in self._own_keys or any(equal)
+
     @contextmanager
     def remembered(self, own: str, mark: Mark | None, told: str = "") -> Iterator[None]:
-        """Remember a call if it is not answered in the block; None: it is known again without.
+        """Remember a call if it is not answered in the block; None: the gateway knows it again without.
 
         One that is answered is forgotten, and so is the oldest equal one of those that the gateway was `told`
         of (keys, blank between): it is that call, made again.
@@ -140,7 +150,10 @@ class Unanswered:
             if mark is not None and re.fullmatch(r"[\w-]{1,64}", own):
                 with self._changing() as marks:
                     marks.setdefault(own, mark)
+            elif mark is None and own:
+                self._own_keys.add(own)
             raise
+        self._own_keys.discard(own)
         with self._changing() as marks:
             if marks.pop(own, None) is None and mark is not None:
                 named = set(told.split())

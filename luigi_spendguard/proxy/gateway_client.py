@@ -17,7 +17,7 @@ from luigi_spendguard import backoff
 from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.denials import DENIAL, error_of
 from luigi_spendguard.guard.effects import NotSent
-from luigi_spendguard.guard.messages import say_replayed
+from luigi_spendguard.guard.messages import TRIED_BEFORE, say_replayed
 from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
@@ -153,7 +153,12 @@ class Forwarder:
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
         own = headers.get("idempotency-key", "")
         with interrupt.calling(), attempt.unanswered.remembered(own, mark, told):
-            reply = self._sent(sent, gateway, timeout_s)
+            try:
+                reply = self._sent(sent, gateway, timeout_s)
+            except GatewayUnreachable as error:
+                if reads or not attempt.unanswered.was_sent(own, mark, told):
+                    raise
+                raise GatewayUnreachable(error.reason, f"{error.message}. {TRIED_BEFORE}") from None
             if DENIAL in reply.headers:
                 raise _denied(reply.headers[DENIAL], gateway)
             if RELAYED not in reply.headers:

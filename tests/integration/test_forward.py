@@ -228,6 +228,31 @@ def test_a_gateway_that_is_away_is_a_denial_within_seconds() -> None:
     assert pickle.loads(pickle.dumps(denied.value)).reason == "ledger_unavailable"
 
 
+@pytest.mark.parametrize("own", [{}, {"idempotency_key": "mine"}], ids=["sdk's key", "own key"])
+@pytest.mark.parametrize("by_sdk", [True, False], ids=["by the SDK", "by the task"])
+def test_a_gateway_that_dies_with_a_call_under_way_may_have_sent_it(
+    monkeypatch: pytest.MonkeyPatch, own: dict[str, str], by_sdk: bool
+) -> None:
+    monkeypatch.setattr("luigi_spendguard.proxy.gateway_client.GIVE_UP_S", 0.3)
+    monkeypatch.setattr(stripe, "max_network_retries", 2 if by_sdk else 0)
+    with FakeGateway("/luigi") as gateway, attempt(gateway.url):
+
+        def dies(seen: Any) -> Any:
+            gateway.end()
+            return "drop"
+
+        gateway.answer = dies
+        if not by_sdk:
+            with pytest.raises(stripe.APIConnectionError):
+                stripe.PaymentIntent.create(customer="cus_1", **CHARGE, **own)
+        with pytest.raises(SpendDenied) as denied:
+            stripe.PaymentIntent.create(customer="cus_1", **CHARGE, **own)
+        assert "An earlier try of this call may have been sent: it counts" in str(denied.value)
+        with pytest.raises(SpendDenied) as denied:
+            stripe.PaymentIntent.create(customer="cus_2", **CHARGE)
+        assert "earlier try" not in str(denied.value)
+
+
 def test_a_gateway_that_restarts_is_waited_for() -> None:
     port = free_port()
     with ThreadPoolExecutor(1) as pool, attempt(f"http://127.0.0.1:{port}"):

@@ -354,6 +354,19 @@ def test_without_a_ledger_the_call_is_denied_and_its_request_voided(guard: Guard
     error = outcome(life)
     assert isinstance(error, SpendDenied)
     assert (error.reason, "nothing was sent" in error.message) == ("ledger_unavailable", True)
+    assert "earlier try" not in error.message
+
+
+def test_where_it_was_sent_before_that_is_said_as_well(guard: Guard) -> None:
+    life = guard.guarded(charge(), Call(unsure=True))
+    step(life, Reserve)
+    step(life, Finish, LedgerUnavailable("luigid is away"))
+    error = outcome(life)
+    assert isinstance(error, SpendDenied)
+    assert (
+        "nothing was sent now: luigid is away. An earlier try of this call may have been sent"
+        in error.message
+    )
 
 
 def test_an_interrupted_request_is_voided(guard: Guard) -> None:
