@@ -113,7 +113,14 @@ def time_of(name: str) -> Callable[[Mapping[str, Any]], str]:
 
 def _caps_of(key: Mapping[str, Any]) -> str:
     caps = [(key["run_usd_cap"], "in all"), (key["daily_usd_cap"], "a day")]
-    return ", ".join(f"{format_usd(parse_usd(cap))} {when}" for cap, when in caps if cap is not None)
+    said = [f"{format_usd(parse_usd(cap))} {when}" for cap, when in caps if cap is not None]
+    left = parse_usd(key.get("run_remaining_usd") or "0")
+    own = [key.get(name) for name in ("key_remaining_usd", "key_day_remaining_usd")]
+    if key.get("run_remaining_usd") is not None and all(
+        left < parse_usd(one) for one in own if one is not None
+    ):
+        said.append(f"{format_usd(left)} left in its run")
+    return ", ".join(said)
 
 
 # In a narrow terminal the last columns go first: what is asked for most stands at the left. What a filter is
@@ -389,5 +396,6 @@ KEY_FIELDS = (
     *("id", "run_id", "task_id", "vendor", "label", "state", "issued_at", "expires_at", "ended_at"),
     *("run_usd_cap", "key_spent_usd", "key_remaining_usd"),
     *("daily_usd_cap", "key_day_spent_usd", "key_day_remaining_usd"),
+    "run_remaining_usd",
     *("allowed_endpoints", "allowed_customers", "allowed_accounts"),
 )

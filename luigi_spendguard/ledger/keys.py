@@ -14,8 +14,8 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
-from luigi_spendguard.errors import NotFound
-from luigi_spendguard.ledger.budgets import WITH_REMAINING, JournalEntry, journal, key_budgets
+from luigi_spendguard.errors import Conflict, NotFound
+from luigi_spendguard.ledger.budgets import WITH_REMAINING, JournalEntry, journal, key_budgets, run_budget
 from luigi_spendguard.ledger.calls import ReservationDenied, Scope
 from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, TODAY, Row, Tx, is_over
@@ -23,7 +23,8 @@ from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.objects import object_of
 from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
-from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest
+from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command
+from luigi_spendguard.protocol.commands import USD
 from luigi_spendguard.settings.policy import Caps, is_allowed, moment
 
 #: What Luigi's task_ids end with (Luigi 3.8, `task.task_id_str`).
@@ -106,13 +107,22 @@ def _run_of(tx: Tx, terms: Terms, caps: Caps, key_id: str) -> Row:
     name = terms.label.removeprefix("luigi/") or key_id
     known = tx.one("SELECT * FROM run WHERE run_id = ? AND state <> 'ended'", name)
     if known is not None:
-        return {**known, "note": ""}  # What was said when it was opened is no answer to this.
+        return {**known, "note": _left(tx, name)}  # What was said when it was opened is no answer to this.
     families = [f for f in caps.families if _TASK_ID.fullmatch(name) and name.startswith(f"{f}_")]
     family = max(families, key=len, default="")
     asked = terms.run_cap if terms.run_cap is not None else terms.daily_cap
     cap, note = caps.grant(family, asked)
+    if note and not cap and not caps.shadow:
+        raise Conflict(f"no key was issued, as run {name} would be opened without money: {note}")
     by_task_id = bool(_TASK_ID.fullmatch(name))
     return open_run(tx, RunRequest(name, by_task_id, family, name, cap, asked, note, terms.label))
+
+
+def _left(tx: Tx, run_id: str) -> str:
+    """Return what is to be said of a run that has nothing left for its new key."""
+    if run_budget(tx, run_id)["remaining_micros"]:
+        return ""
+    return f"run {run_id} has $0.00 left: {command('top-up', run_id, USD)}"
 
 
 #: Of `key_terms` and its `claim`: the key has expired, or was issued in the future, so nobody knows when.
@@ -174,6 +184,7 @@ def show_key(tx: Tx, row: Row) -> dict[str, Any]:
         if budget is not None:
             shown[f"{scope}_spent_usd"] = plain_usd(budget["spent_micros"])
             shown[f"{scope}_remaining_usd"] = plain_usd(budget["remaining_micros"])
+    shown["run_remaining_usd"] = plain_usd(run_budget(tx, row["run_id"])["remaining_micros"])
     for name, ms in (
         ("issued", row["claimed_at"]),
         ("expires", row["expires_at"]),

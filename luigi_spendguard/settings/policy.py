@@ -64,11 +64,11 @@ class Caps:
 
 
 def _missing(family: str) -> str:
-    """Return why a run of a root family has no cap, and what to do for later runs, and for this one."""
+    """Return why a run of a root family has no cap, and what to do: it stays true when that is done."""
     own = f", or {family} in [spendguard_caps]" if family else ""
     return (
-        f"luigid's luigi.cfg grants {family or 'it'} nothing: set default_cap_usd in [spendguard]{own}, for "
-        "later runs; this one keeps $0.00 until it is topped up"
+        f"luigid's luigi.cfg had no cap for {family or 'it'}: set default_cap_usd in [spendguard]{own}, for "
+        "later runs; one that was opened so has $0.00 and what it is topped up by"
     )
 
 

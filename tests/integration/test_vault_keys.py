@@ -325,3 +325,37 @@ def test_a_pipeline_for_a_hosted_proxy_runs_on_a_stock_worker(tmp_path: Path) ->
         assert len(site.stripe.books()["moved"]) == 3
         run = site.run("night-1")
         assert (run["cap_usd"], run["spent_usd"], run["denied_calls"]) == ("3.00", "3.00", 2)
+
+
+def test_no_key_is_issued_for_a_run_that_luigi_cfg_gives_nothing(tmp_path: Path) -> None:
+    ask = ("issue-key", "--run", "nightly-42", "--run-cap", "50")
+    with Site(tmp_path / "site", gateway=True, spendguard={"default_cap_usd": None}) as site:
+        code, out, err = site.cli(*ask)
+        assert (code, out) == (1, "")
+        assert "no key was issued, as run nightly-42 would be opened without money: luigid's luigi.cfg" in err
+        assert "set default_cap_usd in [spendguard]" in err
+        assert site.cli("runs")[1] == "No run was opened yet.\n"
+        site.restart(spendguard={"default_cap_usd": 60})
+        code, key, err = site.cli(*ask)
+        assert (code, "Note" in err) == (0, False), err
+        key = key.strip()
+        charge(site, key)
+        listed = site.cli("keys")[1]
+        assert ("$50.00 in all" in listed, "left in its run" in listed) == (True, False)
+        # Another key of the run spends all that is left, which is more than the first one's.
+        other = site.cli("issue-key", "--run", "nightly-42")[1].strip()
+        charge(site, other, "cus_2", amount=4700)
+        assert "$50.00 in all, $2.00 left in its run" in site.cli("keys")[1]
+        charge(site, other, "cus_3", amount=200)
+        assert "Note: run nightly-42 has $0.00 left: `spendguard top-up nightly-42 USD`" in site.cli(*ask)[2]
+        assert site.stripe.moved() == 5000
+
+
+def test_a_note_of_a_missing_cap_stays_true_after_a_top_up(tmp_path: Path) -> None:
+    with Site(tmp_path / "site", spendguard={"default_cap_usd": None}) as site:
+        root = {"name": "Billing", "by_task_id": False, "root_family": "Billing", "root_task_id": "B"}
+        status, opened = site.call("POST", "/api/spend_open_run", root, token=None)
+        assert status == 200, opened
+        assert site.cli("top-up", "Billing", "5")[0] == 0
+        run = site.run("Billing")
+        assert (run["cap_usd"], "$0.00 and what it is topped up by" in run["note"]) == ("5.00", True)
