@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.budgets import WITH_REMAINING, last_entry
@@ -60,6 +60,7 @@ class Found:
         rows: entries of the journal, calls that a cap has denied (`kind` is `cap`) and calls that were
             denied otherwise (`denied`), oldest first.
         frozen, thawed: the runs that have become so.
+        in_doubt: of runs of which calls have become so: how many are now, and what they may have cost.
 
     """
 
@@ -67,6 +68,7 @@ class Found:
     rows: Sequence[Row] = ()
     frozen: frozenset[str] = field(default_factory=frozenset)
     thawed: frozenset[str] = field(default_factory=frozenset)
+    in_doubt: Mapping[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def position(tx: Tx) -> Position:
@@ -135,4 +137,14 @@ def news(tx: Tx, since: Position) -> Found:
         sorted([*entries, *denied, *others], key=lambda row: int(row["at"])),
         frozen - since.frozen,
         frozenset(thawed),
+        _in_doubt(tx, {row["run_id"] for row in entries if row["kind"] == "doubt"}),
     )
+
+
+def _in_doubt(tx: Tx, run_ids: Collection[str]) -> dict[str, tuple[int, int]]:
+    rows = tx.all(
+        "SELECT run_id, count(*) AS calls, sum(reserved_micros) AS micros FROM call WHERE state = 'in_doubt'"
+        " AND run_id IN (SELECT value FROM json_each(?)) GROUP BY run_id",
+        json.dumps(sorted(run_ids)),
+    )
+    return {row["run_id"]: (row["calls"], row["micros"]) for row in rows}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 from luigi_spendguard.ledger import history
@@ -91,7 +91,7 @@ class News:
         for run_id in sorted(found.thawed):
             if self._concerns({"run_id": run_id}):
                 logger.info("Run %s is thawed: it pays again", run_id)
-        for text in self._doubts(found.rows):
+        for text in self._doubts(found):
             logger.warning("%s", text)
         for text in self._too_small():
             logger.warning("%s", text)
@@ -119,16 +119,21 @@ class News:
         elif row["overrun_micros"] > 0:
             yield logging.ERROR, _overrun(row, frozen=row["run_id"] in found.now.frozen)
 
-    def _doubts(self, rows: Iterable[Row]) -> Iterator[str]:
-        """Yield a line for each run of which calls have become in doubt."""
+    def _doubts(self, found: Found) -> Iterator[str]:
+        """Yield a line for each run of which calls have become in doubt, with all that are if more are."""
         calls: dict[str, dict[str, int]] = {}
-        for row in rows:
+        for row in found.rows:
             if row["kind"] == "doubt" and row["first_doubt"] and self._concerns(row):
                 calls.setdefault(row["run_id"], {})[row["call_id"]] = row["reserved_micros"] or 0
         for run_id, held in calls.items():
-            those = "1 call is" if len(held) == 1 else f"{len(held)} calls are"
+            number, (total, micros) = len(held), found.in_doubt.get(run_id, (0, 0))
+            more, in_all = "", ""
+            if total > number:
+                more, in_all = " more", f"; in all {total} calls, {format_usd(micros)}"
+            those = f"{number}{more} {'call is' if number == 1 else 'calls are'}"
+            spent = f"{format_usd(sum(held.values()))} may have been spent{in_all}"
             yield (
-                f"Run {run_id}: {those} in doubt, {format_usd(sum(held.values()))} may have been spent: "
+                f"Run {run_id}: {those} in doubt, {spent}: "
                 f"{command('calls', '--run', run_id, '--state', 'in_doubt')} shows them"
             )
 

@@ -54,6 +54,15 @@ def test_calls_in_doubt_and_their_end_are_said(site: Site) -> None:
     wait_for(site, "is resolved as spent $1.50, by an operator at 127.0.0.1")
 
 
+def test_more_calls_in_doubt_are_said_with_all_that_are(site: Site) -> None:
+    case = Case(site)
+    case.doubted()
+    wait_for(site, f"Run {case.run_id}: 1 call is in doubt, $2.00 may have been spent: `spendguard calls")
+    case.doubted(target="cus_other")
+    more = "1 more call is in doubt, $2.00 may have been spent; in all 2 calls, $4.00: `spendguard calls"
+    wait_for(site, f"Run {case.run_id}: {more}")
+
+
 def test_an_approval_is_said(site: Site) -> None:
     site.restart(spendguard={"forecast": "hold"})
     site.luigi("Stages", "--n", "2", "--budget-usd", "1", "--run-id", "r", module=STAGED)

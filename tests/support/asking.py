@@ -88,16 +88,16 @@ class Case:
         self.attempt = self.pretender.claimed()
         self.key = self.attempt.key
 
-    def reserved(self) -> str:
+    def reserved(self, **more: Any) -> str:
         """Reserve $2 for a call and leave it pending; return its id."""
         call_id = str(uuid.uuid4())
-        answer = send(self.site, "POST", "/api/spend_reserve", ASK | {"call_id": call_id}, self.key)
+        answer = send(self.site, "POST", "/api/spend_reserve", ASK | {"call_id": call_id} | more, self.key)
         assert answer.json["response"]["verdict"] == "allowed", answer
         return call_id
 
-    def doubted(self) -> str:
+    def doubted(self, **more: Any) -> str:
         """Leave a call of $2 in doubt; return its id."""
-        call_id = self.reserved()
+        call_id = self.reserved(**more)
         send(self.site, "POST", "/api/spend_doubt", {"call_id": call_id}, self.key)
         return call_id
 
