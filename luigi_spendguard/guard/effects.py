@@ -12,15 +12,33 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import VendorUnreachable
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.vendors import Reply, Request
+
+#: What the ids of this process's calls begin with (`protocol.process_of`).
+_process = ""
+
+
+def _begin_anew() -> None:
+    global _process
+    _process = uuid.uuid4().hex[:8]
+
+
+_begin_anew()
+at_fork(_begin_anew)
+
+
+def new_call_id(process: str = "") -> str:
+    """Return the id of a new call of this process, or of another one that it is made for."""
+    return f"{process or _process}{str(uuid.uuid4())[8:]}"
 
 
 @dataclass
 class Call:
     """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
 
-    call_id: str = field(default_factory=lambda: str(uuid.uuid4()))
+    call_id: str = field(default_factory=new_call_id)
     ask: int = 0
     #: An earlier send of it has an unknown outcome (the ledger may not have heard of it yet).
     unsure: bool = False

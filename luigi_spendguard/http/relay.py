@@ -11,6 +11,7 @@ import contextlib
 import ipaddress
 import re
 import threading
+import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from http.client import responses
@@ -21,13 +22,14 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
-from luigi_spendguard.guard.effects import Call
+from luigi_spendguard.guard.effects import Call, new_call_id
 from luigi_spendguard.http.receiving import Receiving, has_ended
 from luigi_spendguard.protocol import (
     CREDENTIAL,
     FORWARDED,
     KEY_PREFIX,
     MAX_UNANSWERED,
+    PROCESS,
     TOO_MANY_UNANSWERED,
     UNANSWERED,
 )
@@ -48,6 +50,7 @@ _TOO_MANY_UNANSWERED = (
 )
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_PROCESS = re.compile(r"[0-9a-f]{8}")
 
 
 class Refused(Exception):
@@ -109,6 +112,7 @@ class ClientCall:
     Attributes:
         request: has the vendor's own URL and none of the client's credentials.
         unanswered: as `ReserveRequest`'s.
+        process: the client's, as `process_of` names it, "" where it does not say.
         refuse: as the guard's.
         is_gone: whether the client has gone: the call is not made then, when it is its turn.
 
@@ -118,6 +122,7 @@ class ClientCall:
     request: Request
     unanswered: str = ""
     refuse: SpendDenied | None = None
+    process: str = ""
     is_gone: Callable[[], bool] = lambda: False
 
 
@@ -135,7 +140,7 @@ class UnderWay:
     @contextlib.contextmanager
     def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
         """Have a call of `who` under way in the block; those that it makes again are given up."""
-        call = Call(unanswered=asked.unanswered)
+        call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=asked.unanswered)
         own = who, asked.request.headers.get("idempotency-key", "")
         with self._lock:
             for key in asked.unanswered.split():
@@ -233,6 +238,7 @@ class Relaying(Receiving):
             request,
             keys,
             refuse,
+            asked.headers.get(PROCESS, "") if _PROCESS.fullmatch(asked.headers.get(PROCESS, "")) else "",
             is_gone=lambda: self.closed or (has_ended(self.request) and not before),
         )
 

@@ -10,7 +10,7 @@ from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
 from luigi_spendguard.ledger.claims import COMPLETIONS, key_hash
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
-from luigi_spendguard.ledger.identity import FORMULA, Identity
+from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same
 from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of
 from luigi_spendguard.settings.policy import Caps
 
@@ -118,12 +118,6 @@ def same_call(row: Row, ask: ReserveRequest) -> bool:
     """Return whether `ask` is about the call that is recorded as `row` and not just named like it."""
     same = (row["vendor"], row["account"], row["operation"]) == (ask.vendor, ask.account, ask.operation)
     return same and asks_the_same(row, ask)
-
-
-def asks_the_same(row: Row, ask: ReserveRequest) -> bool:
-    """Return whether `ask` asks for what `row` did, as the version says that has kept it."""
-    before = ask.fingerprint_before or ask.fingerprint
-    return row["fingerprint"] in (ask.fingerprint, before)
 
 
 #: Statuses of a vendor that has not begun to execute the request: its key is as good as new.

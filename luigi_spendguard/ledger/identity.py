@@ -1,7 +1,9 @@
 """Which earlier call a new one repeats, and the key under which it goes out.
 
 The caller's own idempotency key decides; else (account, task, operation, target, ordinal). Ordinal =
-the lowest number that no equal call of this attempt holds open or with success and has answered.
+the lowest number that no equal call of this attempt holds open or with success and has answered. One that
+another process holds open, and that asks for the same in all, holds none: it may be lost or declined, and be
+known to the task as that before the ledger has heard of it. How it ends is waited for.
 
 Where tasks say what they pay for (`payment_key`), that takes the task_id's place: what `claims.payment_of`
 makes of it is the same for another task of the family, in every run, and after the task has completed, too.
@@ -19,7 +21,7 @@ from typing import NamedTuple
 
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
-from luigi_spendguard.protocol import ReserveRequest
+from luigi_spendguard.protocol import ReserveRequest, process_of
 
 #: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
 #: what goes into a digest (or how a vendor names a target) adds a version, and the old one goes on matching.
@@ -163,14 +165,32 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
     held = {
         row["ordinal"]
         for row in tx.all(
-            "SELECT ordinal, key_id FROM call WHERE claim_id = ? AND base = ?"
+            "SELECT ordinal, key_id, state, sender, fingerprint FROM call WHERE claim_id = ? AND base = ?"
             f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
             claim["id"],
             base,
         )
-        if row["key_id"] not in unanswered
+        if row["key_id"] not in unanswered and not _may_be_lost(row, ask)
     }
     return next(n for n in range(1, len(held) + 2) if n not in held)
+
+
+def _may_be_lost(row: Row, ask: ReserveRequest) -> bool:
+    """Return whether `ask` may be a call made again, of which nobody has said yet how it ended.
+
+    A process waits by itself until its own ends are known here, and may make several equal calls at once.
+    """
+    return (
+        row["state"] == "pending"
+        and process_of(row["sender"]) != process_of(ask.call_id)
+        and asks_the_same(row, ask)
+    )
+
+
+def asks_the_same(row: Row, ask: ReserveRequest) -> bool:
+    """Return whether `ask` asks for what `row` did, as the version says that has kept it."""
+    before = ask.fingerprint_before or ask.fingerprint
+    return row["fingerprint"] in (ask.fingerprint, before)
 
 
 def _look_up(tx: Tx, bases: tuple[str, ...], keys: tuple[str, ...], ask: ReserveRequest, claim: Row) -> Alike:

@@ -14,12 +14,11 @@ from luigi_spendguard.ledger.calls import (
     Decision,
     ReservationDenied,
     Scope,
-    asks_the_same,
     record,
 )
 from luigi_spendguard.ledger.corrections import last_resolution
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, Row, Tx, is_over
-from luigi_spendguard.ledger.identity import Identity
+from luigi_spendguard.ledger.identity import Identity, asks_the_same
 from luigi_spendguard.ledger.turns import forget_turns, take_turn, wait_for_turn
 from luigi_spendguard.money import format_usd
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest, commands

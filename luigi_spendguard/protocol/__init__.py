@@ -42,6 +42,9 @@ CREDENTIAL = "x-spendguard-token"
 #: The header of a call that a guarded worker has forwarded: its SDK follows the vendor's own links.
 FORWARDED = "x-spendguard-forwarded"
 
+#: The header of a call that a guarded worker has forwarded: its process, as `process_of` names it.
+PROCESS = "x-spendguard-process"
+
 #: Longest body kept for sending again.
 MAX_BODY = 1 << 20
 #: The most characters that are kept of a text that only serves display.
@@ -302,6 +305,11 @@ class EndReply(messages.LenientMessage):
     call_id: str
     state: str
     overrun_usd: str | None = None
+
+
+def process_of(call_id: str) -> str:
+    """Return what the ids of all calls of a process begin with, and no other's do."""
+    return call_id.partition("-")[0]
 
 
 def for_display(text: str) -> str:

@@ -22,7 +22,7 @@ from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.unreached import Unreached
-from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, RELAYED, REPLAYED, UNANSWERED
+from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, PROCESS, RELAYED, REPLAYED, UNANSWERED
 from luigi_spendguard.protocol.messages import UPGRADE
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
@@ -130,11 +130,13 @@ class Forwarder:
         gateway: GatewayAddress,
         attempt: Attempt,
         unanswered: str = "",
+        process: str = "",
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
         One that only reads may be made again whatever became of it; one with a key of its caller's is known
-        again by that. `unanswered`: what another process says, as `ReserveRequest`'s.
+        again by that. `unanswered`: what another process says, as `ReserveRequest`'s; `process`: whose
+        call it is, as `process_of` names it.
 
         Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
         here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
@@ -147,6 +149,8 @@ class Forwarder:
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
+            if process:
+                headers[PROCESS] = process
             if told := attempt.unanswered.named(mark, headers["idempotency-key"], unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)
@@ -197,7 +201,7 @@ def _has_own_key(vendor: Vendor, request: Request) -> bool:
 def _headers(request: Request, gateway: GatewayAddress, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
-    for name in (UNANSWERED, CREDENTIAL):
+    for name in (UNANSWERED, PROCESS, CREDENTIAL):
         kept.pop(name, None)
     kept[FORWARDED] = "1"
     if gateway.authorization:

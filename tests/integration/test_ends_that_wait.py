@@ -6,17 +6,22 @@ import os
 import signal
 import sqlite3
 import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import pytest
 import stripe
 
 from luigi_spendguard import SpendDenied, backoff
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
+from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.ledger.database import LOCK_SECONDS
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
-from tests.support.processes import other_process, wait_until
+from tests.support.processes import other_process, spawned_process, wait_until
 from tests.support.site import Site
 
 
@@ -88,7 +93,39 @@ def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
     assert [call["state"] for call in site.calls("nightly") if call["target"]] == ["settled"]
 
 
-def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_again(tmp_path: Path) -> None:
+def test_a_lost_call_that_a_spawned_process_makes_again_before_its_end_is_heard(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process knows nothing of what the other one owes to the ledger."""
+    pretender = Pretender(site, "nightly")
+    tell, deaf = Outbox.tell, [True]
+
+    def told(outbox: Outbox, what: str, say: Callable[[], object]) -> None:
+        def unheard() -> object:
+            if deaf:
+                raise LedgerUnavailable("it is away")
+            return say()
+
+        tell(outbox, what, unheard)
+
+    monkeypatch.setattr(Outbox, "tell", told)
+    monkeypatch.setattr(backoff, "LATER", (0.05, 0.05))
+    with pretender.attempt(), spawned_process(partial(charge, "cus_1")) as make_it_again:
+        site.stripe.fault("drop_after")
+        with pytest.raises(stripe.APIConnectionError):
+            charge("cus_1")
+        threading.Timer(0.5, deaf.clear).start()
+        make_it_again()
+        assert site.stripe.moved() == 100
+        assert charge("cus_1").status == "succeeded", "another one"
+    assert site.stripe.moved() == 200
+    assert [call["state"] for call in site.calls("nightly") if call["target"]] == ["settled"] * 2
+
+
+@pytest.mark.parametrize("process", [other_process, spawned_process])
+def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_again(
+    tmp_path: Path, process: Callable[..., AbstractContextManager[Callable[[], None]]]
+) -> None:
     with Site(tmp_path, gateway=True, spendguard_stripe={"timeout_s": 1}) as site:
         pretender = Pretender(site, "nightly")
 
@@ -98,7 +135,7 @@ def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_a
             site.luigid.kill()
             site.stripe.control(options={"held": False})
 
-        with pretender.attempt(), other_process(lambda: charge("cus_1")) as make_it_again:
+        with pretender.attempt(), process(partial(charge, "cus_1")) as make_it_again:
             site.stripe.control(options={"held": True})
             killing = threading.Thread(target=kill)
             killing.start()

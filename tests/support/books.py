@@ -45,11 +45,11 @@ class Books:
         self.last_claim = claim_id
         return self.write(claims.claim, request)[1]
 
-    def ask(self, amount: int, **more: Any) -> ReserveRequest:
-        """Return a request to reserve `amount` micro-dollars for a customer."""
+    def ask(self, amount: int, process: str = "00000001", **more: Any) -> ReserveRequest:
+        """Return a request to reserve `amount` micro-dollars for a customer. `process`: whose."""
         return ReserveRequest(
             **{
-                "call_id": str(uuid.uuid4()),
+                "call_id": f"{process}{str(uuid.uuid4())[8:]}",
                 "vendor": "stripe",
                 "account": "stripe:test",
                 "operation": "payment_intents.create",

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from random import SystemRandom
 
@@ -104,6 +105,33 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60, what: str = "
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not happen in {seconds} s"
         time.sleep(0.02)
+
+
+@contextmanager
+def spawned_process(act: Callable[[], object]) -> Iterator[Callable[[], None]]:
+    """As `other_process`, by spawning one; `act` can be pickled."""
+    spawn = multiprocessing.get_context("spawn")
+    here, there = spawn.Pipe()
+    process = spawn.Process(target=_act_when_told, args=(there, act))
+    process.start()
+    here.recv()
+
+    def tell() -> None:
+        here.send(None)
+        process.join()
+        assert process.exitcode == 0
+
+    try:
+        yield tell
+    finally:
+        process.kill()
+        process.join()
+
+
+def _act_when_told(there: Connection, act: Callable[[], object]) -> None:
+    there.send(None)
+    there.recv()
+    act()
 
 
 @contextmanager

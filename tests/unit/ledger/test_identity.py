@@ -97,6 +97,40 @@ def test_also_where_an_equal_call_has_the_place_behind_it(books: Books) -> None:
     assert books.figures() == (100, 100, 0)
 
 
+@pytest.mark.parametrize("end", ["void", "doubt"])
+def test_another_process_waits_for_an_equal_call_and_makes_it_again_where_that_failed(
+    books: Books, end: str
+) -> None:
+    """Who is told of a failure and makes it again may ask before the ledger has heard of it."""
+    key = books.claim("task")
+    first, again = equal(books), equal(books, process="00000002")
+    books.reserve(key, first)
+    waits = books.reserve(key, again)
+    assert (waits.verdict, waits.message) == ("wait", first.call_id)
+    books.end(key, EndRequest(end, first.call_id))
+    assert books.reserve(key, replace(again, ask=2)).verdict == "allowed"
+    assert books.figures() == (0, 100, 0)
+    assert books.read(lambda tx: tx.value("SELECT ordinal FROM call WHERE state = 'pending'")) == 1
+
+
+def test_it_is_another_one_where_that_succeeded(books: Books) -> None:
+    key = books.claim("task")
+    first, second = equal(books), equal(books, process="00000002")
+    books.reserve(key, first)
+    assert books.reserve(key, second).verdict == "wait"
+    books.end(key, settle(first))
+    paid(books, key, replace(second, ask=2), "pi_2")
+    assert books.figures() == (200, 0, 0)
+
+
+def test_who_asks_for_something_else_or_has_made_both_waits_for_nothing(books: Books) -> None:
+    key = books.claim("task")
+    first = equal(books)
+    for ask in (first, equal(books), equal(books, process="00000002", fingerprint="other")):
+        assert books.reserve(key, ask).verdict == "allowed"
+    assert books.figures() == (0, 300, 0)
+
+
 def test_a_key_that_met_a_decline_goes_out_changed(books: Books) -> None:
     """Stripe answers a key that met a decline with that decline again."""
     key = books.claim("task")
