@@ -58,6 +58,13 @@ def test_one_that_fits_is_not_held(holding: Site) -> None:
     assert (code, holding.stripe.moved()) == (0, 500), out
 
 
+def test_a_first_run_of_which_nobody_knows_the_cost_is_not_held(holding: Site) -> None:
+    """As `concepts.md` says: its cap alone bounds it."""
+    code, out = holding.luigi("Billing", "--n", "8", "--budget-usd", "5", "--workers", "2")
+    assert (code, holding.stripe.moved()) == (0, 500), out
+    assert (the_run(holding)["forecast_usd"], the_run(holding)["unknown_tasks"]) == ("0.00", 8)
+
+
 def test_two_hundred_that_become_two_thousand_are_held(holding: Site) -> None:
     """The last run of the family came to $4; this one says $40, well within its cap."""
     holding.luigi("List", "--n", "4", "--run-id", "monday", module=SHAPES)

@@ -94,7 +94,8 @@ def rules(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
     what = {
         "off": "not made",
         "warn": "said in luigid's log when they are too much; nothing is held",
-        "hold": "a run with too high a forecast is held until `spendguard approve`",
+        "hold": "a run with too high a forecast is held until `spendguard approve`; tasks of unknown cost "
+        "count for nothing in it",
     }
     yield Finding("forecasts", what.get(forecast, forecast))
     if caps.shadow:
