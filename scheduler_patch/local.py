@@ -191,7 +191,8 @@ class LocalLedgerClient(LedgerClient):
         return self._service
 
     def for_child(self) -> _Sent:
-        return _Sent(self._settings)  # Without the scheduler: a child of an attempt's claims no task.
+        # Without the scheduler: a child of an attempt's claims no task.
+        return _Sent(self._settings, self._under_way)
 
     def close(self) -> None:
         with _lock:
@@ -300,12 +301,16 @@ def client(scheduler: Any, settings: Settings) -> LocalLedgerClient:
 class _Sent:
     """Becomes a `LocalLedgerClient` of its own where it is unpickled."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
+    def __init__(self, settings: Settings, under_way: CallsUnderWay) -> None:
+        self._settings, self._under_way = settings, under_way
 
     def __reduce__(self) -> Any:
-        return (_in_child, (None, self._settings))
+        return (_in_child, (None, self._settings, self._under_way))
 
 
-def _in_child(scheduler: BudgetScheduler | None, settings: Settings) -> LocalLedgerClient:
-    return LocalLedgerClient(scheduler or BudgetScheduler(), settings, dispatches=False)
+def _in_child(
+    scheduler: BudgetScheduler | None, settings: Settings, under_way: CallsUnderWay | None = None
+) -> LocalLedgerClient:
+    child = LocalLedgerClient(scheduler or BudgetScheduler(), settings, dispatches=False)
+    child._under_way = under_way or child._under_way
+    return child

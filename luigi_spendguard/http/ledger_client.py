@@ -138,7 +138,7 @@ class HttpLedgerClient(LedgerClient):
     connections hand replies to the wrong child).
     """
 
-    def __init__(self, url: str, worker_token: str | None) -> None:
+    def __init__(self, url: str, worker_token: str | None, under_way: CallsUnderWay | None = None) -> None:
         try:
             self._address = SchedulerAddress.of(url)
         except ValueError as error:
@@ -147,7 +147,7 @@ class HttpLedgerClient(LedgerClient):
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox, self._gathering = Outbox(), Gathering(self._say)
-        self._under_way = CallsUnderWay()
+        self._under_way = under_way or CallsUnderWay()
         #: Whether luigid takes several messages at once.
         self._together = False
         self._renew()
@@ -158,7 +158,7 @@ class HttpLedgerClient(LedgerClient):
 
     def __reduce__(self) -> Any:
         # Where children are spawned, they read the token from their own luigi.cfg.
-        return (connect, (str(self.address),))
+        return (connect, (str(self.address), self._under_way))
 
     def _renew(self) -> None:
         """Start without inherited connections."""
@@ -373,9 +373,12 @@ class HttpLedgerClient(LedgerClient):
         raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
 
 
-def connect(url: str) -> HttpLedgerClient:
-    """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError."""
-    return HttpLedgerClient(url, config.load().worker_token)
+def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClient:
+    """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError.
+
+    `under_way`: what the processes of the attempt that it is for have under way.
+    """
+    return HttpLedgerClient(url, config.load().worker_token, under_way)
 
 
 def in_doubt(under_way: CallsUnderWay) -> list[EndRequest]:

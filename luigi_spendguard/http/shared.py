@@ -16,6 +16,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO, Any
 
 from luigi_spendguard.process_state import at_fork
 
@@ -26,16 +27,42 @@ _IN_FORCE, _FULL, _HEAD = 0, 1, 2
 
 
 class SharedTexts:
-    """One process at a time changes it; who is killed meanwhile leaves what was there before."""
+    """One process at a time changes it; who is killed meanwhile leaves what was there before.
+
+    Shared with what is forked, and with who opens its `path` while this process lives.
+    """
 
     def __init__(self, texts: dict[str, list[str]]) -> None:
-        self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        weakref.finalize(self, self._file.close)
-        self._file.truncate(_HEAD + 2 * _HALF)
-        self._memory = mmap.mmap(self._file.fileno(), 0)
+        file = tempfile.TemporaryFile()  # noqa: SIM115
+        file.truncate(_HEAD + 2 * _HALF)
+        self._open(file)
+        self._write(texts)
+
+    @classmethod
+    def at(cls, path: str) -> SharedTexts:
+        """Return what another process has at `path`; where that is gone, one in which nothing fits."""
+        try:
+            file = open(path, "r+b", buffering=0)  # noqa: SIM115
+        except OSError:
+            alone = cls({})
+            alone._memory[_FULL] = 1
+            return alone
+        texts = cls.__new__(cls)
+        texts._open(file)
+        return texts
+
+    def _open(self, file: IO[bytes]) -> None:
+        self._file = file
+        weakref.finalize(self, file.close)
+        self._memory = mmap.mmap(file.fileno(), 0)
         self._renew()
         at_fork(self._renew)
-        self._write(texts)
+
+    @property
+    def path(self) -> str:
+        """Where another process of this machine finds it, "" where no system tells that."""
+        path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
+        return path if os.path.exists(path) else ""
 
     def _renew(self) -> None:
         self._lock = threading.RLock()  # The handler of a signal may call a vendor, too.
@@ -89,14 +116,21 @@ def is_gone(pid: int) -> bool:
 
 
 class CallsUnderWay:
-    """The calls that were granted to the processes of an attempt, and have not ended."""
+    """The calls that were granted to the processes of an attempt, and have not ended.
 
-    def __init__(self) -> None:
+    `path`: where another process has them, "" for nowhere.
+    """
+
+    def __init__(self, path: str = "") -> None:
         self._attempts = 0
         self._own: dict[str, int] = {}
-        self._shared: SharedTexts | None = None
+        self._shared = SharedTexts.at(path) if path else None
         self._lock = threading.RLock()
         at_fork(self._begin_anew, before=self._share)
+
+    def __reduce__(self) -> Any:
+        self._share()
+        return CallsUnderWay, (self._shared.path if self._shared is not None else "",)
 
     def _begin_anew(self) -> None:
         self._lock = threading.RLock()

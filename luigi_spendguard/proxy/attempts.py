@@ -42,19 +42,22 @@ class Unanswered:
     """The calls of an attempt that a gateway was sent and has not answered: keys, oldest first, with marks.
 
     When the task makes one again its SDK makes up another idempotency key: only by the first one can the
-    gateway tell that it is no second call. It may be made again by any process that the task has forked.
+    gateway tell that it is no second call. It may be made again by any process that the task has started.
+
+    `path`: where another process has them, "" for nowhere.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, path: str = "") -> None:
         self._marks: dict[str, Mark] = {}
         #: The keys of those that are known again by their caller's own.
         self._own_keys: set[str] = set()
         self._begin_anew()
-        self._shared: SharedTexts | None = None
+        self._shared = SharedTexts.at(path) if path else None
         at_fork(self._begin_anew, before=self._share)
 
     def __reduce__(self) -> Any:
-        return Unanswered, ()  # The calls of a process that is spawned are its own.
+        self._share()
+        return Unanswered, (self._shared.path if self._shared is not None else "",)
 
     def _begin_anew(self) -> None:
         self._lock = threading.RLock()

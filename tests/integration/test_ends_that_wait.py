@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import multiprocessing
 import sqlite3
 import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import stripe
@@ -147,22 +147,22 @@ def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_a
         assert site.stripe.moved() == 100
 
 
+@pytest.mark.parametrize("start", ["fork", "spawn"])
 @pytest.mark.parametrize("gateway", [False, True], ids=["worker", "gateway"])
 def test_a_call_of_a_pools_process_that_was_killed_and_the_task_makes_again(
-    tmp_path: Path, gateway: bool
+    tmp_path: Path, gateway: bool, start: str
 ) -> None:
     with Site(tmp_path, gateway=gateway, spendguard_stripe={"timeout_s": 5}) as site:
         pretender = Pretender(site, "nightly")
         with pretender.attempt() as attempt, attempt.client.gathering():
             charge("cus_0")
             site.stripe.control(options={"held": True})
-            pid = os.fork()
-            if not pid:
-                charge("cus_1")
-                os._exit(0)
+            process: Any = multiprocessing.get_context(start)
+            child = process.Process(target=charge, args=("cus_1",))
+            child.start()
             wait_until(lambda: len(site.stripe.posts()) == 2, what="the call")
-            os.kill(pid, signal.SIGKILL)
-            os.waitpid(pid, 0)
+            child.kill()
+            child.join()
             site.stripe.control(options={"held": False})
             wait_until(lambda: site.stripe.moved() == 200, what="the charge")
             assert charge("cus_1").status == "succeeded"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
+import subprocess
+import sys
 
 from luigi_spendguard.http.shared import CallsUnderWay
 
@@ -39,6 +42,20 @@ def test_what_a_killed_process_had_under_way_is_left_once() -> None:
         os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)
         assert under_way.left() == [("four", 1)]
+
+
+def test_what_a_spawned_process_had_under_way_is_left_too() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        sent = pickle.dumps(under_way)
+        begin = f"import pickle; pickle.loads({sent!r}).begin('one', 1)"
+        subprocess.run([sys.executable, "-c", begin], check=True)
+        assert under_way.left() == [("one", 1)]
+        assert under_way.left() == []
+
+
+def test_what_is_sent_outside_an_attempt_shares_nothing() -> None:
+    assert pickle.loads(pickle.dumps(CallsUnderWay())).left() == []
 
 
 def test_what_is_forked_outside_an_attempt_shares_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 
 import pytest
 
@@ -122,6 +123,24 @@ def test_what_a_forked_process_has_lost_the_others_name() -> None:
     with pytest.raises(OSError, match="lost"), known.remembered("x" * 64, Mark("y" * (1 << 17), "z")):
         raise OSError("lost")
     assert known.named(mark(b"a"), "own") == TOO_MANY_UNANSWERED
+
+
+def test_what_a_spawned_process_has_lost_the_others_name() -> None:
+    known = Unanswered()
+    lose(known, "before", b"a")
+    sent = pickle.loads(pickle.dumps(known))
+    assert sent.named(mark(b"a"), "own") == "before"
+    lose(known, "after", b"a")
+    lose(sent, "in-child", b"a")
+    answered(sent, "before", b"a")
+    assert known.named(mark(b"a"), "own") == sent.named(mark(b"a"), "own") == "after in-child"
+
+
+def test_whose_parent_is_gone_tells_nothing_apart() -> None:
+    known = Unanswered()
+    sent = pickle.dumps(known)
+    del known
+    assert pickle.loads(sent).named(mark(b"a"), "own") == TOO_MANY_UNANSWERED
 
 
 def test_who_is_killed_as_it_changes_what_is_shared_leaves_what_there_was() -> None:
