@@ -51,7 +51,11 @@ def _wait_for_its_command(interface: ModuleType) -> None:
 
 def _wait_for_its_workers(module: ModuleType) -> None:
     def init(original: Any, *args: Any, **kwargs: Any) -> None:
-        _install()  # The new worker, too, is a guarded one afterwards.
+        # The new worker, too, is a guarded one afterwards.
+        if not _install() and _is_left():
+            logging.getLogger("luigi-interface").info(
+                "luigi_spendguard: VaultKeyTask is imported, VendorTask is not: this worker is not guarded"
+            )
         original(*args, **kwargs)
 
     def create(original: Any, self: Any, task: Any) -> Any:
@@ -78,15 +82,15 @@ def _replace(owner: Any, name: str, begin: Any) -> None:
         setattr(owner, name, ours)
 
 
+def _is_left() -> bool:
+    """Return whether workers stay as they are, for now."""
+    return bool(_put) and _WITHOUT in sys.modules
+
+
 def _install() -> bool:
     """Install the plugin if it is waited for and wanted; return whether that was done. Raises PluginError."""
     with _installing.lock:
-        if not _put:
-            return False
-        if _WITHOUT in sys.modules:
-            logging.getLogger("luigi-interface").info(
-                "luigi_spendguard: VaultKeyTask is imported, VendorTask is not: this worker is not guarded"
-            )
+        if not _put or _is_left():
             return False
         import_module("luigi_spendguard.worker").install()
         return True

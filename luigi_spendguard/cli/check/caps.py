@@ -108,7 +108,7 @@ def _vendor_tasks(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[
     if named:
         yield Finding(
             "plugin",
-            "a pipeline whose modules import no VendorTask has to call "
+            "a pipeline whose modules import no VendorTask has to import luigi_spendguard, or to call "
             "luigi_spendguard.install(), else its worker is one without the plugin",
         )
         text = (
