@@ -46,7 +46,8 @@ MAX_UPLOAD = 17 << 20
 _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
 _TOO_MANY_UNANSWERED = (
     "so many calls of this task were not answered that nobody can tell whether this is one of them made "
-    "again: let the task end and run again"
+    "again (or the process that knew them is gone, or has become another program): let the task end and run "
+    "again"
 )
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")

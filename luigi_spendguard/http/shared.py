@@ -10,6 +10,8 @@ import fcntl
 import json
 import mmap
 import os
+import re
+import stat
 import tempfile
 import threading
 import weakref
@@ -22,8 +24,11 @@ from luigi_spendguard.process_state import at_fork
 
 #: Bytes of each of two halves: one is written while the other is in force. A length begins each.
 _HALF, _LENGTH = 1 << 17, 8
-#: Before them, in a byte each: which half is in force, and whether something did not fit.
-_IN_FORCE, _FULL, _HEAD = 0, 1, 2
+#: Before them, in a byte each: which half is in force, and whether something did not fit; then what tells
+#: one from any other file.
+_IN_FORCE, _FULL, _MARK, _HEAD = 0, 1, 2, 18
+_SIZE = _HEAD + 2 * _HALF
+_PATH = re.compile(r"(/proc/(\d+)/fd/\d+) ([0-9a-f]{32})")
 
 
 class SharedTexts:
@@ -34,22 +39,33 @@ class SharedTexts:
 
     def __init__(self, texts: dict[str, list[str]]) -> None:
         file = tempfile.TemporaryFile()  # noqa: SIM115
-        file.truncate(_HEAD + 2 * _HALF)
+        file.truncate(_SIZE)
         self._open(file)
+        self._memory[_MARK:_HEAD] = os.urandom(_HEAD - _MARK)
         self._write(texts)
 
     @classmethod
     def at(cls, path: str) -> SharedTexts:
         """Return what another process has at `path`; where that is gone, one in which nothing fits."""
-        try:
-            file = open(path, "r+b", buffering=0)  # noqa: SIM115
-        except OSError:
+        if (file := _found(path)) is None:
             alone = cls({})
             alone._memory[_FULL] = 1
             return alone
         texts = cls.__new__(cls)
         texts._open(file)
         return texts
+
+    @staticmethod
+    def concerns(path: str) -> bool:
+        """Return whether a path is there, or was this process's own before it became another program.
+
+        Else who has handed it down is elsewhere (in a container, on another machine).
+        """
+        if (file := _found(path)) is not None:
+            file.close()
+            return True
+        match = _PATH.fullmatch(path)
+        return match is not None and int(match[2]) == os.getpid()
 
     def _open(self, file: IO[bytes]) -> None:
         self._file = file
@@ -62,7 +78,7 @@ class SharedTexts:
     def path(self) -> str:
         """Where another process of this machine finds it, "" where no system tells that."""
         path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
-        return path if os.path.exists(path) else ""
+        return f"{path} {self._memory[_MARK:_HEAD].hex()}" if os.path.exists(path) else ""
 
     def _renew(self) -> None:
         self._lock = threading.RLock()  # The handler of a signal may call a vendor, too.
@@ -102,6 +118,22 @@ class SharedTexts:
         whole = len(data).to_bytes(_LENGTH, "big") + data
         self._memory[begin : begin + len(whole)] = whole
         self._memory[_IN_FORCE] = half
+
+
+def _found(path: str) -> IO[bytes] | None:
+    """Open what is at a path, None where that is gone: the number may be another file's by now."""
+    match = _PATH.fullmatch(path)
+    try:
+        if match is None or not stat.S_ISREG(os.stat(match[1]).st_mode):
+            return None
+        file = open(match[1], "r+b", buffering=0)  # noqa: SIM115
+    except OSError:
+        return None
+    there = os.pread(file.fileno(), _HEAD, 0)[_MARK:].hex()
+    if there == match[3] and os.fstat(file.fileno()).st_size == _SIZE:
+        return file
+    file.close()
+    return None
 
 
 def is_gone(pid: int) -> bool:

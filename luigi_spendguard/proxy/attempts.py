@@ -53,16 +53,22 @@ class Unanswered:
         self._own_keys: set[str] = set()
         self._begin_anew()
         self._shared = SharedTexts.at(path) if path else None
-        at_fork(self._begin_anew, before=self._share)
+        at_fork(self._begin_anew, before=self.share)
 
     def __reduce__(self) -> Any:
-        self._share()
-        return Unanswered, (self._shared.path if self._shared is not None else "",)
+        self.share()
+        return Unanswered, (self.path,)
+
+    @property
+    def path(self) -> str:
+        """Where another process finds them, "" for nowhere: they are not shared."""
+        return self._shared.path if self._shared is not None else ""
 
     def _begin_anew(self) -> None:
         self._lock = threading.RLock()
 
-    def _share(self) -> None:
+    def share(self) -> None:
+        """Have them where the other processes of the task find them, from now on."""
         with self._lock:
             if self._shared is None:
                 self._shared = SharedTexts({key: [*mark, ""] for key, mark in self._marks.items()})
@@ -100,6 +106,13 @@ class Unanswered:
             with shared.held() as texts:
                 if texts.get(own, ["", "", ""])[2] == of_this:
                     del texts[own]
+
+    def _is_others(self, own: str) -> bool:
+        """Return whether another process has a call under way that this one only passes on."""
+        if self._shared is None:
+            return False
+        with self._shared.held() as texts:
+            return texts.get(own, ["", "", ""])[2] not in ("", str(os.getpid()))
 
     @staticmethod
     def of(request: Request, target: str) -> Mark:
@@ -157,6 +170,8 @@ class Unanswered:
                 self._own_keys.add(own)
             raise
         self._own_keys.discard(own)
+        if self._is_others(own):  # Its program may be gone before it hears the answer.
+            return
         with self._changing() as marks:
             if marks.pop(own, None) is None and mark is not None:
                 named = set(told.split())
@@ -268,6 +283,8 @@ def _owner() -> Attempt | Outside | None:
 @contextmanager
 def running(attempt: Attempt, *, everywhere: bool = False) -> Iterator[None]:
     """Let this thread, and threads without context, belong to `attempt`; `everywhere`: only the latter."""
+    if attempt.served or attempt.settings.gateway_url is not None:
+        attempt.unanswered.share()  # A program of the task's may be killed, and be started again.
     with _lock:
         _active[attempt.claim_id] = attempt
         _known_keys.add(attempt.key)
@@ -310,6 +327,8 @@ def within() -> tuple[str, ...]:
 @contextmanager
 def listening(url: str) -> Iterator[None]:
     """Let the programs that a vendor task of this process starts in the block call vendors at `url`."""
+    for attempt in all_running():
+        attempt.unanswered.share()
     with _lock:
         _listeners.append(url)
         _set_mark()
@@ -342,6 +361,7 @@ def _handed_down(attempt: Attempt) -> str:
         "scheduler": attempt.client.address,
         "served": sorted(attempt.served),
         "listener": _listeners[-1] if _listeners else attempt.handed_down,
+        "unanswered": attempt.unanswered.path,
     }
     return json.dumps(mark)
 

@@ -25,8 +25,9 @@ from typing import Any
 from luigi_spendguard import config
 from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.http.shared import SharedTexts
 from luigi_spendguard.proxy import attempts, environment
-from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.attempts import Attempt, Unanswered
 from luigi_spendguard.vendors.registry import VENDORS
 
 logger = logging.getLogger(__name__)
@@ -114,6 +115,7 @@ def attempt_of(mark: str) -> Attempt | None:
             client=HttpLedgerClient(home or listener, None),
             settings=settings,
             served=frozenset(VENDORS if listener else named["served"]),
+            unanswered=_unanswered_of(named.get("unanswered", "")),
             handed_down=listener or "",
         )
     except (config.ConfigError, PluginError) as error:
@@ -121,3 +123,8 @@ def attempt_of(mark: str) -> Attempt | None:
     except (ValueError, KeyError, AttributeError, TypeError):  # Somebody else's text.
         pass
     return None
+
+
+def _unanswered_of(path: str) -> Unanswered:
+    """Return what the processes of a program's attempt share of calls that were not answered."""
+    return Unanswered(path if SharedTexts.concerns(path) else "")

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +17,12 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard import SpendDenied, backoff
+from luigi_spendguard import SpendDenied, backoff, spend_proxy
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.ledger.database import LOCK_SECONDS
+from luigi_spendguard.proxy import attempts
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import other_process, spawned_process, wait_until
@@ -171,3 +175,38 @@ def test_a_call_of_a_pools_process_that_was_killed_and_the_task_makes_again(
         assert {call["state"] for call in site.calls("nightly") if call["verdict"] == "allowed"} == {
             "settled"
         }
+
+
+_PROGRAM = """
+import luigi_spendguard
+luigi_spendguard.install()
+import stripe
+from tests.support.pipelines import charge
+stripe.max_network_retries = 0
+charge("cus_1")
+"""
+
+
+@pytest.mark.parametrize(
+    ("gateway", "by"), [(True, nullcontext), (True, spend_proxy), (False, spend_proxy)], ids=str
+)
+def test_a_call_of_a_program_that_was_killed_and_is_started_again(
+    tmp_path: Path, gateway: bool, by: Callable[[], AbstractContextManager[object]]
+) -> None:
+    with Site(tmp_path, gateway=gateway, spendguard_stripe={"timeout_s": 5}) as site:
+        pretender = Pretender(site, "nightly")
+        line = [sys.executable, "-c", _PROGRAM]
+        with pretender.attempt(), by():
+            environ = {**site.environment(), attempts.MARK: os.environ[attempts.MARK]}
+            site.stripe.control(options={"held": True})
+            program = subprocess.Popen(line, env=environ)
+            wait_until(lambda: bool(site.stripe.posts()), what="the call")
+            program.kill()
+            program.wait()
+            site.stripe.control(options={"held": False})
+            wait_until(lambda: site.stripe.moved() == 100, what="the charge")
+            wait_until(lambda: not [c for c in site.calls("nightly") if c["state"] == "pending"])
+            subprocess.run(line, env=environ, check=True)
+            assert site.stripe.moved() == 100
+            subprocess.run(line, env=environ, check=True)
+            assert site.stripe.moved() == 200, "another one"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -156,3 +157,16 @@ def test_who_is_killed_as_it_changes_what_is_shared_leaves_what_there_was() -> N
         held["three"] = ["3"]
     with texts.held() as held:
         assert held == {"one": ["1"], "three": ["3"]}
+
+
+def test_a_file_that_has_taken_the_place_of_what_was_shared_is_left_alone(tmp_path: Path) -> None:
+    """A program that has taken this one's place opens other files by the same numbers."""
+    path = SharedTexts({}).path
+    with (tmp_path / "other").open("w+b") as other:
+        other.truncate(1 << 20)
+        mark = path.partition(" ")[2]
+        taken = f"/proc/{os.getpid()}/fd/{other.fileno()} {mark}"
+        assert Unanswered(taken).named(Mark("POST /", ""), "own") == TOO_MANY_UNANSWERED
+        assert other.read() == bytes(1 << 20)
+    assert SharedTexts.concerns(taken)
+    assert not SharedTexts.concerns(f"/proc/0/fd/1 {mark}")
