@@ -188,7 +188,9 @@ charge("cus_1")
 
 
 @pytest.mark.parametrize(
-    ("gateway", "by"), [(True, nullcontext), (True, spend_proxy), (False, spend_proxy)], ids=str
+    ("gateway", "by"),
+    [(True, nullcontext), (True, spend_proxy), (False, spend_proxy)],
+    ids=["gateway", "gateway-proxy", "worker-proxy"],
 )
 def test_a_call_of_a_program_that_was_killed_and_is_started_again(
     tmp_path: Path, gateway: bool, by: Callable[[], AbstractContextManager[object]]
