@@ -82,6 +82,7 @@ class SharedTexts:
 
     def _renew(self) -> None:
         self._lock = threading.RLock()  # The handler of a signal may call a vendor, too.
+        self._is_held = False
 
     @property
     def is_full(self) -> bool:
@@ -90,17 +91,27 @@ class SharedTexts:
 
     @contextmanager
     def held(self) -> Iterator[dict[str, list[str]]]:
-        """Hold it in the block; what is changed in it there all others see afterwards."""
+        """Hold it in the block; what is changed in it there all others see afterwards.
+
+        The handler of a signal may do so within the block that it interrupts: each keeps its own changes.
+        """
         with self._lock:
-            fcntl.lockf(self._file, fcntl.LOCK_EX)  # That of a process ends with it, and no fork inherits it.
+            within = self._is_held
             try:
-                texts = self._read()
-                before = json.dumps(texts)
-                yield texts
-                if json.dumps(texts) != before:
-                    self._write(texts)
+                self._is_held = True
+                if not within:  # It ends with its process, and no fork inherits it.
+                    fcntl.lockf(self._file, fcntl.LOCK_EX)
+                before = self._read()
+                yield (texts := dict(before))
+                changed = {key: text for key, text in texts.items() if before.get(key) != text}
+                if changed or before.keys() - texts.keys():
+                    now = self._read().items()
+                    kept = {key: text for key, text in now if key in texts or key not in before}
+                    self._write(kept | changed)
             finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
+                self._is_held = within
+                if not within:
+                    fcntl.lockf(self._file, fcntl.LOCK_UN)
 
     def _read(self) -> dict[str, list[str]]:
         begin = _HEAD + self._memory[_IN_FORCE] * _HALF + _LENGTH

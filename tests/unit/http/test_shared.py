@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pickle
 import signal
 import subprocess
 import sys
 
-from luigi_spendguard.http.shared import CallsUnderWay
+from luigi_spendguard.http.shared import CallsUnderWay, SharedTexts
 
 
 def forked(under_way: CallsUnderWay, *calls: str, ended: str = "") -> int:
@@ -66,3 +67,34 @@ def test_what_is_forked_outside_an_attempt_shares_nothing() -> None:
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert under_way.left() == []
+
+
+def test_what_a_handler_changes_within_another_block_stays_and_so_does_that_ones() -> None:
+    texts = SharedTexts({"ended": ["0"]})
+    with texts.held() as outer:
+        outer["outer"] = ["1"]
+        with texts.held() as inner:
+            inner["inner"] = ["2"]
+            del inner["ended"]
+        with texts.held() as again:
+            assert again == {"inner": ["2"]}
+    with texts.held() as after:
+        assert after == {"inner": ["2"], "outer": ["1"]}
+
+
+def test_the_others_wait_until_the_block_that_a_handler_has_interrupted_ends() -> None:
+    texts = SharedTexts({})
+    here, there = os.pipe()
+    with texts.held() as outer:
+        with texts.held() as inner:
+            inner["inner"] = ["1"]
+        pid = os.fork()
+        if not pid:
+            os.write(there, b".")
+            with texts.held() as seen:
+                os.write(there, json.dumps(seen).encode())
+            os._exit(0)
+        assert os.read(here, 1) == b"."
+        outer["outer"] = ["2"]
+    os.waitpid(pid, 0)
+    assert json.loads(os.read(here, 100)) == {"inner": ["1"], "outer": ["2"]}
