@@ -125,7 +125,8 @@ class Outbox:
         limit = time.monotonic() + timeout_s
         while self._waiting or any(owes[0] for owes in self._above):
             if time.monotonic() > limit:
-                raise LedgerUnavailable(f"what was said to it before is not delivered yet: {self._why}")
+                why = self._why if self._waiting else "another process of the task has still to deliver it"
+                raise LedgerUnavailable(f"what was said to it before is not delivered yet: {why}")
             self._hurry.put(None)
             time.sleep(0.02)
 
