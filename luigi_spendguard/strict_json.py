@@ -26,17 +26,12 @@ def read(data: bytes, *, any_case: bool = False) -> Any:
     Raises NotStrict for a doubled name, a number that is none or is too large, a NUL in a name, and half a
     surrogate pair; ValueError or RecursionError for what is no JSON in UTF-8.
     """
-    decoded = json.loads(
-        data.decode("utf-8"),
-        object_pairs_hook=_once(any_case),
-        parse_constant=_no_constant,
-        parse_int=_whole,
-        parse_float=_finite,
-    )
-    try:
-        json.dumps(decoded, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise NotStrict("half a surrogate pair is no text") from None
+    decoded = (_IN_ANY_CASE if any_case else _AS_WRITTEN).decode(data.decode("utf-8"))
+    if b"\\u" in data:  # UTF-8 itself has no surrogates.
+        try:
+            json.dumps(decoded, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise NotStrict("half a surrogate pair is no text") from None
     return decoded
 
 
@@ -70,3 +65,15 @@ def _finite(text: str) -> float:
     if not math.isfinite(number := float(text)):
         raise NotStrict(f"{text[:20]} is a number that not every reader reads alike")
     return number
+
+
+def _decoder(*, any_case: bool) -> json.JSONDecoder:
+    return json.JSONDecoder(
+        object_pairs_hook=_once(any_case),
+        parse_constant=_no_constant,
+        parse_int=_whole,
+        parse_float=_finite,
+    )
+
+
+_AS_WRITTEN, _IN_ANY_CASE = _decoder(any_case=False), _decoder(any_case=True)

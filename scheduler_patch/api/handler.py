@@ -185,7 +185,8 @@ class ApiHandler(Bounded):
         if media_type_in(self.request.headers.get("Content-Type", "")) != "application/json":
             what = "send JSON in UTF-8: Content-Type application/json, with charset=utf-8 or without"
             raise Refused(415, "unsupported_media_type", what)
-        if next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
+        many = len(body) > MAX_TOKENS  # Each is a byte at least.
+        if many and next(islice(_TOKENS.finditer(body), MAX_TOKENS, None), None) is not None:
             raise Refused(400, "bad_request", f"the body has more than {MAX_TOKENS} values and names")
         try:
             fields = strict_json.read(body)
