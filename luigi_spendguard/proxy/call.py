@@ -22,7 +22,7 @@ from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Finish, Life, NotSent, Reserve, Send, advance
 from luigi_spendguard.http.blocking import BlockingTransport
-from luigi_spendguard.protocol import KEY_PREFIX, process_of
+from luigi_spendguard.protocol import KEY_PREFIX
 from luigi_spendguard.proxy import attempts, environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.proxy.gateway_client import Forwarder, GatewayAddress, holder_of
@@ -202,8 +202,7 @@ def _send(
         except SpendDenied as denied:
             refuse = denied
         else:
-            process = process_of(call.call_id)
-            return _forwarder.forward(vendor, request, target, gateway, attempt, call.unanswered, process)
+            return _forwarder.forward(vendor, request, target, gateway, attempt, call)
     # Guarded here, or put on record here as refused: nothing is sent then, and no secret is needed.
     life = Guard(vendor, settings, secret or "", attempt.settings.fx, time.monotonic).guarded(
         request, call, refuse

@@ -16,13 +16,22 @@ from urllib.parse import urlsplit
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import GatewayUnreachable, SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.guard.denials import DENIAL, error_of
-from luigi_spendguard.guard.effects import NotSent
+from luigi_spendguard.guard.effects import Call, NotSent
 from luigi_spendguard.guard.messages import TRIED_BEFORE, say_replayed
 from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.http.blocking import BlockingTransport
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.unreached import Unreached
-from luigi_spendguard.protocol import CREDENTIAL, FORWARDED, OWN_KEY, PROCESS, RELAYED, REPLAYED, UNANSWERED
+from luigi_spendguard.protocol import (
+    CREDENTIAL,
+    FORWARDED,
+    OWN_KEY,
+    PROCESS,
+    RELAYED,
+    REPLAYED,
+    UNANSWERED,
+    process_of,
+)
 from luigi_spendguard.protocol.messages import UPGRADE
 from luigi_spendguard.proxy import environment, interrupt
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
@@ -129,14 +138,12 @@ class Forwarder:
         target: str,
         gateway: GatewayAddress,
         attempt: Attempt,
-        unanswered: str = "",
-        process: str = "",
+        call: Call,
     ) -> Reply:
         """Send `request` to `target` (path and query) at the gateway and return the vendor's reply.
 
         One that only reads may be made again whatever became of it; one with a key of its caller's is known
-        again by that. `unanswered`: what another process says, as `ReserveRequest`'s; `process`: whose
-        call it is, as `process_of` names it.
+        again by that. `call` says which process makes it, and what another one has said of it.
 
         Raises SpendDenied, OutcomeUnknown, NotSent and what broke the exchange with the vendor as guarding
         here would, GatewayUnreachable after `GIVE_UP_S` seconds without a connection, and what broke the
@@ -149,9 +156,8 @@ class Forwarder:
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
-            if process:
-                headers[PROCESS] = process
-            if told := attempt.unanswered.named(mark, headers["idempotency-key"], unanswered):
+            headers[PROCESS] = process_of(call.call_id)
+            if told := attempt.unanswered.named(mark, headers["idempotency-key"], call.unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
