@@ -115,6 +115,20 @@ def test_every_line_of_the_threat_model_names_the_tests_that_show_it() -> None:
         assert unknown(names) == [], line
 
 
+def test_the_map_names_every_module() -> None:
+    text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
+    named = set(
+        re.findall(r"\w+", text.partition("## Where things live")[2].partition("### Follow one call")[0])
+    )
+    modules = {
+        path.stem
+        for place in ("luigi_spendguard", "scheduler_patch")
+        for path in (REPOSITORY / place).rglob("*.py")
+    }
+    assert len(modules) > 100
+    assert modules - named == set()
+
+
 def test_every_promise_names_the_tests_that_show_it() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
     rows = dict(re.findall(r"^\| (P\d+) \| .+? \| (.+) \|$", text, re.MULTILINE))
