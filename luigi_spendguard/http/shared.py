@@ -43,16 +43,14 @@ class SharedTexts:
         self._open(file)
         self._memory[_MARK:_HEAD] = os.urandom(_HEAD - _MARK)
         self._write(texts)
+        _here[self._mark] = self
 
     @classmethod
     def at(cls, path: str) -> SharedTexts:
         """Return what another process has at `path`; where that is gone, one in which nothing fits."""
-        if (file := _found(path)) is None:
-            alone = cls({})
-            alone._memory[_FULL] = 1
-            return alone
-        texts = cls.__new__(cls)
-        texts._open(file)
+        if (texts := cls._find(path)) is None:
+            texts = cls({})
+            texts._memory[_FULL] = 1
         return texts
 
     @staticmethod
@@ -61,11 +59,24 @@ class SharedTexts:
 
         Else who has handed it down is elsewhere (in a container, on another machine).
         """
-        if (file := _found(path)) is not None:
-            file.close()
+        if SharedTexts._find(path) is not None:
             return True
         match = _PATH.fullmatch(path)
         return match is not None and int(match[2]) == os.getpid()
+
+    @classmethod
+    def _find(cls, path: str) -> SharedTexts | None:
+        """Return the one of this process, for who closes a file lets go of its lock, however he opened it."""
+        with _opening:
+            if (texts := _here.get(path.rpartition(" ")[2])) is None and (file := _found(path)) is not None:
+                texts = cls.__new__(cls)
+                texts._open(file)
+                _here[texts._mark] = texts
+        return texts
+
+    @property
+    def _mark(self) -> str:
+        return self._memory[_MARK:_HEAD].hex()
 
     def _open(self, file: IO[bytes]) -> None:
         self._file = file
@@ -78,7 +89,7 @@ class SharedTexts:
     def path(self) -> str:
         """Where another process of this machine finds it, "" where no system tells that."""
         path = f"/proc/{os.getpid()}/fd/{self._file.fileno()}"
-        return f"{path} {self._memory[_MARK:_HEAD].hex()}" if os.path.exists(path) else ""
+        return f"{path} {self._mark}" if os.path.exists(path) else ""
 
     def _renew(self) -> None:
         self._lock = threading.RLock()  # The handler of a signal may call a vendor, too.
@@ -129,6 +140,19 @@ class SharedTexts:
         whole = len(data).to_bytes(_LENGTH, "big") + data
         self._memory[begin : begin + len(whole)] = whole
         self._memory[_IN_FORCE] = half
+
+
+#: What this process has of them, by what tells one from any other file.
+_here: weakref.WeakValueDictionary[str, SharedTexts] = weakref.WeakValueDictionary()
+_opening = threading.RLock()
+
+
+def _begin_anew() -> None:
+    global _opening
+    _opening = threading.RLock()
+
+
+at_fork(_begin_anew)
 
 
 def _found(path: str) -> IO[bytes] | None:

@@ -82,6 +82,20 @@ def test_what_a_handler_changes_within_another_block_stays_and_so_does_that_ones
         assert after == {"inner": ["2"], "outer": ["1"]}
 
 
+def test_who_looks_again_for_what_a_process_has_lets_go_of_no_lock() -> None:
+    texts = SharedTexts({})
+    begin = "from luigi_spendguard.http.shared import SharedTexts as S\nprint(flush=True)\n"
+    read = f"{begin}with S.at({texts.path!r}).held() as seen: print(seen)"
+    with texts.held() as outer:
+        assert SharedTexts.concerns(texts.path)
+        assert SharedTexts.at(texts.path) is texts
+        other = subprocess.Popen([sys.executable, "-c", read], stdout=subprocess.PIPE, text=True)
+        assert other.stdout is not None
+        assert other.stdout.readline() == "\n"
+        outer["outer"] = ["1"]
+    assert other.communicate(timeout=60)[0] == "{'outer': ['1']}\n"
+
+
 def test_the_others_wait_until_the_block_that_a_handler_has_interrupted_ends() -> None:
     texts = SharedTexts({})
     here, there = os.pipe()
