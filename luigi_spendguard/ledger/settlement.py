@@ -41,8 +41,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
         raise NotFound(f"there is no call {message.call_id} to {message.kind}")
     if not scope.owns(row):
         raise Conflict("the call is another task's")
-    if row["relayed"] and not scope.relayed:
-        raise Conflict("a gateway sends this call, and says itself how it ended")
+    _check_sender(scope, row)
     if row["verdict"] != "allowed":
         return row
     row, message = _believed(tx, scope, row, message)
@@ -58,6 +57,11 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     return tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
 
 
+def _check_sender(scope: Scope, row: Row) -> None:
+    if row["relayed"] and not scope.relayed:
+        raise Conflict("a gateway sends this call, and says itself how it ended")
+
+
 def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
     """Put what a sender was let send again back in doubt: it has not heard so, and sends nothing.
 
@@ -65,6 +69,7 @@ def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
     """
     for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.call_id):
         if scope.owns(row):
+            _check_sender(scope, row)
             put_in_doubt(tx, row, message.note)
 
 

@@ -122,6 +122,23 @@ def test_who_did_not_hear_that_it_may_send_a_call_again_leaves_it_in_doubt(sides
     assert sides.figures() == (100, 0, 0)
 
 
+def test_what_a_gateway_sends_again_no_worker_puts_in_doubt(sides: Sides) -> None:
+    """It would be taken for one that nobody sends now."""
+    key = sides.claim("task")
+    first, second = (sides.ask(100, target="cus_1") for _ in range(2))
+    sides.reserve(key, first)
+    sides.end(key, EndRequest("doubt", first.call_id, 1))
+    assert sides.reserve(key, second).call_id == first.call_id
+    sides.relayed, is_void = False, EndRequest("void", second.call_id, 1)
+    with pytest.raises(Conflict, match="a gateway sends this call"):
+        sides.end(key, is_void)
+    state = "SELECT state FROM call WHERE id = ?"
+    assert sides.write(lambda tx: tx.value(state, first.call_id)) == "pending"
+    sides.relayed = True
+    sides.end(key, is_void)
+    assert sides.write(lambda tx: tx.value(state, first.call_id)) == "in_doubt"
+
+
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
     """A worker plants a reply for a key that another task's call will bring."""
     key, other = sides.claim("task"), sides.claim("other task")
