@@ -133,12 +133,13 @@ def main() -> None:
     parser.add_argument("--parts", help="some of the parts, such as pipeline,gateway")
     parser.add_argument("--old", type=Path, help="a checkout of other code, measured in turns with this one")
     parser.add_argument("--folder", type=Path, help="where ledgers lie; their disk is measured, too")
-    parser.add_argument("--build", type=Path, default=BUILD, help="where figures are kept")
+    parser.add_argument("--build", type=Path, default=BUILD, help="where --quick and --tiny keep figures")
     given = parser.parse_args()
     sizes = _QUICK if given.quick else _TINY if given.tiny else _FULL
     small = given.quick or given.tiny
-    results = given.build / ("quick.json" if small else "results.json")
-    given.build.mkdir(parents=True, exist_ok=True)
+    target = given.build if small else REPOSITORY / "docs"
+    results = target / ("quick.json" if small else "performance.json")
+    target.mkdir(parents=True, exist_ok=True)
     found: dict[str, Any] = json.loads(results.read_text()) if results.exists() and not small else {}
     parts = _parts(sizes, given.old.resolve() if given.old else None)
     every = [name for name in parts if name != "peers" or not given.quick]  # Those have to be installed.
@@ -150,7 +151,6 @@ def main() -> None:
         found[name] = {"figures": figures, "machine": before, "load_after": machine()["load"]}
         results.write_text(json.dumps(found, indent=2) + "\n")  # What is measured is kept, whatever comes.
         print(f"# {name}: {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    target = given.build if small else REPOSITORY / "docs"
     write_report(found, target)
     print((target / "performance.md").read_text())
 

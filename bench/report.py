@@ -16,7 +16,8 @@ _HEAD = """\
 
 What a guarded pipeline, a call and luigid cost beside stock Luigi, and beside others who bound spending. `make bench`
 measures this and writes this page; `make bench-quick`, two minutes on a machine that does nothing else, shows a little of
-each and leaves the page as it is. What the page lacks was not measured when it was written.
+each and leaves the page as it is. What the page lacks was not measured when it was written; the figures themselves are in
+[performance.json](performance.json), and `make bench ARGS="--parts call,ledger"` measures some of them anew.
 
 Each figure is a median, with the least and the most of its rounds in brackets. What is compared in a part was measured in
 turns, in one run, whose load is said; a ratio is that of one round. On a machine that others use as well all times are longer than they have to
@@ -54,7 +55,8 @@ def write_report(found: Figures, folder: Path) -> None:
         times = " to ".join(str(n) for n in dict.fromkeys((rounds[0], rounds[-1])))
         plural = "" if times == "1" else "s"
         parts.append(
-            f"\n{times} round{plural}; the machine's load was {before[0]} before and {after[0]} after.\n"
+            f"\n{times} round{plural} of {found[name]['machine']['commit'] or 'no commit'};"
+            f" the machine's load was {before[0]} before and {after[0]} after.\n"
         )
     (folder / "performance.md").write_text("\n".join(parts).rstrip() + "\n", "utf-8")
 
