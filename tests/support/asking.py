@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+from luigi_spendguard.guard.effects import new_call_id
 from tests.support.attempts import Pretender
 from tests.support.site import SECRET, FakeStripe, Site
 
@@ -90,7 +91,7 @@ class Case:
 
     def reserved(self, **more: Any) -> str:
         """Reserve $2 for a call and leave it pending; return its id."""
-        call_id = str(uuid.uuid4())
+        call_id = new_call_id()
         answer = send(self.site, "POST", "/api/spend_reserve", ASK | {"call_id": call_id} | more, self.key)
         assert answer.json["response"]["verdict"] == "allowed", answer
         return call_id
