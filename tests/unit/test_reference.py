@@ -108,7 +108,7 @@ def parsed(line: str) -> None:
     program, *args = shlex.split(re.sub(r"\|\w+", "", line))
     args = [VALUES.get(arg, arg) for arg in args]
     if program == "luigid-spendguard":
-        unknown = {arg for arg in args if arg.startswith("-")} - LUIGID
+        unknown = {arg for arg in args if arg.startswith("-")} - LUIGID - {"--help"}
         if unknown:
             raise click.UsageError(str(unknown))
         return
