@@ -38,6 +38,10 @@ class Mark(NamedTuple):
     body: str
 
 
+#: A key that a header can name.
+_NAMEABLE = re.compile(r"[\w-]{1,64}")
+
+
 class Unanswered:
     """The calls of an attempt that a gateway was sent and has not answered: keys, oldest first, with marks.
 
@@ -100,12 +104,20 @@ class Unanswered:
             return
         with shared.held() as texts:
             texts.setdefault(own, [*mark, of_this])
+        unanswered = _NAMEABLE.fullmatch(own) is not None
         try:
             yield
+            unanswered = False
+        except (SpendDenied, VendorUnreachable):
+            unanswered = False
+            raise
         finally:
             with shared.held() as texts:
                 if texts.get(own, ["", "", ""])[2] == of_this:
-                    del texts[own]
+                    if unanswered:  # At once: killed in between, this process would leave no mark.
+                        texts[own] = [*mark, ""]
+                    else:
+                        del texts[own]
 
     def _is_others(self, own: str) -> bool:
         """Return whether another process has a call under way that this one only passes on."""
@@ -163,7 +175,7 @@ class Unanswered:
         except (SpendDenied, VendorUnreachable):
             raise
         except BaseException:
-            if mark is not None and re.fullmatch(r"[\w-]{1,64}", own):
+            if mark is not None and _NAMEABLE.fullmatch(own):
                 with self._changing() as marks:
                     marks.setdefault(own, mark)
             elif mark is None and own:

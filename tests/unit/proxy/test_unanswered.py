@@ -170,3 +170,20 @@ def test_a_file_that_has_taken_the_place_of_what_was_shared_is_left_alone(tmp_pa
         assert other.read() == bytes(1 << 20)
     assert SharedTexts.concerns(taken)
     assert not SharedTexts.concerns(f"/proc/0/fd/1 {mark}")
+
+
+def test_a_call_that_is_lost_stands_there_at_every_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that is killed between two of its steps leaves what another one of the task must know."""
+    unanswered, seen = Unanswered(), list[bool]()
+    unanswered.share()
+    write = SharedTexts._write
+
+    def watched(self: SharedTexts, texts: dict[str, list[str]]) -> None:
+        seen.append("one" in texts)
+        write(self, texts)
+
+    monkeypatch.setattr(SharedTexts, "_write", watched)
+    lose(unanswered, "one", b"a=1")
+    assert seen == [True] * len(seen)
+    assert len(seen) > 1
+    assert unanswered.named(mark(b"a=1"), "two") == "one"
