@@ -121,12 +121,13 @@ class LedgerService(Books):
         )
         if request.run_id is not None and request.run_id not in self.state.runs:
             await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.
-        try:
-            row, key = await self.commit(bookings.claim, attempt)
-        except BudgetExceeded as error:
-            self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
-            raise
-        self.known_keys.learn(key, row["id"])
+        with self.known_keys.looking() as learn:
+            try:
+                row, key = await self.commit(bookings.claim, attempt)
+            except BudgetExceeded as error:
+                self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
+                raise
+            learn(key, row["id"])
         return ClaimReply(row["run_id"], key, row["id"], tuple(sorted(self.relayed_vendors)), together=True)
 
     async def _paying(self, task_id: str, worker: str, named: str | None) -> str:
@@ -152,8 +153,8 @@ class LedgerService(Books):
 
     async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim, behind the calls of it that have ended; an end that is refused holds nothing up."""
-        self.known_keys.forget(request.claim_id)
         reply = await self.commit(bookings.finish, request)
+        self.known_keys.forget(request.claim_id)
         if reply.known and request.outcome == "completed":
             self._averages_due = self._costs_due = True
         return reply
@@ -234,12 +235,13 @@ class LedgerService(Books):
         """
         if self.known_keys.believes(key):
             return None
-        known = await self.read(bookings.known_key, key)
-        if known is None:
-            raise calls.unknown_key()
-        claim_id, ended = known
-        if ended is None:
-            self.known_keys.learn(key, claim_id)
+        with self.known_keys.looking() as learn:
+            known = await self.read(bookings.known_key, key)
+            if known is None:
+                raise calls.unknown_key()
+            claim_id, ended = known
+            if ended is None:
+                learn(key, claim_id)
         return ended
 
     async def reserve(self, key: str, ask: ReserveRequest, *, relayed: bool = False) -> ReserveReply:

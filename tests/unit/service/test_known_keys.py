@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -16,18 +17,26 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.operators import OneKey
 from luigi_spendguard.protocol.rpcs import CloseRunRequest
 from luigi_spendguard.settings.policy import Caps
+from luigi_spendguard.vendors import Reply, Request
+from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api import keys as api_keys
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, known_keys, operators
 from scheduler_patch.service.known_keys import BELIEVED_S, KnownKeys
 from tests.support.luigids import Attempt, Luigid
+from tests.unit.gateway.test_shares import Played, charge, run
+
+
+def learn(known: KnownKeys, key: str, claim_id: str) -> None:
+    with known.looking() as take_note:
+        take_note(key, claim_id)
 
 
 def test_a_key_is_believed_for_a_while() -> None:
     now = [0.0]
     known = KnownKeys(lambda: now[0])
     assert not known.believes("one")
-    known.learn("one", "claim-1")
+    learn(known, "one", "claim-1")
     now[0] = BELIEVED_S - 0.1
     assert known.believes("one")
     now[0] = BELIEVED_S
@@ -37,8 +46,8 @@ def test_a_key_is_believed_for_a_while() -> None:
 def test_the_key_of_a_claim_that_is_over_is_not_nor_one_that_another_has_replaced() -> None:
     known = KnownKeys(lambda: 0.0)
     for key in ("old", "new"):
-        known.learn(key, "claim-1")
-    known.learn("other", "claim-2")
+        learn(known, key, "claim-1")
+    learn(known, "other", "claim-2")
     assert [known.believes(key) for key in ("old", "new", "other")] == [False, True, True]
     known.forget("claim-1")
     assert [known.believes(key) for key in ("new", "other")] == [False, True]
@@ -50,9 +59,25 @@ def test_so_many_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_keys, "_MOST", 3)
     known = KnownKeys(lambda: 0.0)
     for number in range(5):
-        known.learn(f"key-{number}", f"claim-{number}")
+        learn(known, f"key-{number}", f"claim-{number}")
     assert [number for number in range(5) if known.believes(f"key-{number}")] == [2, 3, 4]
     known.forget("claim-0")
+
+
+def test_what_is_forgotten_during_a_look_is_not_learnt_from_it() -> None:
+    known = KnownKeys(lambda: 0.0)
+    with known.looking() as early:
+        known.forget("claim-1")
+        early("one", "claim-1")
+        early("two", "claim-2")
+    assert [known.believes(key) for key in ("one", "two")] == [False, True]
+    with known.looking() as early:
+        known.forget_all()
+        with known.looking() as late:
+            late("one", "claim-1")
+        early("two", "claim-2")
+    assert [known.believes(key) for key in ("one", "two")] == [True, False]
+    assert not known._looks
 
 
 def test_a_key_is_read_once_and_again_after_a_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +134,60 @@ def test_a_claims_key_is_believed_at_once_and_no_more_when_it_is_over(
     assert known.believes(attempt.key)
     over(luigid, attempt)
     assert not known.believes(attempt.key)
+    luigid.end()
+
+
+def test_a_look_that_comes_back_after_a_revoke_has_answered_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """P5, judged by the vendor: a call is decided from the ledger, whatever the look has said."""
+
+    async def answer(request: Request) -> Reply:
+        return Reply(200, {}, b'{"id": "pi_1", "object": "payment_intent", "status": "succeeded"}')
+
+    async def live(played: Played) -> None:
+        key, service = await played.key(), played.service
+        read, looked, revoked = service.read, asyncio.Event(), asyncio.Event()
+
+        async def late(operation: Any, *args: Any) -> Any:
+            found = await read(operation, *args)
+            looked.set()
+            await revoked.wait()
+            return found
+
+        monkeypatch.setattr(service, "read", late)
+        admitted = asyncio.ensure_future(
+            played.gateway.admit(VENDORS["stripe"], "POST", "/v1/payment_intents", key)
+        )
+        await looked.wait()
+        await api_keys.revoke(service, Mock(key=""), OneKey(key))
+        revoked.set()
+        await admitted
+        assert not service.known_keys.believes(key)
+        assert (await played.relay(charge("cus_1"), key)).status == 401
+        assert not played.sent
+
+    run(tmp_path, answer, live)
+
+
+def test_a_look_while_an_attempt_ends_teaches_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    luigid = Luigid(tmp_path)
+    luigid.run()
+    luigid.add("T")
+    luigid.work()
+    attempt, service = luigid.claim("T"), luigid.service
+    service.known_keys.forget_all()
+    commit = service.commit
+
+    async def later(operation: Any, *args: Any) -> Any:
+        assert await service.check_key(attempt.key) is None
+        return await commit(operation, *args)
+
+    monkeypatch.setattr(service, "commit", later)
+    luigid.finish(attempt)
+    assert not service.known_keys.believes(attempt.key)
     luigid.end()
 
 
