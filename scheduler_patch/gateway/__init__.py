@@ -54,6 +54,14 @@ _QUEUED = "this gateway has too many calls of this vault key waiting already; no
 GRACE_S = 5.0
 
 
+class _Owed:
+    """Ends of a key's calls that the ledger could not hear; `hurry`: somebody waits for them."""
+
+    def __init__(self) -> None:
+        self.ends: set[asyncio.Task[None]] = set()
+        self.hurry = asyncio.Event()
+
+
 class Gateway:
     """Relays calls to the vendors whose secret is in its luigi.cfg."""
 
@@ -69,10 +77,7 @@ class Gateway:
         self._lives: set[asyncio.Task[Reply]] = set()
         self._under_way = UnderWay()
         self._ends: set[asyncio.Task[None]] = set()
-        #: Those that the ledger could not hear, by their vault key.
-        self._owed: dict[str, set[asyncio.Task[None]]] = {}
-        #: Somebody waits for them.
-        self._hurry = asyncio.Event()
+        self._owed: dict[str, _Owed] = {}
 
     @property
     def in_flight(self) -> int:
@@ -235,14 +240,14 @@ class Gateway:
             logger.error(
                 "%s of call %s is not booked yet and will be tried again: %s", end.kind, end.call_id, error
             )
-            self._owe(key_hash(key), self._ending(self._told_later(key, end)))
+            self._owe(key, end)
         except (LedgerError, SpendDenied) as error:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
-    async def _told_later(self, key: str, end: EndRequest) -> None:
+    async def _told_later(self, key: str, end: EndRequest, hurry: asyncio.Event) -> None:
         for wait_s in backoff.growing(*backoff.LATER):
             with suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._hurry.wait(), wait_s)
+                await asyncio.wait_for(hurry.wait(), wait_s)
             try:
                 await self.service.end(key, end, relayed=True)
                 return
@@ -252,13 +257,16 @@ class Gateway:
                 logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
                 return
 
-    def _owe(self, who: str, ending: asyncio.Task[None]) -> None:
+    def _owe(self, key: str, end: EndRequest) -> None:
         """Let the calls of a key wait for an end of another one."""
-        self._owed.setdefault(who, set()).add(ending)
+        who = key_hash(key)
+        owed = self._owed.setdefault(who, _Owed())
+        ending = self._ending(self._told_later(key, end, owed.hurry))
+        owed.ends.add(ending)
 
         def paid(_: object) -> None:
-            self._owed[who].discard(ending)
-            if not self._owed[who]:
+            owed.ends.discard(ending)
+            if not owed.ends:
                 del self._owed[who]
 
         ending.add_done_callback(paid)
@@ -268,11 +276,16 @@ class Gateway:
 
         Raises LedgerUnavailable.
         """
-        if self._owed and (owed := self._owed.get(key_hash(key))):
-            self._hurry.set()  # Wakes those that wait now.
-            self._hurry.clear()
-            _, late = await asyncio.wait(owed, timeout=GIVE_UP_S)
-            if late:
+        if not self._owed or (owed := self._owed.get(key_hash(key))) is None:
+            return
+        limit = time.monotonic() + GIVE_UP_S
+        for wait_s in backoff.growing(*backoff.SOON):
+            owed.hurry.set()  # Each time: it wakes those that wait now, and none that is just being told.
+            owed.hurry.clear()
+            _, late = await asyncio.wait(owed.ends, timeout=min(wait_s, limit - time.monotonic()))
+            if not late:
+                return
+            if time.monotonic() >= limit:
                 raise LedgerUnavailable("the ledger could not be told yet how an earlier call has ended")
 
     async def drain(self) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import queries, settlement
+from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch import gateway, service
 from tests.unit.gateway.test_shares import INTENT, Played, charge, run
@@ -142,8 +143,40 @@ def test_a_call_waits_for_an_end_that_the_ledger_could_not_hear(
         assert (await played.relay(charge("cus_3"), other)).status == 200
         deaf.clear()
         assert (await played.relay(charge("cus_4"), key)).status == 200
+        assert list(played.gateway._owed) == [key_hash(other)]
+        assert (await played.relay(charge("cus_5"), other)).status == 200
         await played.until(lambda: not played.gateway.in_flight)
         assert not played.gateway._owed
-        assert len(played.sent) == 3
+        assert len(played.sent) == 4
+
+    run(tmp_path, answer, live)
+
+
+@pytest.mark.parametrize("failures", [2, 4])
+def test_a_call_that_waits_for_an_end_has_it_told_until_the_ledger_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """An end that is being told when the call comes, or fails once more, waits for nothing else then."""
+    monkeypatch.setattr(gateway.backoff, "LATER", (600.0, 600.0))
+    told, real = list[str](), service.LedgerService.end
+
+    async def end(self: Any, key: str, end: Any, **more: Any) -> Any:
+        told.append(end.call_id)
+        if told.count(end.call_id) <= failures and end.call_id == told[0]:
+            raise LedgerUnavailable("the disk is full")
+        return await real(self, key, end, **more)
+
+    monkeypatch.setattr(service.LedgerService, "end", end)
+
+    async def live(played: Played) -> None:
+        key = await played.key()
+        assert (await played.relay(charge("cus_1"), key)).status == 200
+        replies = await asyncio.gather(*(played.relay(charge(f"cus_{n}"), key) for n in (2, 3)))
+        assert [reply.status for reply in replies] == [200, 200]
+        await played.until(lambda: not played.gateway.in_flight)
+        assert not played.gateway._owed
+        assert (len(played.sent), told.count(told[0])) == (3, failures + 1)
+        calls = await played.service.read(queries.calls) or []
+        assert [call["state"] for call in calls] == ["settled"] * 3
 
     run(tmp_path, answer, live)
