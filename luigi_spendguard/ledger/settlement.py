@@ -44,6 +44,11 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     _check_sender(scope, row)
     if row["verdict"] != "allowed":
         return row
+    if message.kind == "void" and message.ask > row["ask"]:
+        _let_go(tx, scope, message)
+        # What asks for it may still come: it is refused then, as behind a tombstone.
+        tx.run("UPDATE call SET ask = ? WHERE id = ?", message.ask, row["id"])
+        row = {**row, "ask": message.ask}
     row, message = _believed(tx, scope, row, message)
     if message.kind == "settle":
         if (settled := _settle(tx, row, message, scope.now)) is not None:
@@ -65,7 +70,8 @@ def _check_sender(scope: Scope, row: Row) -> None:
 def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
     """Put what a sender was let send again back in doubt: it has not heard so, and sends nothing.
 
-    Pending, it would be a call that the task has under way: an equal one would be another.
+    Pending, it would be a call that the task has under way: an equal one would be another. Said once of
+    what a sender has asked by then: what it is let send after that, a void that comes again leaves to it.
     """
     for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.call_id):
         if scope.owns(row):

@@ -122,6 +122,50 @@ def test_who_did_not_hear_that_it_may_send_a_call_again_leaves_it_in_doubt(sides
     assert sides.figures() == (100, 0, 0)
 
 
+def test_what_is_asked_for_again_and_voided_is_not_granted_when_it_comes_late(sides: Sides) -> None:
+    """Nobody would send it, and the next equal call of the attempt would be sent beside it."""
+    key = sides.claim("task")
+    first, second = (sides.ask(100, target="cus_1") for _ in range(2))
+    sides.reserve(key, first)
+    sides.end(key, EndRequest("doubt", first.call_id, 1))
+    for late in (2, 3):
+        sides.end(key, EndRequest("void", first.call_id, late, note="its grant did not arrive"))
+        assert sides.reserve(key, replace(first, ask=late)).verdict == "stale"
+    again = sides.reserve(key, second)
+    assert (again.verdict, again.call_id, again.resend) == ("allowed", first.call_id, True)
+    sides.end(key, EndRequest("settle", first.call_id, again.ask, total_micros=100))
+    assert sides.figures() == (100, 0, 0)
+
+
+def test_what_was_not_sent_and_is_voided_again_reserves_nothing_when_it_comes_late(sides: Sides) -> None:
+    key, ask = sides.claim("task"), sides.ask(100, target="cus_1")
+    sides.reserve(key, ask)
+    for number in (1, 2):
+        sides.end(key, EndRequest("void", ask.call_id, number))
+    assert sides.reserve(key, replace(ask, ask=2)).verdict == "stale"
+    assert sides.figures() == (0, 0, 0)
+    assert sides.reserve(key, replace(ask, ask=3)).verdict == "allowed"
+
+
+def test_who_was_voided_before_leaves_in_doubt_what_it_did_not_hear_that_it_may_send(sides: Sides) -> None:
+    key = sides.claim("task")
+    first, other, third = (sides.ask(10, target="cus_1") for _ in range(3))
+    for ask in (first, other):
+        assert sides.reserve(key, ask).call_id == ask.call_id
+    for ask, kind in ((first, "doubt"), (other, "void")):
+        sides.end(key, EndRequest(kind, ask.call_id, 1))
+    taken = sides.reserve(key, replace(other, ask=2))
+    assert (taken.verdict, taken.call_id) == ("allowed", first.call_id)
+    sides.end(key, EndRequest("void", other.call_id, 1))  # It comes again, and says nothing of that.
+    assert sides.reserve(key, third).call_id == third.call_id
+    sides.end(key, EndRequest("void", third.call_id, 1))
+    sides.end(key, EndRequest("void", other.call_id, 2, note="its grant did not arrive"))
+    again = sides.reserve(key, sides.ask(10, target="cus_1"))
+    assert (again.verdict, again.call_id, again.resend) == ("allowed", first.call_id, True)
+    sides.end(key, EndRequest("settle", first.call_id, again.ask, total_micros=10))
+    assert sides.figures() == (10, 0, 0)
+
+
 def test_what_a_gateway_sends_again_no_worker_puts_in_doubt(sides: Sides) -> None:
     """It would be taken for one that nobody sends now."""
     key = sides.claim("task")
