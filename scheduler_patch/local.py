@@ -21,7 +21,7 @@ from typing import Any, NoReturn, TypeVar
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, in_doubt
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, in_doubt, naming_lost
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.ledger.database import Row
@@ -262,7 +262,8 @@ class LocalLedgerClient(LedgerClient):
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         for end in in_doubt(self._under_way):
-            self.end(key, end)
+            self._tell_end(key, end)
+        request = naming_lost(request, self._under_way)
         self._outbox.deliver(GIVE_UP_S)
         answer = self._ask(lambda service: service.reserve(key, request))
         if answer.verdict == "allowed" and not request.read:
@@ -270,8 +271,11 @@ class LocalLedgerClient(LedgerClient):
         return answer
 
     def end(self, key: str, request: EndRequest) -> None:
-        self._tell(f"the end of call {request.call_id}", lambda service: service.end(key, request))
+        self._tell_end(key, request)
         self._under_way.end(request.call_id)
+
+    def _tell_end(self, key: str, end: EndRequest) -> None:
+        self._tell(f"the end of call {end.call_id}", lambda service: service.end(key, end))
 
     def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
         self._outbox.tell(what, lambda: self._do(act))

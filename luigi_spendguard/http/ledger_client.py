@@ -21,7 +21,15 @@ from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.unreached import NotThere, Unreached
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
+from luigi_spendguard.protocol import (
+    MAX_UNANSWERED,
+    TOO_MANY_LOST,
+    EndReply,
+    EndRequest,
+    ReserveReply,
+    ReserveRequest,
+    rpcs,
+)
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
@@ -206,6 +214,7 @@ class HttpLedgerClient(LedgerClient):
 
         for end in in_doubt(self._under_way):
             self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
+        request = naming_lost(request, self._under_way)
         answer = self._gathering.say_with(say)
         if answer is None:
             self._outbox.deliver(GIVE_UP_S)
@@ -385,6 +394,16 @@ def in_doubt(under_way: CallsUnderWay) -> list[EndRequest]:
     """Return ends of the calls that processes of this attempt had under way when they were killed."""
     note = "its process is gone"
     return [EndRequest("doubt", call_id, ask, note=note) for call_id, ask in under_way.left()]
+
+
+def naming_lost(request: ReserveRequest, under_way: CallsUnderWay) -> ReserveRequest:
+    """Return a request that names the calls of which it may be one, made again. Raises SpendDenied."""
+    if request.read or not (lost := under_way.lost()):
+        return request
+    named = (*request.unanswered, *lost)
+    if len(" ".join(named)) > MAX_UNANSWERED:
+        raise denial("in_doubt", TOO_MANY_LOST)
+    return replace(request, unanswered=named)
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

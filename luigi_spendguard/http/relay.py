@@ -30,6 +30,7 @@ from luigi_spendguard.protocol import (
     KEY_PREFIX,
     MAX_UNANSWERED,
     PROCESS,
+    TOO_MANY_LOST,
     TOO_MANY_UNANSWERED,
     UNANSWERED,
 )
@@ -44,11 +45,6 @@ from luigi_spendguard.vendors.model import bearer
 MAX_FORM = 1 << 20
 MAX_UPLOAD = 17 << 20
 _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
-_TOO_MANY_UNANSWERED = (
-    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
-    "again (or the process that knew them is gone, or has become another program): let the task end and run "
-    "again"
-)
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PROCESS = re.compile(r"[0-9a-f]{8}")
@@ -231,7 +227,7 @@ class Relaying(Receiving):
             refuse = denied
         keys = asked.headers.get(UNANSWERED, "")
         if keys == TOO_MANY_UNANSWERED or len(keys) > MAX_UNANSWERED:
-            keys, refuse = "", refuse or denial("in_doubt", _TOO_MANY_UNANSWERED)
+            keys, refuse = "", refuse or denial("in_doubt", TOO_MANY_LOST)
         request = Request(asked.method, url, self.vendor.asked(asked, "idempotency-key"), asked.body)
         self.begun, before = True, has_ended(self.request)
         return ClientCall(

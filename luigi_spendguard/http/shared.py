@@ -185,6 +185,9 @@ def is_gone(pid: int) -> bool:
 class CallsUnderWay:
     """The calls that were granted to the processes of an attempt, and have not ended.
 
+    Those of a process that is gone stay, as lost, until one of them is made again: the ledger may have heard
+    how it ended, and the task has not.
+
     `path`: where another process has them, "" for nowhere.
     """
 
@@ -239,11 +242,17 @@ class CallsUnderWay:
                 texts.pop(call_id, None)
 
     def left(self) -> list[tuple[str, int]]:
-        """Return the calls, with their ask, of processes that are gone; each is returned once."""
+        """Return the calls, with their ask, that are lost from now on: their processes are gone."""
         if (shared := self._shared) is None:
             return []
         with shared.held() as texts:
-            left = [(call_id, int(ask)) for call_id, (ask, pid) in texts.items() if is_gone(int(pid))]
-            for call_id, _ in left:
-                del texts[call_id]
-        return left
+            left = [(call_id, ask) for call_id, (ask, pid) in texts.items() if pid and is_gone(int(pid))]
+            texts.update((call_id, [ask, ""]) for call_id, ask in left)
+        return [(call_id, int(ask)) for call_id, ask in left]
+
+    def lost(self) -> list[str]:
+        """Return the calls that are lost: an equal call is one of them, made again."""
+        if (shared := self._shared) is None:
+            return []
+        with shared.held() as texts:
+            return [call_id for call_id, (_, pid) in texts.items() if not pid]

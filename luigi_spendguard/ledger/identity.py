@@ -162,15 +162,16 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
 def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
     """Return the lowest number that no equal call of this attempt holds."""
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
+    lost = set(ask.unanswered)
     held = {
         row["ordinal"]
         for row in tx.all(
-            "SELECT ordinal, key_id, state, sender, fingerprint FROM call WHERE claim_id = ? AND base = ?"
+            "SELECT id, ordinal, key_id, state, sender, fingerprint FROM call WHERE claim_id = ? AND base = ?"
             f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
             claim["id"],
             base,
         )
-        if row["key_id"] not in unanswered and not _may_be_lost(row, ask)
+        if not (row["key_id"] in unanswered or row["id"] in lost or _may_be_lost(row, ask))
     }
     return next(n for n in range(1, len(held) + 2) if n not in held)
 

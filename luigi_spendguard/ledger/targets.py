@@ -27,7 +27,9 @@ _REACHED = f"""
       AND call.vendor = ?3 AND call.account = ?4 AND call.base IS NOT NULL
       AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
       AND {NOT_DECLINED} AND call.id <> ?7
-      AND (call.claim_id <> ?6 OR call.state = 'in_doubt' OR call.key_id IN (SELECT value FROM json_each(?8)))
+      AND (call.claim_id <> ?6 OR call.state = 'in_doubt'
+           OR call.key_id IN (SELECT value FROM json_each(?8))
+           OR call.id IN (SELECT value FROM json_each(?8)))
       AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)
     GROUP BY call.id ORDER BY call.rowid DESC LIMIT 1
 """
@@ -52,7 +54,7 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
         identity.epoch,
         claim["id"],
         ask.call_id,
-        json.dumps(untold),
+        json.dumps([*untold, *ask.unanswered]),
         json.dumps([claim["payment"], *identity.mates]),
     )
     if paid is None:

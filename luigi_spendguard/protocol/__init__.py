@@ -53,6 +53,12 @@ MAX_SHOWN = 300
 MAX_UNANSWERED = 7000
 #: Stands for keys that are too many to be named: the gateway refuses the call, on record.
 TOO_MANY_UNANSWERED = "*"
+#: Why a call is refused then.
+TOO_MANY_LOST = (
+    "so many calls of this task were not answered that nobody can tell whether this is one of them made "
+    "again (or the process that knew them is gone, or has become another program): let the task end and run "
+    "again"
+)
 #: The most targets of one call, and the length of a digest of each: a batch of mails has some thousands.
 MAX_TARGETS, TARGET_DIGITS = 15_000, 16
 #: The longest remark about a price that came late.
@@ -140,8 +146,8 @@ class ReserveRequest(Message):
         covers: objects whose counted money this call's object counts instead.
         acts_on, priced_by: objects that no other call may act on meanwhile; nor, of the former, be priced by.
         since: the `entry` of the first look-up for this call's price; 0: nothing was looked up.
-        unanswered: keys of calls of this attempt that ended without an answer for the task: an equal call
-            is one of them, made again.
+        unanswered: keys, or ids, of calls of this attempt that ended without an answer for the task: an equal
+            call is one of them, made again.
         repeatable: the vendor executes the call once, however often it is sent under one key.
         searched, executed: the vendor was asked, and shows these objects, oldest first, that an earlier send
             of this call may have opened.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -21,8 +22,10 @@ from luigi_spendguard import SpendDenied, backoff, spend_proxy
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.outbox import Outbox
+from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.ledger.database import LOCK_SECONDS
 from luigi_spendguard.proxy import attempts
+from luigi_spendguard.proxy.gateway_client import Forwarder
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import other_process, spawned_process, wait_until
@@ -175,6 +178,40 @@ def test_a_call_of_a_pools_process_that_was_killed_and_the_task_makes_again(
         assert {call["state"] for call in site.calls("nightly") if call["verdict"] == "allowed"} == {
             "settled"
         }
+
+
+def charge_and_be_killed(gateway: bool) -> None:
+    """Be killed when the ledger has heard how the call ended, and before its caller has."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    if gateway:
+        sent = Forwarder._sent
+        Forwarder._sent = lambda *args: die(sent(*args))  # type: ignore[assignment,method-assign]
+    else:
+        CallsUnderWay.end = die  # type: ignore[method-assign]
+    charge("cus_1")
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("gateway", [False, True], ids=["worker", "gateway"])
+def test_a_call_that_was_booked_when_its_process_was_killed_before_it_heard_so(
+    tmp_path: Path, gateway: bool, start: str
+) -> None:
+    with Site(tmp_path, gateway=gateway) as site:
+        pretender = Pretender(site, "nightly")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            process: Any = multiprocessing.get_context(start)
+            child = process.Process(target=charge_and_be_killed, args=(gateway,))
+            child.start()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            assert [call["state"] for call in site.calls("nightly")] == ["settled"]
+            assert charge("cus_1").status == "succeeded"
+            assert site.stripe.moved() == 100
+            assert charge("cus_1").status == "succeeded", "another one"
+        assert site.stripe.moved() == 200
 
 
 _PROGRAM = """

@@ -45,6 +45,20 @@ def test_what_a_killed_process_had_under_way_is_left_once() -> None:
         assert under_way.left() == [("four", 1)]
 
 
+def test_a_call_that_was_left_is_lost_until_it_is_made_again() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        killed = forked(under_way, "one", "two")
+        assert under_way.lost() == []
+        os.kill(killed, signal.SIGKILL)
+        os.waitpid(killed, 0)
+        under_way.left()
+        assert under_way.lost() == ["one", "two"]
+        under_way.begin("one", 2)
+        assert under_way.lost() == ["two"]
+    assert under_way.lost() == []
+
+
 def test_what_a_spawned_process_had_under_way_is_left_too() -> None:
     under_way = CallsUnderWay()
     with under_way.attempt():
