@@ -10,19 +10,38 @@ from __future__ import annotations
 import functools
 import logging
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 from typing import Any
 
 from luigi_spendguard import importing
-from luigi_spendguard.process_state import Blocks
+from luigi_spendguard.process_state import at_fork
 
 _WITHOUT = "luigi_spendguard.vault_key_task"
 _INTERFACE, _WORKER = "luigi.interface", "luigi.worker"
 
-_installing = Blocks()
+#: Held while the plugin is installed: whoever else begins a pipeline waits until that is done.
+_installing = threading.RLock()
 #: What was put in place: its owner, its name, itself, and what was there.
 _put: list[tuple[Any, str, Any, Any]] = []
+
+
+def _begin_anew() -> None:
+    global _installing
+    _installing = threading.RLock()
+
+
+at_fork(_begin_anew)
+
+
+@contextmanager
+def installing() -> Iterator[None]:
+    """Let one thread at a time install the plugin."""
+    with _installing:
+        yield
 
 
 def watch() -> None:
@@ -60,8 +79,10 @@ def _wait_for_its_workers(module: ModuleType) -> None:
 
     def create(original: Any, self: Any, task: Any) -> Any:
         """Be there, too, for the next task of a worker that has imported this package itself, with a task."""
-        if _install() and isinstance(self, module.Worker):
-            original = module.Worker._create_task_process
+        before = type(self)
+        _install()
+        if type(self) is not before:  # It is guarded now, by whichever thread.
+            original = type(self)._create_task_process
         return original(self, task)
 
     stock = module.Worker
@@ -88,9 +109,15 @@ def _is_left() -> bool:
 
 
 def _install() -> bool:
-    """Install the plugin if it is waited for and wanted; return whether that was done. Raises PluginError."""
-    with _installing.lock:
-        if not _put or _is_left():
+    """Install the plugin if it is waited for and wanted; return whether that was done, by whichever thread.
+
+    Raises PluginError.
+    """
+    waited = bool(_put)
+    with installing():
+        if not _put:
+            return waited
+        if _is_left():
             return False
         import_module("luigi_spendguard.worker").install()
         return True

@@ -324,20 +324,21 @@ def install() -> None:
 
     Raises PluginError for a Luigi or vendor SDK that this version does not know.
     """
-    check_luigi(luigi.worker.Worker, WORKER)
-    check_luigi(luigi.worker.ContextManagedTaskProcess, TASK_PROCESS)
-    check_luigi(luigi.worker.KeepAliveThread, KEEP_ALIVE)
-    check_luigi(luigi.execution_summary, SUMMARY)
-    proxy.bind()
-    first_worker.leave()
-    any_worker.install()
-    if luigi.worker.Worker is not GuardedWorker:
-        stock = luigi.worker.Worker
-        luigi.worker.Worker = GuardedWorker
-        blocked.install()
-        # Our lines go where Luigi's own go, in their format.
-        logging.getLogger("luigi_spendguard").parent = logging.getLogger("luigi-interface")
-        _guard_in_place(stock)
+    with first_worker.installing():
+        check_luigi(luigi.worker.Worker, WORKER)
+        check_luigi(luigi.worker.ContextManagedTaskProcess, TASK_PROCESS)
+        check_luigi(luigi.worker.KeepAliveThread, KEEP_ALIVE)
+        check_luigi(luigi.execution_summary, SUMMARY)
+        proxy.bind()
+        if luigi.worker.Worker is not GuardedWorker:
+            stock = luigi.worker.Worker
+            luigi.worker.Worker = GuardedWorker
+            blocked.install()
+            # Our lines go where Luigi's own go, in their format.
+            logging.getLogger("luigi_spendguard").parent = logging.getLogger("luigi-interface")
+            _guard_in_place(stock)
+        first_worker.leave()  # Not before: until then whoever begins to use a worker waits.
+        any_worker.install()
 
 
 def uninstall() -> None:
@@ -351,7 +352,7 @@ def uninstall() -> None:
 
 def _guard_in_place(stock: type) -> None:
     """Guard workers that exist already (VendorTask imported inside `requires()` or by load_task)."""
-    for one in gc.get_objects():
+    for one in gc.get_referrers(stock):  # Not all objects: some may be in the making by another thread.
         if type(one) is stock:
             worker: Any = one
             worker.__class__ = GuardedWorker

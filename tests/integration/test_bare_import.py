@@ -145,6 +145,36 @@ def test_and_where_a_task_of_the_worker_imports_it(here: Site, workers: int) -> 
     assert is_denied(here, said)
 
 
+AT_ONCE = """
+import threading
+both, first = threading.Barrier(2), set()
+class Root(luigi.WrapperTask):
+    number = luigi.IntParameter()
+    def requires(self):
+        import luigi_spendguard
+        if self.number not in first:
+            first.add(self.number)
+            both.wait(60)
+        return Charge(number=self.number)
+def build(number):
+    luigi.build([Root(number=number)], no_lock=True)
+threads = [threading.Thread(target=build, args=(number,)) for number in range(2)]
+for thread in threads: thread.start()
+for thread in threads: thread.join(60)
+"""
+
+
+def test_and_where_two_threads_have_the_plugin_installed_at_once(here: Site) -> None:
+    """The second one waits for the first, and has a guarded worker then, too."""
+    here.configure(spendguard={"vendor_tasks": "Charge"}, worker={"no_install_shutdown_handler": "true"})
+    try:
+        _, said = run(here, f"import luigi{PIPELINE}{AT_ONCE}")
+    finally:
+        here.configure(spendguard={"vendor_tasks": None}, worker={"no_install_shutdown_handler": None})
+    assert "not guarded" not in said, said
+    assert (here.stripe.moved(), SECRET in said) == (200, False), said
+
+
 ASSISTANT = """
 import os, sys, luigi
 from luigi.rpc import RemoteScheduler
