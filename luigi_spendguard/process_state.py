@@ -1,7 +1,8 @@
-"""What belongs to one process: what a forked child makes anew, and what overlapping blocks put in place."""
+"""What belongs to one process: what a forked child makes anew, its threads, blocks that overlap in them."""
 
 from __future__ import annotations
 
+import _thread
 import itertools
 import logging
 import os
@@ -15,6 +16,8 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 _Act = Callable[[], object]
+#: Python's own: what `proxy/owners` puts in its place asks whose the thread is, and these are nobody's.
+_start = threading.Thread.start
 
 
 class _Hook(NamedTuple):
@@ -69,6 +72,15 @@ if hasattr(os, "register_at_fork"):
         after_in_parent=lambda: _do([hook.in_parent for hook in list(_hooks.values())]),
         after_in_child=lambda: _do([hook.in_child for hook in list(_hooks.values())]),
     )
+
+
+def begin_thread(act: Callable[[], object], name: str) -> None:
+    """Do `act` in a daemon thread of that name; a signal's handler may raise in the caller at any moment.
+
+    In the midst of `Thread.start` that would leave a thread that ends before it has done anything. Handlers
+    are called in the main thread only (docs.python.org, "signal"), so another one starts it.
+    """
+    _thread.start_new_thread(_start, (threading.Thread(target=act, name=name, daemon=True),))
 
 
 class Blocks:

@@ -14,9 +14,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Literal, NamedTuple, TypeVar
 
-from luigi_spendguard.process_state import at_fork
+from luigi_spendguard.process_state import at_fork, begin_thread
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.rpcs import FinishRequest
 
@@ -176,10 +177,10 @@ class Gathering:
             self._due = time.monotonic() + wait_s
             if self._sender is None:
                 sender = queue.SimpleQueue[Literal[True] | None]()
-                args = (sender,)
-                threading.Thread(target=self._work, args=args, name="spendguard-ends", daemon=True).start()
-                self._sender, self._looks = sender, False
-            if not self._looks:
+                sender.put(True)
+                begin_thread(partial(self._work, sender), "spendguard-ends")
+                self._sender, self._looks = sender, True
+            elif not self._looks:
                 self._looks = True
                 self._sender.put(True)
 
@@ -239,5 +240,8 @@ class Gathering:
                     if told.get(timeout=left_s) is None:
                         return
             with self._lock:
-                self._looks = False
+                if self._sender is told:
+                    self._looks = False
+                else:  # Who began this thread was interrupted, and has another one.
+                    told.put(None)
             self.say_all()

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError
-from luigi_spendguard.process_state import at_fork
+from luigi_spendguard.process_state import at_fork, begin_thread
 
 logger = logging.getLogger(__name__)
 
@@ -99,9 +99,12 @@ class Outbox:
         with self._lock:
             self._waiting.append((what, say))
             self._owes[0] = 1
-            if self._sender is None or not self._sender.is_alive():
-                self._sender = threading.Thread(target=self._work, name="spendguard-outbox", daemon=True)
-                self._sender.start()
+        self._begin()
+
+    def _begin(self) -> None:
+        """See to it that what waits is being said: who was to begin the thread may have been interrupted."""
+        if self._waiting and (self._sender is None or not self._sender.is_alive()):
+            begin_thread(self._work, "spendguard-outbox")
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until everything is delivered; say what is not after `timeout_s` seconds."""
@@ -114,7 +117,8 @@ class Outbox:
                     len(self._waiting),
                 )
                 return False
-            time.sleep(0.05)
+            self._begin()
+            time.sleep(0.005)
         return True
 
     def deliver(self, timeout_s: float) -> None:
@@ -127,10 +131,15 @@ class Outbox:
             if time.monotonic() > limit:
                 why = self._why if self._waiting else "another process of the task has still to deliver it"
                 raise LedgerUnavailable(f"what was said to it before is not delivered yet: {why}")
+            self._begin()
             self._hurry.put(None)
             time.sleep(0.02)
 
     def _work(self) -> None:
+        with self._lock:
+            if self._sender is not None and self._sender.is_alive():
+                return
+            self._sender = threading.current_thread()
         while (first := self._first()) is not None:
             for wait_s in backoff.growing(*backoff.LATER):
                 try:

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 from luigi_spendguard.errors import denial
-from luigi_spendguard.process_state import at_fork
+from luigi_spendguard.process_state import at_fork, begin_thread
 
 #: Sent by the worker to its child; Luigi uses SIGUSR1 itself. None where there are no such signals.
 SIGNAL: Any = getattr(signal, "SIGUSR2", None)
@@ -130,7 +130,7 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
         yield
         return
     own = os.getpid()
-    last: threading.Thread | None = None
+    ends = False
     again: threading.Timer | None = None
 
     def end() -> None:
@@ -140,7 +140,7 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
         os._exit(ENDED)
 
     def obey(number: int, frame: FrameType | None) -> None:
-        nonlocal again, last
+        nonlocal again, ends
         if os.getpid() != own:  # A child that it has forked; told, perhaps, before any hook of the fork ran.
             _obey_as_child(number, frame)
             return
@@ -148,9 +148,9 @@ def interruptible(run_id: str, quiet: Callable[[], bool] | None = None) -> Itera
         on_idle(_ask_oneself)
         if in_flight():
             return
-        if last is None and quiet is not None:
-            last = threading.Thread(target=end, name="spendguard-end", daemon=True)
-            last.start()
+        if quiet is not None and not ends:
+            ends = True
+            begin_thread(end, "spendguard-end")
         if asyncio._get_running_loop() is not None:
             # What is raised inside a callback of the loop is only logged: ask again until the loop ends.
             again = threading.Timer(AGAIN_S, os.kill, (own, SIGNAL))

@@ -12,17 +12,21 @@ class Interrupted(Exception):
     """Raised by the handler."""
 
 
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted
-
-
 def interrupted(act: Callable[[], object], chance: random.Random, longest_s: float) -> None:
     """Do something, and interrupt it at any moment within `longest_s` seconds, if it takes so long."""
-    before = signal.signal(signal.SIGALRM, _interrupt)
+    under_way = {True}
+
+    def interrupt(number: int, frame: object) -> None:
+        if under_way:
+            raise Interrupted
+
+    # It stays: an alarm that another thread was given comes late, and pytest-timeout's own handler (which
+    # each test sets anew) would take it for its own.
+    signal.signal(signal.SIGALRM, interrupt)
     with suppress(Interrupted):
         try:
             signal.setitimer(signal.ITIMER_REAL, chance.uniform(1e-6, longest_s))
             act()
         finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    signal.signal(signal.SIGALRM, before)
+            under_way.clear()
+    signal.setitimer(signal.ITIMER_REAL, 0)

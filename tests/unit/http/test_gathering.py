@@ -16,6 +16,7 @@ from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWo
 from luigi_spendguard.protocol import EndRequest
 from luigi_spendguard.protocol.rpcs import FinishRequest
 from tests.support.alarms import interrupted
+from tests.support.threads import begun
 
 RETURNED = FinishRequest("claim", "returned")
 
@@ -131,9 +132,7 @@ def test_where_nothing_is_on_its_way_nobody_waits(gathered: Gathering) -> None:
     other.join(20)
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
 def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer: Sayer) -> None:
-    """One within `Thread.start` ends that thread: what it would have said is said at once."""
     sayer.said.set = lambda: None  # type: ignore[method-assign]  # An alarm in it would leave it locked.
     made, chance, taken_along = Gathering(sayer.say), random.Random(5), set[str]()
 
@@ -184,7 +183,7 @@ def test_its_thread_ends_with_the_last_block(sayer: Sayer) -> None:
         with made.block():
             made.put(told("one"))
         assert made.put(told("two"))
-        (sender,) = set(threading.enumerate()) - before
+        sender = begun(before)
     sender.join(20)
     assert not sender.is_alive()
     with made.block():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import random
 import sqlite3
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,9 @@ from luigi_spendguard.protocol.rpcs import FinishRequest
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.local import LocalLedgerClient
 from scheduler_patch.scheduler import BudgetScheduler
+from tests.support.alarms import interrupted
 from tests.support.books import Books
+from tests.support.threads import begun
 
 
 class Ledger:
@@ -69,7 +73,7 @@ def test_its_thread_ends_when_all_is_delivered_and_another_one_comes_when_it_is_
     for number in range(2):
         ledger.free.clear()
         outbox.tell(f"message {number}", lambda number=number: ledger.hear(number))
-        (sender,) = set(threading.enumerate()) - before
+        sender = begun(before)
         ledger.free.set()
         sender.join(20)
         assert not sender.is_alive()
@@ -144,6 +148,20 @@ def test_what_was_interrupted_is_said_by_another_thread(interrupt: type[BaseExce
         outbox.tell("the end", hear)
     assert outbox.flush(10.0)
     assert heard == ["the end"]
+
+
+def test_an_alarm_at_any_moment_leaves_nobody_waiting_for_a_thread_that_never_ran() -> None:
+    outbox, heard, chance, told = Outbox(), list[int](), random.Random(3), list[int]()
+
+    def tell(number: int) -> None:
+        outbox.tell_later("an end", lambda: heard.append(number))
+        told.append(number)
+
+    for number in range(500):
+        interrupted(partial(tell, number), chance, 2e-4)
+        assert outbox.flush(10.0)
+    assert sorted(heard) == sorted(set(heard))
+    assert set(told) <= set(heard)
 
 
 def test_what_fails_for_ever_holds_nothing_up() -> None:
