@@ -77,7 +77,7 @@ class _Pairs:
 
     async def _in_a_loop(self, keys: list[str], count: int, expect: Callable[[Any], Awaitable[Any]]) -> None:
         books, waits = self.books, self.books.write
-        books.write = books.ledger.write  # type: ignore[method-assign]  # What it returns is awaited here.
+        books.write = books.ledger.write  # What it returns is awaited here.
 
         async def work(key: str) -> None:
             for _ in range(count):
@@ -87,7 +87,7 @@ class _Pairs:
                 await expect(books.end(key, self._end(ask.call_id)))
 
         await asyncio.gather(*map(work, keys))
-        books.write = waits  # type: ignore[method-assign]
+        books.write = waits
 
     def statements(self) -> int:
         """Return how many statements one pair is, those that begin and commit its transactions included."""

@@ -146,7 +146,7 @@ def _gateway(folder: Path, vendor: str, python: Path) -> Iterator[list[str]]:
     cap = (folder / "cap").read_text()
     with Site(
         folder / "site",
-        stripe=_Stub(vendor),  # type: ignore[arg-type]  # only its address is asked for
+        stripe=_Stub(vendor),  # Only its address is asked for.
         gateway=True,
         spendguard={"default_cap_usd": cap, "max_cap_usd": cap},
     ) as site:

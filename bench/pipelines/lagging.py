@@ -26,10 +26,10 @@ def _probed(loop: BaseAsyncIOLoop) -> None:
         file.write(f"{due:.4f} {(now - due) * 1000:.3f}\n")
         ticking.call_at(now + TICK_S, tick, now + TICK_S)
 
-    BaseAsyncIOLoop.start = _start  # type: ignore[method-assign]
+    BaseAsyncIOLoop.start = _start
     ticking.call_soon(tick, ticking.time())
     _start(loop)
 
 
-BaseAsyncIOLoop.start = _probed  # type: ignore[method-assign]
+BaseAsyncIOLoop.start = _probed
 runpy.run_module("scheduler_patch", run_name="__main__", alter_sys=True)

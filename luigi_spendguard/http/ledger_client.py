@@ -276,7 +276,9 @@ class HttpLedgerClient(LedgerClient):
             self._finish(last)
 
     def _finish(self, request: FinishRequest) -> None:
-        say = lambda: _warn_of_each(self._ask(rpcs.FINISH, request).ends)  # noqa: E731
+        def say() -> None:
+            _warn_of_each(self._ask(rpcs.FINISH, request).ends)
+
         self._outbox.tell(f"{rpcs.FINISH.name} of {request.claim_id}", say)
 
     def _at_once(self, key: str, ends: tuple[KeptEnd, ...]) -> tuple[str, Callable[[], object]]:

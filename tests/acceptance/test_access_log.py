@@ -104,7 +104,7 @@ def test_a_long_body_that_nobody_takes_is_refused_before_it_is_read(
         assert (reply.status, said_of_it in reply.read().decode()) == (404, True)
         assert time.monotonic() - begun < 10  # Nothing more of the body has come.
         connection.sock.sendall(b"x" * (LONG - 1))  # And what comes is dropped: the connection stays.
-        connection._HTTPConnection__state = "Idle"  # type: ignore[attr-defined]
+        connection._HTTPConnection__state = "Idle"
         connection.request("GET", "/status")
         assert connection.getresponse().status == 200
     finally:

@@ -18,7 +18,7 @@ def site(tmp_path: Path, gateway: bool) -> Iterator[Site]:
     twilio, resend = FakeTwilio(tmp_path / "twilio"), FakeResend(tmp_path / "resend")
     try:
         with Site(tmp_path / "site", twilio=twilio, resend=resend, gateway=gateway) as site:
-            site.twilio, site.resend = twilio, resend  # type: ignore[attr-defined]
+            site.twilio, site.resend = twilio, resend
             yield site
     finally:
         twilio.process.end()
@@ -31,7 +31,7 @@ def test_tasks_that_had_sent_and_died_get_their_answers(site: Site) -> None:
     (site.folder / "out" / "die").touch()
     site.luigi(*arguments, module=MODULE)
     (site.folder / "out" / "die").unlink()
-    sent = len(site.twilio.sent()), site.resend.mails()  # type: ignore[attr-defined]
+    sent = len(site.twilio.sent()), site.resend.mails()
     spent = site.run("r")["spent_usd"]
     assert site.luigid is not None
     site.luigid.end()
@@ -43,5 +43,5 @@ def test_tasks_that_had_sent_and_died_get_their_answers(site: Site) -> None:
     code, said = site.luigi(*arguments, module=MODULE)
     assert code == 0, said
     assert "This progress looks :)" in said
-    assert (sent, len(site.twilio.sent()), site.resend.mails()) == ((2, 2), 2, 2)  # type: ignore[attr-defined]
+    assert (sent, len(site.twilio.sent()), site.resend.mails()) == ((2, 2), 2, 2)
     assert site.run("r")["spent_usd"] == spent

@@ -87,7 +87,7 @@ def site(tmp_path: Path) -> Iterator[Site]:
         spendguard_twilio=PRICES,
         spendguard={"default_cap_usd": 1000, "max_cap_usd": 1000},
     ) as made:
-        made.twilio = twilio  # type: ignore[attr-defined]  # this test's own
+        made.twilio = twilio
         yield made
     twilio.process.end()
 
@@ -112,7 +112,7 @@ def request(pick: random.Random) -> tuple[str, str, list[tuple[str, str]]]:
 
 @pytest.mark.parametrize("seed", range(3))
 def test_nothing_costs_more_than_it_was_quoted(site: Site, seed: int) -> None:
-    twilio: FakeTwilio = site.twilio  # type: ignore[attr-defined]  # see above
+    twilio: FakeTwilio = site.twilio
     pick = random.Random(f"twilio {seed}")
     status, made = site.call("POST", "/vault/keys", {"vendor": "twilio", "run_usd_cap": "500"}, None)
     assert status == 201

@@ -66,7 +66,7 @@ def answer(site: Site, *args: str) -> Any:
 
 
 def charge(customer: str = "cus_1", **more: object) -> stripe.PaymentIntent:
-    return stripe.PaymentIntent.create(customer=customer, **(CHARGE | more))  # type: ignore[arg-type]
+    return stripe.PaymentIntent.create(customer=customer, **(CHARGE | more))
 
 
 def in_doubt(pretender: Pretender, vendor: FakeStripe, amount: int = 100) -> str:

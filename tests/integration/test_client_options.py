@@ -106,14 +106,14 @@ def gateway(tmp_path: Path, vendors: tuple[FakeStripe, FakeTwilio], clean: None)
 
 
 def by_client(key: str, way: str) -> Any:
-    return stripe.StripeClient(key, proxy=way).v1.payment_intents.create(INTENT)  # type: ignore[arg-type]
+    return stripe.StripeClient(key, proxy=way).v1.payment_intents.create(INTENT)
 
 
 def by_session(key: str, way: str) -> Any:
     session = requests.Session()
     session.proxies = {"https": way}
     client = stripe.StripeClient(key, http_client=stripe.RequestsClient(session=session))
-    return client.v1.payment_intents.create(INTENT)  # type: ignore[arg-type]
+    return client.v1.payment_intents.create(INTENT)
 
 
 def by_twilio(key: str, way: str) -> Any:
@@ -211,7 +211,7 @@ def retried_by_twilio(key: str, way: str, retries: int) -> Any:
 
 def retried_by_httpx(key: str, way: str, retries: int) -> Any:
     inner = httpx.HTTPTransport(proxy=way)
-    inner._pool._retries = retries  # type: ignore[attr-defined]  # httpx takes no retries beside a proxy
+    inner._pool._retries = retries  # httpx takes no retries beside a proxy.
     with httpx.Client(transport=SpendTransport(inner)) as client:
         return client.post(TEXTS, data=TEXT).raise_for_status()
 

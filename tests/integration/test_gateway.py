@@ -304,7 +304,7 @@ class TestFailing:
     def test_a_vendor_that_cannot_be_reached_costs_nothing(self, tmp_path: Path) -> None:
         said = {"base_url": f"http://127.0.0.1:{free_port()}"}
         with Site(tmp_path / "site", gateway=True, spendguard_stripe=said) as site:
-            key = issued(site, token=None)  # type: ignore[arg-type]  # without a worker token, none is needed
+            key = issued(site, token=None)  # Without a worker token, none is needed.
             with pytest.raises(stripe.APIError) as failed:
                 charge(site, key["vault_key"])
             assert failed.value.http_status == 503
@@ -312,7 +312,7 @@ class TestFailing:
 
     def test_calls_in_flight_end_before_luigid_does(self, tmp_path: Path) -> None:
         with Site(tmp_path / "site", gateway=True) as site:
-            key = issued(site, token=None)["vault_key"]  # type: ignore[arg-type]
+            key = issued(site, token=None)["vault_key"]
             site.stripe.fault("hang", seconds=2)
             got: list[Any] = []
             slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
@@ -381,7 +381,7 @@ class TestAlone:
     def test_two_gateways_share_one_ledger_and_keep_one_cap(self, tmp_path: Path) -> None:
         apart = {"gateway_url": "http://127.0.0.1:9"}  # Keys are for these two, whichever is asked.
         with Site(tmp_path / "site", spendguard=apart) as site:
-            key = issued(site, token=None, run_usd_cap=20)["vault_key"]  # type: ignore[arg-type]
+            key = issued(site, token=None, run_usd_cap=20)["vault_key"]
             with standalone(site) as one, standalone(site) as two:
                 status, _, body = raw(site, "POST", "/stripe/v1/charges", b"", port=site.port, **form(key))
                 assert status == 403
@@ -528,7 +528,7 @@ def test_tls_from_luigi_cfg(tmp_path: Path) -> None:
 def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: FakeStripe) -> None:
     """The file is locked by another program while a call is in flight: its end waits and goes out later."""
     with Site(tmp_path / "site", stripe=vendor, gateway=True) as site:
-        key = issued(site, token=None)["vault_key"]  # type: ignore[arg-type]
+        key = issued(site, token=None)["vault_key"]
         site.stripe.fault("hang", seconds=1)
         got: list[Any] = []
         slow = threading.Thread(target=lambda: got.append(charge(site, key).status))

@@ -51,13 +51,13 @@ class World:
 @pytest.fixture(scope="module", params=["worker", "gateway"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with made(tmp_path_factory.mktemp("world"), request.param == "gateway") as site:
-        yield site.world  # type: ignore[attr-defined]
+        yield site.world
 
 
 @pytest.fixture(scope="module")
 def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     with made(tmp_path_factory.mktemp("relayed"), True) as site:
-        yield site.world  # type: ignore[attr-defined]
+        yield site.world
 
 
 class Made(Site):
@@ -208,7 +208,7 @@ def test_a_reply_with_bytes_beyond_ascii_in_a_header_is_the_reply(
     tmp_path: Path, shared_site: Site, send: Any, gateway: bool
 ) -> None:
     with RawVendor(lambda number, body: answer(200, {"id": f"m{number}"}, b"X-Note: caf\xe9\r\n")) as vendor:
-        site = Site(tmp_path / "site", stripe=shared_site.stripe, resend=vendor, gateway=gateway)  # type: ignore[arg-type]
+        site = Site(tmp_path / "site", stripe=shared_site.stripe, resend=vendor, gateway=gateway)
         with site, Pretender(site, "run").attempt():
             mail = {"from": "a@example.com", "to": "b@example.com", "subject": "s", "text": "t"}
             assert send("POST", MAILS, json=mail).status_code == 200
@@ -223,7 +223,7 @@ def test_a_status_that_no_vendor_has_leaves_the_money_counted(
         site = Site(
             tmp_path / "site",
             stripe=shared_site.stripe,
-            resend=vendor,  # type: ignore[arg-type]
+            resend=vendor,
             spendguard={"default_cap_usd": 2},
             spendguard_resend={"email_price": 1},
         )
@@ -242,7 +242,7 @@ def test_an_id_that_no_ledger_can_keep_leaves_the_call_in_doubt(
     tmp_path: Path, shared_site: Site, named: str, gateway: bool
 ) -> None:
     with RawVendor(lambda number, body: answer(200, {"id": named})) as vendor:
-        site = Site(tmp_path / "site", stripe=shared_site.stripe, resend=vendor, gateway=gateway)  # type: ignore[arg-type]
+        site = Site(tmp_path / "site", stripe=shared_site.stripe, resend=vendor, gateway=gateway)
         with site, Pretender(site, "run").attempt():
             mail = {"from": "a@example.com", "to": "b@example.com", "subject": "s", "text": "t"}
             reply = by_requests("POST", MAILS, json=mail)

@@ -334,7 +334,7 @@ def test_a_file_that_has_become_another_users_keeps_the_old_secret(
     def denied(name: object, *args: Any) -> int:
         if name == str(path):
             raise PermissionError(13, "Permission denied")
-        return real(name, *args)  # type: ignore[arg-type]
+        return real(name, *args)
 
     monkeypatch.setattr(os, "open", denied)
     assert not asyncio.run(reload(service))

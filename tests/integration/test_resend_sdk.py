@@ -134,7 +134,7 @@ def test_thirty_mails_of_an_event_loop_stay_within_the_cap(here: Site, vendor: F
         made = ({**MAIL, "to": f"{number}@example.com"} for number in range(30))
         return await asyncio.gather(
             *(resend.Emails.send_async(one) for one in made),
-            return_exceptions=True,  # type: ignore[arg-type]
+            return_exceptions=True,
         )
 
     with task.attempt():
@@ -167,9 +167,9 @@ def test_what_else_the_sdk_does(task: Pretender, vendor: FakeResend) -> None:
         sent = mail()
         assert resend.Emails.get(sent)["id"] == sent
         soon = (datetime.now(timezone.utc) + timedelta(hours=1)).isoformat()
-        later = resend.Emails.send({**MAIL, "to": "b@example.com", "scheduled_at": soon})  # type: ignore[typeddict-item]
+        later = resend.Emails.send({**MAIL, "to": "b@example.com", "scheduled_at": soon})
         resend.Emails.cancel(later["id"])
-        batch = resend.Batch.send([{**MAIL, "to": "c@example.com"}, {**MAIL, "to": "d@example.com"}])  # type: ignore[list-item]
+        batch = resend.Batch.send([{**MAIL, "to": "c@example.com"}, {**MAIL, "to": "d@example.com"}])
         assert len(batch["data"]) == 2
         for act in (lambda: resend.ApiKeys.create({"name": "x"}), lambda: resend.ApiKeys.remove("k")):
             with pytest.raises(ResendError) as caught:
@@ -185,7 +185,7 @@ def test_a_cancelled_mail_of_a_batch_gives_its_part_back_once(here: Site, vendor
         {**MAIL, "to": to, "scheduled_at": later} for to in (["b@a.co", "c@a.co"], ["d@a.co"], ["e@a.co"])
     ]
     with task.attempt():
-        sent = [one["id"] for one in resend.Batch.send(said)["data"]]  # type: ignore[arg-type]
+        sent = [one["id"] for one in resend.Batch.send(said)["data"]]
         assert spent(task) == 4 * 900
         resend.Emails.cancel(sent[0])
         assert spent(task) == vendor.mails() * 900 == 2 * 900
@@ -207,7 +207,7 @@ def test_of_a_permissive_batch_the_mails_that_were_taken_are_known(here: Site, v
     bad = {"from": "a@a.co", "to": ["x@a.co"] * 3, "scheduled_at": later}  # It has no subject.
     said = [bad, {**MAIL, "to": ["b@a.co", "c@a.co"], "scheduled_at": later}]
     with task.attempt():
-        taken = resend.Batch.send(said, {"batch_validation": "permissive"})["data"]  # type: ignore[arg-type]
+        taken = resend.Batch.send(said, {"batch_validation": "permissive"})["data"]
         assert spent(task) == vendor.mails() * 900 == 2 * 900
         resend.Emails.cancel(taken[0]["id"])
     assert spent(task) == vendor.mails() == 0
@@ -250,8 +250,8 @@ def test_a_parameter_that_is_not_known_does_not_leave(task: Pretender, vendor: F
     with task.attempt():
         resend.Segments.create({"name": "known"})
         with pytest.raises(ResendError, match="knows no such parameter") as caught:
-            resend.Segments.create({"name": "s", "send": True})  # type: ignore[typeddict-unknown-key]
-        assert caught.value.reason == "unpriced"  # type: ignore[attr-defined]
+            resend.Segments.create({"name": "s", "send": True})
+        assert caught.value.reason == "unpriced"
     assert [json.loads(request["body"]) for request in vendor.posts()] == [{"name": "known"}]
 
 
@@ -268,11 +268,11 @@ def mailed(vendor: FakeResend) -> dict[str, int]:
 
 
 def batch(*said: dict[str, Any], **options: Any) -> Any:
-    return resend.Batch.send([{**MAIL, **one} for one in said], options or None)["data"]  # type: ignore[arg-type,misc]
+    return resend.Batch.send([{**MAIL, **one} for one in said], options or None)["data"]
 
 
 def one_mail(**said: Any) -> Any:
-    return resend.Emails.send({**MAIL, **said})["id"]  # type: ignore[typeddict-item]
+    return resend.Emails.send({**MAIL, **said})["id"]
 
 
 #: What a task says before it dies, and what it says when it is tried again.
@@ -307,7 +307,7 @@ def test_who_has_a_mail_of_the_task_that_died_gets_it_once(here: Site, vendor: F
     with task.attempt():
         with pytest.raises(ValidationError, match="they would get it twice") as caught:
             again()
-        assert caught.value.reason == "idempotency_mismatch"  # type: ignore[attr-defined]
+        assert caught.value.reason == "idempotency_mismatch"
     assert mailed(vendor) == before
     with task.attempt():  # As the denial advises.
         first()

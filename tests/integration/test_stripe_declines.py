@@ -274,7 +274,7 @@ class TestAtTheGateway:
             status, key = site.call("POST", "/vault/keys", self.TERMS, WORKER)
             assert status == 201
             api = {"api": f"{site.url}/stripe"}
-            client = stripe.StripeClient(key["vault_key"], base_addresses=api)  # type: ignore[arg-type]
+            client = stripe.StripeClient(key["vault_key"], base_addresses=api)
             for _ in range(3):
                 intent = declined(client.v1.payment_intents.create, DECLINED)
                 assert by_page(vendor, intent) == 400

@@ -180,7 +180,7 @@ def test_two_runs_in_one_process_are_told_apart(shared_site: Site, vendor: FakeS
         (lambda: stripe.Account.create(type="custom"), "unpriced"),
         (lambda: stripe.PaymentLink.create(line_items=[{"price": "p", "quantity": 1}]), "unpriced"),
         (lambda: stripe.Subscription.create(customer="cus_1", items=[]), "unpriced"),
-        (lambda: stripe.Product.create(name="x", teleport=True), "unpriced"),  # type: ignore[call-arg]
+        (lambda: stripe.Product.create(name="x", teleport=True), "unpriced"),
         (lambda: stripe.Product.create(name="x", stripe_version="2020-08-27"), "unpriced"),
         (lambda: stripe.PaymentIntent.create(amount=1, currency="xyz"), "currency"),
         (lambda: stripe.PaymentIntent.create(currency="usd"), "unpriced"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable
+from functools import partial
 from urllib.parse import quote
 
 import pytest
@@ -95,12 +96,12 @@ def test_no_exception_of_a_call_shows_the_secret(
     pretender: Pretender, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stripe, "max_network_retries", 0)
-    act: Callable[[], object] = lambda: charge("cus_1")  # noqa: E731
+    act = partial(charge, "cus_1")
     if fault == "refused":
         own = pretender.settings.vendors["stripe"]
         object.__setattr__(own, "base_url", f"http://127.0.0.1:{free_port()}")
     elif fault == "denied":
-        act = lambda: charge("cus_1", 99_999_00)  # noqa: E731
+        act = partial(charge, "cus_1", 99_999_00)
     elif fault == "late":
         monkeypatch.setattr(guard, "GRANT_SECONDS", -1)
     elif fault == "crash":
@@ -145,7 +146,7 @@ def test_a_child_process_of_the_task_finds_the_vault_key(pretender: Pretender) -
 def test_the_token_is_not_seen_from_an_error_of_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_client, "GIVE_UP_S", 0)
     token = "worker-token-canary-0123456789"
-    settings = config.Settings(None, worker_token=config.redaction.Secret(token))  # type: ignore[arg-type]
+    settings = config.Settings(None, worker_token=config.redaction.Secret(token))
     client = HttpLedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
     refused = raised(lambda: client._read(rpcs.CLAIM, 500, b"{}"))
     unreached = raised(lambda: client.due_prices(DuePricesRequest(())))

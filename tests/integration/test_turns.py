@@ -244,9 +244,7 @@ def test_two_gateways_with_one_ledger_let_one_at_a_time(tmp_path: Path, vendor: 
         for site in (one, two):
             _, key = site.call("POST", "/vault/keys", {"vendor": "stripe", "run_usd_cap": "10"}, WORKER)
             api = {"api": f"{site.url}/stripe"}
-            clients.append(
-                stripe.StripeClient(key["vault_key"], base_addresses=api)  # type: ignore[arg-type]
-            )
+            clients.append(stripe.StripeClient(key["vault_key"], base_addresses=api))
         vendor.fault("hang", match=f"POST /v1/invoices/{draft}/pay", seconds=1.5)
         paying = threading.Thread(target=clients[0].v1.invoices.pay, args=(draft,))
         paying.start()

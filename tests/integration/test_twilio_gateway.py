@@ -32,7 +32,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         spendguard_twilio={"sms_prices": "1: 0.05", "sms_fees": "1: 0"},
         spendguard_resend={"email_price": "0.01"},
     ) as site:
-        site.fakes = {"twilio": twilio, "resend": mails}  # type: ignore[attr-defined]  # this test's own
+        site.fakes = {"twilio": twilio, "resend": mails}
         yield site
     twilio.process.end()
     mails.process.end()
@@ -54,7 +54,7 @@ def client(site: Site) -> Iterator[Client]:
 
 
 def test_the_account_in_the_path_is_the_operators_and_the_cap_holds(site: Site, client: Client) -> None:
-    twilio = site.fakes["twilio"]  # type: ignore[attr-defined]  # see above
+    twilio = site.fakes["twilio"]
     before = len(twilio.sent())
     made = [client.messages.create(to="+14155550100", from_="+14155550199", body=str(n)) for n in range(2)]
     with pytest.raises(TwilioRestException) as denied:
@@ -83,7 +83,7 @@ def test_prices_that_come_late_are_asked_for_by_luigid(site: Site, client: Clien
 
 
 def test_the_links_of_a_page_lead_back_to_the_gateway(site: Site, client: Client) -> None:
-    twilio = site.fakes["twilio"]  # type: ignore[attr-defined]  # see above
+    twilio = site.fakes["twilio"]
     before = len(twilio.books()["requests"])
     assert len(client.messaging.v1.services.list(page_size=1)) == 3
     pages = twilio.books()["requests"][before:]
@@ -113,7 +113,7 @@ def test_another_account_and_another_host_are_refused(site: Site, client: Client
 
 
 def test_a_mail_by_the_stock_sdk(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    mails = site.fakes["resend"]  # type: ignore[attr-defined]  # see above
+    mails = site.fakes["resend"]
     monkeypatch.setattr(resend, "api_key", key(site, "resend")["vault_key"])
     monkeypatch.setattr(resend, "api_url", f"{site.url}/resend")
     mail = {"from": "a@example.com", "to": ["b@example.com"], "subject": "s", "text": "t"}
@@ -156,7 +156,7 @@ def test_curl_as_the_docs_have_it(site: Site, tmp_path: Path) -> None:
 @pytest.mark.parametrize("key_given", [True, False])
 def test_a_lost_reply_is_asked_for_again_only_under_a_key(site: Site, key_given: bool) -> None:
     """Without a key the client's own retry would be another message."""
-    twilio = site.fakes["twilio"]  # type: ignore[attr-defined]  # see above
+    twilio = site.fakes["twilio"]
     before = len(twilio.sent())
     headers = {"Idempotency-Key": "order-17"} if key_given else {}
 

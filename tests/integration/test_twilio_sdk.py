@@ -96,7 +96,7 @@ def test_a_text_that_the_vendor_may_have_sent_is_looked_for(
 ) -> None:
     vendor.fault("drop_after")
     natural = {"sync": requests.RequestException, "async": aiohttp.ClientError}[way]
-    with task.attempt(), pytest.raises((natural, TwilioRestException)):  # type: ignore[arg-type]
+    with task.attempt(), pytest.raises((natural, TwilioRestException)):
         TEXTS[way]()
     with task.attempt():
         sid = TEXTS[way]()

@@ -119,7 +119,10 @@ class Case:
         ids |= {"pending": self.reserved()} if "{pending}" in wants else {}
         ids |= {"doubt": self.doubted()} if "{doubt}" in wants else {}
         ids |= {"new": str(uuid.uuid4())}
-        fill = lambda v: v.format(**ids) if isinstance(v, str) else v  # noqa: E731
+
+        def fill(value: Any) -> Any:
+            return value.format(**ids) if isinstance(value, str) else value
+
         return method, fill(path), body and {name: fill(value) for name, value in body.items()}
 
 

@@ -25,7 +25,7 @@ def _killed_before(self: HttpLedgerClient, request: FinishRequest, key: str = ""
 
 
 if _killed:
-    HttpLedgerClient.finish = _killed_before  # type: ignore[method-assign]
+    HttpLedgerClient.finish = _killed_before
 
 
 class Fragile(VendorTask, Output):

@@ -84,7 +84,10 @@ def _decoded(kind: str, body: bytes) -> str:
     if charset == "utf-8":
         return body.decode("utf-8", "replace")
     text = body.decode("ascii" if _CODES.search(body) else charset, "replace")
-    each = lambda codes: quote(unquote_to_bytes(codes[0]).decode(charset, "replace"))  # noqa: E731
+
+    def each(codes: re.Match[str]) -> str:
+        return quote(unquote_to_bytes(codes[0]).decode(charset, "replace"))
+
     return re.sub(_CODES.pattern.decode(), each, text)
 
 
@@ -104,15 +107,15 @@ class Vendor(tornado.web.RequestHandler):
 
     def moved(self, method: str, params: Nested) -> float:
         """Return the cents that a request moves as one server reads it."""
-        raise NotImplementedError
+        raise NotImplementedError  # Each vendor's own.
 
     def whom(self, params: Nested) -> str:
         """Return for whom a request is as one server reads it."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     def answer(self) -> Any:
         """Return what a reply says: what a simple reading does."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     def serve(self) -> None:
         request = self.request

@@ -48,19 +48,19 @@ class Vendor(tornado.web.RequestHandler):
 
     def refused(self) -> Problem | None:
         """Return why the credentials are not accepted."""
-        raise NotImplementedError
+        raise NotImplementedError  # Each vendor's own.
 
     def execute(self) -> tuple[int, Any]:
         """Do what is asked; return status and body."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     def scripted(self, status: int) -> dict[str, Any]:
         """Return an error body in the vendor's shape."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     def secrets(self) -> dict[str, str]:
         """Return what `echo_secret` gives away."""
-        raise NotImplementedError
+        raise NotImplementedError  # As above.
 
     def address(self) -> dict[str, str]:
         """Return what the books say of the address asked for."""

@@ -17,7 +17,7 @@ import stripe
 #: What the environment holds before the guard comes; afterwards it has nothing that is secret.
 BEFORE = {name: os.environ.get(name, "") for name in ("STRIPE_SECRET_KEY", "STRIPE_API_KEY")}
 
-from luigi_spendguard import VendorTask  # noqa: E402
+from luigi_spendguard import VendorTask  # noqa: E402  # after that
 
 OUT = Path(os.environ["OUT_DIR"])
 luigi_log = logging.getLogger("luigi-interface")
@@ -104,7 +104,7 @@ class Charge(VendorTask, Output):
         self.set_tracking_url(f"http://tracking.example/?key={quote(str(stripe.api_key))}")
 
     def do_yield(self):
-        raise NotImplementedError(forms(str(stripe.api_key)))
+        raise RuntimeError(forms(str(stripe.api_key)))
 
     def on_failure(self, exception: BaseException) -> object:
         if self.how == "yield":

@@ -57,7 +57,7 @@ class Paper:
     def configure(self) -> None:
         """Take the next `ini` block into luigi.cfg."""
         read = configparser.RawConfigParser()
-        read.optionxform = str  # type: ignore[assignment,method-assign]  # families keep their letters
+        read.optionxform = str  # Families keep their letters.
         read.read_string(self._left["ini"].pop(0))
         self.site.configure(**{section: dict(read[section]) for section in read.sections()})
 

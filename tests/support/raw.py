@@ -35,7 +35,7 @@ class Server:
         self._open.discard(connection)
 
     def serve(self, connection: socket.socket) -> None:
-        raise NotImplementedError
+        raise NotImplementedError  # Each vendor's own.
 
     def __enter__(self) -> Any:
         return self

@@ -4,7 +4,7 @@ import os
 
 import stripe
 
-from tests.support.pipelines import *  # noqa: F403
+from tests.support.pipelines import *  # noqa: F403  # Luigi looks for them here
 
 stripe.api_base = os.environ["STRIPE_BASE"]
 stripe.api_key = "sk_test_plain"

@@ -38,12 +38,12 @@ def text_async(to: str = TO, **client: Any) -> str:
 
 def mail(to: str = "ann@example.com", **options: Any) -> str:
     """Send a mail; return its id."""
-    return str(resend.Emails.send({**MAIL, "to": to}, options or None)["id"])  # type: ignore[typeddict-item]
+    return str(resend.Emails.send({**MAIL, "to": to}, options or None)["id"])
 
 
 def mail_async(to: str = "ann@example.com", **options: Any) -> str:
     """Send a mail by an asyncio program; return its id."""
-    made: Any = asyncio.run(resend.Emails.send_async({**MAIL, "to": to}, options or None))  # type: ignore[typeddict-item]
+    made: Any = asyncio.run(resend.Emails.send_async({**MAIL, "to": to}, options or None))
     return str(made["id"])
 
 

@@ -125,7 +125,7 @@ def test_a_secret_is_a_text_that_does_not_show_itself() -> None:
     secret = Secret(CANARY)
     assert secret == CANARY
     assert hash(secret) == hash(CANARY)
-    assert (f"{secret}", str(secret), "%s" % secret) == (CANARY,) * 3  # noqa: UP031
+    assert (f"{secret}", str(secret), "%s" % secret) == (CANARY,) * 3  # noqa: UP031  # each way to make a text
     assert (repr(secret), f"{secret!r}", repr({"a": [secret]})) == (
         REDACTED,
         REDACTED,
@@ -258,7 +258,7 @@ def test_a_factory_that_was_there_is_still_asked() -> None:
     redaction.uninstall()
 
     def own(*args: object, **kwargs: object) -> logging.LogRecord:
-        record = logging.LogRecord(*args, **kwargs)  # type: ignore[arg-type]
+        record = logging.LogRecord(*args, **kwargs)
         record.own = True
         return record
 

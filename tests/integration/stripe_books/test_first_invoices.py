@@ -33,7 +33,7 @@ def begun(desk: Outside, vendor: FakeStripe, **more: Any) -> Any:
         "payment_behavior": "default_incomplete",
         **more,
     }
-    made: Any = desk.client.v1.subscriptions.create(asked)  # type: ignore[arg-type]
+    made: Any = desk.client.v1.subscriptions.create(asked)
     return made
 
 

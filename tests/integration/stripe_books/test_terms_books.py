@@ -84,14 +84,14 @@ RAISED: list[tuple[str, Callable[[Outside, str], Any]]] = [
         lambda desk, sub: desk.client.v1.invoice_items.create(
             {"customer": "cus_1", "pricing": {"price": price(desk)}, "quantity_decimal": "10000"}
         ),
-    ),  # type: ignore[typeddict-item]
+    ),
     (
         "parts of an item, by amount",
         lambda desk, sub: desk.client.v1.invoice_items.create(
             {
                 "customer": "cus_1",
                 "unit_amount_decimal": "100",
-                "currency": "usd",  # type: ignore[typeddict-item]
+                "currency": "usd",
                 "quantity_decimal": "10000",
             }
         ),
@@ -119,7 +119,7 @@ RAISED: list[tuple[str, Callable[[Outside, str], Any]]] = [
     (
         "what nobody has heard of",
         lambda desk, sub: desk.client.v1.products.create({"name": "x", "charge_everybody": "now"}),
-    ),  # type: ignore[typeddict-unknown-key]
+    ),
 ]
 
 
@@ -226,7 +226,7 @@ class TestBilled:
                 desk.books.write(runs.revoke, desk.books.run_id)
             return reply
 
-        desk._do = revoked  # type: ignore[method-assign]
+        desk._do = revoked
         assert begun(desk).object == "subscription"
         assert (vendor.moved(), desk.figures()) == (100, (1_000_000, 0, 0))
 

@@ -36,7 +36,7 @@ class Unreachable:
 
 
 def said(tmp_path: Path, subject: str, **settings: Any) -> str:
-    found = findings(Settings(tmp_path / "books.db", Caps(), **settings), Unreachable())  # type: ignore[arg-type]  # it only gets
+    found = findings(Settings(tmp_path / "books.db", Caps(), **settings), Unreachable())
     return next(finding.text for finding in found if finding.subject == subject)
 
 
@@ -57,7 +57,7 @@ def test_a_blocked_task_needs_no_new_submission(tmp_path: Path) -> None:
 
 def lines(tmp_path: Path, **settings: Any) -> list[str]:
     made = Settings(tmp_path / "books.db", Caps(), **settings)
-    found = findings(made, Unreachable())  # type: ignore[arg-type]  # it only gets
+    found = findings(made, Unreachable())
     return [f"{finding.subject}: {finding.text}" for finding in found]
 
 
@@ -101,12 +101,12 @@ def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: p
     for vendor in VENDORS.values():
         for name in vendor.secret_variables:
             monkeypatch.delenv(name, raising=False)
-    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
+    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))
     [none] = [finding for finding in found if finding.subject == "vendors"]
     assert none.grade is Grade.LOOK, "luigid may have it, and does not answer"
     assert "[spendguard_twilio] secret or TWILIO_AUTH_TOKEN" in none.text
     monkeypatch.setenv("STRIPE_SECRET_KEY", "sk_test_1")
-    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))  # type: ignore[arg-type]  # it only gets
+    found = list(findings(Settings(tmp_path / "books.db"), Unreachable()))
     [rest] = [finding for finding in found if finding.subject == "not used"]
     assert rest.grade is Grade.UNKNOWN, "luigid was not asked"
     assert rest.text.startswith("twilio, resend") or rest.text.startswith("resend, twilio")
@@ -132,7 +132,7 @@ class Luigid(Unreachable):
 def test_a_gateway_that_is_shown_keys_in_clear_is_missing_tls(tmp_path: Path) -> None:
     settings = Settings(tmp_path / "books.db", gateway_url="http://gateway.example.com:8083")
     luigid = Luigid(tmp_path, caps=Caps(default=Micros(1_000_000)))
-    found = findings(settings, luigid)  # type: ignore[arg-type]  # it answers
+    found = findings(settings, luigid)
     missing = [str(one) for one in found if one.grade is Grade.MISSING]
     assert missing == [
         "MISSING gateway: http://gateway.example.com:8083 would show vault keys to the network, while luigid "
@@ -144,7 +144,7 @@ def test_what_only_luigids_file_says_is_not_called_passed_over(tmp_path: Path) -
     luigid = Luigid(
         tmp_path, caps=Caps(default=Micros(1), families={"Bill": Micros(2)}), vendor_tasks=("Chrage",)
     )
-    found = list(findings(Settings(tmp_path / "books.db"), luigid))  # type: ignore[arg-type]  # it answers
+    found = list(findings(Settings(tmp_path / "books.db"), luigid))
     assert not any(one.subject == "not in force" for one in found)
     [doubt] = [str(one) for one in found if one.grade is Grade.LOOK]
     [unseen] = [str(one) for one in found if one.grade is Grade.UNKNOWN]
@@ -165,10 +165,10 @@ def test_what_was_taken_out_of_the_file_is_in_force_until_a_restart(
     tmp_path: Path, table: str, subject: str
 ) -> None:
     caps = {"default": Micros(1), table: {"Chagre": Micros(2), "Charge": Micros(2)}}
-    luigid = Luigid(tmp_path, caps=Caps(**caps))  # type: ignore[arg-type]
-    left = Settings(tmp_path / "books.db", Caps(**(caps | {table: {"Charge": Micros(2)}})))  # type: ignore[arg-type]
+    luigid = Luigid(tmp_path, caps=Caps(**caps))
+    left = Settings(tmp_path / "books.db", Caps(**(caps | {table: {"Charge": Micros(2)}})))
     for settings in (left, Settings(tmp_path / "books.db")):
-        found = list(findings(settings, luigid))  # type: ignore[arg-type]  # it answers
+        found = list(findings(settings, luigid))
         [gone] = [one for one in found if one.subject == f"{subject} Chagre"]
         assert gone.grade is Grade.LOOK
         assert gone.text.endswith(f"luigid has seen no task Chagre: did you mean Charge?; {GONE}")
@@ -196,8 +196,8 @@ def test_nothing_that_luigid_was_not_asked_is_ok(
     )
     vendors = {"stripe": VendorSettings("stripe", "sk_test_1"), "resend": VendorSettings("resend")}
     for more in ({}, {"gateway_url": "http://127.0.0.1:9"}):
-        settings = Settings(tmp_path / "books.db", caps, vendor_tasks=("Pay",), vendors=vendors, **more)  # type: ignore[arg-type]
-        found = list(findings(settings, Unreachable()))  # type: ignore[arg-type]  # it only gets
+        settings = Settings(tmp_path / "books.db", caps, vendor_tasks=("Pay",), vendors=vendors, **more)
+        found = list(findings(settings, Unreachable()))
         assert {one.subject for one in found if one.grade is Grade.OK and not one.detail} <= OF_HERE
         assert len([one for one in found if one.grade is Grade.UNKNOWN and one.text.endswith(f"; {why}")]) > 8
 
@@ -206,7 +206,7 @@ def test_of_one_thing_nothing_is_ok_beside_what_is_wrong(tmp_path: Path) -> None
     wrong = VendorSettings("stripe", "sk_test_1", allowed_endpoints=("payment_intent.create",))
     settings = Settings(tmp_path / "books.db", vendors={"stripe": wrong})
     for luigid in (Unreachable(), Luigid(tmp_path, caps=Caps(default=Micros(1)), vendors={"stripe": wrong})):
-        found = list(findings(settings, luigid))  # type: ignore[arg-type]  # it answers
+        found = list(findings(settings, luigid))
         [line] = [one for one in found if one.subject == "stripe"]
         assert line.grade is Grade.MISSING
         assert "did you mean payment_intents.create" in line.text
@@ -226,7 +226,7 @@ def test_a_misspelling_of_this_file_is_named_when_luigid_has_the_right_one(
     luigid = Luigid(tmp_path, caps=Caps(default=Micros(9), families={"Billing": Micros(1)}))
     [name] = [name for family in caps.values() for name in family]
     settings = Settings(tmp_path / "books.db", Caps(**caps), set_here=frozenset({said.partition(": ")[2]}))
-    found = findings(settings, luigid)  # type: ignore[arg-type]  # it answers
+    found = findings(settings, luigid)
     [line] = [str(one) for one in found if one.subject == "not in force"]
     assert line.startswith(said)
     meant = {"Chagre": "Charge", "Bililng": "Billing"}[name]  # Nobody has seen the second yet.

@@ -65,7 +65,7 @@ class Played:
             self.sent.append(effect.request)
             return await answer(effect.request)
 
-        self.gateway._send = send  # type: ignore[method-assign]  # the vendor is played
+        self.gateway._send = send  # The vendor is played.
 
     async def key(self) -> str:
         return (await self.service.record(keys.issue, keys.Terms("stripe", ttl_ms=60_000), self.caps))[1]

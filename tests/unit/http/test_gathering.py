@@ -133,7 +133,7 @@ def test_where_nothing_is_on_its_way_nobody_waits(gathered: Gathering) -> None:
 
 
 def test_an_alarm_at_any_moment_loses_no_end_and_lets_nobody_wait_for_ever(sayer: Sayer) -> None:
-    sayer.said.set = lambda: None  # type: ignore[method-assign]  # An alarm in it would leave it locked.
+    sayer.said.set = lambda: None  # An alarm in it would leave it locked.
     made, chance, taken_along = Gathering(sayer.say), random.Random(5), set[str]()
 
     def ask(turn: int) -> None:

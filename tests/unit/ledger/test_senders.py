@@ -75,7 +75,7 @@ def test_a_worker_frees_nothing_that_a_gateway_counts(sides: Sides) -> None:
     for naming in ({"object_id": "pi_1"}, {"object_id": "pi_own", "covers": ("pi_1",)}):
         ask = sides.ask(0)
         assert sides.reserve(key, ask).verdict == "allowed"
-        sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=0, **naming))  # type: ignore[arg-type]
+        sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=0, **naming))
         assert sides.figures() == (100, 0, 0)
     acted = sides.ask(0, object_id="pi_1")
     assert sides.reserve(key, acted).reason == "scope"
@@ -224,7 +224,7 @@ def test_a_call_id_is_for_one_call(sides: Sides) -> None:
     sides.reserve(key, ask)
     sides.end(key, EndRequest("void", ask.call_id, 1, definite=True))
     for change in ({"fingerprint": "99"}, {"operation": "refunds.create"}, {"account": "other"}):
-        answer = sides.reserve(key, replace(ask, ask=2, **change))  # type: ignore[arg-type]
+        answer = sides.reserve(key, replace(ask, ask=2, **change))
         assert (answer.verdict, answer.reason) == ("denied", "scope")
 
 

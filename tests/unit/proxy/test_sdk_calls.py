@@ -176,9 +176,9 @@ def test_a_mail_client_of_the_pipelines_own_is_bypassed_in_the_task_alone(
     with proxy.attempt_running(attempt(tmp_path, port, server.url)):
         resend.default_http_client = own
         assert (mail(), mail_async()) == ("49a3999c", "49a3999c")
-        resend.default_http_client = legacy  # type: ignore[assignment]  # the SDK's older way
+        resend.default_http_client = legacy  # The SDK's older way.
         assert mail_async() == "49a3999c"
-        assert resend.default_http_client is legacy  # type: ignore[comparison-overlap]
+        assert resend.default_http_client is legacy
     assert (own.used, own_async.used, legacy.used, len(server.requests)) == (1, 1, 0, 3)
 
 
@@ -304,10 +304,10 @@ def test_threads_and_forks_of_the_task_belong_to_it(task: Attempt, port: StubLed
 
 
 def test_a_batch_and_an_import_of_a_file_are_guarded(task: Attempt, server: VendorServer) -> None:
-    server.body = {"data": [{"id": "1"}, {"id": "2"}]}  # type: ignore[dict-item]
-    assert resend.Batch.send([MAIL, MAIL], {"idempotency_key": "batch-1"})["data"][1]["id"] == "2"  # type: ignore[list-item]
+    server.body = {"data": [{"id": "1"}, {"id": "2"}]}
+    assert resend.Batch.send([MAIL, MAIL], {"idempotency_key": "batch-1"})["data"][1]["id"] == "2"
     assert server.requests[0]["headers"]["idempotency-key"].startswith("wire-")
     with pytest.raises(SpendDenied) as denied:
-        resend.ContactImports.create({"file": io.BytesIO(b"email\n")})  # type: ignore[typeddict-item]
+        resend.ContactImports.create({"file": io.BytesIO(b"email\n")})
     assert denied.value.reason == "unpriced"
     assert len(server.requests) == 1

@@ -150,8 +150,8 @@ def test_an_unknown_outcome_is_an_error_of_both() -> None:
     assert (text.status, text.code, text.uri, text.method) == (502, 9_000_502, "/2010-04-01/X.json", "POST")
     assert isinstance(mail, ResendError)
     assert (mail.code, mail.error_type) == (502, "outcome_unknown")
-    assert twilio_http.as_twilio_error(text, "post", "https://x") is text  # type: ignore[arg-type]
-    assert proxied_resend.as_resend_error(mail) is mail  # type: ignore[arg-type]
+    assert twilio_http.as_twilio_error(text, "post", "https://x") is text
+    assert proxied_resend.as_resend_error(mail) is mail
 
 
 @pytest.mark.usefixtures("task")

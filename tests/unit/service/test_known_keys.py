@@ -90,7 +90,7 @@ def test_a_key_is_read_once_and_again_after_a_revoke(tmp_path: Path, monkeypatch
 
         async def counted(operation: object, *args: object) -> object:
             reads.append(getattr(operation, "__name__", ""))
-            return await read(operation, *args)  # type: ignore[arg-type]
+            return await read(operation, *args)
 
         monkeypatch.setattr(service, "read", counted)
         for _ in range(3):

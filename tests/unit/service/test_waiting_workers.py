@@ -36,7 +36,7 @@ class Waiting:
         #: How often it was looked at.
         self.looks = 0
         self._verdicts_of = self.scheduler.verdicts_of
-        self.scheduler.verdicts_of = self._count  # type: ignore[method-assign]
+        self.scheduler.verdicts_of = self._count
 
     def _count(self, worker: str) -> Any:
         self.looks += 1

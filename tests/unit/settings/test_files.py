@@ -142,7 +142,7 @@ def test_a_file_that_this_user_may_not_read_counts_as_not_set_and_is_said(
     def denied(name: object, *args: int) -> int:
         if name == str(path):
             raise PermissionError(13, "Permission denied")
-        return real(name, *args)  # type: ignore[arg-type]
+        return real(name, *args)
 
     monkeypatch.setattr(settings_files.os, "open", denied)
     settings = read(tmp_path, "spendguard_stripe", f"secret_file = {path}")

@@ -141,7 +141,7 @@ def test_what_sdks_send_is_read() -> None:
         "coupon": "",
     }
     with pytest.raises(TypeError):
-        found["amount"] = "1"  # type: ignore[index]
+        found["amount"] = "1"
     # As curl sends it, with what needs no encoding left as it is.
     assert read_groups("email=a@b.example&url=https://x.example/?a,b&text=Hi there!")["text"] == "Hi there!"
     assert read_groups("") == {}

@@ -35,8 +35,8 @@ def a_worker(on_blocked: str, *answers: Any) -> GuardedWorker:
     )
     worker._config.keep_alive = False
     worker._guard.vendor_seen = True
-    worker._guard._settings = SimpleNamespace(on_blocked=on_blocked, vendor_tasks=())  # type: ignore[assignment]
-    worker._guard._client = Scheduler(*answers)  # type: ignore[assignment]
+    worker._guard._settings = SimpleNamespace(on_blocked=on_blocked, vendor_tasks=())
+    worker._guard._client = Scheduler(*answers)
     return worker
 
 

@@ -31,7 +31,7 @@ class TestIntents:
 
     def opened(self, desk: Desk, **more: Any) -> None:
         desk.answers["POST /v1/payment_intents"] = intent(**more)
-        desk.client.v1.payment_intents.create(self.CREATE)  # type: ignore[arg-type]
+        desk.client.v1.payment_intents.create(self.CREATE)
 
     def test_a_confirm_costs_nothing_more_and_a_cancel_gives_back(self, desk: Desk) -> None:
         self.opened(desk)

@@ -43,7 +43,7 @@ def found(line: str, body: bytes = b"", **settings: object) -> Quote:
     request = Request(
         method, host_of(method, path) + path, {"content-type": "application/x-www-form-urlencoded"}, body
     )
-    return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})  # type: ignore[arg-type]
+    return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})
 
 
 def reason(line: str, **settings: object) -> str | None:
@@ -94,7 +94,7 @@ CREDENTIALS = [" ".join(concrete(line)) for line in OPERATIONS if not rule_of(li
 @each(UNPRICED)
 def test_what_has_no_bound_is_denied_unless_it_has_a_fixed_price(line: str) -> None:
     assert reason(line) == "unpriced"
-    operation = find_operation(*concrete(line))[0].name  # type: ignore[index]
+    operation = find_operation(*concrete(line))[0].name
     quote = found(line, prices={operation: Micros(7)})
     assert (quote.total_micros, quote.fixed, quote.object_id) == (7, True, None)
 

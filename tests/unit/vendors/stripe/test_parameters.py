@@ -34,7 +34,7 @@ def quote(line: str, body: str = "", version: str = PINNED, **settings: object) 
     if method == "DELETE":
         path, body = f"{path}?{body}" if body else path, ""
     request = Request(method, host_of(method, path) + path, headers, body.encode())
-    return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})  # type: ignore[arg-type]
+    return Stripe().quote(request, VendorSettings("stripe", **settings), "sk_test_x", {})
 
 
 def refused(line: str, body: str, version: str = PINNED, **settings: object) -> str:
