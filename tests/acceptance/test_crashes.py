@@ -21,12 +21,12 @@ def test_a_child_killed_between_send_and_settle_is_in_doubt_then_ended_by_the_ve
     site: Site,
 ) -> None:
     """The vendor has the money, the child dies before the reply: counted, shown, and charged once."""
-    site.stripe.fault("hang", seconds=1.0)
-    worker = site.worker("Charge", "--customer", "cus_k", "--workers", "2")
-    wait_until(lambda: bool(site.stripe.posts()), what="sending")
-    [child] = children_of(worker.pid)
-    kill(child)
-    out, _ = worker.communicate(timeout=60)
+    with site.stripe.holding():
+        worker = site.worker("Charge", "--customer", "cus_k", "--workers", "2")
+        wait_until(lambda: bool(site.stripe.posts()), what="sending")
+        [child] = children_of(worker.pid)
+        kill(child)
+        out, _ = worker.communicate(timeout=60)
     [run] = site.call("GET", "/runs", token=None)[1]
     assert (run["spent_usd"], run["reserved_usd"], run["in_doubt_usd"]) == ("0.00", "1.00", "1.00"), out
     code, table, _ = site.cli("runs")
@@ -53,24 +53,24 @@ def test_a_child_killed_after_it_was_settled_is_replayed_from_the_ledger(site: S
 
 def test_a_whole_worker_killed_leaves_nothing_pending_for_ever(tmp_path) -> None:
     with Site(tmp_path / "site", spendguard_stripe={"timeout_s": 1}) as site:
-        site.stripe.fault("hang", seconds=3)
-        worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1")
-        wait_until(lambda: bool(site.stripe.posts()), what="sending")
-        worker.kill()
-        worker.communicate()
+        with site.stripe.holding():
+            worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1")
+            wait_until(lambda: bool(site.stripe.posts()), what="sending")
+            worker.kill()
+            worker.communicate()
         run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
         assert site.run(run_id)["reserved_usd"] == "1.00"
-        wait_until(lambda: site.run(run_id)["in_doubt_usd"] == "1.00", 20, "the sweep")
+        wait_until(lambda: site.run(run_id)["in_doubt_usd"] == "1.00", what="the sweep")
 
 
 def test_so_does_one_with_a_local_scheduler_once_another_is_started(tmp_path) -> None:
     """No luigid looks after the file: the next worker does."""
     with Site(tmp_path / "site", start=False, spendguard_stripe={"timeout_s": 1}) as site:
-        site.stripe.fault("hang", seconds=3)
-        worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1", "--local-scheduler")
-        wait_until(lambda: bool(site.stripe.posts()), what="sending")
-        worker.kill()
-        worker.communicate()
+        with site.stripe.holding():
+            worker = site.worker("Charge", "--customer", "cus_k", "--workers", "1", "--local-scheduler")
+            wait_until(lambda: bool(site.stripe.posts()), what="sending")
+            worker.kill()
+            worker.communicate()
         books = sqlite3.connect(site.ledger)
         with books:
             books.execute("UPDATE call SET granted_at = granted_at - 60000")
@@ -88,10 +88,10 @@ def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_re
         "Billing", "--n", "60", "--budget-usd", "40", "--workers", "4", "--run-id", "nightly"
     )
     try:
-        wait_until(lambda: site.stripe.moved() >= 500, 30, "charging")
+        wait_until(lambda: site.stripe.moved() >= 500, what="charging")
         assert site.luigid is not None
         site.luigid.kill()
-        time.sleep(1.5)
+        time.sleep(1.5)  # Its workers get to calls that it does not answer.
         site.start()
         out, _ = worker.communicate(timeout=120)
     finally:
@@ -158,7 +158,7 @@ def test_what_a_child_has_left_is_said_by_a_worker_that_cannot_report_its_task(s
     (site.folder / "out" / "wait").touch()
     worker = site.worker("Billing", "--n", "2", "--workers", "3", "--run-id", "nightly", UNHURRIED="1")
     try:
-        wait_until(lambda: site.stripe.moved() == 200, 30, "charging")
+        wait_until(lambda: site.stripe.moved() == 200, what="charging")
         assert site.luigid is not None
         site.luigid.kill()
         (site.folder / "out" / "wait").unlink()
@@ -177,7 +177,7 @@ def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 2})  # Nobody waits for luigid to be back.
     worker = site.worker("Billing", "--n", "40", "--workers", "4", "--run-id", "nightly")
     try:
-        wait_until(lambda: site.stripe.moved() >= 500, 30, "charging")
+        wait_until(lambda: site.stripe.moved() >= 500, what="charging")
         assert site.luigid is not None
         site.luigid.kill()
     finally:

@@ -102,7 +102,7 @@ def test_what_a_killed_worker_had_paid_does_not_make_the_next_forecasts_dearer(h
     (holding.folder / "out" / "wait").touch()
     args = ("Billing", "--n", "8", "--budget-usd", "8", "--workers", "4")
     worker = holding.worker(*args)
-    wait_until(lambda: holding.stripe.moved() == 700, 30, "charging")
+    wait_until(lambda: holding.stripe.moved() == 700, what="charging")
     worker.kill()
     (holding.folder / "out" / "wait").unlink()
     worker.communicate(timeout=60)  # Until its children have ended, too.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 
 from tests.acceptance.test_shapes import SHAPES
 from tests.support.fake_gateway import FakeGateway, Seen, denial
-from tests.support.processes import wait_until
+from tests.support.processes import read_until, wait_until
 from tests.support.site import Site
 
 
@@ -95,15 +94,13 @@ def test_what_no_budget_denies_fails_the_task_and_is_gone_when_mended(
 
 
 def test_revoke_lets_the_forwarded_call_end_first(site: Site, gateway: FakeGateway) -> None:
-    gateway.latency = 3
-    worker = site.worker(
-        "Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
-    )
-    wait_until(lambda: bool(gateway.seen), what="the call")
-    begun = time.monotonic()
-    assert site.call("DELETE", "/runs/r")[0] == 200
-    out, _ = worker.communicate(timeout=40)
-    assert time.monotonic() - begun < 20
+    args = ("Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2")
+    with gateway.holding():
+        worker = site.worker(*args, module=SHAPES)
+        wait_until(lambda: bool(gateway.seen), what="the call")
+        assert site.call("DELETE", "/runs/r")[0] == 200
+        read_until(worker, "is asked to end")
+    out, _ = worker.communicate(timeout=60)  # By itself it would go on for two minutes.
     assert gateway.moved == {"calling_a": 100}
     assert lines(site, "ended")[-1].endswith("KeyRevoked")
     assert "1 task blocked: the run is revoked" in out

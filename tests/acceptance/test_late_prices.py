@@ -83,7 +83,7 @@ def test_luigid_asks_where_it_is_the_gateway_and_goes_on_after_a_kill(
         site.luigid.kill()
         twilio.control(options={"price_delay": 0})
         site.start()
-        wait_until(lambda: site.run("a")["spent_usd"] == "0.01", 60, "the price")
+        wait_until(lambda: site.run("a")["spent_usd"] == "0.01", what="the price")
 
 
 def test_what_twilio_bills_beyond_the_operators_price_freezes_the_run(
@@ -92,7 +92,7 @@ def test_what_twilio_bills_beyond_the_operators_price_freezes_the_run(
     cheap = {"sms_prices": "1: 0.001", "sms_fees": "1: 0"}
     with Site(tmp_path / "site", twilio=twilio, gateway=True, spendguard_twilio=cheap) as site:
         site.luigi("SendAndWait", "--seconds", "0", "--run-id", "a", module=MODULE)
-        wait_until(lambda: site.run("a")["state"] == "frozen", 60, "the price")
+        wait_until(lambda: site.run("a")["state"] == "frozen", what="the price")
         run = site.run("a")
         assert (run["spent_usd"], run["overrun_usd"]) == ("0.001", "0.009")
 
@@ -105,6 +105,6 @@ def test_in_shadow_mode_a_frozen_runs_caps_have_not_sufficed(tmp_path: Path, twi
     ) as site:
         out = site.luigi("SendAndWait", "--seconds", "0", "--run-id", "a", module=MODULE)[1]
         assert "* run a: its caps sufficed" in out
-        wait_until(lambda: site.run("a")["state"] == "frozen", 60, "the price")
+        wait_until(lambda: site.run("a")["state"] == "frozen", what="the price")
         out = site.luigi("SendAndWait", "--seconds", "1", "--run-id", "a", module=MODULE)[1]
         assert "* run a: no call lacked room, but it is frozen: enforced, nothing more would be spent" in out

@@ -16,7 +16,7 @@ def said(site: Site) -> str:
 
 
 def wait_for(site: Site, line: str) -> None:
-    wait_until(lambda: line in said(site), 20, f"{line!r} in luigid's log")
+    wait_until(lambda: line in said(site), what=f"{line!r} in luigid's log")
 
 
 @pytest.fixture

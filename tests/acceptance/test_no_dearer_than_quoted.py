@@ -129,7 +129,7 @@ def test_nothing_costs_more_than_it_was_quoted(site: Site, seed: int) -> None:
         good += answer.status < 300
         assert TWILIO_SECRET.encode() not in answer.data
     assert good > 20
-    wait_until(lambda: site.run(made["run_id"])["reserved_usd"] == "0.00", 20, "every call to end")
+    wait_until(lambda: site.run(made["run_id"])["reserved_usd"] == "0.00", what="every call to end")
     counted = {one["object_id"]: one for one in site.calls(made["run_id"]) if one["object_id"]}
     for sent in twilio.sent():
         ours = counted.get(sent["sid"])

@@ -85,12 +85,13 @@ class TestCrashes:
         self, site: Site
     ) -> None:
         """Nobody knows what became of the call: it is no reason to charge another amount."""
-        site.stripe.fault("hang", seconds=1.0)
-        worker = site.worker("Pay", "--customer", "a", "--amount", "2700", "--workers", "2", module=PIPELINE)
-        wait_until(lambda: bool(site.stripe.posts()), what="sending")
-        [child] = children_of(worker.pid)
-        kill(child)
-        worker.communicate(timeout=60)
+        args = ("Pay", "--customer", "a", "--amount", "2700", "--workers", "2")
+        with site.stripe.holding():
+            worker = site.worker(*args, module=PIPELINE)
+            wait_until(lambda: bool(site.stripe.posts()), what="sending")
+            [child] = children_of(worker.pid)
+            kill(child)
+            worker.communicate(timeout=60)
         wait_until(lambda: moved(site) == [("a", 2700)], what="executing the killed child's call")
         _, said = site.luigi("Pay", "--customer", "a", "--amount", "2600", module=PIPELINE)
         assert moved(site) == [("a", 2700)]
@@ -100,12 +101,12 @@ class TestCrashes:
         assert {run["in_doubt_usd"] for run in runs(site)} == {"0.00"}
 
     def test_what_is_in_doubt_is_ended_by_the_task_of_another_run(self, site: Site) -> None:
-        site.stripe.fault("hang", seconds=1.0)
-        worker = site.worker("Payroll", "--amounts", "a=100", "--workers", "2", module=PIPELINE)
-        wait_until(lambda: bool(site.stripe.posts()), what="sending")
-        [child] = children_of(worker.pid)
-        kill(child)
-        worker.communicate(timeout=60)
+        with site.stripe.holding():
+            worker = site.worker("Payroll", "--amounts", "a=100", "--workers", "2", module=PIPELINE)
+            wait_until(lambda: bool(site.stripe.posts()), what="sending")
+            [child] = children_of(worker.pid)
+            kill(child)
+            worker.communicate(timeout=60)
         code, said = site.luigi("PayYielding", "--customer", "a", "--amount", "100", module=PIPELINE)
         assert code == 0, said  # Another family's: another payment.
         code, said = site.luigi("Payroll", "--amounts", "a=100,b=100", "--workers", "2", module=PIPELINE)

@@ -69,7 +69,7 @@ def vendors(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 def spent(vendors: Vendors, vendor: str, run_id: str) -> int:
     """Return how many the vendor has sent for a run, and check that our books say the same."""
     count = len(vendors.sent(vendor, f"{run_id} "))
-    wait_until(lambda: vendors.site.run(run_id)["reserved_usd"] == "0.00", 20, "every call to end")
+    wait_until(lambda: vendors.site.run(run_id)["reserved_usd"] == "0.00", what="every call to end")
     assert vendors.site.run(run_id)["spent_usd"] == f"{count / 100:.2f}"
     return count
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 from luigi_spendguard.protocol import GRANT_SECONDS, EndRequest, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from tests.support.attempts import Pretender
+from tests.support.processes import wait_until
 
 
 def asked() -> ReserveRequest:
@@ -53,8 +54,7 @@ def test_it_answers_when_the_last_grant_has_ended(pretender: Pretender) -> None:
     said: list[dict[str, object]] = []
     revoking = threading.Thread(target=lambda: said.append(revoke(pretender)))
     revoking.start()
-    while pretender.site.run(pretender.run_id)["state"] != "revoked":
-        time.sleep(0.01)
+    wait_until(lambda: pretender.site.run(pretender.run_id)["state"] == "revoked", what="the revoke")
     assert attempt.client.reserve(attempt.key, asked()).reason == "revoked"
     assert not said, "it answered while a grant could still be used"
     settle(attempt, ask)

@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import subprocess
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -157,7 +156,7 @@ class TestAssistants:
         # Meanwhile a root of the assistant's own name completes, at another worker.
         site.luigi("Plain", "--name", "own", module=SHAPES)
         (out / "go").touch()
-        time.sleep(1.5)
+        wait_until((out / "died").exists, what="the death of the task")
         (out / "die").unlink()
         code, said = site.luigi("YieldsDies", module=SHAPES)
         assert code == 0, said

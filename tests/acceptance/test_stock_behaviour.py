@@ -244,7 +244,7 @@ class TestFlags:
         try:
             fcntl.fcntl(process.stderr, fcntl.F_SETPIPE_SZ, 4096)
             wait_until(lambda: listening(site.port), what="luigid")
-            wait_until(lambda: not answers(site.port), 60, "a line that nobody reads")
+            wait_until(lambda: not answers(site.port), what="a line that nobody reads")
             process.terminate()
             status = Path(f"/proc/{process.pid}/status")
             wait_until(lambda: not re.search(r"^S(ig|hd)Pnd:.*[1-9a-f]", status.read_text(), re.M), what="it")

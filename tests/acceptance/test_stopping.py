@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.acceptance.test_shapes import SHAPES, charged
-from tests.support.processes import wait_until
+from tests.support.processes import read_until, wait_until
 from tests.support.shapes import run_build
 from tests.support.site import Site
 
@@ -22,7 +22,7 @@ def lines(site: Site, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def ended(worker: subprocess.Popen[str], seconds: float = 40) -> str:
+def ended(worker: subprocess.Popen[str], seconds: float = 100) -> str:
     out, _ = worker.communicate(timeout=seconds)
     return out
 
@@ -36,7 +36,7 @@ def test_running_forked_tasks_end_and_are_blocked_not_failed(site: Site) -> None
     begun = time.monotonic()
     assert site.call("DELETE", "/runs/r")[0] == 200
     out = ended(worker)
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 60, "by themselves they end after 120 s"
     assert "2 tasks blocked: the run is revoked" in out
     assert "failed" not in out.split("===== Luigi Execution Summary =====")[1]
     assert site.stripe.moved() == 200
@@ -45,12 +45,12 @@ def test_running_forked_tasks_end_and_are_blocked_not_failed(site: Site) -> None
 
 
 def test_the_call_in_flight_ends_first_and_is_booked(site: Site) -> None:
-    site.stripe.control(options={"latency": 3})
-    worker = site.worker(
-        "Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2", module=SHAPES
-    )
-    wait_until(lambda: bool(site.stripe.posts()), what="the call")
-    assert site.call("DELETE", "/runs/r")[0] == 200
+    args = ("Several", "--family", "Calling", "--names", "a", "--run-id", "r", "--workers", "2")
+    with site.stripe.holding():
+        worker = site.worker(*args, module=SHAPES)
+        wait_until(lambda: bool(site.stripe.posts()), what="the call")
+        assert site.call("DELETE", "/runs/r")[0] == 200
+        read_until(worker, "is asked to end")
     ended(worker)
     assert charged(site) == {"calling_a": 1}
     (call,) = site.calls("r")
@@ -101,11 +101,11 @@ def test_another_run_on_the_same_worker_is_untouched(site: Site) -> None:
 
 
 def test_an_in_process_task_is_denied_at_its_next_call(site: Site) -> None:
-    site.stripe.control(options={"latency": 2})
-    worker = site.worker("YieldsOne", "--name", "n", module=SHAPES)
-    wait_until(lambda: bool(site.stripe.posts()), what="the call")
-    run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
-    site.call("DELETE", f"/runs/{run_id}")
+    with site.stripe.holding():
+        worker = site.worker("YieldsOne", "--name", "n", module=SHAPES)
+        wait_until(lambda: bool(site.stripe.posts()), what="the call")
+        run_id = site.call("GET", "/runs", token=None)[1][0]["run_id"]
+        site.call("DELETE", f"/runs/{run_id}")
     out = ended(worker)
     assert charged(site) == {"before_n": 1}
     assert "the run is revoked" in out

@@ -110,12 +110,12 @@ def test_it_waits_no_more_when_the_other_task_has_completed(site: Site) -> None:
 
 
 def test_so_it_is_held_after_luigid_was_killed(site: Site) -> None:
-    site.stripe.fault("hang", seconds=1.0)
-    worker = site.worker("Charge", "--customer", "a", "--amount", "2700", "--workers", "2")
-    wait_until(lambda: bool(site.stripe.posts()), what="sending")
-    [child] = children_of(worker.pid)
-    kill(child)
-    worker.communicate(timeout=60)
+    with site.stripe.holding():
+        worker = site.worker("Charge", "--customer", "a", "--amount", "2700", "--workers", "2")
+        wait_until(lambda: bool(site.stripe.posts()), what="sending")
+        [child] = children_of(worker.pid)
+        kill(child)
+        worker.communicate(timeout=60)
     charge(site, 2600)
     run_id, task = waiting(site)
     assert site.luigid is not None

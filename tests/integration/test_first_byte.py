@@ -20,6 +20,7 @@ from luigi_spendguard.http.connections import FRESH_S
 from tests.support.attempts import Pretender
 from tests.support.clients import PROXIES, by_requests
 from tests.support.network import CERTIFICATE, NAME, ConnectProxy, Middlebox, TlsFront
+from tests.support.processes import wait_until
 from tests.support.site import TWILIO_ACCOUNT, FakeStripe, Site
 from tests.support.vendors import FakeTwilio
 
@@ -47,7 +48,8 @@ class World:
         self.site.start()
 
     def again(self) -> None:
-        """Begin a run of its own, at a proxy that does its work."""
+        """Begin a run of its own, at a proxy that does its work, with no connection of an earlier test's."""
+        self.proxy.hang_up()
         self.twilio.forget()
         self.proxy.asked.clear()
         self.proxy.status = 200
@@ -119,13 +121,6 @@ def in_a_thread(act: Callable[[], Any]) -> tuple[threading.Thread, list[Any]]:
     return thread, found
 
 
-def until(fact: Callable[[], Any], within_s: float = 15.0) -> None:
-    limit = time.monotonic() + within_s
-    while not fact():
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-
-
 def test_a_proxy_is_asked_with_its_password_and_learns_nothing_else(world: World) -> None:
     with world.pretender.attempt():
         assert (text(), text()) == (201, 201)
@@ -139,7 +134,6 @@ def test_a_proxy_is_asked_with_its_password_and_learns_nothing_else(world: World
 @pytest.mark.parametrize("status", [0, 403, 407, 502])
 def test_a_connect_that_is_refused_was_not_sent(world: World, status: int) -> None:
     world.proxy.status = status
-    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     with world.pretender.attempt(), pytest.raises(requests.ConnectionError):
         text()
     assert (world.call()["state"], world.twilio.posts()) == ("voided", [])
@@ -153,13 +147,12 @@ def test_a_connect_that_is_refused_was_not_sent(world: World, status: int) -> No
 def test_a_connection_that_took_long_is_kept_while_the_grant_is_asked_for_again(
     world: World, slow: str
 ) -> None:
-    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     ready = world.proxy.ready if slow == "proxy" else world.front.ready
     ready.clear()
     before = world.front.accepted
     with world.pretender.attempt():
         thread, found = in_a_thread(text)
-        until(world.is_under_way)
+        wait_until(world.is_under_way)
         time.sleep(2.5)  # A grant is good for two seconds.
         ready.set()
         thread.join(30)
@@ -173,19 +166,18 @@ def test_a_connection_that_took_long_is_kept_while_the_grant_is_asked_for_again(
 
 @pytest.mark.parametrize("slow", ["proxy", "tls"])
 def test_a_revoke_is_followed_by_no_send_and_leaves_nothing_in_doubt(world: World, slow: str) -> None:
-    time.sleep(FRESH_S + 0.1)  # No connection of an earlier test is used.
     ready = world.proxy.ready if slow == "proxy" else world.front.ready
     ready.clear()
     with world.pretender.attempt():
         thread, found = in_a_thread(text)
-        until(world.is_under_way)
+        wait_until(world.is_under_way)
         status, _ = world.site.call("DELETE", f"/runs/{world.pretender.run_id}")
         assert status == 200
         ready.set()
         thread.join(30)
     assert found == [401]
     assert world.twilio.posts() == []
-    until(lambda: world.call()["state"] != "pending")
+    wait_until(lambda: world.call()["state"] != "pending")
     assert world.call()["state"] == "voided"
     run = world.site.run(world.pretender.run_id)
     assert (run["spent_usd"], run["reserved_usd"]) == ("0.00", "0.00")
@@ -235,7 +227,7 @@ def test_a_connection_that_was_forgotten_puts_no_text_in_doubt(
             assert (text(), text()) == (201, 201)
             assert box.accepted == 1, "two texts in a row need one connection"
             box.forget()
-            time.sleep(FRESH_S + 0.2)
+            time.sleep(FRESH_S + 0.2)  # Only its age tells that it may be forgotten.
             assert text() == 201
         assert {one["state"] for one in site.calls("run-1")} == {"settled"}
         assert len(twilio.sent()) == 3

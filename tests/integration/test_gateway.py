@@ -252,9 +252,8 @@ class TestRefusing:
 
 class TestFailing:
     def test_a_client_that_disconnects_does_not_lose_the_accounting(self, gateway: Site, key: str) -> None:
-        gateway.stripe.fault("hang", seconds=1)
         body = b"amount=100&currency=usd&customer=cus_1&confirm=true&payment_method=pm_x"
-        with socket.create_connection(("127.0.0.1", gateway.port)) as sock:
+        with gateway.stripe.holding(), socket.create_connection(("127.0.0.1", gateway.port)) as sock:
             head = f"POST /stripe/v1/payment_intents HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
             head += f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: {len(body)}\r\n\r\n"
             sock.sendall(head.encode() + body)
@@ -313,15 +312,16 @@ class TestFailing:
     def test_calls_in_flight_end_before_luigid_does(self, tmp_path: Path) -> None:
         with Site(tmp_path / "site", gateway=True) as site:
             key = issued(site, token=None)["vault_key"]
-            site.stripe.fault("hang", seconds=2)
             got: list[Any] = []
             slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
-            slow.start()
-            wait_until(lambda: len(site.stripe.posts()) == 1)
-            assert site.luigid is not None
-            site.luigid.popen.send_signal(signal.SIGTERM)
-            with pytest.raises(stripe.StripeError):
-                charge(site, key, "cus_late", amount=200)
+            with site.stripe.holding():
+                slow.start()
+                wait_until(lambda: len(site.stripe.posts()) == 1)
+                assert site.luigid is not None
+                site.luigid.popen.send_signal(signal.SIGTERM)
+                wait_until(lambda: "Ends when 1 vendor calls in flight have" in site.luigid.text())
+                with pytest.raises(stripe.StripeError):
+                    charge(site, key, "cus_late", amount=200)
             slow.join(20)
             assert got == ["succeeded"]
             assert site.luigid.popen.wait(20) == 0
@@ -330,18 +330,16 @@ class TestFailing:
 
 
 def test_a_slow_vendor_delays_nothing_of_luigi(gateway: Site, key: str) -> None:
-    gateway.stripe.control(options={"latency": 3})
     slow = [threading.Thread(target=charge, args=(gateway, key, f"cus_{n}")) for n in range(16)]
-    for one in slow:
-        one.start()
-    wait_until(lambda: len(gateway.stripe.posts()) == 16)
-    begun = time.monotonic()
-    for _ in range(20):
-        gateway.rpc("task_list", status="PENDING", upstream_status="")
-    took = time.monotonic() - begun
+    with gateway.stripe.holding():
+        for one in slow:
+            one.start()
+        wait_until(lambda: len(gateway.stripe.posts()) == 16)
+        for _ in range(20):
+            gateway.rpc("task_list", status="PENDING", upstream_status="")
+        assert gateway.stripe.moved() == 0, "20 RPCs waited for the vendor"
     for one in slow:
         one.join(30)
-    assert took < 2, "20 RPCs waited for the vendor"
     assert gateway.stripe.moved() == 1600
 
 
@@ -351,14 +349,14 @@ _ESCAPED = b"description=" + b"%41" * 5_000_000
 @pytest.mark.parametrize("body", [_ESCAPED, _ESCAPED[:1_000_000], b"a=b&" * 250_000, b"card[number]=4242"])
 def test_a_wrong_key_makes_luigi_wait_for_no_form(gateway: Site, key: str, body: bytes) -> None:
     """Nothing of the request is read before its key is known."""
-    shown = "vault_key_none"
-    took = []
-    for _ in range(2):
+
+    def took() -> float:
         begun = time.monotonic()
-        status, _, answer = raw(gateway, "POST", "/stripe/v1/payment_intents", body, **form(shown))
-        took.append(time.monotonic() - begun)
+        status, _, answer = raw(gateway, "POST", "/stripe/v1/payment_intents", body, **form("vault_key_none"))
         assert (status, json.loads(answer)["error"]["code"]) == (401, "unknown_key")
-    assert min(took) < 0.5
+        return time.monotonic() - begun
+
+    assert any(took() < 0.5 for _ in range(5)), "each waits for the form"
 
 
 @contextmanager
@@ -529,13 +527,13 @@ def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: Fak
     """The file is locked by another program while a call is in flight: its end waits and goes out later."""
     with Site(tmp_path / "site", stripe=vendor, gateway=True) as site:
         key = issued(site, token=None)["vault_key"]
-        site.stripe.fault("hang", seconds=1)
         got: list[Any] = []
         slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
-        slow.start()
-        wait_until(lambda: len(site.stripe.posts()) == 1)
-        lock = sqlite3.connect(site.ledger, isolation_level=None)
-        lock.execute("BEGIN IMMEDIATE")
+        with site.stripe.holding():
+            slow.start()
+            wait_until(lambda: len(site.stripe.posts()) == 1)
+            lock = sqlite3.connect(site.ledger, isolation_level=None)
+            lock.execute("BEGIN IMMEDIATE")
         slow.join(20)
         assert got == ["succeeded"]
         with pytest.raises(stripe.APIError) as denied:

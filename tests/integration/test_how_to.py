@@ -78,15 +78,14 @@ def test_a_secret_is_rotated_on_the_workers(site: Site) -> None:
     """A worker that stays ends after its task; what it had paid for is not paid for again."""
     paper = Paper("how-to/rotate-a-secret.md", site)
     site.start()
-    site.stripe.control(options={"latency": 2})
     (site.folder / "out" / "die").touch()
-    old = site.worker("Billing", "--n", "1", "--worker-keep-alive")
-    wait_until(lambda: bool(site.stripe.posts()), what="the call")
-    for _ in range(3):
-        paper.skip("sh")
-    paper.command(WORKER_PID=str(old.pid))
+    with site.stripe.holding():
+        old = site.worker("Billing", "--n", "1", "--worker-keep-alive")
+        wait_until(lambda: bool(site.stripe.posts()), what="the call")
+        for _ in range(3):
+            paper.skip("sh")
+        paper.command(WORKER_PID=str(old.pid))
     old.communicate(timeout=60)
-    site.stripe.control(options={"latency": 0})
     (site.folder / "out" / "die").unlink()
     code, out = site.luigi("Billing", "--n", "2", STRIPE_SECRET_KEY=NEW_SECRET)
     assert code == 0, out

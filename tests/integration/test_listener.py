@@ -412,18 +412,15 @@ def test_a_call_whose_program_has_gone_while_it_waited_is_not_sent(
 
     monkeypatch.setattr("luigi_spendguard.proxy.listener.THREADS", 1)
     monkeypatch.setattr(Listener, "reply", begin)
-    worker.stripe.control(options={"latency": 1.0})
-    try:
-        with worker.task().attempt():
-            with spend_proxy() as url:
+    with worker.task().attempt():
+        with spend_proxy() as url:
+            with worker.stripe.holding():
                 first = threading.Thread(target=lambda: post(url))
                 first.start()
                 wait_until(lambda: bool(worker.stripe.posts()), what="the first call")
                 give_up(url, lambda: len(begun) == 2)  # Else it may be half-closed before it has begun.
-                first.join(10)
-            assert len(worker.stripe.posts()) == 1
-    finally:
-        worker.stripe.control(options={"latency": 0.0})
+            first.join(10)
+        assert len(worker.stripe.posts()) == 1
     assert worker.stripe.moved() == 100
 
 

@@ -157,13 +157,10 @@ def test_a_call_that_a_task_gives_up_again_and_again_is_sent_once(world: World) 
             "cus_first"
         )  # What is loaded late is there: the next one waits for its answer when time is up.
         before = stripe.moved()
-        stripe.control(options={"held": True})
-        try:
+        with stripe.holding():
             for _ in range(3):
                 with pytest.raises((OutOfTime, IdempotencyError, APIConnectionError)), at_most(1.5):
                     charge("cus_slow")
-        finally:
-            stripe.control(options={"held": False})
         charge("cus_slow")
         time.sleep(1.5)  # Who waits asks again after a second at the most.
         assert stripe.moved() - before == 100

@@ -90,11 +90,11 @@ def test_a_key_is_forgotten_after_its_time_or_ignored(vendor: FakeResend) -> Non
 
 
 def test_a_key_in_flight_is_refused(vendor: FakeResend) -> None:
-    vendor.fault("hang", seconds=1)
     first = threading.Thread(target=resend.Emails.send, args=(MAIL, keyed("order-1")))
-    first.start()
-    wait_until(lambda: len(vendor.posts()) == 1)
-    assert refusal(resend.Emails.send, MAIL, keyed("order-1")) == (409, "concurrent_idempotent_requests")
+    with vendor.holding():
+        first.start()
+        wait_until(lambda: len(vendor.posts()) == 1)
+        assert refusal(resend.Emails.send, MAIL, keyed("order-1")) == (409, "concurrent_idempotent_requests")
     first.join()
     resend.Emails.send(MAIL, keyed("order-1"))
     assert vendor.mails() == 1
@@ -246,9 +246,9 @@ def test_faults_after_it_was_sent(vendor: FakeResend, fault: Any, raised: Any) -
 def test_a_slow_answer_mails_all_the_same(vendor: FakeResend, monkeypatch: pytest.MonkeyPatch) -> None:
     impatient: Any = resend.RequestsClient(timeout=0.1)
     monkeypatch.setattr(resend, "default_http_client", impatient)
-    vendor.fault("hang", seconds=0.8)
-    assert refusal(resend.Emails.send, MAIL) == (500, "HttpClientError")
-    assert vendor.mails() == 0
+    with vendor.holding():
+        assert refusal(resend.Emails.send, MAIL) == (500, "HttpClientError")
+        assert vendor.mails() == 0
     wait_until(lambda: vendor.mails() == 1)
 
 

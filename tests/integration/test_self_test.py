@@ -78,7 +78,7 @@ class User:
         assert not (self.folder / "state").exists(), "the user's own ledger is not touched"
         assert [secret for secret in SECRETS.values() if secret in said] == []
         # What was killed with its group may need a moment to be gone, where many processes run.
-        wait_until(lambda: self.processes() == [], 5, "the end of every process")
+        wait_until(lambda: self.processes() == [], what="the end of every process")
 
     def processes(self) -> list[bytes]:
         """Return the command lines of what self-tests of this user have started and what still runs."""

@@ -18,6 +18,7 @@ from luigi_spendguard.proxy import aio, attempts, interrupt
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
 from tests.support.site import SECRET, FakeStripe, Site
+from tests.support.vendors import cancelled
 
 CHARGE = {"amount": 100, "currency": "usd", "payment_method": "pm_card_visa", "confirm": True}
 
@@ -83,14 +84,8 @@ def test_a_repeated_attempt_is_replayed(pretender: Pretender, vendor: FakeStripe
 def test_a_cancelled_call_is_accounted_for_before_the_attempt_ends(
     pretender: Pretender, vendor: FakeStripe
 ) -> None:
-    vendor.control(options={"latency": 1.0})
-
-    async def program() -> None:
-        with pytest.raises(asyncio.TimeoutError):
-            await asyncio.wait_for(module_level("cus_1"), 0.4)
-
-    with pretender.attempt():
-        asyncio.run(program())
+    with pretender.attempt(), vendor.holding():
+        asyncio.run(cancelled(module_level("cus_1"), vendor))
         assert interrupt.in_flight() == 1
     assert interrupt.in_flight() == 0
     assert vendor.moved() == 100
@@ -191,7 +186,7 @@ def test_what_does_not_end_in_time_is_said(caplog: pytest.LogCaptureFixture) -> 
     asyncio.run(program())
     begun = time.monotonic()
     assert not aio.drain("claim-slow", 0.1)
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 10
     assert "1 calls" in caplog.text
     go.set()
     wait_until(lambda: aio.drain("claim-slow", 0))

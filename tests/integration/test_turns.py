@@ -248,7 +248,7 @@ def test_two_gateways_with_one_ledger_let_one_at_a_time(tmp_path: Path, vendor: 
         vendor.fault("hang", match=f"POST /v1/invoices/{draft}/pay", seconds=1.5)
         paying = threading.Thread(target=clients[0].v1.invoices.pay, args=(draft,))
         paying.start()
-        wait_until(lambda: any(r["path"].endswith("/pay") for r in vendor.posts()), 20, "the payment")
+        wait_until(lambda: any(r["path"].endswith("/pay") for r in vendor.posts()), what="the payment")
         with pytest.raises(stripe.StripeError):  # It is paid by the time that its turn has come.
             clients[1].v1.invoices.add_lines(draft, {"lines": [{"amount": 700}]})
         paying.join(30)

@@ -74,7 +74,7 @@ def test_prices_that_come_late_are_asked_for_by_luigid(site: Site, client: Clien
         return next(one for one in calls if one["object_id"] == sent.sid)
 
     assert (call()["spent_usd"], call()["estimated"]) == ("0.05", True)
-    wait_until(lambda: not call()["estimated"], 30, "the price")
+    wait_until(lambda: not call()["estimated"], what="the price")
     assert call()["spent_usd"] == "0.01"
     assert call()["corrections"][0]["usd"] == "-0.04"
     code, out, _ = site.cli("calls", "--run", call()["run_id"])

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard.protocol import GRANT_SECONDS
 from tests.support.asking import ADMIN, WORKER, WRONG
+from tests.support.processes import wait_until
 from tests.support.site import Site
 
 TERMS = {"vendor": "stripe", "run_usd_cap": 5, "expires_in": "4h", "agent_run_label": "luigi/r"}
@@ -270,12 +270,11 @@ class TestRevoking:
             ]
             for worker in workers:
                 worker.start()
-            while len(gateway.stripe.posts()) < 20:
-                time.sleep(0.01)
+            wait_until(lambda: len(gateway.stripe.posts()) >= 20, what="20 calls")
             path = f"/vault/keys/{key['id']}" if what == "key" else f"/runs/{key['run_id']}"
             assert gateway.call("DELETE", path, token=ADMIN)[0] == 200
             before = len(gateway.stripe.posts())
-            time.sleep(0.3)
+            time.sleep(0.3)  # They go on trying, and nothing is to arrive.
             ended.set()
             for worker in workers:
                 worker.join(30)
@@ -284,13 +283,12 @@ class TestRevoking:
     def test_it_waits_for_a_call_in_flight_for_as_long_as_its_grant_lives(self, gateway: Site) -> None:
         key = issued(gateway, agent_run_label=None)
         gateway.stripe.forget()
-        gateway.stripe.fault("hang", seconds=GRANT_SECONDS + 2)
-        slow = threading.Thread(target=_spend, args=(gateway, key["vault_key"], 0, None))
-        slow.start()
-        while not gateway.stripe.posts():
-            time.sleep(0.01)
-        gone = gateway.call("DELETE", f"/vault/keys/{key['id']}", token=ADMIN)[1]
-        assert gone["calls_under_way"] == 1
+        with gateway.stripe.holding():
+            slow = threading.Thread(target=_spend, args=(gateway, key["vault_key"], 0, None))
+            slow.start()
+            wait_until(lambda: bool(gateway.stripe.posts()), what="the call")
+            gone = gateway.call("DELETE", f"/vault/keys/{key['id']}", token=ADMIN)[1]
+            assert gone["calls_under_way"] == 1
         slow.join(30)
         assert gateway.run(key["run_id"])["spent_usd"] == "1.00"
 

@@ -11,7 +11,8 @@ import ssl
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -54,7 +55,8 @@ class FakeGateway:
         self.seen: list[Seen] = []
         self.script: list[Answer | str] = []
         self.moved: dict[str, int] = {}
-        self.latency = 0.0
+        self.latency, self._free = 0.0, threading.Event()
+        self._free.set()
         self.answer: Callable[[Seen], Answer] = self.charge
         self._stored: dict[str, tuple[int, Answer]] = {}
         self._lock = threading.Lock()
@@ -107,6 +109,7 @@ class FakeGateway:
             self.seen.append(seen)
             scripted = self.script.pop(0) if self.script else None
         time.sleep(self.latency)
+        self._free.wait()
         if scripted is not None:
             return scripted
         if not seen.path.startswith(f"{prefix}/stripe/"):
@@ -130,6 +133,15 @@ class FakeGateway:
             intent["customer"] = fields.get("customer", "")
         headers = {"Content-Type": "application/json", "Request-Id": "req_1", "Stripe-Version": "2026"}
         return 200, headers, json.dumps(intent, indent=1).encode()
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let calls arrive in the block, and answer them after it."""
+        self._free.clear()
+        try:
+            yield
+        finally:
+            self._free.set()
 
     def end(self) -> None:
         """Stop listening."""

@@ -74,6 +74,8 @@ class Vendor(tornado.web.RequestHandler):
         """Execute, later if the fault says so, and return a copy of the answer."""
         if fault["fault"] == "hang":
             await asyncio.sleep(fault["seconds"])
+        while OPTIONS["held"]:  # Until the test lets them go.
+            await asyncio.sleep(0.01)
         try:
             status, body = self.execute()
         except Problem as problem:
@@ -186,8 +188,8 @@ async def serve(
     vendor: type[Vendor], options: dict[str, Any], port_file: str, settle: Callable[[], None]
 ) -> None:
     """Serve on a free loopback port, which the port file names, until the process is ended."""
-    STARTED.update(copy.deepcopy(options))
-    OPTIONS.update(copy.deepcopy(options))
+    STARTED.update(copy.deepcopy(options), held=False)
+    OPTIONS.update(copy.deepcopy(STARTED))
     routes = [(r"/_control", Control, {"settle": settle}), (r"/.*", vendor)]
     app = tornado.web.Application(routes, log_function=lambda _: None)
     sockets = tornado.netutil.bind_sockets(0, "127.0.0.1", backlog=512)

@@ -107,6 +107,17 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60, what: str = "
         time.sleep(0.02)
 
 
+def read_until(process: subprocess.Popen[str], words: str) -> None:
+    """Read what a process says until it has said these words; what else was read with them is lost."""
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if words in line:
+            return
+    raise AssertionError(f"it has ended without {words!r}:\n{''.join(said)[-3000:]}")
+
+
 @contextmanager
 def spawned_process(act: Callable[[], object]) -> Iterator[Callable[[], None]]:
     """As `other_process`, by spawning one; `act` can be pickled."""

@@ -37,6 +37,12 @@ class Server:
     def serve(self, connection: socket.socket) -> None:
         raise NotImplementedError  # Each vendor's own.
 
+    def hang_up(self) -> None:
+        """End the connections that there are."""
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
     def __enter__(self) -> Any:
         return self
 
@@ -44,9 +50,7 @@ class Server:
         self._sock.shutdown(socket.SHUT_RDWR)
         self._sock.close()
         self._thread.join(5)
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+        self.hang_up()
 
 
 class RawVendor(Server):

@@ -206,9 +206,9 @@ class Calling(VendorTask, Output):
                 confirm=True,
             )
             note("answered", self.name)
+            time.sleep(120)
         finally:
             note("ended", type(sys.exc_info()[1]).__name__)
-        time.sleep(120)
 
 
 class Dies(VendorTask, Output):
@@ -222,6 +222,7 @@ class Dies(VendorTask, Output):
         while not (OUT / "go").exists():
             time.sleep(0.05)
         if (OUT / "die").exists():
+            note("died", self.name)
             raise RuntimeError("died after it had charged")
         self.write()
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +49,15 @@ class FakeVendor:
     def control(self, **said: Any) -> None:
         """Change options or add faults."""
         _http.request("POST", f"{self.url}/_control", body=json.dumps(said))
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Let requests arrive in the block; what they ask for is done, and answered, after it."""
+        self.control(options={"held": True})
+        try:
+            yield
+        finally:
+            self.control(options={"held": False})
 
     def forget(self) -> None:
         """Begin with empty books."""
@@ -106,3 +118,13 @@ class FakeResend(FakeVendor):
     def mails(self) -> int:
         """Return how many recipients are mailed in all."""
         return sum(len(entry["recipients"]) for entry in self.sent() if not entry["cancelled"])
+
+
+async def cancelled(call: Awaitable[Any], vendor: FakeVendor) -> None:
+    """Make a call, and cancel it once the vendor has it."""
+    made = asyncio.ensure_future(call)
+    while not vendor.posts():
+        await asyncio.sleep(0.01)
+    made.cancel()
+    await asyncio.wait([made])
+    assert made.cancelled()

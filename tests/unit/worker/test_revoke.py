@@ -44,10 +44,10 @@ def test_the_ping_thread_sets_a_mark_and_waits_for_nothing() -> None:
     begun = time.monotonic()
     for number in range(20):
         worker.spendguard_revoke(run_id=f"r{number}", task_ids=["a"])
-    assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 10, "luigid answers after 20 s"
     wait_until(lambda: client.asked == [("w", "r0")], what="another thread's question")
     worker.spendguard_revoke(run_id="last", task_ids=["a"])
-    assert time.monotonic() - begun < 2, "not even while luigid does not answer"
+    assert time.monotonic() - begun < 15, "not even while luigid does not answer"
     client.answers.set()
     wait_until(lambda: ("w", "last") in client.asked, what="the last mark")
 
@@ -73,7 +73,7 @@ def test_a_child_is_killed_only_while_nobody_writes_a_result(wrapped: bool) -> N
     lock.acquire()
     killing = threading.Thread(target=stopper._kill, args=("a", child))
     killing.start()
-    time.sleep(0.3)
+    time.sleep(0.3)  # Nothing happens meanwhile.
     assert child.killed == [], "it may be in the middle of writing its result"
     lock.release()
     killing.join(20)
