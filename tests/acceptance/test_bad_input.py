@@ -165,9 +165,8 @@ class Root(luigi.WrapperTask):
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_local_ledger_that_is_lost_meanwhile_leaves_plain_tasks(still: Site, workers: str) -> None:
     (still.folder / "loses.py").write_text(LOSES)
-    _, said = still.luigi(
-        "Root", "--local-scheduler", "--workers", workers, module="loses", LEDGER=str(still.ledger)
-    )
+    env = {"LEDGER": str(still.ledger), "IMPATIENT": "1"}
+    _, said = still.luigi("Root", "--local-scheduler", "--workers", workers, module="loses", **env)
     assert "Uncaught" not in said
     assert list((still.folder / "out").glob("After*")), said
 
@@ -207,8 +206,8 @@ def test_a_full_disk_denies_and_says_so(still: Site) -> None:
 def test_an_unreachable_scheduler_denies_within_seconds(site: Site) -> None:
     """The worker has its task; luigid goes away before the call."""
     site.configure(core={"rpc_retry_attempts": 1, "rpc_retry_wait": 1})
-    worker = site.worker("Spender", "--name", "a", "--race", "x", "--workers", "1")
-    wait_until((site.folder / "out" / "ready-x-a").exists, 30, "its task")
+    worker = site.worker("Spender", "--name", "a", "--race", "x", "--workers", "1", IMPATIENT="1")
+    wait_until((site.folder / "out" / "ready-x-a").exists, what="its task")
     assert site.luigid is not None
     site.luigid.end()
     started = time.monotonic()
@@ -234,7 +233,7 @@ def test_a_stock_luigid_on_the_other_end_is_named(still: Site) -> None:
         stderr=subprocess.DEVNULL,
     )
     try:
-        wait_until(lambda: listening(still.port), 20, "stock luigid")
+        wait_until(lambda: listening(still.port), what="stock luigid")
         code, out = still.luigi("Billing", "--n", "1", timeout=60)
         assert still.stripe.posts() == []
         assert "luigid-spendguard" in out

@@ -166,7 +166,8 @@ class TestTheWordIsLost:
     """The worker's main process is killed when Luigi has heard DONE and the ledger has not."""
 
     def test_it_pays_once_and_the_next_day_again(self, site: Site) -> None:
-        site.configure(worker={"check_unfulfilled_deps": "false"})
+        # For so long the call of the killed worker may be under way.
+        site.restart(spendguard_stripe={"timeout_s": 5}, worker={"check_unfulfilled_deps": "false"})
         code, _ = site.luigi("Daily", "--workers", "2", module=PIPELINE, KILL_BEFORE_TELLING="1")
         assert (code, charged(site)) == (-9, {"cus_bare": 1})
         for payments in (1, 2, 3):

@@ -152,7 +152,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
     """Calls are in flight when it is killed, and more are due; after that nobody is charged twice."""
     program("sqlite3")
     site.gateway = gateway
-    site.configure(core={"rpc-retry-wait": 1})
+    site.configure(core={"rpc-retry-wait": 1, "rpc-retry-attempts": 1})
     site.start()
     assert site.luigid is not None
     site.luigi("Charge", "--customer", "before")
@@ -160,7 +160,7 @@ def test_luigids_machine_dies_and_a_backup_is_put_up_elsewhere(site: Site, gatew
     backups.mkdir()
     subprocess.run(["sqlite3", site.ledger, f".backup '{backups}/spendguard.db'"], check=True, timeout=60)
     site.stripe.control(options={"latency": 1.5})
-    worker = site.worker("Billing", "--n", "12", "--run-id", "nightly", "--workers", "3")
+    worker = site.worker("Billing", "--n", "12", "--run-id", "nightly", "--workers", "3", IMPATIENT="1")
     wait_until(lambda: len(site.stripe.posts()) >= 5, what="the second three calls")
     site.luigid.kill()
     out, _ = worker.communicate(timeout=120)
