@@ -19,6 +19,7 @@ import stripe
 
 import luigi_spendguard.tasks  # noqa: F401  # installs the patches, as a pipeline's import does
 from tests.support.attempts import Pretender
+from tests.support.programs import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 from tests.support.site import FakeStripe, Site
 
 stripe.enable_telemetry = False

@@ -1,12 +1,15 @@
-"""Programs that a test needs and a machine may lack: without one it is skipped, and fails in CI."""
+"""What a test needs and a machine may lack: without it the test is skipped, and fails in CI."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from typing import NoReturn
+from collections.abc import Generator
+from typing import NoReturn, TypeVar
 
 import pytest
+
+_Report = TypeVar("_Report", pytest.TestReport, pytest.CollectReport)
 
 
 def lacking(reason: str) -> NoReturn:
@@ -14,6 +17,25 @@ def lacking(reason: str) -> NoReturn:
     if os.environ.get("CI"):
         pytest.fail(reason)
     pytest.skip(reason)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let no test be skipped, or expected to fail, in continuous integration."""
+    return _judged((yield))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """Nor a module."""
+    return _judged((yield))
+
+
+def _judged(report: _Report) -> _Report:
+    if report.skipped and os.environ.get("CI"):
+        report.outcome = "failed"
+        report.longrepr = f"skipped, or expected to fail, where nothing may be: {report.longrepr}"
+    return report
 
 
 def program(name: str) -> str:

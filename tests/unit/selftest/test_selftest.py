@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -175,6 +176,6 @@ def test_settings_are_written_as_they_were_read(tmp_path: Path, name: str) -> No
 
 
 def test_any_text_is_written_to_toml_and_read_again() -> None:
-    tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
+    tomllib: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")  # pytest's.
     content = {'a "b".c': {"key = é\\": 'x\n\t"\\\x7f\x01€😀', "flag": True, "many": ["a", 1], "none": 1.5}}
     assert tomllib.loads(written("toml", content)) == content

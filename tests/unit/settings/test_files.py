@@ -19,7 +19,6 @@ KEYS = [
     ("spendguard", "admin_token", lambda settings: settings.admin_token),
     ("spendguard", "worker_token", lambda settings: settings.worker_token),
 ]
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root may give files away")
 
 
 def secret_file(tmp_path: Path, content: bytes = CANARY.encode() + b"\n", mode: int = 0o600) -> Path:
@@ -79,24 +78,28 @@ def test_a_file_that_others_may_use_is_refused_with_the_remedy(tmp_path: Path, m
     assert f"its mode is {mode:04o}): chmod 600 {path}" in refused(tmp_path, path)
 
 
-@as_root
-def test_a_file_of_another_user_is_refused(tmp_path: Path) -> None:
+def given_to(user: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let files belong to another user: only root may give them away."""
+    real = os.fstat
+
+    def given(descriptor: int) -> os.stat_result:
+        found = list(real(descriptor))
+        found[4] = user
+        return os.stat_result(found)
+
+    monkeypatch.setattr(settings_files.os, "fstat", given)
+    monkeypatch.setattr(settings_files.os, "geteuid", lambda: 4711)
+
+
+def test_a_file_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = secret_file(tmp_path)
-    os.chown(path, 12345, -1)
+    given_to(12345, monkeypatch)
     assert "must belong to the user of this process, or to root" in refused(tmp_path, path)
 
 
 def test_a_file_of_root_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = secret_file(tmp_path)
-    real = os.fstat
-
-    def of_root(descriptor: int) -> os.stat_result:
-        found = list(real(descriptor))
-        found[4] = 0
-        return os.stat_result(found)
-
-    monkeypatch.setattr(settings_files.os, "fstat", of_root)
-    monkeypatch.setattr(settings_files.os, "geteuid", lambda: 4711)
+    given_to(0, monkeypatch)
     assert read(tmp_path, "spendguard_stripe", f"secret_file = {path}").vendor("stripe").secret == CANARY
 
 
