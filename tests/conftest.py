@@ -69,6 +69,21 @@ def gateway_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         yield site
 
 
+@pytest.fixture(scope="module")
+def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    with Site(tmp_path_factory.mktemp("module-site")) as site:
+        yield site
+
+
+@pytest.fixture
+def here(module_site: Site) -> Site:
+    """The module's site, with empty books and without output."""
+    module_site.stripe.forget()
+    for path in (module_site.folder / "out").iterdir():
+        path.unlink()
+    return module_site
+
+
 @pytest.fixture
 def vendor(shared_site: Site) -> FakeStripe:
     """The session's fake Stripe with empty books."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import multiprocessing
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,20 +15,11 @@ from tests.support.vendors import FakeResend, FakeTwilio
 METHODS = multiprocessing.get_all_start_methods()
 
 
-@pytest.fixture(scope="module")
-def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("environment")) as site:
-        yield site
-
-
 @pytest.fixture
-def here(module_site: Site) -> Site:
-    module_site.stripe.forget()
-    for path in (module_site.folder / "out").iterdir():
-        path.unlink()
-    (module_site.folder / "charges.py").write_text(CHARGES)
-    (module_site.folder / "calls.py").write_text(CALLS)
-    return module_site
+def here(here: Site) -> Site:
+    (here.folder / "charges.py").write_text(CHARGES)
+    (here.folder / "calls.py").write_text(CALLS)
+    return here
 
 
 #: A program that knows nothing of this package: the stripe SDK, and HTTP as curl does it.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,20 +42,6 @@ class BP(luigi.WrapperTask):
     def requires(self):
         return [Charge(number=number) for number in range(3)]
 """
-
-
-@pytest.fixture(scope="module")
-def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("bare")) as site:
-        yield site
-
-
-@pytest.fixture
-def here(module_site: Site) -> Site:
-    module_site.stripe.forget()
-    for path in (module_site.folder / "out").iterdir():
-        path.unlink()
-    return module_site
 
 
 def run(site: Site, code: str, *args: str) -> tuple[int, str]:

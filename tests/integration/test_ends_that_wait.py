@@ -9,8 +9,8 @@ import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -71,10 +71,9 @@ def test_a_declined_call_that_a_gateways_locked_ledger_has_not_heard_of(tmp_path
         assert site.stripe.moved() == 100
 
 
-def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pretender = Pretender(site, "nightly")
+@contextmanager
+def killed_in_mid_call(site: Site) -> Iterator[None]:
+    """Kill luigid when the vendor has the call that the block makes, and then let the vendor answer."""
 
     def kill() -> None:
         wait_until(lambda: bool(site.stripe.posts()), what="the call")
@@ -82,16 +81,23 @@ def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
         site.luigid.kill()
         site.stripe.control(options={"held": False})
 
+    site.stripe.control(options={"held": True})
+    killing = threading.Thread(target=kill)
+    killing.start()
+    yield
+    killing.join()
+
+
+def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretender = Pretender(site, "nightly")
     with pretender.attempt():
         site.stripe.fault("drop_after")
-        site.stripe.control(options={"held": True})
-        killing = threading.Thread(target=kill)
-        killing.start()
         with monkeypatch.context() as patched:
             patched.setattr(ledger_client, "GIVE_UP_S", 0.5)
-            with pytest.raises(stripe.APIConnectionError):
+            with killed_in_mid_call(site), pytest.raises(stripe.APIConnectionError):
                 charge("cus_1")
-            killing.join()
             with pytest.raises(SpendDenied, match=r"not delivered yet: .*cannot be reached"):
                 charge("cus_1")
         site.start()
@@ -135,20 +141,9 @@ def test_a_call_that_a_killed_gateway_did_not_answer_and_another_process_makes_a
 ) -> None:
     with Site(tmp_path, gateway=True, spendguard_stripe={"timeout_s": 1}) as site:
         pretender = Pretender(site, "nightly")
-
-        def kill() -> None:
-            wait_until(lambda: bool(site.stripe.posts()), what="the call")
-            assert site.luigid is not None
-            site.luigid.kill()
-            site.stripe.control(options={"held": False})
-
         with pretender.attempt(), process(partial(charge, "cus_1")) as make_it_again:
-            site.stripe.control(options={"held": True})
-            killing = threading.Thread(target=kill)
-            killing.start()
-            with pytest.raises(stripe.APIConnectionError):
+            with killed_in_mid_call(site), pytest.raises(stripe.APIConnectionError):
                 charge("cus_1")
-            killing.join()
             site.start()
             make_it_again()
         assert site.stripe.moved() == 100

@@ -2,28 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import luigi
 import pytest
 
 from tests.integration.test_install import HEAD, customers, python
 from tests.support.site import Site
-
-
-@pytest.fixture(scope="module")
-def module_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    with Site(tmp_path_factory.mktemp("pipeline")) as site:
-        yield site
-
-
-@pytest.fixture
-def here(module_site: Site) -> Site:
-    module_site.stripe.forget()
-    for path in (module_site.folder / "out").iterdir():
-        path.unlink()
-    return module_site
-
 
 #: A base class of somebody else's: its run() charges in threads, with a key of its own.
 TASKS = """

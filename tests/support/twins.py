@@ -6,6 +6,8 @@ import pickle
 from collections.abc import Callable
 from typing import Any
 
+from luigi.task_status import RUNNING
+
 
 def _go_on() -> None:
     """Let the clock go on between two questions."""
@@ -34,6 +36,16 @@ def compare(
         assert comparable(answer) == comparable(expected), (name, kwargs)
         answers.append(answer)
     return answers
+
+
+def batch(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return how a worker says that it runs the batch that it was given."""
+    return {
+        "status": RUNNING,
+        "batch_id": reply["batch_id"],
+        "family": reply["task_family"],
+        "params": reply["task_params"],
+    }
 
 
 def _ask(scheduler: Any, name: str, kwargs: dict[str, Any]) -> Any:

@@ -22,17 +22,30 @@ async def answer(request: Request) -> Reply:
     return Reply(200, {}, json.dumps(INTENT).encode())
 
 
+class Held:
+    """The end of a call: it begins to be written, and is once it may."""
+
+    def __init__(self) -> None:
+        self.begun, self.may_end, self._end = threading.Event(), threading.Event(), settlement.end
+
+    def __call__(self, *args: Any) -> Any:
+        self.begun.set()
+        assert self.may_end.wait(60)
+        return self._end(*args)
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Held:
+    found = Held()
+    monkeypatch.setattr(settlement, "end", found)
+    return found
+
+
 @pytest.mark.parametrize("how", ["read", "browse"])
 def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Held, how: str
 ) -> None:
-    may_end, end = threading.Event(), settlement.end
-
-    def held(*args: Any) -> Any:
-        assert may_end.wait(60)
-        return end(*args)
-
-    monkeypatch.setattr(settlement, "end", held)
+    monkeypatch.setattr("scheduler_patch.service.ledger.ENDED_S", 60.0)
 
     async def live(played: Played) -> None:
         key = await played.key()
@@ -41,7 +54,7 @@ def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
         assert played.gateway.in_flight == 1
         reading = asyncio.ensure_future(getattr(played.service, how)(queries.calls))
         await asyncio.sleep(0.05)
-        may_end.set()
+        held.may_end.set()
         [call] = await reading or []
         assert call["state"] == "settled"
         await asyncio.wait_for(played.gateway.drain(), 60)
@@ -50,21 +63,14 @@ def test_a_reply_does_not_wait_for_its_end_and_a_reader_does(
     run(tmp_path, answer, live)
 
 
-def test_a_read_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_read_does_not_wait_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, held: Held) -> None:
     monkeypatch.setattr("scheduler_patch.service.ledger.ENDED_S", 0.01)
-    may_end, end = threading.Event(), settlement.end
-
-    def held(*args: Any) -> Any:
-        assert may_end.wait(60)
-        return end(*args)
-
-    monkeypatch.setattr(settlement, "end", held)
 
     async def live(played: Played) -> None:
         await played.relay(charge("cus_1"), await played.key())
         [call] = await asyncio.wait_for(played.service.read(queries.calls), 60) or []
         assert call["state"] == "pending"
-        may_end.set()
+        held.may_end.set()
         await played.until(lambda: not played.gateway.in_flight)
 
     run(tmp_path, answer, live)
@@ -95,27 +101,17 @@ def test_an_end_that_the_ledger_cannot_hear_is_told_later(
     run(tmp_path, answer, live)
 
 
-def test_a_reply_that_makes_nothing_waits_for_its_end(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_reply_that_makes_nothing_waits_for_its_end(tmp_path: Path, held: Held) -> None:
     """An equal call is the same one then: it may come by another luigid."""
-    may_end, ends, end = threading.Event(), threading.Event(), settlement.end
-
-    def held(*args: Any) -> Any:
-        ends.set()
-        assert may_end.wait(60)
-        return end(*args)
-
-    monkeypatch.setattr(settlement, "end", held)
 
     async def decline(request: Request) -> Reply:
         return Reply(402, {}, b'{"error": {"type": "card_error", "code": "card_declined"}}')
 
     async def live(played: Played) -> None:
         replying = played.relay(charge("cus_1"), await played.key())
-        await played.until(ends.is_set)
+        await played.until(held.begun.is_set)
         assert not replying.done()
-        may_end.set()
+        held.may_end.set()
         assert (await replying).status == 402
         assert not played.gateway._ends
 

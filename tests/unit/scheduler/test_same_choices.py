@@ -12,11 +12,11 @@ from unittest import mock
 
 import luigi.scheduler
 import pytest
-from luigi.task_status import DISABLED, DONE, FAILED, PENDING, RUNNING, SUSPENDED, UNKNOWN
+from luigi.task_status import DISABLED, DONE, FAILED, PENDING, SUSPENDED, UNKNOWN
 
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.index import Queue, ReadyIndex
-from tests.support.twins import comparable
+from tests.support.twins import batch, comparable
 
 WORKERS = ("w1", "w2", "w3")
 TASKS = tuple(f"T{number:02}" for number in range(12))
@@ -156,15 +156,7 @@ class Both:
         handed_out = reply.get("task_id")
         if reply.get("batch_id"):
             handed_out = "+".join(reply["batch_task_ids"])
-            self.ask(
-                "add_task",
-                worker=worker,
-                task_id=handed_out,
-                status=RUNNING,
-                batch_id=reply["batch_id"],
-                family=reply["task_family"],
-                params=reply["task_params"],
-            )
+            self.ask("add_task", worker=worker, task_id=handed_out, **batch(reply))
         if handed_out:
             self.work += 1
             self.running[worker].append(handed_out)

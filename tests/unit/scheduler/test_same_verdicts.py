@@ -10,7 +10,7 @@ from typing import Any
 from unittest import mock
 
 import pytest
-from luigi.task_status import DONE, FAILED, PENDING, RUNNING
+from luigi.task_status import DONE, FAILED, PENDING
 
 from scheduler_patch.dispatch.feed import approve, claimed, pay
 from scheduler_patch.dispatch.feed import draw as draw_down
@@ -18,7 +18,7 @@ from scheduler_patch.dispatch.kinds import TaskKind, _amount, kind_of
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
 from tests.support.gates import budget, day, fed
-from tests.support.twins import compare
+from tests.support.twins import batch, compare
 
 WORKERS = ("w1", "w2", "w3")
 RUNS = ("r1", "r2")
@@ -167,14 +167,7 @@ class Pipeline:
             # The combined task is one of its members where parameters are joined by `max`.
             members = reply["batch_task_ids"]
             handed_out = draw.choice(["+".join(members), members[-1]])
-            self.scheduler.add_task(
-                worker=worker,
-                task_id=handed_out,
-                status=RUNNING,
-                batch_id=reply["batch_id"],
-                family=reply["task_family"],
-                params=reply["task_params"],
-            )
+            self.scheduler.add_task(worker=worker, task_id=handed_out, **batch(reply))
         if handed_out:
             self.work += 1
             self.running[worker].append(handed_out)
