@@ -1,4 +1,4 @@
-"""What an attempt's processes share: `SharedTexts`, and which calls they have under way.
+"""What an attempt's processes share: `Sharing`, and which calls they have under way.
 
 A process of it that is killed says nothing any more. What it had under way is in doubt, the others say: made
 again by one of them, it is the same call.
@@ -182,35 +182,63 @@ def is_gone(pid: int) -> bool:
         return False
 
 
-class CallsUnderWay:
-    """The calls that were granted to the processes of an attempt, and have not ended.
-
-    Those of a process that is gone stay, as lost, until one of them is made again: the ledger may have heard
-    how it ended, and the task has not.
+class Sharing:
+    """Texts of an attempt, by name: this process's own until it starts another one that has them, too.
 
     `path`: where another process has them, "" for nowhere.
     """
 
     def __init__(self, path: str = "") -> None:
-        self._attempts = 0
-        self._own: dict[str, int] = {}
         self._shared = SharedTexts.at(path) if path else None
-        self._lock = threading.RLock()
-        at_fork(self._begin_anew, before=self._share)
+        self._begin_anew()
+        at_fork(self._begin_anew, before=self.share)
 
     def __reduce__(self) -> Any:
-        self._share()
-        return CallsUnderWay, (self._shared.path if self._shared is not None else "",)
+        self.share()
+        return type(self), (self.path,)
 
     def _begin_anew(self) -> None:
         self._lock = threading.RLock()
-        self._own = {}
+        #: What is there while nothing is shared.
+        self._own: dict[str, list[str]] = {}
 
-    def _share(self) -> None:
+    @property
+    def path(self) -> str:
+        """Where another process finds them, "" for nowhere: they are not shared."""
+        return self._shared.path if self._shared is not None else ""
+
+    def share(self) -> None:
+        """Have them where the other processes of the task find them, from now on."""
         with self._lock:
-            if self._attempts and self._shared is None:
-                pid = str(os.getpid())
-                self._shared = SharedTexts({call_id: [str(ask), pid] for call_id, ask in self._own.items()})
+            if self._shared is None:
+                self._shared, self._own = SharedTexts(self._own), {}
+
+    @contextmanager
+    def _held(self) -> Iterator[dict[str, list[str]]]:
+        """Hold them in the block, and keep what is changed in them there."""
+        with self._lock:
+            if self._shared is None:
+                yield self._own
+                return
+        with self._shared.held() as texts:
+            yield texts
+
+
+class CallsUnderWay(Sharing):
+    """The calls that were granted to the processes of an attempt, and have not ended.
+
+    Those of a process that is gone stay, as lost, until one of them is made again: the ledger may have heard
+    how it ended, and the task has not.
+    """
+
+    def __init__(self, path: str = "") -> None:
+        self._attempts = 0
+        super().__init__(path)
+
+    def share(self) -> None:
+        """Share with what is started in the block of an attempt, and with nothing else."""
+        if self._attempts:
+            super().share()
 
     @contextmanager
     def attempt(self) -> Iterator[None]:
@@ -227,32 +255,24 @@ class CallsUnderWay:
 
     def begin(self, call_id: str, ask: int) -> None:
         """Take note that this process was granted a call."""
-        with self._lock:
-            self._own[call_id] = ask
-        if (shared := self._shared) is not None:
-            with shared.held() as texts:
-                texts[call_id] = [str(ask), str(os.getpid())]
+        with self._held() as texts:
+            texts[call_id] = [str(ask), str(os.getpid())]
 
     def end(self, call_id: str) -> None:
         """Take note that a call has ended."""
-        with self._lock:
-            self._own.pop(call_id, None)
-        if (shared := self._shared) is not None:
-            with shared.held() as texts:
-                texts.pop(call_id, None)
+        with self._held() as texts:
+            texts.pop(call_id, None)
 
     def left(self) -> list[tuple[str, int]]:
         """Return the calls, with their ask, that are lost from now on: their processes are gone."""
-        if (shared := self._shared) is None:
+        if self._shared is None:
             return []
-        with shared.held() as texts:
+        with self._held() as texts:
             left = [(call_id, ask) for call_id, (ask, pid) in texts.items() if pid and is_gone(int(pid))]
             texts.update((call_id, [ask, ""]) for call_id, ask in left)
         return [(call_id, int(ask)) for call_id, ask in left]
 
     def lost(self) -> list[str]:
         """Return the calls that are lost: an equal call is one of them, made again."""
-        if (shared := self._shared) is None:
-            return []
-        with shared.held() as texts:
+        with self._held() as texts:
             return [call_id for call_id, (_, pid) in texts.items() if not pid]

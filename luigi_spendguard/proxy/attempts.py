@@ -17,12 +17,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied, VendorUnreachable, denial
 from luigi_spendguard.http.ledger_client import LedgerClient
-from luigi_spendguard.http.shared import SharedTexts, is_gone
+from luigi_spendguard.http.shared import Sharing, is_gone
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_UNANSWERED
 from luigi_spendguard.proxy import environment, owners
@@ -42,53 +42,29 @@ class Mark(NamedTuple):
 _NAMEABLE = re.compile(r"[\w-]{1,64}")
 
 
-class Unanswered:
+def _is_under_way(text: list[str]) -> bool:
+    return text[2] == str(os.getpid()) or (text[2] != "" and not is_gone(int(text[2])))
+
+
+class Unanswered(Sharing):
     """The calls of an attempt that a gateway was sent and has not answered: keys, oldest first, with marks.
 
     When the task makes one again its SDK makes up another idempotency key: only by the first one can the
-    gateway tell that it is no second call. It may be made again by any process that the task has started.
-
-    `path`: where another process has them, "" for nowhere.
+    gateway tell that it is no second call. It may be made again by any process that the task has started:
+    beside the marks stands which one has the call under way, as nobody but the others knows what one had
+    that is gone.
     """
 
     def __init__(self, path: str = "") -> None:
-        self._marks: dict[str, Mark] = {}
         #: The keys of those that are known again by their caller's own.
         self._own_keys: set[str] = set()
-        self._begin_anew()
-        self._shared = SharedTexts.at(path) if path else None
-        at_fork(self._begin_anew, before=self.share)
-
-    def __reduce__(self) -> Any:
-        self.share()
-        return Unanswered, (self.path,)
-
-    @property
-    def path(self) -> str:
-        """Where another process finds them, "" for nowhere: they are not shared."""
-        return self._shared.path if self._shared is not None else ""
-
-    def _begin_anew(self) -> None:
-        self._lock = threading.RLock()
-
-    def share(self) -> None:
-        """Have them where the other processes of the task find them, from now on."""
-        with self._lock:
-            if self._shared is None:
-                self._shared = SharedTexts({key: [*mark, ""] for key, mark in self._marks.items()})
+        super().__init__(path)
 
     @contextmanager
     def _changing(self) -> Iterator[dict[str, Mark]]:
-        """Hold the marks in the block, and keep what is changed in them there."""
-        with self._lock:
-            if self._shared is None:
-                yield self._marks
-                return
-        with self._shared.held() as texts:
-            # With whose it is while it is under way: nobody but the others knows what one had that is gone.
-            lost = {
-                key: Mark(*text[:2]) for key, text in texts.items() if not text[2] or is_gone(int(text[2]))
-            }
+        """Hold the marks of what was lost in the block, and keep what is changed in them there."""
+        with self._held() as texts:
+            lost = {key: Mark(*text[:2]) for key, text in texts.items() if not _is_under_way(text)}
             before = set(lost)
             yield lost
             for key in before - lost.keys():
@@ -98,11 +74,11 @@ class Unanswered:
     @contextmanager
     def _under_way(self, own: str, mark: Mark | None) -> Iterator[None]:
         """Let the other processes of the task know of a call in the block."""
-        shared, of_this = self._shared, str(os.getpid())
-        if shared is None or mark is None:
+        if mark is None:
             yield
             return
-        with shared.held() as texts:
+        of_this = str(os.getpid())
+        with self._held() as texts:
             texts.setdefault(own, [*mark, of_this])
         unanswered = _NAMEABLE.fullmatch(own) is not None
         try:
@@ -112,7 +88,7 @@ class Unanswered:
             unanswered = False
             raise
         finally:
-            with shared.held() as texts:
+            with self._held() as texts:
                 if texts.get(own, ["", "", ""])[2] == of_this:
                     if unanswered:  # At once: killed in between, this process would leave no mark.
                         texts[own] = [*mark, ""]
@@ -121,9 +97,7 @@ class Unanswered:
 
     def _is_others(self, own: str) -> bool:
         """Return whether another process has a call under way that this one only passes on."""
-        if self._shared is None:
-            return False
-        with self._shared.held() as texts:
+        with self._held() as texts:
             return texts.get(own, ["", "", ""])[2] not in ("", str(os.getpid()))
 
     @staticmethod

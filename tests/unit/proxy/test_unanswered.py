@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import pickle
+import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -124,6 +126,23 @@ def test_what_a_forked_process_has_lost_the_others_name() -> None:
     with pytest.raises(OSError, match="lost"), known.remembered("x" * 64, Mark("y" * (1 << 17), "z")):
         raise OSError("lost")
     assert known.named(mark(b"a"), "own") == TOO_MANY_UNANSWERED
+
+
+def test_what_was_under_way_before_the_first_fork_the_others_name_when_its_process_is_gone() -> None:
+    """A task starts another process in one thread, while another one is in mid-call; then it is killed."""
+    here, there = multiprocessing.Pipe()
+    pid = os.fork()
+    if not pid:
+        known, killed = Unanswered(), os.getpid()
+        with known.remembered("one", mark(b"a")):
+            if os.fork():
+                os.kill(killed, signal.SIGKILL)
+            while os.getppid() == killed:
+                time.sleep(0.001)
+            there.send(known.named(mark(b"a"), "two"))
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert here.recv() == "one"
 
 
 def test_what_a_spawned_process_has_lost_the_others_name() -> None:
