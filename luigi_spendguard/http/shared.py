@@ -6,6 +6,7 @@ again by one of them, it is the same call.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import mmap
@@ -38,9 +39,7 @@ class SharedTexts:
     """
 
     def __init__(self, texts: dict[str, list[str]]) -> None:
-        file = tempfile.TemporaryFile()  # noqa: SIM115  # closed with this object
-        file.truncate(_SIZE)
-        self._open(file)
+        self._open(_new_file())
         self._memory[_MARK:_HEAD] = os.urandom(_HEAD - _MARK)
         self._write(texts)
         _here[self._mark] = self
@@ -153,6 +152,26 @@ def _begin_anew() -> None:
 
 
 at_fork(_begin_anew)
+
+
+def _new_file() -> IO[bytes]:
+    """Return a file of `_SIZE` zeros, on no disk where the system has such files.
+
+    A disk may be full, or read-only; and memory that stands on one for which there is no room kills whoever
+    writes there: so each byte is written here. Raises OSError.
+    """
+    if hasattr(os, "memfd_create"):
+        number = os.memfd_create("spendguard")
+        file: IO[bytes] = open(number, "r+b", buffering=0)  # noqa: SIM115  # closed with its object
+    else:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed with its object
+    try:
+        if file.write(bytes(_SIZE)) < _SIZE:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except BaseException:
+        file.close()
+        raise
+    return file
 
 
 def _found(path: str) -> IO[bytes] | None:

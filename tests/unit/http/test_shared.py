@@ -8,6 +8,10 @@ import pickle
 import signal
 import subprocess
 import sys
+import tempfile
+from functools import partial
+
+import pytest
 
 from luigi_spendguard.http.shared import CallsUnderWay, SharedTexts
 
@@ -67,6 +71,23 @@ def test_what_a_spawned_process_had_under_way_is_left_too() -> None:
         subprocess.run([sys.executable, "-c", begin], check=True)
         assert under_way.left() == [("one", 1)]
         assert under_way.left() == []
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="every file here is on a disk")
+def test_no_disk_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
+    with SharedTexts({"one": ["1"]}).held() as texts:
+        assert texts == {"one": ["1"]}
+
+
+def test_a_disk_that_has_no_room_is_an_error_and_kills_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written there by memory alone is a SIGBUS."""
+    monkeypatch.delattr(os, "memfd_create", raising=False)
+    with SharedTexts({"one": ["1"]}).held() as texts:
+        assert texts == {"one": ["1"]}
+    monkeypatch.setattr(tempfile, "TemporaryFile", partial(open, "/dev/full", "r+b"))
+    with pytest.raises(OSError, match="No space left"):
+        SharedTexts({})
 
 
 def test_what_is_sent_outside_an_attempt_shares_nothing() -> None:
