@@ -28,7 +28,6 @@ from tests.support.site import Site
 def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
     for name in CERTIFICATE_VARIABLES:
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("luigi_spendguard.http.ledger_client.GIVE_UP_S", 0.5)
     with FakeGateway(tls=True) as gateway:
         yield gateway
 

@@ -72,13 +72,14 @@ def test_a_declined_call_that_a_gateways_locked_ledger_has_not_heard_of(tmp_path
 
 
 @contextmanager
-def killed_in_mid_call(site: Site) -> Iterator[None]:
-    """Kill luigid when the vendor has the call that the block makes, and then let the vendor answer."""
+def killed_in_mid_call(site: Site, then: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Kill luigid when the vendor has the call that the block makes; `then` let the vendor answer."""
 
     def kill() -> None:
         wait_until(lambda: bool(site.stripe.posts()), what="the call")
         assert site.luigid is not None
         site.luigid.kill()
+        then()
         site.stripe.control(options={"held": False})
 
     site.stripe.control(options={"held": True})
@@ -95,8 +96,8 @@ def test_a_lost_call_that_a_killed_luigid_has_not_heard_of(
     with pretender.attempt():
         site.stripe.fault("drop_after")
         with monkeypatch.context() as patched:
-            patched.setattr(ledger_client, "GIVE_UP_S", 0.5)
-            with killed_in_mid_call(site), pytest.raises(stripe.APIConnectionError):
+            soon = partial(patched.setattr, ledger_client, "GIVE_UP_S", 0.5)
+            with killed_in_mid_call(site, soon), pytest.raises(stripe.APIConnectionError):
                 charge("cus_1")
             with pytest.raises(SpendDenied, match=r"not delivered yet: .*cannot be reached"):
                 charge("cus_1")

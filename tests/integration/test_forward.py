@@ -233,12 +233,12 @@ def test_a_gateway_that_is_away_is_a_denial_within_seconds() -> None:
 def test_a_gateway_that_dies_with_a_call_under_way_may_have_sent_it(
     monkeypatch: pytest.MonkeyPatch, own: dict[str, str], by_sdk: bool
 ) -> None:
-    monkeypatch.setattr("luigi_spendguard.proxy.gateway_client.GIVE_UP_S", 0.3)
     monkeypatch.setattr(stripe, "max_network_retries", 2 if by_sdk else 0)
     with FakeGateway("/luigi") as gateway, attempt(gateway.url):
 
         def dies(seen: Any) -> Any:
             gateway.end()
+            monkeypatch.setattr(gateway_client, "GIVE_UP_S", 0.3)
             return "drop"
 
         gateway.answer = dies

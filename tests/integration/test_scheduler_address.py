@@ -22,7 +22,7 @@ from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.protocol.rpcs import OpenRunRequest
 from tests.support.asking import ADMIN, WORKER
 from tests.support.attempts import Pretender
-from tests.support.processes import REPOSITORY, Process, free_port, listening
+from tests.support.processes import REPOSITORY, Process, free_port, listening, wait_until
 from tests.support.programs import program
 from tests.support.site import Site
 
@@ -111,20 +111,28 @@ def test_behind_a_proxy_with_basic_authentication(tmp_path: Path, gateway: bool,
             assert secret not in own + err + (site.luigid.text() if site.luigid else "")
 
 
-def test_a_luigid_that_is_restarted_behind_a_proxy_is_waited_for(tmp_path: Path) -> None:
+def test_a_luigid_that_is_restarted_behind_a_proxy_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_client, "GIVE_UP_S", 60)  # However long it takes to start.
     said = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 100}
     with Site(tmp_path / "site", spendguard=said) as site, nginx(tmp_path / "nginx", site.port) as port:
         pretender = Pretender(site, "r")
         client = HttpLedgerClient(address(port), WORKER)
         assert site.luigid is not None
         site.luigid.end()
-        starter = threading.Timer(0.5, site.start)
+        log = tmp_path / "nginx" / "access.log"
+
+        def start() -> None:
+            wait_until(lambda: " 502 " in log.read_text(), what="a refusal")
+            site.start()
+
+        starter = threading.Thread(target=start)
         starter.start()
         try:
             assert client.open_run(OpenRunRequest("r", False, "Root", "r")).run_id == pretender.run_id
         finally:
             starter.join()
-        assert " 502 " in (tmp_path / "nginx" / "access.log").read_text()
 
 
 def test_one_that_stays_away_is_said_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
