@@ -175,9 +175,7 @@ def test_a_locked_ledger_denies_and_goes_on_when_it_is_free(site: Site) -> None:
     site.luigi("Charge", "--customer", "first", "--workers", "1")
     lock = sqlite3.connect(site.ledger, isolation_level=None)
     lock.execute("BEGIN IMMEDIATE")
-    started = time.monotonic()
     _, out = site.luigi("Charge", "--customer", "second", timeout=60)
-    assert time.monotonic() - started < 45
     assert site.stripe.moved() == 100
     assert "locked" in out
     lock.execute("ROLLBACK")

@@ -7,7 +7,7 @@ import sys
 
 from tests.acceptance.test_shapes import SHAPES, charged
 from tests.acceptance.test_stopping import ended, lines
-from tests.support.processes import wait_until
+from tests.support.processes import read_until, wait_until
 from tests.support.site import Site
 
 TROUBLED = "tests.support.troubled"
@@ -21,6 +21,8 @@ def test_a_revoke_that_reaches_a_child_before_its_claim_blocks_the_task(site: Si
     )
     wait_until(lambda: len(set(lines(site, "asked"))) == 2, what="the child")
     assert site.call("DELETE", "/runs/r")[0] == 200
+    read_until(worker, "is asked to end")
+    (site.folder / "out" / "go").touch()
     out = ended(worker)
     assert "1 task blocked: the run is revoked" in out
     assert "died unexpectedly" not in out
@@ -54,9 +56,9 @@ def test_a_killed_tasks_next_attempt_fails_on_its_own_account(site: Site) -> Non
 
 def test_the_call_of_a_task_that_is_out_of_time_is_in_doubt_at_once(site: Site) -> None:
     """Luigi ends it by itself (`[worker] timeout`); else its call would be pending for 82 s."""
-    site.configure(worker={"timeout": 2})
+    site.configure(worker={"timeout": 4})
     site.stripe.fault("hang", seconds=20)
     _, out = site.luigi("List", "--n", "1", "--run-id", "r", "--workers", "2", module=SHAPES)
-    assert "timed out after 2 seconds" in out
+    assert "timed out after 4 seconds" in out
     (call,) = site.calls("r")
     assert (call["state"], call["reserved_usd"]) == ("in_doubt", "1.00")
