@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Before the SDK is imported: nothing of a test is to reach the user's home or a network.
 os.environ.setdefault("STRIPE_ENABLE_TELEMETRY", "false")
@@ -28,8 +28,9 @@ stripe.enable_telemetry = False
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # `make figures` takes the long one. Nothing is judged by its speed: other tests run meanwhile.
-settings.register_profile("short", max_examples=30, deadline=None)
-settings.register_profile("long", max_examples=500, deadline=None)
+unhurried = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("short", unhurried, max_examples=30)
+settings.register_profile("long", unhurried, max_examples=500)
 settings.load_profile("short")
 
 
