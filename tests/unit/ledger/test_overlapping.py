@@ -115,6 +115,15 @@ def test_a_call_of_the_same_attempt_that_was_not_answered(books: Books) -> None:
     assert said(books, key, "abcd") == "allowed"
 
 
+def test_a_call_of_the_same_attempt_whose_process_is_gone(books: Books) -> None:
+    """Its vendor's SDK makes up no key: it is named by its id."""
+    key = books.claim("Send_1")
+    lost = sent(books, key, "abc").call_id
+    assert said(books, key, "abcd", unanswered=(lost,)) == REFUSED
+    assert said(books, key, "abc", unanswered=(lost,)) == "replayed"
+    assert said(books, key, "abc", unanswered=(lost,)) == "allowed"
+
+
 def test_of_several_that_are_repeated_each_is_done_with(books: Books) -> None:
     key = books.claim("Send_1")
     for whom in ("az", "bz"):
