@@ -166,7 +166,8 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
     held = {
         row["ordinal"]
         for row in tx.all(
-            "SELECT id, ordinal, key_id, state, sender, fingerprint FROM call WHERE claim_id = ? AND base = ?"
+            "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
+            " WHERE claim_id = ? AND base = ?"
             f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
             claim["id"],
             base,
@@ -179,13 +180,12 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
 def _may_be_lost(row: Row, ask: ReserveRequest) -> bool:
     """Return whether `ask` may be a call made again, of which nobody has said yet how it ended.
 
-    A process waits by itself until its own ends are known here, and may make several equal calls at once.
+    A process waits by itself until its own ends are known here, and may make several equal calls at once. One
+    that was in doubt before is again what the next equal call may be: whether somebody sends it once more
+    cannot be told, as what asked for that may have come late, behind its own end.
     """
-    return (
-        row["state"] == "pending"
-        and process_of(row["sender"]) != process_of(ask.call_id)
-        and asks_the_same(row, ask)
-    )
+    lost = row["unknown"] or process_of(row["sender"]) != process_of(ask.call_id)
+    return bool(row["state"] == "pending" and lost and asks_the_same(row, ask))
 
 
 def asks_the_same(row: Row, ask: ReserveRequest) -> bool:

@@ -62,6 +62,8 @@ def answer_repeated(
             return grant(tx, match)
         if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
             return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
+    if row is None and match["sender"] == ask.call_id:  # It comes late: its sender was let send that before.
+        return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
     return resend(tx, scope, match, ask, match["ask"] + 1, now)

@@ -137,6 +137,36 @@ def test_what_is_asked_for_again_and_voided_is_not_granted_when_it_comes_late(si
     assert sides.figures() == (100, 0, 0)
 
 
+def lost(sides: Sides, key: str, *asks: ReserveRequest) -> None:
+    """Send these one after the other: each takes over the first one's call, and gets no answer."""
+    for number, ask in enumerate(asks, 1):
+        answer = sides.reserve(key, ask)
+        assert (answer.verdict, answer.call_id, answer.ask) == ("allowed", asks[0].call_id, number)
+        sides.end(key, EndRequest("doubt", asks[0].call_id, number))
+
+
+def test_who_has_sent_a_call_again_is_not_let_send_it_by_what_comes_late(sides: Sides) -> None:
+    key = sides.claim("task")
+    first, second, third = (sides.ask(10, target="cus_1") for _ in range(3))
+    lost(sides, key, first, second)
+    assert sides.reserve(key, second).verdict == "stale"
+    again = sides.reserve(key, third)
+    assert (again.verdict, again.call_id) == ("allowed", first.call_id)
+
+
+def test_a_call_that_was_in_doubt_is_the_next_equal_one_whoever_was_let_send_it_meanwhile(
+    sides: Sides,
+) -> None:
+    """What an earlier sender has asked for comes late, and nobody sends it."""
+    key = sides.claim("task")
+    first, second, third, last = (sides.ask(10, target="cus_1") for _ in range(4))
+    lost(sides, key, first, second, third)
+    assert sides.reserve(key, second).verdict == "allowed"
+    waits = sides.reserve(key, last)
+    assert (waits.verdict, waits.message) == ("wait", first.call_id)
+    assert sides.figures() == (0, 10, 0)
+
+
 def test_what_was_not_sent_and_is_voided_again_reserves_nothing_when_it_comes_late(sides: Sides) -> None:
     key, ask = sides.claim("task"), sides.ask(100, target="cus_1")
     sides.reserve(key, ask)
