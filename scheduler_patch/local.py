@@ -136,7 +136,7 @@ class LocalLedgerClient(LedgerClient):
     def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
         """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""
         self._scheduler, self._settings = scheduler, settings
-        self._outbox, self._under_way = Outbox(), CallsUnderWay()
+        self._outbox, self.under_way = Outbox(), CallsUnderWay()
         self._service: LocalLedgerService | None = None
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
@@ -192,7 +192,7 @@ class LocalLedgerClient(LedgerClient):
 
     def for_child(self) -> _Sent:
         # Without the scheduler: a child of an attempt's claims no task.
-        return _Sent(self._settings, self._under_way)
+        return _Sent(self._settings, self.under_way)
 
     def close(self) -> None:
         with _lock:
@@ -261,18 +261,18 @@ class LocalLedgerClient(LedgerClient):
         return self._ask(lambda service: service.correct(request))
 
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
-        for end in in_doubt(self._under_way):
+        for end in in_doubt(self.under_way):
             self._tell_end(key, end)
-        request = naming_lost(request, self._under_way)
+        request = naming_lost(request, self.under_way)
         self._outbox.deliver(GIVE_UP_S)
         answer = self._ask(lambda service: service.reserve(key, request))
         if answer.verdict == "allowed" and not request.read:
-            self._under_way.begin(answer.call_id, answer.ask)
+            self.under_way.begin(answer.call_id, answer.ask)
         return answer
 
     def end(self, key: str, request: EndRequest) -> None:
         self._tell_end(key, request)
-        self._under_way.end(request.call_id)
+        self.under_way.end(request.call_id)
 
     def _tell_end(self, key: str, end: EndRequest) -> None:
         self._tell(f"the end of call {end.call_id}", lambda service: service.end(key, end))
@@ -282,7 +282,7 @@ class LocalLedgerClient(LedgerClient):
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:
-        with self._outbox.attempt(), self._under_way.attempt():  # There is no message that could be spared.
+        with self._outbox.attempt(), self.under_way.attempt():  # There is no message that could be spared.
             yield
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
@@ -316,5 +316,5 @@ def _in_child(
     scheduler: BudgetScheduler | None, settings: Settings, under_way: CallsUnderWay | None = None
 ) -> LocalLedgerClient:
     child = LocalLedgerClient(scheduler or BudgetScheduler(), settings, dispatches=False)
-    child._under_way = under_way or child._under_way
+    child.under_way = under_way or child.under_way
     return child

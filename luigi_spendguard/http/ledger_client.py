@@ -79,12 +79,14 @@ class LedgerClient(Protocol):
         url: the scheduler's base URL; None where the ledger is in the worker's own process.
         address: the same with the user and password of a proxy, for a task's programs.
         authorization: the `Authorization` header that a proxy before the scheduler asks for, "" for none.
+        under_way: the calls that the processes of an attempt have under way.
 
     """
 
     url: str | None
     address: str | None
     authorization: str
+    under_way: CallsUnderWay
 
     # What a worker does with its token.
 
@@ -155,7 +157,7 @@ class HttpLedgerClient(LedgerClient):
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
         self._outbox, self._gathering = Outbox(), Gathering(self._say)
-        self._under_way = under_way or CallsUnderWay()
+        self.under_way = under_way or CallsUnderWay()
         #: Whether luigid takes several messages at once.
         self._together = False
         self._renew()
@@ -166,7 +168,7 @@ class HttpLedgerClient(LedgerClient):
 
     def __reduce__(self) -> Any:
         # Where children are spawned, they read the token from their own luigi.cfg.
-        return (connect, (str(self.address), self._under_way))
+        return (connect, (str(self.address), self.under_way))
 
     def _renew(self) -> None:
         """Start without inherited connections."""
@@ -212,9 +214,9 @@ class HttpLedgerClient(LedgerClient):
             self._say(gathered)
             return None
 
-        for end in in_doubt(self._under_way):
+        for end in in_doubt(self.under_way):
             self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
-        request = naming_lost(request, self._under_way)
+        request = naming_lost(request, self.under_way)
         answer = self._gathering.say_with(say)
         if answer is None:
             self._outbox.deliver(GIVE_UP_S)
@@ -224,7 +226,7 @@ class HttpLedgerClient(LedgerClient):
         if answer.verdict == "allowed":
             self._gathering.begin()
             if not request.read:
-                self._under_way.begin(answer.call_id, answer.ask)
+                self.under_way.begin(answer.call_id, answer.ask)
         return answer
 
     def _end_and_ask(
@@ -252,12 +254,12 @@ class HttpLedgerClient(LedgerClient):
                 self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
             elif not request.is_made:
                 self._gathering.say_all()
-            self._under_way.end(request.call_id)
+            self.under_way.end(request.call_id)
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:
         block = self._gathering.block(words) if self._together else nullcontext()
-        with self._outbox.attempt(), self._under_way.attempt(), block:
+        with self._outbox.attempt(), self.under_way.attempt(), block:
             yield
 
     def _say(self, gathered: Gathered, key: str = "") -> None:

@@ -158,13 +158,13 @@ def _new_file() -> IO[bytes]:
     """Return a file of `_SIZE` zeros, on no disk where the system has such files.
 
     A disk may be full, or read-only; and memory that stands on one for which there is no room kills whoever
-    writes there: so each byte is written here. Raises OSError.
+    writes there: so each byte is written here then. Raises OSError.
     """
     if hasattr(os, "memfd_create"):
         number = os.memfd_create("spendguard")
-        file: IO[bytes] = open(number, "r+b", buffering=0)  # noqa: SIM115  # closed with its object
-    else:
-        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed with its object
+        os.truncate(number, _SIZE)
+        return open(number, "r+b", buffering=0)
+    file: IO[bytes] = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115  # closed with its object
     try:
         if file.write(bytes(_SIZE)) < _SIZE:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -271,6 +271,8 @@ def running(attempt: Attempt, *, everywhere: bool = False) -> Iterator[None]:
     """Let this thread, and threads without context, belong to `attempt`; `everywhere`: only the latter."""
     if attempt.served or attempt.settings.gateway_url is not None:
         attempt.unanswered.share()  # A program of the task's may be killed, and be started again.
+    if environment.is_elsewhere_too(attempt.settings):
+        attempt.client.under_way.share()  # So may one that guards its calls itself.
     with _lock:
         _active[attempt.claim_id] = attempt
         _known_keys.add(attempt.key)
@@ -348,6 +350,7 @@ def _handed_down(attempt: Attempt) -> str:
         "served": sorted(attempt.served),
         "listener": _listeners[-1] if _listeners else attempt.handed_down,
         "unanswered": attempt.unanswered.path,
+        "under_way": attempt.client.under_way.path,
     }
     return json.dumps(mark)
 

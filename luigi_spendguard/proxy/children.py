@@ -25,7 +25,7 @@ from typing import Any
 from luigi_spendguard import config
 from luigi_spendguard.errors import PluginError, SpendDenied
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
-from luigi_spendguard.http.shared import SharedTexts
+from luigi_spendguard.http.shared import CallsUnderWay, SharedTexts
 from luigi_spendguard.proxy import attempts, environment
 from luigi_spendguard.proxy.attempts import Attempt, Unanswered
 from luigi_spendguard.vendors.registry import VENDORS
@@ -112,10 +112,12 @@ def attempt_of(mark: str) -> Attempt | None:
             task_id=named["task"],
             family=named["family"],
             key=named["key"],
-            client=HttpLedgerClient(home or listener, None),
+            client=HttpLedgerClient(
+                home or listener, None, CallsUnderWay(_there(named.get("under_way", "")))
+            ),
             settings=settings,
             served=frozenset(VENDORS if listener else named["served"]),
-            unanswered=_unanswered_of(named.get("unanswered", "")),
+            unanswered=Unanswered(_there(named.get("unanswered", ""))),
             handed_down=listener or "",
         )
     except (config.ConfigError, PluginError) as error:
@@ -125,6 +127,6 @@ def attempt_of(mark: str) -> Attempt | None:
     return None
 
 
-def _unanswered_of(path: str) -> Unanswered:
-    """Return what the processes of a program's attempt share of calls that were not answered."""
-    return Unanswered(path if SharedTexts.concerns(path) else "")
+def _there(path: str) -> str:
+    """Return the path at which the processes of a program's attempt share something, "" where it is gone."""
+    return path if SharedTexts.concerns(path) else ""

@@ -99,6 +99,12 @@ def secret_of(vendor: Vendor, settings: Settings) -> str | None:
     return secret
 
 
+def is_elsewhere_too(settings: Settings) -> bool:
+    """Return whether luigi.cfg has a secret that is not in the environment: a program may read it there."""
+    values = set(environ().values())
+    return any(vendor.secret and vendor.secret not in values for vendor in settings.vendors.values())
+
+
 def is_stand_in(text: str) -> bool:
     """Return whether `text` is a stand-in, of this process or of the one that has started it."""
     return text.startswith(STAND_IN)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import stripe
 
-from luigi_spendguard import SpendDenied, backoff, spend_proxy
+from luigi_spendguard import SpendDenied, backoff, proxy, spend_proxy
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.outbox import Outbox
@@ -29,7 +29,7 @@ from luigi_spendguard.proxy.gateway_client import Forwarder
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
 from tests.support.processes import other_process, spawned_process, wait_until
-from tests.support.site import Site
+from tests.support.site import SECRET, Site
 
 
 @pytest.fixture(autouse=True)
@@ -245,3 +245,29 @@ def test_a_call_of_a_program_that_was_killed_and_is_started_again(
             assert site.stripe.moved() == 100
             subprocess.run(line, env=environ, check=True)
             assert site.stripe.moved() == 200, "another one"
+
+
+_KILLED = """
+import os
+import signal
+from luigi_spendguard.http.shared import CallsUnderWay
+CallsUnderWay.end = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_call_that_was_booked_when_the_program_was_killed_that_guards_it_itself(site: Site) -> None:
+    """It has the secret from a luigi.cfg of its own."""
+    own = site.folder / "own.cfg"
+    own.write_text(site.config.read_text().replace("${STRIPE_SECRET_KEY}", SECRET))
+    pretender = Pretender(site, "nightly")
+    attempt = pretender.claimed()
+    with attempt.client.gathering(), proxy.attempt_running(attempt):
+        mark = {attempts.MARK: os.environ[attempts.MARK], "LUIGI_CONFIG_PATH": str(own)}
+        environ = site.environment(STRIPE_SECRET_KEY="", **mark)
+        killed = subprocess.run([sys.executable, "-c", _KILLED + _PROGRAM], env=environ, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        assert [call["state"] for call in site.calls("nightly")] == ["settled"]
+        subprocess.run([sys.executable, "-c", _PROGRAM], env=environ, check=True)
+        assert site.stripe.moved() == 100
+        charge("cus_1")
+    assert site.stripe.moved() == 200, "another one"

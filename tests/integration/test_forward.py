@@ -24,6 +24,7 @@ from luigi_spendguard import BudgetExceeded, KeyRevoked, SpendDenied, backoff, c
 from luigi_spendguard.errors import DENIAL_STATUS, OutcomeUnknown
 from luigi_spendguard.http.addresses import CERTIFICATE_VARIABLES
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
+from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from luigi_spendguard.proxy import attempts, gateway_client, interrupt
 from luigi_spendguard.proxy import call as sending
@@ -45,6 +46,7 @@ class Books:
     told: list[ReserveRequest] = field(default_factory=list)
     address = None
     authorization = ""
+    under_way: CallsUnderWay = field(default_factory=CallsUnderWay)
 
     def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         assert key == KEY

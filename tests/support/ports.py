@@ -13,6 +13,7 @@ from typing import Any
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
 from luigi_spendguard.redaction import Secret
@@ -30,6 +31,7 @@ class StubLedger:
     authorization = ""
 
     def __init__(self) -> None:
+        self.under_way = CallsUnderWay()
         self.answer: ReserveReply | None = None
         self.lost = False
         self.asked: list[ReserveRequest] = []
