@@ -75,7 +75,8 @@ class NewClaim:
 def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     """Claim a task for an attempt: end earlier claims of the task, return (claim row, vault key).
 
-    The same claim asked again (its answer was lost) gets a new key and the old one is void.
+    The same claim asked again (its answer was lost) gets a new key and the old one is void; once that was
+    used its answer was not lost, and what asks again has come late.
     Raises KeyRevoked when the run is revoked, BudgetExceeded when the task needs an approval first,
     NotFound, Conflict.
     """
@@ -98,6 +99,8 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     if known is not None:
         if known["state"] != "open" or known["task_id"] != request.task_id:
             raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
+        if tx.value("SELECT 1 FROM call WHERE claim_id = ? LIMIT 1", request.claim_id):
+            raise Conflict(f"claim {request.claim_id} is in use already: this request for it came late")
         tx.run("UPDATE claim SET key_hash = ? WHERE id = ?", key_hash(key), request.claim_id)
         return known, key
     if request.payment_keys and len({*request.payment_keys}) != max(1, len(request.members)):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import calls, reservations, settlement
+from luigi_spendguard.ledger import calls, claims, reservations, settlement
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
@@ -343,3 +343,17 @@ def test_a_call_made_again_because_it_was_not_answered_is_the_same_call(sides: S
     sides.end(key, EndRequest("settle", again.call_id, again.ask, total_micros=10, object_id="pi_1"))
     assert sides.reserve(key, replace(other, unanswered=(keys[0],))).call_id == other.call_id
     assert sides.figures() == (10, 10, 0)
+
+
+def test_a_claim_that_is_asked_for_again_voids_no_key_that_is_used(sides: Sides) -> None:
+    """It comes late: how the call ended could not be said under that key any more."""
+    request = claims.NewClaim("claim-1", sides.run_id, "task", "Charge", {}, "worker")
+    _, lost = sides.write(claims.claim, request)
+    _, key = sides.write(claims.claim, request)
+    assert sides.read(calls.find_scope, lost, sides.caps) is None
+    ask = sides.ask(10)
+    assert sides.reserve(key, ask).verdict == "allowed"
+    with pytest.raises(Conflict, match="came late"):
+        sides.write(claims.claim, request)
+    sides.end(key, EndRequest("settle", ask.call_id, 1, total_micros=10))
+    assert sides.figures() == (10, 0, 0)
