@@ -109,6 +109,8 @@ class Outbox:
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until everything is delivered; say what is not after `timeout_s` seconds."""
         limit = time.monotonic() + timeout_s
+        if self._waiting:
+            self._hurry.put(None)
         while self._waiting:
             if time.monotonic() > limit:
                 logger.error(

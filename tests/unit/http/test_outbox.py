@@ -67,6 +67,15 @@ def test_what_is_asked_for_waits_for_what_was_told(monkeypatch: pytest.MonkeyPat
     assert ledger.heard == [0]
 
 
+def test_who_waits_for_all_has_it_tried_again_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backoff, "LATER", (600.0, 600.0))
+    ledger, outbox = Ledger(), Outbox()
+    outbox.tell("the end", lambda: ledger.hear(0))
+    ledger.free.set()
+    assert outbox.flush(20.0)
+    assert ledger.heard == [0]
+
+
 def test_its_thread_ends_when_all_is_delivered_and_another_one_comes_when_it_is_needed() -> None:
     ledger, outbox = Ledger(), Outbox()
     before = set(threading.enumerate())
