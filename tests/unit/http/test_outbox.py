@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import queue
 import random
 import sqlite3
 import threading
@@ -69,8 +70,15 @@ def test_what_is_asked_for_waits_for_what_was_told(monkeypatch: pytest.MonkeyPat
 
 def test_who_waits_for_all_has_it_tried_again_now(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backoff, "LATER", (600.0, 600.0))
-    ledger, outbox = Ledger(), Outbox()
-    outbox.tell("the end", lambda: ledger.hear(0))
+    ledger, outbox, tries = Ledger(), Outbox(), queue.SimpleQueue[None]()
+
+    def hear() -> None:
+        tries.put(None)
+        ledger.hear(0)
+
+    outbox.tell("the end", hear)
+    for _ in range(2):  # Here, and in the thread.
+        tries.get(timeout=60)
     ledger.free.set()
     assert outbox.flush(20.0)
     assert ledger.heard == [0]
