@@ -353,7 +353,16 @@ def _peers(figures: Figures, plots: _Plots) -> Iterator[str]:
 def _page(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield "## The Budgets tab"
     yield ""
-    yield _table(("", ""), [(name.replace("_", " "), str(value)) for name, value in figures.items()])
+    yield (
+        f"Over {figures['page_runs']:,} runs and {figures['page_calls']:,} calls, in Chromium "
+        f"{figures['page_chromium']}: when the list of runs, and one run, is first painted and is whole, "
+        "what a refresh takes, and what each fetches. Then luigid's `ping` and `get_work` (p50 / p99) alone "
+        "and while somebody refreshes five times as often as a page does."
+    )
+    yield ""
+    left = [name for name in figures if name not in ("page_runs", "page_calls", "page_chromium")]
+    rows = [(name.removeprefix("page_").replace("_", " "), str(figures[name])) for name in left]
+    yield _table(("", ""), rows)
 
 
 _SECTIONS: Mapping[str, Callable[[Figures, _Plots], Iterator[str]]] = {
