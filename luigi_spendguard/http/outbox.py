@@ -103,8 +103,10 @@ class Outbox:
 
     def _begin(self) -> None:
         """See to it that what waits is being said: who was to begin the thread may have been interrupted."""
-        if self._waiting and (self._sender is None or not self._sender.is_alive()):
-            begin_thread(self._work, "spendguard-outbox")
+        sender = self._sender  # It takes itself away when it has said all.
+        if self._waiting and (sender is None or not sender.is_alive()):
+            with contextlib.suppress(RuntimeError):  # There is no thread to be had now: who waits asks again.
+                begin_thread(self._work, "spendguard-outbox")
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until everything is delivered; say what is not after `timeout_s` seconds."""

@@ -181,6 +181,42 @@ def test_an_alarm_at_any_moment_leaves_nobody_waiting_for_a_thread_that_never_ra
     assert set(told) <= set(heard)
 
 
+def test_where_no_thread_can_begin_it_waits_for_who_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when the interpreter ends, or the system has no more threads."""
+    outbox, heard = Outbox(), list[str]()
+
+    def fail(act: object, name: str) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("luigi_spendguard.http.outbox.begin_thread", fail)
+        outbox.tell_later("the end", lambda: heard.append("the end"))
+        assert not outbox.flush(0.05)
+    assert outbox.flush(20.0)
+    assert heard == ["the end"]
+
+
+def test_who_waits_hears_nothing_of_a_thread_that_ends_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was looked at twice, and was gone the second time."""
+
+    class Ending(Outbox):
+        @property
+        def _sender(self) -> threading.Thread | None:
+            return looks.pop() if looks else self.__dict__.get("sender")
+
+        @_sender.setter
+        def _sender(self, thread: threading.Thread | None) -> None:
+            self.__dict__["sender"] = thread
+
+    looks = list[threading.Thread | None]()
+    outbox = Ending()
+    outbox._waiting.append(("the end", lambda: None))
+    looks = [None, threading.current_thread()]
+    outbox._begin()
+    looks.clear()
+    assert outbox.flush(20.0)
+
+
 def test_what_fails_for_ever_holds_nothing_up() -> None:
     outbox, heard = Outbox(), list[str]()
     outbox.tell("a broken one", lambda: heard[0])
