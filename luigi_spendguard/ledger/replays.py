@@ -27,6 +27,9 @@ from luigi_spendguard.protocol import ReserveReply, ReserveRequest, commands
 #: (https://docs.stripe.com/api/idempotent_requests).
 HOUR_MS = 3600 * 1000
 RESEND_MS = 23 * HOUR_MS
+#: Who takes a call over counts on so far behind its last sender, who may still ask for it again, or void what
+#: it did not get: each is to have its own grants alone.
+TAKEN_OVER = 200
 
 
 def answer_repeated(
@@ -66,7 +69,7 @@ def answer_repeated(
         return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
-    return resend(tx, scope, match, ask, match["ask"] + 1, now)
+    return resend(tx, scope, match, ask, match["ask"] + TAKEN_OVER, now)
 
 
 def _mismatch(scope: Scope, ask: ReserveRequest, identity: Identity, match: Row) -> ReservationDenied:

@@ -93,14 +93,16 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
                 "idempotency_mismatch", f"call {row['replay_of']}, which has answered this one, was pruned"
             )
         return replay(tx, ask, source)
-    if ask.ask < row["ask"]:
-        return ReserveReply("stale", row["id"], row["ask"])
     if ask.ask == row["ask"]:
         if row["state"] == "pending":
             return grant(tx, row)
         return ReserveReply("stale", row["id"], row["ask"])
     if row["state"] == "settled":
         return replay(tx, ask, row)
+    if ask.ask < row["ask"]:  # It comes late, or another sender has taken the call over: that one sends it.
+        if row["state"] == "pending":
+            return ReserveReply("wait", ask.call_id, ask.ask, message=row["id"])
+        return ReserveReply("stale", row["id"], row["ask"])
     if over_now := ended(scope, now):
         raise over_now
     check_terms(tx, scope, ask)

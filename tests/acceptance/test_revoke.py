@@ -5,12 +5,19 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from contextlib import suppress
 from dataclasses import replace
 
+import pytest
+import stripe
+
+from luigi_spendguard import SpendDenied
 from luigi_spendguard.protocol import GRANT_SECONDS, EndRequest, ReserveRequest
 from luigi_spendguard.proxy.attempts import Attempt
+from luigi_spendguard.proxy.stripe import GuardedStripeClient
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
+from tests.support.site import FakeStripe
 
 
 def asked() -> ReserveRequest:
@@ -77,6 +84,44 @@ def test_it_waits_for_an_earlier_runs_call_that_this_run_sends_again(pretender: 
     assert (answer.verdict, answer.resend, answer.call_id) == ("allowed", True, ask.call_id)
     assert revoke(later)["calls_under_way"] == 1
     assert time.monotonic() - begun >= GRANT_SECONDS
+
+
+def test_an_sdks_retry_sends_nothing_after_it_although_an_equal_call_is_under_way(
+    pretender: Pretender, vendor: FakeStripe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever makes a lost call again has not the grant of who has taken it over."""
+    lost, released = threading.Event(), threading.Event()
+
+    def wait(*_: object) -> float:
+        lost.set()
+        released.wait(30)
+        return 0
+
+    def charge() -> object:
+        card = {"payment_method": "pm_card_visa", "confirm": True}
+        return stripe.PaymentIntent.create(amount=100, currency="usd", customer="cus_1", **card)
+
+    def retrying() -> None:
+        with suppress(stripe.StripeError, SpendDenied):
+            charge()
+
+    monkeypatch.setattr(GuardedStripeClient, "_sleep_time_seconds", wait)
+    vendor.fault("drop_before")
+    with pretender.attempt():
+        first = threading.Thread(target=retrying)
+        first.start()
+        assert lost.wait(30)
+        with vendor.holding():
+            second = threading.Thread(target=charge)
+            second.start()
+            wait_until(lambda: len(vendor.posts()) == 2, what="the equal call")
+            assert revoke(pretender)["calls_under_way"] == 1
+            released.set()
+            time.sleep(1.5)
+            assert len(vendor.posts()) == 2, "sent after it had answered"
+        first.join(30)
+        second.join(30)
+    assert (len(vendor.posts()), vendor.moved()) == (2, 100)
 
 
 def test_it_is_final(pretender: Pretender) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import calls, claims, reservations, settlement
+from luigi_spendguard.ledger import calls, claims, reservations, runs, settlement
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
@@ -139,10 +139,10 @@ def test_what_is_asked_for_again_and_voided_is_not_granted_when_it_comes_late(si
 
 def lost(sides: Sides, key: str, *asks: ReserveRequest) -> None:
     """Send these one after the other: each takes over the first one's call, and gets no answer."""
-    for number, ask in enumerate(asks, 1):
+    for ask in asks:
         answer = sides.reserve(key, ask)
-        assert (answer.verdict, answer.call_id, answer.ask) == ("allowed", asks[0].call_id, number)
-        sides.end(key, EndRequest("doubt", asks[0].call_id, number))
+        assert (answer.verdict, answer.call_id) == ("allowed", asks[0].call_id)
+        sides.end(key, EndRequest("doubt", asks[0].call_id, answer.ask))
 
 
 def test_who_has_sent_a_call_again_is_not_let_send_it_by_what_comes_late(sides: Sides) -> None:
@@ -211,6 +211,50 @@ def test_what_a_gateway_sends_again_no_worker_puts_in_doubt(sides: Sides) -> Non
     sides.relayed = True
     sides.end(key, is_void)
     assert sides.write(lambda tx: tx.value(state, first.call_id)) == "in_doubt"
+
+
+def taken_over(sides: Sides, **more: Any) -> tuple[str, ReserveRequest, ReserveReply]:
+    """Return a call that was sent and not answered, and how another sender was let send it again."""
+    key = sides.claim("task")
+    first, second = (sides.ask(100, target="cus_1", **more) for _ in range(2))
+    sides.reserve(key, first)
+    sides.end(key, EndRequest("doubt", first.call_id, 1))
+    answer = sides.reserve(key, second)
+    if answer.verdict == "search":
+        answer = sides.reserve(key, replace(second, ask=2, searched=True, executed=("SM1",)))
+    assert answer.call_id == first.call_id
+    return key, first, answer
+
+
+def test_who_makes_a_call_again_has_no_grant_of_who_has_taken_it_over(sides: Sides) -> None:
+    """Its grant would be as old as the other's, and be used when a revoke has returned long ago."""
+    key, first, _ = taken_over(sides)
+    assert sides.reserve(key, replace(first, ask=2, unsure=True)).verdict == "wait"
+    sides.write(runs.revoke, "run")
+    for number in range(2, 6):
+        assert sides.reserve(key, replace(first, ask=number, unsure=True)).verdict != "allowed"
+
+
+def test_nor_one_to_send_what_was_found(sides: Sides) -> None:
+    """The vendor has executed it, and would once more."""
+    key, first, found = taken_over(sides, repeatable=False)
+    assert found.verdict == "found"
+    again = replace(first, ask=2, unsure=True, searched=True, executed=())
+    assert sides.reserve(key, again).verdict == "wait"
+    sides.end(
+        key, EndRequest("settle", first.call_id, found.ask, total_micros=100, status=200, answer_body="{}")
+    )
+    assert sides.reserve(key, replace(again, ask=3)).verdict == "replayed"
+
+
+def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(sides: Sides) -> None:
+    """In doubt, a revoke would not wait until it was sent."""
+    key, first, grant = taken_over(sides)
+    assert (
+        sides.end(key, EndRequest("void", first.call_id, 2, note="its grant did not arrive"))["state"]
+        == "pending"
+    )
+    assert sides.end(key, EndRequest("void", first.call_id, grant.ask))["state"] == "in_doubt"
 
 
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
