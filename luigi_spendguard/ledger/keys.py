@@ -21,7 +21,7 @@ from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, TODAY, Row, Tx, is_over
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.objects import object_of
-from luigi_spendguard.ledger.runs import RunRequest, open_run, revoked
+from luigi_spendguard.ledger.runs import SENDABLE, RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command
 from luigi_spendguard.protocol.commands import USD
@@ -218,7 +218,7 @@ def revoke_key(tx: Tx, id_or_key: str) -> Row:
 
 def pending_calls(tx: Tx, key_id: str) -> int:
     """Return how many calls may still be sent under a key."""
-    return int(tx.value("SELECT count(*) FROM call WHERE claim_id = ? AND state = 'pending'", key_id))
+    return int(tx.value(f"SELECT count(*) FROM call WHERE claim_id = ? AND id IN ({SENDABLE})", key_id))
 
 
 def ended(scope: Scope, now: int) -> ReservationDenied | None:

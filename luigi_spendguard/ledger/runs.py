@@ -24,6 +24,7 @@ from luigi_spendguard.ledger.budgets import (
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.following import day_budget, keep_budget, keep_budgets
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
+from luigi_spendguard.protocol import GRANT_SECONDS
 from luigi_spendguard.protocol.commands import approve_forecast
 
 #: Nothing younger is pruned, in milliseconds: turns at objects, and keys that vendors know, last for a day;
@@ -164,12 +165,24 @@ def _may_spend(tx: Tx, run_id: str) -> bool:
     return bool(open_claim) or pending_calls(tx, run_id) > 0
 
 
+#: More entries than a journal gets while a grant may be used.
+_LATELY = 20_000
+#: Calls that may still be sent. One that is sent again may be ended meanwhile, by what an earlier send of it
+#: has come to: whoever was let send it has not heard so.
+SENDABLE = (
+    "SELECT id FROM call WHERE state = 'pending' UNION"
+    " SELECT call_id FROM journal JOIN call ON call.id = journal.call_id"
+    f" WHERE journal.id > (SELECT max(id) FROM journal) - {_LATELY} AND kind IN ('settle','doubt')"
+    f" AND unknown = 1 AND granted_at > {NOW} - {int(GRANT_SECONDS * 1000)}"
+)
+
+
 def pending_calls(tx: Tx, run_id: str) -> int:
     """Return how many calls a run may still send, an earlier run's that it sends again included."""
     return int(
         tx.value(
             "SELECT count(*) FROM call JOIN claim ON claim.id = call.claim_id"
-            " WHERE call.state = 'pending' AND ? IN (call.run_id, claim.run_id)",
+            f" WHERE call.id IN ({SENDABLE}) AND ? IN (call.run_id, claim.run_id)",
             run_id,
         )
     )

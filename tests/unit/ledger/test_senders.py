@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import calls, claims, reservations, runs, settlement
+from luigi_spendguard.ledger import calls, claims, keys, reservations, runs, settlement
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
@@ -255,6 +255,19 @@ def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(sid
         == "pending"
     )
     assert sides.end(key, EndRequest("void", first.call_id, grant.ask))["state"] == "in_doubt"
+
+
+def test_what_an_earlier_send_has_come_to_leaves_a_call_that_may_still_be_sent(sides: Sides) -> None:
+    """A revoke waits for it: whoever was let send it again has not heard that it is over."""
+    key, first, grant = taken_over(sides)
+    sides.end(key, EndRequest("settle", first.call_id, 1, total_micros=100, status=200, answer_body="{}"))
+    for waits in ((runs.pending_calls, sides.run_id), (keys.pending_calls, sides.last_claim)):
+        assert sides.read(*waits) == 1
+    sides.write(lambda tx: tx.run("UPDATE call SET granted_at = granted_at - 2001"))
+    for waits in ((runs.pending_calls, sides.run_id), (keys.pending_calls, sides.last_claim)):
+        assert sides.read(*waits) == 0
+    sides.end(key, EndRequest("settle", first.call_id, grant.ask, total_micros=100))
+    assert sides.figures() == (100, 0, 0)
 
 
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
