@@ -48,7 +48,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
         _let_go(tx, scope, message)
         # What asks for it may still come: it is refused then, as behind a tombstone.
         tx.run("UPDATE call SET ask = ? WHERE id = ?", message.ask, row["id"])
-        row = {**row, "ask": message.ask}
+        row = tx.one("SELECT * FROM call WHERE id = ?", row["id"]) or row  # It may have been let go itself.
     row, message = _believed(tx, scope, row, message)
     if message.kind == "settle":
         if (settled := _settle(tx, row, message, scope.now)) is not None:

@@ -270,6 +270,18 @@ def test_what_an_earlier_send_has_come_to_leaves_a_call_that_may_still_be_sent(s
     assert sides.figures() == (100, 0, 0)
 
 
+def test_a_void_ahead_of_what_was_sent_before_frees_nothing(sides: Sides) -> None:
+    """It says that a later request got no grant, and nothing of the earlier one."""
+    key, ask = sides.claim("task"), sides.ask(100)
+    sides.reserve(key, ask)
+    assert (
+        sides.end(key, EndRequest("void", ask.call_id, 2, note="its grant did not arrive"))["state"]
+        == "in_doubt"
+    )
+    assert sides.end(key, EndRequest("doubt", ask.call_id, 1))["state"] == "in_doubt"
+    assert sides.figures() == (0, 100, 0)
+
+
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:
     """A worker plants a reply for a key that another task's call will bring."""
     key, other = sides.claim("task"), sides.claim("other task")
