@@ -62,7 +62,7 @@ def answer_repeated(
     _check_sender(scope, match)
     if match["state"] == "pending":
         if match["sender"] == ask.call_id:
-            return grant(tx, match)
+            return grant_again(tx, ask, match)
         if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
             return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
     if row is None and match["sender"] == ask.call_id:  # It comes late: its sender was let send that before.
@@ -241,7 +241,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
     if len(free) > int(equal or 0):
         granted = regrant(tx, scope, row["id"], ask.call_id, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
-        return replace(granted, verdict="found", object_id=free[0], first_at=row["created_at"])
+        return _as_found(granted, {**row, "object_id": free[0]})
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
     raise ReservationDenied(
         "in_doubt",
@@ -264,6 +264,19 @@ def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int)
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert row is not None
     return grant(tx, row)
+
+
+def grant_again(tx: Tx, ask: ReserveRequest, row: Row) -> ReserveReply:
+    """Answer who has asked for a pending call before, and got no answer: what was found is not to be sent."""
+    if ask.repeatable or not row["unknown"]:
+        return grant(tx, row)
+    if row["object_id"] is None or row["object_id"] not in ask.executed:
+        return ReserveReply("stale", row["id"], row["ask"])
+    return _as_found(grant(tx, row), row)
+
+
+def _as_found(granted: ReserveReply, row: Row) -> ReserveReply:
+    return replace(granted, verdict="found", object_id=row["object_id"], first_at=row["created_at"])
 
 
 def grant(tx: Tx, row: Row) -> ReserveReply:

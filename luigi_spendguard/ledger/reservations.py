@@ -37,7 +37,7 @@ from luigi_spendguard.ledger.objects import (
     reserve_object,
     uncontested,
 )
-from luigi_spendguard.ledger.replays import answer_repeated, grant, regrant, replay, resend
+from luigi_spendguard.ledger.replays import answer_repeated, grant_again, regrant, replay, resend
 from luigi_spendguard.ledger.targets import check_mates, check_overlap, keep_targets
 from luigi_spendguard.ledger.turns import take_turn, wait_for_turn
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
@@ -95,7 +95,7 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         return replay(tx, ask, source)
     if ask.ask == row["ask"]:
         if row["state"] == "pending":
-            return grant(tx, row)
+            return grant_again(tx, ask, row)
         return ReserveReply("stale", row["id"], row["ask"])
     if row["state"] == "settled":
         return replay(tx, ask, row)

@@ -13,6 +13,7 @@ import pytest
 from luigi_spendguard.errors import BudgetExceeded, SpendDenied
 from luigi_spendguard.guard.effects import NotSent
 from luigi_spendguard.ledger import corrections
+from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 from tests.support.books import Books
 from tests.support.twilio_desk import SID, TwilioDesk
 from tests.support.vendors import FakeTwilio
@@ -55,6 +56,23 @@ def test_a_message_whose_reply_was_lost_is_found_and_not_sent_again(desk: Twilio
     desk.again()
     assert json.loads(desk.message().body)["sid"] == found["sid"]
     assert desk.posts() == 1
+
+
+def test_nor_where_that_it_was_found_is_not_heard_and_asked_for_again(
+    desk: TwilioDesk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger's answer is lost, and its client asks once more."""
+    lost(desk, "drop_after")
+    desk.again()
+    reserve = desk.books.reserve
+
+    def unheard(key: str, ask: ReserveRequest) -> ReserveReply:
+        answer = reserve(key, ask)
+        return reserve(key, ask) if answer.verdict == "found" else answer
+
+    monkeypatch.setattr(desk.books, "reserve", unheard)
+    assert json.loads(desk.message().body)["sid"] == desk.fake.sent()[0]["sid"]
+    assert (desk.posts(), len(desk.fake.sent())) == (1, 1)
 
 
 def test_a_proxys_408_about_a_message_that_was_sent_sends_no_other(desk: TwilioDesk) -> None:

@@ -247,6 +247,20 @@ def test_nor_one_to_send_what_was_found(sides: Sides) -> None:
     assert sides.reserve(key, replace(again, ask=3)).verdict == "replayed"
 
 
+def test_what_was_found_is_found_again_where_that_was_not_heard(sides: Sides) -> None:
+    """A client that got no answer asks once more: it is not to send what the vendor has executed."""
+    key, first, _ = taken_over(sides, repeatable=False)
+    sides.end(key, EndRequest("doubt", first.call_id, 201))
+    second = sides.ask(100, target="cus_1", repeatable=False, searched=True, executed=("SM1",))
+    answers = [sides.reserve(key, second) for _ in range(3)]
+    assert {(answer.verdict, answer.object_id, answer.call_id) for answer in answers} == {
+        ("found", "SM1", first.call_id)
+    }
+    own = replace(second, call_id=first.call_id, ask=answers[0].ask + 1)
+    assert [sides.reserve(key, own).verdict for _ in range(2)] == ["found", "found"]
+    assert sides.reserve(key, replace(own, searched=False, executed=())).verdict == "stale"
+
+
 def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(sides: Sides) -> None:
     """In doubt, a revoke would not wait until it was sent."""
     key, first, grant = taken_over(sides)
