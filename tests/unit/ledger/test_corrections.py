@@ -118,6 +118,18 @@ def test_a_reply_that_comes_later_is_not_counted_beside_the_operators_word(books
     assert (books.figures(), books.run()["state"]) == ((100, 0, 0), "active")
 
 
+def test_a_reply_that_comes_after_it_was_said_not_to_be_sent_is_overrun(books: Books) -> None:
+    """The vendor has moved the money: that is booked, however wrong the word was."""
+    ask = lost(books)
+    say(books, ask, None)
+    assert books.figures() == (0, 0, 0)
+    for _ in range(2):
+        end = EndRequest("settle", ask.call_id, 1, total_micros=100, status=200, answer_body="{}")
+        row = books.end(books.claim("task"), end)
+        assert (row["state"], books.figures(), books.run()["state"]) == ("settled", (0, 0, 100), "frozen")
+    assert books.reserve(books.claim("task"), books.ask(100, target="cus_1")).verdict == "replayed"
+
+
 def test_a_reply_that_comes_later_thaws_a_mistaken_overrun(books: Books) -> None:
     key, ask = books.claim("task"), books.ask(100)
     books.reserve(key, ask)

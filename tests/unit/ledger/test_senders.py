@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import Conflict
-from luigi_spendguard.ledger import calls, claims, keys, reservations, runs, settlement
+from luigi_spendguard.ledger import calls, claims, reservations, settlement
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
@@ -211,89 +211,6 @@ def test_what_a_gateway_sends_again_no_worker_puts_in_doubt(sides: Sides) -> Non
     sides.relayed = True
     sides.end(key, is_void)
     assert sides.write(lambda tx: tx.value(state, first.call_id)) == "in_doubt"
-
-
-def taken_over(sides: Sides, **more: Any) -> tuple[str, ReserveRequest, ReserveReply]:
-    """Return a call that was sent and not answered, and how another sender was let send it again."""
-    key = sides.claim("task")
-    first, second = (sides.ask(100, target="cus_1", **more) for _ in range(2))
-    sides.reserve(key, first)
-    sides.end(key, EndRequest("doubt", first.call_id, 1))
-    answer = sides.reserve(key, second)
-    if answer.verdict == "search":
-        answer = sides.reserve(key, replace(second, ask=2, searched=True, executed=("SM1",)))
-    assert answer.call_id == first.call_id
-    return key, first, answer
-
-
-def test_who_makes_a_call_again_has_no_grant_of_who_has_taken_it_over(sides: Sides) -> None:
-    """Its grant would be as old as the other's, and be used when a revoke has returned long ago."""
-    key, first, _ = taken_over(sides)
-    assert sides.reserve(key, replace(first, ask=2, unsure=True)).verdict == "wait"
-    sides.write(runs.revoke, "run")
-    for number in range(2, 6):
-        assert sides.reserve(key, replace(first, ask=number, unsure=True)).verdict != "allowed"
-
-
-def test_nor_one_to_send_what_was_found(sides: Sides) -> None:
-    """The vendor has executed it, and would once more."""
-    key, first, found = taken_over(sides, repeatable=False)
-    assert found.verdict == "found"
-    again = replace(first, ask=2, unsure=True, searched=True, executed=())
-    assert sides.reserve(key, again).verdict == "wait"
-    sides.end(
-        key, EndRequest("settle", first.call_id, found.ask, total_micros=100, status=200, answer_body="{}")
-    )
-    assert sides.reserve(key, replace(again, ask=3)).verdict == "replayed"
-
-
-def test_what_was_found_is_found_again_where_that_was_not_heard(sides: Sides) -> None:
-    """A client that got no answer asks once more: it is not to send what the vendor has executed."""
-    key, first, _ = taken_over(sides, repeatable=False)
-    sides.end(key, EndRequest("doubt", first.call_id, 201))
-    second = sides.ask(100, target="cus_1", repeatable=False, searched=True, executed=("SM1",))
-    answers = [sides.reserve(key, second) for _ in range(3)]
-    assert {(answer.verdict, answer.object_id, answer.call_id) for answer in answers} == {
-        ("found", "SM1", first.call_id)
-    }
-    own = replace(second, call_id=first.call_id, ask=answers[0].ask + 1)
-    assert [sides.reserve(key, own).verdict for _ in range(2)] == ["found", "found"]
-    assert sides.reserve(key, replace(own, searched=False, executed=())).verdict == "stale"
-
-
-def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(sides: Sides) -> None:
-    """In doubt, a revoke would not wait until it was sent."""
-    key, first, grant = taken_over(sides)
-    assert (
-        sides.end(key, EndRequest("void", first.call_id, 2, note="its grant did not arrive"))["state"]
-        == "pending"
-    )
-    assert sides.end(key, EndRequest("void", first.call_id, grant.ask))["state"] == "in_doubt"
-
-
-def test_what_an_earlier_send_has_come_to_leaves_a_call_that_may_still_be_sent(sides: Sides) -> None:
-    """A revoke waits for it: whoever was let send it again has not heard that it is over."""
-    key, first, grant = taken_over(sides)
-    sides.end(key, EndRequest("settle", first.call_id, 1, total_micros=100, status=200, answer_body="{}"))
-    for waits in ((runs.pending_calls, sides.run_id), (keys.pending_calls, sides.last_claim)):
-        assert sides.read(*waits) == 1
-    sides.write(lambda tx: tx.run("UPDATE call SET granted_at = granted_at - 2001"))
-    for waits in ((runs.pending_calls, sides.run_id), (keys.pending_calls, sides.last_claim)):
-        assert sides.read(*waits) == 0
-    sides.end(key, EndRequest("settle", first.call_id, grant.ask, total_micros=100))
-    assert sides.figures() == (100, 0, 0)
-
-
-def test_a_void_ahead_of_what_was_sent_before_frees_nothing(sides: Sides) -> None:
-    """It says that a later request got no grant, and nothing of the earlier one."""
-    key, ask = sides.claim("task"), sides.ask(100)
-    sides.reserve(key, ask)
-    assert (
-        sides.end(key, EndRequest("void", ask.call_id, 2, note="its grant did not arrive"))["state"]
-        == "in_doubt"
-    )
-    assert sides.end(key, EndRequest("doubt", ask.call_id, 1))["state"] == "in_doubt"
-    assert sides.figures() == (0, 100, 0)
 
 
 def test_a_gateway_answers_nothing_that_a_worker_has_said(sides: Sides) -> None:

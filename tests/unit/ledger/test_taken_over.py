@@ -1,0 +1,105 @@
+"""A lost call that an equal one takes over has two senders: each has its own grants alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.ledger import keys, runs
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    books = Books(tmp_path / "ledger.db")
+    yield books
+    assert books.audit() == []
+    books.ledger.close()
+
+
+def taken_over(books: Books, **more: Any) -> tuple[str, ReserveRequest, ReserveReply]:
+    """Return a call that was sent and not answered, and how another sender was let send it again."""
+    key = books.claim("task")
+    first, second = (books.ask(100, target="cus_1", **more) for _ in range(2))
+    books.reserve(key, first)
+    books.end(key, EndRequest("doubt", first.call_id, 1))
+    answer = books.reserve(key, second)
+    if answer.verdict == "search":
+        answer = books.reserve(key, replace(second, ask=2, searched=True, executed=("SM1",)))
+    assert answer.call_id == first.call_id
+    return key, first, answer
+
+
+def test_who_makes_a_call_again_has_no_grant_of_who_has_taken_it_over(books: Books) -> None:
+    """Its grant would be as old as the other's, and be used when a revoke has returned long ago."""
+    key, first, _ = taken_over(books)
+    assert books.reserve(key, replace(first, ask=2, unsure=True)).verdict == "wait"
+    books.write(runs.revoke, "run")
+    for number in range(2, 6):
+        assert books.reserve(key, replace(first, ask=number, unsure=True)).verdict != "allowed"
+
+
+def test_nor_one_to_send_what_was_found(books: Books) -> None:
+    """The vendor has executed it, and would once more."""
+    key, first, found = taken_over(books, repeatable=False)
+    assert found.verdict == "found"
+    again = replace(first, ask=2, unsure=True, searched=True, executed=())
+    assert books.reserve(key, again).verdict == "wait"
+    books.end(
+        key, EndRequest("settle", first.call_id, found.ask, total_micros=100, status=200, answer_body="{}")
+    )
+    assert books.reserve(key, replace(again, ask=3)).verdict == "replayed"
+
+
+def test_what_was_found_is_found_again_where_that_was_not_heard(books: Books) -> None:
+    """A client that got no answer asks once more: it is not to send what the vendor has executed."""
+    key, first, _ = taken_over(books, repeatable=False)
+    books.end(key, EndRequest("doubt", first.call_id, 201))
+    second = books.ask(100, target="cus_1", repeatable=False, searched=True, executed=("SM1",))
+    answers = [books.reserve(key, second) for _ in range(3)]
+    assert {(answer.verdict, answer.object_id, answer.call_id) for answer in answers} == {
+        ("found", "SM1", first.call_id)
+    }
+    own = replace(second, call_id=first.call_id, ask=answers[0].ask + 1)
+    assert [books.reserve(key, own).verdict for _ in range(2)] == ["found", "found"]
+    assert books.reserve(key, replace(own, searched=False, executed=())).verdict == "stale"
+
+
+def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(books: Books) -> None:
+    """In doubt, a revoke would not wait until it was sent."""
+    key, first, grant = taken_over(books)
+    assert (
+        books.end(key, EndRequest("void", first.call_id, 2, note="its grant did not arrive"))["state"]
+        == "pending"
+    )
+    assert books.end(key, EndRequest("void", first.call_id, grant.ask))["state"] == "in_doubt"
+
+
+def test_what_an_earlier_send_has_come_to_leaves_a_call_that_may_still_be_sent(books: Books) -> None:
+    """A revoke waits for it: whoever was let send it again has not heard that it is over."""
+    key, first, grant = taken_over(books)
+    books.end(key, EndRequest("settle", first.call_id, 1, total_micros=100, status=200, answer_body="{}"))
+    for waits in ((runs.pending_calls, books.run_id), (keys.pending_calls, books.last_claim)):
+        assert books.read(*waits) == 1
+    books.write(lambda tx: tx.run("UPDATE call SET granted_at = granted_at - 2001"))
+    for waits in ((runs.pending_calls, books.run_id), (keys.pending_calls, books.last_claim)):
+        assert books.read(*waits) == 0
+    books.end(key, EndRequest("settle", first.call_id, grant.ask, total_micros=100))
+    assert books.figures() == (100, 0, 0)
+
+
+def test_a_void_ahead_of_what_was_sent_before_frees_nothing(books: Books) -> None:
+    """It says that a later request got no grant, and nothing of the earlier one."""
+    key, ask = books.claim("task"), books.ask(100)
+    books.reserve(key, ask)
+    assert (
+        books.end(key, EndRequest("void", ask.call_id, 2, note="its grant did not arrive"))["state"]
+        == "in_doubt"
+    )
+    assert books.end(key, EndRequest("doubt", ask.call_id, 1))["state"] == "in_doubt"
+    assert books.figures() == (0, 100, 0)
