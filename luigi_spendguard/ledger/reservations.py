@@ -22,9 +22,9 @@ from luigi_spendguard.ledger.budgets import (
     run_budget,
     take_money,
 )
-from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
+from luigi_spendguard.ledger.calls import GRANT_MS, Decision, ReservationDenied, Scope, record, same_call
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
-from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.database import Row, Tx, is_over
 from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
@@ -95,7 +95,9 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         return replay(tx, ask, source)
     if ask.ask < row["ask"]:
         return ReserveReply("stale", row["id"], row["ask"])
-    if ask.ask == row["ask"]:
+    if row["sender"] != ask.call_id:  # An equal call goes on with this one, and counts its asks.
+        ask = replace(ask, ask=max(ask.ask, row["ask"] + 1))
+    elif ask.ask == row["ask"]:
         if row["state"] == "pending":
             return grant(tx, row)
         return ReserveReply("stale", row["id"], row["ask"])
@@ -103,12 +105,19 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         return replay(tx, ask, row)
     if over_now := ended(scope, now):
         raise over_now
+    if row["state"] == "pending" and row["sender"] != ask.call_id and not _is_gone(row, now):
+        return ReserveReply("wait", row["id"], ask.ask, message=row["id"])
     check_terms(tx, scope, ask)
     if ask.unsure:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
     if row["state"] == "voided":
         return _answer_voided(tx, scope, ask, row, now)
     return resend(tx, scope, row, ask, ask.ask, now)
+
+
+def _is_gone(row: Row, now: int) -> bool:
+    """Return whether the sender of a pending call must be gone."""
+    return is_over(row["granted_at"], GRANT_MS + row["timeout_ms"], now)
 
 
 def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int) -> ReserveReply:

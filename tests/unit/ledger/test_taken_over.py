@@ -1,0 +1,61 @@
+"""A call in doubt that another process of its task goes on with, while its first sender makes it again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from luigi_spendguard.ledger import runs
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from tests.support.books import Books
+
+
+@pytest.fixture
+def books(tmp_path: Path) -> Iterator[Books]:
+    books = Books(tmp_path / "ledger.db")
+    yield books
+    assert books.audit() == []
+    books.ledger.close()
+
+
+def taken_over(books: Books, key: str) -> tuple[ReserveRequest, ReserveReply]:
+    """Let a call stand in doubt, and another process go on with it; return it, and the other's grant."""
+    first = books.ask(10, target="cus_1")
+    assert books.reserve(key, first).verdict == "allowed"
+    books.end(key, EndRequest("doubt", first.call_id, 1))
+    grant = books.reserve(key, books.ask(10, process="00000002", target="cus_1"))
+    assert (grant.verdict, grant.call_id, grant.ask) == ("allowed", first.call_id, 2)
+    return first, grant
+
+
+def test_its_first_sender_is_not_granted_what_the_other_was(books: Books) -> None:
+    key = books.claim("task")
+    first, grant = taken_over(books, key)
+    for number in (2, 3):
+        assert books.reserve(key, replace(first, ask=number)).verdict == "wait"
+    settle = EndRequest("settle", grant.call_id, grant.ask, total_micros=10, status=200, answer_body="{}")
+    books.end(key, settle)
+    assert books.reserve(key, replace(first, ask=2)).verdict == "replayed"
+    assert books.figures() == (10, 0, 0)
+
+
+def test_no_grant_of_another_ones_outlives_a_revoke(books: Books) -> None:
+    key = books.claim("task")
+    first, _ = taken_over(books, key)
+    books.write(runs.revoke, books.run_id)
+    answer = books.reserve(key, replace(first, ask=2))
+    assert (answer.verdict, answer.reason) == ("denied", "revoked")
+
+
+def test_an_end_of_the_other_that_comes_late_ends_no_later_send(books: Books) -> None:
+    key = books.claim("task")
+    first, grant = taken_over(books, key)
+    doubt = EndRequest("doubt", grant.call_id, grant.ask)
+    books.end(key, doubt)
+    again = books.reserve(key, replace(first, ask=2))
+    assert (again.verdict, again.ask) == ("allowed", 3)
+    books.end(key, EndRequest("void", grant.call_id, grant.ask))
+    assert books.read(lambda tx: tx.value("SELECT state FROM call")) == "pending"
