@@ -190,7 +190,7 @@ class Guard:
             answer: ReserveReply = yield Reserve(ask)
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
-            yield Finish(EndRequest("void", call.call_id, call.ask, note="its grant did not arrive"))
+            yield Finish(_unanswered_ask(call, "its grant did not arrive"))
             now = f"denied, nothing was sent: {error}"
             if call.unsure:
                 now = f"denied, nothing was sent now: {error}. {TRIED_BEFORE}"
@@ -198,7 +198,7 @@ class Guard:
         except (SpendDenied, GeneratorExit):
             raise
         except BaseException:
-            yield Finish(EndRequest("void", call.call_id, call.ask, note="its sender was interrupted"))
+            yield Finish(_unanswered_ask(call, "its sender was interrupted"))
             raise
         return answer
 
@@ -349,3 +349,8 @@ class Guard:
                 answer.call_id,
             )
         return self.vendor.answered(reply)
+
+
+def _unanswered_ask(call: Call, note: str) -> EndRequest:
+    """Return what ends a request of which nobody knows whether it was granted: nothing is sent under it."""
+    return EndRequest("void", call.call_id, call.ask, sender=call.sender, note=note)

@@ -58,11 +58,11 @@ def answer_repeated(
         return answer
     _check_sender(scope, match)
     if match["state"] == "pending":
-        if match["sender"] == ask.call_id:
+        if match["sender"] == ask.sender_id:
             return grant(tx, match)
         if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
             return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
-    if row is None and match["sender"] == ask.call_id:  # It comes late: its sender was let send that before.
+    if row is None and match["sender"] == ask.sender_id:  # It comes late: its sender was let send that.
         return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
@@ -165,7 +165,8 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
 
 def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
     """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
-    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or row["sender"] != ask.call_id):
+    is_others = row["sender"] != ask.sender_id
+    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or is_others):
         return _found(tx, scope, row, ask, number, now)
     # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
     fresh = -HOUR_MS <= now - row["created_at"] <= RESEND_MS
@@ -186,13 +187,13 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
             f"{_resolve(row)}",
             call_id=row["id"],
         )
-    if row["state"] == "pending" and row["sender"] != ask.call_id:
+    if row["state"] == "pending" and is_others:
         put_in_doubt(tx, row, "its sender is gone")
     again = replace(ask, since=0)
     if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
-    return regrant(tx, scope, row["id"], ask.call_id, number, now)
+    return regrant(tx, scope, row["id"], ask.sender_id, number, now)
 
 
 def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
@@ -236,7 +237,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         row["id"],
     )
     if len(free) > int(equal or 0):
-        granted = regrant(tx, scope, row["id"], ask.call_id, number, now)
+        granted = regrant(tx, scope, row["id"], ask.sender_id, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
         return replace(granted, verdict="found", object_id=free[0], first_at=row["created_at"])
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"

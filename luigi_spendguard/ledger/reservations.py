@@ -95,7 +95,7 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         return replay(tx, ask, source)
     if ask.ask < row["ask"]:
         return ReserveReply("stale", row["id"], row["ask"])
-    if row["sender"] != ask.call_id:  # An equal call goes on with this one, and counts its asks.
+    if row["sender"] != ask.sender_id:  # An equal call goes on with this one, and counts its asks.
         ask = replace(ask, ask=max(ask.ask, row["ask"] + 1))
     elif ask.ask == row["ask"]:
         if row["state"] == "pending":
@@ -105,7 +105,7 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
         return replay(tx, ask, row)
     if over_now := ended(scope, now):
         raise over_now
-    if row["state"] == "pending" and row["sender"] != ask.call_id and not _is_gone(row, now):
+    if row["state"] == "pending" and row["sender"] != ask.sender_id and not _is_gone(row, now):
         return ReserveReply("wait", row["id"], ask.ask, message=row["id"])
     check_terms(tx, scope, ask)
     if ask.unsure:
@@ -155,7 +155,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", taken.lent, row["id"])
     tx.run("DELETE FROM call_budget WHERE call_id = ?", row["id"])
     _keep_taken(tx, row, ask, taken)
-    return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
+    return regrant(tx, scope, row["id"], ask.sender_id, ask.ask, now)
 
 
 def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:

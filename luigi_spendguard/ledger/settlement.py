@@ -67,13 +67,16 @@ def _check_sender(scope: Scope, row: Row) -> None:
         raise Conflict("a gateway sends this call, and says itself how it ended")
 
 
+_PENDING_OF = "SELECT * FROM call WHERE state = 'pending' AND sender = ?"
+
+
 def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
     """Put what a sender was let send again back in doubt: it has not heard so, and sends nothing.
 
     Pending, it would be a call that the task has under way: an equal one would be another. Said once of
     what a sender has asked by then: what it is let send after that, a void that comes again leaves to it.
     """
-    for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.call_id):
+    for row in tx.all(_PENDING_OF, message.sender or message.call_id):
         if scope.owns(row):
             _check_sender(scope, row)
             put_in_doubt(tx, row, message.note)

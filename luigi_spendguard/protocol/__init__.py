@@ -124,6 +124,7 @@ class ReserveRequest(Message):
     Attributes:
         call_id: made by the sender, one for each logical call.
         ask: 1 for the first request, one more for each later one (the SDK's own retries).
+        sender: the id that its sender has made for the call, where it goes on with an earlier one, `call_id`.
         target: who pays or receives, or the object acted on; None when nothing names one.
         targets_before: what earlier versions named as its target, `-` for nothing.
         key: the idempotency key the request came with, None when it had none.
@@ -163,6 +164,7 @@ class ReserveRequest(Message):
     method: str
     path: str
     ask: _Number = 1
+    sender: str = ""
     target: str | None = None
     targets_before: Words = ()
     key: str | None = None
@@ -193,6 +195,11 @@ class ReserveRequest(Message):
     targets: _Targets = ()
     denied: _Denial | None = None
     message: str = ""
+
+    @property
+    def sender_id(self) -> str:
+        """What tells its sender from others that go on with the same call."""
+        return self.sender or self.call_id
 
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of all that is kept of a call (P6).
@@ -253,6 +260,7 @@ class EndRequest(Message):
 
     Attributes:
         kind: one of ENDS.
+        sender: as the `ReserveRequest`'s that had no answer.
         definite: a void that is certain even though an earlier send had an unknown outcome: the vendor keeps
             that answer under the call's key.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
@@ -271,6 +279,7 @@ class EndRequest(Message):
     kind: _End
     call_id: _CallId
     ask: _Number = 1
+    sender: str = ""
     definite: bool = False
     total_micros: Amount | None = 0
     worth_micros: Amount = 0

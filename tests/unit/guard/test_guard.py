@@ -551,3 +551,18 @@ def test_what_is_looked_up_for_one_call_is_bounded_in_all(guard: Guard) -> None:
     with pytest.raises(SpendDenied, match="split it"):
         list(look_ups.priced(quote, request, lookups.LookedUp()))
     assert len(fetched) == 5
+
+
+def test_who_goes_on_with_an_earlier_call_says_which_call_was_its_own(guard: Guard) -> None:
+    call = Call("mine-1")
+    life = guard.guarded(charge(), call)
+    reserve = step(life, Reserve)
+    assert (reserve.ask.call_id, reserve.ask.sender, reserve.ask.sender_id) == ("mine-1", "", "mine-1")
+    step(life, Send, ReserveReply("allowed", "other-1", 2, wire_key="wire-1", resend=True))
+    assert step(life, Finish, ConnectionError()).end.call_id == "other-1"
+    assert isinstance(outcome(life), ConnectionError)
+    again = guard.guarded(charge(), call)
+    asked = step(again, Reserve).ask
+    assert (asked.call_id, asked.ask, asked.sender) == ("other-1", 3, "mine-1")
+    void = step(again, Finish, LedgerUnavailable("away")).end
+    assert (void.call_id, void.ask, void.sender) == ("other-1", 3, "mine-1")

@@ -59,3 +59,17 @@ def test_an_end_of_the_other_that_comes_late_ends_no_later_send(books: Books) ->
     assert (again.verdict, again.ask) == ("allowed", 3)
     books.end(key, EndRequest("void", grant.call_id, grant.ask))
     assert books.read(lambda tx: tx.value("SELECT state FROM call")) == "pending"
+
+
+def test_the_other_is_known_by_its_own_id_when_it_asks_again(books: Books) -> None:
+    """As the first sender it would be granted what that has been, and that what it has been."""
+    key = books.claim("task")
+    first, grant = taken_over(books, key)
+    books.end(key, EndRequest("doubt", grant.call_id, grant.ask))
+    own = books.read(lambda tx: tx.value("SELECT sender FROM call"))
+    again = replace(first, ask=3, sender=own)
+    assert books.reserve(key, again).verdict == "allowed"
+    assert books.reserve(key, replace(first, ask=3)).verdict == "wait"
+    assert books.reserve(key, again).verdict == "allowed", "its answer was lost"
+    books.end(key, EndRequest("void", first.call_id, 3, sender=own))
+    assert books.read(lambda tx: tx.value("SELECT state FROM call")) == "in_doubt"
