@@ -92,6 +92,7 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
             raise ReservationDenied(
                 "idempotency_mismatch", f"call {row['replay_of']}, which has answered this one, was pruned"
             )
+        tx.run("UPDATE call SET ask = max(ask, ?) WHERE id = ?", ask.ask, row["id"])
         return replay(tx, ask, source)
     if ask.ask < row["ask"]:
         return ReserveReply("stale", row["id"], row["ask"])
