@@ -10,7 +10,7 @@ JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo picture test test-all check docs format bench bench-quick figures clean
+.PHONY: help demo picture test test-all chaos check docs format bench bench-quick figures clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -56,6 +56,10 @@ test-all:  ## the unit tests and the billing pipeline, on each Python from 3.10 
 	    ARGS="tests/unit tests/acceptance/test_billing.py $(ARGS)" || failed="$$failed $$version"; \
 	done; \
 	echo "failed:$${failed:- none}; not found:$${absent:- none}"; test -z "$$failed"
+
+chaos: $(STAMP)  ## 100,000 histories of the simulator (HISTORIES=, SECONDS=), and every promise broken once
+	$(BIN)/python -m tests.simulation --histories $(or $(HISTORIES),100000) $(if $(SECONDS),--seconds $(SECONDS))
+	$(BIN)/python -m tests.simulation.mutants
 
 check: $(STAMP)  ## lint, format, types, import order
 	$(BIN)/ruff check .
