@@ -21,7 +21,7 @@ from luigi_spendguard.ledger.budgets import (
     set_cap,
     was_made,
 )
-from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
+from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx, over
 from luigi_spendguard.ledger.following import day_budget, keep_budget, keep_budgets
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 from luigi_spendguard.protocol import GRANT_SECONDS
@@ -173,7 +173,7 @@ SENDABLE = (
     "SELECT id FROM call WHERE state = 'pending' UNION"
     " SELECT call_id FROM journal JOIN call ON call.id = journal.call_id"
     f" WHERE journal.id > (SELECT max(id) FROM journal) - {_LATELY} AND kind IN ('settle','doubt')"
-    f" AND unknown = 1 AND granted_at > {NOW} - {int(GRANT_SECONDS * 1000)}"
+    f" AND unknown = 1 AND NOT {over('granted_at', str(int(GRANT_SECONDS * 1000)))}"
 )
 
 
