@@ -115,6 +115,21 @@ def test_every_line_of_the_threat_model_names_the_tests_that_show_it() -> None:
         assert unknown(names) == [], line
 
 
+def test_every_line_about_a_crash_names_the_tests_that_show_it() -> None:
+    lines = [line for line in doc("crashes.md").split("\n") if line.startswith("| ")]
+    heads = [line for line in lines if line.startswith("| what died")]
+    rows = [line.strip("| ").split(" | ") for line in lines if line not in heads and "---" not in line]
+    assert (len(heads), len({row[0] for row in rows})) == (4, len(rows))
+    assert len(rows) > 30
+    for row in rows:
+        assert len(row) == 6, row[0]
+        assert re.fullmatch(r"`[\w/]+\.py::\w+`(, `[\w/]+\.py::\w+`)*", row[-1]), row[0]
+        assert unknown(row[-1]) == [], row[0]
+    code = (REPOSITORY / "tests" / "acceptance" / "test_crash_points.py").read_text("utf-8")
+    tests = set(re.findall(r"^def (test_\w+)", code, re.MULTILINE))
+    assert tests - set(re.findall(r"::(\w+)`", doc("crashes.md"))) == set()
+
+
 def test_the_map_names_every_module() -> None:
     text = (REPOSITORY / "CONTRIBUTING.md").read_text("utf-8")
     named = set(
