@@ -11,12 +11,10 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
-from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.database import LOCK_SECONDS, LedgerFile, Tx, reading, translate, writing
+from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Place, Tx, database_of
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)
@@ -40,7 +38,7 @@ class Writer:
     that cannot be committed fails all of its operations.
     """
 
-    def __init__(self, db: LedgerFile) -> None:
+    def __init__(self, db: Database) -> None:
         self._db = db
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         #: How many operations are expected to come at once.
@@ -75,7 +73,7 @@ class Writer:
             self._commit(batch)
             if ending:
                 break
-        forking.close(self._db)
+        self._db.disconnect()
 
     def _gathered(self, first: _Item) -> tuple[list[_Item], bool]:
         """Return what is committed together, and whether it is the last."""
@@ -110,14 +108,14 @@ class Writer:
     def _written(self, operations: list[Operation]) -> list[_Outcome]:
         """Do operations in one transaction; return what each has come to, once that is durable."""
         try:
-            with writing(self._db) as tx:
-                return [_attempt(tx, operation) for operation in operations]
+            with self._db.writing() as tx:
+                return [_attempt(self._db, tx, operation) for operation in operations]
         except _Undone as undone:
             if len(operations) == 1:
                 return [(None, undone.error)]
         # One has failed when it had written something: they are done again, each so that it is undone alone.
-        with writing(self._db) as tx:
-            return [_attempt_apart(tx, operation) for operation in operations]
+        with self._db.writing() as tx:
+            return [_attempt_apart(self._db, tx, operation) for operation in operations]
 
 
 class _Undone(Exception):
@@ -128,30 +126,30 @@ class _Undone(Exception):
         self.error = error
 
 
-def _attempt(tx: Tx, operation: Operation) -> _Outcome:
+def _attempt(db: Database, tx: Tx, operation: Operation) -> _Outcome:
     """Do an operation. Raises _Undone where it fails and what it has written must not stay."""
     tx.wrote = False
     try:
         return operation(tx), None
     except Exception as error:
-        failure = _own_failure(error)
+        failure = _own_failure(db, error)
         if tx.wrote:
             raise _Undone(failure) from error
         return None, failure
 
 
-def _attempt_apart(tx: Tx, operation: Operation) -> _Outcome:
+def _attempt_apart(db: Database, tx: Tx, operation: Operation) -> _Outcome:
     """Do an operation, and undo it alone where it fails."""
     try:
         with tx.savepoint():
             return operation(tx), None
     except Exception as error:
-        return None, _own_failure(error)
+        return None, _own_failure(db, error)
 
 
-def _own_failure(error: Exception) -> Exception:
+def _own_failure(db: Database, error: Exception) -> Exception:
     """Return why an operation alone has failed. Raises LedgerUnavailable: then all of its transaction has."""
-    failure = translate(error)
+    failure = db.translate(error)
     if isinstance(failure, LedgerUnavailable):  # A full or locked disk: nothing is committed.
         raise failure from error.__cause__ if failure is error else error
     if not isinstance(failure, SpendguardError):
@@ -169,14 +167,14 @@ class Ledger:
     `runs`, `reservations`, `settlement` and `queries`, and return a future.
     """
 
-    def __init__(self, path: Path, busy_s: float = LOCK_SECONDS) -> None:
+    def __init__(self, path: Place, busy_s: float = LOCK_SECONDS) -> None:
         """`busy_s`: seconds for which a write waits for its turn among other processes."""
         migrate(path, busy_s)
         self.path = path
         self._db, self._reader, self._browser = (
-            LedgerFile(path, busy_s=busy_s),
-            LedgerFile(path),
-            LedgerFile(path),
+            database_of(path, busy_s=busy_s),
+            database_of(path),
+            database_of(path),
         )
         self._writer = Writer(self._db)
         self._closed = False
@@ -198,8 +196,8 @@ class Ledger:
         return self._browsing.submit(self._look, self._browser, operation, *args)
 
     @staticmethod
-    def _look(db: LedgerFile, operation: Callable[..., T], *args: Any) -> T:
-        with reading(db) as tx:
+    def _look(db: Database, operation: Callable[..., T], *args: Any) -> T:
+        with db.reading() as tx:
             return operation(tx, *args)
 
     def close(self) -> None:
@@ -209,5 +207,5 @@ class Ledger:
             self._closed = True
             self._reading.shutdown()
             self._browsing.shutdown()
-            forking.close(self._reader)
-            forking.close(self._browser)
+            self._reader.disconnect()
+            self._browser.disconnect()

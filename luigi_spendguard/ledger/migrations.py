@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger import forking
-from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, LedgerFile, Tx, prepare_file, reading, writing
+from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx, database_of
 from luigi_spendguard.ledger.schema import create
 
 #: What makes a file of each format of one of the format before.
@@ -152,46 +151,45 @@ FORMAT = max(MIGRATIONS)
 
 
 def _format(tx: Tx) -> int:
-    """Return the number of the file's last migration, 0 for a new file."""
-    if not tx.value("SELECT 1 FROM sqlite_master WHERE name = 'migration'"):
-        return 0
-    return int(tx.value("SELECT max(number) FROM migration") or 0)
+    """Return the number of the books' last migration, 0 for new ones."""
+    return int(tx.value("SELECT max(number) FROM migration") or 0) if tx.has_tables("migration") else 0
 
 
-def _refuse_others(path: Path) -> None:
-    """Refuse a file that is another program's or a newer version's, before anything in it is changed."""
-    if not path.stat().st_size:
+def _refuse_others(place: Place) -> None:
+    """Refuse books that are another program's or a newer version's, before anything there is changed."""
+    if isinstance(place, Path) and not place.stat().st_size:
         return
-    db = LedgerFile(path, read_only=True)
-    with reading(db) as tx:
+    db = database_of(place, read_only=True)
+    with db.reading() as tx:
         try:
-            done, objects = _format(tx), tx.value("SELECT count(*) FROM sqlite_master")
+            done, others = _format(tx), tx.has_tables()
         finally:
-            db.close()
-    if objects and not done:
+            db.disconnect()
+    if others and not done:
         raise LedgerUnavailable(
-            f"{path} is a database of something else: set [spendguard] ledger_url to a file of its own"
+            f"{place} is a database of something else: set [spendguard] ledger_url to one of its own"
         )
     if done > FORMAT:
         raise LedgerUnavailable(
-            f"the ledger {path} was written by a newer version (format {done}, this version knows "
+            f"the ledger {place} was written by a newer version (format {done}, this version knows "
             f"{FORMAT}): install that version of luigi_spendguard again"
         )
 
 
-def migrate(path: Path, busy_s: float = LOCK_SECONDS) -> None:
-    """Bring the file at `path` to this version. Raises LedgerUnavailable, with advice."""
-    prepare_file(path)
-    _refuse_others(path)
-    db = LedgerFile(path, busy_s=busy_s)
+def migrate(place: Place, busy_s: float = LOCK_SECONDS) -> None:
+    """Bring the books there to this version. Raises LedgerUnavailable, with advice."""
+    db = database_of(place, busy_s=busy_s)
+    db.prepare()
+    _refuse_others(place)
+    db = database_of(place, busy_s=busy_s)
     try:
-        with writing(db) as tx:
+        with db.writing() as tx:
             done = _format(tx)
             if not done:
-                create(db, tx)
+                create(tx)
             for number in range(done + 1, FORMAT + 1):
                 for statement in MIGRATIONS.get(number, ()) if done else ():
                     tx.run(statement)
                 tx.run(f"INSERT INTO migration (number, applied_at) VALUES (?, {NOW})", number)
     finally:
-        forking.close(db)
+        db.disconnect()

@@ -17,7 +17,6 @@ from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, Row, Tx
 from luigi_spendguard.ledger.runs import YOUNGEST_MS
-from luigi_spendguard.ledger.schema import NO_DELETE
 from luigi_spendguard.settings.policy import moment
 
 #: Calls that are deleted in one transaction at the most, and runs that are looked at: calls wait meanwhile.
@@ -264,9 +263,8 @@ def _delete_calls(tx: Tx, run_id: str, call_ids: list[str]) -> None:
 
 def _delete_entries(tx: Tx, which: str, value: str) -> None:
     """Delete entries of the journal that others stand for; what operators did stays."""
-    tx.run("DROP TRIGGER journal_no_delete")
-    tx.run(f"DELETE FROM journal WHERE {which}", value)
-    tx.run(NO_DELETE)
+    with tx.deleting_entries():
+        tx.run(f"DELETE FROM journal WHERE {which}", value)
 
 
 def _delete_attempts(tx: Tx, claim_ids: list[str]) -> None:

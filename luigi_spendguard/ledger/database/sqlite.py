@@ -1,8 +1,7 @@
-"""The one place that knows which database engine keeps the books.
+"""`LedgerFile`: the books in a file of SQLite's.
 
-SQLite: WAL and `synchronous=FULL`, so that a committed reservation survives power loss, and
+WAL and `synchronous=FULL`, so that a committed reservation survives power loss, and
 `BEGIN IMMEDIATE`, so that several processes may write one file (https://sqlite.org/wal.html).
-Statements use `?` and plain SQL; the database's clock sets times.
 """
 
 from __future__ import annotations
@@ -13,44 +12,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger import forking
+from luigi_spendguard.ledger import database, forking
+from luigi_spendguard.ledger.database import Tx, insertion
 
-Row = dict[str, Any]
-
-#: Milliseconds since the epoch, by the database's clock.
-NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
-#: The UTC day, as `2026-11-23`, by the same clock.
-TODAY = "strftime('%Y-%m-%d', 'now')"
-
-#: Of `call`: not one that the vendor has declined. What such a one left open at the vendor goes on counting,
-#: so that it is settled, but it was not made: the next try is another call.
-NOT_DECLINED = "NOT call.declined"
-
-#: A clock may be set back. What is stored as so many milliseconds later than now is from the future: nobody
-#: knows how long ago it was, and it is over.
-SKEW_MS = 2000
-
-
-def is_over(since: int, lasts_ms: int, now: int) -> bool:
-    """Return whether what began at `since` and lasts so long is over; all in milliseconds."""
-    return now >= since + lasts_ms or since > now + SKEW_MS
-
-
-def over(since: str, lasts_ms: str) -> str:
-    """Return `is_over` of two columns (or terms of them) as a condition."""
-    return f"({since} + {lasts_ms} <= {NOW} OR {since} > {NOW} + {SKEW_MS})"
-
-
-#: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
-#: luigid (`ledger_client.GIVE_UP_S`), so that the worker hears why.
-LOCK_SECONDS = 3
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
 
@@ -67,17 +37,19 @@ _GONE = (
 )
 
 
+_NO_UPDATE = (
+    "CREATE TRIGGER journal_no_update BEFORE UPDATE ON journal"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
+)
+_NO_DELETE = (
+    "CREATE TRIGGER journal_no_delete BEFORE DELETE ON journal"
+    " BEGIN SELECT RAISE(ABORT, 'the journal is append-only'); END"
+)
 _CROWDED = (
     "more processes write to the ledger than it can serve: none of their transactions was long, but this one "
     "did not get its turn within {:g} s. Nothing was sent or lost. Use fewer workers at once, or one luigid "
     "for all of them"
 )
-
-
-@cache
-def insertion(table: str, *columns: str) -> str:
-    """Return the statement that inserts one row of these columns."""
-    return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({','.join('?' * len(columns))})"
 
 
 #: Of a file: its device, its number there, and its size in bytes.
@@ -90,7 +62,7 @@ class LedgerFile(peewee.SqliteDatabase):
     It is the file that stood there when this was made: another one of that name is never written to.
     """
 
-    def __init__(self, path: Path, *, read_only: bool = False, busy_s: float = LOCK_SECONDS) -> None:
+    def __init__(self, path: Path, *, read_only: bool = False, busy_s: float = database.LOCK_SECONDS) -> None:
         """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
         super().__init__(
             # A file that is gone is not made anew.
@@ -105,7 +77,7 @@ class LedgerFile(peewee.SqliteDatabase):
         self.busy_s = busy_s
         #: The names of each statement's columns; another file may have them in another order.
         self.names: dict[str, tuple[str, ...]] = {}
-        self._path = str(path)
+        self.path, self._path = path, str(path)
         self._opened = _stood(self._path)
         self._of: object = None
         self._beside: dict[str, _Stood | None] = dict.fromkeys((f"{path}-wal", f"{path}-shm"))
@@ -135,6 +107,38 @@ class LedgerFile(peewee.SqliteDatabase):
         """Look at what stands beside a connection that was opened just now. Raises LedgerUnavailable."""
         if self._of is not self.handle():
             self.check()
+
+    @contextmanager
+    def writing(self) -> Iterator[Tx]:
+        with translated():
+            tx, gate = _begun(self)
+            try:
+                self.check_opened()
+                yield tx
+                tx.run("COMMIT")
+                self.check()  # Else it may be durable in a file that nobody will find.
+            except BaseException:
+                # A failed COMMIT (a full disk) may have ended the transaction by itself.
+                if self.handle().in_transaction:
+                    tx.run("ROLLBACK")
+                raise
+            finally:
+                forking.leave(gate)
+
+    @contextmanager
+    def reading(self) -> Iterator[Tx]:
+        with translated(), forking.transaction():
+            self.check()
+            yield FileTx(self)
+
+    def translate(self, error: Exception) -> Exception:
+        return translate(error)
+
+    def prepare(self) -> None:
+        prepare_file(self.path)
+
+    def disconnect(self) -> None:
+        forking.close(self)
 
     def _compare(self, path: str, before: _Stood | None) -> _Stood | None:
         now = _stood(path)
@@ -176,102 +180,35 @@ def _bound(sql: str, values: tuple[Any, ...]) -> Any:
     return values
 
 
-class Tx:
-    """A transaction: the few ways in which the ledger's operations talk to the database.
-
-    A statement's text is prepared once, so what changes belongs into its values.
-
-    Attributes:
-        actor: who asks for the operation in person, kept with what it journals; "": nobody.
-        wrote: whether a statement was executed that may have changed something.
-
-    """
-
-    actor: str = ""
-    wrote: bool = False
+class FileTx(Tx):
+    """A transaction of a file."""
 
     def __init__(self, db: LedgerFile) -> None:
-        self._execute: Callable[..., Any] = db.handle().execute
+        self._handle: Callable[..., Any] = db.handle().execute
         self._names = db.names
 
-    def run(self, sql: str, *values: Any) -> int:
-        """Execute a statement and return how many rows it changed."""
-        self.wrote = True
-        return int(self._execute(sql, _bound(sql, values)).rowcount)
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        return self._handle(sql, _bound(sql, values))
 
     def insert(self, table: str, **values: Any) -> int:
-        """Insert one row and return its rowid."""
         self.wrote = True
         return int(self._execute(insertion(table, *values), tuple(values.values())).lastrowid or 0)
 
-    def all(self, sql: str, *values: Any) -> list[Row]:
-        """Return all rows of a query."""
-        cursor = self._execute(sql, _bound(sql, values))
-        rows = cursor.fetchall()
-        if not rows:
-            return []
-        names = self._names_of(sql, cursor, len(rows[0]))
-        return [dict(zip(names, row, strict=True)) for row in rows]
+    def has_tables(self, name: str = "") -> bool:
+        return bool(self.value("SELECT 1 FROM sqlite_master WHERE ? IN ('', name) LIMIT 1", name))
 
-    def one(self, sql: str, *values: Any) -> Row | None:
-        """Return the first row of a query, or None."""
-        cursor = self._execute(sql, _bound(sql, values))
-        row = cursor.fetchone()
-        return None if row is None else dict(zip(self._names_of(sql, cursor, len(row)), row, strict=True))
-
-    def values(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
-        """Return the first row of a query without the names of its columns, or None."""
-        row: tuple[Any, ...] | None = self._execute(sql, _bound(sql, values)).fetchone()
-        return row
-
-    def value(self, sql: str, *values: Any) -> Any:
-        """Return the first column of the first row, or None."""
-        row = self._execute(sql, _bound(sql, values)).fetchone()
-        return None if row is None else row[0]
-
-    def _names_of(self, sql: str, cursor: Any, count: int) -> tuple[str, ...]:
-        names = self._names.get(sql)
-        if names is None or len(names) != count:  # A newer version may add columns to an open file.
-            names = self._names[sql] = tuple(column[0] for column in cursor.description)
-        return names
-
-    def now(self) -> int:
-        """Return the database's time in milliseconds since the epoch."""
-        return int(self.value(f"SELECT {NOW}"))
+    def guard_journal(self) -> None:
+        self.run(_NO_UPDATE)
+        self.run(_NO_DELETE)
 
     @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """Undo what the block did when it raises, and nothing else."""
-        self._execute("SAVEPOINT part")
-        try:
-            yield
-        except BaseException:
-            self._execute("ROLLBACK TO part")
-            self._execute("RELEASE part")
-            raise
-        self._execute("RELEASE part")
+    def deleting_entries(self) -> Iterator[None]:
+        self.run("DROP TRIGGER journal_no_delete")
+        yield
+        self.run(_NO_DELETE)
 
 
-@contextmanager
-def writing(db: LedgerFile) -> Iterator[Tx]:
-    """One durable write transaction. Raises LedgerUnavailable when it cannot be had or committed."""
-    with translated():
-        tx, gate = _begun(db)
-        try:
-            db.check_opened()
-            yield tx
-            tx.run("COMMIT")
-            db.check()  # Else it may be durable in a file that nobody will find.
-        except BaseException:
-            # A failed COMMIT (a full disk) may have ended the transaction by itself.
-            if db.handle().in_transaction:
-                tx.run("ROLLBACK")
-            raise
-        finally:
-            forking.leave(gate)
-
-
-def _begun(db: LedgerFile) -> tuple[Tx, forking.ForkGate]:
+def _begun(db: LedgerFile) -> tuple[FileTx, forking.ForkGate]:
     """Begin a transaction; return it with the gate that keeps forks waiting until it is left.
 
     A fork need not wait while this process waits for another. Where many processes write, each gets its
@@ -284,7 +221,7 @@ def _begun(db: LedgerFile) -> tuple[Tx, forking.ForkGate]:
         gate = forking.enter()
         try:
             db.check()
-            tx = Tx(db)
+            tx = FileTx(db)
             try:
                 tx.run("BEGIN IMMEDIATE")
                 return tx, gate
@@ -292,22 +229,14 @@ def _begun(db: LedgerFile) -> tuple[Tx, forking.ForkGate]:
                 now, seen = time.monotonic(), tx.value("PRAGMA data_version")
                 moved = moved if version in (None, seen) else now
                 version = seen
-                if "locked" not in str(error) or now - moved >= LOCK_SECONDS:
+                if "locked" not in str(error) or now - moved >= database.LOCK_SECONDS:
                     raise
-                if now - begun >= max(db.busy_s, LOCK_SECONDS):
+                if now - begun >= max(db.busy_s, database.LOCK_SECONDS):
                     raise LedgerUnavailable(_CROWDED.format(db.busy_s)) from error
         except BaseException:
             forking.leave(gate)
             raise
         forking.leave(gate)
-
-
-@contextmanager
-def reading(db: LedgerFile) -> Iterator[Tx]:
-    """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
-    with translated(), forking.transaction():
-        db.check()
-        yield Tx(db)
 
 
 _ADVICE: Sequence[tuple[str, str]] = (

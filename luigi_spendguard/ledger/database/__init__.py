@@ -1,0 +1,190 @@
+"""What differs between database engines is in this folder: `sqlite` keeps the books in a file, `postgres` in
+a server's database.
+
+The operations are written once, in the SQL that both take: `?` or `?1` for a value, times by the database's
+clock. `postgres` says in its own words what PostgreSQL calls otherwise. Both let one transaction write at a
+time, so that an operation decides by what is there and nothing changes meanwhile.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
+
+Row = dict[str, Any]
+#: Where the books are kept: the path of a file, or the URL of a server's database.
+Place = Path | str
+
+#: Milliseconds since the epoch, by the database's clock.
+NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+#: The UTC day, as `2026-11-23`, by the same clock.
+TODAY = "strftime('%Y-%m-%d', 'now')"
+
+#: Of `call`: not one that the vendor has declined. What such a one left open at the vendor goes on counting,
+#: so that it is settled, but it was not made: the next try is another call.
+NOT_DECLINED = "call.declined = 0"
+
+#: A clock may be set back. What is stored as so many milliseconds later than now is from the future: nobody
+#: knows how long ago it was, and it is over.
+SKEW_MS = 2000
+
+#: How long a writer waits for another process's transaction, in seconds: less than a worker waits for
+#: luigid (`ledger_client.GIVE_UP_S`), so that the worker hears why.
+LOCK_SECONDS = 3
+
+
+def is_over(since: int, lasts_ms: int, now: int) -> bool:
+    """Return whether what began at `since` and lasts so long is over; all in milliseconds."""
+    return now >= since + lasts_ms or since > now + SKEW_MS
+
+
+def over(since: str, lasts_ms: str) -> str:
+    """Return `is_over` of two columns (or terms of them) as a condition."""
+    return f"({since} + {lasts_ms} <= {NOW} OR {since} > {NOW} + {SKEW_MS})"
+
+
+@cache
+def insertion(table: str, *columns: str) -> str:
+    """Return the statement that inserts one row of these columns."""
+    return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({','.join('?' * len(columns))})"
+
+
+class Interrupted(SpendguardError):
+    """A transaction has ended before anything of it was decided, and may be done again at once."""
+
+
+class Tx(ABC):
+    """A transaction: the few ways in which the ledger's operations talk to the database.
+
+    A statement's text is prepared once, so what changes belongs into its values.
+
+    Attributes:
+        actor: who asks for the operation in person, kept with what it journals; "": nobody.
+        wrote: whether a statement was executed that may have changed something.
+
+    """
+
+    actor: str = ""
+    wrote: bool = False
+
+    #: The names of each statement's columns; another file may have them in another order.
+    _names: dict[str, tuple[str, ...]]
+
+    @abstractmethod
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        """Execute a statement; return a cursor."""
+
+    @abstractmethod
+    def insert(self, table: str, **values: Any) -> int:
+        """Insert one row; return its `id` where the database numbers the table's rows by that."""
+
+    @abstractmethod
+    def has_tables(self, name: str = "") -> bool:
+        """Return whether there is a table of that name; without one, whether there is any."""
+
+    @abstractmethod
+    def guard_journal(self) -> None:
+        """Let no entry of the journal be changed or deleted from now on."""
+
+    @abstractmethod
+    def deleting_entries(self) -> AbstractContextManager[None]:
+        """Let entries of the journal be deleted in the block: pruning puts others in their place."""
+
+    def run(self, sql: str, *values: Any) -> int:
+        """Execute a statement and return how many rows it changed."""
+        self.wrote = True
+        return int(self._execute(sql, values).rowcount)
+
+    def all(self, sql: str, *values: Any) -> list[Row]:
+        """Return all rows of a query."""
+        cursor = self._execute(sql, values)
+        rows = cursor.fetchall()
+        if not rows:
+            return []
+        names = self._names_of(sql, cursor, len(rows[0]))
+        return [dict(zip(names, row, strict=True)) for row in rows]
+
+    def one(self, sql: str, *values: Any) -> Row | None:
+        """Return the first row of a query, or None."""
+        cursor = self._execute(sql, values)
+        row = cursor.fetchone()
+        return None if row is None else dict(zip(self._names_of(sql, cursor, len(row)), row, strict=True))
+
+    def values(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
+        """Return the first row of a query without the names of its columns, or None."""
+        row: tuple[Any, ...] | None = self._execute(sql, values).fetchone()
+        return row
+
+    def value(self, sql: str, *values: Any) -> Any:
+        """Return the first column of the first row, or None."""
+        row = self._execute(sql, values).fetchone()
+        return None if row is None else row[0]
+
+    def _names_of(self, sql: str, cursor: Any, count: int) -> tuple[str, ...]:
+        names = self._names.get(sql)
+        if names is None or len(names) != count:  # A newer version may add columns to an open file.
+            names = self._names[sql] = tuple(column[0] for column in cursor.description)
+        return names
+
+    def now(self) -> int:
+        """Return the database's time in milliseconds since the epoch."""
+        return int(self.value(f"SELECT {NOW}"))
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what the block did when it raises, and nothing else."""
+        self._execute("SAVEPOINT part")
+        try:
+            yield
+        except BaseException:
+            self._execute("ROLLBACK TO part")
+            self._execute("RELEASE part")
+            raise
+        self._execute("RELEASE part")
+
+
+class Database(Protocol):
+    """One connection to the books, opened when it is needed, for one thread at a time; no fork inherits it."""
+
+    def writing(self) -> AbstractContextManager[Tx]:
+        """One durable write transaction; no other process writes meanwhile.
+
+        Raises LedgerUnavailable when it cannot be had or committed, and Interrupted.
+        """
+
+    def reading(self) -> AbstractContextManager[Tx]:
+        """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
+
+    def translate(self, error: Exception) -> Exception:
+        """Return an error of the engine as LedgerUnavailable with advice; any other (a constraint's) as it is."""
+
+    def prepare(self) -> None:
+        """Make what must be there before it can be connected to. Raises LedgerUnavailable."""
+
+    def disconnect(self) -> None:
+        """Close the connection; the next use opens it again."""
+
+
+def database_of(place: Place, *, read_only: bool = False, busy_s: float = LOCK_SECONDS) -> Database:
+    """Return the database at a path, or of a server's URL (`postgresql://…`), not yet connected.
+
+    `busy_s`: how long its writer waits, at the most, while other processes' transactions end. Raises
+    LedgerUnavailable where what it needs is not installed.
+    """
+    if isinstance(place, Path):
+        from luigi_spendguard.ledger.database.sqlite import LedgerFile  # Its own base stands above.
+
+        return LedgerFile(place, read_only=read_only, busy_s=busy_s)
+    try:
+        from luigi_spendguard.ledger.database.postgres import LedgerServer
+    except ImportError as error:
+        raise LedgerUnavailable(
+            f"a ledger at a PostgreSQL server needs psycopg ({error}): pip install 'luigi-spendguard[postgres]'"
+        ) from None
+    return LedgerServer(place, read_only=read_only, busy_s=busy_s)
