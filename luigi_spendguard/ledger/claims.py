@@ -153,11 +153,11 @@ _NAMED = 3
 _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
 #: A claim of a task (?2) in run ?1 under which it had no budget of its own.
-_UNLIMITED = "SELECT 1 FROM claim WHERE +run_id = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
+_UNLIMITED = "SELECT 1 FROM claim WHERE run_id || '' = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
 #: Claims of any of the tasks (a JSON list), alone or in a batch.
 OF_TASKS = (
     "WITH wanted AS (SELECT value FROM json_each(?1))"
-    " SELECT id FROM claim WHERE task_id IN wanted UNION SELECT claim_id FROM member WHERE task_id IN wanted"
+    " SELECT id FROM claim WHERE task_id IN (SELECT value FROM wanted) UNION SELECT claim_id FROM member WHERE task_id IN (SELECT value FROM wanted)"
 )
 
 
@@ -197,6 +197,10 @@ def _max_cost(tx: Tx, request: NewClaim) -> Micros | None:
     )
 
 
+#: Of `call`: what stands for its task in its identity.
+_PAYER = "CASE call.payment WHEN '' THEN call.task_id ELSE call.payment END"
+
+
 def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     """Return the earlier tasks that have paid for some of these under another id, as a JSON list.
 
@@ -206,10 +210,10 @@ def _mixed_with(tx: Tx, request: NewClaim, tasks: str) -> str:
     if not request.members and not tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
         return ""
     rows = tx.all(
-        "SELECT DISTINCT CASE call.payment WHEN '' THEN call.task_id ELSE call.payment END AS payer"
+        f"SELECT DISTINCT {_PAYER} AS payer"
         " FROM call LEFT JOIN member ON member.claim_id = call.claim_id"
         f" AND member.task_id IN (SELECT value FROM json_each(?1)) WHERE call.claim_id IN ({OF_TASKS})"
-        " AND payer <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
+        f" AND {_PAYER} <> ?2 AND call.verdict = 'allowed' AND call.base IS NOT NULL"
         " AND call.asked_micros > 0 AND call.state IN ('pending','settled','in_doubt')"
         f" AND {NOT_DECLINED}"
         " AND coalesce(member.epoch, call.epoch) = coalesce((SELECT completions FROM task WHERE"
@@ -288,7 +292,7 @@ def count_completion(tx: Tx, task_id: str) -> None:
     """Count that a task completed: the next run of another name pays for its calls again."""
     tx.run(
         "INSERT INTO task (task_id, completions) VALUES (?, 1)"
-        " ON CONFLICT (task_id) DO UPDATE SET completions = completions + 1",
+        " ON CONFLICT (task_id) DO UPDATE SET completions = task.completions + 1",
         task_id,
     )
     tx.run(

@@ -191,7 +191,7 @@ def restate(tx: Tx, row: Row, total: int, note: str, *, forced: bool) -> None:
         freeze(tx, row["run_id"])
     elif overrun < 0:
         tx.run(
-            "UPDATE run SET state = 'active' WHERE run_id = ?1 AND state = 'frozen' AND NOT (SELECT"
+            "UPDATE run SET state = 'active' WHERE run_id = ?1 AND state = 'frozen' AND 0 = (SELECT"
             " overrun_micros FROM budget WHERE scope = 'run' AND subject = ?1 AND part = '')",
             row["run_id"],
         )

@@ -30,7 +30,7 @@ _USED = """
     coalesce((SELECT sum(made.asked_micros) FROM call AS made
               WHERE made.run_id = ?6 AND made.task_id IN (SELECT value FROM json_each(?7)) AND made.id <> ?4
               AND made.vendor = ?1 AND made.operation = ?3 AND made.verdict = 'allowed'
-              AND made.state IN ('pending','settled','in_doubt') AND NOT made.declined
+              AND made.state IN ('pending','settled','in_doubt') AND made.declined = 0
               AND (SELECT max(id) FROM journal WHERE journal.call_id = made.id AND kind = 'reserve') >
               (SELECT max(id) FROM journal WHERE journal.run_id = ?6 AND kind = 'approve' AND note =
                passed.task_id || ' ' || passed.amount_micros || ' duplicate of ' || passed.call_id)), 0)

@@ -13,19 +13,19 @@ from functools import cache
 from itertools import chain
 
 from luigi_spendguard.ledger.budgets import JournalEntry, KeptBudget, journal, open_budget, set_cap
-from luigi_spendguard.ledger.database import TODAY, Row, Tx
+from luigi_spendguard.ledger.database import MIDNIGHT, TODAY, Row, Tx
 from luigi_spendguard.money import MAX_MICROS, Micros
 from luigi_spendguard.settings.policy import Caps
 
 _DAY_MS = 86_400_000
 #: The beginning of UTC day ?3 in milliseconds since the epoch.
-_MIDNIGHT = "CAST(strftime('%s', ?3) AS INTEGER) * 1000"
+_MIDNIGHT = MIDNIGHT.format("?3")
 #: Something was reserved for it.
 _RESERVED = "call.verdict = 'allowed' AND call.state IS NOT NULL"
-#: What a call holds in each of its budgets.
+#: What calls hold in each of their budgets.
 _HELD = (
-    "settled_micros + corrected_micros AS spent, overrun_micros AS overrun,"
-    " CASE WHEN state IN ('pending','in_doubt') THEN reserved_micros ELSE 0 END AS reserved"
+    "sum(settled_micros + corrected_micros) AS spent, sum(overrun_micros) AS overrun,"
+    " sum(CASE WHEN state IN ('pending','in_doubt') THEN reserved_micros ELSE 0 END) AS reserved"
 )
 #: Which calls are a budget's, by its scope; ?2: its subject, ?3: its part. A day's are those that were
 #: reserved on it. Calls have no index by time: one of more than a day before (clocks are set back) ends the
@@ -33,7 +33,7 @@ _HELD = (
 _CALLS = {
     "family": "call.run_id = ?2 AND call.family = ?3",
     "vendor": "call.run_id = ?2 AND call.vendor = ?3",
-    "task": "+call.run_id = ?2 AND call.task_id = ?3",
+    "task": "call.run_id || '' = ?2 AND call.task_id = ?3",
     "day": f"""
         ?2 = '' AND call.rowid > coalesce((SELECT rowid FROM call WHERE created_at < {_MIDNIGHT} - {_DAY_MS}
                                            ORDER BY rowid DESC LIMIT 1), 0)
@@ -171,17 +171,13 @@ def _link(tx: Tx, budget: Row) -> Row | None:
         " AND NOT EXISTS (SELECT 1 FROM call_budget WHERE call_id = call.id AND budget_id = ?1)"
     )
     values = (budget["id"], budget["subject"], budget["part"])
-    if tx.value(f"SELECT 1 {calls} LIMIT 1", *values) is None:
+    held = tx.one(f"SELECT count(*) AS calls, {_HELD} {calls}", *values)
+    if held is None or not held["calls"]:
         return None
-    tx.run(f"CREATE TEMP TABLE earlier AS SELECT call.id AS call_id, {_HELD} {calls}", *values)
     # In order: each page of the table is then written once.
-    ordered = "SELECT call_id, ? FROM earlier ORDER BY call_id"
-    tx.run(f"INSERT INTO call_budget (call_id, budget_id) {ordered}", budget["id"])
-    held = tx.one(
-        "SELECT count(*) AS calls, sum(spent) AS spent, sum(reserved) AS reserved, sum(overrun) AS overrun"
-        " FROM earlier"
+    tx.run(
+        f"INSERT INTO call_budget (call_id, budget_id) SELECT call.id, ?1 {calls} ORDER BY call.id", *values
     )
-    tx.run("DROP TABLE earlier")
     return held
 
 

@@ -319,11 +319,11 @@ def count_tries(tx: Tx, identity: Identity) -> int:
         )
     return int(
         tx.value(
-            "SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND (epoch = ? OR ?)",
+            "SELECT max(tries) FROM call WHERE base = ? AND ordinal = ? AND (epoch = ? OR ? = 1)",
             identity.base,
             identity.ordinal,
             identity.epoch,
-            bool(identity.payments),
+            int(bool(identity.payments)),
         )
         or 0
     )

@@ -20,7 +20,7 @@ _IS_OWNED = f"SELECT 1 FROM vendor_object WHERE {_OWNED}"
 #: Of a call: the object that it opened or acted on is one of these customers' (JSON).
 OF_CUSTOMER = (
     "EXISTS (SELECT 1 FROM vendor_object AS object JOIN json_each(?) AS one"
-    " ON instr(' ' || object.customer || ' ', ' ' || one.value || ' ') WHERE object.vendor = call.vendor"
+    " ON instr(' ' || object.customer || ' ', ' ' || one.value || ' ') > 0 WHERE object.vendor = call.vendor"
     " AND object.account = call.account AND object.object_id IN (call.object_id, call.target))"
 )
 
@@ -102,7 +102,7 @@ def reserve_object(tx: Tx, call: Row, ask: ReserveRequest, amount: int, total: i
         amount,
         max(amount, total),
         "" if ask.owner_unknown else " ".join(ask.customer),
-        known="UPDATE SET counted_micros = counted_micros + ?6",
+        known="UPDATE SET counted_micros = vendor_object.counted_micros + ?6",
     )
 
 
@@ -114,7 +114,7 @@ def release_object(tx: Tx, call: Row) -> None:
 
 def settle_object(tx: Tx, call: Row, object_id: str, message: EndRequest, counted: int) -> None:
     """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
-    known = "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN customer ELSE ?8 END"
+    known = "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN vendor_object.customer ELSE ?8 END"
     if message.total_micros is not None:
         known += ", worth_micros = ?7"
     worth = max(counted, message.worth_micros)

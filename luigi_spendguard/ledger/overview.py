@@ -94,13 +94,13 @@ def runs(tx: Tx, page: Page) -> tuple[list[dict[str, Any]], int]:
         page.offset,
     )
     place = {row["id"]: number for number, row in enumerate(ids)}
-    rows = tx.all(f"{RUNS} WHERE run.id IN (SELECT value FROM json_each(?))", json.dumps(list(place)))
+    rows = tx.all(f"{RUNS} WHERE run.id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", json.dumps(list(place)))
     rows.sort(key=lambda row: place[row["id"]])
     return [show_run(row) for row in rows], total
 
 
 def _wanted(page: Page) -> tuple[str, list[Any]]:
-    conditions, values = ["1"], list[Any]()
+    conditions, values = ["1 = 1"], list[Any]()
     if page.search:
         mark = page.search.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         names = ("run.run_id", "run.root_family", "run.label")

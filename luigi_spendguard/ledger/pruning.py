@@ -72,7 +72,7 @@ _WHY = f"""
                AND member.claim_id = claim.id WHERE member.epoch = {COMPLETIONS.format("member")}))
              THEN 'not_completed'
         WHEN call.task_id IN (SELECT value FROM json_each(?4)) THEN 'open'
-        WHEN call.state = 'settled' AND NOT call.declined AND (SELECT max(id) FROM journal
+        WHEN call.state = 'settled' AND call.declined = 0 AND (SELECT max(id) FROM journal
              WHERE journal.call_id = call.id AND kind = 'reserve') >
              CASE WHEN call.base IS NULL THEN min(?3, ?5) ELSE ?3 END THEN 'open'
         WHEN {{beside}} THEN 'open'
@@ -287,8 +287,8 @@ def _delete_budgets(tx: Tx, run_ids: list[str]) -> None:
     if not rows:
         return
     ids = json.dumps([row["id"] for row in rows])
-    tx.run("DELETE FROM budget WHERE id IN (SELECT value FROM json_each(?))", ids)
-    _delete_entries(tx, "budget_id IN (SELECT value FROM json_each(?))", ids)
+    tx.run("DELETE FROM budget WHERE id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", ids)
+    _delete_entries(tx, "budget_id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", ids)
 
 
 def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:

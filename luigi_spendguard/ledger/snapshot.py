@@ -111,26 +111,26 @@ _COUNTED = f"""
                                  ORDER BY id DESC LIMIT {RECENT_RUNS}),
     elsewhere AS MATERIALIZED (
         SELECT DISTINCT again.claim_id, source.claim_id AS payer FROM call AS again
-        LEFT JOIN call AS source ON source.id = again.replay_of AND source.run_id IN recent
-        WHERE again.run_id IN recent AND again.verdict = 'replayed' AND again.asked_micros > 0
+        LEFT JOIN call AS source ON source.id = again.replay_of AND source.run_id IN (SELECT run_id FROM recent)
+        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed' AND again.asked_micros > 0
           AND (source.id IS NULL OR source.run_id <> again.run_id OR source.task_id <> again.task_id)
           AND NOT EXISTS (SELECT 1 FROM call WHERE call.claim_id = again.claim_id AND asked_micros > 0
                           AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})),
     counted AS (
         SELECT family, run_id, task_id, members FROM claim
-        WHERE outcome = 'completed' AND run_id IN recent AND id NOT IN (SELECT claim_id FROM elsewhere)
+        WHERE outcome = 'completed' AND run_id IN (SELECT run_id FROM recent) AND id NOT IN (SELECT claim_id FROM elsewhere)
         UNION ALL SELECT payer.family, payer.run_id, payer.task_id, payer.members FROM elsewhere
         CROSS JOIN claim AS again ON again.id = elsewhere.claim_id AND again.outcome = 'completed'
         CROSS JOIN claim AS payer ON payer.id = elsewhere.payer),
     unfinished AS MATERIALIZED (
-        SELECT run_id, task_id FROM claim WHERE coalesce(outcome, '') <> 'completed' AND run_id IN recent
+        SELECT run_id, task_id FROM claim WHERE coalesce(outcome, '') <> 'completed' AND run_id IN (SELECT run_id FROM recent)
           AND NOT EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = claim.task_id
                           AND done.run_id = claim.run_id AND done.outcome = 'completed')
         EXCEPT SELECT source.run_id, source.task_id FROM call AS again
         CROSS JOIN call AS source ON source.id = again.replay_of
           AND (source.run_id <> again.run_id OR source.task_id <> again.task_id)
         CROSS JOIN claim ON claim.id = again.claim_id AND claim.outcome = 'completed'
-        WHERE again.run_id IN recent AND again.verdict = 'replayed' AND again.asked_micros > 0)
+        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed' AND again.asked_micros > 0)
 """
 
 
@@ -146,9 +146,9 @@ def averages(tx: Tx) -> dict[str, int]:
     rows = tx.all(
         f"{_COUNTED} SELECT done.family, total, number FROM (SELECT family,"
         " count(DISTINCT run_id || ' ' || coalesce(each.value, task_id)) AS number"
-        " FROM counted LEFT JOIN json_each(members) AS each GROUP BY family) done"
+        " FROM counted LEFT JOIN json_each(members) AS each ON 1 = 1 GROUP BY family) done"
         " JOIN (SELECT family, sum(settled_micros + corrected_micros + overrun_micros) AS total FROM call"
-        " WHERE run_id IN recent AND (run_id, task_id) NOT IN unfinished GROUP BY family) spent"
+        " WHERE run_id IN (SELECT run_id FROM recent) AND (run_id, task_id) NOT IN (SELECT run_id, task_id FROM unfinished) GROUP BY family) spent"
         " ON spent.family = done.family"
     )
     return {row["family"]: _guess(-(-row["total"] // row["number"])) for row in rows}
@@ -178,12 +178,12 @@ def have_paid(tx: Tx, call_ids: Sequence[str] | None = None) -> list[str]:
     calls only.
     """
     rows = tx.all(
-        "WITH paying AS (SELECT task_id, claim_id, epoch FROM call WHERE (?1 IS NULL OR id IN"
+        "WITH paying AS (SELECT task_id, claim_id, epoch FROM call WHERE (CAST(?1 AS TEXT) IS NULL OR id IN"
         " (SELECT value FROM json_each(?1))) AND verdict = 'allowed'"
         f" AND asked_micros > 0 AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})"
         f" SELECT task_id FROM paying WHERE task_id <> '' AND epoch = {COMPLETIONS.format('paying')}"
-        " UNION SELECT member.task_id FROM paying JOIN claim ON claim.id = paying.claim_id,"
-        " json_each(claim.members) AS each JOIN member ON member.task_id = each.value"
+        " UNION SELECT member.task_id FROM paying JOIN claim ON claim.id = paying.claim_id"
+        " JOIN json_each(claim.members) AS each ON 1 = 1 JOIN member ON member.task_id = each.value"
         f" AND member.claim_id = claim.id AND member.epoch = {COMPLETIONS.format('member')}",
         None if call_ids is None else json.dumps(list(call_ids)),
     )

@@ -10,8 +10,8 @@ from luigi_spendguard.money import plain_usd
 _AMOUNTS = ("spent", "reserved", "overrun", "in_doubt", "corrections")
 _COUNTS = ("calls", "denied_calls", "in_doubt_calls")
 _SUMS = (
-    "count(*) AS calls, sum(verdict = 'denied') AS denied_calls,"
-    " sum(coalesce(state, '') = 'in_doubt') AS in_doubt_calls,"
+    "count(*) AS calls, count(*) FILTER (WHERE verdict = 'denied') AS denied_calls,"
+    " count(*) FILTER (WHERE state = 'in_doubt') AS in_doubt_calls,"
     " sum(settled_micros + corrected_micros) AS spent, sum(corrected_micros) AS corrections,"
     " sum(overrun_micros) AS overrun,"
     " sum(CASE WHEN state IN ('pending','in_doubt') THEN reserved_micros ELSE 0 END) AS reserved,"
@@ -33,7 +33,7 @@ def totals(tx: Tx, since: int | None, until: int | None) -> dict[str, Any]:
         " budget.scope = 'run' AND budget.subject = run.run_id AND budget.part = '' JOIN journal"
         " ON journal.run_id = run.run_id AND journal.kind = 'prune' AND journal.budget_id = budget.id"
         " WHERE run.opened_at < ?2"
-        " AND journal.at >= ?1 AND instr(run.note, 'were pruned on')",
+        " AND journal.at >= ?1 AND instr(run.note, 'were pruned on') > 0",
         *made,
     )
     return nothing(since, until) | {

@@ -42,7 +42,7 @@ def take_turn(tx: Tx, scope: Scope, ask: ReserveRequest, call_id: str) -> None:
     """Let call `call_id` have its turn, which `wait_for_turn` has allowed in this transaction."""
     for object_id, alone in _objects(ask):
         # Who acts on it now is all that is to be known of it; of those that share it, who still does.
-        over = "" if alone else " AND NOT turn.alone AND (call.state IS NULL OR call.state <> 'pending')"
+        over = "" if alone else " AND turn.alone = 0 AND (call.state IS NULL OR call.state <> 'pending')"
         tx.run(
             "DELETE FROM turn WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND call_id IN"
             " (SELECT call.id FROM turn JOIN call ON call.id = turn.call_id WHERE turn.vendor = ?1"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import uuid
 from pathlib import Path
 from typing import Any
+
+import psycopg
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
 from luigi_spendguard.ledger.database import Tx
@@ -17,9 +21,9 @@ class Books:
     """The ledger at `path`, with one run."""
 
     def __init__(self, path: Path, cap: int = 100, run_id: str = "run", daily: int | None = None) -> None:
-        self.path, self.run_id = path, run_id
+        self.path, self.run_id = place_of(path), run_id
         self.caps = Caps(day=None if daily is None else Micros(daily))
-        self.ledger = Ledger(path)
+        self.ledger = Ledger(self.path)
         self.write(runs.open_run, runs.RunRequest(run_id, False, "Root", "Root_1", Micros(cap)))
 
     def write(self, operation: Any, *args: Any) -> Any:
@@ -101,6 +105,17 @@ class Books:
         """Close the file and open it again."""
         self.ledger.close()
         self.ledger = Ledger(self.path)
+
+
+def place_of(path: Path) -> Any:
+    """Return where the books of a path are kept: a schema of a server for each, with LEDGER_SERVER."""
+    server = os.environ.get("LEDGER_SERVER")
+    if not server:
+        return path
+    schema = f"books_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
+    with psycopg.connect(server, autocommit=True) as connection:
+        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
+    return f"{server}&options=-csearch_path%3D{schema}"
 
 
 def audit(tx: Tx) -> list[str]:

@@ -26,6 +26,9 @@ NOW = "CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 #: The UTC day, as `2026-11-23`, by the same clock.
 TODAY = "strftime('%Y-%m-%d', 'now')"
 
+#: The beginning of a UTC day, a value's mark, in milliseconds since the epoch.
+MIDNIGHT = "CAST(strftime('%s', {}) AS INTEGER) * 1000"
+
 #: Of `call`: not one that the vendor has declined. What such a one left open at the vendor goes on counting,
 #: so that it is settled, but it was not made: the next try is another call.
 NOT_DECLINED = "call.declined = 0"
