@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from luigi_spendguard import redaction
 from luigi_spendguard.money import Micros, format_usd, plain_usd
@@ -41,6 +42,8 @@ class Settings:
     """All settings of a process.
 
     Attributes:
+        ledger_path: the ledger's file; with a server, where a file would be.
+        ledger_server: the URL of the server's database that has the ledger; None: it is in the file.
         fx: USD for one unit of each currency (lower case).
         forecast_growth: a forecast so many times as high as the last run's is held.
         gateway_url: where calls of vendors without a secret here are forwarded; None: to luigid itself,
@@ -53,6 +56,7 @@ class Settings:
 
     ledger_path: Path
     caps: Caps = field(default_factory=Caps)
+    ledger_server: str | None = None
     admin_token: str | None = field(default=None, repr=False)
     worker_token: str | None = field(default=None, repr=False)
     gateway_url: str | None = None
@@ -78,6 +82,24 @@ class Settings:
     def token_file(self) -> Path:
         """Where luigid keeps the admin token when luigi.cfg has none: beside the ledger."""
         return self.ledger_path.with_name(self.ledger_path.name + ".admin-token")
+
+    @property
+    def ledger(self) -> Path | str:
+        """Where the ledger is."""
+        return self.ledger_path if self.ledger_server is None else self.ledger_server
+
+    @property
+    def ledger_name(self) -> str:
+        """Where the ledger is, for people: without the password and the parameters of a server's URL."""
+        if self.ledger_server is None:
+            return str(self.ledger_path)
+        parts = urlsplit(self.ledger_server)
+        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+    @property
+    def has_ledger(self) -> bool:
+        """Whether there is a ledger already: a file is made with the first run."""
+        return self.ledger_server is not None or self.ledger_path.exists()
 
     def vendor(self, name: str) -> VendorSettings:
         """Return a vendor's settings, the defaults where it has no section."""
@@ -221,10 +243,12 @@ def load(
         raise raws["admin_token" if "admin_token" in raws else "admin_token_file"].error(
             "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
-    path = main.pop("ledger_url", None) or _default_ledger(environ)
+    place = main.pop("ledger_url", None) or _default_ledger(environ)
+    server = None if isinstance(place, Path) else place
     settings = Settings(
-        path,
+        place if isinstance(place, Path) else _default_ledger(environ),
         caps,
+        server,
         **main,
         fx=read.get("spendguard_fx", {}),
         vendors=vendors,

@@ -25,12 +25,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         check_luigi(luigi.scheduler.Scheduler, SCHEDULER)
         settings = config.load(as_luigid=True)
-        if settings.ledger_path.exists():
+        if settings.has_ledger:
             from luigi_spendguard.ledger.migrations import (
                 migrate,  # Late, as all that is not for every start.
             )
 
-            migrate(settings.ledger_path)  # Before --background forks: errors are seen.
+            migrate(settings.ledger)  # Before --background forks: errors are seen.
         tls.context_of(settings)
     except (config.ConfigError, LedgerError, PluginError) as error:
         sys.stderr.write(f"luigid-spendguard: {error}\n")

@@ -89,7 +89,7 @@ def app(scheduler: Any) -> Any:
         )
     if settings.worker_token is None:
         logger.info("Without [spendguard] worker_token only this machine's workers are served")
-    logger.info("Budgets are kept in %s", settings.ledger_path)
+    logger.info("Budgets are kept in %s", settings.ledger_name)
     application = _stock_app(scheduler)
     answer_half_closed(application)
     access_log.install(application)

@@ -28,6 +28,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 #: What is used when luigid starts and never again: a change takes effect with the next start.
 AT_START = {
     "ledger_path": "ledger_url",
+    "ledger_server": "ledger_url",
     "metrics_collector": "metrics_collector",
     "tls_cert": "tls_cert",
     "tls_key": "tls_key",

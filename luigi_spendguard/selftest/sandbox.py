@@ -97,8 +97,8 @@ def check_own(path: Path, vendor_url: str) -> None:
     for name in VENDORS:
         if settings.vendor(name).base_url != vendor_url:
             raise LeftSandbox(f"calls to {name} would not go to the fake vendor")
-    if path.parent not in settings.ledger_path.parents:
-        raise LeftSandbox(f"{settings.ledger_path} is not the self-test's ledger")
+    if settings.ledger_server is not None or path.parent not in settings.ledger_path.parents:
+        raise LeftSandbox(f"{settings.ledger_name} is not the self-test's ledger")
 
 
 class ProcessFailed(SelfTestError):

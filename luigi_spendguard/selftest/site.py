@@ -230,6 +230,7 @@ class Site:
             if not (
                 all(vendor.base_url == vendor_url for vendor in vendors)
                 and all(vendor.secret in (None, self.secret) for vendor in vendors)
+                and made.ledger_server is None
                 and self.folder in made.ledger_path.parents
             ):
                 raise SelfTestError("your settings cannot be kept away from your own vendors and ledger")

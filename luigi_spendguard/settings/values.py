@@ -157,12 +157,31 @@ def growth(raw: Raw, text: str) -> Decimal:
     return Decimal(text)
 
 
-def ledger_url(raw: Raw, text: str) -> Path:
-    """Return the path of the ledger's file."""
+def ledger_url(raw: Raw, text: str) -> Path | Secret:
+    """Return the path of the ledger's file, or the URL of a database of a PostgreSQL server."""
+    if text.startswith(_SERVERS):
+        return _server(raw, text)
     match = re.fullmatch(r"sqlite:///(/[^?#]+)", text)
     if not match or text.endswith("/"):
-        raise raw.error("must be sqlite:/// and the file's absolute path: sqlite:////var/lib/x/spendguard.db")
+        raise raw.error(
+            "must be sqlite:/// and the file's absolute path (sqlite:////var/lib/x/spendguard.db), or "
+            "postgresql://user@host/database"
+        )
     return Path(unquote(match.group(1)))
+
+
+_SERVERS = ("postgresql://", "postgres://")
+
+
+def _server(raw: Raw, text: str) -> Secret:
+    try:
+        parts = urlsplit(text)
+        named = bool(parts.path.strip("/")) and parts.port != 0
+    except ValueError:
+        named = False
+    if not named:
+        raise raw.error("must name a database: postgresql://user@host/database (a password may be in ~/.pgpass)")
+    return Secret(text)
 
 
 def file(raw: Raw, text: str) -> Path:

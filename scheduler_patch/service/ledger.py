@@ -103,7 +103,7 @@ class Books:
         self._ledger: Ledger | None = None
         self._opening = threading.Lock()
         self._browsing = 0
-        if settings.ledger_path.exists():
+        if settings.has_ledger:
             self._open()
 
     def _take(self, settings: Settings) -> None:
@@ -142,7 +142,7 @@ class Books:
     def _open(self) -> Ledger:
         with self._opening:
             if self._ledger is None:
-                ledger = Ledger(self.settings.ledger_path, self.busy_s)
+                ledger = Ledger(self.settings.ledger, self.busy_s)
                 if self._begin:
                     start = ledger.write(snapshot.start, self.settings.caps).result()
                     feed.begin(self.state, start)
@@ -151,7 +151,7 @@ class Books:
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
-                logger.info("The ledger is %s", ledger.path)
+                logger.info("The ledger is %s", self.settings.ledger_name)
             return self._ledger
 
     @property
@@ -165,7 +165,7 @@ class Books:
     @property
     def has_ledger(self) -> bool:
         """Whether there is a ledger file: none is made for questions."""
-        return self._ledger is not None or self.settings.ledger_path.exists()
+        return self._ledger is not None or self.settings.has_ledger
 
     @property
     def relayed_vendors(self) -> frozenset[str]:
@@ -298,6 +298,7 @@ def _lose(tx: Tx, workers: list[str]) -> Booked[None]:
 def kept_token(path: Path) -> str:
     """Return the admin token of that file beside the ledger, made when the ledger is, mode 0600."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # A ledger at a server has no folder.
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
         return _learnt(path.read_text("utf-8").strip())

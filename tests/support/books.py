@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import uuid
 from pathlib import Path
 from typing import Any
-
-import psycopg
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
+from tests.support.postgres import place_of
 
 
 class Books:
@@ -105,17 +102,6 @@ class Books:
         """Close the file and open it again."""
         self.ledger.close()
         self.ledger = Ledger(self.path)
-
-
-def place_of(path: Path) -> Any:
-    """Return where the books of a path are kept: a schema of a server for each, with LEDGER_SERVER."""
-    server = os.environ.get("LEDGER_SERVER")
-    if not server:
-        return path
-    schema = f"books_{hashlib.sha256(str(path).encode()).hexdigest()[:16]}"
-    with psycopg.connect(server, autocommit=True) as connection:
-        connection.execute(f'CREATE SCHEMA IF NOT EXISTS "{schema}"')
-    return f"{server}&options=-csearch_path%3D{schema}"
 
 
 def audit(tx: Tx) -> list[str]:

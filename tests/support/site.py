@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import urllib3
 
+from tests.support import postgres
 from tests.support.processes import Process, environment, free_port, listening, wait_until
 from tests.support.vendors import FakeResend, FakeStripe, FakeTwilio
 
@@ -44,7 +46,10 @@ class Site:
         self.owns_stripe = stripe is None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        #: The ledger's file; of one at a server, what would be beside it is found here.
         self.ledger = folder / "ledger" / "spendguard.db"
+        if postgres.SERVER in os.environ:
+            self.ledger = folder / "ledger" / "luigi-spendguard" / "spendguard.db"
         self.config = folder / "luigi.cfg"
         self.settings: dict[str, dict[str, Any]] = {
             # Luigi refuses a command that runs already, another test run of this machine perhaps.
@@ -53,7 +58,7 @@ class Site:
             "worker": {"wait_interval": 0.05, "wait_jitter": 0, "keep_alive": "false"},
             # Tests that share a site charge the same customers, by tasks that never complete.
             "spendguard": {
-                "ledger_url": f"sqlite:///{self.ledger}",
+                "ledger_url": postgres.url_of(self.ledger),
                 "default_cap_usd": 100,
                 "suspect_duplicates": "off",
             },
@@ -98,6 +103,8 @@ class Site:
 
     def _environment(self, **more: str) -> dict[str, str]:
         own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
+        if postgres.SERVER in os.environ:
+            own["XDG_STATE_HOME"] = str(self.folder / "ledger")
         return environment(**(own | more))
 
     def start(self, module: str = "scheduler_patch", *args: str, **env: str) -> None:
