@@ -13,8 +13,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
-from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Place, Tx, database_of
+from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx, database_of
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,22 @@ _Outcome = tuple[Any, BaseException | None]
 BATCH = 128
 #: Where so many came at once before, the next ones are waited for, so many seconds at the most.
 MANY, GATHER_S = 4, 0.001
+
+
+R = TypeVar("R")
+
+
+def again(act: Callable[[], R]) -> R:
+    """Do what may be interrupted before anything of it is decided. Raises LedgerUnavailable after a time."""
+    limit = time.monotonic() + LOCK_SECONDS
+    for wait_s in backoff.growing(0.02, 0.5):
+        try:
+            return act()
+        except Interrupted as error:
+            if time.monotonic() > limit:
+                raise LedgerUnavailable(str(error)) from error
+            time.sleep(wait_s)
+    raise AssertionError("there is always another wait")
 
 
 class Writer:
@@ -107,6 +124,9 @@ class Writer:
 
     def _written(self, operations: list[Operation]) -> list[_Outcome]:
         """Do operations in one transaction; return what each has come to, once that is durable."""
+        return again(lambda: self._tried(operations))
+
+    def _tried(self, operations: list[Operation]) -> list[_Outcome]:
         try:
             with self._db.writing() as tx:
                 return [_attempt(self._db, tx, operation) for operation in operations]
@@ -150,7 +170,7 @@ def _attempt_apart(db: Database, tx: Tx, operation: Operation) -> _Outcome:
 def _own_failure(db: Database, error: Exception) -> Exception:
     """Return why an operation alone has failed. Raises LedgerUnavailable: then all of its transaction has."""
     failure = db.translate(error)
-    if isinstance(failure, LedgerUnavailable):  # A full or locked disk: nothing is committed.
+    if isinstance(failure, (LedgerUnavailable, Interrupted)):  # A full or locked disk: nothing is committed.
         raise failure from error.__cause__ if failure is error else error
     if not isinstance(failure, SpendguardError):
         logger.error("A ledger operation failed", exc_info=failure)
@@ -197,8 +217,11 @@ class Ledger:
 
     @staticmethod
     def _look(db: Database, operation: Callable[..., T], *args: Any) -> T:
-        with db.reading() as tx:
-            return operation(tx, *args)
+        def look() -> T:
+            with db.reading() as tx:
+                return operation(tx, *args)
+
+        return again(look)
 
     def close(self) -> None:
         """Commit what is queued and close the file."""

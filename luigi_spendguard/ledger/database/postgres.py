@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -21,13 +22,15 @@ from psycopg.adapt import Dumper, Loader
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.numeric import Int8Dumper
 
+from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database
 from luigi_spendguard.ledger.database import MIDNIGHT, NOW, TODAY, Interrupted, Tx, insertion
+from luigi_spendguard.ledger.database.patience import at_most
 from luigi_spendguard.process_state import at_fork
 
-#: Seconds in which a server that is there takes a connection.
-CONNECT_S = 3
+#: Seconds in which a server that is there takes a connection, answers what takes it no time, and anything.
+CONNECT_S, ANSWER_S, STATEMENT_S = 3, 5.0, 60.0
 #: Tables whose rows the database numbers by their `id`.
 _NUMBERED = frozenset({"run", "budget", "journal"})
 #: Tables whose rows are asked for in the order in which they were made, and that have no number of their own.
@@ -63,6 +66,7 @@ _FUNCTIONS = (
     " AS $$ SELECT least(a, b) $$",
     "CREATE FUNCTION json_each(list text) RETURNS TABLE (value text) IMMUTABLE LANGUAGE sql"
     " AS $$ SELECT jsonb_array_elements_text(CAST(list AS jsonb)) $$",
+    "CREATE TABLE writer (id TEXT PRIMARY KEY, last BIGINT NOT NULL, before BIGINT NOT NULL, at BIGINT NOT NULL)",
     "CREATE FUNCTION journal_stays() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN"
     " IF TG_OP = 'UPDATE' OR coalesce(current_setting('luigi_spendguard.prunes', true), '') <> 'yes' THEN"
     " RAISE EXCEPTION 'the journal is append-only' USING ERRCODE = 'integrity_constraint_violation';"
@@ -146,12 +150,17 @@ class ServerTx(Tx):
     """A transaction, or reads, at a server."""
 
     def __init__(self, connection: psycopg.Connection[Any], names: dict[str, tuple[str, ...]]) -> None:
-        self._cursor = connection.cursor()
+        self._connection, self._cursor = connection, connection.cursor()
         self._names = names
 
     def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
         text, taken = spoken(sql)
-        return self._cursor.execute(text, [values[place] for place in taken])
+        try:
+            with at_most(self._connection, STATEMENT_S):
+                return self._cursor.execute(text, [values[place] for place in taken])
+        except psycopg.Error:
+            self.wrote = True  # Whatever it was, nothing more can be done in this transaction.
+            raise
 
     def insert(self, table: str, **values: Any) -> int:
         self.wrote = True
@@ -186,60 +195,103 @@ class LedgerServer:
 
     def __init__(self, url: str, *, read_only: bool = False, busy_s: float = database.LOCK_SECONDS) -> None:
         """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
-        self.busy_s = busy_s
+        self.busy_s = max(busy_s, database.LOCK_SECONDS)
         self.names: dict[str, tuple[str, ...]] = {}
-        self._url, self._read_only = url, read_only
+        self._url = url
         self._connection: psycopg.Connection[Any] | None = None
+        #: Who writes here, and its last transaction: see `_has_landed`.
+        self._writer, self._number = "", 0
         at_fork(self._forget)
 
     def _forget(self) -> None:
         # psycopg ends what another process has connected in that process alone.
-        self._connection = None
+        self._connection, self._writer = None, ""
 
     def _connected(self) -> psycopg.Connection[Any]:
+        """Return the connection, opened if need be. Raises psycopg.Error."""
         if self._connection is None or self._connection.closed:
-            self._connection = psycopg.connect(
-                self._url,
-                autocommit=True,
-                cursor_factory=psycopg.RawCursor,
-                **_patience(self._url),
+            connection = psycopg.connect(
+                self._url, autocommit=True, cursor_factory=psycopg.RawCursor, **_patience(self._url)
             )
-            _adapt(self._connection)
-            self._connection.prepare_threshold, self._connection.prepared_max = 2, 1000
+            _adapt(connection)
+            # A pool between gives each transaction another backend, where a statement's name may be another's.
+            own = connection.execute(b"SELECT pg_backend_pid()").fetchone()
+            is_straight = own == (connection.info.backend_pid,)
+            connection.prepare_threshold = 2 if is_straight else None
+            connection.prepared_max = 2000
+            self._connection = connection
         return self._connection
 
     @contextmanager
     def writing(self) -> Iterator[Tx]:
-        committing = False
-        connection: psycopg.Connection[Any] | None = None
-        try:
-            connection = self._connected()
-            wait_ms = int(1000 * max(self.busy_s, database.LOCK_SECONDS))
-            connection.execute(
-                b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE;"
-                b"SET LOCAL lock_timeout = %d; SET LOCAL synchronous_commit = on;"
-                b"SELECT pg_advisory_xact_lock(%s)" % (wait_ms, _LOCK)
-            )
-            yield ServerTx(connection, self.names)
-            committing = True
-            connection.execute(b"COMMIT")
-        except BaseException as error:
-            if connection is not None:
+        with self._translated():
+            connection = self._begun()
+            try:
+                yield ServerTx(connection, self.names)
+            except BaseException:
                 with suppress(psycopg.Error):
-                    if connection.closed:
-                        self._connection = None
-                    else:
-                        connection.execute(b"ROLLBACK")
-            if isinstance(error, psycopg.Error):
-                if isinstance(error, _AGAIN) and not committing:
-                    raise Interrupted(str(error)) from error
-                raise self.translate(error) from error
-            raise
+                    connection.execute(b"ROLLBACK")
+                raise
+            try:
+                with at_most(connection, ANSWER_S):
+                    connection.execute(b"COMMIT")
+            except psycopg.OperationalError as error:
+                if not connection.closed and not connection.broken:
+                    raise
+                if not self._has_landed(error):
+                    raise Interrupted(f"the ledger's server ended a transaction: {_line(error)}") from error
+
+    def _begun(self) -> psycopg.Connection[Any]:
+        """Begin a transaction when no other one writes. Raises psycopg.Error."""
+        connection = self._connected()
+        with at_most(connection, self.busy_s + ANSWER_S):
+            connection.execute(_BEGIN % {b"wait": int(1000 * self.busy_s)})
+            if self._writer:
+                self._number += 1
+                connection.execute(_NUMBERED_NOW, [self._number, self._writer])
+            elif ServerTx(connection, {}).has_tables("writer"):
+                self._writer, self._number = uuid.uuid4().hex, 1
+                connection.execute(_NEW_WRITER, [self._writer])
+        return connection
+
+    def _has_landed(self, error: Exception) -> bool:
+        """Return whether the transaction is durable whose commit was not acknowledged.
+
+        It is looked up under the lock that it held: while its backend is still at it, it is waited for.
+        Raises LedgerUnavailable where that cannot be known now.
+        """
+        writer, number = self._writer, self._number
+        limit = time.monotonic() + ANSWER_S
+        for wait_s in backoff.growing(0.05, 1.0):
+            try:
+                connection = self._begun()
+                row = connection.execute(b"SELECT last, before FROM writer WHERE id = $1", [writer]).fetchone()
+                connection.execute(b"ROLLBACK")
+            except psycopg.Error:
+                if time.monotonic() > limit:
+                    break
+                time.sleep(wait_s)
+            else:
+                if row is None:
+                    self._writer = ""
+                # `_begun` has counted this look itself: what stands there before it says what was.
+                return row is not None and row[1] == number
+        self._writer = ""
+        raise LedgerUnavailable(
+            f"its server went away while it was written to ({_line(error)}), and whether that has been written "
+            "is not known yet: it is asked again by the call's id"
+        ) from error
 
     @contextmanager
     def reading(self) -> Iterator[Tx]:
-        try:
+        with self._translated():
             yield ServerTx(self._connected(), self.names)
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        """Turn the engine's errors into LedgerUnavailable with advice, or Interrupted."""
+        try:
+            yield
         except psycopg.Error as error:
             if (told := self.translate(error)) is error:
                 raise
@@ -248,9 +300,13 @@ class LedgerServer:
     def translate(self, error: Exception) -> Exception:
         if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.IntegrityError):
             return error
-        text = str(error).strip().partition("\n")[0]
-        advice = next((advice for kind, advice in _ADVICE.items() if isinstance(error, kind)), text)
-        return LedgerUnavailable(f"the ledger cannot be used now: {advice}")
+        known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
+        text = f"the ledger cannot be used now: {next(known, _line(error))}"
+        connection = self._connection
+        is_lost = connection is None or connection.closed or connection.broken
+        if isinstance(error, _AGAIN) or (is_lost and isinstance(error, psycopg.OperationalError)):
+            return Interrupted(text)
+        return LedgerUnavailable(text)
 
     def prepare(self) -> None:
         """Nothing: the database is made by who runs the server."""
@@ -261,8 +317,22 @@ class LedgerServer:
             connection.close()
 
 
-#: The advisory lock of who writes: a number that other programs of the database hardly take.
-_LOCK = b"hashtextextended('luigi_spendguard ledger ' || current_schema(), 0)"
+def _line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+#: Begins a transaction that writes; the advisory lock is a number that other programs there hardly take.
+_BEGIN = (
+    b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %(wait)d;"
+    b" SET LOCAL synchronous_commit = on;"
+    b" SELECT pg_advisory_xact_lock(hashtextextended('luigi_spendguard ledger ' || current_schema(), 0))"
+)
+#: Each transaction leaves its number, and that of the one before: see `_has_landed`.
+_NUMBERED_NOW = f"UPDATE writer SET before = last, last = $1, at = {_SPOKEN_NOW} WHERE id = $2".encode()
+_NEW_WRITER = (
+    f"WITH gone AS (DELETE FROM writer WHERE at < {_SPOKEN_NOW} - 86400000)"
+    f" INSERT INTO writer (id, last, before, at) VALUES ($1, 1, 0, {_SPOKEN_NOW})"
+).encode()
 #: Ends a transaction of which nothing was decided.
 _AGAIN = (
     psycopg.errors.DeadlockDetected,
