@@ -153,11 +153,14 @@ _NAMED = 3
 _ENDED = "state = CASE state WHEN 'open' THEN 'ended' ELSE state END"
 
 #: A claim of a task (?2) in run ?1 under which it had no budget of its own.
-_UNLIMITED = "SELECT 1 FROM claim WHERE run_id || '' = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
+_UNLIMITED = (
+    "SELECT 1 FROM claim WHERE run_id || '' = ?1 AND task_id = ?2 AND max_cost_micros IS NULL LIMIT 1"
+)
 #: Claims of any of the tasks (a JSON list), alone or in a batch.
 OF_TASKS = (
     "WITH wanted AS (SELECT value FROM json_each(?1))"
-    " SELECT id FROM claim WHERE task_id IN (SELECT value FROM wanted) UNION SELECT claim_id FROM member WHERE task_id IN (SELECT value FROM wanted)"
+    " SELECT id FROM claim WHERE task_id IN (SELECT value FROM wanted) UNION"
+    " SELECT claim_id FROM member WHERE task_id IN (SELECT value FROM wanted)"
 )
 
 

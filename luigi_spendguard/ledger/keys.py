@@ -129,8 +129,8 @@ def _left(tx: Tx, run_id: str) -> str:
 EXPIRED = f"key_terms.expires_at <= {NOW} OR claim.claimed_at > {NOW} + {SKEW_MS}"
 _KEYS = (
     # The claim's columns stand last: a running task's key has no terms, and keeps its own id.
-    f"SELECT key_terms.*, CASE WHEN {EXPIRED} THEN 1 ELSE 0 END AS expired, claim.id, claim.run_id, claim.task_id,"
-    " claim.state, claim.claimed_at, claim.ended_at FROM claim"
+    f"SELECT key_terms.*, CASE WHEN {EXPIRED} THEN 1 ELSE 0 END AS expired, claim.id, claim.run_id,"
+    " claim.task_id, claim.state, claim.claimed_at, claim.ended_at FROM claim"
     " LEFT JOIN key_terms ON key_terms.id = claim.id"
 )
 
@@ -157,8 +157,9 @@ def keys(
     if before is not None:
         key_row(tx, before)
     rows = tx.all(
-        f"{_KEYS} WHERE (key_terms.id IS NOT NULL OR claim.state = 'open') AND coalesce(CAST(?1 AS TEXT), claim.run_id) ="
-        " claim.run_id AND (CAST(?3 AS TEXT) IS NULL OR (claim.claimed_at, claim.rowid) <"
+        f"{_KEYS} WHERE (key_terms.id IS NOT NULL OR claim.state = 'open')"
+        " AND coalesce(CAST(?1 AS TEXT), claim.run_id) = claim.run_id"
+        " AND (CAST(?3 AS TEXT) IS NULL OR (claim.claimed_at, claim.rowid) <"
         " (SELECT claimed_at, rowid FROM claim WHERE id = ?3))"
         " ORDER BY claim.claimed_at DESC, claim.rowid DESC LIMIT ?2",
         run_id,

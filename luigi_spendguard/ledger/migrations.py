@@ -150,7 +150,7 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
 FORMAT = max(MIGRATIONS)
 
 
-def _format(tx: Tx) -> int:
+def format_of(tx: Tx) -> int:
     """Return the number of the books' last migration, 0 for new ones."""
     return int(tx.value("SELECT max(number) FROM migration") or 0) if tx.has_tables("migration") else 0
 
@@ -162,7 +162,7 @@ def _refuse_others(place: Place) -> None:
     db = database_of(place, read_only=True)
     with db.reading() as tx:
         try:
-            done, others = _format(tx), tx.has_tables()
+            done, others = format_of(tx), tx.has_tables()
         finally:
             db.disconnect()
     if others and not done:
@@ -184,7 +184,7 @@ def migrate(place: Place, busy_s: float = LOCK_SECONDS) -> None:
     db = database_of(place, busy_s=busy_s)
     try:
         with db.writing() as tx:
-            done = _format(tx)
+            done = format_of(tx)
             if not done:
                 create(tx)
             for number in range(done + 1, FORMAT + 1):

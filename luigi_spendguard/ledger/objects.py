@@ -114,7 +114,9 @@ def release_object(tx: Tx, call: Row) -> None:
 
 def settle_object(tx: Tx, call: Row, object_id: str, message: EndRequest, counted: int) -> None:
     """Remember what an object counts for and is worth, in micro-dollars, and whom it concerns."""
-    known = "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN vendor_object.customer ELSE ?8 END"
+    known = (
+        "UPDATE SET counted_micros = ?6, customer = CASE WHEN ?8 = '' THEN vendor_object.customer ELSE ?8 END"
+    )
     if message.total_micros is not None:
         known += ", worth_micros = ?7"
     worth = max(counted, message.worth_micros)

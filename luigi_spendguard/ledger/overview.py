@@ -94,7 +94,9 @@ def runs(tx: Tx, page: Page) -> tuple[list[dict[str, Any]], int]:
         page.offset,
     )
     place = {row["id"]: number for number, row in enumerate(ids)}
-    rows = tx.all(f"{RUNS} WHERE run.id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", json.dumps(list(place)))
+    rows = tx.all(
+        f"{RUNS} WHERE run.id IN (SELECT CAST(value AS BIGINT) FROM json_each(?))", json.dumps(list(place))
+    )
     rows.sort(key=lambda row: place[row["id"]])
     return [show_run(row) for row in rows], total
 

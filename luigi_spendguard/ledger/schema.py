@@ -6,6 +6,8 @@ The operations (`runs`, `reservations`, `settlement`) speak SQL; these classes s
 
 from __future__ import annotations
 
+from typing import Any
+
 import peewee
 from peewee import SQL, BigIntegerField, CharField, Check, CompositeKey, IntegerField, TextField
 
@@ -429,7 +431,7 @@ def create(tx: Tx) -> None:
     # Only its words are wanted: the transaction says them as its own engine does.
     with peewee.SqliteDatabase(":memory:").bind_ctx(TABLES):
         for table in TABLES:
-            made = table._schema
+            made: Any = vars(table)["_schema"]
             for statement in (made._create_table(safe=False), *made._create_indexes(safe=False)):
                 tx.run(statement.query()[0])
     for text in _BESIDE:

@@ -111,26 +111,31 @@ _COUNTED = f"""
                                  ORDER BY id DESC LIMIT {RECENT_RUNS}),
     elsewhere AS MATERIALIZED (
         SELECT DISTINCT again.claim_id, source.claim_id AS payer FROM call AS again
-        LEFT JOIN call AS source ON source.id = again.replay_of AND source.run_id IN (SELECT run_id FROM recent)
-        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed' AND again.asked_micros > 0
+        LEFT JOIN call AS source ON source.id = again.replay_of
+             AND source.run_id IN (SELECT run_id FROM recent)
+        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed'
+          AND again.asked_micros > 0
           AND (source.id IS NULL OR source.run_id <> again.run_id OR source.task_id <> again.task_id)
           AND NOT EXISTS (SELECT 1 FROM call WHERE call.claim_id = again.claim_id AND asked_micros > 0
                           AND state IN ('pending','settled','in_doubt') AND {NOT_DECLINED})),
     counted AS (
         SELECT family, run_id, task_id, members FROM claim
-        WHERE outcome = 'completed' AND run_id IN (SELECT run_id FROM recent) AND id NOT IN (SELECT claim_id FROM elsewhere)
+        WHERE outcome = 'completed' AND run_id IN (SELECT run_id FROM recent)
+          AND id NOT IN (SELECT claim_id FROM elsewhere)
         UNION ALL SELECT payer.family, payer.run_id, payer.task_id, payer.members FROM elsewhere
         CROSS JOIN claim AS again ON again.id = elsewhere.claim_id AND again.outcome = 'completed'
         CROSS JOIN claim AS payer ON payer.id = elsewhere.payer),
     unfinished AS MATERIALIZED (
-        SELECT run_id, task_id FROM claim WHERE coalesce(outcome, '') <> 'completed' AND run_id IN (SELECT run_id FROM recent)
+        SELECT run_id, task_id FROM claim WHERE coalesce(outcome, '') <> 'completed'
+          AND run_id IN (SELECT run_id FROM recent)
           AND NOT EXISTS (SELECT 1 FROM claim AS done WHERE done.task_id = claim.task_id
                           AND done.run_id = claim.run_id AND done.outcome = 'completed')
         EXCEPT SELECT source.run_id, source.task_id FROM call AS again
         CROSS JOIN call AS source ON source.id = again.replay_of
           AND (source.run_id <> again.run_id OR source.task_id <> again.task_id)
         CROSS JOIN claim ON claim.id = again.claim_id AND claim.outcome = 'completed'
-        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed' AND again.asked_micros > 0)
+        WHERE again.run_id IN (SELECT run_id FROM recent) AND again.verdict = 'replayed'
+          AND again.asked_micros > 0)
 """
 
 
@@ -148,7 +153,8 @@ def averages(tx: Tx) -> dict[str, int]:
         " count(DISTINCT run_id || ' ' || coalesce(each.value, task_id)) AS number"
         " FROM counted LEFT JOIN json_each(members) AS each ON 1 = 1 GROUP BY family) done"
         " JOIN (SELECT family, sum(settled_micros + corrected_micros + overrun_micros) AS total FROM call"
-        " WHERE run_id IN (SELECT run_id FROM recent) AND (run_id, task_id) NOT IN (SELECT run_id, task_id FROM unfinished) GROUP BY family) spent"
+        " WHERE run_id IN (SELECT run_id FROM recent) AND (run_id, task_id) NOT IN"
+        " (SELECT run_id, task_id FROM unfinished) GROUP BY family) spent"
         " ON spent.family = done.family"
     )
     return {row["family"]: _guess(-(-row["total"] // row["number"])) for row in rows}

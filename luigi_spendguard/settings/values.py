@@ -180,7 +180,9 @@ def _server(raw: Raw, text: str) -> Secret:
     except ValueError:
         named = False
     if not named:
-        raise raw.error("must name a database: postgresql://user@host/database (a password may be in ~/.pgpass)")
+        raise raw.error(
+            "must name a database: postgresql://user@host/database (a password may be in ~/.pgpass)"
+        )
     return Secret(text)
 
 

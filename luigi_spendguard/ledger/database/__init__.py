@@ -92,6 +92,10 @@ class Tx(ABC):
         """Return whether there is a table of that name; without one, whether there is any."""
 
     @abstractmethod
+    def number_on(self, table: str) -> None:
+        """Let rows that are made from now on have higher numbers than those that were copied into a table."""
+
+    @abstractmethod
     def guard_journal(self) -> None:
         """Let no entry of the journal be changed or deleted from now on."""
 
@@ -153,7 +157,7 @@ class Tx(ABC):
 
 
 class Database(Protocol):
-    """One connection to the books, opened when it is needed, for one thread at a time; no fork inherits it."""
+    """A connection to the books, opened when it is needed, for one thread at a time; no fork inherits it."""
 
     def writing(self) -> AbstractContextManager[Tx]:
         """One durable write transaction; no other process writes meanwhile.
@@ -165,7 +169,7 @@ class Database(Protocol):
         """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
 
     def translate(self, error: Exception) -> Exception:
-        """Return an error of the engine as LedgerUnavailable with advice; any other (a constraint's) as it is."""
+        """Return an error of the engine as LedgerUnavailable or Interrupted; a constraint's as it is."""
 
     def prepare(self) -> None:
         """Make what must be there before it can be connected to. Raises LedgerUnavailable."""
@@ -188,6 +192,16 @@ def database_of(place: Place, *, read_only: bool = False, busy_s: float = LOCK_S
         from luigi_spendguard.ledger.database.postgres import LedgerServer
     except ImportError as error:
         raise LedgerUnavailable(
-            f"a ledger at a PostgreSQL server needs psycopg ({error}): pip install 'luigi-spendguard[postgres]'"
+            f"a ledger at a PostgreSQL server needs psycopg ({error}): install luigi-spendguard[postgres]"
         ) from None
     return LedgerServer(place, read_only=read_only, busy_s=busy_s)
+
+
+@contextmanager
+def opened(place: Place, *, read_only: bool = False) -> Iterator[Database]:
+    """Return the database of a place for the block."""
+    database = database_of(place, read_only=read_only)
+    try:
+        yield database
+    finally:
+        database.disconnect()

@@ -197,6 +197,9 @@ class FileTx(Tx):
     def has_tables(self, name: str = "") -> bool:
         return bool(self.value("SELECT 1 FROM sqlite_master WHERE ? IN ('', name) LIMIT 1", name))
 
+    def number_on(self, table: str) -> None:
+        """Nothing: a file goes on from the highest number."""
+
     def guard_journal(self) -> None:
         self.run(_NO_UPDATE)
         self.run(_NO_DELETE)

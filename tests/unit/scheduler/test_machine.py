@@ -24,6 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
+from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.money import Micros, parse_usd
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.protocol.operators import ApproveRequest, TopUpRequest
@@ -33,7 +34,6 @@ from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators, top_ups
-from tests.support.books import audit
 from tests.support.twins import ask_both
 
 USD = 1_000_000
@@ -395,7 +395,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     @invariant()
     def the_books_add_up(self) -> None:
         if hasattr(self, "service"):
-            assert self.do(self.service.read(audit)) in ([], None), "P3"
+            assert self.do(self.service.read(discrepancies)) in ([], None), "P3"
 
     @invariant()
     def nobody_pays_twice(self) -> None:

@@ -10,13 +10,13 @@ import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger import pruning, runs, snapshot
+from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, operators
 from scheduler_patch.service.ledger import Booked
-from tests.support.books import audit
 
 CAP = Micros(1000)
 
@@ -35,7 +35,7 @@ def test_what_is_committed_is_told_and_what_is_recorded_must_need_no_telling(tmp
         with pytest.raises(TypeError, match="commit it"):
             await service.record(opened, "not told")
         assert "not told" not in service.state.runs
-        assert await service.record(audit) == []
+        assert await service.record(discrepancies) == []
         service.close()
 
     asyncio.run(live())

@@ -1,0 +1,74 @@
+"""`spendguard ledger`: the books themselves are checked, or moved to another database."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from luigi_spendguard.cli.context import Stop, settings_of
+from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.settings.files import ConfigError, Raw
+from luigi_spendguard.settings.values import ledger_url
+
+
+class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
+    """Where books are kept, on the command line, as luigi.cfg says it."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
+        """Return the place; bad usage when it is none."""
+        try:
+            return ledger_url(Raw(value, "", "", ""), value)
+        except ConfigError as error:
+            self.fail(str(error).removeprefix(": [] : "), param, ctx)
+
+
+@click.group("ledger", epilog="Example:  spendguard ledger check")
+def ledger() -> None:
+    """Check the ledger itself, or move it; luigid need not run."""
+
+
+@ledger.command("check", epilog="Example:  spendguard ledger check sqlite:////var/lib/luigi/spendguard.db")
+@click.argument("url", required=False, type=LedgerUrl())
+def check_ledger(url: Path | str | None) -> None:
+    """Compute every total again from the journal; luigi.cfg's ledger where no URL is named."""
+    from luigi_spendguard.ledger.audit import discrepancies  # Late, as all that not each command needs.
+    from luigi_spendguard.ledger.database import opened
+
+    place = settings_of().ledger if url is None else url
+    if isinstance(place, Path) and not place.exists():
+        raise Stop(f"there is no ledger at {place}", 1)
+    try:
+        with opened(place, read_only=True) as books, books.reading() as tx:
+            budgets, entries = (
+                tx.value("SELECT count(*) FROM budget"),
+                tx.value("SELECT count(*) FROM journal"),
+            )
+            wrong = discrepancies(tx)
+    except LedgerError as error:
+        raise Stop(str(error), 1) from None
+    for line in wrong:
+        click.echo(line)
+    if wrong:
+        raise Stop(f"{len(wrong)} totals are not the sums of their entries: restore a backup", 1)
+    click.echo(f"{budgets} budgets are the sums of {entries} entries.")
+
+
+@ledger.command(epilog="Example:  spendguard ledger copy sqlite:////var/lib/x.db postgresql://luigi@db/books")
+@click.argument("source", type=LedgerUrl())
+@click.argument("target", type=LedgerUrl())
+def copy(source: Path | str, target: Path | str) -> None:
+    """Copy all books to an empty database, and prove that both are the same. End luigid first."""
+    from luigi_spendguard.ledger.copying import copy_books
+
+    if isinstance(source, Path) and not source.exists():
+        raise Stop(f"there is no ledger at {source}", 1)
+    try:
+        copied = copy_books(source, target)
+    except LedgerError as error:
+        raise Stop(str(error), 1) from None
+    what = ", ".join(f"{copied[name]} {name}" for name in ("run", "call", "journal"))
+    click.echo(f"Copied, and the same on both sides: {what} rows. Now set [spendguard] ledger_url to it.")

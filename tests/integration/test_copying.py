@@ -1,0 +1,97 @@
+"""`spendguard ledger`: books of each earlier format move to a server and back, and every total is right."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from luigi_spendguard.cli.books import ledger
+from luigi_spendguard.ledger import Ledger, runs
+from luigi_spendguard.money import Micros
+from tests.support.books import Books
+from tests.support.postgres import PostgresServer, database_url
+
+OLD = Path(__file__).parents[1] / "unit" / "ledger" / "formats" / "format-15.db"
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as made:
+        yield made
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    shutil.copy(OLD, tmp_path / "old.db")
+    return tmp_path / "old.db"
+
+
+def run(*args: str) -> Result:
+    return CliRunner().invoke(ledger, args)
+
+
+def url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def content(path: Path) -> list[object]:
+    with closing(sqlite3.connect(path)) as db:
+        tables = [
+            row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table' ORDER BY 1")
+        ]
+        wanted = {table: "rowid, *" if table in ("call", "claim") else "*" for table in tables}
+        return [
+            sorted(map(repr, db.execute(f"SELECT {columns} FROM {table}")))
+            for table, columns in wanted.items()
+            if not table.startswith(("migration", "sqlite_"))
+        ]
+
+
+def test_there_and_back_they_are_the_same_and_go_on(
+    server: PostgresServer, file: Path, tmp_path: Path
+) -> None:
+    database, back = database_url(server.url, tmp_path), tmp_path / "back.db"
+    done = run("copy", url(file), database)
+    assert (done.exit_code, "the same on both sides" in done.output) == (0, True), done.output
+    assert run("check", database).output == run("check", url(file)).output
+    assert run("copy", database, url(back)).exit_code == 0
+    assert content(back) == content(file)
+    books = Ledger(database)  # Numbers go on behind those that were copied.
+    books.write(runs.open_run, runs.RunRequest("after", False, "Root", "Root_9", Micros(5))).result(20)
+    books.close()
+    assert run("check", database).exit_code == 0
+
+
+def test_a_target_that_has_books_is_refused(server: PostgresServer, file: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "taken.db"
+    Books(taken).ledger.close()
+    before = content(taken)
+    done = run("copy", url(file), url(taken))
+    assert (done.exit_code, "has books already" in done.output) == (1, True), done.output
+    assert content(taken) == before
+
+
+def test_a_total_that_is_not_its_entries_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "books.db"
+    Books(path, cap=100).ledger.close()
+    assert run("check", url(path)).exit_code == 0
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE budget SET cap_micros = 99")
+    done = run("check", url(path))
+    assert done.exit_code == 1
+    assert "budget run run : cap is 99, the journal says 100" in done.output
+
+
+@pytest.mark.parametrize(
+    "args", [("check", "mysql://x/y"), ("copy", "sqlite:////nowhere/x.db", "postgresql://h/")]
+)
+def test_a_url_that_is_none_is_bad_usage(args: tuple[str, ...]) -> None:
+    done = run(*args)
+    assert done.exit_code == 2
+    assert "must" in done.output

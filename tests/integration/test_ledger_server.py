@@ -1,0 +1,210 @@
+"""The ledger at a PostgreSQL server: it goes away, hangs or loses an answer, and nothing is done twice."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger import Ledger, runs
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.money import Micros
+from luigi_spendguard.redaction import Secret
+from tests.support.postgres import PostgresServer, Wire, database_url
+
+USD = 1_000_000
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[PostgresServer]:
+    with PostgresServer() as made:
+        yield made
+
+
+@pytest.fixture
+def url(server: PostgresServer, tmp_path: Path) -> str:
+    return database_url(server.url, tmp_path)
+
+
+@pytest.fixture
+def ledger(url: str) -> Iterator[Ledger]:
+    made = Ledger(Secret(url))
+    made.write(runs.open_run, request("run")).result(20)
+    yield made
+    made.close()
+
+
+def request(run_id: str) -> runs.RunRequest:
+    return runs.RunRequest(run_id, False, "Root", "Root_1", Micros(100 * USD))
+
+
+def more(ledger: Ledger, request_id: str | None = None) -> Future[Any]:
+    return ledger.write(add)
+
+
+def add(tx: Tx) -> None:
+    """Do what is noticed when it is done twice."""
+    tx.run("UPDATE budget SET cap_micros = cap_micros + 1 WHERE scope = 'run'")
+
+
+def done(ledger: Ledger) -> int:
+    return int(
+        ledger.read(lambda tx: tx.value("SELECT cap_micros FROM budget WHERE scope = 'run'")).result(20)
+    )
+
+
+def terminate(url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as other:
+        other.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid <> pg_backend_pid() AND datname = current_database()"
+        )
+
+
+def test_connections_that_were_lost_in_between_are_made_again(ledger: Ledger, url: str) -> None:
+    before = done(ledger)
+    terminate(url)
+    more(ledger).result(20)
+    terminate(url)
+    assert done(ledger) == before + 1
+
+
+def test_a_transaction_that_loses_its_connection_is_done_again_and_once(ledger: Ledger, url: str) -> None:
+    before, tries = done(ledger), []
+
+    def interrupted(tx: Tx) -> str:
+        add(tx)
+        tries.append(1)
+        if len(tries) == 1:
+            terminate(url)
+        add(tx)
+        return "done"
+
+    assert ledger.write(interrupted).result(20) == "done"
+    assert (len(tries), done(ledger)) == (2, before + 2)
+
+
+@pytest.mark.parametrize("code", ["40P01", "40001"])
+def test_a_deadlock_or_serialization_failure_is_done_again(ledger: Ledger, code: str) -> None:
+    before, tries = done(ledger), []
+
+    def fails(tx: Tx) -> None:
+        add(tx)
+        tries.append(1)
+        if len(tries) == 1:
+            tx.run(f"DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '{code}'; END $$")
+
+    ledger.write(fails).result(20)
+    assert (len(tries), done(ledger)) == (2, before + 1)
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+def test_a_server_that_is_restarted_is_gone_on_with(end: signal.Signals, tmp_path: Path) -> None:
+    with PostgresServer() as server:
+        ledger = Ledger(Secret(database_url(server.url, tmp_path)))
+        ledger.write(runs.open_run, request("run")).result(20)
+        before = done(ledger)
+        server.kill() if end == signal.SIGKILL else server.end(end)
+        with pytest.raises(LedgerUnavailable):
+            more(ledger).result(20)
+        server.start()
+        more(ledger).result(20)
+        assert done(ledger) == before + 1
+        ledger.close()
+
+
+def test_a_server_that_stands_still_denies_within_seconds(server: PostgresServer, ledger: Ledger) -> None:
+    before = done(ledger)
+    with server.frozen():
+        begun = time.monotonic()
+        with pytest.raises(LedgerUnavailable):
+            more(ledger).result(60)
+        assert time.monotonic() - begun < 30
+    more(ledger).result(20)
+    assert done(ledger) in (before + 1, before + 2)
+
+
+class TestCommits:
+    """A commit whose answer was lost is looked up before anything else is done."""
+
+    @pytest.fixture
+    def wire(self, server: PostgresServer) -> Iterator[Wire]:
+        with Wire(server) as made:
+            yield made
+
+    @pytest.mark.parametrize("cut", ["before", "after"])
+    def test_it_is_done_once_and_answered(self, wire: Wire, url: str, cut: str) -> None:
+        ledger = Ledger(Secret(wire.url(url)))
+        ledger.write(runs.open_run, request("run")).result(20)
+        before, cuts = done(ledger), []
+
+        def cut_once(data: bytes) -> str:
+            if b"COMMIT\0" in data and not cuts:
+                cuts.append(data)
+                return cut
+            return ""
+
+        wire.cut_at = cut_once
+        more(ledger).result(20)
+        assert len(cuts) == 1
+        assert done(ledger) == before + 1
+        ledger.close()
+
+    def test_where_it_cannot_be_looked_up_nothing_is_said_to_be_done(self, wire: Wire, url: str) -> None:
+        ledger = Ledger(Secret(wire.url(url)))
+        ledger.write(runs.open_run, request("run")).result(20)
+        before = done(ledger)
+
+        def cut(data: bytes) -> str:
+            if b"COMMIT\0" not in data:
+                return ""
+            wire.refuses = True
+            return "after"
+
+        wire.cut_at = cut
+        with pytest.raises(LedgerUnavailable, match="is not known yet"):
+            more(ledger).result(60)
+        wire.refuses, wire.cut_at = False, lambda data: ""
+        assert done(ledger) == before + 1
+        more(ledger).result(20)
+        assert done(ledger) == before + 2
+        ledger.close()
+
+
+def test_the_journal_refuses_changes(ledger: Ledger, url: str) -> None:
+    with psycopg.connect(url, autocommit=True) as other:
+        for statement in ("UPDATE journal SET note = 'x'", "DELETE FROM journal"):
+            with pytest.raises(psycopg.errors.IntegrityConstraintViolation, match="append-only"):
+                other.execute(statement)
+
+
+def test_one_writes_at_a_time(ledger: Ledger, url: str) -> None:
+    """What is read in a transaction is as it was when that ends."""
+    other, begun, go_on = Ledger(Secret(url)), threading.Event(), threading.Event()
+    before = done(ledger)
+
+    def slow(tx: Tx) -> int:
+        value = int(tx.value("SELECT cap_micros FROM budget WHERE scope = 'run'"))
+        begun.set()
+        go_on.wait(10)
+        tx.run("UPDATE budget SET cap_micros = ? WHERE scope = 'run'", value + 10)
+        return value
+
+    first = ledger.write(slow)
+    assert begun.wait(10)
+    second = more(other)
+    time.sleep(0.3)
+    assert not second.done()
+    go_on.set()
+    first.result(20)
+    second.result(20)
+    assert done(ledger) == before + 11
+    other.close()
