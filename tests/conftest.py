@@ -18,7 +18,9 @@ os.environ["NO_PROXY"] = "127.0.0.1,localhost"
 import stripe
 
 import luigi_spendguard.tasks  # noqa: F401  # installs the patches, as a pipeline's import does
+from tests.support import postgres
 from tests.support.attempts import Pretender
+from tests.support.postgres import PostgresServer
 from tests.support.programs import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 from tests.support.site import FakeStripe, Site
 
@@ -34,6 +36,14 @@ settings.register_profile("long", unhurried, max_examples=500)
 settings.load_profile("short")
 
 
+#: Tests that run with the ledger in a file, and at a PostgreSQL server, but for those marked `of_files`.
+BOTH_ENGINES = (
+    "tests/unit/ledger/",
+    "tests/unit/service/",
+    "tests/unit/scheduler/test_machine.py",
+)
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--repeats", type=int, default=3, help="how often each race is run")
     parser.addoption("--malformed", type=int, default=200, help="how many malformed requests are made")
@@ -47,6 +57,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         items[:] = [item for item in items if item not in further]
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run what is about the ledger on each engine that may keep it."""
+    path = metafunc.definition.nodeid.partition("::")[0]
+    if path.startswith(BOTH_ENGINES) and not metafunc.definition.get_closest_marker("of_files"):
+        metafunc.parametrize("engine", ["sqlite", "postgres"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def engine(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What keeps the ledgers of a test: files, or a PostgreSQL server of this test process's own."""
+    asked = getattr(request, "param", "sqlite")
+    if asked == "sqlite":
+        yield asked
+        return
+    with PostgresServer() as server, pytest.MonkeyPatch.context() as patched:
+        patched.setenv(postgres.SERVER, server.url)
+        yield asked
+
+
 @pytest.fixture
 def repeats(request: pytest.FixtureRequest) -> int:
     return int(request.config.getoption("--repeats"))
@@ -58,13 +87,13 @@ def malformed(request: pytest.FixtureRequest) -> int:
 
 
 @pytest.fixture(scope="session")
-def shared_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def shared_site(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     with Site(tmp_path_factory.mktemp("site")) as site:
         yield site
 
 
 @pytest.fixture(scope="session")
-def gateway_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def gateway_site(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose luigid is the gateway; its workers have no secret."""
     with Site(tmp_path_factory.mktemp("gateway-site"), gateway=True) as site:
         yield site

@@ -19,16 +19,22 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 import psycopg
 
+from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.redaction import Secret
 
 #: The URL of a server; set, ledgers are kept there and not in files.
 SERVER = "LEDGER_SERVER"
-_SETTINGS = "max_connections = 400\nshared_buffers = 32MB\nautovacuum = off\nlogging_collector = off\n"
+_TEMPLATE = "template_of_books"
+_SETTINGS = (
+    "max_connections = 400\nshared_buffers = 32MB\nautovacuum = off\nfsync = off\nlogging_collector = off\n"
+)
 
 
-def place_of(path: Path) -> Path | Secret:
-    """Return where the ledger of a path is kept."""
-    return Path(path) if SERVER not in os.environ else Secret(database_url(os.environ[SERVER], path))
+def place_of(path: Path | Secret) -> Path | Secret:
+    """Return where the ledger of a path is kept; of what is that place, itself."""
+    if isinstance(path, str):
+        return path
+    return path if SERVER not in os.environ else Secret(database_url(os.environ[SERVER], path))
 
 
 def url_of(path: Path) -> str:
@@ -39,10 +45,15 @@ def url_of(path: Path) -> str:
 def database_url(server: str, path: Path) -> str:
     """Return the URL of the database that is kept for a path, made when it is not there."""
     name = f"books_{hashlib.sha256(str(path).encode()).hexdigest()[:20]}"
+    url = urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
     with psycopg.connect(server, autocommit=True) as connection:
-        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [name]).fetchone() is None:
-            connection.execute(f"CREATE DATABASE {name}")
-    return urlunsplit(urlsplit(server)._replace(path=f"/{name}"))
+        there = {row[0] for row in connection.execute("SELECT datname FROM pg_database")}
+        if _TEMPLATE not in there:  # With all tables: making those takes longer than copying them.
+            connection.execute(f"CREATE DATABASE {_TEMPLATE}")
+            migrate(Secret(urlunsplit(urlsplit(server)._replace(path=f"/{_TEMPLATE}"))))
+        if name not in there:
+            connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
+    return url
 
 
 class PostgresServer:

@@ -76,6 +76,7 @@ def test_attempts_that_failed_and_were_made_good_count_nothing_once_the_run_has_
     assert {row["outcome"]: row["n"] for row in outcomes} == {"failed": 5, "completed": 5}
 
 
+@pytest.mark.of_files
 def test_nor_in_a_file_that_says_they_have_completed(books: Books) -> None:
     """Earlier versions wrote that when the run ended."""
     for task_id in TASKS:

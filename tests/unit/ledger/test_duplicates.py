@@ -336,6 +336,7 @@ def test_a_gate_that_begins_knows_who_waits_beside_whom(books: Books) -> None:
         (duplicates._OTHERWISE, "(task_id=?"),
     ],
 )
+@pytest.mark.of_files
 def test_what_may_be_repeated_is_found_by_an_index(books: Books, query: str, index: str) -> None:
     """A target that is paid daily has thousands of charges."""
     values = [str(n) for n in range(1, 14) if f"?{n}" in query]

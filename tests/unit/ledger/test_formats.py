@@ -20,6 +20,8 @@ from luigi_spendguard.settings.policy import Caps
 from tests.support.books import Books
 from tests.support.ledger_formats import USD, figures
 
+pytestmark = pytest.mark.of_files
+
 FORMATS = Path(__file__).parent / "formats"
 #: The keys that were issued first, for the attempt that is open, and last, over HTTP.
 OPEN_KEY, LAST_KEY = "vault_key_of-a-test-ledger-1", "vault_key_of-a-test-ledger-8"

@@ -22,6 +22,8 @@ from tests.support.books import Books
 from tests.support.site import SECRET
 from tests.unit import DATA
 
+pytestmark = pytest.mark.of_files
+
 CALL = ReserveRequest(
     "call",
     "stripe",

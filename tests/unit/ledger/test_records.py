@@ -82,6 +82,7 @@ def test_pages_leave_nothing_out_and_a_run_has_its_own(books: Books) -> None:
 
 
 @pytest.mark.parametrize("path", FORMATS, ids=lambda path: str(path.stem))
+@pytest.mark.of_files
 def test_what_was_done_is_read_from_every_format(tmp_path: Path, path: Path) -> None:
     ledger = tmp_path / "spendguard.db"
     shutil.copy(path, ledger)

@@ -139,6 +139,7 @@ class TestChanges:
         books.reserve(books.claim("D"), books.ask(5000))
         assert sorted(books.read(snapshot.changes, seen).paid) == ["A", "AB", "B"]
 
+    @pytest.mark.of_files
     def test_a_familys_last_run_is_found_by_an_index(self, books: Books) -> None:
         plan = books.read(
             lambda tx: tx.all("EXPLAIN QUERY PLAN SELECT id FROM run WHERE root_family = 'Root' AND id < 9")

@@ -92,7 +92,7 @@ def test_what_breaks_a_constraint_fails_alone(books: Books) -> None:
     with Together(books):
         first, again, last = (books.ledger.write(complete, name) for name in ("one", "one", "two"))
     assert (first.result(10), last.result(10)) == ("one", "two")
-    with pytest.raises(Exception, match="UNIQUE"):
+    with pytest.raises(Exception, match="(?i)unique"):
         again.result(10)
     assert tasks(books) == ["one", "two"]
 
@@ -114,6 +114,7 @@ def test_what_fails_before_it_has_written_lets_nothing_be_done_again(books: Book
     assert times == tasks(books) == ["once"]
 
 
+@pytest.mark.of_files
 def test_those_that_came_at_once_are_waited_for(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "GATHER_S", 60.0)
     with Together(books):
@@ -144,6 +145,7 @@ def test_fewer_are_waited_for_once_fewer_have_come(books: Books, monkeypatch: py
     assert books.ledger._writer._expected < ledger.MANY
 
 
+@pytest.mark.of_files
 def test_no_more_than_so_many_are_committed_together(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "BATCH", 2)
     seen: list[str] = []
@@ -160,6 +162,7 @@ def test_what_comes_when_it_is_closed_is_told_so(books: Books) -> None:
         books.ledger.write(complete, "late").result(10)
 
 
+@pytest.mark.of_files
 @pytest.mark.parametrize(("caps", "object_id", "most"), [(Caps(), None, 18), (FOUR, "pi", 23)])
 def test_a_call_takes_so_many_statements(books: Books, caps: Caps, object_id: str | None, most: int) -> None:
     """With those that begin and commit its two transactions."""
