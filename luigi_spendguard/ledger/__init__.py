@@ -6,6 +6,7 @@ The one writer of a process: a thread fed by a queue; what waits together is com
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -36,12 +37,13 @@ R = TypeVar("R")
 
 def again(act: Callable[[], R]) -> R:
     """Do what may be interrupted before anything of it is decided. Raises LedgerUnavailable after a time."""
-    limit = time.monotonic() + LOCK_SECONDS
+    limit = math.inf
     for wait_s in backoff.growing(0.02, 0.5):
         try:
             return act()
         except Interrupted as error:
-            if time.monotonic() > limit:
+            limit = min(limit, time.monotonic() + LOCK_SECONDS)
+            if time.monotonic() >= limit:
                 raise LedgerUnavailable(str(error)) from error
             time.sleep(wait_s)
     raise AssertionError("there is always another wait")

@@ -62,7 +62,8 @@ MAIN: tuple[Setting, ...] = (
         "ledger_url",
         values.ledger_url,
         "luigi-spendguard/spendguard.db in XDG_STATE_HOME",
-        "The ledger's file, as `sqlite:////absolute/path`. Read by luigid.",
+        "Where the ledger is: a file, as `sqlite:////absolute/path`, or a database of a PostgreSQL server, "
+        "as `postgresql://user@host/database`. Read by luigid.",
     ),
     Setting(
         PREFIX,

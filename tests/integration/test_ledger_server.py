@@ -18,7 +18,7 @@ from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
-from tests.support.postgres import PostgresServer, Wire, database_url
+from tests.support.postgres import PgBouncer, PostgresServer, Wire, database_url
 
 USD = 1_000_000
 
@@ -207,4 +207,68 @@ def test_one_writes_at_a_time(ledger: Ledger, url: str) -> None:
     first.result(20)
     second.result(20)
     assert done(ledger) == before + 11
+    other.close()
+
+
+class TestPools:
+    """Behind PgBouncer in transaction mode each transaction may have another backend."""
+
+    @pytest.fixture
+    def pooled(self, server: PostgresServer, url: str) -> Iterator[str]:
+        with PgBouncer(server) as pool:
+            yield pool.url(url)
+
+    def test_many_write_at_once_and_nothing_is_lost(self, pooled: str) -> None:
+        ledgers = [Ledger(Secret(pooled)) for _ in range(4)]
+        ledgers[0].write(runs.open_run, request("run")).result(20)
+        before = done(ledgers[0])
+        for one in [more(ledger) for ledger in ledgers for _ in range(50)]:
+            one.result(60)
+        assert done(ledgers[0]) == before + 200
+        for ledger in ledgers:
+            ledger.close()
+
+    def test_nothing_is_prepared_there(self, pooled: str, ledger: Ledger) -> None:
+        """Another client's statement may have the same name at a backend."""
+        through = Ledger(Secret(pooled))
+        prepared = "SELECT count(*) FROM pg_prepared_statements"
+        for one, some in ((through, False), (ledger, True)):
+            for _ in range(5):
+                one.read(lambda tx: tx.value("SELECT max(id) FROM journal")).result(20)
+            assert (one.read(lambda tx: tx.value(prepared)).result(20) > 0) is some
+        through.close()
+
+
+def test_a_server_that_keeps_no_advisory_locks_is_refused(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some that speak the same protocol take them without a word."""
+    from luigi_spendguard.ledger.database import postgres
+
+    monkeypatch.setattr(postgres, "_BEGIN", postgres._BEGIN.partition(b" SELECT pg_advisory")[0])
+    with pytest.raises(LedgerUnavailable, match="keeps no advisory locks"):
+        Ledger(Secret(url))
+
+
+def test_a_process_that_stands_still_in_a_transaction_is_not_waited_for(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luigi_spendguard.ledger.database import postgres
+
+    monkeypatch.setattr(postgres, "STALLED_S", 0.5)
+    before, stalled = done(ledger), threading.Event()
+    other = Ledger(Secret(url))
+
+    def stall(tx: Tx) -> None:
+        add(tx)
+        if not stalled.is_set():
+            stalled.set()
+            time.sleep(3)
+
+    late = other.write(stall)
+    assert stalled.wait(10)
+    more(ledger).result(20)
+    assert done(ledger) == before + 1
+    late.result(20)  # It is done again.
+    assert done(ledger) == before + 2
     other.close()

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
 import tempfile
 import threading
 import warnings
@@ -21,6 +22,7 @@ import psycopg
 
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.redaction import Secret
+from tests.support.processes import free_port, listening, wait_until
 
 #: The URL of a server; set, ledgers are kept there and not in files.
 SERVER = "LEDGER_SERVER"
@@ -125,6 +127,40 @@ class PostgresServer:
         with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):
             self.end(signal.SIGQUIT)
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class PgBouncer:
+    """A pool in transaction mode in front of a server; `with` ends it."""
+
+    def __init__(self, server: PostgresServer) -> None:
+        self.port = free_port()
+        config, users = server.folder / "pgbouncer.ini", server.folder / "users.txt"
+        users.write_text('"postgres" ""\n')
+        config.write_text(
+            f"[databases]\n* = host={server.folder} port=5432\n[pgbouncer]\nlisten_addr = 127.0.0.1\n"
+            f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\n"
+            "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
+        )
+        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or "pgbouncer"
+        # As the server's own user: it refuses to be root's.
+        self._process = subprocess.Popen(
+            [program, "-q", str(config)],
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            user=server.folder.stat().st_uid if os.geteuid() == 0 else None,
+        )
+        wait_until(lambda: listening(self.port), what="pgbouncer")
+
+    def url(self, url: str) -> str:
+        """Return a URL of the server that leads through here."""
+        return urlunsplit(urlsplit(url)._replace(netloc=f"postgres@127.0.0.1:{self.port}", query=""))
+
+    def __enter__(self) -> PgBouncer:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._process.terminate()
+        self._process.wait(10)
 
 
 class Wire:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
 
@@ -156,24 +156,29 @@ class Tx(ABC):
         self._execute("RELEASE part")
 
 
-class Database(Protocol):
+class Database(ABC):
     """A connection to the books, opened when it is needed, for one thread at a time; no fork inherits it."""
 
+    @abstractmethod
     def writing(self) -> AbstractContextManager[Tx]:
         """One durable write transaction; no other process writes meanwhile.
 
         Raises LedgerUnavailable when it cannot be had or committed, and Interrupted.
         """
 
+    @abstractmethod
     def reading(self) -> AbstractContextManager[Tx]:
         """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
 
+    @abstractmethod
     def translate(self, error: Exception) -> Exception:
         """Return an error of the engine as LedgerUnavailable or Interrupted; a constraint's as it is."""
 
+    @abstractmethod
     def prepare(self) -> None:
         """Make what must be there before it can be connected to. Raises LedgerUnavailable."""
 
+    @abstractmethod
     def disconnect(self) -> None:
         """Close the connection; the next use opens it again."""
 

@@ -25,12 +25,14 @@ from psycopg.types.numeric import Int8Dumper
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database
-from luigi_spendguard.ledger.database import MIDNIGHT, NOW, TODAY, Interrupted, Tx, insertion
+from luigi_spendguard.ledger.database import MIDNIGHT, NOW, TODAY, Database, Interrupted, Tx, insertion
 from luigi_spendguard.ledger.database.patience import at_most
 from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection, answers what takes it no time, and anything.
 CONNECT_S, ANSWER_S, STATEMENT_S = 3, 5.0, 60.0
+#: Seconds after which the server ends the transaction of a process that stands still: all others wait for it.
+STALLED_S = 10.0
 #: Tables whose rows the database numbers by their `id`.
 _NUMBERED = frozenset({"run", "budget", "journal"})
 #: Tables whose rows are asked for in the order in which they were made, and that have no number of their own.
@@ -196,7 +198,7 @@ class ServerTx(Tx):
         self.run("SELECT set_config('luigi_spendguard.prunes', 'no', true)")
 
 
-class LedgerServer:
+class LedgerServer(Database):
     """The database at a URL, not yet connected, for one thread at a time; no fork inherits it."""
 
     def __init__(self, url: str, *, read_only: bool = False, busy_s: float = database.LOCK_SECONDS) -> None:
@@ -207,6 +209,8 @@ class LedgerServer:
         self._connection: psycopg.Connection[Any] | None = None
         #: Who writes here, and its last transaction: see `_has_landed`.
         self._writer, self._number = "", 0
+        #: Its server keeps the lock.
+        self._is_known = False
         at_fork(self._forget)
 
     def _forget(self) -> None:
@@ -251,7 +255,9 @@ class LedgerServer:
         """Begin a transaction when no other one writes. Raises psycopg.Error."""
         connection = self._connected()
         with at_most(connection, self.busy_s + ANSWER_S):
-            connection.execute(_BEGIN % {b"wait": int(1000 * self.busy_s)})
+            connection.execute(_BEGIN % {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)})
+            if not self._is_known:
+                self._check(connection)
             if self._writer:
                 self._number += 1
                 connection.execute(_NUMBERED_NOW, [self._number, self._writer])
@@ -259,6 +265,14 @@ class LedgerServer:
                 self._writer, self._number = uuid.uuid4().hex, 1
                 connection.execute(_NEW_WRITER, [self._writer])
         return connection
+
+    def _check(self, connection: psycopg.Connection[Any]) -> None:
+        """Look once whether its server keeps the lock. Raises LedgerUnavailable: some only say so."""
+        if connection.execute(_IS_LOCKED).fetchone() is None:
+            raise LedgerUnavailable(
+                "its server keeps no advisory locks: let [spendguard] ledger_url lead to PostgreSQL itself"
+            )
+        self._is_known = True
 
     def _has_landed(self, error: Exception) -> bool:
         """Return whether the transaction is durable whose commit was not acknowledged.
@@ -330,8 +344,11 @@ def _line(error: Exception) -> str:
 #: Begins a transaction that writes; the advisory lock is a number that other programs there hardly take.
 _BEGIN = (
     b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %(wait)d;"
-    b" SET LOCAL synchronous_commit = on;"
+    b" SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = %(idle)d;"
     b" SELECT pg_advisory_xact_lock(hashtextextended('luigi_spendguard ledger ' || current_schema(), 0))"
+)
+_IS_LOCKED = (
+    b"SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
 )
 #: Each transaction leaves its number, and that of the one before: see `_has_landed`.
 _NUMBERED_NOW = f"UPDATE writer SET before = last, last = $1, at = {_SPOKEN_NOW} WHERE id = $2".encode()
@@ -344,6 +361,7 @@ _AGAIN = (
     psycopg.errors.DeadlockDetected,
     psycopg.errors.SerializationFailure,
     psycopg.errors.AdminShutdown,
+    psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.InterfaceError,
 )
 _ADVICE: Mapping[type[Exception], str] = {

@@ -19,7 +19,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database, forking
-from luigi_spendguard.ledger.database import Tx, insertion
+from luigi_spendguard.ledger.database import Database, Tx, insertion
 
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
@@ -56,7 +56,7 @@ _CROWDED = (
 _Stood = tuple[int, int, int]
 
 
-class LedgerFile(peewee.SqliteDatabase):
+class LedgerFile(peewee.SqliteDatabase, Database):
     """The database at `path`, not yet connected, for one thread at a time; no fork inherits it.
 
     It is the file that stood there when this was made: another one of that name is never written to.

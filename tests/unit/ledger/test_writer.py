@@ -92,7 +92,7 @@ def test_what_breaks_a_constraint_fails_alone(books: Books) -> None:
     with Together(books):
         first, again, last = (books.ledger.write(complete, name) for name in ("one", "one", "two"))
     assert (first.result(10), last.result(10)) == ("one", "two")
-    with pytest.raises(Exception, match="(?i)unique"):
+    with pytest.raises(Exception, match=r"(?i)unique"):
         again.result(10)
     assert tasks(books) == ["one", "two"]
 
