@@ -25,12 +25,12 @@ def running(folder: Path, gateway: bool) -> Iterator[Site]:
 
 
 @pytest.fixture(scope="module")
-def races(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def races(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     yield from running(tmp_path_factory.mktemp("races"), gateway=False)
 
 
 @pytest.fixture(scope="module")
-def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+def relayed(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """A site whose luigid is the gateway: the workers hold no secret."""
     yield from running(tmp_path_factory.mktemp("relayed"), gateway=True)
 

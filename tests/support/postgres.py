@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import os
 import shutil
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 import psutil
 import psycopg
 
+from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.redaction import Secret
 from tests.support.processes import free_port, listening, wait_until
@@ -37,6 +39,15 @@ def place_of(path: Path | Secret) -> Path | Secret:
     if isinstance(path, str):
         return path
     return path if SERVER not in os.environ else Secret(database_url(os.environ[SERVER], path))
+
+
+def settings_of(path: Path | Secret, *args: Any, **more: Any) -> Settings:
+    """Return the settings of a luigid whose ledger is kept there."""
+    place = place_of(path)
+    if isinstance(place, str):
+        beside = path if isinstance(path, Path) else Path(tempfile.mkdtemp(prefix="spendguard-")) / "books.db"
+        return dataclasses.replace(Settings(beside, *args, **more), ledger_server=place)
+    return Settings(place, *args, **more)
 
 
 def url_of(path: Path) -> str:

@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.audit import discrepancies
@@ -34,6 +33,7 @@ from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators, top_ups
+from tests.support.postgres import settings_of
 from tests.support.twins import ask_both
 
 USD = 1_000_000
@@ -106,7 +106,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             task_families={"V": Micros(FAMILY)},
             single=None if single is None else Micros(single),
         )
-        self.settings = Settings(self.folder / "books.db", caps, forecast=forecast)
+        self.settings = settings_of(self.folder / "books.db", caps, forecast=forecast)
         self.luigid()
         self.submit_all(shared)
 

@@ -10,7 +10,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from luigi_spendguard.config import Settings, VendorSettings
+from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, SpendDenied
 from luigi_spendguard.ledger import queries, settlement
 from luigi_spendguard.ledger.database import Tx
@@ -27,6 +27,7 @@ from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService
 from tests.support.books import Books
+from tests.support.postgres import settings_of
 
 T = TypeVar("T")
 
@@ -44,7 +45,7 @@ def heard(
 ) -> tuple[LedgerService, T]:
     async def live() -> tuple[LedgerService, T]:
         service = LedgerService(
-            Settings(books.path, Caps(default=Micros(100)), **settings), BudgetScheduler()
+            settings_of(books.path, Caps(default=Micros(100)), **settings), BudgetScheduler()
         )
         try:
             return service, await say(service)
@@ -193,7 +194,7 @@ def test_what_is_asked_for_waits_for_its_turn_as_any_call(books: Books) -> None:
     key, ask = books.claim("Charge_1"), books.ask(10)
 
     async def live() -> AttemptReply:
-        service = LedgerService(Settings(books.path, Caps(default=Micros(100))), BudgetScheduler())
+        service = LedgerService(settings_of(books.path, Caps(default=Micros(100))), BudgetScheduler())
         turns = service._turns = Mock()
         turns.ahead.return_value = "pi_1"
         try:

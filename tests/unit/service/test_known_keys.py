@@ -10,7 +10,6 @@ from unittest.mock import Mock
 
 import pytest
 
-from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.ledger import keys, runs
 from luigi_spendguard.money import Micros
@@ -24,6 +23,7 @@ from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, known_keys, operators
 from scheduler_patch.service.known_keys import BELIEVED_S, KnownKeys
 from tests.support.luigids import Attempt, Luigid
+from tests.support.postgres import settings_of
 from tests.unit.gateway.test_shares import Played, charge, run
 
 
@@ -83,7 +83,7 @@ def test_what_is_forgotten_during_a_look_is_not_learnt_from_it() -> None:
 def test_a_key_is_read_once_and_again_after_a_revoke(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def live() -> None:
         caps = Caps(default=Micros(1000))
-        service = LedgerService(Settings(tmp_path / "books.db", caps), BudgetScheduler())
+        service = LedgerService(settings_of(tmp_path / "books.db", caps), BudgetScheduler())
         row, key = await service.record(keys.issue, keys.Terms("stripe", ttl_ms=60_000), caps)
         reads: list[str] = []
         read = service.read

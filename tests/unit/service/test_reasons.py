@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -134,6 +135,7 @@ CAPS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.of_files  # Hypothesis wants each example to be run in one way.
 class TestAllThatIsAdvised:
     @given(jobs=JOBS, caps=CAPS, bills_more=st.booleans())
     def test_frees_all(self, jobs: list[Job], caps: dict[str, Any], bills_more: bool) -> None:
