@@ -29,7 +29,7 @@ from scheduler_patch.gateway.handler import Nowhere, Unknown, nowhere, relay_rou
 from scheduler_patch.scheduler import BudgetScheduler, adopt
 from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
-from scheduler_patch.service.ledger import SWEEP_S
+from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
@@ -135,6 +135,8 @@ def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable
     on_hangup(service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
     PeriodicCallback(news.tell, LOOK_S * 1000).start()
+    if service.settings.ledger_server is not None:
+        PeriodicCallback(service.hear, HEAR_S * 1000).start()
 
 
 def install(settings: config.Settings) -> None:

@@ -43,6 +43,7 @@ BOTH_ENGINES = (
     "tests/unit/scheduler/test_machine.py",
     "tests/acceptance/test_races.py",
     "tests/acceptance/test_ends.py",
+    "tests/acceptance/test_two_luigids.py",
 )
 
 

@@ -6,6 +6,7 @@ Nothing here waits for the ledger in tornado's thread: operations are awaited, s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import secrets
@@ -38,6 +39,8 @@ P = ParamSpec("P")
 
 #: Seconds between two looks for pending calls whose sender must be gone.
 SWEEP_S = 5.0
+#: Seconds between two looks for what other luigids have written, where the ledger is at a server.
+HEAR_S = 0.5
 #: Reads of pages that wait for each other at the most.
 MOST_BROWSING = 64
 #: Seconds for which a read waits for ends of calls that are being written.
@@ -281,6 +284,12 @@ class Books:
             await self.refresh()
         except LedgerUnavailable as error:
             logger.error("%s", error)
+
+    async def hear(self) -> None:
+        """Refresh the gate soon after another luigid has written; what keeps it from that, `sweep` says."""
+        if self._ledger is not None:
+            with contextlib.suppress(LedgerUnavailable):
+                await self.refresh()
 
     async def refresh(self) -> None:
         """Take over what other processes have done to the ledger."""
