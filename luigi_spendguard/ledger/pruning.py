@@ -195,7 +195,7 @@ def _of_calls(tx: Tx, run_id: str, before: int) -> tuple[str, list[Any]]:
         json.dumps([row["name"] for row in tx.all(_AT_WORK)]),
         tx.value(_OLDEST_ATTEMPT) or 2**62,
     ]
-    return f"(SELECT call.*, {_STAYS} AS why FROM call WHERE run_id = ?1 ORDER BY rowid)", values
+    return f"(SELECT call.*, {_STAYS} AS why FROM call WHERE run_id = ?1 ORDER BY rowid) AS call", values
 
 
 def _free(tx: Tx, run_id: str, before: int, most: int) -> list[Row]:

