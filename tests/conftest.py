@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
 import signal
+import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +17,7 @@ from hypothesis import HealthCheck, settings
 # Before the SDK is imported: nothing of a test is to reach the user's home or a network.
 os.environ.setdefault("STRIPE_ENABLE_TELEMETRY", "false")
 os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="spendguard-tests-")
 
 import stripe
 
@@ -24,6 +28,7 @@ from tests.support.postgres import PostgresServer
 from tests.support.programs import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 from tests.support.site import FakeStripe, Site
 
+atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 stripe.enable_telemetry = False
 
 # A shell lets what it runs in the background ignore this, and a worker that is to be interrupted inherits it.

@@ -33,7 +33,8 @@ def free_port() -> int:
 
 def environment(**more: str) -> dict[str, str]:
     """Return a clean environment for a child: no proxies, no secrets of the caller's."""
-    kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
+    names = ("PATH", "LANG", "TMPDIR", "XDG_STATE_HOME")
+    kept = {name: os.environ[name] for name in names if name in os.environ}
     return {
         **kept,
         "HOME": os.environ.get("HOME", "/"),

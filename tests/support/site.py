@@ -46,10 +46,11 @@ class Site:
         self.owns_stripe = stripe is None
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
+        self.state_home = folder / "state-home"
         #: The ledger's file; of one at a server, what would be beside it is found here.
         self.ledger = folder / "ledger" / "spendguard.db"
         if postgres.SERVER in os.environ:
-            self.ledger = folder / "ledger" / "luigi-spendguard" / "spendguard.db"
+            self.ledger = self.state_home / "luigi-spendguard" / "spendguard.db"
         self.config = folder / "luigi.cfg"
         self.settings: dict[str, dict[str, Any]] = {
             # Luigi refuses a command that runs already, another test run of this machine perhaps.
@@ -102,9 +103,11 @@ class Site:
         return self._environment(**(secrets | more))
 
     def _environment(self, **more: str) -> dict[str, str]:
-        own = {"LUIGI_CONFIG_PATH": str(self.config), "OUT_DIR": str(self.folder / "out")}
-        if postgres.SERVER in os.environ:
-            own["XDG_STATE_HOME"] = str(self.folder / "ledger")
+        own = {
+            "LUIGI_CONFIG_PATH": str(self.config),
+            "OUT_DIR": str(self.folder / "out"),
+            "XDG_STATE_HOME": str(self.state_home),
+        }
         return environment(**(own | more))
 
     def start(self, module: str = "scheduler_patch", *args: str, **env: str) -> None:
