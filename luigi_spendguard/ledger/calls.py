@@ -8,10 +8,10 @@ from typing import Any
 
 from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
-from luigi_spendguard.ledger.claims import COMPLETIONS, key_hash
+from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same
-from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of
+from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of, key_hash
 from luigi_spendguard.settings.policy import Caps
 
 #: Milliseconds for which a grant may be used.
@@ -93,7 +93,11 @@ _BY_KEY, _BY_ID = f"{_SCOPE} WHERE claim.key_hash = ?", f"{_SCOPE} WHERE claim.i
 
 def find_scope(tx: Tx, key: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
     """Return whose key this is, or None. The index finds its hash, of which time tells nothing useful."""
-    wanted = key_hash(key)
+    return scope_of_hash(tx, key_hash(key), caps, relayed=relayed)
+
+
+def scope_of_hash(tx: Tx, wanted: str, caps: Caps, *, relayed: bool = False) -> Scope | None:
+    """Return whose key has that hash (`key_hash`), or None."""
     found = _found(tx.values(_BY_KEY, wanted), caps, relayed)
     return found if found is not None and hmac.compare_digest(found.claim["key_hash"], wanted) else None
 

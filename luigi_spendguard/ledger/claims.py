@@ -17,12 +17,7 @@ from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.following import count_earlier, keep_budget
 from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
-from luigi_spendguard.protocol import KEY_PREFIX, command
-
-
-def key_hash(key: str) -> str:
-    """Return the SHA-256 under which a vault key is kept."""
-    return hashlib.sha256(key.encode()).hexdigest()
+from luigi_spendguard.protocol import KEY_PREFIX, command, key_hash
 
 
 def payment_of(family: str, *keys: str) -> str:

@@ -17,13 +17,12 @@ from typing import Any
 from luigi_spendguard.errors import Conflict, NotFound
 from luigi_spendguard.ledger.budgets import WITH_REMAINING, JournalEntry, journal, key_budgets, run_budget
 from luigi_spendguard.ledger.calls import ReservationDenied, Scope
-from luigi_spendguard.ledger.claims import key_hash
 from luigi_spendguard.ledger.database import NOW, SKEW_MS, TODAY, Row, Tx, is_over
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.objects import object_of
 from luigi_spendguard.ledger.runs import SENDABLE, RunRequest, open_run, revoked
 from luigi_spendguard.money import Micros, plain_usd
-from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command
+from luigi_spendguard.protocol import KEY_PREFIX, ReserveRequest, command, key_hash
 from luigi_spendguard.protocol.commands import USD
 from luigi_spendguard.settings.policy import Caps, is_allowed, moment
 

@@ -318,6 +318,11 @@ def process_of(call_id: str) -> str:
     return call_id.partition("-")[0]
 
 
+def key_hash(key: str) -> str:
+    """Return the SHA-256 under which a vault key is kept, in hexadecimal digits."""
+    return hashlib.sha256(key.encode()).hexdigest()
+
+
 def for_display(text: str) -> str:
     """Return a text as it is kept for people to read.
 

@@ -233,6 +233,26 @@ class FinishReply(LenientMessage):
 
 
 @dataclass(frozen=True)
+class EndedRequest(Message):
+    """How calls of a vault key's have ended, as somebody says it who does not have the key.
+
+    Attributes:
+        key_hash: of the key, as `protocol.key_hash`: nobody can show that in its place.
+
+    """
+
+    key_hash: Annotated[str, messages.text(64)]
+    ends: tuple[EndRequest, ...]
+
+
+@dataclass(frozen=True)
+class EndedReply(LenientMessage):
+    """What has become of each call that has ended, in their order."""
+
+    ends: tuple[EndedCall, ...] = ()
+
+
+@dataclass(frozen=True)
 class AttemptRequest(Message):
     """What an attempt says at once: how calls have ended, then what it asks for."""
 
@@ -449,6 +469,7 @@ OPEN_RUN = Rpc("spend_open_run", OpenRunRequest, OpenRunReply)
 CLAIM = Rpc("spend_claim", ClaimRequest, ClaimReply)
 FINISH = Rpc("spend_finish", FinishRequest, FinishReply)
 CLOSE_RUN = Rpc("spend_close_run", CloseRunRequest, CloseRunReply)
+ENDED = Rpc("spend_ended", EndedRequest, EndedReply)
 BLOCKED = Rpc("spend_blocked", BlockedRequest, BlockedReply)
 ACKNOWLEDGE = Rpc("spend_acknowledge", AcknowledgeRequest, NoFields)
 DUE_PRICES = Rpc("spend_due_prices", DuePricesRequest, DuePricesReply)

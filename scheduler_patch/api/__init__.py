@@ -102,6 +102,7 @@ ROUTES = (
     _worker(rpcs.CLAIM, LedgerService.claim),
     _worker(rpcs.FINISH, LedgerService.finish),
     _worker(rpcs.CLOSE_RUN, LedgerService.close_run),
+    _worker(rpcs.ENDED, LedgerService.ended),
     _worker(rpcs.BLOCKED, explain_blocked),
     _worker(rpcs.ACKNOWLEDGE, LedgerService.acknowledge),
     _worker(rpcs.DUE_PRICES, LedgerService.due_prices),

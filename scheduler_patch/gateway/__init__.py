@@ -27,8 +27,7 @@ from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.relay import ClientCall, UnderWay
-from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, key_hash
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Reply, Vendor
 from scheduler_patch.gateway.replies import Replies, Room

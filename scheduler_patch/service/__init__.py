@@ -38,6 +38,8 @@ from luigi_spendguard.protocol.rpcs import (
     CorrectRequest,
     DuePricesReply,
     DuePricesRequest,
+    EndedReply,
+    EndedRequest,
     FinishReply,
     FinishRequest,
     OpenRunReply,
@@ -170,6 +172,10 @@ class LedgerService(Books):
         self._averages_due = self._averages_due or closed
         self._costs_due = self._costs_due or closed
         return CloseRunReply(closed)
+
+    async def ended(self, request: EndedRequest, *, relayed: bool = False) -> EndedReply:
+        """Take how calls of a vault key's have ended; of those that a gateway sends only with `relayed`."""
+        return await self.commit_end(bookings.ended, request, relayed)
 
     async def learn_costs(self) -> None:
         """Look what tasks have cost, and whom they paid: for what is said of those that do not say it."""

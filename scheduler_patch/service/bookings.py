@@ -28,6 +28,8 @@ from luigi_spendguard.protocol.rpcs import (
     CorrectRequest,
     DuePrice,
     EndedCall,
+    EndedReply,
+    EndedRequest,
     FinishReply,
     FinishRequest,
 )
@@ -178,6 +180,18 @@ def _ended(
             reply = end_reply(end, applied.answer)
             ended.append(EndedCall(reply.call_id, reply.state, reply.overrun_usd))
     return booked, tuple(ended)
+
+
+def ended(tx: Tx, request: EndedRequest, relayed: bool) -> Booked[EndedReply]:
+    """Apply ends of calls of a vault key's, each by itself, for who does not have the key any more.
+
+    Of calls that a gateway sends only where it says so itself (`relayed`).
+    """
+    scope = calls.scope_of_hash(tx, request.key_hash, Caps(), relayed=relayed)
+    if scope is not None and not scope.claim["task_id"] and not relayed:
+        scope = None  # A key that was asked for over HTTP is for the gateway: see `_scope`.
+    booked, ends = _ended(tx, scope, request.ends)
+    return Booked(EndedReply(ends), None, partial(_tell_each, booked))
 
 
 def _known(scope: calls.Scope | None) -> calls.Scope:

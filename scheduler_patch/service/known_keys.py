@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from luigi_spendguard.ledger.claims import key_hash
+from luigi_spendguard.protocol import key_hash
 
 #: Seconds for which a key is believed: another luigid or gateway may have ended it since.
 BELIEVED_S = 5.0

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 from luigi_spendguard.http.receiving import Receiving
 from luigi_spendguard.http.relay import Refused
-from luigi_spendguard.ledger.claims import key_hash
-from luigi_spendguard.protocol import ASKED_AGAIN, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import ASKED_AGAIN, ReserveReply, ReserveRequest, key_hash
 
 #: What is left to those who hold nothing yet: one part in so many.
 _KEPT_FREE = 4

@@ -165,6 +165,12 @@ ROUTES: dict[str, tuple[str, str, str, Any]] = {
     ),
     "finish": ("POST", "/api/spend_finish", "worker", {"claim_id": "{claim}", "outcome": "failed"}),
     "close_run": ("POST", "/api/spend_close_run", "worker", {"name": "{run}"}),
+    "ended": (
+        "POST",
+        "/api/spend_ended",
+        "worker",
+        {"key_hash": "0" * 64, "ends": [{"kind": "void", "call_id": str(uuid.uuid4())}]},
+    ),
     "blocked": ("POST", "/api/spend_blocked", "worker", {"worker": "{worker}"}),
     "settings": ("GET", "/settings", "read", None),
     "status": ("GET", "/status", "read", None),

@@ -12,7 +12,7 @@ import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import queries, settlement
-from luigi_spendguard.ledger.claims import key_hash
+from luigi_spendguard.protocol import key_hash
 from luigi_spendguard.vendors import Reply, Request
 from scheduler_patch import gateway, service
 from tests.unit.gateway.test_shares import INTENT, Played, charge, run

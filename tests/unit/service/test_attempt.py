@@ -12,14 +12,15 @@ import pytest
 
 from luigi_spendguard.config import VendorSettings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, SpendDenied
-from luigi_spendguard.ledger import queries, settlement
+from luigi_spendguard.ledger import keys, queries, settlement
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.protocol import EndRequest, key_hash
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
     EndedCall,
+    EndedRequest,
     FinishReply,
     FinishRequest,
 )
@@ -96,7 +97,13 @@ async def with_the_last_word(
     return (await service.finish(FinishRequest(claim, "returned", ends))).ends
 
 
-@pytest.mark.parametrize("say", [by_itself, with_the_last_word])
+async def without_the_key(
+    service: LedgerService, key: str, claim: str, ends: tuple[EndRequest, ...]
+) -> tuple[EndedCall, ...]:
+    return (await service.ended(EndedRequest(key_hash(key), ends))).ends
+
+
+@pytest.mark.parametrize("say", [by_itself, with_the_last_word, without_the_key])
 def test_an_end_that_is_refused_holds_nothing_up(
     books: Books, say: Callable[..., Awaitable[tuple[EndedCall, ...]]]
 ) -> None:
@@ -148,6 +155,28 @@ def test_of_a_claim_that_nobody_has_made_no_end_is_taken(books: Books) -> None:
     _, reply = finished(books, FinishRequest("none", "returned", (EndRequest("void", ask.call_id),)))
     assert reply == FinishReply(known=False, ends=(EndedCall(ask.call_id, refused="there is no such claim"),))
     assert calls(books) == {ask.call_id: "pending"}
+
+
+def test_nor_of_a_key_that_is_unknown_or_the_gateways(books: Books) -> None:
+    """Only a gateway says how calls of a key that was asked for over HTTP have ended."""
+    key = books.write(keys.issue, keys.Terms("stripe", ttl_ms=60_000), Caps(default=Micros(100)))[1]
+    ask = books.ask(10)
+    for one in ("vault_key_of_nobody", key):
+        request = EndedRequest(key_hash(one), (EndRequest("void", ask.call_id),))
+        _, reply = heard(books, lambda service, request=request: service.ended(request))
+        assert [end.refused for end in reply.ends] == ["there is no such claim"]
+    assert calls(books) == {}
+    _, reply = heard(books, lambda service: service.ended(request, relayed=True))
+    assert [end.state for end in reply.ends] == ["voided"]
+
+
+def test_the_gate_hears_of_an_end_that_is_said_without_the_key(books: Books) -> None:
+    key, ask = books.claim("Charge_1"), books.ask(80)
+    books.reserve(key, ask)
+    request = EndedRequest(key_hash(key), (EndRequest("settle", ask.call_id, total_micros=10),))
+    service, _ = heard(books, lambda service: service.ended(request))
+    known = service.state.runs["run"].own_budget
+    assert (known.spent, known.reserved) == (10, 0)
 
 
 def test_where_what_is_asked_for_is_refused_the_ends_are_not_taken(books: Books) -> None:
