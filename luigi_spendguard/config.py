@@ -243,10 +243,11 @@ def load(
         raise raws["admin_token" if "admin_token" in raws else "admin_token_file"].error(
             "is the same as worker_token: every worker could top up and resolve. Make another one"
         )
-    place = main.pop("ledger_url", None) or _default_ledger(environ)
+    usual = state_folder(environ) / "spendguard.db"
+    place = main.pop("ledger_url", None) or usual
     server = None if isinstance(place, Path) else place
     settings = Settings(
-        place if isinstance(place, Path) else _default_ledger(environ),
+        place if isinstance(place, Path) else usual,
         caps,
         server,
         **main,
@@ -302,10 +303,14 @@ def _names(section: str, key: str, value: Any) -> Iterator[str]:
         yield from (f"[{section}] {key}: {entry}" for entry in value)
 
 
-def _default_ledger(environ: Mapping[str, str]) -> Path:
+def state_folder(environ: Mapping[str, str]) -> Path:
+    """Return where this user's ledger is, unless luigi.cfg says it, and what waits to be told to one.
+
+    Raises RuntimeError: neither the environment nor the system knows a home.
+    """
     state = environ.get("XDG_STATE_HOME", "")
     base = Path(state) if state.startswith("/") else Path.home() / ".local" / "state"
-    return base / "luigi-spendguard" / "spendguard.db"
+    return base / "luigi-spendguard"
 
 
 def _check_sections(sections: Sections) -> None:

@@ -24,10 +24,11 @@ from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, in_doubt, naming_lost
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
+from luigi_spendguard.http.spool import Kept, Spool
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.process_state import at_fork
-from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, rpcs
 from luigi_spendguard.protocol.messages import BadMessage
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
@@ -45,7 +46,7 @@ from luigi_spendguard.protocol.rpcs import (
     OpenRunRequest,
 )
 from scheduler_patch.scheduler import BudgetScheduler, adopt
-from scheduler_patch.service import LedgerService
+from scheduler_patch.service import LedgerService, spooled
 from scheduler_patch.service.blocked import explain_blocked
 from scheduler_patch.service.ledger import SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
@@ -82,9 +83,18 @@ def _loop_here() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _answer_of(loop: asyncio.AbstractEventLoop, act: Callable[[], Coroutine[Any, Any, T]]) -> T:
+#: Seconds after which the ledger is taken to be locked, or slow.
+LATE_S = 1.0
+
+
+def _answer_of(
+    loop: asyncio.AbstractEventLoop,
+    act: Callable[[], Coroutine[Any, Any, T]],
+    is_late: Callable[[], object] = lambda: None,
+) -> T:
     """Do something in another thread's loop; return what it returns, raise what it raises.
 
+    `is_late` is called once where that takes long.
     A signal's handler may raise meanwhile (a task's alarm): by a future's condition, that could leave the
     loop's thread waiting for ever.
     """
@@ -104,7 +114,12 @@ def _answer_of(loop: asyncio.AbstractEventLoop, act: Callable[[], Coroutine[Any,
         task.add_done_callback(_under_way.discard)
 
     loop.call_soon_threadsafe(begin)
-    return answer.get()()
+    try:
+        done = answer.get(timeout=LATE_S)
+    except queue.Empty:
+        is_late()
+        done = answer.get()
+    return done()
 
 
 def _raise(error: BaseException) -> NoReturn:
@@ -136,7 +151,8 @@ class LocalLedgerClient(LedgerClient):
     def __init__(self, scheduler: BudgetScheduler, settings: Settings, *, dispatches: bool = True) -> None:
         """`dispatches`: the scheduler's gate is to know what is in the ledger, and to go on hearing of it."""
         self._scheduler, self._settings = scheduler, settings
-        self._outbox, self.under_way = Outbox(), CallsUnderWay()
+        self._spool = Spool(settings.ledger_name)
+        self._outbox, self.under_way = Outbox(self._spool), CallsUnderWay()
         self._service: LocalLedgerService | None = None
         #: The journal's last entry that the gate knew of when the file was let go.
         self._seen = 0
@@ -158,7 +174,7 @@ class LocalLedgerClient(LedgerClient):
         with _lock:
             service = self._service if self._pid == os.getpid() else None
             service = service or self._open()
-        return _answer_of(service.loop, lambda: self._act(service, act))
+        return _answer_of(service.loop, lambda: self._act(service, act), self._outbox.keep_now)
 
     def _ask(self, act: Callable[[LocalLedgerService], Coroutine[Any, Any, T]]) -> T:
         """Do what a worker asks for; what the books refuse is a denial, as it is over luigid's RPCs."""
@@ -243,10 +259,22 @@ class LocalLedgerClient(LedgerClient):
         return self._ask(lambda service: service.claim(request))
 
     def finish(self, request: FinishRequest, key: str = "") -> None:
-        self._tell(f"the end of claim {request.claim_id}", lambda service: service.finish(request))
+        what = f"the end of claim {request.claim_id}"
+        kept = partial(Kept.of, what, rpcs.FINISH, request)
+        self._outbox.tell(what, lambda: self._do(lambda service: service.finish(request)), kept)
 
     def close_run(self, request: CloseRunRequest) -> None:
-        self._tell(f"the end of run {request.name}", lambda service: service.close_run(request))
+        what = f"the end of run {request.name}"
+        kept = partial(Kept.of, what, rpcs.CLOSE_RUN, request)
+        self._outbox.tell(what, lambda: self._do(lambda service: service.close_run(request)), kept)
+
+    def take_over(self, *, at_once: bool = False) -> None:
+        if self._spool.is_empty:
+            return
+        try:
+            self._do(spooled.take_over)
+        except Exception as error:
+            logger.warning("What waits in %s is not booked yet: %s", self._spool.folder, error)
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         return self._ask(lambda service: explain_blocked(service, request))
@@ -275,10 +303,9 @@ class LocalLedgerClient(LedgerClient):
         self.under_way.end(request.call_id)
 
     def _tell_end(self, key: str, end: EndRequest) -> None:
-        self._tell(f"the end of call {end.call_id}", lambda service: service.end(key, end))
-
-    def _tell(self, what: str, act: Callable[[LocalLedgerService], Coroutine[Any, Any, object]]) -> None:
-        self._outbox.tell(what, lambda: self._do(act))
+        what = f"the end of call {end.call_id}"
+        kept = partial(Kept.ended, key, (end,))
+        self._outbox.tell(what, lambda: self._do(lambda service: service.end(key, end)), kept)
 
     @contextmanager
     def gathering(self, words: LastWords | None = None) -> Iterator[None]:

@@ -31,6 +31,7 @@ from scheduler_patch.service import LedgerService
 from scheduler_patch.service.late_prices import correct_prices
 from scheduler_patch.service.ledger import HEAR_S, SWEEP_S
 from scheduler_patch.service.news import LOOK_S, News
+from scheduler_patch.service.spooled import take_over
 from scheduler_patch.signals import drain_on_signals, drain_with_luigid, on_hangup
 
 logger = logging.getLogger(__name__)
@@ -133,6 +134,7 @@ def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable
     IOLoop.current().add_callback(drain, gateway)
     IOLoop.current().add_callback(correct_prices, service)
     on_hangup(service)
+    IOLoop.current().add_callback(take_over, service)
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
     PeriodicCallback(news.tell, LOOK_S * 1000).start()
     if service.settings.ledger_server is not None:

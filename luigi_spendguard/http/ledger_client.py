@@ -6,19 +6,21 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import Any, NoReturn, Protocol, TypeVar
 
 import urllib3
 
 from luigi_spendguard import backoff, config
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, denial
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
-from luigi_spendguard.http.outbox import FLUSH_S, Outbox
+from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
+from luigi_spendguard.http.spool import Kept, LeftMessage, Spool
 from luigi_spendguard.http.unreached import NotThere, Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import (
@@ -61,6 +63,8 @@ R = TypeVar("R", bound=Message)
 GIVE_UP_S = 5.0
 #: Characters of vendors' answers in one message; more are told one by one.
 _MOST_AT_ONCE = 1 << 18
+#: Seconds for which what others have left is said at one time, and until that is tried again where it failed.
+TAKE_OVER_S, LOOK_AGAIN_S = 10.0, 30.0
 #: Seconds for a look at whether it can be connected to at all.
 _LOOK_S = 2.0
 
@@ -134,6 +138,12 @@ class LedgerClient(Protocol):
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         """Wait until all that was told is delivered; say which is not after `timeout_s` seconds."""
 
+    def take_over(self, *, at_once: bool = False) -> None:
+        """Say what processes of this host that are gone could not say to this ledger; never raises.
+
+        Nothing is done for some seconds after some of it could not be said, but `at_once`.
+        """
+
     def for_child(self) -> Any:
         """Return what a child of an attempt's is sent in place of this: it claims nothing, only calls."""
 
@@ -156,7 +166,10 @@ class HttpLedgerClient(LedgerClient):
         self.url, self.address = self._address.url, Secret(url)
         self.authorization = self._address.authorization
         self._worker_token = None if worker_token is None else Secret(worker_token)
-        self._outbox, self._gathering = Outbox(), Gathering(self._say)
+        self._spool = Spool(self._address.url)
+        self._outbox, self._gathering = Outbox(self._spool), Gathering(self._say)
+        #: When what others have left is looked for again, after some of it could not be said; and why not.
+        self._looks_again, self._left_why = 0.0, ""
         self.under_way = under_way or CallsUnderWay()
         #: Whether luigid takes several messages at once.
         self._together = False
@@ -188,7 +201,38 @@ class HttpLedgerClient(LedgerClient):
         self._gathering.say_with(lambda gathered: self._say(Gathered(gathered.ends, request), key))
 
     def close_run(self, request: CloseRunRequest) -> None:
-        self._tell(rpcs.CLOSE_RUN, request, request.name)
+        what = f"{rpcs.CLOSE_RUN.name} of {request.name}"
+        say = partial(self._ask, rpcs.CLOSE_RUN, request)
+        self._outbox.tell(what, say, lambda: Kept.of(what, rpcs.CLOSE_RUN, request))
+
+    def take_over(self, *, at_once: bool = False) -> None:
+        if not at_once and time.monotonic() < self._looks_again:
+            return
+        limit = time.monotonic() + TAKE_OVER_S
+        try:
+            with closing(self._spool.left()) as left:
+                for waiting in left:
+                    self._say_for(waiting)
+                    if time.monotonic() > limit:
+                        break
+        except Exception as error:
+            level = logging.DEBUG if str(error) == self._left_why else logging.WARNING
+            logger.log(level, "What waits in %s is not said yet: %s", self._spool.folder, error)
+            self._left_why, self._looks_again = str(error), time.monotonic() + LOOK_AGAIN_S
+
+    def _say_for(self, waiting: LeftMessage) -> None:
+        """Say what another process has left. Raises what another try may mend."""
+        try:
+            rpc, request = waiting.kept.read()
+            reply = self._ask(rpc, request)
+        except (SpendDenied, BadMessage) as error:
+            if isinstance(error, SpendDenied) and not is_for_good(error):
+                raise
+            waiting.refused(str(error))
+            return
+        for ended in getattr(reply, "ends", ()):
+            _warn(ended)
+        waiting.heard(reply)
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         return self._ask(rpcs.BLOCKED, request, patience_s=request.wait_s)
@@ -215,7 +259,7 @@ class HttpLedgerClient(LedgerClient):
             return None
 
         for end in in_doubt(self.under_way):
-            self._tell(rpcs.ENDS[end.kind], end, end.call_id, key)
+            self._tell_end(key, end)
         request = naming_lost(request, self.under_way)
         answer = self._gathering.say_with(say)
         if answer is None:
@@ -233,11 +277,16 @@ class HttpLedgerClient(LedgerClient):
         self, key: str, ends: tuple[KeptEnd, ...], request: ReserveRequest
     ) -> ReserveReply | Exception:
         """Say ends and ask at once; where that fails return why, the ends being left to a thread."""
+        told = self._outbox.begin(*self._at_once(key, ends))
         try:
             reply = self._ask(rpcs.ATTEMPT, AttemptRequest(_messages(ends), request), key)
         except Exception as error:
-            self._outbox.tell_later(*self._at_once(key, ends))  # Nobody else waits for that.
+            self._outbox.say_later(told, is_away=isinstance(error, LedgerUnavailable))  # Nobody else waits.
             return error
+        except BaseException:  # Those who gather them say them again.
+            self._outbox.forget(told)
+            raise
+        self._outbox.forget(told)
         _warn_of_each(reply.ends)
         if reply.answer is None:
             raise LedgerUnavailable(f"the scheduler at {self.url} has left a request unanswered: {UPGRADE}")
@@ -251,7 +300,7 @@ class HttpLedgerClient(LedgerClient):
             logger.exception("The end of call %s was interrupted, and is said now", request.call_id)
         finally:
             if not gathered:
-                self._tell(rpcs.ENDS[request.kind], request, request.call_id, key)
+                self._tell_end(key, request)
             elif not request.is_made:
                 self._gathering.say_all()
             self.under_way.end(request.call_id)
@@ -273,7 +322,7 @@ class HttpLedgerClient(LedgerClient):
             self._outbox.tell(*self._at_once(theirs, ends))
         else:
             for their_key, end in ends:
-                self._tell(rpcs.ENDS[end.kind], end, end.call_id, their_key)
+                self._tell_end(their_key, end)
         if last is not None:
             self._finish(last)
 
@@ -281,16 +330,25 @@ class HttpLedgerClient(LedgerClient):
         def say() -> None:
             _warn_of_each(self._ask(rpcs.FINISH, request).ends)
 
-        self._outbox.tell(f"{rpcs.FINISH.name} of {request.claim_id}", say)
+        what = f"{rpcs.FINISH.name} of {request.claim_id}"
+        self._outbox.tell(what, say, lambda: Kept.of(what, rpcs.FINISH, request))
 
-    def _at_once(self, key: str, ends: tuple[KeptEnd, ...]) -> tuple[str, Callable[[], object]]:
+    def _at_once(
+        self, key: str, ends: tuple[KeptEnd, ...]
+    ) -> tuple[str, Callable[[], object], Callable[[], Kept]]:
         """Return a message of several, as an outbox takes it."""
         request = AttemptRequest(_messages(ends))
         what = f"{rpcs.ATTEMPT.name} of {', '.join(end.call_id for _, end in ends)}"
-        return what, lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key).ends)
+        return (
+            what,
+            lambda: _warn_of_each(self._ask(rpcs.ATTEMPT, request, key).ends),
+            lambda: Kept.ended(key, request.ends),
+        )
 
-    def _tell(self, rpc: Rpc[Q, R], request: Q, name: str, key: str | None = None) -> None:
-        self._outbox.tell(f"{rpc.name} of {name}", lambda: _warn(self._ask(rpc, request, key)))
+    def _tell_end(self, key: str, end: EndRequest) -> None:
+        rpc = rpcs.ENDS[end.kind]
+        what = f"{rpc.name} of {end.call_id}"
+        self._outbox.tell(what, lambda: _warn(self._ask(rpc, end, key)), lambda: Kept.ended(key, (end,)))
 
     def flush(self, timeout_s: float = FLUSH_S) -> bool:
         self._gathering.flush()
@@ -324,6 +382,7 @@ class HttpLedgerClient(LedgerClient):
                 wait_s, reason = next(waits), Unreached.of(error)
                 if reason.lasts or time.monotonic() + wait_s > limit:
                     raise LedgerUnavailable(self._unreached(reason)) from None
+                self._outbox.keep_now()
                 time.sleep(wait_s)
 
     def _unreached(self, reason: Unreached) -> str:
@@ -378,11 +437,12 @@ class HttpLedgerClient(LedgerClient):
                 f"what stands before the scheduler at {self.url} lets nobody in (HTTP {status}): mend user "
                 "and password in [core] default_scheduler_url"
             )
+        facts = {"http_status": status}
         if status in (401, 403):
-            raise denial("scope", f"the scheduler refused the worker: {message or status}")
+            raise denial("scope", f"the scheduler refused the worker: {message or status}", facts)
         if status in (400, 404, 409, 413):
             versions = f". {remedy[0].upper()}{remedy[1:]}" if (remedy := other_version(message)) else ""
-            raise denial("scope", f"the scheduler refused {method}: {message or status}{versions}")
+            raise denial("scope", f"the scheduler refused {method}: {message or status}{versions}", facts)
         raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
 
 

@@ -279,6 +279,7 @@ class GuardedWorker(luigi.worker.Worker):
         guard, stays = self._guard, False
         guard.open_missed()
         with quietly("The scheduler does not say what is blocked"):
+            guard.client().take_over()
             waits = guard.settings().on_blocked == "wait"
             stays = guard.staying.stays(guard.client(), self._id, waits)
             lines = blocked.lines(guard.staying.why) if waits and stays else []

@@ -160,6 +160,7 @@ class GuardState:
     def close(self) -> None:
         """Let go of the way to the ledger; it is there again when it is needed again."""
         if self._client is not None:
+            self._client.take_over(at_once=True)  # What its children could not say.
             self._client.close()
 
     def begin_prices(self) -> None:
@@ -219,6 +220,7 @@ class GuardState:
         try:
             if root.problem:
                 raise PluginError(root.problem)
+            self.client().take_over(at_once=True)  # The run that it continues may have to be ended first.
             self.run_ids[root.task_id] = open_run(self.client(), root)
         except (PluginError, SpendDenied, config.ConfigError) as error:
             self.refuse(root.task_id, str(error))
@@ -279,6 +281,7 @@ class GuardState:
             if not process.refusal:
                 process.settings = self.settings()
                 process.client = self.client()
+                process.client.take_over()
                 process.forked = process.use_multiprocessing and preload.prepare(task)
                 process.words = LastWords() if process.forked else None
         except (PluginError, config.ConfigError, LedgerUnavailable) as error:

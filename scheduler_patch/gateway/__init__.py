@@ -27,6 +27,7 @@ from luigi_spendguard.guard import Guard, denials
 from luigi_spendguard.guard.effects import Call, Finish, Life, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
 from luigi_spendguard.http.relay import ClientCall, UnderWay
+from luigi_spendguard.http.spool import Kept
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, key_hash
 from luigi_spendguard.redaction import redact_url
 from luigi_spendguard.vendors import Reply, Vendor
@@ -49,8 +50,15 @@ ENDING = "this gateway is ending and takes no new calls"
 _GONE = "its client ended the connection while the call waited for its turn; nothing was sent"
 _QUEUED = "this gateway has too many calls of this vault key waiting already; nothing was sent"
 
+#: Seconds for which a disk is waited for.
+DISK_S = 5.0
 #: Seconds beyond the vendors' longest time-out for which a gateway that ends waits for calls in flight.
 GRACE_S = 5.0
+
+
+async def _at_disk(act: Callable[..., T], *args: Any) -> T:
+    """Do something with a disk, which may hang: then asyncio.TimeoutError is raised, and all else goes on."""
+    return await asyncio.wait_for(asyncio.to_thread(act, *args), DISK_S)
 
 
 class _Owed:
@@ -77,6 +85,9 @@ class Gateway:
         self._under_way = UnderWay()
         self._ends: set[asyncio.Task[None]] = set()
         self._owed: dict[str, _Owed] = {}
+        #: Of those ends, which are on disk.
+        self._kept: set[int] = set()
+        self._unkept = ""
 
     @property
     def in_flight(self) -> int:
@@ -244,17 +255,38 @@ class Gateway:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
 
     async def _told_later(self, key: str, end: EndRequest, hurry: asyncio.Event) -> None:
+        """Tell the ledger when it can hear it; until then it is on disk, too, for whoever comes after us."""
+        spool, number = self.service.spool, 0
+        with suppress(asyncio.TimeoutError):
+            number = await _at_disk(self._keep, Kept.ended(key, (end,), relayed=True))
         for wait_s in backoff.growing(*backoff.LATER):
             with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(hurry.wait(), wait_s)
             try:
                 await self.service.end(key, end, relayed=True)
-                return
+                break
             except LedgerUnavailable:
                 continue
             except (LedgerError, SpendDenied) as error:
                 logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
-                return
+                with suppress(asyncio.TimeoutError):
+                    await _at_disk(spool.refused, number, str(error))
+                break
+        self._kept.discard(number)
+        with suppress(asyncio.TimeoutError):
+            await _at_disk(spool.said, [number])
+
+    def _keep(self, kept: Kept) -> int:
+        """Put an end on disk; return its number there, 0 where that cannot be."""
+        try:
+            [number] = self.service.spool.keep([kept])
+        except OSError as error:
+            level = logging.DEBUG if str(error) == self._unkept else logging.ERROR
+            logger.log(level, "What waits for the ledger is not put on disk, but in memory alone: %s", error)
+            self._unkept = str(error)
+            return 0
+        self._kept.add(number)
+        return number
 
     def _owe(self, key: str, end: EndRequest) -> None:
         """Let the calls of a key wait for an end of another one."""
@@ -293,8 +325,12 @@ class Gateway:
         limit = time.monotonic() + self.grace_s
         while self.in_flight and time.monotonic() < limit:
             await asyncio.sleep(0.05)
-        if self.in_flight:
-            logger.error("%d calls have not ended: they will be in doubt", self.in_flight)
+        if kept := len(self._kept):
+            logger.warning(
+                "How %d calls have ended waits in %s, for who comes next", kept, self.service.spool.folder
+            )
+        if lost := self.in_flight - kept:
+            logger.error("%d calls have not ended: they will be in doubt", lost)
 
     async def close(self) -> None:
         """Close the connections to vendors, and end the threads."""

@@ -14,6 +14,7 @@ from luigi_spendguard.errors import (
     SpendDenied,
     denial,
 )
+from luigi_spendguard.http.spool import Spool
 from luigi_spendguard.ledger import (
     calls,
     claims,
@@ -50,7 +51,7 @@ from scheduler_patch.dispatch.model import RunState, TaskState
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.scheduler.runs import root_named
 from scheduler_patch.scheduler.standing import Lately
-from scheduler_patch.service import bookings
+from scheduler_patch.service import bookings, spooled
 from scheduler_patch.service.ledger import Books
 from scheduler_patch.service.shares import BYTES, BYTES_OF_A_KEY, Shares, TurnQueue
 
@@ -71,8 +72,15 @@ class LedgerService(Books):
         #: What vault keys hold of requests' bodies, in bytes.
         self.bodies = Shares(BYTES_OF_A_KEY, BYTES)
         self.saving: set[asyncio.Task[None]] = set()
+        #: What could not be told to this ledger.
+        self.spool = Spool(settings.ledger_name)
         scheduler.on_scheduled = self.forecast
         scheduler.gate.state.on_shared = self.share
+
+    async def sweep(self) -> None:
+        await super().sweep()
+        if self.opened is not None:
+            await spooled.take_over(self)
 
     # Runs and claims.
 

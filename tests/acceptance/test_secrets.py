@@ -14,7 +14,8 @@ from urllib.parse import quote
 import pytest
 import urllib3
 
-from tests.support.processes import Process, environment, free_port, listening
+from tests.acceptance.test_spool import in_mid_call, kill_luigid, waits
+from tests.support.processes import Process, environment, free_port, listening, wait_until
 from tests.support.site import SECRET, Site
 
 ADMIN, WORKER = "admin-canary-token-0123456789", "worker-canary-token-0123456789"
@@ -265,6 +266,44 @@ def test_what_the_search_would_find_it_finds() -> None:
     assert where(planted, r"vault_key_[A-Za-z0-9_-]{8}") == ["key"]
     assert where(planted, base64_of(SECRET)) == ["basic"]
     assert where(planted, re.escape(quote(ANOTHER, safe=""))) == ["url"]
+
+
+_TOLD_LATER = """
+import stripe
+from luigi_spendguard import VendorTask
+from tests.support.pipelines import Output, charge
+
+class Told(VendorTask, Output):
+    def run(self):
+        try:
+            stripe.Customer.create(email="leak@example.com")
+        finally:
+            charge("cus_canary")
+"""
+
+
+@pytest.mark.parametrize("fault", ["", "echo_secret"])
+def test_nor_is_it_in_what_waits_on_disk_for_luigid(tmp_path: Path, fault: str) -> None:
+    """Whatever the vendor's answer holds: the end of its call stands there."""
+    tokens = {"admin_token": ADMIN, "worker_token": WORKER, "daily_cap_usd": 50}
+    with Site(tmp_path / "site", spendguard=tokens) as site:
+        (site.folder / "told.py").write_text(_TOLD_LATER)
+        if fault:
+            site.stripe.fault(fault)
+        killed = in_mid_call(site, lambda: kill_luigid(site))
+        worker = site.worker("Told", "--workers", "1", module="told", IMPATIENT="1")
+        try:
+            killed()
+            wait_until(lambda: waits(site) > 0, what="the end on disk")
+        finally:
+            worker.kill()
+            worker.communicate()
+        found = {path.name: path.read_bytes() for path in site.state_home.rglob("*") if path.is_file()}
+    assert where(found, "spend_ended"), "the search looks there"
+    assert bool(where(found, "leak@example.com")) is not bool(fault), "what a replay needs is there"
+    for canary in (SECRET, ADMIN, WORKER):
+        assert where(found, re.escape(canary)) == where(found, base64_of(canary)) == []
+    assert where(found, r"vault_key_[A-Za-z0-9_-]{8}") == where(found, base64_of("vault_key_")) == []
 
 
 @pytest.mark.parametrize("number", range(len(BROKEN)))

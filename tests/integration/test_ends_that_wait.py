@@ -114,13 +114,13 @@ def test_a_lost_call_that_a_spawned_process_makes_again_before_its_end_is_heard(
     pretender = Pretender(site, "nightly")
     tell, deaf = Outbox.tell, [True]
 
-    def told(outbox: Outbox, what: str, say: Callable[[], object]) -> None:
+    def told(outbox: Outbox, what: str, say: Callable[[], object], *kept: Any) -> None:
         def unheard() -> object:
             if deaf:
                 raise LedgerUnavailable("it is away")
             return say()
 
-        tell(outbox, what, unheard)
+        tell(outbox, what, unheard, *kept)
 
     monkeypatch.setattr(Outbox, "tell", told)
     monkeypatch.setattr(backoff, "LATER", (0.05, 0.05))

@@ -14,7 +14,7 @@ import luigi
 import stripe
 
 from luigi_spendguard import BudgetExceeded, VendorTask
-from luigi_spendguard.http import gathering, outbox
+from luigi_spendguard.http import gathering, ledger_client, outbox
 from luigi_spendguard.worker import process
 
 stripe.enable_telemetry = False
@@ -24,6 +24,7 @@ if "UNHURRIED" in os.environ:  # Nothing is said by itself, however slow the mac
 if "IMPATIENT" in os.environ:  # What cannot be delivered at the end is given up after 2 s, not after 30.
     outbox.flush_all.__defaults__ = (2.0,)
     process.FLUSH_S = 2.0
+    ledger_client.GIVE_UP_S = 0.5
 
 
 def charge(customer: str, amount: int = 100, **more: object) -> stripe.PaymentIntent:

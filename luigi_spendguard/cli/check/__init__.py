@@ -124,6 +124,8 @@ def _ledger(settings: Settings, there: InForce) -> Finding:
         return Finding(
             "ledger", "luigid has one" + where if there.has_ledger else "made with luigid's first run"
         )
+    if settings.ledger_server is not None:
+        return Finding("ledger", f"{settings.ledger_name}, at a server")
     folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
     if path.exists():
         writable = path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.http.spool import Spool, backlog
 from luigi_spendguard.ledger import queries, settlement
 from luigi_spendguard.protocol import key_hash
 from luigi_spendguard.vendors import Reply, Request
@@ -97,6 +98,75 @@ def test_an_end_that_the_ledger_cannot_hear_is_told_later(
         assert said == ["settle"] * 3
         [call] = await played.service.read(queries.calls) or []
         assert call["state"] == "settled"
+
+    run(tmp_path, answer, live)
+
+
+def test_an_end_that_waits_is_on_disk_and_a_gateway_that_ends_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(gateway.backoff, "LATER", (0.005, 0.005))
+    monkeypatch.setattr(gateway.Gateway, "grace_s", 0.1)
+    deaf, real = [True], service.LedgerService.end
+
+    async def end(self: Any, *args: Any, **more: Any) -> Any:
+        if deaf:
+            raise LedgerUnavailable("the disk is full")
+        return await real(self, *args, **more)
+
+    monkeypatch.setattr(service.LedgerService, "end", end)
+
+    def waits() -> list[int]:
+        return [count for count, _ in backlog(tmp_path / "luigi-spendguard" / "spool").waiting.values()]
+
+    async def live(played: Played) -> None:
+        assert (await played.relay(charge("cus_1"), await played.key())).status == 200
+        await played.until(lambda: waits() == [1])
+        await played.until(lambda: bool(played.gateway._kept))
+        await played.gateway.drain()
+        assert "How 1 calls have ended waits in " in caplog.text
+        assert "will be in doubt" not in caplog.text
+        await played.service.sweep()
+        assert waits() == [1], "it is its own"
+        deaf.clear()
+        await played.until(lambda: not played.gateway.in_flight)
+        assert waits() == []
+
+    run(tmp_path, answer, live)
+
+
+@pytest.mark.parametrize("trouble", ["hangs", "cannot be written"])
+def test_a_disk_that_takes_nothing_holds_no_end_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, trouble: str
+) -> None:
+    monkeypatch.setattr(gateway.backoff, "LATER", (0.005, 0.005))
+    monkeypatch.setattr(gateway, "DISK_S", 0.1)
+    may_end, told, real = threading.Event(), list[str](), service.LedgerService.end
+
+    def keep(*_: Any) -> list[int]:
+        if trouble == "hangs":
+            may_end.wait(60)
+        raise OSError("No space left on device")
+
+    async def end(self: Any, *args: Any, **more: Any) -> Any:
+        told.append("end")
+        if len(told) < 3:
+            raise LedgerUnavailable("it is locked")
+        return await real(self, *args, **more)
+
+    monkeypatch.setattr(Spool, "keep", keep)
+    monkeypatch.setattr(service.LedgerService, "end", end)
+
+    async def live(played: Played) -> None:
+        try:
+            assert (await played.relay(charge("cus_1"), await played.key())).status == 200
+            await played.until(lambda: not played.gateway.in_flight)
+            [call] = await played.service.read(queries.calls) or []
+            assert call["state"] == "settled"
+            assert ("not put on disk" in caplog.text) is (trouble != "hangs")
+        finally:
+            may_end.set()
 
     run(tmp_path, answer, live)
 

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
-from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, rpcs
+from luigi_spendguard.http.outbox import is_for_good
+from luigi_spendguard.http.spool import Kept, Spool, backlog
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, key_hash, rpcs
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
     ClaimReply,
     ClaimRequest,
     EndedCall,
+    EndedReply,
+    EndedRequest,
     FinishReply,
 )
 from luigi_spendguard.protocol.rpcs import FinishRequest as Finish
@@ -179,3 +184,98 @@ def test_an_older_luigid_is_told_each_at_once(monkeypatch: pytest.MonkeyPatch) -
         client.call("one")
         client.end("key", settled("one"))
         assert client.said == ["reserve one by key", "settle one by key"]
+
+
+# What others have left.
+
+
+class Answers(Client):
+    """Answers as luigid does, or refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[Any, ...]] = []
+        self.error: Exception | None = None
+
+    def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
+        self.asked.append((rpc.name, request, key))
+        if self.error is not None:
+            raise self.error
+        ended = tuple(EndedCall(end.call_id, "settled", refused=self.refused) for end in request.ends)
+        return EndedReply(ended) if rpc is rpcs.ENDED else FinishReply(True, ended)
+
+
+@pytest.fixture
+def heir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Answers:
+    """A worker of a host on which another one was killed while two messages waited."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    gone = Spool("http://127.0.0.1:1")
+    finished = Kept.of("finish", rpcs.FINISH, Finish("claim", "returned"))
+    gone.keep([Kept.ended("vault_key_gone", [settled("one")]), finished])
+    gone._renew()
+    return Answers()
+
+
+def waits(client: HttpLedgerClient) -> tuple[int, int]:
+    assert client._spool.folder is not None
+    found = backlog(client._spool.folder)
+    return sum(count for count, _ in found.waiting.values()), found.refused
+
+
+def test_what_a_killed_worker_has_left_is_said_under_the_workers_token(heir: Answers) -> None:
+    for _ in range(2):
+        heir.take_over()
+    request = EndedRequest(key_hash("vault_key_gone"), (settled("one"),))
+    assert heir.asked == [
+        ("spend_ended", request, None),
+        ("spend_finish", Finish("claim", "returned"), None),
+    ]
+    assert waits(heir) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        LedgerUnavailable("it is away"),
+        PluginError("spend_ended is new: upgrade luigid"),
+        denial("scope", "the scheduler refused the worker", {"http_status": 403}),
+        RuntimeError("a mistake of ours"),
+    ],
+    ids=["away", "older", "token", "mistake"],
+)
+def test_what_may_be_mended_goes_on_waiting_and_is_not_asked_for_all_the_time(
+    heir: Answers, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    heir.error = error
+    heir.take_over()
+    heir.take_over()
+    heir.take_over(at_once=True)
+    assert (len(heir.asked), waits(heir)) == (2, (2, 0))
+    assert caplog.text.count("is not said yet") == 1
+    heir.error = None
+    heir.take_over(at_once=True)
+    assert waits(heir) == (0, 0)
+
+
+def test_what_is_refused_for_good_is_put_aside(heir: Answers, caplog: pytest.LogCaptureFixture) -> None:
+    heir.error = denial("scope", "it does not fit", {"http_status": 409})
+    heir.take_over()
+    assert (len(heir.asked), waits(heir)) == (2, (0, 2))
+    assert caplog.text.count("is put aside in") == 2
+
+
+def test_so_is_an_end_that_is_refused_by_itself(heir: Answers) -> None:
+    heir.refused = "it is another task's"
+    heir.take_over()
+    assert waits(heir) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "mended"), [(409, {"error": "conflict"}, False), (401, {"error": "x"}, True)]
+)
+def test_a_refusal_has_the_status_that_tells_whether_it_may_be_mended(
+    status: int, body: dict[str, Any], mended: bool
+) -> None:
+    with pytest.raises(SpendDenied) as denied:
+        Client()._refuse("spend_ended", status, body)
+    assert is_for_good(denied.value) is not mended

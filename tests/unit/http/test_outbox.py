@@ -17,7 +17,7 @@ import pytest
 from luigi_spendguard import backoff
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, denial
-from luigi_spendguard.http.outbox import Outbox
+from luigi_spendguard.http.outbox import Outbox, Undelivered
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
@@ -210,7 +210,7 @@ def test_who_waits_hears_nothing_of_a_thread_that_ends_meanwhile(monkeypatch: py
 
     looks = list[threading.Thread | None]()
     outbox = Ending()
-    outbox._waiting.append(("the end", lambda: None))
+    outbox._waiting.append(Undelivered("the end", lambda: None, None))
     looks = [None, threading.current_thread()]
     outbox._begin()
     looks.clear()

@@ -20,7 +20,10 @@ class Scheduler:
     """Answers what is blocked by a script; the last answer is repeated."""
 
     def __init__(self, *answers: Any) -> None:
-        self.answers = list(answers)
+        self.answers, self.took_over = list(answers), 0
+
+    def take_over(self) -> None:
+        self.took_over += 1
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -47,6 +50,12 @@ def stays(worker: GuardedWorker, looks: int) -> list[bool]:
 def test_one_that_became_ready_after_get_work_is_asked_for_once_more() -> None:
     worker = a_worker("exit", (0, 1, 0))
     assert stays(worker, 1) == [True]
+
+
+def test_what_others_have_left_is_looked_for_while_it_stays() -> None:
+    worker = a_worker("wait", (1, 0, 0))
+    stays(worker, 3)
+    assert worker._guard._client.took_over == 3
 
 
 def test_one_that_luigi_holds_back_is_left_in_the_end() -> None:
