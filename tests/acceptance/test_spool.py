@@ -96,12 +96,15 @@ def test_an_end_that_waits_when_its_worker_is_killed_is_booked_by_the_next_one(s
     wait_until(lambda: waits(site) == 1, what="the end on disk")
     os.killpg(worker.pid, signal.SIGKILL)
     worker.communicate()
+    code, said, _ = site.cli("check")
+    assert f"look    spool: 1 message for {site.url} waits since " in said, said
     site.start()
     (site.folder / "out" / "wait").unlink()
     code, out = site.luigi("Charge", "--customer", "cus_2", "--workers", "1")
     assert code == 0, out
     assert "Said for a process that is gone: spend_ended of " in out
     assert_booked(site, 200)
+    assert f"ok      spool: nothing waits in {spool(site)}" in site.cli("check")[1]
 
 
 def test_yesterdays_run_is_ended_before_todays_is_opened(site: Site) -> None:
@@ -133,6 +136,7 @@ def test_it_is_as_before_where_nothing_can_be_written(site: Site) -> None:
     assert worker.returncode == 0, out
     assert [call["state"] for call in site.calls(the_run(site)["run_id"])] == ["settled"]
     assert site.stripe.moved() == 100
+    assert "look    spool: " in site.cli("check")[1]
 
 
 class Locked:

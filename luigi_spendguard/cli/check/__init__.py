@@ -12,7 +12,7 @@ import luigi.configuration
 
 from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
-from luigi_spendguard.cli.check import caps, vendors
+from luigi_spendguard.cli.check import caps, spool, vendors
 from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unasked
 from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
@@ -54,6 +54,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
     yield from unasked(vendors.vendors(settings, there, gateway_works=mended), why)
     yield from refused or unasked([_tokens(settings, there)], why)
     yield from unasked(caps.rules(settings, there, tasks), why)
+    yield spool.waiting()
     yield from _retcode()
     waits = settings.on_blocked == "wait"
     yield Finding(

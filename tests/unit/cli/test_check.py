@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +11,14 @@ import pytest
 from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import findings
 from luigi_spendguard.cli.check.finding import Grade
+from luigi_spendguard.cli.check.spool import waiting
 from luigi_spendguard.cli.check.tasks import Tasks
 from luigi_spendguard.cli.tokens import Token
 from luigi_spendguard.config import Settings, VendorSettings
+from luigi_spendguard.http.spool import Kept, Spool
 from luigi_spendguard.money import Micros
+from luigi_spendguard.protocol import rpcs
+from luigi_spendguard.protocol.rpcs import FinishRequest
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors.registry import VENDORS
@@ -177,7 +182,7 @@ def test_what_was_taken_out_of_the_file_is_in_force_until_a_restart(
 
 
 #: What is known of this machine alone.
-OF_HERE = {"configuration", "exit code", "blocked", "plugin"}
+OF_HERE = {"configuration", "exit code", "blocked", "plugin", "spool"}
 
 
 @pytest.mark.parametrize(("code", "why"), [(3, "not asked"), (4, "not told by luigid")])
@@ -261,3 +266,49 @@ def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(
     said = lines(tmp_path, vendors=own)
     assert "resend: the vendor resend failed to say its prices (KeyError)" in said
     assert any(line.startswith("stripe: secret from luigi.cfg") for line in said)
+
+
+# What waits on disk.
+
+
+@pytest.fixture
+def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path / "luigi-spendguard" / "spool"
+
+
+def test_what_waits_is_counted_for_each_luigid_and_what_was_refused(tmp_path: Path, spool: Path) -> None:
+    assert said(tmp_path, "spool") == f"nothing waits in {spool}"
+    kept = Kept.of("the end", rpcs.FINISH, FinishRequest("claim", "returned"))
+    here, there = Spool("http://here"), Spool("http://there")
+    numbers = here.keep([kept] * 3)
+    there.keep([kept])
+    here.refused(numbers[0], "there is no such claim")
+    here.said(numbers[1:2])
+    text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "since then", said(tmp_path, "spool"))
+    assert text.split("; ") == [
+        f"1 message for http://here waits since then in {spool}, for the next worker here to say",
+        f"1 message for http://there waits since then in {spool}, for the next worker here to say",
+        f"1 message refused for good: look into {spool / 'refused'}",
+    ]
+    assert waiting().grade is Grade.LOOK
+    there.keep([kept])
+    assert "2 messages for http://there wait since " in said(tmp_path, "spool")
+
+
+def test_where_nothing_can_be_kept_it_says_so(tmp_path: Path, spool: Path) -> None:
+    spool.parent.touch()
+    text = said(tmp_path, "spool")
+    assert text.startswith(f"{spool} cannot be used (")
+    assert text.endswith("what cannot be told to luigid is lost with its worker")
+
+
+def test_without_a_home_it_says_what_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless(*_: object) -> Path:
+        raise RuntimeError("could not determine home directory")
+
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setattr(Path, "home", homeless)
+    assert said(tmp_path, "spool").endswith("; set XDG_STATE_HOME")
+    with pytest.raises(OSError, match="set XDG_STATE_HOME"):
+        Spool("http://here").keep([Kept.of("the end", rpcs.FINISH, FinishRequest("claim", "returned"))])
