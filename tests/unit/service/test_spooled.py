@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, spooled
 from tests.support.books import Books
+from tests.support.postgres import settings_of
 
 
 @pytest.fixture
@@ -31,13 +33,17 @@ def books(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Books]:
     made.ledger.close()
 
 
-def folder(books: Books) -> Path:
-    return books.path.with_name("luigi-spendguard") / "spool"
+def folder() -> Path:
+    return Path(os.environ["XDG_STATE_HOME"]) / "luigi-spendguard" / "spool"
+
+
+def settings(books: Books) -> Settings:
+    return settings_of(books.path, Caps(default=Micros(100)))
 
 
 def left(books: Books, *messages: Kept) -> None:
     """Let a process that is gone have left these."""
-    spool = Spool(str(books.path))
+    spool = Spool(settings(books).ledger_name)
     spool.keep(messages)
     spool._renew()
 
@@ -48,7 +54,7 @@ def taken_over(
     """Let luigid look, by its clock where nothing else is said; return it, ended."""
 
     async def live() -> LedgerService:
-        service = LedgerService(Settings(books.path, Caps(default=Micros(100))), BudgetScheduler())
+        service = LedgerService(settings(books), BudgetScheduler())
         try:
             await act(service)
             return service
@@ -59,7 +65,7 @@ def taken_over(
 
 
 def waits(books: Books) -> tuple[int, int]:
-    found = backlog(folder(books))
+    found = backlog(folder())
     return sum(count for count, _ in found.waiting.values()), found.refused
 
 
@@ -125,7 +131,7 @@ def test_what_the_ledger_refuses_is_put_aside_and_holds_nothing_up(books: Books)
     )
     taken_over(books)
     assert (states(books), waits(books)) == (["settled"], (0, 5))
-    [file] = (folder(books) / "refused").iterdir()
+    [file] = (folder() / "refused").iterdir()
     why = [json.loads(line)["refused"] for line in file.read_text().splitlines()]
     assert why[:2] == [f"{ask.call_id}: there is no such claim", "none: there is no call none to settle"]
     assert "'outcome' must be one of" in why[2]
@@ -149,6 +155,7 @@ def test_what_cannot_be_booked_now_goes_on_waiting(books: Books, monkeypatch: py
     assert (states(books), waits(books)) == (["settled"], (0, 0))
 
 
+@pytest.mark.of_files
 def test_no_ledger_is_made_for_what_waits(books: Books) -> None:
     left(books, Kept.of("finish", rpcs.FINISH, FinishRequest("claim", "completed")))
     books.ledger.close()
