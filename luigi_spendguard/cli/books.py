@@ -36,7 +36,7 @@ def ledger() -> None:
 def check_ledger(url: Path | str | None) -> None:
     """Compute every total again from the journal; luigi.cfg's ledger where no URL is named."""
     from luigi_spendguard.ledger.audit import discrepancies  # Late, as all that not each command needs.
-    from luigi_spendguard.ledger.database import opened
+    from luigi_spendguard.ledger.database.engines import opened
 
     place = settings_of().ledger if url is None else url
     if isinstance(place, Path) and not place.exists():

@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
-from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx, database_of
+from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx
+from luigi_spendguard.ledger.database.engines import database_of
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)

@@ -12,7 +12,8 @@ import peewee
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.audit import discrepancies
-from luigi_spendguard.ledger.database import Place, Tx, insertion, opened
+from luigi_spendguard.ledger.database import Place, Tx, insertion
+from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.ledger.migrations import FORMAT, format_of, migrate
 from luigi_spendguard.ledger.schema import TABLES, MigrationTable
 

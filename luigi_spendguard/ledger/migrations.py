@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx, database_of
+from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx
+from luigi_spendguard.ledger.database.engines import database_of
 from luigi_spendguard.ledger.schema import create
 
 #: What makes a file of each format of one of the format before.

@@ -15,7 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
+from luigi_spendguard.errors import SpendguardError
 
 Row = dict[str, Any]
 #: Where the books are kept: the path of a file, or the URL of a server's database.
@@ -181,32 +181,3 @@ class Database(ABC):
     @abstractmethod
     def disconnect(self) -> None:
         """Close the connection; the next use opens it again."""
-
-
-def database_of(place: Place, *, read_only: bool = False, busy_s: float = LOCK_SECONDS) -> Database:
-    """Return the database at a path, or of a server's URL (`postgresql://…`), not yet connected.
-
-    `busy_s`: how long its writer waits, at the most, while other processes' transactions end. Raises
-    LedgerUnavailable where what it needs is not installed.
-    """
-    if isinstance(place, Path):
-        from luigi_spendguard.ledger.database.sqlite import LedgerFile  # Its own base stands above.
-
-        return LedgerFile(place, read_only=read_only, busy_s=busy_s)
-    try:
-        from luigi_spendguard.ledger.database.postgres import LedgerServer
-    except ImportError as error:
-        raise LedgerUnavailable(
-            f"a ledger at a PostgreSQL server needs psycopg ({error}): install luigi-spendguard[postgres]"
-        ) from None
-    return LedgerServer(place, read_only=read_only, busy_s=busy_s)
-
-
-@contextmanager
-def opened(place: Place, *, read_only: bool = False) -> Iterator[Database]:
-    """Return the database of a place for the block."""
-    database = database_of(place, read_only=read_only)
-    try:
-        yield database
-    finally:
-        database.disconnect()
