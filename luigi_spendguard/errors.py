@@ -47,6 +47,10 @@ class LedgerUnavailable(LedgerError):
     code = "ledger_unavailable"
 
 
+class LedgerFailed(LedgerUnavailable):
+    """The ledger has failed at one request, by an error of its own; at another it may not."""
+
+
 class NotFound(LedgerError):
     """There is no such run, call or claim."""
 

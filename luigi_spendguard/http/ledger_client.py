@@ -14,7 +14,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import urllib3
 
 from luigi_spendguard import backoff, config
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
@@ -209,19 +209,25 @@ class HttpLedgerClient(LedgerClient):
         if not at_once and time.monotonic() < self._looks_again:
             return
         limit = time.monotonic() + TAKE_OVER_S
+        why = ""
         try:
             with closing(self._spool.left()) as left:
                 for waiting in left:
-                    self._say_for(waiting)
+                    why = self._say_for(waiting) or why
                     if time.monotonic() > limit:
                         break
         except Exception as error:
-            level = logging.DEBUG if str(error) == self._left_why else logging.WARNING
-            logger.log(level, "What waits in %s is not said yet: %s", self._spool.folder, error)
-            self._left_why, self._looks_again = str(error), time.monotonic() + LOOK_AGAIN_S
+            why = str(error)
+        if why:
+            level = logging.DEBUG if why == self._left_why else logging.WARNING
+            logger.log(level, "What waits in %s is not said yet: %s", self._spool.folder, why)
+            self._left_why, self._looks_again = why, time.monotonic() + LOOK_AGAIN_S
 
-    def _say_for(self, waiting: LeftMessage) -> None:
-        """Say what another process has left. Raises what another try may mend."""
+    def _say_for(self, waiting: LeftMessage) -> str:
+        """Say what another process has left; return why that failed where the next one may be heard.
+
+        Raises LedgerUnavailable, PluginError, SpendDenied: so would all others fail now.
+        """
         try:
             rpc, request = waiting.kept.read()
             reply = self._ask(rpc, request)
@@ -229,10 +235,17 @@ class HttpLedgerClient(LedgerClient):
             if isinstance(error, SpendDenied) and not is_for_good(error):
                 raise
             waiting.refused(str(error))
-            return
+            return ""
+        except LedgerFailed as error:
+            return str(error)
+        except (LedgerUnavailable, PluginError):
+            raise
+        except Exception as error:  # A mistake of ours, at this one.
+            return repr(error)
         for ended in getattr(reply, "ends", ()):
             _warn(ended)
         waiting.heard(reply)
+        return ""
 
     def blocked(self, request: BlockedRequest) -> BlockedReply:
         return self._ask(rpcs.BLOCKED, request, patience_s=request.wait_s)
@@ -443,7 +456,8 @@ class HttpLedgerClient(LedgerClient):
         if status in (400, 404, 409, 413):
             versions = f". {remedy[0].upper()}{remedy[1:]}" if (remedy := other_version(message)) else ""
             raise denial("scope", f"the scheduler refused {method}: {message or status}{versions}", facts)
-        raise LedgerUnavailable(message or f"the scheduler answered HTTP {status} to {method}")
+        kind = LedgerUnavailable if code == LedgerUnavailable.code else LedgerFailed
+        raise kind(message or f"the scheduler answered HTTP {status} to {method}")
 
 
 def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClient:

@@ -119,7 +119,7 @@ class Spool:
     def left(self) -> Generator[LeftMessage, None, None]:
         """Yield what processes that are gone have left for this ledger, the oldest file first.
 
-        Each is to be `heard` or `refused` before the next one; where it is neither, the rest goes on waiting.
+        Each is to be `heard` or `refused` before the next one; where it is neither, it goes on waiting.
         """
         for path in files_in(self.folder):
             if (file := SpoolFile.taken(path, self.to)) is None:
@@ -127,8 +127,6 @@ class Spool:
             try:
                 for number in list(file.waiting):
                     yield LeftMessage(file, number)
-                    if number in file.waiting:
-                        return
             finally:
                 file.end()
 

@@ -36,6 +36,8 @@ async def take_over(service: LedgerService) -> None:
                 return
             except (LedgerError, SpendDenied, BadAmount, BadMessage) as error:
                 await asyncio.to_thread(waiting.refused, str(error))
+            except Exception:  # A mistake of ours; the next one may be booked.
+                logger.exception("%s is not booked yet", waiting.kept.what)
             else:
                 await asyncio.to_thread(waiting.heard, reply)
     finally:

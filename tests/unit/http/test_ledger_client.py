@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
 from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
@@ -196,11 +196,12 @@ class Answers(Client):
         super().__init__()
         self.asked: list[tuple[Any, ...]] = []
         self.error: Exception | None = None
+        self.errors: dict[str, Exception] = {}
 
     def _ask(self, rpc: Any, request: Any, key: str | None = None, patience_s: float = 0) -> Any:
         self.asked.append((rpc.name, request, key))
-        if self.error is not None:
-            raise self.error
+        if (error := self.errors.get(rpc.name, self.error)) is not None:
+            raise error
         ended = tuple(EndedCall(end.call_id, "settled", refused=self.refused) for end in request.ends)
         return EndedReply(ended) if rpc is rpcs.ENDED else FinishReply(True, ended)
 
@@ -239,9 +240,8 @@ def test_what_a_killed_worker_has_left_is_said_under_the_workers_token(heir: Ans
         LedgerUnavailable("it is away"),
         PluginError("spend_ended is new: upgrade luigid"),
         denial("scope", "the scheduler refused the worker", {"http_status": 403}),
-        RuntimeError("a mistake of ours"),
     ],
-    ids=["away", "older", "token", "mistake"],
+    ids=["away", "older", "token"],
 )
 def test_what_may_be_mended_goes_on_waiting_and_is_not_asked_for_all_the_time(
     heir: Answers, error: Exception, caplog: pytest.LogCaptureFixture
@@ -255,6 +255,24 @@ def test_what_may_be_mended_goes_on_waiting_and_is_not_asked_for_all_the_time(
     heir.error = None
     heir.take_over(at_once=True)
     assert waits(heir) == (0, 0)
+
+
+@pytest.mark.parametrize("error", [LedgerFailed("answered HTTP 500"), RuntimeError("a mistake of ours")])
+def test_what_always_fails_holds_up_nothing_that_waits_behind_it(heir: Answers, error: Exception) -> None:
+    heir.errors = {"spend_ended": error}
+    heir.take_over()
+    heir.take_over()
+    assert ([name for name, *_ in heir.asked], waits(heir)) == (["spend_ended", "spend_finish"], (1, 0))
+    heir.errors = {}
+    heir.take_over(at_once=True)
+    assert waits(heir) == (0, 0)
+
+
+@pytest.mark.parametrize(("code", "alone"), [("", True), ("internal", True), ("ledger_unavailable", False)])
+def test_whether_others_fail_too_is_told_by_what_it_answers(code: str, alone: bool) -> None:
+    with pytest.raises(LedgerUnavailable) as failed:
+        Client()._refuse("spend_ended", 500, {"error": code})
+    assert isinstance(failed.value, LedgerFailed) is alone
 
 
 def test_what_is_refused_for_good_is_put_aside(heir: Answers, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,6 +14,8 @@ from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http.spool import Kept, Spool, backlog
 from luigi_spendguard.ledger import queries, settlement
+from luigi_spendguard.ledger.calls import Scope
+from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, rpcs
 from luigi_spendguard.protocol.rpcs import CloseRunRequest, FinishRequest
@@ -153,6 +155,26 @@ def test_what_cannot_be_booked_now_goes_on_waiting(books: Books, monkeypatch: py
     assert (states(books), waits(books)) == (["pending"], (1, 0))
     taken_over(books)
     assert (states(books), waits(books)) == (["settled"], (0, 0))
+
+
+def test_a_mistake_of_ours_at_one_holds_up_no_other(books: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    key, ask = books.claim("Charge_1"), books.ask(80)
+    books.reserve(key, ask)
+    end = settlement.end
+    left(
+        books,
+        Kept.ended(key, [EndRequest("settle", "broken", total_micros=30)]),
+        Kept.ended(key, [EndRequest("settle", ask.call_id, total_micros=30)]),
+    )
+
+    def broken(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
+        assert message.call_id != "broken"
+        return end(tx, scope, message)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(settlement, "end", broken)
+        taken_over(books)
+    assert (states(books), waits(books)) == (["settled"], (1, 0))
 
 
 @pytest.mark.of_files
