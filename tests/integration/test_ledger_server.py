@@ -15,7 +15,7 @@ import pytest
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import Ledger, runs
-from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.database import Tx, postgres
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
 from tests.support.postgres import PgBouncer, PostgresServer, Wire, database_url, need_pool, need_servers
@@ -212,6 +212,19 @@ def test_one_writes_at_a_time(ledger: Ledger, url: str) -> None:
     other.close()
 
 
+def test_who_has_waited_for_its_turn_in_vain_writes_again(
+    ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger._db, "busy_s", 0.2)
+    before = done(ledger)
+    with psycopg.connect(url) as other:
+        other.execute(postgres._BEGIN % {b"wait": 1000, b"idle": 0})
+        with pytest.raises(LedgerUnavailable, match="more processes write to it"):
+            more(ledger).result(20)
+    more(ledger).result(20)
+    assert done(ledger) == before + 1
+
+
 class TestPools:
     """Behind PgBouncer in transaction mode each transaction may have another backend."""
 
@@ -246,8 +259,6 @@ def test_a_server_that_keeps_no_advisory_locks_is_refused(
     ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Some that speak the same protocol take them without a word."""
-    from luigi_spendguard.ledger.database import postgres
-
     monkeypatch.setattr(postgres, "_BEGIN", postgres._BEGIN.partition(b" SELECT pg_advisory")[0])
     with pytest.raises(LedgerUnavailable, match="keeps no advisory locks"):
         Ledger(Secret(url))
@@ -256,8 +267,6 @@ def test_a_server_that_keeps_no_advisory_locks_is_refused(
 def test_a_process_that_stands_still_in_a_transaction_is_not_waited_for(
     ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from luigi_spendguard.ledger.database import postgres
-
     monkeypatch.setattr(postgres, "STALLED_S", 0.5)
     before, stalled = done(ledger), threading.Event()
     other = Ledger(Secret(url))

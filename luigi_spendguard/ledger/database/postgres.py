@@ -254,16 +254,23 @@ class LedgerServer(Database):
     def _begun(self) -> psycopg.Connection[Any]:
         """Begin a transaction when no other one writes. Raises psycopg.Error."""
         connection = self._connected()
-        with at_most(connection, self.busy_s + ANSWER_S):
-            connection.execute(_BEGIN % {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)})
-            if not self._is_known:
-                self._check(connection)
-            if self._writer:
-                self._number += 1
-                connection.execute(_NUMBERED_NOW, [self._number, self._writer])
-            elif ServerTx(connection, {}).has_tables("writer"):
-                self._writer, self._number = uuid.uuid4().hex, 1
-                connection.execute(_NEW_WRITER, [self._writer])
+        try:
+            with at_most(connection, self.busy_s + ANSWER_S):
+                connection.execute(
+                    _BEGIN % {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)}
+                )
+                if not self._is_known:
+                    self._check(connection)
+                if self._writer:
+                    self._number += 1
+                    connection.execute(_NUMBERED_NOW, [self._number, self._writer])
+                elif ServerTx(connection, {}).has_tables("writer"):
+                    self._writer, self._number = uuid.uuid4().hex, 1
+                    connection.execute(_NEW_WRITER, [self._writer])
+        except BaseException:  # It has begun where it waited in vain: the next one could not.
+            with suppress(psycopg.Error):
+                connection.execute(b"ROLLBACK")
+            raise
         return connection
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
