@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.ledger.database import Tx, postgres
 from luigi_spendguard.money import Micros
@@ -134,6 +134,20 @@ def test_a_server_that_stands_still_denies_within_seconds(server: PostgresServer
     assert done(ledger) in (before + 1, before + 2)
 
 
+def cut_once(wire: Wire, how: str) -> list[bytes]:
+    """Cut a wire at the next commit, `before` or `after` it arrives; return what was cut off."""
+    cuts: list[bytes] = []
+
+    def cut(data: bytes) -> str:
+        if b"COMMIT\0" not in data or cuts:
+            return ""
+        cuts.append(data)
+        return how
+
+    wire.cut_at = cut
+    return cuts
+
+
 class TestCommits:
     """A commit whose answer was lost is looked up before anything else is done."""
 
@@ -146,18 +160,39 @@ class TestCommits:
     def test_it_is_done_once_and_answered(self, wire: Wire, url: str, cut: str) -> None:
         ledger = Ledger(Secret(wire.url(url)))
         ledger.write(runs.open_run, request("run")).result(20)
-        before, cuts = done(ledger), []
-
-        def cut_once(data: bytes) -> str:
-            if b"COMMIT\0" in data and not cuts:
-                cuts.append(data)
-                return cut
-            return ""
-
-        wire.cut_at = cut_once
+        before = done(ledger)
+        cuts = cut_once(wire, cut)
         more(ledger).result(20)
         assert len(cuts) == 1
         assert done(ledger) == before + 1
+        ledger.close()
+
+    def test_also_where_the_first_transaction_of_all_was_undone(self, wire: Wire, url: str) -> None:
+        ledger = Ledger(Secret(wire.url(url)))
+
+        def fail(tx: Tx) -> None:
+            tx.insert("task", task_id="undone", completions=1)
+            raise Conflict("no")
+
+        with pytest.raises(Conflict):
+            ledger.write(fail).result(20)
+        ledger.write(runs.open_run, request("run")).result(20)
+        before = done(ledger)
+        cuts = cut_once(wire, "after")
+        more(ledger).result(20)
+        assert (len(cuts), done(ledger)) == (1, before + 1)
+        ledger.close()
+
+    def test_also_where_another_process_has_forgotten_who_wrote(self, wire: Wire, url: str) -> None:
+        """What has written nothing for a day may write again."""
+        ledger = Ledger(Secret(wire.url(url)))
+        ledger.write(runs.open_run, request("run")).result(20)
+        with psycopg.connect(url) as other:
+            other.execute("DELETE FROM writer")
+        before = done(ledger)
+        cuts = cut_once(wire, "after")
+        more(ledger).result(20)
+        assert (len(cuts), done(ledger)) == (1, before + 1)
         ledger.close()
 
     def test_where_it_cannot_be_looked_up_nothing_is_said_to_be_done(self, wire: Wire, url: str) -> None:

@@ -261,12 +261,12 @@ class LedgerServer(Database):
                 )
                 if not self._is_known:
                     self._check(connection)
+                if not self._writer and ServerTx(connection, {}).has_tables("writer"):
+                    connection.execute(_FORGET_WRITERS)
+                    self._writer, self._number = uuid.uuid4().hex, 0
                 if self._writer:
                     self._number += 1
-                    connection.execute(_NUMBERED_NOW, [self._number, self._writer])
-                elif ServerTx(connection, {}).has_tables("writer"):
-                    self._writer, self._number = uuid.uuid4().hex, 1
-                    connection.execute(_NEW_WRITER, [self._writer])
+                    connection.execute(_NUMBERED_NOW, [self._writer, self._number])
         except BaseException:  # It has begun where it waited in vain: the next one could not.
             with suppress(psycopg.Error):
                 connection.execute(b"ROLLBACK")
@@ -357,12 +357,13 @@ _BEGIN = (
 _IS_LOCKED = (
     b"SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
 )
-#: Each transaction leaves its number, and that of the one before: see `_has_landed`.
-_NUMBERED_NOW = f"UPDATE writer SET before = last, last = $1, at = {_SPOKEN_NOW} WHERE id = $2".encode()
-_NEW_WRITER = (
-    f"WITH gone AS (DELETE FROM writer WHERE at < {_SPOKEN_NOW} - 86400000)"
-    f" INSERT INTO writer (id, last, before, at) VALUES ($1, 1, 0, {_SPOKEN_NOW})"
+#: Each transaction leaves its number, and that of the one before: see `_has_landed`. Its row is not there yet
+#: where those before were undone, or any more.
+_NUMBERED_NOW = (
+    f"INSERT INTO writer (id, last, before, at) VALUES ($1, $2, 0, {_SPOKEN_NOW})"
+    " ON CONFLICT (id) DO UPDATE SET before = writer.last, last = EXCLUDED.last, at = EXCLUDED.at"
 ).encode()
+_FORGET_WRITERS = f"DELETE FROM writer WHERE at < {_SPOKEN_NOW} - 86400000".encode()
 #: Ends a transaction of which nothing was decided.
 _AGAIN = (
     psycopg.errors.DeadlockDetected,
