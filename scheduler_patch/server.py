@@ -138,6 +138,7 @@ def _begin(service: LedgerService, gateway: Gateway, news: News, drain: Callable
     PeriodicCallback(service.sweep, SWEEP_S * 1000).start()
     PeriodicCallback(news.tell, LOOK_S * 1000).start()
     if service.settings.ledger_server is not None:
+        IOLoop.current().add_callback(service.listen)
         PeriodicCallback(service.hear, HEAR_S * 1000).start()
 
 

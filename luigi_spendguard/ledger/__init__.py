@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx
-from luigi_spendguard.ledger.database.engines import database_of
+from luigi_spendguard.ledger.database.engines import Listening, database_of, listening
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)
@@ -200,6 +200,7 @@ class Ledger:
             database_of(path),
         )
         self._writer = Writer(self._db)
+        self._listening: Listening | None = None
         self._closed = False
         # One thread each, which must not take the processor from the writer: pages of people, who may ask for
         # much, and what a call or a change waits for.
@@ -226,11 +227,17 @@ class Ledger:
 
         return again(look)
 
+    def listen(self, heard: Callable[[], object]) -> None:
+        """Call `heard`, in a thread of its own, soon after what is decided by was changed at a server."""
+        self._listening = self._listening or listening(self.path, heard)
+
     def close(self) -> None:
         """Commit what is queued and close the file."""
         self._writer.close()
         if not self._closed:
             self._closed = True
+            if self._listening is not None:
+                self._listening.close()
             self._reading.shutdown()
             self._browsing.shutdown()
             self._reader.disconnect()

@@ -44,6 +44,15 @@ class JournalEntry(NamedTuple):
 def journal(tx: Tx, entry: JournalEntry) -> None:
     """Append one entry."""
     tx.run(_APPEND, *entry, tx.actor)
+    if entry.kind in _TOLD:
+        tx.tells = True
+
+
+#: What other luigids are told at once: it ends what they may begin, or lets begin what waits there. What each
+#: call reserves and spends they look for: if all were told, all would wait for each other.
+_TOLD = frozenset(
+    {"revoke", "top_up", "approve", "set_cap", "operator", "overrun", "void", "correct", "close"}
+)
 
 
 _APPEND = (

@@ -256,6 +256,7 @@ def _take_money(tx: Tx, scope: Scope, ask: ReserveRequest) -> _Taken:
     budgets, full = _take(tx, scope, budgets, amount)
     if full is None:
         return _Taken(amount, total, budgets, lent)
+    tx.tells = True  # Other luigids hold back what waits there for the same money.
     denied = _refuse_cap(scope, full, amount)
     if not scope.caps.shadow:
         raise denied

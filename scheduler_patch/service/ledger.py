@@ -39,7 +39,8 @@ P = ParamSpec("P")
 
 #: Seconds between two looks for pending calls whose sender must be gone.
 SWEEP_S = 5.0
-#: Seconds between two looks for what other luigids have written, where the ledger is at a server.
+#: Seconds between two looks for what other luigids have written, where the ledger is at a server: what they
+#: do not tell, and all where nobody can listen.
 HEAR_S = 0.5
 #: Reads of pages that wait for each other at the most.
 MOST_BROWSING = 64
@@ -99,6 +100,9 @@ class Books:
         self.told: dict[str, Any] = {}
         #: The latest end of a call that is being written, and that a read is to see.
         self._ending: asyncio.Future[Any] | None = None
+        #: Another process has told of a change, and the gate is being told.
+        self._is_told = False
+        self._hearing: asyncio.Task[None] | None = None
         #: The journal's last entry that the gate knows of.
         self.seen = 0
         #: Where the books ended when they were opened; None: they are not, or nobody here logs what is new.
@@ -284,6 +288,23 @@ class Books:
             await self.refresh()
         except LedgerUnavailable as error:
             logger.error("%s", error)
+
+    async def listen(self) -> None:
+        """Hear from now on at once of what other processes have changed, where the ledger is at a server."""
+        loop = asyncio.get_running_loop()
+        (await self.ledger()).listen(lambda: loop.call_soon_threadsafe(self._tell_gate))
+
+    def _tell_gate(self) -> None:
+        """Refresh the gate; what is told meanwhile is looked for once more."""
+        self._is_told = True
+        if self._hearing is None or self._hearing.done():
+            self._hearing = asyncio.get_running_loop().create_task(self._hear_told())
+
+    async def _hear_told(self) -> None:
+        while self._is_told:
+            self._is_told = False
+            self.known_keys.forget_all()  # One of them may be revoked.
+            await self.hear()
 
     async def hear(self) -> None:
         """Refresh the gate soon after another luigid has written; what keeps it from that, `sweep` says."""

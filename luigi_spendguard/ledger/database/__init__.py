@@ -70,11 +70,13 @@ class Tx(ABC):
     Attributes:
         actor: who asks for the operation in person, kept with what it journals; "": nobody.
         wrote: whether a statement was executed that may have changed something.
+        tells: whether other processes are to hear at once that it was committed, where they can.
 
     """
 
     actor: str = ""
     wrote: bool = False
+    tells: bool = False
 
     #: The names of each statement's columns; another file may have them in another order.
     _names: dict[str, tuple[str, ...]]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Protocol
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Place
@@ -27,6 +28,25 @@ def database_of(place: Place, *, read_only: bool = False, busy_s: float = LOCK_S
             f"a ledger at a PostgreSQL server needs psycopg ({error}): install luigi-spendguard[postgres]"
         ) from None
     return LedgerServer(place, read_only=read_only, busy_s=busy_s)
+
+
+class Listening(Protocol):
+    """Hears what other processes tell, until it is closed."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+def listening(place: Place, heard: Callable[[], object]) -> Listening | None:
+    """Let `heard` be called, in another thread, soon after a process has told (`Tx.tells`); None: of a file.
+
+    It may be called for nothing, and is not called while the server is away: who needs to know looks, too.
+    """
+    if isinstance(place, Path):
+        return None
+    from luigi_spendguard.ledger.database.listening import Listener  # It needs psycopg.
+
+    return Listener(place, heard)
 
 
 @contextmanager

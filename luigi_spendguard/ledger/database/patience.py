@@ -61,10 +61,11 @@ class _Waits:
                     return
                 for until, descriptor in self.until.values():
                     if until < now:
-                        _cut(descriptor)
+                        cut(descriptor)
 
 
-def _cut(descriptor: int) -> None:
+def cut(descriptor: int) -> None:
+    """Cut a connection off, whoever waits for it."""
     with suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as sock:
         sock.shutdown(socket.SHUT_RDWR)
 

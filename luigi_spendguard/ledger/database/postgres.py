@@ -221,7 +221,7 @@ class LedgerServer(Database):
         """Return the connection, opened if need be. Raises psycopg.Error."""
         if self._connection is None or self._connection.closed:
             connection = psycopg.connect(
-                self._url, autocommit=True, cursor_factory=psycopg.RawCursor, **_patience(self._url)
+                self._url, autocommit=True, cursor_factory=psycopg.RawCursor, **patience(self._url)
             )
             _adapt(connection)
             # A pool gives each transaction another backend, where a statement's name may be another client's.
@@ -236,8 +236,9 @@ class LedgerServer(Database):
     def writing(self) -> Iterator[Tx]:
         with self._translated():
             connection = self._begun()
+            tx = ServerTx(connection, self.names)
             try:
-                yield ServerTx(connection, self.names)
+                yield tx
             except BaseException:
                 with suppress(psycopg.Error):
                     connection.execute(b"ROLLBACK")
@@ -250,6 +251,18 @@ class LedgerServer(Database):
                     raise
                 if not self._has_landed(error):
                     raise Interrupted(f"the ledger's server ended a transaction: {_line(error)}") from error
+            if tx.tells:
+                self._tell()
+
+    def _tell(self) -> None:
+        """Let other processes know that something was committed, in a transaction of its own.
+
+        All that notify commit one after the other. Without it they find it a moment later.
+        """
+        connection = self._connection
+        if connection is not None:
+            with suppress(psycopg.Error), at_most(connection, ANSWER_S):
+                connection.execute(TELL)
 
     def _begun(self) -> psycopg.Connection[Any]:
         """Begin a transaction when no other one writes. Raises psycopg.Error."""
@@ -348,6 +361,9 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+#: The name under which processes let each other know, and the statement that does; nothing waits for a disk.
+CHANNEL = "luigi_spendguard"
+TELL = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')".encode()
 #: Begins a transaction that writes; the advisory lock is a number that other programs there hardly take.
 _BEGIN = (
     b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %(wait)d;"
@@ -385,7 +401,7 @@ _ADVICE: Mapping[type[Exception], str] = {
 }
 
 
-def _patience(url: str) -> dict[str, Any]:
+def patience(url: str) -> dict[str, Any]:
     """Return how long a server that says nothing is waited for, where the URL does not say it."""
     said = conninfo_to_dict(url)
     usual = {
