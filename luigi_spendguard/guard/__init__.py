@@ -85,7 +85,7 @@ class Guard:
             raise
         except BaseException as error:
             for answer in unused:
-                yield Finish(EndRequest("void", answer.call_id, answer.ask, note="never sent"))
+                yield Finish(_void(call, answer, "never sent"))
             if isinstance(error, NotSent) and call.unsure:
                 raise still_unknown(call.call_id, error) from error
             raise
@@ -114,6 +114,7 @@ class Guard:
             if answer.verdict in ASKED_AGAIN:
                 try:
                     if answer.verdict == "wait":
+                        call.ask = max(call.ask, answer.ask)
                         yield waiting.pause(answer)
                     elif answer.verdict == "outdated":
                         waiting.check_turn(answer)
@@ -190,7 +191,7 @@ class Guard:
             answer: ReserveReply = yield Reserve(ask)
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
-            yield Finish(EndRequest("void", call.call_id, call.ask, note="its grant did not arrive"))
+            yield Finish(_void(call, call, "its grant did not arrive"))
             now = f"denied, nothing was sent: {error}"
             if call.unsure:
                 now = f"denied, nothing was sent now: {error}. {TRIED_BEFORE}"
@@ -198,7 +199,7 @@ class Guard:
         except (SpendDenied, GeneratorExit):
             raise
         except BaseException:
-            yield Finish(EndRequest("void", call.call_id, call.ask, note="its sender was interrupted"))
+            yield Finish(_void(call, call, "its sender was interrupted"))
             raise
         return answer
 
@@ -269,17 +270,16 @@ class Guard:
         self, wire: Request, deadline: float, quote: Quote, call: Call, answer: ReserveReply
     ) -> Generator[Effect, Any, Reply]:
         """Send, and end the reservation where no reply comes."""
-        call_id, ask = answer.call_id, answer.ask
         try:
             reply: Reply = yield Send(wire, deadline)
         except GeneratorExit:
             raise
         except NotSent as error:
-            yield Finish(EndRequest("void", call_id, ask, note=f"not sent: {error}"[:500]))
+            yield Finish(_void(call, answer, f"not sent: {error}"[:500]))
             if error.interrupt is not None:
                 raise error.interrupt from None
             if answer.resend and not isinstance(error, Late):
-                raise still_unknown(call_id, error, quote) from error
+                raise still_unknown(answer.call_id, error, quote) from error
             raise
         except BaseException as error:
             yield from self._unanswered(quote, call, answer, f"no reply: {type(error).__name__}")
@@ -326,6 +326,8 @@ class Guard:
                 for value in reply.headers.values()
             )
             end = end_request(self.vendor, quote, answer, reply, outcome, leaked=leaked)
+            if end.kind == "void":
+                end = replace(end, sender=call.sender)
         except GeneratorExit:
             raise
         except BaseException as error:  # An adapter that fails, or the exception of a signal's handler.
@@ -349,3 +351,8 @@ class Guard:
                 answer.call_id,
             )
         return self.vendor.answered(reply)
+
+
+def _void(call: Call, asked: Call | ReserveReply, note: str) -> EndRequest:
+    """Return what ends what `call` was granted, or may have been: nothing is sent under it."""
+    return EndRequest("void", asked.call_id, asked.ask, sender=call.sender, note=note)

@@ -52,6 +52,14 @@ class Call:
     #: Whoever makes it has given it up, and makes it again: it is not to be another call.
     given_up: bool = False
 
+    def __post_init__(self) -> None:
+        self._own_id = self.call_id
+
+    @property
+    def sender(self) -> str:
+        """The id that was made for it, where it goes on with an earlier call; else ""."""
+        return "" if self.call_id == self._own_id else self._own_id
+
 
 class NotSent(VendorUnreachable):
     """Thrown in by a driver: no byte has left (refused connection, bad name). The call is voided.

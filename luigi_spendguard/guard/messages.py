@@ -50,6 +50,7 @@ def reserve_request(
     return ReserveRequest(
         call_id=call.call_id,
         ask=call.ask,
+        sender=call.sender,
         vendor=vendor.name,
         account=quote.account,
         operation=quote.operation,

@@ -191,7 +191,7 @@ def record(
         "settled_micros": 0,
         "corrected_micros": 0,
         "overrun_micros": 0,
-        "sender": ask.call_id,
+        "sender": ask.sender_id,
         "ask": ask.ask,
         "unknown": 0,
         "relayed": int(scope.relayed),

@@ -184,7 +184,7 @@ def _may_be_lost(row: Row, ask: ReserveRequest) -> bool:
     that was in doubt before is again what the next equal call may be: whether somebody sends it once more
     cannot be told, as what asked for that may have come late, behind its own end.
     """
-    lost = row["unknown"] or process_of(row["sender"]) != process_of(ask.call_id)
+    lost = row["unknown"] or process_of(row["sender"]) != process_of(ask.sender_id)
     return bool(row["state"] == "pending" and lost and asks_the_same(row, ask))
 
 

@@ -27,9 +27,6 @@ from luigi_spendguard.protocol import ReserveReply, ReserveRequest, commands
 #: (https://docs.stripe.com/api/idempotent_requests).
 HOUR_MS = 3600 * 1000
 RESEND_MS = 23 * HOUR_MS
-#: Who takes a call over counts on so far behind its last sender, who may still ask for it again, or void what
-#: it did not get: each is to have its own grants alone.
-TAKEN_OVER = 200
 
 
 def answer_repeated(
@@ -61,15 +58,17 @@ def answer_repeated(
         return answer
     _check_sender(scope, match)
     if match["state"] == "pending":
-        if match["sender"] == ask.call_id:
-            return grant_again(tx, ask, match)
-        if not is_over(match["granted_at"], GRANT_MS + match["timeout_ms"], now):
+        if match["sender"] == ask.sender_id:
+            return grant_again(tx, ask, renewed(tx, match, now))
+        if not is_gone(match, now):
             return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
-    if row is None and match["sender"] == ask.call_id:  # It comes late: its sender was let send that before.
+    if (
+        row is None and match["sender"] == ask.sender_id
+    ):  # It comes late: its sender was let send that before.
         return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
-    return resend(tx, scope, match, ask, match["ask"] + TAKEN_OVER, now)
+    return resend(tx, scope, match, ask, match["ask"] + 1, now)
 
 
 def _mismatch(scope: Scope, ask: ReserveRequest, identity: Identity, match: Row) -> ReservationDenied:
@@ -168,7 +167,8 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
 
 def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
     """Let a sender send an in-doubt (or retried) call again, with its stored body and wire key."""
-    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or row["sender"] != ask.call_id):
+    is_others = row["sender"] != ask.sender_id
+    if not ask.repeatable and (row["state"] == "in_doubt" or row["unknown"] or is_others):
         return _found(tx, scope, row, ask, number, now)
     # A clock that was set back by an hour makes it look so much younger; by more, nobody knows how old it is.
     fresh = -HOUR_MS <= now - row["created_at"] <= RESEND_MS
@@ -189,13 +189,13 @@ def resend(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
             f"{_resolve(row)}",
             call_id=row["id"],
         )
-    if row["state"] == "pending" and row["sender"] != ask.call_id:
+    if row["state"] == "pending" and is_others:
         put_in_doubt(tx, row, "its sender is gone")
     again = replace(ask, since=0)
     if wait := wait_for_turn(tx, scope, again, row["id"]):
         return wait
     take_turn(tx, scope, ask, row["id"])
-    return regrant(tx, scope, row["id"], ask.call_id, number, now)
+    return regrant(tx, scope, row["id"], ask.sender_id, number, now)
 
 
 def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now: int) -> ReserveReply:
@@ -239,7 +239,7 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         row["id"],
     )
     if len(free) > int(equal or 0):
-        granted = regrant(tx, scope, row["id"], ask.call_id, number, now)
+        granted = regrant(tx, scope, row["id"], ask.sender_id, number, now)
         tx.run("UPDATE call SET object_id = ? WHERE id = ?", free[0], row["id"])
         return _as_found(granted, {**row, "object_id": free[0]})
     shows = "does not show it (yet)" if not free else f"shows {free[0]}, which may be an equal call's"
@@ -249,6 +249,11 @@ def _found(tx: Tx, scope: Scope, row: Row, ask: ReserveRequest, number: int, now
         f"the vendor {shows}. Look it up there, then {_resolve(row)}",
         call_id=row["id"],
     )
+
+
+def is_gone(row: Row, now: int) -> bool:
+    """Return whether the sender of a pending call must be gone."""
+    return is_over(row["granted_at"], GRANT_MS + row["timeout_ms"], now)
 
 
 def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int) -> ReserveReply:
@@ -264,6 +269,12 @@ def regrant(tx: Tx, scope: Scope, call_id: str, sender: str, ask: int, now: int)
     row = tx.one("SELECT * FROM call WHERE id = ?", call_id)
     assert row is not None
     return grant(tx, row)
+
+
+def renewed(tx: Tx, row: Row, now: int) -> Row:
+    """Let a grant be one of now: who asks may be asking for the first time, and send for 2 s from then on."""
+    tx.run("UPDATE call SET granted_at = ? WHERE id = ?", now, row["id"])
+    return {**row, "granted_at": now}
 
 
 def grant_again(tx: Tx, ask: ReserveRequest, row: Row) -> ReserveReply:

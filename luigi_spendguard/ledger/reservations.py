@@ -37,7 +37,15 @@ from luigi_spendguard.ledger.objects import (
     reserve_object,
     uncontested,
 )
-from luigi_spendguard.ledger.replays import answer_repeated, grant_again, regrant, replay, resend
+from luigi_spendguard.ledger.replays import (
+    answer_repeated,
+    grant_again,
+    is_gone,
+    regrant,
+    renewed,
+    replay,
+    resend,
+)
 from luigi_spendguard.ledger.targets import check_mates, check_overlap, keep_targets
 from luigi_spendguard.ledger.turns import take_turn, wait_for_turn
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
@@ -93,18 +101,25 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
                 "idempotency_mismatch", f"call {row['replay_of']}, which has answered this one, was pruned"
             )
         return replay(tx, ask, source)
-    if ask.ask == row["ask"]:
-        if row["state"] == "pending":
-            return grant_again(tx, ask, row)
-        return ReserveReply("stale", row["id"], row["ask"])
+    is_senders = row["sender"] == ask.sender_id
+    if is_senders and ask.ask == row["ask"]:
+        if row["state"] != "pending":
+            return ReserveReply("stale", row["id"], row["ask"])
+        if ask.sender:  # What it has asked under its own id may have come late, and have taken this number.
+            if over_now := ended(scope, now):
+                raise over_now
+            row = renewed(tx, row, now)
+        return grant_again(tx, ask, row)
     if row["state"] == "settled":
         return replay(tx, ask, row)
-    if ask.ask < row["ask"]:  # It comes late, or another sender has taken the call over: that one sends it.
-        if row["state"] == "pending":
-            return ReserveReply("wait", ask.call_id, ask.ask, message=row["id"])
+    if is_senders and ask.ask < row["ask"]:  # It comes late.
         return ReserveReply("stale", row["id"], row["ask"])
     if over_now := ended(scope, now):
         raise over_now
+    is_taken = row["state"] == "pending" and not is_gone(row, now)
+    if not is_senders and (is_taken or ask.ask <= row["ask"]):
+        # Another has taken it over. Under a number of that one's each would be granted what the other is.
+        return ReserveReply("wait", row["id"], max(ask.ask, row["ask"]), message=row["id"])
     check_terms(tx, scope, ask)
     if ask.unsure:
         tx.run("UPDATE call SET unknown = 1 WHERE id = ?", row["id"])
@@ -148,7 +163,7 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
         tx.run("UPDATE call SET reason = 'cap', message = ? WHERE id = ?", taken.lent, row["id"])
     tx.run("DELETE FROM call_budget WHERE call_id = ?", row["id"])
     _keep_taken(tx, row, ask, taken)
-    return regrant(tx, scope, row["id"], ask.call_id, ask.ask, now)
+    return regrant(tx, scope, row["id"], ask.sender_id, ask.ask, now)
 
 
 def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveReply:

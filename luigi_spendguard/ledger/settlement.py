@@ -44,6 +44,8 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     _check_sender(scope, row)
     if row["verdict"] != "allowed":
         return row
+    if message.kind == "void" and row["state"] == "pending" and message.sender_id != row["sender"]:
+        return row  # Another sender has taken the call over, and says itself how it ended.
     if message.kind == "void" and message.ask > row["ask"]:
         _let_go(tx, scope, message)
         # What asks for it may still come: it is refused then, as behind a tombstone.
@@ -73,7 +75,7 @@ def _let_go(tx: Tx, scope: Scope, message: EndRequest) -> None:
     Pending, it would be a call that the task has under way: an equal one would be another. Said once of
     what a sender has asked by then: what it is let send after that, a void that comes again leaves to it.
     """
-    for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.call_id):
+    for row in tx.all("SELECT * FROM call WHERE state = 'pending' AND sender = ?", message.sender_id):
         if scope.owns(row):
             _check_sender(scope, row)
             put_in_doubt(tx, row, message.note)

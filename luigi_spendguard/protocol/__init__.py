@@ -124,6 +124,7 @@ class ReserveRequest(Message):
     Attributes:
         call_id: made by the sender, one for each logical call.
         ask: 1 for the first request, one more for each later one (the SDK's own retries).
+        sender: the id that its sender has made for the call, where it goes on with an earlier one, `call_id`.
         target: who pays or receives, or the object acted on; None when nothing names one.
         targets_before: what earlier versions named as its target, `-` for nothing.
         key: the idempotency key the request came with, None when it had none.
@@ -163,6 +164,7 @@ class ReserveRequest(Message):
     method: str
     path: str
     ask: _Number = 1
+    sender: str = ""
     target: str | None = None
     targets_before: Words = ()
     key: str | None = None
@@ -194,6 +196,11 @@ class ReserveRequest(Message):
     denied: _Denial | None = None
     message: str = ""
 
+    @property
+    def sender_id(self) -> str:
+        """What tells its sender from others that go on with the same call."""
+        return self.sender or self.call_id
+
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of all that is kept of a call (P6).
 
@@ -219,7 +226,8 @@ class ReserveReply(Message):
             `search` (an earlier send, at `first_at`, has an unknown outcome and the call is not repeatable:
             ask the vendor, then ask again) | `found` (it has opened `object_id`: end the call by that) |
             `stale` (this request came after its own void or after a later one).
-        call_id, ask: what the end of the call has to name (an in-doubt call is taken over).
+        call_id, ask: what the end of the call has to name (an in-doubt call is taken over); of a `wait`, the
+            number behind which to ask again.
         entry: the ledger's last entry when a look-up was granted.
         resend: an earlier send has an unknown outcome: send `body` and `headers` under `wire_key`; it was
             asked for at `asked_micros`, in micro-dollars.
@@ -253,6 +261,7 @@ class EndRequest(Message):
 
     Attributes:
         kind: one of ENDS.
+        sender: of a void, as the `ReserveRequest`'s: a grant of another sender's is left as it is.
         definite: a void that is certain even though an earlier send had an unknown outcome: the vendor keeps
             that answer under the call's key.
         total_micros: what `object_id` counts for in all from now on, in micro-dollars; None: as before.
@@ -271,6 +280,7 @@ class EndRequest(Message):
     kind: _End
     call_id: _CallId
     ask: _Number = 1
+    sender: str = ""
     definite: bool = False
     total_micros: Amount | None = 0
     worth_micros: Amount = 0
@@ -287,6 +297,11 @@ class EndRequest(Message):
     price_due: bool = False
     fees_micros: Amount = 0
     opened: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def sender_id(self) -> str:
+        """What tells its sender from others that go on with the same call."""
+        return self.sender or self.call_id
 
     def __post_init__(self) -> None:
         """Take secrets and vault keys out of what is kept of an end, but the answer. Raises BadMessage."""

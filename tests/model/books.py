@@ -14,8 +14,9 @@ from typing import NamedTuple
 CAP = 1
 #: How often a process asks under one call: an SDK's own retry, or a grant that came too late.
 ASKS = {"A": 2, "B": 1}
-#: As `replays.TAKEN_OVER`: by so much the next sender of a call counts on from the last one's.
-TAKEN_OVER = 10
+
+#: How often a call is taken over here: with answers that are lost it could go to and fro for ever.
+ENOUGH = 3
 
 
 class Rules(NamedTuple):
@@ -53,10 +54,13 @@ class Process(NamedTuple):
 
 
 class Message(NamedTuple):
-    """What a process says to the ledger: reserve, void, doubt or settle, of which call and ask."""
+    """What a process says to the ledger: reserve, void, doubt or settle, of which call and ask.
+
+    `sender`: the process; as each makes one call, also the id that it has made for that.
+    """
 
     kind: str
-    by: str
+    sender: str
     call: str
     ask: int
     unsure: bool = False
@@ -113,20 +117,24 @@ def reserve(s: State, m: Message, rules: Rules) -> tuple[State, Answer]:
     """`reservations._decide`: `_answer_known`, or `_answer_new`."""
     row = s.row(m.call)
     ended = (s.revoke and rules.broken != "a revoked key is worth something") or (
-        s.process(m.by).claim < s.claim and rules.broken != "the key of an earlier attempt is worth something"
+        s.process(m.sender).claim < s.claim
+        and rules.broken != "the key of an earlier attempt is worth something"
     )  # `keys.ended`
     if row.state == "denied":
         if rules.broken != "a tombstone refuses nothing":
             return s, NOTHING
     elif row.state:
-        if m.ask == row.ask:
+        is_senders = is_the_senders(m, row, rules)
+        if is_senders and m.ask == row.ask:
+            if ended and m.sender != m.call and rules.broken != "a sender's number stands for one request":
+                return s, NOTHING
             return s, grant_again(m, m.call, row, rules) if row.state == "pending" else NOTHING
         if row.state == "settled":
             return s, ("replayed", m.call, m.ask, 0)
-        if m.ask < row.ask:
-            return s, ("wait", m.call, m.ask, 0) if row.state == "pending" else NOTHING
-        if ended:
+        if (is_senders and m.ask < row.ask) or ended:
             return s, NOTHING
+        if not is_senders and (row.state == "pending" or m.ask <= row.ask):
+            return s, ("wait", m.call, max(m.ask, row.ask + 1), 0) if row.ask < ENOUGH else NOTHING
         if m.unsure:
             row = row._replace(unknown=True)
             s = s.with_row(m.call, row)
@@ -147,8 +155,13 @@ def reserve(s: State, m: Message, rules: Rules) -> tuple[State, Answer]:
         taken = taken.marked("granted under a key that is used up")
     if row.state == "denied":
         taken = taken.marked("granted behind a tombstone")
-    row = Row("pending", m.ask, m.call, row.unknown, used, used, fresh=True)
+    row = Row("pending", m.ask, m.sender, row.unknown, used, used, fresh=True)
     return granted(taken.with_row(m.call, row), m), ("allowed", m.call, m.ask, used)
+
+
+def is_the_senders(m: Message, row: Row, rules: Rules) -> bool:
+    """Return whether who says this is who was granted the call last."""
+    return m.sender == row.sender or rules.broken == "two senders count alike"
 
 
 def answer_repeated(s: State, m: Message, other: str, rules: Rules) -> tuple[State, Answer]:
@@ -160,15 +173,12 @@ def answer_repeated(s: State, m: Message, other: str, rules: Rules) -> tuple[Sta
         return s, ("replayed", other, m.ask, 0)
     own = s.row(m.call)
     if match.state == "pending":
-        if match.sender == m.call:
+        if match.sender == m.sender:
             return s, grant_again(m, other, match, rules)
         return s, ("wait", m.call, m.ask, 0)  # Until its sender must be gone: then it is in doubt.
-    if not own.state and match.sender == m.call:
+    if not own.state and match.sender == m.sender:
         return s, NOTHING  # It comes late.
-    if match.ask > TAKEN_OVER:  # Once is enough here: what comes late could take it over for ever.
-        return s, NOTHING
-    more = 1 if rules.broken == "two senders count alike" else TAKEN_OVER
-    return resend(s, other, m, match.ask + more, rules)
+    return resend(s, other, m, match.ask + 1, rules) if match.ask < ENOUGH else (s, NOTHING)
 
 
 def grant_again(m: Message, call: str, row: Row, rules: Rules) -> Answer:
@@ -181,23 +191,23 @@ def grant_again(m: Message, call: str, row: Row, rules: Rules) -> Answer:
 def resend(s: State, call: str, m: Message, ask: int, rules: Rules) -> tuple[State, Answer]:
     """`replays.resend`; for what the vendor would execute twice, `replays._found`."""
     row = s.row(call)
-    found = not rules.honours_keys and (row.state == "in_doubt" or row.unknown or row.sender != m.call)
+    found = not rules.honours_keys and (row.state == "in_doubt" or row.unknown or row.sender != m.sender)
     if found and rules.broken != "what has no key is sent again":
         row = row._replace(state="in_doubt", unknown=True)
         s = s.with_row(call, row)
         if m.seen != "executed":
             return s, ("search" if not m.seen else "denied", call, m.ask, 0)
-        row = row._replace(state="pending", ask=ask, sender=m.call, fresh=True)
+        row = row._replace(state="pending", ask=ask, sender=m.sender, fresh=True)
         return s.with_row(call, row), ("found", call, ask, 0)
-    unknown = row.unknown or (row.state == "pending" and row.sender != m.call)  # `put_in_doubt`
-    row = row._replace(state="pending", ask=ask, sender=m.call, unknown=unknown, fresh=True)  # `regrant`
+    unknown = row.unknown or (row.state == "pending" and row.sender != m.sender)  # `put_in_doubt`
+    row = row._replace(state="pending", ask=ask, sender=m.sender, unknown=unknown, fresh=True)  # `regrant`
     return granted(s.with_row(call, row), m), ("allowed", call, ask, row.key)
 
 
 def granted(s: State, m: Message) -> State:
     """Mark a new grant that was not to be made."""
     s = s.marked("granted after a revoke") if s.revoke else s
-    return s.marked("granted to an earlier attempt") if s.process(m.by).claim < s.claim else s
+    return s.marked("granted to an earlier attempt") if s.process(m.sender).claim < s.claim else s
 
 
 def take(s: State, amount: int, rules: Rules) -> State | None:
@@ -215,6 +225,8 @@ def end(s: State, m: Message, rules: Rules) -> State:
             return s  # NotFound
         return let_go(s, m).with_row(m.call, Row("denied", m.ask))
     if row.state == "denied":
+        return s
+    if m.kind == "void" and row.state == "pending" and not is_the_senders(m, row, rules):
         return s
     if m.kind == "void" and m.ask > row.ask:
         s = let_go(s, m)
@@ -242,7 +254,7 @@ def let_go(s: State, m: Message) -> State:
     """`settlement._let_go`: what this sender was let send again, and has not heard so."""
     for call in "AB":
         row = s.row(call)
-        if row.state == "pending" and row.sender == m.call:
+        if row.state == "pending" and row.sender == m.sender:
             s = s.with_row(call, row._replace(state="in_doubt", unknown=True))
     return s
 

@@ -59,6 +59,8 @@ def hear(s: State, name: str, answer: Answer) -> State:
         return told.with_process(name, p._replace(phase="paid"))
     if verdict == "search":  # `LookUps.executed`
         return ask(s, name, p, "executed" if s.moved else "nothing")
+    if verdict == "wait" and number > p.ask:
+        return ask(s, name, p._replace(ask=number - 1))
     if verdict == "wait":  # It asks again: the same message comes once more.
         return s.with_process(name, p._replace(fresh=True))
     return s.with_process(name, p._replace(phase="gone"))
@@ -131,15 +133,15 @@ def arrives(s: State, rules: Rules) -> Iterator[Step]:
     """`bookings.attempt` and `bookings.reserve`: a message reaches luigid; its answer may be lost."""
     for m in sorted(s.net):
         if m.kind != "reserve":
-            yield f"{m.kind} {m.call}{m.ask} of {m.by} arrives", end(s, m, rules)
+            yield f"{m.kind} {m.call}{m.ask} of {m.sender} arrives", end(s, m, rules)
             continue
         if WRONG in s.marks:  # What is asked for then is the operator's doing.
             continue
         after, answer = reserve(s, m, rules)
-        yield f"{m.kind} {m.call}{m.ask} of {m.by} arrives (its answer is lost)", after
-        p = s.process(m.by)
+        yield f"{m.kind} {m.call}{m.ask} of {m.sender} arrives (its answer is lost)", after
+        p = s.process(m.sender)
         if (p.phase, p.call, p.ask) == ("asking", m.call, m.ask):
-            yield f"{m.kind} {m.call}{m.ask} of {m.by} arrives", hear(after, m.by, answer)
+            yield f"{m.kind} {m.call}{m.ask} of {m.sender} arrives", hear(after, m.sender, answer)
 
 
 def time(s: State, rules: Rules) -> Iterator[Step]:
@@ -206,7 +208,7 @@ def forget(s: State, rules: Rules) -> State:
 
 def matters(m: Message, s: State, rules: Rules) -> bool:
     """Whether a message may still change something: asks count up, and what is denied or settled stays so."""
-    row, p = s.row(m.call), s.process(m.by)
+    row, p = s.row(m.call), s.process(m.sender)
     if m.kind == "settle" or not row.state or (p.phase, p.call, p.ask) == ("asking", m.call, m.ask):
         return True
     if row.state == "denied" and rules.broken == "a tombstone refuses nothing":

@@ -551,3 +551,30 @@ def test_what_is_looked_up_for_one_call_is_bounded_in_all(guard: Guard) -> None:
     with pytest.raises(SpendDenied, match="split it"):
         list(look_ups.priced(quote, request, lookups.LookedUp()))
     assert len(fetched) == 5
+
+
+def test_who_goes_on_with_an_earlier_call_says_which_call_was_its_own(guard: Guard) -> None:
+    call = Call("mine-1")
+    life = guard.guarded(charge(), call)
+    reserve = step(life, Reserve)
+    assert (reserve.ask.call_id, reserve.ask.sender, reserve.ask.sender_id) == ("mine-1", "", "mine-1")
+    step(life, Send, ReserveReply("allowed", "other-1", 2, wire_key="wire-1", resend=True))
+    assert step(life, Finish, ConnectionError()).end.call_id == "other-1"
+    assert isinstance(outcome(life), ConnectionError)
+    again = guard.guarded(charge(), call)
+    asked = step(again, Reserve).ask
+    assert (asked.call_id, asked.ask, asked.sender) == ("other-1", 3, "mine-1")
+    step(again, Pause, ReserveReply("wait", "other-1", 7))
+    assert step(again, Reserve).ask.ask == 8, "behind the number that it was told"
+    void = step(again, Finish, LedgerUnavailable("away")).end
+    assert (void.call_id, void.ask, void.sender) == ("other-1", 8, "mine-1")
+
+
+@pytest.mark.parametrize("status", [402, 200])
+def test_only_a_void_names_who_went_on_with_an_earlier_call(guard: Guard, status: int) -> None:
+    """An older luigid refuses what it does not know: it meets that where nothing else will do."""
+    life = guard.guarded(charge(), Call("mine-1"))
+    next(life)
+    step(life, Send, ReserveReply("allowed", "other-1", 2, wire_key="wire-1", resend=True))
+    end = step(life, Finish, reply(status, {"error": {"type": "card_error"}} if status == 402 else None)).end
+    assert (end.kind, end.sender) == (("void", "mine-1") if status == 402 else ("settle", ""))

@@ -35,6 +35,11 @@ def taken_over(books: Books, **more: Any) -> tuple[str, ReserveRequest, ReserveR
     return key, first, answer
 
 
+def sender_of(books: Books) -> str:
+    sender: str = books.read(lambda tx: tx.value("SELECT sender FROM call"))
+    return sender
+
+
 def test_who_makes_a_call_again_has_no_grant_of_who_has_taken_it_over(books: Books) -> None:
     """Its grant would be as old as the other's, and be used when a revoke has returned long ago."""
     key, first, _ = taken_over(books)
@@ -59,13 +64,13 @@ def test_nor_one_to_send_what_was_found(books: Books) -> None:
 def test_what_was_found_is_found_again_where_that_was_not_heard(books: Books) -> None:
     """A client that got no answer asks once more: it is not to send what the vendor has executed."""
     key, first, _ = taken_over(books, repeatable=False)
-    books.end(key, EndRequest("doubt", first.call_id, 201))
+    books.end(key, EndRequest("doubt", first.call_id, 2))
     second = books.ask(100, target="cus_1", repeatable=False, searched=True, executed=("SM1",))
     answers = [books.reserve(key, second) for _ in range(3)]
     assert {(answer.verdict, answer.object_id, answer.call_id) for answer in answers} == {
         ("found", "SM1", first.call_id)
     }
-    own = replace(second, call_id=first.call_id, ask=answers[0].ask + 1)
+    own = replace(second, call_id=first.call_id, sender=second.call_id, ask=answers[0].ask + 1)
     assert [books.reserve(key, own).verdict for _ in range(2)] == ["found", "found"]
     assert books.reserve(key, replace(own, searched=False, executed=())).verdict == "stale"
 
@@ -73,11 +78,12 @@ def test_what_was_found_is_found_again_where_that_was_not_heard(books: Books) ->
 def test_what_an_earlier_sender_did_not_get_leaves_the_next_ones_grant_alone(books: Books) -> None:
     """In doubt, a revoke would not wait until it was sent."""
     key, first, grant = taken_over(books)
-    assert (
-        books.end(key, EndRequest("void", first.call_id, 2, note="its grant did not arrive"))["state"]
-        == "pending"
-    )
-    assert books.end(key, EndRequest("void", first.call_id, grant.ask))["state"] == "in_doubt"
+    sender = sender_of(books)
+    for number in (2, 3):
+        void = EndRequest("void", first.call_id, number, note="its grant did not arrive")
+        assert books.end(key, void)["state"] == "pending"
+    void = EndRequest("void", first.call_id, grant.ask, sender=sender)
+    assert books.end(key, void)["state"] == "in_doubt"
 
 
 def test_what_an_earlier_send_has_come_to_leaves_a_call_that_may_still_be_sent(books: Books) -> None:
@@ -104,3 +110,53 @@ def test_a_void_ahead_of_what_was_sent_before_frees_nothing(books: Books) -> Non
     )
     assert books.end(key, EndRequest("doubt", ask.call_id, 1))["state"] == "in_doubt"
     assert books.figures() == (0, 100, 0)
+
+
+def test_its_first_sender_asks_behind_the_other_ones_number(books: Books) -> None:
+    """Under that one's number it would be granted what the other is, and past the look at its key."""
+    key, first, grant = taken_over(books)
+    assert grant.ask == 2
+    other = sender_of(books)
+    books.end(key, EndRequest("doubt", first.call_id, 2))
+    waits = books.reserve(key, replace(first, ask=2, unsure=True))
+    assert (waits.verdict, waits.ask) == ("wait", 2)
+    again = books.reserve(key, replace(first, ask=3, unsure=True))
+    assert (again.verdict, again.ask) == ("allowed", 3)
+    books.end(key, EndRequest("void", first.call_id, 2, sender=other))
+    assert books.read(lambda tx: tx.value("SELECT state FROM call")) == "pending"
+
+
+def test_the_other_is_known_by_its_own_id_when_it_asks_again(books: Books) -> None:
+    """As the first sender it would be granted what that has been, and that what it has been."""
+    key, first, _ = taken_over(books)
+    own = sender_of(books)
+    books.end(key, EndRequest("doubt", first.call_id, 2))
+    again = replace(first, ask=3, sender=own)
+    assert books.reserve(key, again).verdict == "allowed"
+    assert books.reserve(key, replace(first, ask=3)).verdict == "wait"
+    assert books.reserve(key, again).verdict == "allowed", "its answer was lost"
+    books.end(key, EndRequest("void", first.call_id, 3, sender=own))
+    assert books.read(lambda tx: tx.value("SELECT state FROM call")) == "in_doubt"
+
+
+@pytest.mark.parametrize("under", ["its own id", "the call's"])
+def test_a_number_that_was_given_to_what_came_late_is_no_grant_of_then(books: Books, under: str) -> None:
+    """Who asks under it may ask for the first time, and sends for 2 s from then: a revoke waits for that."""
+    key, first, _ = taken_over(books)
+    other = sender_of(books)
+    books.end(key, EndRequest("doubt", first.call_id, 2))
+    assert books.reserve(key, replace(first, ask=3)).verdict == "allowed"
+    books.end(key, EndRequest("doubt", first.call_id, 3))
+    late = replace(first, call_id=other)
+    asked = late if under == "its own id" else replace(first, ask=4, sender=other)
+    assert books.reserve(key, late).ask == 4
+    books.write(lambda tx: tx.run("UPDATE call SET granted_at = granted_at - 10000"))
+    assert books.reserve(key, asked).verdict == "allowed"
+    books.end(key, EndRequest("settle", first.call_id, 1, total_micros=100, status=200, answer_body="{}"))
+    assert books.read(runs.pending_calls, books.run_id) == 1
+
+
+def test_nor_one_where_a_revoke_has_returned(books: Books) -> None:
+    key, first, grant = taken_over(books)
+    books.write(runs.revoke, books.run_id)
+    assert books.reserve(key, replace(first, ask=grant.ask, sender=sender_of(books))).reason == "revoked"
