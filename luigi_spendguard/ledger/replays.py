@@ -50,9 +50,10 @@ def answer_repeated(
             record(tx, scope, ask, identity, now, Decision("replayed", replay_of=match["id"]))
         else:
             tx.run(
-                "UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ? WHERE id = ?",
+                "UPDATE call SET verdict = 'replayed', replay_of = ?, ordinal = ?, ask = ? WHERE id = ?",
                 match["id"],
                 identity.ordinal,
+                ask.ask,
                 row["id"],
             )
         return answer
@@ -162,6 +163,20 @@ def replay(tx: Tx, ask: ReserveRequest, source: Row) -> ReserveReply:
         answer_headers=json.loads(stored["answer_headers"]),
         answer_body=stored["answer_body"],
         first_at=source["ended_at"] or source["created_at"],
+    )
+
+
+def unheard(tx: Tx, row: Row) -> None:
+    """Take it that the answer of a replayed call has not reached its task, which was denied instead.
+
+    When that makes the call again it is this one: it holds no place among equal calls.
+    """
+    tx.run(
+        "UPDATE call SET replay_of = NULL,"
+        " verdict = CASE WHEN state IS NULL THEN 'denied' ELSE 'allowed' END,"
+        " reason = CASE WHEN state IS NULL THEN 'ledger_unavailable' ELSE reason END,"
+        " message = 'its answer did not arrive' WHERE id = ?",
+        row["id"],
     )
 
 

@@ -100,6 +100,7 @@ def _answer_known(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int)
             raise ReservationDenied(
                 "idempotency_mismatch", f"call {row['replay_of']}, which has answered this one, was pruned"
             )
+        tx.run("UPDATE call SET ask = max(ask, ?) WHERE id = ?", ask.ask, row["id"])
         return replay(tx, ask, source)
     is_senders = row["sender"] == ask.sender_id
     if is_senders and ask.ask == row["ask"]:

@@ -22,6 +22,7 @@ from luigi_spendguard.ledger.objects import (
     settle_object,
     uncontested,
 )
+from luigi_spendguard.ledger.replays import unheard
 from luigi_spendguard.ledger.runs import freeze
 from luigi_spendguard.protocol import EndRequest
 
@@ -42,6 +43,8 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     if not scope.owns(row):
         raise Conflict("the call is another task's")
     _check_sender(scope, row)
+    if row["verdict"] == "replayed" and message.kind == "void" and message.ask >= row["ask"]:
+        unheard(tx, row)
     if row["verdict"] != "allowed":
         return row
     if message.kind == "void" and row["state"] == "pending" and message.sender_id != row["sender"]:

@@ -160,3 +160,53 @@ def test_nor_one_where_a_revoke_has_returned(books: Books) -> None:
     key, first, grant = taken_over(books)
     books.write(runs.revoke, books.run_id)
     assert books.reserve(key, replace(first, ask=grant.ask, sender=sender_of(books))).reason == "revoked"
+
+
+def paid_before(books: Books) -> ReserveRequest:
+    """Let an earlier attempt of the task have paid."""
+    first = books.ask(10, target="cus_1")
+    key = books.claim("task")
+    assert books.reserve(key, first).verdict == "allowed"
+    settle = EndRequest("settle", first.call_id, 1, total_micros=10, status=200, answer_body="{}")
+    books.end(key, settle)
+    return first
+
+
+def test_a_replay_that_did_not_arrive_holds_no_place_of_a_call(books: Books) -> None:
+    """Else what the task makes again, as it was denied, would be another call, and paid a second time."""
+    first = paid_before(books)
+    key, lost = books.claim("task"), books.ask(10, target="cus_1")
+    assert books.reserve(key, lost).verdict == "replayed"
+    books.end(key, EndRequest("void", lost.call_id, 1, note="its grant did not arrive"))
+    again = books.ask(10, target="cus_1")
+    assert books.reserve(key, again).verdict == "replayed"
+    row = books.read(lambda tx: tx.one("SELECT verdict, reason FROM call WHERE id = ?", lost.call_id))
+    assert row == {"verdict": "denied", "reason": "ledger_unavailable"}
+    assert books.read(lambda tx: tx.value("SELECT replay_of FROM call WHERE id = ?", again.call_id)) == (
+        first.call_id
+    )
+    assert books.reserve(key, books.ask(10, target="cus_1")).verdict == "allowed", "that one is another"
+
+
+def test_a_replay_that_was_heard_after_all_stays_a_call(books: Books) -> None:
+    paid_before(books)
+    key, ask = books.claim("task"), books.ask(10, target="cus_1")
+    for number in (1, 2):
+        assert books.reserve(key, replace(ask, ask=number)).verdict == "replayed"
+    books.end(key, EndRequest("void", ask.call_id, 1, note="its grant did not arrive"))
+    assert books.reserve(key, books.ask(10, target="cus_1")).verdict == "allowed"
+
+
+def test_a_call_that_was_void_and_whose_replay_did_not_arrive_is_void(books: Books) -> None:
+    key, ask = books.claim("task"), books.ask(10, target="cus_1")
+    assert books.reserve(key, ask).verdict == "allowed"
+    books.end(key, EndRequest("void", ask.call_id, 1, definite=True))
+    made = books.ask(10, target="cus_1")
+    assert books.reserve(key, made).verdict == "allowed"
+    settle = EndRequest("settle", made.call_id, 1, total_micros=10, status=200, answer_body="{}")
+    books.end(key, settle)
+    other = books.claim("task")
+    assert books.reserve(other, replace(ask, ask=2)).verdict == "replayed"
+    books.end(other, EndRequest("void", ask.call_id, 2))
+    row = books.read(lambda tx: tx.one("SELECT verdict, state FROM call WHERE id = ?", ask.call_id))
+    assert row == {"verdict": "allowed", "state": "voided"}
