@@ -156,7 +156,7 @@ def _end_under(tx: Tx, scope: calls.Scope, end: EndRequest) -> Booked[Row | None
 
 def end_reply(end: EndRequest, call: Row | None) -> EndReply:
     """Return what is answered to the end of a call."""
-    if call is None:
+    if call is None or call["state"] is None:  # Nothing is reserved for it.
         return EndReply(end.call_id, "voided")
     return EndReply(call["id"], call["state"], plain_usd(call["overrun_micros"]))
 

@@ -15,7 +15,7 @@ from luigi_spendguard.errors import Conflict, LedgerUnavailable, SpendDenied
 from luigi_spendguard.ledger import keys, queries, settlement
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest, key_hash
+from luigi_spendguard.protocol import EndReply, EndRequest, key_hash
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
@@ -119,6 +119,25 @@ def test_an_end_that_is_refused_holds_nothing_up(
         ("settled", ""),
     ]
     assert calls(books)[theirs.call_id] == "pending"
+
+
+@pytest.mark.parametrize("verdict", ["denied", "replayed"])
+def test_the_end_of_what_has_reserved_nothing_is_answered_as_workers_read_it(
+    books: Books, verdict: str
+) -> None:
+    """A worker that has not heard the answer voids it; what it cannot read it would say again for ever."""
+    first, again = (
+        books.ask(10, target="cus_1"),
+        books.ask(10 if verdict == "replayed" else 101, target="cus_1"),
+    )
+    key = books.claim("Charge_1")
+    if verdict == "replayed":
+        books.reserve(key, first)
+        books.end(key, EndRequest("settle", first.call_id, total_micros=10, status=200, answer_body="{}"))
+        key = books.claim("Charge_1")
+    assert books.reserve(key, again).verdict == verdict
+    _, reply = heard(books, lambda service: service.end(key, EndRequest("void", again.call_id)))
+    assert EndReply.from_json(reply.to_json()).state == "voided"
 
 
 def test_the_attempt_has_ended_behind_them(books: Books) -> None:
