@@ -271,19 +271,20 @@ class HttpLedgerClient(LedgerClient):
             self._say(gathered)
             return None
 
-        for end in in_doubt(self.under_way):
+        for end in left_ends(self.under_way):
             self._tell_end(key, end)
         request = naming_lost(request, self.under_way)
-        answer = self._gathering.say_with(say)
-        if answer is None:
-            self._outbox.deliver(GIVE_UP_S)
-            answer = self._ask(rpcs.RESERVE, request, key)
-        if isinstance(answer, Exception):
-            raise answer
-        if answer.verdict == "allowed":
-            self._gathering.begin()
-            if not request.read:
-                self.under_way.begin(answer.call_id, answer.ask)
+        with noted(request, self.under_way):
+            answer = self._gathering.say_with(say)
+            if answer is None:
+                self._outbox.deliver(GIVE_UP_S)
+                answer = self._ask(rpcs.RESERVE, request, key)
+            if isinstance(answer, Exception):
+                raise answer
+            if answer.verdict == "allowed":
+                self._gathering.begin()
+                if not request.read:
+                    self.under_way.begin(answer.call_id, answer.ask)
         return answer
 
     def _end_and_ask(
@@ -468,10 +469,29 @@ def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClien
     return HttpLedgerClient(url, config.load().worker_token, under_way)
 
 
-def in_doubt(under_way: CallsUnderWay) -> list[EndRequest]:
-    """Return ends of the calls that processes of this attempt had under way when they were killed."""
+def left_ends(under_way: CallsUnderWay) -> list[EndRequest]:
+    """Return ends of the calls that processes of this attempt had under way when they were killed.
+
+    What one has not heard the answer to it has not sent, and what that answered the task has not had.
+    """
     note = "its process is gone"
-    return [EndRequest("doubt", call_id, ask, note=note) for call_id, ask in under_way.left()]
+    return [
+        EndRequest("void", left.call_id, left.ask, sender=_other_than(left.call_id, left.asked_by), note=note)
+        if left.asked_by
+        else EndRequest("doubt", left.call_id, left.ask, note=note)
+        for left in under_way.left()
+    ]
+
+
+def _other_than(call_id: str, sender: str) -> str:
+    return "" if sender == call_id else sender
+
+
+def noted(request: ReserveRequest, under_way: CallsUnderWay) -> AbstractContextManager[None]:
+    """Let the other processes of the attempt know of a request in the block."""
+    if request.read:
+        return nullcontext()
+    return under_way.asking(request.call_id, request.ask, request.sender_id)
 
 
 def naming_lost(request: ReserveRequest, under_way: CallsUnderWay) -> ReserveRequest:

@@ -19,8 +19,9 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
+from luigi_spendguard.errors import SpendDenied
 from luigi_spendguard.process_state import at_fork
 
 #: Bytes of each of two halves: one is written while the other is in force. A length begins each.
@@ -243,8 +244,16 @@ class Sharing:
             yield texts
 
 
+class LeftCall(NamedTuple):
+    """A call that a process which is gone has left; `asked_by`: its sender, where it heard no answer."""
+
+    call_id: str
+    ask: int
+    asked_by: str = ""
+
+
 class CallsUnderWay(Sharing):
-    """The calls that were granted to the processes of an attempt, and have not ended.
+    """The calls that the processes of an attempt have asked for, or were granted, and that have not ended.
 
     Those of a process that is gone stay, as lost, until one of them is made again: the ledger may have heard
     how it ended, and the task has not.
@@ -272,26 +281,59 @@ class CallsUnderWay(Sharing):
                 if not self._attempts:
                     self._shared = None
 
+    @contextmanager
+    def asking(self, call_id: str, ask: int, sender: str) -> Iterator[None]:
+        """Let the others know of a request in the block: killed there, this process sends nothing under it.
+
+        One that is denied is over; one that got no answer is ended by who has made it.
+        """
+        asked = [str(ask), str(os.getpid()), sender]
+        with self._held() as texts:
+            texts.setdefault(call_id, asked)
+        unanswered = True
+        try:
+            yield
+            unanswered = False
+        except SpendDenied:
+            unanswered = False
+            raise
+        finally:
+            if not unanswered:
+                with self._held() as texts:
+                    if texts.get(call_id) == asked:
+                        del texts[call_id]
+
     def begin(self, call_id: str, ask: int) -> None:
         """Take note that this process was granted a call."""
         with self._held() as texts:
-            texts[call_id] = [str(ask), str(os.getpid())]
+            texts[call_id] = [str(ask), str(os.getpid()), ""]
 
     def end(self, call_id: str) -> None:
         """Take note that a call has ended."""
         with self._held() as texts:
             texts.pop(call_id, None)
 
-    def left(self) -> list[tuple[str, int]]:
-        """Return the calls, with their ask, that are lost from now on: their processes are gone."""
+    def left(self) -> list[LeftCall]:
+        """Return the calls that are left from now on: their processes are gone.
+
+        What was granted is lost; what no answer was heard to was not sent, and is forgotten here.
+        """
         if self._shared is None:
             return []
         with self._held() as texts:
-            left = [(call_id, ask) for call_id, (ask, pid) in texts.items() if pid and is_gone(int(pid))]
-            texts.update((call_id, [ask, ""]) for call_id, ask in left)
-        return [(call_id, int(ask)) for call_id, ask in left]
+            left = [
+                LeftCall(call_id, int(ask), asked_by)
+                for call_id, (ask, pid, asked_by) in texts.items()
+                if pid and is_gone(int(pid))
+            ]
+            for one in left:
+                if one.asked_by:
+                    del texts[one.call_id]
+                else:
+                    texts[one.call_id] = [str(one.ask), "", ""]
+        return left
 
     def lost(self) -> list[str]:
         """Return the calls that are lost: an equal call is one of them, made again."""
         with self._held() as texts:
-            return [call_id for call_id, (_, pid) in texts.items() if not pid]
+            return [call_id for call_id, (_, pid, _) in texts.items() if not pid]

@@ -21,6 +21,7 @@ import stripe
 from luigi_spendguard import SpendDenied, backoff, proxy, spend_proxy
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.http import ledger_client
+from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.ledger.database import LOCK_SECONDS
@@ -208,6 +209,40 @@ def test_a_call_that_was_booked_when_its_process_was_killed_before_it_heard_so(
             assert site.stripe.moved() == 100
             assert charge("cus_1").status == "succeeded", "another one"
         assert site.stripe.moved() == 200
+
+
+def ask_and_be_killed() -> None:
+    """Be killed when the ledger has answered, and before anybody has heard that."""
+
+    def die(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    HttpLedgerClient._read = die
+    charge("cus_1")
+
+
+@pytest.mark.parametrize("start", ["fork", "spawn"])
+@pytest.mark.parametrize("paid_before", [False, True], ids=["granted", "replayed"])
+def test_a_call_whose_process_was_killed_before_it_heard_the_answer(
+    tmp_path: Path, paid_before: bool, start: str
+) -> None:
+    """It holds no place among equal calls: the task makes it again, and another one is another."""
+    with Site(tmp_path) as site:
+        pretender = Pretender(site, "nightly")
+        if paid_before:
+            with pretender.attempt() as attempt, attempt.client.gathering():
+                charge("cus_1")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            process: Any = multiprocessing.get_context(start)
+            child = process.Process(target=ask_and_be_killed)
+            child.start()
+            child.join()
+            assert child.exitcode == -signal.SIGKILL
+            assert charge("cus_1").status == "succeeded"
+            assert site.stripe.moved() == 100
+            assert charge("cus_1").status == "succeeded", "another one"
+        assert site.stripe.moved() == 200
+        assert {call["state"] for call in site.calls("nightly")} <= {"settled", "voided", None}
 
 
 _PROGRAM = """

@@ -13,6 +13,7 @@ from functools import partial
 
 import pytest
 
+from luigi_spendguard.errors import LedgerUnavailable, denial
 from luigi_spendguard.http.shared import CallsUnderWay, SharedTexts
 
 
@@ -41,12 +42,12 @@ def test_what_a_killed_process_had_under_way_is_left_once() -> None:
         assert under_way.left() == []
         os.kill(killed, signal.SIGKILL)
         os.waitid(os.P_PID, killed, os.WEXITED | os.WNOWAIT)  # Nobody has waited for it.
-        assert under_way.left() == [("one", 1), ("three", 3)]
+        assert under_way.left() == [("one", 1, ""), ("three", 3, "")]
         assert under_way.left() == []
         os.waitpid(killed, 0)
         os.kill(other, signal.SIGKILL)
         os.waitpid(other, 0)
-        assert under_way.left() == [("four", 1)]
+        assert under_way.left() == [("four", 1, "")]
 
 
 def test_a_call_that_was_left_is_lost_until_it_is_made_again() -> None:
@@ -63,13 +64,45 @@ def test_a_call_that_was_left_is_lost_until_it_is_made_again() -> None:
     assert under_way.lost() == []
 
 
+def test_what_a_killed_process_has_heard_no_answer_to_is_left_as_that_and_not_lost() -> None:
+    under_way = CallsUnderWay()
+    with under_way.attempt():
+        with under_way.asking("own", 1, "own"):
+            pid = os.fork() if (here := os.pipe()) else 0
+            if not pid:
+                with under_way.asking("theirs", 2, "other"), under_way.asking("own", 3, "own"):
+                    os.write(here[1], b".")
+                    signal.pause()
+            assert os.read(here[0], 1) == b"."
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            assert under_way.left() == [("theirs", 2, "other")]
+            assert under_way.lost() == []
+        with under_way._held() as texts:
+            assert texts == {}
+
+
+@pytest.mark.parametrize(("error", "stays"), [(denial("cap", ""), False), (LedgerUnavailable(""), True)])
+def test_what_is_denied_is_over_and_what_gets_no_answer_stays_until_it_is_ended(
+    error: Exception, stays: bool
+) -> None:
+    under_way = CallsUnderWay()
+    with pytest.raises(type(error)), under_way.asking("one", 1, "one"):
+        raise error
+    with under_way._held() as texts:
+        assert ("one" in texts) is stays
+    under_way.end("one")
+    with under_way._held() as texts:
+        assert texts == {}
+
+
 def test_what_a_spawned_process_had_under_way_is_left_too() -> None:
     under_way = CallsUnderWay()
     with under_way.attempt():
         sent = pickle.dumps(under_way)
         begin = f"import pickle; pickle.loads({sent!r}).begin('one', 1)"
         subprocess.run([sys.executable, "-c", begin], check=True)
-        assert under_way.left() == [("one", 1)]
+        assert under_way.left() == [("one", 1, "")]
         assert under_way.left() == []
 
 
