@@ -18,7 +18,15 @@ from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.ledger.database import Tx, postgres
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
-from tests.support.postgres import PgBouncer, PostgresServer, Wire, database_url, need_pool, need_servers
+from tests.support.postgres import (
+    PgBouncer,
+    PostgresServer,
+    Wire,
+    database_url,
+    need_pool,
+    need_servers,
+    through,
+)
 
 USD = 1_000_000
 
@@ -158,7 +166,7 @@ class TestCommits:
 
     @pytest.mark.parametrize("cut", ["before", "after"])
     def test_it_is_done_once_and_answered(self, wire: Wire, url: str, cut: str) -> None:
-        ledger = Ledger(Secret(wire.url(url)))
+        ledger = Ledger(Secret(through(wire.port, url)))
         ledger.write(runs.open_run, request("run")).result(20)
         before = done(ledger)
         cuts = cut_once(wire, cut)
@@ -196,7 +204,7 @@ class TestCommits:
         ledger.close()
 
     def test_where_it_cannot_be_looked_up_nothing_is_said_to_be_done(self, wire: Wire, url: str) -> None:
-        ledger = Ledger(Secret(wire.url(url)))
+        ledger = Ledger(Secret(through(wire.port, url)))
         ledger.write(runs.open_run, request("run")).result(20)
         before = done(ledger)
 

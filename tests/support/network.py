@@ -1,13 +1,16 @@
-"""What stands between us and a vendor, on loopback: a proxy, its TLS, and what forgets connections."""
+"""What stands between two of us, on loopback: a proxy, its TLS; what cuts, delays or forgets connections."""
 
 from __future__ import annotations
 
 import base64
+import random
 import socket
 import ssl
 import struct
 import threading
+import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from tests.support.raw import Server
@@ -23,19 +26,32 @@ def secured(connection: socket.socket) -> ssl.SSLSocket:
     return served.wrap_socket(connection, server_side=True)
 
 
-class Passing(Server):
-    """Passes bytes on to a port; `accepted` counts connections."""
+def reset(connection: socket.socket) -> None:
+    """Let the other side hear that there is no such connection."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RD)  # Else it stays open while another thread reads of it.
+    connection.close()
 
-    def __init__(self, port: int) -> None:
-        self.accepted, self.port = 0, port
+
+class Passing(Server):
+    """Passes bytes on to a port, or to the path of a socket; `accepted` counts connections."""
+
+    def __init__(self, to: int | str) -> None:
+        self.accepted, self.to = 0, to
         super().__init__()
+
+    @property
+    def port(self) -> int:
+        """Where it listens itself."""
+        return int(self.url.rpartition(":")[2])
 
     def serve(self, connection: socket.socket) -> None:
         self.accepted += 1
         self.passed(connection)
 
     def passed(self, connection: socket.socket) -> None:
-        with socket.create_connection(("127.0.0.1", self.port)) as there:
+        with self._connected() as there:
             back = threading.Thread(target=self._back, args=(there, connection), daemon=True)
             back.start()
             with suppress(OSError):
@@ -45,15 +61,87 @@ class Passing(Server):
                 there.shutdown(socket.SHUT_RDWR)
             back.join(5)
 
+    def _connected(self) -> socket.socket:
+        if isinstance(self.to, int):
+            return socket.create_connection(("127.0.0.1", self.to))
+        there = socket.socket(socket.AF_UNIX)
+        there.connect(self.to)
+        return there
+
     def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
         there.sendall(data)
+
+    def back(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        connection.sendall(data)
 
     def _back(self, there: socket.socket, connection: socket.socket) -> None:
         with suppress(OSError):
             while data := there.recv(65536):
-                connection.sendall(data)
+                self.back(there, connection, data)
         with suppress(OSError):
             connection.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class _Fate:
+    """What becomes of a connection: after so many bytes forth or back, by `kind`."""
+
+    kind: str
+    is_forth: bool
+    left: int
+
+
+class Unsteady(Passing):
+    """Harms some of the connections, by a seed; those from `calm` on are only passed on.
+
+    One is cut or reset after some bytes in either direction, or delayed once for `delay_s`, or goes deaf:
+    what is sent in one direction does not arrive any more, and nobody hears so (half-open). `harmed` counts.
+    """
+
+    KINDS = ("cut", "reset", "delay", "deaf")
+
+    def __init__(
+        self, to: int | str, seed: int, *, share: float = 0.3, most: int = 1500, delay_s: float = 1.0
+    ) -> None:
+        """`share`: of the connections that are harmed; `most`: bytes after which one is, at the latest."""
+        self._random, self._share, self._most = random.Random(seed), share, most
+        self._delay_s, self._fates = delay_s, dict[socket.socket, _Fate]()
+        self.calm, self.harmed = False, dict.fromkeys(self.KINDS, 0)
+        super().__init__(to)
+
+    def passed(self, connection: socket.socket) -> None:
+        if not self.calm and self._random.random() < self._share:
+            kind = self._random.choice(self.KINDS)
+            fate = _Fate(kind, self._random.random() < 0.5, self._random.randrange(self._most))
+            self._fates[connection] = fate
+        super().passed(connection)
+        self._fates.pop(connection, None)
+
+    def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        super().forth(there, connection, self._harmed(connection, data, is_forth=True))
+
+    def back(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        super().back(there, connection, self._harmed(connection, data, is_forth=False))
+
+    def _harmed(self, connection: socket.socket, data: bytes, *, is_forth: bool) -> bytes:
+        """Return what arrives of some bytes. Raises OSError."""
+        fate = self._fates.get(connection)
+        if self.calm or fate is None or fate.is_forth != is_forth:
+            return data
+        before, fate.left = fate.left, fate.left - len(data)
+        if fate.left >= 0:
+            return data
+        if before >= 0:
+            self.harmed[fate.kind] += 1
+        if fate.kind == "deaf":
+            return data[: max(0, before)]
+        if fate.kind == "delay":
+            if before >= 0:
+                time.sleep(self._delay_s)
+            return data
+        if fate.kind == "reset":
+            reset(connection)
+        raise OSError(fate.kind)
 
 
 class TlsFront(Passing):
@@ -130,6 +218,5 @@ class Middlebox(Passing):
         if self._numbers[connection.fileno()] > self._age:
             there.sendall(data)
         elif self._resets:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+            reset(connection)
             raise OSError

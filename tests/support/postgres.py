@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import tempfile
-import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ import pytest
 from luigi_spendguard.config import Settings
 from luigi_spendguard.ledger.migrations import migrate
 from luigi_spendguard.redaction import Secret
+from tests.support.network import Passing
 from tests.support.processes import free_port, listening, wait_until
 
 #: The URL of a server; set, ledgers are kept there and not in files.
@@ -161,6 +161,11 @@ class PostgresServer:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def through(port: int, url: str) -> str:
+    """Return a database's URL that leads through a loopback port."""
+    return urlunsplit(urlsplit(url)._replace(netloc=f"postgres@127.0.0.1:{port}", query=""))
+
+
 class PgBouncer:
     """A pool in transaction mode in front of a server; `with` ends it."""
 
@@ -184,7 +189,7 @@ class PgBouncer:
 
     def url(self, url: str) -> str:
         """Return a URL of the server that leads through here."""
-        return urlunsplit(urlsplit(url)._replace(netloc=f"postgres@127.0.0.1:{self.port}", query=""))
+        return through(self.port, url)
 
     def __enter__(self) -> PgBouncer:
         return self
@@ -194,7 +199,7 @@ class PgBouncer:
         self._process.wait(10)
 
 
-class Wire:
+class Wire(Passing):
     """A loopback port in front of a server's socket, whose connections can be cut; `with` ends it.
 
     `cut_at`: takes what a client has sent; when it returns "before", that never arrives, and when it returns
@@ -202,76 +207,24 @@ class Wire:
     """
 
     def __init__(self, server: PostgresServer) -> None:
-        self._to = server.socket
         self.cut_at: Callable[[bytes], str] = lambda data: ""
         self.refuses = False
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
-        self._open: set[socket.socket] = set()
-        threading.Thread(target=self._serve, daemon=True).start()
+        self._deaf: socket.socket | None = None
+        super().__init__(server.socket)
 
-    def url(self, url: str) -> str:
-        """Return a URL of the server that leads through here."""
-        parts = urlsplit(url)
-        return urlunsplit(parts._replace(netloc=f"postgres@127.0.0.1:{self.port}", query=""))
+    def passed(self, connection: socket.socket) -> None:
+        if not self.refuses:
+            super().passed(connection)
 
-    def _serve(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self.refuses:
-                client.close()
-                continue
-            server = socket.socket(socket.AF_UNIX)
-            try:
-                server.connect(self._to)
-            except OSError:
-                client.close()
-                continue
-            self._open |= {client, server}
-            threading.Thread(target=self._up, args=(client, server), daemon=True).start()
-            threading.Thread(target=self._down, args=(server, client), daemon=True).start()
+    def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        cut = self.cut_at(data)
+        if cut == "before":
+            raise ConnectionError
+        if cut == "after":
+            self._deaf = connection
+        super().forth(there, connection, data)
 
-    def _up(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := client.recv(1 << 16):
-                cut = self.cut_at(data)
-                if cut == "after":
-                    self._deaf = client
-                    server.sendall(data)
-                    server.settimeout(10)
-                    continue
-                if cut == "before":
-                    break
-                server.sendall(data)
-        self._close(client, server)
-
-    _deaf: Any = None
-
-    def _down(self, server: socket.socket, client: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while data := server.recv(1 << 16):
-                if self._deaf is client:
-                    break
-                client.sendall(data)
-        self._close(client, server)
-
-    def cut(self) -> None:
-        """Cut all connections."""
-        self._close(*self._open)
-
-    def _close(self, *ends: socket.socket) -> None:
-        for end in ends:
-            self._open.discard(end)
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def __enter__(self) -> Wire:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._listener.close()
-        self.cut()
+    def back(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        if self._deaf is connection:
+            raise ConnectionError
+        super().back(there, connection, data)
