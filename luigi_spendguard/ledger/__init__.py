@@ -6,7 +6,6 @@ The one writer of a process: a thread fed by a queue; what waits together is com
 from __future__ import annotations
 
 import logging
-import math
 import queue
 import threading
 import time
@@ -14,9 +13,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
-from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx
+from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx, again
 from luigi_spendguard.ledger.database.engines import Listening, database_of, listening
 from luigi_spendguard.ledger.migrations import migrate
 
@@ -31,23 +29,6 @@ _Outcome = tuple[Any, BaseException | None]
 BATCH = 128
 #: Where so many came at once before, the next ones are waited for, so many seconds at the most.
 MANY, GATHER_S = 4, 0.001
-
-
-R = TypeVar("R")
-
-
-def again(act: Callable[[], R]) -> R:
-    """Do what may be interrupted before anything of it is decided. Raises LedgerUnavailable after a time."""
-    limit = math.inf
-    for wait_s in backoff.growing(0.02, 0.5):
-        try:
-            return act()
-        except Interrupted as error:
-            limit = min(limit, time.monotonic() + LOCK_SECONDS)
-            if time.monotonic() >= limit:
-                raise LedgerUnavailable(str(error)) from error
-            time.sleep(wait_s)
-    raise AssertionError("there is always another wait")
 
 
 class Writer:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from luigi_spendguard.errors import LedgerUnavailable
-from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx
+from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx, again
 from luigi_spendguard.ledger.database.engines import database_of
 from luigi_spendguard.ledger.schema import create
 
@@ -181,7 +181,11 @@ def migrate(place: Place, busy_s: float = LOCK_SECONDS) -> None:
     """Bring the books there to this version. Raises LedgerUnavailable, with advice."""
     db = database_of(place, busy_s=busy_s)
     db.prepare()
-    _refuse_others(place)
+    again(lambda: _refuse_others(place))
+    again(lambda: _migrated(place, busy_s))
+
+
+def _migrated(place: Place, busy_s: float) -> None:
     db = database_of(place, busy_s=busy_s)
     try:
         with db.writing() as tx:

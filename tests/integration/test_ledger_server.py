@@ -27,6 +27,7 @@ from tests.support.postgres import (
     need_servers,
     through,
 )
+from tests.support.processes import free_port
 
 USD = 1_000_000
 
@@ -156,6 +157,31 @@ def cut_once(wire: Wire, how: str) -> list[bytes]:
     return cuts
 
 
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_ledger_whose_connections_are_cut_while_it_is_opened_is_opened(
+    server: PostgresServer, url: str, times: int
+) -> None:
+    cuts: list[bytes] = []
+
+    def cut(data: bytes) -> str:
+        if len(cuts) < times:
+            cuts.append(data)
+            return "before"
+        return ""
+
+    with Wire(server) as wire:
+        wire.cut_at = cut
+        ledger = Ledger(Secret(through(wire.port, url)))
+        ledger.write(runs.open_run, request("run")).result(20)
+        ledger.close()
+    assert len(cuts) == times
+
+
+def test_one_whose_server_is_away_is_said_to_be_unavailable(url: str) -> None:
+    with pytest.raises(LedgerUnavailable, match="cannot be used now"):
+        Ledger(Secret(through(free_port(), url)))
+
+
 class TestCommits:
     """A commit whose answer was lost is looked up before anything else is done."""
 
@@ -176,7 +202,7 @@ class TestCommits:
         ledger.close()
 
     def test_also_where_the_first_transaction_of_all_was_undone(self, wire: Wire, url: str) -> None:
-        ledger = Ledger(Secret(wire.url(url)))
+        ledger = Ledger(Secret(through(wire.port, url)))
 
         def fail(tx: Tx) -> None:
             tx.insert("task", task_id="undone", completions=1)
@@ -193,7 +219,7 @@ class TestCommits:
 
     def test_also_where_another_process_has_forgotten_who_wrote(self, wire: Wire, url: str) -> None:
         """What has written nothing for a day may write again."""
-        ledger = Ledger(Secret(wire.url(url)))
+        ledger = Ledger(Secret(through(wire.port, url)))
         ledger.write(runs.open_run, request("run")).result(20)
         with psycopg.connect(url) as other:
             other.execute("DELETE FROM writer")

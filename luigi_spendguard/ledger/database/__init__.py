@@ -8,15 +8,19 @@ time, so that an operation decides by what is there and nothing changes meanwhil
 
 from __future__ import annotations
 
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from luigi_spendguard.errors import SpendguardError
+from luigi_spendguard import backoff
+from luigi_spendguard.errors import LedgerUnavailable
 
+R = TypeVar("R")
 Row = dict[str, Any]
 #: Where the books are kept: the path of a file, or the URL of a server's database.
 Place = Path | str
@@ -58,8 +62,22 @@ def insertion(table: str, *columns: str) -> str:
     return f"INSERT INTO {table} ({','.join(columns)}) VALUES ({','.join('?' * len(columns))})"
 
 
-class Interrupted(SpendguardError):
+class Interrupted(LedgerUnavailable):
     """A transaction has ended before anything of it was decided, and may be done again at once."""
+
+
+def again(act: Callable[[], R]) -> R:
+    """Do what may be interrupted before anything of it is decided. Raises LedgerUnavailable after a time."""
+    limit = math.inf
+    for wait_s in backoff.growing(0.02, 0.5):
+        try:
+            return act()
+        except Interrupted as error:
+            limit = min(limit, time.monotonic() + LOCK_SECONDS)
+            if time.monotonic() >= limit:
+                raise LedgerUnavailable(str(error)) from error
+            time.sleep(wait_s)
+    raise AssertionError("there is always another wait")
 
 
 class Tx(ABC):
