@@ -14,14 +14,26 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
-from luigi_spendguard.ledger.database import LOCK_SECONDS, Database, Interrupted, Place, Tx, again
+from luigi_spendguard.ledger.database import (
+    LOCK_SECONDS,
+    Database,
+    Interrupted,
+    Names,
+    NotHeld,
+    Place,
+    Tx,
+    again,
+)
 from luigi_spendguard.ledger.database.engines import Listening, database_of, listening
+from luigi_spendguard.ledger.foreseen import Foreseen, names_of
 from luigi_spendguard.ledger.migrations import migrate
 
 logger = logging.getLogger(__name__)
 
 Operation = Callable[[Tx], Any]
-_Item = tuple[Operation, "Future[Any]"]
+#: How what an operation touches is foreseen; None: it may be anything.
+Naming = Callable[[Foreseen], Names] | None
+_Item = tuple[Operation, Naming, "Future[Any]"]
 #: What an operation has returned, or how it has failed.
 _Outcome = tuple[Any, BaseException | None]
 
@@ -36,11 +48,13 @@ class Writer:
 
     An operation's future is done when its transaction is durable. An operation that raises is undone
     alone, and others may be run again for that: it must not change anything but the ledger. A transaction
-    that cannot be committed fails all of its operations.
+    that cannot be committed fails all of its operations. It has what all of them touch for itself, or all of
+    the books where one of them may touch anything.
     """
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._foreseen = Foreseen(db)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         #: How many operations are expected to come at once.
         self._expected = 0
@@ -49,14 +63,14 @@ class Writer:
         self._thread = threading.Thread(target=self._loop, name="spendguard-ledger", daemon=True)
         self._thread.start()
 
-    def submit(self, operation: Operation) -> Future[Any]:
+    def submit(self, operation: Operation, naming: Naming = None) -> Future[Any]:
         """Queue `operation`; the future holds its result once it is durable."""
         future: Future[Any] = Future()
         with self._lock:
             if self._closed:
                 future.set_exception(LedgerUnavailable("the ledger is closed: luigid is ending"))
             else:
-                self._queue.put((operation, future))
+                self._queue.put((operation, naming, future))
         return future
 
     def close(self) -> None:
@@ -95,30 +109,52 @@ class Writer:
 
     def _commit(self, batch: list[_Item]) -> None:
         try:
-            done = self._written([operation for operation, _ in batch])
+            done = self._written([operation for operation, _, _ in batch], self._names(batch))
         except BaseException as error:  # Whatever it is, every caller must hear of it.
             if not isinstance(error, SpendguardError):
                 logger.exception("The ledger failed a transaction")
             done = [(None, error)] * len(batch)
-        for (_, future), (result, failure) in zip(batch, done, strict=True):
+        for (_, _, future), (result, failure) in zip(batch, done, strict=True):
             if failure is None:
                 future.set_result(result)
             else:
                 future.set_exception(failure)
 
-    def _written(self, operations: list[Operation]) -> list[_Outcome]:
-        """Do operations in one transaction; return what each has come to, once that is durable."""
-        return again(lambda: self._tried(operations))
+    def _names(self, batch: list[_Item]) -> Names:
+        """Return what operations touch together; None: it may be anything, or cannot be known now."""
+        if not self._db.shares:
+            return None
+        names: set[str] = set()
+        for _, naming, _ in batch:
+            try:
+                touched = None if naming is None else naming(self._foreseen)
+            except Exception as error:  # It is only a guess: what is wrong fails the operation itself.
+                logger.debug("What a transaction touches cannot be looked up: %s", error)
+                return None
+            if touched is None:
+                return None
+            names |= touched
+        return frozenset(names)
 
-    def _tried(self, operations: list[Operation]) -> list[_Outcome]:
+    def _written(self, operations: list[Operation], names: Names) -> list[_Outcome]:
+        """Do operations in one transaction; return what each has come to, once that is durable."""
+        if names is not None:
+            try:
+                return self._tried(operations, names)
+            except (NotHeld, Interrupted) as error:  # Nothing was decided.
+                logger.debug("A transaction is done again, alone: %s", error)
+                self._foreseen.forget()
+        return again(lambda: self._tried(operations, None))
+
+    def _tried(self, operations: list[Operation], names: Names) -> list[_Outcome]:
         try:
-            with self._db.writing() as tx:
+            with self._db.writing(names) as tx:
                 return [_attempt(self._db, tx, operation) for operation in operations]
         except _Undone as undone:
             if len(operations) == 1:
                 return [(None, undone.error)]
         # One has failed when it had written something: they are done again, each so that it is undone alone.
-        with self._db.writing() as tx:
+        with self._db.writing(names) as tx:
             return [_attempt_apart(self._db, tx, operation) for operation in operations]
 
 
@@ -135,6 +171,8 @@ def _attempt(db: Database, tx: Tx, operation: Operation) -> _Outcome:
     tx.wrote = False
     try:
         return operation(tx), None
+    except NotHeld:
+        raise
     except Exception as error:
         failure = _own_failure(db, error)
         if tx.wrote:
@@ -147,6 +185,8 @@ def _attempt_apart(db: Database, tx: Tx, operation: Operation) -> _Outcome:
     try:
         with tx.savepoint():
             return operation(tx), None
+    except NotHeld:
+        raise
     except Exception as error:
         return None, _own_failure(db, error)
 
@@ -188,9 +228,10 @@ class Ledger:
         self._reading = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-read")
         self._browsing = ThreadPoolExecutor(max_workers=1, thread_name_prefix="spendguard-browse")
 
-    def write(self, operation: Callable[..., T], *args: Any) -> Future[T]:
+    def write(self, operation: Callable[..., T], *args: Any, **kwargs: Any) -> Future[T]:
         """Run `operation(tx, *args)` in a durable transaction."""
-        return self._writer.submit(lambda tx: operation(tx, *args))
+        naming = names_of(operation, *args, **kwargs)
+        return self._writer.submit(lambda tx: operation(tx, *args, **kwargs), naming)
 
     def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run `operation(tx, *args)` beside the writer; it sees what is committed."""

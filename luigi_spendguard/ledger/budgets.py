@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
+from luigi_spendguard.ledger.names import of_run
 from luigi_spendguard.money import MAX_MICROS, Micros, format_usd
 
 #: remaining = cap - spent - reserved - overrun, never below 0; what shadow mode has lent is no cap.
@@ -96,6 +97,7 @@ def run_budget(tx: Tx, run_id: str) -> Row:
 
 def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     """Make a budget and journal its cap; return its id."""
+    tx.check_alone("a budget is made")
     budget_id = tx.insert(
         "budget",
         scope=scope,
@@ -229,6 +231,7 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
 
 def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
     """Raise every budget's cap by what `amount` lacks in it: shadow mode lets through what a cap denies."""
+    tx.check_alone("shadow mode lends")
     for budget_id in sorted(budget_ids):
         row = tx.one("SELECT * FROM budget WHERE id = ?", budget_id)
         assert row is not None
@@ -249,6 +252,7 @@ def lend_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> None:
 
 def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
     """Change the totals of all budgets of `call` by what `entry` says, and journal it once."""
+    tx.check(of_run(call["run_id"]))
     if entry.spent or entry.reserved or entry.overrun:
         tx.run(_MOVE, entry.spent, entry.reserved, entry.overrun, call["id"])
     journal(tx, entry._replace(run_id=call["run_id"], call_id=call["id"]))
@@ -262,6 +266,7 @@ _MOVE = (
 
 def put_in_doubt(tx: Tx, call: Row, note: str, status: int = 0) -> None:
     """Let a pending call go on counting, its outcome unknown until it is resolved."""
+    tx.check(of_run(call["run_id"]))
     tx.run(
         "UPDATE call SET state = 'in_doubt', unknown = 1, status = ?, message = ? WHERE id = ?",
         status,

@@ -67,22 +67,26 @@ def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
 
 
 def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget]) -> list[int]:
-    """Return the ids of budgets, each made, or brought to its cap, when need be."""
+    """Return the ids of budgets, each made, or brought to its cap, when need be.
+
+    From here on nobody else takes from the day's budget before the transaction ends.
+    """
     if not budgets:
         return []
     places = [(budget.scope, budget.subject, budget.part) for budget in budgets]
-    found = tx.all(_these(len(places)), *chain.from_iterable(places))
+    query = _these(len(places), tx.for_update if any(budget.scope == "day" for budget in budgets) else "")
+    found = tx.all(query, *chain.from_iterable(places))
     known = {(row["scope"], row["subject"], row["part"]): row for row in found}
     return [_kept(tx, budget, known.get(place)) for budget, place in zip(budgets, places, strict=True)]
 
 
 @cache
-def _these(count: int) -> str:
+def _these(count: int, ending: str) -> str:
     """Return the query of so many budgets, each by its scope, subject and part."""
     one = "(scope = ? AND subject = ? AND part = ?)"
     return (
         "SELECT id, scope, subject, part, cap_micros, spent_micros, reserved_micros, shadow_micros,"
-        f" raised_micros FROM budget WHERE {' OR '.join([one] * count)}"
+        f" raised_micros FROM budget WHERE {' OR '.join([one] * count)}{ending}"
     )
 
 

@@ -82,10 +82,11 @@ def _last_call(tx: Tx) -> int:
 
 
 def news(tx: Tx, since: Position) -> Found:
-    """Return what has happened after a position."""
-    entry, call = last_entry(tx), _last_call(tx)
-    if (entry, call) == (since.entry, since.call):
+    """Return what has happened after a position, each once: nothing that may still come before the last."""
+    ends = tx.settled(lambda: (last_entry(tx), _last_call(tx)))
+    if ends is None or ends == (since.entry, since.call):
         return Found(since)
+    entry, call = ends
     entries = tx.all(
         "SELECT journal.id, journal.at, journal.kind, journal.run_id, journal.call_id, journal.note,"
         " journal.actor, journal.cap_micros AS more_micros, journal.overrun_micros, budget.scope,"

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
+from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
 from luigi_spendguard.protocol import ReserveRequest, process_of
 
 #: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
@@ -119,6 +120,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
             return Identity(known=UNKNOWN)
         wired = wire_digest(ask, claim["run_id"])
         older = tuple(wire_digest(ask, claim["run_id"], formula) for formula in _OLDER)
+        tx.check(of_key(wired))
         known = _look_up(tx, (), (wired, *older), ask, claim)
         return Identity(key_id=wired, keys_before=older, known=known)
     epoch = claim["completions"]
@@ -129,16 +131,18 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
     payment = claim["payment"]
     shared = _sharing(tx, payment) if payment else []
+    tx.check(*([of_key(key_id)] if key_id else []), *map(of_payer, filter(None, [task_id, payment, *shared])))
     paid_for = (payment, *shared) if payment else ()
     keys = (key_id, *keys_before) if key_id else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
         known = _look_up(tx, (), keys, ask, claim)
         return Identity(key_id=key_id, epoch=epoch, keys_before=keys_before, paid_for=paid_for, known=known)
     base = call_digest(ask, payment or task_id)
-    mates = _mates_of(claim)
+    mates, earlier = _mates_of(claim), _earlier_payments(tx, claim)
+    tx.check(*map(of_payer, [*mates, *earlier]))
     named = [replace(ask, target=None if one == "-" else one) for one in ask.targets_before]
     alike = [ask, *named]
-    before = _digests(alike, [task_id, *_earlier_payments(tx, claim)])
+    before = _digests(alike, [task_id, *earlier])
     payments = _digests(alike, [payment]) if payment else []
     if ask.target is not None:
         before += _digests([ask], mates)
@@ -196,6 +200,8 @@ def asks_the_same(row: Row, ask: ReserveRequest) -> bool:
 
 def _look_up(tx: Tx, bases: tuple[str, ...], keys: tuple[str, ...], ask: ReserveRequest, claim: Row) -> Alike:
     """Return whether there are calls of these digests, and charges of the same target."""
+    if claim["task_id"] and ask.target is not None:
+        tx.check(of_charges(claim["family"], ask.target))
     if len(bases) + len(keys) > _MOST_MARKS:
         return MAY_BE_KNOWN
     found = tx.values(_alike(len(bases), len(keys)), claim["family"], ask.target, *bases, *keys)
@@ -223,6 +229,14 @@ def _digests(asks: list[ReserveRequest], payers: list[str]) -> list[str]:
     return [
         call_digest(ask, payer, formula) for payer in payers for ask in asks for formula in (*_OLDER, FORMULA)
     ]
+
+
+def payers_of(tx: Tx, claim: Row) -> list[str]:
+    """Return the tasks and payments whose calls those of an attempt may repeat, its own included."""
+    payment = claim["payment"]
+    shared = _sharing(tx, payment) if payment else []
+    payers = [claim["task_id"], payment, *_mates_of(claim), *_earlier_payments(tx, claim), *shared]
+    return list(dict.fromkeys(filter(None, payers)))
 
 
 def _mates_of(claim: Row) -> list[str]:

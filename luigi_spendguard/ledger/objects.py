@@ -12,6 +12,7 @@ from collections.abc import Iterable
 
 from luigi_spendguard.ledger.budgets import cost_so_far
 from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.names import of_object
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
 _ONE = "vendor = ? AND account = ? AND object_id = ?"
@@ -27,6 +28,9 @@ OF_CUSTOMER = (
 
 def find_object(tx: Tx, vendor: str, account: str, object_id: str | None) -> Row | None:
     """Return what is known of an object, None for nothing."""
+    if object_id is None:
+        return None
+    tx.check(of_object(vendor, account, object_id))
     return tx.one(f"SELECT * FROM vendor_object WHERE {_ONE}", vendor, account, object_id)
 
 
@@ -46,6 +50,7 @@ def uncontested(tx: Tx, vendor: str, account: str, object_ids: Iterable[str], *,
 
     What such a call has done is not known: its object goes on counting for itself, whatever covers it.
     """
+    _check_held(tx, vendor, account, object_ids)
     return [
         object_id
         for object_id in sorted(set(object_ids))
@@ -61,19 +66,28 @@ def uncontested(tx: Tx, vendor: str, account: str, object_ids: Iterable[str], *,
 
 def is_gateways(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> bool:
     """Return whether a gateway has said what one of these objects counts for; None is none."""
-    return any(tx.value(_IS_OWNED, vendor, account, object_id, 1) for object_id in set(object_ids) - {None})
+    named = _check_held(tx, vendor, account, object_ids)
+    return any(tx.value(_IS_OWNED, vendor, account, object_id, 1) for object_id in named)
 
 
 def adopt(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> None:
     """Forget what workers have said of these objects: a gateway looks at them itself."""
-    for object_id in set(object_ids) - {None}:
+    for object_id in _check_held(tx, vendor, account, object_ids):
         tx.run(f"DELETE FROM vendor_object WHERE {_OWNED}", vendor, account, object_id, 0)
+
+
+def _check_held(tx: Tx, vendor: str, account: str, object_ids: Iterable[str | None]) -> set[str]:
+    """Return those of some objects that are one; each is this transaction's own while it goes on."""
+    named = {object_id for object_id in object_ids if object_id is not None}
+    tx.check(*(of_object(vendor, account, object_id) for object_id in named))
+    return named
 
 
 def _keep(
     tx: Tx, call: Row, object_id: str, counted: int, worth: int, customer: str = "", *, known: str = "NOTHING"
 ) -> None:
     """Insert what call `call` says of an object; of one that is `known`, do that."""
+    _check_held(tx, call["vendor"], call["account"], [object_id])
     tx.run(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
         " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
@@ -142,6 +156,7 @@ def restate_object(tx: Tx, call: Row, object_id: str | None, total: int) -> None
 
 def _recount(tx: Tx, call: Row, object_id: str, less: int, more: int) -> int:
     """Let an object count for `less` micro-dollars less, and `more` more; return whether it is known."""
+    _check_held(tx, call["vendor"], call["account"], [object_id])
     return tx.run(
         f"UPDATE vendor_object SET counted_micros = max(0, counted_micros - ?) + ? WHERE {_ONE}",
         less,
@@ -154,6 +169,7 @@ def _recount(tx: Tx, call: Row, object_id: str, less: int, more: int) -> int:
 
 def cover_object(tx: Tx, call: Row, object_id: str) -> None:
     """Let an object count for nothing: the one that call `call` acts on counts for it from now on."""
+    _check_held(tx, call["vendor"], call["account"], [object_id])
     tx.run(
         f"UPDATE vendor_object SET counted_micros = 0 WHERE {_ONE}",
         call["vendor"],

@@ -29,6 +29,7 @@ from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
+from luigi_spendguard.ledger.names import of_call, of_run
 from luigi_spendguard.ledger.objects import (
     adopt,
     counted_for,
@@ -64,7 +65,10 @@ def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
 
 def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     now = scope.now
+    tx.check(of_run(scope.run["run_id"]), of_call(ask.call_id))
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
+    if row is not None or ask.look_up or ask.searched:
+        tx.check_alone("a call is known, or looked up")
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
         return ReserveReply("denied", ask.call_id, reason="scope", message="the call is another sender's")
     try:
@@ -180,6 +184,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     identity = identify(tx, ask, scope.claim)
     match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
+        tx.check_alone("a call repeats another")
         return answer_repeated(tx, scope, ask, identity, match)
     check_overlap(tx, scope.claim, ask, identity)
     if identity.mates and identity.base is not None and ask.total_micros != 0:

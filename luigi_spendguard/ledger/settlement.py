@@ -11,6 +11,7 @@ from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
 from luigi_spendguard.ledger.keys import EXPIRED
+from luigi_spendguard.ledger.names import of_call, of_payer, of_run
 from luigi_spendguard.ledger.objects import (
     adopt,
     counted_for,
@@ -33,7 +34,11 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     Ends are accepted from the key of any attempt of the call's task, ended and revoked ones too: a
     late settle is knowledge, never dropped.
     """
+    tx.check(of_run(scope.run["run_id"]), of_call(message.call_id))
     row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+    if row is not None:
+        payers = filter(None, (row["task_id"], row["payment"]))
+        tx.check(of_run(row["run_id"]), *map(of_payer, payers))
     if row is None:
         if message.kind == "void":
             _let_go(tx, scope, message)
@@ -100,6 +105,8 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
     object_id = message.object_id or row["object_id"]
     before = _counted(tx, row, object_id)
     late = row["state"] == "settled" and last_resolution(tx, row["id"]) is not None
+    if late or row["state"] == "voided" or message.covers:
+        tx.check_alone("what an operator has said, or other objects, are concerned")
     booked: Row | None = None
     if late or row["state"] in ("pending", "in_doubt"):
         # The object may count for other calls, too: `before` is without this one.

@@ -233,8 +233,11 @@ _FRESH = "WITH fresh AS (SELECT id, kind, run_id, call_id, budget_id FROM journa
 
 def changes(tx: Tx, since: int) -> Changes:
     """Return what has changed after the journal's entry `since`."""
-    seen = last_entry(tx)  # First: what is written meanwhile is looked at again the next time.
-    if seen <= since:
+    # First: what is written meanwhile is looked at again the next time.
+    settled, last = tx.settled(lambda: last_entry(tx)), last_entry(tx)
+    # Else what is there by now is told, and looked at again with what may still come before it.
+    seen = since if settled is None else settled
+    if last <= since:
         return Changes(seen, day=today(tx))
     budgets = tx.all(
         f"{_FRESH} {WITH_REMAINING} WHERE scope <> 'day' AND id IN"
@@ -251,7 +254,7 @@ def changes(tx: Tx, since: int) -> Changes:
     reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind = 'reserve'", since)
     return Changes(
         seen,
-        _together(rows, budgets, approvals, seen),
+        _together(rows, budgets, approvals, last if settled is None else seen),
         today(tx),
         have_paid(tx, [row["call_id"] for row in reserved]),
     )

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from luigi_spendguard.ledger.budgets import put_in_doubt
 from luigi_spendguard.ledger.calls import GRANT_MS, Scope
 from luigi_spendguard.ledger.database import NOW, Row, Tx, is_over
+from luigi_spendguard.ledger.names import of_object
 from luigi_spendguard.protocol import ReserveReply, ReserveRequest
 
 _HERE = "turn.vendor = ? AND turn.account = ? AND turn.object_id = ?"
@@ -28,6 +29,7 @@ def wait_for_turn(tx: Tx, scope: Scope, ask: ReserveRequest, call_id: str) -> Re
     if scope.ahead:
         return ReserveReply("wait", ask.call_id, ask.ask, object_id=scope.ahead)
     for object_id, alone in _objects(ask):
+        tx.check(of_object(ask.vendor, ask.account, object_id))
         for other in _others(tx, ask, object_id, call_id, scope.relayed):
             if not (alone or other["alone"]):
                 continue

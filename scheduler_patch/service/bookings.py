@@ -18,9 +18,10 @@ from luigi_spendguard.ledger import (
     settlement,
     snapshot,
 )
-from luigi_spendguard.ledger.database import Row, Tx
+from luigi_spendguard.ledger.database import Names, Row, Tx
+from luigi_spendguard.ledger.foreseen import Foreseen, naming
 from luigi_spendguard.money import parse_usd, plain_usd
-from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, key_hash
 from luigi_spendguard.protocol.rpcs import (
     AttemptReply,
     AttemptRequest,
@@ -119,6 +120,7 @@ def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
     return scope
 
 
+@naming(lambda foreseen, key, ask, *_: foreseen.reserve(key_hash(key), ask))
 def reserve(
     tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
 ) -> Booked[tuple[ReserveReply, str]]:
@@ -143,6 +145,7 @@ def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer
         feed.pay(state, task_id)
 
 
+@naming(lambda foreseen, key, end, *_: foreseen.ends(key_hash(key), [end]))
 def end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
     """Apply the end of a call of this key's; return the call, None: it was never asked for."""
     return _end_under(tx, _scope(tx, key, Caps(), relayed), end)
@@ -182,6 +185,7 @@ def _ended(
     return booked, tuple(ended)
 
 
+@naming(lambda foreseen, request, *_: foreseen.ends(request.key_hash, request.ends))
 def ended(tx: Tx, request: EndedRequest, relayed: bool) -> Booked[EndedReply]:
     """Apply ends of calls of a vault key's, each by itself, for who does not have the key any more.
 
@@ -200,6 +204,15 @@ def _known(scope: calls.Scope | None) -> calls.Scope:
     return scope
 
 
+def _touched(foreseen: Foreseen, key: str, request: AttemptRequest, *_: Any) -> Names:
+    """Return what an attempt's message touches."""
+    hashed, ask = key_hash(key), request.ask
+    ended = foreseen.ends(hashed, request.ends)
+    asked = frozenset() if ask is None else foreseen.reserve(hashed, ask)
+    return None if ended is None or asked is None else ended | asked
+
+
+@naming(_touched)
 def attempt(
     tx: Tx, key: str, request: AttemptRequest, caps: Caps, ahead: str
 ) -> Booked[tuple[AttemptReply, str]]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import secrets
@@ -154,7 +155,7 @@ class Books:
                     start = ledger.write(snapshot.start, self.settings.caps).result()
                     feed.begin(self.state, start)
                     self.state.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
-                    self.began = ledger.read(history.position).result()
+                    self.began = ledger.write(history.position).result()  # Nobody else is in the midst of it.
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
                 self._ledger = ledger
@@ -224,14 +225,15 @@ class Books:
     ) -> asyncio.Future[T]:
         actor = ACTOR.get()
 
-        def act(tx: Tx) -> T:
+        @functools.wraps(operation)  # What it touches, too.
+        def act(tx: Tx, *args: P.args, **kwargs: P.kwargs) -> T:
             tx.actor = actor
             try:
                 return operation(tx, *args, **kwargs)
             finally:
                 tx.actor = ""
 
-        return self._deliveries.expect(ledger.write(act))
+        return self._deliveries.expect(ledger.write(act, *args, **kwargs))
 
     @property
     def opened(self) -> Ledger | None:

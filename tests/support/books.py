@@ -8,8 +8,9 @@ from typing import Any
 
 from luigi_spendguard.ledger import Ledger, calls, claims, reservations, runs, settlement
 from luigi_spendguard.ledger.audit import discrepancies
+from luigi_spendguard.ledger.foreseen import naming
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest, key_hash
 from luigi_spendguard.settings.policy import Caps
 from tests.support.postgres import place_of
 
@@ -68,6 +69,7 @@ class Books:
     def reserve(self, key: str, ask: ReserveRequest) -> ReserveReply:
         """Ask under a vault key."""
 
+        @naming(lambda foreseen: foreseen.reserve(key_hash(key), ask))
         def operation(tx: Any) -> ReserveReply:
             scope = calls.find_scope(tx, key, self.caps)
             assert scope is not None
@@ -78,6 +80,7 @@ class Books:
     def end(self, key: str, end: EndRequest) -> Any:
         """End a call under a vault key."""
 
+        @naming(lambda foreseen: foreseen.ends(key_hash(key), [end]))
         def operation(tx: Any) -> Any:
             scope = calls.find_scope(tx, key, self.caps)
             assert scope is not None

@@ -2,8 +2,10 @@
 a server's database.
 
 The operations are written once, in the SQL that both take: `?` or `?1` for a value, times by the database's
-clock. `postgres` says in its own words what PostgreSQL calls otherwise. Both let one transaction write at a
-time, so that an operation decides by what is there and nothing changes meanwhile.
+clock. `postgres` says in its own words what PostgreSQL calls otherwise. In a file one transaction writes at a
+time, so that an operation decides by what is there and nothing changes meanwhile. At a server that is true
+of what a transaction has for itself: all of the books or, where its operations have said so, what some names
+stand for (`ledger.names`).
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
 
 R = TypeVar("R")
+T = TypeVar("T")
 Row = dict[str, Any]
+#: What a transaction has for itself, by names; None: all of the books.
+Names = frozenset[str] | None
 #: Where the books are kept: the path of a file, or the URL of a server's database.
 Place = Path | str
 
@@ -80,6 +85,10 @@ def again(act: Callable[[], R]) -> R:
     raise AssertionError("there is always another wait")
 
 
+class NotHeld(Exception):
+    """An operation came to what its transaction does not have for itself: it is done again, alone."""
+
+
 class Tx(ABC):
     """A transaction: the few ways in which the ledger's operations talk to the database.
 
@@ -89,12 +98,16 @@ class Tx(ABC):
         actor: who asks for the operation in person, kept with what it journals; "": nobody.
         wrote: whether a statement was executed that may have changed something.
         tells: whether other processes are to hear at once that it was committed, where they can.
+        held: what nobody else changes before it ends; None: all of the books (or it only reads).
+        for_update: ends a query whose rows nobody else is to change before this transaction ends.
 
     """
 
     actor: str = ""
     wrote: bool = False
     tells: bool = False
+    held: Names = None
+    for_update: ClassVar[str] = ""
 
     #: The names of each statement's columns; another file may have them in another order.
     _names: dict[str, tuple[str, ...]]
@@ -159,6 +172,23 @@ class Tx(ABC):
             names = self._names[sql] = tuple(column[0] for column in cursor.description)
         return names
 
+    def check(self, *names: str) -> None:
+        """Raise NotHeld unless nobody else changes what these names stand for before this ends."""
+        if self.held is not None and not self.held.issuperset(names):
+            raise NotHeld(f"not held: {', '.join(sorted({*names} - self.held))}")
+
+    def check_alone(self, what: str) -> None:
+        """Raise NotHeld unless nobody else writes before this ends; `what`: why that has to be."""
+        if self.held is not None:
+            raise NotHeld(what)
+
+    def settled(self, position: Callable[[], T]) -> T | None:
+        """Return a position in what is numbered as it is written, once nothing can come before it any more.
+
+        None where a transaction that was under way then goes on for long.
+        """
+        return position()
+
     def now(self) -> int:
         """Return the database's time in milliseconds since the epoch."""
         return int(self.value(f"SELECT {NOW}"))
@@ -177,18 +207,28 @@ class Tx(ABC):
 
 
 class Database(ABC):
-    """A connection to the books, opened when it is needed, for one thread at a time; no fork inherits it."""
+    """A connection to the books, opened when it is needed, for one thread at a time; no fork inherits it.
+
+    Attributes:
+        shares: whether several transactions write at once, where they have said what they touch.
+
+    """
+
+    shares: ClassVar[bool] = False
 
     @abstractmethod
-    def writing(self) -> AbstractContextManager[Tx]:
-        """One durable write transaction; no other process writes meanwhile.
+    def writing(self, names: Names = None) -> AbstractContextManager[Tx]:
+        """One durable write transaction; nobody else writes meanwhile (what `names` stand for).
 
         Raises LedgerUnavailable when it cannot be had or committed, and Interrupted.
         """
 
     @abstractmethod
-    def reading(self) -> AbstractContextManager[Tx]:
-        """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable."""
+    def reading(self, *, brief: bool = False) -> AbstractContextManager[Tx]:
+        """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable.
+
+        `brief`: each takes no time, and is given up where a server does not answer within seconds.
+        """
 
     @abstractmethod
     def translate(self, error: Exception) -> Exception:

@@ -1,21 +1,30 @@
 """`LedgerServer`: the books in a database of a PostgreSQL server.
 
-One transaction writes at a time, of all processes: it holds an advisory lock of the database from its begin
-to its end, and reads what is committed then (READ COMMITTED: each statement sees the newest). Nothing else is
-locked before that, so there is no order in which two transactions could wait for each other. Reads take no
-lock. All state is the transaction's own, so that a pool such as PgBouncer may stand between
+Isolation is READ COMMITTED (each statement sees the newest) under advisory locks, which a transaction holds
+from its begin to its end. One that does not say what it touches has the lock of the books alone: nobody else
+writes. One that does (`ledger.names`) shares that lock and has one of its own for each name, so that a hot
+run does not make another one wait.
+
+The order: the lock of the books, then those of the names by their numbers, all in the statement that begins
+the transaction; then, of rows that are anybody's, the day's budget alone. So two transactions wait for each
+other at most around midnight, with budgets of two days: the server ends one of them, and it is done again,
+alone. Nothing else may be written by what shares (`_SHARED`). What is numbered as it is written may become
+visible in another order then: `ServerTx.settled` is for who goes by it.
+
+Reads take no lock. All state is the transaction's own, so that a pool such as PgBouncer may stand between
 (https://www.pgbouncer.org/features.html).
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import psycopg
 from psycopg.adapt import Dumper, Loader
@@ -25,14 +34,36 @@ from psycopg.types.numeric import Int8Dumper
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database
-from luigi_spendguard.ledger.database import MIDNIGHT, NOW, TODAY, Database, Interrupted, Tx, insertion
+from luigi_spendguard.ledger.database import (
+    MIDNIGHT,
+    NOW,
+    TODAY,
+    Database,
+    Interrupted,
+    Names,
+    NotHeld,
+    Tx,
+    insertion,
+)
 from luigi_spendguard.ledger.database.patience import at_most
 from luigi_spendguard.process_state import at_fork
 
+T = TypeVar("T")
 #: Seconds in which a server that is there takes a connection, answers what takes it no time, and anything.
 CONNECT_S, ANSWER_S, STATEMENT_S = 3, 5.0, 60.0
 #: Seconds after which the server ends the transaction of a process that stands still: all others wait for it.
 STALLED_S = 10.0
+#: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
+SETTLE_S, _LOOK_S = 0.25, 0.002
+#: More names than that are not locked one by one: a server keeps some thousands of locks in all.
+MOST_NAMES = 200
+#: What may be written by who has only some names to itself; each statement's own functions look at which row.
+_SHARED = frozenset(
+    {
+        *("budget", "call", "call_budget", "call_target", "claim", "exchange", "journal", "price_due"),
+        *("turn", "vendor_object"),
+    }
+)
 #: Tables whose rows the database numbers by their `id`.
 _NUMBERED = frozenset({"run", "budget", "journal"})
 #: Tables whose rows are asked for in the order in which they were made, and that have no number of their own.
@@ -148,23 +179,46 @@ def _adapt(connection: psycopg.Connection[Any]) -> None:
     adapters.register_dumper(bool, _FlagDumper)
 
 
+@lru_cache(maxsize=4096)
+def _is_shared(sql: str) -> bool:
+    """Return whether a statement writes only what may be written by who has some names to itself."""
+    found = _WRITES.match(sql)
+    return found is not None and found[1] in _SHARED
+
+
+_WRITES = re.compile(r"(?:INSERT INTO|INSERT OR IGNORE INTO|UPDATE|DELETE FROM) (\w+)")
+
+
 class ServerTx(Tx):
     """A transaction, or reads, at a server."""
 
-    def __init__(self, connection: psycopg.Connection[Any], names: dict[str, tuple[str, ...]]) -> None:
+    for_update: ClassVar[str] = " FOR UPDATE"
+    #: Seconds for which a statement is waited for.
+    answer_s: float = STATEMENT_S
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], names: dict[str, tuple[str, ...]], held: Names = None
+    ) -> None:
         self._connection, self._cursor = connection, connection.cursor()
-        self._names = names
+        self._names, self.held = names, held
+
+    def run(self, sql: str, *values: Any) -> int:
+        if self.held is not None and not _is_shared(sql):
+            raise NotHeld(sql)
+        return super().run(sql, *values)
 
     def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
         text, taken = spoken(sql)
         try:
-            with at_most(self._connection, STATEMENT_S):
+            with at_most(self._connection, self.answer_s):
                 return self._cursor.execute(text, [values[place] for place in taken])
         except psycopg.Error:
             self.wrote = True  # Whatever it was, nothing more can be done in this transaction.
             raise
 
     def insert(self, table: str, **values: Any) -> int:
+        if self.held is not None and table not in _SHARED:
+            raise NotHeld(f"insert into {table}")
         self.wrote = True
         statement = insertion(table, *values)
         if table not in _NUMBERED:
@@ -197,9 +251,26 @@ class ServerTx(Tx):
         yield
         self.run("SELECT set_config('luigi_spendguard.prunes', 'no', true)")
 
+    def settled(self, position: Callable[[], T]) -> T | None:
+        found, writers = position(), self._sharing()
+        limit = time.monotonic() + SETTLE_S
+        # Numbers are taken under the lock, and what has ended is visible before it is let go.
+        while writers:
+            if time.monotonic() > limit:
+                return None
+            time.sleep(_LOOK_S)
+            writers &= self._sharing()
+        return found
+
+    def _sharing(self) -> set[str]:
+        """Return the transactions that share the lock of the books now."""
+        return {str(row[0]) for row in self._cursor.execute(_SHARING)}
+
 
 class LedgerServer(Database):
     """The database at a URL, not yet connected, for one thread at a time; no fork inherits it."""
+
+    shares: ClassVar[bool] = True
 
     def __init__(self, url: str, *, read_only: bool = False, busy_s: float = database.LOCK_SECONDS) -> None:
         """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
@@ -211,6 +282,8 @@ class LedgerServer(Database):
         self._writer, self._number = "", 0
         #: Its server keeps the lock.
         self._is_known = False
+        #: The schema that the books are in: several may be in one database.
+        self._schema = ""
         at_fork(self._forget)
 
     def _forget(self) -> None:
@@ -225,18 +298,21 @@ class LedgerServer(Database):
             )
             _adapt(connection)
             # A pool gives each transaction another backend, where a statement's name may be another client's.
-            own = connection.execute(b"SELECT pg_backend_pid()").fetchone()
-            is_straight = own == (connection.info.backend_pid,)
+            found = connection.execute(b"SELECT pg_backend_pid(), current_schema()").fetchone()
+            assert found is not None
+            is_straight, self._schema = found[0] == connection.info.backend_pid, str(found[1])
             connection.prepare_threshold = 2 if is_straight else None
             connection.prepared_max = 2000
             self._connection = connection
         return self._connection
 
     @contextmanager
-    def writing(self) -> Iterator[Tx]:
+    def writing(self, names: Names = None) -> Iterator[Tx]:
+        # A process's first transaction is alone: there may be no tables yet.
+        held = names if self._writer and self._is_known and len(names or ()) <= MOST_NAMES else None
         with self._translated():
-            connection = self._begun()
-            tx = ServerTx(connection, self.names)
+            connection = self._begun(held)
+            tx = ServerTx(connection, self.names, held)
             try:
                 yield tx
             except BaseException:
@@ -264,14 +340,13 @@ class LedgerServer(Database):
             with suppress(psycopg.Error), at_most(connection, ANSWER_S):
                 connection.execute(TELL)
 
-    def _begun(self) -> psycopg.Connection[Any]:
-        """Begin a transaction when no other one writes. Raises psycopg.Error."""
+    def _begun(self, names: Names = None) -> psycopg.Connection[Any]:
+        """Begin a transaction when no other one writes (what `names` stand for). Raises psycopg.Error."""
         connection = self._connected()
+        times = {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)}
         try:
             with at_most(connection, self.busy_s + ANSWER_S):
-                connection.execute(
-                    _BEGIN % {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)}
-                )
+                connection.execute((_BEGIN if names is None else self._beginning(names)) % times)
                 if not self._is_known:
                     self._check(connection)
                 if not self._writer and ServerTx(connection, {}).has_tables("writer"):
@@ -285,6 +360,13 @@ class LedgerServer(Database):
                 connection.execute(b"ROLLBACK")
             raise
         return connection
+
+    def _beginning(self, names: frozenset[str]) -> bytes:
+        """Return what begins a transaction that has some names to itself, in the order of their numbers."""
+        numbers = sorted({_number_of(f"{self._schema} {name}") for name in names})
+        locks = ",".join(f"({number})" for number in numbers)
+        own = f"; SELECT pg_advisory_xact_lock(number) FROM (VALUES {locks}) AS own (number)" if locks else ""
+        return _BEGIN.replace(b"pg_advisory_xact_lock(", b"pg_advisory_xact_lock_shared(") + own.encode()
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
         """Look once whether its server keeps the lock. Raises LedgerUnavailable: some only say so."""
@@ -323,9 +405,11 @@ class LedgerServer(Database):
         ) from error
 
     @contextmanager
-    def reading(self) -> Iterator[Tx]:
+    def reading(self, *, brief: bool = False) -> Iterator[Tx]:
         with self._translated():
-            yield ServerTx(self._connected(), self.names)
+            tx = ServerTx(self._connected(), self.names)
+            tx.answer_s = ANSWER_S if brief else STATEMENT_S
+            yield tx
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -361,14 +445,28 @@ def _line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
 
 
+def _number_of(text: str) -> int:
+    """Return the number of an advisory lock."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big", signed=True)
+
+
 #: The name under which processes let each other know, and the statement that does; nothing waits for a disk.
 CHANNEL = "luigi_spendguard"
 TELL = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')".encode()
-#: Begins a transaction that writes; the advisory lock is a number that other programs there hardly take.
+#: The lock of the books: a number that other programs there hardly take.
+_BOOKS = b"hashtextextended('luigi_spendguard ledger ' || current_schema(), 0)"
+#: Begins a transaction that writes.
 _BEGIN = (
     b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %(wait)d;"
     b" SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = %(idle)d;"
-    b" SELECT pg_advisory_xact_lock(hashtextextended('luigi_spendguard ledger ' || current_schema(), 0))"
+    b" SELECT pg_advisory_xact_lock(" + _BOOKS + b")"
+)
+#: Who shares it. A lock's number is shown in two halves (the view `pg_locks`).
+_SHARING = (
+    b"SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+    b" AND mode = 'ShareLock' AND granted AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = "
+    + _BOOKS
+    + b" AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
 )
 _IS_LOCKED = (
     b"SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
@@ -387,6 +485,7 @@ _AGAIN = (
     psycopg.errors.AdminShutdown,
     psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.InterfaceError,
+    psycopg.errors.OutOfMemory,  # Of locks: alone it takes one.
 )
 _ADVICE: Mapping[type[Exception], str] = {
     psycopg.errors.LockNotAvailable: (

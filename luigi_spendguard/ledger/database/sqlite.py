@@ -19,7 +19,7 @@ import peewee
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database, forking
-from luigi_spendguard.ledger.database import Database, Tx, insertion
+from luigi_spendguard.ledger.database import Database, Names, Tx, insertion
 
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
@@ -109,7 +109,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
             self.check()
 
     @contextmanager
-    def writing(self) -> Iterator[Tx]:
+    def writing(self, names: Names = None) -> Iterator[Tx]:
         with translated():
             tx, gate = _begun(self)
             try:
@@ -126,7 +126,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
                 forking.leave(gate)
 
     @contextmanager
-    def reading(self) -> Iterator[Tx]:
+    def reading(self, *, brief: bool = False) -> Iterator[Tx]:
         with translated(), forking.transaction():
             self.check()
             yield FileTx(self)

@@ -1,0 +1,238 @@
+"""Operations that go on at the same time at a PostgreSQL server: as if they had come one after the other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from luigi_spendguard.ledger import history, snapshot
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.database.postgres import LedgerServer, ServerTx
+from luigi_spendguard.ledger.foreseen import Foreseen, naming
+from luigi_spendguard.ledger.names import of_run
+from luigi_spendguard.money import Micros
+from luigi_spendguard.redaction import Secret
+from luigi_spendguard.settings.policy import Caps
+from tests.support.orders import AtOnce, InOrder, Step, drawn
+from tests.support.postgres import PostgresServer, database_url, need_servers
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    need_servers()
+    with PostgresServer() as server:
+        yield Secret(database_url(server.url, server.folder))
+
+
+@pytest.fixture(scope="module")
+def at_once(url: str) -> Iterator[AtOnce]:
+    desk = AtOnce(url)
+    yield desk
+    desk.close()
+
+
+@pytest.fixture(scope="module")
+def in_order(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InOrder]:
+    order = InOrder(tmp_path_factory.mktemp("orders"))
+    yield order
+    order.close()
+
+
+def reserve(who: str, call: str, amount: int = 1, **more: Any) -> Step:
+    return Step("reserve", who, call, {"target": call, "total_micros": amount, **more})
+
+
+KEY = {"key": "order-1", "key_is_callers": True}
+#: By what two transactions must not go on with at once: what both do, and under which caps.
+TOGETHER: dict[str, tuple[list[Step], Caps]] = {
+    "run": ([reserve("a1", "0-1", 6), reserve("a2", "0-2", 6)], Caps(task_families={"Charge": Micros(20)})),
+    "payer": ([reserve("pa", "0-1", target=None), reserve("pb", "1-2", target=None)], Caps()),
+    "key": ([reserve("a1", "0-1", **KEY), reserve("b2", "1-2", **KEY)], Caps()),
+    "charges": (
+        [reserve("a1", "0-1", target="cus"), reserve("b1", "1-2", 2, target="cus")],
+        Caps(suspects="hold"),
+    ),
+    "object": ([reserve("a1", "0-1", acts_on=("in_1",)), reserve("b2", "1-2", acts_on=("in_1",))], Caps()),
+    "call": ([reserve("a1", "0-1"), reserve("b2", "0-1", target="other")], Caps()),
+    "day": ([reserve("a1", "0-1", 8), reserve("b2", "1-2", 8)], Caps(day=Micros(14))),
+}
+
+
+def wrong_pauses(at_once: AtOnce, in_order: InOrder, steps: list[Step], caps: Caps) -> Iterator[int]:
+    """Yield the statements of the first step between which the second one leads to what no order has."""
+    allowed = in_order.all([], steps, caps)
+    pause, made = 0, 1
+    while pause <= made:
+        try:
+            found, made = at_once.do([], steps, caps, pause)
+            is_right = found in allowed
+        except Exception:  # What has come to the books does not add up, or nobody has foreseen that.
+            is_right = False
+        if not is_right:
+            yield pause
+        pause += 1
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_it_is_as_if_one_had_come_after_the_other(at_once: AtOnce, in_order: InOrder, name: str) -> None:
+    assert list(wrong_pauses(at_once, in_order, *TOGETHER[name])) == []
+
+
+@pytest.mark.parametrize("name", TOGETHER)
+def test_without_its_lock_it_is_not(
+    at_once: AtOnce, in_order: InOrder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """What the tests above would find: a transaction takes itself to hold what it has not locked."""
+    begins = LedgerServer._beginning
+
+    def forgets(db: LedgerServer, names: frozenset[str]) -> bytes:
+        return begins(db, frozenset(one for one in names if not one.startswith(f"{name} ")))
+
+    monkeypatch.setattr(LedgerServer, "_beginning", forgets)
+    if name == "day":
+        monkeypatch.setattr(ServerTx, "for_update", "")
+    assert next(wrong_pauses(at_once, in_order, *TOGETHER[name]), None) is not None
+
+
+@pytest.mark.parametrize("name", ["payer", "key", "charges", "object", "call"])
+def test_what_was_not_foreseen_is_noticed(
+    at_once: AtOnce, in_order: InOrder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A guess that lacks something costs time, and nothing else."""
+    foresees = Foreseen.reserve
+
+    def forgets(*args: Any) -> frozenset[str]:
+        return frozenset(one for one in foresees(*args) or () if not one.startswith(f"{name} "))
+
+    monkeypatch.setattr(Foreseen, "reserve", forgets)
+    assert list(wrong_pauses(at_once, in_order, *TOGETHER[name])) == []
+
+
+def test_whatever_is_done_at_once_some_order_has_it_so(
+    at_once: AtOnce, in_order: InOrder, repeats: int
+) -> None:
+    for seed in range(40 * repeats):
+        draw = random.Random(seed)
+        before, steps, caps = drawn(draw)
+        pause = draw.randint(0, 20)
+        found, _ = at_once.do(before, steps, caps, pause)
+        assert found in in_order.all(before, steps, caps), (seed, pause, before, steps, caps)
+
+
+class TestWaiting:
+    """What waits for a transaction that stands still before its end, and what does not."""
+
+    def others(self, at_once: AtOnce, *steps: Step) -> list[bool]:
+        """Return which of some steps are done while a reservation of run `a` stands still."""
+        first = reserve("a1", "0-1")
+        at_once.do([], [first, *steps], Caps(), 99, hold_s=0.5)
+        return at_once.done_before
+
+    def test_another_run_does_not(self, at_once: AtOnce) -> None:
+        for other in (
+            reserve("b1", "1-1"),
+            reserve("b2", "1-1"),
+            reserve("new", "1-1"),
+            reserve("pb", "1-1"),
+        ):
+            assert self.others(at_once, other, Step("settle", other.who, "1-1")) == [True, True]
+
+    def test_the_same_run_does(self, at_once: AtOnce) -> None:
+        assert self.others(at_once, reserve("a2", "0-2"), reserve("b1", "1-1")) == [False, True]
+
+    @pytest.mark.parametrize("step", [Step("top_up", "b"), Step("revoke", "b"), Step("claim", "b1")])
+    def test_what_may_touch_anything_does(self, at_once: AtOnce, step: Step) -> None:
+        assert self.others(at_once, step) == [False]
+
+
+def test_a_pair_of_calls_shares_the_books(at_once: AtOnce, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of what is usual is done again, alone."""
+    shared: list[bool] = []
+    begins = LedgerServer._begun
+
+    def begun(db: LedgerServer, names: Any = None) -> Any:
+        shared.append(names is not None)
+        return begins(db, names)
+
+    caps = Caps(day=Micros(14), task_families={"Charge": Micros(9)}, vendors={})
+    keys = at_once.begin([], caps)
+    monkeypatch.setattr(LedgerServer, "_begun", begun)
+    paid = {"object_id": "pi_1"}
+    for step in (
+        reserve("a1", "0-9", 2),
+        Step("settle", "a1", "0-9", paid),
+        reserve("b1", "1-9", object_id="x"),
+    ):
+        at_once.ledgers[0].write(step.operation(keys, caps)).result(20)
+    at_once.ledgers[1].write(Step("void", "b1", "1-9").operation(keys, caps)).result(20)
+    assert shared == [True] * 4
+
+
+def test_what_writes_what_nobody_shares_is_done_again_alone(at_once: AtOnce) -> None:
+    tries: list[bool] = []
+
+    @naming(lambda foreseen: frozenset({of_run("a")}))
+    def complete(tx: Tx) -> None:
+        tries.append(tx.held is None)
+        tx.insert("task", task_id="done", completions=1)
+
+    at_once.begin([], Caps())
+    at_once.ledgers[0].write(complete).result(20)
+    assert tries == [False, True]
+
+
+class TestFollowers:
+    """Who goes by the numbers of the journal, where a lower one becomes visible after a higher one."""
+
+    @pytest.fixture
+    def beside(self, at_once: AtOnce) -> Iterator[Any]:
+        """A call of run `a` goes in doubt and one of run `b`, before that is visible."""
+        before = [reserve("a1", "0-1"), reserve("b1", "1-1")]
+        keys = at_once.begin(before, Caps())
+        position = at_once.ledgers[2].read(history.position).result(20)
+        with at_once.standing(99) as (reached, go, _):
+            first = at_once.ledgers[0].write(Step("doubt", "a1", "0-1").operation(keys, Caps()))
+            assert reached.wait(10)
+            at_once.ledgers[1].write(Step("doubt", "b1", "1-1").operation(keys, Caps())).result(20)
+
+            def end() -> None:
+                go.set()
+                first.result(20)
+
+            yield at_once.ledgers[2], position, end
+
+    def test_news_are_told_once_and_none_is_left_out(self, beside: Any) -> None:
+        ledger, position, end = beside
+        told = []
+        for _ in range(2):
+            found = ledger.read(history.news, position).result(20)
+            position, told = found.now, told + [row["call_id"] for row in found.rows]
+        end()
+        for _ in range(2):
+            found = ledger.read(history.news, position).result(20)
+            position, told = found.now, told + [row["call_id"] for row in found.rows]
+        assert told == ["0-1", "1-1"]
+
+    def test_a_gate_hears_of_all_that_has_changed(self, beside: Any) -> None:
+        ledger, position, end = beside
+        first = ledger.read(snapshot.changes, position.entry).result(20)
+        assert ([one.run["run_id"] for one in first.runs], first.seen) == (["b"], position.entry)
+        end()
+        then = ledger.read(snapshot.changes, first.seen).result(20)
+        assert [one.run["run_id"] for one in then.runs] == ["a", "b"]
+        assert then.seen > first.seen
+        assert ledger.read(snapshot.changes, then.seen).result(20).runs == []
+
+    def test_with_a_position_that_is_not_settled_one_is_left_out(
+        self, beside: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """What the tests above would find."""
+        monkeypatch.setattr(ServerTx, "settled", lambda tx, position: position())
+        ledger, position, end = beside
+        first = ledger.read(history.news, position).result(20)
+        end()
+        then = ledger.read(history.news, first.now).result(20)
+        assert [row["call_id"] for found in (first, then) for row in found.rows] == ["1-1"]
