@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.acceptance.test_revoke import asked, settle
+from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
 from tests.support.site import FakeStripe, Site
 
@@ -18,7 +24,7 @@ TOKEN = "admin-token-of-both-luigids"
 class Pair:
     """Two sites with one ledger and one vendor."""
 
-    def __init__(self, folder: Path, *, gateway: bool = False) -> None:
+    def __init__(self, folder: Path, *, gateway: bool) -> None:
         self.stripe = FakeStripe(folder / "vendor", "--latency", "0.02")
         own = {"admin_token": TOKEN}
         self.one = Site(folder / "one", stripe=self.stripe, gateway=gateway, spendguard=own)
@@ -34,10 +40,26 @@ class Pair:
         self.two.end()
         self.stripe.process.end()
 
+    def begun_anew(self) -> int:
+        """Let no task be complete; return what the vendor has moved until now, in cents."""
+        for site in (self.one, self.two):
+            for path in (site.folder / "out").iterdir():
+                path.unlink()
+        return self.stripe.moved()
 
-@pytest.fixture(params=[False, True], ids=["worker", "gateway"])
-def pair(engine: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Pair]:
-    made = Pair(tmp_path, gateway=request.param)
+    def in_list(self, run_id: str) -> list[dict[str, Any]]:
+        """Return a run as the Budgets tab of each lists it."""
+        return [
+            next(run for run in site.call("GET", "/runs")[1] if run["run_id"] == run_id)
+            for site in (self.one, self.two)
+        ]
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["worker", "gateway"])
+def pair(
+    engine: str, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    made = Pair(tmp_path_factory.mktemp("pair"), gateway=request.param)
     yield made
     made.end()
 
@@ -56,51 +78,100 @@ def test_workers_of_both_spend_exactly_the_cap(pair: Pair, repeats: int) -> None
             out, _ = worker.communicate(timeout=120)
             assert worker.returncode == 0, out
         assert pair.stripe.moved() - before == CAP_MINOR
-        for site in (pair.one, pair.two):
-            run = site.run(run_id)
+        for run in pair.in_list(run_id):
             assert (run["spent_usd"], run["reserved_usd"], run["overrun_usd"]) == ("100.00", "0.00", "0.00")
 
 
-def test_when_a_revoke_at_one_has_answered_the_other_sends_nothing(pair: Pair) -> None:
-    worker = pair.one.worker("ManyThreads", "--run-id", "stop")
-    wait_until(lambda: pair.stripe.moved() >= 300, what="some calls")
-    status, said = pair.two.call("DELETE", "/runs/stop")
-    sent = len(pair.stripe.posts())
-    assert (status, said["state"]) == (200, "revoked")
-    time.sleep(1.5)
-    assert len(pair.stripe.posts()) == sent
-    worker.communicate(timeout=60)
-    assert len(pair.stripe.posts()) == sent
+@pytest.mark.figures
+def test_when_a_revoke_at_one_has_answered_the_other_sends_nothing(pair: Pair, repeats: int) -> None:
+    for turn in range(max(1, repeats // 3)):
+        before, run_id = pair.stripe.moved(), f"stop-{turn}"
+        worker = pair.one.worker("ManyThreads", "--run-id", run_id)
+        wait_until(lambda before=before: pair.stripe.moved() >= before + 300, what="some calls")
+        status, said = pair.two.call("DELETE", f"/runs/{run_id}")
+        sent = len(pair.stripe.posts())
+        assert (status, said["state"]) == (200, "revoked")
+        worker.communicate(timeout=60)
+        assert len(pair.stripe.posts()) == sent
+        assert [run["state"] for run in pair.in_list(run_id)] == ["revoked", "revoked"]
+
+
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["worker"])
+def test_a_revoke_at_one_waits_for_what_the_other_has_let_send(pair: Pair) -> None:
+    pretender = Pretender(pair.two, "waits")
+    attempt, ask = pretender.claimed(), asked()
+    assert attempt.client.reserve(attempt.key, ask).verdict == "allowed"
+    said: list[dict[str, Any]] = []
+    revoking = threading.Thread(target=lambda: said.append(pair.one.call("DELETE", "/runs/waits")[1]))
+    revoking.start()
+    wait_until(lambda: pair.two.run("waits")["state"] == "revoked", what="the revoke")
+    assert attempt.client.reserve(attempt.key, asked()).reason == "revoked"
+    assert not said, "it answered while a grant of the other's could still be used"
+    settle(attempt, ask)
+    revoking.join(20)
+    assert said[0]["calls_under_way"] == 1
 
 
 def test_a_top_up_at_one_frees_what_waits_at_the_other(pair: Pair) -> None:
     pair.one.configure(spendguard={"on_blocked": "wait"})
+    before = pair.stripe.moved()
     worker = pair.one.worker("Billing", "--n", "3", "--budget-usd", "2", "--run-id", "r")
-    wait_until(lambda: pair.stripe.moved() == 200, what="the cap")
+    wait_until(lambda: pair.stripe.moved() == before + 200, what="the cap")
     wait_until(lambda: pair.two.run("r")["remaining_usd"] == "0.00", what="the other's books")
     assert pair.two.call("POST", "/runs/r/top_up", {"usd": "1"})[0] == 200
     begun = time.monotonic()
-    wait_until(lambda: pair.stripe.moved() == 300, what="the third")
+    wait_until(lambda: pair.stripe.moved() == before + 300, what="the third")
     assert time.monotonic() - begun < 20
     out, _ = worker.communicate(timeout=60)
     assert "This progress looks :)" in out
+    pair.one.configure(spendguard={"on_blocked": None})
 
 
-def test_work_goes_on_at_the_other_when_one_is_killed(pair: Pair) -> None:
+def test_work_goes_on_at_the_other_when_a_host_dies(pair: Pair) -> None:
+    """What its tasks had at the vendor is in doubt at the other, whose attempts take over and pay once."""
+    before, run = pair.begun_anew(), ("Billing", "--n", "4", "--run-id", "dies", "--workers", "2")
+    with pair.stripe.holding():
+        sent = len(pair.stripe.posts())
+        worker = pair.one.worker(*run)
+        wait_until(lambda: len(pair.stripe.posts()) >= sent + 2, what="calls under way")
+        assert pair.one.luigid is not None
+        pair.one.luigid.kill()
+        os.killpg(worker.pid, signal.SIGKILL)
+        worker.communicate(timeout=60)
+        with pair.two.books(writes=True) as books:  # Else the vendor's time-out would be waited for.
+            books.run("UPDATE call SET granted_at = granted_at - 100000 WHERE run_id = 'dies'")
+        wait_until(
+            lambda: [call["state"] for call in pair.two.calls("dies")] == ["in_doubt"] * 2, what="the doubt"
+        )
+    code, out = pair.two.luigi(*run)
+    assert (code, pair.stripe.moved() - before) == (0, 400), out
+    assert "This progress looks :)" in out
+    assert [call["state"] for call in pair.two.calls("dies")] == ["settled"] * 4
+    with pair.two.books() as books:
+        claims = books.all(
+            "SELECT outcome FROM claim WHERE run_id = 'dies' AND task_id <> '' ORDER BY claimed_at"
+        )
+    assert sorted(claim["outcome"] for claim in claims) == ["completed"] * 4 + ["superseded"] * 2
+
+
+def test_it_does_so_at_once(pair: Pair) -> None:
     """What was at the vendor is not paid again, and what was in doubt is settled by the next attempt."""
     for site in (pair.one, pair.two):  # Whose sender is gone is known after the vendor's time-out.
         site.restart(spendguard_stripe={"timeout_s": 2}, core={"rpc_retry_wait": 1, "rpc_retry_attempts": 1})
-    submit = ("Billing", "--n", "4", "--run-id", "r", "--workers", "2")
+    moved, submit = pair.begun_anew(), ("Billing", "--n", "4", "--run-id", "soon", "--workers", "2")
     with pair.stripe.holding():
+        sent = len(pair.stripe.posts())
         # Its tasks have nobody to tell how their calls end, and give that up at last.
         worker = pair.one.worker(*submit, IMPATIENT="1")
-        wait_until(lambda: len(pair.stripe.posts()) >= 2, what="calls under way")
-        before = {request["body"] for request in pair.stripe.posts()}
+        wait_until(lambda: len(pair.stripe.posts()) >= sent + 2, what="calls under way")
+        before = {request["body"] for request in pair.stripe.posts()[sent:]}
         assert pair.one.luigid is not None
         pair.one.luigid.kill()
         killed = time.monotonic()
         other = pair.two.worker(*submit)
-        wait_until(lambda: {request["body"] for request in pair.stripe.posts()} > before, what="other calls")
+        wait_until(
+            lambda: {request["body"] for request in pair.stripe.posts()[sent:]} > before, what="other calls"
+        )
         print(f"work went on {time.monotonic() - killed:.2f} s after the kill")  # Shown by `pytest -s`.
         worker.kill()
         worker.communicate(timeout=60)
@@ -112,4 +183,4 @@ def test_work_goes_on_at_the_other_when_one_is_killed(pair: Pair) -> None:
         time.sleep(0.5)
         out = pair.two.luigi(*submit)[1]
     assert "This progress looks :)" in out, out
-    assert (pair.stripe.moved(), pair.two.run("r")["spent_usd"]) == (400, "4.00")
+    assert (pair.stripe.moved() - moved, pair.two.run("soon")["spent_usd"]) == (400, "4.00")

@@ -6,13 +6,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import urllib3
 
+from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.database.engines import opened
+from luigi_spendguard.redaction import Secret
 from tests.support import postgres
 from tests.support.processes import Process, environment, free_port, listening, wait_until
 from tests.support.vendors import FakeResend, FakeStripe, FakeTwilio
@@ -181,6 +185,14 @@ class Site:
             timeout=60,
         )
         return done.returncode, done.stdout, done.stderr
+
+    @contextmanager
+    def books(self, *, writes: bool = False) -> Iterator[Tx]:
+        """The ledger itself, on whatever engine, behind luigid's back; `writes`: to be changed."""
+        url = self.settings["spendguard"]["ledger_url"]
+        place = Secret(url) if url.startswith("postgresql") else Path(url.removeprefix("sqlite:///"))
+        with opened(place) as found, found.writing() if writes else found.reading() as tx:
+            yield tx
 
     # HTTP.
 
