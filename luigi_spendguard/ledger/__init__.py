@@ -24,7 +24,7 @@ from luigi_spendguard.ledger.database import (
     Tx,
     again,
 )
-from luigi_spendguard.ledger.database.engines import Listening, database_of, listening
+from luigi_spendguard.ledger.database.engines import CanClose, database_of, listening
 from luigi_spendguard.ledger.foreseen import Foreseen, names_of
 from luigi_spendguard.ledger.migrations import migrate
 
@@ -221,7 +221,7 @@ class Ledger:
             database_of(path),
         )
         self._writer = Writer(self._db)
-        self._listening: Listening | None = None
+        self._listening: CanClose | None = None
         self._closed = False
         # One thread each, which must not take the processor from the writer: pages of people, who may ask for
         # much, and what a call or a change waits for.

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger.database.listening import Listener
+from luigi_spendguard.ledger.database.listening import Notices
 from luigi_spendguard.ledger.database.postgres import CHANNEL
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest
@@ -224,7 +224,7 @@ def test_luigid_listens_as_long_as_it_runs(tmp_path: Path, url: str) -> None:
 def test_a_listener_ends_at_once_also_while_its_server_is_away(
     tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    here, gone = Listener(url, lambda: None), Listener("postgresql://127.0.0.1:1/books", lambda: None)
+    here, gone = Notices(url, lambda: None), Notices("postgresql://127.0.0.1:1/books", lambda: None)
     wait_until(lambda: "until it is back" in caplog.text, what="what it says of a server that is away")
     wait_until(lambda: listeners(url) == 1, what="the listener")
     begun = time.monotonic()

@@ -30,23 +30,23 @@ def database_of(place: Place, *, read_only: bool = False, busy_s: float = LOCK_S
     return LedgerServer(place, read_only=read_only, busy_s=busy_s)
 
 
-class Listening(Protocol):
-    """Hears what other processes tell, until it is closed."""
+class CanClose(Protocol):
+    """Goes on until it is closed."""
 
     def close(self) -> None:
         """End it."""
 
 
-def listening(place: Place, heard: Callable[[], object]) -> Listening | None:
+def listening(place: Place, heard: Callable[[], object]) -> CanClose | None:
     """Let `heard` be called, in another thread, soon after a process has told (`Tx.tells`); None: of a file.
 
     It may be called for nothing, and is not called while the server is away: who needs to know looks, too.
     """
     if isinstance(place, Path):
         return None
-    from luigi_spendguard.ledger.database.listening import Listener  # It needs psycopg.
+    from luigi_spendguard.ledger.database.listening import Notices  # It needs psycopg.
 
-    return Listener(place, heard)
+    return Notices(place, heard)
 
 
 @contextmanager

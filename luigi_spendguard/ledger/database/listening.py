@@ -1,4 +1,4 @@
-"""`Listener`: hears at once that another process has changed what is decided by, at a PostgreSQL server.
+"""`Notices`: hears at once that another process has changed what is decided by, at a PostgreSQL server.
 
 It only spares who looks from time to time the wait: what it does not hear stops nothing.
 """
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 _END_S = 5.0
 
 
-class Listener:
+class Notices:
     """Calls `heard` in a thread of its own whenever somebody has told, and when that may have been missed."""
 
     def __init__(self, url: str, heard: Callable[[], object]) -> None:
