@@ -42,13 +42,26 @@ settings.load_profile("short")
 
 
 #: Tests that run with the ledger in a file, and at a PostgreSQL server, but for those marked `of_files`.
+#: Those of `LONG` do so with `--combinations`, and always where they are marked `both_engines`.
 BOTH_ENGINES = (
     "tests/unit/ledger/",
     "tests/unit/service/",
     "tests/unit/scheduler/test_machine.py",
     "tests/acceptance/test_races.py",
     "tests/acceptance/test_ends.py",
+    "tests/acceptance/test_revoke.py",
     "tests/acceptance/test_two_luigids.py",
+)
+LONG = (
+    "tests/acceptance/test_billing.py",
+    "tests/acceptance/test_crash_points.py",
+    "tests/acceptance/test_crashes.py",
+    "tests/acceptance/test_payment_keys.py",
+    "tests/acceptance/test_races_texts_mails.py",
+    "tests/acceptance/test_shapes.py",
+    "tests/acceptance/test_task_budgets.py",
+    "tests/integration/test_gateway.py",
+    "tests/integration/test_vault_keys.py",
 )
 
 
@@ -67,9 +80,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run what is about the ledger on each engine that may keep it."""
-    path = metafunc.definition.nodeid.partition("::")[0]
-    if path.startswith(BOTH_ENGINES) and not metafunc.definition.get_closest_marker("of_files"):
-        metafunc.parametrize("engine", ["sqlite", "postgres"], indirect=True, scope="session")
+    test = metafunc.definition
+    if not test.nodeid.startswith(BOTH_ENGINES + LONG) or test.get_closest_marker("of_files"):
+        return
+    is_seldom = test.nodeid.startswith(LONG) and not test.get_closest_marker("both_engines")
+    server = pytest.param("postgres", marks=pytest.mark.combinations if is_seldom else ())
+    metafunc.parametrize("engine", ["sqlite", server], indirect=True, scope="session")
 
 
 @pytest.fixture(scope="session", autouse=True)

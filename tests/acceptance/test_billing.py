@@ -24,6 +24,7 @@ HERE = pytest.mark.parametrize("site", ["worker", further("gateway")], indirect=
 THERE = pytest.mark.parametrize("site", [further("worker"), "gateway"], indirect=True)
 
 
+@pytest.mark.both_engines
 def test_exactly_the_cap_is_spent_and_everything_else_finishes(site: Site) -> None:
     code, out = site.luigi("Billing", "--n", "30", "--budget-usd", "10", "--workers", "4")
     assert site.stripe.moved() == 1000, out

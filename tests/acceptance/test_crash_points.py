@@ -6,9 +6,7 @@ docs/crashes.md has these as a table.
 from __future__ import annotations
 
 import resource
-import sqlite3
 from collections.abc import Iterator
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -117,6 +115,7 @@ def test_a_task_that_is_complete_when_it_is_killed_asks_for_nothing_more(
     assert (run["spent_usd"], run["reserved_usd"], paying.stripe.moved()) == ("1.00", "0.00", 100)
 
 
+@pytest.mark.both_engines
 def test_a_gateway_ends_the_call_of_a_task_that_was_killed(relayed: Site) -> None:
     crash(relayed, "Dying", "answered", 2, ["settled"])
     done, out = submit(relayed, "Dying", 2)
@@ -174,15 +173,16 @@ def test_a_clock_that_is_set_charges_nobody_twice(paying: Site, back_ms: int, se
     crash(paying, "Dying", "before_settle", 2, ["in_doubt"])
     assert paying.luigid is not None
     paying.luigid.end()
-    with closing(sqlite3.connect(paying.ledger)) as books, books:
+    with paying.books(writes=True) as books:
         for column in ("created_at", "granted_at"):
-            books.execute(f"UPDATE call SET {column} = {column} + ?", (back_ms,))
+            books.run(f"UPDATE call SET {column} = {column} + ?", back_ms)
     paying.start()
     done, out = submit(paying, "Dying", 2)
     assert (len(paying.stripe.posts()), paying.stripe.moved()) == (sent, 100), out
     assert (done, states(paying)) == (sent == 2, ["settled" if sent == 2 else "in_doubt"]), out
 
 
+@pytest.mark.of_files
 def test_a_disk_that_is_full_at_the_settle_loses_no_end(paying: Site) -> None:
     """The vendor has answered: the task gets that, and its worker says it until luigid can write again."""
     with paying.stripe.holding():

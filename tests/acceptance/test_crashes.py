@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sqlite3
@@ -17,6 +16,7 @@ from tests.support.programs import lacking
 from tests.support.site import Site
 
 
+@pytest.mark.both_engines
 def test_a_child_killed_between_send_and_settle_is_in_doubt_then_ended_by_the_vendors_replay(
     site: Site,
 ) -> None:
@@ -51,6 +51,7 @@ def test_a_child_killed_after_it_was_settled_is_replayed_from_the_ledger(site: S
     assert len(site.stripe.posts()) == 1
 
 
+@pytest.mark.both_engines
 def test_a_whole_worker_killed_leaves_nothing_pending_for_ever(tmp_path) -> None:
     with Site(tmp_path / "site", spendguard_stripe={"timeout_s": 1}) as site:
         with site.stripe.holding():
@@ -71,16 +72,16 @@ def test_so_does_one_with_a_local_scheduler_once_another_is_started(tmp_path) ->
             wait_until(lambda: bool(site.stripe.posts()), what="sending")
             worker.kill()
             worker.communicate()
-        books = sqlite3.connect(site.ledger)
-        with books:
-            books.execute("UPDATE call SET granted_at = granted_at - 60000")
+        with site.books(writes=True) as books:
+            books.run("UPDATE call SET granted_at = granted_at - 60000")
         code, out = site.luigi("Charge", "--customer", "cus_other", "--workers", "1", "--local-scheduler")
         assert code == 0, out
-        states = dict(books.execute("SELECT target, state FROM call"))
-        books.close()
+        with site.books() as books:
+            states = {row["target"]: row["state"] for row in books.all("SELECT target, state FROM call")}
         assert states == {"cus_k": "in_doubt", "cus_other": "settled"}
 
 
+@pytest.mark.both_engines
 def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_restart(site: Site) -> None:
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 30})
     site.stripe.control(options={"latency": 0.05})
@@ -172,6 +173,7 @@ def test_what_a_child_has_left_is_said_by_a_worker_that_cannot_report_its_task(s
     assert site.stripe.moved() == 200
 
 
+@pytest.mark.both_engines
 def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     """What the budgets say is what the journal's entries add up to, also after kill -9."""
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 2})  # Nobody waits for luigid to be back.
@@ -183,18 +185,18 @@ def test_every_amount_of_the_journal_adds_up_after_a_crash(site: Site) -> None:
     finally:
         os.killpg(worker.pid, signal.SIGKILL)  # Its tasks, too: they would wait for luigid.
     worker.communicate()
-    with sqlite3.connect(site.ledger) as books:
-        [(cap, spent, reserved)] = books.execute(
+    with site.books() as books:
+        figures = books.one(
             "SELECT cap_micros, spent_micros, reserved_micros FROM budget WHERE scope = 'run'"
         )
-        [(sums,)] = books.execute(
-            "SELECT json_array(sum(cap_micros), sum(spent_micros), sum(reserved_micros)) FROM journal"
-            " WHERE run_id = 'nightly'"
+        sums = books.one(
+            "SELECT sum(cap_micros) AS cap_micros, sum(spent_micros) AS spent_micros,"
+            " sum(reserved_micros) AS reserved_micros FROM journal WHERE run_id = 'nightly'"
         )
-    books.close()
-    assert json.loads(sums) == [cap, spent, reserved]
-    counted = spent + reserved
-    assert site.stripe.moved() * 10_000 <= counted <= cap
+    assert figures is not None
+    assert sums == figures
+    counted = figures["spent_micros"] + figures["reserved_micros"]
+    assert site.stripe.moved() * 10_000 <= counted <= figures["cap_micros"]
 
 
 def children_of(pid: int) -> list[int]:
@@ -213,6 +215,7 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+@pytest.mark.of_files
 @pytest.mark.parametrize("replaced", [False, True], ids=["deleted", "replaced"])
 def test_a_ledger_that_is_gone_grants_nothing_until_it_is_back(site: Site, replaced: bool) -> None:
     args = ("Billing", "--budget-usd", "12", "--run-id", "r", "--n")

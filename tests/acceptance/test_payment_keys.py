@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sqlite3
-from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -113,9 +111,8 @@ class TestCrashes:
         assert code == 0, said
         assert sorted(moved(site)) == [("a", 100), ("a", 100), ("a-partner", 100), ("b", 100)]
         assert {run["in_doubt_usd"] for run in runs(site)} == {"0.00"}
-        with closing(sqlite3.connect(site.ledger)) as books:
-            open_calls = books.execute("SELECT count(*) FROM call WHERE state IN ('pending', 'in_doubt')")
-            assert open_calls.fetchone() == (0,)
+        with site.books() as books:
+            assert books.value("SELECT count(*) FROM call WHERE state IN ('pending', 'in_doubt')") == 0
 
 
 class TestRaces:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sqlite3
 import subprocess
 from collections.abc import Iterator
 
@@ -197,10 +196,9 @@ class TestBatches:
         code, out = site.luigi("Batches", "--parts", "a,b,c,d", "--run-id", "r", module=SHAPES)
         assert code == 0, out
         assert charged(site) == {f"batch_{part}": 1 for part in "abcd"}
-        with sqlite3.connect(site.ledger) as db:
-            claims = db.execute("SELECT members, max_cost_micros FROM claim ORDER BY claimed_at").fetchall()
-        db.close()
-        assert [(len(members.split(",")), cost) for members, cost in claims] == [
+        with site.books() as books:
+            claims = books.all("SELECT members, max_cost_micros FROM claim ORDER BY claimed_at")
+        assert [(len(claim["members"].split(",")), claim["max_cost_micros"]) for claim in claims] == [
             (3, 3_000_000),
             (1, 1_000_000),
         ]
@@ -308,10 +306,9 @@ class TestBatchesWithTheTaskIdOfAMember:
 
     def test_it_has_one_claim_with_all_its_members(self, site: Site) -> None:
         site.luigi("Days", "--n", "3", module=SHAPES)
-        with sqlite3.connect(site.ledger) as db:
-            claims = db.execute("SELECT members, max_cost_micros FROM claim").fetchall()
-        db.close()
-        assert [(len(members.split(",")), cost) for members, cost in claims] == [(3, 3_000_000)]
+        with site.books() as books:
+            [claim] = books.all("SELECT members, max_cost_micros FROM claim")
+        assert (len(claim["members"].split(",")), claim["max_cost_micros"]) == (3, 3_000_000)
 
     def test_a_top_up_frees_one_that_is_blocked(self, site: Site) -> None:
         budget = ("--run-id", "r", "--budget-usd", "0.50")

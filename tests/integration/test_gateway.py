@@ -8,7 +8,6 @@ import http.client
 import json
 import signal
 import socket
-import sqlite3
 import ssl
 import subprocess
 import sys
@@ -376,6 +375,7 @@ def standalone(site: Site, *args: str) -> Iterator[int]:
 
 
 class TestAlone:
+    @pytest.mark.both_engines
     def test_two_gateways_share_one_ledger_and_keep_one_cap(self, tmp_path: Path) -> None:
         apart = {"gateway_url": "http://127.0.0.1:9"}  # Keys are for these two, whichever is asked.
         with Site(tmp_path / "site", spendguard=apart) as site:
@@ -418,6 +418,7 @@ class TestAlone:
             assert "a variable such as STRIPE_SECRET_KEY alone is the workers'" in done.stderr
 
 
+@pytest.mark.of_files
 def test_the_secret_is_in_nothing_that_the_gateway_says(gateway: Site, key: str) -> None:
     """A vendor that echoes it, a client that shows it in odd places, errors, pages, books."""
     charge(gateway, key)
@@ -524,27 +525,26 @@ def test_tls_from_luigi_cfg(tmp_path: Path) -> None:
 
 
 def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: FakeStripe) -> None:
-    """The file is locked by another program while a call is in flight: its end waits and goes out later."""
+    """It is locked by another program while a call is in flight: the call's end waits and goes out later."""
     with Site(tmp_path / "site", stripe=vendor, gateway=True) as site:
         key = issued(site, token=None)["vault_key"]
         got: list[Any] = []
         slow = threading.Thread(target=lambda: got.append(charge(site, key).status))
-        with site.stripe.holding():
-            slow.start()
-            wait_until(lambda: len(site.stripe.posts()) == 1)
-            lock = sqlite3.connect(site.ledger, isolation_level=None)
-            lock.execute("BEGIN IMMEDIATE")
-        slow.join(20)
-        assert got == ["succeeded"]
-        with pytest.raises(stripe.APIError) as denied:
-            charge(site, key, "cus_2")
-        assert denied.value.http_status == 503
-        lock.execute("ROLLBACK")
-        lock.close()
+        with contextlib.ExitStack() as locked:
+            with site.stripe.holding():
+                slow.start()
+                wait_until(lambda: len(site.stripe.posts()) == 1)
+                locked.enter_context(site.books(writes=True))
+            slow.join(20)
+            assert got == ["succeeded"]
+            with pytest.raises(stripe.APIError) as denied:
+                charge(site, key, "cus_2")
+            assert denied.value.http_status == 503
         wait_until(lambda: site.run("r")["spent_usd"] == "1.00")
         assert len(site.stripe.posts()) == 1
 
 
+@pytest.mark.of_files
 def test_who_serves_our_application_without_luigid_keeps_its_signals(tmp_path: Path) -> None:
     """A handler of ours in a child that was just forked would swallow the signal that is to end it."""
     code = """

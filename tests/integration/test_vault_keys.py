@@ -258,6 +258,7 @@ class TestRevoking:
         assert gateway.luigid is not None
         assert key["vault_key"] not in gateway.luigid.text()
 
+    @pytest.mark.both_engines
     @pytest.mark.parametrize("what", ["key", "run"])
     def test_nothing_more_arrives_after_it_answered(self, gateway: Site, repeats: int, what: str) -> None:
         """P5, judged by the vendor: 16 clients go on; what was sent before may still be answered."""
