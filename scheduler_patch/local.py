@@ -313,8 +313,8 @@ class LocalLedgerClient(LedgerClient):
         with self._outbox.attempt(), self.under_way.attempt():  # There is no message that could be spared.
             yield
 
-    def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        return self._outbox.flush(timeout_s)
+    def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
+        return self._outbox.flush(timeout_s, kept_s)
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -135,8 +135,11 @@ class LedgerClient(Protocol):
         `words`: where ends stand that are not said yet, for who outlives this process.
         """
 
-    def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until all that was told is delivered; say which is not after `timeout_s` seconds."""
+    def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
+        """Wait until all that was told is delivered; say which is not after `timeout_s` seconds.
+
+        `kept_s`: after so many it is enough that all of it stands on disk, for who comes next.
+        """
 
     def take_over(self, *, at_once: bool = False) -> None:
         """Say what processes of this host that are gone could not say to this ledger; never raises.
@@ -364,9 +367,9 @@ class HttpLedgerClient(LedgerClient):
         what = f"{rpc.name} of {end.call_id}"
         self._outbox.tell(what, lambda: _warn(self._ask(rpc, end, key)), lambda: Kept.ended(key, (end,)))
 
-    def flush(self, timeout_s: float = FLUSH_S) -> bool:
+    def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
         self._gathering.flush()
-        return self._outbox.flush(timeout_s)
+        return self._outbox.flush(timeout_s, kept_s)
 
     def for_child(self) -> HttpLedgerClient:
         self._gathering.share()

@@ -220,18 +220,27 @@ class Outbox:
                 one.is_on_disk = True
         return told
 
-    def flush(self, timeout_s: float = FLUSH_S) -> bool:
-        """Wait until everything is delivered; say what is not after `timeout_s` seconds."""
+    def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
+        """Wait until everything is delivered; say what is not after `timeout_s` seconds.
+
+        `kept_s`: after so many it is enough that all of it stands on disk; None: it is not.
+        """
         limit = time.monotonic() + timeout_s
+        enough = limit if kept_s is None else min(limit, time.monotonic() + kept_s)
         if self._waiting:
             self._hurry.put(None)
         while self._waiting:
-            if time.monotonic() > limit:
+            now = time.monotonic()
+            if now > limit or (now > enough and self._is_kept()):
                 self._say_what_waits()
                 return False
             self._begin()
             time.sleep(0.005)
         return True
+
+    def _is_kept(self) -> bool:
+        with self._lock:
+            return all(one.number for one in self._waiting)
 
     def _say_what_waits(self) -> None:
         self._keep()

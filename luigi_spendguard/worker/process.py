@@ -112,8 +112,9 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             with attempt.client.gathering(self.words):
                 return self._run_attempt(attempt)
         finally:
-            # A forked child runs no exit handlers; in the worker's own process the rest goes out later.
-            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S)
+            # A forked child runs no exit handlers; what it leaves on disk its worker says. In the worker's
+            # own process the rest goes out later.
+            attempt.client.flush(FLUSH_S if self.use_multiprocessing else GIVE_UP_S, GIVE_UP_S)
             if self.forked and (loaded := preload.loaded_since(modules)):
                 self.result_queue.put(loaded)
 

@@ -74,12 +74,12 @@ def test_an_end_that_luigid_was_away_for_longer_than_its_process_waits_is_booked
     site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 60})
     (site.folder / "out" / "wait").touch()
     killed = in_mid_call(site, lambda: kill_luigid(site))
-    worker = site.worker("Charge", "--customer", "cus_1", "--workers", "2", IMPATIENT="1")
+    worker = site.worker("Charge", "--customer", "cus_1", "--workers", "2")
     try:
         killed()
         read_until(worker, "is not delivered yet")
         (site.folder / "out" / "wait").unlink()
-        wait_until(lambda: not any(map(runs, children_of(worker.pid))), what="the child's end")
+        wait_until(lambda: not any(map(runs, children_of(worker.pid))), 25, "the child's end")
         site.start()
         out, _ = worker.communicate(timeout=60)
     finally:

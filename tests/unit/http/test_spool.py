@@ -12,6 +12,7 @@ import signal
 import stat
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -379,6 +380,22 @@ def test_it_says_what_waits_and_what_will_be_in_doubt(
     assert "1 messages to the ledger could not be delivered: their calls will be in doubt" in caplog.text
     ledger.error = None
     assert outbox.flush(20)
+
+
+def test_who_leaves_all_of_it_on_disk_need_not_wait_for_long(tmp_path: Path) -> None:
+    ledger, outbox = Ledger(), Outbox(Spool(TO, tmp_path))
+    ledger.tell(outbox, 1)
+    begun = time.monotonic()
+    assert not outbox.flush(60, 0.1)
+    assert 0.1 < time.monotonic() - begun < 30
+    assert waits(tmp_path) == 1
+    ledger.tell(outbox, 2, may_stay=False)  # It would be lost.
+    begun = time.monotonic()
+    assert not outbox.flush(1, 0.1)
+    assert time.monotonic() - begun > 1
+    ledger.error = None
+    assert outbox.flush(20, 0)
+    assert ledger.heard == [1, 2]
 
 
 def test_where_nothing_can_be_written_all_goes_on_and_it_is_said_once(
