@@ -10,7 +10,8 @@ import pytest
 
 from luigi_spendguard.ledger import history, snapshot
 from luigi_spendguard.ledger.database import Tx
-from luigi_spendguard.ledger.database.postgres import LedgerServer, ServerTx
+from luigi_spendguard.ledger.database.postgres import LedgerServer
+from luigi_spendguard.ledger.database.server_tx import ServerTx
 from luigi_spendguard.ledger.foreseen import Foreseen, naming
 from luigi_spendguard.ledger.names import of_run
 from luigi_spendguard.money import Micros

@@ -25,6 +25,7 @@ from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.following import day_budget, keep_budget
 from luigi_spendguard.ledger.foreseen import naming
+from luigi_spendguard.ledger.keys import Terms, issue
 from luigi_spendguard.ledger.schema import TABLES
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest, key_hash
@@ -32,17 +33,22 @@ from luigi_spendguard.settings.policy import Caps
 
 #: Of each run; and of the day, where there is a cap.
 CAP, DAY = 10, 14
-#: Whose calls there are: by the key's name the run, the task, its family, and what it says that it pays for.
-#: `old` is an attempt of a task that `new` has taken over, for another run.
-SENDERS = {
-    "a1": ("a", "Charge_a1", "Charge", ()),
-    "a2": ("a", "Charge_a2", "Charge", ()),
-    "b1": ("b", "Charge_b1", "Charge", ()),
-    "b2": ("b", "Other_b2", "Other", ()),
-    "pa": ("a", "Pay_a", "Pay", ("p",)),
-    "pb": ("b", "Pay_b", "Pay", ("p",)),
-    "old": ("a", "Charge_x", "Charge", ()),
-    "new": ("b", "Charge_x", "Charge", ()),
+#: Whose calls there are: by the key's name the run, the task, its family, what it says that it pays for, and
+#: a batch's members. `old` is an attempt of a task that `new` has taken over, for another run; of the batches
+#: each has a task that the other has, too, and a payment. What has no task is a vault key at a gateway.
+SENDERS: dict[str, tuple[str, str, str, tuple[str, ...], tuple[str, ...]]] = {
+    "a1": ("a", "Charge_a1", "Charge", (), ()),
+    "a2": ("a", "Charge_a2", "Charge", (), ()),
+    "b1": ("b", "Charge_b1", "Charge", (), ()),
+    "b2": ("b", "Other_b2", "Other", (), ()),
+    "pa": ("a", "Pay_a", "Pay", ("p",), ()),
+    "pb": ("b", "Pay_b", "Pay", ("p",), ()),
+    "old": ("a", "Charge_x", "Charge", (), ()),
+    "new": ("b", "Charge_x", "Charge", (), ()),
+    "batch a": ("a", "Pay_1_2", "Pay", ("p", "q"), ("Pay_1", "Pay_2")),
+    "batch b": ("b", "Pay_2_3", "Pay", ("q", "r"), ("Pay_2", "Pay_3")),
+    "key a": ("a", "", "", (), ()),
+    "key b": ("b", "", "", (), ()),
 }
 State = tuple[Any, ...]
 
@@ -64,6 +70,11 @@ class Step:
     call: str = ""
     more: dict[str, Any] = field(default_factory=dict, hash=False)
 
+    @property
+    def relayed(self) -> bool:
+        """Whether a gateway does it."""
+        return self.who in SENDERS and not SENDERS[self.who][1]
+
     def operation(self, keys: dict[str, str], caps: Caps) -> Callable[[Tx], Any]:
         """Return what it does to the books."""
         if self.what == "reserve":
@@ -84,7 +95,7 @@ class Step:
 
         @naming(lambda foreseen: foreseen.reserve(key_hash(key), ask))
         def reserve(tx: Tx) -> State:
-            scope = calls.find_scope(tx, key, caps)
+            scope = calls.find_scope(tx, key, caps, relayed=self.relayed)
             assert scope is not None
             said = reservations.reserve(tx, scope, ask)
             return (
@@ -111,7 +122,7 @@ class Step:
 
         @naming(lambda foreseen: foreseen.ends(key_hash(key), [end]))
         def apply(tx: Tx) -> State | None:
-            scope = calls.find_scope(tx, key, Caps())
+            scope = calls.find_scope(tx, key, Caps(), relayed=self.relayed)
             assert scope is not None
             row = settlement.end(tx, scope, end)
             if row is None:
@@ -141,9 +152,10 @@ class Step:
 
 def claim_of(sender: str, claim_id: str) -> claims.NewClaim:
     """Return an attempt of a sender's task."""
-    run_id, task_id, family, payment_keys = SENDERS[sender]
+    run_id, task_id, family, payment_keys, members = SENDERS[sender]
+    worker = f"worker of {run_id}"
     return claims.NewClaim(
-        claim_id, run_id, task_id, family, {}, f"worker of {run_id}", payment_keys=payment_keys
+        claim_id, run_id, task_id, family, {}, worker, members=members, payment_keys=payment_keys
     )
 
 
@@ -155,7 +167,13 @@ def prepare(tx: Tx, steps: Sequence[Step], caps: Caps) -> dict[str, str]:
             keep_budget(tx, "family", run_id, family, cap)
     if caps.day is not None:
         day_budget(tx, caps.day)
-    keys = {sender: claims.claim(tx, claim_of(sender, sender))[1] for sender in SENDERS}
+    keys = {}
+    for sender, (run_id, task_id, *_) in SENDERS.items():
+        if task_id:
+            keys[sender] = claims.claim(tx, claim_of(sender, sender))[1]
+        else:
+            terms = Terms("stripe", run_id, run_cap=Micros(8), ttl_ms=3_600_000)
+            keys[sender] = issue(tx, terms, caps)[1]
     for step in steps:
         done(tx, step.operation(keys, caps))
     return keys
@@ -177,17 +195,20 @@ def state_of(tx: Tx) -> State:
     return tuple(tuple(sorted(tuple(row.values()) for row in tx.all(sql))) for sql in _BOOKS)
 
 
+#: A vault key's id is drawn.
+_NAMED = "CASE WHEN {0} LIKE 'key%' THEN 'key' ELSE {0} END"
 _AMOUNTS = "spent_micros, reserved_micros, overrun_micros"
 _BOOKS = (
     f"SELECT scope, subject, part, cap_micros, shadow_micros, {_AMOUNTS} FROM budget",
-    "SELECT id, run_id, claim_id, verdict, reason, coalesce(state, '') AS state, reserved_micros,"
-    " settled_micros, corrected_micros, overrun_micros, coalesce(object_id, '') AS object_id, ordinal, tries,"
+    f"SELECT id, run_id, {_NAMED.format('claim_id')} AS claim_id, verdict, reason,"
+    " coalesce(state, '') AS state, reserved_micros, settled_micros,"
+    " corrected_micros, overrun_micros, coalesce(object_id, '') AS object_id, ordinal, tries,"
     " wire_key, sender, ask, unknown, coalesce(replay_of, '') AS replay_of FROM call",
     "SELECT object_id, run_id, call_id, counted_micros, worth_micros FROM vendor_object",
     f"SELECT kind, run_id, coalesce(call_id, '') AS call_id, cap_micros, {_AMOUNTS} FROM journal",
     "SELECT run_id, state FROM run",
     "SELECT object_id, call_id, alone FROM turn",
-    "SELECT id, state, held_scope, held_micros FROM claim",
+    f"SELECT {_NAMED.format('id')} AS id, run_id, state, held_scope, held_micros FROM claim",
 )
 
 
@@ -377,13 +398,17 @@ def drawn(draw: random.Random) -> tuple[list[Step], list[Step], Caps]:
                 more |= {"only_less": True}
             if draw.random() < 0.2:
                 more |= {"status": 402}
+            if draw.random() < 0.1:
+                more |= {"opened": {"pi_4": "1", "pi_2": "1"}}
         elif kind == "void":
             more = {"definite": draw.random() < 0.5}
         return Step(kind, draw.choice([of.who, of.who, of.who, draw.choice(list(SENDERS))]), of.call, more)
 
     def other() -> Step:
         what = draw.choice(["top_up", "revoke", "resolve", "claim", "sweep"])
-        who = draw.choice(["a", "b"]) if what in ("top_up", "revoke") else draw.choice(list(SENDERS))
+        who = draw.choice(["a", "b"])
+        if what == "claim":
+            who = draw.choice([sender for sender, (_, task_id, *_) in SENDERS.items() if task_id])
         return Step(what, who, draw.choice(made).call if made else "none")
 
     before = [draw.choice([reserve, reserve, end])() for _ in range(draw.randint(0, 4))]

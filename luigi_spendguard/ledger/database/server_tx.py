@@ -1,0 +1,128 @@
+"""`ServerTx`: a transaction, or reads, at a PostgreSQL server."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any, ClassVar, TypeVar
+
+import psycopg
+
+from luigi_spendguard.ledger.database import Names, NotHeld, Tx, insertion
+from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
+from luigi_spendguard.ledger.database.patience import at_most
+
+T = TypeVar("T")
+#: Seconds in which a server that is there answers what takes it no time, and anything.
+ANSWER_S, STATEMENT_S = 5.0, 60.0
+#: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
+SETTLE_S, _LOOK_S = 0.25, 0.002
+#: What may be written by who has only some names to itself; each statement's own functions look at which row.
+_SHARED = frozenset(
+    {
+        *("budget", "call", "call_budget", "call_target", "claim", "exchange", "journal", "price_due"),
+        *("turn", "vendor_object"),
+    }
+)
+#: Tables whose rows the database numbers by their `id`.
+_NUMBERED = frozenset({"run", "budget", "journal"})
+#: The lock of the books: a number that other programs there hardly take.
+BOOKS = b"hashtextextended('luigi_spendguard ledger ' || current_schema(), 0)"
+#: Who shares it. A lock's number is shown in two halves (the view `pg_locks`).
+_SHARING = (
+    b"SELECT virtualtransaction FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND objsubid = 1"
+    b" AND mode = 'ShareLock' AND granted AND (CAST(classid AS bigint) << 32) | CAST(objid AS bigint) = "
+    + BOOKS
+    + b" AND database = (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database())"
+)
+
+
+@lru_cache(maxsize=4096)
+def _is_shared(sql: str) -> bool:
+    """Return whether a statement writes only what may be written by who has some names to itself."""
+    found = _WRITES.match(sql)
+    return found is not None and found[1] in _SHARED
+
+
+_WRITES = re.compile(r"(?:INSERT INTO|INSERT OR IGNORE INTO|UPDATE|DELETE FROM) (\w+)")
+
+
+class ServerTx(Tx):
+    """A transaction, or reads, at a server."""
+
+    for_update: ClassVar[str] = " FOR UPDATE"
+    #: Seconds for which a statement is waited for.
+    answer_s: float = STATEMENT_S
+
+    def __init__(
+        self, connection: psycopg.Connection[Any], names: dict[str, tuple[str, ...]], held: Names = None
+    ) -> None:
+        self._connection, self._cursor = connection, connection.cursor()
+        self._names, self.held = names, held
+
+    def run(self, sql: str, *values: Any) -> int:
+        if self.held is not None and not _is_shared(sql):
+            raise NotHeld(sql)
+        return super().run(sql, *values)
+
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        text, taken = spoken(sql)
+        try:
+            with at_most(self._connection, self.answer_s):
+                return self._cursor.execute(text, [values[place] for place in taken])
+        except psycopg.Error:
+            self.wrote = True  # Whatever it was, nothing more can be done in this transaction.
+            raise
+
+    def insert(self, table: str, **values: Any) -> int:
+        if self.held is not None and table not in _SHARED:
+            raise NotHeld(f"insert into {table}")
+        self.wrote = True
+        statement = insertion(table, *values)
+        if table not in _NUMBERED:
+            self._execute(statement, tuple(values.values()))
+            return 0
+        return int(self._execute(f"{statement} RETURNING id", tuple(values.values())).fetchone()[0])
+
+    def has_tables(self, name: str = "") -> bool:
+        return bool(
+            self.value(
+                "SELECT 1 FROM pg_catalog.pg_tables WHERE schemaname = current_schema()"
+                " AND ? IN ('', CAST(tablename AS TEXT)) LIMIT 1",
+                name,
+            )
+        )
+
+    def number_on(self, table: str) -> None:
+        column = "id" if table in _NUMBERED else "rowid" if table in ORDERED else ""
+        if column:
+            last = f"(SELECT max({column}) FROM {table})"
+            self.run(f"SELECT setval(pg_get_serial_sequence(?, ?), {last}) WHERE {last} > 0", table, column)
+
+    def guard_journal(self) -> None:
+        for statement in FUNCTIONS:
+            self._cursor.execute(statement.encode())
+
+    @contextmanager
+    def deleting_entries(self) -> Iterator[None]:
+        self.run("SELECT set_config('luigi_spendguard.prunes', 'yes', true)")
+        yield
+        self.run("SELECT set_config('luigi_spendguard.prunes', 'no', true)")
+
+    def settled(self, position: Callable[[], T]) -> T | None:
+        found, writers = position(), self._sharing()
+        limit = time.monotonic() + SETTLE_S
+        # Numbers are taken under the lock, and what has ended is visible before it is let go.
+        while writers:
+            if time.monotonic() > limit:
+                return None
+            time.sleep(_LOOK_S)
+            writers &= self._sharing()
+        return found
+
+    def _sharing(self) -> set[str]:
+        """Return the transactions that share the lock of the books now."""
+        return {str(row[0]) for row in self._cursor.execute(_SHARING)}
