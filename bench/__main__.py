@@ -23,6 +23,7 @@ from bench.page import measure_page
 from bench.peers import measure_peers
 from bench.pipeline import measure_lag, measure_pipeline, sides
 from bench.report import write_report
+from bench.server import measure_server
 from tests.support.processes import REPOSITORY
 
 BUILD = REPOSITORY / "build" / "bench"
@@ -35,6 +36,7 @@ class Sizes:
     Attributes:
         pipelines: of each whole pipeline, its tasks and how often it runs; `plain`: of one without a vendor.
         page: runs, calls and repeats.
+        server: seconds, repeats and processes at a PostgreSQL server.
         history: runs, and calls of each ledger.
 
     """
@@ -51,6 +53,7 @@ class Sizes:
     messages: int = 200
     clients: tuple[int, ...] = CLIENTS
     pairs: int = 2000
+    server: tuple[float, int, int] = (5.0, 5, 8)
     history: tuple[int, tuple[int, ...]] = (1000, (10_000, 1_000_000))
     page: tuple[int, int, int] = (1000, 100_000, 8)
     peer_calls: int = 200
@@ -69,6 +72,7 @@ _QUICK = Sizes(
     messages=20,
     clients=(1, 16),
     pairs=100,
+    server=(1.5, 1, 8),
     history=(50, (2000,)),
     page=(50, 2000, 1),
     peer_calls=60,
@@ -86,6 +90,7 @@ _TINY = Sizes(
     messages=4,
     clients=(2,),
     pairs=10,
+    server=(0.2, 1, 1),
     history=(3, (30,)),
     page=(3, 30, 1),
     peer_calls=20,
@@ -101,6 +106,7 @@ def _parts(sizes: Sizes, old: Path | None) -> Mapping[str, Callable[[Path], Any]
         "call": lambda folder: measure_calls(folder, sizes.calls, sizes.rounds),
         "messages": lambda folder: measure_messages(folder, whole, sizes.messages),
         "ledger": lambda folder: measure_ledger(folder, sizes.pairs, sizes.rounds, old),
+        "server": lambda folder: measure_server(folder, *sizes.server),
         "gateway": lambda folder: measure_gateway(folder, sizes.rounds, old, sizes.clients),
         "history": lambda folder: measure_history(folder, *sizes.history, min(5, sizes.rounds)),
         "peers": lambda folder: measure_peers(folder, sizes.peer_calls, min(5, sizes.rounds)),

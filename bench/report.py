@@ -289,6 +289,34 @@ def _ledger(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield _table(("", "now", "before", "ratio")[: len(rows[0])], rows)
 
 
+def _server(figures: Figures, plots: _Plots) -> Iterator[str]:
+    yield "## The ledger at a server"
+    yield ""
+    yield (
+        "Pairs of a reservation and its end in one run at a PostgreSQL server on the same machine, each"
+        " durable (`fsync` on). Each process has one caller where nothing else is said."
+    )
+    yield ""
+    yield _table(("", "pairs/s"), [(name, text(of, 0)) for name, of in figures["pairs"].items()])
+    yield ""
+    yield (
+        "What a pair of another run takes that makes some fifty a second, alone; beside a hot run; and beside"
+        " as much work in other books, on the same processors: what is more than that, its locks have cost."
+    )
+    yield ""
+    titles = {"alone": "alone", "elsewhere": "beside as much in other books", "beside": "beside a hot run"}
+    rows = [
+        (
+            title,
+            *(text(side[p]) for p in ("p50", "p99")),
+            *(text(side[f"p99_to_{of}"]) for of in ("alone", "elsewhere")),
+        )
+        for name, title in titles.items()
+        for side in [figures["other run"][name]]
+    ]
+    yield _table(("", "p50, ms", "p99, ms", "p99 to alone", "p99 to other books"), rows)
+
+
 def _start(figures: Figures, plots: _Plots) -> Iterator[str]:
     yield "## Start"
     yield ""
@@ -374,6 +402,7 @@ _SECTIONS: Mapping[str, Callable[[Figures, _Plots], Iterator[str]]] = {
     "messages": _messages,
     "gateway": _gateway,
     "ledger": _ledger,
+    "server": _server,
     "peers": _peers,
     "start": _start,
     "history": _history,

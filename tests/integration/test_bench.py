@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> None:
     """Each part compares the vendor's count with the ledger's; the peers that are installed here are ours."""
     (folder := tmp_path / "sites").mkdir()
-    parts = "start,dispatch,call,messages,ledger,gateway,history,plain,page"
+    parts = "start,dispatch,call,messages,ledger,server,gateway,history,plain,page"
     line = [
         sys.executable,
         "-m",
@@ -41,6 +41,9 @@ def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> N
         assert added["min"] <= added["median"] <= added["max"]
     messages = found["messages"]["figures"]["worker"]["messages"]
     assert messages["/api/spend_claim"] == messages["/api/spend_reserve"] == 1
+    server = found["server"]["figures"]
+    assert all(figure["min"] > 0 for figure in server["pairs"].values())
+    assert server["other run"]["beside"]["p99_to_alone"]["min"] > 0
     gateway = found["gateway"]["figures"]
     assert gateway["2"]["gateway"]["per_s"]["min"] > 0
     assert 0 < gateway["calls"]["through_gateways"] < gateway["calls"]["made"]
