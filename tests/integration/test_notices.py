@@ -14,6 +14,7 @@ import psycopg
 import pytest
 
 from luigi_spendguard.config import Settings
+from luigi_spendguard.ledger import keys
 from luigi_spendguard.ledger.database.listening import Notices
 from luigi_spendguard.ledger.database.postgres import CHANNEL
 from luigi_spendguard.money import Micros
@@ -153,6 +154,25 @@ def test_a_cap_that_was_reached_and_freed_is(tmp_path: Path, url: str) -> None:
             await until(lambda: both.there().own_budget.reserved == 9 * USD)
             await asyncio.to_thread(books.end, key, EndRequest("void", first.call_id, first.ask, status=402))
             await until(lambda: both.there().own_budget.reserved == 0)
+
+    asyncio.run(live())
+
+
+def test_a_key_that_was_revoked_is_believed_no_more(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler_patch.service.known_keys.BELIEVED_S", 600.0)
+
+    async def live() -> None:
+        async with luigids(tmp_path, url) as both:
+            books = both.books()
+            key = await asyncio.to_thread(books.claim, "Task_1")
+            assert await both.two.check_key(key) is None
+            assert both.two.known_keys.believes(key)
+            await asyncio.to_thread(books.write, keys.revoke_key, books.last_claim)
+            await until(lambda: not both.two.known_keys.believes(key))
+            denied = await both.two.check_key(key)
+            assert denied is not None
 
     asyncio.run(live())
 

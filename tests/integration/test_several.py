@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import os
 import re
 import shlex
 import subprocess
@@ -237,6 +238,27 @@ def test_the_compose_file_names_what_there_is() -> None:
                 REPOSITORY / "config" / "Containerfile"
             )
             assert "stripe" not in service["secrets"]
+
+
+def test_systemd_finds_nothing_wrong_with_the_drop_ins(tmp_path: Path) -> None:
+    shown = re.findall(r"config/several/(\w+\.conf) /etc/systemd/system/(\S+)/several\.conf", PAGE)
+    assert len(shown) == 2
+    for conf, folder in shown:
+        (tmp_path / folder).mkdir()
+        unit = REPOSITORY / "config" / "systemd" / folder.removesuffix(".d")
+        for source, target in (
+            (unit, tmp_path / unit.name),
+            (SEVERAL / conf, tmp_path / folder / "several.conf"),
+        ):  # Where no program is installed in /opt, that is all it would find.
+            target.write_text(source.read_text("utf-8").replace("/opt/luigi/bin/", "/bin/true "))
+    done = subprocess.run(
+        [program("systemd-analyze"), "verify", *(str(path) for path in tmp_path.glob("*.service"))],
+        env={**os.environ, "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert [line for line in (done.stdout + done.stderr).splitlines() if str(tmp_path) in line] == []
 
 
 @pytest.mark.parametrize("unit", ["luigid", "gateway"])
