@@ -10,7 +10,7 @@ JOBS ?= $(if $(findstring .py,$(ARGS)),0,4)
 # Thousands of processes are started, each half as long where bytecode is kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: help demo picture test test-all check docs format bench bench-quick figures clean
+.PHONY: help demo picture test test-all check docs format bench bench-quick figures chaos clean
 
 help:  ## say what can be made
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
@@ -78,6 +78,10 @@ bench-quick: $(STAMP)  ## a little of each but the peers, in two minutes
 
 figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and forms, long generated tests, all combinations
 	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
+
+MINUTES ?= 10
+chaos: $(STAMP)  ## let everything fail, by seed, for so long (MINUTES=10); what went wrong is done again by its seed
+	$(BIN)/python -m tests.faults --minutes $(MINUTES) $(ARGS)
 
 clean:  ## remove what make has installed
 	find bench luigi_spendguard scheduler_patch tests -name __pycache__ -prune -exec rm -rf {} +

@@ -65,7 +65,11 @@ class Passing(Server):
         if isinstance(self.to, int):
             return socket.create_connection(("127.0.0.1", self.to))
         there = socket.socket(socket.AF_UNIX)
-        there.connect(self.to)
+        try:
+            there.connect(self.to)
+        except OSError:
+            there.close()
+            raise
         return there
 
     def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:

