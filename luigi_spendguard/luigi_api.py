@@ -29,7 +29,14 @@ WORKER = (
     "run",
 )
 #: `luigi.worker.ContextManagedTaskProcess`, overridden by `GuardedTaskProcess`.
-TASK_PROCESS = ("_forward_attributes", "_handle_run_exception", "_run_get_new_deps", "start", "terminate")
+TASK_PROCESS = (
+    "_forward_attributes",
+    "_handle_run_exception",
+    "_run_get_new_deps",
+    "run",
+    "start",
+    "terminate",
+)
 #: `luigi.worker.KeepAliveThread`, and further what is changed in place for workers of whatever class.
 KEEP_ALIVE = ("run", "start", "stop")
 #: `luigi.execution_summary`, extended.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import multiprocessing
+import multiprocessing.queues
 import os
 import sys
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -45,8 +48,22 @@ TASK_BLOCKED = "spendguard.task_blocked"
 CAP_REACHED = "spendguard.cap_reached"
 #: The key in a task's `expl` by which a child tells its worker that the task is blocked.
 BLOCKED = "spendguard_blocked"
+#: Seconds between two looks of a child, whose results are not all read, whether its worker is there.
+LOOK_S = 0.5
 #: Seconds for which a terminated child is waited for.
 TERMINATE_S = 2.0
+
+
+def _leave(results: Any) -> None:
+    """Wait until a child's results are written, as it would at its end, but not for a worker that is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is None or not isinstance(results, multiprocessing.queues.Queue):
+        return
+    results.close()
+    writing = threading.Thread(target=results.join_thread, daemon=True)
+    writing.start()
+    while writing.is_alive() and os.getppid() == parent.pid:
+        writing.join(LOOK_S)
 
 
 class GuardedTaskProcess(ContextManagedTaskProcess):
@@ -75,6 +92,14 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
         """Start the child; a revoke that reaches it before it is ready for that waits."""
         with interrupt.held_back() if self.vendor else contextlib.nullcontext():
             super().start()
+
+    def run(self) -> None:
+        """Do the task as Luigi does; a child whose worker is gone ends though nobody reads what it says."""
+        try:
+            super().run()
+        finally:
+            if self.forked:
+                _leave(self.result_queue)
 
     def terminate(self) -> Any:
         """End this child as Luigi does (out of time, or its worker leaves), and say so when it is gone."""

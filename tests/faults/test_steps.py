@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from tests.acceptance.test_crashes import children_of
+from tests.acceptance.test_spool import runs
 from tests.faults.plans import Fault
 from tests.faults.points import POINTS, WORKER
 from tests.faults.rounds import PIPELINE, FaultySite
+from tests.support.processes import wait_until
 
 
 @pytest.fixture
@@ -31,3 +38,24 @@ def test_a_run_whose_worker_could_not_end_it_ends_with_the_next_one(faulty: Faul
     faulty.luigi(*submit, module=PIPELINE)
     [run] = faulty.call("GET", "/runs", token=None)[1]
     assert (run["state"], run["spent_usd"], faulty.stripe.moved()) == ("ended", "1.00", 100)
+
+
+def test_the_children_of_a_killed_worker_end_though_nobody_reads_their_results(faulty: FaultySite) -> None:
+    """There is more of that than the pipe to their worker takes."""
+    (faulty.folder / "out" / "fail").touch()
+    faulty.start()
+    with faulty.stripe.holding():
+        worker = faulty.worker("PayAll", "--of", "c", "--n", "16", "--workers", "16", module=PIPELINE)
+        reading = threading.Thread(target=worker.communicate)
+        reading.start()
+        wait_until(lambda: len(faulty.stripe.posts()) == 16, what="a call of each child")
+        children = children_of(worker.pid)
+        worker.kill()
+    assert len(children) == 16
+    try:
+        wait_until(lambda: not any(map(runs, children)), what="the children's end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        reading.join()
+    assert faulty.stripe.moved() == 1600
