@@ -80,7 +80,8 @@ figures: $(STAMP)  ## the races, 20 times each, 10,000 malformed requests and fo
 	$(BIN)/python -m pytest -m "figures or hypothesis or combinations" --combinations --repeats 20 --malformed 10000 --hypothesis-profile long $(ARGS)
 
 MINUTES ?= 10
-chaos: $(STAMP)  ## let everything fail, by seed, for so long (MINUTES=10); what went wrong is done again by its seed
+chaos: $(STAMP)  ## 100,000 histories of the simulator (N=); then let everything fail, by seed, for so long (MINUTES=10)
+	$(BIN)/python -m tests.simulation --many $(or $(N),100000)
 	$(BIN)/python -m tests.faults --minutes $(MINUTES) $(ARGS)
 
 clean:  ## remove what make has installed

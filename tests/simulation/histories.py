@@ -1,0 +1,217 @@
+"""Histories: made from a seed, lived, and made shorter where they have failed."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import multiprocessing
+import random
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from itertools import islice
+from typing import Any
+
+from tests.simulation.site import Plan, Site
+
+#: Seeds that a process takes at a time.
+SLICE = 25
+#: What of a plan may be taken away.
+PARTS = ("faults", "acts", "holders", "workers", "tasks")
+#: The processes that are killed, by how their names begin.
+_MESSAGES = ("lose request", "lose answer", "double", "delay", "hold up")
+_VENDORS = (
+    *("503 before", "503 after", "reset before", "reset after", "no answer", "arrives late"),
+    *("429", "slow", "refused", "late"),
+)
+_OF_VENDOR = {"stripe": ("decline", "decline"), "twilio": ("dear", "dear", "named")}
+
+
+def planned(seed: int) -> Plan:
+    """Return what happens, but for what follows from it."""
+    by = random.Random(seed)
+    luigids = 1 + (by.random() < 0.3)
+    tasks = [_task(by, number) for number in range(by.choice((1, 1, 1, 1, 2, 2, 3)))]
+    names = [task["id"] for task in tasks]
+    root = {"root": "R", "by_task_id": by.random() < 0.5, "usd": str(by.choice((3, 5, 8, 12, 30)))}
+    workers = [
+        {"name": f"worker{number}", "luigid": by.randrange(luigids), "tasks": names, **root}
+        for number in range(by.choice((1, 1, 1, 2)))
+    ]
+    holders = [
+        {
+            "name": "holder",
+            "luigid": by.randrange(luigids),
+            "label": by.choice(("R", "", "other")),
+            "ttl_ms": by.choice((1500, 4000, 600_000)),
+            "payments": [_payment(by, f"cus_h{n}", "stripe") for n in range(by.choice((1, 2)))],
+        }
+        for _ in range(by.random() < 0.3)
+    ]
+    plan: Plan = {"seed": seed, "file": by.random() < 0.02, "luigids": luigids}
+    plan["day"], plan["family"] = by.choice((None, None, 10, 40)), by.choice((None, None, None, 6))
+    plan |= {"tasks": tasks, "workers": workers, "holders": holders}
+    plan["acts"] = sorted(
+        (_act(by, plan) for _ in range(by.choice((0, 0, 1, 1, 2, 3)))), key=lambda one: one["at"]
+    )
+    plan["faults"] = [_fault(by, plan) for _ in range(by.choice((0, 1, 2, 3, 4, 5, 6)))]
+    if plan["file"]:
+        plan["faults"].append({"fault": "power", "at": _soon(by), "within": by.random() < 0.3})
+    return plan
+
+
+def _task(by: random.Random, number: int) -> Plan:
+    vendor = by.choice(("stripe", "stripe", "twilio"))
+    payments = []
+    for n in range(by.choice((1, 1, 1, 2, 2, 3))):
+        # Some are equal: each of them is meant.
+        whom = f"cus_{number}" if vendor == "stripe" else f"+1555{number:07}"
+        payments.append(_payment(by, whom if by.random() < 0.3 else f"{whom}{n}", vendor))
+    for one in payments:
+        one["cents"] = next(each["cents"] for each in payments if each["whom"] == one["whom"])
+    total = sum(one["cents"] for one in payments) / 100
+    cost = by.choice((None, None, int(total * 1_000_000)))
+    most = by.choice((None, None, None, total))
+    return {"id": f"T{number}", "fork": by.random() < 0.4, "payments": payments, "cost": cost, "max": most}
+
+
+def _payment(by: random.Random, whom: str, vendor: str) -> Plan:
+    return {"vendor": vendor, "whom": whom, "cents": by.choice((100, 150, 200, 400))}
+
+
+def _soon(by: random.Random) -> float:
+    """Return a moment: most of a history is in its first seconds."""
+    return round(by.random() * (1.2 if by.random() < 0.7 else 8), 3)
+
+
+def _act(by: random.Random, plan: Plan) -> Plan:
+    act: Plan = {"at": _soon(by), "luigid": by.randrange(plan["luigids"])}
+    kind = by.choice(("revoke", "top_up", "top_up", "resolve", "resolve", "correct", "revoke_key"))
+    if kind in ("revoke", "top_up"):
+        act["run"] = "R"
+    if kind == "top_up":
+        act["usd"] = by.choice(("1", "2.50", "10"))
+    if kind in ("resolve", "correct"):
+        act |= {"hasty": by.random() < 0.3, "at": round(by.random() ** 2 * 40, 3)}
+    return act | {"act": kind, "holder": "holder"}
+
+
+def _fault(by: random.Random, plan: Plan) -> Plan:
+    who = [*(one["name"] for one in plan["workers"]), *(one["name"] for one in plan["holders"])]
+    who += [f"{one['name']}#1/{task['id']}" for one in plan["workers"] for task in plan["tasks"]]
+    luigids = [f"luigid{number}" for number in range(plan["luigids"])]
+    at = _soon(by)
+    draw = by.random()
+    if draw < 0.25:
+        killed = by.choice((*who, *who, *luigids))
+        return {
+            "fault": "kill",
+            "who": killed,
+            "step": 1 + int(by.random() ** 2 * (200 if killed in luigids else 60)),
+        }
+    if draw < 0.29:
+        return {"fault": "presumed dead", "who": by.choice(plan["workers"])["name"], "at": at}
+    if draw < 0.55:
+        fault = {"fault": by.choice(_MESSAGES), "who": by.choice(who), "at": at}
+        if fault["fault"] == "hold up":
+            return fault | {"for": round(by.random() * 9, 3)}
+        return fault | {"for": round(by.random() ** 2 * 8, 3)} if fault["fault"] == "delay" else fault
+    if draw < 0.85:
+        paying = [one for who in (*plan["tasks"], *plan["holders"]) for one in who["payments"]]
+        own = [how for vendor in sorted({one["vendor"] for one in paying}) for how in _OF_VENDOR[vendor]]
+        return {"fault": "vendor", "how": by.choice((*_VENDORS, *own)), "at": at}
+    if draw < 0.90:
+        return {"fault": "power", "at": at, "within": by.random() < 0.7}
+    if draw < 0.95:
+        return {"fault": "disk full", "at": at, "for": round(by.random() * 6, 3)}
+    return {"fault": "clock", "at": at, "by": by.choice((-86_400, -3600, -30, -1, 1, 30, 3600, 200_000))}
+
+
+def failure(plan: Plan, trace: list[str] | None = None) -> str:
+    """Live a history; return what it has broken, "" for nothing."""
+    try:
+        Site(plan, trace).run()
+    except Exception as error:
+        if trace is not None:
+            trace.append(f"! {error!r}")
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def lived(seeds: range) -> tuple[int, int | None, str]:
+    """Live the histories of these seeds; return how many, and the first that has failed and why."""
+    gc.disable()  # What a history leaves is little, and is collected at the end.
+    try:
+        for number, seed in enumerate(seeds, 1):
+            if why := failure(planned(seed)):
+                return number, seed, why
+        return len(seeds), None, ""
+    finally:
+        gc.enable()
+        gc.collect()
+
+
+def many(first: int, count: int, seconds: float, jobs: int) -> tuple[int, int | None, str]:
+    """Live so many histories, or as many as there is time for; stop at the first that fails."""
+    until, last, total = time.monotonic() + seconds, first + count, 0
+    slices: Iterator[range] = (range(one, min(one + SLICE, last)) for one in range(first, last, SLICE))
+    if jobs == 1:
+        for seeds in slices:
+            number, seed, why = lived(seeds)
+            total += number
+            if seed is not None or time.monotonic() >= until:
+                return total, seed, why
+        return total, None, ""
+    with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+        waiting = {pool.submit(lived, seeds) for seeds in islice(slices, 2 * jobs)}
+        while waiting:
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for number, seed, why in (future.result() for future in done):
+                total += number
+                if seed is not None:
+                    pool.shutdown(cancel_futures=True)
+                    return total, seed, why
+            if time.monotonic() < until:
+                waiting |= {pool.submit(lived, seeds) for seeds in islice(slices, len(done))}
+    return total, None, ""
+
+
+def kind_of(text: str) -> str:
+    """Return what a failure is about, so that a shorter history fails for the same reason."""
+    return ":".join(text.split(":")[:2])
+
+
+def shrunk(plan: Plan, is_live: Callable[[], bool] = lambda: True) -> Plan:
+    """Return the shortest history found that fails as this one does: what it can do without is left away."""
+    kind, best = kind_of(failure(plan)), copy.deepcopy(plan)
+    again = True
+    while again and is_live():
+        again = False
+        for shorter in _shorter(best):
+            if is_live() and kind_of(failure(shorter)) == kind:
+                best, again = shorter, True
+                break
+    return best
+
+
+def _shorter(plan: Plan) -> Iterator[Plan]:
+    """Yield histories of which a part is left away, the larger parts first."""
+    for part in PARTS:
+        yield from ({**plan, part: less} for less in _lists_less(plan[part]))
+    for part in ("tasks", "holders"):
+        for place, item in enumerate(plan[part]):
+            for less in _lists_less(item["payments"]) if len(item["payments"]) > 1 else ():
+                before, after = plan[part][:place], plan[part][place + 1 :]
+                yield {**plan, part: [*before, *([{**item, "payments": less}] if less else []), *after]}
+    if plan["luigids"] > 1:
+        parts = ("workers", "holders", "acts")
+        one = {part: [{**item, "luigid": 0} for item in plan[part]] for part in parts}
+        yield {**plan, **one, "luigids": 1}
+
+
+def _lists_less(items: list[Any]) -> Iterator[list[Any]]:
+    size = len(items)
+    while size:
+        for first in range(0, len(items), size):
+            yield items[:first] + items[first + size :]
+        size //= 2

@@ -1,0 +1,89 @@
+"""Promises broken on purpose, by the small patches of `mutants.txt`: the simulator has to find each.
+
+python -m tests.simulation.mutants            all of them, each in a copy of its own
+python -m tests.simulation.mutants NAME …     some
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[2]
+#: Histories within which each must be found.
+WITHIN = 6000
+
+
+class Mutant(NamedTuple):
+    """`edits`: of which file what is replaced by what, each found there once."""
+
+    promise: str
+    name: str
+    edits: list[tuple[str, str, str]]
+
+
+def _read(block: str) -> Mutant:
+    head, *lines = block.strip("\n").split("\n")
+    promise, _, name = head.partition(" ")
+    edits: list[tuple[str, list[str], list[str]]] = []
+    for line in lines:
+        if line.startswith("@"):
+            edits.append((line[2:], [], []))
+        else:
+            edits[-1][1 if line.startswith("-") else 2].append(line[1:])
+    return Mutant(promise, name, [(file, "\n".join(old), "\n".join(new)) for file, old, new in edits])
+
+
+MUTANTS = [_read(block) for block in (ROOT / "tests/simulation/mutants.txt").read_text().split("\n\n")[1:]]
+
+
+def edited(mutant: Mutant) -> dict[str, str]:
+    """Return what files a mutant changes, and to what. Raises LookupError where the product has changed."""
+    texts: dict[str, str] = {}
+    for file, before, after in mutant.edits:
+        text = texts.get(file) or (ROOT / file).read_text("utf-8")
+        if text.count(before) != 1:
+            raise LookupError(f"{mutant.name}: {before!r} stands {text.count(before)} times in {file}")
+        texts[file] = text.replace(before, after)
+    return texts
+
+
+def found(mutant: Mutant, within: int = WITHIN) -> str:
+    """Return what the simulator says of a mutant, in one process, "" where it finds nothing."""
+    with tempfile.TemporaryDirectory(prefix="simulation-") as name:
+        folder = Path(name)
+        for each in ("luigi_spendguard", "scheduler_patch", "tests/simulation"):
+            shutil.copytree(ROOT / each, folder / each, ignore=shutil.ignore_patterns("__pycache__"))
+        (folder / "tests/__init__.py").touch()
+        for file, text in edited(mutant).items():
+            (folder / file).write_text(text, "utf-8")
+        command = [sys.executable, "-m", "tests.simulation", "--many", str(within), "--quiet", "--jobs", "1"]
+        environment = {**os.environ, "PYTHONPATH": str(folder)}
+        done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+        if done.returncode not in (0, 1) or "histories in" not in done.stdout:
+            raise RuntimeError(f"{mutant.name}: {done.stdout}{done.stderr}")
+        return done.stdout.strip() if done.returncode else ""
+
+
+def main() -> int:
+    wanted = [one for one in MUTANTS if not sys.argv[1:] or one.name in sys.argv[1:]]
+    if said := found(Mutant("", "nothing is broken", []), within=200):
+        raise RuntimeError(said)
+    missed = 0
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for mutant, said in zip(wanted, pool.map(found, wanted), strict=True):
+            missed += not said
+            text = " ".join(said.split())[:150] or "NOT FOUND"
+            print(f"{mutant.promise:6}{mutant.name}: {text}", flush=True)
+    print(f"{len(wanted) - missed} of {len(wanted)} mutants were found")
+    return int(bool(missed))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
