@@ -97,7 +97,10 @@ def run_budget(tx: Tx, run_id: str) -> Row:
 
 def open_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
     """Make a budget and journal its cap; return its id."""
-    tx.check_alone("a budget is made")
+    if scope == "day":
+        tx.check_alone("the day's budget is made")
+    else:
+        tx.check(of_run(subject))
     budget_id = tx.insert(
         "budget",
         scope=scope,

@@ -15,6 +15,7 @@ from luigi_spendguard.errors import Conflict, KeyRevoked, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, journal, put_in_doubt
 from luigi_spendguard.ledger.database import NOT_DECLINED, NOW, Row, Tx
 from luigi_spendguard.ledger.following import count_earlier, keep_budget
+from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.runs import check_remembered, revoked, run_row
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.protocol import KEY_PREFIX, command, key_hash
@@ -75,6 +76,9 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     Raises KeyRevoked when the run is revoked, BudgetExceeded when the task needs an approval first,
     NotFound, Conflict.
     """
+    tx.check(of_run(request.run_id), of_payer(request.task_id))
+    if request.members or tx.value("SELECT 1 FROM member WHERE task_id = ?", request.task_id):
+        tx.check_alone("a batch is claimed, or what was a part of one")
     run = run_row(tx, request.run_id)
     if run["state"] == "revoked":
         raise revoked(run["run_id"], bool(run["by_task_id"]))
@@ -92,6 +96,7 @@ def claim(tx: Tx, request: NewClaim) -> tuple[Row, str]:
     key = KEY_PREFIX + secrets.token_urlsafe(32)
     known = tx.one("SELECT * FROM claim WHERE id = ?", request.claim_id)
     if known is not None:
+        tx.check_alone("a claim is known")
         if known["state"] != "open" or known["task_id"] != request.task_id:
             raise Conflict(f"claim {request.claim_id} is over: a later attempt has the task")
         if tx.value("SELECT 1 FROM call WHERE claim_id = ? LIMIT 1", request.claim_id):
@@ -237,6 +242,9 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
     row = tx.one("SELECT * FROM claim WHERE id = ?", claim_id)
     if row is None:
         return None
+    tx.check(
+        of_run(row["run_id"]), *map(of_payer, filter(None, [row["task_id"], *json.loads(row["members"])]))
+    )
     if row["ended_at"] is None or (outcome == "completed" and row["outcome"] != "completed"):
         tx.run(
             f"UPDATE claim SET {_ENDED}, outcome = ?, ended_at = coalesce(ended_at, {NOW}) WHERE id = ?",
@@ -288,6 +296,7 @@ def hold(tx: Tx, claim_id: str, scope: str, part: str, asked: Micros) -> None:
 
 def count_completion(tx: Tx, task_id: str) -> None:
     """Count that a task completed: the next run of another name pays for its calls again."""
+    tx.check(of_payer(task_id))
     tx.run(
         "INSERT INTO task (task_id, completions) VALUES (?, 1)"
         " ON CONFLICT (task_id) DO UPDATE SET completions = task.completions + 1",

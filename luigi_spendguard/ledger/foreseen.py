@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Generic, NamedTuple, TypeVar, cast
 
-from luigi_spendguard.ledger.calls import scope_of_hash
-from luigi_spendguard.ledger.database import Database, Names
+from luigi_spendguard.ledger.calls import Scope, scope_of, scope_of_hash
+from luigi_spendguard.ledger.claims import NewClaim, tasks_of
+from luigi_spendguard.ledger.database import Database, Names, Tx
 from luigi_spendguard.ledger.identity import key_digest, payers_of, wire_digest
 from luigi_spendguard.ledger.names import of_call, of_charges, of_key, of_object, of_payer, of_run
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
@@ -97,7 +98,18 @@ class Foreseen:
 
     def ends(self, hashed: str, ends: Iterable[EndRequest]) -> Names:
         """Return what ends of calls touch under the vault key of that hash; None: that is not known."""
-        sender = self._senders.get(hashed, lambda: self._read(hashed))
+        return self._ends(self._senders.get(hashed, lambda: self._read(hashed)), ends)
+
+    def claim(self, request: NewClaim) -> Names:
+        """Return what a claim touches; None: that is not known."""
+        return None if request.members else frozenset({of_run(request.run_id), of_payer(request.task_id)})
+
+    def finish(self, claim_id: str, ends: Iterable[EndRequest]) -> Names:
+        """Return what the end of an attempt touches, behind ends of its calls; None: that is not known."""
+        key = f"claim {claim_id}"
+        return self._ends(self._senders.get(key, lambda: self._read_claim(claim_id)), ends)
+
+    def _ends(self, sender: _Sender | None, ends: Iterable[EndRequest]) -> Names:
         if sender is None:
             return None
         names = _of_sender(sender)
@@ -111,11 +123,11 @@ class Foreseen:
 
     def _read(self, hashed: str) -> _Sender | None:
         with self._db.reading(brief=True) as tx:
-            scope = scope_of_hash(tx, hashed, Caps())
-            if scope is None:
-                return None
-            claim = scope.claim
-            return _Sender(claim["run_id"], claim["task_id"], claim["family"], tuple(payers_of(tx, claim)))
+            return _sender_of(tx, scope_of_hash(tx, hashed, Caps()))
+
+    def _read_claim(self, claim_id: str) -> _Sender | None:
+        with self._db.reading(brief=True) as tx:
+            return _sender_of(tx, scope_of(tx, claim_id, Caps()))
 
     def _read_call(self, call_id: str) -> _Call | None:
         """Look up a call that another process has reserved."""
@@ -128,6 +140,14 @@ class Foreseen:
             row["account"],
             frozenset(_objects(row["vendor"], row["account"], [row["object_id"]])),
         )
+
+
+def _sender_of(tx: Tx, scope: Scope | None) -> _Sender | None:
+    if scope is None:
+        return None
+    claim = scope.claim
+    payers = (*payers_of(tx, claim), *filter(None, tasks_of(claim)))
+    return _Sender(claim["run_id"], claim["task_id"], claim["family"], payers)
 
 
 def _of_sender(sender: _Sender) -> set[str]:

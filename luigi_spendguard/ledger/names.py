@@ -9,16 +9,21 @@ is done again with all of the books. So a name that was forgotten there costs ti
 | --- | --- |
 | `budget` of a run, its families, vendors, tasks and keys; `call`, `claim` and `journal` of it | run |
 | `call` and `exchange` by id; whether it is there (a tombstone) | call |
-| `call` by `base`, `task_id` or `payment`, its `tries`; `call_target` | payer |
+| `call` by `base`, `task_id` or `payment`, its `tries`; `call_target`; `claim` and `task` of a task | payer |
 | `call` by `key_id` | key |
 | `call` by family and target (suspect duplicates) | charges |
 | `vendor_object`, `turn`, `call` by `object_id` | object |
 | `budget` of the day | its row, from when it is read to the end (`Tx.for_update`) |
 
-Everything else that a reservation or an end of a call reads is written by what has all of the books: claims,
-completions, batches, approvals, keys and their terms, runs and their states. What is known only once it was
-read is not shared either: a call that is known or repeats another, a look-up, a search, an overrun, an object
-that covers others, a budget that is not there yet, money that shadow mode lends, another run's call.
+Everything else that a reservation or an end of a call, or the claim or the end of an attempt reads is written
+by what has all of the books: batches and their payments, approvals, keys and their terms, runs and their
+states. What is known only once it was read is not shared either: a call that is known or repeats another, a
+look-up, a search, an overrun, an object that covers others, the day's budget where it is not there yet, money
+that shadow mode lends, another run's call, a batch's claim.
+
+One thing is read of what has another's name: whether the tasks of earlier charges of a target have completed
+or go on, and how their calls stand (`duplicates`). Each query sees one state of that; and what makes it, an
+end of a call or of an attempt, reads nothing of what decides by it: it comes after, or before.
 """
 
 from __future__ import annotations

@@ -62,6 +62,7 @@ def open_run(tx: Tx, request: runs.RunRequest) -> Booked[Row]:
     return Booked(row, figures, lambda state: feed.feed_day(state, today, figures.seen, is_today=True))
 
 
+@naming(lambda foreseen, request: foreseen.claim(request))
 def claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
     """Claim a task for an attempt; return the claim's row and its vault key."""
     row, key = claims.claim(tx, request)
@@ -73,6 +74,7 @@ def claim(tx: Tx, request: claims.NewClaim) -> Booked[tuple[Row, str]]:
     return Booked((row, key), snapshot.of_run(tx, request.run_id), tell)
 
 
+@naming(lambda foreseen, request: foreseen.finish(request.claim_id, request.ends))
 def finish(tx: Tx, request: FinishRequest) -> Booked[FinishReply]:
     """End a claim, behind the calls of it that have ended."""
     scope = calls.scope_of(tx, request.claim_id, Caps()) if request.ends else None

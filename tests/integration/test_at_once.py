@@ -47,10 +47,12 @@ def reserve(who: str, call: str, amount: int = 1, **more: Any) -> Step:
 
 
 KEY = {"key": "order-1", "key_is_callers": True}
-#: By what two transactions must not go on with at once: what both do, and under which caps.
+#: By the name that keeps two transactions from going on at once (its first word): what both do, under which
+#: caps.
 TOGETHER: dict[str, tuple[list[Step], Caps]] = {
     "run": ([reserve("a1", "0-1", 6), reserve("a2", "0-2", 6)], Caps(task_families={"Charge": Micros(20)})),
     "payer": ([reserve("pa", "0-1", target=None), reserve("pb", "1-2", target=None)], Caps()),
+    "payer of claims": ([Step("claim", "old"), Step("claim", "new")], Caps()),
     "key": ([reserve("a1", "0-1", **KEY), reserve("b2", "1-2", **KEY)], Caps()),
     "charges": (
         [reserve("a1", "0-1", target="cus"), reserve("b1", "1-2", 2, target="cus")],
@@ -87,10 +89,10 @@ def test_without_its_lock_it_is_not(
     at_once: AtOnce, in_order: InOrder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """What the tests above would find: a transaction takes itself to hold what it has not locked."""
-    begins = LedgerServer._beginning
+    begins, kind = LedgerServer._beginning, f"{name.split()[0]} "
 
     def forgets(db: LedgerServer, names: frozenset[str]) -> bytes:
-        return begins(db, frozenset(one for one in names if not one.startswith(f"{name} ")))
+        return begins(db, frozenset(one for one in names if not one.startswith(kind)))
 
     monkeypatch.setattr(LedgerServer, "_beginning", forgets)
     if name == "day":
@@ -115,7 +117,7 @@ def test_what_was_not_foreseen_is_noticed(
 def test_whatever_is_done_at_once_some_order_has_it_so(
     at_once: AtOnce, in_order: InOrder, repeats: int
 ) -> None:
-    for seed in range(40 * repeats):
+    for seed in range(20 * repeats):
         draw = random.Random(seed)
         before, steps, caps = drawn(draw)
         pause = draw.randint(0, 20)
@@ -126,10 +128,10 @@ def test_whatever_is_done_at_once_some_order_has_it_so(
 class TestWaiting:
     """What waits for a transaction that stands still before its end, and what does not."""
 
-    def others(self, at_once: AtOnce, *steps: Step) -> list[bool]:
+    def others(self, at_once: AtOnce, *steps: Step, waits: bool = True) -> list[bool]:
         """Return which of some steps are done while a reservation of run `a` stands still."""
         first = reserve("a1", "0-1")
-        at_once.do([], [first, *steps], Caps(), 99, hold_s=0.5)
+        at_once.do([], [first, *steps], Caps(), 99, waits=waits)
         return at_once.done_before
 
     def test_another_run_does_not(self, at_once: AtOnce) -> None:
@@ -139,12 +141,15 @@ class TestWaiting:
             reserve("new", "1-1"),
             reserve("pb", "1-1"),
         ):
-            assert self.others(at_once, other, Step("settle", other.who, "1-1")) == [True, True]
+            pair = other, Step("settle", other.who, "1-1")
+            assert self.others(at_once, *pair, waits=False) == [True, True]
+        attempts = Step("claim", "b1"), Step("finish", "b2", more={"outcome": "completed"})
+        assert self.others(at_once, *attempts, waits=False) == [True, True]
 
     def test_the_same_run_does(self, at_once: AtOnce) -> None:
         assert self.others(at_once, reserve("a2", "0-2"), reserve("b1", "1-1")) == [False, True]
 
-    @pytest.mark.parametrize("step", [Step("top_up", "b"), Step("revoke", "b"), Step("claim", "b1")])
+    @pytest.mark.parametrize("step", [Step("top_up", "b"), Step("revoke", "b"), Step("claim", "batch b")])
     def test_what_may_touch_anything_does(self, at_once: AtOnce, step: Step) -> None:
         assert self.others(at_once, step) == [False]
 
@@ -176,12 +181,12 @@ def test_what_writes_what_nobody_shares_is_done_again_alone(at_once: AtOnce) -> 
     tries: list[bool] = []
 
     @naming(lambda foreseen: frozenset({of_run("a")}))
-    def complete(tx: Tx) -> None:
+    def join(tx: Tx) -> None:
         tries.append(tx.held is None)
-        tx.insert("task", task_id="done", completions=1)
+        tx.insert("member", task_id="done", claim_id="batch", epoch=1)
 
     at_once.begin([], Caps())
-    at_once.ledgers[0].write(complete).result(20)
+    at_once.ledgers[0].write(join).result(20)
     assert tries == [False, True]
 
 

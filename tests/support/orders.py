@@ -58,7 +58,8 @@ class Step:
     """One thing that a process does: to reserve, an end, or what an operator does.
 
     Attributes:
-        what: `reserve`, `settle`, `void`, `doubt`, `top_up`, `revoke`, `resolve`, `claim` or `sweep`.
+        what: `reserve`, `settle`, `void`, `doubt`, `claim`, `finish` (`more`: how), `top_up`, `revoke`,
+            `resolve` or `sweep`.
         who: the sender, or the run.
         call: its call's id.
         more: what else is said.
@@ -81,6 +82,8 @@ class Step:
             return self._reserve(keys[self.who], caps)
         if self.what in ("settle", "void", "doubt"):
             return self._end(keys[self.who])
+        if self.what in ("claim", "finish"):
+            return self._attempt()
         return self._other()
 
     def _reserve(self, key: str, caps: Caps) -> Callable[[Tx], Any]:
@@ -131,6 +134,20 @@ class Step:
 
         return apply
 
+    def _attempt(self) -> Callable[[Tx], Any]:
+        request, outcome = claim_of(self.who, f"{self.who} again"), self.more.get("outcome", "")
+
+        @naming(lambda foreseen: foreseen.claim(request))
+        def claim(tx: Tx) -> State:
+            return (claims.claim(tx, request)[0]["state"],)
+
+        @naming(lambda foreseen: foreseen.finish(self.who, []))
+        def finish(tx: Tx) -> State:
+            row = claims.finish(tx, self.who, outcome)
+            return (row and row["state"],)
+
+        return claim if self.what == "claim" else finish
+
     def _other(self) -> Callable[[Tx], Any]:
         def act(tx: Tx) -> State:
             if self.what == "top_up":
@@ -141,10 +158,8 @@ class Step:
                 row = corrections.resolve(
                     tx, self.call, corrections.Resolution(Micros(1)), f"{self.call} was"
                 )
-            elif self.what == "sweep":
-                return tuple(settlement.sweep(tx))
             else:
-                row, _ = claims.claim(tx, claim_of(self.who, f"{self.who} again"))
+                return tuple(settlement.sweep(tx))
             return (row["state"],)
 
         return act
@@ -208,7 +223,10 @@ _BOOKS = (
     f"SELECT kind, run_id, coalesce(call_id, '') AS call_id, cap_micros, {_AMOUNTS} FROM journal",
     "SELECT run_id, state FROM run",
     "SELECT object_id, call_id, alone FROM turn",
-    f"SELECT {_NAMED.format('id')} AS id, run_id, state, held_scope, held_micros FROM claim",
+    "SELECT task_id, completions FROM task",
+    "SELECT target, call_id FROM call_target",
+    f"SELECT {_NAMED.format('id')} AS id, run_id, state, coalesce(outcome, '') AS outcome, held_scope,"
+    " held_micros FROM claim",
 )
 
 
@@ -242,6 +260,10 @@ class _Undone(Exception):
     """Ends a part of which nothing is to stay."""
 
 
+#: Who waits for a lock for so many seconds waits for what stands still.
+_WAITS_S, _DONE_S = 0.03, 5.0
+
+
 class AtOnce:
     """Does steps at the same time, each by a process of its own, on a ledger at a server."""
 
@@ -267,10 +289,11 @@ class AtOnce:
         return _pausing(self.ledgers[0], pause)
 
     def do(
-        self, before: Sequence[Step], steps: Sequence[Step], caps: Caps, pause: int, hold_s: float = 2.0
+        self, before: Sequence[Step], steps: Sequence[Step], caps: Caps, pause: int, *, waits: bool = True
     ) -> tuple[State, int]:
         """Do steps: the first stands still at its statement `pause`, until the others are done or wait.
 
+        `waits`: they may wait; else they are to be done meanwhile.
         Return what they have come to with the books then, and how many statements the first has made.
         """
         keys = self.begin(before, caps)
@@ -279,11 +302,13 @@ class AtOnce:
             assert reached.wait(10)
             for step, ledger in zip(steps[1:], self.ledgers[1:], strict=False):
                 doing.append(ledger.write(step.operation(keys, caps)))
-            limit = time.monotonic() + hold_s
-            while any(not one.done() for one in doing[1:]) and time.monotonic() < limit:
-                if self._waiting() >= sum(not one.done() for one in doing[1:]):
+            since = time.monotonic()
+            while left := sum(not one.done() for one in doing[1:]):
+                now = time.monotonic()
+                since = since if self._waiting() >= left else now
+                if now - since > (_WAITS_S if waits else _DONE_S):
                     break
-                time.sleep(0.001)
+                time.sleep(0.002)
             self.done_before = [one.done() for one in doing[1:]]
             go.set()
             outcomes = tuple(_outcome(one) for one in doing)
@@ -369,6 +394,8 @@ def drawn(draw: random.Random) -> tuple[list[Step], list[Step], Caps]:
             "target": draw.choice(["cus", "cus", "other", None]),
             "total_micros": draw.choice([1, 1, 3, 6]),
         }
+        if draw.random() < 0.15:
+            more["targets"] = ("one", draw.choice(["two", "three"]))
         if draw.random() < 0.3:
             more |= {"key": draw.choice(["order-1", "order-2"]), "key_is_callers": True}
         if draw.random() < 0.4:
@@ -405,12 +432,15 @@ def drawn(draw: random.Random) -> tuple[list[Step], list[Step], Caps]:
         return Step(kind, draw.choice([of.who, of.who, of.who, draw.choice(list(SENDERS))]), of.call, more)
 
     def other() -> Step:
-        what = draw.choice(["top_up", "revoke", "resolve", "claim", "sweep"])
+        what = draw.choice(["top_up", "revoke", "resolve", "sweep"] + ["claim"] * 4 + ["finish"] * 4)
         who = draw.choice(["a", "b"])
-        if what == "claim":
+        if what in ("claim", "finish"):
             who = draw.choice([sender for sender, (_, task_id, *_) in SENDERS.items() if task_id])
+            return Step(
+                what, who, more={"outcome": draw.choice(["completed", "completed", "failed", "died"])}
+            )
         return Step(what, who, draw.choice(made).call if made else "none")
 
-    before = [draw.choice([reserve, reserve, end])() for _ in range(draw.randint(0, 4))]
-    steps = [draw.choices([reserve, end, other], [5, 4, 1])[0]() for _ in range(draw.choice([2, 2, 2, 3]))]
+    before = [draw.choices([reserve, end, other], [6, 3, 1])[0]() for _ in range(draw.randint(0, 4))]
+    steps = [draw.choices([reserve, end, other], [5, 4, 3])[0]() for _ in range(draw.choice([2, 2, 2, 3]))]
     return before, steps, caps

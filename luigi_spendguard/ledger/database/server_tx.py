@@ -24,7 +24,7 @@ SETTLE_S, _LOOK_S = 0.25, 0.002
 _SHARED = frozenset(
     {
         *("budget", "call", "call_budget", "call_target", "claim", "exchange", "journal", "price_due"),
-        *("turn", "vendor_object"),
+        *("task", "turn", "vendor_object"),
     }
 )
 #: Tables whose rows the database numbers by their `id`.
