@@ -20,6 +20,7 @@ from luigi_spendguard.ledger.database import (
     Interrupted,
     Names,
     NotHeld,
+    NotShared,
     Place,
     Tx,
     again,
@@ -143,7 +144,8 @@ class Writer:
                 return self._tried(operations, names)
             except (NotHeld, Interrupted) as error:  # Nothing was decided.
                 logger.debug("A transaction is done again, alone: %s", error)
-                self._foreseen.forget()
+                if not isinstance(error, NotShared):
+                    self._foreseen.forget()
         return again(lambda: self._tried(operations, None))
 
     def _tried(self, operations: list[Operation], names: Names) -> list[_Outcome]:

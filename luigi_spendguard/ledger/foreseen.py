@@ -28,6 +28,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 class _Sender(NamedTuple):
     """Whose a vault key is: `payers` are the tasks and payments whose calls its own may repeat."""
 
+    claim_id: str
     run_id: str
     task_id: str
     family: str
@@ -106,8 +107,8 @@ class Foreseen:
 
     def finish(self, claim_id: str, ends: Iterable[EndRequest]) -> Names:
         """Return what the end of an attempt touches, behind ends of its calls; None: that is not known."""
-        key = f"claim {claim_id}"
-        return self._ends(self._senders.get(key, lambda: self._read_claim(claim_id)), ends)
+        sender = self._senders.get(_of_claim(claim_id), lambda: self._read_claim(claim_id))
+        return self._ends(sender, ends)
 
     def _ends(self, sender: _Sender | None, ends: Iterable[EndRequest]) -> Names:
         if sender is None:
@@ -123,7 +124,10 @@ class Foreseen:
 
     def _read(self, hashed: str) -> _Sender | None:
         with self._db.reading(brief=True) as tx:
-            return _sender_of(tx, scope_of_hash(tx, hashed, Caps()))
+            sender = _sender_of(tx, scope_of_hash(tx, hashed, Caps()))
+        if sender is not None:
+            self._senders.put(_of_claim(sender.claim_id), sender)
+        return sender
 
     def _read_claim(self, claim_id: str) -> _Sender | None:
         with self._db.reading(brief=True) as tx:
@@ -142,12 +146,16 @@ class Foreseen:
         )
 
 
+def _of_claim(claim_id: str) -> str:
+    return f"claim {claim_id}"  # No hash has a blank in it.
+
+
 def _sender_of(tx: Tx, scope: Scope | None) -> _Sender | None:
     if scope is None:
         return None
     claim = scope.claim
     payers = (*payers_of(tx, claim), *filter(None, tasks_of(claim)))
-    return _Sender(claim["run_id"], claim["task_id"], claim["family"], payers)
+    return _Sender(claim["id"], claim["run_id"], claim["task_id"], claim["family"], payers)
 
 
 def _of_sender(sender: _Sender) -> set[str]:

@@ -89,6 +89,10 @@ class NotHeld(Exception):
     """An operation came to what its transaction does not have for itself: it is done again, alone."""
 
 
+class NotShared(NotHeld):
+    """It came to what nobody shares, whatever was foreseen."""
+
+
 class Tx(ABC):
     """A transaction: the few ways in which the ledger's operations talk to the database.
 
@@ -180,7 +184,7 @@ class Tx(ABC):
     def check_alone(self, what: str) -> None:
         """Raise NotHeld unless nobody else writes before this ends; `what`: why that has to be."""
         if self.held is not None:
-            raise NotHeld(what)
+            raise NotShared(what)
 
     def settled(self, position: Callable[[], T]) -> T | None:
         """Return a position in what is numbered as it is written, once nothing can come before it any more.

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import psycopg
 
-from luigi_spendguard.ledger.database import Names, NotHeld, Tx, insertion
+from luigi_spendguard.ledger.database import Names, NotShared, Tx, insertion
 from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
 from luigi_spendguard.ledger.database.patience import at_most
 
@@ -65,7 +65,7 @@ class ServerTx(Tx):
 
     def run(self, sql: str, *values: Any) -> int:
         if self.held is not None and not _is_shared(sql):
-            raise NotHeld(sql)
+            raise NotShared(sql)
         return super().run(sql, *values)
 
     def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
@@ -79,7 +79,7 @@ class ServerTx(Tx):
 
     def insert(self, table: str, **values: Any) -> int:
         if self.held is not None and table not in _SHARED:
-            raise NotHeld(f"insert into {table}")
+            raise NotShared(f"insert into {table}")
         self.wrote = True
         statement = insertion(table, *values)
         if table not in _NUMBERED:
