@@ -109,8 +109,14 @@ class Writer:
         return batch, False
 
     def _commit(self, batch: list[_Item]) -> None:
+        names = self._names(batch)
+        if names is not None and len(names) > self._db.most_names and len(batch) > 1:
+            half = len(batch) // 2
+            self._commit(batch[:half])
+            self._commit(batch[half:])
+            return
         try:
-            done = self._written([operation for operation, _, _ in batch], self._names(batch))
+            done = self._written([operation for operation, _, _ in batch], names)
         except BaseException as error:  # Whatever it is, every caller must hear of it.
             if not isinstance(error, SpendguardError):
                 logger.exception("The ledger failed a transaction")

@@ -15,7 +15,7 @@ from luigi_spendguard.ledger.calls import Scope, scope_of, scope_of_hash
 from luigi_spendguard.ledger.claims import NewClaim, tasks_of
 from luigi_spendguard.ledger.database import Database, Names, Tx
 from luigi_spendguard.ledger.identity import key_digest, payers_of, wire_digest
-from luigi_spendguard.ledger.names import of_call, of_charges, of_key, of_object, of_payer, of_run
+from luigi_spendguard.ledger.names import of_charges, of_key, of_object, of_payer, of_run
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from luigi_spendguard.settings.policy import Caps
 
@@ -87,7 +87,7 @@ class Foreseen:
             or (sender := self._senders.get(hashed, lambda: self._read(hashed))) is None
         ):
             return None
-        names = _of_sender(sender) | {of_call(ask.call_id)}
+        names = _of_sender(sender)
         if ask.key and not ask.read:
             names.add(of_key(key_digest(ask, ask.key) if sender.task_id else wire_digest(ask, sender.run_id)))
         if sender.task_id and ask.target is not None:
@@ -115,7 +115,6 @@ class Foreseen:
             return None
         names = _of_sender(sender)
         for end in ends:
-            names.add(of_call(end.call_id))
             call = self._calls.get(end.call_id, partial(self._read_call, end.call_id))
             if call is not None:
                 objects = [end.object_id, *end.covers, *end.opened]

@@ -8,7 +8,6 @@ is done again with all of the books. So a name that was forgotten there costs ti
 | what is read or written | name |
 | --- | --- |
 | `budget` of a run, its families, vendors, tasks and keys; `call`, `claim` and `journal` of it | run |
-| `call` and `exchange` by id; whether it is there (a tombstone) | call |
 | `call` by `base`, `task_id` or `payment`, its `tries`; `call_target`; `claim` and `task` of a task | payer |
 | `call` by `key_id` | key |
 | `call` by family and target (suspect duplicates) | charges |
@@ -19,7 +18,7 @@ Everything else that a reservation or an end of a call, or the claim or the end 
 by what has all of the books: batches and their payments, approvals, keys and their terms, runs and their
 states. What is known only once it was read is not shared either: a call that is known or repeats another, a
 look-up, a search, an overrun, an object that covers others, the day's budget where it is not there yet, money
-that shadow mode lends, another run's call, a batch's claim.
+that shadow mode lends, another run's call, a batch's claim, or two calls of one id.
 
 One thing is read of what has another's name: whether the tasks of earlier charges of a target have completed
 or go on, and how their calls stand (`duplicates`). Each query sees one state of that; and what makes it, an
@@ -32,11 +31,6 @@ from __future__ import annotations
 def of_run(run_id: str) -> str:
     """Return the name of a run: its money, and its calls."""
     return f"run {run_id}"
-
-
-def of_call(call_id: str) -> str:
-    """Return the name of a call, whether it is there or not."""
-    return f"call {call_id}"
 
 
 def of_payer(payer: str) -> str:

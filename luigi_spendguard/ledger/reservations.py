@@ -29,7 +29,7 @@ from luigi_spendguard.ledger.duplicates import check_duplicate
 from luigi_spendguard.ledger.following import keep_budgets
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
-from luigi_spendguard.ledger.names import of_call, of_run
+from luigi_spendguard.ledger.names import of_run
 from luigi_spendguard.ledger.objects import (
     adopt,
     counted_for,
@@ -65,7 +65,7 @@ def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
 
 def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     now = scope.now
-    tx.check(of_run(scope.run["run_id"]), of_call(ask.call_id))
+    tx.check(of_run(scope.run["run_id"]))
     row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
     if row is not None or ask.look_up or ask.searched:
         tx.check_alone("a call is known, or looked up")

@@ -11,7 +11,7 @@ from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
 from luigi_spendguard.ledger.keys import EXPIRED
-from luigi_spendguard.ledger.names import of_call, of_payer, of_run
+from luigi_spendguard.ledger.names import of_payer, of_run
 from luigi_spendguard.ledger.objects import (
     adopt,
     counted_for,
@@ -34,7 +34,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     Ends are accepted from the key of any attempt of the call's task, ended and revoked ones too: a
     late settle is knowledge, never dropped.
     """
-    tx.check(of_run(scope.run["run_id"]), of_call(message.call_id))
+    tx.check(of_run(scope.run["run_id"]))
     row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
     if row is not None:
         payers = filter(None, (row["task_id"], row["payment"]))

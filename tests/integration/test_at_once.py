@@ -59,7 +59,6 @@ TOGETHER: dict[str, tuple[list[Step], Caps]] = {
         Caps(suspects="hold"),
     ),
     "object": ([reserve("a1", "0-1", acts_on=("in_1",)), reserve("b2", "1-2", acts_on=("in_1",))], Caps()),
-    "call": ([reserve("a1", "0-1"), reserve("b2", "0-1", target="other")], Caps()),
     "day": ([reserve("a1", "0-1", 8), reserve("b2", "1-2", 8)], Caps(day=Micros(14))),
 }
 
@@ -100,7 +99,7 @@ def test_without_its_lock_it_is_not(
     assert next(wrong_pauses(at_once, in_order, *TOGETHER[name]), None) is not None
 
 
-@pytest.mark.parametrize("name", ["payer", "key", "charges", "object", "call"])
+@pytest.mark.parametrize("name", ["payer", "key", "charges", "object"])
 def test_what_was_not_foreseen_is_noticed(
     at_once: AtOnce, in_order: InOrder, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -123,6 +122,38 @@ def test_whatever_is_done_at_once_some_order_has_it_so(
         pause = draw.randint(0, 20)
         found, _ = at_once.do(before, steps, caps, pause)
         assert found in in_order.all(before, steps, caps), (seed, pause, before, steps, caps)
+
+
+def test_a_call_id_that_another_run_has_taken_meanwhile_is_seen(at_once: AtOnce, in_order: InOrder) -> None:
+    """No name keeps those apart: who comes second does it again, alone."""
+    steps = [reserve("a1", "0-1"), reserve("b2", "0-1", target="other")]
+    assert list(wrong_pauses(at_once, in_order, steps, Caps())) == []
+
+
+def test_many_calls_that_come_at_once_share_the_books(
+    at_once: AtOnce, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More names than are locked at once are locked in several transactions."""
+    shared: list[int] = []
+    begins = LedgerServer._begun
+
+    def begun(db: LedgerServer, names: Any = None) -> Any:
+        shared.append(-1 if names is None else len(names))
+        return begins(db, names)
+
+    caps = Caps()
+    keys = at_once.begin([], caps)
+    monkeypatch.setattr(LedgerServer, "_begun", begun)
+    monkeypatch.setattr(LedgerServer, "most_names", 9)
+    with at_once.standing(99) as (reached, go, _):
+        first = at_once.ledgers[0].write(reserve("a1", "0-1").operation(keys, caps))
+        assert reached.wait(10)
+        steps = [reserve("a1", f"0-{number}", 0, acts_on=(f"in_{number}",)) for number in range(2, 12)]
+        doing = [at_once.ledgers[0].write(step.operation(keys, caps)) for step in steps]
+        go.set()
+        assert [one.result(20)[0] for one in (first, *doing)] == ["allowed"] * 11
+    assert all(0 < count <= 9 for count in shared)
+    assert len(shared) > 2
 
 
 class TestWaiting:

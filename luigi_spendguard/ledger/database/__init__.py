@@ -215,10 +215,12 @@ class Database(ABC):
 
     Attributes:
         shares: whether several transactions write at once, where they have said what they touch.
+        most_names: how many names a transaction has for itself at the most, not to have all of the books.
 
     """
 
     shares: ClassVar[bool] = False
+    most_names: ClassVar[int] = 0
 
     @abstractmethod
     def writing(self, names: Names = None) -> AbstractContextManager[Tx]:

@@ -38,8 +38,6 @@ from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection.
 CONNECT_S = 3
-#: More names than that are not locked one by one: a server keeps some thousands of locks in all.
-MOST_NAMES = 200
 #: Seconds after which the server ends the transaction of a process that stands still: all others wait for it.
 STALLED_S = 10.0
 
@@ -48,6 +46,7 @@ class LedgerServer(Database):
     """The database at a URL, not yet connected, for one thread at a time; no fork inherits it."""
 
     shares: ClassVar[bool] = True
+    most_names: ClassVar[int] = 200  # A server keeps some thousands of locks in all.
 
     def __init__(self, url: str, *, read_only: bool = False, busy_s: float = database.LOCK_SECONDS) -> None:
         """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
@@ -86,7 +85,7 @@ class LedgerServer(Database):
     @contextmanager
     def writing(self, names: Names = None) -> Iterator[Tx]:
         # A process's first transaction is alone: there may be no tables yet.
-        held = names if self._writer and self._is_known and len(names or ()) <= MOST_NAMES else None
+        held = names if self._writer and self._is_known and len(names or ()) <= self.most_names else None
         with self._translated():
             connection = self._begun(held)
             tx = ServerTx(connection, self.names, held)

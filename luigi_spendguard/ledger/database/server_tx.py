@@ -73,6 +73,12 @@ class ServerTx(Tx):
         try:
             with at_most(self._connection, self.answer_s):
                 return self._cursor.execute(text, [values[place] for place in taken])
+        except psycopg.errors.UniqueViolation as error:
+            self.wrote = True
+            if self.held is None:
+                raise
+            # Somebody else's came first, such as a call of the same id, which no name keeps apart.
+            raise NotShared("something is there by now") from error
         except psycopg.Error:
             self.wrote = True  # Whatever it was, nothing more can be done in this transaction.
             raise
