@@ -42,6 +42,15 @@ def paid(site: Site) -> Counter[str]:
     return counted
 
 
+def uncounted(site: Site) -> list[str]:
+    """Return who has paid, and is not counted: nobody, at whatever time."""
+    moved = paid(site)
+    counted = {
+        call["target"] for call in calls_of(site) if call["state"] in ("pending", "settled", "in_doubt")
+    }
+    return [f"{one} has paid, and is not counted" for one in moved if one not in counted]
+
+
 def judge(site: Site, caps: dict[str, int], done: list[str]) -> list[str]:
     """Return what is wrong, one line each.
 
@@ -72,7 +81,7 @@ def _compared(site: Site, moved: Counter[str]) -> list[str]:
     doubtful = Counter(call["target"] for call in calls if call["state"] == "in_doubt")
     wrong = [f"{one} is settled {times} times" for one, times in settled.items() if times > 1]
     wrong += [f"{one} is settled, and has not paid" for one in settled if one not in moved]
-    wrong += [f"{one} has paid, and is not counted" for one in moved if not settled[one] + doubtful[one]]
+    wrong += uncounted(site)
     runs = site.call("GET", "/runs", token=None)[1]
     says = [
         sum(round(float(run[f"{name}_usd"])) for run in runs) for name in ("spent", "reserved", "overrun")

@@ -45,7 +45,7 @@ class Plan:
     gateway: bool
     faults: tuple[Fault, ...]
     share: float = 0.0
-    customers: int = 60
+    customers: int = 48
 
     def __str__(self) -> str:
         where = "at a gateway" if self.gateway else "at the workers"
@@ -88,7 +88,7 @@ def in_all() -> list[Plan]:
             ]
     return [
         # Of two of them some connections break, too: those of each kind.
-        Plan(number, engine, gateway, tuple(faults[number]), share=0.1 * (gateway == (engine == "sqlite")))
+        Plan(number, engine, gateway, tuple(faults[number]), share=0.08 * (gateway == (engine == "sqlite")))
         for number, (engine, gateway) in enumerate(COMBINATIONS)
     ]
 

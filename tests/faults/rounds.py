@@ -8,142 +8,33 @@ import signal
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
 import urllib3
 
-from tests.faults import books, hooks
+from tests.faults import books
 from tests.faults.plans import CRASHED, FULL, KILLED, Fault, Plan
-from tests.faults.points import GATEWAY, LUIGID, WORKER
+from tests.faults.points import WORKER
+from tests.faults.site import FaultySite, Keeper
 from tests.support import postgres
 from tests.support.disks import SmallDisk, why_none
 from tests.support.network import Unsteady
 from tests.support.postgres import PostgresServer, through
-from tests.support.processes import REPOSITORY, Process, free_port, listening, wait_until
-from tests.support.site import FakeStripe, Site
+from tests.support.processes import wait_until
+from tests.support.site import FakeStripe
+
+T = TypeVar("T")
 
 PIPELINE = "tests.faults.pipeline"
-HOOK = REPOSITORY / "tests" / "faults" / "hook"
-#: Seconds for which a process stands still, and a server is away.
-STILL_S, AWAY_S = 2.5, 0.5
-#: And for which the disks are full.
-FULL_S = 2.0
+#: Seconds for which a server is away, and for which the disks are full.
+AWAY_S, FULL_S = 0.5, 2.0
 #: The cap is so many dollars short of what the customers are to pay, until all else is over.
 SHORT = 5
 #: How often a pipeline is run until it must have ended.
 TRIES = 12
-
-
-class FaultySite(Site):
-    """A site whose processes fail where its folder `faults` says so."""
-
-    def __init__(self, folder: Path, *, apart: bool = False, **more: Any) -> None:
-        """`apart`: a gateway of its own has the secret."""
-        self.faults = folder / "faults"
-        self.faults.mkdir(parents=True)
-        self.gateway_process: Process | None = None
-        self.gateway_port = free_port()
-        super().__init__(folder, gateway=apart, start=False, **more)
-        if apart:
-            self.configure(spendguard={"gateway_url": f"http://127.0.0.1:{self.gateway_port}"})
-
-    def _environment(self, **more: str) -> dict[str, str]:
-        more.setdefault(hooks.OF, WORKER)
-        env = super()._environment(**({hooks.FOLDER: str(self.faults)} | more))
-        return env | {"PYTHONPATH": f"{HOOK}:{env['PYTHONPATH']}"}
-
-    def start(self, module: str = "scheduler_patch", *args: str, **env: str) -> None:
-        """Start luigid, which has no secret; then the gateway, where there is one."""
-        secrets, self.secrets = self.secrets, {} if self.gateway else self.secrets
-        try:
-            super().start(module, *args, **{hooks.OF: LUIGID, **env})
-        finally:
-            self.secrets = secrets
-
-    def start_gateway(self) -> None:
-        """Start the gateway that stands apart."""
-        self.gateway_process = Process(
-            ("-m", "luigi_spendguard", "gateway", "--port", str(self.gateway_port)),
-            self.folder / "gateway.log",
-            self.folder,
-            self._environment(**(self.secrets | {hooks.OF: GATEWAY})),
-            lambda: listening(self.gateway_port),
-        )
-
-    def arm(self, fault: Fault) -> None:
-        """Let something happen at a step."""
-        (self.faults / f"{fault.who}.{hooks.slug(fault.point.step)}.{fault.times}.{fault.action}").touch()
-
-    def armed(self) -> list[str]:
-        """Return what has not happened yet."""
-        return [
-            name for name in os.listdir(self.faults) if not name.startswith(("done.", "still.", "asked."))
-        ]
-
-    def disarm(self) -> None:
-        """Let nothing more happen."""
-        for name in self.armed():
-            (self.faults / name).unlink(missing_ok=True)
-
-    def end(self) -> None:
-        """End what was started."""
-        if self.gateway_process is not None:
-            self.gateway_process.end()
-        super().end()
-
-
-class Keeper:
-    """Starts again what has died, lets go on what stands still, does what a step asks for; `with` ends it.
-
-    `acts`: by what a step asks for.
-    """
-
-    def __init__(self, site: FaultySite, acts: dict[str, Callable[[], None]] | None = None) -> None:
-        self.site, self.acts = site, acts or {}
-        self.deaths = {LUIGID: 0, GATEWAY: 0}
-        self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._keep, daemon=True)
-        self._thread.start()
-
-    def _keep(self) -> None:
-        while not self._ends.wait(0.02):
-            try:
-                self._look()
-            except Exception:  # It did not start: it was killed again meanwhile.
-                traceback.print_exc()
-
-    def _look(self) -> None:
-        site = self.site
-        if site.luigid is not None and site.luigid.popen.poll() is not None:
-            self.deaths[LUIGID] += 1
-            site.start()
-        if site.gateway_process is not None and site.gateway_process.popen.poll() is not None:
-            self.deaths[GATEWAY] += 1
-            site.start_gateway()
-        for name in os.listdir(site.faults):
-            path = site.faults / name
-            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-                if name.startswith("still.") and time.time() - path.stat().st_mtime > STILL_S:
-                    path.unlink()
-                    os.kill(int(name.rpartition(".")[2]), signal.SIGCONT)
-                elif name.startswith("asked."):
-                    self.acts[name.split(".")[1]]()
-                    path.unlink()
-
-    def __enter__(self) -> Keeper:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._ends.set()
-        self._thread.join(60)
-        for name in os.listdir(self.site.faults):
-            if name.startswith("still."):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(name.rpartition(".")[2]), signal.SIGCONT)
 
 
 class Round:
@@ -159,6 +50,7 @@ class Round:
         #: Faults that have not happened.
         self.unpassed: list[str] = []
         self.deaths: dict[str, int] = {}
+        self.wrong: list[str] = []
         self.disks: list[SmallDisk] = []
         #: Why there are no small disks here, though some of them were to be full.
         self.lacking = ""
@@ -279,14 +171,15 @@ class Round:
         assert not done, "the cap was no cap"
         for thread in threads:
             thread.join()
+        self.wrong += self._asked(lambda: books.uncounted(site))
         self._top_up()
         self._until_done("main", customers, 16)
         self.unpassed = site.armed()
         site.disarm()
         for one in self.wires:
             one.calm = True
-        self._until_done("alone", 2 * len(alone) or 2, 2)
-        self._until_done("main", customers, 2)  # Says what others have left.
+        # One more, so that a worker of this host says what others have left.
+        self._until_done("alone", 2 * len(alone) + 1, 2)
         if failed:
             raise failed[0]
 
@@ -345,14 +238,23 @@ class Round:
 
     def _revoke(self, run_id: str) -> None:
         """Revoke a run, and ask again until that is answered."""
+
+        def revoked() -> bool:
+            status, said = self.site.call("DELETE", f"/runs/{run_id}")
+            return status == 200 and said["state"] == "revoked"
+
+        wait_until(lambda: self._asked(revoked), 60, "a revoke")
+
+    def _asked(self, ask: Callable[[], T]) -> T:
+        """Ask luigid something until it answers: it may be killed meanwhile."""
         limit = time.monotonic() + 60
         while True:
-            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
-                status, said = self.site.call("DELETE", f"/runs/{run_id}")
-                if status == 200 and said["state"] == "revoked":
-                    break
-            assert time.monotonic() < limit, "no revoke was answered"
-            time.sleep(0.1)
+            try:
+                return ask()
+            except (urllib3.exceptions.HTTPError, ValueError, AssertionError):
+                if time.monotonic() > limit:
+                    raise
+                time.sleep(0.1)
 
     @staticmethod
     def _of_stop(request: dict[str, Any]) -> bool:
@@ -360,23 +262,23 @@ class Round:
 
     def _top_up(self) -> None:
         """Let the rest be paid, too; the same top-up counts once, however often it is asked for."""
-        limit = time.monotonic() + 60
         body = {"usd": str(SHORT), "request_id": f"top-up-{self.plan.seed}"}
-        while True:
-            with contextlib.suppress(urllib3.exceptions.HTTPError, ValueError):
-                if self.site.call("POST", "/runs/main/top_up", body)[0] == 200:
-                    return
-            assert time.monotonic() < limit, "no top-up was answered"
-            time.sleep(0.1)
+
+        def topped_up() -> bool:
+            return self.site.call("POST", "/runs/main/top_up", body)[0] == 200
+
+        wait_until(lambda: self._asked(topped_up), 60, "a top-up")
 
     def _judge(self) -> list[str]:
         n, alone = self.plan.customers, sum(fault.who == WORKER for fault in self.plan.faults)
-        done = [f"main_{number}" for number in range(n)] + [f"alone_{number}" for number in range(2 * alone)]
+        done = [f"main_{number}" for number in range(n)] + [
+            f"alone_{number}" for number in range(2 * alone + 1)
+        ]
         wrong = books.judge(self.site, {"main": n * 100}, done)
         # What was delayed on its way had been sent before.
         late = self.revoked_at + (2.0 if self.wires else 0.0)
         after = [one for one in self.stripe.posts() if self._of_stop(one) and one["time"] > late]
-        return wrong + [f"{one['body']} was sent after the revoke" for one in after]
+        return self.wrong + wrong + [f"{one['body']} was sent after the revoke" for one in after]
 
 
 @contextlib.contextmanager

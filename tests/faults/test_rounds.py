@@ -11,6 +11,8 @@ from tests.faults.rounds import Round
 from tests.support.postgres import need_servers
 from tests.support.programs import lacking
 
+pytestmark = pytest.mark.timeout(900)
+
 
 @pytest.mark.parametrize("plan", in_all(), ids=lambda plan: f"{plan.engine}-{'apart' * plan.gateway}")
 def test_each_customer_pays_once_whatever_is_killed_at_whichever_step(plan: Plan, tmp_path: Path) -> None:

@@ -15,7 +15,8 @@ from tests.acceptance.test_crashes import children_of
 from tests.acceptance.test_spool import runs
 from tests.faults.plans import Fault
 from tests.faults.points import POINTS, WORKER
-from tests.faults.rounds import PIPELINE, FaultySite
+from tests.faults.rounds import PIPELINE
+from tests.faults.site import FaultySite
 from tests.support.processes import wait_until
 
 
