@@ -77,14 +77,18 @@ def position(tx: Tx) -> Position:
     return Position(last_entry(tx), _last_call(tx), frozenset(row["run_id"] for row in frozen))
 
 
+def _ends(tx: Tx) -> tuple[int, int]:
+    return last_entry(tx), _last_call(tx)
+
+
 def _last_call(tx: Tx) -> int:
     return int(tx.value("SELECT max(rowid) FROM call") or 0)
 
 
 def news(tx: Tx, since: Position) -> Found:
     """Return what has happened after a position, each once: nothing that may still come before the last."""
-    ends = tx.settled(lambda: (last_entry(tx), _last_call(tx)))
-    if ends is None or ends == (since.entry, since.call):
+    ends = tx.settled(_ends)
+    if ends is None or ends <= (since.entry, since.call):
         return Found(since)
     entry, call = ends
     entries = tx.all(

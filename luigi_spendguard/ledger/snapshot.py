@@ -234,9 +234,9 @@ _FRESH = "WITH fresh AS (SELECT id, kind, run_id, call_id, budget_id FROM journa
 def changes(tx: Tx, since: int) -> Changes:
     """Return what has changed after the journal's entry `since`."""
     # First: what is written meanwhile is looked at again the next time.
-    settled, last = tx.settled(lambda: last_entry(tx)), last_entry(tx)
+    settled, last = tx.settled(last_entry), last_entry(tx)
     # Else what is there by now is told, and looked at again with what may still come before it.
-    seen = since if settled is None else settled
+    seen = since if settled is None else max(since, settled)
     if last <= since:
         return Changes(seen, day=today(tx))
     budgets = tx.all(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -273,11 +274,36 @@ class TestFollowers:
         assert then.seen > first.seen
         assert ledger.read(snapshot.changes, then.seen).result(20).runs == []
 
+    def test_they_go_on_where_some_transaction_is_always_under_way(self, at_once: AtOnce) -> None:
+        """The next one has begun before the last one ends: no look finds none."""
+        calls = [("a1", "0-1"), ("b1", "1-1"), ("a2", "0-2"), ("b2", "1-2")]
+        keys = at_once.begin([reserve(*call) for call in calls], Caps())
+        follower = at_once.ledgers[2]
+        position = follower.read(history.position).result(20)
+        told: list[str] = []
+        seen, last = position.entry, ExitStack()
+        for number, call in enumerate(calls):
+            doubt, this = Step("doubt", *call).operation(keys, Caps()), ExitStack()
+            reached, go, _ = this.enter_context(at_once.standing(99, number % 2))
+            this.callback(at_once.ledgers[number % 2].write(doubt).result, 20)
+            this.callback(go.set)
+            assert reached.wait(10)
+            last.close()
+            last = this
+            found = follower.read(history.news, position).result(20)
+            position, told = found.now, told + [row["call_id"] for row in found.rows]
+            seen = follower.read(snapshot.changes, seen).result(20).seen
+        last.close()
+        assert told == ["0-1", "1-1"]
+        assert seen == position.entry
+        found = follower.read(history.news, position).result(20)
+        assert [row["call_id"] for row in found.rows] == ["0-2", "1-2"]
+
     def test_with_a_position_that_is_not_settled_one_is_left_out(
         self, beside: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """What the tests above would find."""
-        monkeypatch.setattr(ServerTx, "settled", lambda tx, position: position())
+        monkeypatch.setattr(ServerTx, "settled", lambda tx, position: position(tx))
         ledger, position, end = beside
         first = ledger.read(history.news, position).result(20)
         end()

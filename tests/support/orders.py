@@ -283,10 +283,10 @@ class AtOnce:
         return keys
 
     def standing(
-        self, pause: int
+        self, pause: int, process: int = 0
     ) -> contextlib.AbstractContextManager[tuple[threading.Event, threading.Event, list[int]]]:
-        """Let the first process's next transaction stand still at that statement, or before its end."""
-        return _pausing(self.ledgers[0], pause)
+        """Let a process's next transaction stand still at that statement, or before its end."""
+        return _pausing(self.ledgers[process], pause)
 
     def do(
         self, before: Sequence[Step], steps: Sequence[Step], caps: Caps, pause: int, *, waits: bool = True

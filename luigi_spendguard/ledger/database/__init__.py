@@ -186,12 +186,13 @@ class Tx(ABC):
         if self.held is not None:
             raise NotShared(what)
 
-    def settled(self, position: Callable[[], T]) -> T | None:
+    def settled(self, position: Callable[[Tx], T]) -> T | None:
         """Return a position in what is numbered as it is written, once nothing can come before it any more.
 
-        None where a transaction that was under way then goes on for long.
+        Where transactions that are under way go on for long, it is that of an earlier look; None: not even
+        that is settled.
         """
-        return position()
+        return position(self)
 
     def now(self) -> int:
         """Return the database's time in milliseconds since the epoch."""

@@ -33,7 +33,7 @@ from luigi_spendguard.ledger import database
 from luigi_spendguard.ledger.database import Database, Interrupted, Names, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import at_most
-from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, STATEMENT_S, ServerTx
+from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, STATEMENT_S, ServerTx, Unsettled
 from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection.
@@ -52,6 +52,7 @@ class LedgerServer(Database):
         """`busy_s`: how long its writer waits, at the most, while other processes' transactions end."""
         self.busy_s = max(busy_s, database.LOCK_SECONDS)
         self.names: dict[str, tuple[str, ...]] = {}
+        self._unsettled: Unsettled = {}
         self._url = url
         self._connection: psycopg.Connection[Any] | None = None
         #: Who writes here, and its last transaction: see `_has_landed`.
@@ -188,7 +189,7 @@ class LedgerServer(Database):
     @contextmanager
     def reading(self, *, brief: bool = False) -> Iterator[Tx]:
         with self._translated():
-            tx = ServerTx(self._connected(), self.names)
+            tx = ServerTx(self._connected(), self.names, unsettled=self._unsettled)
             tx.answer_s = ANSWER_S if brief else STATEMENT_S
             yield tx
 

@@ -16,10 +16,12 @@ from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
 from luigi_spendguard.ledger.database.patience import at_most
 
 T = TypeVar("T")
+#: By how it is looked for: a position that was found, and the writers that may still come before it.
+Unsettled = dict[Callable[[Tx], Any], tuple[Any, set[str]]]
 #: Seconds in which a server that is there answers what takes it no time, and anything.
 ANSWER_S, STATEMENT_S = 5.0, 60.0
 #: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
-SETTLE_S, _LOOK_S = 0.25, 0.002
+SETTLE_S, _LOOK_S = 0.05, 0.002
 #: What may be written by who has only some names to itself; each statement's own functions look at which row.
 _SHARED = frozenset(
     {
@@ -58,10 +60,15 @@ class ServerTx(Tx):
     answer_s: float = STATEMENT_S
 
     def __init__(
-        self, connection: psycopg.Connection[Any], names: dict[str, tuple[str, ...]], held: Names = None
+        self,
+        connection: psycopg.Connection[Any],
+        names: dict[str, tuple[str, ...]],
+        held: Names = None,
+        unsettled: Unsettled | None = None,
     ) -> None:
         self._connection, self._cursor = connection, connection.cursor()
         self._names, self.held = names, held
+        self._unsettled = {} if unsettled is None else unsettled
 
     def run(self, sql: str, *values: Any) -> int:
         if self.held is not None and not _is_shared(sql):
@@ -118,16 +125,30 @@ class ServerTx(Tx):
         yield
         self.run("SELECT set_config('luigi_spendguard.prunes', 'no', true)")
 
-    def settled(self, position: Callable[[], T]) -> T | None:
-        found, writers = position(), self._sharing()
+    def settled(self, position: Callable[[Tx], T]) -> T | None:
+        found, under_way = position(self), self._sharing()
         limit = time.monotonic() + SETTLE_S
         # Numbers are taken under the lock, and what has ended is visible before it is let go.
+        writers = under_way
         while writers:
             if time.monotonic() > limit:
-                return None
+                return self._settled_before(position, found, writers, under_way)
             time.sleep(_LOOK_S)
-            writers &= self._sharing()
+            under_way = self._sharing()
+            writers = writers & under_way
+        self._unsettled.pop(position, None)
         return found
+
+    def _settled_before(
+        self, position: Callable[[Tx], T], found: T, writers: set[str], under_way: set[str]
+    ) -> T | None:
+        """Return what was found at an earlier look and is settled by now: some writer there may always be."""
+        earlier: T | None
+        earlier, its_writers = self._unsettled.get(position, (None, set[str]()))
+        if its_writers & under_way:
+            return None
+        self._unsettled[position] = found, writers
+        return earlier
 
     def _sharing(self) -> set[str]:
         """Return the transactions that share the lock of the books now."""
