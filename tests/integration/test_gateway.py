@@ -534,7 +534,7 @@ def test_the_ledgers_outage_denies_and_loses_nothing(tmp_path: Path, vendor: Fak
             with site.stripe.holding():
                 slow.start()
                 wait_until(lambda: len(site.stripe.posts()) == 1)
-                locked.enter_context(site.books(writes=True))
+                locked.enter_context(site.locked())
             slow.join(20)
             assert got == ["succeeded"]
             with pytest.raises(stripe.APIError) as denied:

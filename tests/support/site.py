@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import psycopg
 import urllib3
 
 from luigi_spendguard.ledger.database import Tx
@@ -194,6 +195,18 @@ class Site:
         place = Secret(url) if url.startswith("postgresql") else Path(url.removeprefix("sqlite:///"))
         with opened(place) as found, found.writing() if writes else found.reading() as tx:
             yield tx
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Let another program keep all others from writing to the ledger in the block."""
+        url = self.settings["spendguard"]["ledger_url"]
+        if url.startswith("postgresql"):
+            with psycopg.connect(url) as connection:
+                connection.execute('LOCK TABLE "call" IN EXCLUSIVE MODE')
+                yield
+        else:
+            with self.books(writes=True):
+                yield
 
     # HTTP.
 
