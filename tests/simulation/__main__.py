@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"))
     parser.add_argument("--first", type=int, default=1, help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--with", dest="words", nargs="*", default=(), help="only plans in which these stand")
     parser.add_argument("--quiet", action="store_true", help="make no history that has failed shorter")
     options = parser.parse_args()
     if options.seed is not None:
@@ -48,7 +49,9 @@ def main() -> int:
         print(json.dumps(plan), *trace, why or "nothing was broken", sep="\n")
         return int(bool(why))
     begun = time.monotonic()
-    total, seed, why = many(options.first, options.many, 60 * options.minutes, options.jobs)
+    total, seed, why = many(
+        options.first, options.many, 60 * options.minutes, options.jobs, tuple(options.words)
+    )
     lasted_s = max(time.monotonic() - begun, 0.001)
     print(f"{total} histories in {lasted_s:.0f} s, {60 * total / lasted_s:.0f} a minute")
     if seed is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import json
 import multiprocessing
 import random
 import time
@@ -112,7 +113,8 @@ def _fault(by: random.Random, plan: Plan) -> Plan:
     if draw < 0.29:
         return {"fault": "presumed dead", "who": by.choice(plan["workers"])["name"], "at": at}
     if draw < 0.55:
-        fault = {"fault": by.choice(_MESSAGES), "who": by.choice(who), "at": at}
+        saying = [*who, *(["operator"] if plan["acts"] else [])]
+        fault = {"fault": by.choice(_MESSAGES), "who": by.choice(saying), "at": at}
         if fault["fault"] == "hold up":
             return fault | {"for": round(by.random() * 9, 3)}
         return fault | {"for": round(by.random() ** 2 * 8, 3)} if fault["fault"] == "delay" else fault
@@ -138,32 +140,42 @@ def failure(plan: Plan, trace: list[str] | None = None) -> str:
     return ""
 
 
-def lived(seeds: range) -> tuple[int, int | None, str]:
-    """Live the histories of these seeds; return how many, and the first that has failed and why."""
+def lived(seeds: range, words: tuple[str, ...] = ()) -> tuple[int, int | None, str]:
+    """Live the histories of these seeds; return how many, and the first that has failed and why.
+
+    `words`: only those in whose plan all of them stand.
+    """
     gc.disable()  # What a history leaves is little, and is collected at the end.
+    number = 0
     try:
-        for number, seed in enumerate(seeds, 1):
-            if why := failure(planned(seed)):
+        for seed in seeds:
+            plan = planned(seed)
+            if words and not all(word in json.dumps(plan) for word in words):
+                continue
+            number += 1
+            if why := failure(plan):
                 return number, seed, why
-        return len(seeds), None, ""
+        return number, None, ""
     finally:
         gc.enable()
         gc.collect()
 
 
-def many(first: int, count: int, seconds: float, jobs: int) -> tuple[int, int | None, str]:
+def many(
+    first: int, count: int, seconds: float, jobs: int, words: tuple[str, ...] = ()
+) -> tuple[int, int | None, str]:
     """Live so many histories, or as many as there is time for; stop at the first that fails."""
     until, last, total = time.monotonic() + seconds, first + count, 0
     slices: Iterator[range] = (range(one, min(one + SLICE, last)) for one in range(first, last, SLICE))
     if jobs == 1:
         for seeds in slices:
-            number, seed, why = lived(seeds)
+            number, seed, why = lived(seeds, words)
             total += number
             if seed is not None or time.monotonic() >= until:
                 return total, seed, why
         return total, None, ""
     with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-        waiting = {pool.submit(lived, seeds) for seeds in islice(slices, 2 * jobs)}
+        waiting = {pool.submit(lived, seeds, words) for seeds in islice(slices, 2 * jobs)}
         while waiting:
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
             for number, seed, why in (future.result() for future in done):
@@ -172,7 +184,7 @@ def many(first: int, count: int, seconds: float, jobs: int) -> tuple[int, int | 
                     pool.shutdown(cancel_futures=True)
                     return total, seed, why
             if time.monotonic() < until:
-                waiting |= {pool.submit(lived, seeds) for seeds in islice(slices, len(done))}
+                waiting |= {pool.submit(lived, seeds, words) for seeds in islice(slices, len(done))}
     return total, None, ""
 
 

@@ -7,6 +7,7 @@ python -m tests.simulation.mutants NAME …     some
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -16,28 +17,33 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Histories within which each must be found.
-WITHIN = 6000
+#: Seeds within which each must be found.
+WITHIN = 20_000
 
 
 class Mutant(NamedTuple):
-    """`edits`: of which file what is replaced by what, each found there once."""
+    """`edits`: of which file what is replaced by what, each found there once.
+
+    `words`: what has to stand in the plan of a history that can find it: others are left out.
+    """
 
     promise: str
     name: str
     edits: list[tuple[str, str, str]]
+    words: tuple[str, ...] = ()
 
 
 def _read(block: str) -> Mutant:
     head, *lines = block.strip("\n").split("\n")
-    promise, _, name = head.partition(" ")
+    promise, name, words = re.fullmatch(r"(\w+) ([^\[]+?)(?: \[(.*)\])?", head).groups("")
     edits: list[tuple[str, list[str], list[str]]] = []
     for line in lines:
         if line.startswith("@"):
             edits.append((line[2:], [], []))
         else:
             edits[-1][1 if line.startswith("-") else 2].append(line[1:])
-    return Mutant(promise, name, [(file, "\n".join(old), "\n".join(new)) for file, old, new in edits])
+    texts = [(file, "\n".join(old), "\n".join(new)) for file, old, new in edits]
+    return Mutant(promise, name, texts, tuple(words.split("; ")) if words else ())
 
 
 MUTANTS = [_read(block) for block in (ROOT / "tests/simulation/mutants.txt").read_text().split("\n\n")[1:]]
@@ -64,6 +70,7 @@ def found(mutant: Mutant, within: int = WITHIN) -> str:
         for file, text in edited(mutant).items():
             (folder / file).write_text(text, "utf-8")
         command = [sys.executable, "-m", "tests.simulation", "--many", str(within), "--quiet", "--jobs", "1"]
+        command += ["--with", *mutant.words]
         environment = {**os.environ, "PYTHONPATH": str(folder)}
         done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
         if done.returncode not in (0, 1) or "histories in" not in done.stdout:
