@@ -45,7 +45,7 @@ class Plan:
     gateway: bool
     faults: tuple[Fault, ...]
     share: float = 0.0
-    customers: int = 48
+    customers: int = 36
 
     def __str__(self) -> str:
         where = "at a gateway" if self.gateway else "at the workers"

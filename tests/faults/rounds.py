@@ -223,7 +223,7 @@ class Round:
 
         def work() -> None:
             while not self.revoked_at:  # luigid forgets it where it is killed.
-                self._run("stop", 200, 4)
+                self._run("stop", 80, 4)
 
         working = threading.Thread(target=work)
         working.start()
