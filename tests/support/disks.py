@@ -49,6 +49,8 @@ class SmallDisk:
 
     def __exit__(self, *args: object) -> None:
         _as_root("umount", "--lazy", str(self.folder))
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()
 
 
 def _as_root(*command: str) -> None:
