@@ -13,6 +13,7 @@ from xml.etree import ElementTree
 import pytest
 
 from bench import peers
+from tests.support.postgres import need_servers
 
 ROOT = Path(__file__).parents[2]
 
@@ -20,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> None:
     """Each part compares the vendor's count with the ledger's; the peers that are installed here are ours."""
     (folder := tmp_path / "sites").mkdir()
-    parts = "start,dispatch,call,messages,ledger,server,gateway,history,plain,page"
+    parts = "start,dispatch,call,messages,ledger,gateway,history,plain,page"
     line = [
         sys.executable,
         "-m",
@@ -41,9 +42,6 @@ def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> N
         assert added["min"] <= added["median"] <= added["max"]
     messages = found["messages"]["figures"]["worker"]["messages"]
     assert messages["/api/spend_claim"] == messages["/api/spend_reserve"] == 1
-    server = found["server"]["figures"]
-    assert all(figure["min"] > 0 for figure in server["pairs"].values())
-    assert server["other run"]["beside"]["p99_to_alone"]["min"] > 0
     gateway = found["gateway"]["figures"]
     assert gateway["2"]["gateway"]["per_s"]["min"] > 0
     assert 0 < gateway["calls"]["through_gateways"] < gateway["calls"]["made"]
@@ -53,6 +51,18 @@ def test_the_benchmark_measures_its_parts_and_writes_a_page(tmp_path: Path) -> N
     assert plots == ["performance-plain.svg", "performance-dispatch.svg", "performance-gateway.svg"]
     for plot in plots:
         assert ElementTree.parse(tmp_path / "build" / plot).getroot().tag.endswith("svg")
+
+
+def test_a_run_is_measured_beside_another_at_a_server(tmp_path: Path) -> None:
+    need_servers()
+    line = [sys.executable, "-m", "bench", "--tiny", "--parts", "server", "--build", str(tmp_path)]
+    done = subprocess.run(line, cwd=ROOT, capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr[-3000:]
+    found = json.loads((tmp_path / "quick.json").read_text())["server"]["figures"]
+    assert found["pairs"]["1 process"]["min"] > 0
+    assert list(found["other run"]) == ["alone", "elsewhere", "beside"]
+    assert found["other run"]["beside"]["p99_to_alone"]["min"] > 0
+    assert "beside a hot run" in done.stdout
 
 
 def test_a_cap_holds_among_16_callers_and_who_cannot_be_installed_is_said(
