@@ -6,16 +6,21 @@ import os
 import signal
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import urllib3
 
+from luigi_spendguard.protocol import EndRequest
+from luigi_spendguard.proxy.attempts import Attempt
 from tests.acceptance.test_revoke import asked, settle
 from tests.support.attempts import Pretender
 from tests.support.processes import wait_until
-from tests.support.site import FakeStripe, Site
+from tests.support.site import SECRET, FakeStripe, Site
 
 CAP_MINOR = 100_00
 TOKEN = "admin-token-of-both-luigids"
@@ -152,6 +157,56 @@ def test_work_goes_on_at_the_other_when_a_host_dies(pair: Pair) -> None:
             "SELECT outcome FROM claim WHERE run_id = 'dies' AND task_id <> '' ORDER BY claimed_at"
         )
     assert sorted(claim["outcome"] for claim in claims) == ["completed"] * 4 + ["superseded"] * 2
+
+
+def charge(pair: Pair, wire_key: str) -> None:
+    """Send what a grant lets send."""
+    form = {"amount": "100", "currency": "usd", "confirm": "true", "payment_method": "pm_card_visa"}
+    own = {"Authorization": f"Bearer {SECRET}", "Idempotency-Key": wire_key}
+    url = f"{pair.stripe.url}/v1/payment_intents"
+    with urllib3.PoolManager(timeout=30, retries=False) as http:
+        reply = http.request("POST", url, fields=form, headers=own, encode_multipart=False)
+    assert reply.status == 200, reply.data
+
+
+@pytest.mark.parametrize("pair", [False], indirect=True, ids=["worker"])
+def test_of_two_that_ask_at_once_at_both_one_pays_while_the_day_has_room(pair: Pair) -> None:
+    """Tasks of two runs, with the same idempotency keys: the day has room for five of twelve."""
+    before, runs = pair.stripe.moved(), pair.one.call("GET", "/runs")[1]
+    counted = sum(float(run["spent_usd"]) + float(run["reserved_usd"]) for run in runs)
+    for site in (pair.one, pair.two):
+        site.restart(spendguard={"daily_cap_usd": int(counted) + 5})
+    attempts = [
+        Pretender(site, f"{site.folder.name}s day", f"Charge_day_{site.folder.name}").claimed()
+        for site in (pair.one, pair.two)
+    ]
+    begins = threading.Barrier(len(attempts))
+    said: dict[str, list[str]] = defaultdict(list)
+
+    def pay(attempt: Attempt) -> None:
+        for number in range(12):
+            ask = replace(asked(), key=f"day-{number}", key_is_callers=True)
+            begins.wait(20)
+            answer = attempt.client.reserve(attempt.key, ask)
+            said[ask.key or ""].append(answer.verdict)
+            if answer.verdict == "allowed":
+                charge(pair, answer.wire_key)
+            begins.wait(20)  # Until then it is under way.
+            if answer.verdict == "allowed":
+                end = EndRequest("settle", ask.call_id, total_micros=1_000_000, status=200, answer_body="{}")
+                attempt.client.end(attempt.key, end)
+
+    payers = [threading.Thread(target=pay, args=(attempt,)) for attempt in attempts]
+    for payer in payers:
+        payer.start()
+    for payer in payers:
+        payer.join(60)
+    assert [sorted(verdicts) for verdicts in said.values()] == (
+        [["allowed", "wait"]] * 5 + [["denied", "denied"]] * 7
+    )
+    assert pair.stripe.moved() - before == 500
+    for site in (pair.one, pair.two):
+        site.restart(spendguard={"daily_cap_usd": None})
 
 
 def test_it_does_so_at_once(pair: Pair) -> None:
