@@ -54,7 +54,7 @@ def check_ledger(url: Path | str | None) -> None:
         click.echo(line)
     if wrong:
         raise Stop(f"{len(wrong)} totals are not the sums of their entries: restore a backup", 1)
-    click.echo(f"{budgets} budgets are the sums of {entries} entries.")
+    click.echo(f"All totals agree with the journal (budgets: {budgets}, entries: {entries}).")
 
 
 @ledger.command(epilog="Example:  spendguard ledger copy sqlite:////var/lib/x.db postgresql://luigi@db/books")
@@ -70,5 +70,5 @@ def copy(source: Path | str, target: Path | str) -> None:
         copied = copy_books(source, target)
     except LedgerError as error:
         raise Stop(str(error), 1) from None
-    what = ", ".join(f"{copied[name]} {name}" for name in ("run", "call", "journal"))
-    click.echo(f"Copied, and the same on both sides: {what} rows. Now set [spendguard] ledger_url to it.")
+    what = ", ".join(f"{name}: {copied[name]}" for name in ("run", "call", "journal"))
+    click.echo(f"Copied, and the same on both sides (rows of {what}). Now set [spendguard] ledger_url to it.")

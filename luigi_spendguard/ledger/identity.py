@@ -19,7 +19,7 @@ from functools import cache
 from json.encoder import encode_basestring_ascii
 from typing import NamedTuple
 
-from luigi_spendguard.ledger.claims import COMPLETIONS
+from luigi_spendguard.ledger.claims import COMPLETIONS, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
 from luigi_spendguard.protocol import ReserveRequest, process_of
@@ -131,7 +131,8 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     keys_before = tuple(key_digest(ask, key, formula) for formula in _OLDER) if key else ()
     payment = claim["payment"]
     shared = _sharing(tx, payment) if payment else []
-    tx.check(*([of_key(key_id)] if key_id else []), *map(of_payer, filter(None, [task_id, payment, *shared])))
+    tx.check(*([of_key(key_id)] if key_id else []))
+    tx.check(*map(of_payer, filter(None, [task_id, *tasks_of(claim), payment, *shared])))
     paid_for = (payment, *shared) if payment else ()
     keys = (key_id, *keys_before) if key_id else ()
     if key_id and ask.key_is_callers and not DERIVED.fullmatch(key):
