@@ -142,7 +142,8 @@ class Judge:
             known = luigid.tasks.get(task["id"])
             if why is None and known is not None and known.state == "pending":
                 verdict = luigid.gate.verdict(task["id"])
-                check(verdict.is_blocked, "P7", f"{task['id']} was not tried, and its verdict is {verdict!r}")
+                held = verdict.is_blocked or luigid.last_entry() > luigid.seen  # Freed since then.
+                check(held, "P7", f"{task['id']} was not tried, and its verdict is {verdict!r}")
 
     def _journal(self, calls: list[Row]) -> None:
         """Each call, and each budget, is what the journal says."""

@@ -142,6 +142,8 @@ class Luigid:
         self.gate: Gate = self.service.scheduler.gate
         self.gateway = Gateway(self.site, self.service)
         self._begun_s = world.now
+        #: The journal's last entry when a worker was last given nothing to do.
+        self.seen = 0
         process.background(self._look_after())
         process.gone.then(lambda: world.later(1 + 2 * world.chance(process.name, "back"), self.start))
 
@@ -239,7 +241,12 @@ class Luigid:
                     self.gate.started(task_id, None, worker)
                     task.state, task.worker = "running", worker
                     return task_id, due
+        self.seen = self.last_entry()
         return None, due
+
+    def last_entry(self) -> int:
+        """Return the journal's last entry."""
+        return int(self.site.tx().value("SELECT coalesce(max(id), 0) FROM journal"))
 
     async def _serve_status(self, worker: str, task_id: str, what: str) -> None:
         """Take how a task has ended at a worker."""
