@@ -202,7 +202,7 @@ def _attempt_apart(db: Database, tx: Tx, operation: Operation) -> _Outcome:
 def _own_failure(db: Database, error: Exception) -> Exception:
     """Return why an operation alone has failed. Raises LedgerUnavailable: then all of its transaction has."""
     failure = db.translate(error)
-    if isinstance(failure, (LedgerUnavailable, Interrupted)):  # A full or locked disk: nothing is committed.
+    if isinstance(failure, LedgerUnavailable):  # A full or locked disk: nothing is committed.
         raise failure from error.__cause__ if failure is error else error
     if not isinstance(failure, SpendguardError):
         logger.error("A ledger operation failed", exc_info=failure)

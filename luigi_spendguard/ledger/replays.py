@@ -63,9 +63,7 @@ def answer_repeated(
             return grant_again(tx, ask, renewed(tx, match, now))
         if not is_gone(match, now):
             return ReserveReply("wait", ask.call_id, ask.ask, message=match["id"])
-    if (
-        row is None and match["sender"] == ask.sender_id
-    ):  # It comes late: its sender was let send that before.
+    if row is None and match["sender"] == ask.sender_id:  # It comes late: its sender was let send that.
         return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
         tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
