@@ -19,14 +19,12 @@ from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
 from luigi_spendguard.settings.policy import Caps
 from tests.support.orders import AtOnce, InOrder, Step, drawn
-from tests.support.postgres import PostgresServer, database_url, need_servers
+from tests.support.postgres import PostgresServer, database_url
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    need_servers()
-    with PostgresServer() as server:
-        yield Secret(database_url(server.url, server.folder))
+def url(server: PostgresServer) -> str:
+    return Secret(database_url(server.url, server.folder))
 
 
 @pytest.fixture(scope="module")

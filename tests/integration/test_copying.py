@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,16 +14,9 @@ from luigi_spendguard.cli.books import ledger
 from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
-from tests.support.postgres import PostgresServer, database_url, need_servers
+from tests.support.postgres import PostgresServer, database_url
 
 OLD = Path(__file__).parents[1] / "unit" / "ledger" / "formats" / "format-15.db"
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    need_servers()
-    with PostgresServer() as made:
-        yield made
 
 
 @pytest.fixture

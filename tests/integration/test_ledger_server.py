@@ -32,18 +32,6 @@ from tests.support.processes import free_port
 USD = 1_000_000
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    need_servers()
-    with PostgresServer() as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: PostgresServer, tmp_path: Path) -> str:
-    return database_url(server.url, tmp_path)
-
-
 @pytest.fixture
 def ledger(url: str) -> Iterator[Ledger]:
     made = Ledger(Secret(url))

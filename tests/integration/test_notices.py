@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -26,23 +26,11 @@ from luigi_spendguard.settings.policy import Caps
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import LedgerService, operators
 from tests.support.books import Books
-from tests.support.postgres import PgBouncer, PostgresServer, database_url, need_pool, need_servers
+from tests.support.postgres import PgBouncer, PostgresServer, need_pool
 from tests.support.processes import wait_until
 from tests.support.site import Site
 
 USD = 1_000_000
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    need_servers()
-    with PostgresServer() as made:
-        yield made
-
-
-@pytest.fixture
-def url(server: PostgresServer, tmp_path: Path) -> str:
-    return database_url(server.url, tmp_path)
 
 
 class Luigids:
