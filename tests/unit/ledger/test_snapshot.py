@@ -107,12 +107,14 @@ class TestChanges:
     def test_whatever_an_operator_does_is_a_change(
         self, books: Books, operation: Any, arguments: tuple[Any, ...]
     ) -> None:
+        call(books, "run", 70)
         seen = self.since(books)
         books.write(operation, "run", *arguments)
         (found,) = books.read(snapshot.changes, seen).runs
         assert found == replace(
             books.read(snapshot.of_run, "run"), budgets=found.budgets
-        )  # State and approvals are all there.
+        )  # State and approvals are all there, and what it has spent: it may be forgotten, as one that ended.
+        assert [budget["spent_micros"] for budget in found.budgets if budget["scope"] == "run"] == [70]
 
     def test_a_new_run_and_one_that_has_ended_are_changes(self, books: Books) -> None:
         seen = self.since(books)
