@@ -244,7 +244,7 @@ def changes(tx: Tx, since: int) -> Changes:
         " (SELECT budget_id FROM fresh UNION SELECT call_budget.budget_id FROM fresh"
         " JOIN call_budget ON call_budget.call_id = fresh.call_id WHERE fresh.budget_id IS NULL"
         # Who has forgotten a run that had ended, and hears that it was revoked, counts what it has spent.
-        " UNION SELECT own.id FROM fresh JOIN budget own ON own.scope = 'run' AND own.subject = fresh.run_id)",
+        " UNION SELECT own.id FROM fresh JOIN budget own ON scope = 'run' AND subject = fresh.run_id)",
         since,
     )
     named = [row["run_id"] for row in tx.all(f"{_FRESH} SELECT DISTINCT run_id FROM fresh", since)]

@@ -113,7 +113,7 @@ class TestChanges:
         (found,) = books.read(snapshot.changes, seen).runs
         assert found == replace(
             books.read(snapshot.of_run, "run"), budgets=found.budgets
-        )  # State and approvals are all there, and what it has spent: it may be forgotten, as one that ended.
+        )  # State and approvals are all there, and what it has spent: the run may be forgotten.
         assert [budget["spent_micros"] for budget in found.budgets if budget["scope"] == "run"] == [70]
 
     def test_a_new_run_and_one_that_has_ended_are_changes(self, books: Books) -> None:
