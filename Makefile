@@ -57,11 +57,12 @@ test-all:  ## the unit tests and the billing pipeline, on each Python from 3.10 
 	done; \
 	echo "failed:$${failed:- none}; not found:$${absent:- none}"; test -z "$$failed"
 
-check: $(STAMP)  ## lint, format, types, import order
+check: $(STAMP)  ## lint, format, types, import order, and that the simulator's mutants fit the code
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest --quiet -k can_be_made tests/simulation/test_simulation.py
 
 docs: $(DOCS)  ## build the documentation into build/site; a broken link is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --config-file docs/site/mkdocs.yml
