@@ -21,7 +21,8 @@ from typing import Any, NoReturn, TypeVar
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import Conflict, LedgerUnavailable, NotFound, denial
 from luigi_spendguard.http.gathering import LastWords
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient, left_ends, naming_lost, noted
+from luigi_spendguard.http.ledger_client import GIVE_UP_S, LedgerClient
+from luigi_spendguard.http.lost_calls import asking, left_ends
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, Spool
@@ -291,8 +292,7 @@ class LocalLedgerClient(LedgerClient):
     def reserve(self, key: str, request: ReserveRequest) -> ReserveReply:
         for end in left_ends(self.under_way):
             self._tell_end(key, end)
-        request = naming_lost(request, self.under_way)
-        with noted(request, self.under_way):
+        with asking(request, self.under_way) as request:
             self._outbox.deliver(GIVE_UP_S)
             answer = self._ask(lambda service: service.reserve(key, request))
             if answer.verdict == "allowed" and not request.read:

@@ -9,30 +9,30 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import urllib3
 
 from luigi_spendguard import backoff, config
-from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied, denial
+from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendDenied
 from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
+from luigi_spendguard.http.lost_calls import asking, left_ends
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
+from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, LeftMessage, Spool
-from luigi_spendguard.http.unreached import NotThere, Unreached
+from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol import (
-    MAX_UNANSWERED,
-    TOO_MANY_LOST,
     EndReply,
     EndRequest,
     ReserveReply,
     ReserveRequest,
     rpcs,
 )
-from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
+from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message
 from luigi_spendguard.protocol.rpcs import (
     AcknowledgeRequest,
     AttemptRequest,
@@ -67,10 +67,6 @@ _MOST_AT_ONCE = 1 << 18
 TAKE_OVER_S, LOOK_AGAIN_S = 10.0, 30.0
 #: Seconds for a look at whether it can be connected to at all.
 _LOOK_S = 2.0
-
-
-#: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
-_OF_PROXIES = (502, 503, 504)
 
 
 class LedgerClient(Protocol):
@@ -276,8 +272,7 @@ class HttpLedgerClient(LedgerClient):
 
         for end in left_ends(self.under_way):
             self._tell_end(key, end)
-        request = naming_lost(request, self.under_way)
-        with noted(request, self.under_way):
+        with asking(request, self.under_way) as request:
             answer = self._gathering.say_with(say)
             if answer is None:
                 self._outbox.deliver(GIVE_UP_S)
@@ -394,7 +389,7 @@ class HttpLedgerClient(LedgerClient):
             try:
                 exchange = Exchange(f"/api/{rpc.name}", headers, data, limit)
                 status, body = self._connections.post(exchange, max(0.1, min(2.0, left)))
-                return self._read(rpc, status, body)
+                return read_answer(rpc, f"the scheduler at {self.url}", status, body)
             except OSError as error:
                 wait_s, reason = next(waits), Unreached.of(error)
                 if reason.lasts or time.monotonic() + wait_s > limit:
@@ -417,52 +412,6 @@ class HttpLedgerClient(LedgerClient):
             return self._unreached(reason) if reason.remedy else ""
         return ""
 
-    def _read(self, rpc: Rpc[Q, R], status: int, data: bytes) -> R:
-        """Return a reply. Raises NotThere, and as `_refuse`."""
-        try:
-            answer = json.loads(data)
-        except ValueError:
-            answer = None
-        body: dict[str, Any] = answer if isinstance(answer, dict) else {}
-        if status in _OF_PROXIES and "error" not in body:
-            raise NotThere(f"HTTP {status} of what stands before it")
-        if status in (200, 201) and isinstance(body.get("response"), dict):
-            try:
-                return rpc.reply.from_json(body["response"])
-            except BadMessage as error:
-                raise LedgerUnavailable(
-                    f"the scheduler at {self.url} answers {rpc.name} as no version that is known ({error}): "
-                    f"{UPGRADE}"
-                ) from None
-        self._refuse(rpc.name, status, body)
-
-    def _refuse(self, method: str, status: int, body: dict[str, Any]) -> NoReturn:
-        """Raise what an answer means that is no reply. Raises PluginError, LedgerUnavailable, SpendDenied."""
-        if status == 404 and "error" not in body:
-            raise PluginError(
-                f"the scheduler at {self.url} keeps no budgets: run luigid-spendguard there instead "
-                f"of luigid. Vendor tasks are refused until then. (Where it is luigid-spendguard, {method} "
-                f"is new: {UPGRADE})"
-            )
-        message, code = str(body.get("message", "")), str(body.get("error", ""))
-        if status == 429 and code == "cap":
-            raise denial(code, message, body.get("facts"))
-        if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
-            raise denial(code, message)
-        if status in (401, 407) and not code:
-            raise LedgerUnavailable(
-                f"what stands before the scheduler at {self.url} lets nobody in (HTTP {status}): mend user "
-                "and password in [core] default_scheduler_url"
-            )
-        facts = {"http_status": status}
-        if status in (401, 403):
-            raise denial("scope", f"the scheduler refused the worker: {message or status}", facts)
-        if status in (400, 404, 409, 413):
-            versions = f". {remedy[0].upper()}{remedy[1:]}" if (remedy := other_version(message)) else ""
-            raise denial("scope", f"the scheduler refused {method}: {message or status}{versions}", facts)
-        kind = LedgerUnavailable if code == LedgerUnavailable.code else LedgerFailed
-        raise kind(message or f"the scheduler answered HTTP {status} to {method}")
-
 
 def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClient:
     """Return a client for the scheduler at `url` with the token of luigi.cfg. Raises ConfigError.
@@ -470,41 +419,6 @@ def connect(url: str, under_way: CallsUnderWay | None = None) -> HttpLedgerClien
     `under_way`: what the processes of the attempt that it is for have under way.
     """
     return HttpLedgerClient(url, config.load().worker_token, under_way)
-
-
-def left_ends(under_way: CallsUnderWay) -> list[EndRequest]:
-    """Return ends of the calls that processes of this attempt had under way when they were killed.
-
-    What one has not heard the answer to it has not sent, and what that answered the task has not had.
-    """
-    note = "its process is gone"
-    return [
-        EndRequest("void", left.call_id, left.ask, sender=_other_than(left.call_id, left.asked_by), note=note)
-        if left.asked_by
-        else EndRequest("doubt", left.call_id, left.ask, note=note)
-        for left in under_way.left()
-    ]
-
-
-def _other_than(call_id: str, sender: str) -> str:
-    return "" if sender == call_id else sender
-
-
-def noted(request: ReserveRequest, under_way: CallsUnderWay) -> AbstractContextManager[None]:
-    """Let the other processes of the attempt know of a request in the block."""
-    if request.read:
-        return nullcontext()
-    return under_way.asking(request.call_id, request.ask, request.sender_id)
-
-
-def naming_lost(request: ReserveRequest, under_way: CallsUnderWay) -> ReserveRequest:
-    """Return a request that names the calls of which it may be one, made again. Raises SpendDenied."""
-    if request.read or not (lost := under_way.lost()):
-        return request
-    named = (*request.unanswered, *lost)
-    if len(" ".join(named)) > MAX_UNANSWERED:
-        raise denial("in_doubt", TOO_MANY_LOST)
-    return replace(request, unanswered=named)
 
 
 def _their_key(ends: tuple[KeptEnd, ...]) -> str:

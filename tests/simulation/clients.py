@@ -17,7 +17,8 @@ from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerError, LedgerUnavailable, SpendDenied, SpendguardError, denial
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Effect, Finish, Life, Reserve, Send, advance, new_call_id
-from luigi_spendguard.http.ledger_client import GIVE_UP_S, left_ends, naming_lost
+from luigi_spendguard.http.ledger_client import GIVE_UP_S
+from luigi_spendguard.http.lost_calls import left_ends, naming_lost
 from luigi_spendguard.http.shared import LeftCall
 from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.protocol.rpcs import AttemptRequest

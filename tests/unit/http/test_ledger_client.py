@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from luigi_spendguard.http import gathering, ledger_client
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
 from luigi_spendguard.http.outbox import is_for_good
+from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.spool import Kept, Spool, backlog
 from luigi_spendguard.protocol import EndReply, EndRequest, ReserveReply, ReserveRequest, key_hash, rpcs
 from luigi_spendguard.protocol.rpcs import (
@@ -273,7 +275,7 @@ def test_what_always_fails_holds_up_nothing_that_waits_behind_it(heir: Answers, 
 @pytest.mark.parametrize(("code", "alone"), [("", True), ("internal", True), ("ledger_unavailable", False)])
 def test_whether_others_fail_too_is_told_by_what_it_answers(code: str, alone: bool) -> None:
     with pytest.raises(LedgerUnavailable) as failed:
-        Client()._refuse("spend_ended", 500, {"error": code})
+        read_answer(rpcs.ENDED, "luigid", 500, json.dumps({"error": code}).encode())
     assert isinstance(failed.value, LedgerFailed) is alone
 
 
@@ -297,5 +299,5 @@ def test_a_refusal_has_the_status_that_tells_whether_it_may_be_mended(
     status: int, body: dict[str, Any], mended: bool
 ) -> None:
     with pytest.raises(SpendDenied) as denied:
-        Client()._refuse("spend_ended", status, body)
+        read_answer(rpcs.ENDED, "luigid", status, json.dumps(body).encode())
     assert is_for_good(denied.value) is not mended

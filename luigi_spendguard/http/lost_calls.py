@@ -1,0 +1,53 @@
+"""What a process of an attempt says of those that are gone, before it asks for a call of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from luigi_spendguard.errors import denial
+from luigi_spendguard.http.shared import CallsUnderWay
+from luigi_spendguard.protocol import MAX_UNANSWERED, TOO_MANY_LOST, EndRequest, ReserveRequest
+
+
+def left_ends(under_way: CallsUnderWay) -> list[EndRequest]:
+    """Return ends of the calls that processes of this attempt had under way when they were killed.
+
+    What one has not heard the answer to it has not sent, and what that answered the task has not had.
+    """
+    note = "its process is gone"
+    return [
+        EndRequest("void", left.call_id, left.ask, sender=_other_than(left.call_id, left.asked_by), note=note)
+        if left.asked_by
+        else EndRequest("doubt", left.call_id, left.ask, note=note)
+        for left in under_way.left()
+    ]
+
+
+def _other_than(call_id: str, sender: str) -> str:
+    return "" if sender == call_id else sender
+
+
+def naming_lost(request: ReserveRequest, under_way: CallsUnderWay) -> ReserveRequest:
+    """Return a request that names the calls of which it may be one, made again. Raises SpendDenied."""
+    if request.read or not (lost := under_way.lost()):
+        return request
+    named = (*request.unanswered, *lost)
+    if len(" ".join(named)) > MAX_UNANSWERED:
+        raise denial("in_doubt", TOO_MANY_LOST)
+    return replace(request, unanswered=named)
+
+
+@contextmanager
+def asking(request: ReserveRequest, under_way: CallsUnderWay) -> Iterator[ReserveRequest]:
+    """Give the request as it is to be made, and let the other processes know of it in the block.
+
+    Raises SpendDenied, as `naming_lost`.
+    """
+    named = naming_lost(request, under_way)
+    if named.read:
+        yield named
+        return
+    with under_way.asking(named.call_id, named.ask, named.sender_id):
+        yield named
