@@ -43,6 +43,7 @@ def check_ledger(url: Path | str | None) -> None:
         raise Stop(f"there is no ledger at {place}", 1)
     try:
         with opened(place, read_only=True) as books, books.reading() as tx:
+            tx.take_time()
             budgets, entries = (
                 tx.value("SELECT count(*) FROM budget"),
                 tx.value("SELECT count(*) FROM journal"),

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import time
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from luigi_spendguard.cli.books import ledger
-from luigi_spendguard.ledger import Ledger, runs
+from luigi_spendguard.ledger import Ledger, copying, runs
+from luigi_spendguard.ledger.database import postgres
+from luigi_spendguard.ledger.database.sqlite import FileTx
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
 from tests.support.postgres import PostgresServer, database_url
@@ -47,8 +52,9 @@ def content(path: Path) -> list[object]:
 
 
 def test_there_and_back_they_are_the_same_and_go_on(
-    server: PostgresServer, file: Path, tmp_path: Path
+    server: PostgresServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(copying, "_AT_ONCE", 3)
     database, back = database_url(server.url, tmp_path), tmp_path / "back.db"
     done = run("copy", url(file), database)
     assert (done.exit_code, "the same on both sides" in done.output) == (0, True), done.output
@@ -59,6 +65,42 @@ def test_there_and_back_they_are_the_same_and_go_on(
     books.write(runs.open_run, runs.RunRequest("after", False, "Root", "Root_9", Micros(5))).result(20)
     books.close()
     assert run("check", database).exit_code == 0
+
+
+def test_a_server_waits_for_a_slow_disk(
+    server: PostgresServer, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgres, "STALLED_S", 0.1)
+    whole = FileTx.all
+
+    def slow(tx: FileTx, sql: str, *values: Any) -> Any:
+        if "FROM budget" in sql:
+            time.sleep(0.3)
+        return whole(tx, sql, *values)
+
+    monkeypatch.setattr(FileTx, "all", slow)
+    database = database_url(server.url, tmp_path)
+    for args in ((url(file), database), (database, url(tmp_path / "back.db"))):
+        done = run("copy", *args)
+        assert done.exit_code == 0, done.output
+
+
+@pytest.mark.parametrize("table", ["journal", "exchange"])
+def test_a_copy_that_is_not_the_same_is_none(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str
+) -> None:
+    whole = FileTx.insert_all
+
+    def all_but_the_last(tx: FileTx, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        whole(tx, statement, rows[:-1] if f"INTO {table} " in statement else rows)
+
+    monkeypatch.setattr(FileTx, "insert_all", all_but_the_last)
+    target = tmp_path / "target.db"
+    done = run("copy", url(file), url(target))
+    assert (done.exit_code, f"what was copied is not the same: {table}" in done.output) == (1, True), (
+        done.output
+    )
+    assert not any(content(target))
 
 
 def test_a_target_that_has_books_is_refused(server: PostgresServer, file: Path, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
@@ -123,6 +123,14 @@ class Tx(ABC):
     @abstractmethod
     def insert(self, table: str, **values: Any) -> int:
         """Insert one row; return its `id` where the database numbers the table's rows by that."""
+
+    @abstractmethod
+    def insert_all(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Execute an `insertion` once for each row's values."""
+
+    @abstractmethod
+    def take_time(self) -> None:
+        """Let this transaction stand still, and each of its statements last, for as long as it takes."""
 
     @abstractmethod
     def has_tables(self, name: str = "") -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any, ClassVar, TypeVar
@@ -20,6 +20,8 @@ T = TypeVar("T")
 Unsettled = dict[Callable[[Tx], Any], tuple[Any, set[str]]]
 #: Seconds in which a server that is there answers what takes it no time, and anything.
 ANSWER_S, STATEMENT_S = 5.0, 60.0
+#: Seconds for what may take its time.
+_LONG_S = 86400.0
 #: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
 SETTLE_S, _LOOK_S = 0.05, 0.002
 #: What may be written by who has only some names to itself; each statement's own functions look at which row.
@@ -99,6 +101,16 @@ class ServerTx(Tx):
             self._execute(statement, tuple(values.values()))
             return 0
         return int(self._execute(f"{statement} RETURNING id", tuple(values.values())).fetchone()[0])
+
+    def insert_all(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        self.wrote = True
+        text, taken = spoken(statement)
+        with at_most(self._connection, self.answer_s):
+            self._cursor.executemany(text, [[values[place] for place in taken] for values in rows])
+
+    def take_time(self) -> None:
+        self.answer_s = _LONG_S
+        self.value("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
 
     def has_tables(self, name: str = "") -> bool:
         return bool(

@@ -10,7 +10,7 @@ import os
 import sqlite3
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -193,6 +193,13 @@ class FileTx(Tx):
     def insert(self, table: str, **values: Any) -> int:
         self.wrote = True
         return int(self._execute(insertion(table, *values), tuple(values.values())).lastrowid or 0)
+
+    def insert_all(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
+        for values in rows:
+            self.run(statement, *values)
+
+    def take_time(self) -> None:
+        """Nothing: nobody ends a file's transaction."""
 
     def has_tables(self, name: str = "") -> bool:
         return bool(self.value("SELECT 1 FROM sqlite_master WHERE ? IN ('', name) LIMIT 1", name))
