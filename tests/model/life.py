@@ -13,6 +13,7 @@ of the run wants the same money.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
 
 from tests.model.books import (
     ASKS,
@@ -21,6 +22,7 @@ from tests.model.books import (
     Answer,
     Message,
     Process,
+    Row,
     Rules,
     State,
     closed,
@@ -192,18 +194,25 @@ def steps(s: State, rules: Rules) -> list[Step]:
 
 def forget(s: State, rules: Rules) -> State:
     """Leave out what can change nothing any more, so that states that go on alike are one."""
-    processes = tuple(
-        Process(p.phase, claim=p.claim)
-        if p.phase in ("paid", "gone")
-        else p._replace(fresh=True)
-        if p.phase == "sent"
-        else p
-        for p in s.processes
-    )
-    net = s.net if "void" in rules.broken else frozenset(m for m in s.net if matters(m, s, rules))
+    first, second = s.processes
+    net = s.net if "void" in rules.broken else frozenset([m for m in s.net if matters(m, s, rules)])
     kept = rules.operator == "revokes" and s.revoke != "returned"  # A revoke alone looks at that.
-    rows = tuple(r._replace(fresh=kept and r.fresh and r.unknown) for r in s.rows)
-    return s._replace(processes=processes, rows=rows, net=net)
+    rows = s.rows
+    if rows[0].fresh or rows[1].fresh:
+        rows = (_row_kept(rows[0], kept), _row_kept(rows[1], kept))
+    return s._replace(processes=(_process_kept(first), _process_kept(second)), rows=rows, net=net)
+
+
+@cache
+def _process_kept(p: Process) -> Process:
+    if p.phase in ("paid", "gone"):
+        return Process(p.phase, claim=p.claim)
+    return p._replace(fresh=True) if p.phase == "sent" else p
+
+
+@cache
+def _row_kept(row: Row, kept: bool) -> Row:
+    return row._replace(fresh=kept and row.fresh and row.unknown)
 
 
 def matters(m: Message, s: State, rules: Rules) -> bool:
