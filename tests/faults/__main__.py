@@ -32,9 +32,9 @@ def play(seed: int, keep: Path | None) -> bool:
     except Exception:
         wrong = [traceback.format_exc()]
     took = time.monotonic() - begun
-    harmed = sum(sum(wire.harmed.values()) for wire in one.wires)
     print(
-        f"{plan}: {took:.0f} s, deaths {one.deaths}, {harmed} connections harmed, not passed {one.unpassed}",
+        f"{plan}: {took:.0f} s, deaths {one.deaths}, {one.harmed.total()} connections harmed,"
+        f" not passed {one.unpassed}",
         flush=True,
     )
     if not wrong:

@@ -31,7 +31,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from tests.faults.points import CHILD, POINTS, WORKER, Point
+from tests.faults.points import CHILD, LOCAL, POINTS, WORKER, Point
 
 FOLDER, OF = "FAULTS", "FAULTS_OF"
 #: Seconds for which somebody who is asked is waited for.
@@ -57,9 +57,10 @@ def who() -> str:
 def passed(point: Point, *args: Any) -> None:
     """Do what is to be done at a step, if something is."""
     folder = os.environ.get(FOLDER, "")
-    if who() not in point.who or not folder or _is_telling():
+    whose = who()
+    if (whose not in point.who and whose != LOCAL) or not folder or _is_telling():
         return
-    begin = f"{who()}.{slug(point.step)}."
+    begin = f"{whose}.{slug(point.step)}."
     while armed := next((name for name in os.listdir(folder) if name.startswith(begin)), None):
         times, action = armed.removeprefix(begin).split(".", 1)
         last = times == "1"
@@ -80,7 +81,7 @@ def _is_telling() -> bool:
 
     That is so with Python's queue of processes, and with any Luigi.
     """
-    return who() == CHILD and any(one.name == "QueueFeederThread" for one in threading.enumerate())
+    return os.getpid() != _main and any(one.name == "QueueFeederThread" for one in threading.enumerate())
 
 
 def slug(step: str) -> str:

@@ -6,7 +6,7 @@ import random
 from dataclasses import dataclass
 from itertools import product
 
-from tests.faults.points import CHILD, GATEWAY, LUIGID, POINTS, WORKER, Point, steps
+from tests.faults.points import CHILD, GATEWAY, LOCAL, LUIGID, POINTS, WORKER, Point, steps
 
 ENGINES = ("sqlite", "postgres")
 #: Engine, and whether the secret is at a gateway apart from luigid; else it is at the workers.
@@ -15,6 +15,10 @@ COMBINATIONS = tuple(product(ENGINES, (False, True)))
 KILLED, CRASHED = "ask-kill-database", "ask-crash-database"
 #: The disks of the ledger, and of what waits for it, are full for a while.
 FULL = "ask-fill-disks"
+#: What is special to a round: nothing, or only connections are harmed, or texts are sent as well, or a worker
+#: with a scheduler of its own pays from the same run, or one of another luigid on the same ledger.
+PLAIN, UNSTEADY, TEXTS, OWN, TWO = "plain", "unsteady", "texts", "local scheduler", "two luigids"
+KINDS = (PLAIN, UNSTEADY, TEXTS, OWN, TWO)
 
 
 @dataclass(frozen=True)
@@ -46,18 +50,30 @@ class Plan:
     faults: tuple[Fault, ...]
     share: float = 0.0
     customers: int = 36
+    kind: str = PLAIN
 
     def __str__(self) -> str:
         where = "at a gateway" if self.gateway else "at the workers"
-        return f"seed {self.seed}: {self.engine}, secret {where}, {len(self.faults)} faults, {self.share:.0%}"
+        return (
+            f"seed {self.seed}, {self.kind}: {self.engine}, secret {where}, {len(self.faults)} faults,"
+            f" {self.share:.0%}"
+        )
 
 
 def by_seed(seed: int) -> Plan:
-    """Return the round of a seed; four in a row are each engine with each place of the secret."""
+    """Return the round of a seed; four in a row are each engine with each place of the secret.
+
+    Twenty in a row are also of each kind. (Who has a scheduler of its own has the secret, too.)
+    """
     chance = random.Random(seed)
     engine, gateway = COMBINATIONS[seed % len(COMBINATIONS)]
+    kind = KINDS[seed // len(COMBINATIONS) % len(KINDS)]
+    if kind == UNSTEADY:
+        return Plan(seed, engine, gateway, (), chance.choice((0.1, 0.2, 0.3)), 80, kind)
     faults: list[Fault] = []
-    for who, count in ((CHILD, 12), (LUIGID, 5), (GATEWAY, 5), (WORKER, 3)):
+    gateway = gateway and kind != OWN
+    counts = ((CHILD, 12), (LUIGID, 5), (GATEWAY, 5), (WORKER, 3), (LOCAL, 6 * (kind == OWN)))
+    for who, count in counts:
         there = steps(who, gateway=gateway, rare=True)
         for point in chance.sample(there, min(count, len(there))):
             action = chance.choice(("kill", "kill", "kill", "cut", "still"))
@@ -67,7 +83,7 @@ def by_seed(seed: int) -> Plan:
             faults.append(Fault(who, point, times, _possible(point, action)))
     if chance.random() < 0.5:
         faults.append(_at_books(chance.choice(("decided", "ended")), chance.randrange(1, 20), FULL, gateway))
-    return Plan(seed, engine, gateway, tuple(faults), chance.choice((0.0, 0.05, 0.15)), 80)
+    return Plan(seed, engine, gateway, tuple(faults), chance.choice((0.0, 0.05, 0.15)), 80, kind)
 
 
 def in_all() -> list[Plan]:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 WORKER, CHILD, LUIGID, GATEWAY = "worker", "child", "luigid", "gateway"
+#: A worker with a scheduler of its own, and its children: it passes steps of a worker's and of luigid's.
+LOCAL = "local"
 #: Who makes a call in the worker's own process, or in one that it has forked.
 _CALLERS = (WORKER, CHILD)
 _BOOKS = (LUIGID, GATEWAY)
@@ -133,6 +135,8 @@ POINTS = (
 
 def steps(who: str, *, gateway: bool, rare: bool = False) -> list[Point]:
     """Return whose steps these are, in their order; `gateway`: the secret is at a gateway."""
+    if who == LOCAL:
+        return [point for point in POINTS if point.step in _LOCAL and {WORKER, LUIGID} & {*point.who}]
     there = [point for point in POINTS if who in point.who and (rare or not point.rare)]
     if who == GATEWAY and not gateway:
         return []
@@ -143,6 +147,16 @@ def steps(who: str, *, gateway: bool, rare: bool = False) -> list[Point]:
     return there
 
 
+_LOCAL = {"connecting", "connected", "half sent", "sent", "answer begun", "answered", "outcome read"} | {
+    "claim written",
+    "claim committed",
+    "deciding",
+    "decided",
+    "grant committed",
+    "ending",
+    "ended",
+    "end committed",
+}
 #: What a worker does not do whose calls a gateway makes; and what luigid then does not.
 _NOT_FORWARDED = {"reserve asked", "reserve said", "granted", "outcome read", "end asked", "end queued"}
 _NOT_RELAYED = {"ask read", "deciding", "decided", "grant committed", "answer ahead", "answer written"} | {

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import psutil
 import urllib3
 
-from tests.faults import books
-from tests.faults.plans import CRASHED, FULL, KILLED, Fault, Plan
-from tests.faults.points import WORKER
+from tests.faults import books, hooks
+from tests.faults.plans import FULL, OWN, TWO, Fault, Plan
+from tests.faults.points import LOCAL, WORKER
 from tests.faults.site import FaultySite, Keeper
-from tests.support import postgres
-from tests.support.disks import SmallDisk, why_none
-from tests.support.network import Unsteady
-from tests.support.postgres import PostgresServer, through
+from tests.faults.stage import Stage
 from tests.support.processes import wait_until
-from tests.support.site import FakeStripe
 
 T = TypeVar("T")
 
 PIPELINE = "tests.faults.pipeline"
-#: Seconds for which a server is away, and for which the disks are full.
-AWAY_S, FULL_S = 0.5, 2.0
 #: The cap is so many dollars short of what the customers are to pay, until all else is over.
 SHORT = 5
 #: How often a pipeline is run until it must have ended.
 TRIES = 12
+#: How many customers pay from the same run elsewhere; how many texts are sent, and to which numbers.
+ELSEWHERE, TEXTED, NUMBERS = 16, 16, "+1415555"
+#: Seconds for which one that is revoked is looked at, and how often it is to be told so meanwhile.
+INSISTS_S, TOLD = 20, 12
 
 
 class Round:
@@ -42,105 +37,33 @@ class Round:
 
     def __init__(self, plan: Plan, folder: Path) -> None:
         self.plan, self.folder = plan, folder
-        self.wires: list[Unsteady] = []
-        #: When a revoke had answered (`time.monotonic`).
-        self.revoked_at = 0.0
+        self.elsewhere = ELSEWHERE if plan.kind in (OWN, TWO) else 0
+        #: When a revoke had answered (`time.monotonic`), and how often who insists was told so after that.
+        self.revoked_at, self.told = 0.0, 0
         #: What the workers have said last, by pipeline.
         self.said: dict[str, str] = {}
         #: Faults that have not happened.
         self.unpassed: list[str] = []
         self.deaths: dict[str, int] = {}
         self.wrong: list[str] = []
-        self.disks: list[SmallDisk] = []
-        #: Why there are no small disks here, though some of them were to be full.
+        #: How many connections were harmed, by kind.
+        self.harmed: Counter[str] = Counter()
         self.lacking = ""
 
     def play(self) -> list[str]:
         """Do it all; return what is wrong, one line each."""
         with contextlib.ExitStack() as stack:
-            acts: dict[str, Callable[[], None]] = {FULL: self._fill_disks}
-            small = any(fault.action == FULL for fault in self.plan.faults)
-            self.lacking = why_none() if small else ""
-            small = small and not self.lacking
-            if self.plan.engine == "postgres":
-                folder = Path(tempfile.mkdtemp(prefix="spendguard-pg-")) if small else None
-                if folder is not None:
-                    self.disks.append(stack.enter_context(SmallDisk(folder, 250)))
-                # What it has written is small enough for a small disk.
-                server = PostgresServer(settings="max_wal_size = 32MB\nmin_wal_size = 32MB\n", folder=folder)
-                self.server = stack.enter_context(server)
-                stack.enter_context(_environ(postgres.SERVER, self.server.url))
-                acts |= {
-                    KILLED: lambda: self._restart(self.server.kill),
-                    CRASHED: lambda: self._restart(lambda: self.server.end(signal.SIGQUIT)),
-                }
-            self.stripe = FakeStripe(self.folder / "vendor", "--latency", "0.05")
-            stack.callback(self.stripe.process.end)
-            self.site = site = self._site()
-            if small:
-                for folder in (
-                    site.state_home,
-                    *(() if self.plan.engine == "postgres" else (site.ledger.parent,)),
-                ):
-                    self.disks.append(stack.enter_context(SmallDisk(folder, 8)))
-            stack.callback(site.end)
-            self._put_wires(stack)
-            site.start()
-            if self.plan.gateway:
-                site.start_gateway()
-            keeper = stack.enter_context(Keeper(site, acts))
+            self.stage = Stage(self.plan, self.folder, stack)
+            self.site, self.lacking = self.stage.site, self.stage.lacking
+            self.stage.start()
+            keeper = stack.enter_context(Keeper(self.stage.sites, self.stage.acts))
             try:
                 self._work()
             finally:
                 self.deaths = keeper.deaths
+                for one in self.stage.wires:
+                    self.harmed.update(one.harmed)
             return self._judge()
-
-    def _site(self) -> FaultySite:
-        return FaultySite(
-            self.folder / "site",
-            apart=self.plan.gateway,
-            stripe=self.stripe,
-            spendguard_stripe={"timeout_s": 3},
-            spendguard={"default_cap_usd": 1000, "max_cap_usd": 1000},
-            core={"rpc_retry_wait": 1, "rpc_retry_attempts": 20, "rpc_connect_timeout": 3},
-            scheduler={"worker_disconnect_delay": 3, "prune_on_get_work": "true", "retry_delay": 1},
-        )
-
-    def _put_wires(self, stack: contextlib.ExitStack) -> None:
-        """Let whatever one of us says to another pass through what may harm it."""
-        if not self.plan.share:
-            return
-        site = self.site
-
-        def wire(to: int | str) -> Unsteady:
-            made = Unsteady(to, self.plan.seed + len(self.wires), share=self.plan.share)
-            self.wires.append(stack.enter_context(made))
-            return made
-
-        site.configure(core={"default_scheduler_url": wire(site.port).url})
-        site.configure(spendguard_stripe={"base_url": wire(int(self.stripe.url.rpartition(":")[2])).url})
-        if self.plan.gateway:
-            site.configure(spendguard={"gateway_url": wire(site.gateway_port).url})
-        if self.plan.engine == "postgres":
-            url = site.settings["spendguard"]["ledger_url"]
-            ledger = through(wire(self.server.socket).port, url)
-            site.configure(spendguard={"ledger_url": ledger})
-
-    def _restart(self, end: Callable[[], None]) -> None:
-        with contextlib.suppress(FileNotFoundError, psutil.NoSuchProcess):  # A full disk has ended it.
-            end()
-        time.sleep(AWAY_S)
-        self.server.start()
-
-    def _fill_disks(self) -> None:
-        """Let nothing be written for a while, to the ledger and to what waits for it."""
-        for disk in self.disks:
-            disk.fill()
-        time.sleep(FULL_S)
-        for disk in self.disks:
-            disk.free()
-        if self.plan.engine == "postgres":
-            self.server.start()
 
     # The work.
 
@@ -163,29 +86,38 @@ class Round:
             thread.start()
             return thread
 
-        threads = [beside(self._revoked), beside(lambda: self._alone(alone))]
+        threads = [beside(self._revoked), beside(lambda: self._alone(alone)), beside(self._elsewhere)]
+        threads += [beside(self._text)] if self.stage.twilio is not None else []
         for _ in range(TRIES):
-            done = self._run("main", customers, 16, budget=customers - SHORT)
-            if done or (not site.armed() and self._is_at_cap()):
+            done = self._run("main", customers, 16, budget=self._all() - SHORT)
+            if (done and not self.elsewhere) or (not site.armed() and self._is_at_cap()):
                 break
-        assert not done, "the cap was no cap"
         for thread in threads:
             thread.join()
-        self.wrong += self._asked(lambda: books.uncounted(site))
+        if sum(name.startswith("main_") for name in self.stage.paid()) > self._all() - SHORT:
+            self.wrong.append("the cap was no cap")
+        self.wrong += self._asked(lambda: books.uncounted(self.stage.paid(), books.calls_of(site)))
         self._top_up()
         self._until_done("main", customers, 16)
         self.unpassed = site.armed()
         site.disarm()
-        for one in self.wires:
-            one.calm = True
+        self.stage.calm()
+        self._until(self._pay_elsewhere, "what is paid elsewhere")
         # One more, so that a worker of this host says what others have left.
         self._until_done("alone", 2 * len(alone) + 1, 2)
+        if self.stage.second is not None:
+            self._until(self._end_elsewhere, "the end elsewhere")
+        if self.stage.twilio is not None:
+            self._until(self._texted, "the texts")
         if failed:
             raise failed[0]
 
+    def _all(self) -> int:
+        """Return how many are to pay from the run `main`."""
+        return self.plan.customers + self.elsewhere
+
     def _is_at_cap(self) -> bool:
-        paid = sum(name.startswith("main_") for name in books.paid(self.site))
-        return paid >= self.plan.customers - SHORT
+        return sum(name.startswith("main_") for name in self.stage.paid()) >= self._all() - SHORT
 
     def _run(self, name: str, n: int, workers: int, *, budget: int = 0, first: int = 0) -> bool:
         """Run a pipeline once; return whether it has completed."""
@@ -194,20 +126,29 @@ class Round:
         args = ("PayAll", "--of", name, "--run-id", run_id, "--first", str(first), "--n", str(n))
         if budget:
             args += ("--budget-usd", str(budget))
-        _, out = self.site.luigi(*args, "--workers", str(workers), module=PIPELINE, timeout=180)
-        self.said[name] = out
+        self._luigi(name, *args, "--workers", str(workers))
         return all(self._is_complete(f"{name}_{number}") for number in range(first, first + n))
 
-    def _is_complete(self, customer: str) -> bool:
+    def _luigi(self, said: str, *args: str, site: FaultySite | None = None, **env: str) -> str:
+        """Run a pipeline, at a site; all tasks have their output in one folder."""
+        env["OUT_DIR"] = str(self.site.folder / "out")
+        _, out = (site or self.site).luigi(*args, module=PIPELINE, timeout=180, **env)
+        self.said[said] = out
+        return out
+
+    def _is_complete(self, whose: str) -> bool:
         """Return whether a customer's task has its output: Luigi's own summary knows of tasks no more."""
-        return any((self.site.folder / "out").glob(f"Pay_{customer}_*"))
+        return any((self.site.folder / "out").glob(f"*_{whose}_*"))
 
     def _until_done(self, name: str, n: int, workers: int) -> None:
+        self._until(lambda: self._run(name, n, workers), name)
+
+    def _until(self, run: Callable[[], bool], what: str) -> None:
         for _ in range(TRIES):
-            if self._run(name, n, workers):
+            if run():
                 return
             time.sleep(1)  # What has failed is tried again after `retry_delay`.
-        raise AssertionError(f"{name} is not done after {TRIES} tries:\n{self.said[name][-3000:]}")
+        raise AssertionError(f"{what}: not done after {TRIES} tries:\n{list(self.said.values())[-1][-3000:]}")
 
     def _alone(self, faults: list[Fault]) -> None:
         """Let tasks that run in a worker's own process fail, one step after the other."""
@@ -218,29 +159,101 @@ class Round:
                 if not any(name.startswith(f"{WORKER}.") for name in self.site.armed()):
                     break
 
+    # Beside the rest.
+
+    def _elsewhere(self) -> None:
+        """Let others pay from the run `main`, elsewhere, until its cap is reached."""
+        for _ in range(TRIES):
+            if self._pay_elsewhere() or self._is_at_cap():
+                return
+
+    def _pay_elsewhere(self) -> bool:
+        """Let who has a scheduler of its own, or another luigid, pay; return whether all have."""
+        if not self.elsewhere:
+            return True
+        n, first = self.elsewhere, self.plan.customers
+        args = ("PayAll", "--of", "main", "--run-id", "main", "--first", str(first), "--n", str(n))
+        args += ("--workers", "4", "--budget-usd", str(self._all() - SHORT))
+        env: dict[str, str] = {}
+        if self.plan.kind == OWN:
+            args, env = (*args, "--local-scheduler"), {hooks.OF: LOCAL}
+        self._luigi("elsewhere", *args, site=self.stage.second, **env)
+        return all(self._is_complete(f"main_{number}") for number in range(first, first + n))
+
+    def _end_elsewhere(self) -> bool:
+        """Let a worker of the second's host say what others have left there."""
+        self._luigi("end", "Pay", "--customer", "end_0", site=self.stage.second)
+        return self._is_complete("end_0")
+
+    def _text(self) -> None:
+        """Let texts be sent; who knows nothing of one that may have been sent does not send it again."""
+        for _ in range(3):
+            if self._send_texts():
+                return
+
+    def _send_texts(self) -> bool:
+        args = ("TextAll", "--to", NUMBERS, "--n", str(TEXTED), "--run-id", "texts", "--workers", "4")
+        self._luigi("texts", *args)
+        return all(self._is_complete(f"_{number[1:]}") for number in self._numbers())
+
+    def _texted(self) -> bool:
+        """Do what an operator does: say of each text in doubt what the vendor's books have of it."""
+        assert self.stage.twilio is not None
+        books.settle_down(self.site)
+        sent = {entry["to"]: entry["sid"] for entry in self.stage.twilio.sent()}
+        for call in books.calls_of(self.site):
+            if call["vendor"] == "twilio" and call["state"] == "in_doubt":
+                sid = sent.get(call["target"])
+                body = {"spent_usd": f"{books.PRICE / 100}", "object_id": sid} if sid else {"not_sent": True}
+                status, said = self.site.call("POST", f"/calls/{call['id']}/resolve", body)
+                assert status == 200, said
+        return self._send_texts() and set(self._numbers()) <= set(self.stage.paid())
+
+    def _numbers(self) -> list[str]:
+        return (
+            [f"{NUMBERS}{1000 + number}" for number in range(TEXTED)] if self.stage.twilio is not None else []
+        )
+
+    # A revoke.
+
     def _revoked(self) -> None:
-        """Let a run of its own begin, and revoke it."""
+        """Let a run of its own begin, and revoke it, at the second luigid where there is one."""
+        enough, told = self.site.folder / "out" / "enough", self.site.folder / "out" / "told"
 
         def work() -> None:
             while not self.revoked_at:  # luigid forgets it where it is killed.
                 self._run("stop", 80, 4)
 
-        working = threading.Thread(target=work)
-        working.start()
+        def insist() -> None:  # In its worker's own process: a child would be ended.
+            while not enough.exists():
+                self._luigi("insist", "Insist", "--of", "stop", "--run-id", "stop", FAULTS_OF="bystander")
+
+        working = [threading.Thread(target=act) for act in (work, insist)]
+        for one in working:
+            one.start()
         try:
-            wait_until(
-                lambda: len(list((self.site.folder / "out").glob("Pay_stop_*"))) > 2, 120, "calls to stop"
-            )
+            wait_until(self._is_begun, 120, "calls to stop")
             self._revoke("stop")
         finally:
             self.revoked_at = time.monotonic()
-            working.join()
+            before = told.read_text().count("\n") if told.exists() else 0
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: told.exists() and told.read_text().count("\n") >= before + TOLD, INSISTS_S)
+            self.told = (told.read_text().count("\n") if told.exists() else 0) - before
+            enough.touch()
+            for one in working:
+                one.join()
+
+    def _is_begun(self) -> bool:
+        """Return whether some of the tasks to stop have paid, and so has who insists."""
+        paid = sum(name.startswith("stop_") and not name[5].isdigit() for name in self.stage.paid())
+        return len(list((self.site.folder / "out").glob("Pay_stop_*"))) > 2 and paid > 2
 
     def _revoke(self, run_id: str) -> None:
         """Revoke a run, and ask again until that is answered."""
 
         def revoked() -> bool:
-            status, said = self.site.call("DELETE", f"/runs/{run_id}")
+            status, said = (self.stage.second or self.site).call("DELETE", f"/runs/{run_id}")
             return status == 200 and said["state"] == "revoked"
 
         wait_until(lambda: self._asked(revoked), 60, "a revoke")
@@ -256,10 +269,6 @@ class Round:
                     raise
                 time.sleep(0.1)
 
-    @staticmethod
-    def _of_stop(request: dict[str, Any]) -> bool:
-        return "customer=stop_" in request["body"]
-
     def _top_up(self) -> None:
         """Let the rest be paid, too; the same top-up counts once, however often it is asked for."""
         body = {"usd": str(SHORT), "request_id": f"top-up-{self.plan.seed}"}
@@ -270,24 +279,14 @@ class Round:
         wait_until(lambda: self._asked(topped_up), 60, "a top-up")
 
     def _judge(self) -> list[str]:
-        n, alone = self.plan.customers, sum(fault.who == WORKER for fault in self.plan.faults)
-        done = [f"main_{number}" for number in range(n)] + [
-            f"alone_{number}" for number in range(2 * alone + 1)
-        ]
-        wrong = books.judge(self.site, {"main": n * 100}, done)
+        alone = sum(fault.who == WORKER for fault in self.plan.faults)
+        done = [f"main_{number}" for number in range(self._all())]
+        done += [f"alone_{number}" for number in range(2 * alone + 1)] + self._numbers()
+        seen = books.look(self.stage.sites, self.stage.paid())
+        wrong = books.judge(seen, {"main_": self._all() * books.PRICE}, done)
         # What was delayed on its way had been sent before.
-        late = self.revoked_at + (2.0 if self.wires else 0.0)
-        after = [one for one in self.stripe.posts() if self._of_stop(one) and one["time"] > late]
-        return self.wrong + wrong + [f"{one['body']} was sent after the revoke" for one in after]
-
-
-@contextlib.contextmanager
-def _environ(name: str, value: str) -> Iterator[None]:
-    before = os.environ.get(name)
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        late = self.revoked_at + (2.0 if self.stage.wires else 0.0)
+        wrong += books.sent_after(self.stage.stripe.posts(), "stop_", late)
+        if self.told < TOLD:
+            wrong.append(f"who insists was told of the revoke {self.told} times: that was not tried")
+        return self.wrong + wrong

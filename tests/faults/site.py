@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from tests.support.processes import REPOSITORY, Process, free_port, listening
 from tests.support.site import Site
 
 HOOK = REPOSITORY / "tests" / "faults" / "hook"
+TOKEN = "admin-token-of-the-sites"
 #: Seconds for which a process stands still.
 STILL_S = 2.5
 
@@ -26,10 +27,10 @@ STILL_S = 2.5
 class FaultySite(Site):
     """A site whose processes fail where its folder `faults` says so."""
 
-    def __init__(self, folder: Path, *, apart: bool = False, **more: Any) -> None:
-        """`apart`: a gateway of its own has the secret."""
-        self.faults = folder / "faults"
-        self.faults.mkdir(parents=True)
+    def __init__(self, folder: Path, *, apart: bool = False, faults: Path | None = None, **more: Any) -> None:
+        """`apart`: a gateway of its own has the secret; `faults`: the folder of another site."""
+        self.faults = faults or folder / "faults"
+        self.faults.mkdir(parents=True, exist_ok=True)
         self.gateway_process: Process | None = None
         self.gateway_port = free_port()
         super().__init__(folder, gateway=apart, start=False, **more)
@@ -48,6 +49,10 @@ class FaultySite(Site):
             super().start(module, *args, **{hooks.OF: LUIGID, **env})
         finally:
             self.secrets = secrets
+
+    def token(self) -> str:
+        """Return the admin token that luigi.cfg has."""
+        return TOKEN if "admin_token" in self.settings["spendguard"] else super().token()
 
     def start_gateway(self) -> None:
         """Start the gateway that stands apart."""
@@ -84,11 +89,13 @@ class FaultySite(Site):
 class Keeper:
     """Starts again what has died, lets go on what stands still, does what a step asks for; `with` ends it.
 
-    `acts`: by what a step asks for.
+    `sites`: all of which the first's folder `faults` speaks; `acts`: by what a step asks for.
     """
 
-    def __init__(self, site: FaultySite, acts: dict[str, Callable[[], None]] | None = None) -> None:
-        self.site, self.acts = site, acts or {}
+    def __init__(
+        self, sites: Sequence[FaultySite], acts: dict[str, Callable[[], None]] | None = None
+    ) -> None:
+        self.sites, self.faults, self.acts = sites, sites[0].faults, acts or {}
         self.deaths = {LUIGID: 0, GATEWAY: 0}
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._keep, daemon=True)
@@ -102,15 +109,8 @@ class Keeper:
                 traceback.print_exc()
 
     def _look(self) -> None:
-        site = self.site
-        if site.luigid is not None and site.luigid.popen.poll() is not None:
-            self.deaths[LUIGID] += 1
-            site.start()
-        if site.gateway_process is not None and site.gateway_process.popen.poll() is not None:
-            self.deaths[GATEWAY] += 1
-            site.start_gateway()
-        for name in os.listdir(site.faults):
-            path = site.faults / name
+        for name in os.listdir(self.faults):
+            path = self.faults / name
             with contextlib.suppress(FileNotFoundError, ProcessLookupError):
                 if name.startswith("still.") and time.time() - path.stat().st_mtime > STILL_S:
                     path.unlink()
@@ -118,6 +118,14 @@ class Keeper:
                 elif name.startswith("asked."):
                     self.acts[name.split(".")[1]]()
                     path.unlink()
+        # Last: while one that stands still has the ledger locked, luigid does not start.
+        for site in self.sites:
+            if site.luigid is not None and site.luigid.popen.poll() is not None:
+                self.deaths[LUIGID] += 1
+                site.start()
+            if site.gateway_process is not None and site.gateway_process.popen.poll() is not None:
+                self.deaths[GATEWAY] += 1
+                site.start_gateway()
 
     def __enter__(self) -> Keeper:
         return self
@@ -125,7 +133,7 @@ class Keeper:
     def __exit__(self, *args: object) -> None:
         self._ends.set()
         self._thread.join(60)
-        for name in os.listdir(self.site.faults):
+        for name in os.listdir(self.faults):
             if name.startswith("still."):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(int(name.rpartition(".")[2]), signal.SIGCONT)

@@ -64,8 +64,10 @@ def test_four_rounds_kill_each_process_at_each_of_its_steps() -> None:
 
 def test_a_seed_is_a_plan() -> None:
     assert plans.by_seed(7) == plans.by_seed(7)
-    assert len({plans.by_seed(seed).faults for seed in range(20)}) == 20
+    assert len({plans.by_seed(seed) for seed in range(20)}) == 20
     assert {(plan.engine, plan.gateway) for plan in map(plans.by_seed, range(4))} == set(plans.COMBINATIONS)
+    kinds = {(plan.engine, plan.kind) for plan in map(plans.by_seed, range(20))}
+    assert kinds == {(engine, kind) for engine in plans.ENGINES for kind in plans.KINDS}
 
 
 class TestPassing:
