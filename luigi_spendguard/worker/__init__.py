@@ -22,9 +22,10 @@ from luigi_spendguard.proxy import attempts
 from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.worker import any_worker, blocked
 from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, blocked_by, quietly
+from luigi_spendguard.worker.results import LongResults, Results
 from luigi_spendguard.worker.revoke import Stopper
 from luigi_spendguard.worker.runs import RootTask, announced_root
-from luigi_spendguard.worker.state import GuardState, Results
+from luigi_spendguard.worker.state import GuardState
 
 logger = logging.getLogger(__name__)
 
@@ -212,11 +213,15 @@ class GuardedWorker(luigi.worker.Worker):
         if not isinstance(queue, Results):
             queue = self.__dict__["_task_result_queue"] = Results(queue)
         guard.handling_result, guard.reported = True, False
-        queue.arrived = self._has_arrived
+        queue.arrived, queue.kept_of = self._has_arrived, self._long_results_of
         try:
             return super()._handle_next_task()
         finally:
-            guard.handling_result, queue.arrived = False, None
+            guard.handling_result, queue.arrived, queue.kept_of = False, None, None
+
+    def _long_results_of(self, task_id: str) -> LongResults | None:
+        process = self._running_tasks.get(task_id)
+        return process.long_results if isinstance(process, GuardedTaskProcess) else None
 
     def _has_arrived(self, task_id: str, status: str) -> None:
         """Say what an attempt has left before its result is handled; of one that is DONE once Luigi knows."""

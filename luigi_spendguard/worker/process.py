@@ -37,6 +37,7 @@ from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.proxy import attempts, interrupt
 from luigi_spendguard.redaction import redacted
 from luigi_spendguard.worker import preload
+from luigi_spendguard.worker.results import LongResults, ShortResults
 from luigi_spendguard.worker.runs import RootTask, amount_of, open_run, payment_keys_of
 
 logger = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
     forked: bool = False
     #: What that child leaves to its worker; None for one that is not forked.
     words: LastWords | None = None
+    #: Where that child puts a result that is too long for Luigi's queue; None for one that is not forked.
+    long_results: LongResults | None = None
     claim_id: str = ""
     death_told: bool = False
     refused: BaseException | None = None
@@ -95,11 +98,14 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
 
     def run(self) -> None:
         """Do the task as Luigi does; a child whose worker is gone ends though nobody reads what it says."""
+        queue = self.result_queue  # type: ignore[has-type]  # Luigi's own
+        if self.long_results is not None:
+            self.result_queue = ShortResults(queue, self.long_results)
         try:
             super().run()
         finally:
             if self.forked:
-                _leave(self.result_queue)
+                _leave(queue)
 
     def terminate(self) -> Any:
         """End this child as Luigi does (out of time, or its worker leaves), and say so when it is gone."""

@@ -11,7 +11,6 @@ import importlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from typing import Any
 
 import luigi.rpc
@@ -27,6 +26,7 @@ from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, Blocked
 from luigi_spendguard.proxy import environment
 from luigi_spendguard.worker import preload
 from luigi_spendguard.worker.process import GuardedTaskProcess
+from luigi_spendguard.worker.results import LongResults
 from luigi_spendguard.worker.runs import RootTask, amount_of, open_run, vendors_of
 
 logger = logging.getLogger(__name__)
@@ -41,31 +41,6 @@ _WAITED_S = 1.0
 KEPT_S = 90.0
 #: Looks at the same tasks, ready but not handed out, after which they are left to other workers.
 _LOOKS = 3
-
-
-class Results:
-    """The worker's result queue, remembering which task the last result was of."""
-
-    def __init__(self, queue: Any) -> None:
-        self._queue = queue
-        self.last: str | None = None
-        #: Hears of each result, task_id and status, while its worker takes some.
-        self.arrived: Callable[[str, str], None] | None = None
-
-    def get(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the next result as Luigi's queue does; its first item is the task_id."""
-        while isinstance(item := self._queue.get(*args, **kwargs), preload.Loaded):
-            preload.take(item)
-        self.last = item[0]
-        if self.arrived is not None:
-            self.arrived(item[0], item[1])
-        return item
-
-    def __getattr__(self, name: str) -> Any:
-        # Not yet there while it is unpickled; how the queue is pickled is not how this is (Python 3.10 asks).
-        if name == "_queue" or name.startswith("__"):
-            raise AttributeError(name)
-        return getattr(self._queue, name)
 
 
 class GuardState:
@@ -283,7 +258,10 @@ class GuardState:
                 process.client = self.client()
                 process.client.take_over()
                 process.forked = process.use_multiprocessing and preload.prepare(task)
-                process.words = LastWords() if process.forked else None
+                if process.forked:
+                    process.words = LastWords()
+                    with contextlib.suppress(OSError):  # No place for files: it goes as under any Luigi.
+                        process.long_results = LongResults(task.task_id)
         except (PluginError, config.ConfigError, LedgerUnavailable) as error:
             process.refusal = str(error)
         if process.refusal:

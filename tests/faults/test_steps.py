@@ -60,3 +60,42 @@ def test_the_children_of_a_killed_worker_end_though_nobody_reads_their_results(f
             os.killpg(worker.pid, signal.SIGKILL)
         reading.join()
     assert faulty.stripe.moved() == 1600
+
+
+def test_a_child_that_is_killed_as_it_tells_its_worker_much_keeps_nobody(faulty: FaultySite) -> None:
+    """It is more than the pipe to its worker takes: a part of it would be there, and waited for the rest."""
+    fail, said = faulty.folder / "out" / "fail", list[str]()
+    fail.write_text("200_000")
+    faulty.start()
+    with faulty.stripe.holding():
+        worker = faulty.worker("PayAll", "--of", "c", "--n", "2", "--workers", "2", module=PIPELINE)
+        reading = threading.Thread(target=lambda: said.append(worker.communicate()[0]))
+        reading.start()
+        wait_until(lambda: len(faulty.stripe.posts()) == 2, what="a call of each child")
+        children = children_of(worker.pid)
+        os.kill(worker.pid, signal.SIGSTOP)  # It is busy.
+    try:
+        wait_until(lambda: any(map(has_told, children)), what="a result")
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+        os.kill(worker.pid, signal.SIGCONT)
+        reading.join(60)
+        assert not reading.is_alive(), "its worker waits for ever"
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(worker.pid, signal.SIGKILL)
+        reading.join()
+    assert "This progress looks :(" in said[0]
+    fail.unlink()
+    faulty.wait_for_retries()
+    assert ":)" in faulty.luigi("PayAll", "--of", "c", "--n", "2", "--workers", "2", module=PIPELINE)[1]
+    assert faulty.stripe.moved() == 200
+
+
+def has_told(pid: int) -> bool:
+    """Return whether a process has ended, or a thread of its waits in the midst of a result."""
+    try:
+        threads = [path for path in Path(f"/proc/{pid}/task").glob("*/wchan") if path.parent.name != str(pid)]
+        return not runs(pid) or any("pipe_write" in path.read_text() for path in threads)
+    except OSError:
+        return not runs(pid)

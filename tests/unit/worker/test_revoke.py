@@ -13,8 +13,8 @@ import pytest
 
 from luigi_spendguard.protocol.rpcs import AcknowledgeRequest
 from luigi_spendguard.worker import GuardedWorker, revoke
+from luigi_spendguard.worker.results import Results
 from luigi_spendguard.worker.revoke import Stopper
-from luigi_spendguard.worker.state import Results
 from tests.support.processes import wait_until
 
 
