@@ -21,7 +21,6 @@ from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.http import ledger_client
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
-from luigi_spendguard.protocol import rpcs
 from luigi_spendguard.protocol.rpcs import DuePricesRequest
 from luigi_spendguard.proxy.stripe import VENDOR, in_place
 from luigi_spendguard.vendors import Request
@@ -148,8 +147,9 @@ def test_the_token_is_not_seen_from_an_error_of_its_client(monkeypatch: pytest.M
     token = "worker-token-canary-0123456789"
     settings = config.Settings(None, worker_token=config.redaction.Secret(token))
     client = HttpLedgerClient("http://user:userinfo-canary@127.0.0.1:9", settings.worker_token)
-    refused = raised(lambda: client._read(rpcs.CLAIM, 500, b"{}"))
     unreached = raised(lambda: client.due_prices(DuePricesRequest(())))
+    monkeypatch.setattr(client._connections, "post", lambda *_: (500, b"{}"))
+    refused = raised(lambda: client.due_prices(DuePricesRequest(())))
     for error in (refused, unreached):
         assert isinstance(error, LedgerUnavailable)
     for shown in (seen_from(refused), seen_from(unreached), repr(client), repr(vars(client)), repr(settings)):
