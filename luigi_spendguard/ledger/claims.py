@@ -255,6 +255,7 @@ def finish(tx: Tx, claim_id: str, outcome: str) -> Row | None:
             for task_id in dict.fromkeys([row["task_id"], *json.loads(row["members"])]):
                 if task_id:  # A key that was asked for over HTTP has none.
                     count_completion(tx, task_id)
+        journal(tx, JournalEntry("finish", run_id=row["run_id"], note=claim_id))
     if outcome == "died":
         for call in tx.all("SELECT * FROM call WHERE claim_id = ? AND state = 'pending'", claim_id):
             put_in_doubt(tx, call, "its sender died")
@@ -382,6 +383,7 @@ def close_run(
             if each["task_id"] not in tasks:
                 count_completion(tx, each["task_id"])
             tx.run("UPDATE claim SET outcome = 'completed' WHERE id = ?", each["id"])
+            journal(tx, JournalEntry("finish", run_id=row["run_id"], note=each["id"]))
     journal(tx, JournalEntry("close", run_id=row["run_id"], request_id=request_id))
     return run_row(tx, row["run_id"])
 

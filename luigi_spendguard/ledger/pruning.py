@@ -271,6 +271,12 @@ def _delete_attempts(tx: Tx, claim_ids: list[str]) -> None:
     if not claim_ids:
         return
     ids = json.dumps(claim_ids)
+    among = "(SELECT value FROM json_each(?1))"
+    _delete_entries(
+        tx,
+        f"kind = 'finish' AND note IN {among} AND run_id IN (SELECT run_id FROM claim WHERE id IN {among})",
+        ids,
+    )
     tx.run("DELETE FROM member WHERE claim_id IN (SELECT value FROM json_each(?))", ids)
     for table in ("key_terms", "claim"):
         tx.run(f"DELETE FROM {table} WHERE id IN (SELECT value FROM json_each(?))", ids)

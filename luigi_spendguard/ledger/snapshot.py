@@ -204,6 +204,7 @@ class Changes:
         runs: the runs concerned, each with those of its budgets (its tasks' own too) that have changed.
         day: today's budget of all runs, changed or not.
         paid: tasks that have paid, a batch's members too.
+        ended: the attempts that have ended, or of which it is known now that they have completed.
 
     """
 
@@ -211,6 +212,7 @@ class Changes:
     runs: list[Figures] = field(default_factory=list)
     day: Row | None = None
     paid: list[str] = field(default_factory=list)
+    ended: list[Row] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -228,7 +230,7 @@ class Start(Changes):
     batches: list[list[str]] = field(default_factory=list)
 
 
-_FRESH = "WITH fresh AS (SELECT id, kind, run_id, call_id, budget_id FROM journal WHERE id > ?)"
+_FRESH = "WITH fresh AS (SELECT id, kind, run_id, call_id, budget_id, note FROM journal WHERE id > ?)"
 
 
 def changes(tx: Tx, since: int) -> Changes:
@@ -253,12 +255,19 @@ def changes(tx: Tx, since: int) -> Changes:
     approvals = tx.all(
         "SELECT * FROM approval WHERE task_id <> '' AND run_id IN (SELECT value FROM json_each(?))", concerned
     )
+    ended = tx.all(
+        f"{_FRESH} SELECT claim.id, task_id, members, outcome FROM fresh JOIN claim ON claim.id = note"
+        " WHERE kind = 'finish' ORDER BY fresh.id",
+        since,
+    )
+    # Behind those: what has paid after it had completed has paid.
     reserved = tx.all(f"{_FRESH} SELECT call_id FROM fresh WHERE kind = 'reserve'", since)
     return Changes(
         seen,
         _together(rows, budgets, approvals, last if settled is None else seen),
         today(tx),
         have_paid(tx, [row["call_id"] for row in reserved]),
+        ended,
     )
 
 
@@ -290,6 +299,7 @@ def start(tx: Tx, caps: Caps) -> Start:
         _all_runs(tx),
         today(tx),
         have_paid(tx),
+        [],
         claims,
         [json.loads(row["members"]) for row in batches],
     )

@@ -99,7 +99,7 @@ def claimed(
     if task is None:
         task = state.put(TaskState(task_id, family, [run_id]))
         task.paid = state.remembered.pop(task_id, task).paid
-    task.pinned, task.claimed_by = run_id, worker
+    task.pinned, task.claimed_by, task.resumed = run_id, worker, ""
     run = state.run(run_id)
     task.left = left if left is not None else task.left
     if run is not None:
@@ -136,8 +136,19 @@ def feed_changes(state: DispatchState, changes: Changes) -> None:
     for figures in changes.runs:
         feed(state, figures)
     feed_day(state, changes.day, changes.seen, is_today=True)
+    for row in changes.ended:
+        _end(state, row)
     for task_id in changes.paid:
         state.task(task_id).paid = True
+
+
+def _end(state: DispatchState, row: Row) -> None:
+    """Take over how an attempt has ended, another luigid's perhaps."""
+    task = state.tasks.get(row["task_id"])
+    if task is not None and task.resumed == row["id"]:
+        state.stopped(task.task_id)
+    if row["outcome"] == "completed":
+        state.completed([row["task_id"], *json.loads(row["members"])])
 
 
 def begin(state: DispatchState, start: Start) -> None:
@@ -182,7 +193,7 @@ def _resume(state: DispatchState, task: TaskState, row: Row) -> None:
     if state.remembered.pop(task.task_id, None) is not None:
         state.put(task)
         task.runs = [row["run_id"]]
-    task.claimed_by = row["worker"]
+    task.claimed_by, task.resumed = row["worker"], row["id"]
     run = state.runs.get(row["run_id"])
     if run is not None and row["state"] == "open" and not task.counted_in:
         state.count(run, task, task.left or 0)

@@ -323,6 +323,7 @@ class TaskState:
         pinned: the run that it was last dispatched for.
         counted: what is set aside for it in the budgets `counted_in`, while it runs.
         claimed_by: the guarded worker that runs it.
+        resumed: the attempt of it that went on when luigid began, perhaps before another luigid; "": none.
         paid: whether it has paid and not completed since: its calls are repeated, and cost nothing.
         members: the tasks of a batch, when this is its combined task.
         batch: the members, in their order, of the attempted batch that it comes back with.
@@ -346,6 +347,7 @@ class TaskState:
     counted: int = 0
     counted_in: list[BudgetState] = field(default_factory=list)
     claimed_by: str | None = None
+    resumed: str = ""
     paid: bool = False
     members: tuple[str, ...] = ()
     batch: tuple[str, ...] = ()

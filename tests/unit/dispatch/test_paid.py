@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.config import Settings
-from luigi_spendguard.ledger import claims, snapshot
+from luigi_spendguard.ledger import claims, runs, snapshot
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol.rpcs import ClaimRequest, FinishRequest
 from luigi_spendguard.settings.policy import Caps
@@ -87,3 +87,49 @@ def test_a_local_scheduler_forgets_it_too_where_a_child_has_finished_the_claim(
     port._scheduler.ping(worker="w")
     assert not gate.state.task("A").paid
     assert gate.verdict("A") == READY
+
+
+def heard(port: LocalLedgerClient) -> None:
+    """Let the gate of this process hear what others have written."""
+    port._do(lambda service: service.refresh())
+
+
+def test_the_gate_hears_that_a_task_has_completed_at_another_luigid(
+    books: Books, port: LocalLedgerClient
+) -> None:
+    gate = port._scheduler.gate
+    heard(port)
+    key = books.claim("Batch_ab", members=("A", "B"))
+    books.reserve(key, books.ask(50))
+    heard(port)
+    assert [gate.state.task(task_id).paid for task_id in ("A", "B", "Batch_ab")] == [True] * 3
+    books.write(claims.finish, books.last_claim, "completed")
+    heard(port)
+    assert not gate.state.remembered, "it would stay with the run of then"
+
+
+def test_the_gate_hears_that_its_run_has_ended_there_with_the_tasks_that_are_done(
+    books: Books, port: LocalLedgerClient
+) -> None:
+    gate = port._scheduler.gate
+    books.write(runs.open_run, runs.RunRequest("Root_1", True, "Root", "Root_1", Micros(100)))
+    books.reserve(books.claim("A", "Root_1"), books.ask(50))
+    books.write(claims.finish, books.last_claim, "returned")
+    heard(port)
+    assert gate.state.task("A").paid
+    books.write(claims.close_run, "Root_1", None, ["A"])
+    heard(port)
+    assert not gate.state.task("A").paid
+
+
+def test_what_went_on_elsewhere_when_it_began_is_set_aside_until_it_has_ended(books: Books) -> None:
+    books.claim("A", max_cost=Micros(70))
+    with local_clients() as make:
+        port = make(Settings(books.path, Caps(default=Micros(100))))
+        heard(port)
+        state = port._scheduler.gate.state
+        [budget] = state.tasks["A"].counted_in
+        assert budget.counted == 70
+        books.write(claims.finish, books.last_claim, "failed")
+        heard(port)
+        assert (budget.counted, budget.running, state.tasks["A"].claimed_by) == (0, 0, None)

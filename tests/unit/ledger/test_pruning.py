@@ -99,7 +99,7 @@ def test_a_run_that_is_over_keeps_its_totals_and_says_what_is_gone(books: Books)
     after = books.read(queries.run, "A")
     assert (after["spent_usd"], after["state"]) == (before["spent_usd"], "ended") == ("0.00003", "ended")
     assert "were pruned on 20" in after["note"]
-    entries = books.read(lambda tx: tx.all("SELECT * FROM journal WHERE kind = 'prune'"))
+    entries = books.read(lambda tx: tx.all("SELECT * FROM journal WHERE kind IN ('prune','finish')"))
     assert {entry["note"] for entry in entries if entry["note"]} == {
         f"4 calls and 4 attempts from before {before_text()} were pruned"
     }
