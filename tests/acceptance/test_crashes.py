@@ -83,7 +83,6 @@ def test_so_does_one_with_a_local_scheduler_once_another_is_started(tmp_path) ->
 
 @pytest.mark.both_engines
 def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_restart(site: Site) -> None:
-    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 30})
     site.stripe.control(options={"latency": 0.05})
     worker = site.worker(
         "Billing", "--n", "60", "--budget-usd", "40", "--workers", "4", "--run-id", "nightly"
@@ -110,8 +109,8 @@ def test_luigid_killed_in_mid_run_loses_nothing_and_the_pipeline_ends_after_a_re
 
 
 def test_a_task_that_repeats_what_a_killed_gateway_did_not_answer_pays_once(tmp_path: Path) -> None:
-    with Site(tmp_path / "site", gateway=True, spendguard_stripe={"timeout_s": 10}) as site:
-        site.stripe.control(options={"latency": 2})
+    with Site(tmp_path / "site", gateway=True, spendguard_stripe={"timeout_s": 4}) as site:
+        site.stripe.control(options={"latency": 1})
         worker = site.worker("Stubborn")
         try:
             wait_until(lambda: bool(site.stripe.posts()), what="sending")

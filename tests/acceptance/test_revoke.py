@@ -117,7 +117,7 @@ def test_an_sdks_retry_sends_nothing_after_it_although_an_equal_call_is_under_wa
             wait_until(lambda: len(vendor.posts()) == 2, what="the equal call")
             assert revoke(pretender)["calls_under_way"] == 1
             released.set()
-            time.sleep(1.5)
+            time.sleep(1.5)  # Who waits asks again after a second at the most.
             assert len(vendor.posts()) == 2, "sent after it had answered"
         first.join(30)
         second.join(30)

@@ -71,7 +71,6 @@ def assert_booked(site: Site, cents: int) -> None:
 
 def test_an_end_that_luigid_was_away_for_longer_than_its_process_waits_is_booked(site: Site) -> None:
     """As after 40 s with the waits of every day: the task is done, its run has ended, nothing is pending."""
-    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 60})
     (site.folder / "out" / "wait").touch()
     killed = in_mid_call(site, lambda: kill_luigid(site))
     worker = site.worker("Charge", "--customer", "cus_1", "--workers", "2")
@@ -120,7 +119,6 @@ def test_yesterdays_run_is_ended_before_todays_is_opened(site: Site) -> None:
 
 
 def test_it_is_as_before_where_nothing_can_be_written(site: Site) -> None:
-    site.configure(core={"rpc_retry_wait": 1, "rpc_retry_attempts": 60})
     site.state_home.touch()
     (site.folder / "out" / "wait").touch()
     killed = in_mid_call(site, lambda: kill_luigid(site))

@@ -131,7 +131,7 @@ def test_a_waiting_worker_whose_luigid_has_forgotten_it_says_so(site: Site) -> N
 
 def waiting(site: Site) -> subprocess.Popen[str]:
     """Return a worker that waits for a third dollar."""
-    site.configure(spendguard={"on_blocked": "wait"}, core={"rpc_retry_wait": 1, "rpc_retry_attempts": 60})
+    site.configure(spendguard={"on_blocked": "wait"})
     log = site.folder / "luigid.log"
     worker = site.worker("List", "--n", "3", "--budget-usd", "2", "--run-id", "r", module=SHAPES)
     before = log.read_text().count("spend_blocked")

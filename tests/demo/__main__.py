@@ -119,7 +119,7 @@ def _stay(screen: Screen, site: Site, luigid: str, waiting: Process) -> None:
     screen.say("Ctrl-C ends everything and removes the files.")
     with suppress(KeyboardInterrupt):
         while True:
-            time.sleep(1)
+            time.sleep(1)  # Until Ctrl-C.
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:

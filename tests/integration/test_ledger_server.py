@@ -325,19 +325,20 @@ def test_a_process_that_stands_still_in_a_transaction_is_not_waited_for(
     ledger: Ledger, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(postgres, "STALLED_S", 0.5)
-    before, stalled = done(ledger), threading.Event()
+    before, stalled, go_on = done(ledger), threading.Event(), threading.Event()
     other = Ledger(Secret(url))
 
     def stall(tx: Tx) -> None:
         add(tx)
         if not stalled.is_set():
             stalled.set()
-            time.sleep(3)
+            go_on.wait(20)
 
     late = other.write(stall)
     assert stalled.wait(10)
     more(ledger).result(20)
     assert done(ledger) == before + 1
+    go_on.set()
     late.result(20)  # It is done again.
     assert done(ledger) == before + 2
     other.close()

@@ -452,7 +452,7 @@ def test_a_forked_child_neither_serves_nor_holds_the_port(worker: Place) -> None
             if pid == 0:
                 try:
                     os.write(begins, b"1")
-                    time.sleep(60)
+                    time.sleep(60)  # It is killed meanwhile.
                 finally:
                     os._exit(0)
             os.close(begins)

@@ -81,7 +81,7 @@ class Stubborn(VendorTask, Output):
             except stripe.APIConnectionError:
                 if not left:
                     raise
-                time.sleep(3)
+                time.sleep(3)  # The gateway is started again meanwhile.
         self.output().open("w").close()
 
 
@@ -185,7 +185,7 @@ class InFlight(VendorTask, Output):
             for n in range(self.n)
         )
         await asyncio.gather(*calls)
-        await asyncio.sleep(120)
+        await asyncio.sleep(120)  # It is ended meanwhile.
 
 
 class Spender(VendorTask, Output):

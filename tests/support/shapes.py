@@ -186,7 +186,7 @@ class Slow(VendorTask, Output):
             signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         charge(f"slow_{self.name}")
         note("slow", self.name)
-        time.sleep(120)
+        time.sleep(120)  # It is ended meanwhile.
         self.write()
 
 
@@ -206,7 +206,7 @@ class Calling(VendorTask, Output):
                 confirm=True,
             )
             note("answered", self.name)
-            time.sleep(120)
+            time.sleep(120)  # It is ended meanwhile.
         finally:
             note("ended", type(sys.exc_info()[1]).__name__)
 
@@ -322,7 +322,7 @@ class Plain(Output):
     name = luigi.Parameter(default="plain")
 
     def run(self) -> None:
-        time.sleep(1)
+        time.sleep(1)  # The others are ended, or denied, meanwhile.
         self.write()
 
 

@@ -60,7 +60,14 @@ class Site:
         self.config = folder / "luigi.cfg"
         self.settings: dict[str, dict[str, Any]] = {
             # Luigi refuses a command that runs already, another test run of this machine perhaps.
-            "core": {"default_scheduler_url": self.url, "no_lock": "true"},
+            # A worker whose luigid is away looks each second whether it is back, for as long as Luigi's
+            # own three tries take.
+            "core": {
+                "default_scheduler_url": self.url,
+                "no_lock": "true",
+                "rpc_retry_wait": 1,
+                "rpc_retry_attempts": 60,
+            },
             "scheduler": {"retry_delay": 1, "stable_done_cooldown_secs": 0, "state_path": folder / "state"},
             "worker": {"wait_interval": 0.05, "wait_jitter": 0, "keep_alive": "false"},
             # Tests that share a site charge the same customers, by tasks that never complete.

@@ -72,7 +72,7 @@ class Deaf(VendorTask, Output):
         stripe.Balance.retrieve()
         note("deaf", str(os.getpid()))
         if first:
-            time.sleep(100)
+            time.sleep(100)  # Its worker is to kill it meanwhile.
         raise RuntimeError("a failure of its own")
 
 

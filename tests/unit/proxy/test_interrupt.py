@@ -60,7 +60,7 @@ def test_what_an_event_loop_only_logs_is_asked_again(
 
     async def work() -> None:
         asyncio.get_running_loop().call_soon(os.kill, os.getpid(), interrupt.SIGNAL)
-        await asyncio.sleep(5)
+        await asyncio.sleep(5)  # The signal ends it.
 
     try:
         with pytest.raises(KeyRevoked), interrupt.interruptible("r"):
