@@ -101,6 +101,7 @@ class Insist(VendorTask, Output):
             try:
                 charge(f"{self.of}_{name}{number}")
                 number += 1
+                time.sleep(random.random())  # It is revoked before it has spent all.
             except Exception as error:  # Or luigid was killed, or a connection broke.
                 if isinstance(blocking(error), KeyRevoked):
                     note("told", name)

@@ -26,6 +26,9 @@ PIPELINE = "tests.faults.pipeline"
 SHORT = 5
 #: How often a pipeline is run until it must have ended.
 TRIES = 12
+#: Seconds in which luigid must have answered: it waits for a minute where its database does not answer, and
+#: what is sent there still arrives (`STATEMENT_S`).
+ANSWERS_S = 150
 #: How many customers pay from the same run elsewhere; how many texts are sent, and to which numbers.
 ELSEWHERE, TEXTED, NUMBERS = 16, 16, "+1415555"
 #: Seconds for which one that is revoked is looked at, and how often it is to be told so meanwhile.
@@ -232,7 +235,7 @@ class Round:
         for one in working:
             one.start()
         try:
-            wait_until(self._is_begun, 120, "calls to stop")
+            wait_until(self._is_begun, 300, "calls to stop")
             self._revoke("stop")
         finally:
             self.revoked_at = time.monotonic()
@@ -256,11 +259,11 @@ class Round:
             status, said = (self.stage.second or self.site).call("DELETE", f"/runs/{run_id}")
             return status == 200 and said["state"] == "revoked"
 
-        wait_until(lambda: self._asked(revoked), 60, "a revoke")
+        wait_until(lambda: self._asked(revoked), ANSWERS_S, "a revoke")
 
     def _asked(self, ask: Callable[[], T]) -> T:
         """Ask luigid something until it answers: it may be killed meanwhile."""
-        limit = time.monotonic() + 60
+        limit = time.monotonic() + ANSWERS_S
         while True:
             try:
                 return ask()
@@ -276,7 +279,7 @@ class Round:
         def topped_up() -> bool:
             return self.site.call("POST", "/runs/main/top_up", body)[0] == 200
 
-        wait_until(lambda: self._asked(topped_up), 60, "a top-up")
+        wait_until(lambda: self._asked(topped_up), ANSWERS_S, "a top-up")
 
     def _judge(self) -> list[str]:
         alone = sum(fault.who == WORKER for fault in self.plan.faults)
