@@ -219,8 +219,11 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     Returns None when all had room, else the first budget that had not (its row, with `remaining_micros`).
     Raises LookupError for a budget that is not in the ledger.
     """
-    budgets = sorted(budget_ids)
+    late = tx.late
+    budgets = sorted(one for one in budget_ids if late is None or not late.takes(one))
     if tx.run(_taking(len(budgets)), amount, *budgets) == len(budgets):
+        if late is not None:
+            late.take({*budget_ids}.difference(budgets), amount)
         return None
     for budget_id in budgets:
         row = tx.one(f"{WITH_REMAINING} WHERE id = ?", budget_id)
@@ -257,13 +260,23 @@ def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
     """Change the totals of all budgets of `call` by what `entry` says, and journal it once."""
     tx.check(of_run(call["run_id"]))
     if entry.spent or entry.reserved or entry.overrun:
-        tx.run(_MOVE, entry.spent, entry.reserved, entry.overrun, call["id"])
+        changes = entry.spent, entry.reserved, entry.overrun
+        if tx.late is None:
+            tx.run(_MOVE, *changes, call["id"])
+        else:
+            for budget_id in tx.change(_MOVE_NOW, *changes, call["id"]) or ():
+                tx.late.move(budget_id, *changes)
     journal(tx, entry._replace(run_id=call["run_id"], call_id=call["id"]))
 
 
 _MOVE = (
-    "UPDATE budget SET spent_micros = spent_micros + ?, reserved_micros = reserved_micros + ?,"
-    " overrun_micros = overrun_micros + ? WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?)"
+    "UPDATE budget SET spent_micros = spent_micros + ?1, reserved_micros = reserved_micros + ?2,"
+    " overrun_micros = overrun_micros + ?3 WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?4)"
+)
+#: At a server: but for the day's, which it returns (a list).
+_MOVE_NOW = (
+    f"{_MOVE} AND scope <> 'day' RETURNING (SELECT array_agg(day.id) FROM budget AS day"
+    " WHERE day.scope = 'day' AND day.id IN (SELECT budget_id FROM call_budget WHERE call_id = ?4))"
 )
 
 

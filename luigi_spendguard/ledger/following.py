@@ -66,18 +66,48 @@ def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int
     return keep_budgets(tx, [KeptBudget(scope, subject, part, cap)])[0]
 
 
-def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget]) -> list[int]:
+def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget], amount: Micros | None = None) -> list[int]:
     """Return the ids of budgets, each made, or brought to its cap, when need be.
 
-    From here on nobody else takes from the day's budget before the transaction ends.
+    From here on nobody else takes from the day's budget before the transaction ends, unless all that is to be
+    changed there is `amount`, which it has room for: that may be taken as it ends.
     """
     if not budgets:
         return []
     places = [(budget.scope, budget.subject, budget.part) for budget in budgets]
-    query = _these(len(places), tx.for_update if any(budget.scope == "day" for budget in budgets) else "")
-    found = tx.all(query, *chain.from_iterable(places))
-    known = {(row["scope"], row["subject"], row["part"]): row for row in found}
+    has_day = any(budget.scope == "day" for budget in budgets)
+    is_late = has_day and tx.late is not None and amount is not None
+    values = list(chain.from_iterable(places))
+    known = _placed(tx.all(_these(len(places), tx.for_update if has_day and not is_late else ""), *values))
+    if is_late and not all(
+        _may_wait(tx, budget, known.get(place), amount or 0)
+        for budget, place in zip(budgets, places, strict=True)
+        if budget.scope == "day"
+    ):
+        known = _placed(tx.all(_these(len(places), tx.for_update), *values))
     return [_kept(tx, budget, known.get(place)) for budget, place in zip(budgets, places, strict=True)]
+
+
+def _placed(rows: list[Row]) -> dict[tuple[str, str, str], Row]:
+    return {(row["scope"], row["subject"], row["part"]): row for row in rows}
+
+
+def _may_wait(tx: Tx, budget: KeptBudget, row: Row | None, amount: int) -> bool:
+    """Return whether the day's budget has the cap that it ought to have, and room for `amount`."""
+    assert tx.late is not None
+    if row is None:
+        return False
+    if not row["shadow_micros"] and row["cap_micros"] == _own_cap(budget, row):
+        left = row["cap_micros"] - row["spent_micros"] - row["reserved_micros"] - row["overrun_micros"]
+        if tx.late.may_take(row["id"], row["cap_micros"], left, amount):
+            return True
+    if row["id"] in tx.late:
+        tx.check_alone("what was done before in this transaction is not in the day's budget yet")
+    return False
+
+
+def _own_cap(budget: KeptBudget, row: Row) -> int:
+    return min(MAX_MICROS, budget.cap + int(row["raised_micros"]))
 
 
 @cache
@@ -85,8 +115,8 @@ def _these(count: int, ending: str) -> str:
     """Return the query of so many budgets, each by its scope, subject and part."""
     one = "(scope = ? AND subject = ? AND part = ?)"
     return (
-        "SELECT id, scope, subject, part, cap_micros, spent_micros, reserved_micros, shadow_micros,"
-        f" raised_micros FROM budget WHERE {' OR '.join([one] * count)}{ending}"
+        "SELECT id, scope, subject, part, cap_micros, spent_micros, reserved_micros, overrun_micros,"
+        f" shadow_micros, raised_micros FROM budget WHERE {' OR '.join([one] * count)}{ending}"
     )
 
 
@@ -98,7 +128,7 @@ def _kept(tx: Tx, budget: KeptBudget, row: Row | None) -> int:
         return budget_id
     if budget.follows:
         counted = row["spent_micros"] + row["reserved_micros"]
-        own = min(MAX_MICROS, budget.cap + row["raised_micros"])
+        own = _own_cap(budget, row)
         set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
     return int(row["id"])
 

@@ -271,7 +271,7 @@ def _take_money(tx: Tx, scope: Scope, ask: ReserveRequest) -> _Taken:
     counted += counted_for(tx, ask.vendor, ask.account, covered)
     amount = Micros(max(0, total - counted))
     lent = _check_frozen(tx, scope, amount)
-    budgets = [scope.run["budget_id"], *keep_budgets(tx, _budgets_for(scope, ask.vendor))]
+    budgets = [scope.run["budget_id"], *keep_budgets(tx, _budgets_for(scope, ask.vendor), amount)]
     if not amount:
         return _Taken(amount, total, budgets)
     budgets, full = _take(tx, scope, budgets, amount)

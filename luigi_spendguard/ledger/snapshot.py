@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, last_entry, run_budget
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
+from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.following import follow
 from luigi_spendguard.ledger.pruning import PRUNED_RUNS
 from luigi_spendguard.protocol.commands import CENT, rounded
@@ -83,7 +84,18 @@ def of_call(tx: Tx, run_id: str, call_id: str) -> Figures:
     assert rows, "a call has a run"
     run = {"run_id": run_id, "state": rows[0]["run_state"]}
     budgets = rows if rows[0]["id"] is not None else [run_budget(tx, run_id)]
+    if tx.late is not None:
+        budgets = [_as_it_ends(tx.late, row) for row in budgets]
     return Figures(run, budgets, rows[0]["seen"] or 0)
+
+
+def _as_it_ends(late: LateChanges, row: Row) -> Row:
+    """Return a budget as it is when the transaction has ended."""
+    changes = late.of(row["id"])
+    names = ("spent_micros", "reserved_micros", "overrun_micros")
+    changed = {name: row[name] + change for name, change in zip(names, changes, strict=True)}
+    left = row["cap_micros"] - row["shadow_micros"] - sum(changed.values())
+    return {**row, **changed, "remaining_micros": max(0, left)}
 
 
 #: The budgets of call ?1, with what is asked of its run ?2, and the journal's last entry; without any, those.

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.ledger import history, snapshot
-from luigi_spendguard.ledger.database import Tx
+from luigi_spendguard.ledger.database import Tx, late
 from luigi_spendguard.ledger.database.postgres import LedgerServer
 from luigi_spendguard.ledger.database.server_tx import ServerTx
 from luigi_spendguard.ledger.foreseen import Foreseen, naming
@@ -94,7 +94,7 @@ def test_without_its_lock_it_is_not(
 
     monkeypatch.setattr(LedgerServer, "_beginning", forgets)
     if name == "day":
-        monkeypatch.setattr(ServerTx, "for_update", "")
+        monkeypatch.setattr(late, "_MAY", "")
     assert next(wrong_pauses(at_once, in_order, *TOGETHER[name]), None) is not None
 
 

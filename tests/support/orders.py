@@ -271,7 +271,8 @@ class AtOnce:
         self.ledgers = [Ledger(url) for _ in range(processes)]
         for ledger in self.ledgers:
             ledger.write(lambda tx: tx.now()).result(20)  # The first transaction of each is alone.
-        self._watch = psycopg.connect(url, autocommit=True)
+        #: A connection of its own, which looks at what the others wait for.
+        self.watch = psycopg.connect(url, autocommit=True)
         self._rounds = 0
         #: Which of the last steps but the first were done while that stood still.
         self.done_before: list[bool] = []
@@ -322,10 +323,10 @@ class AtOnce:
             deleting = "; ".join(f"DELETE FROM {name}" for name in names)
             statement = f"SET session_replication_role = replica; {deleting}"
         self._rounds += 1
-        self._watch.execute(statement.encode())
+        self.watch.execute(statement.encode())
 
     def _waiting(self) -> int:
-        found = self._watch.execute(
+        found = self.watch.execute(
             b"SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
             b" AND datname = current_database()"
         ).fetchone()
@@ -335,7 +336,7 @@ class AtOnce:
         """Close the books."""
         for ledger in self.ledgers:
             ledger.close()
-        self._watch.close()
+        self.watch.close()
 
 
 def _outcome(doing: Future[Any]) -> Any:

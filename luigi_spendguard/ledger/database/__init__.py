@@ -21,6 +21,7 @@ from typing import Any, ClassVar, TypeVar
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.ledger.database.late import LateChanges
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -103,6 +104,7 @@ class Tx(ABC):
         wrote: whether a statement was executed that may have changed something.
         tells: whether other processes are to hear at once that it was committed, where they can.
         held: what nobody else changes before it ends; None: all of the books (or it only reads).
+        late: what it changes as it ends; None: it changes everything at once.
         for_update: ends a query whose rows nobody else is to change before this transaction ends.
 
     """
@@ -111,6 +113,7 @@ class Tx(ABC):
     wrote: bool = False
     tells: bool = False
     held: Names = None
+    late: LateChanges | None = None
     for_update: ClassVar[str] = ""
 
     #: The names of each statement's columns; another file may have them in another order.
@@ -152,6 +155,12 @@ class Tx(ABC):
         """Execute a statement and return how many rows it changed."""
         self.wrote = True
         return int(self._execute(sql, values).rowcount)
+
+    def change(self, sql: str, *values: Any) -> Any:
+        """Execute a statement that changes rows; return the first column of the first row that it returns."""
+        self.wrote = True
+        row = self._execute(sql, values).fetchone()
+        return None if row is None else row[0]
 
     def all(self, sql: str, *values: Any) -> list[Row]:
         """Return all rows of a query."""
@@ -210,10 +219,12 @@ class Tx(ABC):
     def savepoint(self) -> Iterator[None]:
         """Undo what the block did when it raises, and nothing else."""
         self._execute("SAVEPOINT part")
+        late = None if self.late is None else self.late.copy()
         try:
             yield
         except BaseException:
             self._execute("ROLLBACK TO part")
+            self.late = late
             self._execute("RELEASE part")
             raise
         self._execute("RELEASE part")

@@ -6,10 +6,10 @@ writes. One that does (`ledger.names`) shares that lock and has one of its own f
 run does not make another one wait.
 
 The order: the lock of the books, then those of the names by their numbers, all in the statement that begins
-the transaction; then, of rows that are anybody's, the day's budget alone. So two transactions wait for each
-other at most around midnight, with budgets of two days: the server ends one of them, and it is done again,
-alone. Nothing else may be written by what shares (`server_tx`). What is numbered as it is written may become
-visible in another order then: `ServerTx.settled` is for who goes by it.
+the transaction; then, of rows that are anybody's, the day's budget alone, as late as can be (`late`). So two
+transactions wait for each other at most around midnight, with budgets of two days: the server ends one of
+them, and it is done again, alone. Nothing else may be written by what shares (`server_tx`). What is numbered
+as it is written may become visible in another order then: `ServerTx.settled` is for who goes by it.
 
 Reads take no lock. All state is the transaction's own, so that a pool such as PgBouncer may stand between
 (https://www.pgbouncer.org/features.html).
@@ -30,7 +30,7 @@ from psycopg.conninfo import conninfo_to_dict
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import database
-from luigi_spendguard.ledger.database import Database, Interrupted, Names, Tx
+from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotShared, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import at_most
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, STATEMENT_S, ServerTx, Unsettled
@@ -97,10 +97,17 @@ class LedgerServer(Database):
                     connection.execute(b"ROLLBACK")
                 raise
             try:
-                with at_most(connection, ANSWER_S):
-                    connection.execute(b"COMMIT")
-            except psycopg.OperationalError as error:
+                ending = tx.ending()
+                with at_most(connection, ANSWER_S + (0 if ending == b"COMMIT" else self.busy_s)):
+                    connection.execute(ending)  # In one message.
+            except psycopg.Error as error:
                 if not connection.closed and not connection.broken:
+                    with suppress(psycopg.Error):
+                        connection.execute(b"ROLLBACK")
+                    if isinstance(error, psycopg.errors.DivisionByZero):
+                        raise NotShared("the day's budget has another cap, or no room, by now") from error
+                    raise
+                if not isinstance(error, psycopg.OperationalError):
                     raise
                 if not self._has_landed(error):
                     raise Interrupted(f"the ledger's server ended a transaction: {_line(error)}") from error

@@ -13,6 +13,7 @@ import psycopg
 
 from luigi_spendguard.ledger.database import Names, NotShared, Tx, insertion
 from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
+from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.database.patience import at_most
 
 T = TypeVar("T")
@@ -70,6 +71,7 @@ class ServerTx(Tx):
     ) -> None:
         self._connection, self._cursor = connection, connection.cursor()
         self._names, self.held = names, held
+        self.late = None if held is None else LateChanges()
         self._unsettled = {} if unsettled is None else unsettled
 
     def run(self, sql: str, *values: Any) -> int:
@@ -107,6 +109,10 @@ class ServerTx(Tx):
         text, taken = spoken(statement)
         with at_most(self._connection, self.answer_s):
             self._cursor.executemany(text, [[values[place] for place in taken] for values in rows])
+
+    def ending(self) -> bytes:
+        """Return what changes the rest, and commits."""
+        return f"{'' if self.late is None else self.late.statements()}COMMIT".encode()
 
     def take_time(self) -> None:
         self.answer_s = _LONG_S
