@@ -67,8 +67,6 @@ class Kept(NamedTuple):
         """Return the RPC, and its request. Raises BadMessage."""
         if (rpc := _RPCS.get(self.rpc)) is None:
             raise BadMessage(f"{self.rpc!r} is none of {', '.join(_RPCS)}")
-        if not isinstance(self.request, dict):  # Whatever stands in the file.
-            raise BadMessage("its request is no JSON object")
         return rpc, rpc.request.from_json(self.request)
 
 
@@ -212,23 +210,29 @@ class Content(NamedTuple):
                 if fields.get("version") != VERSION:
                     return None
                 to = str(fields["to"])
-            elif "said" in fields:
-                waiting.pop(fields["said"], None)
-            elif fields:
-                last = fields.pop("n", last + 1)
-                waiting[last] = Kept(**fields)
+            elif isinstance(said := fields.get("said"), int):
+                waiting.pop(said, None)
+            elif isinstance(number := fields.pop("n", last + 1), int) and (kept := _kept(fields)):
+                last = number
+                waiting[number] = kept
         return cls(to, waiting, last, not data.endswith(b"\n"))
 
 
 def _fields(line: bytes) -> dict[str, Any]:
-    """Return what a line says; nothing where it was cut off."""
+    """Return what a line says; nothing where it was cut off, or is of somebody else's making."""
     try:
         fields = json.loads(line)
-        if "said" not in fields and "to" not in fields:
-            Kept(**{name: value for name, value in fields.items() if name != "n"})
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, RecursionError):
         return {}
-    return dict(fields)
+    return fields if isinstance(fields, dict) else {}
+
+
+def _kept(fields: dict[str, Any]) -> Kept | None:
+    """Return the message of a line; None where it has none."""
+    types = {"what": str, "rpc": str, "request": dict, "relayed": bool, "at": int}
+    if not {"what", "rpc", "request"} <= fields.keys() <= types.keys():
+        return None
+    return Kept(**fields) if all(isinstance(fields[name], types[name]) for name in fields) else None
 
 
 def files_in(folder: Path | None, *, strict: bool = False) -> list[Path]:

@@ -154,6 +154,26 @@ def test_a_line_that_was_cut_off_is_passed_over_and_what_is_noted_behind_it_is_r
     assert files(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 200_000,
+        "[]",
+        '{"n":{},"what":"w","rpc":"spend_finish","request":{}}',
+        '{"n":9,"what":"w","rpc":{},"request":{}}',
+        '{"n":9,"what":"w","rpc":"spend_finish","request":[]}',
+        '{"n":9,"what":"w","rpc":"spend_finish","request":{},"more":1}',
+        '{"said":[1]}',
+    ],
+)
+def test_a_line_of_somebody_elses_making_stops_nothing(tmp_path: Path, line: str) -> None:
+    file = left_by(tmp_path, 1)
+    file.write_text(f"{file.read_text()}{line}\n")
+    left_by(tmp_path, 2)
+    assert sum(count for count, _ in backlog(tmp_path).waiting.values()) == 2
+    assert taken(tmp_path) == ["message 1", "message 2"]
+
+
 @pytest.mark.parametrize("content", [b"", b'{"version":1,"to":"htt', b"\n\n", b"[1]\n5\n"])
 def test_a_file_whose_process_was_killed_before_it_had_kept_anything_goes(
     tmp_path: Path, content: bytes
