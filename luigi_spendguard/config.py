@@ -259,6 +259,7 @@ def load(
         unset=tuple(unset),
     )
     redaction.learn(settings.admin_token, settings.worker_token, *(own.secret for own in vendors.values()))
+    redaction.learn(*values.passwords_of(server or ""))
     return settings
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import click
 
+from luigi_spendguard import redaction
 from luigi_spendguard.cli.context import Stop, settings_of
 from luigi_spendguard.errors import LedgerError
 from luigi_spendguard.settings.files import ConfigError, Raw
-from luigi_spendguard.settings.values import ledger_url
+from luigi_spendguard.settings.values import ledger_url, passwords_of
 
 
 class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -21,6 +22,7 @@ class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since cli
     def convert(self, value: Any, param: Any, ctx: Any) -> Path | str:
         """Return the place; bad usage when it is none."""
         try:
+            redaction.learn(*passwords_of(value))
             return ledger_url(Raw(value, "", "", ""), value)
         except ConfigError as error:
             self.fail(str(error).removeprefix(": [] : "), param, ctx)

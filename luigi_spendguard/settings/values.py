@@ -171,19 +171,31 @@ def ledger_url(raw: Raw, text: str) -> Path | Secret:
 
 
 _SERVERS = ("postgresql://", "postgres://")
+_ESCAPED = r"(?:[\w.~!$&'()*+,;=-]|%[0-9A-Fa-f]{2})"
+#: As libpq reads one, which says the password in its errors where it is not escaped
+#: (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-CONNSTRING-URIS).
+_SERVER_URL = re.compile(
+    rf"postgres(?:ql)?://(?:{_ESCAPED}*(?::(?P<password>{_ESCAPED}*))?@)?(?:{_ESCAPED}|[:\[\]])*/{_ESCAPED}+"
+    rf"(?:\?(?:{_ESCAPED}|[/:@])+)?",
+    re.ASCII,
+)
 
 
 def _server(raw: Raw, text: str) -> Secret:
-    try:
-        parts = urlsplit(text)
-        named = bool(parts.path.strip("/")) and parts.port != 0
-    except ValueError:
-        named = False
-    if not named:
+    if _SERVER_URL.fullmatch(text) is None:
         raise raw.error(
-            "must name a database: postgresql://user@host/database (a password may be in ~/.pgpass)"
+            "must name a database, postgresql://user@host/database, and have each character of a user or "
+            "password but letters, digits and - . _ ~ as its %XX (@ is %40, % is %25). A password may be in "
+            "~/.pgpass instead"
         )
     return Secret(text)
+
+
+def passwords_of(url: str) -> tuple[str, ...]:
+    """Return what of the URL of a PostgreSQL server nobody is to see, as it is written and as it is read."""
+    found = _SERVER_URL.fullmatch(url)
+    written = [found["password"] if found else None, *re.findall(r"[?&](?:ssl)?password=([^&]+)", url)]
+    return tuple(form for one in written if one for form in dict.fromkeys((one, unquote(one))))
 
 
 def file(raw: Raw, text: str) -> Path:

@@ -7,7 +7,9 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from psycopg.conninfo import conninfo_to_dict
 
+from luigi_spendguard import redaction
 from luigi_spendguard.config import SETTINGS, ConfigError, Settings, load
 from tests.support.processes import REPOSITORY
 
@@ -159,6 +161,56 @@ def test_fixed_prices_are_read_in_every_form(tmp_path: Path, name: str, text: st
 )
 def test_what_cannot_be_used_is_named_with_file_section_and_key(tmp_path: Path, text: str, says: str) -> None:
     assert says in refused(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://luigi:canary%zz@h/x",
+        "postgresql://luigi:canary@canary@h/x",
+        "postgresql://luigi:12345/canary@h/x",
+        "postgresql://luigi:can#ary@h/x",
+        "postgresql://luigi@h/x?password=the canary",
+        "postgresql://luigi:canary@h",
+        "postgresql://luigi:canary@h/",
+    ],
+)
+def test_a_servers_url_that_libpq_would_read_otherwise_is_refused_and_not_shown(
+    tmp_path: Path, url: str
+) -> None:
+    said = refused(tmp_path, f"[spendguard]\nledger_url = {url}\n")
+    assert "must name a database" in said
+    assert "canary" not in said
+
+
+@pytest.mark.parametrize(
+    ("url", "password"),
+    [
+        ("postgresql://luigi:the%20canary@h/x", "the canary"),
+        ("postgres://luigi:canary-1@h:5432/x", "canary-1"),
+        ("postgresql://luigi@h/x?sslmode=require&password=canary-2%21", "canary-2!"),
+        ("postgresql://luigi@h/x?sslpassword=canary-3", "canary-3"),
+    ],
+)
+def test_a_servers_password_is_taken_out_of_every_text(tmp_path: Path, url: str, password: str) -> None:
+    settings = read(tmp_path, f"[spendguard]\nledger_url = {url}\n")
+    assert settings.ledger == url
+    assert password not in redaction.redact(f"no such host: {password}@h")
+    assert password not in settings.ledger_name
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u@db1:5432,db2:5432/x?target_session_attrs=read-write",
+        "postgresql://u@[::1]:5432/x",
+        "postgresql:///x?host=/run/postgresql",
+        "postgresql://%2Frun%2Fpostgresql/x?options=-csearch_path%3Dbooks",
+    ],
+)
+def test_a_servers_url_is_whatever_libpq_takes(tmp_path: Path, url: str) -> None:
+    assert read(tmp_path, f"[spendguard]\nledger_url = {url}\n").ledger == url
+    assert conninfo_to_dict(url)["dbname"] == "x"
 
 
 @pytest.mark.parametrize(
