@@ -253,6 +253,9 @@ class Gateway:
             self._owe(key, end)
         except (LedgerError, SpendDenied) as error:
             logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+        except Exception:  # A mistake of ours: what was paid is not lost by that.
+            logger.exception("%s of call %s has failed, and will be tried again", end.kind, end.call_id)
+            self._owe(key, end)
 
     async def _told_later(self, key: str, end: EndRequest, hurry: asyncio.Event) -> None:
         """Tell the ledger when it can hear it; until then it is on disk, too, for whoever comes after us."""
@@ -267,8 +270,8 @@ class Gateway:
                 break
             except LedgerUnavailable:
                 continue
-            except (LedgerError, SpendDenied) as error:
-                logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
+            except Exception as error:  # Refused, or a mistake of ours once more.
+                logger.error("%s of call %s was refused: %r", end.kind, end.call_id, error)
                 with suppress(asyncio.TimeoutError):
                     await _at_disk(spool.refused, number, str(error))
                 break

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
+from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -319,6 +322,49 @@ def test_a_server_that_keeps_no_advisory_locks_is_refused(
     monkeypatch.setattr(postgres, "_BEGIN", postgres._BEGIN.partition(b" SELECT pg_advisory")[0])
     with pytest.raises(LedgerUnavailable, match="keeps no advisory locks"):
         Ledger(Secret(url))
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "SQL_ASCII"])
+def test_a_database_that_has_not_all_texts_is_refused(server: PostgresServer, encoding: str) -> None:
+    name = f"texts_{encoding.lower()}"
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        how = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
+        connection.execute(f"CREATE DATABASE {name} {how}".encode())
+    with pytest.raises(LedgerUnavailable, match=f"keeps texts as {encoding}"):
+        Ledger(Secret(urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))))
+
+
+def test_the_environments_encoding_is_not_the_ledgers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCLIENTENCODING", "LATIN1")
+    with closing(Ledger(Secret(url))) as ledger:
+        assert ledger.write(lambda tx: tx.value("SELECT ?", "Łukasz")).result(20) == "Łukasz"
+
+
+@pytest.mark.parametrize("text", ["a\0b", "\ud800", "x" * 9], ids=["NUL", "surrogate", "long"])
+def test_what_no_database_takes_is_refused_and_holds_up_nothing(ledger: Ledger, text: str) -> None:
+    """The others of its transaction are done; said again it would be refused again."""
+
+    def odd(tx: Tx) -> None:
+        add(tx)
+        # As an index has it.
+        tx.run("INSERT INTO task (task_id, completions) VALUES (?, 1)", random_text(text))
+
+    before, hold = done(ledger), threading.Event()
+    ledger.write(lambda _: hold.wait(20))
+    others = [ledger.write(add) for _ in range(2)]
+    refused = ledger.write(odd)
+    others.append(ledger.write(add))
+    hold.set()
+    with pytest.raises(Conflict, match="does not take"):
+        refused.result(20)
+    for other in others:
+        other.result(20)
+    assert done(ledger) == before + 3
+
+
+def random_text(text: str) -> str:
+    """Return a long text as one that cannot be compressed."""
+    return text if text != "x" * 9 else "".join(map(chr, random.Random(1).choices(range(97, 1000), k=9000)))
 
 
 def test_a_process_that_stands_still_in_a_transaction_is_not_waited_for(

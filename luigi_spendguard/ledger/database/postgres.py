@@ -28,7 +28,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database
 from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotShared, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
@@ -71,7 +71,11 @@ class LedgerServer(Database):
         """Return the connection, opened if need be. Raises psycopg.Error."""
         if self._connection is None or self._connection.closed:
             connection = psycopg.connect(
-                self._url, autocommit=True, cursor_factory=psycopg.RawCursor, **patience(self._url)
+                self._url,
+                autocommit=True,
+                cursor_factory=psycopg.RawCursor,
+                client_encoding="UTF8",
+                **patience(self._url),
             )
             adapt(connection)
             # A pool gives each transaction another backend, where a statement's name may be another client's.
@@ -158,10 +162,16 @@ class LedgerServer(Database):
         return _BEGIN.replace(b"pg_advisory_xact_lock(", b"pg_advisory_xact_lock_shared(") + own.encode()
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
-        """Look once whether its server keeps the lock. Raises LedgerUnavailable: some only say so."""
+        """Look once whether its server keeps the lock, and all texts. Raises LedgerUnavailable."""
         if connection.execute(_IS_LOCKED).fetchone() is None:
             raise LedgerUnavailable(
                 "its server keeps no advisory locks: let [spendguard] ledger_url lead to PostgreSQL itself"
+            )
+        encoding = connection.execute(b"SELECT current_setting('server_encoding')").fetchone()
+        if encoding != ("UTF8",):
+            raise LedgerUnavailable(
+                f"its database keeps texts as {encoding and encoding[0]}, which has not all that vendors "
+                "say: make another one, `createdb --encoding UTF8 --template template0`"
             )
         self._is_known = True
 
@@ -211,6 +221,8 @@ class LedgerServer(Database):
             raise told from error
 
     def translate(self, error: Exception) -> Exception:
+        if isinstance(error, _NEVER):  # At whichever try: nothing else waits for it.
+            return Conflict(f"the ledger's database does not take what was said: {_line(error)}")
         if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.IntegrityError):
             return error
         known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
@@ -258,6 +270,8 @@ _NUMBERED_NOW = (
     " ON CONFLICT (id) DO UPDATE SET before = writer.last, last = EXCLUDED.last, at = EXCLUDED.at"
 ).encode()
 _FORGET_WRITERS = f"DELETE FROM writer WHERE at < {SPOKEN_NOW} - 86400000".encode()
+#: What an operation has said is nothing that a database takes (NUL, half a surrogate pair), or is too long.
+_NEVER = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeEncodeError)
 #: Ends a transaction of which nothing was decided.
 _AGAIN = (
     psycopg.errors.DeadlockDetected,

@@ -17,7 +17,7 @@ from typing import Any
 
 import peewee
 
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database, forking
 from luigi_spendguard.ledger.database import Database, Names, Tx, insertion
 
@@ -264,8 +264,14 @@ _ADVICE: Sequence[tuple[str, str]] = (
 )
 
 
+#: What an operation has said is nothing that a database takes: half a surrogate pair, or too much.
+_NEVER = (sqlite3.DataError, peewee.DataError, UnicodeEncodeError, OverflowError)
+
+
 def translate(error: Exception) -> Exception:
     """Return an error of the engine as LedgerUnavailable with advice; any other (a constraint's) as it is."""
+    if isinstance(error, _NEVER):  # At whichever try: nothing else waits for it.
+        return Conflict(f"the ledger's database does not take what was said: {error}")
     if not isinstance(error, (peewee.DatabaseError, sqlite3.Error)):
         return error
     if isinstance(error, (peewee.IntegrityError, sqlite3.IntegrityError)):

@@ -102,6 +102,35 @@ def test_an_end_that_the_ledger_cannot_hear_is_told_later(
     run(tmp_path, answer, live)
 
 
+@pytest.mark.parametrize("fails", [1, 99], ids=["once", "always"])
+def test_an_end_that_a_mistake_of_ours_stops_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    monkeypatch.setattr(gateway.backoff, "LATER", (0.001, 0.002))
+    said: list[str] = []
+    real = service.LedgerService.end
+
+    async def mistaken(self: Any, key: str, end: Any, **more: Any) -> Any:
+        said.append(end.kind)
+        if len(said) <= fails:
+            raise TypeError("a mistake")
+        return await real(self, key, end, **more)
+
+    monkeypatch.setattr(service.LedgerService, "end", mistaken)
+
+    async def live(played: Played) -> None:
+        key = await played.key()
+        assert (await played.relay(charge("cus_1"), key)).status == 200
+        await played.until(lambda: not played.gateway.in_flight)
+        assert said == ["settle"] * 2
+        [call] = await played.service.read(queries.calls) or []
+        aside = backlog(tmp_path / "luigi-spendguard" / "spool").refused
+        assert (call["state"], aside) == (("settled", 0) if fails == 1 else ("pending", 1))
+
+    run(tmp_path, answer, live)
+
+
 def test_an_end_that_waits_is_on_disk_and_a_gateway_that_ends_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
