@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any, TypeVar
 
 from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
@@ -28,6 +29,7 @@ from luigi_spendguard.ledger.database import (
 from luigi_spendguard.ledger.database.engines import CanClose, database_of, listening
 from luigi_spendguard.ledger.foreseen import Foreseen, names_of
 from luigi_spendguard.ledger.migrations import migrate
+from luigi_spendguard.process_state import begin_thread
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,8 @@ _Outcome = tuple[Any, BaseException | None]
 BATCH = 128
 #: Where so many came at once before, the next ones are waited for, so many seconds at the most.
 MANY, GATHER_S = 4, 0.001
+#: Seconds, as the ledger is closed, for what is queued: then a server that stands still is given up.
+CLOSE_S = 5.0
 
 
 class Writer:
@@ -262,7 +266,10 @@ class Ledger:
         self._listening = self._listening or listening(self.path, heard)
 
     def close(self) -> None:
-        """Commit what is queued and close the file."""
+        """Commit what is queued and close the file; what a server has not answered within seconds is lost."""
+        is_over = threading.Event()
+        with suppress(RuntimeError):  # A program that has ended begins no thread.
+            begin_thread(lambda: self._give_up_after(is_over), "spendguard-close")
         self._writer.close()
         if not self._closed:
             self._closed = True
@@ -272,3 +279,9 @@ class Ledger:
             self._browsing.shutdown()
             self._reader.disconnect()
             self._browser.disconnect()
+        is_over.set()
+
+    def _give_up_after(self, is_over: threading.Event) -> None:
+        if not is_over.wait(CLOSE_S):
+            for database in (self._db, self._reader, self._browser):
+                database.give_up()

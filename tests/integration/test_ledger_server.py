@@ -56,6 +56,10 @@ def add(tx: Tx) -> None:
     tx.run("UPDATE budget SET cap_micros = cap_micros + 1 WHERE scope = 'run'")
 
 
+def count(tx: Tx) -> int:
+    return int(tx.value("SELECT count(*) FROM budget"))
+
+
 def done(ledger: Ledger) -> int:
     return int(
         ledger.read(lambda tx: tx.value("SELECT cap_micros FROM budget WHERE scope = 'run'")).result(20)
@@ -303,6 +307,32 @@ class TestPools:
         assert done(ledgers[0]) == before + 200
         for ledger in ledgers:
             ledger.close()
+
+    def test_a_server_that_stands_still_denies_within_seconds(
+        self, server: PostgresServer, pooled: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The pool takes a connection all the same, and its own patience is two minutes."""
+        monkeypatch.setattr(postgres, "ANSWER_S", 0.5)
+        monkeypatch.setattr("luigi_spendguard.ledger.database.listening.ANSWER_S", 0.5)
+        monkeypatch.setattr("luigi_spendguard.ledger.CLOSE_S", 0.5)
+        ledger, heard = Ledger(Secret(pooled)), threading.Event()
+        ledger.browse(count).result(15)
+        ledger._db.disconnect()
+        with server.frozen():
+            ledger.listen(heard.set)
+            looking = ledger.browse(count)
+            with pytest.raises(LedgerUnavailable):
+                more(ledger).result(15)
+            writing = more(ledger)
+            closing = threading.Thread(target=ledger.close)
+            closing.start()
+            closing.join(10)
+            still = {thread.name for thread in threading.enumerate()}
+            assert not closing.is_alive()
+            assert "spendguard-listen" not in still
+            for one in (writing, looking):
+                with pytest.raises(LedgerUnavailable):
+                    one.result(0)
 
     def test_nothing_is_prepared_there(self, pooled: str, ledger: Ledger) -> None:
         """Another client's statement may have the same name at a backend."""

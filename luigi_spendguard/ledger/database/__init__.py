@@ -267,3 +267,7 @@ class Database(ABC):
     @abstractmethod
     def disconnect(self) -> None:
         """Close the connection; the next use opens it again."""
+
+    @abstractmethod
+    def give_up(self) -> None:
+        """Let nobody wait any longer for a server that does not answer; called in another thread."""

@@ -12,8 +12,9 @@ from collections.abc import Callable
 import psycopg
 
 from luigi_spendguard import backoff
-from luigi_spendguard.ledger.database.patience import cut
+from luigi_spendguard.ledger.database.patience import at_most, cut
 from luigi_spendguard.ledger.database.postgres import CHANNEL, patience
+from luigi_spendguard.ledger.database.server_tx import ANSWER_S
 
 logger = logging.getLogger(__name__)
 
@@ -43,10 +44,12 @@ class Notices:
         while not self._over.is_set():
             try:
                 with psycopg.connect(self._url, autocommit=True, **patience(self._url)) as connection:
-                    if not _is_straight(connection):
-                        logger.info("A pool is before the ledger's server: changes are looked for, not heard")
-                        return
-                    connection.execute(f"LISTEN {CHANNEL}".encode())
+                    with at_most(connection, ANSWER_S):
+                        if not _is_straight(connection):
+                            text = "A pool is before the ledger's server: changes are looked for, not heard"
+                            logger.info(text)
+                            return
+                        connection.execute(f"LISTEN {CHANNEL}".encode())
                     self._connection, waits, is_said = connection, backoff.growing(*backoff.LATER), False
                     self._hear(connection)
             except Exception as error:  # Whatever it is, nobody waits for it.

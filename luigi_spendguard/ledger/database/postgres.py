@@ -32,7 +32,7 @@ from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database
 from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotShared, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
-from luigi_spendguard.ledger.database.patience import at_most
+from luigi_spendguard.ledger.database.patience import at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, STATEMENT_S, ServerTx, Unsettled
 from luigi_spendguard.process_state import at_fork
 
@@ -57,6 +57,7 @@ class LedgerServer(Database):
         self._connection: psycopg.Connection[Any] | None = None
         #: Who writes here, and its last transaction: see `_has_landed`.
         self._writer, self._number = "", 0
+        self._is_given_up = False
         #: Its server keeps the lock.
         self._is_known = False
         #: The schema that the books are in: several may be in one database.
@@ -68,7 +69,9 @@ class LedgerServer(Database):
         self._connection, self._writer = None, ""
 
     def _connected(self) -> psycopg.Connection[Any]:
-        """Return the connection, opened if need be. Raises psycopg.Error."""
+        """Return the connection, opened if need be. Raises psycopg.Error, LedgerUnavailable."""
+        if self._is_given_up:
+            raise LedgerUnavailable("its server has not answered, and this process ends")
         if self._connection is None or self._connection.closed:
             connection = psycopg.connect(
                 self._url,
@@ -79,7 +82,13 @@ class LedgerServer(Database):
             )
             adapt(connection)
             # A pool gives each transaction another backend, where a statement's name may be another client's.
-            found = connection.execute(b"SELECT pg_backend_pid(), current_schema()").fetchone()
+            # It takes connections itself: its server may stand still all the same.
+            try:
+                with at_most(connection, ANSWER_S):
+                    found = connection.execute(b"SELECT pg_backend_pid(), current_schema()").fetchone()
+            except BaseException:
+                connection.close()
+                raise
             assert found is not None
             is_straight, self._schema = found[0] == connection.info.backend_pid, str(found[1])
             connection.prepare_threshold = 2 if is_straight else None
@@ -97,8 +106,7 @@ class LedgerServer(Database):
             try:
                 yield tx
             except BaseException:
-                with suppress(psycopg.Error):
-                    connection.execute(b"ROLLBACK")
+                _undo(connection)
                 raise
             try:
                 ending = tx.ending()
@@ -106,8 +114,7 @@ class LedgerServer(Database):
                     connection.execute(ending)  # In one message.
             except psycopg.Error as error:
                 if not connection.closed and not connection.broken:
-                    with suppress(psycopg.Error):
-                        connection.execute(b"ROLLBACK")
+                    _undo(connection)
                     if isinstance(error, psycopg.errors.DivisionByZero):
                         raise NotShared("the day's budget has another cap, or no room, by now") from error
                     raise
@@ -142,8 +149,7 @@ class LedgerServer(Database):
                     self._writer, self._number = uuid.uuid4().hex, 0
                     connection.execute(_FORGET_WRITERS + self._numbered())
         except BaseException:  # It has begun where it waited in vain: the next one could not.
-            with suppress(psycopg.Error):
-                connection.execute(b"ROLLBACK")
+            _undo(connection)
             raise
         return connection
 
@@ -186,8 +192,9 @@ class LedgerServer(Database):
         for wait_s in backoff.growing(0.05, 1.0):
             try:
                 connection = self._begun()
-                row = connection.execute(b"SELECT before FROM writer WHERE id = $1", [writer]).fetchone()
-                connection.execute(b"ROLLBACK")
+                with at_most(connection, ANSWER_S):
+                    row = connection.execute(b"SELECT before FROM writer WHERE id = $1", [writer]).fetchone()
+                    connection.execute(b"ROLLBACK")
             except psycopg.Error:
                 if time.monotonic() > limit:
                     break
@@ -240,6 +247,17 @@ class LedgerServer(Database):
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.close()
+
+    def give_up(self) -> None:
+        self._is_given_up = True
+        if (connection := self._connection) is not None:
+            with suppress(psycopg.Error):
+                cut(connection.fileno())
+
+
+def _undo(connection: psycopg.Connection[Any]) -> None:
+    with suppress(psycopg.Error), at_most(connection, ANSWER_S):
+        connection.execute(b"ROLLBACK")
 
 
 def _line(error: Exception) -> str:

@@ -134,8 +134,9 @@ class ServerTx(Tx):
             self.run(f"SELECT setval(pg_get_serial_sequence(?, ?), {last}) WHERE {last} > 0", table, column)
 
     def guard_journal(self) -> None:
-        for statement in FUNCTIONS:
-            self._cursor.execute(statement.encode())
+        with at_most(self._connection, self.answer_s):
+            for statement in FUNCTIONS:
+                self._cursor.execute(statement.encode())
 
     @contextmanager
     def deleting_entries(self) -> Iterator[None]:
@@ -170,4 +171,5 @@ class ServerTx(Tx):
 
     def _sharing(self) -> set[str]:
         """Return the transactions that share the lock of the books now."""
-        return {str(row[0]) for row in self._cursor.execute(_SHARING)}
+        with at_most(self._connection, ANSWER_S):
+            return {str(row[0]) for row in self._cursor.execute(_SHARING)}

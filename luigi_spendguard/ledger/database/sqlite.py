@@ -140,6 +140,9 @@ class LedgerFile(peewee.SqliteDatabase, Database):
     def disconnect(self) -> None:
         forking.close(self)
 
+    def give_up(self) -> None:
+        """Nothing: a file answers."""
+
     def _compare(self, path: str, before: _Stood | None) -> _Stood | None:
         now = _stood(path)
         # Of the file itself it is enough that it is not empty: it may be made smaller.
