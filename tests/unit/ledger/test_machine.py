@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hypothesis import HealthCheck, settings
@@ -211,7 +211,7 @@ class LedgerMachine(RuleBasedStateMachine):
             self.books.end(key, EndRequest("doubt", twin.ask.call_id, answer.ask))
             twin.state = "in_doubt"
             # Messages of the attempt before are too old to end it, but for a settle.
-            twin.ask = ReserveRequest(**{**twin.ask.__dict__, "ask": answer.ask})
+            twin.ask = replace(twin.ask, ask=answer.ask, sender=again.call_id)
             twin.key = key
             self.all.remove(twin)
             self.all.append(twin)
