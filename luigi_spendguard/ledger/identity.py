@@ -152,7 +152,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     known = _look_up(tx, bases, keys, ask, claim)
     return Identity(
         base,
-        _ordinal(tx, ask, claim, base) if known.calls else 1,
+        _ordinal(tx, ask, claim, base, keys) if known.calls else 1,
         key_id,
         epoch,
         bases,
@@ -164,19 +164,25 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     )
 
 
-def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str) -> int:
-    """Return the lowest number that no equal call of this attempt holds."""
+def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> int:
+    """Return the lowest number that no equal call of this attempt holds; `keys`: its own, in all forms.
+
+    What was asked for under its own key is this request: it has that one's, whose answer did not arrive.
+    """
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     lost = set(ask.unanswered)
+    rows = tx.all(
+        "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
+        " WHERE claim_id = ? AND base = ?"
+        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
+        claim["id"],
+        base,
+    )
+    if own := [int(row["ordinal"]) for row in rows if row["key_id"] in keys]:
+        return min(own)
     held = {
         row["ordinal"]
-        for row in tx.all(
-            "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
-            " WHERE claim_id = ? AND base = ?"
-            f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
-            claim["id"],
-            base,
-        )
+        for row in rows
         if not (row["key_id"] in unanswered or row["id"] in lost or _may_be_lost(row, ask))
     }
     return next(n for n in range(1, len(held) + 2) if n not in held)

@@ -176,6 +176,32 @@ def test_a_call_of_a_pools_process_that_was_killed_and_the_task_makes_again(
         }
 
 
+def test_an_sdks_own_retry_of_a_repeated_call_is_that_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answers to the call and to its repetition are lost: the SDK says that one again, under its key."""
+    sent, lost = Forwarder._sent, [True, True, False, False]
+
+    def losing(*args: Any) -> Any:
+        reply = sent(*args)
+        if lost.pop(0):
+            raise ConnectionResetError("reset")
+        return reply
+
+    with Site(tmp_path, gateway=True) as site:
+        pretender = Pretender(site, "nightly")
+        with pretender.attempt() as attempt, attempt.client.gathering():
+            monkeypatch.setattr(Forwarder, "_sent", losing)
+            with pytest.raises(stripe.APIConnectionError):
+                charge("cus_1")
+            monkeypatch.setattr(stripe, "max_network_retries", 1)
+            assert charge("cus_1").status == "succeeded"
+            assert site.stripe.moved() == 100
+            assert charge("cus_1").status == "succeeded", "another one"
+            assert site.stripe.moved() == 200
+        assert lost == []
+
+
 def charge_and_be_killed(gateway: bool) -> None:
     """Be killed when the ledger has heard how the call ended, and before its caller has."""
 

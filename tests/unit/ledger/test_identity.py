@@ -11,7 +11,7 @@ import pytest
 from luigi_spendguard.ledger import claims, corrections, runs
 from luigi_spendguard.ledger.corrections import Resolution
 from luigi_spendguard.money import Micros
-from luigi_spendguard.protocol import EndRequest, ReserveRequest
+from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
 from tests.support.books import Books
 
 
@@ -210,3 +210,21 @@ def test_a_call_that_an_operator_resolved_as_spent_is_not_made_again(books: Book
     answer = books.reserve(books.claim("task"), equal(books))
     assert (answer.verdict, answer.reason) == ("denied", "idempotency_mismatch")
     assert books.figures() == (100, 0, 0)
+
+
+@pytest.mark.parametrize("named", [("sdk-1",), ()], ids=["told", "untold"])
+def test_what_was_asked_under_a_key_is_asked_again_under_it(books: Books, named: tuple[str, ...]) -> None:
+    """The repetition of a call, whose answer did not arrive, is said again by who had said it."""
+    key = books.claim("t")
+
+    def asked(of: str, unanswered: tuple[str, ...] = ()) -> ReserveReply:
+        ask = equal(books, key=of, unanswered=unanswered)
+        reply = books.reserve(key, ask)
+        if reply.verdict == "allowed":
+            books.end(key, settle(ask, of))
+        return reply
+
+    assert asked("sdk-1").verdict == "allowed"
+    assert asked("sdk-2", ("sdk-1",)).verdict == "replayed"
+    assert [asked("sdk-2", named).verdict for _ in range(2)] == ["replayed"] * 2
+    assert [asked(of).verdict for of in ("sdk-3", "sdk-4")] == ["allowed"] * 2
