@@ -67,6 +67,8 @@ class Kept(NamedTuple):
         """Return the RPC, and its request. Raises BadMessage."""
         if (rpc := _RPCS.get(self.rpc)) is None:
             raise BadMessage(f"{self.rpc!r} is none of {', '.join(_RPCS)}")
+        if not isinstance(self.request, dict):  # Whatever stands in the file.
+            raise BadMessage("its request is no JSON object")
         return rpc, rpc.request.from_json(self.request)
 
 
@@ -229,7 +231,7 @@ def _fields(line: bytes) -> dict[str, Any]:
 
 def _kept(fields: dict[str, Any]) -> Kept | None:
     """Return the message of a line; None where it has none."""
-    types = {"what": str, "rpc": str, "request": dict, "relayed": bool, "at": int}
+    types = {"what": str, "rpc": str, "request": object, "relayed": bool, "at": int}
     if not {"what", "rpc", "request"} <= fields.keys() <= types.keys():
         return None
     return Kept(**fields) if all(isinstance(fields[name], types[name]) for name in fields) else None

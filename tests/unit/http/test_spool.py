@@ -161,7 +161,6 @@ def test_a_line_that_was_cut_off_is_passed_over_and_what_is_noted_behind_it_is_r
         "[]",
         '{"n":{},"what":"w","rpc":"spend_finish","request":{}}',
         '{"n":9,"what":"w","rpc":{},"request":{}}',
-        '{"n":9,"what":"w","rpc":"spend_finish","request":[]}',
         '{"n":9,"what":"w","rpc":"spend_finish","request":{},"more":1}',
         '{"said":[1]}',
     ],
