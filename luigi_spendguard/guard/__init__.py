@@ -40,7 +40,7 @@ from luigi_spendguard.redaction import is_in, redact_url
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.vendors import Outcome, Quote, Reply, Request, Vendor
 from luigi_spendguard.vendors.bodies import unbelieved
-from luigi_spendguard.vendors.model import is_writable
+from luigi_spendguard.vendors.model import is_id, is_writable
 
 logger = logging.getLogger(__name__)
 
@@ -177,8 +177,8 @@ class Guard:
         """Read what became of a call; where its adapter fails at that, nobody knows."""
         try:
             outcome = self.vendor.outcome(quote, reply, resent=resent, fx=self.fx)
-            named = " ".join([outcome.object_id or "", *outcome.covers])
-            if all(is_writable(one) for one in (named, *outcome.opened)):
+            named = [outcome.object_id or "", *outcome.covers]
+            if all(map(is_id, (*named, *outcome.opened))) and is_writable(" ".join(named)):
                 return outcome
             return unbelieved("it names an object that no ledger can keep")
         except Exception as error:

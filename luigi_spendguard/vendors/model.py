@@ -18,8 +18,17 @@ _SECRET_HEADERS = ("authorization", "proxy-authorization", "cookie")
 
 
 def is_writable(text: str) -> bool:
-    """Return whether the ledger can keep a text: half a surrogate pair fits no database."""
-    return len(text) <= MAX_TEXT and text.encode("utf-8", "replace").decode() == text
+    """Return whether the ledger can keep a text: half a surrogate pair and NUL fit no database."""
+    return len(text) <= MAX_TEXT and "\0" not in text and text.encode("utf-8", "replace").decode() == text
+
+
+#: Characters of an object's id: an index of PostgreSQL takes no more than 2,704 bytes.
+MAX_ID = 255
+
+
+def is_id(text: str) -> bool:
+    """Return whether the ledger can keep an object's id."""
+    return len(text) <= MAX_ID and is_writable(text)
 
 
 @dataclass(frozen=True)
@@ -190,24 +199,6 @@ class Outcome:
     error: str = ""
     price_due: bool = False
     opened: Mapping[str, int] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        """Let go of what no vendor calls an object: the money counts without it."""
-        if self.object_id is not None and not _is_id(self.object_id):
-            object.__setattr__(self, "object_id", None)
-        object.__setattr__(self, "covers", tuple(filter(_is_id, self.covers)))
-        object.__setattr__(
-            self, "opened", {one: micros for one, micros in self.opened.items() if _is_id(one)}
-        )
-
-
-def _is_id(text: str) -> bool:
-    """Return whether that may be an object's id: the greatest of the vendors' ids are a fourth as long."""
-    return 0 < len(text) <= MAX_ID and text.isprintable()
-
-
-#: Characters of an id: an index of a database takes no more than 2,700 bytes.
-MAX_ID = 255
 
 
 @dataclass(frozen=True)
