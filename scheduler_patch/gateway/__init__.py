@@ -270,8 +270,8 @@ class Gateway:
                 break
             except LedgerUnavailable:
                 continue
-            except Exception as error:  # Refused, or a mistake of ours once more.
-                logger.error("%s of call %s was refused: %r", end.kind, end.call_id, error)
+            except Exception as error:  # Refused, or a mistake of ours: its repr may show what was said.
+                logger.error("%s of call %s was refused: %s", end.kind, end.call_id, error)
                 with suppress(asyncio.TimeoutError):
                     await _at_disk(spool.refused, number, str(error))
                 break

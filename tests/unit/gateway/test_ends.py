@@ -104,8 +104,9 @@ def test_an_end_that_the_ledger_cannot_hear_is_told_later(
 
 @pytest.mark.parametrize("fails", [1, 99], ids=["once", "always"])
 def test_an_end_that_a_mistake_of_ours_stops_is_not_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fails: int
 ) -> None:
+    """Nor is what it said in a log."""
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
     monkeypatch.setattr(gateway.backoff, "LATER", (0.001, 0.002))
     said: list[str] = []
@@ -114,7 +115,7 @@ def test_an_end_that_a_mistake_of_ours_stops_is_not_lost(
     async def mistaken(self: Any, key: str, end: Any, **more: Any) -> Any:
         said.append(end.kind)
         if len(said) <= fails:
-            raise TypeError("a mistake")
+            raise UnicodeEncodeError("latin-1", end.answer_body, 0, 1, "no such letter")
         return await real(self, key, end, **more)
 
     monkeypatch.setattr(service.LedgerService, "end", mistaken)
@@ -127,6 +128,8 @@ def test_an_end_that_a_mistake_of_ours_stops_is_not_lost(
         [call] = await played.service.read(queries.calls) or []
         aside = backlog(tmp_path / "luigi-spendguard" / "spool").refused
         assert (call["state"], aside) == (("settled", 0) if fails == 1 else ("pending", 1))
+        assert "no such letter" in caplog.text
+        assert str(INTENT["id"]) not in caplog.text
 
     run(tmp_path, answer, live)
 
