@@ -61,10 +61,10 @@ def copy_books(source: Place, target: Place) -> Mapping[str, int]:
                 f"the books to be copied have format {found} and this version writes {FORMAT}: let luigid of "
                 "this version open them once"
             )
+        old.take_time()
         found_before = discrepancies(old)
         with other.writing() as new:
-            for tx in (old, new):
-                tx.take_time()
+            new.take_time()
             if any(new.value(f"SELECT 1 FROM {part.name} LIMIT 1") for part in _PARTS):
                 raise Conflict(
                     "the target has books already: name an empty database, or no file that is there"
