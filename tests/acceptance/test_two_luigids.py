@@ -245,7 +245,7 @@ def test_it_does_so_at_once(pair: Pair) -> None:
         if "This progress looks :)" in out:
             break
         pair.two.wait_for_retries()
-        time.sleep(0.5)
+        time.sleep(0.5)  # Luigi lets what a killed worker had be tried again a while later.
         out = pair.two.luigi(*submit)[1]
     assert "This progress looks :)" in out, out
     assert (pair.stripe.moved() - moved, pair.two.run("soon")["spent_usd"]) == (400, "4.00")

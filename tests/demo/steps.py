@@ -173,7 +173,7 @@ def _until_waiting(demo: Demo, worker: Process) -> None:
 
 def _settle(demo: Demo, worker: Process) -> None:
     """Give a worker the time to do something wrong."""
-    time.sleep(2)
+    time.sleep(2)  # Nothing is to happen: there is no event to wait for.
     if not worker.running:
         raise DemoFailed(f"{worker.name} ended instead of waiting", worker.log)
 
