@@ -12,7 +12,7 @@ import sys
 import click
 
 from luigi_spendguard import __version__, config
-from luigi_spendguard.cli import books, changes, check, keys, proof, queries, upkeep
+from luigi_spendguard.cli import books, changes, check, keys, proof, queries, spool, upkeep
 from luigi_spendguard.cli.api_client import Operator, OperatorError, scheduler_url
 from luigi_spendguard.cli.context import Stop
 from luigi_spendguard.cli.tokens import token_for
@@ -31,6 +31,7 @@ COMMANDS: tuple[click.Command, ...] = (
     keys.gateway,
     check.check,
     proof.self_test,
+    spool.deliver,
     upkeep.prune,
     upkeep.forget,
     books.ledger,

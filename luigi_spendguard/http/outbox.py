@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 
 from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
-from luigi_spendguard.http.spool import Kept, Spool
+from luigi_spendguard.http.spool import Kept, Spool, messages
 from luigi_spendguard.process_state import at_fork, begin_thread
 
 logger = logging.getLogger(__name__)
@@ -248,16 +248,16 @@ class Outbox:
         kept = sum(1 for one in waiting if one.number)
         if kept and self._spool is not None:
             logger.warning(
-                "%d messages to the ledger wait in %s: the next worker here says them. "
+                "What waits for the ledger in %s: %s. The next worker here says it, or `spendguard deliver`; "
                 "`spendguard check` shows what waits",
-                kept,
                 self._spool.folder,
+                messages(kept),
             )
         if lost := len(waiting) - kept:
             logger.error(
-                "%d messages to the ledger could not be delivered: their calls will be in doubt. "
-                "See `spendguard calls` once the scheduler is back",
-                lost,
+                "%s to the ledger could not be delivered, and calls will be in doubt: "
+                "see `spendguard calls` once the scheduler is back",
+                messages(lost),
             )
 
     def deliver(self, timeout_s: float) -> None:

@@ -56,6 +56,7 @@ class GuardedWorker(luigi.worker.Worker):
 
     def run(self) -> Any:
         """Run until there is no more work, then ask why vendor tasks were left."""
+        self._guard.say_left()
         self._guard.open_missed()
         if within := attempts.within():  # They wait for this worker: it must not wait for their money.
             self._worker_info.append(("spendguard_within", list(within)))

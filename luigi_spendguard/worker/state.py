@@ -18,8 +18,11 @@ import luigi.scheduler
 
 from luigi_spendguard import config
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
+from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import LastWords
 from luigi_spendguard.http.ledger_client import HttpLedgerClient, LedgerClient
+from luigi_spendguard.http.spool import backlog, spool_folder
+from luigi_spendguard.http.spool_file import files_in
 from luigi_spendguard.late_prices import Corrector
 from luigi_spendguard.money import BadAmount
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, BlockedTasks
@@ -131,6 +134,16 @@ class GuardState:
             problem = client.problem() if isinstance(client, HttpLedgerClient) else ""
             if problem:
                 logger.error("%s", problem[0].upper() + problem[1:])
+
+    def say_left(self) -> None:
+        """Say what processes that are gone have left for this scheduler's ledger, whatever is to be run."""
+        if not files_in(folder := spool_folder()) or folder is None:
+            return
+        with contextlib.suppress(OSError, PluginError, config.ConfigError, LedgerUnavailable):
+            url = getattr(self._scheduler, "_url", None)
+            to = self.settings().ledger_name if url is None else SchedulerAddress.of(url).url
+            if to in backlog(folder).waiting:
+                self.client().take_over()
 
     def close(self) -> None:
         """Let go of the way to the ledger; it is there again when it is needed again."""

@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.http.spool import backlog
+from luigi_spendguard.http.spool import Kept, Spool, backlog
+from luigi_spendguard.protocol import rpcs
+from luigi_spendguard.protocol.rpcs import FinishRequest
 from tests.acceptance.test_crashes import children_of
 from tests.support.processes import read_until, wait_until
 from tests.support.site import Site
@@ -116,6 +118,36 @@ def test_yesterdays_run_is_ended_before_todays_is_opened(site: Site) -> None:
     assert code == 0, out
     assert {run["state"] for run in site.call("GET", "/runs", token=None)[1]} == {"ended"}
     assert_booked(site, 200)
+
+
+def test_it_is_said_where_nothing_is_left_to_pay_and_by_a_command(site: Site) -> None:
+    """The root is complete, so no vendor task asks for a run before which it would be said."""
+    paid = ("Billing", "--n", "1", "--run-id", "nightly", "--workers", "1")
+    code, out = site.luigi(*paid, module=UNHEARD, UNHEARD="spend_settle spend_finish", IMPATIENT="1")
+    assert (code, waits(site)) == (0, 2), out
+    kept = {path: path.read_bytes() for path in spool(site).glob("*.jsonl")}
+    code, out = site.luigi(*paid)
+    assert (code, out.count("Said for a process that is gone: ")) == (0, 2), out
+    assert_booked(site, 100)
+    for path, content in kept.items():  # As if it had been killed before it took them out.
+        path.write_bytes(content)
+    assert f"2 messages for {site.url} wait since " in site.cli("check")[1]
+    told = f"Told {site.url}: 2 messages.\nSpool: nothing waits in {spool(site)}.\n"
+    assert site.cli("deliver") == (0, told, "")
+    assert_booked(site, 100)
+
+
+def test_the_command_says_what_keeps_it(site: Site) -> None:
+    site.state_home.mkdir(exist_ok=True)
+    living = Spool(site.url, spool(site))
+    living.keep([Kept.of("it", rpcs.FINISH, FinishRequest("none", "returned"))])
+    code, out, err = site.cli("deliver")
+    assert code == 1  # This process lives, and has it.
+    assert f"1 message for {site.url} could not be said: " in err
+    kill_luigid(site)
+    code, out, err = site.cli("deliver")
+    assert (code, out) == (3, "")
+    assert "start it, or name its address with --url" in err
 
 
 def test_it_is_as_before_where_nothing_can_be_written(site: Site) -> None:

@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from luigi_spendguard.cli.check.finding import Finding, Grade
-from luigi_spendguard.http.spool import backlog, spool_folder
+from luigi_spendguard.http.spool import backlog, messages, spool_folder
 
 _LOST = "what cannot be told to luigid is lost with its worker"
+_NEXT = "the next worker here, or `spendguard deliver`, to say"
 
 
 def waiting() -> Finding:
@@ -26,7 +27,7 @@ def waiting() -> Finding:
         return Finding("spool", f"{folder} cannot be used ({error}): {_LOST}", Grade.LOOK)
     said = [_line(folder, to, *those) for to, those in sorted(found.waiting.items())]
     if found.refused:
-        said.append(f"{_messages(found.refused)} refused for good: look into {found.refused_in}")
+        said.append(f"{messages(found.refused)} refused for good: look into {found.refused_in}")
     if not said:
         return Finding("spool", f"nothing waits in {folder}")
     return Finding("spool", "; ".join(said), Grade.LOOK)
@@ -35,8 +36,4 @@ def waiting() -> Finding:
 def _line(folder: Path, to: str, count: int, since_ms: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(since_ms / 1000))
     verb = "waits" if count == 1 else "wait"
-    return f"{_messages(count)} for {to} {verb} since {since} in {folder}, for the next worker here to say"
-
-
-def _messages(count: int) -> str:
-    return f"{count} message{'' if count == 1 else 's'}"
+    return f"{messages(count)} for {to} {verb} since {since} in {folder}, for {_NEXT}"

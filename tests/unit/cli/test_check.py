@@ -286,9 +286,10 @@ def test_what_waits_is_counted_for_each_luigid_and_what_was_refused(tmp_path: Pa
     here.refused(numbers[0], "there is no such claim")
     here.said(numbers[1:2])
     text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "since then", said(tmp_path, "spool"))
+    next_one = "for the next worker here, or `spendguard deliver`, to say"
     assert text.split("; ") == [
-        f"1 message for http://here waits since then in {spool}, for the next worker here to say",
-        f"1 message for http://there waits since then in {spool}, for the next worker here to say",
+        f"1 message for http://here waits since then in {spool}, {next_one}",
+        f"1 message for http://there waits since then in {spool}, {next_one}",
         f"1 message refused for good: look into {spool / 'refused'}",
     ]
     assert waiting().grade is Grade.LOOK

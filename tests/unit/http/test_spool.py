@@ -395,8 +395,8 @@ def test_it_says_what_waits_and_what_will_be_in_doubt(
     ledger.tell(outbox, 1)
     ledger.tell(outbox, 2, may_stay=False)
     assert not outbox.flush(0)
-    assert f"1 messages to the ledger wait in {tmp_path}" in caplog.text
-    assert "1 messages to the ledger could not be delivered: their calls will be in doubt" in caplog.text
+    assert f"What waits for the ledger in {tmp_path}: 1 message. " in caplog.text
+    assert "1 message to the ledger could not be delivered, and calls will be in doubt" in caplog.text
     ledger.error = None
     assert outbox.flush(20)
 
