@@ -48,6 +48,8 @@ _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PROCESS = re.compile(r"[0-9a-f]{8}")
+#: Calls of a client that were made again, and clients, of which that is remembered: the latest.
+_LOST, _CLIENTS = 256, 256
 
 
 class Refused(Exception):
@@ -127,19 +129,23 @@ class UnderWay:
     """The calls that clients have under way; safe under threads.
 
     Who makes a call again says under which keys it was not answered. Where that one has still to be decided
-    about, it would be another call once the later one is known for what it is.
+    about, or comes only now, it would be another call once the later one is known for what it is.
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, str], list[Call]] = {}
+        #: By client and key of a lost call: the keys (blank between) of those that may be it, made again.
+        self._again: dict[str, dict[str, str]] = {}
 
     @contextlib.contextmanager
     def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
         """Have a call of `who` under way in the block; those that it makes again are given up."""
-        call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=asked.unanswered)
         own = who, asked.request.headers.get("idempotency-key", "")
         with self._lock:
+            unanswered = self._named(*own, asked.unanswered)
+            call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=unanswered)
+            call.given_up = len(unanswered) > MAX_UNANSWERED
             for key in asked.unanswered.split():
                 for earlier in self._calls.get((who, key), ()):
                     earlier.given_up = True
@@ -151,6 +157,20 @@ class UnderWay:
                 self._calls[own] = [one for one in self._calls[own] if one is not call]
                 if not self._calls[own]:
                     del self._calls[own]
+
+    def _named(self, who: str, key: str, unanswered: str) -> str:
+        """Return the keys of all calls that one may be, or that may be it, made again and come before it."""
+        lost = self._again.pop(who, {})
+        for one in unanswered.split() if key else ():
+            before = lost.pop(one, "")
+            lost[one] = f"{before} {key}" if len(before) <= MAX_UNANSWERED else before
+        for old in list(lost)[:-_LOST]:
+            del lost[old]
+        if lost:
+            self._again[who] = lost
+            for old in list(self._again)[:-_CLIENTS]:
+                del self._again[old]
+        return " ".join(dict.fromkeys([*unanswered.split(), *lost.get(key, "").split()]))
 
 
 class Relaying(Receiving):

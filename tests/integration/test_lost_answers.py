@@ -17,6 +17,7 @@ import requests
 from stripe import APIConnectionError, IdempotencyError
 
 from luigi_spendguard import idempotency_key
+from luigi_spendguard.proxy.gateway_client import Forwarder
 from luigi_spendguard.proxy.listener import spend_proxy
 from tests.support.attempts import Pretender
 from tests.support.clients import by_httpx, by_requests
@@ -166,6 +167,37 @@ def test_a_call_that_a_task_gives_up_again_and_again_is_sent_once(world: World) 
         assert stripe.moved() - before == 100
         charge("cus_slow")  # Another one: that before was answered.
     assert stripe.moved() - before == 200
+
+
+@pytest.mark.parametrize("kind", ["mail", "text", "charge"])
+def test_a_call_that_its_repetition_has_overtaken_is_that_one(
+    relayed: World, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was given up stands in a proxy, or in the network, and arrives after all."""
+    sent, stripe = Forwarder._sent, relayed.site.stripe
+    held: list[tuple[Any, ...]] = []
+
+    def holding(*args: Any) -> Any:
+        held.append(args)
+        raise ConnectionResetError
+
+    def once(number: int) -> None:
+        assert charge(f"cus_late_{number}") if kind == "charge" else make(kind, number) in (200, 201)
+
+    before = stripe.moved()
+    with relayed.attempt():
+        monkeypatch.setattr(Forwarder, "_sent", holding)
+        with pytest.raises((requests.ConnectionError, APIConnectionError)):
+            once(1)
+        monkeypatch.setattr(Forwarder, "_sent", sent)
+        once(2)  # Not that one, and made while it is lost.
+        once(1)
+        assert sent(*held[0]).status in (200, 201)
+        times = (stripe.moved() - before) // 100 if kind == "charge" else len(relayed.sent(kind))
+        assert times == 2
+        once(1)
+    times = (stripe.moved() - before) // 100 if kind == "charge" else len(relayed.sent(kind))
+    assert times == 3, "another one"
 
 
 @pytest.mark.parametrize("named", ["*", "k" * 7001])
