@@ -246,17 +246,17 @@ class Ledger:
         return self._writer.submit(lambda tx: operation(tx, *args, **kwargs), naming)
 
     def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
-        """Run `operation(tx, *args)` beside the writer; it sees what is committed."""
-        return self._reading.submit(self._look, self._reader, operation, *args)
+        """Run `operation(tx, *args)`, which takes no time, beside the writer; it sees what is committed."""
+        return self._reading.submit(self._look, self._reader, False, operation, *args)
 
     def browse(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run a reading operation that may take long, behind others of its kind alone."""
-        return self._browsing.submit(self._look, self._browser, operation, *args)
+        return self._browsing.submit(self._look, self._browser, True, operation, *args)
 
     @staticmethod
-    def _look(db: Database, operation: Callable[..., T], *args: Any) -> T:
+    def _look(db: Database, slow: bool, operation: Callable[..., T], *args: Any) -> T:
         def look() -> T:
-            with db.reading() as tx:
+            with db.reading(slow=slow) as tx:
                 return operation(tx, *args)
 
         return again(look)

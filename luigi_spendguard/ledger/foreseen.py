@@ -122,19 +122,19 @@ class Foreseen:
         return frozenset(names)
 
     def _read(self, hashed: str) -> _Sender | None:
-        with self._db.reading(brief=True) as tx:
+        with self._db.reading() as tx:
             sender = _sender_of(tx, scope_of_hash(tx, hashed, Caps()))
         if sender is not None:
             self._senders.put(_of_claim(sender.claim_id), sender)
         return sender
 
     def _read_claim(self, claim_id: str) -> _Sender | None:
-        with self._db.reading(brief=True) as tx:
+        with self._db.reading() as tx:
             return _sender_of(tx, scope_of(tx, claim_id, Caps()))
 
     def _read_call(self, call_id: str) -> _Call | None:
         """Look up a call that another process has reserved."""
-        with self._db.reading(brief=True) as tx:
+        with self._db.reading() as tx:
             row = tx.one("SELECT vendor, account, object_id FROM call WHERE id = ?", call_id)
         if row is None:
             return None

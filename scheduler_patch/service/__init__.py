@@ -92,7 +92,7 @@ class LedgerService(Books):
         row = await self.commit(bookings.open_run, runs.RunRequest(*root, cap, asked, note))
         if self._averages_due:
             self._averages_due = False
-            self.state.averages = await self.read(snapshot.averages) or {}
+            self.state.averages = await self.browse(snapshot.averages) or {}
         run = self.state.runs.get(row["run_id"])
         if run is not None and run.scheduled and row["forecast_micros"] is None:
             self.forecast([run])  # It was scheduled before it could be opened.

@@ -29,7 +29,7 @@ class Deliveries:
     def _arrive(
         self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any], done: Future[Any]
     ) -> None:
-        if loop.is_closed():
+        if loop.is_closed() or waiting.done():  # Nobody waits any more.
             return
         self._arrived.append((waiting, done))
         if self._woken is not loop:

@@ -47,6 +47,8 @@ HEAR_S = 0.5
 MOST_BROWSING = 64
 #: Seconds for which a read waits for ends of calls that are being written.
 ENDED_S = 1.0
+#: Seconds for which a read waits for its answer, whoever is before it.
+READ_S = 5.0
 #: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
@@ -154,7 +156,7 @@ class Books:
                 if self._begin:
                     start = ledger.write(snapshot.start, self.settings.caps).result()
                     feed.begin(self.state, start)
-                    self.state.averages, self.seen = ledger.read(snapshot.averages).result(), start.seen
+                    self.state.averages, self.seen = ledger.browse(snapshot.averages).result(), start.seen
                     self.began = ledger.write(history.position).result()  # Nobody else is in the midst of it.
                 if self._admin_token is None:
                     self._admin_token = kept_token(self.settings.token_file)
@@ -241,11 +243,21 @@ class Books:
         return self._ledger
 
     async def read(self, operation: Callable[..., T], *args: Any) -> T | None:
-        """Run a reading operation; None while there is no ledger file."""
+        """Run a reading operation that takes no time; None while there is no ledger file.
+
+        Raises LedgerUnavailable where it has no answer within seconds: a call may wait for it.
+        """
         if not self.has_ledger:
             return None
         await self._ended()
-        return await self._deliveries.expect((await self.ledger()).read(operation, *args))
+        future = (await self.ledger()).read(operation, *args)
+        answer = self._deliveries.expect(future)
+        try:
+            return await asyncio.wait_for(answer, READ_S)
+        except asyncio.TimeoutError:
+            future.cancel()  # Unless it is under way.
+            text = f"the ledger has not answered for {READ_S:g} s: does its disk or server stand still?"
+            raise LedgerUnavailable(text) from None
 
     async def _ended(self) -> None:
         """Wait for the ends of calls whose answers have been handed on already, but not for a locked disk."""

@@ -138,6 +138,19 @@ def test_a_server_that_stands_still_denies_within_seconds(server: PostgresServer
     assert done(ledger) in (before + 1, before + 2)
 
 
+def test_a_read_of_a_table_that_is_locked_is_denied_by_the_server(ledger: Ledger, url: str) -> None:
+    """As VACUUM FULL locks it; no backend goes on waiting for it when nobody waits for that one."""
+    assert ledger.read(count).result(20)
+    with psycopg.connect(url) as other:
+        other.execute("LOCK TABLE budget IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(LedgerUnavailable, match="holds its lock"):
+            ledger.read(count).result(20)
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'budget'::regclass"
+        row = other.execute(waiting).fetchone()
+    assert row == (0,)
+    assert ledger.read(count).result(20)
+
+
 def cut_once(wire: Wire, how: str) -> list[bytes]:
     """Cut a wire at the next commit, `before` or `after` it arrives; return what was cut off."""
     cuts: list[bytes] = []

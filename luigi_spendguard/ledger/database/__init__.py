@@ -250,10 +250,10 @@ class Database(ABC):
         """
 
     @abstractmethod
-    def reading(self, *, brief: bool = False) -> AbstractContextManager[Tx]:
+    def reading(self, *, slow: bool = False) -> AbstractContextManager[Tx]:
         """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable.
 
-        `brief`: each takes no time, and is given up where a server does not answer within seconds.
+        Each is given up where a server does not answer within seconds; `slow`: it may take a minute.
         """
 
     @abstractmethod

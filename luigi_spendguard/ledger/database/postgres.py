@@ -86,11 +86,13 @@ class LedgerServer(Database):
             try:
                 with at_most(connection, ANSWER_S):
                     found = connection.execute(b"SELECT pg_backend_pid(), current_schema()").fetchone()
+                    assert found is not None
+                    is_straight, self._schema = found[0] == connection.info.backend_pid, str(found[1])
+                    if is_straight:  # Else its server goes on waiting when we have cut it off.
+                        connection.execute(_LOCKED_READS)
             except BaseException:
                 connection.close()
                 raise
-            assert found is not None
-            is_straight, self._schema = found[0] == connection.info.backend_pid, str(found[1])
             connection.prepare_threshold = 2 if is_straight else None
             connection.prepared_max = 2000
             self._connection = connection
@@ -211,10 +213,10 @@ class LedgerServer(Database):
         ) from error
 
     @contextmanager
-    def reading(self, *, brief: bool = False) -> Iterator[Tx]:
+    def reading(self, *, slow: bool = False) -> Iterator[Tx]:
         with self._translated():
             tx = ServerTx(self._connected(), self.names, unsettled=self._unsettled)
-            tx.answer_s = ANSWER_S if brief else STATEMENT_S
+            tx.answer_s = STATEMENT_S if slow else ANSWER_S
             yield tx
 
     @contextmanager
@@ -278,6 +280,8 @@ _BEGIN = (
     b" SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = %(idle)d;"
     b" SELECT pg_advisory_xact_lock(" + BOOKS + b")"
 )
+#: Reads wait so long for a table that somebody has locked.
+_LOCKED_READS = f"SET lock_timeout = {1000 * database.LOCK_SECONDS}".encode()
 _IS_LOCKED = (
     b"SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
 )

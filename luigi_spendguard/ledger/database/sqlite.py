@@ -126,7 +126,7 @@ class LedgerFile(peewee.SqliteDatabase, Database):
                 forking.leave(gate)
 
     @contextmanager
-    def reading(self, *, brief: bool = False) -> Iterator[Tx]:
+    def reading(self, *, slow: bool = False) -> Iterator[Tx]:
         with translated(), forking.transaction():
             self.check()
             yield FileTx(self)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger import pruning, runs, snapshot
 from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.ledger.database import Row, Tx
@@ -61,6 +62,30 @@ def test_no_call_waits_while_a_customers_are_looked_for(
         await asyncio.wait_for(service.commit(opened, "meanwhile"), 10)
         go_on.set()
         assert await forgetting == {"calls": 0, "open_calls": 0}
+        service.close()
+
+    asyncio.run(live())
+
+
+def test_a_call_behind_a_read_that_stands_still_is_denied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One thread reads: what is before a call's look-up may be a sweep's."""
+    monkeypatch.setattr("scheduler_patch.service.ledger.READ_S", 0.2)
+    go_on = threading.Event()
+
+    async def live() -> None:
+        service = LedgerService(Settings(tmp_path / "books.db", Caps(default=CAP)), BudgetScheduler())
+        await service.commit(opened, "before")
+        before = asyncio.ensure_future(service.read(lambda tx: go_on.wait(20)))
+        await asyncio.sleep(0)
+        with pytest.raises(LedgerUnavailable, match="has not answered"):
+            await asyncio.wait_for(service.check_key("vault_key_none"), 10)
+        with pytest.raises(LedgerUnavailable, match="has not answered"):
+            await before
+        monkeypatch.setattr("scheduler_patch.service.ledger.READ_S", 20.0)
+        go_on.set()
+        assert await service.read(runs.run_row, "before")
         service.close()
 
     asyncio.run(live())
