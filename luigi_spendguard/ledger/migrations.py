@@ -190,6 +190,8 @@ def _migrated(place: Place, busy_s: float) -> None:
     try:
         with db.writing() as tx:
             done = format_of(tx)
+            if done < FORMAT:
+                tx.take_time()
             if not done:
                 create(tx)
             for number in range(done + 1, FORMAT + 1):

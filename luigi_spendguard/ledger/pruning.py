@@ -15,7 +15,7 @@ from typing import Any
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
 from luigi_spendguard.ledger.claims import COMPLETIONS
-from luigi_spendguard.ledger.database import NOW, Row, Tx
+from luigi_spendguard.ledger.database import MINUTE_S, NOW, Row, Tx
 from luigi_spendguard.ledger.runs import YOUNGEST_MS
 from luigi_spendguard.settings.policy import moment
 
@@ -152,6 +152,7 @@ def prune(tx: Tx, before: int, after: int = 0) -> Pruned:
     `before`: milliseconds since the epoch; `after`: the `next` of the last time. Whoever repeats this until
     there is none has pruned all of them.
     """
+    tx.take_time(MINUTE_S)
     found, done = Pruned(), []
     for run in _runs(tx, before, after, found):
         run_id, room = run["run_id"], MOST_CALLS - found.calls - found.attempts
@@ -323,6 +324,7 @@ def forget_calls(tx: Tx, call_ids: Sequence[str]) -> tuple[int, int]:
     Money and identities stay: a call that is made again is refused. Returns of how many calls, and how many
     are open and keep theirs, so that they can be sent again.
     """
+    tx.take_time(MINUTE_S)
     ids = json.dumps(call_ids)
     among = "id IN (SELECT value FROM json_each(?))"
     kept = tx.value(f"SELECT count(*) FROM call WHERE {among} AND state IN ('pending','in_doubt')", ids)

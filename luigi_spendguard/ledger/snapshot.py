@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, last_entry, run_budget
 from luigi_spendguard.ledger.claims import COMPLETIONS
-from luigi_spendguard.ledger.database import NOT_DECLINED, TODAY, Row, Tx
+from luigi_spendguard.ledger.database import MINUTE_S, NOT_DECLINED, TODAY, Row, Tx
 from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.following import follow
 from luigi_spendguard.ledger.pruning import PRUNED_RUNS
@@ -285,6 +285,7 @@ def changes(tx: Tx, since: int) -> Changes:
 
 def start(tx: Tx, caps: Caps) -> Start:
     """Bring budgets to the configured caps, and return all that the gate counts from."""
+    tx.take_time(MINUTE_S)
     follow(tx, caps)
     claims = tx.all(
         f"SELECT claim.*, {REMAINING} AS left_micros, (SELECT task_id FROM call WHERE id = claim.held_part"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import signal
 import threading
@@ -15,12 +16,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
+import urllib3
 
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import Ledger, runs
 from luigi_spendguard.ledger.database import Tx, postgres
 from luigi_spendguard.money import Micros
 from luigi_spendguard.redaction import Secret
+from tests.support.asking import ADMIN
 from tests.support.postgres import (
     PgBouncer,
     PostgresServer,
@@ -31,6 +34,7 @@ from tests.support.postgres import (
     through,
 )
 from tests.support.processes import free_port
+from tests.support.site import Site
 
 USD = 1_000_000
 
@@ -136,6 +140,50 @@ def test_a_server_that_stands_still_denies_within_seconds(server: PostgresServer
         assert time.monotonic() - begun < 30
     more(ledger).result(20)
     assert done(ledger) in (before + 1, before + 2)
+
+
+def test_one_that_stands_still_in_the_midst_of_a_transaction_is_given_up(
+    server: PostgresServer, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that write wait for that transaction, and who asks that server again would, too."""
+    monkeypatch.setattr(postgres, "ANSWER_S", 0.5)
+    before, frozen, tries = done(ledger), contextlib.ExitStack(), []
+
+    def stopped(tx: Tx) -> None:
+        tries.append(1)
+        add(tx)
+        frozen.enter_context(server.frozen())
+        add(tx)
+
+    with frozen:
+        with pytest.raises(LedgerUnavailable, match="does it stand still"):
+            ledger.write(stopped).result(15)
+        with pytest.raises(LedgerUnavailable, match="does it stand still"):
+            more(ledger).result(15)
+    assert tries == [1]
+    assert done(ledger) == before
+
+
+def test_luigid_ends_while_its_server_stands_still(server: PostgresServer, url: str, tmp_path: Path) -> None:
+    with Site(tmp_path, spendguard={"ledger_url": url, "admin_token": ADMIN}) as site:
+        assert site.call("DELETE", "/runs/none", token=ADMIN)[0] == 404
+        answers: list[Any] = []
+
+        def revoke() -> None:
+            try:
+                answers.append(site.call("DELETE", "/runs/none", token=ADMIN)[0])
+            except urllib3.exceptions.HTTPError:
+                answers.append("ended")
+
+        with server.frozen():
+            asked = threading.Thread(target=revoke)
+            asked.start()
+            time.sleep(0.2)  # It is on its way, or not yet: both have to end.
+            assert site.luigid is not None
+            site.luigid.popen.terminate()
+            assert site.luigid.popen.wait(30) == 0
+            asked.join(30)
+        assert answers in ([503], ["ended"])
 
 
 def test_a_read_of_a_table_that_is_locked_is_denied_by_the_server(ledger: Ledger, url: str) -> None:

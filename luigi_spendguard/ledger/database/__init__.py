@@ -51,6 +51,9 @@ SKEW_MS = 2000
 #: luigid (`ledger_client.GIVE_UP_S`), so that the worker hears why.
 LOCK_SECONDS = 3
 
+#: Seconds for what reads or writes many rows while luigid runs, and for what is done beside it.
+MINUTE_S, DAY_S = 60.0, 86400.0
+
 
 def is_over(since: int, lasts_ms: int, now: int) -> bool:
     """Return whether what began at `since` and lasts so long is over; all in milliseconds."""
@@ -132,8 +135,11 @@ class Tx(ABC):
         """Execute an `insertion` once for each row's values."""
 
     @abstractmethod
-    def take_time(self) -> None:
-        """Let this transaction stand still, and each of its statements last, for as long as it takes."""
+    def take_time(self, seconds: float = DAY_S) -> None:
+        """Let each of its statements last so long, and this transaction stand still between them.
+
+        All that write wait for one that writes: unasked, it has the few seconds that a call is let wait.
+        """
 
     @abstractmethod
     def has_tables(self, name: str = "") -> bool:

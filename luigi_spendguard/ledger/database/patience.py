@@ -14,10 +14,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Protocol
 
+import psycopg
+
 from luigi_spendguard.process_state import at_fork, begin_thread
 
 #: Seconds between two looks for what takes too long.
 _LOOK_S = 0.25
+
+
+class StandsStill(psycopg.OperationalError):
+    """A server was not waited for any longer: it would not answer if it were asked again at once."""
 
 
 class Connected(Protocol):
@@ -35,6 +41,8 @@ class _Waits:
         self.until: dict[int, tuple[float, int]] = {}
         self.is_watched = False
         self._number = 0
+        #: Waits that were cut off.
+        self._over: set[int] = set()
 
     def add(self, until: float, descriptor: int) -> int:
         """Take down a wait; return its number."""
@@ -46,10 +54,13 @@ class _Waits:
             begin_thread(self._watch, "spendguard-patience")
         return self._number
 
-    def remove(self, number: int) -> None:
-        """Forget a wait: its descriptor may soon be another file's."""
+    def remove(self, number: int) -> bool:
+        """Forget a wait, whose descriptor may soon be another file's; return whether it was cut off."""
         with self.lock:
             self.until.pop(number, None)
+            was_cut = number in self._over
+            self._over.discard(number)
+        return was_cut
 
     def _watch(self) -> None:
         while True:
@@ -59,8 +70,9 @@ class _Waits:
                 if not self.until:
                     self.is_watched = False
                     return
-                for until, descriptor in self.until.values():
+                for number, (until, descriptor) in self.until.items():
                     if until < now:
+                        self._over.add(number)
                         cut(descriptor)
 
 
@@ -83,10 +95,17 @@ at_fork(_renew)
 
 @contextmanager
 def at_most(connection: Connected, seconds: float) -> Iterator[None]:
-    """Cut off a connection where the block, which waits for its server, takes longer than that."""
+    """Cut off a connection where the block, which waits for its server, takes longer than that.
+
+    Raises StandsStill where that has ended the block.
+    """
     waits = _waits
     number = waits.add(time.monotonic() + seconds, connection.fileno())
     try:
         yield
+    except psycopg.Error as error:
+        if waits.remove(number):
+            raise StandsStill(f"its server has not answered for {seconds:g} s") from error
+        raise
     finally:
         waits.remove(number)

@@ -32,8 +32,8 @@ from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database
 from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotShared, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
-from luigi_spendguard.ledger.database.patience import at_most, cut
-from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, STATEMENT_S, ServerTx, Unsettled
+from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
+from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
 from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection.
@@ -105,6 +105,7 @@ class LedgerServer(Database):
         with self._translated():
             connection = self._begun(held)
             tx = ServerTx(connection, self.names, held)
+            tx.answer_s = database.LOCK_SECONDS + ANSWER_S  # It may wait for a row.
             try:
                 yield tx
             except BaseException:
@@ -197,8 +198,8 @@ class LedgerServer(Database):
                 with at_most(connection, ANSWER_S):
                     row = connection.execute(b"SELECT before FROM writer WHERE id = $1", [writer]).fetchone()
                     connection.execute(b"ROLLBACK")
-            except psycopg.Error:
-                if time.monotonic() > limit:
+            except psycopg.Error as found:
+                if time.monotonic() > limit or isinstance(found, _STILL):
                     break
                 time.sleep(wait_s)
             else:
@@ -216,7 +217,7 @@ class LedgerServer(Database):
     def reading(self, *, slow: bool = False) -> Iterator[Tx]:
         with self._translated():
             tx = ServerTx(self._connected(), self.names, unsettled=self._unsettled)
-            tx.answer_s = STATEMENT_S if slow else ANSWER_S
+            tx.answer_s = database.MINUTE_S if slow else ANSWER_S
             yield tx
 
     @contextmanager
@@ -234,6 +235,8 @@ class LedgerServer(Database):
             return Conflict(f"the ledger's database does not take what was said: {_line(error)}")
         if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.IntegrityError):
             return error
+        if isinstance(error, _STILL):  # Whoever waits is told: again would take as long.
+            return LedgerUnavailable(f"the ledger cannot be used now: {_line(error)}: does it stand still?")
         known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
         text = f"the ledger cannot be used now: {next(known, _line(error))}"
         connection = self._connection
@@ -294,6 +297,8 @@ _NUMBERED_NOW = (
 _FORGET_WRITERS = f"DELETE FROM writer WHERE at < {SPOKEN_NOW} - 86400000".encode()
 #: What an operation has said is nothing that a database takes (NUL, half a surrogate pair), or is too long.
 _NEVER = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeEncodeError)
+#: A server that is there, but says nothing.
+_STILL = (StandsStill, psycopg.errors.ConnectionTimeout)
 #: Ends a transaction of which nothing was decided.
 _AGAIN = (
     psycopg.errors.DeadlockDetected,

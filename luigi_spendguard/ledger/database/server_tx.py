@@ -11,7 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import psycopg
 
-from luigi_spendguard.ledger.database import Names, NotShared, Tx, insertion
+from luigi_spendguard.ledger.database import DAY_S, Names, NotShared, Tx, insertion
 from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
 from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.database.patience import at_most
@@ -19,10 +19,8 @@ from luigi_spendguard.ledger.database.patience import at_most
 T = TypeVar("T")
 #: By how it is looked for: a position that was found, and the writers that may still come before it.
 Unsettled = dict[Callable[[Tx], Any], tuple[Any, set[str]]]
-#: Seconds in which a server that is there answers what takes it no time, and anything.
-ANSWER_S, STATEMENT_S = 5.0, 60.0
-#: Seconds for what may take its time.
-_LONG_S = 86400.0
+#: Seconds in which a server that is there answers what takes it no time.
+ANSWER_S = 5.0
 #: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
 SETTLE_S, _LOOK_S = 0.05, 0.002
 #: What may be written by who has only some names to itself; each statement's own functions look at which row.
@@ -60,7 +58,7 @@ class ServerTx(Tx):
 
     for_update: ClassVar[str] = " FOR UPDATE"
     #: Seconds for which a statement is waited for.
-    answer_s: float = STATEMENT_S
+    answer_s: float = ANSWER_S
 
     def __init__(
         self,
@@ -114,9 +112,10 @@ class ServerTx(Tx):
         """Return what changes the rest, and commits."""
         return f"{'' if self.late is None else self.late.statements()}COMMIT".encode()
 
-    def take_time(self) -> None:
-        self.answer_s = _LONG_S
-        self.value("SELECT set_config('idle_in_transaction_session_timeout', '0', true)")
+    def take_time(self, seconds: float = DAY_S) -> None:
+        self.answer_s = max(self.answer_s, seconds)
+        idle = "SELECT set_config('idle_in_transaction_session_timeout', ?, true)"
+        self.value(idle, str(int(1000 * self.answer_s)))
 
     def has_tables(self, name: str = "") -> bool:
         return bool(

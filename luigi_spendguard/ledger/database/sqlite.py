@@ -19,7 +19,7 @@ import peewee
 
 from luigi_spendguard.errors import Conflict, LedgerUnavailable
 from luigi_spendguard.ledger import database, forking
-from luigi_spendguard.ledger.database import Database, Names, Tx, insertion
+from luigi_spendguard.ledger.database import DAY_S, Database, Names, Tx, insertion
 
 #: Seconds for which SQLite itself tries to begin, by and by less often, before a fork gets its turn.
 _TRY_S = 0.2
@@ -201,7 +201,7 @@ class FileTx(Tx):
         for values in rows:
             self.run(statement, *values)
 
-    def take_time(self) -> None:
+    def take_time(self, seconds: float = DAY_S) -> None:
         """Nothing: nobody ends a file's transaction."""
 
     def has_tables(self, name: str = "") -> bool:
