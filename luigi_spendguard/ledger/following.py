@@ -3,6 +3,9 @@
 A cap may be set when a run, or a day, is half over, or be there again after it was not. The calls made
 meanwhile are put among those of the budget, as if it had been there: they are in its totals, and their later
 ends and corrections will be, too.
+
+Whoever reads its luigi.cfg brings them to what that says (`follow`). From then on a call only lowers them:
+where processes of one ledger have other caps, the smaller one holds.
 """
 
 from __future__ import annotations
@@ -57,17 +60,26 @@ _UNCOUNTED = f"""
 """
 
 
-def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros) -> int:
+#: Those whose cap luigi.cfg has.
+_OF_FILE = ("day", "family", "vendor")
+
+
+def keep_budget(tx: Tx, scope: str, subject: str, part: str, cap: Micros, *, was_read: bool = False) -> int:
     """Return the id of a budget whose cap is not pinned: made, or brought to `cap`, when need be.
 
     What operators have raised it by stays on top. A cap that is below what is counted already stops at that.
-    One that is made begins with what its calls of before hold.
+    One that is made begins with what its calls of before hold. `was_read`: as `keep_budgets`.
     """
-    return keep_budgets(tx, [KeptBudget(scope, subject, part, cap)])[0]
+    return keep_budgets(tx, [KeptBudget(scope, subject, part, cap)], was_read=was_read)[0]
 
 
-def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget], amount: Micros | None = None) -> list[int]:
+def keep_budgets(
+    tx: Tx, budgets: Sequence[KeptBudget], amount: Micros | None = None, *, was_read: bool = False
+) -> list[int]:
     """Return the ids of budgets, each made, or brought to its cap, when need be.
+
+    One of luigi.cfg's is raised where that `was_read` just now, else only lowered: another process may have
+    a smaller cap.
 
     From here on nobody else takes from the day's budget before the transaction ends, unless all that is to be
     changed there is `amount`, which it has room for: that may be taken as it ends.
@@ -85,7 +97,10 @@ def keep_budgets(tx: Tx, budgets: Sequence[KeptBudget], amount: Micros | None = 
         if budget.scope == "day"
     ):
         known = _placed(tx.all(_these(len(places), tx.for_update), *values))
-    return [_kept(tx, budget, known.get(place)) for budget, place in zip(budgets, places, strict=True)]
+    return [
+        _kept(tx, budget, known.get(place), was_read=was_read)
+        for budget, place in zip(budgets, places, strict=True)
+    ]
 
 
 def _placed(rows: list[Row]) -> dict[tuple[str, str, str], Row]:
@@ -93,11 +108,11 @@ def _placed(rows: list[Row]) -> dict[tuple[str, str, str], Row]:
 
 
 def _may_wait(tx: Tx, budget: KeptBudget, row: Row | None, amount: int) -> bool:
-    """Return whether the day's budget has the cap that it ought to have, and room for `amount`."""
+    """Return whether the day's budget has a cap that it may have, and room for `amount`."""
     assert tx.late is not None
     if row is None:
         return False
-    if not row["shadow_micros"] and row["cap_micros"] == _own_cap(budget, row):
+    if not row["shadow_micros"] and row["cap_micros"] <= _own_cap(budget, row):
         left = row["cap_micros"] - row["spent_micros"] - row["reserved_micros"] - row["overrun_micros"]
         if tx.late.may_take(row["id"], row["cap_micros"], left, amount):
             return True
@@ -120,7 +135,7 @@ def _these(count: int, ending: str) -> str:
     )
 
 
-def _kept(tx: Tx, budget: KeptBudget, row: Row | None) -> int:
+def _kept(tx: Tx, budget: KeptBudget, row: Row | None, *, was_read: bool) -> int:
     if row is None:
         budget_id = open_budget(tx, budget.scope, budget.subject, budget.part, budget.cap)
         if budget.follows:
@@ -129,13 +144,26 @@ def _kept(tx: Tx, budget: KeptBudget, row: Row | None) -> int:
     if budget.follows:
         counted = row["spent_micros"] + row["reserved_micros"]
         own = _own_cap(budget, row)
-        set_cap(tx, row, own if row["shadow_micros"] else max(own, counted))
+        cap = own if row["shadow_micros"] else max(own, counted)
+        if was_read or budget.scope not in _OF_FILE or cap < row["cap_micros"] - row["shadow_micros"]:
+            set_cap(tx, row, cap)
     return int(row["id"])
 
 
-def day_budget(tx: Tx, cap: Micros) -> int:
-    """Return the id of today's budget of all runs."""
-    return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap)
+def day_budget(tx: Tx, cap: Micros, *, was_read: bool = False) -> int:
+    """Return the id of today's budget of all runs; `was_read`: as `keep_budgets`."""
+    return keep_budget(tx, "day", "", str(tx.value(f"SELECT {TODAY}")), cap, was_read=was_read)
+
+
+def other_day_cap(row: Row | None, cap: Micros) -> Micros | None:
+    """Return the cap that today's budget has from another process, or luigi.cfg of before; None: this one.
+
+    `row`: today's budget, None where there is none. What is counted may have stopped a cap from being lower.
+    """
+    if row is None:
+        return None
+    own = row["cap_micros"] - row["shadow_micros"] - row["raised_micros"]
+    return Micros(own) if own < cap or own > max(cap, row["spent_micros"] + row["reserved_micros"]) else None
 
 
 def follow(tx: Tx, caps: Caps) -> None:
@@ -147,18 +175,18 @@ def follow(tx: Tx, caps: Caps) -> None:
     wanted |= {("vendor", part): cap for part, cap in caps.vendors.items()}
     for (scope, part), cap in wanted.items():
         for row in tx.all("SELECT subject FROM budget WHERE scope = ? AND part = ?", scope, part):
-            keep_budget(tx, scope, row["subject"], part, cap)
+            keep_budget(tx, scope, row["subject"], part, cap, was_read=True)
     for scope, subject, part in _uncounted(tx, caps):
-        keep_budget(tx, scope, subject, part, wanted[scope, part])
+        keep_budget(tx, scope, subject, part, wanted[scope, part], was_read=True)
         count_earlier(tx, scope, subject, part)
     today = str(tx.value(f"SELECT {TODAY}"))
     if caps.day is None:
         return
     if _find(tx, "day", "", today) is not None:
-        day_budget(tx, caps.day)
+        day_budget(tx, caps.day, was_read=True)
         count_earlier(tx, "day", "", today)
     elif tx.value(f"SELECT 1 FROM call WHERE {_CALLS['day']} AND {_RESERVED} LIMIT 1", None, "", today):
-        day_budget(tx, caps.day)
+        day_budget(tx, caps.day, was_read=True)
 
 
 def _uncounted(tx: Tx, caps: Caps) -> Iterator[tuple[str, str, str]]:

@@ -11,6 +11,7 @@ from luigi_spendguard.ledger import corrections, objects
 from luigi_spendguard.ledger.budgets import REMAINING, WITH_REMAINING, beyond_day
 from luigi_spendguard.ledger.claims import payment_keys_in
 from luigi_spendguard.ledger.database import TODAY, Row, Tx
+from luigi_spendguard.ledger.following import other_day_cap
 from luigi_spendguard.ledger.runs import no_run
 from luigi_spendguard.money import Micros, plain_usd
 from luigi_spendguard.protocol import DUPLICATE
@@ -113,7 +114,8 @@ _USED = ("spent", "reserved", "overrun")
 def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
     """Return what all runs have spent today (UTC) beside `daily_cap_usd`; amounts are null without one.
 
-    What single runs spend beyond that cap, by a top-up, is spent as well; what remains is of the cap.
+    What single runs spend beyond that cap, by a top-up, is spent as well; what remains is of the cap: of a
+    smaller one, where another process of this ledger has that.
     """
     today = str(tx.value(f"SELECT {TODAY}"))
     row = tx.one(f"{WITH_REMAINING} WHERE scope = 'day' AND part = ?", today) or {}
@@ -127,6 +129,8 @@ def day(tx: Tx, cap: Micros | None) -> dict[str, Any]:
     amounts["remaining"] = row.get("remaining_micros", cap or 0)
     amounts |= {f"beyond_{name}": beyond[name] for name in ("spent", "reserved")}
     shown = {f"{name}_usd": None if cap is None else plain_usd(one) for name, one in amounts.items()}
+    if cap is not None and row and (other := other_day_cap(row, cap)) is not None:
+        cap = min(cap, other)
     return {"day": today, "cap_usd": _usd(cap), **shown}
 
 

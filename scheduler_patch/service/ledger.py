@@ -30,6 +30,7 @@ from scheduler_patch.dispatch import feed
 from scheduler_patch.dispatch.budgets import Rules
 from scheduler_patch.dispatch.state import DispatchState
 from scheduler_patch.scheduler import BudgetScheduler
+from scheduler_patch.service.day_cap import DayCap
 from scheduler_patch.service.deliveries import Deliveries
 from scheduler_patch.service.known_keys import KnownKeys
 from scheduler_patch.service.shares import Throttle
@@ -108,6 +109,7 @@ class Books:
         self._hearing: asyncio.Task[None] | None = None
         #: The journal's last entry that the gate knows of.
         self.seen = 0
+        self._day_cap = DayCap()
         #: Where the books ended when they were opened; None: they are not, or nobody here logs what is new.
         self.began: history.Position | None = None
         self._ledger: Ledger | None = None
@@ -147,6 +149,7 @@ class Books:
         if self._admin_token is None:
             self._admin_token = await asyncio.to_thread(kept_token, settings.token_file)
         await self.record(following.follow, settings.caps)
+        self._day_cap = DayCap()
         await self.refresh()
 
     def _open(self) -> Ledger:
@@ -154,7 +157,9 @@ class Books:
             if self._ledger is None:
                 ledger = Ledger(self.settings.ledger, self.busy_s)
                 if self._begin:
+                    before = ledger.read(snapshot.today).result()
                     start = ledger.write(snapshot.start, self.settings.caps).result()
+                    self._day_cap.begin(before, start.day, self.settings.caps.day)
                     feed.begin(self.state, start)
                     self.state.averages, self.seen = ledger.browse(snapshot.averages).result(), start.seen
                     self.began = ledger.write(history.position).result()  # Nobody else is in the midst of it.
@@ -332,6 +337,8 @@ class Books:
         if changes is not None:
             feed.feed_changes(self.state, changes)
             self.seen = max(self.seen, changes.seen)
+            if self._day_cap.is_passed(changes.day, cap := self.settings.caps.day) and cap is not None:
+                await self.record(following.day_budget, cap)
 
 
 def _lose(tx: Tx, workers: list[str]) -> Booked[None]:

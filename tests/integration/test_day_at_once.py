@@ -65,18 +65,18 @@ def test_who_takes_from_it_lets_another_run_take_until_it_ends(at_once: AtOnce) 
 
 
 @pytest.mark.parametrize(
-    ("cap", "amount", "answer", "after"), [(6, 6, "allowed", (14, 0, 14)), (20, 10, "denied", (14, 0, 10))]
+    ("cap", "amount", "answer", "after"), [(10, 2, "allowed", (10, 0, 10)), (20, 10, "denied", (14, 0, 10))]
 )
-def test_each_takes_under_its_own_cap(
+def test_the_smaller_cap_holds_for_both(
     at_once: AtOnce, cap: int, amount: int, answer: str, after: tuple[int, int, int]
 ) -> None:
-    """Another luigid has another `daily_cap_usd`, and brings the budget to that meanwhile."""
+    """Another luigid has another `daily_cap_usd`, and lowers the budget to that, if it is less."""
     keys, other = at_once.begin([], DAY), Caps(day=Micros(cap))
     with at_once.standing(99) as (reached, go, _):
         first = at_once.ledgers[0].write(reserve("a1", "0-1", 8).operation(keys, DAY))
         assert reached.wait(10)
         at_once.ledgers[1].write(reserve("b1", "1-1", amount).operation(keys, other)).result(20)
-        assert day(at_once) == (cap, 0, amount)
+        assert day(at_once) == (after[0], 0, amount)
         go.set()
         assert first.result(20)[0] == answer
     assert day(at_once) == after

@@ -53,9 +53,12 @@ class Luigid:
         )
         if load:
             self.scheduler.load()
-        settings = Settings(self.folder / "books.db", self.caps, forecast=self.forecast)
-        self.service = LocalLedgerService(settings, self.scheduler)
+        self.service = LocalLedgerService(self.settings(), self.scheduler)
         self.service.loop, self.gate = self.loop, self.scheduler.gate
+
+    def settings(self) -> Settings:
+        """Return what it goes by."""
+        return Settings(self.folder / "books.db", self.caps, forecast=self.forecast)
 
     def restart(self, *, pickle: bool) -> None:
         """End and start again."""

@@ -13,12 +13,13 @@ import luigi.configuration
 from luigi_spendguard.cli import in_force
 from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check import caps, spool, vendors
-from luigi_spendguard.cli.check.finding import Finding, Grade, said_once, unasked
+from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade, said_once, unasked
 from luigi_spendguard.cli.check.tasks import Tasks, families_of, none_guarded
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.cli.tokens import Token, leads_here, worker_token
 from luigi_spendguard.config import Settings
+from luigi_spendguard.errors import LedgerError
 
 
 def findings(settings: Settings, operator: Operator, modules: tuple[str, ...] = ()) -> Iterator[Finding]:
@@ -48,6 +49,7 @@ def _found(settings: Settings, operator: Operator, modules: tuple[str, ...]) -> 
         yield from _admin_token(settings, operator, there)
     refused = list(_worker_token(settings, operator)) if answers or refuses else []
     yield from unasked(_of_luigid(settings, there, tasks), why)
+    yield from caps.of_the_day(operator, there)
     gateway = list(vendors.gateway_apart(settings, operator, there))
     yield from gateway
     mended = all(one.grade is not Grade.MISSING for one in gateway)
@@ -121,12 +123,14 @@ def _admin_token(settings: Settings, operator: Operator, there: InForce) -> Iter
 def _ledger(settings: Settings, there: InForce) -> Finding:
     path = settings.ledger_path
     if there.by:
-        where = f"; {path} is here" if path.exists() else ""
+        where = f"; {settings.ledger_name} is here" if path.exists() else ""
+        if settings.ledger_server is not None:
+            where = f"; luigi.cfg here names {settings.ledger_name}"
         return Finding(
             "ledger", "luigid has one" + where if there.has_ledger else "made with luigid's first run"
         )
     if settings.ledger_server is not None:
-        return Finding("ledger", f"{settings.ledger_name}, at a server")
+        return _ledger_server(settings)
     folder = next(p for p in (path.parent, *path.parent.parents) if p.exists())
     if path.exists():
         writable = path.is_file() and os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)
@@ -140,6 +144,19 @@ def _ledger(settings: Settings, there: InForce) -> Finding:
             Grade.MISSING,
         )
     return Finding("ledger", f"{path}" + ("" if path.exists() else " (made with the first run)"))
+
+
+def _ledger_server(settings: Settings) -> Finding:
+    """Look whether the server has the ledger: a gateway, or a worker with a local scheduler, asks it."""
+    from luigi_spendguard.ledger.database.engines import opened  # Late, as all that not each command needs.
+
+    found = Finding("ledger", f"{settings.ledger_name}, at a server")
+    try:
+        with opened(settings.ledger, read_only=True) as books, books.reading() as tx:
+            tx.has_tables("budget")
+    except LedgerError as error:
+        return found.unless([Doubt(str(error), Grade.LOOK)])
+    return found
 
 
 def _tokens(settings: Settings, there: InForce) -> Finding:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from luigi_spendguard.cli import in_force
+from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade
 from luigi_spendguard.cli.check.tasks import Tasks
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.config import Settings
-from luigi_spendguard.money import format_usd
+from luigi_spendguard.money import BadAmount, format_usd, parse_usd
 
 #: Sections whose keys are task families.
 _OF_FAMILIES = ("[spendguard_caps] ", "[spendguard_family_caps] ")
@@ -69,6 +70,22 @@ def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
         )
     if caps.day is not None:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")
+
+
+def of_the_day(operator: Operator, there: InForce) -> Iterator[Finding]:
+    """Say where another process of luigid's ledger has a smaller cap of all runs: that one holds."""
+    if there.caps.day is None or not there.by:
+        return
+    try:
+        held = parse_usd(operator.get("/day")["cap_usd"])
+    except (OperatorError, BadAmount, KeyError, TypeError):
+        return
+    if held < there.caps.day:
+        text = (
+            f"cap {format_usd(held)} a UTC day together, as another luigid, gateway or local worker of its "
+            f"ledger has that daily_cap_usd; luigid's own is {format_usd(there.caps.day)}: give all the same"
+        )
+        yield Finding("all runs", text, Grade.LOOK)
 
 
 def _duplicates(there: InForce) -> Iterator[Finding]:

@@ -120,7 +120,7 @@ def test_a_vendor_that_is_not_used_is_not_missing(tmp_path: Path, monkeypatch: p
 class Luigid(Unreachable):
     """Answers for luigid and for a gateway apart, which has Stripe's secret."""
 
-    url = "https://luigid.example.com"
+    url, held = "https://luigid.example.com", None
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self._settings = Settings(folder / "luigids.db", **settings)
@@ -128,7 +128,7 @@ class Luigid(Unreachable):
     def get(self, path: str) -> Any:
         if path == "/settings":
             return self._settings.in_force() | {"gateway": ["stripe"], "families": ["Charge"]}
-        return {"/runs": [], "/status": {"ledger": True}}[path]
+        return {"/runs": [], "/status": {"ledger": True}, "/day": {"cap_usd": self.held}}[path]
 
     def post(self, path: str, body: Any) -> Any:
         return {}
@@ -266,6 +266,32 @@ def test_a_vendor_that_fails_keeps_nobody_from_hearing_of_the_others(
     said = lines(tmp_path, vendors=own)
     assert "resend: the vendor resend failed to say its prices (KeyError)" in said
     assert any(line.startswith("stripe: secret from luigi.cfg") for line in said)
+
+
+# The ledger, and who else has it.
+
+
+def test_a_ledger_at_a_server_is_named_without_its_password_and_not_as_a_file(tmp_path: Path) -> None:
+    (tmp_path / "books.db").touch()  # Of before it was at a server.
+    url = Secret("postgresql://luigi:canary@127.0.0.1:9/books")
+    name = "postgresql://127.0.0.1:9/books"
+    here = Settings(tmp_path / "books.db", Caps(), ledger_server=url)
+    asked = [one for one in findings(here, Luigid(tmp_path)) if one.subject == "ledger"]
+    assert [str(one) for one in asked] == [f"ok      ledger: luigid has one; luigi.cfg here names {name}"]
+    [alone] = [str(one) for one in findings(here, Unreachable()) if one.subject == "ledger"]
+    assert alone.startswith(f"look    ledger: {name}, at a server; the ledger cannot be used now: ")
+    assert "canary" not in alone
+
+
+def test_a_smaller_cap_of_another_luigid_is_said(tmp_path: Path) -> None:
+    luigid = Luigid(tmp_path, caps=Caps(day=Micros(9_000_000)))
+    luigid.held = "9.00"
+    shown = [str(one) for one in findings(Settings(tmp_path / "books.db"), luigid)]
+    assert "ok      all runs: cap $9.00 a UTC day together" in shown
+    luigid.held = "4.00"
+    [said] = [str(one) for one in findings(Settings(tmp_path / "books.db"), luigid) if "all runs" in str(one)]
+    assert said.startswith("look    all runs: cap $4.00 a UTC day together, as another luigid, gateway or ")
+    assert said.endswith("luigid's own is $9.00: give all the same")
 
 
 # What waits on disk.
