@@ -1,4 +1,7 @@
-"""What belongs to one process: what a forked child makes anew, its threads, blocks that overlap in them."""
+"""What belongs to one process: what a forked child makes anew, its threads, blocks that overlap in them.
+
+What is made once, when it is first asked for, needs a lock nowhere: see `made_once`.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +14,11 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from types import MethodType
-from typing import NamedTuple
+from typing import Any, Generic, NamedTuple, TypeVar
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
 _Act = Callable[[], object]
 #: Python's own: what `proxy/owners` puts in its place asks whose the thread is, and these are nobody's.
 _start = threading.Thread.start
@@ -81,6 +85,24 @@ def begin_thread(act: Callable[[], object], name: str) -> None:
     are called in the main thread only (docs.python.org, "signal"), so another one starts it.
     """
     _thread.start_new_thread(_start, (threading.Thread(target=act, name=name, daemon=True),))
+
+
+class made_once(Generic[T]):  # a decorator
+    """A property that is made when it is first asked for, and kept; two threads at once may both make it.
+
+    In place of `functools.cached_property`, which has a lock for all objects of a class (Python 3.10 and
+    3.11): a child that is forked while another thread makes one waits for ever for its own.
+    """
+
+    def __init__(self, make: Callable[[Any], T]) -> None:
+        self._make, self.__doc__ = make, make.__doc__
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, one: Any, owner: type | None = None) -> T:
+        made: T = one.__dict__.setdefault(self._name, self._make(one))
+        return made
 
 
 class Blocks:

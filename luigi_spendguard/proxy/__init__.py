@@ -15,6 +15,7 @@ from contextlib import ExitStack, contextmanager
 
 from luigi_spendguard import redaction
 from luigi_spendguard.http.outbox import FLUSH_S
+from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.proxy import (
     aio,
     attempts,
@@ -36,6 +37,14 @@ _mark = os.environ.get(attempts.MARK, "")
 _joining = threading.Lock()
 #: The attempt that this process belongs to as long as it lives.
 _lifelong = ExitStack()
+
+
+def _begin_anew() -> None:
+    global _joining
+    _joining = threading.Lock()
+
+
+at_fork(_begin_anew)
 
 
 def bind() -> None:

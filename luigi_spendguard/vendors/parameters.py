@@ -22,12 +22,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from luigi_spendguard.errors import denial
+from luigi_spendguard.process_state import made_once
 from luigi_spendguard.vendors.bodies import DEEPEST
 
 #: What may stand behind a name, by its next part: "" is a value, "[]" any item of a list, "[*]" any key.
@@ -142,9 +142,9 @@ class Parameters:
             if rule:
                 yield address, rule.split(" ")
 
-    @cached_property
+    @made_once
     def marks(self) -> Mapping[str, tuple[Marked, ...]]:
-        """The lines by the operation's address. Raises ValueError for a list that cannot be read."""
+        """Return the lines by the operation's address. Raises ValueError for a list that cannot be read."""
         shared: dict[str, Tree] = {}
         marks: dict[str, tuple[Marked, ...]] = {}
         text = re.sub(r"\n    +", " ", re.sub(r"(?m)^#.*$", "", self._text))
@@ -169,7 +169,7 @@ class Parameters:
                 marks[one] = tuple(marked)
         return marks
 
-    @cached_property
+    @made_once
     def _by_length(self) -> Mapping[tuple[str, int], list[str]]:
         by_length: dict[tuple[str, int], list[str]] = {}
         for address in sorted(self.marks, key=lambda one: one.count("{id}")):

@@ -4,6 +4,9 @@ An SDK loads most of itself when it is first used, and every task has a child of
 again. What is known to be loaded is here before the first vendor task is started (`prepare`); what else of an
 SDK a task has loaded its child tells (`loaded_since`), and those after it have that, too (`take`). A child
 that is spawned, or made by a forkserver, has nothing of this process: nothing is loaded for it.
+
+Another thread's worker (`luigi.build` in several) forks none meanwhile: in its child a module that is half
+loaded stays so, and who imports it waits for ever.
 """
 
 from __future__ import annotations
@@ -18,6 +21,8 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
+
+from luigi.worker import fork_lock
 
 from luigi_spendguard.http.addresses import prepare_tls
 from luigi_spendguard.protocol import messages, rpcs
@@ -57,17 +62,18 @@ def prepare(task: Any) -> bool:
     """
     if multiprocessing.get_start_method() != "fork":
         return False
-    prepare_tls()
-    for rpc in _RPCS:
-        messages.prepare(rpc.request, rpc.reply)
     named: list[str] = []
     with _only_helping("vendors"):
         named = vendors_of(task)
-    for name in _LATE.keys() - _prepared:
-        if name in named or _is_imported(name):
-            _prepared.add(name)
-            with _only_helping(name):
-                _LATE[name]()
+    with fork_lock:
+        prepare_tls()
+        for rpc in _RPCS:
+            messages.prepare(rpc.request, rpc.reply)
+        for name in _LATE.keys() - _prepared:
+            if name in named or _is_imported(name):
+                _prepared.add(name)
+                with _only_helping(name):
+                    _LATE[name]()
     return True
 
 
@@ -93,10 +99,11 @@ def loaded_since(before: AbstractSet[str]) -> Loaded | None:
 
 def take(loaded: Loaded) -> None:
     """Load what a child has loaded."""
-    for name in loaded.names:
-        if name not in sys.modules:
-            with _only_helping(name):
-                importlib.import_module(name)
+    with fork_lock:
+        for name in loaded.names:
+            if name not in sys.modules:
+                with _only_helping(name):
+                    importlib.import_module(name)
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ import os
 import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
-from functools import cached_property
 from typing import Any
 
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.http.ledger_client import LedgerClient
 from luigi_spendguard.money import BadAmount, parse_usd, plain_usd
+from luigi_spendguard.process_state import made_once
 from luigi_spendguard.protocol.rpcs import MAX_PAYMENT_KEY, OpenRunRequest
 from luigi_spendguard.redaction import shows
 
@@ -32,7 +32,7 @@ class RootTask:
         self.family: str = task.task_family
         self.task_id: str = task.task_id
 
-    @cached_property
+    @made_once
     def _declared(self) -> tuple[str, str | None, str]:
         try:
             return _name_of(self._task), amount_of(self._task, "budget_usd"), ""

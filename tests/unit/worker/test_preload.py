@@ -6,6 +6,7 @@ import importlib
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +108,42 @@ def test_what_cannot_be_known_or_loaded_is_tried_once_and_is_the_tasks_to_say(
     monkeypatch.setattr(preload, "_is_imported", lambda name: True)
     assert [preload.prepare("task"), preload.prepare("task")] == [True, True]
     assert tried == ["task", "stripe", "task"]
+
+
+#: Forks while another thread loads something; the child loads the same.
+MEANWHILE = """
+import importlib, multiprocessing, os, signal, sys, threading
+import luigi.worker
+from luigi_spendguard.worker import preload
+
+sys.path.insert(0, {folder!r})
+sys.loading, sys.enough = threading.Event(), threading.Event()
+multiprocessing.set_start_method("fork")
+preload._LATE = {{"stripe": lambda: importlib.import_module("slow")}}
+preload._is_imported = lambda name: True
+threading.Thread(target=lambda: {act}, daemon=True).start()
+sys.loading.wait()
+threading.Timer(0.2, sys.enough.set).start()
+with luigi.worker.fork_lock:
+    child = os.fork()
+if not child:
+    signal.alarm(10)
+    importlib.import_module("slow")
+    os._exit(0)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.parametrize("act", ["preload.prepare(luigi.Task())", "preload.take(preload.Loaded(('slow',)))"])
+def test_no_worker_forks_a_child_while_that_of_another_thread_loads_something(
+    tmp_path: Path, act: str
+) -> None:
+    (tmp_path / "slow.py").write_text("import sys\nsys.loading.set()\nsys.enough.wait()\n")
+    code = MEANWHILE.format(folder=str(tmp_path), act=act)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 TOLD = {"verify_ssl_certs": True, "proxy": None}
