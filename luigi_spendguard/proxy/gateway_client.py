@@ -125,6 +125,10 @@ def _gateway_of(vendor: str, secret: str | None, attempt: Attempt) -> GatewayAdd
     return GatewayAddress(own or home, vendor, authorization, of_task=bool(attempt.handed_down))
 
 
+class _Intercepted(ConnectionError):
+    """What stands before a gateway has answered: perhaps after it had passed the call on."""
+
+
 class Forwarder:
     """Sends calls to the gateway, straight: never through a proxy of the environment's."""
 
@@ -162,17 +166,20 @@ class Forwarder:
         sent = Request(request.method, gateway.url + target, headers, request.body)
         timeout_s = attempt.settings.vendor(gateway.vendor).timeout_s + GATEWAY_S
         own = headers.get("idempotency-key", "")
-        with interrupt.calling(), attempt.unanswered.remembered(own, mark, told):
-            try:
-                reply = self._sent(sent, gateway, timeout_s)
-            except GatewayUnreachable as error:
-                if reads or not attempt.unanswered.was_sent(own, mark, told):
-                    raise
-                raise GatewayUnreachable(error.reason, f"{error.message}. {TRIED_BEFORE}") from None
-            if DENIAL in reply.headers:
-                raise _denied(reply.headers[DENIAL], gateway)
-            if RELAYED not in reply.headers:
-                raise _not_the_gateways(reply, gateway)
+        try:
+            with interrupt.calling(), attempt.unanswered.remembered(own, mark, told):
+                try:
+                    reply = self._sent(sent, gateway, timeout_s)
+                except GatewayUnreachable as error:
+                    if reads or not attempt.unanswered.was_sent(own, mark, told):
+                        raise
+                    raise GatewayUnreachable(error.reason, f"{error.message}. {TRIED_BEFORE}") from None
+                if DENIAL in reply.headers:
+                    raise _denied(reply.headers[DENIAL], gateway)
+                if RELAYED not in reply.headers:
+                    raise _Intercepted
+        except _Intercepted:
+            raise _not_the_gateways(reply, gateway) from None
         first_at = reply.headers.get(REPLAYED, "")
         if first_at.isdecimal():
             say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
@@ -230,8 +237,8 @@ def _denied(text: str, gateway: GatewayAddress) -> Exception:
 def _not_the_gateways(reply: Reply, gateway: GatewayAddress) -> Exception:
     """Return the error of an answer that no gateway has given.
 
-    Who has no such route, or lets nobody in, has sent nothing on; of any other answer nobody knows what
-    became of the call.
+    Who has no such route, or lets nobody in, has sent nothing on, unless it keeps back what the gateway has
+    answered; of any other answer nobody knows what became of the call.
     """
     if reply.status in (401, 403, 404, 405, 407):
         return denial(
