@@ -15,6 +15,8 @@ R = TypeVar("R", bound=Message)
 
 #: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
 _OF_PROXIES = (502, 503, 504)
+#: A fact of a refusal that luigid has not said itself: it may have done what it was asked.
+KEPT_BACK = "kept_back"
 
 
 def read_answer(rpc: Rpc[Q, R], who: str, status: int, data: bytes) -> R:
@@ -53,7 +55,7 @@ def _refusal(method: str, who: str, status: int, body: dict[str, Any]) -> Spendg
             f"what stands before {who} lets nobody in (HTTP {status}): mend user and password in [core] "
             "default_scheduler_url"
         )
-    facts = {"http_status": status}
+    facts: dict[str, Any] = {"http_status": status} | ({} if code else {KEPT_BACK: True})
     if status in (401, 403):
         return denial("scope", f"the scheduler refused the worker: {message or status}", facts)
     if status in (400, 404, 409, 413):
