@@ -418,13 +418,15 @@ class DispatchState:
             self.forget([task_id])
 
     def completed(self, tasks: Iterable[str]) -> None:
-        """Take it that tasks have completed: should they run again, they pay like any other."""
+        """Take it that tasks have completed: should they run again, they pay like any other, whoever pays."""
         for task_id in tasks:
             for held in self.beside.pop(task_id, ()):
                 self.look_again(held)
             task = self.tasks.get(task_id) or self.remembered.get(task_id)
             if task is not None:
                 task.paid = False
+                if task.claimed_by is None and not task.counted_in:  # Nobody runs it again by now.
+                    task.pinned = None
                 self._forget_blank(task_id)
 
     def forget(self, gone: Iterable[str]) -> None:

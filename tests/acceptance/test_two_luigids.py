@@ -128,7 +128,7 @@ def test_a_revoke_at_one_waits_for_what_the_other_has_let_send(pair: Pair) -> No
 def test_a_top_up_at_one_frees_what_waits_at_the_other(pair: Pair) -> None:
     pair.one.configure(spendguard={"on_blocked": "wait"})
     before = pair.stripe.moved()
-    worker = pair.one.worker("Billing", "--n", "3", "--first", "10", "--budget-usd", "2", "--run-id", "r")
+    worker = pair.one.worker("Billing", "--n", "3", "--budget-usd", "2", "--run-id", "r")
     wait_until(lambda: pair.stripe.moved() == before + 200, what="the cap")
     wait_until(lambda: pair.two.run("r")["remaining_usd"] == "0.00", what="the other's books")
     assert pair.two.call("POST", "/runs/r/top_up", {"usd": "1"})[0] == 200
@@ -143,7 +143,7 @@ def test_a_top_up_at_one_frees_what_waits_at_the_other(pair: Pair) -> None:
 def test_work_goes_on_at_the_other_when_a_host_dies(pair: Pair) -> None:
     """What its tasks had at the vendor is in doubt at the other, whose attempts take over and pay once."""
     before = pair.begun_anew()
-    run = ("Billing", "--n", "4", "--first", "20", "--run-id", "dies", "--workers", "2")
+    run = ("Billing", "--n", "4", "--run-id", "dies", "--workers", "2")
     with pair.stripe.holding():
         sent = len(pair.stripe.posts())
         worker = pair.one.worker(*run)
@@ -223,7 +223,7 @@ def test_it_does_so_at_once(pair: Pair) -> None:
     for site in (pair.one, pair.two):  # Whose sender is gone is known after the vendor's time-out.
         site.restart(spendguard_stripe={"timeout_s": 2}, core={"rpc_retry_wait": 1, "rpc_retry_attempts": 1})
     moved = pair.begun_anew()
-    submit = ("Billing", "--n", "4", "--first", "30", "--run-id", "soon", "--workers", "2")
+    submit = ("Billing", "--n", "4", "--run-id", "soon", "--workers", "2")
     with pair.stripe.holding():
         sent = len(pair.stripe.posts())
         # Its tasks have nobody to tell how their calls end, and give that up at last.

@@ -133,3 +133,18 @@ def test_what_went_on_elsewhere_when_it_began_is_set_aside_until_it_has_ended(bo
         books.write(claims.finish, books.last_claim, "failed")
         heard(port)
         assert (budget.counted, budget.running, state.tasks["A"].claimed_by) == (0, 0, None)
+
+
+def test_what_it_was_for_is_forgotten_when_it_completes_elsewhere(books: Books) -> None:
+    """Should it run again it is paid by the run that it is submitted for, though the other one goes on."""
+    books.claim("A")
+    books.write(runs.open_run, runs.RunRequest("next", False, "Root", "Root_2", Micros(100)))
+    with local_clients() as make:
+        port = make(Settings(books.path, Caps(default=Micros(100))))
+        heard(port)
+        gate = port._scheduler.gate
+        port._scheduler.add_task(task_id="A", worker="w", family="Charge", spendguard={"run_id": "next"})
+        assert gate.paying_run("A", "w") == "run"
+        books.write(claims.finish, books.last_claim, "completed")
+        heard(port)
+        assert gate.paying_run("A", "w") == "next"
