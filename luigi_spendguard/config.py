@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from luigi_spendguard import redaction
 from luigi_spendguard.money import Micros, format_usd, plain_usd
@@ -91,10 +90,7 @@ class Settings:
     @property
     def ledger_name(self) -> str:
         """Where the ledger is, for people: without the password and the parameters of a server's URL."""
-        if self.ledger_server is None:
-            return str(self.ledger_path)
-        parts = urlsplit(self.ledger_server)
-        return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return values.ledger_name(self.ledger)
 
     @property
     def has_ledger(self) -> bool:

@@ -4,6 +4,8 @@
         PluginError           the plugin cannot work here (unknown Luigi, missing SDK)
         LedgerError           the books refuse an operation
             LedgerUnavailable     they cannot be written or read now
+                LedgerUnreached       their server takes no connection
+                LedgerFailed          one request has failed
             NotFound              no such run, call or claim
             Conflict              the operation does not fit the state
         SpendDenied           a vendor call was refused; nothing was sent
@@ -45,6 +47,10 @@ class LedgerUnavailable(LedgerError):
 
     status = 503
     code = "ledger_unavailable"
+
+
+class LedgerUnreached(LedgerUnavailable):
+    """The ledger's server takes no connection; the message says what to do."""
 
 
 class LedgerFailed(LedgerUnavailable):

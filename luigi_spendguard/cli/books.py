@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,7 @@ import click
 
 from luigi_spendguard import redaction
 from luigi_spendguard.cli.context import Stop, settings_of
-from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.errors import LedgerError, LedgerUnreached
 from luigi_spendguard.settings.files import ConfigError, Raw
 from luigi_spendguard.settings.values import ledger_url, passwords_of
 
@@ -28,6 +30,18 @@ class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(str(error).removeprefix(": [] : "), param, ctx)
 
 
+@contextmanager
+def refusals() -> Iterator[None]:
+    """End the command by what the ledger says: with another exit code where its server is not there."""
+    from luigi_spendguard.ledger.database import NotConnected
+
+    try:
+        yield
+    except LedgerError as error:
+        away = isinstance(error, (LedgerUnreached, NotConnected))
+        raise Stop(redaction.redact(str(error)), 3 if away else 1) from None
+
+
 @click.group("ledger", epilog="Example:  spendguard ledger check")
 def ledger() -> None:
     """Check the ledger itself, or move it; luigid need not run."""
@@ -39,24 +53,23 @@ def check_ledger(url: Path | str | None) -> None:
     """Compute every total again from the journal; luigi.cfg's ledger where no URL is named."""
     from luigi_spendguard.ledger.audit import discrepancies  # Late, as all that not each command needs.
     from luigi_spendguard.ledger.database.engines import opened
+    from luigi_spendguard.ledger.migrations import check_format
 
     place = settings_of().ledger if url is None else url
     if isinstance(place, Path) and not place.exists():
         raise Stop(f"there is no ledger at {place}", 1)
-    try:
-        with opened(place, read_only=True) as books, books.reading() as tx:
-            tx.take_time()
-            budgets, entries = (
-                tx.value("SELECT count(*) FROM budget"),
-                tx.value("SELECT count(*) FROM journal"),
-            )
-            wrong = discrepancies(tx)
-    except LedgerError as error:
-        raise Stop(str(error), 1) from None
+    with refusals(), opened(place, read_only=True) as books, books.reading() as tx:
+        tx.take_time()
+        check_format(tx, place, is_now=False)
+        budgets, entries = (
+            tx.value("SELECT count(*) FROM budget"),
+            tx.value("SELECT count(*) FROM journal"),
+        )
+        wrong = discrepancies(tx)
     for line in wrong:
         click.echo(line)
     if wrong:
-        raise Stop(f"{len(wrong)} totals are not the sums of their entries: restore a backup", 1)
+        raise Stop(f"totals that are not the sums of their entries: {len(wrong)}; restore a backup", 1)
     click.echo(f"All totals agree with the journal (budgets: {budgets}, entries: {entries}).")
 
 
@@ -69,9 +82,7 @@ def copy(source: Path | str, target: Path | str) -> None:
 
     if isinstance(source, Path) and not source.exists():
         raise Stop(f"there is no ledger at {source}", 1)
-    try:
+    with refusals():
         copied = copy_books(source, target)
-    except LedgerError as error:
-        raise Stop(str(error), 1) from None
     what = ", ".join(f"{name}: {copied[name]}" for name in ("run", "call", "journal"))
     click.echo(f"Copied, and the same on both sides (rows of {what}). Now set [spendguard] ledger_url to it.")

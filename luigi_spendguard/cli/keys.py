@@ -13,7 +13,7 @@ from luigi_spendguard.cli.lists import KEYS, Output, list_options, show_list
 from luigi_spendguard.cli.run_names import LAST, RunName, on_run
 from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import ConfigError
-from luigi_spendguard.errors import LedgerError
+from luigi_spendguard.errors import LedgerError, LedgerUnreached
 from luigi_spendguard.money import Micros, plain_usd
 
 
@@ -89,4 +89,4 @@ def gateway(address: str, port: int) -> None:
     try:
         server.serve_gateway(settings_of(), address, port)
     except (ConfigError, LedgerError) as error:
-        raise Stop(str(error), 2) from None
+        raise Stop(str(error), 3 if isinstance(error, LedgerUnreached) else 2) from None

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
 import peewee
@@ -14,8 +15,9 @@ from luigi_spendguard.errors import Conflict
 from luigi_spendguard.ledger.audit import discrepancies
 from luigi_spendguard.ledger.database import Place, Tx, insertion
 from luigi_spendguard.ledger.database.engines import opened
-from luigi_spendguard.ledger.migrations import FORMAT, format_of, migrate
+from luigi_spendguard.ledger.migrations import check_format, migrate
 from luigi_spendguard.ledger.schema import TABLES, MigrationTable
+from luigi_spendguard.settings.values import ledger_name
 
 #: Tables whose rows are asked for in the order in which they were made, by a number that no model names.
 _ORDERED = ("call", "claim")
@@ -50,17 +52,13 @@ _AT_ONCE = 500
 def copy_books(source: Place, target: Place) -> Mapping[str, int]:
     """Copy all books from one place to another; return how many rows each table has there.
 
-    Nobody writes to either meanwhile; some rows at a time are in memory. Raises LedgerUnavailable, and
-    Conflict where the source is of another version, the target has something in it, or both are not the same
-    in the end: then nothing was copied.
+    Nobody writes to either meanwhile; some rows at a time are in memory. Raises LedgerUnavailable, also where
+    the source is of another version, and Conflict where somebody has either open, totals of the source are
+    wrong, the target has something in it, or both are not the same in the end: then nothing was copied.
     """
+    _look_at(source, target)
     migrate(target)
     with opened(source) as one, opened(target) as other, one.writing() as old:
-        if (found := format_of(old)) != FORMAT:
-            raise Conflict(
-                f"the books to be copied have format {found} and this version writes {FORMAT}: let luigid of "
-                "this version open them once"
-            )
         old.take_time()
         found_before = discrepancies(old)
         with other.writing() as new:
@@ -76,6 +74,35 @@ def copy_books(source: Place, target: Place) -> Mapping[str, int]:
             for part in _PARTS:
                 new.number_on(part.name)
     return copied
+
+
+def _look_at(source: Place, target: Place) -> None:
+    """Look whether books may be copied, before anything is made. Raises LedgerUnavailable, Conflict."""
+    if _are_one(source, target):
+        raise Conflict("the target is the ledger to be copied itself: name an empty database, or a new file")
+    for place in (source, target):
+        with opened(place, read_only=True) as books:
+            if books.is_used():
+                raise Conflict(
+                    f"{ledger_name(place)} is in use: end luigid, its gateways and workers with "
+                    "--local-scheduler first, as what they write meanwhile would be lost"
+                )
+    if isinstance(target, Path) and not target.parent.is_dir():
+        raise Conflict(f"there is no folder {target.parent}: make it, or mend the target")
+    with opened(source, read_only=True) as books, books.reading() as tx:
+        tx.take_time()
+        check_format(tx, source, is_now=True)
+        if wrong := discrepancies(tx):
+            raise Conflict(
+                f"the books to be copied do not add up (totals that are wrong: {len(wrong)}): `spendguard "
+                "ledger check` names each; restore a backup, and copy that"
+            )
+
+
+def _are_one(source: Place, target: Place) -> bool:
+    if isinstance(source, Path) and isinstance(target, Path):
+        return source.resolve() == target.resolve() or (target.exists() and source.samefile(target))
+    return ledger_name(source) == ledger_name(target)
 
 
 def _rows(tx: Tx, part: _Part) -> Iterator[list[tuple[Any, ...]]]:

@@ -13,6 +13,7 @@ from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.ledger.database import LOCK_SECONDS, NOW, Place, Tx, again
 from luigi_spendguard.ledger.database.engines import database_of
 from luigi_spendguard.ledger.schema import create
+from luigi_spendguard.settings.values import ledger_name
 
 #: What makes a file of each format of one of the format before.
 MIGRATIONS: Mapping[int, Sequence[str]] = {
@@ -168,12 +169,36 @@ def _refuse_others(place: Place) -> None:
             db.disconnect()
     if others and not done:
         raise LedgerUnavailable(
-            f"{place} is a database of something else: set [spendguard] ledger_url to one of its own"
+            f"{ledger_name(place)} is a database of something else: set [spendguard] ledger_url to one of "
+            "its own"
         )
+    _refuse_newer(done, place)
+
+
+def _refuse_newer(done: int, place: Place) -> None:
     if done > FORMAT:
         raise LedgerUnavailable(
-            f"the ledger {place} was written by a newer version (format {done}, this version knows "
-            f"{FORMAT}): install that version of luigi_spendguard again"
+            f"the ledger {ledger_name(place)} was written by a newer version (format {done}, this version "
+            f"knows {FORMAT}): install that version of luigi_spendguard again"
+        )
+
+
+def check_format(tx: Tx, place: Place, *, is_now: bool) -> None:
+    """Look whether there are books that this version reads; `is_now`: of no earlier format.
+
+    Raises LedgerUnavailable, with advice.
+    """
+    done = format_of(tx)
+    if not done:
+        raise LedgerUnavailable(
+            f"there are no books in {ledger_name(place)}: luigid makes them when it starts, with that as "
+            "[spendguard] ledger_url"
+        )
+    _refuse_newer(done, place)
+    if is_now and done < FORMAT:
+        raise LedgerUnavailable(
+            f"the ledger {ledger_name(place)} has format {done}, and this version copies {FORMAT}: start "
+            "luigid of this version with it once, which brings it to that"
         )
 
 

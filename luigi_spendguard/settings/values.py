@@ -191,6 +191,14 @@ def _server(raw: Raw, text: str) -> Secret:
     return Secret(text)
 
 
+def ledger_name(place: Path | str) -> str:
+    """Return where a ledger is, for people: without the password and the parameters of a server's URL."""
+    if isinstance(place, Path):
+        return str(place)
+    parts = urlsplit(place)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
 def passwords_of(url: str) -> tuple[str, ...]:
     """Return what of the URL of a PostgreSQL server nobody is to see, as it is written and as it is read."""
     found = _SERVER_URL.fullmatch(url)

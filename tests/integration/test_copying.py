@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+import psycopg
 import pytest
 from click.testing import CliRunner, Result
 
@@ -121,6 +125,87 @@ def test_a_total_that_is_not_its_entries_is_named(tmp_path: Path) -> None:
     done = run("check", url(path))
     assert done.exit_code == 1
     assert "budget run run : cap is 99, the journal says 100" in done.output
+
+
+def refused(*args: str, code: int = 1) -> str:
+    """Return what is said where nothing is done."""
+    done = run(*args)
+    assert done.exit_code == code, done.output
+    return done.output
+
+
+def changed(path: Path, statement: str) -> Path:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute(statement)
+    return path
+
+
+def test_books_that_somebody_has_open_are_not_copied(
+    server: PostgresServer, file: Path, tmp_path: Path
+) -> None:
+    """By another process: luigid's own connection is what a file, or its server, shows of it."""
+    database, target = database_url(server.url, tmp_path), tmp_path / "target.db"
+    for place, other in ((url(file), url(target)), (url(target), url(file)), (database, url(target))):
+        source = "Path(sys.argv[1][10:])" if place.startswith("sqlite") else "sys.argv[1]"
+        opens = (
+            "import sys, time; from pathlib import Path; from luigi_spendguard.ledger import Ledger; "
+            f"books = Ledger({source}); books.write(lambda tx: None).result(); print(flush=True); "
+            "time.sleep(60)"
+        )
+        luigid = subprocess.Popen([sys.executable, "-c", opens, place], stdout=subprocess.PIPE)
+        assert luigid.stdout is not None
+        with luigid:
+            try:
+                luigid.stdout.readline()
+                said = refused("copy", place, other)
+            finally:
+                luigid.kill()
+        assert "is in use: end luigid, its gateways and workers with --local-scheduler first" in said
+        assert luigid.wait() != 0
+        target.unlink(missing_ok=True)
+    assert run("copy", url(file), database).exit_code == 0
+
+
+def test_what_cannot_be_copied_says_why_and_makes_nothing(file: Path, tmp_path: Path) -> None:
+    target = tmp_path / "new" / "target.db"
+    assert f"no folder {target.parent}: make it" in refused("copy", url(file), url(target))
+    target = tmp_path / "target.db"
+    for same in (file, tmp_path / "link.db"):
+        if not same.exists():
+            same.symlink_to(file)
+        assert "the ledger to be copied itself: name an empty database" in refused(
+            "copy", url(file), url(same)
+        )
+    empty = tmp_path / "empty.db"
+    empty.touch()
+    assert f"no books in {empty}: luigid makes them" in refused("copy", url(empty), url(target))
+    old = shutil.copy(OLD.with_name("format-14.db"), tmp_path / "older.db")
+    assert "has format 14, and this version copies 15: start luigid" in refused("copy", url(old), url(target))
+    wrong = changed(file, "UPDATE budget SET cap_micros = cap_micros + 1 WHERE id = 1")
+    assert "(totals that are wrong: 1): `spendguard ledger check`" in refused("copy", url(wrong), url(target))
+    newer = changed(file, "INSERT INTO migration (number, applied_at) VALUES (99, 1)")
+    for args in (("copy", url(newer), url(target)), ("check", url(newer))):
+        assert "written by a newer version (format 99, this version knows 15): install" in refused(*args)
+    assert not target.exists()
+    assert not target.parent.joinpath("new").exists()
+
+
+def test_what_keeps_a_server_from_being_connected_to_says_what_to_do(server: PostgresServer) -> None:
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute("CREATE DATABASE bare")
+    bare = urlsplit(server.url)._replace(path="/bare").geturl()
+    assert "no books in postgresql:///bare: luigid makes them" in refused("check", bare)
+    away = {
+        urlsplit(server.url)._replace(path="/nope").geturl(): "make it (createdb), or mend",
+        server.url.replace("postgres:@", "nobody@"): "make it (createuser), or mend the user",
+        "postgresql://luigi:canary@127.0.0.1:9/books": "start the server, or mend host and port in its URL",
+        "postgresql://luigi@luigid.invalid/books": "mend the host's name in its URL",
+        "postgresql://luigi@/books?host=%2Fnowhere": "start the server, or mend host and port",
+    }
+    for place, remedy in away.items():
+        said = refused("check", place, code=3)
+        assert remedy in said, said
+        assert "canary" not in said
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.ledger.database.late import LateChanges
 
 R = TypeVar("R")
@@ -75,6 +75,10 @@ class Interrupted(LedgerUnavailable):
     """A transaction has ended before anything of it was decided, and may be done again at once."""
 
 
+class NotConnected(Interrupted):
+    """There is no connection to the ledger's server."""
+
+
 def again(act: Callable[[], R]) -> R:
     """Do what may be interrupted before anything of it is decided. Raises LedgerUnavailable after a time."""
     limit = math.inf
@@ -84,7 +88,8 @@ def again(act: Callable[[], R]) -> R:
         except Interrupted as error:
             limit = min(limit, time.monotonic() + LOCK_SECONDS)
             if time.monotonic() >= limit:
-                raise LedgerUnavailable(str(error)) from error
+                away = isinstance(error, NotConnected)
+                raise (LedgerUnreached if away else LedgerUnavailable)(str(error)) from error
             time.sleep(wait_s)
     raise AssertionError("there is always another wait")
 
@@ -260,6 +265,12 @@ class Database(ABC):
         """Statements that change nothing; each sees what is committed. Raises LedgerUnavailable.
 
         Each is given up where a server does not answer within seconds; `slow`: it may take a minute.
+        """
+
+    @abstractmethod
+    def is_used(self) -> bool:
+        """Return whether another process has the books open: luigid, a gateway, a worker. Raises
+        LedgerUnavailable.
         """
 
     @abstractmethod

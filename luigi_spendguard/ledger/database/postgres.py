@@ -28,12 +28,13 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import Conflict, LedgerUnavailable
+from luigi_spendguard.errors import Conflict, LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.ledger import database
-from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotShared, Tx
+from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotConnected, NotShared, Tx
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
+from luigi_spendguard.ledger.database.unreached import remedy
 from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection.
@@ -73,6 +74,7 @@ class LedgerServer(Database):
         if self._is_given_up:
             raise LedgerUnavailable("its server has not answered, and this process ends")
         if self._connection is None or self._connection.closed:
+            self._connection = None  # What fails now is that there is none.
             connection = psycopg.connect(
                 self._url,
                 autocommit=True,
@@ -220,6 +222,17 @@ class LedgerServer(Database):
             tx.answer_s = database.MINUTE_S if slow else ANSWER_S
             yield tx
 
+    def is_used(self) -> bool:
+        # A pool keeps connections of those that have gone: what it shows says nothing.
+        with self._translated():
+            connection = self._connected()
+            if connection.prepare_threshold is None:
+                return False
+            limit = time.monotonic() + _ENDING_S
+            while (used := connection.execute(_OTHERS).fetchone() is not None) and time.monotonic() < limit:
+                time.sleep(0.1)
+            return used
+
     @contextmanager
     def _translated(self) -> Iterator[None]:
         """Turn the engine's errors into LedgerUnavailable with advice, or Interrupted."""
@@ -240,6 +253,10 @@ class LedgerServer(Database):
         known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
         text = f"the ledger cannot be used now: {next(known, _line(error))}"
         connection = self._connection
+        if connection is None and isinstance(error, psycopg.OperationalError):
+            what = remedy(_line(error))
+            text = f"{text}: {what.text} ([spendguard] ledger_url)"
+            return LedgerUnreached(text) if what.lasts else NotConnected(text)
         is_lost = connection is None or connection.closed or connection.broken
         if isinstance(error, _AGAIN) or (is_lost and isinstance(error, psycopg.OperationalError)):
             return Interrupted(text)
@@ -285,6 +302,12 @@ _BEGIN = (
 )
 #: Reads wait so long for a table that somebody has locked.
 _LOCKED_READS = f"SET lock_timeout = {1000 * database.LOCK_SECONDS}".encode()
+#: Seconds in which a connection that was closed is gone, and whether there are others.
+_ENDING_S = 2.0
+_OTHERS = (
+    b"SELECT 1 FROM pg_catalog.pg_stat_activity WHERE application_name = 'luigi_spendguard'"
+    b" AND datname = current_database() AND pid <> pg_backend_pid() LIMIT 1"
+)
 _IS_LOCKED = (
     b"SELECT 1 FROM pg_catalog.pg_locks WHERE locktype = 'advisory' AND granted AND pid = pg_backend_pid()"
 )
@@ -317,7 +340,6 @@ _ADVICE: Mapping[type[Exception], str] = {
     psycopg.errors.ReadOnlySqlTransaction: (
         "its server takes no writes (a standby?): let [spendguard] ledger_url lead to the primary"
     ),
-    psycopg.errors.InvalidPassword: "its server does not know this user or password: mend its URL",
 }
 
 

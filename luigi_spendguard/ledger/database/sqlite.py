@@ -6,6 +6,7 @@ WAL and `synchronous=FULL`, so that a committed reservation survives power loss,
 
 from __future__ import annotations
 
+import fcntl
 import os
 import sqlite3
 import sys
@@ -131,6 +132,11 @@ class LedgerFile(peewee.SqliteDatabase, Database):
             self.check()
             yield FileTx(self)
 
+    def is_used(self) -> bool:
+        # Not while it is open here: that closes the index, and with it this process's locks of it.
+        assert self.is_closed()
+        return _has_others(f"{self.path}-shm")
+
     def translate(self, error: Exception) -> Exception:
         return translate(error)
 
@@ -158,6 +164,24 @@ def _stood(path: str) -> _Stood | None:
     except OSError:
         return None
     return now.st_dev, now.st_ino, now.st_size
+
+
+#: The byte of a WAL's index that all share who have the file open (SQLite's `UNIX_SHM_DMS`).
+_SHARED_BYTE = 128
+
+
+def _has_others(index: str) -> bool:
+    try:
+        descriptor = os.open(index, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, _SHARED_BYTE)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def prepare_file(path: Path) -> None:
