@@ -14,6 +14,7 @@ import pytest
 from luigi_spendguard import errors
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, LedgerError
+from luigi_spendguard.ledger.migrations import FORMAT
 from tests.unit.test_house import DOCS, PAPERS, REPOSITORY, doc
 
 SOURCES = [*(REPOSITORY / "luigi_spendguard").rglob("*.py"), *(REPOSITORY / "scheduler_patch").rglob("*.py")]
@@ -153,3 +154,11 @@ def test_the_search_for_commands_finds_them() -> None:
     ):
         with pytest.raises(click.UsageError):
             parsed(wrong)
+
+
+def test_every_format_of_the_ledger_is_in_the_docs() -> None:
+    """From the first that is beside today's on: the last one is what the texts there say is written."""
+    upgrade = doc("operate.md").partition("## Upgrade")[2]
+    rows = [int(row) for row in re.findall(r"^\| (\d+) \|(?=[^|]+\|$)", upgrade, re.M)]
+    assert rows == list(range(10, FORMAT + 1))
+    assert f"(format {FORMAT}, this version knows" in upgrade
