@@ -76,6 +76,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         further = [item for item in items if item.get_closest_marker("combinations")]
         config.hook.pytest_deselected(items=further)
         items[:] = [item for item in items if item not in further]
+    for item in items:
+        if item.nodeid.startswith(BOTH_ENGINES + LONG) and not item.get_closest_marker("of_files"):
+            # Such as a method of a unittest.TestCase, which pytest gives no parameters.
+            assert "engine" in item.callspec.params, f"{item.nodeid} is not run on both engines"
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

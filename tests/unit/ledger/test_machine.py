@@ -8,7 +8,6 @@ import uuid
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     Bundle,
@@ -18,6 +17,7 @@ from hypothesis.stateful import (
     multiple,
     precondition,
     rule,
+    run_state_machine_as_test,
 )
 
 from luigi_spendguard.errors import Conflict, KeyRevoked
@@ -25,6 +25,7 @@ from luigi_spendguard.ledger import corrections, runs, settlement
 from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import EndRequest, ReserveRequest
 from tests.support.books import Books
+from tests.support.machines import steps_of
 
 CAP, DAY = 100, 180
 
@@ -282,5 +283,5 @@ class LedgerMachine(RuleBasedStateMachine):
         assert self.books.audit() == []
 
 
-LedgerMachine.TestCase.settings = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
-TestLedgerMachine = LedgerMachine.TestCase
+def test_the_ledger_is_as_its_model_says(engine: str) -> None:
+    run_state_machine_as_test(LedgerMachine, settings=steps_of(engine))

@@ -17,9 +17,15 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
 
 from luigi_spendguard.errors import Conflict, SpendDenied
 from luigi_spendguard.ledger import queries
@@ -33,6 +39,7 @@ from scheduler_patch.dispatch.trial import Target
 from scheduler_patch.local import LocalLedgerService
 from scheduler_patch.scheduler import BudgetScheduler
 from scheduler_patch.service import operators, top_ups
+from tests.support.machines import steps_of
 from tests.support.postgres import settings_of
 from tests.support.twins import ask_both
 
@@ -436,5 +443,5 @@ class SchedulerMachine(RuleBasedStateMachine):
             assert pending <= len(tasks) - len(blocked), "P7"
 
 
-SchedulerMachine.TestCase.settings = settings(stateful_step_count=40, suppress_health_check=list(HealthCheck))
-TestSchedulerMachine = SchedulerMachine.TestCase
+def test_the_scheduler_keeps_its_promises(engine: str) -> None:
+    run_state_machine_as_test(SchedulerMachine, settings=steps_of(engine))
