@@ -1,7 +1,11 @@
-"""Results of tasks on their way from a child: what is long goes beside Luigi's queue.
+"""Results of tasks on their way from a child: long ones go beside Luigi's queue, each says whose it is.
 
 A child that is killed while it writes a long one into the queue's pipe leaves a part of it there, and the
 queue's lock taken: its worker would read on, and all other children would wait, for ever.
+
+Luigi puts the failure of a dead child there each time that it looks, until it has read the first (Luigi 3.8,
+`Worker._purge_children`). The next attempt must not be taken for failed by what is left of that: nobody would
+say how its calls have ended.
 """
 
 from __future__ import annotations
@@ -32,6 +36,14 @@ class Aside(NamedTuple):
     length: int
 
 
+class Own(NamedTuple):
+    """A result, and whose it is."""
+
+    task_id: str
+    number: int
+    result: Any
+
+
 class LongResults:
     """A file without a name, shared by a child and the worker that forks it. Raises OSError."""
 
@@ -49,10 +61,16 @@ class LongResults:
             self._length, data = self._length + written, data[written:]
         return aside
 
-    def find(self, aside: Aside) -> Any:
+    def own(self, result: Any) -> Own:
+        """Return a result of this child as one that no other's is taken for."""
+        return Own(self._task_id, self._number, result)
+
+    def find(self, aside: Aside | Own) -> Any:
         """Return the result that this stands for; None where it is another process's."""
         if aside.number != self._number:
             return None
+        if isinstance(aside, Own):
+            return aside.result
         return ForkingPickler.loads(os.pread(self._file, aside.length, aside.begin))
 
 
@@ -64,11 +82,11 @@ class ShortResults:
 
     def put(self, item: Any) -> None:
         """Hand a result to the worker."""
-        data = bytes(ForkingPickler.dumps(item))
-        if len(data) > _WHOLE:
+        own: Aside | Own = self._long.own(item)
+        if len(bytes(ForkingPickler.dumps(own))) > _WHOLE:
             with contextlib.suppress(OSError):  # The disk is full: it goes as under any Luigi.
-                item = self._long.keep(data)
-        self._queue.put(item)
+                own = self._long.keep(bytes(ForkingPickler.dumps(item)))
+        self._queue.put(own)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._queue, name)
@@ -90,7 +108,7 @@ class Results:
         """Return the next result as Luigi's queue does; its first item is the task_id."""
         while True:
             item = self._queue.get(*args, **kwargs)
-            if isinstance(item, Aside):
+            if isinstance(item, (Aside, Own)):
                 kept = self.kept_of(item.task_id) if self.kept_of is not None else None
                 item = kept.find(item) if kept is not None else None
             if isinstance(item, preload.Loaded):
@@ -101,6 +119,11 @@ class Results:
         if self.arrived is not None:
             self.arrived(item[0], item[1])
         return item
+
+    def put(self, item: Any) -> None:
+        """Say that a task has failed, for its child, which is dead or out of time."""
+        kept = self.kept_of(item[0]) if self.kept_of is not None else None
+        self._queue.put(item if kept is None else kept.own(item))
 
     def __getattr__(self, name: str) -> Any:
         # Not yet there while it is unpickled; how the queue is pickled is not how this is (Python 3.10 asks).

@@ -54,6 +54,18 @@ def test_a_killed_tasks_next_attempt_fails_on_its_own_account(site: Site) -> Non
     assert "1 failed" in out.split("===== Luigi Execution Summary =====")[1], out
 
 
+def test_a_task_that_was_killed_is_not_taken_for_failed_when_it_runs_again(site: Site) -> None:
+    """Luigi says more than once that a child is dead, and reads the rest when the next one is at work."""
+    (site.folder / "out" / "kill-cus_1").touch()
+    args = ("--customer", "cus_1", "--workers", "2", "--local-scheduler", "--worker-keep-alive")
+    code, out = site.luigi("Charge", *args, module="tests.support.twice_dead_pipeline")
+    assert code == 0, out
+    with site.books() as books:
+        ends = [row["outcome"] for row in books.all("SELECT outcome FROM claim ORDER BY rowid")]
+    assert ends == ["died", "completed"], out
+    assert charged(site) == {"cus_1": 1}
+
+
 def test_the_call_of_a_task_that_is_out_of_time_is_in_doubt_at_once(site: Site) -> None:
     """Luigi ends it by itself (`[worker] timeout`); else its call would be pending for 82 s."""
     site.configure(worker={"timeout": 4})

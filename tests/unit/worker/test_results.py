@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from luigi_spendguard.worker.preload import Loaded
-from luigi_spendguard.worker.results import Aside, LongResults, Results, ShortResults
+from luigi_spendguard.worker.results import Aside, LongResults, Own, Results, ShortResults
 
 
 class Recorded:
@@ -52,20 +52,24 @@ def test_results_arrive_as_they_were_and_nothing_long_goes_through_the_pipe(queu
     results = Results(queue)
     results.kept_of = {"t": kept}.get
     assert [results.get(timeout=20) for _ in range(3)] == [long, short, long]
-    assert [type(item) for item in queue.got] == [Aside, Aside, tuple, Aside]
+    assert [type(item) for item in queue.got] == [Aside, Aside, Own, Aside]
     assert all(len(repr(item)) < select.PIPE_BUF / 4 for item in queue.got)
 
 
-def test_a_long_result_of_a_process_that_was_given_up_is_passed_over(queue: Recorded) -> None:
+def test_a_result_of_a_process_that_was_given_up_is_passed_over(queue: Recorded) -> None:
     gone, here = LongResults("t"), LongResults("t")
-    long = ("t", "FAILED", "x" * 10_000, [], [])
-    handed(queue, gone, long)
+    long, short = ("t", "FAILED", "x" * 10_000, [], []), ("t", "FAILED", "", [], [])
+    handed(queue, gone, long, short)
     handed(queue, here, ("t", "DONE", "y" * 10_000, [], []))
-    handed(queue, LongResults("other"), ("other", "FAILED", "z" * 10_000, [], []), ("t", "DONE", "", [], []))
+    handed(queue, LongResults("other"), ("other", "FAILED", "z" * 10_000, [], []))
+    handed(queue, here, ("t", "DONE", "", [], []))
     results = Results(queue)
+    results.kept_of = {"t": gone}.get
+    results.put(short)  # Luigi saw it dead.
     results.kept_of = {"t": here}.get
+    results.put(("t", "FAILED", "died", [], []))
     assert results.get(timeout=20)[2] == "y" * 10_000
-    assert results.get(timeout=20) == ("t", "DONE", "", [], [])
+    assert [results.get(timeout=20)[1:3] for _ in range(2)] == [("DONE", ""), ("FAILED", "died")]
 
 
 def test_where_nothing_can_be_kept_it_goes_as_under_any_luigi(
@@ -77,4 +81,6 @@ def test_where_nothing_can_be_kept_it_goes_as_under_any_luigi(
     kept, long = LongResults("t"), ("t", "FAILED", "x" * 10_000, [], [])
     monkeypatch.setattr(LongResults, "keep", full)
     handed(queue, kept, long)
-    assert Results(queue).get(timeout=20) == long
+    results = Results(queue)
+    results.kept_of = {"t": kept}.get
+    assert results.get(timeout=20) == long
