@@ -47,7 +47,7 @@ logger = logging.getLogger(__name__)
 #: The most characters of a refusal that are put on record: a whole allowlist may stand in it.
 MAX_REASON = 2000
 #: Why a call is not made.
-_GIVEN_UP = "it was given up and made again while it waited for its turn; nothing was sent"
+_GIVEN_UP = "it was given up and made again before its turn had come; nothing was sent"
 #: How often a grant that was not used in time is asked for again before the call is denied.
 LATE_LIMIT = 5
 
@@ -102,6 +102,8 @@ class Guard:
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
             raise
+        if call.comes_late((quote.account, quote.operation, quote.target)):
+            call.given_up = True
         late = 0
         waiting = Waiting(self.clock)
         while True:

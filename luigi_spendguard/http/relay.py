@@ -8,6 +8,7 @@ web page makes a browser on this machine send is refused.
 from __future__ import annotations
 
 import contextlib
+import functools
 import ipaddress
 import re
 import threading
@@ -22,7 +23,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
-from luigi_spendguard.guard.effects import Call, new_call_id
+from luigi_spendguard.guard.effects import Call, What, new_call_id
 from luigi_spendguard.http.receiving import Receiving, has_ended
 from luigi_spendguard.protocol import (
     CREDENTIAL,
@@ -48,8 +49,8 @@ _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PROCESS = re.compile(r"[0-9a-f]{8}")
-#: Calls of a client that were made again, and clients, of which that is remembered: the latest.
-_LOST, _CLIENTS = 256, 256
+#: Of clients: how many are remembered, of how many calls made again each, under how many keys each.
+_CLIENTS, _AGAIN, _KEYS = 256, 512, 256
 
 
 class Refused(Exception):
@@ -135,17 +136,16 @@ class UnderWay:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, str], list[Call]] = {}
-        #: By client and key of a lost call: the keys (blank between) of those that may be it, made again.
-        self._again: dict[str, dict[str, str]] = {}
+        #: By client, and by what calls are: the keys under which such a call was lost, and then made again.
+        self._again: dict[str, dict[What, dict[str, None]]] = {}
 
     @contextlib.contextmanager
     def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
         """Have a call of `who` under way in the block; those that it makes again are given up."""
+        call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=asked.unanswered)
         own = who, asked.request.headers.get("idempotency-key", "")
+        call.comes_late = functools.partial(self._comes_late, *own, asked.unanswered)
         with self._lock:
-            unanswered = self._named(*own, asked.unanswered)
-            call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=unanswered)
-            call.given_up = len(unanswered) > MAX_UNANSWERED
             for key in asked.unanswered.split():
                 for earlier in self._calls.get((who, key), ()):
                     earlier.given_up = True
@@ -158,19 +158,25 @@ class UnderWay:
                 if not self._calls[own]:
                     del self._calls[own]
 
-    def _named(self, who: str, key: str, unanswered: str) -> str:
-        """Return the keys of all calls that one may be, or that may be it, made again and come before it."""
-        lost = self._again.pop(who, {})
-        for one in unanswered.split() if key else ():
-            before = lost.pop(one, "")
-            lost[one] = f"{before} {key}" if len(before) <= MAX_UNANSWERED else before
-        for old in list(lost)[:-_LOST]:
-            del lost[old]
-        if lost:
-            self._again[who] = lost
-            for old in list(self._again)[:-_CLIENTS]:
-                del self._again[old]
-        return " ".join(dict.fromkeys([*unanswered.split(), *lost.get(key, "").split()]))
+    def _comes_late(self, who: str, key: str, unanswered: str, what: What) -> bool:
+        """Take note of what a call is; return whether one that makes it again has come before it."""
+        named = unanswered.split()
+        with self._lock:
+            again = self._again.pop(who, {})
+            keys = again.pop(what, {})
+            is_late = key in keys
+            keys.update(dict.fromkeys(named))
+            for old in list(keys)[:-_KEYS]:
+                del keys[old]
+            if keys:
+                again[what] = keys
+            for one in list(again)[:-_AGAIN]:
+                del again[one]
+            if again:
+                self._again[who] = again
+            for client in list(self._again)[:-_CLIENTS]:
+                del self._again[client]
+        return is_late
 
 
 class Relaying(Receiving):

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 import requests
-from stripe import APIConnectionError, IdempotencyError
+import stripe
+from stripe import APIConnectionError, APIError, IdempotencyError
 
 from luigi_spendguard import idempotency_key
 from luigi_spendguard.proxy.gateway_client import Forwarder
@@ -24,7 +25,7 @@ from tests.support.clients import by_httpx, by_requests
 from tests.support.pipelines import charge
 from tests.support.raw import Losing, RawVendor, answer
 from tests.support.site import TWILIO_ACCOUNT, FakeStripe, Site
-from tests.support.vendors import FakeResend, FakeTwilio
+from tests.support.vendors import FakeResend, FakeTwilio, FakeVendor
 
 MAILS = "https://api.resend.com/emails"
 TEXTS = f"https://api.twilio.com/2010-04-01/Accounts/{TWILIO_ACCOUNT}/Messages.json"
@@ -170,34 +171,47 @@ def test_a_call_that_a_task_gives_up_again_and_again_is_sent_once(world: World) 
 
 
 @pytest.mark.parametrize("kind", ["mail", "text", "charge"])
-def test_a_call_that_its_repetition_has_overtaken_is_that_one(
-    relayed: World, kind: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("lost", [0, 1], ids=["answered", "lost"])
+def test_a_call_that_its_repetition_has_overtaken_is_sent_no_more(
+    relayed: World, kind: str, lost: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What was given up stands in a proxy, or in the network, and arrives after all."""
-    sent, stripe = Forwarder._sent, relayed.site.stripe
+    """What was given up stands in a proxy, or in the network, and arrives after all.
+
+    `lost`: of its repetitions, which the vendor has answered with an error after it had executed one.
+    """
+    sent, vendor = Forwarder._sent, {"mail": relayed.resend, "text": relayed.twilio}
+    fake: FakeVendor = vendor.get(kind, relayed.site.stripe)
     held: list[tuple[Any, ...]] = []
 
     def holding(*args: Any) -> Any:
         held.append(args)
         raise ConnectionResetError
 
-    def once(number: int) -> None:
-        assert charge(f"cus_late_{number}") if kind == "charge" else make(kind, number) in (200, 201)
+    def once(number: int) -> bool:
+        try:
+            return (
+                bool(charge(f"cus_late_{number}")) if kind == "charge" else make(kind, number) in (200, 201)
+            )
+        except APIError:
+            return False
 
-    before = stripe.moved()
+    def times() -> int:
+        return relayed.site.stripe.moved() // 100 if kind == "charge" else len(relayed.sent(kind))
+
+    before = times()
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
     with relayed.attempt():
         monkeypatch.setattr(Forwarder, "_sent", holding)
         with pytest.raises((requests.ConnectionError, APIConnectionError)):
             once(1)
         monkeypatch.setattr(Forwarder, "_sent", sent)
-        once(2)  # Not that one, and made while it is lost.
-        once(1)
-        assert sent(*held[0]).status in (200, 201)
-        times = (stripe.moved() - before) // 100 if kind == "charge" else len(relayed.sent(kind))
-        assert times == 2
-        once(1)
-    times = (stripe.moved() - before) // 100 if kind == "charge" else len(relayed.sent(kind))
-    assert times == 3, "another one"
+        assert once(2), "not that one, and made while it is lost"
+        fake.fault("status_after", status=500, times=lost, match="POST /")
+        assert [once(1) for _ in range(lost + 1)][-1]
+        assert sent(*held[0]).status == 503
+        assert times() - before == 2
+        assert once(1), "another one"
+    assert times() - before == 3
 
 
 @pytest.mark.parametrize("named", ["*", "k" * 7001])

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from luigi_spendguard.guard.effects import What
 from luigi_spendguard.http.relay import ClientCall, UnderWay
-from luigi_spendguard.protocol import MAX_UNANSWERED
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.registry import VENDORS
 
@@ -34,34 +34,32 @@ def test_nothing_is_kept_of_a_call_that_has_ended() -> None:
     assert calls._calls == {}
 
 
-def test_what_comes_after_its_repetition_names_that() -> None:
-    calls = UnderWay()
-    for key, unanswered in (("two", "one"), ("three", "one two"), ("four", "")):
-        with calls.made("task", asked(key, unanswered)) as call:
-            assert call.unanswered == unanswered
-    for who, key, named in (("task", "one", "two three"), ("task", "two", "three"), ("another", "one", "")):
-        with calls.made(who, asked(key)) as late:
-            assert (late.unanswered, late.given_up) == (named, False)
+ONE, OTHER = ("a", "o", "cus_1"), ("a", "o", "cus_2")
 
 
-def test_one_that_may_have_been_made_again_too_often_is_given_up() -> None:
+def late(calls: UnderWay, key: str, unanswered: str = "", what: What = ONE, who: str = "task") -> bool:
+    with calls.made(who, asked(key, unanswered)) as call:
+        return call.comes_late(what)
+
+
+def test_what_comes_after_its_repetition_is_late() -> None:
     calls = UnderWay()
-    for number in range(1000):
-        with calls.made("task", asked(f"sdk-{number}", "lost other")) as call:
-            assert not call.given_up
-    with calls.made("task", asked("lost")) as late:
-        assert late.given_up
-    assert len(calls._again["task"]["lost"]) < 2 * MAX_UNANSWERED
+    assert [late(calls, "two", "one"), late(calls, "three", "two"), late(calls, "four")] == [False] * 3
+    assert [late(calls, "one"), late(calls, "two"), late(calls, "one", "zero")] == [True] * 3
+    assert not late(calls, "three")
+    assert not late(calls, "one", what=OTHER), "another call was made while it was lost"
+    assert not late(calls, "one", who="another task")
+    assert not late(calls, "")
 
 
 def test_the_latest_are_remembered() -> None:
     calls = UnderWay()
     for number in range(1000):
-        with calls.made("task", asked(f"again-{number}", f"lost-{number}")):
-            pass
-        with calls.made(f"task {number}", asked("again", "lost")):
-            pass
-    assert list(calls._again)[-1] == "task 999"
-    assert len(calls._again) < 300
-    with calls.made("task 999", asked("lost")) as late:
-        assert late.unanswered == "again"
+        assert not late(calls, f"again-{number}", f"lost-{number}")
+        assert not late(calls, "again", "lost", what=("a", "o", f"cus_{number}"))
+        assert not late(calls, "again", "lost", who=f"task {number}")
+        late(calls, "again", f"lost-{number}", what=OTHER)
+        late(calls, "again", "lost", what=OTHER)
+    assert (len(calls._again), len(calls._again["task"]), len(calls._again["task"][OTHER])) == (256, 512, 256)
+    assert late(calls, "lost-999", what=OTHER)
+    assert late(calls, "lost", who="task 999")
