@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from decimal import Decimal
 from pathlib import Path
 
@@ -46,6 +47,31 @@ def test_the_examples_name_every_setting(path: Path) -> None:
     for setting in SETTINGS:
         # What needs a file of the user's own stands there as a comment.
         assert any(line.removeprefix("# ").startswith(f"{setting.key} = ") for line in lines), setting.key
+
+
+@pytest.mark.parametrize("path", [INI, TOML])
+def test_what_stands_there_as_a_comment_is_a_setting_once_it_is_none(path: Path, tmp_path: Path) -> None:
+    text, count = re.subn(r"^# (\w+ = )", r"\1", path.read_text(), flags=re.MULTILINE)
+    assert count == 3
+    for name in ("cert.pem", "key.pem"):
+        (tmp_path / name).touch()
+    settings = read(tmp_path, text.replace("/etc/luigi", str(tmp_path)), path.name)
+    assert settings.tls_cert == tmp_path / "cert.pem"
+    assert settings.vendor("twilio").own["api_key_sid"] == "SK" + "0" * 32
+
+
+@pytest.mark.parametrize("path", [INI, TOML])
+def test_a_setting_of_the_examples_has_its_default_or_says_it(path: Path) -> None:
+    known, section, said = {(one.section, one.key): one for one in SETTINGS}, "", ""
+    for line in path.read_text().splitlines():
+        found = re.fullmatch(r"(?:# )?(\w+) = (.*)", line)
+        setting = known.get((section, found[1])) if found else None
+        if setting is not None and found is not None:
+            default = setting.default.replace("`", "")
+            value = found[2].strip('{}" ').replace('"', "").replace(" = ", ": ")
+            assert said == default or (not said and value == default), line
+        section = line.strip("[]") if line.startswith("[") else section
+        said = line.removeprefix("# Default: ").removesuffix(".") if line.startswith("# Default: ") else ""
 
 
 def test_every_setting_is_in_the_docs() -> None:
