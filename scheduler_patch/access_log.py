@@ -29,6 +29,8 @@ _METHODS = frozenset(RequestHandler.SUPPORTED_METHODS)
 #: Luigi's own pages; what comes behind these is anybody's.
 _PAGES = frozenset({"/", "/tasklist", "/history", "/metrics"})
 _FOLDERS = frozenset({"api", "history", "spendguard", "static", "tasklist"})
+#: What a load balancer asks for each second.
+_HEALTH = frozenset({"/openapi.json", "/status"})
 #: Names of query parameters, and values of theirs that are no one's but ours.
 _NAMES = frozenset(
     (
@@ -71,6 +73,8 @@ def write(handler: RequestHandler) -> None:
     status = handler.get_status()
     level = logging.INFO if status < 400 else logging.WARNING if status < 500 else logging.ERROR
     request = handler.request
+    if level == logging.INFO and request.path in _HEALTH:
+        level = logging.DEBUG
     took_ms = 1000.0 * request.request_time()
     try:
         line = line_of(handler)

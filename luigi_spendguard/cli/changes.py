@@ -13,6 +13,7 @@ from luigi_spendguard.cli.api_client import OperatorError, path_of
 from luigi_spendguard.cli.context import Stop, Usd, answered, operator_of
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import forecast_of, freed_text, money_of, needed_line, reason_lines
+from luigi_spendguard.counted import counted
 from luigi_spendguard.money import Micros, format_usd, parse_usd, plain_usd
 from luigi_spendguard.protocol import command, commands
 
@@ -37,7 +38,8 @@ def revoke(run_id: str) -> None:
     """End a run's spending for good; answers when no further call of it is sent."""
     run_id, run = on_run(run_id, lambda one: operator_of().delete(path_of("runs", one)))
     click.echo(
-        f"{run_id} is revoked: no further call is sent. {run['calls_under_way']} calls were under way; "
+        f"{run_id} is revoked: no further call is sent. "
+        f"{counted(run['calls_under_way'], 'call was', 'calls were')} under way; "
         f"{money_of('spent')(run)} is spent, {money_of('reserved')(run)} reserved."
     )
 

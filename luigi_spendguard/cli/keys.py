@@ -13,6 +13,7 @@ from luigi_spendguard.cli.lists import KEYS, Output, list_options, show_list
 from luigi_spendguard.cli.run_names import LAST, RunName, on_run
 from luigi_spendguard.cli.tables import plain
 from luigi_spendguard.config import ConfigError
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError, LedgerUnreached
 from luigi_spendguard.money import Micros, plain_usd
 
@@ -76,7 +77,7 @@ def revoke_key(key_id: str) -> None:
     """End one vault key's spending for good; answers when no further call is sent under it."""
     key = operator_of().delete(path_of("vault", "keys", key_id))
     whose = f"{key['id']} of run {key['run_id']}"
-    click.echo(f"{whose} is revoked: {key['calls_under_way']} calls were under way.")
+    click.echo(f"{whose} is revoked: {counted(key['calls_under_way'], 'call was', 'calls were')} under way.")
 
 
 @click.command(epilog="Example:  spendguard gateway --port 8083")

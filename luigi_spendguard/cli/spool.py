@@ -6,8 +6,9 @@ import click
 
 from luigi_spendguard.cli.check.spool import waiting
 from luigi_spendguard.cli.context import Stop, operator_of, settings_of
+from luigi_spendguard.counted import counted
 from luigi_spendguard.http.ledger_client import HttpLedgerClient
-from luigi_spendguard.http.spool import backlog, messages, spool_folder
+from luigi_spendguard.http.spool import backlog, spool_folder
 
 
 @click.command(epilog="Example:  spendguard deliver")
@@ -28,10 +29,10 @@ def deliver() -> None:
                 client.take_over(at_once=True)
                 now = left()
                 more, after = 0 < now < after, now
-            click.echo(f"Told {operator.url}: {messages(before - after)}.")
+            click.echo(f"Told {operator.url}: {counted(before - after, 'message')}.")
     except OSError as error:
         raise Stop(f"{folder} cannot be read: {error}", 1) from None
     click.echo(f"Spool: {waiting().text}.")
     if after:
         why = "see above, or the worker whose they are still runs"
-        raise Stop(f"{messages(after)} for {operator.url} could not be said: {why}", 1)
+        raise Stop(f"{counted(after, 'message')} for {operator.url} could not be said: {why}", 1)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.money import format_usd, parse_usd
 from luigi_spendguard.protocol import blocked_text
 
@@ -325,7 +326,8 @@ def run_lines(run: Mapping[str, Any], *, whole: bool = False) -> Iterator[str]:
         yield f"{heading:10} {plain(text(run))}"
     if run["shadow_calls"]:
         enough = format_usd(parse_usd(run["sufficient_cap_usd"]))
-        yield f"{'shadow':10} {run['shadow_calls']} calls were let through; {enough} would have sufficed"
+        passed = counted(run["shadow_calls"], "call was", "calls were")
+        yield f"{'shadow':10} {passed} let through; {enough} would have sufficed"
     yield from _budget_lines(run["budgets"])
     yield from reason_lines(run, f"{'held by':10} ")
     if run["in_doubt_calls"] and "reasons" not in run:

@@ -8,14 +8,15 @@ from typing import Any
 import click
 
 from luigi_spendguard.cli.context import Since, operator_of
+from luigi_spendguard.counted import counted
 from luigi_spendguard.money import Micros, format_usd, parse_usd
 
 #: Why calls of runs that are over stay, as `POST /prune` names it.
 _STAY = {
-    "payment_key": "have a payment_key, which is not paid for again",
-    "not_completed": "are of tasks that have not completed and may run again",
-    "open": "may be asked for by a run or attempt that goes on, or be confused with a call in doubt",
-    "newer": "are newer",
+    "payment_key": "a payment_key is not paid for again",
+    "not_completed": "tasks that have not completed may run again",
+    "open": "a run or attempt that goes on may ask for them, or a call in doubt be confused with them",
+    "newer": "they are newer",
 }
 
 
@@ -39,17 +40,22 @@ def prune(before: str, dry_run: bool) -> None:
         done["spent"] += parse_usd(answer["spent_usd"])
         stay.update(answer["stay"])
     click.echo(
-        f"{'Would be pruned' if dry_run else 'Pruned'}: {done['calls']} calls of {done['runs']} runs, which "
-        f"had spent {format_usd(Micros(done['spent']))}, and {done['attempts']} attempts and keys."
+        f"{'Would be pruned' if dry_run else 'Pruned'}: {counted(done['calls'], 'call')} of "
+        f"{counted(done['runs'], 'run')}, which had spent {format_usd(Micros(done['spent']))}, and "
+        f"{counted(done['attempts'], 'attempt or key', 'attempts and keys')}."
     )
     for name, why in _STAY.items():
         if stay[name]:
-            click.echo(f"{stay[name]} calls stay: they {why}.")
+            click.echo(f"{counted(stay[name], 'call stays', 'calls stay')}, as {why}.")
     kept = answer["runs_that_stay"]
     if kept.get("open"):
-        click.echo(f"{kept['open']} runs stay: something of theirs is in doubt, awaits its price or goes on.")
+        click.echo(
+            f"{counted(kept['open'], 'run stays', 'runs stay')}: something there is in doubt, awaits its "
+            "price or goes on."
+        )
     if kept.get("active"):
-        click.echo(f"{kept['active']} runs opened before then have not ended: revoking one ends it.")
+        those = counted(kept["active"], "run opened before then has", "runs opened before then have")
+        click.echo(f"{those} not ended: revoking one ends it.")
     if stay["open"] and answer["oldest_open_run"] is not None:
         click.echo(f"The oldest run that may go on is {answer['oldest_open_run']}.")
 
@@ -59,6 +65,6 @@ def prune(before: str, dry_run: bool) -> None:
 def forget(customer: str) -> None:
     """Delete what was sent and answered in a customer's calls; amounts and identities stay."""
     answer = operator_of().post("/forget", {"customer": customer})
-    click.echo(f"Deleted: what was sent and answered in {answer['calls']} calls.")
+    click.echo(f"Deleted: what was sent and answered in {counted(answer['calls'], 'call')}.")
     if answer["open_calls"]:
-        click.echo(f"{answer['open_calls']} calls are open, and keep theirs until they have ended.")
+        click.echo(f"Open, and kept until it has ended: {counted(answer['open_calls'], 'call')}.")

@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable, Iterator
 
 from luigi_spendguard import backoff
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendDenied, SpendguardError
-from luigi_spendguard.http.spool import Kept, Spool, messages
+from luigi_spendguard.http.spool import Kept, Spool
 from luigi_spendguard.process_state import at_fork, begin_thread
 
 logger = logging.getLogger(__name__)
@@ -251,13 +252,13 @@ class Outbox:
                 "What waits for the ledger in %s: %s. The next worker here says it, or `spendguard deliver`; "
                 "`spendguard check` shows what waits",
                 self._spool.folder,
-                messages(kept),
+                counted(kept, "message"),
             )
         if lost := len(waiting) - kept:
             logger.error(
                 "%s to the ledger could not be delivered, and calls will be in doubt: "
                 "see `spendguard calls` once the scheduler is back",
-                messages(lost),
+                counted(lost, "message"),
             )
 
     def deliver(self, timeout_s: float) -> None:

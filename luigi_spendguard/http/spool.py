@@ -21,7 +21,7 @@ from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.protocol.messages import Message
 from luigi_spendguard.protocol.rpcs import EndedCall
 
-__all__ = ["Backlog", "Kept", "LeftMessage", "Spool", "backlog", "messages", "spool_folder"]
+__all__ = ["Backlog", "Kept", "LeftMessage", "Spool", "backlog", "spool_folder"]
 
 logger = logging.getLogger(__name__)
 
@@ -32,11 +32,6 @@ def spool_folder() -> Path | None:
         return config.state_folder(os.environ) / "spool"
     except RuntimeError:
         return None
-
-
-def messages(count: int) -> str:
-    """Return how many messages, in words."""
-    return "1 message" if count == 1 else f"{count} messages"
 
 
 class LeftMessage:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import queries
 from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, journal
 from luigi_spendguard.ledger.claims import COMPLETIONS
@@ -301,7 +302,7 @@ def _delete_budgets(tx: Tx, run_ids: list[str]) -> None:
 def _say(tx: Tx, run_id: str, before: int, calls: int, attempts: int) -> None:
     """Put on the run, and into the journal, what of it was pruned and when."""
     until = moment(before)
-    note = f"{calls} calls and {attempts} attempts from before {until} were pruned"
+    note = f"{counted(calls, 'call')} and {counted(attempts, 'attempt')} from before {until} were pruned"
     journal(tx, JournalEntry("prune", run_id=run_id, note=note))
     remark = f"its calls from before {until} were pruned on {str(moment(tx.now()))[:10]}"
     tx.run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import Conflict, KeyRevoked, NotFound
 from luigi_spendguard.ledger.budgets import (
     JournalEntry,
@@ -319,7 +320,7 @@ def check_known(tx: Tx, run_id: str, task_id: str) -> None:
 
 
 def _forecast(known: Micros, unknown: int) -> str:
-    return format_usd(known) + (f" and {unknown} tasks of unknown cost" if unknown else "")
+    return format_usd(known) + (f" and {counted(unknown, 'task')} of unknown cost" if unknown else "")
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import PluginError
 from luigi_spendguard.process_state import at_fork
 
@@ -78,6 +79,7 @@ def drain(owner: str, timeout_s: float) -> bool:
     left = concurrent.futures.wait(running, timeout_s).not_done
     if left:
         logger.error(
-            "%d calls of an asynchronous program are still under way although its task has ended", len(left)
+            "%s of an asynchronous program still under way although its task has ended",
+            counted(len(left), "call"),
         )
     return not left

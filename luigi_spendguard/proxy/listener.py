@@ -20,6 +20,7 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from luigi_spendguard import proxy
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import (
     BudgetExceeded,
     KeyRevoked,
@@ -137,7 +138,8 @@ class Listener:
             try:
                 await asyncio.wait_for(self._idle.wait(), self._bound_s)
             except asyncio.TimeoutError:
-                logger.error("%d calls of a task's programs have not ended in time", len(self._calls))
+                calls = counted(len(self._calls), "call")
+                logger.error("%s of a task's programs not ended in time", calls)
         await server.close_all_connections()
         self._pool.shutdown(wait=not self._calls, cancel_futures=True)
 

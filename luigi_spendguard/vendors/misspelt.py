@@ -49,10 +49,14 @@ class Known(NamedTuple):
         return self._none("endpoint", named, lines)
 
     def _none(self, what: str, named: str, known: Iterable[str]) -> str:
-        near = difflib.get_close_matches(named, list(known), n=_MOST, cutoff=_ALIKE)
-        there = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
-        none = f"{named[:100]!r} is no {what} of {self.vendor}'s that is known"
-        return none + (f": did you mean {there}?" if near else "")
+        return f"{named[:100]!r} is no {what} of {self.vendor}'s that is known" + nearest(named, known)
+
+
+def nearest(named: str, known: Iterable[str]) -> str:
+    """Return which of what is known may have been meant, as the end of a sentence; "" where none may."""
+    near = difflib.get_close_matches(named, list(known), n=_MOST, cutoff=_ALIKE)
+    there = " or ".join(filter(None, [", ".join(near[:-1]), *near[-1:]]))
+    return f": did you mean {there}?" if near else ""
 
 
 def overlaps(pattern: str, line: str) -> bool:

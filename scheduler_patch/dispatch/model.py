@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.money import format_usd
 from scheduler_patch.dispatch.budgets import BudgetState
@@ -48,7 +49,7 @@ class Forecast:
         if self.estimated:
             text += f" ({format_usd(self.estimated)} of it estimated from earlier runs)"
         if self.unknown:
-            text += f" and {self.unknown} tasks of unknown cost"
+            text += f" and {counted(self.unknown, 'task')} of unknown cost"
         return text
 
 

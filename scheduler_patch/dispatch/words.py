@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.money import format_usd, plain_usd
 from luigi_spendguard.protocol import command
 from luigi_spendguard.protocol.commands import CENT, top_up
@@ -45,7 +46,9 @@ def growth_of(gate: Gate, run: RunState) -> list[Growth]:
 
 def _approved(run: RunState) -> str:
     text = format_usd(run.approved or 0)
-    return text + (f" and {run.approved_unknown} tasks of unknown cost" if run.approved_unknown else "")
+    return text + (
+        f" and {counted(run.approved_unknown, 'task')} of unknown cost" if run.approved_unknown else ""
+    )
 
 
 def _growth(one: Growth) -> str:

@@ -15,6 +15,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from luigi_spendguard import backoff
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import (
     LedgerError,
     LedgerUnavailable,
@@ -330,10 +331,12 @@ class Gateway:
             await asyncio.sleep(0.05)
         if kept := len(self._kept):
             logger.warning(
-                "How %d calls have ended waits in %s, for who comes next", kept, self.service.spool.folder
+                "The ends of %s wait in %s, for who comes next",
+                counted(kept, "call"),
+                self.service.spool.folder,
             )
         if lost := self.in_flight - kept:
-            logger.error("%d calls have not ended: they will be in doubt", lost)
+            logger.error("Not ended, and in doubt from now on: %s", counted(lost, "call"))
 
     async def close(self) -> None:
         """Close the connections to vendors, and end the threads."""

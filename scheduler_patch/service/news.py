@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.ledger import history
 from luigi_spendguard.ledger.database import Row
 from luigi_spendguard.ledger.history import Approval, Found
@@ -216,7 +217,7 @@ def _approved(row: Row) -> str:
         return f": task {said.task_id} may ask for {amount} beside call {said.duplicate_of}: approved"
     if said.task_id:
         return f": task {said.task_id} may cost {amount}: approved"
-    unknown = f" and {said.unknown} tasks of unknown cost" if said.unknown else ""
+    unknown = f" and {counted(said.unknown, 'task')} of unknown cost" if said.unknown else ""
     return f": a forecast of {amount}{unknown} is approved"
 
 

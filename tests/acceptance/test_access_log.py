@@ -74,6 +74,8 @@ def test_no_key_in_an_address_gets_into_the_log_or_a_reply(served: Site, place: 
 
 
 def test_what_is_there_is_in_the_log(site: Site) -> None:
+    for path in ("/openapi.json", "/status"):  # As a load balancer does each second.
+        assert asked(site, "GET", path)[0] == 200
     site.luigi("Billing", "--n", "1", "--run-id", "night/ly 1")
     site.cli("calls", "--run", "night/ly 1", "--state", "settled", "--since", "4h", "--limit", "7")
     site.call("GET", "/runs/night%2Fly%201/spending?by=family")
@@ -85,6 +87,7 @@ def test_what_is_there_is_in_the_log(site: Site) -> None:
     assert " 200 POST /runs/night%2Fly%201/top_up (127.0.0.1) " in log
     assert " 200 POST /api/get_work (127.0.0.1) " in log
     assert site.url not in log
+    assert not re.search(" 200 GET /(openapi|status)", log)
 
 
 @pytest.mark.parametrize(

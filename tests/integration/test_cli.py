@@ -503,6 +503,12 @@ class TestReaching:
             assert f"luigid-spendguard at {still.url} cannot be reached" in err
             assert "--url" in err
 
+    def test_an_address_that_is_none_is_2_and_says_what_one_is(self, still: Site) -> None:
+        for args in (["--url", "luigid", "runs"], ["runs", "--url=127.0.0.1:8082"]):
+            code, out, err = spendguard(still, *args)
+            assert (code, out) == (2, "")
+            assert "--url (or SPENDGUARD_URL) must be a whole address, such as http://HOST:8082" in err
+
     def test_a_stock_luigid_is_3_and_named(self, still: Site) -> None:
         with stock_luigid(still):
             for args in (["runs"], ["calls"], ["revoke", "r"], ["top-up", "r", "5"]):
@@ -595,7 +601,7 @@ class TestCheck:
         lines = out.splitlines()
         assert lines[0].startswith("ok      configuration: ")
         assert lines[0].endswith(str(site.config))
-        assert f"ok      scheduler: luigid-spendguard answers at {site.url} (1 runs)" in lines
+        assert f"ok      scheduler: luigid-spendguard answers at {site.url} (1 run)" in lines
         assert f"ok      caps: decided by luigid at {site.url}, as are prices and forecasts" in lines
         assert f"ok      ledger: luigid has one; {site.ledger} is here" in lines
         assert (

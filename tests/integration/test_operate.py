@@ -81,9 +81,9 @@ def test_what_is_over_is_pruned_and_the_file_made_smaller(site: Site) -> None:
     age(site)
     site.start()
     said = paper.command()
-    assert "Would be pruned: 40 calls of 1 runs, which had spent $40.00, and 40 attempts and keys." in said
-    assert "Pruned: 40 calls of 1 runs, which had spent $40.00" in said
-    assert "1 runs opened before then have not ended" in said
+    assert "Would be pruned: 40 calls of 1 run, which had spent $40.00, and 40 attempts and keys." in said
+    assert "Pruned: 40 calls of 1 run, which had spent $40.00" in said
+    assert "1 run opened before then has not ended" in said
     after = site.run(ended["run_id"])
     assert (after["spent_usd"], after["state"]) == ("40.00", "ended")
     assert "were pruned on" in after["note"]
@@ -131,7 +131,7 @@ def test_who_goes_on_with_a_run_that_has_ended_pays_nothing_twice(site: Site, pr
     age(site)
     site.start()
     if pruned:
-        assert "Pruned: 1 calls of 1 runs" in site.cli("prune", "--before", "90d")[1]
+        assert "Pruned: 1 call of 1 run" in site.cli("prune", "--before", "90d")[1]
     (site.folder / "out" / "go-late").touch()
     said, _ = late.communicate(timeout=120)
     assert charged(site) == {"cus_behind": 1}, said

@@ -15,6 +15,8 @@ from luigi_spendguard import errors
 from luigi_spendguard.cli import cli
 from luigi_spendguard.errors import DENIAL_STATUS, LedgerError
 from luigi_spendguard.ledger.migrations import FORMAT
+from luigi_spendguard.ledger.pruning import Pruned
+from scheduler_patch.service.operators import _pruned
 from tests.unit.test_house import DOCS, PAPERS, REPOSITORY, doc
 
 SOURCES = [*(REPOSITORY / "luigi_spendguard").rglob("*.py"), *(REPOSITORY / "scheduler_patch").rglob("*.py")]
@@ -162,3 +164,9 @@ def test_every_format_of_the_ledger_is_in_the_docs() -> None:
     rows = [int(row) for row in re.findall(r"^\| (\d+) \|(?=[^|]+\|$)", upgrade, re.M)]
     assert rows == list(range(10, FORMAT + 1))
     assert f"(format {FORMAT}, this version knows" in upgrade
+
+
+def test_what_prune_answers_is_in_the_docs() -> None:
+    row = next(line for line in doc("http-api.md").splitlines() if line.startswith("| `POST /prune`"))
+    answered = _pruned(Pruned(), {}, None)
+    assert [field for field in answered if f"`{field}`" not in row] == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import uuid
 from collections.abc import Generator, Iterator
@@ -19,6 +20,7 @@ from luigi_spendguard.cli.context import Stop, operator_of, settings_of
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.cli.tokens import Token, leads_here, worker_token
 from luigi_spendguard.config import Settings
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError
 
 
@@ -101,7 +103,7 @@ def _scheduler(operator: Operator) -> Generator[Finding, None, tuple[bool, bool]
     except OperatorError as error:
         yield Finding("scheduler", str(error), Grade.MISSING)
         return False, error.exit_code != 3
-    yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({len(runs)} runs)")
+    yield Finding("scheduler", f"luigid-spendguard answers at {operator.url} ({counted(len(runs), 'run')})")
     return True, False
 
 
@@ -193,8 +195,14 @@ def _come_in(operator: Operator, token: Token) -> None:
 
 
 def _retcode() -> Iterator[Finding]:
-    value = luigi.configuration.get_config().get("retcode", "spend_blocked", None)
+    config = luigi.configuration.get_config()
+    value = config.get("retcode", "spend_blocked", None)
     if value is None:
+        sections = dict(getattr(config, "data", config))  # Of TOML, or an INI file.
+        for key in sections.get("retcode", ()):
+            if difflib.get_close_matches(key.replace("-", "_"), ["spend_blocked"], cutoff=0.75):
+                text = f"[retcode] {key} is nobody's setting: did you mean spend_blocked?"
+                yield Finding("exit code", text, Grade.LOOK)
         return
     if str(value).strip().isdecimal() and int(value) <= 255:
         yield Finding("exit code", f"{value} when vendor tasks are blocked")

@@ -53,6 +53,8 @@ def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
         )
     cap, note = caps.grant("any other root", None)
     limit = caps.limit if caps.limit is not None else caps.default
+    rest = [family for family in tasks.roots() if family not in caps.families]
+    among = f" ({', '.join(rest)})" if rest else ""
     if note and not caps.families:
         where = "set default_cap_usd in [spendguard] of luigid's luigi.cfg"
         if there.by:
@@ -62,11 +64,11 @@ def roots(settings: Settings, there: InForce, tasks: Tasks) -> Iterator[Finding]
             text = f"no cap is set here; if it is not in luigid's either, {where}"
             yield Finding("roots", text, Grade.LOOK)
     elif limit is None:
-        yield Finding("other roots", "cap $0.00: default_cap_usd is not set")
+        yield Finding("other roots", f"cap $0.00: default_cap_usd is not set{among}")
     else:
         yield Finding(
             "other roots",
-            f"cap {format_usd(cap)} a run; at most {format_usd(limit)} if its budget_usd asks for it",
+            f"cap {format_usd(cap)} a run; at most {format_usd(limit)} if its budget_usd asks for it{among}",
         )
     if caps.day is not None:
         yield Finding("all runs", f"cap {format_usd(caps.day)} a UTC day together")

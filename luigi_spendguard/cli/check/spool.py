@@ -7,7 +7,8 @@ import time
 from pathlib import Path
 
 from luigi_spendguard.cli.check.finding import Finding, Grade
-from luigi_spendguard.http.spool import backlog, messages, spool_folder
+from luigi_spendguard.counted import counted
+from luigi_spendguard.http.spool import backlog, spool_folder
 
 _LOST = "what cannot be told to luigid is lost with its worker"
 _NEXT = "the next worker here, or `spendguard deliver`, to say"
@@ -27,7 +28,7 @@ def waiting() -> Finding:
         return Finding("spool", f"{folder} cannot be used ({error}): {_LOST}", Grade.LOOK)
     said = [_line(folder, to, *those) for to, those in sorted(found.waiting.items())]
     if found.refused:
-        said.append(f"{messages(found.refused)} refused for good: look into {found.refused_in}")
+        said.append(f"{counted(found.refused, 'message')} refused for good: look into {found.refused_in}")
     if not said:
         return Finding("spool", f"nothing waits in {folder}")
     return Finding("spool", "; ".join(said), Grade.LOOK)
@@ -36,4 +37,4 @@ def waiting() -> Finding:
 def _line(folder: Path, to: str, count: int, since_ms: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(since_ms / 1000))
     verb = "waits" if count == 1 else "wait"
-    return f"{messages(count)} for {to} {verb} since {since} in {folder}, for {_NEXT}"
+    return f"{counted(count, 'message')} for {to} {verb} since {since} in {folder}, for {_NEXT}"

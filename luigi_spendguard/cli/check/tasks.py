@@ -48,6 +48,14 @@ class Tasks(NamedTuple):
             return Doubt(f"luigid has seen no task {pattern}{there}", Grade.LOOK)
         return Doubt(f"{pattern} not seen; give --module", Grade.UNKNOWN)
 
+    def roots(self) -> list[str]:
+        """Return the families of the modules' tasks that none of their others names: they may be roots."""
+        if self.here is None:
+            return []
+        tasks = named.tasks_here()
+        below = {id(one) for task in tasks for one in named.named_by(task) if one is not task}
+        return sorted({named.family_of(task) for task in tasks if id(task) not in below})
+
     def unguarded(self, family: str, patterns: Iterable[str]) -> Doubt | None:
         """Return what is to be said of a root whose code names no vendor task; None where it is not here."""
         root = next((cls for cls in named.tasks_here() if named.family_of(cls) == family), None)

@@ -9,6 +9,7 @@ from luigi_spendguard.cli.api_client import Operator, OperatorError
 from luigi_spendguard.cli.check.finding import Doubt, Finding, Grade
 from luigi_spendguard.cli.in_force import InForce
 from luigi_spendguard.config import Settings, vendor_in_force
+from luigi_spendguard.counted import counted
 from luigi_spendguard.http.addresses import shown_in_clear
 from luigi_spendguard.money import format_usd, parse_usd
 from luigi_spendguard.vendors.registry import VENDORS
@@ -87,7 +88,7 @@ def _vendor(settings: Settings, there: InForce, name: str) -> Iterator[Finding]:
     text += f"; allowed: {', '.join(told['allowed_endpoints']) or 'everything that has a price, and reads'}"
     cap = there.told["vendors"].get(name, {}).get("run_cap_usd")
     text += f"; cap {format_usd(parse_usd(cap))} inside any run" if cap is not None else ""
-    text += f"; {len(told['prices'])} prices of its own (--verbose)" if told["prices"] else ""
+    text += f"; {counted(len(told['prices']), 'price')} of its own (--verbose)" if told["prices"] else ""
     yield Finding(name, text)
     # The section here, too: it may be luigid's, changed and not in force yet.
     section = vendor_in_force(settings.vendor(name))

@@ -17,7 +17,7 @@ from luigi_spendguard.errors import denial
 from luigi_spendguard.settings import Setting, VendorSettings, values
 from luigi_spendguard.vendors.base import Vendor
 from luigi_spendguard.vendors.bodies import Params, reply_object
-from luigi_spendguard.vendors.misspelt import Known
+from luigi_spendguard.vendors.misspelt import Known, nearest
 from luigi_spendguard.vendors.model import Outcome, Quote, Reply, Request
 from luigi_spendguard.vendors.stripe import outcomes
 from luigi_spendguard.vendors.stripe.objects import objects_of
@@ -101,8 +101,10 @@ class Stripe(Vendor):
         wrong = min(set(settings.prices) - PRICEABLE, default="")
         if not wrong:
             return ""
-        why = "which names its own amount" if wrong in RULE_OF else "which is no operation"
-        return f"[spendguard_stripe] prices gives a fixed price to {wrong}, {why}: remove it"
+        where = f"[spendguard_stripe] prices gives a fixed price to {wrong}"
+        if wrong in RULE_OF:
+            return f"{where}, which names its own amount: remove it"
+        return f"{where}, which is no operation" + (nearest(wrong, sorted(PRICEABLE)) or ": remove it")
 
     def quote(
         self, request: Request, settings: VendorSettings, secret: str, fx: Mapping[str, Decimal]

@@ -94,7 +94,7 @@ function about(one) {
   const small = (...parts) => h("div", { class: "spendguard-small" }, parts);
   if (one.kind === "approve") {
     return [one.task_id === null ? "the forecast" : of({ task: one.task_id }, one.task_id),
-      one.unknown_tasks > 0 && ` and ${one.unknown_tasks} tasks of unknown cost`,
+      one.unknown_tasks > 0 && ` and ${one.unknown_tasks} ${one.unknown_tasks === 1 ? "task" : "tasks"} of unknown cost`,
       one.call_id && small(`beside call ${one.call_id}`), one.note && small(one.note)];
   }
   return [

@@ -6,10 +6,13 @@ import re
 from pathlib import Path
 from typing import Any
 
+import luigi
+import luigi.configuration
 import pytest
+from luigi.configuration import LuigiConfigParser, LuigiTomlParser
 
 from luigi_spendguard.cli.api_client import Operator, OperatorError
-from luigi_spendguard.cli.check import findings
+from luigi_spendguard.cli.check import findings, named
 from luigi_spendguard.cli.check.finding import Grade
 from luigi_spendguard.cli.check.spool import waiting
 from luigi_spendguard.cli.check.tasks import Tasks
@@ -84,7 +87,7 @@ def test_every_price_in_force_is_said_with_where_it_comes_from(tmp_path: Path) -
     assert not any("at stripe" in line for line in said)
     assert [line for line in said if line.startswith("resend: ")] == [
         "resend: secret from luigi.cfg; calls go to the vendor itself; allowed: everything that has a price, "
-        "and reads; 1 prices of its own (--verbose); not asked"
+        "and reads; 1 price of its own (--verbose); not asked"
     ]
 
 
@@ -292,6 +295,46 @@ def test_a_smaller_cap_of_another_luigid_is_said(tmp_path: Path) -> None:
     [said] = [str(one) for one in findings(Settings(tmp_path / "books.db"), luigid) if "all runs" in str(one)]
     assert said.startswith("look    all runs: cap $4.00 a UTC day together, as another luigid, gateway or ")
     assert said.endswith("luigid's own is $9.00: give all the same")
+
+
+# Whose names are misspelt, and who has no cap of its own.
+
+
+@pytest.mark.parametrize("parser", ["cfg", "toml"])
+def test_an_exit_code_that_is_misspelt_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parser: str
+) -> None:
+    sections = {"retcode": {"spend_bloked": 45, "not_run": 25}}
+    kinds = {"cfg": LuigiConfigParser, "toml": LuigiTomlParser}
+    config = kinds[parser]()
+    if parser == "cfg":
+        config.read_dict(sections)
+    else:
+        config.data = sections
+    monkeypatch.setattr(luigi.configuration, "get_config", lambda: config)
+    wanted = "[retcode] spend_bloked is nobody's setting: did you mean spend_blocked?"
+    assert said(tmp_path, "exit code") == wanted
+
+
+def test_roots_that_have_the_default_cap_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(named, "tasks_here", lambda: [ReportRoot, ChargeRoot, Below])
+    settings = Settings(tmp_path / "books.db", Caps(default=Micros(10_000_000), families={"ChargeRoot": 1}))
+    found = findings(settings, Unreachable(), ("tests.unit.cli.test_check",))
+    text = next(one.text for one in found if one.subject == "other roots")
+    assert "cap $10.00 a run; at most $10.00 if its budget_usd asks for it (ReportRoot)" in text
+
+
+class Below(luigi.Task):
+    pass
+
+
+class ReportRoot(luigi.Task):
+    def requires(self) -> luigi.Task:
+        return Below()
+
+
+class ChargeRoot(ReportRoot):
+    pass
 
 
 # What waits on disk.

@@ -446,7 +446,7 @@ class TestForecasts:
         assert run.forecast is not None
         assert (run.forecast.known, run.forecast.estimated, run.forecast.unknown) == (50, 50, 1)
         assert str(run.forecast) == (
-            "$0.00005 ($0.00005 of it estimated from earlier runs) and 1 tasks of unknown cost"
+            "$0.00005 ($0.00005 of it estimated from earlier runs) and 1 task of unknown cost"
         )
 
     def test_a_single_task_above_the_threshold_waits_for_its_own_approval(self, gate: Gate) -> None:

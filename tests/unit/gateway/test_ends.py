@@ -157,7 +157,7 @@ def test_an_end_that_waits_is_on_disk_and_a_gateway_that_ends_says_so(
         await played.until(lambda: waits() == [1])
         await played.until(lambda: bool(played.gateway._kept))
         await played.gateway.drain()
-        assert "How 1 calls have ended waits in " in caplog.text
+        assert "The ends of 1 call wait in " in caplog.text
         assert "will be in doubt" not in caplog.text
         await played.service.sweep()
         assert waits() == [1], "it is its own"

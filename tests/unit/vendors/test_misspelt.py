@@ -131,3 +131,9 @@ def test_no_pattern_keeps_luigid_busy() -> None:
     for pattern in ("POST /" + "*" * 240, "POST /" + "*a" * 120, "POST /" + "*a" * 8):
         VENDORS["twilio"].lacks(pattern)
     assert time.process_time() - begun < 10
+
+
+def test_a_fixed_price_of_what_is_misspelt_names_the_nearest() -> None:
+    settings = VendorSettings("stripe", prices={"payment_linkz.create": Micros(1)})
+    said = next(VENDORS["stripe"].problems(settings))
+    assert "to payment_linkz.create, which is no operation: did you mean payment_links.create" in said
