@@ -64,7 +64,8 @@ class _Group(click.Group):
 def cli(ctx: click.Context, url: str | None) -> None:
     """Budgets of Luigi runs: see them, revoke them, top them up."""
     if url and "://" not in url:
-        raise Stop("--url (or SPENDGUARD_URL) must be a whole address, such as http://HOST:8082", 2)
+        wanted = "must begin with http:// or https://, such as http://HOST:8082"
+        raise Stop(f"--url (or SPENDGUARD_URL) must be a whole address: it {wanted}", 2)
     try:
         settings = config.load()
         address = url or scheduler_url()

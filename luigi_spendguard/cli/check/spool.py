@@ -12,6 +12,8 @@ from luigi_spendguard.http.spool import backlog, spool_folder
 
 _LOST = "what cannot be told to luigid is lost with its worker"
 _NEXT = "the next worker here, or `spendguard deliver`, to say"
+#: Of a ledger that is no luigid's address.
+_OWN = "luigid, its gateway or the next worker here with --local-scheduler to book"
 
 
 def waiting() -> Finding:
@@ -36,5 +38,5 @@ def waiting() -> Finding:
 
 def _line(folder: Path, to: str, count: int, since_ms: int) -> str:
     since = time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(since_ms / 1000))
-    verb = "waits" if count == 1 else "wait"
-    return f"{counted(count, 'message')} for {to} {verb} since {since} in {folder}, for {_NEXT}"
+    verb, who = "waits" if count == 1 else "wait", _NEXT if to.startswith("http") else _OWN
+    return f"{counted(count, 'message')} for {to} {verb} since {since} in {folder}, for {who}"

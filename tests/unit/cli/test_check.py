@@ -349,7 +349,8 @@ def spool(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_waits_is_counted_for_each_luigid_and_what_was_refused(tmp_path: Path, spool: Path) -> None:
     assert said(tmp_path, "spool") == f"nothing waits in {spool}"
     kept = Kept.of("the end", rpcs.FINISH, FinishRequest("claim", "returned"))
-    here, there = Spool("http://here"), Spool("http://there")
+    here, there, own = Spool("http://here"), Spool("http://there"), Spool("/var/lib/books.db")
+    own.keep([kept])
     numbers = here.keep([kept] * 3)
     there.keep([kept])
     here.refused(numbers[0], "there is no such claim")
@@ -357,6 +358,8 @@ def test_what_waits_is_counted_for_each_luigid_and_what_was_refused(tmp_path: Pa
     text = re.sub(r"since \d{4}-\d\d-\d\d \d\d:\d\d:\d\dZ", "since then", said(tmp_path, "spool"))
     next_one = "for the next worker here, or `spendguard deliver`, to say"
     assert text.split("; ") == [
+        f"1 message for /var/lib/books.db waits since then in {spool}, for luigid, its gateway or the next "
+        "worker here with --local-scheduler to book",
         f"1 message for http://here waits since then in {spool}, {next_one}",
         f"1 message for http://there waits since then in {spool}, {next_one}",
         f"1 message refused for good: look into {spool / 'refused'}",
