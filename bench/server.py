@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Sequence
@@ -58,7 +59,8 @@ def measure_server(folder: Path, seconds: float, rounds: int, processes: int = 8
     `elsewhere`: beside as much work in other books, at the same server and on the same processors: what is
     more than that, the hot run's locks have cost.
     """
-    with PostgresServer(settings="fsync = on\n") as server:
+    on_disk = Path(tempfile.mkdtemp(prefix="spendguard-pg-"))
+    with PostgresServer(settings="fsync = on\n", folder=on_disk) as server:
         os.environ[SERVER] = server.url
         try:
             return _measured(folder, seconds, rounds, processes)

@@ -9,6 +9,7 @@ import signal
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,10 +100,25 @@ def engine(request: pytest.FixtureRequest) -> Iterator[str]:
     if asked == "sqlite":
         yield asked
         return
-    need_servers()
-    with PostgresServer() as server, pytest.MonkeyPatch.context() as patched:
+    server = request.getfixturevalue("engines_server")
+    with pytest.MonkeyPatch.context() as patched:
         patched.setenv(postgres.SERVER, server.url)
         yield asked
+
+
+@pytest.fixture(scope="session")
+def engines_server() -> Iterator[PostgresServer]:
+    """The one server of `engine`, however often tests turn from one engine to the other."""
+    need_servers()
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def databases(engine: str) -> Iterator[None]:
+    """Drop what a test has made at `engine`'s server; sites that are shared were there before it."""
+    with postgres.dropping() if engine == "postgres" else nullcontext():
+        yield
 
 
 @pytest.fixture
