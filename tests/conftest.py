@@ -23,7 +23,7 @@ os.environ["XDG_STATE_HOME"] = tempfile.mkdtemp(prefix="spendguard-tests-")
 import stripe
 
 import luigi_spendguard.tasks  # noqa: F401  # installs the patches, as a pipeline's import does
-from tests.support import postgres
+from tests.support import forked, postgres
 from tests.support.attempts import Pretender
 from tests.support.postgres import PostgresServer, need_servers
 from tests.support.programs import pytest_make_collect_report, pytest_runtest_makereport  # noqa: F401  # hooks
@@ -31,6 +31,7 @@ from tests.support.site import FakeStripe, Site
 
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 stripe.enable_telemetry = False
+forked.is_on = True
 
 # A shell lets what it runs in the background ignore this, and a worker that is to be interrupted inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from tests.support import forked
 from tests.support.site import Site
 from tests.support.vendors import FakeResend, FakeTwilio
 
 
 @pytest.fixture
-def written(tmp_path: Path) -> dict[str, Any]:
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the tasks of a pipeline have written down, by their call and number."""
+    monkeypatch.setattr(forked, "is_on", False)  # What is loaded is the question.
     texts, mails = FakeTwilio(tmp_path / "twilio"), FakeResend(tmp_path / "resend")
     try:
         with Site(tmp_path / "site", twilio=texts, resend=mails) as site:

@@ -14,6 +14,9 @@ from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from random import SystemRandom
+from typing import Any
+
+from tests.support import forked
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,11 @@ def environment(**more: str) -> dict[str, str]:
     }
 
 
+def python(*args: str, env: Mapping[str, str], **more: Any) -> subprocess.Popen[Any]:
+    """Start `python ARGS`, in a session of its own; `more`: as `subprocess.Popen` takes it."""
+    return forked.started(args, env, environment(), **more)
+
+
 class Process:
     """A child process with its log; `with` ends it."""
 
@@ -58,15 +66,12 @@ class Process:
     ) -> None:
         self.log = log
         with log.open("ab") as out:
-            self.popen = subprocess.Popen(
-                [program, *args],
-                stdout=out,
-                stderr=out,
-                cwd=cwd,
-                env=dict(env),
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,
-            )
+            files: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": out, "stderr": out}
+            if program == sys.executable:
+                self.popen = python(*args, env=env, cwd=cwd, **files)
+            else:
+                command = [program, *args]
+                self.popen = subprocess.Popen(command, env=env, cwd=cwd, start_new_session=True, **files)
         deadline = time.monotonic() + 60  # Other tests are at work, too.
         while not ready():
             if self.popen.poll() is not None or time.monotonic() > deadline:

@@ -20,7 +20,7 @@ from luigi_spendguard.ledger.database import Tx
 from luigi_spendguard.ledger.database.engines import opened
 from luigi_spendguard.redaction import Secret
 from tests.support import postgres
-from tests.support.processes import Process, environment, free_port, listening, wait_until
+from tests.support.processes import Process, environment, free_port, listening, python, wait_until
 from tests.support.vendors import FakeResend, FakeStripe, FakeTwilio
 
 SECRET = "sk_test_canary_4eC39HqLyjWDarjtT1zdp7dc"
@@ -161,15 +161,14 @@ class Site:
         self, *args: str, module: str = "tests.support.pipelines", **env: str
     ) -> subprocess.Popen[str]:
         """Start `luigi --module … ARGS` and return it."""
-        return subprocess.Popen(
-            [sys.executable, "-m", "luigi", "--module", module, *args],
+        return python(
+            *("-m", "luigi", "--module", module, *args),
             text=True,
             cwd=self.folder,
             env=self.environment(**env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
-            start_new_session=True,
         )
 
     def luigi(self, *args: str, timeout: float = 120, **more: str) -> tuple[int, str]:

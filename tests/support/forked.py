@@ -1,0 +1,155 @@
+"""Programs that begin as forks of a process which has loaded other people's libraries.
+
+Half of what `python -m luigi`, luigid and the look-alikes of vendors take to start is loading these. What is
+loaded beforehand reads no luigi.cfg and no secret: Luigi itself, the vendors' SDKs, what is put into them and
+all that is ours is loaded by the fork. It has the environment, folder, session and standard files that it
+would have been executed with, and is waited for, signalled and read as any other process. Tests alone have
+that (`is_on`): what the benchmark measures is executed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import gc
+import importlib
+import json
+import os
+import runpy
+import select
+import selectors
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+LIBRARIES = (
+    *("asyncio", "certifi", "click", "concurrent.futures.thread", "configparser", "ctypes.util"),
+    *("dateutil.parser", "difflib", "email.parser", "fractions", "getpass", "gzip", "h11", "http.cookiejar"),
+    *("http.server", "logging.config", "multiprocessing.connection", "peewee", "psycopg", "pygments.lexers"),
+    *("requests", "rich.markup", "rich.progress", "rich.syntax", "rich.table", "secrets", "sortedcontainers"),
+    *("sqlite3", "tenacity", "toml", "tornado.httpclient", "tornado.httpserver", "tornado.netutil"),
+    *("tornado.web", "urllib3", "uuid", "xml.etree.ElementTree", "zoneinfo"),
+)
+#: An environment in which these differ is another interpreter's.
+_INTERPRETERS = ("PYTHON", "LANG", "LC_", "LD_", "OPENSSL_", "SSL_", "TZ")
+_MOST = 1 << 17
+is_on = False
+_lock = threading.Lock()
+#: The process that forks, of the test process that has started it, and what it was started with.
+_template: tuple[int, dict[str, str], socket.socket] | None = None
+
+
+def started(args: Sequence[str], env: Mapping[str, str], usual: Mapping[str, str], **more: Any) -> Any:
+    """Start `python ARGS`, in a session of its own; `usual`: an environment that a fork can have."""
+    if is_on and args[0] == "-m" and _of_interpreter(env) == _of_interpreter(usual):
+        return _Forked(args, env=env, start_new_session=True, **more)
+    return subprocess.Popen([sys.executable, *args], env=env, start_new_session=True, **more)
+
+
+def _of_interpreter(env: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in env.items() if name.startswith(_INTERPRETERS)}
+
+
+class _Forked(subprocess.Popen[Any]):
+    """A fork; `subprocess` calls these to start and to wait (Python 3.10 to 3.13)."""
+
+    def _execute_child(self, args: Any, *rest: Any) -> None:
+        cwd, env, files = rest[4], rest[5], rest[9:15]  # Theirs, ours; ours, theirs; ours, theirs.
+        request = json.dumps({"args": args, "env": dict(env), "cwd": str(cwd)}).encode()
+        with _lock:
+            template = _template_of(_of_interpreter(env))
+            socket.send_fds(template, [request], [files[0], files[3], files[5]])
+            said, found, _, _ = socket.recv_fds(template, 32, 1)
+        self.pid, self._end = int(said), found[0]
+        self._child_created = True
+        self._close_pipe_fds(*files)
+
+    def _try_wait(self, wait_flags: int) -> tuple[int, int]:
+        poll = select.poll()
+        poll.register(self._end, select.POLLIN)
+        if not poll.poll(0 if wait_flags & os.WNOHANG else None):
+            return 0, 0
+        said = os.read(self._end, 16)
+        os.close(self._end)
+        return self.pid, int(said)
+
+    def _internal_poll(self, *_: Any, **__: Any) -> int | None:
+        if self.returncode is None and self._waitpid_lock.acquire(False):
+            try:
+                if self.returncode is None and (ended := self._try_wait(os.WNOHANG))[0]:
+                    self._handle_exitstatus(ended[1])
+            finally:
+                self._waitpid_lock.release()
+        return self.returncode
+
+
+def _template_of(env: dict[str, str]) -> socket.socket:
+    global _template
+    if _template is None or _template[:2] != (os.getpid(), env):
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            command = [sys.executable, "-c", "from tests.support import forked; forked.serve()"]
+            more = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+            process = subprocess.Popen(command, env=more | env, cwd="/", stdin=theirs, start_new_session=True)
+        _template = os.getpid(), env, ours
+        atexit.register(_end, process, ours)
+    return _template[2]
+
+
+def _end(process: subprocess.Popen[bytes], ours: socket.socket) -> None:
+    ours.close()
+    process.wait()
+
+
+def serve() -> None:
+    """Fork what is asked for, and tell how each has ended; return in a fork once it has done its work."""
+    for name in LIBRARIES:
+        importlib.import_module(name)
+    asked = socket.socket(fileno=os.dup(0))
+    ends: dict[int, tuple[int, int]] = {}
+    selector = selectors.DefaultSelector()
+    selector.register(asked, selectors.EVENT_READ)
+    gc.collect()
+    gc.freeze()
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is not asked:
+                selector.unregister(key.fd)
+                pid, end = ends.pop(key.fd)
+                os.write(end, b"%d" % os.waitpid(pid, 0)[1])
+                os.close(key.fd)
+                os.close(end)
+                continue
+            request, files, _, _ = socket.recv_fds(asked, _MOST, 3)
+            if not request:
+                return
+            told, end = os.pipe()
+            pid = os.fork()
+            if not pid:
+                selector.close()
+                asked.close()
+                for one in (told, end, *ends, *(pipe for _, pipe in ends.values())):
+                    os.close(one)
+                _become(files, **json.loads(request))
+                return
+            socket.send_fds(asked, [b"%d" % pid], [told])
+            ends[watched := os.pidfd_open(pid)] = pid, end
+            selector.register(watched, selectors.EVENT_READ)
+            for one in (told, *files):
+                os.close(one)
+
+
+def _become(files: list[int], args: list[str], env: dict[str, str], cwd: str) -> None:
+    os.setsid()
+    os.chdir(cwd)
+    os.environ.clear()
+    os.environ.update(env)
+    for standard, file in enumerate(files):
+        os.dup2(file, standard)
+        os.close(file)
+    vars(sys.modules["__main__"]).pop("forked")
+    sys.path[0], sys.orig_argv = cwd, [sys.executable, *args]
+    sys.argv = ["-m", *args[2:]]
+    runpy._run_module_as_main(args[1])
