@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import gc
 import os
 import shutil
 import signal
@@ -82,6 +83,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.nodeid.startswith(BOTH_ENGINES + LONG) and not item.get_closest_marker("of_files"):
             # Such as a method of a unittest.TestCase, which pytest gives no parameters.
             assert "engine" in item.callspec.params, f"{item.nodeid} is not run on both engines"
+
+
+def pytest_collection_finish() -> None:
+    """Let no later collection of garbage look at the tests: a simulated history has one of its own."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
