@@ -26,6 +26,17 @@ class Deliveries:
         future.add_done_callback(lambda done: self._arrive(loop, waiting, done))
         return waiting
 
+    async def expect_within(self, seconds: float, future: Future[T]) -> T:
+        """Return what `future` has done; after so many seconds it is taken back, unless it is under way.
+
+        Raises asyncio.TimeoutError.
+        """
+        try:
+            return await asyncio.wait_for(self.expect(future), seconds)
+        except asyncio.TimeoutError:
+            future.cancel()
+            raise
+
     def _arrive(
         self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any], done: Future[Any]
     ) -> None:

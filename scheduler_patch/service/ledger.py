@@ -255,12 +255,9 @@ class Books:
         if not self.has_ledger:
             return None
         await self._ended()
-        future = (await self.ledger()).read(operation, *args)
-        answer = self._deliveries.expect(future)
         try:
-            return await asyncio.wait_for(answer, READ_S)
+            return await self._deliveries.expect_within(READ_S, (await self.ledger()).read(operation, *args))
         except asyncio.TimeoutError:
-            future.cancel()  # Unless it is under way.
             text = f"the ledger has not answered for {READ_S:g} s: does its disk or server stand still?"
             raise LedgerUnavailable(text) from None
 

@@ -72,6 +72,7 @@ class Scheduler:
 
 class _Passing:
     expect = staticmethod(lambda pending: pending)
+    expect_within = staticmethod(lambda seconds, pending: pending)
 
 
 class Service(LedgerService):
