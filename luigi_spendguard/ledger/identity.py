@@ -164,6 +164,13 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
     )
 
 
+#: An operator has said that a call was made: its task has had no answer, and what repeats it is that one.
+_RESOLVED = (
+    "(state = 'settled' AND status = 0"
+    " AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'operator'))"
+)
+
+
 def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> int:
     """Return the lowest number that no equal call of this attempt holds; `keys`: its own, in all forms.
 
@@ -174,7 +181,8 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str
     rows = tx.all(
         "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
         " WHERE claim_id = ? AND base = ?"
-        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} OR verdict = 'replayed')",
+        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} AND NOT {_RESOLVED}"
+        " OR verdict = 'replayed')",
         claim["id"],
         base,
     )

@@ -212,6 +212,20 @@ def test_a_call_that_an_operator_resolved_as_spent_is_not_made_again(books: Book
     assert books.figures() == (100, 0, 0)
 
 
+def test_nor_in_the_attempt_that_had_no_answer(books: Books) -> None:
+    """It is told that its call is in doubt, makes it again, and once more: another one, which it means."""
+    key = books.claim("task")
+    lost = equal(books)
+    books.reserve(key, lost)
+    books.end(key, EndRequest("doubt", lost.call_id, 1))
+    books.write(corrections.resolve, lost.call_id, Resolution(Micros(100), object_id="pi_1"), "r1")
+    answer = books.reserve(key, equal(books))
+    assert (answer.verdict, answer.object_id) == ("replayed", "pi_1")
+    assert books.figures() == (100, 0, 0)
+    paid(books, key, equal(books), "pi_2")
+    assert books.figures() == (200, 0, 0)
+
+
 @pytest.mark.parametrize("named", [("sdk-1",), ()], ids=["told", "untold"])
 def test_what_was_asked_under_a_key_is_asked_again_under_it(books: Books, named: tuple[str, ...]) -> None:
     """The repetition of a call, whose answer did not arrive, is said again by who had said it."""
