@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 from tests.simulation.histories import Plan, failure, many, planned, shrunk
+from tests.simulation.mutants import look_for
 
 #: Seconds for which a failure is made shorter.
 SHRINK_S = 60.0
@@ -41,7 +42,12 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--with", dest="words", nargs="*", default=(), help="only plans in which these stand")
     parser.add_argument("--quiet", action="store_true", help="make no history that has failed shorter")
+    parser.add_argument(
+        "--mutants", nargs="*", metavar="NAME", help="look for broken promises: for all, or some"
+    )
     options = parser.parse_args()
+    if options.mutants is not None:
+        return int(look_for(options.mutants) > 0)
     if options.seed is not None:
         plan = json.loads(options.history.read_text()) if options.history else planned(options.seed)
         trace: list[str] = []

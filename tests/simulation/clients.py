@@ -10,21 +10,40 @@ from __future__ import annotations
 
 import uuid
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
+from urllib.parse import urlsplit
 
 from luigi_spendguard import backoff
-from luigi_spendguard.errors import LedgerError, LedgerUnavailable, SpendDenied, SpendguardError, denial
+from luigi_spendguard.errors import (
+    GatewayUnreachable,
+    LedgerError,
+    LedgerUnavailable,
+    SpendDenied,
+    SpendguardError,
+    VendorUnreachable,
+    denial,
+)
 from luigi_spendguard.guard import Guard
-from luigi_spendguard.guard.effects import Call, Effect, Finish, Life, Reserve, Send, advance, new_call_id
+from luigi_spendguard.guard.denials import DENIAL, error_of, refusal
+from luigi_spendguard.guard.effects import Call, Effect, Finish, Life, NotSent, Reserve, Send, advance
 from luigi_spendguard.http.ledger_client import GIVE_UP_S
-from luigi_spendguard.http.lost_calls import left_ends, naming_lost
-from luigi_spendguard.http.shared import LeftCall
-from luigi_spendguard.protocol import EndRequest, ReserveReply, ReserveRequest
+from luigi_spendguard.http.lost_calls import asking, left_ends
+from luigi_spendguard.http.relay import ClientCall, UnderWay
+from luigi_spendguard.http.shared import CallsUnderWay
+from luigi_spendguard.protocol import OWN_KEY, EndRequest, ReserveReply, ReserveRequest, process_of
 from luigi_spendguard.protocol.rpcs import AttemptRequest
+from luigi_spendguard.proxy.attempts import Unanswered
 from luigi_spendguard.vendors import Reply, Request
 from luigi_spendguard.vendors.registry import VENDORS
+from scheduler_patch import gateway
+from scheduler_patch.gateway.replies import Room
 from tests.simulation.world import Broken, Pending, Process, patiently
+
+#: Seconds for which a gateway's answer is waited for: longer than it waits for the vendor.
+RELAYED_S = 35.0
 
 
 async def driven(life: Life, act: Callable[[Effect], Awaitable[Any]]) -> Reply:
@@ -43,35 +62,17 @@ async def driven(life: Life, act: Callable[[Effect], Awaitable[Any]]) -> Reply:
             error = caught
 
 
-class UnderWay:
-    """As `CallsUnderWay`: of what the processes of an attempt have under way its ask, process and sender."""
+class Shared:
+    """What the processes of an attempt share, as `SharedTexts` in their memory."""
+
+    path, is_full = "", False
 
     def __init__(self) -> None:
-        self._calls: dict[str, tuple[int, Process | None, str]] = {}
+        self._texts: dict[str, list[str]] = {}
 
-    def ask(self, request: ReserveRequest, process: Process) -> None:
-        self._calls.setdefault(request.call_id, (request.ask, process, request.sender_id))
-
-    def begin(self, call_id: str, ask: int, process: Process) -> None:
-        self._calls[call_id] = ask, process, ""
-
-    def end(self, call_id: str) -> None:
-        self._calls.pop(call_id, None)
-
-    def answered(self, call_id: str) -> None:
-        if self._calls.get(call_id, (0, None, ""))[2]:
-            del self._calls[call_id]
-
-    def left(self) -> list[LeftCall]:
-        gone = {one: made for one, made in self._calls.items() if made[1] and not made[1].alive}
-        for one, (ask, _, sender) in gone.items():
-            self._calls[one] = ask, None, ""
-            if sender:
-                del self._calls[one]
-        return [LeftCall(one, ask, sender) for one, (ask, _, sender) in gone.items()]
-
-    def lost(self) -> list[str]:
-        return [one for one, (_, process, _) in self._calls.items() if process is None]
+    @contextmanager
+    def held(self) -> Iterator[dict[str, list[str]]]:
+        yield self._texts
 
 
 class Client:
@@ -83,7 +84,8 @@ class Client:
         #: Clients of the processes that have forked this one: it asks behind what they have told.
         self.above: tuple[Client, ...] = ()
         self.key, self.shared = "", False
-        self.under_way: Any = UnderWay()
+        self.under_way, self.unanswered = CallsUnderWay(), Unanswered()
+        self.under_way._shared = self.unanswered._shared = Shared()  # type: ignore[assignment]
         self.gathered: list[EndRequest] = []
         self._delivers = self._is_saying = False
 
@@ -144,17 +146,10 @@ class Client:
     async def reserve(self, asked: ReserveRequest) -> ReserveReply:
         for end in left_ends(self.under_way):
             await self.tell("end", self.key, end)
-        request = naming_lost(asked, self.under_way)
-        if not request.read:
-            self.under_way.ask(request, self.process)
-        try:
+        with asking(asked, self.under_way) as request:
             answer = await self._answered(request)
-        except SpendDenied:
-            self.under_way.answered(request.call_id)
-            raise
-        if answer.verdict == "allowed" and not request.read:
-            self.under_way.begin(answer.call_id, answer.ask, self.process)
-        self.under_way.answered(request.call_id)
+            if answer.verdict == "allowed" and not request.read:
+                self.under_way.begin(answer.call_id, answer.ask)
         return answer
 
     async def _answered(self, request: ReserveRequest) -> ReserveReply:
@@ -169,19 +164,37 @@ class Client:
                 self._tell_later(("attempt", self.key, AttemptRequest(ends)))
             raise
         finally:
-            if self.process.alive:
-                self._said(ends)
+            self._said(ends)
 
     async def end(self, end: EndRequest) -> None:
-        self.under_way.end(end.call_id)
         if self.shared:
             await self.tell("end", self.key, end)
-            return
-        self.gathered.append(end)
-        if end.is_made:
-            self.process.background(self._say_soon())
         else:
-            await self._say()
+            self.gathered.append(end)
+            if end.is_made:
+                self.process.background(self._say_soon())
+            else:
+                await self._say()
+        self.under_way.end(end.call_id)
+
+    async def forward(self, vendor: str, request: Request, call: Call) -> Reply:
+        """Let the gateway make a call, as `proxy/gateway_client.py` does. Raises what guarding would."""
+        own = request.headers.get("idempotency-key") or f"{OWN_KEY}{uuid.uuid4()}"
+        request = replace(request, headers={**request.headers, "idempotency-key": own})
+        mark = Unanswered.of(request, urlsplit(request.url).path)
+        told = self.unanswered.named(mark, own)
+        asked = ClientCall(VENDORS[vendor], request, told, process=process_of(call.call_id))
+
+        def send() -> Awaitable[Reply]:
+            return self.world.ask(self.process, self.luigid, "relay", self.key, asked, timeout_s=RELAYED_S)
+
+        with self.unanswered.remembered(own, mark, told):
+            waits = backoff.growing(*backoff.SOON)
+            try:
+                reply = await patiently(self.world, send, waits, GIVE_UP_S, ConnectionRefusedError)
+            except ConnectionRefusedError as error:
+                raise GatewayUnreachable("ledger_unavailable", f"nothing was sent: {error!r}") from None
+            return not_denied(reply)
 
     async def _say_soon(self) -> None:
         await self.world.sleep(0.01)
@@ -195,47 +208,59 @@ class Client:
         self._said(ends)
 
     def _said(self, ends: tuple[EndRequest, ...]) -> None:
-        # Not of a process that is killed: what it has not said stays, for its worker to say.
         self.gathered, self._is_saying = self.gathered[len(ends) :], False
 
 
-class Gateway:
-    """Relays what is called under vault keys, in luigid's process."""
+def not_denied(reply: Reply) -> Reply:
+    """Return a gateway's reply. Raises what it says that there is in place of a vendor's."""
+    if DENIAL not in reply.headers:
+        return reply
+    error = error_of(reply.headers[DENIAL])
+    raise NotSent(str(error)) if isinstance(error, VendorUnreachable) else error
+
+
+class Gateway(gateway.Gateway):
+    """The product's, in luigid's process, driven in virtual time."""
 
     def __init__(self, site: Any, service: Any) -> None:
         self.site, self.service, self.process = site, service, service.process
-        self._owed: dict[str, list[Pending]] = {}
+        self._under_way = UnderWay()
+        self._untold: dict[str, list[Pending]] = {}
 
-    async def relay(self, key: str, request: Request) -> Reply:
+    async def relayed(self, key: str, asked: ClientCall) -> Reply:
         """Relay a call under a vault key, lived to its end whoever waits for it."""
-        site = self.site
-        if ended := await self.service.check_key(key):
-            raise ended
-        settings = site.settings.vendor("stripe")
-        guard = Guard(VENDORS["stripe"], settings, site.secret, {}, site.world.clock)
-        call = Call(new_call_id(uuid.uuid4().hex[:8]))
-        return await driven(guard.guarded(request, call), lambda effect: self._act(effect, call, key))
+        try:
+            await self.admit(asked.vendor, asked.request.method, urlsplit(asked.request.url).path, key)
+        except SpendDenied as denied:
+            return refusal(asked.vendor, denied)
+        return await self._answered(asked, key, Room.__new__(Room))
 
-    async def _act(self, effect: Effect, call: Call, key: str) -> Any:
+    async def _guarded(self, asked: ClientCall, call: Call, key: str, room: Room) -> Reply:
+        site, vendor = self.site, asked.vendor
+        guard = Guard(vendor, site.settings.vendor(vendor.name), site.secret, {}, site.world.clock)
+        life = guard.guarded(asked.request, call, asked.refuse)
+        return await driven(life, lambda effect: self._act(effect, call, key, vendor.name))
+
+    async def _act(self, effect: Effect, call: Call, key: str, vendor: str) -> Any:
         if isinstance(effect, Reserve):
             limit = self.site.world.now + GIVE_UP_S
-            while any(not one.is_done for one in self._owed.get(key, ())):
+            while any(not one.is_done for one in self._untold.get(key, ())):
                 if self.site.world.now >= limit:
                     raise LedgerUnavailable("the ledger could not be told yet how an earlier call has ended")
                 await self.site.world.sleep(0.1)
             return await self.service.reserve(key, effect.ask, relayed=True)
         if isinstance(effect, Send):
-            return await self.site.send(self.process, "stripe", effect, call.call_id)
+            return await self.site.send(self.process, vendor, effect, call.call_id)
         if isinstance(effect, Finish):
-            told = self.process.spawn(self._tell(key, effect.end))
+            told = self.process.spawn(self._say(key, effect.end))
             return None if effect.end.is_made else await told
         return await self.site.world.sleep(effect.seconds)
 
-    async def _tell(self, key: str, end: EndRequest) -> None:
+    async def _say(self, key: str, end: EndRequest) -> None:
         if not await self._is_told(key, end):
-            self._owed.setdefault(key, []).append(self.process.spawn(self._tell_later(key, end)))
+            self._untold.setdefault(key, []).append(self.process.spawn(self._say_later(key, end)))
 
-    async def _tell_later(self, key: str, end: EndRequest) -> None:
+    async def _say_later(self, key: str, end: EndRequest) -> None:
         for wait_s in backoff.growing(*backoff.LATER):
             await self.site.world.sleep(wait_s)
             if await self._is_told(key, end):

@@ -50,6 +50,7 @@ def planned(seed: int) -> Plan:
         for _ in range(by.random() < 0.3)
     ]
     plan: Plan = {"seed": seed, "file": by.random() < 0.02, "luigids": luigids}
+    plan["gateway"] = by.random() < 0.4
     plan["day"], plan["family"] = by.choice((None, None, 10, 40)), by.choice((None, None, None, 6))
     plan |= {"tasks": tasks, "workers": workers, "holders": holders}
     plan["acts"] = sorted(
@@ -67,13 +68,14 @@ def _task(by: random.Random, number: int) -> Plan:
     for n in range(by.choice((1, 1, 1, 2, 2, 3))):
         # Some are equal: each of them is meant.
         whom = f"cus_{number}" if vendor == "stripe" else f"+1555{number:07}"
-        payments.append(_payment(by, whom if by.random() < 0.3 else f"{whom}{n}", vendor))
+        payments.append(_payment(by, whom if by.random() < 0.5 else f"{whom}{n}", vendor))
     for one in payments:
         one["cents"] = next(each["cents"] for each in payments if each["whom"] == one["whom"])
     total = sum(one["cents"] for one in payments) / 100
     cost = by.choice((None, None, int(total * 1_000_000)))
     most = by.choice((None, None, None, total))
-    return {"id": f"T{number}", "fork": by.random() < 0.4, "payments": payments, "cost": cost, "max": most}
+    task = {"id": f"T{number}", "fork": by.random() < 0.4, "again": by.choice((0, 0, 1, 1, 2))}
+    return {**task, "payments": payments, "cost": cost, "max": most}
 
 
 def _payment(by: random.Random, whom: str, vendor: str) -> Plan:
@@ -98,30 +100,35 @@ def _act(by: random.Random, plan: Plan) -> Plan:
 
 
 def _fault(by: random.Random, plan: Plan) -> Plan:
-    who = [*(one["name"] for one in plan["workers"]), *(one["name"] for one in plan["holders"])]
-    who += [f"{one['name']}#1/{task['id']}" for one in plan["workers"] for task in plan["tasks"]]
-    luigids = [f"luigid{number}" for number in range(plan["luigids"])]
+    workers, holders = ([one["name"] for one in plan[part]] for part in ("workers", "holders"))
+    tried = [f"{one}#1/{task['id']}" for one in workers for task in plan["tasks"]]
+    forking = [f"{one}#1/{task['id']}" for one in workers for task in plan["tasks"] if task["fork"]]
+    forked = [f"{one}#1/fork" for one in forking]
     at = _soon(by)
     draw = by.random()
+    life = by.choice((1, 1, 2))
+    lives = [*(f"{one}#{life}" for one in (*workers, *tried)), *(f"{one}#{life}/fork" for one in forking)]
     if draw < 0.25:
-        killed = by.choice((*who, *who, *luigids))
-        return {
-            "fault": "kill",
-            "who": killed,
-            "step": 1 + int(by.random() ** 2 * (200 if killed in luigids else 60)),
-        }
+        killed = by.choice((*lives, *lives, *holders, *(f"luigid{n}#{life}" for n in range(plan["luigids"]))))
+        steps = 200 if killed.startswith("luigid") else 30 if "/" in killed else 60
+        return {"fault": "kill", "who": killed, "step": 1 + int(by.random() ** 2 * steps)}
     if draw < 0.29:
         return {"fault": "presumed dead", "who": by.choice(plan["workers"])["name"], "at": at}
     if draw < 0.55:
-        saying = [*who, *(["operator"] if plan["acts"] else [])]
+        saying = [*workers, *holders, *tried, *forked]
+        saying += ["operator"] if plan["acts"] else []
         fault = {"fault": by.choice(_MESSAGES), "who": by.choice(saying), "at": at}
         if fault["fault"] == "hold up":
-            return fault | {"for": round(by.random() * 9, 3)}
+            return fault | {"for": round(by.random() * 12, 3)}
+        if fault["fault"].startswith("lose") and lives and by.random() < 0.5:
+            often = {"after": by.choice((0, 1, 1, 2, 3)), "times": by.choice((1, 2, 4, 6, 9))}
+            return fault | often | {"who": by.choice(lives), "at": 0.0}
         return fault | {"for": round(by.random() ** 2 * 8, 3)} if fault["fault"] == "delay" else fault
     if draw < 0.85:
         paying = [one for who in (*plan["tasks"], *plan["holders"]) for one in who["payments"]]
         own = [how for vendor in sorted({one["vendor"] for one in paying}) for how in _OF_VENDOR[vendor]]
-        return {"fault": "vendor", "how": by.choice((*_VENDORS, *own)), "at": at}
+        fault = {"fault": "vendor", "how": by.choice((*_VENDORS, *own)), "at": at}
+        return fault | ({"who": by.choice((*tried, *forked))} if tried and by.random() < 0.3 else {})
     if draw < 0.90:
         return {"fault": "power", "at": at, "within": by.random() < 0.7}
     if draw < 0.95:

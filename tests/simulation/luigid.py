@@ -11,6 +11,7 @@ from typing import Any
 
 from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.guard.effects import Send
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.ledger import corrections, snapshot
 from luigi_spendguard.ledger.keys import Terms
 from luigi_spendguard.money import parse_usd
@@ -25,6 +26,7 @@ from luigi_spendguard.protocol.rpcs import (
     FinishReply,
     FinishRequest,
 )
+from luigi_spendguard.vendors import Reply
 from luigi_spendguard.vendors.registry import VENDORS
 from scheduler_patch.api import keys
 from scheduler_patch.dispatch import Gate, Verdict, feed
@@ -75,6 +77,12 @@ class _Passing:
     expect_within = staticmethod(lambda seconds, pending: pending)
 
 
+class _NoSpool:
+    """This machine's own is nothing of a history's."""
+
+    is_empty = True
+
+
 class Service(LedgerService):
     """The product's, with a ledger that is committed in virtual time; what it answers is judged."""
 
@@ -83,7 +91,7 @@ class Service(LedgerService):
         clock = luigid.site.world.clock
         self.process, self._deliveries, self._ledger = luigid.process, _Passing(), luigid.ledger
         self._turns, self.known_keys = TurnQueue(clock), KnownKeys(clock)
-        self.judge = luigid.site.judge
+        self.judge, self.spool = luigid.site.judge, _NoSpool()  # type: ignore[assignment]
         start = luigid.ledger.at_once(snapshot.start, self.settings.caps)
         feed.begin(self.state, start)
         self.seen = start.seen
@@ -212,8 +220,10 @@ class Luigid:
 
     async def serve(self, method: str, *args: Any) -> Any:
         served = getattr(self, f"_serve_{method}", None)
-        owner = self.gateway if method == "relay" else self.service
-        return await (served or getattr(owner, method))(*args)
+        return await (served or getattr(self.service, method))(*args)
+
+    async def _serve_relay(self, key: str, asked: ClientCall) -> Reply:
+        return await self.gateway.relayed(key, asked)
 
     async def _serve_announce(self, worker: str, tasks: dict[str, Any], run_id: str, again: bool) -> None:
         """Take what Luigi's own RPCs say of tasks."""

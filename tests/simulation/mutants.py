@@ -1,8 +1,4 @@
-"""Promises broken on purpose, by the small patches of `mutants.txt`: the simulator has to find each.
-
-python -m tests.simulation.mutants            all of them, each in a copy of its own
-python -m tests.simulation.mutants NAME …     some
-"""
+"""Promises broken on purpose, by the small patches of `mutants.txt`: the simulator has to find each."""
 
 from __future__ import annotations
 
@@ -78,8 +74,12 @@ def found(mutant: Mutant, within: int = WITHIN) -> str:
         return done.stdout.strip() if done.returncode else ""
 
 
-def main() -> int:
-    wanted = [one for one in MUTANTS if not sys.argv[1:] or one.name in sys.argv[1:]]
+def look_for(names: list[str]) -> int:
+    """Look for these mutants, all where none is named, and say after how many histories each was found.
+
+    Return how many were not.
+    """
+    wanted = [one for one in MUTANTS if not names or one.name in names]
     if said := found(Mutant("", "nothing is broken", []), within=200):
         raise RuntimeError(said)
     missed = 0
@@ -89,8 +89,4 @@ def main() -> int:
             text = " ".join(said.split())[:150] or "NOT FOUND"
             print(f"{mutant.promise:6}{mutant.name}: {text}", flush=True)
     print(f"{len(wanted) - missed} of {len(wanted)} mutants were found")
-    return int(bool(missed))
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
+    return missed

@@ -18,12 +18,15 @@ from luigi_spendguard import backoff
 from luigi_spendguard.config import Settings
 from luigi_spendguard.errors import SpendguardError
 from luigi_spendguard.guard.effects import Late, NotSent, Send
+from luigi_spendguard.http import shared
 from luigi_spendguard.ledger.database.sqlite import FileTx
 from luigi_spendguard.money import Micros, format_usd, plain_usd
 from luigi_spendguard.protocol.operators import ResolveRequest
+from luigi_spendguard.proxy import attempts
 from luigi_spendguard.settings import VendorSettings
 from luigi_spendguard.settings.policy import Caps
 from luigi_spendguard.vendors import Reply
+from scheduler_patch.service import ledger as books
 from scheduler_patch.service import operators
 from tests.simulation.disk import Disk, File
 from tests.simulation.judge import Judge
@@ -36,7 +39,7 @@ Plan = dict[str, Any]
 SECRET = "sk_test_of_the_simulation_0123456789"
 #: How long a sender waits for its vendor, in seconds; and how much longer than the last act of the plan a
 #: worker with only blocked tasks stays.
-TIMEOUT_S, STAYS_S = 10.0, 8.0
+TIMEOUT_S, STAYS_S = 20.0, 8.0
 _OPEN = "SELECT (SELECT count(*) FROM call WHERE state = 'pending'), (SELECT count(*) FROM price_due)"
 _RESOLVED = (
     "SELECT DISTINCT call.id, call.target FROM call JOIN journal ON call_id = call.id AND kind = 'operator'"
@@ -44,12 +47,15 @@ _RESOLVED = (
 
 
 @cache
-def _settings(day: int | None, family: int | None) -> Settings:
+def _settings(day: int | None, family: int | None, at_gateway: bool) -> Settings:
     micros = {one: Micros(one * 1_000_000) for one in (day, family, 1000, 20) if one is not None}
     families = {} if family is None else {"Charge": micros[family]}
     caps = Caps(limit=micros[1000], default=micros[20], day=micros.get(day), task_families=families)
     own = {"stripe": {}, "twilio": {"account_sid": ACCOUNT}}
-    vendors = {name: VendorSettings(name, timeout_s=TIMEOUT_S, own=each) for name, each in own.items()}
+    secret = SECRET if at_gateway else None
+    vendors = {
+        name: VendorSettings(name, secret, timeout_s=TIMEOUT_S, own=each) for name, each in own.items()
+    }
     return Settings(Path("/nowhere/of-a-simulation.db"), caps, vendors=vendors)
 
 
@@ -60,7 +66,7 @@ class Site:
 
     def __init__(self, plan: Plan, trace: list[str] | None = None) -> None:
         self.plan, self.world = plan, World(plan["seed"], plan["faults"], trace)
-        self.settings = _settings(plan["day"], plan["family"])
+        self.settings = _settings(plan["day"], plan["family"], plan["gateway"])
         self.disk = (File if plan["file"] else Disk)(self.world)
         self.vendors, self.judge = Vendors(), Judge(self)
         self.processes: list[Process] = []
@@ -288,16 +294,30 @@ def _determined(world: World) -> Iterator[None]:
     def made_up() -> uuid.UUID:
         return uuid.UUID(int=numbers.getrandbits(128), version=4)
 
+    async def at_once(answer: Pending, _: float) -> Any:
+        return await answer
+
+    def is_gone(pid: int) -> bool:
+        return not world.processes[pid].alive
+
     def token(*_: object) -> str:
         return f"{numbers.getrandbits(250):043x}"[:43]
 
     clock = types.SimpleNamespace(monotonic=world.clock, time=lambda: world.wall_ms() / 1000)
+    system = types.SimpleNamespace(getpid=lambda: world.current and world.current.pid)
     level = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
         with (
             mock.patch.object(operators, "asyncio", types.SimpleNamespace(sleep=world.sleep)),
             mock.patch.object(operators, "time", clock),
+            mock.patch.object(
+                books, "asyncio", types.SimpleNamespace(wait_for=at_once, TimeoutError=OSError)
+            ),
+            mock.patch.object(shared, "os", system),
+            mock.patch.object(attempts, "os", system),
+            mock.patch.object(shared, "is_gone", is_gone),
+            mock.patch.object(attempts, "is_gone", is_gone),
             mock.patch.object(uuid, "uuid4", made_up),
             mock.patch.object(secrets, "token_urlsafe", token),
         ):

@@ -19,15 +19,19 @@ from luigi_spendguard.errors import (
 )
 from luigi_spendguard.guard import Guard
 from luigi_spendguard.guard.effects import Call, Effect, Finish, NotSent, Reserve, Send
+from luigi_spendguard.http.relay import ClientCall
 from luigi_spendguard.protocol.rpcs import ClaimRequest, CloseRunRequest, FinishRequest, OpenRunRequest
 from luigi_spendguard.vendors import Request
 from luigi_spendguard.vendors.registry import VENDORS
-from tests.simulation.clients import Client, driven
+from tests.simulation.clients import RELAYED_S, Client, driven, not_denied
 from tests.simulation.vendors import ACCOUNT
-from tests.simulation.world import Process
+from tests.simulation.world import Pending, Process
 
-#: As the Stripe SDK sends a call again, and how long an attempt's process waits to say its last.
-SENDS, AGAIN_S, FLUSH_S = 3, 0.5, 30.0
+#: How often the Stripe SDK sends a call; the longest it waits before, as a vendor may ask it to, and how long
+#: its task does before it makes one again that has failed; how long its process waits to say its last.
+SENDS, SENT_AGAIN_S, MADE_AGAIN_S, FLUSH_S = 3, 5.0, 6.0, 30.0
+#: Denials after which a task makes a call again at once, as after a lost answer.
+PASSING = ("ledger_unavailable", "in_doubt")
 FORM = {"content-type": "application/x-www-form-urlencoded"}
 
 
@@ -62,24 +66,30 @@ class Attempt:
             other = self._fork(made, mine[1::2])
         await self._pay_all(mine[::2] if other else mine, made)
         if other is not None:
-            await other.gone
+            await other
             await self._pay_all([number for number in mine if number not in made], made)
         self.site.outputs.add(self.task["id"])
 
-    def _fork(self, made: set[int], mine: range) -> Process:
+    def _fork(self, made: set[int], mine: range) -> Pending:
+        """Let a forked process make some of the calls; return what is over when it has, or has ended."""
         process = Process(self.site.world, f"{self.process.name}/fork")
-        child = Attempt(self.site, process, self.client.luigid, self.task)
-        child.client.key, child.client.under_way = self.client.key, self.client.under_way
+        child, over = Attempt(self.site, process, self.client.luigid, self.task), Pending(self.site.world)
+        for one in ("key", "under_way", "unanswered"):
+            setattr(child.client, one, getattr(self.client, one))
         child.client.above, child.client.shared, self.client.shared = (self.client,), True, True
+        in_pool = self.site.world.chance(process.name, "in a pool") < 0.5
 
         async def work() -> None:
             with suppress(Failed, SpendDenied):
                 await child._pay_all(mine, made)
+            if in_pool:  # What it has returned is known before what it has said.
+                over.set_result()
             await child.flush()
             process.kill()
 
+        process.gone.then(over.set_result)
         self.site.world.actor(process.name, process, work())
-        return process
+        return over
 
     async def flush(self) -> None:
         """Say what is left, as long as a process that ends waits for that."""
@@ -91,6 +101,18 @@ class Attempt:
             await self._pay(self.task["payments"][number], lambda n=number: made.add(n))
 
     async def _pay(self, payment: dict[str, Any], is_made: Callable[[], Any]) -> None:
+        """Make a call, and again where it fails, as often as the task does. Raises Failed, SpendDenied."""
+        chance, label = self.site.world.chance, self.process.name
+        for left in range(self.task["again"], -1, -1):
+            try:
+                return await self._call(payment, is_made)
+            except (Failed, SpendDenied) as error:
+                lasts = isinstance(error, SpendDenied) and error.reason not in PASSING
+                if lasts or not left:
+                    raise
+            await self.site.world.sleep(MADE_AGAIN_S * chance(label, self._calls, "made again") ** 2)
+
+    async def _call(self, payment: dict[str, Any], is_made: Callable[[], Any]) -> None:
         """Make one call, as its SDK sends it. Raises Failed, SpendDenied."""
         site, vendor, why = self.site, payment["vendor"], None
         self._calls += 1
@@ -112,9 +134,12 @@ class Attempt:
             return await site.world.sleep(effect.seconds)
 
         try:
-            for _ in range(SENDS if vendor == "stripe" else 1):
+            for number in range(SENDS if vendor == "stripe" else 1):
                 try:
-                    reply = await driven(guard.guarded(request, call), act)
+                    if site.plan["gateway"]:
+                        reply = await self.client.forward(vendor, request, call)
+                    else:
+                        reply = await driven(guard.guarded(request, call), act)
                     if reply.status < 300:
                         is_made()
                         return
@@ -125,7 +150,7 @@ class Attempt:
                     why = error
                     if isinstance(error, OutcomeUnknown) and not error.again:
                         break
-                await site.world.sleep(AGAIN_S)
+                await site.world.sleep(0.5 + SENT_AGAIN_S * site.world.chance(call.call_id, number) ** 2)
         finally:
             site.busy.pop((self.process, payment["whom"]), None)
         raise Failed(f"{payment['whom']}: {why!r}")
@@ -262,10 +287,12 @@ class KeyHolder:
             if not client.key:
                 issued = await client.ask("issue", self.plan["label"], self.plan["ttl_ms"], None)
                 site.keys[self.plan["name"]], client.key = issued[0]["id"], issued[1]
-            asked = (client.luigid, "relay", client.key, request_of(payment, key))
-            return (await site.world.ask(self.process, *asked, timeout_s=15)).status < 300
+            asked = ClientCall(VENDORS["stripe"], request_of(payment, key))
+            to = (client.luigid, "relay", client.key, asked)
+            reply = await site.world.ask(self.process, *to, timeout_s=RELAYED_S)
+            return not_denied(reply).status < 300
         except KeyRevoked:
-            if site.world.chance(self.plan["name"], self._calls, "again") < 0.5:
+            if self.plan["label"] and site.world.chance(self.plan["name"], self._calls, "again") < 0.5:
                 client.key = ""
             return False
         except OSError:  # It may be under way there: another gateway is asked.
@@ -273,7 +300,8 @@ class KeyHolder:
             client.luigid = site.luigids[(here + 1) % len(site.luigids)]
             return False
         except SpendguardError as error:
-            if isinstance(error, SpendDenied) and error.reason == "expired":
+            # A key without a label is a run of its own, and what was paid in one is not known in another.
+            if self.plan["label"] and isinstance(error, SpendDenied) and error.reason == "expired":
                 client.key = ""
             return False
         finally:

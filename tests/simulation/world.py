@@ -74,8 +74,11 @@ class Process:
     def __init__(self, world: World, name: str) -> None:
         self.world, self.name, self.alive = world, name, True
         self.steps = self.messages = 0
+        #: By which others that hold something of its know it.
+        self.pid = len(world.processes)
+        world.processes.append(self)
         #: Killed before this step; so a plan kills it between any two.
-        self.last_step = world.kills.pop(name.partition("#")[0], None)
+        self.last_step = world.kills.pop(name, None)
         self.gone = Pending(world)
 
     def spawn(self, coroutine: Coroutine[Pending, None, Any]) -> Pending:
@@ -85,14 +88,14 @@ class Process:
         self.world.begun.append(coroutine)
 
         def step() -> None:
-            if not self.alive:
-                coroutine.close()
+            if not self.alive:  # Nothing of it is tidied up: what it holds stays so.
                 return
             self.steps += 1
             if self.last_step is not None and self.steps > self.last_step:
                 self.world.say(f"{self.name} is killed before step {self.steps}")
                 self.kill()
                 return
+            self.world.current = self
             try:
                 waiting = coroutine.send(None)
             except StopIteration as stop:
@@ -127,6 +130,9 @@ class World:
         self._count = itertools.count()
         self.trace = trace
         self.begun: list[Coroutine[Pending, None, Any]] = []
+        self.processes: list[Process] = []
+        #: Which of them does something now.
+        self.current: Process | None = None
         self.kills = {fault["who"]: fault["step"] for fault in faults if fault["fault"] == "kill"}
         #: What goes wrong with the next message of a process, or at the vendors: by time.
         self.faults = sorted((fault for fault in faults if fault["fault"] != "kill"), key=lambda f: f["at"])
@@ -149,13 +155,18 @@ class World:
         """Return a number from 0 to 1 that is always the same for the same thing."""
         return zlib.crc32(repr((self.seed, *what)).encode()) / 2**32
 
-    def fault(self, kind: str, who: str = "") -> dict[str, Any] | None:
-        """Return what is to go wrong now, once: of this kind, for this process."""
+    def fault(self, kind: str, who: str = "", number: int = 0) -> dict[str, Any] | None:
+        """Return what is to go wrong now: of this kind, for this process. `number`: of its message.
+
+        Once; or, `after` so many of its messages, so many `times`.
+        """
         for fault in self.faults:
             if fault["at"] > self.now:
                 return None
-            if fault["fault"] == kind and who.startswith(fault.get("who", "")):
-                self.faults.remove(fault)
+            meant = "times" not in fault or 0 < number - fault["after"] <= fault["times"]
+            if fault["fault"] == kind and who.startswith(fault.get("who", "")) and meant:
+                if "times" not in fault:
+                    self.faults.remove(fault)
                 self.say(f"fault: {fault}")
                 return fault
         return None
@@ -226,11 +237,11 @@ class World:
         ]:
             until = max(one["at"] + one["for"] for one in held)
             delays = [max(0.0, until - self.now) + 0.5 * self.chance(*label, "held up")]
-        if self.fault("lose request", sender.name):
+        if self.fault("lose request", *label):
             delays = []
         if self.fault("double", sender.name):
             delays = [*delays, 0.001 + 3 * self.chance(*label, "again") ** 2]
-        loses_answer = self.fault("lose answer", sender.name) is not None
+        loses_answer = self.fault("lose answer", *label) is not None
         back_s = 0.0005 + 0.003 * self.chance(*label, "back")
 
         def arrive() -> None:
@@ -240,6 +251,9 @@ class World:
                 return
             self.say(f"{sender.name} -> {process.name}: {method}")
             serving = process.spawn(receiver.serve(method, *args))
+            if loses_answer and self.chance(*label, "cut") < 0.5:  # Else nobody tells who waits.
+                cut_s = self.chance(*label, "cut after")
+                self.later(cut_s, lambda: answered.set_exception(ConnectionResetError()))
 
             def served() -> None:
                 if not (loses_answer or serving.is_done):
@@ -265,14 +279,18 @@ def _take_over(answered: Pending, serving: Pending) -> None:
 
 
 async def patiently(
-    world: World, say: Callable[[], Awaitable[Any]], waits: Generator[float, None, None] | Any, limit_s: float
+    world: World,
+    say: Callable[[], Awaitable[Any]],
+    waits: Generator[float, None, None] | Any,
+    limit_s: float,
+    tried_again: type[OSError] = OSError,
 ) -> Any:
     """Say something until it is answered, for `limit_s` seconds. Raises OSError of the last try."""
     limit = world.now + limit_s
     while True:
         try:
             return await say()
-        except OSError:
+        except tried_again:
             wait_s = next(waits)
             if world.now + wait_s > limit:
                 raise
