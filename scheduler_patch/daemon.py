@@ -14,7 +14,7 @@ import luigi.scheduler
 import luigi.server
 
 from luigi_spendguard import config
-from luigi_spendguard.errors import LedgerError, PluginError
+from luigi_spendguard.errors import LedgerError, LedgerUnreached, PluginError
 from luigi_spendguard.luigi_api import SCHEDULER, check_luigi
 from scheduler_patch import tls
 
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         tls.context_of(settings)
     except (config.ConfigError, LedgerError, PluginError) as error:
         sys.stderr.write(f"luigid-spendguard: {error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(3 if isinstance(error, LedgerUnreached) else 2) from None
     luigi.server.run = partial(_run, luigi.server.run, settings)
     try:
         luigi.cmdline.luigid(args)

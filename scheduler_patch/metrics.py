@@ -18,7 +18,7 @@ import luigi.server
 from luigi.metrics import MetricsCollector, MetricsCollectors, NoMetricsCollector
 
 from luigi_spendguard import config
-from luigi_spendguard.errors import LedgerError, PluginError
+from luigi_spendguard.errors import LedgerError, LedgerUnreached, PluginError
 from luigi_spendguard.settings.files import ConfigError
 from scheduler_patch import server
 
@@ -75,4 +75,4 @@ def _app(wrong: str, scheduler: Any) -> Any:
         return server.app(scheduler)
     except (ConfigError, LedgerError, PluginError) as error:
         sys.stderr.write(f"luigid: {error}\n")
-        raise SystemExit(2) from None
+        raise SystemExit(3 if isinstance(error, LedgerUnreached) else 2) from None

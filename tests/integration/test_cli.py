@@ -661,7 +661,7 @@ class TestCheck:
             assert [line for line in lines if "stripe" in line.partition(": ")[0]] == [
                 "ok      stripe: luigid is the gateway: workers need no secret; it sends calls to "
                 f"{site.stripe.url}; allowed: payment_intents.create; cap $7.00 inside any run; "
-                "1 prices of its own (--verbose)"
+                "1 price of its own (--verbose)"
             ]
             assert (
                 "ok      at stripe: quotes.accept costs $5.00 a call"

@@ -24,6 +24,7 @@ from luigi_spendguard.ledger.database.sqlite import FileTx
 from luigi_spendguard.money import Micros
 from tests.support.books import Books
 from tests.support.postgres import PostgresServer, database_url
+from tests.support.processes import environment
 
 OLD = Path(__file__).parents[1] / "unit" / "ledger" / "formats" / "format-15.db"
 
@@ -190,7 +191,9 @@ def test_what_cannot_be_copied_says_why_and_makes_nothing(file: Path, tmp_path: 
     assert not target.parent.joinpath("new").exists()
 
 
-def test_what_keeps_a_server_from_being_connected_to_says_what_to_do(server: PostgresServer) -> None:
+def test_what_keeps_a_server_from_being_connected_to_says_what_to_do(
+    server: PostgresServer, tmp_path: Path
+) -> None:
     with psycopg.connect(server.url, autocommit=True) as connection:
         connection.execute("CREATE DATABASE bare")
     bare = urlsplit(server.url)._replace(path="/bare").geturl()
@@ -202,6 +205,12 @@ def test_what_keeps_a_server_from_being_connected_to_says_what_to_do(server: Pos
         "postgresql://luigi@luigid.invalid/books": "mend the host's name in its URL",
         "postgresql://luigi@/books?host=%2Fnowhere": "start the server, or mend host and port",
     }
+    config = tmp_path / "luigi.cfg"
+    config.write_text(f"[spendguard]\nledger_url = {bare.replace('/bare', '/nope')}\ndefault_cap_usd = 1\n")
+    luigid = [sys.executable, "-m", "scheduler_patch", "--port", "0"]
+    environ = environment(LUIGI_CONFIG_PATH=str(config), XDG_STATE_HOME=str(tmp_path))
+    done = subprocess.run(luigid, env=environ, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "make it (createdb), or mend" in done.stderr) == (3, True), done.stderr
     for place, remedy in away.items():
         said = refused("check", place, code=3)
         assert remedy in said, said
