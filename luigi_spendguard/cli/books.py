@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import click
 
 from luigi_spendguard import redaction
 from luigi_spendguard.cli.context import Stop, settings_of
+from luigi_spendguard.counted import counted
 from luigi_spendguard.errors import LedgerError, LedgerUnreached
+from luigi_spendguard.http.spool import backlog, spool_folder
 from luigi_spendguard.settings.files import ConfigError, Raw
-from luigi_spendguard.settings.values import ledger_url, passwords_of
+from luigi_spendguard.settings.values import ledger_name, ledger_url, passwords_of
 
 
 class LedgerUrl(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.5
@@ -86,3 +89,12 @@ def copy(source: Path | str, target: Path | str) -> None:
         copied = copy_books(source, target)
     what = ", ".join(f"{name}: {copied[name]}" for name in ("run", "call", "journal"))
     click.echo(f"Copied, and the same on both sides (rows of {what}). Now set [spendguard] ledger_url to it.")
+    folder, name = spool_folder(), ledger_name(source)
+    with suppress(OSError):  # `spendguard check` says so.
+        if folder is not None and (left := backlog(folder).waiting.get(name)) is not None:
+            there = json.dumps(ledger_name(target))
+            click.echo(
+                f"Not in it: {counted(left[0], 'message')} for {name} in {folder}. Before luigid runs, write "
+                f"{there} as `to` in the first line of each file there that names the old place: else calls "
+                "that have ended stay in doubt."
+            )

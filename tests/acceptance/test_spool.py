@@ -184,7 +184,21 @@ class Locked:
         self.other.close()
 
 
-def test_a_gateways_end_that_waits_when_it_is_killed_is_booked_by_the_next_one(tmp_path: Path) -> None:
+def move_ledger(site: Site, to: Path) -> None:
+    """Copy the books, and do what the command says is left to do."""
+    code, said, _ = site.cli("ledger", "copy", f"sqlite:///{site.ledger}", f"sqlite:///{to}")
+    left = f'1 message for {site.ledger} in {spool(site)}. Before luigid runs, write "{to}" as `to`'
+    assert (code, left in said) == (0, True), said
+    for path in spool(site).glob("*.jsonl"):
+        path.write_text(path.read_text().replace(str(site.ledger), str(to), 1))
+    site.configure(spendguard={"ledger_url": f"sqlite:///{to}"})
+    site.ledger = to
+
+
+@pytest.mark.parametrize("moves", [False, True], ids=["there", "where the ledger has moved to"])
+def test_a_gateways_end_that_waits_when_it_is_killed_is_booked_by_the_next_one(
+    tmp_path: Path, *, moves: bool
+) -> None:
     with Site(tmp_path / "site", gateway=True) as site:
         locked = Locked(site.ledger)
         locking = in_mid_call(site, locked.lock)
@@ -195,6 +209,8 @@ def test_a_gateways_end_that_waits_when_it_is_killed_is_booked_by_the_next_one(t
             wait_until(lambda: waits(site) == 1, what="the end on disk")
             kill_luigid(site)
             locked.free()
+            if moves:
+                move_ledger(site, site.ledger.with_name("moved.db"))
             site.start()
             wait_until(lambda: not waits(site), what="the end")
         finally:
