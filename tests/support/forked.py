@@ -60,7 +60,9 @@ class _Forked(subprocess.Popen[Any]):
         request = json.dumps({"args": args, "env": dict(env), "cwd": str(cwd)}).encode()
         with _lock:
             template = _template_of(_of_interpreter(env))
-            socket.send_fds(template, [request], [files[0], files[3], files[5]])
+            theirs = (files[0], files[3], files[5])
+            given = [own if one == -1 else one for own, one in enumerate(theirs)]
+            socket.send_fds(template, [request], given)
             said, found, _, _ = socket.recv_fds(template, 32, 1)
         self.pid, self._end = int(said), found[0]
         self._child_created = True
@@ -149,6 +151,13 @@ def _become(files: list[int], args: list[str], env: dict[str, str], cwd: str) ->
     for standard, file in enumerate(files):
         os.dup2(file, standard)
         os.close(file)
+    for file, (name, mode, buffering) in enumerate(
+        (("stdin", "r", -1), ("stdout", "w", -1), ("stderr", "w", 1))
+    ):
+        old = getattr(sys, name)  # It knows what was there before: a file, where there is a pipe now.
+        new = os.fdopen(file, mode, buffering, old.encoding, old.errors, closefd=False)
+        setattr(sys, name, new)
+        setattr(sys, f"__{name}__", new)
     vars(sys.modules["__main__"]).pop("forked")
     sys.path[0], sys.orig_argv = cwd, [sys.executable, *args]
     sys.argv = ["-m", *args[2:]]

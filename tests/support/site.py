@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -184,15 +183,20 @@ class Site:
 
     def cli(self, *args: str, **env: str) -> tuple[int, str, str]:
         """Run `spendguard ARGS`; return exit code, stdout and stderr."""
-        done = subprocess.run(
-            [sys.executable, "-c", "from luigi_spendguard.__main__ import main; main()", *args],
+        program = python(
+            *("-m", "luigi_spendguard", *args),
             cwd=self.folder,
             env=self.environment(**env),
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=60,
         )
-        return done.returncode, done.stdout, done.stderr
+        try:
+            out, err = program.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            program.kill()
+            raise
+        return program.returncode, out, err
 
     @contextmanager
     def books(self, *, writes: bool = False) -> Iterator[Tx]:
