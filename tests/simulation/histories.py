@@ -19,7 +19,7 @@ from tests.simulation.site import Plan, Site
 SLICE = 25
 #: What of a plan may be taken away.
 PARTS = ("faults", "acts", "holders", "workers", "tasks")
-#: The processes that are killed, by how their names begin.
+#: What goes wrong with a message, and with a request to a vendor.
 _MESSAGES = ("lose request", "lose answer", "double", "delay", "hold up")
 _VENDORS = (
     *("503 before", "503 after", "reset before", "reset after", "no answer", "arrives late"),
@@ -157,7 +157,8 @@ def lived(seeds: range, words: tuple[str, ...] = ()) -> tuple[int, int | None, s
     try:
         for seed in seeds:
             plan = planned(seed)
-            if words and not all(word in json.dumps(plan) for word in words):
+            text = json.dumps(plan) if words else ""
+            if not all(word in text for word in words):
                 continue
             number += 1
             if why := failure(plan):

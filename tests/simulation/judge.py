@@ -61,6 +61,8 @@ class Judge:
         #: How often each has paid; what vendors have moved for a run, as far as it was quoted.
         self._paid, self._moved = Counter[str](), Counter[str]()
         self._voided: dict[str, int] = {}
+        #: Who was granted which call, under which number.
+        self._granted: dict[tuple[str, int], str] = {}
         faults = {fault["fault"] for fault in site.plan["faults"]}
         self._lates, self._steps = bool(faults & _DELAYING), "clock" in faults
 
@@ -71,13 +73,17 @@ class Judge:
         check(over is None, "P1", f"a budget is over its cap: {over}")
 
     def answered(self, ask: ReserveRequest, answer: ReserveReply) -> None:
-        """Whatever is denied is on record, and what was voided is granted no more."""
+        """Whatever is denied is on record; a grant is one sender's, and what was voided is granted never."""
         if answer.verdict == "denied":
             known = self.site.look("SELECT 1 FROM call WHERE id = ?", ask.call_id)
             check(known, "P8", f"call {ask.call_id} is denied, and in no row")
         if answer.verdict == "allowed" and answer.call_id == ask.call_id:
             late = answer.ask <= self._voided.get(ask.call_id, 0)
             check(not late, "P3", f"call {ask.call_id} is granted, ask {answer.ask}, after its own void")
+        if answer.verdict == "allowed":
+            sender = self._granted.setdefault((answer.call_id, answer.ask), ask.sender_id)
+            alone = sender == ask.sender_id
+            check(alone, "P2", f"call {answer.call_id} is granted to {sender}, and to {ask.sender_id}")
 
     def ended(self, end: EndRequest) -> None:
         """What was moved and said is settled, whatever became of its run."""

@@ -196,7 +196,7 @@ class Site:
             if how in ("503 before", "reset before", "429"):
                 self._answer(answered, whom, how, None)
             elif (reply := self.vendors.begin(vendor, request, world.now)) is not None:
-                self._answer(answered, whom, "", reply)
+                self._answer(answered, whom, how, reply)
             else:
                 world.later(6.0 if how == "slow" else 0.05 + 0.5 * world.chance(*label, "lasts"), executed)
 
