@@ -165,7 +165,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
 
 
 #: An operator has said that a call was made: its task has had no answer, and what repeats it is that one.
-_RESOLVED = (
+RESOLVED = (
     "(state = 'settled' AND status = 0"
     " AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'operator'))"
 )
@@ -181,7 +181,7 @@ def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str
     rows = tx.all(
         "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
         " WHERE claim_id = ? AND base = ?"
-        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} AND NOT {_RESOLVED}"
+        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
         " OR verdict = 'replayed')",
         claim["id"],
         base,

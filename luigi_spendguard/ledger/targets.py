@@ -10,14 +10,14 @@ import json
 
 from luigi_spendguard.ledger.calls import ReservationDenied
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
-from luigi_spendguard.ledger.identity import Identity, key_digest
+from luigi_spendguard.ledger.identity import RESOLVED, Identity, key_digest
 from luigi_spendguard.protocol import ReserveRequest
 
 #: What ends a target that was too long to be kept whole, before its digest.
 _CUT = "…"
 #: Calls that may have reached a target: of the task, which has not completed since, or for the same payment;
-#: and not of this attempt, unless nobody knows how they ended, or the task was not told. What this attempt
-#: has repeated is done with.
+#: and not of this attempt, unless nobody knows how they ended, or the task was not told (nor of what an
+#: operator has ended). What this attempt has repeated is done with.
 _REACHED = f"""
     SELECT call.id, call.operation, count(*) AS many
     FROM call_target JOIN call ON call.id = call_target.call_id
@@ -28,6 +28,7 @@ _REACHED = f"""
       AND call.verdict = 'allowed' AND call.state IN ('pending','settled','in_doubt')
       AND {NOT_DECLINED} AND call.id <> ?7
       AND (call.claim_id <> ?6 OR call.state = 'in_doubt'
+           OR {RESOLVED}
            OR call.key_id IN (SELECT value FROM json_each(?8))
            OR call.id IN (SELECT value FROM json_each(?8)))
       AND NOT EXISTS (SELECT 1 FROM call AS again WHERE again.claim_id = ?6 AND again.replay_of = call.id)

@@ -226,6 +226,16 @@ def test_nor_in_the_attempt_that_had_no_answer(books: Books) -> None:
     assert books.figures() == (200, 0, 0)
 
 
+def test_a_reply_that_comes_after_an_operators_word_is_its_callers(books: Books) -> None:
+    key = books.claim("task")
+    slow = equal(books)
+    books.reserve(key, slow)
+    books.end(key, EndRequest("doubt", slow.call_id, 1))
+    books.write(corrections.resolve, slow.call_id, Resolution(Micros(100), "pi_1"), "r1")
+    books.end(key, settle(slow))
+    assert books.reserve(key, equal(books)).verdict == "allowed"
+
+
 @pytest.mark.parametrize("named", [("sdk-1",), ()], ids=["told", "untold"])
 def test_what_was_asked_under_a_key_is_asked_again_under_it(books: Books, named: tuple[str, ...]) -> None:
     """The repetition of a call, whose answer did not arrive, is said again by who had said it."""

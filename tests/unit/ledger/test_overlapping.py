@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from luigi_spendguard.ledger import claims
+from luigi_spendguard.ledger import claims, corrections
+from luigi_spendguard.ledger.corrections import Resolution
+from luigi_spendguard.money import Micros
 from luigi_spendguard.protocol import MAX_TARGETS, EndRequest, ReserveReply, ReserveRequest
 from luigi_spendguard.vendors import Quote
 from tests.support.books import Books
@@ -105,6 +107,15 @@ def test_a_call_in_doubt_of_the_same_attempt(books: Books) -> None:
     sent(books, key, "abc", "doubt")
     assert said(books, key, "abcd") == REFUSED
     assert said(books, key, "abc") == "allowed"  # The same call again.
+
+
+def test_a_call_of_the_same_attempt_that_an_operator_has_ended(books: Books) -> None:
+    key = books.claim("Send_1")
+    lost = sent(books, key, "abc", "doubt").call_id
+    books.write(corrections.resolve, lost, Resolution(Micros(300), "mail-1"), "r1")
+    assert said(books, key, "abcd") == REFUSED
+    assert said(books, key, "abc") == "replayed"
+    assert said(books, key, "abcd") == "allowed"
 
 
 def test_a_call_of_the_same_attempt_that_was_not_answered(books: Books) -> None:
