@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[2]
-#: Seeds within which each must be found.
-WITHIN = 20_000
+#: Seeds within which each must be found: what a plan has to have for one, few have.
+WITHIN = 200_000
 
 
 class Mutant(NamedTuple):
