@@ -32,7 +32,7 @@ from tests.support.site import FakeStripe, Site
 
 atexit.register(shutil.rmtree, os.environ["XDG_STATE_HOME"], ignore_errors=True)
 stripe.enable_telemetry = False
-forked.is_on = True
+forked.is_on = hasattr(os, "pidfd_open")  # Else they are executed.
 
 # A shell lets what it runs in the background ignore this, and a worker that is to be interrupted inherits it.
 signal.signal(signal.SIGINT, signal.default_int_handler)

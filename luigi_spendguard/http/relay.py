@@ -33,6 +33,7 @@ from luigi_spendguard.protocol import (
     PROCESS,
     TOO_MANY_LOST,
     TOO_MANY_UNANSWERED,
+    TRY,
     UNANSWERED,
 )
 from luigi_spendguard.protocol.messages import MAX_TEXT
@@ -49,8 +50,11 @@ _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
 #: What no header may have in it.
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PROCESS = re.compile(r"[0-9a-f]{8}")
+_TRY = re.compile(r"[0-9]{1,18}", re.ASCII)
 #: Of clients: how many are remembered, of how many calls made again each, under how many keys each.
 _CLIENTS, _AGAIN, _KEYS = 256, 512, 256
+#: Of how many keys the latest try is remembered.
+_TRIES = 10_000
 
 
 class Refused(Exception):
@@ -113,6 +117,7 @@ class ClientCall:
         request: has the vendor's own URL and none of the client's credentials.
         unanswered: as `ReserveRequest`'s.
         process: the client's, as `process_of` names it, "" where it does not say.
+        number: which try of its process it is; 0 where it does not say.
         refuse: as the guard's.
         is_gone: whether the client has gone: the call is not made then, when it is its turn.
 
@@ -123,6 +128,7 @@ class ClientCall:
     unanswered: str = ""
     refuse: SpendDenied | None = None
     process: str = ""
+    number: int = 0
     is_gone: Callable[[], bool] = lambda: False
 
 
@@ -130,7 +136,8 @@ class UnderWay:
     """The calls that clients have under way; safe under threads.
 
     Who makes a call again says under which keys it was not answered. Where that one has still to be decided
-    about, or comes only now, it would be another call once the later one is known for what it is.
+    about, or comes only now, it would be another call once the later one is known for what it is. So would
+    what is made again after an SDK's retry was answered, where an earlier try ended what was in doubt.
     """
 
     def __init__(self) -> None:
@@ -138,14 +145,20 @@ class UnderWay:
         self._calls: dict[tuple[str, str], list[Call]] = {}
         #: By client, and by what calls are: the keys under which such a call was lost, and then made again.
         self._again: dict[str, dict[What, dict[str, None]]] = {}
+        #: By client and key: the latest try that has come.
+        self._tries: dict[tuple[str, str], int] = {}
 
     @contextlib.contextmanager
     def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
         """Have a call of `who` under way in the block; those that it makes again are given up."""
         call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=asked.unanswered)
         own = who, asked.request.headers.get("idempotency-key", "")
-        call.comes_late = functools.partial(self._comes_late, *own, asked.unanswered)
+        call.comes_late = functools.partial(self._comes_late, *own, asked)
         with self._lock:
+            if asked.number:
+                self._tries[own] = max(asked.number, self._tries.pop(own, 0))
+                for old in list(self._tries)[:-_TRIES]:
+                    del self._tries[old]
             for key in asked.unanswered.split():
                 for earlier in self._calls.get((who, key), ()):
                     earlier.given_up = True
@@ -158,13 +171,13 @@ class UnderWay:
                 if not self._calls[own]:
                     del self._calls[own]
 
-    def _comes_late(self, who: str, key: str, unanswered: str, what: What) -> bool:
+    def _comes_late(self, who: str, key: str, asked: ClientCall, what: What) -> bool:
         """Take note of what a call is; return whether one that makes it again has come before it."""
-        named = unanswered.split()
+        named = asked.unanswered.split()
         with self._lock:
             again = self._again.pop(who, {})
             keys = again.pop(what, {})
-            is_late = key in keys
+            is_late = key in keys or 0 < asked.number < self._tries.get((who, key), 0)
             keys.update(dict.fromkeys(named))
             for old in list(keys)[:-_KEYS]:
                 del keys[old]
@@ -262,6 +275,7 @@ class Relaying(Receiving):
             keys,
             refuse,
             asked.headers.get(PROCESS, "") if _PROCESS.fullmatch(asked.headers.get(PROCESS, "")) else "",
+            int(asked.headers[TRY]) if _TRY.fullmatch(asked.headers.get(TRY, "")) else 0,
             is_gone=lambda: self.closed or (has_ended(self.request) and not before),
         )
 

@@ -45,6 +45,9 @@ FORWARDED = "x-spendguard-forwarded"
 #: The header of a call that a guarded worker has forwarded: its process, as `process_of` names it.
 PROCESS = "x-spendguard-process"
 
+#: The header of a call that a guarded worker has forwarded: its number among all tries of its process.
+TRY = "x-spendguard-try"
+
 #: Longest body kept for sending again.
 MAX_BODY = 1 << 20
 #: The most characters that are kept of a text that only serves display.

@@ -8,6 +8,7 @@ between (a proxy whose time-out is shorter) does not know what became of the cal
 
 from __future__ import annotations
 
+import itertools
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ from luigi_spendguard.protocol import (
     PROCESS,
     RELAYED,
     REPLAYED,
+    TRY,
     UNANSWERED,
     process_of,
 )
@@ -39,6 +41,9 @@ from luigi_spendguard.vendors import Reply, Request, Vendor
 
 #: Seconds beyond the vendor's time-out for the gateway to say what came of the call.
 GATEWAY_S = 15.0
+
+#: The numbers of what this process sends: one that is overtaken by its own retry is known by that.
+_tries = itertools.count(1)
 
 #: What belongs to one connection (RFC 9110, 7.6.1), and what the next one writes anew.
 _HOP_BY_HOP = {
@@ -160,7 +165,7 @@ class Forwarder:
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
-            headers[PROCESS] = process_of(call.call_id)
+            headers[PROCESS], headers[TRY] = process_of(call.call_id), str(next(_tries))
             if told := attempt.unanswered.named(mark, headers["idempotency-key"], call.unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)
@@ -214,7 +219,7 @@ def _has_own_key(vendor: Vendor, request: Request) -> bool:
 def _headers(request: Request, gateway: GatewayAddress, attempt: Attempt) -> dict[str, str]:
     named = {name.strip().lower() for name in request.headers.get("connection", "").split(",")}
     kept = {n: value for n, value in request.headers.items() if n not in _HOP_BY_HOP and n not in named}
-    for name in (UNANSWERED, PROCESS, CREDENTIAL):
+    for name in (UNANSWERED, PROCESS, TRY, CREDENTIAL):
         kept.pop(name, None)
     kept[FORWARDED] = "1"
     if gateway.authorization:

@@ -214,6 +214,34 @@ def test_a_call_that_its_repetition_has_overtaken_is_sent_no_more(
     assert times() - before == 3
 
 
+def test_a_try_that_its_sdks_next_one_has_overtaken_is_sent_no_more(
+    relayed: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task hears of the next one, names nothing as lost, and makes its call again."""
+    fake, sent, held = relayed.site.stripe, Forwarder._sent, list[tuple[Any, ...]]()
+
+    def holding_the_first(*args: Any) -> Any:
+        if held:
+            return sent(*args)
+        held.append(args)
+        raise ConnectionResetError
+
+    before = fake.moved()
+    with relayed.attempt():
+        monkeypatch.setattr(Forwarder, "_sent", holding_the_first)
+        monkeypatch.setattr(stripe, "max_network_retries", 1)
+        fake.fault("status_after", status=500, match="POST /v1/payment_intents")
+        with pytest.raises(APIError):
+            charge("cus_overtaken")
+        assert fake.moved() - before == 100
+        monkeypatch.setattr(stripe, "max_network_retries", 0)
+        assert sent(*held[0]).status == 503
+        charge("cus_overtaken")
+        assert fake.moved() - before == 100
+        charge("cus_overtaken")  # Another one: that before was answered.
+    assert fake.moved() - before == 200
+
+
 @pytest.mark.parametrize("named", ["*", "k" * 7001])
 def test_more_lost_calls_than_can_be_named_are_refused_on_record(relayed: World, named: str) -> None:
     with relayed.attempt() as attempt:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from luigi_spendguard.guard.effects import What
 from luigi_spendguard.http.relay import ClientCall, UnderWay
 from luigi_spendguard.vendors import Request
@@ -52,8 +54,27 @@ def test_what_comes_after_its_repetition_is_late() -> None:
     assert not late(calls, "")
 
 
+def test_a_try_that_a_later_one_has_overtaken_is_late() -> None:
+    calls = UnderWay()
+
+    def overtaken(number: int, key: str = "one", who: str = "task") -> bool:
+        with calls.made(who, replace(asked(key), number=number)) as call:
+            return call.comes_late(ONE)
+
+    assert [overtaken(n) for n in (2, 1, 3, 3, 2, 0)] == [False, True, False, False, True, False]
+    assert not overtaken(1, "two")
+    assert not overtaken(1, who="another task")
+    with calls.made("task", replace(asked("five"), number=1)) as first:
+        assert not overtaken(2, "five")
+        assert first.comes_late(ONE), "it has still to be decided about"
+
+
 def test_the_latest_are_remembered() -> None:
     calls = UnderWay()
+    for number in range(10_001):
+        with calls.made("task", replace(asked(f"key-{number}"), number=number + 1)):
+            pass
+    assert (len(calls._tries), calls._tries["task", "key-10000"]) == (10_000, 10_001)
     for number in range(1000):
         assert not late(calls, f"again-{number}", f"lost-{number}")
         assert not late(calls, "again", "lost", what=("a", "o", f"cus_{number}"))
