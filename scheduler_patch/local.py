@@ -313,6 +313,9 @@ class LocalLedgerClient(LedgerClient):
         with self._outbox.attempt(), self.under_way.attempt():  # There is no message that could be spared.
             yield
 
+    def hand_over(self) -> None:
+        """Nothing: nothing is left to a worker."""
+
     def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
         return self._outbox.flush(timeout_s, kept_s)
 

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 #: Seconds for which an end waits for what is said next, and how an attempt ended for its process to end.
 SOON_S, LEFT_S = 0.01, 0.1
+#: Seconds for which a process that ends waits until what it has left was taken.
+TAKEN_S = 2.0
 #: Bytes of memory in which a process leaves ends: a longer one is said at once.
 _SHARED, _LENGTH = 1 << 18, 8
 
@@ -49,6 +51,11 @@ class LastWords:
     def is_heard(self) -> bool:
         """Whether who is to say it is there: a child outlives a parent that is killed."""
         return self._reader in (os.getpid(), os.getppid())
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether nothing is left there."""
+        return not any(self._memory[:_LENGTH])
 
     def write(self, ends: Sequence[EndRequest], outcome: str = "") -> bool:
         """Leave these, and nothing else; return whether they are not too long for that."""
@@ -171,6 +178,23 @@ class Gathering:
                 return False
             self._say_in(LEFT_S)
         return True
+
+    def hand_over(self) -> None:
+        """Wait, as this process ends, until what was left is taken; where it is not soon, it is said here.
+
+        Who is to take it may wait for luigid meanwhile, and be killed.
+        """
+        words, limit = self._words, time.monotonic() + TAKEN_S
+        if words is None or self._last is None:
+            return
+        self._say_in(TAKEN_S)
+        while self._last is not None and words.is_heard and time.monotonic() < limit:
+            if words.is_taken:
+                with self._lock:
+                    self._waiting, self._last = [], None
+                return
+            time.sleep(0.005)
+        self.say_all()
 
     def _say_in(self, wait_s: float) -> None:
         with self._lock:

@@ -131,6 +131,9 @@ class LedgerClient(Protocol):
         `words`: where ends stand that are not said yet, for who outlives this process.
         """
 
+    def hand_over(self) -> None:
+        """See to it, as a child ends, that what it has left to its worker is taken, said, or on disk."""
+
     def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
         """Wait until all that was told is delivered; say which is not after `timeout_s` seconds.
 
@@ -366,6 +369,10 @@ class HttpLedgerClient(LedgerClient):
         rpc = rpcs.ENDS[end.kind]
         what = f"{rpc.name} of {end.call_id}"
         self._outbox.tell(what, lambda: _warn(self._ask(rpc, end, key)), lambda: Kept.ended(key, (end,)))
+
+    def hand_over(self) -> None:
+        self._gathering.hand_over()
+        self._outbox.flush(FLUSH_S, GIVE_UP_S)
 
     def flush(self, timeout_s: float = FLUSH_S, kept_s: float | None = None) -> bool:
         self._gathering.flush()

@@ -105,6 +105,8 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             super().run()
         finally:
             if self.forked:
+                if self.client is not None:
+                    self.client.hand_over()
                 _leave(queue)
 
     def terminate(self) -> Any:

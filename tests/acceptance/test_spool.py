@@ -108,6 +108,23 @@ def test_an_end_that_waits_when_its_worker_is_killed_is_booked_by_the_next_one(s
     assert f"ok      spool: nothing waits in {spool(site)}" in site.cli("check")[1]
 
 
+def test_an_end_that_is_left_to_a_worker_which_waits_for_luigid_is_on_disk_soon(site: Site) -> None:
+    """Luigi's own messages are tried three times, half a minute apart; meanwhile it takes no result."""
+    site.configure(core={"rpc_retry_wait": 30, "rpc_retry_attempts": 3})
+    with site.stripe.holding():
+        worker = site.worker("Billing", "--n", "2", "--run-id", "nightly", "--workers", "2")
+        wait_until(lambda: len(site.stripe.posts()) == 2, what="both calls")
+        kill_luigid(site)
+    try:
+        wait_until(lambda: waits(site) >= 2, 25, "their ends on disk")
+    finally:
+        worker.kill()
+        worker.communicate()
+    site.start()
+    assert site.cli("deliver")[0] == 0
+    assert_booked(site, 200)
+
+
 def test_yesterdays_run_is_ended_before_todays_is_opened(site: Site) -> None:
     """Nobody had heard that it has ended: else today's customer would be answered what was paid yesterday."""
     code, out = site.luigi("Recurring", module=UNHEARD, UNHEARD="spend_close_run", IMPATIENT="1")
