@@ -178,7 +178,9 @@ def _budget(row: Row) -> BudgetState:
 
 def _reached(run_id: str, budget: BudgetState, asked: int) -> str:
     """Return that a cap is reached, and what lets pass what was asked of it, in micro-dollars."""
-    raises = top_up(run_id, rounded(max(1, asked - budget.remaining)), budget.scope, budget.part)
+    # A call goes into the day's cap or beyond it, never both.
+    lacks = asked if budget.scope == "day" else asked - budget.remaining
+    raises = top_up(run_id, rounded(max(1, lacks)), budget.scope, budget.part)
     if budget.scope == "day":
         text = f"All runs together, {budget.window} (UTC): daily {spent_text(budget)}"
         return f"{text}; {raises} lets run {run_id} pass it"

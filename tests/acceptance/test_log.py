@@ -43,6 +43,16 @@ def test_a_run_is_followed_from_its_opening_to_its_revoke(full: Site) -> None:
     assert site.token() not in lines
 
 
+def test_what_lets_a_call_pass_the_days_cap_is_said_whole(site: Site) -> None:
+    """A call goes into the day's cap or beyond it: what remains of the day is no part of that."""
+    site.restart(spendguard={"daily_cap_usd": "2.50"})
+    submit = ("Billing", "--n", "3", "--run-id", "r", "--workers", "1")
+    site.luigi(*submit)
+    wait_for(site, "$0.50 remaining is not enough; `spendguard top-up r 1.00 --day` lets run r pass it")
+    assert site.cli("top-up", "r", "1.00", "--day")[0] == 0
+    assert (site.luigi(*submit)[0], site.stripe.moved()) == (0, 300)
+
+
 def test_calls_in_doubt_and_their_end_are_said(site: Site) -> None:
     case = Case(site)
     doubt = case.doubted()
