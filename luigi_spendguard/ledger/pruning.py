@@ -335,7 +335,8 @@ def forget_calls(tx: Tx, call_ids: Sequence[str]) -> tuple[int, int]:
         ids,
     )
     if gone:
-        journal(tx, JournalEntry("forget", note=f"what was sent and answered in {gone} calls of a customer"))
+        what = f"what was sent and answered in {counted(gone, 'call')} of a customer"
+        journal(tx, JournalEntry("forget", note=what))
     return gone, int(kept)
 
 

@@ -69,10 +69,10 @@ def test_a_forgotten_customer_is_on_record_and_in_the_log(site: Site) -> None:
     site.luigi("Billing", "--n", "2", "--budget-usd", "5", "--run-id", "r")
     assert site.cli("forget", "--customer", "cus_1")[0] == 0
     [said_of_it] = lines(site, "Forgotten: ")
-    assert "what was sent and answered in 1 calls of a customer, by an operator at 127.0.0.1" in said_of_it
+    assert "what was sent and answered in 1 call of a customer, by an operator at 127.0.0.1" in said_of_it
     assert "cus_1" not in said_of_it
     [one] = site.call("GET", "/actions?kind=forget")[1]
-    assert (one["run_id"], one["note"]) == (None, "what was sent and answered in 1 calls of a customer")
+    assert (one["run_id"], one["note"]) == (None, "what was sent and answered in 1 call of a customer")
     assert one in site.call("GET", "/actions")[1]
 
 

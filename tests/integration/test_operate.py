@@ -108,7 +108,7 @@ def test_what_there_is_of_a_customer_is_listed_and_forgotten(site: Site) -> None
     site.luigi("Billing", "--n", "3")
     (site.folder / "out" / "die").unlink()
     said = paper.command().splitlines()
-    assert said[-1] == "Deleted: what was sent and answered in 1 calls."
+    assert said[-1] == "Deleted: what was sent and answered in 1 call."
     assert len(said) == 3, "a heading and a call"
     db = sqlite3.connect(site.ledger)
     assert db.execute("SELECT count(*) FROM exchange").fetchone() == (2,)

@@ -187,6 +187,6 @@ def test_what_does_not_end_in_time_is_said(caplog: pytest.LogCaptureFixture) -> 
     begun = time.monotonic()
     assert not aio.drain("claim-slow", 0.1)
     assert time.monotonic() - begun < 10
-    assert "1 calls" in caplog.text
+    assert "1 call of an asynchronous" in caplog.text
     go.set()
     wait_until(lambda: aio.drain("claim-slow", 0))
