@@ -157,8 +157,7 @@ class UnderWay:
         with self._lock:
             if asked.number:
                 self._tries[own] = max(asked.number, self._tries.pop(own, 0))
-                for old in list(self._tries)[:-_TRIES]:
-                    del self._tries[old]
+                _keep_latest(self._tries, _TRIES)
             for key in asked.unanswered.split():
                 for earlier in self._calls.get((who, key), ()):
                     earlier.given_up = True
@@ -179,17 +178,20 @@ class UnderWay:
             keys = again.pop(what, {})
             is_late = key in keys or 0 < asked.number < self._tries.get((who, key), 0)
             keys.update(dict.fromkeys(named))
-            for old in list(keys)[:-_KEYS]:
-                del keys[old]
+            _keep_latest(keys, _KEYS)
             if keys:
                 again[what] = keys
-            for one in list(again)[:-_AGAIN]:
-                del again[one]
+            _keep_latest(again, _AGAIN)
             if again:
                 self._again[who] = again
-            for client in list(self._again)[:-_CLIENTS]:
-                del self._again[client]
+            _keep_latest(self._again, _CLIENTS)
         return is_late
+
+
+def _keep_latest(known: dict[Any, Any], most: int) -> None:
+    """Forget what was put there first; each call looks, so that nothing is copied for it."""
+    while len(known) > most:
+        del known[next(iter(known))]
 
 
 class Relaying(Receiving):
