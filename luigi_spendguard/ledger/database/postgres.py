@@ -229,9 +229,12 @@ class LedgerServer(Database):
             if connection.prepare_threshold is None:
                 return False
             limit = time.monotonic() + _ENDING_S
-            while (used := connection.execute(_OTHERS).fetchone() is not None) and time.monotonic() < limit:
-                time.sleep(0.1)
-            return used
+            with at_most(connection, _ENDING_S + ANSWER_S):
+                while connection.execute(_OTHERS).fetchone() is not None:
+                    if time.monotonic() > limit:
+                        return True
+                    time.sleep(0.1)
+            return False
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
