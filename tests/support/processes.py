@@ -43,6 +43,7 @@ def environment(**more: str) -> dict[str, str]:
         "HOME": os.environ.get("HOME", "/"),
         "PYTHONPATH": f"{REPOSITORY / 'tests' / 'support' / 'absent'}:{REPOSITORY}",
         "NO_PROXY": "127.0.0.1,localhost",
+        "PYTHONFAULTHANDLER": "1",  # SIGABRT lets it say where each of its threads is.
         **more,
     }
 

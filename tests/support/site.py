@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -176,9 +176,13 @@ class Site:
         try:
             out, _ = worker.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            os.killpg(worker.pid, signal.SIGKILL)  # Its children have its output open, too.
+            os.killpg(worker.pid, signal.SIGABRT)  # Its children have its output open, too.
+            with suppress(subprocess.TimeoutExpired):
+                out, _ = worker.communicate(timeout=5)
+            with suppress(ProcessLookupError):
+                os.killpg(worker.pid, signal.SIGKILL)
             out, _ = worker.communicate()
-            raise AssertionError(f"the worker hangs:\n{out[-4000:]}") from None
+            raise AssertionError(f"the worker hangs:\n{out[-8000:]}") from None
         return worker.returncode, out
 
     def cli(self, *args: str, **env: str) -> tuple[int, str, str]:
