@@ -193,7 +193,7 @@ class Guard:
             answer: ReserveReply = yield Reserve(ask)
         except LedgerUnavailable as error:
             # The request may have arrived and only its answer be lost: nobody will send under it.
-            yield Finish(_void(call, call, "its grant did not arrive"))
+            yield Finish(_void(call, call, f"its grant did not arrive: {error}"[:500]))
             now = f"denied, nothing was sent: {error}"
             if call.unsure:
                 now = f"denied, nothing was sent now: {error}. {TRIED_BEFORE}"

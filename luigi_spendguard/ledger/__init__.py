@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, TypeVar
 
-from luigi_spendguard.errors import LedgerUnavailable, SpendguardError
+from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached, SpendguardError
 from luigi_spendguard.ledger.database import (
     LOCK_SECONDS,
     Database,
@@ -26,6 +26,7 @@ from luigi_spendguard.ledger.database import (
     Tx,
     again,
 )
+from luigi_spendguard.ledger.database.away import Away
 from luigi_spendguard.ledger.database.engines import CanClose, database_of, listening
 from luigi_spendguard.ledger.foreseen import Foreseen, names_of
 from luigi_spendguard.ledger.migrations import migrate
@@ -57,8 +58,8 @@ class Writer:
     the books where one of them may touch anything.
     """
 
-    def __init__(self, db: Database) -> None:
-        self._db = db
+    def __init__(self, db: Database, away: Away) -> None:
+        self._db, self._away = db, away
         self._foreseen = Foreseen(db)
         self._queue: queue.SimpleQueue[_Item | None] = queue.SimpleQueue()
         #: How many operations are expected to come at once.
@@ -74,6 +75,8 @@ class Writer:
         with self._lock:
             if self._closed:
                 future.set_exception(LedgerUnavailable("the ledger is closed: luigid is ending"))
+            elif (away := self._away.why) is not None:  # It may still be waiting for that server itself.
+                future.set_exception(away)
             else:
                 self._queue.put((operation, naming, future))
         return future
@@ -113,6 +116,10 @@ class Writer:
         return batch, False
 
     def _commit(self, batch: list[_Item]) -> None:
+        if (away := self._away.why) is not None:
+            for _, _, future in batch:
+                future.set_exception(away)
+            return
         names = self._names(batch)
         if names is not None and len(names) > self._db.most_names and len(batch) > 1:
             half = len(batch) // 2
@@ -124,6 +131,7 @@ class Writer:
         except BaseException as error:  # Whatever it is, every caller must hear of it.
             if not isinstance(error, SpendguardError):
                 logger.exception("The ledger failed a transaction")
+            self._away.learn(error)
             done = [(None, error)] * len(batch)
         for (_, _, future), (result, failure) in zip(batch, done, strict=True):
             if failure is None:
@@ -232,7 +240,8 @@ class Ledger:
             database_of(path),
             database_of(path),
         )
-        self._writer = Writer(self._db)
+        self._away = Away(lambda: database_of(path))
+        self._writer = Writer(self._db, self._away)
         self._listening: CanClose | None = None
         self._closed = False
         # One thread each, which must not take the processor from the writer: pages of people, who may ask for
@@ -247,19 +256,39 @@ class Ledger:
 
     def read(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run `operation(tx, *args)`, which takes no time, beside the writer; it sees what is committed."""
-        return self._reading.submit(self._look, self._reader, False, operation, *args)
+        return self._looked(self._reading, self._reader, False, operation, *args)
 
     def browse(self, operation: Callable[..., T], *args: Any) -> Future[T]:
         """Run a reading operation that may take long, behind others of its kind alone."""
-        return self._browsing.submit(self._look, self._browser, True, operation, *args)
+        return self._looked(self._browsing, self._browser, True, operation, *args)
 
-    @staticmethod
-    def _look(db: Database, slow: bool, operation: Callable[..., T], *args: Any) -> T:
+    def _looked(
+        self, pool: ThreadPoolExecutor, db: Database, slow: bool, operation: Callable[..., T], *args: Any
+    ) -> Future[T]:
+        if (away := self.away) is not None:
+            future: Future[T] = Future()
+            future.set_exception(away)
+            return future
+        return pool.submit(self._look, db, slow, operation, *args)
+
+    def _look(self, db: Database, slow: bool, operation: Callable[..., T], *args: Any) -> T:
         def look() -> T:
             with db.reading(slow=slow) as tx:
                 return operation(tx, *args)
 
-        return again(look)
+        if (away := self.away) is not None:  # Since it was asked.
+            raise away
+        try:
+            return again(look)
+        except LedgerUnreached as error:
+            if not slow:  # A page that takes too long says nothing of the server.
+                self._away.learn(error)
+            raise
+
+    @property
+    def away(self) -> LedgerUnreached | None:
+        """Why its server is away: whatever is asked fails at once then; None: it is not known to be."""
+        return self._away.why
 
     def listen(self, heard: Callable[[], object]) -> None:
         """Call `heard`, in a thread of its own, soon after what is decided by was changed at a server."""
@@ -268,6 +297,7 @@ class Ledger:
     def close(self) -> None:
         """Commit what is queued and close the file; what a server has not answered within seconds is lost."""
         is_over = threading.Event()
+        self._away.close()
         with suppress(RuntimeError):  # A program that has ended begins no thread.
             begin_thread(lambda: self._give_up_after(is_over), "spendguard-close")
         self._writer.close()

@@ -205,11 +205,12 @@ def record(
     return values
 
 
-def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int) -> None:
+def tombstone(tx: Tx, scope: Scope, call_id: str, ask: int, why: str) -> None:
     """Void a call that is not known: a late request to reserve it is refused."""
     unknown = ReserveRequest(
         call_id=call_id, vendor="", account="", operation="", method="", path="", ask=ask
     )
-    decision = Decision("denied", "ledger_unavailable", "voided before it was reserved")
+    text = f"voided before it was reserved: {why}" if why else "voided before it was reserved"
+    decision = Decision("denied", "ledger_unavailable", text)
     row = record(tx, scope, unknown, Identity(), tx.now(), decision)
     move_money(tx, row, JournalEntry("void", note="tombstone"))

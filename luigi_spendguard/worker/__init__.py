@@ -16,12 +16,13 @@ from luigi.task_status import DONE, FAILED, PENDING
 from luigi.worker import rpc_message_callback
 
 from luigi_spendguard import first_worker, proxy
+from luigi_spendguard.errors import LedgerUnavailable
 from luigi_spendguard.luigi_api import KEEP_ALIVE, SUMMARY, TASK_PROCESS, WORKER, check_luigi, combined
-from luigi_spendguard.protocol.rpcs import BlockedRequest, CloseRunRequest
+from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedRequest, CloseRunRequest
 from luigi_spendguard.proxy import attempts
 from luigi_spendguard.redaction import redact, redacted, shows
 from luigi_spendguard.worker import any_worker, blocked
-from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, blocked_by, quietly
+from luigi_spendguard.worker.process import BLOCKED, GuardedTaskProcess, blocked_by, quietly, refused_for
 from luigi_spendguard.worker.results import LongResults, Results
 from luigi_spendguard.worker.revoke import Stopper
 from luigi_spendguard.worker.runs import RootTask, announced_root
@@ -73,10 +74,18 @@ class GuardedWorker(luigi.worker.Worker):
                 with quietly("The scheduler does not say what is blocked"):
                     left = blocked.left(self)
                     request = BlockedRequest(self._id, task_ids=tuple(left))
-                    self._guard.left = self._guard.client().blocked(request)
+                    self._guard.left = self._ask_why(request)
                     blocked.tell(self, self._guard.left)
             if not hasattr(self, "_keep_alive_thread"):  # Else `__exit__` has the last word.
                 self._let_go()
+
+    def _ask_why(self, request: BlockedRequest) -> BlockedReply:
+        """Ask why tasks were left; the summary says what keeps that from being answered."""
+        try:
+            return self._guard.client().blocked(request)
+        except LedgerUnavailable as error:
+            self._guard.unheard = str(error)
+            raise
 
     # Which run a task belongs to.
 
@@ -158,6 +167,10 @@ class GuardedWorker(luigi.worker.Worker):
     def _report_blocked(self, kwargs: dict[str, Any]) -> None:
         """Turn the failure of a blocked task into what BudgetScheduler understands."""
         report = blocked_by(kwargs.get("expl")) if kwargs["status"] == FAILED else None
+        if kwargs["status"] == FAILED and (why := refused_for(kwargs.get("expl"))):
+            self._guard.refused[kwargs["task_id"]] = why
+        elif kwargs["status"] == DONE:
+            self._guard.refused.pop(kwargs["task_id"], None)
         if kwargs["status"] == FAILED and self._stopper.has_killed(kwargs["task_id"]):
             report = {"reason": "revoked"}
         if report is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ import luigi.execution_summary
 import luigi.retcodes
 from luigi.parameter import IntParameter
 
+from luigi_spendguard.counted import counted
 from luigi_spendguard.protocol import blocked_text, command
 from luigi_spendguard.protocol.rpcs import BlockedReply, BlockedTasks, RunStanding
 from luigi_spendguard.worker.process import CAP_REACHED, TASK_BLOCKED
@@ -60,7 +62,10 @@ def lines(why: Iterable[BlockedTasks]) -> list[str]:
 def _summary_format(set_tasks: Any, worker: Any) -> str:
     """Return Luigi's summary, and why vendor tasks are blocked: "not granted" alone says nothing."""
     text = str(_stock_summary_format(set_tasks, worker))
-    reply = _left(worker)
+    guard = _guard_of(worker)
+    if guard is not None:
+        text = "\n".join([text, *_refused(guard), *_unheard(guard)])
+    reply = guard.left if guard is not None else None
     if reply is None:
         return text
     if reply.why:
@@ -72,6 +77,22 @@ def _summary_format(set_tasks: Any, worker: Any) -> str:
     if reply.shadow:
         text = "\n".join([text, "", "Shadow mode, no cap was enforced:", *(f"* {s}" for s in reply.shadow)])
     return text
+
+
+def _refused(guard: GuardState) -> list[str]:
+    """Return why vendor tasks were refused before run(): Luigi's "failed" does not say it."""
+    if not guard.refused:
+        return []
+    lines = [f"* {counted(n, 'task')}: {why}" for why, n in Counter(guard.refused.values()).items()]
+    return ["", "Refused before run():", *lines]
+
+
+def _unheard(guard: GuardState) -> list[str]:
+    """Return what kept luigid from saying how runs stand, where it has not come back since."""
+    if not guard.unheard:
+        return []
+    advice = "Submit the same root again when that is mended; what has been paid is not paid again"
+    return ["", f"What is blocked, in doubt or denied could not be asked: {guard.unheard}. {advice}."]
 
 
 def _standing(run: RunStanding) -> list[str]:
@@ -107,9 +128,9 @@ def _handed_out(reply: BlockedReply, tasks: int) -> str:
     return ""
 
 
-def _left(worker: Any) -> BlockedReply | None:
+def _guard_of(worker: Any) -> GuardState | None:
     guard = getattr(worker, "__dict__", {}).get("_guard_state")
-    return guard.left if isinstance(guard, GuardState) else None
+    return guard if isinstance(guard, GuardState) else None
 
 
 def _summary_dict(worker: Any) -> Any:
@@ -133,8 +154,8 @@ def _summary_dict(worker: Any) -> Any:
 
 def _left_behind(worker: Any, not_run: Any) -> set[str]:
     """Return the vendor tasks that are blocked, or were left for what the summary says in their place."""
-    guard = getattr(worker, "__dict__", {}).get("_guard_state")
-    if not isinstance(guard, GuardState) or not guard.vendor_seen:
+    guard = _guard_of(worker)
+    if guard is None or not guard.vendor_seen:
         return set()
     reply = guard.left
     blocked = {task_id for why in reply.why for task_id in why.task_ids} if reply is not None else set()

@@ -49,6 +49,8 @@ TASK_BLOCKED = "spendguard.task_blocked"
 CAP_REACHED = "spendguard.cap_reached"
 #: The key in a task's `expl` by which a child tells its worker that the task is blocked.
 BLOCKED = "spendguard_blocked"
+#: What a task reports begins with that, where it was refused before run().
+REFUSED = "Refused before run(): "
 #: Seconds between two looks of a child, whose results are not all read, whether its worker is there.
 LOOK_S = 0.5
 #: Seconds for which a terminated child is waited for.
@@ -235,7 +237,7 @@ class GuardedTaskProcess(ContextManagedTaskProcess):
             why = "" if self.refusal else f": {ex}"  # Else the worker has said it once for all.
             logger.error("Vendor task %s was refused before run()%s", self.task.task_id, why)
             self.task.trigger_event(luigi.Event.FAILURE, self.task, ex)
-            return redacted(f"Refused before run(): {ex}")
+            return redacted(f"{REFUSED}{ex}")
         if denied is None:
             return redacted(super()._handle_run_exception(ex))
         # Blocked, not failed: no failure event, no e-mail, no retry.
@@ -304,6 +306,13 @@ def blocking(error: BaseException) -> BudgetExceeded | KeyRevoked | None:
                 return denied
         current, seen = current.__cause__, seen + 1
     return None
+
+
+def refused_for(expl: Any) -> str:
+    """Return why a task was refused before run(), of what its process has reported; "" where it ran."""
+    with contextlib.suppress(ValueError):
+        expl = json.loads(expl) if isinstance(expl, str) and expl.startswith('"') else expl
+    return expl.removeprefix(REFUSED) if isinstance(expl, str) and expl.startswith(REFUSED) else ""
 
 
 @contextlib.contextmanager

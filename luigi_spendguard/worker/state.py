@@ -67,6 +67,8 @@ class GuardState:
         self.missed: dict[str, RootTask] = {}
         #: What the scheduler said at the end about blocked tasks.
         self.left: BlockedReply | None = None
+        #: Why it has said nothing; and why tasks were refused before run(), each when it was tried last.
+        self.unheard, self.refused = "", dict[str, str]()
         #: Tasks and runs whose events were triggered.
         self.triggered: set[str] = set()
         #: The result that is being handled was reported: what is added now was not yielded.

@@ -313,6 +313,8 @@ class Gateway:
         """
         if not self._owed or (owed := self._owed.get(key_hash(key))) is None:
             return
+        if (away := self.service.away) is not None:
+            raise away
         limit = time.monotonic() + GIVE_UP_S
         for wait_s in backoff.growing(*backoff.SOON):
             owed.hurry.set()  # Each time: it wakes those that wait now, and none that is just being told.
@@ -321,7 +323,8 @@ class Gateway:
             if not late:
                 return
             if time.monotonic() >= limit:
-                raise LedgerUnavailable("the ledger could not be told yet how an earlier call has ended")
+                text = "the ledger could not be told yet how an earlier call has ended"
+                raise self.service.away or LedgerUnavailable(text)
 
     async def drain(self) -> None:
         """Take no new call, and wait until those in flight have ended, for `grace_s` at the most."""

@@ -89,7 +89,7 @@ class LedgerService(Books):
         asked = None if request.budget_usd is None else parse_usd(request.budget_usd)
         cap, note = self.settings.caps.grant(request.root_family, asked)
         root = (request.name, request.by_task_id, request.root_family, request.root_task_id)
-        row = await self.commit(bookings.open_run, runs.RunRequest(*root, cap, asked, note))
+        row = await self.commit_soon(bookings.open_run, runs.RunRequest(*root, cap, asked, note))
         if self._averages_due:
             self._averages_due = False
             self.state.averages = await self.browse(snapshot.averages) or {}
@@ -133,7 +133,7 @@ class LedgerService(Books):
             await self.read(runs.run_row, request.run_id)  # NotFound, whoever pays.
         with self.known_keys.looking() as learn:
             try:
-                row, key = await self.commit(bookings.claim, attempt)
+                row, key = await self.commit_soon(bookings.claim, attempt)
             except BudgetExceeded as error:
                 self.state.declare(task_id, parse_usd(error.facts["asked_usd"]))
                 raise
@@ -163,7 +163,7 @@ class LedgerService(Books):
 
     async def finish(self, request: FinishRequest) -> FinishReply:
         """End a claim, behind the calls of it that have ended; an end that is refused holds nothing up."""
-        reply = await self.commit(bookings.finish, request)
+        reply = await self.commit_soon(bookings.finish, request)
         self.known_keys.forget(request.claim_id)
         if reply.known and request.outcome == "completed":
             self._averages_due = self._costs_due = True
@@ -175,7 +175,7 @@ class LedgerService(Books):
             return CloseRunReply(False)
         open_tasks = await self.read(claims.unfinished, request.name, request.run_id) or []
         done, unknown = self.scheduler.done_and_unknown(open_tasks)
-        closed = await self.commit(bookings.close_run, request, done, unknown)
+        closed = await self.commit_soon(bookings.close_run, request, done, unknown)
         self.known_keys.forget_all()
         self._averages_due = self._averages_due or closed
         self._costs_due = self._costs_due or closed
@@ -268,7 +268,8 @@ class LedgerService(Books):
         else:
             self._check_is_workers(ask)
         ahead = self._turns.ahead(ask, relayed=relayed)
-        answer, run_id = await self.commit(bookings.reserve, key, ask, self.settings.caps, relayed, ahead)
+        caps = self.settings.caps
+        answer, run_id = await self.commit_soon(bookings.reserve, key, ask, caps, relayed, ahead)
         self._turns.told(ask, answer, run_id, relayed=relayed)
         return answer
 
@@ -288,7 +289,7 @@ class LedgerService(Books):
             self._check_is_workers(ask)
             ahead = self._turns.ahead(ask, relayed=False)
         # Nobody waits for what asks for nothing.
-        commit = self.commit_end if ask is None else self.commit
+        commit = self.commit_end if ask is None else self.commit_soon
         reply, run_id = await commit(bookings.attempt, key, request, self.settings.caps, ahead)
         if ask is not None and reply.answer is not None:
             self._turns.told(ask, reply.answer, run_id, relayed=False)
@@ -308,7 +309,7 @@ class LedgerService(Books):
 
     async def correct(self, request: CorrectRequest, *, relayed_too: bool = False) -> CorrectReply:
         """Take what a vendor says that a call has cost."""
-        call = await self.commit(bookings.correct, request, relayed_too)
+        call = await self.commit_soon(bookings.correct, request, relayed_too)
         return CorrectReply(call is not None)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -36,6 +37,19 @@ class Deliveries:
         except asyncio.TimeoutError:
             future.cancel()
             raise
+
+    async def within(
+        self, seconds: float, waiting: asyncio.Future[T], late: Callable[[asyncio.Future[T]], object]
+    ) -> T:
+        """Return what is expected; what comes after so many seconds goes to `late`.
+
+        Raises asyncio.TimeoutError.
+        """
+        await asyncio.wait([waiting], timeout=seconds)
+        if not waiting.done():
+            waiting.add_done_callback(late)
+            raise asyncio.TimeoutError
+        return waiting.result()
 
     def _arrive(
         self, loop: asyncio.AbstractEventLoop, waiting: asyncio.Future[Any], done: Future[Any]

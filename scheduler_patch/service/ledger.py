@@ -20,10 +20,11 @@ from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
 
 from luigi_spendguard import redaction
 from luigi_spendguard.config import Settings
-from luigi_spendguard.errors import LedgerUnavailable
+from luigi_spendguard.errors import LedgerUnavailable, LedgerUnreached
 from luigi_spendguard.http.relay import Refused
 from luigi_spendguard.ledger import Ledger, claims, following, history, replays, settlement, snapshot
 from luigi_spendguard.ledger.database import LOCK_SECONDS, Tx
+from luigi_spendguard.ledger.database.unreached import silent
 from luigi_spendguard.ledger.snapshot import Figures
 from luigi_spendguard.redaction import Secret
 from scheduler_patch.dispatch import feed
@@ -48,8 +49,9 @@ HEAR_S = 0.5
 MOST_BROWSING = 64
 #: Seconds for which a read waits for ends of calls that are being written.
 ENDED_S = 1.0
-#: Seconds for which a read waits for its answer, whoever is before it.
-READ_S = 5.0
+#: Seconds for which a read waits for its answer, whoever is before it, and for which a write does beyond
+#: `busy_s`: with them it takes less than a worker waits for luigid (`ledger_client.GIVE_UP_S`).
+READ_S, WRITE_S = 3.5, 1.0
 #: Who has asked for what is written now, such as `an operator at 127.0.0.1`; "": nobody in person.
 ACTOR: ContextVar[str] = ContextVar("actor", default="")
 
@@ -200,10 +202,39 @@ class Books:
     async def commit_end(
         self, operation: Callable[Concatenate[Tx, P], Booked[T]], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Do what `commit` does for whom nobody waits: who reads afterwards sees it all the same."""
+        """Do what `commit_soon` does for whom nobody waits: who reads afterwards sees it all the same."""
         writing = self._queue(await self.ledger(), operation, *args, **kwargs)
         self._ending = writing
-        return self._told(await writing)
+        return self._told(await self._soon(writing))
+
+    async def commit_soon(
+        self, operation: Callable[Concatenate[Tx, P], Booked[T]], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Do what `commit` does for a worker or a gateway's client, which hears why where it takes too long.
+
+        It may be written all the same: each is asked or said again by its own id. Raises LedgerUnavailable.
+        """
+        return self._told(await self._soon(self._queue(await self.ledger(), operation, *args, **kwargs)))
+
+    async def _soon(self, writing: asyncio.Future[Booked[T]]) -> Booked[T]:
+        seconds = self.busy_s + WRITE_S
+        try:
+            return await self._deliveries.within(seconds, writing, self._told_late)
+        except asyncio.TimeoutError:
+            raise self._still(seconds) from None
+
+    def _told_late(self, writing: asyncio.Future[Booked[Any]]) -> None:
+        """Let the gate hear of what was written when nobody waited for it any more."""
+        if not writing.cancelled() and writing.exception() is None:
+            self._told(writing.result())
+
+    def _still(self, seconds: float) -> LedgerUnavailable:
+        """Return why the ledger has not answered for so long."""
+        if (away := self.away) is not None:
+            return away
+        if self.settings.ledger_server is not None:
+            return LedgerUnreached(silent(seconds))
+        return LedgerUnavailable(f"the ledger has not answered for {seconds:g} s: does its disk stand still?")
 
     def _told(self, booked: Booked[T]) -> T:
         booked.hear(self.state)
@@ -243,6 +274,11 @@ class Books:
         return self._deliveries.expect(ledger.write(act, *args, **kwargs))
 
     @property
+    def away(self) -> LedgerUnreached | None:
+        """Why the ledger's server is away: whatever is asked fails at once; None: it is there, if opened."""
+        return None if self._ledger is None else self._ledger.away
+
+    @property
     def opened(self) -> Ledger | None:
         """The ledger if it is open."""
         return self._ledger
@@ -258,11 +294,12 @@ class Books:
         try:
             return await self._deliveries.expect_within(READ_S, (await self.ledger()).read(operation, *args))
         except asyncio.TimeoutError:
-            text = f"the ledger has not answered for {READ_S:g} s: does its disk or server stand still?"
-            raise LedgerUnavailable(text) from None
+            raise self._still(READ_S) from None
 
     async def _ended(self) -> None:
         """Wait for the ends of calls whose answers have been handed on already, but not for a locked disk."""
+        if self.away is not None:
+            return
         if (ending := self._ending) is not None and not ending.done():
             await asyncio.wait([ending], timeout=ENDED_S)
 

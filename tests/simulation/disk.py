@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from luigi_spendguard.ledger import Operation, Writer
+from luigi_spendguard.ledger.database.away import Away
 from luigi_spendguard.ledger.database.sqlite import FileTx, LedgerFile
 from luigi_spendguard.ledger.migrations import migrate
 from tests.simulation.world import Pending, PowerLoss, World
@@ -216,11 +217,14 @@ class File(Disk):
 class Ledger:
     """A luigid's ledger: what waits together is committed together, by the product's own writer."""
 
+    #: A file is never away.
+    away = None
+
     def __init__(self, disk: Disk, process: Any, committed: Callable[[], None]) -> None:
         self._disk, self._process, self._committed = disk, process, committed
         self.db = disk.opened()
         self._writer = Writer.__new__(Writer)  # It has a thread, and none is wanted here.
-        self._writer._db = self.db
+        self._writer._db, self._writer._away = self.db, Away(lambda: self.db)
         self._waiting: list[tuple[Operation, None, Any]] = []
 
     def write(self, operation: Callable[..., Any], *args: Any, **kwargs: Any) -> Pending:

@@ -75,6 +75,7 @@ class Scheduler:
 class _Passing:
     expect = staticmethod(lambda pending: pending)
     expect_within = staticmethod(lambda seconds, pending: pending)
+    within = staticmethod(lambda seconds, pending, late: pending)
 
 
 class _NoSpool:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 import psycopg
 
+from luigi_spendguard.ledger.database.unreached import silent
 from luigi_spendguard.process_state import at_fork, begin_thread
 
 #: Seconds between two looks for what takes too long.
@@ -105,7 +106,7 @@ def at_most(connection: Connected, seconds: float) -> Iterator[None]:
         yield
     except psycopg.Error as error:
         if waits.remove(number):
-            raise StandsStill(f"its server has not answered for {seconds:g} s") from error
+            raise StandsStill(silent(seconds)) from error
         raise
     finally:
         waits.remove(number)

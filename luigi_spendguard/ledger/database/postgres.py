@@ -34,7 +34,7 @@ from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotCo
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
-from luigi_spendguard.ledger.database.unreached import remedy
+from luigi_spendguard.ledger.database.unreached import STANDS_STILL, remedy, unreached
 from luigi_spendguard.process_state import at_fork
 
 #: Seconds in which a server that is there takes a connection.
@@ -211,8 +211,8 @@ class LedgerServer(Database):
                 return row is not None and row[0] == number
         self._writer = ""
         raise LedgerUnavailable(
-            f"its server went away while it was written to ({_line(error)}), and whether that has been "
-            "written is not known yet: it is asked again by the call's id"
+            f"the ledger's PostgreSQL went away while it was written to ({_line(error)}), and whether that "
+            "has been written is not known yet: it is asked again by the call's id"
         ) from error
 
     @contextmanager
@@ -252,13 +252,15 @@ class LedgerServer(Database):
         if not isinstance(error, psycopg.Error) or isinstance(error, psycopg.IntegrityError):
             return error
         if isinstance(error, _STILL):  # Whoever waits is told: again would take as long.
-            return LedgerUnavailable(f"the ledger cannot be used now: {_line(error)}: does it stand still?")
+            return LedgerUnreached(
+                str(error) if isinstance(error, StandsStill) else unreached(_line(error), STANDS_STILL)
+            )
         known = (advice for kind, advice in _ADVICE.items() if isinstance(error, kind))
         text = f"the ledger cannot be used now: {next(known, _line(error))}"
         connection = self._connection
         if connection is None and isinstance(error, psycopg.OperationalError):
             what = remedy(_line(error))
-            text = f"{text}: {what.text} ([spendguard] ledger_url)"
+            text = unreached(_line(error), what.text)
             return LedgerUnreached(text) if what.lasts else NotConnected(text)
         is_lost = connection is None or connection.closed or connection.broken
         if isinstance(error, _AGAIN) or (is_lost and isinstance(error, psycopg.OperationalError)):

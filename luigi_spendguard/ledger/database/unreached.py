@@ -13,6 +13,20 @@ class Remedy(NamedTuple):
     lasts: bool
 
 
+#: What to do about a server that takes a connection, or has one, and says nothing.
+STANDS_STILL = "does it stand still? Look at it, its disk and its machine"
+
+
+def unreached(why: str, what: str) -> str:
+    """Return the sentence about the ledger's server; `what` is to be done."""
+    return f"the ledger's PostgreSQL cannot be reached ({why}): {what} ([spendguard] ledger_url)"
+
+
+def silent(seconds: float) -> str:
+    """Return the same of one that says nothing."""
+    return unreached(f"its server has not answered for {seconds:g} s", STANDS_STILL)
+
+
 _REMEDIES = (
     (
         r'database ".*" does not exist|no such database',
@@ -40,7 +54,8 @@ _REMEDIES = (
     (r"too many (connections|clients)|connection slots", "raise its max_connections, or end others", False),
     (r"SSL|certificate", "mend sslmode and sslrootcert in its URL, or the server's certificate", False),
     (
-        r"refused|No such file|timeout expired|timed out|unreachable|No route|starting up|shutting down",
+        r"refused|No such file|timeout expired|timed out|unreachable|No route|starting up|shutting down"
+        r"|not yet accepting",
         "start the server, or mend host and port in its URL",
         False,
     ),

@@ -282,7 +282,9 @@ def test_a_ledger_at_a_server_is_named_without_its_password_and_not_as_a_file(tm
     asked = [one for one in findings(here, Luigid(tmp_path)) if one.subject == "ledger"]
     assert [str(one) for one in asked] == [f"ok      ledger: luigid has one; luigi.cfg here names {name}"]
     [alone] = [str(one) for one in findings(here, Unreachable()) if one.subject == "ledger"]
-    assert alone.startswith(f"look    ledger: {name}, at a server; the ledger cannot be used now: ")
+    assert alone.startswith(
+        f"look    ledger: {name}, at a server; the ledger's PostgreSQL cannot be reached "
+    )
     assert "canary" not in alone
 
 
