@@ -19,7 +19,7 @@ from luigi_spendguard.http.addresses import SchedulerAddress
 from luigi_spendguard.http.gathering import Gathered, Gathering, KeptEnd, LastWords
 from luigi_spendguard.http.lost_calls import asking, left_ends
 from luigi_spendguard.http.outbox import FLUSH_S, Outbox, is_for_good
-from luigi_spendguard.http.rpc_answers import KEPT_BACK, read_answer
+from luigi_spendguard.http.rpc_answers import read_answer
 from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from luigi_spendguard.http.shared import CallsUnderWay
 from luigi_spendguard.http.spool import Kept, LeftMessage, Spool
@@ -276,17 +276,12 @@ class HttpLedgerClient(LedgerClient):
         for end in left_ends(self.under_way):
             self._tell_end(key, end)
         with asking(request, self.under_way) as request:
-            try:
-                answer = self._gathering.say_with(say)
-                if answer is None:
-                    self._outbox.deliver(GIVE_UP_S)
-                    answer = self._ask(rpcs.RESERVE, request, key)
-                if isinstance(answer, Exception):
-                    raise answer
-            except SpendDenied as denied:
-                if KEPT_BACK not in denied.facts:
-                    raise
-                raise LedgerUnavailable(denied.message) from None  # It may be granted, and is given back.
+            answer = self._gathering.say_with(say)
+            if answer is None:
+                self._outbox.deliver(GIVE_UP_S)
+                answer = self._ask(rpcs.RESERVE, request, key)
+            if isinstance(answer, Exception):
+                raise answer
             if answer.verdict == "allowed":
                 self._gathering.begin()
                 if not request.read:

@@ -5,7 +5,17 @@ from __future__ import annotations
 import json
 from typing import Any, TypeVar
 
-from luigi_spendguard.errors import LedgerFailed, LedgerUnavailable, PluginError, SpendguardError, denial
+from luigi_spendguard.errors import (
+    DENIAL_STATUS,
+    Conflict,
+    LedgerError,
+    LedgerFailed,
+    LedgerUnavailable,
+    NotFound,
+    PluginError,
+    SpendguardError,
+    denial,
+)
 from luigi_spendguard.http.unreached import NotThere
 from luigi_spendguard.protocol.messages import UPGRADE, BadMessage, Message, other_version
 from luigi_spendguard.protocol.rpcs import Rpc
@@ -15,8 +25,14 @@ R = TypeVar("R", bound=Message)
 
 #: What a proxy answers while luigid is not there, or does not answer; luigid itself says more.
 _OF_PROXIES = (502, 503, 504)
-#: A fact of a refusal that luigid has not said itself: it may have done what it was asked.
-KEPT_BACK = "kept_back"
+#: What luigid calls its refusals (`error`); what has another name, or none, a proxy has said in its place.
+_OWN = frozenset(
+    {"bad_request", "too_large", "unsupported_media_type", "method_not_allowed", "forbidden"}
+) | {
+    *DENIAL_STATUS,
+    *(kind.code for kind in (LedgerError, LedgerUnavailable, NotFound, Conflict)),
+    *("busy", "internal"),
+}
 
 
 def read_answer(rpc: Rpc[Q, R], who: str, status: int, data: bytes) -> R:
@@ -26,7 +42,7 @@ def read_answer(rpc: Rpc[Q, R], who: str, status: int, data: bytes) -> R:
     except ValueError:
         answer = None
     body: dict[str, Any] = answer if isinstance(answer, dict) else {}
-    if status in _OF_PROXIES and "error" not in body:
+    if status in _OF_PROXIES and body.get("error") not in _OWN:
         raise NotThere(f"HTTP {status} of what stands before it")
     if status not in (200, 201) or not isinstance(body.get("response"), dict):
         raise _refusal(rpc.name, who, status, body)
@@ -39,7 +55,10 @@ def read_answer(rpc: Rpc[Q, R], who: str, status: int, data: bytes) -> R:
 
 
 def _refusal(method: str, who: str, status: int, body: dict[str, Any]) -> SpendguardError:
-    """Return what an answer means that is no reply."""
+    """Return what an answer means that is no reply.
+
+    What luigid has not said itself decides nothing: it may have done what it was asked, or may yet be asked.
+    """
     if status == 404 and "error" not in body:
         return PluginError(
             f"{who} keeps no budgets: run luigid-spendguard there instead of luigid. Vendor tasks are "
@@ -50,12 +69,19 @@ def _refusal(method: str, who: str, status: int, body: dict[str, Any]) -> Spendg
         return denial(code, message, body.get("facts"))
     if status in (401, 403) and code in ("revoked", "expired", "unknown_key"):
         return denial(code, message)
-    if status in (401, 407) and not code:
+    is_own = code in _OWN
+    if status in (401, 407) and not is_own:
         return LedgerUnavailable(
             f"what stands before {who} lets nobody in (HTTP {status}): mend user and password in [core] "
             "default_scheduler_url"
         )
-    facts: dict[str, Any] = {"http_status": status} | ({} if code else {KEPT_BACK: True})
+    if not is_own:
+        long = ", and bodies of 4 MB" if status == 413 else ""
+        return LedgerFailed(
+            f"what stands before {who} has answered HTTP {status} to {method} itself: let it pass on what is "
+            f"said to /api/spend_*, and the answers{long}"
+        )
+    facts: dict[str, Any] = {"http_status": status}
     if status in (401, 403):
         return denial("scope", f"the scheduler refused the worker: {message or status}", facts)
     if status in (400, 404, 409, 413):

@@ -13,8 +13,12 @@ from luigi_spendguard.http.rpc_connections import Exchange, RpcConnections
 from tests.integration.test_lost_answers import World, made, make
 from tests.support.attempts import Pretender
 from tests.support.pipelines import charge
+from tests.support.processes import wait_until
 from tests.support.raw import Losing
 from tests.support.site import Site
+
+#: What proxies say in place of luigid.
+_PAGE, _JSON = b"<html>no</html>", b'{"status": 403, "error": "Forbidden", "message": "no"}'
 
 
 @pytest.fixture(scope="module")
@@ -79,3 +83,26 @@ def test_a_grant_that_a_proxy_keeps_back_is_given_back(
         charge(customer)
     assert (site.stripe.moved() - before, kept) == (100, [])
     assert site.run(pretender.run_id)["reserved_usd"] == "0.00"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"), [(400, _PAGE), (403, _JSON), (404, _PAGE), (404, _JSON), (409, _JSON), (413, _PAGE)]
+)
+def test_an_end_that_a_proxy_answers_itself_is_said_again(
+    site: Site, status: int, body: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for luigid's word that it never takes it: what was paid stayed in doubt for ever."""
+    post, kept = RpcConnections.post, [status] * 2
+    said = ("/api/spend_settle", "/api/spend_attempt", "/api/spend_finish")
+
+    def keeping(self: Any, asked: Exchange, connect_s: float) -> tuple[int, bytes]:
+        return (kept.pop(), body) if kept and asked.path in said else post(self, asked, connect_s)
+
+    run_id = f"end-{status}-{len(body)}"
+    pretender = Pretender(site, run_id, run_id)
+    with pretender.attempt():
+        monkeypatch.setattr(RpcConnections, "post", keeping)
+        charge(f"cus_{run_id}")
+    wait_until(lambda: site.run(run_id)["spent_usd"] == "1.00", 20, "that its end is booked")
+    assert (site.run(run_id)["reserved_usd"], kept) == ("0.00", [])
+    assert pretender.client.flush()

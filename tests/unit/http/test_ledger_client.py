@@ -293,7 +293,7 @@ def test_so_is_an_end_that_is_refused_by_itself(heir: Answers) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "body", "mended"), [(409, {"error": "conflict"}, False), (401, {"error": "x"}, True)]
+    ("status", "body", "mended"), [(409, {"error": "conflict"}, False), (403, {"error": "forbidden"}, True)]
 )
 def test_a_refusal_has_the_status_that_tells_whether_it_may_be_mended(
     status: int, body: dict[str, Any], mended: bool
