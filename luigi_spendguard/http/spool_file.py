@@ -147,7 +147,7 @@ class SpoolFile:
         kept = self.waiting[number]
         try:
             folder = ready(self._path.parent / REFUSED)
-            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
             descriptor = os.open(folder / self._path.name, flags, 0o600)
             try:
                 _write(descriptor, [{"to": self.to, "refused": why, **kept._asdict()}])
@@ -247,13 +247,20 @@ def files_in(folder: Path | None, *, strict: bool = False) -> list[Path]:
             return []
         if not _is_own(folder):
             raise PermissionError(f"{folder} is another user's")
-        return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl")
+        return sorted(path for path in folder.iterdir() if path.suffix == ".jsonl" and _is_file(path))
     except FileNotFoundError:
         return []
     except OSError:
         if strict:
             raise
         return []
+
+
+def _is_file(path: Path) -> bool:
+    """Return whether it is a file itself: who opens a FIFO, or reads a device, may wait for ever."""
+    with suppress(OSError):
+        return stat.S_ISREG(path.lstat().st_mode)
+    return False
 
 
 def _is_own(folder: Path) -> bool:

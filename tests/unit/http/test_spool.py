@@ -22,7 +22,7 @@ from luigi_spendguard import backoff
 from luigi_spendguard.errors import LedgerUnavailable, PluginError, SpendguardError, denial
 from luigi_spendguard.http.outbox import Outbox
 from luigi_spendguard.http.spool import Kept, Spool, backlog
-from luigi_spendguard.http.spool_file import SpoolFile
+from luigi_spendguard.http.spool_file import REFUSED, SpoolFile
 from luigi_spendguard.protocol import EndRequest, rpcs
 from luigi_spendguard.protocol.rpcs import EndedCall, EndedReply, FinishReply, FinishRequest
 from tests.support.processes import wait_until
@@ -512,3 +512,26 @@ def test_a_thread_keeps_what_is_told_while_another_one_waits_for_luigid(tmp_path
     wait_until(lambda: waits(tmp_path) == 2)
     may_end.set()
     assert outbox.flush(20)
+
+
+def test_what_is_no_file_of_that_name_keeps_nobody_waiting(tmp_path: Path) -> None:
+    """A FIFO is opened when somebody is at its other end, which may be never."""
+    file, heard = left_by(tmp_path, 1), list[str]()
+    for folder in (tmp_path, tmp_path / REFUSED):
+        folder.mkdir(exist_ok=True, mode=0o700)
+        os.mkfifo(folder / "000.jsonl")
+        (folder / "001.jsonl").symlink_to(folder / "000.jsonl")
+        (folder / "002.jsonl").mkdir()
+    os.mkfifo(tmp_path / REFUSED / file.name)
+
+    def looks() -> None:
+        assert (backlog(tmp_path).waiting[TO][0], backlog(tmp_path).refused) == (1, 0)
+        for waiting in Spool(TO, tmp_path).left():
+            waiting.refused("where it would be put aside is no file")
+            heard.append(waiting.kept.what)
+
+    looking = threading.Thread(target=looks, daemon=True)
+    looking.start()
+    looking.join(10)
+    assert heard == ["message 1"]
+    assert taken(tmp_path) == ["message 1"]
