@@ -321,6 +321,11 @@ def _check_sections(sections: Sections) -> None:
             continue
         for key, raw in content.items():
             if (name, key) not in _BY_KEY:
+                if name == PREFIX and isinstance(raw.value, Mapping):  # TOML's [spendguard.caps].
+                    meant = _nearest(f"{PREFIX}_{key}", known)
+                    raise ConfigError(
+                        f"{raw.file}: [{PREFIX}.{key}] is no section of luigi_spendguard{meant}"
+                    )
                 keys = {k for section, k in _BY_KEY if section == name}
                 raise raw.error(f"there is no such setting{_nearest(key, keys)}")
 

@@ -5,6 +5,7 @@ Each raises ConfigError, which names file, section and key.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
@@ -181,6 +182,57 @@ _SERVER_URL = re.compile(
 )
 
 
+#: What libpq 18 reads in a URL
+#: (https://www.postgresql.org/docs/current/libpq-connect.html#LIBPQ-PARAMKEYWORDS).
+_PARAMETERS = frozenset(
+    {
+        *("host", "hostaddr", "port", "dbname", "user"),
+        *("password", "passfile", "require_auth", "channel_binding", "connect_timeout"),
+        *("client_encoding", "options", "application_name", "fallback_application_name", "keepalives"),
+        *("keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "replication"),
+        *("gssencmode", "sslmode", "requiressl", "sslnegotiation", "sslcompression"),
+        *("sslcert", "sslkey", "sslkeylogfile", "sslpassword", "sslcertmode"),
+        *("sslrootcert", "sslcrl", "sslcrldir", "sslsni", "requirepeer"),
+        *(
+            "ssl_min_protocol_version",
+            "ssl_max_protocol_version",
+            "min_protocol_version",
+            "max_protocol_version",
+            "krbsrvname",
+        ),
+        *("gsslib", "gssdelegation", "scram_client_key", "scram_server_key", "service"),
+        *("servicefile", "target_session_attrs", "load_balance_hosts", "oauth_issuer", "oauth_client_id"),
+        *("oauth_client_secret", "oauth_scope", "ssl"),
+    }
+)
+
+
+def _check_parameters(raw: Raw, text: str) -> None:
+    """Refuse a parameter of a server's URL that no libpq reads."""
+    query = text.partition("?")[2]
+    for name in (unquote(part.partition("=")[0]) for part in query.split("&") if query):
+        if name in _PARAMETERS or name in _of_this_libpq():
+            continue
+        near = difflib.get_close_matches(name.lower(), sorted(_PARAMETERS), n=1, cutoff=0.5)
+        raise raw.error(
+            f"{name[:40]!r} is no parameter of a PostgreSQL URL"
+            + (
+                f": did you mean {near[0]}?"
+                if near
+                else ": sslmode, connect_timeout or options are, for example"
+            )
+        )
+
+
+def _of_this_libpq() -> frozenset[str]:
+    """Return the parameters that the libpq here reads, which may be newer; none where there is none."""
+    try:
+        from psycopg.pq import Conninfo  # Late: only who keeps books at a server needs it.
+    except ImportError:
+        return frozenset()
+    return frozenset(one.keyword.decode() for one in Conninfo.get_defaults())
+
+
 def _server(raw: Raw, text: str) -> Secret:
     if _SERVER_URL.fullmatch(text) is None:
         raise raw.error(
@@ -188,6 +240,7 @@ def _server(raw: Raw, text: str) -> Secret:
             "password but letters, digits and - . _ ~ as its %XX (@ is %40, % is %25). A password may be in "
             "~/.pgpass instead"
         )
+    _check_parameters(raw, text)
     return Secret(text)
 
 

@@ -424,8 +424,10 @@ def test_a_database_that_has_not_all_texts_is_refused(server: PostgresServer, en
     with psycopg.connect(server.url, autocommit=True) as connection:
         how = f"TEMPLATE template0 ENCODING '{encoding}' LC_COLLATE 'C' LC_CTYPE 'C'"
         connection.execute(f"CREATE DATABASE {name} {how}".encode())
-    with pytest.raises(LedgerUnavailable, match=f"keeps texts as {encoding}"):
-        Ledger(Secret(urlunsplit(urlsplit(server.url)._replace(path=f"/{name}"))))
+    parts = urlsplit(server.url)
+    with pytest.raises(LedgerUnavailable, match=f"/{name} keeps texts as {encoding}.*createdb") as refused:
+        Ledger(Secret(urlunsplit(parts._replace(path=f"/{name}", netloc="postgres:canary@"))))
+    assert "canary" not in str(refused.value)
 
 
 def test_the_environments_encoding_is_not_the_ledgers(url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from psycopg.pq import Conninfo
 
 from luigi_spendguard import redaction
 from luigi_spendguard.config import SETTINGS, ConfigError, Settings, load
@@ -210,6 +211,32 @@ def test_a_servers_url_that_libpq_would_read_otherwise_is_refused_and_not_shown(
 
 
 @pytest.mark.parametrize(
+    ("query", "says"),
+    [
+        ("sslmod=require", "'sslmod' is no parameter of a PostgreSQL URL: did you mean sslmode?"),
+        (
+            "sslmode=require&pasword=canary",
+            "'pasword' is no parameter of a PostgreSQL URL: did you mean password?",
+        ),
+        ("zzz=canary", "'zzz' is no parameter of a PostgreSQL URL: sslmode"),
+    ],
+)
+def test_a_parameter_that_libpq_does_not_read_is_named_with_the_nearest(
+    tmp_path: Path, query: str, says: str
+) -> None:
+    said = refused(tmp_path, f"[spendguard]\nledger_url = postgresql://luigi@h/x?{query}\n")
+    assert "[spendguard] ledger_url: " in said
+    assert says in said
+    assert "canary" not in said
+
+
+def test_every_parameter_of_this_libpq_is_known(tmp_path: Path) -> None:
+    for one in Conninfo.get_defaults():
+        url = f"postgresql://luigi@h/x?{one.keyword.decode()}=1"
+        assert read(tmp_path, f"[spendguard]\nledger_url = {url}\n").ledger == url
+
+
+@pytest.mark.parametrize(
     ("url", "password"),
     [
         ("postgresql://luigi:the%20canary@h/x", "the canary"),
@@ -248,7 +275,12 @@ def test_a_servers_url_is_whatever_libpq_takes(tmp_path: Path, url: str) -> None
         ("[spendguard]\ndefault_cap_usd = nan\n", "is no amount"),
         ("[spendguard]\ndefault_cap_usd = true\n", "is no amount"),
         ("[spendguard]\ndefault_cap_usd = 1979-05-27\n", "cannot be a date"),
-        ("[spendguard.stripe]\nsecret = 'x'\n", "there is no such setting"),
+        ("[spendguard.stripe]\nsecret = 'x'\n", "[spendguard.stripe] is no section of luigi_spendguard"),
+        (
+            "[spendguard.caps]\nBilling = 3\n",
+            "[spendguard.caps] is no section of luigi_spendguard: did you mean",
+        ),
+        ("[spendguard.strpe]\nsecret = 'x'\n", "did you mean spendguard_stripe?"),
         ("spendguard = 5\n", "spendguard must be a section"),
         ("[spendguard]\nvendor_tasks = [1, 2]\n", "cannot be a list"),
     ],

@@ -36,6 +36,7 @@ from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
 from luigi_spendguard.ledger.database.unreached import STANDS_STILL, remedy, unreached
 from luigi_spendguard.process_state import at_fork
+from luigi_spendguard.settings.values import ledger_name
 
 #: Seconds in which a server that is there takes a connection.
 CONNECT_S = 3
@@ -181,8 +182,9 @@ class LedgerServer(Database):
         encoding = connection.execute(b"SELECT current_setting('server_encoding')").fetchone()
         if encoding != ("UTF8",):
             raise LedgerUnavailable(
-                f"its database keeps texts as {encoding and encoding[0]}, which has not all that vendors "
-                "say: make another one, `createdb --encoding UTF8 --template template0`"
+                f"{ledger_name(self._url)} keeps texts as {encoding and encoding[0]}, which has not all that "
+                "vendors say: make another one, `createdb -E UTF8 -T template0 NAME`, and let "
+                "[spendguard] ledger_url name that"
             )
         self._is_known = True
 
