@@ -54,6 +54,7 @@ BOTH_ENGINES = (
     "tests/acceptance/test_ends.py",
     "tests/acceptance/test_revoke.py",
     "tests/acceptance/test_two_luigids.py",
+    "tests/integration/test_late_messages.py",
 )
 LONG = (
     "tests/acceptance/test_billing.py",

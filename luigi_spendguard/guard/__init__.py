@@ -102,8 +102,6 @@ class Guard:
         except SpendDenied as denied:
             yield from self._record(request, call, denied)
             raise
-        if call.comes_late((quote.account, quote.operation, quote.target)):
-            call.given_up = True
         late = 0
         waiting = Waiting(self.clock)
         while True:

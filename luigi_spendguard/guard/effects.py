@@ -7,7 +7,7 @@ A driver has the I/O: the worker's is synchronous (`proxy/call.py`), the gateway
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -34,14 +34,6 @@ def new_call_id(process: str = "") -> str:
     return f"{process or _process}{str(uuid.uuid4())[8:]}"
 
 
-#: What calls have in common that may be one, made again: account, operation and target.
-What = tuple[str, str, str | None]
-
-
-def _in_time(what: What) -> bool:
-    return False
-
-
 @dataclass
 class Call:
     """One logical call over the SDK's own retries: they share `call_id` and count up `ask`."""
@@ -55,12 +47,12 @@ class Call:
     look_up_for: str = ""
     #: As `ReserveRequest`'s, blank between, as a header has them.
     unanswered: str = ""
+    #: As `ReserveRequest`'s, of the client that it is made for.
+    number: int = 0
     #: As the `ReserveReply`'s that granted it.
     entry: int = 0
     #: Whoever makes it has given it up, and makes it again: it is not to be another call.
     given_up: bool = False
-    #: Told what it is: whether it was given up, and made again by one that has come before it.
-    comes_late: Callable[[What], bool] = _in_time
 
     def __post_init__(self) -> None:
         self._own_id = self.call_id

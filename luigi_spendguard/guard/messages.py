@@ -80,6 +80,7 @@ def reserve_request(
         priced_by=tuple(sorted({*quote.priced_by} - acts_on)),
         since=looked_up.since,
         unanswered=tuple(call.unanswered.split()),
+        number=call.number,
         repeatable=quote.repeatable,
         searched=executed is not None,
         executed=tuple(executed or ()),

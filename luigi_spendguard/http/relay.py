@@ -8,7 +8,6 @@ web page makes a browser on this machine send is refused.
 from __future__ import annotations
 
 import contextlib
-import functools
 import ipaddress
 import re
 import threading
@@ -23,7 +22,7 @@ from tornado.httputil import HTTPHeaders, HTTPInputError, HTTPServerRequest
 
 from luigi_spendguard.errors import OutcomeUnknown, SpendDenied, denial
 from luigi_spendguard.guard.denials import refusal
-from luigi_spendguard.guard.effects import Call, What, new_call_id
+from luigi_spendguard.guard.effects import Call, new_call_id
 from luigi_spendguard.http.receiving import Receiving, has_ended
 from luigi_spendguard.protocol import (
     CREDENTIAL,
@@ -51,10 +50,6 @@ _TOO_LARGE = f"a body has at most {MAX_FORM} bytes, an upload {MAX_UPLOAD}"
 _UNFIT = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _PROCESS = re.compile(r"[0-9a-f]{8}")
 _TRY = re.compile(r"[0-9]{1,18}", re.ASCII)
-#: Of clients: how many are remembered, of how many calls made again each, under how many keys each.
-_CLIENTS, _AGAIN, _KEYS = 256, 512, 256
-#: Of how many keys the latest try is remembered.
-_TRIES = 10_000
 
 
 class Refused(Exception):
@@ -135,29 +130,21 @@ class ClientCall:
 class UnderWay:
     """The calls that clients have under way; safe under threads.
 
-    Who makes a call again says under which keys it was not answered. Where that one has still to be decided
-    about, or comes only now, it would be another call once the later one is known for what it is. So would
-    what is made again after an SDK's retry was answered, where an earlier try ended what was in doubt.
+    Who makes a call again says under which keys it was not answered: one that still waits here is not made
+    any more. (Of one that comes only now, here or elsewhere, the ledger knows that it was given up.)
     """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: dict[tuple[str, str], list[Call]] = {}
-        #: By client, and by what calls are: the keys under which such a call was lost, and then made again.
-        self._again: dict[str, dict[What, dict[str, None]]] = {}
-        #: By client and key: the latest try that has come.
-        self._tries: dict[tuple[str, str], int] = {}
 
     @contextlib.contextmanager
     def made(self, who: str, asked: ClientCall) -> Iterator[Call]:
         """Have a call of `who` under way in the block; those that it makes again are given up."""
-        call = Call(new_call_id(asked.process or uuid.uuid4().hex[:8]), unanswered=asked.unanswered)
+        own_id = new_call_id(asked.process or uuid.uuid4().hex[:8])
+        call = Call(own_id, unanswered=asked.unanswered, number=asked.number)
         own = who, asked.request.headers.get("idempotency-key", "")
-        call.comes_late = functools.partial(self._comes_late, *own, asked)
         with self._lock:
-            if asked.number:
-                self._tries[own] = max(asked.number, self._tries.pop(own, 0))
-                _keep_latest(self._tries, _TRIES)
             for key in asked.unanswered.split():
                 for earlier in self._calls.get((who, key), ()):
                     earlier.given_up = True
@@ -169,29 +156,6 @@ class UnderWay:
                 self._calls[own] = [one for one in self._calls[own] if one is not call]
                 if not self._calls[own]:
                     del self._calls[own]
-
-    def _comes_late(self, who: str, key: str, asked: ClientCall, what: What) -> bool:
-        """Take note of what a call is; return whether one that makes it again has come before it."""
-        named = asked.unanswered.split()
-        with self._lock:
-            again = self._again.pop(who, {})
-            keys = again.pop(what, {})
-            is_late = key in keys or 0 < asked.number < self._tries.get((who, key), 0)
-            keys.update(dict.fromkeys(named))
-            _keep_latest(keys, _KEYS)
-            if keys:
-                again[what] = keys
-            _keep_latest(again, _AGAIN)
-            if again:
-                self._again[who] = again
-            _keep_latest(self._again, _CLIENTS)
-        return is_late
-
-
-def _keep_latest(known: dict[Any, Any], most: int) -> None:
-    """Forget what was put there first; each call looks, so that nothing is copied for it."""
-    while len(known) > most:
-        del known[next(iter(known))]
 
 
 class Relaying(Receiving):

@@ -10,7 +10,8 @@ from luigi_spendguard.errors import SpendDenied, denial
 from luigi_spendguard.ledger.budgets import JournalEntry, move_money
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
-from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same
+from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same, key_digest
+from luigi_spendguard.ledger.overtaken import given_up
 from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of, key_hash
 from luigi_spendguard.settings.policy import Caps
 
@@ -154,6 +155,17 @@ class Decision:
     reserved: int | None = None
 
 
+def made_again(ask: ReserveRequest, identity: Identity, taken: Row | None = None) -> str:
+    """Return what is kept of the keys that a call gives up (`overtaken`); `taken`: it goes on as that."""
+    words = taken["given_up"].split() if taken is not None else []
+    if identity.base is None:  # Known by its own key alone, it is no other call, made again.
+        return " ".join(words)
+    if taken is not None and taken["key_id"] not in (None, identity.key_id):
+        words += given_up([taken["key_id"]], taken["sender"], taken["number"])
+    named = [key_digest(ask, one) for one in ask.unanswered if one != ask.key]
+    return " ".join(dict.fromkeys((*words, *given_up(named, ask.sender_id, ask.number))))
+
+
 def record(
     tx: Tx, scope: Scope, ask: ReserveRequest, identity: Identity, now: int, decision: Decision
 ) -> Row:
@@ -193,6 +205,8 @@ def record(
         "overrun_micros": 0,
         "sender": ask.sender_id,
         "ask": ask.ask,
+        "number": ask.number,
+        "given_up": made_again(ask, identity) if ask.unanswered else "",
         "unknown": 0,
         "relayed": int(scope.relayed),
         "declined": 0,

@@ -22,6 +22,7 @@ from typing import NamedTuple
 from luigi_spendguard.ledger.claims import COMPLETIONS, tasks_of
 from luigi_spendguard.ledger.database import NOT_DECLINED, Row, Tx
 from luigi_spendguard.ledger.names import of_charges, of_key, of_payer
+from luigi_spendguard.ledger.overtaken import is_overtaken
 from luigi_spendguard.protocol import ReserveRequest, process_of
 
 #: The version of the formula by which the digests are made; it is kept with each call. Whoever changes
@@ -59,6 +60,7 @@ class Identity:
         paid_for: what it pays for, itself and in batches: such calls count whatever has completed.
         mates: other tasks and payments that this attempt may repeat a part of.
         known: what may be known of it.
+        is_late: it was made again before it has come.
 
     """
 
@@ -72,6 +74,7 @@ class Identity:
     paid_for: tuple[str, ...] = ()
     mates: tuple[str, ...] = ()
     known: Alike = MAY_BE_KNOWN
+    is_late: bool = False
 
 
 def digest(*parts: str | int | None) -> str:
@@ -150,9 +153,10 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         payments += _digests([ask], shared)
     bases = tuple(dict.fromkeys((base, *before, *payments)))
     known = _look_up(tx, bases, keys, ask, claim)
+    ordinal, is_late = _place(tx, ask, claim, base, keys) if known.calls else (1, False)
     return Identity(
         base,
-        _ordinal(tx, ask, claim, base, keys) if known.calls else 1,
+        ordinal,
         key_id,
         epoch,
         bases,
@@ -161,6 +165,7 @@ def identify(tx: Tx, ask: ReserveRequest, claim: Row) -> Identity:
         paid_for,
         (*mates, *shared),
         known,
+        is_late,
     )
 
 
@@ -170,30 +175,34 @@ RESOLVED = (
     " AND EXISTS (SELECT 1 FROM journal WHERE journal.call_id = call.id AND kind = 'operator'))"
 )
 
+#: All equal calls of an attempt; one that `holds` its place among them is another call than the next.
+_EQUAL = (
+    "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint, number, given_up,"
+    f" (coalesce(state, '') IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
+    " OR verdict = 'replayed') AS holds FROM call WHERE claim_id = ? AND base = ?"
+)
 
-def _ordinal(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> int:
-    """Return the lowest number that no equal call of this attempt holds; `keys`: its own, in all forms.
 
-    What was asked for under its own key is this request: it has that one's, whose answer did not arrive.
+def _place(tx: Tx, ask: ReserveRequest, claim: Row, base: str, keys: tuple[str, ...]) -> tuple[int, bool]:
+    """Return the lowest number that no equal call of this attempt holds, and whether `ask` comes too late.
+
+    What was asked for under its own key (`keys`, in all forms) is this request: it has that one's, whose
+    answer did not arrive.
     """
     unanswered = {key_digest(ask, one, f) for one in ask.unanswered for f in (*_OLDER, FORMULA)}
     lost = set(ask.unanswered)
-    rows = tx.all(
-        "SELECT id, ordinal, key_id, state, sender, unknown, fingerprint FROM call"
-        " WHERE claim_id = ? AND base = ?"
-        f" AND (state IN ('pending','settled') AND {NOT_DECLINED} AND NOT {RESOLVED}"
-        " OR verdict = 'replayed')",
-        claim["id"],
-        base,
-    )
+    equal = tx.all(_EQUAL, claim["id"], base)
+    if keys and is_overtaken(equal, ask, keys[0]):
+        return 1, True
+    rows = [row for row in equal if row["holds"]]
     if own := [int(row["ordinal"]) for row in rows if row["key_id"] in keys]:
-        return min(own)
+        return min(own), False
     held = {
         row["ordinal"]
         for row in rows
         if not (row["key_id"] in unanswered or row["id"] in lost or _may_be_lost(row, ask))
     }
-    return next(n for n in range(1, len(held) + 2) if n not in held)
+    return next(n for n in range(1, len(held) + 2) if n not in held), False
 
 
 def _may_be_lost(row: Row, ask: ReserveRequest) -> bool:

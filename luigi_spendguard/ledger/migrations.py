@@ -147,6 +147,11 @@ MIGRATIONS: Mapping[int, Sequence[str]] = {
         "CREATE INDEX call_object ON call (object_id) WHERE object_id IS NOT NULL",
         "CREATE UNIQUE INDEX journal_request ON journal (request_id) WHERE request_id IS NOT NULL",
     ),
+    # Keep what a call has given up that it makes again, and which try of its process it is.
+    16: (
+        "ALTER TABLE call ADD COLUMN number BIGINT NOT NULL DEFAULT 0",
+        "ALTER TABLE call ADD COLUMN given_up TEXT NOT NULL DEFAULT ''",
+    ),
 }
 #: The format that this version reads and writes.
 FORMAT = max(MIGRATIONS)

@@ -14,6 +14,7 @@ from luigi_spendguard.ledger.calls import (
     Decision,
     ReservationDenied,
     Scope,
+    made_again,
     record,
 )
 from luigi_spendguard.ledger.corrections import last_resolution
@@ -66,7 +67,13 @@ def answer_repeated(
     if row is None and match["sender"] == ask.sender_id:  # It comes late: its sender was let send that.
         return ReserveReply("stale", match["id"], match["ask"])
     if identity.key_id is not None:  # From now on it is this call that may be repeated.
-        tx.run("UPDATE call SET key_id = ? WHERE id = ?", identity.key_id, match["id"])
+        tx.run(
+            "UPDATE call SET key_id = ?, number = ?, given_up = ? WHERE id = ?",
+            identity.key_id,
+            ask.number,
+            made_again(ask, identity, match),
+            match["id"],
+        )
     return resend(tx, scope, match, ask, match["ask"] + 1, now)
 
 

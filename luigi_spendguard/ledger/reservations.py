@@ -139,6 +139,8 @@ def _answer_voided(tx: Tx, scope: Scope, ask: ReserveRequest, row: Row, now: int
     Meanwhile an equal call of another thread may have taken its place.
     """
     identity = identify(tx, ask, scope.claim)
+    if identity.is_late:
+        return ReserveReply("stale", row["id"], row["ask"])
     match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         return answer_repeated(tx, scope, ask, identity, match, row)
@@ -182,6 +184,8 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
         return ReserveReply("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
+    if identity.is_late:
+        return ReserveReply("stale", ask.call_id, ask.ask)
     match = None if ask.read else find_earlier(tx, identity, ask, scope.run["run_id"])
     if match is not None:
         tx.check_alone("a call repeats another")

@@ -247,6 +247,9 @@ class CallTable(_Table):
     overrun_micros = BigIntegerField(default=0)
     sender = CharField(default="")
     ask = IntegerField(default=1)
+    # Which try of its sender's process, 0 where that is not said; and what it makes again (see `overtaken`).
+    number = BigIntegerField(default=0, constraints=[SQL("DEFAULT 0")])
+    given_up = TextField(default="", constraints=[SQL("DEFAULT ''")])
     unknown = IntegerField(default=False)
     # A gateway sends it, not the holder of the key: only a gateway may say how it ended.
     relayed = IntegerField(default=False)

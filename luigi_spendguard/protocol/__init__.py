@@ -93,6 +93,7 @@ _Unanswered = Annotated[tuple[str, ...], messages.plain_words(MAX_UNANSWERED)]
 _Targets = Annotated[tuple[str, ...], messages.plain_words(MAX_TARGETS * (TARGET_DIGITS + 1))]
 _CallId = Annotated[str, messages.plain_text(messages.MAX_TEXT, empty=False)]
 _Number = Annotated[int, messages.plain_number(1, 1_000_000)]
+_Try = Annotated[int, messages.plain_number(0, 10**18 - 1)]
 #: A longer time-out would leave a call pending for days.
 _Timeout = Annotated[int, messages.plain_number(1, MAX_TIMEOUT_MS)]
 _Status = Annotated[int, messages.plain_number(0, 999)]
@@ -151,7 +152,9 @@ class ReserveRequest(Message):
         acts_on, priced_by: objects that no other call may act on meanwhile; nor, of the former, be priced by.
         since: the `entry` of the first look-up for this call's price; 0: nothing was looked up.
         unanswered: keys, or ids, of calls of this attempt that ended without an answer for the task: an equal
-            call is one of them, made again.
+            call is one of them, made again, and what comes later under such a key is late.
+        number: which try of its sender's process it is, 0 where nobody says: an earlier one under its key is
+            late.
         repeatable: the vendor executes the call once, however often it is sent under one key.
         searched, executed: the vendor was asked, and shows these objects, oldest first, that an earlier send
             of this call may have opened.
@@ -192,6 +195,7 @@ class ReserveRequest(Message):
     priced_by: Words = ()
     since: int = 0
     unanswered: _Unanswered = ()
+    number: _Try = 0
     repeatable: bool = False
     searched: bool = False
     executed: Words = ()

@@ -165,7 +165,8 @@ class Forwarder:
             headers["idempotency-key"] = f"{OWN_KEY}{uuid.uuid4()}"
         if not reads and not _has_own_key(vendor, request):
             mark = Unanswered.of(request, target)
-            headers[PROCESS], headers[TRY] = process_of(call.call_id), str(next(_tries))
+            # What a program of the task's says of itself, its listener says on.
+            headers[PROCESS], headers[TRY] = process_of(call.call_id), str(call.number or next(_tries))
             if told := attempt.unanswered.named(mark, headers["idempotency-key"], call.unanswered):
                 headers[UNANSWERED] = told
         sent = Request(request.method, gateway.url + target, headers, request.body)

@@ -392,6 +392,19 @@ def test_a_call_that_a_program_has_given_up_and_makes_again_is_sent_once(place: 
     assert [call["verdict"] for call in place.site.calls(task.run_id)] == ["replayed", "allowed"]
 
 
+def test_a_call_of_a_programs_that_comes_late_is_sent_no_more(place: Place) -> None:
+    """It is numbered by its program, whose listener may be told of the later one first."""
+    task, keys = place.task(), [str(uuid.uuid4()) for _ in range(2)]
+    own = [{"Idempotency-Key": key, "X-Spendguard-Process": "0123abcd"} for key in keys]
+    with task.attempt(), spend_proxy() as url:
+        again = own[1] | {"X-Spendguard-Try": "2", "X-Spendguard-Unanswered": keys[0]}
+        assert post(url, **again)[0] == 200
+        assert post(url, **own[0], **{"X-Spendguard-Try": "1"})[0] == 503
+        assert place.stripe.moved() == 100
+        assert post(url, **own[0], **{"X-Spendguard-Try": "3"})[0] == 200, "its program goes on with it"
+    assert place.stripe.moved() == 200
+
+
 @pytest.mark.parametrize("named", ["*", "k" * 7001])
 def test_more_such_calls_than_can_be_named_are_refused_on_record(place: Place, named: str) -> None:
     task = place.task()

@@ -8,6 +8,7 @@ as in `scheduler_patch/gateway`.
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -87,6 +88,7 @@ class Client:
         self.under_way, self.unanswered = CallsUnderWay(), Unanswered()
         self.under_way._shared = self.unanswered._shared = Shared()  # type: ignore[assignment]
         self.gathered: list[EndRequest] = []
+        self._tries = itertools.count(1)
         self._delivers = self._is_saying = False
 
     async def ask(self, method: str, *args: Any) -> Any:
@@ -183,10 +185,13 @@ class Client:
         request = replace(request, headers={**request.headers, "idempotency-key": own})
         mark = Unanswered.of(request, urlsplit(request.url).path)
         told = self.unanswered.named(mark, own)
-        asked = ClientCall(VENDORS[vendor], request, told, process=process_of(call.call_id))
+        process, number = process_of(call.call_id), next(self._tries)
+        asked = ClientCall(VENDORS[vendor], request, told, process=process, number=number)
 
         def send() -> Awaitable[Reply]:
-            return self.world.ask(self.process, self.luigid, "relay", self.key, asked, timeout_s=RELAYED_S)
+            drawn = self.world.chance(self.process.name, self.process.messages, "gateway")
+            gateway = self.site.luigids[int(drawn * len(self.site.luigids))]  # A proxy has them all.
+            return self.world.ask(self.process, gateway, "relay", self.key, asked, timeout_s=RELAYED_S)
 
         with self.unanswered.remembered(own, mark, told):
             waits = backoff.growing(*backoff.SOON)

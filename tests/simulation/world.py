@@ -230,6 +230,9 @@ class World:
         delays = [0.0005 + 0.004 * self.chance(*label, "there")]
         if fault := self.fault("delay", sender.name):
             delays = [fault["for"]]
+            if self.chance(*label, "given up") < 0.5:
+                broken_s = self.chance(*label, "broken")
+                self.later(broken_s, lambda: answered.set_exception(ConnectionResetError()))
         if held := [
             one
             for one in self.held

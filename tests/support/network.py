@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import base64
 import random
+import re
 import socket
 import ssl
 import struct
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -146,6 +148,41 @@ class Unsteady(Passing):
         if fate.kind == "reset":
             reset(connection)
         raise OSError(fate.kind)
+
+
+class Holding(Passing):
+    """Keeps the next request in the block of `holding`, and ends its connection; `deliver` delivers it."""
+
+    def __init__(self, to: int) -> None:
+        self._holds, self._held = False, b""
+        super().__init__(to)
+
+    @contextmanager
+    def holding(self) -> Iterator[None]:
+        """Keep the first request of the block; those after it pass."""
+        self._holds, self._held = True, b""
+        try:
+            yield
+        finally:
+            assert not self._holds, "no whole request has come"
+
+    def forth(self, there: socket.socket, connection: socket.socket, data: bytes) -> None:
+        if not self._holds:
+            super().forth(there, connection, data)
+            return
+        self._held += data
+        head, _, body = self._held.partition(b"\r\n\r\n")
+        [length] = re.findall(rb"(?i)\r\ncontent-length: (\d+)", head) or [b"-1"]
+        if len(body) == int(length):
+            self._holds = False
+            reset(connection)
+            raise OSError("kept")
+
+    def deliver(self, port: int) -> int:
+        """Let what was kept arrive at a port; return the status of its answer."""
+        with socket.create_connection(("127.0.0.1", port), timeout=60) as there:
+            there.sendall(self._held)
+            return int(there.recv(65536).split()[1])
 
 
 class TlsFront(Passing):

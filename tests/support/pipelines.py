@@ -27,9 +27,11 @@ if "IMPATIENT" in os.environ:  # What cannot be delivered at the end is given up
     ledger_client.GIVE_UP_S = 0.5
 
 
-def charge(customer: str, amount: int = 100, **more: object) -> stripe.PaymentIntent:
+def charge(
+    customer: str, amount: int = 100, card: str = "pm_card_visa", **more: object
+) -> stripe.PaymentIntent:
     return stripe.PaymentIntent.create(
-        amount=amount, currency="usd", customer=customer, payment_method="pm_card_visa", confirm=True, **more
+        amount=amount, currency="usd", customer=customer, payment_method=card, confirm=True, **more
     )
 
 

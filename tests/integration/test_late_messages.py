@@ -1,0 +1,204 @@
+"""A message that comes late, at whichever gateway: its call was made again meanwhile, and is paid once.
+
+Two gateways share a ledger. A proxy keeps what is sent to the first one, ends the connection, and delivers it
+later, to either.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import stripe
+from requests import ConnectionError as Lost
+from stripe import APIConnectionError, APIError, CardError
+
+from tests.support.attempts import Pretender
+from tests.support.clients import by_requests
+from tests.support.network import Holding
+from tests.support.pipelines import charge
+from tests.support.processes import Process, free_port, listening, wait_until
+from tests.support.site import TWILIO_ACCOUNT, FakeStripe, Site
+from tests.support.vendors import FakeTwilio
+
+_NUMBERS = itertools.count(1)
+TEXTS = f"https://api.twilio.com/2010-04-01/Accounts/{TWILIO_ACCOUNT}/Messages.json"
+
+
+class Pair:
+    """Two gateways, and a proxy before the first."""
+
+    def __init__(self, folder: Path, stripe: FakeStripe, twilio: FakeTwilio) -> None:
+        self.stripe, self.twilio = stripe, twilio
+        self.site = Site(folder / "site", stripe=self.stripe, twilio=self.twilio, gateway=True)
+        self.network, self.port = Holding(self.site.port), free_port()
+        self.site.configure(spendguard={"gateway_url": self.network.url})
+        self.start()
+
+    def start(self) -> None:
+        """Start the second gateway."""
+        args = ["-m", "luigi_spendguard", "gateway", "--port", str(self.port)]
+        env = self.site._environment(**self.site.secrets)
+        log, folder = self.site.folder / "second.log", self.site.folder
+        self.second = Process(args, log, folder, env, lambda: listening(self.port))
+
+    def restart(self) -> None:
+        """Kill the second gateway, and start it anew."""
+        self.second.popen.kill()
+        self.second.end()
+        self.start()
+
+    def end(self) -> None:
+        self.second.end()
+        self.site.end()
+
+    @contextmanager
+    def attempt(self) -> Iterator[None]:
+        """Run the block as an attempt of a task that pays somebody else than all before."""
+        self.whom = f"{next(_NUMBERS):04d}"
+        with Pretender(self.site, f"run-{self.whom}", f"Charge_{self.whom}").attempt():
+            yield
+
+    def call(self, kind: str) -> bool:
+        """Make a call; return whether it was made, as far as is known. Raises where it was not answered."""
+        if kind == "text":
+            form = {"To": f"+1415555{self.whom}", "From": "+14155550199", "Body": "hi"}
+            return bool(by_requests("POST", TEXTS, data=form).status_code == 201)
+        try:
+            card = "pm_card_chargeDeclined" if kind == "declined" else "pm_card_visa"
+            return bool(charge(f"cus_late_{self.whom}", card=card))
+        except APIConnectionError:
+            raise
+        except APIError:
+            return False
+
+    def times(self, kind: str) -> int:
+        """Return how often that was paid, by the vendor's books."""
+        if kind == "text":
+            return sum(one["to"] == f"+1415555{self.whom}" for one in self.twilio.sent())
+        paid = [one for one in self.stripe.books()["moved"] if one["customer"] == f"cus_late_{self.whom}"]
+        return len(paid)
+
+
+@pytest.fixture(scope="module")
+def twilio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FakeTwilio]:
+    fake = FakeTwilio(tmp_path_factory.mktemp("twilio"))
+    yield fake
+    fake.process.end()
+
+
+@pytest.fixture(scope="module")
+def gateways(
+    engine: str, shared_site: Site, twilio: FakeTwilio, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Pair]:
+    pair = Pair(tmp_path_factory.mktemp("pair"), shared_site.stripe, twilio)
+    with pair.network:
+        yield pair
+    pair.end()
+
+
+@pytest.fixture
+def pair(gateways: Pair, monkeypatch: pytest.MonkeyPatch) -> Pair:
+    monkeypatch.setattr(stripe, "max_network_retries", 0)
+    return gateways
+
+
+@pytest.mark.parametrize(("kind", "lost"), [("charge", 0), ("charge", 1), ("text", 0)])
+def test_what_was_made_again_at_another_gateway_is_sent_no_more(pair: Pair, kind: str, lost: int) -> None:
+    """`lost`: of its repetitions, which the vendor has answered with an error after it had executed one."""
+    with pair.attempt():
+        with pair.network.holding(), pytest.raises((Lost, APIConnectionError)):
+            pair.call(kind)
+        (pair.stripe if kind == "charge" else pair.twilio).fault(
+            "status_after", status=500, times=lost, match="POST /"
+        )
+        assert [pair.call(kind) for _ in range(lost + 1)][-1]
+        assert (pair.network.deliver(pair.port), pair.times(kind)) == (503, 1)
+        assert pair.call(kind), "another one"
+    assert pair.times(kind) == 2
+
+
+def test_nor_by_a_gateway_that_was_started_anew(pair: Pair) -> None:
+    with pair.attempt():
+        with pair.network.holding(), pytest.raises(APIConnectionError):
+            pair.call("charge")
+        pair.network.to = pair.port
+        try:
+            assert pair.call("charge")
+        finally:
+            pair.network.to = pair.site.port
+        pair.restart()
+        assert pair.network.deliver(pair.port) == 503
+    assert pair.times("charge") == 1
+
+
+@pytest.mark.parametrize("first", ["late", "again"])
+def test_a_try_that_its_sdks_next_one_has_overtaken_is_sent_no_more(
+    pair: Pair, first: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next one is answered with an error after it was executed, so that nothing is named as lost.
+
+    `first`: what comes next, the try that was held, or the call that the task makes then.
+    """
+    with pair.attempt():
+        monkeypatch.setattr(stripe, "max_network_retries", 1)
+        pair.stripe.fault("status_after", status=500, match="POST /v1/payment_intents")
+        with pair.network.holding():
+            assert not pair.call("charge")
+        monkeypatch.setattr(stripe, "max_network_retries", 0)
+        steps = [lambda: pair.network.deliver(pair.port) == 503, lambda: pair.call("charge")]
+        for step in steps if first == "late" else reversed(steps):
+            assert step()
+        assert pair.times("charge") == 1
+        assert pair.call("charge"), "another one"
+    assert pair.times("charge") == 2
+
+
+def test_nor_where_the_next_one_was_declined(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pair.attempt():
+        monkeypatch.setattr(stripe, "max_network_retries", 1)
+        with pair.network.holding(), pytest.raises(CardError):
+            pair.call("declined")
+        tried = len(pair.stripe.posts())
+        assert pair.network.deliver(pair.port) == 503
+        assert len(pair.stripe.posts()) == tried
+
+
+def test_what_comes_late_and_first_is_the_one_that_is_paid(pair: Pair) -> None:
+    """The one that makes it again waits for it, at the other gateway."""
+    with pair.attempt(), ThreadPoolExecutor(2) as pool:
+        with pair.network.holding(), pytest.raises(APIConnectionError):
+            pair.call("charge")
+        with pair.stripe.holding():
+            tried = len(pair.stripe.posts())
+            late = pool.submit(pair.network.deliver, pair.port)
+            wait_until(lambda: len(pair.stripe.posts()) > tried, what="the late one, at the vendor")
+            before = pair.network.accepted
+            again = pool.submit(pair.call, "charge")
+            wait_until(lambda: pair.network.accepted > before, what="the one that makes it again")
+        assert (late.result(60), again.result(60), pair.times("charge")) == (200, True, 1)
+
+
+def test_at_the_same_moment_one_of_both_is_paid(pair: Pair) -> None:
+    for turn in range(5):
+        with pair.attempt(), ThreadPoolExecutor(1) as pool:
+            with pair.network.holding(), pytest.raises(APIConnectionError):
+                pair.call("charge")
+            begin = threading.Barrier(2)
+
+            def late(begin: threading.Barrier = begin, turn: int = turn) -> int:
+                begin.wait(10)
+                time.sleep(0.004 * turn)
+                return pair.network.deliver(pair.port)
+
+            status = pool.submit(late)
+            begin.wait(10)
+            assert pair.call("charge")
+            assert status.result(60) in (200, 503)
+        assert pair.times("charge") == 1, turn
