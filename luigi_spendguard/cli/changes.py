@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from luigi_spendguard.cli.api_client import OperatorError, path_of
+from luigi_spendguard.cli.call_names import call_named
 from luigi_spendguard.cli.context import Stop, Usd, answered, operator_of
 from luigi_spendguard.cli.run_names import RunName, on_run
 from luigi_spendguard.cli.tables import forecast_of, freed_text, money_of, needed_line, reason_lines
@@ -157,6 +158,8 @@ def approve(
         raise click.UsageError("say --up-to USD or --forecast USD, not both")
     if duplicate_of is not None and task_id is None:
         raise click.UsageError("--duplicate-of goes with --task TASK_ID and --cost USD")
+    if duplicate_of is not None:
+        more["duplicate_of"] = duplicate_of = call_named(operator_of(), duplicate_of)
     amount = next((one for one in (cost, forecast, up_to) if one is not None), None)
     if amount is None:
         run_id, shown = on_run(run_id, _shown_forecast)
@@ -237,7 +240,9 @@ def resolve(
     body |= {"not_sent": True} if spent is None else {"spent_usd": plain_usd(spent)}
     body |= {"object_id": object_id} if object_id else {}
     body |= {name: True for name, is_set in confirmed.items() if is_set}
-    click.echo(_resolved(call_id, operator_of().post(path_of("calls", call_id, "resolve"), body)))
+    operator = operator_of()
+    call_id = call_named(operator, call_id)
+    click.echo(_resolved(call_id, operator.post(path_of("calls", call_id, "resolve"), body)))
 
 
 def _resolved(call_id: str, call: Mapping[str, Any]) -> str:

@@ -72,6 +72,7 @@ _OF_CALLS: dict[str, messages.Schema] = {
     "verdict": {"type": "string", "enum": list(VERDICTS)},
     "state": {"type": "string", "enum": list(CALL_STATES)},
     "customer": TEXT,
+    "prefix": TEXT,
     "limit": {"type": "integer", "minimum": 1, "maximum": 10_000},
     "before": COUNT,
     "total": {"type": "string", "enum": ["true", "false"]},

@@ -21,7 +21,19 @@ logger = logging.getLogger(__name__)
 
 #: What calls may be filtered by.
 _FILTERS = (
-    *("task", "vendor", "verdict", "state", "customer", "since", "until", "limit", "before", "total"),
+    *(
+        "task",
+        "vendor",
+        "verdict",
+        "state",
+        "customer",
+        "prefix",
+        "since",
+        "until",
+        "limit",
+        "before",
+        "total",
+    ),
 )
 #: The most task families that are named.
 _FAMILIES = 1000
@@ -80,6 +92,7 @@ async def calls(service: LedgerService, call: ApiCall, request: OneRun | NoField
         state=call.choice("state", CALL_STATES),
         vendor=call.choice("vendor", sorted(VENDORS)),
         customer=call.query("customer"),
+        prefix=call.query("prefix"),
         since=call.moment("since"),
         until=call.moment("until"),
         before=before,

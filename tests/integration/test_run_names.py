@@ -15,7 +15,7 @@ import pytest
 
 from luigi_spendguard.cli import cli
 from luigi_spendguard.cli.run_names import RunName
-from tests.support.asking import Case
+from tests.support.asking import Case, send
 from tests.support.commands import run_here
 from tests.support.processes import free_port
 from tests.support.site import Site
@@ -90,6 +90,39 @@ def test_a_beginning_of_several_is_refused_and_lists_them(named: Site) -> None:
         assert [line.strip() for line in err.splitlines()[1:]] == [*more[:3:-1], "and 5 more"]
     assert {named.run(one)["state"] for one in (first, *more)} == {"active"}
     assert {named.run(one)["cap_usd"] for one in (first, *more)} == {"100.00"}
+
+
+def doubted(site: Site, *call_ids: str) -> None:
+    """Leave calls of these ids in doubt."""
+    for call_id in call_ids:
+        case = Case(site)
+        case.reserved(call_id=call_id, vendor="twilio", target=f"cus_{call_id}")  # Not the gateway's.
+        send(site, "POST", "/api/spend_doubt", {"call_id": call_id}, case.key)
+
+
+def test_a_call_is_named_by_a_beginning_of_its_id_too(named: Site) -> None:
+    begun = uuid.uuid4().hex[:8]
+    one, other = (f"{begun}-{number}" for number in "12")
+    doubted(named, one, other, f"{other}3")
+    code, out, err = run(named, "resolve", f"{begun}-1", "--not-sent")
+    assert (code, out.startswith(f"{one} of run "), err) == (0, True, "")
+    code, out, err = run(named, "resolve", begun, "--not-sent")
+    assert (code, out) == (1, "")
+    assert f"{begun} is how the ids of 3 calls begin" in err
+    assert [line.split()[0] for line in err.splitlines()[1:]] == [f"{other}3", other, one]
+    assert run(named, "resolve", other, "--not-sent")[1].startswith(f"{other} of run ")  # A whole id wins.
+    code, out, err = run(named, "resolve", f"{other}3", "--spent", "1", "--object", "pi_1")
+    assert out.startswith(f"{other}3 of run ")
+    assert "there is no call" in run(named, "resolve", f"_{begun[1:]}", "--not-sent")[2]
+
+
+def test_so_is_the_call_beside_which_another_one_is_let_pass(named: Site) -> None:
+    call_id, run_id = str(uuid.uuid4()), opened(named)
+    doubted(named, call_id)
+    args = ("--task", "NoSuchTask_1", "--cost", "1", "--duplicate-of", call_id[:13])
+    code, _, err = run(named, "approve", run_id, *args)
+    assert code == 1
+    assert f"{call_id[:13]} is call {call_id}.\n" in err
 
 
 def test_a_whole_id_wins_over_runs_that_begin_with_it(named: Site) -> None:
