@@ -24,7 +24,7 @@ FIELD = """() => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with browsing(f"--host-resolver-rules=MAP {NAME} 127.0.0.1") as found:
+    with browsing(f"--host-resolver-rules=MAP {NAME} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1") as found:
         yield found
 
 
