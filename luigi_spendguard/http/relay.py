@@ -29,6 +29,7 @@ from luigi_spendguard.protocol import (
     FORWARDED,
     KEY_PREFIX,
     MAX_UNANSWERED,
+    NOT_TAKEN,
     PROCESS,
     TOO_MANY_LOST,
     TOO_MANY_UNANSWERED,
@@ -167,6 +168,8 @@ class Relaying(Receiving):
     begun = False
     #: Whether the connection to the client is closed.
     closed = False
+    #: Whether the answer is that to a call, or a denial of one.
+    _is_taken = True
     _named: dict[str, str] | None = None
     SUPPORTED_METHODS = ("GET", "POST", "DELETE", "PUT", "PATCH", "HEAD", "OPTIONS")
     vendor: Vendor
@@ -260,6 +263,7 @@ class Relaying(Receiving):
         """Return a refusal in the vendor's format."""
         if isinstance(error, SpendDenied):
             return refusal(self.vendor, error)
+        self._is_taken = False
         shaped = self.vendor.shape(denial("scope", hide(error.message)))
         return Reply(error.status, shaped.headers, shaped.body)
 
@@ -268,7 +272,8 @@ class Relaying(Receiving):
         self._transforms = []  # The bytes are the vendor's: Luigi's application would compress them.
         self.set_status(reply.status, responses.get(reply.status, "Unknown"))
         self._headers = HTTPHeaders({"Connection": "close"} if self.closing else {})
-        for name, value in {**reply.headers, **self.marks}.items():
+        marks = self.marks if self._is_taken else dict.fromkeys(self.marks, NOT_TAKEN)
+        for name, value in {**reply.headers, **marks}.items():
             with contextlib.suppress(ValueError, HTTPInputError):  # What cannot be written is left out.
                 value.encode()
                 if not _UNFIT.search(value):
@@ -293,6 +298,7 @@ class Relaying(Receiving):
             )
             self.pass_on(refusal(self.vendor, OutcomeUnknown(unknown, "")))
             return
+        self._is_taken = False
         shaped = self.vendor.shape(error)
         self.pass_on(Reply(status_code, {**shaped.headers, **headers}, shaped.body))
 

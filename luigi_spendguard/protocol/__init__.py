@@ -35,6 +35,8 @@ UNANSWERED = "x-spendguard-unanswered"
 
 #: The header of every answer of a gateway's, the vendor's own or not.
 RELAYED = "x-spendguard-relayed"
+#: What stands there in place of "1" where a request was not taken for a call: that answers no earlier one.
+NOT_TAKEN = "0"
 
 #: The header of a token or vault key, where a proxy in between has `Authorization` for itself.
 CREDENTIAL = "x-spendguard-token"

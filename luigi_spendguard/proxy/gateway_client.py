@@ -26,6 +26,7 @@ from luigi_spendguard.http.unreached import Unreached
 from luigi_spendguard.protocol import (
     CREDENTIAL,
     FORWARDED,
+    NOT_TAKEN,
     OWN_KEY,
     PROCESS,
     RELAYED,
@@ -134,6 +135,10 @@ class _Intercepted(ConnectionError):
     """What stands before a gateway has answered: perhaps after it had passed the call on."""
 
 
+class _NotTaken(VendorUnreachable):
+    """A gateway has refused the request before it was taken for a call: that says nothing of one."""
+
+
 class Forwarder:
     """Sends calls to the gateway, straight: never through a proxy of the environment's."""
 
@@ -184,8 +189,12 @@ class Forwarder:
                     raise _denied(reply.headers[DENIAL], gateway)
                 if RELAYED not in reply.headers:
                     raise _Intercepted
+                if reply.headers[RELAYED] == NOT_TAKEN:
+                    raise _NotTaken
         except _Intercepted:
             raise _not_the_gateways(reply, gateway) from None
+        except _NotTaken:
+            return reply
         first_at = reply.headers.get(REPLAYED, "")
         if first_at.isdecimal():
             say_replayed(f"{request.method} {target.partition('?')[0]}", int(first_at))
