@@ -44,7 +44,7 @@ class JournalEntry(NamedTuple):
 
 def journal(tx: Tx, entry: JournalEntry) -> None:
     """Append one entry."""
-    tx.run(_APPEND, *entry, tx.actor)
+    tx.later(_APPEND, *entry, tx.actor)
     if entry.kind in _TOLD:
         tx.tells = True
 
@@ -213,6 +213,29 @@ def _taking(count: int) -> str:
     )
 
 
+@cache
+def _fitting(count: int) -> str:
+    """Return the query of how many of so many budgets (?2 and on) have room for ?1."""
+    among = ",".join(f"?{number}" for number in range(2, count + 2))
+    return f"SELECT count(*) FROM budget WHERE id IN ({among}) AND {_HAS_ROOM}"
+
+
+@cache
+def _taking_surely(count: int) -> str:
+    """Return the statement that takes ?1 from so many budgets (?2 and on), or divides by 0."""
+    among = ",".join(f"?{number}" for number in range(2, count + 2))
+    return (
+        "UPDATE budget SET reserved_micros = reserved_micros + ?1 /"
+        f" CASE WHEN {_HAS_ROOM} THEN 1 ELSE 0 END WHERE id IN ({among})"
+    )
+
+
+def fit_ahead(tx: Tx, budget_ids: Sequence[int], amount: int) -> None:
+    """Let it be looked with the next query whether budgets have room for `amount`, as `take_money` does."""
+    if tx.late is not None:
+        tx.ahead(_fitting(len(budget_ids)), amount, *sorted(budget_ids))
+
+
 def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     """Move `amount` from remaining to reserved in all budgets, or change nothing.
 
@@ -221,9 +244,13 @@ def take_money(tx: Tx, budget_ids: Sequence[int], amount: Micros) -> Row | None:
     """
     late = tx.late
     budgets = sorted(one for one in budget_ids if late is None or not late.takes(one))
-    if tx.run(_taking(len(budgets)), amount, *budgets) == len(budgets):
-        if late is not None:
-            late.take({*budget_ids}.difference(budgets), amount)
+    if late is None:
+        if tx.run(_taking(len(budgets)), amount, *budgets) == len(budgets):
+            return None
+    elif tx.value(_fitting(len(budgets)), amount, *budgets) == len(budgets):
+        # Nobody else takes from them meanwhile; did one, nothing would be committed.
+        tx.later(_taking_surely(len(budgets)), amount, *budgets)
+        late.take({*budget_ids}.difference(budgets), amount)
         return None
     for budget_id in budgets:
         row = tx.one(f"{WITH_REMAINING} WHERE id = ?", budget_id)
@@ -264,8 +291,9 @@ def move_money(tx: Tx, call: Row, entry: JournalEntry) -> None:
         if tx.late is None:
             tx.run(_MOVE, *changes, call["id"])
         else:
-            for budget_id in tx.change(_MOVE_NOW, *changes, call["id"]) or ():
-                tx.late.move(budget_id, *changes)
+            for row in tx.all(DAYS_OF, call["id"]):
+                tx.late.move(row["id"], *changes)
+            tx.later(_MOVE_NOW, *changes, call["id"])
     journal(tx, entry._replace(run_id=call["run_id"], call_id=call["id"]))
 
 
@@ -273,10 +301,11 @@ _MOVE = (
     "UPDATE budget SET spent_micros = spent_micros + ?1, reserved_micros = reserved_micros + ?2,"
     " overrun_micros = overrun_micros + ?3 WHERE id IN (SELECT budget_id FROM call_budget WHERE call_id = ?4)"
 )
-#: At a server: but for the day's, which it returns (a list).
-_MOVE_NOW = (
-    f"{_MOVE} AND scope <> 'day' RETURNING (SELECT array_agg(day.id) FROM budget AS day"
-    " WHERE day.scope = 'day' AND day.id IN (SELECT budget_id FROM call_budget WHERE call_id = ?4))"
+#: At a server: but for the day's, and those.
+_MOVE_NOW = f"{_MOVE} AND scope <> 'day'"
+DAYS_OF = (
+    "SELECT id FROM budget WHERE scope = 'day'"
+    " AND id IN (SELECT budget_id FROM call_budget WHERE call_id = ?)"
 )
 
 

@@ -103,6 +103,13 @@ def keep_budgets(
     ]
 
 
+def find_ahead(tx: Tx, budgets: Sequence[KeptBudget]) -> None:
+    """Let these budgets be looked for with the next query, as `keep_budgets` does."""
+    if tx.late is not None:
+        places = [(budget.scope, budget.subject, budget.part) for budget in budgets]
+        tx.ahead(_these(len(places), ""), *chain.from_iterable(places))
+
+
 def _placed(rows: list[Row]) -> dict[tuple[str, str, str], Row]:
     return {(row["scope"], row["subject"], row["part"]): row for row in rows}
 

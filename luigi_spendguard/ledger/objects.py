@@ -17,6 +17,7 @@ from luigi_spendguard.protocol import EndRequest, ReserveRequest
 
 _ONE = "vendor = ? AND account = ? AND object_id = ?"
 _OWNED = f"{_ONE} AND (SELECT relayed FROM call WHERE call.id = vendor_object.call_id) = ?"
+_OBJECT = f"SELECT * FROM vendor_object WHERE {_ONE}"
 _IS_OWNED = f"SELECT 1 FROM vendor_object WHERE {_OWNED}"
 #: Of a call: the object that it opened or acted on is one of these customers' (JSON).
 OF_CUSTOMER = (
@@ -31,7 +32,12 @@ def find_object(tx: Tx, vendor: str, account: str, object_id: str | None) -> Row
     if object_id is None:
         return None
     tx.check(of_object(vendor, account, object_id))
-    return tx.one(f"SELECT * FROM vendor_object WHERE {_ONE}", vendor, account, object_id)
+    return tx.one(_OBJECT, vendor, account, object_id)
+
+
+def find_object_ahead(tx: Tx, vendor: str, account: str, object_id: str) -> None:
+    """Let an object be looked for with the next query."""
+    tx.ahead(_OBJECT, vendor, account, object_id)
 
 
 def object_of(tx: Tx, ask: ReserveRequest) -> Row | None:
@@ -88,7 +94,7 @@ def _keep(
 ) -> None:
     """Insert what call `call` says of an object; of one that is `known`, do that."""
     _check_held(tx, call["vendor"], call["account"], [object_id])
-    tx.run(
+    tx.later(
         "INSERT INTO vendor_object (vendor, account, object_id, run_id, call_id, counted_micros,"
         " worth_micros, customer) VALUES (?1,?2,?3,?4,?5,?6,?7,?8)"
         f" ON CONFLICT (vendor, account, object_id) DO {known}",

@@ -15,6 +15,7 @@ from luigi_spendguard.ledger.budgets import (
     JournalEntry,
     KeptBudget,
     beyond_day,
+    fit_ahead,
     journal,
     key_budgets,
     last_entry,
@@ -22,11 +23,11 @@ from luigi_spendguard.ledger.budgets import (
     run_budget,
     take_money,
 )
-from luigi_spendguard.ledger.calls import Decision, ReservationDenied, Scope, record, same_call
+from luigi_spendguard.ledger.calls import CALL, Decision, ReservationDenied, Scope, record, same_call
 from luigi_spendguard.ledger.claims import hold, tasks_of, without_approval
 from luigi_spendguard.ledger.database import Row, Tx
 from luigi_spendguard.ledger.duplicates import check_duplicate
-from luigi_spendguard.ledger.following import keep_budgets
+from luigi_spendguard.ledger.following import find_ahead, keep_budgets
 from luigi_spendguard.ledger.identity import FORMULA, Identity, count_tries, find_earlier, identify, wire_key
 from luigi_spendguard.ledger.keys import check_operation, check_terms, ended, must_look_up
 from luigi_spendguard.ledger.names import of_run
@@ -66,7 +67,7 @@ def reserve(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
 def _decide(tx: Tx, scope: Scope, ask: ReserveRequest) -> ReserveReply:
     now = scope.now
     tx.check(of_run(scope.run["run_id"]))
-    row = tx.one("SELECT * FROM call WHERE id = ?", ask.call_id)
+    row = tx.one(CALL, ask.call_id)
     if row is not None or ask.look_up or ask.searched:
         tx.check_alone("a call is known, or looked up")
     if row is not None and not (scope.owns(row) and bool(row["relayed"]) == scope.relayed):
@@ -183,6 +184,7 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     if must_look_up(tx, scope, ask):
         return ReserveReply("look_up", ask.call_id, ask.ask)
     check_terms(tx, scope, ask)
+    _look_ahead(tx, scope, ask)
     identity = identify(tx, ask, scope.claim)
     if identity.is_late:
         return ReserveReply("stale", ask.call_id, ask.ask)
@@ -208,8 +210,16 @@ def _answer_new(tx: Tx, scope: Scope, ask: ReserveRequest, now: int) -> ReserveR
     take_turn(tx, scope, ask, row["id"])
     keep_targets(tx, row["id"], ask)
     if not ask.read:
-        tx.run(_KEEP_REQUEST, row["id"], ask.body, now, json.dumps(ask.headers))
+        tx.later(_KEEP_REQUEST, row["id"], ask.body, now, json.dumps(ask.headers))
     return ReserveReply("allowed", row["id"], ask.ask, wire_key=key, message=warning)
+
+
+def _look_ahead(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
+    """Let what is asked before money is taken go with the look for who the call is."""
+    if kept := _budgets_for(scope, ask.vendor):
+        find_ahead(tx, kept)
+    elif ask.object_id is None and not ask.covers and ask.total_micros:
+        fit_ahead(tx, [scope.run["budget_id"]], ask.total_micros)
 
 
 def _check_objects(tx: Tx, scope: Scope, ask: ReserveRequest) -> None:
@@ -334,7 +344,7 @@ def _linking(count: int) -> str:
 def _keep_taken(tx: Tx, row: Row, ask: ReserveRequest, taken: _Taken) -> None:
     """Put on record what a call has reserved, and in which budgets."""
     links = [(row["id"], budget_id) for budget_id in taken.budgets]
-    tx.run(_linking(len(links)), *chain.from_iterable(links))
+    tx.later(_linking(len(links)), *chain.from_iterable(links))
     if taken.amount and ask.object_id is not None:
         reserve_object(tx, row, ask, taken.amount, taken.total)
     if not ask.read:

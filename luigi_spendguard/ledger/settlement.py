@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from typing import Any
 
 from luigi_spendguard.errors import Conflict, NotFound
-from luigi_spendguard.ledger.budgets import JournalEntry, cost_so_far, move_money, put_in_doubt
-from luigi_spendguard.ledger.calls import GRANT_MS, Scope, tombstone, uses_up
+from luigi_spendguard.ledger.budgets import DAYS_OF, JournalEntry, cost_so_far, move_money, put_in_doubt
+from luigi_spendguard.ledger.calls import CALL, GRANT_MS, Scope, tombstone, uses_up
 from luigi_spendguard.ledger.corrections import await_price, last_resolution, restate
 from luigi_spendguard.ledger.database import NOW, Row, Tx, over
 from luigi_spendguard.ledger.keys import EXPIRED
@@ -17,6 +18,7 @@ from luigi_spendguard.ledger.objects import (
     counted_for,
     cover_object,
     find_object,
+    find_object_ahead,
     is_gateways,
     keep_part,
     release_object,
@@ -35,7 +37,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
     late settle is knowledge, never dropped.
     """
     tx.check(of_run(scope.run["run_id"]))
-    row = tx.one("SELECT * FROM call WHERE id = ?", message.call_id)
+    row = tx.one(CALL, message.call_id)
     if row is not None:
         payers = filter(None, (row["task_id"], row["payment"]))
         tx.check(of_run(row["run_id"]), *map(of_payer, payers))
@@ -59,6 +61,7 @@ def end(tx: Tx, scope: Scope, message: EndRequest) -> Row | None:
         # What asks for it may still come: it is refused then, as behind a tombstone.
         tx.run("UPDATE call SET ask = ? WHERE id = ?", message.ask, row["id"])
         row = tx.one("SELECT * FROM call WHERE id = ?", row["id"]) or row  # It may have been let go itself.
+    _look_ahead(tx, row, message)
     row, message = _believed(tx, scope, row, message)
     if message.kind == "settle":
         if (settled := _settle(tx, row, message, scope.now)) is not None:
@@ -100,6 +103,16 @@ def _believed(tx: Tx, scope: Scope, row: Row, message: EndRequest) -> tuple[Row,
     return row, message
 
 
+def _look_ahead(tx: Tx, row: Row, message: EndRequest) -> None:
+    """Let what is asked before a reply is booked go with the first look at the call's objects."""
+    object_id = message.object_id or row["object_id"]
+    if message.kind == "settle" and object_id is not None:
+        find_object_ahead(tx, row["vendor"], row["account"], object_id)
+        tx.ahead(_HELD_BY_OTHERS, *_others_at(row, object_id))
+    if tx.late is not None:
+        tx.ahead(DAYS_OF, row["id"])
+
+
 def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
     """Apply the vendor's reply; return the call as it is then, None where that has to be looked at."""
     object_id = message.object_id or row["object_id"]
@@ -117,6 +130,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         beside = counted_for(tx, row["vendor"], row["account"], covered)
         apart = 0 if late else _counted_then(row, beside)
         before += beside + apart
+        open_micros = _held_by_others(tx, row, object_id)
         total = _total(message, before)
         if total < before and _overlapped(tx, row, object_id):
             total = before
@@ -126,7 +140,6 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
             booked = _book(tx, row, max(0, total - before), message.note)
         if object_id is not None and not message.covers_stay:
             _take_over(tx, row, object_id, covered)
-        open_micros = _held_by_others(tx, row, object_id)
         _give_back(tx, row, object_id, before - open_micros - total)
         total = max(total, min(total, before - open_micros) + open_micros)
         total = max(0, total - apart - (beside if message.covers_stay else 0))
@@ -145,9 +158,9 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         "ended_at": now if row["ended_at"] is None else row["ended_at"],
     }
     if booked is None:
-        tx.run(_ANSWERED, *answered.values(), row["id"])
+        tx.later(_ANSWERED, *answered.values(), row["id"])
     else:
-        tx.run(_SETTLED, *answered.values(), *booked.values(), row["id"])
+        tx.later(_SETTLED, *answered.values(), *booked.values(), row["id"])
         booked = {**row, **answered, **booked, "state": "settled"}
     for one, micros in message.opened.items():
         keep_part(tx, row, one, int(micros))
@@ -157,7 +170,7 @@ def _settle(tx: Tx, row: Row, message: EndRequest, now: int) -> Row | None:
         settle_object(tx, row, object_id, message, total)
     if message.answer_body:  # Else too long to be kept, or withheld: a repetition is told the object's id.
         headers = json.dumps(message.answer_headers)
-        tx.run(_KEEP_ANSWER, message.status, headers, message.answer_body, row["id"])
+        tx.later(_KEEP_ANSWER, message.status, headers, message.answer_body, row["id"])
     return booked
 
 
@@ -248,18 +261,17 @@ def _held_by_others(tx: Tx, row: Row, object_id: str | None) -> int:
     """Return what other calls hold reserved on an object: it is counted, and not this call's to free."""
     if object_id is None:
         return 0
-    return int(
-        tx.value(
-            "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
-            " AND state IN ('pending','in_doubt') AND id <> ? AND relayed = ?",
-            row["vendor"],
-            row["account"],
-            object_id,
-            row["id"],
-            row["relayed"],
-        )
-        or 0
-    )
+    return int(tx.value(_HELD_BY_OTHERS, *_others_at(row, object_id)) or 0)
+
+
+_HELD_BY_OTHERS = (
+    "SELECT sum(reserved_micros) FROM call WHERE vendor = ? AND account = ? AND object_id = ?"
+    " AND state IN ('pending','in_doubt') AND id <> ? AND relayed = ?"
+)
+
+
+def _others_at(row: Row, object_id: str) -> tuple[Any, ...]:
+    return row["vendor"], row["account"], object_id, row["id"], row["relayed"]
 
 
 def _overlapped(tx: Tx, row: Row, object_id: str | None) -> bool:

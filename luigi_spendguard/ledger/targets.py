@@ -75,7 +75,7 @@ def check_overlap(tx: Tx, claim: Row, ask: ReserveRequest, identity: Identity) -
 def keep_targets(tx: Tx, call_id: str, ask: ReserveRequest) -> None:
     """Remember whom a call may reach."""
     if ask.targets:
-        tx.run(
+        tx.later(
             "INSERT OR IGNORE INTO call_target (target, call_id) SELECT value, ? FROM json_each(?)",
             call_id,
             json.dumps(ask.targets),

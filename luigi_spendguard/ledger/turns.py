@@ -45,7 +45,7 @@ def take_turn(tx: Tx, scope: Scope, ask: ReserveRequest, call_id: str) -> None:
     for object_id, alone in _objects(ask):
         # Who acts on it now is all that is to be known of it; of those that share it, who still does.
         over = "" if alone else " AND turn.alone = 0 AND (call.state IS NULL OR call.state <> 'pending')"
-        tx.run(
+        tx.later(
             "DELETE FROM turn WHERE vendor = ?1 AND account = ?2 AND object_id = ?3 AND call_id IN"
             " (SELECT call.id FROM turn JOIN call ON call.id = turn.call_id WHERE turn.vendor = ?1"
             " AND turn.account = ?2 AND turn.object_id = ?3"

@@ -111,8 +111,8 @@ def known_key(tx: Tx, key: str) -> tuple[str, SpendDenied | None] | None:
     return scope.claim["id"], None if ended is None else ended.denied
 
 
-def _scope(tx: Tx, key: str, caps: Caps, relayed: bool) -> calls.Scope:
-    scope = calls.find_scope(tx, key, caps, relayed=relayed)
+def _scope(tx: Tx, key: str, caps: Caps, relayed: bool, call_id: str | None = None) -> calls.Scope:
+    scope = calls.find_scope(tx, key, caps, relayed=relayed, call_id=call_id)
     if scope is None:
         raise calls.unknown_key()
     if not scope.claim["task_id"] and not relayed:
@@ -127,7 +127,7 @@ def reserve(
     tx: Tx, key: str, ask: ReserveRequest, caps: Caps, relayed: bool, ahead: str
 ) -> Booked[tuple[ReserveReply, str]]:
     """Decide about a call; the answer comes with the run that it is a call of."""
-    scope = replace(_scope(tx, key, caps, relayed), ahead=ahead)
+    scope = replace(_scope(tx, key, caps, relayed, ask.call_id), ahead=ahead)
     answer = reservations.reserve(tx, scope, ask)
     run_id, task_id = scope.run["run_id"], scope.claim["task_id"]
     figures = snapshot.of_call(tx, run_id, answer.call_id or ask.call_id)
@@ -150,7 +150,7 @@ def _tell_answer(state: DispatchState, task_id: str, ask: ReserveRequest, answer
 @naming(lambda foreseen, key, end, *_: foreseen.ends(key_hash(key), [end]))
 def end(tx: Tx, key: str, end: EndRequest, relayed: bool) -> Booked[Row | None]:
     """Apply the end of a call of this key's; return the call, None: it was never asked for."""
-    return _end_under(tx, _scope(tx, key, Caps(), relayed), end)
+    return _end_under(tx, _scope(tx, key, Caps(), relayed, end.call_id), end)
 
 
 def _end_under(tx: Tx, scope: calls.Scope, end: EndRequest) -> Booked[Row | None]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
+import psycopg
 import pytest
 
 from luigi_spendguard.ledger import history, snapshot
 from luigi_spendguard.ledger.database import Tx, late
 from luigi_spendguard.ledger.database.postgres import LedgerServer
 from luigi_spendguard.ledger.database.server_tx import ServerTx
+from luigi_spendguard.ledger.database.statements import Answer, Statements
 from luigi_spendguard.ledger.foreseen import Foreseen, naming
 from luigi_spendguard.ledger.names import of_run
 from luigi_spendguard.money import Micros
@@ -89,12 +92,14 @@ def test_without_its_lock_it_is_not(
     """What the tests above would find: a transaction takes itself to hold what it has not locked."""
     begins, kind = LedgerServer._beginning, f"{name.split()[0]} "
 
-    def forgets(db: LedgerServer, names: frozenset[str]) -> bytes:
+    def forgets(db: LedgerServer, names: frozenset[str]) -> Any:
         return begins(db, frozenset(one for one in names if not one.startswith(kind)))
 
     monkeypatch.setattr(LedgerServer, "_beginning", forgets)
     if name == "day":
         monkeypatch.setattr(late, "_MAY", "")
+    if name in ("run", "day"):  # The database refuses what passes a cap: it would be done again, alone.
+        monkeypatch.setattr(ServerTx, "_say_alone", lambda tx, error: None)
     assert next(wrong_pauses(at_once, in_order, *TOGETHER[name]), None) is not None
 
 
@@ -215,6 +220,69 @@ def test_a_pair_of_calls_shares_the_books(at_once: AtOnce, monkeypatch: pytest.M
     at_once.ledgers[0].write(Step("finish", "a1").operation(keys, caps)).result(20)
     assert shared == [True] * 5
     assert looks == [False] * 4  # Whose the keys are; at the other process also what the call has touched.
+
+
+def test_a_call_and_its_end_are_three_messages_each(at_once: AtOnce, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is a way there and back, for which the run's other calls wait."""
+    keys, sent = at_once.begin([], Caps()), list[int]()
+    at_once.ledgers[0].write(reserve("a1", "0-1").operation(keys, Caps())).result(20)
+    send = Statements.send
+
+    def counted(statements: Statements) -> list[Answer]:
+        answers = send(statements)
+        sent.append(len(answers))
+        return answers
+
+    monkeypatch.setattr(Statements, "send", counted)
+    for step in (reserve("a1", "0-2"), Step("settle", "a1", "0-2", {"object_id": "pi_1"})):
+        sent.clear()
+        at_once.ledgers[0].write(step.operation(keys, Caps())).result(20)
+        assert len(sent) == 3, sent
+
+
+def test_what_is_refused_when_others_were_done_fails_alone(at_once: AtOnce) -> None:
+    """A statement of which nothing is asked goes with the next one, which may be another operation's."""
+    at_once.begin([], Caps())
+    held = naming(lambda foreseen: frozenset({of_run("a")}))
+
+    def complete(task_id: str) -> Any:
+        return held(lambda tx: tx.insert("task", task_id=task_id, completions=1))
+
+    ledger = at_once.ledgers[0]
+    ledger.write(complete("there")).result(20)
+    reached, go = threading.Event(), threading.Event()
+    ledger.write(lambda tx: reached.set() or go.wait(10))
+    assert reached.wait(10)
+    one, there, other = (ledger.write(complete(task_id)) for task_id in ("one", "there", "other"))
+    go.set()
+    with pytest.raises(psycopg.errors.UniqueViolation):
+        there.result(20)
+    assert [one.result(20), other.result(20)] == [0, 0]
+    rows = ledger.read(lambda tx: tx.all("SELECT task_id FROM task ORDER BY task_id")).result(20)
+    assert [row["task_id"] for row in rows] == ["one", "other", "there"]
+
+
+def test_what_was_looked_up_ahead_is_looked_up_again_behind_a_change(at_once: AtOnce) -> None:
+    look = "SELECT completions FROM task WHERE task_id = ?"
+    change = "UPDATE task SET completions = completions + 1 WHERE task_id = ?"
+
+    @naming(lambda foreseen: frozenset({of_run("a")}))
+    def looks(tx: Tx) -> list[Any]:
+        assert tx.held is not None
+        tx.insert("task", task_id="one", completions=1)
+        tx.ahead(look, "one")
+        found = [tx.value(look, "one")]
+        tx.ahead(look, "one")
+        tx.later(change, "one")
+        found.append(tx.value(look, "one"))
+        tx.ahead(look, "one")
+        tx.now()
+        tx.run(change, "one")
+        tx.ahead(look, "one")
+        return [*found, tx.value(look, "one")]
+
+    at_once.begin([], Caps())
+    assert at_once.ledgers[0].write(looks).result(20) == [1, 2, 3]
 
 
 def test_what_writes_what_nobody_shares_is_done_again_alone(at_once: AtOnce) -> None:

@@ -309,6 +309,18 @@ class TestCommits:
         ledger.close()
 
 
+def test_a_table_that_another_version_adds_a_column_to_is_read_on(ledger: Ledger, url: str) -> None:
+    """What was prepared has other columns than before."""
+    with psycopg.connect(url, autocommit=True) as other:
+        looks = [ledger.read(lambda tx: tx.one("SELECT * FROM run LIMIT 1")).result(20)]
+        other.execute("ALTER TABLE run ADD COLUMN newer BIGINT")
+        try:
+            looks.append(ledger.read(lambda tx: tx.one("SELECT * FROM run LIMIT 1")).result(20))
+        finally:
+            other.execute("ALTER TABLE run DROP COLUMN newer")
+    assert ["newer" in (look or {}) for look in looks] == [False, True]
+
+
 def test_the_journal_refuses_changes(ledger: Ledger, url: str) -> None:
     with psycopg.connect(url, autocommit=True) as other:
         for statement in ("UPDATE journal SET note = 'x'", "DELETE FROM journal"):

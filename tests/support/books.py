@@ -71,7 +71,7 @@ class Books:
 
         @naming(lambda foreseen: foreseen.reserve(key_hash(key), ask))
         def operation(tx: Any) -> ReserveReply:
-            scope = calls.find_scope(tx, key, self.caps)
+            scope = calls.find_scope(tx, key, self.caps, call_id=ask.call_id)
             assert scope is not None
             return reservations.reserve(tx, scope, ask)
 
@@ -82,7 +82,7 @@ class Books:
 
         @naming(lambda foreseen: foreseen.ends(key_hash(key), [end]))
         def operation(tx: Any) -> Any:
-            scope = calls.find_scope(tx, key, self.caps)
+            scope = calls.find_scope(tx, key, self.caps, call_id=end.call_id)
             assert scope is not None
             return settlement.end(tx, scope, end)
 

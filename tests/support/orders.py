@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,7 @@ class Step:
 
         @naming(lambda foreseen: foreseen.reserve(key_hash(key), ask))
         def reserve(tx: Tx) -> State:
-            scope = calls.find_scope(tx, key, caps, relayed=self.relayed)
+            scope = calls.find_scope(tx, key, caps, relayed=self.relayed, call_id=self.call)
             assert scope is not None
             said = reservations.reserve(tx, scope, ask)
             return (
@@ -125,7 +126,7 @@ class Step:
 
         @naming(lambda foreseen: foreseen.ends(key_hash(key), [end]))
         def apply(tx: Tx) -> State | None:
-            scope = calls.find_scope(tx, key, Caps(), relayed=self.relayed)
+            scope = calls.find_scope(tx, key, Caps(), relayed=self.relayed, call_id=self.call)
             assert scope is not None
             row = settlement.end(tx, scope, end)
             if row is None:
@@ -346,6 +347,25 @@ def _outcome(doing: Future[Any]) -> Any:
         return type(error).__name__
 
 
+def _send_each(tx: Any, count: Callable[[], None]) -> None:
+    """Let each statement of a transaction go alone, after `count`: a server does others' between any two."""
+    execute, later, ahead = tx._execute, tx.later, tx.ahead
+
+    def counted(sql: str, values: Any = ()) -> Any:
+        count()
+        return execute(sql, values)
+
+    def put(how: Callable[..., None], sql: str, *values: Any) -> None:
+        if tx.held is None:
+            how(sql, *values)
+            return
+        count()
+        how(sql, *values)
+        tx._send()
+
+    tx._execute, tx.later, tx.ahead = counted, partial(put, later), partial(put, ahead)
+
+
 @contextlib.contextmanager
 def _pausing(ledger: Ledger, pause: int) -> Iterator[tuple[threading.Event, threading.Event, list[int]]]:
     """Let the next transaction of a ledger stand still at its statement of that number, or before its end."""
@@ -357,18 +377,15 @@ def _pausing(ledger: Ledger, pause: int) -> Iterator[tuple[threading.Event, thre
             reached.set()
             assert go.wait(20)
 
+    def count() -> None:
+        if made[0] == pause:
+            stand()
+        made[0] += 1
+
     @contextlib.contextmanager
     def writing(names: Any = None) -> Iterator[Tx]:
         with type(db).writing(db, names) as tx:
-            execute = tx._execute
-
-            def counted(sql: str, values: Any = ()) -> Any:
-                if made[0] == pause:
-                    stand()
-                made[0] += 1
-                return execute(sql, values)
-
-            tx._execute = counted
+            _send_each(tx, count)
             yield tx
             stand()
 

@@ -167,6 +167,14 @@ class Tx(ABC):
         self.wrote = True
         return int(self._execute(sql, values).rowcount)
 
+    def later(self, sql: str, *values: Any) -> None:
+        """Execute a statement that changes rows, of which nothing is asked: it may go with the next one."""
+        self.run(sql, *values)
+
+    def ahead(self, sql: str, *values: Any) -> None:
+        """Let a query go with the next one: it will be asked, with these values, before a change is made."""
+        return  # A file answers at once.
+
     def change(self, sql: str, *values: Any) -> Any:
         """Execute a statement that changes rows; return the first column of the first row that it returns."""
         self.wrote = True

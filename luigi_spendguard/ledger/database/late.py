@@ -79,9 +79,9 @@ class LateChanges:
         copied._caps = dict(self._caps)
         return copied
 
-    def statements(self) -> str:
+    def statements(self) -> list[str]:
         """Return what makes the changes, by the rows' numbers; divides by 0 where one may not be."""
-        return "".join(_statement(budget_id, one) for budget_id, one in sorted(self._changes.items()))
+        return [_statement(budget_id, one) for budget_id, one in sorted(self._changes.items())]
 
 
 #: Divides by 1 where a budget has that cap still, and room for what is taken, else by 0.
@@ -98,5 +98,5 @@ def _statement(budget_id: int, change: _Change) -> str:
     return (
         f"UPDATE budget SET reserved_micros = reserved_micros + ({change.reserved:d}){may},"
         f" spent_micros = spent_micros + ({change.spent:d}),"
-        f" overrun_micros = overrun_micros + ({change.overrun:d}) WHERE id = {budget_id:d}; "
+        f" overrun_micros = overrun_micros + ({change.overrun:d}) WHERE id = {budget_id:d}"
     )

@@ -5,7 +5,7 @@ from its begin to its end. One that does not say what it touches has the lock of
 writes. One that does (`ledger.names`) shares that lock and has one of its own for each name, so that a hot
 run does not make another one wait.
 
-The order: the lock of the books, then those of the names by their numbers, all in the statement that begins
+The order: the lock of the books, then those of the names by their numbers, all in the message that begins
 the transaction; then, of rows that are anybody's, the day's budget alone, as late as can be (`late`). So two
 transactions wait for each other at most around midnight, with budgets of two days: the server ends one of
 them, and it is done again, alone. Nothing else may be written by what shares (`server_tx`). What is numbered
@@ -34,6 +34,7 @@ from luigi_spendguard.ledger.database import Database, Interrupted, Names, NotCo
 from luigi_spendguard.ledger.database.dialect import SPOKEN_NOW, adapt
 from luigi_spendguard.ledger.database.patience import StandsStill, at_most, cut
 from luigi_spendguard.ledger.database.server_tx import ANSWER_S, BOOKS, ServerTx, Unsettled
+from luigi_spendguard.ledger.database.statements import Statements
 from luigi_spendguard.ledger.database.unreached import STANDS_STILL, remedy, unreached
 from luigi_spendguard.process_state import at_fork
 from luigi_spendguard.settings.values import ledger_name
@@ -57,9 +58,12 @@ class LedgerServer(Database):
         self._unsettled: Unsettled = {}
         self._url = url
         self._connection: psycopg.Connection[Any] | None = None
+        self._statements: Statements | None = None
         #: Who writes here, and its last transaction: see `_has_landed`.
         self._writer, self._number = "", 0
         self._is_given_up = False
+        #: No pool stands between.
+        self._is_straight = False
         #: Its server keeps the lock.
         self._is_known = False
         #: The schema that the books are in: several may be in one database.
@@ -68,7 +72,7 @@ class LedgerServer(Database):
 
     def _forget(self) -> None:
         # psycopg ends what another process has connected in that process alone.
-        self._connection, self._writer = None, ""
+        self._connection, self._statements, self._writer = None, None, ""
 
     def _connected(self) -> psycopg.Connection[Any]:
         """Return the connection, opened if need be. Raises psycopg.Error, LedgerUnavailable."""
@@ -96,18 +100,26 @@ class LedgerServer(Database):
             except BaseException:
                 connection.close()
                 raise
-            connection.prepare_threshold = 2 if is_straight else None
-            connection.prepared_max = 2000
-            self._connection = connection
+            connection.prepare_threshold = None  # `Statements` does.
+            self._statements = Statements(connection, prepares=is_straight)
+            self._connection, self._is_straight = connection, is_straight
         return self._connection
+
+    def _said(self) -> Statements:
+        """Return what is said over the connection, as `_connected`."""
+        self._connected()
+        assert self._statements is not None
+        self._statements.drop()  # A transaction that was undone may have left some.
+        return self._statements
 
     @contextmanager
     def writing(self, names: Names = None) -> Iterator[Tx]:
         # A process's first transaction is alone: there may be no tables yet.
         held = names if self._writer and self._is_known and len(names or ()) <= self.most_names else None
         with self._translated():
-            connection = self._begun(held)
-            tx = ServerTx(connection, self.names, held)
+            statements = self._begun(held)
+            connection = statements.connection
+            tx = ServerTx(statements, self.names, held, waits_s=self.busy_s, begins=held is not None)
             tx.answer_s = database.LOCK_SECONDS + ANSWER_S  # It may wait for a row.
             try:
                 yield tx
@@ -115,14 +127,13 @@ class LedgerServer(Database):
                 _undo(connection)
                 raise
             try:
-                ending = tx.ending()
-                with at_most(connection, ANSWER_S + (0 if ending == b"COMMIT" else self.busy_s)):
-                    connection.execute(ending)  # In one message.
+                tx.end()
+            except NotShared:
+                _undo(connection)
+                raise
             except psycopg.Error as error:
                 if not connection.closed and not connection.broken:
                     _undo(connection)
-                    if isinstance(error, psycopg.errors.DivisionByZero):
-                        raise NotShared("the day's budget has another cap, or no room, by now") from error
                     raise
                 if not isinstance(error, psycopg.OperationalError):
                     raise
@@ -141,37 +152,48 @@ class LedgerServer(Database):
             with suppress(psycopg.Error), at_most(connection, ANSWER_S):
                 connection.execute(TELL)
 
-    def _begun(self, names: Names = None) -> psycopg.Connection[Any]:
-        """Begin a transaction when no other one writes (what `names` stand for). Raises psycopg.Error."""
-        connection = self._connected()
-        times = {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)}
-        begin = (_BEGIN if names is None else self._beginning(names)) % times
+    def _begun(self, names: Names = None) -> Statements:
+        """Begin a transaction when no other one writes (what `names` stand for). Raises psycopg.Error.
+
+        One with names begins with its first statement: that goes along.
+        """
+        statements = self._said()
+        connection = statements.connection
+        if names is not None:
+            for text, values in self._beginning(names):
+                statements.put(text, values)
+            return statements
+        begin = _BEGIN % {b"wait": int(1000 * self.busy_s), b"idle": int(1000 * STALLED_S)}
         try:
             with at_most(connection, self.busy_s + ANSWER_S):
                 connection.execute(begin + self._numbered())  # In one message.
                 if not self._is_known:
                     self._check(connection)
-                if not self._writer and ServerTx(connection, {}).has_tables("writer"):
+                if not self._writer and ServerTx(statements, {}).has_tables("writer"):
                     self._writer, self._number = uuid.uuid4().hex, 0
                     connection.execute(_FORGET_WRITERS + self._numbered())
         except BaseException:  # It has begun where it waited in vain: the next one could not.
             _undo(connection)
             raise
-        return connection
+        return statements
 
     def _numbered(self) -> bytes:
         """Return what leaves a transaction's number, where there is a table for it."""
         if not self._writer:
             return b""
         self._number += 1
-        return _NUMBERED_NOW % {b"writer": self._writer.encode(), b"number": self._number}
+        number = _NUMBERED_NOW % {b"writer": b"'%s'" % self._writer.encode(), b"number": b"%d" % self._number}
+        return b"; " + number
 
-    def _beginning(self, names: frozenset[str]) -> bytes:
-        """Return what begins a transaction that has some names to itself, in the order of their numbers."""
+    def _beginning(self, names: frozenset[str]) -> Iterator[tuple[bytes, list[Any]]]:
+        """Yield what begins a transaction that has some names to itself, in the order of their numbers."""
         numbers = sorted({_number_of(f"{self._schema} {name}") for name in names})
-        locks = ",".join(f"({number})" for number in numbers)
-        own = f"; SELECT pg_advisory_xact_lock(number) FROM (VALUES {locks}) AS own (number)" if locks else ""
-        return _BEGIN.replace(b"pg_advisory_xact_lock(", b"pg_advisory_xact_lock_shared(") + own.encode()
+        yield _BEGIN_SHARED, []
+        yield _SHARE, [str(int(1000 * self.busy_s)), str(int(1000 * STALLED_S))]
+        if numbers:
+            yield _OWN, [f"{{{','.join(map(str, numbers))}}}"]
+        self._number += 1
+        yield _NUMBERED_HERE, [self._writer, self._number]
 
     def _check(self, connection: psycopg.Connection[Any]) -> None:
         """Look once whether its server keeps the lock, and all texts. Raises LedgerUnavailable."""
@@ -198,7 +220,7 @@ class LedgerServer(Database):
         limit = time.monotonic() + ANSWER_S
         for wait_s in backoff.growing(0.05, 1.0):
             try:
-                connection = self._begun()
+                connection = self._begun().connection
                 with at_most(connection, ANSWER_S):
                     row = connection.execute(b"SELECT before FROM writer WHERE id = $1", [writer]).fetchone()
                     connection.execute(b"ROLLBACK")
@@ -220,7 +242,7 @@ class LedgerServer(Database):
     @contextmanager
     def reading(self, *, slow: bool = False) -> Iterator[Tx]:
         with self._translated():
-            tx = ServerTx(self._connected(), self.names, unsettled=self._unsettled)
+            tx = ServerTx(self._said(), self.names, unsettled=self._unsettled)
             tx.answer_s = database.MINUTE_S if slow else ANSWER_S
             yield tx
 
@@ -228,7 +250,7 @@ class LedgerServer(Database):
         # A pool keeps connections of those that have gone: what it shows says nothing.
         with self._translated():
             connection = self._connected()
-            if connection.prepare_threshold is None:
+            if not self._is_straight:
                 return False
             limit = time.monotonic() + _ENDING_S
             with at_most(connection, _ENDING_S + ANSWER_S):
@@ -301,12 +323,21 @@ def _number_of(text: str) -> int:
 #: The name under which processes let each other know, and the statement that does; nothing waits for a disk.
 CHANNEL = "luigi_spendguard"
 TELL = f"SELECT set_config('synchronous_commit', 'off', true), pg_notify('{CHANNEL}', '')".encode()
-#: Begins a transaction that writes.
+#: Begins a transaction that writes; alone, and beside others.
+_BEGIN_SHARED = b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
 _BEGIN = (
-    b"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SET LOCAL lock_timeout = %(wait)d;"
+    _BEGIN_SHARED + b"; SET LOCAL lock_timeout = %(wait)d;"
     b" SET LOCAL synchronous_commit = on; SET LOCAL idle_in_transaction_session_timeout = %(idle)d;"
     b" SELECT pg_advisory_xact_lock(" + BOOKS + b")"
 )
+_SHARE = (
+    b"SELECT set_config('lock_timeout', $1, true), set_config('synchronous_commit', 'on', true),"
+    b" set_config('idle_in_transaction_session_timeout', $2, true), pg_advisory_xact_lock_shared("
+    + BOOKS
+    + b")"
+)
+#: Numbers of locks, in the order in which they are taken.
+_OWN = b"SELECT pg_advisory_xact_lock(number) FROM unnest(CAST(CAST($1 AS text) AS bigint[])) AS own (number)"
 #: Reads wait so long for a table that somebody has locked.
 _LOCKED_READS = f"SET lock_timeout = {1000 * database.LOCK_SECONDS}".encode()
 #: Seconds in which a connection that was closed is gone, and whether there are others.
@@ -321,9 +352,10 @@ _IS_LOCKED = (
 #: Each transaction leaves its number, and that of the one before: see `_has_landed`. Its row is not there yet
 #: where those before were undone, or any more.
 _NUMBERED_NOW = (
-    f"; INSERT INTO writer (id, last, before, at) VALUES ('%(writer)s', %(number)d, 0, {SPOKEN_NOW})"
+    f"INSERT INTO writer (id, last, before, at) VALUES (%(writer)s, %(number)s, 0, {SPOKEN_NOW})"
     " ON CONFLICT (id) DO UPDATE SET before = writer.last, last = EXCLUDED.last, at = EXCLUDED.at"
 ).encode()
+_NUMBERED_HERE = _NUMBERED_NOW % {b"writer": b"$1", b"number": b"$2"}
 _FORGET_WRITERS = f"DELETE FROM writer WHERE at < {SPOKEN_NOW} - 86400000".encode()
 #: What an operation has said is nothing that a database takes (NUL, half a surrogate pair), or is too long.
 _NEVER = (psycopg.DataError, psycopg.errors.ProgramLimitExceeded, UnicodeEncodeError)
@@ -336,6 +368,7 @@ _AGAIN = (
     psycopg.errors.AdminShutdown,
     psycopg.errors.IdleInTransactionSessionTimeout,
     psycopg.errors.InterfaceError,
+    psycopg.errors.FeatureNotSupported,  # A table has another column by now: what was prepared is forgotten.
     psycopg.errors.OutOfMemory,  # Of locks: alone it takes one.
 )
 _ADVICE: Mapping[type[Exception], str] = {

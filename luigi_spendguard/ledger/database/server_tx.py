@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import islice
 from typing import Any, ClassVar, TypeVar
 
 import psycopg
@@ -15,10 +16,15 @@ from luigi_spendguard.ledger.database import DAY_S, Names, NotShared, Tx, insert
 from luigi_spendguard.ledger.database.dialect import FUNCTIONS, ORDERED, spoken
 from luigi_spendguard.ledger.database.late import LateChanges
 from luigi_spendguard.ledger.database.patience import at_most
+from luigi_spendguard.ledger.database.statements import Answer, Statements
 
 T = TypeVar("T")
 #: By how it is looked for: a position that was found, and the writers that may still come before it.
 Unsettled = dict[Callable[[Tx], Any], tuple[Any, set[str]]]
+#: A query and its values.
+_Query = tuple[str, tuple[Any, ...]]
+#: Rows that are inserted with one message at the most.
+_TOGETHER = 500
 #: Seconds in which a server that is there answers what takes it no time.
 ANSWER_S = 5.0
 #: Seconds for which transactions that are under way are waited for by who goes by numbers, and between looks.
@@ -62,35 +68,103 @@ class ServerTx(Tx):
 
     def __init__(
         self,
-        connection: psycopg.Connection[Any],
+        statements: Statements,
         names: dict[str, tuple[str, ...]],
         held: Names = None,
         unsettled: Unsettled | None = None,
+        *,
+        waits_s: float = 0.0,
+        begins: bool = False,
     ) -> None:
-        self._connection, self._cursor = connection, connection.cursor()
+        """`waits_s`: seconds for which it may wait for locks; `begins`: its begin was put, and not sent."""
+        self._statements, self._waits_s, self._begins = statements, waits_s, begins
         self._names, self.held = names, held
         self.late = None if held is None else LateChanges()
         self._unsettled = {} if unsettled is None else unsettled
+        #: Of what was put since anything was sent: a query, where it was put ahead.
+        self._put: list[_Query | None] = []
+        #: What queries that were put ahead have come to, as nothing was written since.
+        self._known: dict[_Query, Answer] = {}
+        self._ahead: set[_Query] = set()
 
     def run(self, sql: str, *values: Any) -> int:
-        if self.held is not None and not _is_shared(sql):
-            raise NotShared(sql)
+        self._check_shared(sql)
         return super().run(sql, *values)
 
-    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+    def change(self, sql: str, *values: Any) -> Any:
+        self._ahead.clear()
+        return super().change(sql, *values)
+
+    def later(self, sql: str, *values: Any) -> None:
+        if self.held is None:
+            self.run(sql, *values)
+            return
+        self._check_shared(sql)
+        self.wrote = True
         text, taken = spoken(sql)
+        self._statements.put(text, [values[place] for place in taken])
+        self._put.append(None)
+
+    def ahead(self, sql: str, *values: Any) -> None:
+        query = (sql, values)
+        if self.held is not None and query not in self._ahead:
+            text, taken = spoken(sql)
+            self._statements.put(text, [values[place] for place in taken])
+            self._put.append(query)
+            self._ahead.add(query)
+            self._known.pop(query, None)
+
+    def _check_shared(self, sql: str) -> None:
+        """Raise NotShared for what must not be written beside others. What was asked ahead is asked again."""
+        self._ahead.clear()
+        if self.held is not None and not _is_shared(sql):
+            raise NotShared(sql)
+
+    def _execute(self, sql: str, values: tuple[Any, ...] = ()) -> Any:
+        query = (sql, values)
+        if query in self._ahead:
+            if query not in self._known:
+                self._send()
+            self._ahead.remove(query)
+            return self._known.pop(query)
+        text, taken = spoken(sql)
+        self._statements.put(text, [values[place] for place in taken])
+        self._put.append(None)
+        return self._send()
+
+    def _send(self) -> Answer:
+        """Send what was put; return what the last statement has come to."""
+        put, self._put = self._put, []
+        seconds, self._begins = self.answer_s + self._waits_s * self._begins, False
         try:
-            with at_most(self._connection, self.answer_s):
-                return self._cursor.execute(text, [values[place] for place in taken])
-        except psycopg.errors.UniqueViolation as error:
-            self.wrote = True
-            if self.held is None:
-                raise
-            # Somebody else's came first, such as a call of the same id, which no name keeps apart.
-            raise NotShared("something is there by now") from error
-        except psycopg.Error:
+            with at_most(self._statements.connection, seconds):
+                answers = self._statements.send()
+        except psycopg.Error as error:
             self.wrote = True  # Whatever it was, nothing more can be done in this transaction.
+            self._say_alone(error)
             raise
+        for query, answer in zip(put, answers[-len(put) :], strict=True):  # Its begin comes before.
+            if query in self._ahead:
+                self._known[query] = answer
+        return answers[-1]
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        try:
+            with super().savepoint():
+                yield
+        finally:
+            self._ahead.clear()
+
+    def _say_alone(self, error: psycopg.Error) -> None:
+        """Raise NotShared for what failed beside others: whose statement it was, is told where none waits.
+
+        Somebody else's may have come first, such as a call of the same id, which no name keeps apart; or the
+        day's budget has another cap, or no room, by now.
+        """
+        its_own = isinstance(error, psycopg.errors.ProgramLimitExceeded)
+        if self.held is not None and (its_own or not isinstance(error, psycopg.OperationalError)):
+            raise NotShared(f"refused beside others: {error}") from error
 
     def insert(self, table: str, **values: Any) -> int:
         if self.held is not None and table not in _SHARED:
@@ -98,19 +172,32 @@ class ServerTx(Tx):
         self.wrote = True
         statement = insertion(table, *values)
         if table not in _NUMBERED:
-            self._execute(statement, tuple(values.values()))
+            self.later(statement, *values.values())
             return 0
+        self._ahead.clear()
         return int(self._execute(f"{statement} RETURNING id", tuple(values.values())).fetchone()[0])
 
     def insert_all(self, statement: str, rows: Iterable[Sequence[Any]]) -> None:
         self.wrote = True
         text, taken = spoken(statement)
-        with at_most(self._connection, self.answer_s):
-            self._cursor.executemany(text, [[values[place] for place in taken] for values in rows])
+        some = iter(rows)
+        while many := list(islice(some, _TOGETHER)):
+            for values in many:
+                self._statements.put(text, [values[place] for place in taken])
+                self._put.append(None)
+            self._send()
 
-    def ending(self) -> bytes:
-        """Return what changes the rest, and commits."""
-        return f"{'' if self.late is None else self.late.statements()}COMMIT".encode()
+    def end(self) -> None:
+        """Change the rest, and commit. Raises psycopg.Error, NotShared."""
+        for statement in () if self.late is None else self.late.statements():
+            self._statements.put(statement.encode(), is_kept=False)
+        is_all = not self._statements.put(b"COMMIT", is_kept=False)
+        try:
+            with at_most(self._statements.connection, ANSWER_S + (0 if is_all else self._waits_s)):
+                self._statements.send()
+        except psycopg.Error as error:
+            self._say_alone(error)
+            raise
 
     def take_time(self, seconds: float = DAY_S) -> None:
         self.answer_s = max(self.answer_s, seconds)
@@ -133,9 +220,10 @@ class ServerTx(Tx):
             self.run(f"SELECT setval(pg_get_serial_sequence(?, ?), {last}) WHERE {last} > 0", table, column)
 
     def guard_journal(self) -> None:
-        with at_most(self._connection, self.answer_s):
-            for statement in FUNCTIONS:
-                self._cursor.execute(statement.encode())
+        for statement in FUNCTIONS:
+            self._statements.put(statement.encode(), is_kept=False)
+            self._put.append(None)
+            self._send()
 
     @contextmanager
     def deleting_entries(self) -> Iterator[None]:
@@ -170,5 +258,5 @@ class ServerTx(Tx):
 
     def _sharing(self) -> set[str]:
         """Return the transactions that share the lock of the books now."""
-        with at_most(self._connection, ANSWER_S):
-            return {str(row[0]) for row in self._cursor.execute(_SHARING)}
+        with at_most(self._statements.connection, ANSWER_S):
+            return {str(row[0]) for row in self._statements.ask(_SHARING).fetchall()}
