@@ -11,7 +11,7 @@ from luigi_spendguard.ledger.budgets import JournalEntry, move_money
 from luigi_spendguard.ledger.claims import COMPLETIONS
 from luigi_spendguard.ledger.database import NOW, TODAY, Row, Tx
 from luigi_spendguard.ledger.identity import FORMULA, Identity, asks_the_same, key_digest
-from luigi_spendguard.ledger.overtaken import given_up
+from luigi_spendguard.ledger.overtaken import given_up, latest
 from luigi_spendguard.protocol import GRANT_SECONDS, ReserveRequest, facts_of, key_hash
 from luigi_spendguard.settings.policy import Caps
 
@@ -168,13 +168,14 @@ class Decision:
 
 def made_again(ask: ReserveRequest, identity: Identity, taken: Row | None = None) -> str:
     """Return what is kept of the keys that a call gives up (`overtaken`); `taken`: it goes on as that."""
-    words = taken["given_up"].split() if taken is not None else []
+    kept = taken["given_up"] if taken is not None else ""
     if identity.base is None:  # Known by its own key alone, it is no other call, made again.
-        return " ".join(words)
+        return str(kept)
+    words = kept.split()
     if taken is not None and taken["key_id"] not in (None, identity.key_id):
         words += given_up([taken["key_id"]], taken["sender"], taken["number"])
     named = [key_digest(ask, one) for one in ask.unanswered if one != ask.key]
-    return " ".join(dict.fromkeys((*words, *given_up(named, ask.sender_id, ask.number))))
+    return latest((*words, *given_up(named, ask.sender_id, ask.number)))
 
 
 def record(

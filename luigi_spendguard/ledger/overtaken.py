@@ -25,6 +25,14 @@ def given_up(keys: Iterable[str], sender: str, number: int) -> list[str]:
     return [f"{key[:_DIGITS]}.{number}.{_process(sender)}" for key in keys]
 
 
+def latest(words: Iterable[str]) -> str:
+    """Return what a row keeps of all these: what is behind a later try is behind an earlier one, too."""
+    numbers: dict[tuple[str, str], int] = {}
+    for digest, number, process in (word.split(".") for word in words):
+        numbers[digest, process] = max(int(number), numbers.get((digest, process), 0))
+    return " ".join(f"{digest}.{number}.{process}" for (digest, process), number in numbers.items())
+
+
 def is_overtaken(rows: Iterable[Row], ask: ReserveRequest, key: str) -> bool:
     """Return whether `ask`, under a key of that digest, comes behind one of `rows`, calls equal to it."""
     return any(_by_its_own(row, ask, key) or _is_given_up(row["given_up"], ask, key) for row in rows)

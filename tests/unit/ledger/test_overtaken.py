@@ -131,3 +131,12 @@ def test_who_comes_first_is_waited_for(books: Books, key: str) -> None:
     books.end(key, replace(ENDS["settle"], call_id=first.call_id))
     assert books.reserve(key, replace(again, ask=2)).verdict == "replayed"
     assert books.figures() == (10, 0, 0)
+
+
+def test_what_is_made_again_for_ever_keeps_no_more_than_each_key_once(books: Books, key: str) -> None:
+    named = [f"lost-{number}" for number in range(20)]
+    made(books, key, asked(books, named[0], 1), "doubt")
+    for number in range(1, 20):
+        made(books, key, asked(books, named[number], number + 1, *named[:number]), "doubt")
+    assert len(books.read(lambda tx: tx.value("SELECT given_up FROM call")).split()) == 19
+    assert {books.reserve(key, asked(books, own, 19)).verdict for own in named[:19]} == {"stale"}
